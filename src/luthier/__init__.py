@@ -1,0 +1,28 @@
+"""Luthier: from a raw file to a language model that is trained, understood, proven better, and running."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier.core.run import Run
+    from luthier.experiment import Experiment
+    from luthier.pilot.run import resume, run, train
+
+_PLACES = {
+    "Experiment": "luthier.experiment",
+    "Run": "luthier.core.run",
+    "resume": "luthier.pilot.run",
+    "run": "luthier.pilot.run",
+    "train": "luthier.pilot.run",
+}
+
+__all__ = ["Experiment", "Run", "resume", "run", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a noun or a verb when it is first used, so that `import luthier` costs nothing."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'luthier' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

@@ -1,0 +1,118 @@
+"""Everything moves, only what lies above a depth moves, or more and more of it does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from luthier.core.component import Component
+from luthier.core.errors import ExperimentError
+from luthier.core.interfaces import Trainable
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Full(Component):
+    """Every parameter moves."""
+
+    kind: Literal["full"] = "full"
+    layer_decay: float = Field(1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it.")
+
+    def attach(self, model: Trainable) -> None:
+        """Let everything move."""
+        freeze_below(model, 0)
+
+    def on_progress(self, model: Trainable, share: float) -> None:
+        """Nothing changes on the way."""
+
+    def frozen(self, model: Trainable, share: float) -> int:
+        """How many blocks are frozen at this share of the run."""
+        return 0
+
+
+class Freeze(Component):
+    """The embeddings and the first `depth` blocks keep the base's weights and run in eval mode."""
+
+    kind: Literal["freeze"] = "freeze"
+    depth: int = Field(-1, ge=-1, description="Blocks kept, counted from the bottom; -1 keeps them all, so that only the head moves.")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it.")
+
+    def attach(self, model: Trainable) -> None:
+        """Freeze the prefix.
+
+        Raises:
+            ExperimentError: the model has fewer blocks, or nothing would be left to move.
+        """
+        count = len(model.blocks)
+        if self.depth > count:
+            raise ExperimentError(f"adaptation.depth is {self.depth}, but the base has {count} blocks", f"choose 0 to {count}")
+        if self.depth in (-1, count) and not model.head:
+            raise ExperimentError("with all blocks frozen this model has nothing left to learn", f"choose a depth below {count}, or adaptation.kind=lora")
+        freeze_below(model, self.frozen(model, 0.0))
+
+    def on_progress(self, model: Trainable, share: float) -> None:
+        """Nothing changes on the way."""
+
+    def frozen(self, model: Trainable, share: float) -> int:
+        """How many blocks are frozen at this share of the run."""
+        return len(model.blocks) if self.depth == -1 else self.depth
+
+
+class Gradual(Component):
+    """The head alone first; then one block after another, from the top (Howard & Ruder 2018, section 3.3)."""
+
+    kind: Literal["gradual"] = "gradual"
+    depth: int = Field(0, ge=0, description="Blocks that stay frozen to the end; 0 frees the embeddings too.")
+    over: float = Field(0.5, gt=0, le=1, description="Share of the run after which everything above `depth` moves.")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it.")
+
+    def attach(self, model: Trainable) -> None:
+        """Freeze what is frozen at the start.
+
+        Raises:
+            ExperimentError: the model has fewer blocks.
+        """
+        if self.depth > len(model.blocks):
+            raise ExperimentError(f"adaptation.depth is {self.depth}, but the base has {len(model.blocks)} blocks", f"choose 0 to {len(model.blocks)}")
+        freeze_below(model, self.frozen(model, 0.0))
+
+    def on_progress(self, model: Trainable, share: float) -> None:
+        """Free the blocks whose turn has come: a pure function of the share, so resuming is free."""
+        freeze_below(model, self.frozen(model, share))
+
+    def frozen(self, model: Trainable, share: float) -> int:
+        """How many blocks are frozen at this share of the run."""
+        count = len(model.blocks)
+        start = count if model.head else count - 1
+        return max(self.depth, start - int(min(share / self.over, 1.0) * (start - self.depth)))
+
+
+def freeze_below(model: Trainable, depth: int) -> None:
+    """Freeze the embeddings and the first `depth` blocks (nothing when 0) and set train and eval mode to match.
+
+    A weight that the head shares with the embeddings is frozen with them.
+    """
+    model.network.train()
+    for parameter in model.network.parameters():
+        parameter.requires_grad_(True)
+    if depth == 0:
+        return
+    above = {id(parameter) for block in list(model.blocks)[depth:] for parameter in block.parameters()}
+    above |= {id(parameter) for module in model.head for parameter in module.parameters()}
+    above |= {id(parameter) for module in _final_norms(model) for parameter in module.parameters()}
+    for parameter in model.network.parameters():
+        parameter.requires_grad_(id(parameter) in above)
+    for module in model.network.modules():
+        own = list(module.parameters())
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
+    for name, module in model.network.named_modules():
+        if name.endswith("embeddings"):
+            module.eval()
+
+
+def _final_norms(model: Trainable) -> list[nn.Module]:
+    """The norm between the last block and the head."""
+    return [module for name, module in model.network.named_modules() if name.endswith((".norm", ".final_layernorm")) and ".layers." not in name]

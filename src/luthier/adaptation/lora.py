@@ -1,0 +1,49 @@
+"""Low-rank adapters: the base stays, a product of two thin matrices beside each linear layer moves."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from pydantic import Field
+
+from luthier.adaptation.select import matching
+from luthier.core.component import Component
+from luthier.core.interfaces import Trainable
+
+
+class Lora(Component):
+    """Train adapters of rank `rank` beside the base's linear layers (Hu et al. 2021)."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(16, ge=1, description="Width of the adapters (Axolotl, LLaMA-Factory: lora_r, lora_rank).")
+    alpha: float = Field(32.0, gt=0, description="The adapters' output is multiplied by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapters' inputs set to zero while training.")
+    targets: tuple[str, ...] = Field(("*",), description="Names or patterns of the linear layers inside the blocks; * is all of them.")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it.")
+
+    def attach(self, model: Trainable) -> None:
+        """Freeze the base and put an adapter beside each target.
+
+        Raises:
+            ExperimentError: a target matches no linear layer.
+        """
+        from luthier.adaptation.lora_layer import LoraLinear
+
+        model.network.train()
+        moving = {id(parameter) for module in model.head for parameter in module.parameters()}
+        for parameter in model.network.parameters():
+            parameter.requires_grad_(id(parameter) in moving)
+        names = {id(module): name for name, module in model.network.named_modules()}
+        linear = [names[id(module)] for block in model.blocks for module in block.modules() if type(module).__name__ == "Linear"]
+        for name in matching(linear, self.targets, "adaptation.targets"):
+            parent, _, child = name.rpartition(".")
+            owner = model.network.get_submodule(parent)
+            setattr(owner, child, LoraLinear(getattr(owner, child), self.rank, self.alpha, self.dropout, name, cast(Any, model).chance))
+
+    def on_progress(self, model: Trainable, share: float) -> None:
+        """Nothing changes on the way."""
+
+    def frozen(self, model: Trainable, share: float) -> int:
+        """No block is frozen as a whole."""
+        return 0
+

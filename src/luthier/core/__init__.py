@@ -1,0 +1,1 @@
+"""What the words mean; imports nothing of ours."""

@@ -1,0 +1,60 @@
+"""A component: a frozen, validated value whose fields are its hyperparameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from luthier.core.errors import ExperimentError, nearest
+from luthier.core.table import Table
+
+
+class Component(BaseModel):
+    """The base of every value that an experiment is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def from_table(table: Table, value: object) -> object:
+    """Turn `{"kind": name, …}` into the component that the table lists under that name.
+
+    Args:
+        table: the room's table.
+        value: a mapping with a `kind`, a bare name, or a component that is already built.
+
+    Raises:
+        ExperimentError: no such kind, or a field that the kind does not have.
+    """
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, dict):
+        return value
+    if "kind" not in value:
+        raise ExperimentError(f"a {table.noun} needs a kind", nearest("", table))
+    return build(table[value["kind"]], value, table.noun)
+
+
+def build(component: type[Component], value: dict[str, Any], where: str) -> Component:
+    """Validate `value` as `component`; a mistake answers with the path and the nearest name.
+
+    Raises:
+        ExperimentError: an unknown or ill-typed field.
+    """
+    try:
+        return component.model_validate(value)
+    except ValidationError as problem:
+        raise explained(problem, component, where) from None
+
+
+def explained(problem: ValidationError, component: type[BaseModel], where: str) -> ExperimentError:
+    """The first validation problem as an error that teaches."""
+    first = problem.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        owner: Any = component
+        for part in first["loc"][:-1]:
+            owner = owner.model_fields[str(part)].annotation
+        return ExperimentError(f"{where} has no field {path!r}", nearest(str(first["loc"][-1]), owner.model_fields))
+    given = first.get("input")
+    return ExperimentError(f"{where}.{path}: {first['msg'].lower()}, got {given!r}", f"set {path} to a value that fits")

@@ -1,0 +1,81 @@
+"""Every mistake a user can make: what was asked, what is known, and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LuthierError(Exception):
+    """Something a user can mend.
+
+    Args:
+        message: what is wrong, with the file and row where there is one.
+        remedy: what to do about it, as an instruction.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  → {self.remedy}" if self.remedy else self.message
+
+
+class DataError(LuthierError):
+    """The data cannot be used as it is."""
+
+
+class ExperimentError(LuthierError):
+    """The experiment asks for something that does not exist or does not fit."""
+
+
+class ModelError(LuthierError):
+    """A base model cannot be found, read or trusted."""
+
+
+class RunError(LuthierError):
+    """A run folder cannot be used: it is taken, damaged, or does not match."""
+
+
+class DiskFull(RunError):
+    """There is no space left for what must be written."""
+
+
+class Diverged(LuthierError):
+    """The loss stopped being a number."""
+
+    exit_code = 1
+
+
+class NoGo(LuthierError):
+    """The small run says that the large one would be wasted."""
+
+    exit_code = 1
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; what is needed to resume has been written.
+
+    Args:
+        signal: the signal's number; the process exits with 128 + it.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that names what is known, the nearest first.
+
+    >>> nearest("learning_rat", ["lr", "learning_rate"])
+    "did you mean 'learning_rate'? Known: learning_rate, lr"
+    """
+    known = sorted(set(known))
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    listed = ", ".join(known) if known else "nothing"
+    return (f"did you mean {close[0]!r}? " if close else "") + f"Known: {listed}"

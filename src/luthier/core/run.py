@@ -1,0 +1,235 @@
+"""The run folder: the only thing that passes from training to everything else."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import DiskFull, RunError
+from luthier.core.finding import Finding
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: NaN and infinities become the words "NaN", "Infinity", "-Infinity"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+
+
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Name a full disk for what it is.
+
+    Raises:
+        DiskFull: the disk, the quota or the file size limit is used up.
+    """
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFull(
+                f"no space left on the disk while writing {what}",
+                "free some space, then `luthier resume` the run: nothing already written is lost",
+            ) from problem
+        raise
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a whole file so that a reader sees the old one or the new one, never half of it."""
+    data = content.encode() if isinstance(content, str) else content
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(str(path)):
+        try:
+            with aside.open("wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            aside.replace(path)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class Run:
+    """A run folder, open for reading; `Run.owned` opens it for writing.
+
+    Args:
+        folder: where it is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __repr__(self) -> str:
+        verdict = self.verdict
+        if verdict is None:
+            return f"Run({str(self.folder)!r}, unfinished)"
+        test = verdict["test"]
+        return (
+            f"Run({str(self.folder)!r}, {verdict['verdict']}: test {verdict['metric']} {test['value']:.4f} "
+            f"[{test['low']:.4f}, {test['high']:.4f}], base {verdict['base']['value']:.4f}, "
+            f"trivial {verdict['trivial']['value']:.4f})"
+        )
+
+    @staticmethod
+    def fresh_name() -> str:
+        """A name that two runs started in the same second do not share."""
+        return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+    @classmethod
+    def create(cls, folder: Path) -> Run:
+        """Make a new, empty run folder.
+
+        Raises:
+            RunError: something is already there.
+        """
+        if (folder / "experiment.yaml").exists():
+            raise RunError(
+                f"{folder} already holds a run",
+                f"choose another --out, or go on with `luthier resume {folder}`",
+            )
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunError(f"{folder} exists and is not empty", "choose another --out")
+        try:
+            with writing(str(folder)):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise RunError(f"cannot create {folder}: {problem.strerror}", "choose an --out that you may write to") from None
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open an existing run.
+
+        Raises:
+            RunError: there is none.
+        """
+        if not (folder / "experiment.yaml").is_file():
+            raise RunError(f"{folder} is not a run folder: it has no experiment.yaml", "give the folder that `luthier run` printed")
+        return cls(folder)
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[Run]:
+        """Be the folder's one writer; the kernel frees the lock when the process ends, however it ends.
+
+        Raises:
+            RunError: another process is writing; the message names it.
+        """
+        with (self.folder / ".lock").open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                owner = handle.read().strip() or "another process"
+                raise RunError(
+                    f"{self.folder} is in use by {owner}", "wait for it to end, or choose another --out"
+                ) from None
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
+            handle.flush()
+            yield self
+
+    # reading
+
+    def json(self, name: str) -> Any:
+        """The content of a JSON file, or None where there is none."""
+        path = self.folder / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The entries of a JSONL file; a torn last line (a crash while appending) is left out."""
+        path = self.folder / name
+        if not path.exists():
+            return []
+        found = []
+        rows = path.read_bytes().split(b"\n")
+        for number, row in enumerate(rows, 1):
+            if not row:
+                continue
+            try:
+                found.append(json.loads(row))
+            except ValueError:
+                if number < len(rows):
+                    raise RunError(f"{path}, line {number} is damaged", "restore the file from a copy") from None
+        return found
+
+    @property
+    def verdict(self) -> dict[str, Any] | None:
+        """The last word, once it has been spoken."""
+        return self.json("verdict.json")
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the analyses said."""
+        return [Finding.model_validate(line) for line in self.lines("findings.jsonl")]
+
+    def happened(self, event: str) -> list[dict[str, Any]]:
+        """The events of one name, in order."""
+        return [line for line in self.lines("events.jsonl") if line["event"] == event]
+
+    # writing
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a whole JSON file at once."""
+        write_file(self.folder / name, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+
+    def append(self, name: str, *entries: dict[str, Any]) -> None:
+        """Add lines to a JSONL file, after cutting off a torn last line."""
+        if not entries:
+            return
+        path = self.folder / name
+        text = "".join(json.dumps(plain(entry), ensure_ascii=False) + "\n" for entry in entries)
+        with writing(str(path)), path.open("ab+") as handle:
+            if handle.tell():
+                handle.seek(-1, os.SEEK_END)
+                if handle.read(1) != b"\n":
+                    handle.seek(0)
+                    handle.truncate(handle.read().rfind(b"\n") + 1)
+            handle.write(text.encode())
+
+    def event(self, event: str, **facts: Any) -> None:
+        """Record that something happened; the wall clock is there to be read, never to be computed with."""
+        self.append("events.jsonl", {"event": event, **facts, "at": f"{datetime.now():%Y-%m-%dT%H:%M:%S}"})
+
+    def find(self, *findings: Finding) -> None:
+        """Record findings."""
+        self.append("findings.jsonl", *[finding.model_dump() for finding in findings])
+
+    def cut(self, name: str, last_step: int) -> None:
+        """Take back the lines of a JSONL file that come after a step (on resume)."""
+        path = self.folder / name
+        if path.exists():
+            kept = [line for line in self.lines(name) if line.get("step", 0) <= last_step]
+            write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+
+class Clock:
+    """Seconds since it was made, from a clock that nobody can set."""
+
+    def __init__(self, before: float = 0.0) -> None:
+        self._start = time.monotonic() - before
+
+    def __call__(self) -> float:
+        return time.monotonic() - self._start

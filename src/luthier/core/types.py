@@ -1,0 +1,150 @@
+"""The words that travel between rooms, as types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Message = dict[str, str]
+"""One turn of a conversation: `role` and `content`."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row as read.
+
+    Args:
+        row: where it stands in its file, counted from 1 without the header.
+        values: column → what stood there, unchanged.
+        source: the file it came from.
+    """
+
+    row: int
+    values: Mapping[str, Any]
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row ready to be collated.
+
+    Args:
+        index: its number in the whole data set; randomness is keyed by it.
+        tokens: token ids.
+        target: what is to be learned: a class number, or which tokens are learned.
+        record: the row it was made from, to be shown.
+        facts: what else the objective keeps about the row (bytes of the answer, truncation).
+    """
+
+    index: int
+    tokens: list[int]
+    target: Any
+    record: Record
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's tensors, the rows end to end and without padding.
+
+    Args:
+        index: which examples these are, # (examples,)
+        lengths: entries of `flat` that belong to each example, # (examples,)
+        flat: one entry a token, # name → (tokens, …)
+        each: one entry an example, # name → (examples, …)
+    """
+
+    index: torch.Tensor
+    lengths: torch.Tensor
+    flat: Mapping[str, torch.Tensor]
+    each: Mapping[str, torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """The examples from `start` up to `stop`, as views."""
+        offsets = self.lengths.cumsum(0)
+        first = int(offsets[start - 1]) if start else 0
+        last = int(offsets[stop - 1]) if stop else 0
+        return Batch(
+            index=self.index[start:stop],
+            lengths=self.lengths[start:stop],
+            flat={name: tensor[first:last] for name, tensor in self.flat.items()},
+            each={name: tensor[start:stop] for name, tensor in self.each.items()},
+        )
+
+    def split(self, token_limit: int) -> list[Batch]:
+        """Cut into micro-batches of at most `token_limit` tokens (one example may exceed it)."""
+        parts, start, held = [], 0, 0
+        for position, length in enumerate(self.lengths.tolist()):
+            if position > start and held + max(length, 1) > token_limit:
+                parts.append(self.part(start, position))
+                start, held = position, 0
+            held += max(length, 1)
+        parts.append(self.part(start, len(self)))
+        return parts
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A micro-batch's loss, not yet divided.
+
+    Args:
+        total: the sum over what is learned, # ()
+        count: what the sum will be divided by (tokens, examples, or the sum of their weights).
+    """
+
+    total: torch.Tensor
+    count: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says about a batch of held-out examples.
+
+    Args:
+        loss: the unweighted, unsmoothed loss summed per example, # (examples,)
+        count: learned units per example, # (examples,)
+        target: the right class where there are classes, # (examples,)
+        probabilities: class probabilities where there are classes, # (examples, classes)
+        bytes: UTF-8 bytes of what is learned where it is text, # (examples,)
+    """
+
+    loss: np.ndarray
+    count: np.ndarray
+    target: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    bytes: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step that has just happened: what watchers see.
+
+    Args:
+        number: counted from 1.
+        total: how many steps the run will take.
+        loss: mean over what was learned in this step; a NaN stays a NaN.
+        count: what the loss was divided by.
+        tokens: tokens that went through the model.
+        examples: rows that went through the model.
+        rate: the learning rate used.
+        gradient_norm: before clipping.
+        epoch: how many times the training rows have been seen.
+    """
+
+    number: int
+    total: int
+    loss: float
+    count: float
+    tokens: int
+    examples: int
+    rate: float
+    gradient_norm: float
+    epoch: float

@@ -1,0 +1,1 @@
+"""One file a format; each reads a decoded text into rows, strictly and exactly."""

@@ -1,0 +1,73 @@
+"""JSON and JSON lines: one object a row."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from luthier.core.errors import DataError
+from luthier.data.rows import Rejected, Rows
+
+
+def read_lines(text: str, path: str, header: bool | None) -> Rows:
+    """Read one JSON object a line; only a line feed ends a line."""
+    if text.lstrip()[:1] == "[":
+        return read_array(text, path, header)
+    found = Rows(columns=[])
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            _add(found, path, number, _parse(line))
+        except (ValueError, RecursionError) as problem:
+            found.rejected.append(Rejected(path, number, f"not a JSON object: {problem}", line[:200]))
+    return _checked(found, path)
+
+
+def read_array(text: str, path: str, header: bool | None) -> Rows:
+    """Read a JSON array of objects."""
+    if text.lstrip()[:1] == "{" and "\n{" in text:
+        return read_lines(text, path, header)
+    try:
+        rows = _parse(text)
+    except (ValueError, RecursionError) as problem:
+        raise DataError(f"{path} is not valid JSON: {problem}", "give a JSON array of objects, or one object a line as .jsonl") from None
+    if not isinstance(rows, list):
+        raise DataError(f"{path} holds one {type(rows).__name__}, not a list of rows", "give a JSON array of objects")
+    found = Rows(columns=[])
+    for number, row in enumerate(rows, 1):
+        _add(found, path, number, row)
+    return _checked(found, path)
+
+
+def _parse(text: str) -> Any:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        row = dict(items)
+        if len(row) < len(items):
+            raise ValueError("a key is there twice")
+        return row
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+
+
+def _add(found: Rows, path: str, line: int, row: Any) -> None:
+    if not isinstance(row, dict):
+        found.rejected.append(Rejected(path, line, f"a {type(row).__name__} where an object is expected", str(row)[:200]))
+        return
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        found.rejected.append(Rejected(path, line, "half of a character pair (a lone surrogate)", ascii(row)[:200]))
+        return
+    found.columns.extend(name for name in row if name not in found.columns)
+    found.add(line, row)
+
+
+def _checked(found: Rows, path: str) -> Rows:
+    if not found.values:
+        reason = f"; line {found.rejected[0].line}: {found.rejected[0].reason}" if found.rejected else ""
+        raise DataError(f"{path} holds no rows{reason}", "give one JSON object a row")
+    return found

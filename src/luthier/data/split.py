@@ -1,0 +1,55 @@
+"""Which row is where: duplicates kept together, classes in proportion, the test rows sealed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from luthier.core.errors import DataError
+from luthier.core.randomness import mix
+
+PARTS = ("train", "validation", "test")
+
+
+def split(keys: Sequence[str], strata: Sequence[Hashable], shares: dict[str, float], seed: int) -> dict[str, list[int]]:
+    """Divide rows into train, validation and test.
+
+    Rows with equal keys (the same text) always land in the same part. Within each stratum (class) the parts
+    get their share, so a rare class is in each of them when it has three distinct rows.
+
+    Args:
+        keys: what makes two rows duplicates, one a row.
+        strata: the class of each row; a constant where there are none.
+        shares: of validation and of test; train gets the rest.
+        seed: another seed gives another split.
+
+    Returns:
+        Part → row numbers, ascending.
+
+    Raises:
+        DataError: there are too few rows to have all three parts.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row, key in enumerate(keys):
+        groups[key].append(row)
+    by_stratum: dict[Hashable, list[list[int]]] = defaultdict(list)
+    for rows in groups.values():
+        by_stratum[Counter(strata[row] for row in rows).most_common(1)[0][0]].append(rows)
+    parts: dict[str, list[int]] = {part: [] for part in PARTS}
+    for stratum, members in by_stratum.items():
+        ranks = mix(seed, "split", str(stratum), np.array([rows[0] for rows in members]))
+        ordered = [members[position] for position in np.argsort(ranks, kind="stable")]
+        total = sum(len(rows) for rows in ordered)
+        wanted = {part: max(1, round(total * shares[part])) if len(ordered) >= 3 and shares[part] else 0 for part in ("test", "validation")}
+        for rows in ordered:
+            part = next((name for name in ("test", "validation") if wanted[name] >= len(rows) or wanted[name] > 0 and len(rows) == 1), "train")
+            parts[part].extend(rows)
+            if part != "train":
+                wanted[part] -= len(rows)
+    needed = ["train", *(part for part in shares if shares[part])]
+    if not all(parts[part] for part in needed):
+        empty = ", ".join(part for part in needed if not parts[part])
+        raise DataError(f"{len(keys)} rows are too few for a split: nothing would be left for {empty}", "give at least 30 different rows")
+    return {part: sorted(rows) for part, rows in parts.items()}

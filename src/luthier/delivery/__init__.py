@@ -1,0 +1,1 @@
+"""Handing it over: the report and the bundle."""

@@ -1,0 +1,4 @@
+"""stub"""
+from luthier.core.run import Run
+def write_report(run: Run) -> None:
+    pass

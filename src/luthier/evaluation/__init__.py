@@ -1,0 +1,1 @@
+"""How good a model is, against whom, and how sure one can be."""

@@ -1,0 +1,127 @@
+"""The rivals: the base as it is, and the trivial models."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from luthier.core.types import Example, Scores
+
+REGULARISATION = (0.1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A model to be measured against.
+
+    Args:
+        name: for a person.
+        score: held-out examples → their scores.
+        validation: its scores on the validation rows.
+    """
+
+    name: str
+    score: Callable[[Sequence[Example]], Scores]
+    validation: Scores
+
+
+def text_of(example: Example, columns: Sequence[str]) -> str:
+    """What is read of a row."""
+    return "\n".join(str(example.record.values.get(name) or "") for name in columns)
+
+
+def majority(train: Sequence[Example], validation: Sequence[Example], classes: int) -> Rival:
+    """Always the most frequent class, with the training shares as probabilities."""
+    counts = Counter(example.target for example in train)
+    shares = np.array([(counts[number] + 1) / (len(train) + classes) for number in range(classes)])
+
+    def score(examples: Sequence[Example]) -> Scores:
+        return scores_of(np.tile(shares, (len(examples), 1)), examples)
+
+    return Rival("majority class", score, score(validation))
+
+
+def words(train: Sequence[Example], validation: Sequence[Example], classes: int, columns: Sequence[str]) -> Rival:
+    """Logistic regression on TF-IDF of words and word pairs."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    vectorizer.fit([text_of(example, columns) or "empty" for example in [*train]] + ["empty"])
+
+    def features(examples: Sequence[Example]) -> Any:
+        return vectorizer.transform([text_of(example, columns) for example in examples])
+
+    return _logistic("TF-IDF + logistic regression", features, train, validation, classes, (1.0, 10.0, 100.0))
+
+
+def frozen(name: str, features: Callable[[Sequence[Example]], np.ndarray], train: Sequence[Example], validation: Sequence[Example], classes: int) -> Rival:
+    """Logistic regression on the untouched base's pooled features."""
+    return _logistic(f"{name}, frozen + logistic regression", features, train, validation, classes, REGULARISATION)
+
+
+def _logistic(name: str, features: Callable[[Sequence[Example]], Any], train: Sequence[Example], validation: Sequence[Example], classes: int, strengths: Sequence[float]) -> Rival:
+    """The regularisation is chosen on the validation rows."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    seen, held = features(train), features(validation)
+    target = np.array([example.target for example in train])
+    best: tuple[float, Any, Scores] | None = None
+    for strength in strengths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = LogisticRegression(C=strength, max_iter=300).fit(seen, target)
+        scores = scores_of(_all_classes(model, held, classes), validation)
+        value = float(scores.loss.mean())
+        if best is None or value < best[0]:
+            best = (value, model, scores)
+    assert best is not None
+    _, chosen, scores = best
+    return Rival(name, lambda examples: scores_of(_all_classes(chosen, features(examples), classes), examples), scores)
+
+
+def _all_classes(model: Any, features: Any, classes: int) -> np.ndarray:
+    """Probabilities with a column for every class, also those that no training row had."""
+    found = np.full((features.shape[0], classes), 1e-9)
+    found[:, model.classes_] = model.predict_proba(features)
+    return found / found.sum(1, keepdims=True)
+
+
+def scores_of(probabilities: np.ndarray, examples: Sequence[Example]) -> Scores:
+    """Probabilities as scores against the examples' targets."""
+    target = np.array([example.target for example in examples])
+    right = np.take_along_axis(probabilities, np.maximum(target, 0)[:, None], 1)[:, 0]
+    return Scores(-np.log(np.maximum(right, 1e-12)), np.ones(len(examples)), target, probabilities)
+
+
+def copier(train: Sequence[Example], validation: Sequence[Example], vocabulary: int) -> Rival:
+    """Each token from the training answers' frequencies, mixed with the row's own prompt (a cache model).
+
+    Source: Kuhn & De Mori 1990; the share of the prompt is chosen on the validation rows.
+    """
+    counts = np.full(vocabulary, 0.1)
+    for example in train:
+        for token, learned in zip(example.tokens, example.target, strict=True):
+            counts[token] += learned
+    common = counts / counts.sum()
+
+    def score(examples: Sequence[Example], share: float) -> Scores:
+        losses, sizes = [], []
+        for example in examples:
+            tokens, learned = np.array(example.tokens), np.array(example.target, dtype=bool)
+            asked = tokens[~learned]
+            own = np.bincount(asked, minlength=vocabulary) / max(len(asked), 1)
+            said = tokens[learned]
+            losses.append(-np.log((1 - share) * common[said] + share * own[said]).sum())
+            sizes.append(len(said))
+        return Scores(np.array(losses), np.array(sizes, dtype=float), bytes=np.array([float(example.facts["bytes"]) for example in examples]))
+
+    shares = {share: score(validation, share) for share in (0.0, 0.05, 0.1, 0.2, 0.4)}
+    best = min(shares, key=lambda share: shares[share].loss.sum())
+    return Rival("word frequencies + copying from the prompt", lambda examples: score(examples, best), shares[best])

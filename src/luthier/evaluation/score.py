@@ -1,0 +1,54 @@
+"""A model's scores on held-out examples, whatever the objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from luthier.core.interfaces import Objective
+from luthier.core.types import Example, Scores
+
+
+def score(model: Any, objective: Objective, examples: Sequence[Example], tokens: int = 8192, poll: Callable[[], None] = lambda: None) -> Scores:
+    """Score examples in batches of similar length, and give the results in the examples' order.
+
+    Args:
+        model: an `nn.Module`; it is in eval mode meanwhile.
+        objective: knows what a batch means.
+        examples: held-out rows.
+        tokens: that go through the model at once.
+        poll: called between batches; it may raise to stop.
+    """
+    order = sorted(range(len(examples)), key=lambda position: len(examples[position].tokens))
+    parts: list[list[int]] = [[]]
+    held = 0
+    for position in order:
+        size = len(examples[position].tokens)
+        if parts[-1] and (held + size > tokens or len(parts[-1]) >= 256):
+            parts.append([])
+            held = 0
+        parts[-1].append(position)
+        held += size
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    found = []
+    try:
+        for part in parts:
+            poll()
+            found.append(objective.score(model, objective.collate([examples[position] for position in part], 0, 0)))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return join(found, np.argsort(np.array([position for part in parts for position in part]), kind="stable"))
+
+
+def join(parts: Sequence[Scores], order: np.ndarray) -> Scores:
+    """Several batches' scores as one, rows in the given order."""
+
+    def column(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else np.concatenate(values)[order]
+
+    return Scores(**{name: column(name) for name in ("loss", "count", "target", "probabilities", "bytes")})

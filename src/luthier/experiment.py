@@ -1,0 +1,159 @@
+"""An experiment: everything that decides a run's result, as one frozen value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, SerializeAsAny, field_validator
+
+from luthier.adaptation import ADAPTATIONS
+from luthier.core.component import Component, build, from_table
+from luthier.core.errors import ExperimentError, nearest
+from luthier.data.spec import Data
+from luthier.models.spec import Model
+from luthier.objectives import OBJECTIVES
+from luthier.optim import OPTIMIZERS, SCHEDULES
+
+
+class Training(Component):
+    """How long, in which portions, and when to look."""
+
+    epochs: float = Field(3.0, gt=0, description="How often the training rows are seen (HF: num_train_epochs).")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps; wins over `epochs` where set (HF: max_steps).")
+    batch_size: int = Field(16, ge=1, description="Rows an optimizer step learns from, however memory makes it cut them (HF: per_device_train_batch_size × gradient_accumulation_steps).")
+    micro_batch_tokens: int = Field(4096, ge=1, description="Tokens that go through the model at once; memory, not results, depends on it.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="What the model computes in; auto chooses bfloat16 where the processor multiplies it fast, and is written down.")
+    evaluations_per_epoch: float = Field(2.0, gt=0, description="How often the validation rows are looked at.")
+    patience: int = Field(6, ge=1, description="Evaluations without a better one before the run stops early.")
+    checkpoint_seconds: float = Field(60.0, ge=0, description="At most this often a checkpoint is written, and no more often than 20 times what one costs.")
+
+
+class Experiment(Component):
+    """A run as a value; `environment` is a record of where it ran, not part of its key."""
+
+    seed: int = Field(1, ge=0, description="Decides the order of rows, dropout and new weights.")
+    data: Data
+    objective: SerializeAsAny[Component]
+    model: Model = Field(default_factory=lambda: Model())
+    adaptation: SerializeAsAny[Component]
+    optimizer: SerializeAsAny[Component]
+    schedule: SerializeAsAny[Component]
+    training: Training = Field(default_factory=lambda: Training())
+    environment: dict[str, Any] = Field(default_factory=dict, description="Versions, threads and processor; filled in, and compared on resume.")
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _objective(cls, value: object) -> object:
+        return from_table(OBJECTIVES, value)
+
+    @field_validator("adaptation", mode="before")
+    @classmethod
+    def _adaptation(cls, value: object) -> object:
+        return from_table(ADAPTATIONS, value)
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _optimizer(cls, value: object) -> object:
+        return from_table(OPTIMIZERS, value)
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _schedule(cls, value: object) -> object:
+        return from_table(SCHEDULES, value)
+
+    @classmethod
+    def of(cls, value: dict[str, Any]) -> Experiment:
+        """Validate a mapping.
+
+        Raises:
+            ExperimentError: an unknown or ill-typed field; the nearest name is given.
+        """
+        made = build(cls, value, "experiment")
+        assert isinstance(made, Experiment)
+        return made
+
+    @classmethod
+    def load(cls, path: Path) -> Experiment:
+        """Read a YAML file.
+
+        Raises:
+            ExperimentError: it is missing, not YAML, or not an experiment.
+        """
+        try:
+            value = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise ExperimentError(f"there is no experiment {path}", "make one: `luthier run DATA --plan-only`") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as problem:
+            raise ExperimentError(f"{path} is not YAML: {problem}", "mend the file") from None
+        if not isinstance(value, dict):
+            raise ExperimentError(f"{path} does not hold an experiment", "make one: `luthier run DATA --plan-only`")
+        return cls.of(value)
+
+    def yaml(self) -> str:
+        """The experiment as a file."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+    @property
+    def key(self) -> str:
+        """A hash of everything that decides the result."""
+        decides = self.model_dump(mode="json", exclude={"environment"})
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    def replace(self, path: str, value: Any) -> Experiment:
+        """A copy with one field changed.
+
+        Args:
+            path: dotted, such as "optimizer.lr"; "optimizer.kind" changes the component and keeps the fields that fit.
+            value: of the field's type, or as text that YAML would read so.
+
+        Raises:
+            ExperimentError: there is no such field, or the value does not fit it.
+        """
+        whole = self.model_dump(mode="json")
+        *parents, last = path.split(".")
+        place: Any = whole
+        for number, part in enumerate(parents):
+            if not isinstance(place.get(part), dict):
+                raise ExperimentError(f"there is no field {'.'.join(parents[: number + 1])!r}", nearest(part, place))
+            place = place[part]
+        if last == "kind" and parents:
+            table = {"objective": OBJECTIVES, "adaptation": ADAPTATIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}[parents[0]]
+            fits = table[value].model_fields
+            whole[parents[0]] = {**{name: kept for name, kept in place.items() if name in fits}, "kind": value}
+        elif last not in place:
+            raise ExperimentError(f"there is no field {path!r}", nearest(last, place))
+        else:
+            place[last] = value
+        return Experiment.of(whole)
+
+    def set(self, *assignments: str) -> Experiment:
+        """A copy with several fields changed, each written `path=value`.
+
+        Raises:
+            ExperimentError: an assignment without "=", or one that does not fit.
+        """
+        changed = self
+        for assignment in assignments:
+            path, equals, text = assignment.partition("=")
+            if not equals:
+                raise ExperimentError(f"--set {assignment!r} has no '='", "write it as path=value, such as optimizer.lr=3e-4")
+            changed = changed.replace(path.strip(), number(text.strip()))
+        return changed
+
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps of the run over this many training rows."""
+        if self.training.steps:
+            return self.training.steps
+        return max(1, round(self.training.epochs * -(-rows // self.training.batch_size)))
+
+
+def number(text: str) -> Any:
+    """A value as YAML reads it, and 3e-4 as the number it is meant to be."""
+    try:
+        return float(text) if any(mark in text for mark in "eE.") else yaml.safe_load(text)
+    except ValueError:
+        return yaml.safe_load(text)

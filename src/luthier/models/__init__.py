@@ -1,0 +1,1 @@
+"""Names to local weights, and weights to modules that the loop can train."""

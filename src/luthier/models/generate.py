@@ -1,0 +1,69 @@
+"""Text from a causal language model, through transformers' own `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from threading import Thread
+from typing import Any
+
+import torch
+from transformers import TextIteratorStreamer
+
+from luthier.models.pretrained import Generator
+
+
+def ends(tokenizer: Any) -> int:
+    """The token that ends an answer."""
+    return int(tokenizer.eos_token_id)
+
+
+def answers(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int) -> list[str]:
+    """Greedy answers to a few prompts at once.
+
+    Args:
+        model: the language model.
+        tokenizer: its tokenizer.
+        prompts: token ids, each up to where the answer begins.
+        limit: tokens an answer may have.
+
+    Returns:
+        The texts, without the mark that ends them.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    end = ends(tokenizer)
+    ids = torch.tensor([[end] * (longest - len(prompt)) + prompt for prompt in prompts])
+    seen = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    device = next(model.parameters()).device
+    with model.generating() as network:
+        made = network.generate(
+            input_ids=ids.to(device), attention_mask=seen.to(device), max_new_tokens=limit, do_sample=False,
+            eos_token_id=end, pad_token_id=end,
+        )  # fmt: skip
+    return [tokenizer.decode(row[longest:], skip_special_tokens=True).strip() for row in made]
+
+
+def stream(model: Generator, tokenizer: Any, prompt: list[int], limit: int, temperature: float) -> Iterator[str]:
+    """One answer, piece by piece.
+
+    Args:
+        model: the language model.
+        tokenizer: its tokenizer.
+        prompt: token ids up to where the answer begins.
+        limit: tokens the answer may have.
+        temperature: 0 takes the likeliest token each time; above, tokens are drawn.
+    """
+    end = ends(tokenizer)
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    ids = torch.tensor([prompt], device=next(model.parameters()).device)
+    options: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    with model.generating() as network:
+
+        def work() -> None:
+            with torch.no_grad():
+                network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, eos_token_id=end,
+                                 pad_token_id=end, streamer=streamer, **options)  # fmt: skip
+
+        thread = Thread(target=work, daemon=True)
+        thread.start()
+        yield from (str(piece) for piece in streamer)
+        thread.join()

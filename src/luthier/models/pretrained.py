@@ -1,0 +1,206 @@
+"""Pretrained networks, through transformers' own classes, on packed rows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, cast
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
+
+from luthier.core.errors import ModelError
+from luthier.core.types import Batch
+from luthier.models import packed
+from luthier.models.dropout import Dropout, attach
+from luthier.models.store import Base
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+
+class PackedNetwork(nn.Module):
+    """A transformers network whose rows come end to end in one stream.
+
+    Args:
+        network: for sequence classification or causal language modelling, as loaded.
+        dropout: share of activations dropped while training.
+    """
+
+    def __init__(self, network: Any, dropout: float) -> None:
+        super().__init__()
+        self.network = network
+        self.causal = network.config.model_type not in ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+        self.first_position = (network.config.pad_token_id or 0) + 1 if "roberta" in network.config.model_type else 0
+        self.dropout = dropout
+        self.chance = attach(network, dropout)
+        for name, module in network.named_modules():
+            module.luthier_site = name
+        network.set_attn_implementation(packed.NAME)
+
+    @property
+    def body(self) -> Any:
+        """The network without its head."""
+        return self.network.base_model
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, first to last."""
+        body = self.body
+        for path in ("layers", "encoder.layer", "transformer.layer"):
+            with contextlib.suppress(AttributeError):
+                return cast(nn.ModuleList, body.get_submodule(path))
+        raise ModelError(f"the blocks of {type(body).__name__} were not found", "use another base")
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """The last hidden state of every token.
+
+        Args:
+            batch: with `flat["tokens"]` and, for pairs, `flat["segments"]`.
+
+        Returns:
+            # (tokens, width)
+        """
+        tokens, lengths = batch.flat["tokens"], batch.lengths
+        starts = lengths.cumsum(0) - lengths
+        positions = torch.arange(len(tokens), device=tokens.device) - starts.repeat_interleave(lengths)
+        packing = packed.pack(lengths, self.causal, self.chance, self.dropout, next(self.network.parameters()).dtype)
+        more: dict[str, Any] = {"token_type_ids": batch.flat["segments"][None]} if "segments" in batch.flat else {}
+        if self.causal:
+            more["use_cache"] = False
+        output = self.body(input_ids=tokens[None], position_ids=positions[None] + self.first_position, packing=packing, **more)
+        return output.last_hidden_state[0]
+
+    @contextlib.contextmanager
+    def generating(self) -> Iterator[Any]:
+        """The network as transformers' `generate` wants it, in eval mode, for the time of the context."""
+        was = self.network.training
+        self.network.eval()
+        self.network.set_attn_implementation("sdpa")
+        try:
+            with torch.no_grad():
+                yield self.network
+        finally:
+            self.network.set_attn_implementation(packed.NAME)
+            self.network.train(was)
+
+
+class Classifier(PackedNetwork):
+    """A network with a classification head over pooled rows.
+
+    Args:
+        network: for sequence classification.
+        dropout: share of activations dropped while training.
+        pooling: cls (the first token, through the family's own head), mean, or last.
+    """
+
+    def __init__(self, network: Any, dropout: float, pooling: str) -> None:
+        super().__init__(network, dropout)
+        self.pooling = pooling
+
+    def pooled(self, batch: Batch) -> Tensor:
+        """One vector a row, # (examples, width)"""
+        return pool(self.hidden(batch), batch.lengths, self.pooling)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The score of each class, # (examples, classes)"""
+        rows, network = self.pooled(batch), self.network
+        family = network.config.model_type
+        if self.causal:
+            return network.score(rows)
+        if family in ("roberta", "xlm-roberta", "electra"):
+            return network.classifier(rows[:, None])
+        if family == "distilbert":
+            rows = network.pre_classifier(rows).relu()
+        elif self.pooling == "cls":
+            rows = network.bert.pooler(rows[:, None])
+        return network.classifier(network.dropout(rows))
+
+    @property
+    def head(self) -> list[nn.Module]:
+        """The modules that are new: they are not part of the pretrained body."""
+        names = ("classifier", "pre_classifier", "score")
+        found = [getattr(self.network, name) for name in names if hasattr(self.network, name)]
+        pooler = getattr(self.body, "pooler", None)
+        return found + ([pooler] if pooler is not None and self.pooling == "cls" else [])
+
+
+class Generator(PackedNetwork):
+    """A causal language model."""
+
+    @property
+    def head(self) -> list[nn.Module]:
+        """Nothing is new here: the language model's head comes with the base."""
+        return []
+
+
+def pool(hidden: Tensor, lengths: Tensor, pooling: str) -> Tensor:
+    """One vector a row.
+
+    Args:
+        hidden: # (tokens, width)
+        lengths: # (examples,)
+        pooling: cls, mean or last.
+
+    Returns:
+        # (examples, width)
+    """
+    ends = lengths.cumsum(0)
+    if pooling == "mean":
+        return torch.segment_reduce(hidden, "mean", lengths=lengths, axis=0)
+    return hidden.index_select(0, ends - 1 if pooling == "last" else ends - lengths)
+
+
+def load_tokenizer(base: Base) -> Any:
+    """The base's tokenizer.
+
+    Raises:
+        ModelError: its files cannot be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
+    except (OSError, ValueError) as problem:
+        raise ModelError(f"{base.name}: the tokenizer cannot be read: {problem}", "fetch the model again") from None
+
+
+def load_classifier(base: Base, labels: list[str], pooling: str, dropout: float, seed: int) -> Classifier:
+    """A base with a head for these labels; a head that fits in the base (a bundle) is kept.
+
+    Args:
+        base: encoder or decoder.
+        labels: the class names, in order.
+        pooling: cls, mean or last.
+        dropout: share of activations dropped while training.
+        seed: of a new head's first weights.
+    """
+    torch.manual_seed(seed)
+    names = {number: label for number, label in enumerate(labels)}
+    options: dict[str, Any] = {"num_labels": len(labels), "id2label": names, "label2id": {label: number for number, label in names.items()}}
+    network = AutoModelForSequenceClassification.from_pretrained(
+        base.folder, dtype=torch.float32, attn_implementation="eager", ignore_mismatched_sizes=True, problem_type="single_label_classification", **options
+    )
+    if network.config.pad_token_id is None:
+        network.config.pad_token_id = 0
+    return Classifier(network, dropout, pooling)
+
+
+def load_generator(base: Base, dropout: float) -> Generator:
+    """A causal language model.
+
+    Raises:
+        ModelError: the base is an encoder.
+    """
+    if base.kind != "decoder":
+        raise ModelError(f"{base.name} is an encoder: it cannot write text", "use a decoder, such as --base smollm2-135m")
+    network = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, attn_implementation="eager")
+    network.config.attention_dropout = dropout
+    return Generator(network, dropout)
+
+
+__all__ = ["Classifier", "Dropout", "Generator", "PackedNetwork", "load_classifier", "load_generator", "load_tokenizer", "pool"]

@@ -1,0 +1,107 @@
+"""Chat and completion fine-tuning: only what the assistant says is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pydantic import Field
+
+from luthier.core.component import Component
+from luthier.core.types import Batch, Example, Loss, Record, Scores
+from luthier.data.chat import conversation, render
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Chat(Component):
+    """Learn to answer as the assistant does in the rows."""
+
+    kind: Literal["chat"] = "chat"
+    max_length: int = Field(1024, ge=16, description="Tokens a conversation may have (Axolotl: sequence_len, LLaMA-Factory: cutoff_len); longer ones lose their end, counted.")
+
+    def open(self, tokenizer: Any, input: tuple[str, ...], target: str) -> ChatObjective:
+        """The objective at work.
+
+        Args:
+            tokenizer: the base's, with its chat template.
+            input: the columns that make the user's turn, or the one that holds messages.
+            target: the column of the answer.
+        """
+        return ChatObjective(self, tokenizer, input, target)
+
+
+class ChatObjective:
+    """See `Chat`."""
+
+    splits = True
+    metrics = ("loss", "bits_per_byte")
+
+    def __init__(self, spec: Chat, tokenizer: Any, input: tuple[str, ...], target: str) -> None:
+        self.spec = spec
+        self.tokenizer = tokenizer
+        self.input = input
+        self.target = target
+
+    def prepare(self, records: Sequence[Record]) -> list[Example]:
+        """Render the rows with the base's own template."""
+        examples = []
+        for position, record in enumerate(records):
+            messages = conversation(record.values, self.input, self.target)
+            rendered = render(self.tokenizer, messages)
+            kept = min(len(rendered.tokens), self.spec.max_length)
+            learned = rendered.learned[:kept]
+            said = sum(len(message["content"].encode()) for message in messages if message["role"] == "assistant")
+            share = sum(learned) / max(sum(rendered.learned), 1)
+            facts = {"messages": messages, "cut": len(rendered.tokens) - kept, "bytes": said * share}
+            examples.append(Example(position, rendered.tokens[:kept], learned, record, facts))
+        return examples
+
+    def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
+        """Tokens end to end; for each token the one to be said next, or -1 where nothing is learned."""
+        import torch
+
+        following = [
+            next_token if is_learned else -1
+            for example in examples
+            for next_token, is_learned in zip([*example.tokens[1:], -1], [*example.target[1:], False], strict=True)
+        ]
+        return Batch(
+            index=torch.tensor([example.index for example in examples]),
+            lengths=torch.tensor([len(example.tokens) for example in examples]),
+            flat={"tokens": torch.tensor([token for example in examples for token in example.tokens]), "next": torch.tensor(following)},
+            each={"bytes": torch.tensor([example.facts["bytes"] for example in examples])},
+        )
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Cross-entropy summed over the learned tokens; their number is the count."""
+        from luthier.models.next_token import next_token_loss
+
+        said, target = _learned(model, batch)
+        return Loss(next_token_loss(said, cast(Any, model).network.lm_head.weight, target).sum(), float(len(target)))
+
+    def score(self, model: nn.Module, batch: Batch) -> Scores:
+        """The loss summed over each row's learned tokens."""
+        import torch
+
+        from luthier.models.next_token import next_token_loss
+
+        with torch.no_grad():
+            said, target = _learned(model, batch)
+            losses = next_token_loss(said, cast(Any, model).network.lm_head.weight, target).double()
+        rows = torch.arange(len(batch), device=target.device).repeat_interleave(batch.lengths)[batch.flat["next"] >= 0]
+        empty = torch.zeros(len(batch), dtype=torch.double, device=target.device)
+        return Scores(
+            loss=empty.index_add(0, rows, losses).cpu().numpy(),
+            count=empty.index_add(0, rows, torch.ones_like(losses)).cpu().numpy(),
+            bytes=batch.each["bytes"].double().cpu().numpy(),
+        )
+
+
+def _learned(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Hidden states where something is to be said, and what, # (learned, width), (learned,)"""
+    hidden = cast(Any, model).hidden(batch)
+    positions = (batch.flat["next"] >= 0).nonzero()[:, 0]
+    return hidden.index_select(0, positions), batch.flat["next"].index_select(0, positions)
+

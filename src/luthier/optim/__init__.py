@@ -1,0 +1,17 @@
+"""How parameters move: the optimizer, its rate over time, and the precise copy of the weights."""
+
+from luthier.core.table import Table
+
+OPTIMIZERS = Table(
+    "optimizer",
+    adamw="luthier.optim.optimizers:AdamW",
+    adam="luthier.optim.optimizers:Adam",
+    sgd="luthier.optim.optimizers:Sgd",
+)
+SCHEDULES = Table(
+    "schedule",
+    constant="luthier.optim.schedules:Constant",
+    linear="luthier.optim.schedules:Linear",
+    cosine="luthier.optim.schedules:Cosine",
+    wsd="luthier.optim.schedules:WarmupStableDecay",
+)

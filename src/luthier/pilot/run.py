@@ -1,0 +1,257 @@
+"""The whole way: from a file to a model that is trained, judged and shipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import ExperimentError
+from luthier.core.interfaces import Face, Silent, Watcher
+from luthier.core.run import Clock, Run, write_file
+from luthier.data.intake import Intake, take_in
+from luthier.data.spec import Data
+from luthier.experiment import Experiment
+from luthier.studies.defaults import Choice, choose, rate_for
+
+
+def run(
+    data: str | Path,
+    *,
+    target: str | None = None,
+    input: str | Sequence[str] | None = None,
+    base: str | None = None,
+    task: str | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    budget: str | float | None = None,
+    out: str | Path | None = None,
+    set: Sequence[str] = (),
+    seed: int = 1,
+    plan_only: bool = False,
+    force: bool = False,
+    face: Face | None = None,
+    watchers: Sequence[Watcher] = (),
+) -> Run:
+    """Read a file, choose a base and a starting point, try small, train, judge on sealed rows, report and ship.
+
+    Args:
+        data: a .csv, .tsv, .json or .jsonl file, or a folder with train, validation and test files.
+        target: the column to be learned; inferred when not given.
+        input: the column or columns that are read (a list, or names with commas); inferred when not given.
+        base: a name from `luthier models list`, a folder, a bundle, or a hub id.
+        task: classification or chat; inferred when not given.
+        validation: a file of validation rows, where the split is given.
+        test: a file of test rows, where the split is given.
+        budget: the most the whole run may take, such as "5m"; the epochs are cut to fit.
+        out: the run folder; `runs/<time>` when not given.
+        set: changes to the experiment, each "path=value".
+        seed: of the order of rows, dropout and new weights.
+        plan_only: stop after writing experiment.yaml.
+        force: go on after a no-go of the small run.
+        face: where progress is shown.
+        watchers: called after every training step.
+
+    Returns:
+        The run, finished (or planned).
+
+    Raises:
+        LuthierError: what is wrong and what to do about it.
+    """
+    clock = Clock()
+    face = face or Silent()
+    seconds = seconds_of(budget)
+    face.stage("data", str(data))
+    columns = tuple(name.strip() for name in (input.split(",") if isinstance(input, str) else input or ()))
+    spec = _data_spec(path=str(data), validation=validation, test=test, task=task, input=columns, target=target)
+    intake = take_in(_with_data_settings(spec, set))
+    kind = _kind_of(base, face)
+    experiment, choices = choose(intake, base, kind, seed)
+    experiment = _changed(experiment, choices, set)
+    place = Run.create(Path(out) if out else Path("runs") / Run.fresh_name())
+    with place.owned():
+        _begin(place, experiment, intake, choices, face, budget=seconds, force=force)
+        if plan_only:
+            place.event("planned_only")
+            return place
+        from luthier.pilot.complete import complete
+
+        complete(place, experiment, intake, face, clock, watchers)
+    return place
+
+
+def train(
+    experiment: str | Path | Experiment,
+    *,
+    out: str | Path | None = None,
+    set: Sequence[str] = (),
+    budget: str | float | None = None,
+    force: bool = False,
+    face: Face | None = None,
+    watchers: Sequence[Watcher] = (),
+) -> Run:
+    """Run an experiment as it is written, and judge, report and ship the result.
+
+    Args:
+        experiment: an experiment.yaml, a run folder, or the value itself.
+        out: the run folder; `runs/<time>` when not given. A folder made by `--plan-only` may be given again.
+        set: changes, each "path=value".
+        budget: the most the whole run may take, such as "5m".
+        force: go on after a no-go of the small run.
+        face: where progress is shown.
+        watchers: called after every training step.
+
+    Raises:
+        LuthierError: what is wrong and what to do about it.
+    """
+    clock = Clock()
+    face = face or Silent()
+    seconds = seconds_of(budget)
+    if not isinstance(experiment, Experiment):
+        path = Path(experiment)
+        experiment = Experiment.load(path / "experiment.yaml" if path.is_dir() else path)
+    experiment = experiment.set(*set).model_copy(update={"environment": {}})
+    face.stage("data", experiment.data.path)
+    intake = take_in(experiment.data)
+    experiment = _filled(experiment, intake)
+    place = _fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
+    with place.owned():
+        _begin(place, experiment, intake, [], face, budget=seconds, force=force)
+        from luthier.pilot.complete import complete
+
+        complete(place, experiment, intake, face, clock, watchers)
+    return place
+
+
+def resume(run: str | Path, *, face: Face | None = None, force: bool = False, watchers: Sequence[Watcher] = ()) -> Run:
+    """Go on with a run that was stopped, however it was stopped; a finished one is left as it is.
+
+    Args:
+        run: its folder.
+        face: where progress is shown.
+        force: go on after a no-go of the small run.
+        watchers: called after every training step.
+
+    Raises:
+        LuthierError: it is in use, its data has changed, or it is damaged.
+    """
+    clock = Clock()
+    face = face or Silent()
+    place = Run.open(Path(run))
+    with place.owned():
+        if place.happened("finished"):
+            face.say(f"{place.folder} is finished: nothing to resume")
+            return place
+        experiment = Experiment.load(place.folder / "experiment.yaml")
+        if force:
+            place.event("forced")
+        face.stage("data", experiment.data.path)
+        intake = take_in(experiment.data)
+        from luthier.pilot.complete import complete
+
+        complete(place, experiment, intake, face, clock, watchers)
+    return place
+
+
+def seconds_of(budget: str | float | None) -> float | None:
+    """A time span such as "90s", "5m", "1.5h" or a number of seconds.
+
+    Raises:
+        ExperimentError: it is neither.
+    """
+    if budget is None:
+        return None
+    text = str(budget).strip().lower()
+    scale = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], None)
+    try:
+        value = float(text[:-1]) * scale if scale else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise ExperimentError(f"the budget {budget!r} is not a time", "write it as 90s, 5m or 2h")
+    return value
+
+
+def _data_spec(**given: Any) -> Data:
+    from luthier.core.component import build
+
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value not in (None, ())}
+    made = build(Data, values, "data")
+    assert isinstance(made, Data)
+    return made
+
+
+def _with_data_settings(spec: Data, assignments: Sequence[str]) -> Data:
+    """Settings that change what is read come before reading."""
+    from luthier.core.component import build
+    from luthier.experiment import number
+
+    changes = {path.removeprefix("data."): number(text) for path, _, text in (item.partition("=") for item in assignments) if path.startswith("data.")}
+    if "encoding" in changes:
+        changes["encoding"] = str(changes["encoding"])
+    made = build(Data, {**spec.model_dump(), **changes}, "data")
+    assert isinstance(made, Data)
+    return made
+
+
+def _kind_of(base: str | None, face: Face) -> str | None:
+    """Encoder or decoder, where a base is named; it is fetched now, so that a wrong name fails at once."""
+    if base is None:
+        return None
+    from luthier.models.store import resolve
+
+    return resolve(base, face.say).kind
+
+
+def _changed(experiment: Experiment, choices: list[Choice], assignments: Sequence[str]) -> Experiment:
+    """Apply what the person set; an adaptation brings its own rate unless one was set too."""
+    for item in sorted(assignments, key=lambda item: ".kind=" not in item):
+        experiment = experiment.set(item)
+    paths = {item.partition("=")[0] for item in assignments}
+    adaptation: Any = experiment.adaptation
+    if "adaptation.kind" in paths and "optimizer.lr" not in paths:
+        kind = "encoder" if experiment.data.task == "classification" else "decoder"
+        rate, why = rate_for(kind, adaptation.kind)
+        experiment = experiment.replace("optimizer.lr", rate)
+        choices[:] = [choice for choice in choices if choice.path != "optimizer.lr"] + [Choice("optimizer.lr", rate, why)]
+    choices[:] = [choice for choice in choices if choice.path not in paths]
+    choices += [Choice(path, text, "as set") for path, _, text in (item.partition("=") for item in assignments)]
+    return experiment
+
+
+def _filled(experiment: Experiment, intake: Intake) -> Experiment:
+    """The experiment with what only the rows can tell."""
+    objective: Any = experiment.objective
+    if intake.labels and not objective.labels:
+        objective = objective.model_copy(update={"labels": intake.labels})
+    if objective.kind != intake.spec.task:
+        raise ExperimentError(f"objective.kind is {objective.kind!r}, but the rows are for {intake.spec.task}", f"set data.task={objective.kind} and name the columns")
+    return experiment.model_copy(update={"data": intake.spec, "objective": objective})
+
+
+def _fresh_or_planned(folder: Path) -> Run:
+    if (folder / "experiment.yaml").is_file() and Run(folder).happened("planned_only") and not Run(folder).happened("started"):
+        for name in ("events.jsonl", "findings.jsonl", "rejected.jsonl", "experiment.yaml"):
+            (folder / name).unlink(missing_ok=True)
+        return Run(folder)
+    return Run.create(folder)
+
+
+def _begin(place: Run, experiment: Experiment, intake: Intake, choices: Sequence[Choice], face: Face, budget: float | None, force: bool) -> None:
+    """Write what makes the run resumable, before anything heavy is imported."""
+    split = {part: [[record.source, record.row] for record in rows] for part, rows in intake.records.items()}
+    given = bool(intake.spec.validation and intake.spec.test)
+    place.write_json("splits.json", {"how": "given" if given else "by class, rows with the same text together", "seed": intake.spec.split_seed, "rows": split})
+    write_file(place.folder / "rejected.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False, default=str) + "\n" for row in intake.rejected))
+    place.event("created", seed=experiment.seed, budget=budget, choices=[vars(choice) for choice in choices])
+    if force:
+        place.event("forced")
+    place.find(*intake.findings)
+    write_file(place.folder / "experiment.yaml", experiment.yaml())
+    sizes = ", ".join(f"{len(rows):,} {part}" for part, rows in intake.records.items())
+    face.say(f"{intake.reason}; {sizes}" + (f"; {len(intake.labels)} classes" if intake.labels else ""))
+    for finding in intake.findings:
+        face.finding(finding)
+    for choice in choices:
+        face.say(f"  {choice.path} = {choice.value}  ({choice.reason})")

@@ -1,0 +1,1 @@
+"""What many runs have taught: the values a run starts from."""

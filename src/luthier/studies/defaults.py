@@ -1,0 +1,105 @@
+"""Where a run starts from: each value with its reason. Data, not code: the tables are the point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.data.intake import Intake
+from luthier.experiment import Experiment, Training
+from luthier.models.spec import Model
+from luthier.objectives import OBJECTIVES
+
+BASES = {"classification": "minilm-l6", "chat": "smollm2-135m"}
+
+SMALL_ENCODER = "small encoders: 3e-5 to 3e-4 (BERT-small grid; docs/log.md)"
+RATES: dict[tuple[str, str], tuple[float, str]] = {
+    ("encoder", "full"): (1e-4, SMALL_ENCODER),
+    ("encoder", "freeze"): (3e-4, "above a frozen prefix the rate can be higher"),
+    ("encoder", "gradual"): (1e-4, SMALL_ENCODER),
+    ("encoder", "lora"): (1e-3, "adapters learn at about ten times the full rate"),
+    ("decoder", "full"): (1e-4, "full fine-tuning of 100–400M decoders on fewer than 10,000 rows"),
+    ("decoder", "freeze"): (1e-4, "as full fine-tuning"),
+    ("decoder", "gradual"): (1e-4, "as full fine-tuning"),
+    ("decoder", "lora"): (3e-4, "flat optimum over 35 models and all ranks (Tinker cookbook's sweep)"),
+}
+"""(kind of base, adaptation) → rate and where it comes from."""
+
+EPOCHS: dict[str, tuple[tuple[int, float, str], ...]] = {
+    "classification": ((500, 12, "few rows: more passes"), (2_000, 6, "a few thousand rows"), (5_000, 4, "a few thousand rows"), (1 << 62, 3, "many rows")),
+    "chat": ((500, 2, "few rows"), (1 << 62, 1, "one pass; more overfits small decoders")),
+}
+"""task → (below this many training rows, epochs, why)."""
+
+ROWS_A_CLASS = (200, 8.0, "fewer than 200 rows a class: more passes")
+"""Below this many training rows a class, at least this many epochs."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen value.
+
+    Args:
+        path: its field in the experiment.
+        value: what was chosen.
+        reason: why.
+    """
+
+    path: str
+    value: Any
+    reason: str
+
+
+def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tuple[Experiment, list[Choice]]:
+    """An experiment for these rows, with the reason for each value.
+
+    Args:
+        intake: the rows.
+        base: as the person asked; None takes the task's default.
+        kind: encoder or decoder where known; None follows from the task.
+        seed: of the experiment.
+    """
+    task = intake.spec.task or "classification"
+    rows = len(intake.records["train"])
+    kind = kind or ("encoder" if task == "classification" else "decoder")
+    rate, why_rate = RATES[(kind, "full")]
+    epochs, why_epochs = next((epochs, why) for limit, epochs, why in EPOCHS[task] if rows < limit)
+    if intake.labels and rows / len(intake.labels) < ROWS_A_CLASS[0] and epochs < ROWS_A_CLASS[1]:
+        epochs, why_epochs = ROWS_A_CLASS[1:]
+    batch = 8 if task == "chat" else 16 if rows < 3_000 else 32
+    dropout = 0.0 if task == "chat" else 0.1
+    decay = 0.0 if task == "chat" else 0.01
+    per_epoch = 4.0 if epochs <= 1 else 2.0
+    choices = [
+        Choice("data.task", task, intake.reason),
+        Choice("model.base", base or BASES[task], "as asked" if base else f"the embedded base for {task}"),
+        Choice("adaptation.kind", "full", "the base is small: everything may move"),
+        Choice("optimizer.lr", rate, why_rate),
+        Choice("training.epochs", epochs, why_epochs),
+        Choice("training.batch_size", batch, "small batches for few rows" if batch < 32 else "32: the usual for encoders"),
+        Choice("schedule.kind", "linear", "straight to zero beats cosine-to-10 % (D2Z)"),
+        Choice("schedule.warmup", 0.1, "10 %: prevents early divergence (Mosbach et al. 2021)"),
+        Choice("model.dropout", dropout, "the base's own" if dropout else "decoders are tuned without"),
+        Choice("optimizer.weight_decay", decay, "not on biases and norms" if decay else "one pass over few rows needs none"),
+    ]
+    objective = OBJECTIVES[task]()
+    if intake.labels:
+        objective = objective.model_copy(update={"labels": intake.labels})
+    experiment = Experiment.of(
+        {
+            "seed": seed,
+            "data": intake.spec.model_dump(mode="json"),
+            "objective": objective.model_dump(mode="json"),
+            "model": Model(base=base or BASES[task], dropout=dropout).model_dump(),
+            "adaptation": {"kind": "full"},
+            "optimizer": {"kind": "adamw", "lr": rate, "weight_decay": decay},
+            "schedule": {"kind": "linear", "warmup": 0.1},
+            "training": Training(epochs=epochs, batch_size=batch, evaluations_per_epoch=per_epoch).model_dump(),
+        }
+    )
+    return experiment, choices
+
+
+def rate_for(kind: str, adaptation: str) -> tuple[float, str]:
+    """The rate to start from for a kind of base and an adaptation, and where it comes from."""
+    return RATES[(kind, adaptation)]

@@ -1,0 +1,1 @@
+"""The loop, its watchers, its checkpoints and its devices."""

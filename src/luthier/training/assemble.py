@@ -1,0 +1,74 @@
+"""Where all parts meet, on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from luthier.core.types import Record
+from luthier.experiment import Experiment
+from luthier.models.pretrained import PackedNetwork, load_classifier, load_generator
+from luthier.models.store import Base
+from luthier.objectives.classification import Classification, ClassificationObjective
+from luthier.optim.masters import Masters
+from luthier.training.devices import device
+from luthier.training.steps import Work
+
+
+def load_model(experiment: Experiment, base: Base) -> PackedNetwork:
+    """The experiment's network, in fp32, on the device."""
+    objective = experiment.objective
+    if isinstance(objective, Classification):
+        pooling = objective.pooling
+        if pooling == "auto":
+            pooling = "cls" if base.kind == "encoder" else "last"
+        model: PackedNetwork = load_classifier(base, list(objective.labels), pooling, experiment.model.dropout, experiment.seed)
+    else:
+        model = load_generator(base, experiment.model.dropout)
+    return model.to(device())
+
+
+def assemble(experiment: Experiment, base: Base, tokenizer: Any, parts: Mapping[str, Sequence[Record]]) -> Work:
+    """Build everything that a run needs.
+
+    Args:
+        experiment: resolved: task, columns and dtype are set.
+        base: from the store.
+        tokenizer: the base's.
+        parts: the records of train and validation.
+    """
+    adaptation: Any = experiment.adaptation
+    optimizer: Any = experiment.optimizer
+    spec: Any = experiment.objective
+    objective = spec.open(tokenizer, experiment.data.input, experiment.data.target)
+    train, validation = objective.prepare(parts["train"]), objective.prepare(parts["validation"])
+    if isinstance(objective, ClassificationObjective):
+        objective.weigh(train)
+    model = load_model(experiment, base)
+    adaptation.attach(model)
+    movable = {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
+    for share in (1.0,):
+        adaptation.on_progress(model, share)
+        movable |= {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
+    adaptation.on_progress(model, 0.0)
+    factor = rates(model, optimizer, adaptation)
+    masters = Masters(model.network, optimizer, getattr(torch, experiment.training.dtype), movable, factor)
+    return Work(experiment, objective, model, masters, train, validation, experiment.total_steps(len(train)))
+
+
+def rates(model: PackedNetwork, optimizer: Any, adaptation: Any) -> Any:
+    """A parameter's multiple of the rate: the head may have its own, and lower blocks may learn more slowly."""
+    names = {id(parameter): name for name, parameter in model.network.named_parameters()}
+    heads = {names[id(parameter)] for module in getattr(model, "head", []) for parameter in module.parameters()}
+    blocks = list(model.blocks)
+    height = {names[id(parameter)]: number for number, block in enumerate(blocks) for parameter in block.parameters()}
+
+    def factor(name: str) -> float:
+        if name in heads:
+            return (optimizer.head_lr or optimizer.lr) / optimizer.lr
+        below = len(blocks) - 1 - height[name] if name in height else (len(blocks) if "embed" in name else 0)
+        return adaptation.layer_decay**below
+
+    return factor

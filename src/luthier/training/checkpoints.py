@@ -1,0 +1,174 @@
+"""What is kept of a run: written aside, hashed, then put in place at once; damaged ones are passed over."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from luthier.core.errors import DiskFull, RunError
+from luthier.core.run import Run, file_hash, writing
+from luthier.optim.masters import Masters
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose hashes were found right.
+
+    Args:
+        folder: where it is.
+        state: step, best evaluation, early stopping.
+    """
+
+    folder: Path
+    state: dict[str, Any]
+
+    @property
+    def full(self) -> bool:
+        """Whether a run can go on from it (otherwise it holds weights only)."""
+        return (self.folder / "optimizer.safetensors").exists()
+
+    def restore(self, masters: Masters) -> None:
+        """Put the weights, and where there is one the optimizer's state, back."""
+        state = load_file(self.folder / "optimizer.safetensors") if self.full else None
+        masters.restore(load_file(self.folder / "model.safetensors"), state)
+
+
+def name_of(step: int) -> str:
+    """The folder of a step's checkpoint."""
+    return f"step-{step:06d}"
+
+
+def save(run: Run, masters: Masters, state: dict[str, Any], full: bool) -> Path:
+    """Write a checkpoint.
+
+    Args:
+        run: its folder.
+        masters: weights and optimizer.
+        state: step, best evaluation, early stopping; JSON.
+        full: whether the optimizer's state is kept too.
+
+    Raises:
+        DiskFull: there is no space; earlier checkpoints are as they were.
+    """
+    final = run.folder / "checkpoints" / name_of(state["step"])
+    if final.exists() and not full:
+        return final
+    aside = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    weights, moments = masters.weights(), masters.state() if full else {}
+    needed = sum(tensor.nbytes for tensor in [*weights.values(), *moments.values()])
+    final.parent.mkdir(exist_ok=True)
+    free = shutil.disk_usage(final.parent).free
+    if free < needed * 1.05 + (1 << 20):
+        raise DiskFull(
+            f"a checkpoint needs {needed / 1e6:,.0f} MB and {run.folder} has {free / 1e6:,.0f} MB left",
+            f"free some space, then `luthier resume {run.folder}`: nothing already written is lost",
+        )
+    try:
+        with writing(str(final)):
+            aside.mkdir()
+            _write_tensors(weights, aside / "model.safetensors")
+            if full:
+                _write_tensors(moments, aside / "optimizer.safetensors")
+            (aside / "state.json").write_text(json.dumps(state))
+            manifest = {file.name: file_hash(file) for file in sorted(aside.iterdir())}
+            (aside / "manifest.json").write_text(json.dumps({"step": state["step"], "sha256": manifest}, indent=2))
+            for file in aside.iterdir():
+                _sync(file)
+            _sync(aside)
+            if final.exists():
+                final.rename(final.with_name(f".{final.name}.old"))
+            aside.rename(final)
+            _sync(final.parent)
+    except SafetensorError as problem:
+        raise DiskFull(f"{final} could not be written: {problem}", f"free some space, then `luthier resume {run.folder}`") from problem
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(final.with_name(f".{final.name}.old"), ignore_errors=True)
+    return final
+
+
+def _write_tensors(tensors: dict[str, Any], path: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def verify(folder: Path) -> Checkpoint:
+    """Check every file against the manifest.
+
+    Raises:
+        RunError: what is wrong with it.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        hashes, step = manifest["sha256"], manifest["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(f"{folder}: the manifest is missing or damaged") from None
+    present = {file.name for file in folder.iterdir()} - {"manifest.json"}
+    if present != set(hashes):
+        raise RunError(f"{folder}: holds {sorted(present)}, the manifest names {sorted(hashes)}")
+    for name, expected in hashes.items():
+        if file_hash(folder / name) != expected:
+            raise RunError(f"{folder / name} is damaged: its hash is not the manifest's")
+    state = json.loads((folder / "state.json").read_text())
+    if state["step"] != step or folder.name != name_of(step):
+        raise RunError(f"{folder}: the manifest is of step {step}, the state of step {state['step']}")
+    return Checkpoint(folder, state)
+
+
+def steps_kept(run: Run) -> list[int]:
+    """The steps that have a checkpoint, newest first."""
+    return sorted((int(folder.name[5:]) for folder in (run.folder / "checkpoints").glob("step-*")), reverse=True)
+
+
+def newest(run: Run) -> Checkpoint | None:
+    """The newest checkpoint a run can go on from; damaged ones are passed over with an event.
+
+    Raises:
+        RunError: there are full checkpoints, and all of them are damaged.
+    """
+    rejected = []
+    for leftover in (run.folder / "checkpoints").glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for step in steps_kept(run):
+        folder = run.folder / "checkpoints" / name_of(step)
+        weights_only = folder.is_dir() and not (folder / "optimizer.safetensors").exists() and _names_no_optimizer(folder)
+        if weights_only:
+            continue
+        try:
+            return verify(folder)
+        except RunError as problem:
+            rejected.append(problem.message)
+            run.event("checkpoint_rejected", checkpoint=folder.name, reason=problem.message)
+    if rejected:
+        raise RunError("no checkpoint is whole:\n  " + "\n  ".join(rejected), "restore one from a copy, or start again in another folder")
+    return None
+
+
+def _names_no_optimizer(folder: Path) -> bool:
+    try:
+        return "optimizer.safetensors" not in json.loads((folder / "manifest.json").read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def tidy(run: Run, keep: set[int], full_kept: int = 2) -> None:
+    """Delete checkpoints that are neither among the newest full ones nor in `keep`."""
+    full = [step for step in steps_kept(run) if (run.folder / "checkpoints" / name_of(step) / "optimizer.safetensors").exists()]
+    for step in steps_kept(run):
+        if step not in keep and step not in full[:full_kept]:
+            shutil.rmtree(run.folder / "checkpoints" / name_of(step), ignore_errors=True)

@@ -1,0 +1,53 @@
+"""Where it runs: the only file that knows devices, dtypes, threads and processors."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+
+def choose_dtype(asked: str) -> str:
+    """What the model computes in, decided once.
+
+    bfloat16 where the processor has matrix units for it (AMX tiles, or a GPU that supports it); without them bf16
+    products are several times slower than fp32 on a CPU.
+    """
+    if asked != "auto":
+        return asked
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+
+
+def device() -> torch.device:
+    """The accelerator where there is one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def environment() -> dict[str, Any]:
+    """What must be equal for a resumed run to give the same bits."""
+    import transformers
+
+    return {
+        "luthier": version("luthier"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "matrix_units": bool(torch.cpu._is_amx_tile_supported()),
+    }
+
+
+def exact() -> None:
+    """Ask torch for the same bits each time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    # filling fresh memory with NaN finds bugs in torch, and costs a tenth of a step
+    torch.utils.deterministic.fill_uninitialized_memory = False

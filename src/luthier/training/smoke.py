@@ -1,0 +1,204 @@
+"""Start small: a few dozen steps on a few hundred rows say whether the large run is worth its time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from luthier.core.finding import Finding
+from luthier.core.interfaces import Face, Objective
+from luthier.core.randomness import permutation
+from luthier.core.types import Example, Scores
+from luthier.evaluation.compare import paired
+from luthier.evaluation.metrics import measure
+from luthier.evaluation.score import score
+from luthier.optim.schedules import Constant
+from luthier.training.steps import Work, steps
+
+FEWEST_ROWS = 200
+FEWEST_STEPS = 30
+SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """What the small run found.
+
+    Args:
+        go: whether the large run should start.
+        findings: the reasons.
+        seconds_a_token: of training, in the median step.
+        seconds_a_scored_token: of evaluation.
+        seconds: the small run took.
+    """
+
+    go: bool
+    findings: list[Finding]
+    seconds_a_token: float
+    seconds_a_scored_token: float
+    seconds: float
+
+
+def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, limit: float = math.inf) -> Smoke:
+    """Run small and judge; `work` is used up by it.
+
+    Args:
+        work: assembled for this purpose.
+        face: is told.
+        probe: scores of a logistic regression on the frozen base, on the validation rows; None where there are no classes.
+        prior: scores of the class shares alone, on the validation rows.
+        limit: seconds after which the steps end early (at 8 at the soonest).
+    """
+    began = time.monotonic()
+    small = _small(work)
+    held = small.validation[:FEWEST_ROWS]
+    tokens = sum(len(example.tokens) for example in held)
+    before = score(small.model, small.objective, held)
+    scoring = (time.monotonic() - began) / tokens
+    weights = {name: master.clone() for name, master in small.masters.weights().items()}
+    seen: list[Any] = []
+    times: list[float] = []
+    last = time.monotonic()
+    for step in steps(small):
+        now = time.monotonic()
+        times.append((now - last) / max(step.tokens, 1))
+        last = now
+        seen.append(step)
+        face.step(step)
+        if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)) or (now - began > limit and len(seen) >= 8):
+            break
+    after = score(small.model, small.objective, held)
+    findings = [
+        found
+        for found in (
+            _nothing_learned(seen),
+            _not_finite(seen),
+            _head_stuck(small, weights),
+            _nothing_moved(small, weights),
+            _rate_too_high(small, seen, before, after),
+            _labels_unpredictable(probe, prior),
+            _answers_unrelated(small, held) if probe is None else None,
+        )
+        if found is not None
+    ]
+    go = not any(found.severity == "stop" for found in findings)
+    name = work.objective.metrics[0]
+    then, now_measured = measure(before, (name, "loss")), measure(after, (name, "loss"))
+    evidence = {"steps": len(seen), "rows": len(small.train), "before": then, "after": now_measured, **({"probe": measure(probe, (name, "loss"))} if probe else {})}
+    claim = f"{'go' if go else 'no-go'}: after {len(seen)} steps on {len(small.train):,} rows the validation loss went from {then['loss']:.4f} to {now_measured['loss']:.4f}"
+    findings.append(Finding(check="smoke", severity="good" if go else "stop", claim=claim, evidence=evidence,
+                            remedy="" if go else "mend what is named above, or insist with --force"))  # fmt: skip
+    return Smoke(go, findings, float(np.median(times[2:] or times)), scoring, time.monotonic() - began)
+
+
+def _small(work: Work) -> Work:
+    """The same parts over a sample of the rows, at a rate that rises and stays."""
+    count = min(len(work.train), max(FEWEST_ROWS, round(SHARE * len(work.train))))
+    experiment = work.experiment
+    chosen = sorted(permutation(len(work.train), experiment.seed, "smoke")[:count])
+    batch = experiment.training.batch_size if hasattr(work.objective, "weigh") else max(1, experiment.training.batch_size // 4)
+    training = experiment.training.model_copy(update={"batch_size": batch})
+    schedule = Constant(warmup=0.1)
+    total = max(FEWEST_STEPS, -(-count // batch)) if hasattr(work.objective, "weigh") else FEWEST_STEPS
+    total = min(total, max(FEWEST_STEPS, work.total // 5))
+    return replace(
+        work,
+        experiment=experiment.model_copy(update={"training": training, "schedule": schedule}),
+        train=[work.train[position] for position in chosen],
+        total=total,
+    )
+
+
+def _nothing_learned(seen: Sequence[Any]) -> Finding | None:
+    empty = [step.number for step in seen if step.count == 0]
+    if not empty:
+        return None
+    severity = "stop" if len(empty) > len(seen) / 2 else "warning"
+    return Finding(check="smoke.masked", severity=severity, claim=f"in {len(empty)} of {len(seen)} steps there was nothing to learn: every target is masked",
+                   evidence={"steps": empty[:10]}, remedy="check that the rows have answers, and that objective.max_length does not cut them off")  # fmt: skip
+
+
+def _not_finite(seen: Sequence[Any]) -> Finding | None:
+    bad = [step for step in seen if step.count and not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm))]
+    if not bad:
+        return None
+    return Finding(check="smoke.finite", severity="stop", claim=f"the loss was {bad[0].loss} at step {bad[0].number}",
+                   evidence={"step": bad[0].number, "rate": bad[0].rate}, remedy="lower optimizer.lr by ten times")  # fmt: skip
+
+
+def _moved(work: Work, weights: dict[str, torch.Tensor], names: Sequence[str]) -> float:
+    """The largest change of any of these weights, relative to its size."""
+    now = work.masters.weights()
+    sizes = [(float((now[name] - weights[name]).norm()), float(weights[name].norm())) for name in names if name in now]
+    return max((change / (size + 1e-12) if size else change for change, size in sizes), default=0.0)
+
+
+def _head_stuck(work: Work, weights: dict[str, torch.Tensor]) -> Finding | None:
+    heads = getattr(work.model, "head", [])
+    names = {id(parameter): name for name, parameter in work.model.network.named_parameters()}
+    own = [names[id(parameter)] for module in heads for parameter in module.parameters() if id(parameter) in names]
+    if not own or _moved(work, weights, own) > 1e-6:
+        return None
+    return Finding(check="smoke.head", severity="stop", claim="the head is new and did not move: it would answer at random for ever",
+                   evidence={"parameters": own}, remedy="let the head's parameters be trained, and check optimizer.head_lr")  # fmt: skip
+
+
+def _nothing_moved(work: Work, weights: dict[str, torch.Tensor]) -> Finding | None:
+    moved = _moved(work, weights, list(weights))
+    if moved > 1e-6:
+        return None
+    return Finding(check="smoke.still", severity="stop", claim="no weight moved", evidence={"largest_relative_change": moved},
+                   remedy="raise optimizer.lr, and check adaptation")  # fmt: skip
+
+
+def _rate_too_high(work: Work, seen: Sequence[Any], before: Scores, after: Scores) -> Finding | None:
+    """The loss ends above where it began, or above what class shares alone would give."""
+    tail = [step.loss for step in seen[-max(1, len(seen) // 3) :] if math.isfinite(step.loss)]
+    if not tail:
+        return None
+    began, ended = measure(before, ("loss",))["loss"], measure(after, ("loss",))["loss"]
+    floor = began
+    if before.probabilities is not None:
+        shares = np.array(list(Counter(example.target for example in work.train).values())) / len(work.train)
+        floor = min(began, float(-(shares * np.log(shares)).sum()))
+    worst = max(ended, float(np.mean(tail)))
+    if worst <= 1.05 * began and ended <= max(1.1 * floor, 1.02 * began):
+        return None
+    return Finding(check="smoke.rate", severity="stop", claim=f"the loss rose: {began:.3f} before, {ended:.3f} after, {np.mean(tail):.3f} on the last training steps",
+                   evidence={"before": began, "after": ended, "rate": work.masters.spec.lr}, remedy=f"lower the rate: --set optimizer.lr={work.masters.spec.lr / 10:.0e}")  # fmt: skip
+
+
+def _labels_unpredictable(probe: Scores | None, prior: Scores | None) -> Finding | None:
+    if probe is None or prior is None:
+        return None
+    value, low, _ = paired("loss", probe, prior)
+    if low > 0:
+        return None
+    return Finding(check="smoke.labels", severity="warning", claim="the labels cannot be told from the text: a classifier on the base's features does no better than the class shares",
+                   evidence={"gain_in_nats": value, "low": low, "validation_rows": len(probe.loss)},
+                   remedy="check that the labels belong to their rows (a shuffled or shifted column looks like this), or give more rows")  # fmt: skip
+
+
+def _answers_unrelated(work: Work, held: Sequence[Example]) -> Finding | None:
+    """Whether an answer is likelier after its own prompt than after another row's."""
+    objective: Objective = work.objective
+    rows = [example for example in held if len(example.tokens) <= 400][:12]
+    if len(rows) < 6 or "messages" not in rows[0].facts:
+        return None
+    swapped = []
+    for own, other in zip(rows, rows[1:] + rows[:1], strict=True):
+        asked = [token for token, learned in zip(other.tokens, other.target, strict=True) if not learned]
+        said = [token for token, learned in zip(own.tokens, own.target, strict=True) if learned]
+        swapped.append(replace(own, tokens=asked + said, target=[False] * len(asked) + [True] * len(said)))
+    value, low, _ = paired("loss", score(work.model, objective, rows), score(work.model, objective, swapped))
+    if low > 0:
+        return None
+    return Finding(check="smoke.answers", severity="warning", claim="the answers are no likelier after their own prompts than after other rows'",
+                   evidence={"gain_in_nats": value, "low": low, "rows": len(rows)}, remedy="check that prompts and answers belong together")  # fmt: skip

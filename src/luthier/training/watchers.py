@@ -1,0 +1,225 @@
+"""What looks at each step: any callable; one that raises ends the run."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from luthier.core.errors import Diverged, Stopped
+from luthier.core.interfaces import Face
+from luthier.core.run import Run
+from luthier.core.types import Step
+from luthier.data.batches import choose, steps_in_epoch
+from luthier.evaluation.metrics import METRICS, measure
+from luthier.evaluation.score import score
+from luthier.training import checkpoints
+from luthier.training.steps import Work
+
+SAMPLES = 8
+
+
+class EarlyStop(Exception):
+    """Enough evaluations have passed without a better one."""
+
+
+class MetricsFile:
+    """Writes one line a step, a few lines at a time; the wall clock goes to a file of its own."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.waiting: list[dict[str, Any]] = []
+        self.times: list[dict[str, Any]] = []
+        self.last = self.flushed = time.monotonic()
+
+    def __call__(self, step: Step) -> None:
+        """Note the step."""
+        now = time.monotonic()
+        self.waiting.append({"step": step.number, "loss": step.loss, "count": step.count, "tokens": step.tokens, "examples": step.examples,
+                             "lr": step.rate, "gradient_norm": step.gradient_norm, "epoch": round(step.epoch, 4)})  # fmt: skip
+        self.times.append({"step": step.number, "seconds": round(now - self.last, 5)})
+        self.last = now
+        if now - self.flushed > 1.0:
+            self.flush()
+
+    def note(self, **entry: Any) -> None:
+        """Add a line of another kind (an evaluation)."""
+        self.waiting.append(entry)
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        self.run.append("metrics.jsonl", *self.waiting)
+        self.run.append("timing.jsonl", *self.times)
+        self.waiting, self.times = [], []
+        self.flushed = self.last = time.monotonic()
+
+
+class Finite:
+    """Stops a run whose loss is no longer a number, and names the rows of that step."""
+
+    def __init__(self, work: Work, metrics: MetricsFile) -> None:
+        self.work = work
+        self.metrics = metrics
+
+    def __call__(self, step: Step) -> None:
+        """Look at the step.
+
+        Raises:
+            Diverged: the loss or the gradient is not finite.
+        """
+        if math.isfinite(step.loss) and math.isfinite(step.gradient_norm):
+            return
+        self.metrics.flush()
+        experiment = self.work.experiment
+        chosen = choose(step.number - 1, len(self.work.train), experiment.training.batch_size, experiment.seed)
+        rows = [self.work.train[position].record.row for position in chosen]
+        self.metrics.run.event("diverged", step=step.number, loss=step.loss, gradient_norm=step.gradient_norm, rows=rows)
+        raise Diverged(
+            f"step {step.number}: the loss is {step.loss}, the gradient's norm {step.gradient_norm}; rows {rows[:8]}",
+            f"start again with a lower rate: --set optimizer.lr={step.rate / 10 or self.work.masters.spec.lr / 10:.0e}",
+        )
+
+
+class Evaluator:
+    """Looks at the validation rows from time to time, remembers the best, and stops when nothing gets better.
+
+    Args:
+        work: model, objective and rows.
+        run: where it writes.
+        metrics: the steps' file; evaluations go in between.
+        face: is told.
+        poll: may raise to stop in the middle of an evaluation.
+    """
+
+    def __init__(self, work: Work, run: Run, metrics: MetricsFile, face: Face, poll: Callable[[], None]) -> None:
+        self.work, self.run, self.metrics, self.face, self.poll = work, run, metrics, face, poll
+        self.best: dict[str, Any] = {"step": 0}
+        self.worse = 0
+        self.evaluated = 0
+        per_epoch = steps_in_epoch(len(work.train), work.experiment.training.batch_size)
+        self.every = max(1, min(work.total, round(per_epoch / work.experiment.training.evaluations_per_epoch)))
+
+    def __call__(self, step: Step) -> None:
+        """Evaluate when it is time.
+
+        Raises:
+            EarlyStop: `training.patience` evaluations brought nothing better.
+        """
+        if self.due(step.number):
+            self.evaluate(step.number)
+
+    def due(self, number: int) -> bool:
+        """Whether the validation rows are looked at after this step."""
+        return number % self.every == 0 or number == self.work.total
+
+    def evaluate(self, number: int) -> None:
+        """Score the validation rows and act on it.
+
+        Raises:
+            EarlyStop: `training.patience` evaluations brought nothing better.
+        """
+        names = self.work.objective.metrics
+        scores = score(self.work.model, self.work.objective, self.work.validation, poll=self.poll)
+        measured = measure(scores, names)
+        self.evaluated = number
+        better = self._better(measured, names[0])
+        if better:
+            self.best = {"step": number, **measured}
+            self.worse = 0
+            checkpoints.save(self.run, self.work.masters, self.state(number), full=False)
+        else:
+            self.worse += 1
+        self.metrics.note(step=number, evaluation=measured, best=better)
+        self.metrics.flush()
+        (self.run.folder / "validation_losses").mkdir(exist_ok=True)
+        save_file({"loss": scores.loss, "count": scores.count}, self.run.folder / "validation_losses" / f"{checkpoints.name_of(number)}.safetensors")
+        if scores.probabilities is not None:
+            self.run.append("samples.jsonl", *[
+                {"step": number, "row": example.record.row, "probabilities": np.round(scores.probabilities[position], 5).tolist()}
+                for position, example in enumerate(self.work.validation[:SAMPLES])
+            ])  # fmt: skip
+        checkpoints.tidy(self.run, keep={self.best["step"]})
+        self.face.evaluation(number, measured, better)
+        if self.worse >= self.work.experiment.training.patience:
+            self.run.event("early_stop", step=number, best=self.best["step"])
+            raise EarlyStop
+        self.metrics.last = time.monotonic()
+
+    def _better(self, measured: dict[str, float], name: str) -> bool:
+        if name not in self.best:
+            return True
+        sign = 1 if METRICS[name].higher else -1
+        now, then = (sign * values[name] for values in (measured, self.best))
+        return now > then or (now == then and measured["loss"] < self.best["loss"])
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint keeps about the run."""
+        return {"step": step, "best": self.best, "worse": self.worse, "evaluated": self.evaluated}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a checkpoint's state."""
+        self.best, self.worse, self.evaluated = state["best"], state["worse"], state["evaluated"]
+
+
+class Checkpointer:
+    """Keeps what is needed to resume, at most every `checkpoint_seconds` and 20 times what a checkpoint costs."""
+
+    def __init__(self, work: Work, run: Run, evaluator: Evaluator) -> None:
+        self.work, self.run, self.evaluator = work, run, evaluator
+        self.last = time.monotonic()
+        self.cost = 0.0
+
+    def __call__(self, step: Step) -> None:
+        """Save when it is time."""
+        every = self.work.experiment.training.checkpoint_seconds
+        if time.monotonic() - self.last >= max(every, 20 * self.cost) and step.number < step.total:
+            self.save(step.number)
+
+    def save(self, step: int) -> None:
+        """Save now."""
+        self.evaluator.metrics.flush()
+        began = time.monotonic()
+        checkpoints.save(self.run, self.work.masters, self.evaluator.state(step), full=True)
+        checkpoints.tidy(self.run, keep={self.evaluator.best["step"]})
+        self.last = time.monotonic()
+        self.cost = self.last - began
+
+
+class Signals:
+    """Turns SIGINT, SIGTERM and SIGHUP into a stop at the next safe place; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.caught = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            try:
+                self._before[number] = signal.signal(number, self._catch)
+            except ValueError:  # not the main thread: whoever called keeps the signals
+                return self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.caught:
+            raise KeyboardInterrupt
+        self.caught = number
+
+    def poll(self) -> None:
+        """Stop if asked to.
+
+        Raises:
+            Stopped: a signal has come.
+        """
+        if self.caught:
+            raise Stopped(self.caught)
