@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from luthier.core.run import Run
     from luthier.experiment import Experiment
+    from luthier.pilot.models import describe, pull
+    from luthier.pilot.predict import chat, predict
+    from luthier.pilot.report import report
     from luthier.pilot.run import resume, run, train
 
 _PLACES = {
     "Experiment": "luthier.experiment",
     "Run": "luthier.core.run",
+    "chat": "luthier.pilot.predict",
+    "describe": "luthier.pilot.models",
+    "predict": "luthier.pilot.predict",
+    "pull": "luthier.pilot.models",
+    "report": "luthier.pilot.report",
     "resume": "luthier.pilot.run",
     "run": "luthier.pilot.run",
     "train": "luthier.pilot.run",
 }
 
-__all__ = ["Experiment", "Run", "resume", "run", "train"]
+__all__ = ["Experiment", "Run", "chat", "describe", "predict", "pull", "report", "resume", "run", "train"]
 
 
 def __getattr__(name: str) -> Any:

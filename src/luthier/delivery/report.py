@@ -1,4 +1,205 @@
-"""stub"""
-from luthier.core.run import Run
-def write_report(run: Run) -> None:
-    pass
+"""One self-contained page that says what happened in a run; it reads the run folder and nothing else."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from luthier.core.run import Run, write_file
+from luthier.delivery import figures
+from luthier.evaluation.metrics import METRICS
+from luthier.evaluation.verdict import sentence, shown
+from luthier.experiment import Experiment
+
+WORDS = {"improved": "Improved", "no_evidence": "No evidence", "worse": "Worse"}
+
+
+def write_report(run: Run) -> Path:
+    """Write report.html into the run's folder.
+
+    Args:
+        run: finished, or far enough to have a verdict.
+
+    Returns:
+        The page.
+    """
+    verdict = run.verdict or {}
+    experiment = Experiment.load(run.folder / "experiment.yaml")
+    details: dict[str, Any] = run.json("evaluation.json") or {}
+    style = (files("luthier.delivery") / "report.css").read_text()
+    sections = [
+        _verdict(verdict),
+        _data(run, experiment),
+        _choices(run, experiment),
+        _curves(run, verdict),
+        _quality(verdict, details),
+        _samples(details),
+        _examples(details),
+        _findings(run),
+        _cost(run, verdict, experiment),
+    ]
+    name = Path(experiment.data.path).stem
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}"><link rel="icon" href="data:,">
+<title>{_text(name)} · Luthier</title><style>{style}</style></head>
+<body><header><p class="brand">Luthier</p><h1>{_text(name)} <span class="soft">on {_text(experiment.model.base)}</span></h1></header>
+<main>{"".join(sections)}</main>
+<footer>Experiment {experiment.key[:16]} · seed {experiment.seed} · {_text(", ".join(f"{k} {v}" for k, v in experiment.environment.items() if k in ("luthier", "torch", "transformers")))}</footer>
+</body></html>
+"""
+    write_file(run.folder / "report.html", page)
+    return run.folder / "report.html"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _section(title: str, body: str, about: str = "") -> str:
+    note = f'<p class="about">{about}</p>' if about else ""
+    return f"<section><h2>{title}</h2>{note}{body}</section>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _verdict(verdict: dict[str, Any]) -> str:
+    metric = verdict["metric"]
+    test = verdict["test"]
+    rows = [("this model", test["value"], test["low"], test["high"])]
+    rows += [(f"{rival}: {verdict[rival]['name']}", verdict[rival]["value"], verdict[rival]["low"], verdict[rival]["high"]) for rival in ("base", "trivial")]
+    times = verdict["test_opened"]
+    direction = "more" if verdict["higher_is_better"] else "less"
+    about = f"{metric}: {METRICS[metric].about}; {direction} is better. 95 % intervals from 2,000 paired resamples. The {test['n']:,} test rows were opened {times} time{'s' if times != 1 else ''}, after every choice was made."
+    chart = figures.intervals(rows, lambda value: shown(metric, value))
+    return f'<section class="verdict {verdict["verdict"]}"><h2>{WORDS[verdict["verdict"]]}</h2><p class="claim">{_text(sentence(verdict))}</p>{chart}<p class="about">{about}</p></section>'
+
+
+def _data(run: Run, experiment: Experiment) -> str:
+    splits = run.json("splits.json")
+    rows: Any = splits["rows"]
+    objective: Any = experiment.objective
+    facts = [
+        ("file", ", ".join(Path(path).name for path in experiment.data.fingerprint)),
+        ("task", experiment.data.task),
+        ("reads", " + ".join(experiment.data.input)),
+        ("learns", experiment.data.target),
+        ("rows", ", ".join(f"{len(rows[part]):,} {part}" for part in ("train", "validation", "test"))),
+        ("split", splits["how"]),
+        ("set aside", f"{len(run.lines('rejected.jsonl')):,} rows (rejected.jsonl)"),
+    ]
+    labels = getattr(objective, "labels", ())
+    if labels:
+        facts.append(("classes", f"{len(labels)}: {', '.join(labels[:12])}{' …' if len(labels) > 12 else ''}"))
+    return _section("The data", _table(("", ""), facts))
+
+
+def _choices(run: Run, experiment: Experiment) -> str:
+    created = run.happened("created")[0]
+    rows = [(choice["path"], choice["value"], choice["reason"]) for choice in created["choices"] if choice["path"] != "data.task"]
+    rows.append(("training.dtype", experiment.training.dtype, "decided by the machine, before step one"))
+    cut = run.happened("cut_to_budget")
+    if cut:
+        rows.append(("training.steps", cut[-1]["steps"], f"of {cut[-1]['wanted']:,}: what the budget of {cut[-1]['budget']:.0f} s leaves"))
+    return _section("The choices", _table(("field", "value", "reason"), rows), "Every field is in experiment.yaml; change one with <code>--set path=value</code>.")
+
+
+def _curves(run: Run, verdict: dict[str, Any]) -> str:
+    lines = run.lines("metrics.jsonl")
+    steps = [line for line in lines if "loss" in line and isinstance(line["loss"], int | float)]
+    looks = [line for line in lines if "evaluation" in line]
+    if not steps:
+        return ""
+    smooth, held = [], None
+    for line in steps:
+        held = line["loss"] if held is None else 0.9 * held + 0.1 * line["loss"]
+        smooth.append((line["step"], held))
+    validation = [(line["step"], line["evaluation"]["loss"]) for line in looks]
+    gaps = []
+    at = dict(smooth)
+    for step, value in validation:
+        if step in at:
+            gaps.append((step, value - at[step]))
+    mark = (verdict["checkpoint"], f"chosen: step {verdict['checkpoint']}")
+    metric = verdict["metric"]
+    body = "<h3>Loss</h3>" + figures.lines({"training (smoothed)": smooth, "validation": validation}, "step", "loss", mark)
+    if metric != "loss":
+        body += f"<h3>Validation {metric}</h3>" + figures.lines({metric: [(line["step"], line["evaluation"][metric]) for line in looks]}, "step", metric, mark)
+    body += "<h3>Gap between validation and training loss</h3>" + figures.lines({"gap": gaps}, "step", "gap", mark, zero=True)
+    body += "<h3>Learning rate</h3>" + figures.lines({"learning rate": [(line["step"], line["lr"]) for line in steps]}, "step", "rate", zero=True)
+    return _section("The run", body, "A gap that grows while the validation loss rises is overfitting; the chosen checkpoint is the best on the validation rows.")
+
+
+def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
+    numbers = {name: value for name, value in verdict["test"].items() if name in METRICS}
+    body = _table(("on the test rows", ""), [(METRICS[name].about, shown(name, value)) for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()])
+    if "rouge_l" in details:
+        body += f"<p>ROUGE-L against the references of {details['rouge_l']['n']} short test rows: {details['rouge_l']['value']:.3f}.</p>"
+    if "confusion" in details:
+        labels = details["labels"]
+        rows = [(part["label"], part["n"], f"{part['precision']:.3f}", f"{part['recall']:.3f}", f"{part['f1']:.3f}") for part in sorted(details["per_class"], key=lambda part: part["f1"])]
+        body += "<h3>Each class, the weakest first</h3>" + _table(("class", "rows", "precision", "recall", "F1"), rows)
+        if len(labels) <= 30:
+            body += "<h3>What was taken for what</h3>" + figures.grid(details["confusion"], labels)
+        else:
+            mistakes = sorted(((count, labels[i], labels[j]) for i, row in enumerate(details["confusion"]) for j, count in enumerate(row) if i != j and count), reverse=True)[:15]
+            body += "<h3>The most frequent mistakes</h3>" + _table(("true", "said", "rows"), [(true, said, count) for count, true, said in mistakes])
+        points = [(part["confidence"], part["accuracy"]) for part in details["calibration"]]
+        body += "<h3>Is it as sure as it should be?</h3>" + figures.lines({"rows, in bins of equal size": points}, "confidence", "accuracy", diagonal=True)
+    if details.get("truncated"):
+        body += f'<p class="warning">{details["truncated"]} test rows were longer than objective.max_length and lost their end.</p>'
+    return _section("How good it is", body)
+
+
+def _samples(details: dict[str, Any]) -> str:
+    if not details.get("samples"):
+        return ""
+    cards = "".join(
+        f'<article><p class="asked">{_text(row["asked"][:900])}</p><dl><dt>before</dt><dd>{_text(row["before"])}</dd><dt>after</dt><dd>{_text(row["after"])}</dd><dt>reference</dt><dd class="soft">{_text(row["expected"][:900])}</dd></dl></article>'
+        for row in details["samples"]
+    )
+    return _section("What it says, before and after", cards, "The same validation prompts; the likeliest token each time.")
+
+
+def _examples(details: dict[str, Any]) -> str:
+    def cards(rows: Sequence[dict[str, Any]]) -> str:
+        made = []
+        for row in rows:
+            said = f'said <b>{_text(row["said"])}</b> ({row["confidence"]:.0%} sure), is <b>{_text(row["target"])}</b>' if "said" in row else f'<span class="soft">{_text(row["target"])}</span>'
+            made.append(f'<article><p>{_text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{_text(row["file"])}, line {row["line"]} · loss {row["loss"]:.3f}, base {row["base_loss"]:.3f}</p></article>')
+        return "".join(made)
+
+    if not details.get("worst"):
+        return ""
+    return _section("Rows", f'<details open><summary>the worst</summary>{cards(details["worst"])}</details><details><summary>the best</summary>{cards(details["best"])}</details>')
+
+
+def _findings(run: Run) -> str:
+    items = "".join(
+        f'<li class="{finding.severity}"><b>{_text(finding.claim)}</b>{f"<br>→ {_text(finding.remedy)}" if finding.remedy else ""}</li>' for finding in run.findings
+    )
+    return _section("Findings", f'<ul class="findings">{items}</ul>')
+
+
+def _cost(run: Run, verdict: dict[str, Any], experiment: Experiment) -> str:
+    steps = [line for line in run.lines("metrics.jsonl") if "tokens" in line]
+    training = sum(line["seconds"] for line in run.lines("timing.jsonl"))
+    tokens, examples = sum(line["tokens"] for line in steps), sum(line["examples"] for line in steps)
+    planned = run.happened("planned")
+    facts = [
+        ("whole run", f"{verdict['seconds']:.0f} s"),
+        ("training steps alone", f"{training:.0f} s for {len(steps):,} steps"),
+        ("forecast of training", f"{planned[-1]['forecast']['seconds']:.0f} s" if planned else "none"),
+        ("speed", f"{examples / max(training, 1e-9):,.0f} rows/s, {tokens / max(training, 1e-9):,.0f} tokens/s"),
+        ("on", ", ".join(str(experiment.environment.get(name)) for name in ("device", "processor"))
+         + f", {experiment.environment.get('threads')} threads, {experiment.training.dtype}"),
+    ]  # fmt: skip
+    return _section("Cost", _table(("", ""), facts))

@@ -1,0 +1,5 @@
+"""`python -m luthier` is the command."""
+
+from luthier.app.cli import main
+
+main()

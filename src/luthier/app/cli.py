@@ -1,0 +1,198 @@
+"""The command line: each command is a verb, with the same arguments."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="luthier", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="From a raw file to a language model that is trained, proven better, and ready to use.",
+)  # fmt: skip
+models_app = typer.Typer(no_args_is_help=True, help="The bases: those known by name, and what is on this machine.", rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<time> when not given.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A change to the experiment, path=value; may be given again.")]
+Budget = Annotated[str | None, typer.Option(help="The most the whole run may take: 90s, 5m, 2h.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines, no progress bar.")]
+Force = Annotated[bool, typer.Option("--force", help="Go on after a no-go of the small run.")]
+
+
+@app.command()
+def run(
+    data: Annotated[str, typer.Argument(help="A csv, tsv, json or jsonl file, or a folder with train, validation and test files.")],
+    target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
+    input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
+    base: Annotated[str | None, typer.Option(help="A name from `luthier models list`, a folder, a bundle, or a hub id.")] = None,
+    task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="A file of validation rows, where the split is given.")] = None,
+    test: Annotated[Path | None, typer.Option(help="A file of test rows, where the split is given.")] = None,
+    budget: Budget = None,
+    out: Out = None,
+    set: Set = None,
+    seed: Annotated[int, typer.Option(help="Of the order of rows, dropout and new weights.")] = 1,
+    plan_only: Annotated[bool, typer.Option("--plan-only", help="Stop after writing experiment.yaml and printing the plan.")] = False,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The whole way: read, choose, try small, train, judge on sealed rows, report, ship."""
+    from luthier.app.faces import face
+    from luthier.pilot.run import run as verb
+
+    with face(quiet or as_json) as shown:
+        done = verb(data, target=target, input=input, base=base, task=task, validation=validation, test=test, budget=budget, out=out,
+                    set=set or (), seed=seed, plan_only=plan_only, force=force, face=shown)  # fmt: skip
+    _ending(done, as_json)
+
+
+@app.command()
+def train(
+    experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a folder that holds one.")],
+    out: Out = None,
+    set: Set = None,
+    budget: Budget = None,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run an experiment as it is written; judge, report and ship the result."""
+    from luthier.app.faces import face
+    from luthier.pilot.run import train as verb
+
+    with face(quiet or as_json) as shown:
+        done = verb(experiment, out=out, set=set or (), budget=budget, force=force, face=shown)
+    _ending(done, as_json)
+
+
+@app.command()
+def resume(run: Annotated[Path, typer.Argument(help="The run's folder.")], force: Force = False, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Go on with a run that was stopped, to the same bits as if it had not been."""
+    from luthier.app.faces import face
+    from luthier.pilot.run import resume as verb
+
+    with face(quiet or as_json) as shown:
+        done = verb(run, force=force, face=shown)
+    _ending(done, as_json)
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="RUN/bundle, or the run's folder.")],
+    data: Annotated[str, typer.Argument(help="A text in quotes, or a file of rows.")],
+    out: Annotated[Path | None, typer.Option(help="Write the rows with their predictions here (.csv or .jsonl).")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Tokens an answer may have.")] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+) -> None:
+    """Classify texts, or answer prompts, with a bundle."""
+    from luthier.app.faces import clean
+    from luthier.pilot.predict import predict as verb
+
+    for row in verb(bundle, data, out=out, limit=limit):
+        if as_json:
+            print(json.dumps(row, ensure_ascii=False))
+        elif out is None:
+            print(clean(row["text"]) if "text" in row else f"{clean(row['label'])}  {row['probabilities'][row['label']]:.1%}")
+    if out is not None and not as_json:
+        print(f"written to {out}")
+
+
+@app.command()
+def chat(
+    bundle: Annotated[str, typer.Argument(help="RUN/bundle, the run's folder, or a decoder's name.")],
+    limit: Annotated[int, typer.Option(min=1, help="Tokens an answer may have.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, max=5, help="0 takes the likeliest token each time.")] = 0.0,
+) -> None:
+    """Talk to a bundle; an empty line or Ctrl-D ends it."""
+    from luthier.app.faces import clean
+    from luthier.pilot.predict import chat as verb
+
+    conversation = verb(bundle, limit=limit, temperature=temperature)
+    while True:
+        try:
+            text = input("you: " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if not text:
+            return
+        for piece in conversation.say(text):
+            print(clean(piece), end="", flush=True)
+        print(flush=True)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="The run's folder.")]) -> None:
+    """Write a run's report.html again from its folder."""
+    from luthier.pilot.report import report as verb
+
+    print(verb(run))
+
+
+@models_app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """The bases known by name."""
+    from luthier.pilot.models import models as verb
+
+    _rows(verb(), as_json, lambda row: f"{row['name']:<14} {row['kind']:<8} {row['licence']:<11} {row['language']:<8} {'here' if row['here'] else 'to be fetched':<14} {row['about']}")
+
+
+@models_app.command("pull")
+def pull_model(name: str) -> None:
+    """Fetch a base, so that later runs need no connection."""
+    from luthier.pilot.models import pull as verb
+
+    print(verb(name, lambda line: print(line, file=sys.stderr))["folder"])
+
+
+@models_app.command("show")
+def show_model(name: str, as_json: Json = False) -> None:
+    """What is known about a base."""
+    from luthier.pilot.models import describe as verb
+
+    found = verb(name, lambda line: print(line, file=sys.stderr))
+    print(json.dumps(found, indent=2) if as_json else "\n".join(f"{key:<14} {value}" for key, value in found.items()))
+
+
+def _rows(rows: list[dict[str, Any]], as_json: bool, line: Any) -> None:
+    for row in rows:
+        print(json.dumps(row) if as_json else line(row))
+
+
+def _ending(done: Any, as_json: bool) -> None:
+    """Where everything lies, and what to type next."""
+    verdict = done.verdict
+    if as_json:
+        print(json.dumps(verdict if verdict is not None else {"planned": str(done.folder / "experiment.yaml")}, indent=2, ensure_ascii=False))
+    elif verdict is None:
+        print(f"\nplan     {done.folder / 'experiment.yaml'}\ntrain it luthier train {done.folder / 'experiment.yaml'} --out {done.folder}")
+    else:
+        use = "chat" if verdict["task"] == "chat" else "predict"
+        text = "" if use == "chat" else ' "your text"'
+        print(f"\nreport   {done.folder / 'report.html'}\nbundle   {done.folder / 'bundle'}\nuse it   luthier {use} {done.folder / 'bundle'}{text}")
+
+
+def main() -> None:
+    """Run a command; every mistake a user can make ends in one message and exit code 2."""
+    from luthier.core.errors import LuthierError, Stopped
+
+    try:
+        app()
+    except LuthierError as problem:
+        print(f"luthier: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+    except Stopped as stop:
+        print(f"luthier: {stop}; go on with `luthier resume RUN`", file=sys.stderr)
+        sys.exit(128 + stop.signal)
+    except KeyboardInterrupt:
+        print("luthier: interrupted; what was written is whole", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

@@ -1,0 +1,123 @@
+"""What a person sees while a long verb works: a live terminal, or plain lines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from luthier.core.finding import Finding
+from luthier.core.types import Step
+
+MARKS = {"good": "✓", "note": "·", "warning": "!", "stop": "✗"}
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def clean(text: str) -> str:
+    """Text without the control characters that could steer a terminal."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
+
+
+def duration(seconds: float) -> str:
+    """A time span a person reads at a glance."""
+    seconds = max(0, round(seconds))
+    return f"{seconds} s" if seconds < 100 else f"{seconds // 60} min {seconds % 60:02d} s" if seconds < 6000 else f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+class Lines:
+    """One line at a time, for files, pipes and quiet terminals."""
+
+    def __init__(self) -> None:
+        self.began = self.last = time.monotonic()
+        self.tokens = 0
+        self.since = self.began
+        self.validation = ""
+        self.stage_name = ""
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    def put(self, line: str) -> None:
+        """Write a line."""
+        print(clean(line), file=sys.stderr, flush=True)
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """A part of the way begins."""
+        self.stage_name = name
+        self.tokens, self.since = 0, time.monotonic()
+        self.put(f"[{duration(time.monotonic() - self.began)}] {name}{': ' + detail if detail else ''}")
+
+    def say(self, line: str) -> None:
+        """Something a person should read."""
+        self.put(line)
+
+    def finding(self, finding: Finding) -> None:
+        """An analysis has spoken."""
+        self.put(f"{MARKS[finding.severity]} {finding.claim}" + (f"\n    → {finding.remedy}" if finding.remedy else ""))
+
+    def progress(self, step: Step) -> str:
+        """Where the run is, how fast, and how long it will take."""
+        self.tokens += step.tokens
+        passed = max(time.monotonic() - self.since, 1e-6)
+        done = step.number
+        self.first = getattr(self, "first", done - 1) if done > getattr(self, "first", done - 1) else done - 1
+        left = passed / max(done - self.first, 1) * (step.total - done)
+        return f"step {done}/{step.total}  loss {step.loss:.4f}{self.validation}  rate {step.rate:.1e}  {self.tokens / passed:,.0f} tokens/s  {duration(left)} left"
+
+    def step(self, step: Step) -> None:
+        """An optimizer step has happened."""
+        line = self.progress(step)
+        if time.monotonic() - self.last > SECONDS_BETWEEN_LINES or step.number == step.total:
+            self.last = time.monotonic()
+            self.put(f"  {line}")
+
+    def evaluation(self, step: int, measured: dict[str, float], best: bool) -> None:
+        """The validation rows were looked at."""
+        name, value = next(iter(measured.items()))
+        self.validation = f"  validation {name} {value:.4f}"
+        self.put(f"  step {step}: validation " + ", ".join(f"{key} {number:.4f}" for key, number in measured.items()) + (" (best so far)" if best else ""))
+
+
+class Live(Lines):
+    """A progress bar that stays at the bottom while lines scroll above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        super().__init__()
+        self.console = Console(stderr=True, highlight=False)
+        self.bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[line]}"), console=self.console, transient=True)
+        self.task: Any = None
+
+    def __enter__(self) -> Live:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def put(self, line: str) -> None:
+        """Write a line above the bar."""
+        self.bar.console.print(clean(line), markup=False)
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """A part of the way begins; the bar starts anew."""
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+        self.task = self.bar.add_task(name, total=None, line=clean(detail))
+        super().stage(name, detail)
+
+    def step(self, step: Step) -> None:
+        """An optimizer step has happened."""
+        if self.task is not None:
+            self.bar.update(self.task, total=step.total, completed=step.number, line=self.progress(step))
+
+
+def face(quiet: bool) -> Lines:
+    """The face that suits where the output goes."""
+    return Lines() if quiet or not sys.stderr.isatty() else Live()

@@ -1,0 +1,120 @@
+"""Evidence to SVG: no library, no script, readable at any width."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+
+WIDTH, HEIGHT = 640, 260
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
+Points = Sequence[tuple[float, float]]
+
+
+def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers between two values."""
+    import math
+
+    span = (high - low) or 1.0
+    step = 10 ** math.floor(math.log10(span / count))
+    step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= count)
+    first = math.ceil(low / step) * step
+    return [round(first + number * step, 10) for number in range(int((high - first) / step + 1e-9) + 1)]
+
+
+def _short(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e-") if value and abs(value) < 1e-2 else f"{value:g}"
+
+
+def lines(series: dict[str, Points], x: str, y: str, mark: tuple[float, str] | None = None, zero: bool = False, diagonal: bool = False) -> str:
+    """Lines over a common axis.
+
+    Args:
+        series: name → points; the colours follow the order (classes c0, c1, …).
+        x: what the horizontal axis says.
+        y: what the vertical axis says.
+        mark: a vertical line and its name.
+        zero: start the vertical axis at zero.
+        diagonal: draw where both axes are equal.
+    """
+    points = [point for one in series.values() for point in one if point[1] == point[1]]
+    if not points:
+        return "<p>nothing to draw</p>"
+    x_low, x_high = min(point[0] for point in points), max(point[0] for point in points)
+    y_low, y_high = min(point[1] for point in points), max(point[1] for point in points)
+    if diagonal:
+        x_low, y_low, x_high, y_high = min(x_low, y_low), min(x_low, y_low), 1.0, 1.0
+    if zero:
+        y_low = min(0.0, y_low)
+    y_high += (y_high - y_low or 1) * 0.04
+
+    def at_x(value: float) -> float:
+        return LEFT + (value - x_low) / ((x_high - x_low) or 1) * (WIDTH - LEFT - RIGHT)
+
+    def at_y(value: float) -> float:
+        return HEIGHT - BOTTOM - (value - y_low) / ((y_high - y_low) or 1) * (HEIGHT - TOP - BOTTOM)
+
+    parts = _frame(x, y, at_x, at_y, (x_low, x_high), (y_low, y_high))
+    if diagonal:
+        parts.append(f'<line class="guide" x1="{at_x(x_low):.1f}" y1="{at_y(y_low):.1f}" x2="{at_x(1):.1f}" y2="{at_y(1):.1f}"/>')
+    for number, (name, one) in enumerate(series.items()):
+        kept = [(px, py) for px, py in one if py == py]
+        path = " ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in _thinned(kept))
+        parts.append(f'<polyline class="c{number}" points="{path}"/>')
+        if len(kept) <= 60:
+            parts += [f'<circle class="c{number}" cx="{at_x(px):.1f}" cy="{at_y(py):.1f}" r="3"><title>{html.escape(name)}: {py:.4g} at {px:g}</title></circle>' for px, py in kept]
+    if mark is not None:
+        parts.append(f'<line class="mark" x1="{at_x(mark[0]):.1f}" y1="{TOP}" x2="{at_x(mark[0]):.1f}" y2="{HEIGHT - BOTTOM}"/>')
+        side = "end" if at_x(mark[0]) > WIDTH / 2 else "start"
+        shift = -4 if side == "end" else 4
+        parts.append(f'<text class="mark" x="{at_x(mark[0]) + shift:.1f}" y="{TOP + 12}" text-anchor="{side}">{html.escape(mark[1])}</text>')
+    legend = "".join(f'<span class="key c{number}">{html.escape(name)}</span>' for number, name in enumerate(series))
+    return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y)} against {html.escape(x)}">{"".join(parts)}</svg><figcaption>{legend}</figcaption></figure>'
+
+
+def _frame(x: str, y: str, at_x: Callable[[float], float], at_y: Callable[[float], float], xs: tuple[float, float], ys: tuple[float, float]) -> list[str]:
+    parts = []
+    for tick in _ticks(*ys):
+        parts.append(f'<line class="grid" x1="{LEFT}" y1="{at_y(tick):.1f}" x2="{WIDTH - RIGHT}" y2="{at_y(tick):.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{at_y(tick) + 4:.1f}" text-anchor="end">{_short(tick)}</text>')
+    for tick in _ticks(*xs, count=6):
+        parts.append(f'<text x="{at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_short(tick)}</text>')
+    parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{html.escape(x)}</text>')
+    parts.append(f'<text class="axis" x="4" y="{TOP + 2}" transform="rotate(-90 12 {TOP})" text-anchor="end">{html.escape(y)}</text>')
+    return parts
+
+
+def _thinned(points: Points, most: int = 800) -> Points:
+    """At most so many points: the mean of each stretch."""
+    if len(points) <= most:
+        return points
+    size = -(-len(points) // most)
+    return [(points[start][0], sum(y for _, y in points[start : start + size]) / len(points[start : start + size])) for start in range(0, len(points), size)]
+
+
+def intervals(rows: Sequence[tuple[str, float, float, float]], shown: Callable[[float], str]) -> str:
+    """Values with their intervals, one under the other: name, value, low, high."""
+    low, high = min(row[2] for row in rows), max(row[3] for row in rows)
+    pad = (high - low or 1) * 0.08
+    low, high = low - pad, high + pad
+    tall = 44
+
+    def at(value: float) -> float:
+        return 10 + (value - low) / (high - low) * (WIDTH - 20)
+
+    parts = []
+    for number, (name, value, least, most) in enumerate(rows):
+        y = number * tall + 32
+        parts.append(f'<text x="10" y="{y - 14}">{html.escape(name)}</text><text x="{WIDTH - 10}" y="{y - 14}" text-anchor="end">{shown(value)} <tspan class="soft">[{shown(least)}, {shown(most)}]</tspan></text>')
+        parts.append(f'<line class="c{number} bar" x1="{at(least):.1f}" y1="{y}" x2="{at(most):.1f}" y2="{y}"/><circle class="c{number}" cx="{at(value):.1f}" cy="{y}" r="5"/>')
+    return f'<figure><svg viewBox="0 0 {WIDTH} {len(rows) * tall + 10}" role="img" aria-label="values with 95 % intervals">{"".join(parts)}</svg></figure>'
+
+
+def grid(table: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
+    """A confusion matrix as a table whose cells are shaded by their share of the row."""
+    head = "".join(f"<th><span>{html.escape(label)}</span></th>" for label in labels)
+    body = []
+    for label, row in zip(labels, table, strict=True):
+        total = sum(row) or 1
+        cells = "".join(f'<td class="s{round(9 * value / total)}">{value or ""}</td>' for value in row)
+        body.append(f"<tr><th>{html.escape(label)}</th>{cells}</tr>")
+    return f'<div class="scroll"><table class="confusion"><thead><tr><th>true ＼ said</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'

@@ -1,0 +1,114 @@
+"""Small real models, built from transformers' own classes, and rows to feed them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+from luthier.core.types import Record
+from luthier.models.store import Base, inspect
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+GOOD = ("good", "great", "lovely", "fine", "superb")
+BAD = ("bad", "awful", "poor", "dull", "broken")
+
+
+def rows(count: int = 60) -> list[dict[str, str]]:
+    """Sentences whose class a word tells."""
+    made = []
+    for number in range(count):
+        word = (GOOD if number % 2 else BAD)[number // 2 % 5]
+        made.append({"text": f"the {('phone', 'film', 'meal')[number % 3]} number {number} was {word}" + " indeed" * (number % 4), "label": "yes" if number % 2 else "no"})
+    return made
+
+
+def small_tokenizer(folder: Path, chat: bool) -> Any:
+    """A byte-level BPE trained on the rows above."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<|im_start|>", "<|im_end|>", "[CLS]", "[SEP]"]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator([row["text"] for row in rows()], trainer)
+    if not chat:
+        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 3), ("[SEP]", 4)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>", bos_token="<|im_start|>", cls_token="[CLS]", sep_token="[SEP]")
+    if chat:
+        fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    return fast
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "bert": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 128, "type_vocab_size": 2},
+    "roberta": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 130, "type_vocab_size": 1},
+    "electra": {"embedding_size": 32, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 128},
+    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 128},
+    "llama": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 256, "tie_word_embeddings": True},
+    "qwen2": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 256},
+    "qwen3": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 256},
+    "mistral": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 256, "sliding_window": None},
+}
+ENCODERS = ("bert", "roberta", "electra", "distilbert")
+DECODERS = ("llama", "qwen2", "qwen3", "mistral")
+
+
+def make_base(folder: Path, family: str) -> Base:
+    """A tiny model of a family with random weights, saved as any base is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chat = family in DECODERS
+    tokenizer = small_tokenizer(folder, chat)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=2, **SIZES[family])
+    kind = AutoModelForCausalLM if chat else AutoModelForSequenceClassification
+    model = kind.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    return inspect(folder, str(folder))
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Tiny bases by family, made once."""
+    made: dict[str, Base] = {}
+
+    def base(family: str) -> Base:
+        if family not in made:
+            made[family] = make_base(tmp_path_factory.mktemp("bases") / family, family)
+        return made[family]
+
+    return base
+
+
+@pytest.fixture(scope="session")
+def records() -> list[Record]:
+    """Rows of two classes."""
+    return [Record(number, row) for number, row in enumerate(rows(), 1)]
+
+
+@pytest.fixture(scope="session")
+def chats() -> list[Record]:
+    """Rows of one turn each."""
+    return [Record(number, {"prompt": f"what was {row['text'].split()[1]} {number}?", "completion": row["text"]}) for number, row in enumerate(rows(), 1)]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """The rows of two classes, as a file."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows(120)))
+    return file

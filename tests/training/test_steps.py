@@ -1,0 +1,165 @@
+"""The loop against a plain PyTorch loop, and against itself cut into pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from luthier.data.batches import choose
+from luthier.experiment import Experiment
+from luthier.optim.schedules import share_done
+from luthier.training.assemble import assemble
+from luthier.training.steps import Work, steps
+
+
+def experiment(task: str, base: str, **changes: Any) -> Experiment:
+    value: dict[str, Any] = {
+        "seed": 7,
+        "data": {"path": "rows.jsonl", "task": task, "input": ["text"] if task == "classification" else ["prompt"], "target": "label" if task == "classification" else "completion"},
+        "objective": {"kind": task, **({"labels": ["no", "yes"]} if task == "classification" else {})},
+        "model": {"base": base, "dropout": 0.0},
+        "adaptation": {"kind": "full"},
+        "optimizer": {"kind": "adamw", "lr": 1e-3, "weight_decay": 0.1},
+        "schedule": {"kind": "linear", "warmup": 0.25},
+        "training": {"batch_size": 8, "steps": 4, "dtype": "float32"},
+    }
+    made = Experiment.of(value)
+    for path, given in changes.items():
+        made = made.replace(path.replace("__", "."), given)
+    return made
+
+
+def work_for(bases: Any, rows: Any, task: str, **changes: Any) -> Work:
+    from luthier.models.pretrained import load_tokenizer
+
+    base = bases("bert" if task == "classification" else "llama")
+    return assemble(experiment(task, base.name, **changes), base, load_tokenizer(base), {"train": rows[:40], "validation": rows[40:]})
+
+
+def weights_after(work: Work, count: int) -> dict[str, torch.Tensor]:
+    for step in steps(work):
+        if step.number == count:
+            break
+    return {name: master.clone() for name, master in work.masters.weights().items()}
+
+
+def plain_loop(work: Work, plain: Any, count: int, loss_of: Any) -> None:
+    """What a person would write by hand: padded rows, mean loss, torch's AdamW, clipping."""
+    training, spec = work.experiment.training, work.masters.spec
+    schedule: Any = work.experiment.schedule
+    decay = [parameter for name, parameter in plain.named_parameters() if parameter.ndim > 1]
+    still = [parameter for name, parameter in plain.named_parameters() if parameter.ndim <= 1]
+    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": spec.weight_decay}, {"params": still, "weight_decay": 0.0}], lr=spec.lr)
+    plain.eval()  # no dropout
+    for number in range(count):
+        chosen = [work.train[position] for position in choose(number, len(work.train), training.batch_size, work.experiment.seed)]
+        longest = max(len(example.tokens) for example in chosen)
+        ids = torch.tensor([example.tokens + [0] * (longest - len(example.tokens)) for example in chosen])
+        mask = torch.tensor([[1] * len(example.tokens) + [0] * (longest - len(example.tokens)) for example in chosen])
+        optimizer.zero_grad()
+        loss_of(plain(input_ids=ids, attention_mask=mask).logits, chosen, longest).backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), spec.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = spec.lr * schedule.factor(share_done(number, work.total))
+        optimizer.step()
+
+
+def class_loss(logits: torch.Tensor, chosen: Any, longest: int) -> torch.Tensor:
+    return cross_entropy(logits, torch.tensor([example.target for example in chosen]))
+
+
+def answer_loss(logits: torch.Tensor, chosen: Any, longest: int) -> torch.Tensor:
+    labels = torch.tensor([
+        [token if learned else -100 for token, learned in zip(example.tokens, example.target, strict=True)] + [-100] * (longest - len(example.tokens)) for example in chosen
+    ])  # fmt: skip
+    return cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), ignore_index=-100)
+
+
+def close(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], tolerance: float) -> None:
+    for name, tensor in one.items():
+        if name.endswith("key.bias"):
+            continue  # softmax cancels it: its gradient is rounding noise alone, and Adam blows that up to a step
+        assert torch.allclose(tensor, two[name], atol=tolerance), f"{name}: {float((tensor - two[name]).abs().max()):.2e}"
+
+
+@pytest.mark.parametrize("limit", [100_000, 60])
+def test_two_steps_of_classification_equal_a_plain_loop(bases, records, limit: int) -> None:
+    work = work_for(bases, records, "classification", training__micro_batch_tokens=limit)
+    plain = AutoModelForSequenceClassification.from_pretrained(bases("bert").folder, num_labels=2, attn_implementation="eager")
+    plain.load_state_dict(work.model.network.state_dict())
+    plain_loop(work, plain, 2, class_loss)
+    close(weights_after(work, 2), dict(plain.named_parameters()), 1e-5)
+
+
+@pytest.mark.parametrize("limit", [100_000, 90])
+def test_two_steps_of_chat_equal_a_plain_loop(bases, chats, limit: int) -> None:
+    work = work_for(bases, chats, "chat", training__micro_batch_tokens=limit)
+    plain = AutoModelForCausalLM.from_pretrained(bases("llama").folder, attn_implementation="eager")
+    plain_loop(work, plain, 2, answer_loss)
+    close(weights_after(work, 2), dict(plain.named_parameters()), 1e-5)
+
+
+@pytest.mark.parametrize("task", ["classification", "chat"])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_the_micro_batches_do_not_matter_even_with_dropout(bases, records, chats, task: str, dropout: float) -> None:
+    rows = records if task == "classification" else chats
+    one, four = (weights_after(work_for(bases, rows, task, training__micro_batch_tokens=limit, model__dropout=dropout), 2) for limit in (100_000, 50))
+    close(one, four, 1e-5)
+
+
+@pytest.mark.parametrize("task", ["classification", "chat"])
+def test_dropout_changes_what_is_learned(bases, records, chats, task: str) -> None:
+    rows = records if task == "classification" else chats
+    one, two = (weights_after(work_for(bases, rows, task, model__dropout=dropout), 1) for dropout in (0.0, 0.2))
+    assert any(not torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+@pytest.mark.parametrize("task", ["classification", "chat"])
+def test_a_step_resumed_from_state_equals_the_undisturbed_one_bit_for_bit(bases, records, chats, task: str) -> None:
+    rows = records if task == "classification" else chats
+    changes = {"model__dropout": 0.2, "training__micro_batch_tokens": 90}
+    straight = weights_after(work_for(bases, rows, task, **changes), 4)
+    first = work_for(bases, rows, task, **changes)
+    weights_after(first, 2)
+    kept = {name: tensor.clone() for name, tensor in first.masters.weights().items()}
+    state = {name: tensor.clone() for name, tensor in first.masters.state().items()}
+    second = work_for(bases, rows, task, **changes)
+    second.masters.restore(kept, state)
+    for _ in steps(second, start=2):
+        pass
+    assert all(torch.equal(tensor, second.masters.weights()[name]) for name, tensor in straight.items())
+
+
+@pytest.mark.parametrize("task", ["classification", "chat"])
+def test_bf16_keeps_an_exact_copy_and_follows_fp32(bases, records, chats, task: str) -> None:
+    rows = records if task == "classification" else chats
+    work = work_for(bases, rows, task, training__dtype="bfloat16")
+    low = weights_after(work, 3)
+    high = weights_after(work_for(bases, rows, task), 3)
+    assert all(tensor.dtype == torch.float32 for tensor in low.values())
+    inner = dict(work.model.network.named_parameters())
+    assert all(torch.equal(inner[name].data, tensor.bfloat16()) for name, tensor in low.items())
+    moved = sum(float((low[name] - high[name]).norm()) for name in low) / sum(float(high[name].norm()) for name in high)
+    assert moved < 0.02
+
+
+def test_every_example_is_seen_once_an_epoch_in_another_order_each_time() -> None:
+    first = [position for step in range(5) for position in choose(step, 33, 8, 3)]
+    second = [position for step in range(5, 10) for position in choose(step, 33, 8, 3)]
+    assert sorted(first) == sorted(second) == list(range(33))
+    assert first != second
+    assert first != [position for step in range(5) for position in choose(step, 33, 8, 4)]
+
+
+def test_the_reported_loss_is_the_mean_over_what_was_learned(bases, records) -> None:
+    work = work_for(bases, records, "classification")
+    step = next(steps(work))
+    assert step.count == 8
+    assert step.examples == 8
+    assert step.number == 1
+    assert step.total == 4
+    assert 0 < step.loss < 5
