@@ -30,7 +30,12 @@ def rows(count: int = 60) -> list[dict[str, str]]:
     made = []
     for number in range(count):
         word = (GOOD if number % 2 else BAD)[number // 2 % 5]
-        made.append({"text": f"the {('phone', 'film', 'meal')[number % 3]} number {number} was {word}" + " indeed" * (number % 4), "label": "yes" if number % 2 else "no"})
+        made.append(
+            {
+                "text": f"the {('phone', 'film', 'meal')[number % 3]} number {number} was {word}" + " indeed" * (number % 4),
+                "label": "yes" if number % 2 else "no",
+            }
+        )
     return made
 
 
@@ -40,11 +45,22 @@ def small_tokenizer(folder: Path, chat: bool) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<pad>", "<|im_start|>", "<|im_end|>", "[CLS]", "[SEP]"]
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     tokenizer.train_from_iterator([row["text"] for row in rows()], trainer)
     if not chat:
-        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 3), ("[SEP]", 4)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>", bos_token="<|im_start|>", cls_token="[CLS]", sep_token="[SEP]")
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 3), ("[SEP]", 4)]
+        )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<|im_end|>",
+        bos_token="<|im_start|>",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
     if chat:
         fast.chat_template = TEMPLATE
     fast.save_pretrained(folder)
@@ -52,14 +68,66 @@ def small_tokenizer(folder: Path, chat: bool) -> Any:
 
 
 SIZES: dict[str, dict[str, Any]] = {
-    "bert": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 128, "type_vocab_size": 2},
-    "roberta": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 130, "type_vocab_size": 1},
-    "electra": {"embedding_size": 32, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 128},
+    "bert": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 128,
+        "type_vocab_size": 2,
+    },
+    "roberta": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 130,
+        "type_vocab_size": 1,
+    },
+    "electra": {
+        "embedding_size": 32,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 128,
+    },
     "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 128},
-    "llama": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 256, "tie_word_embeddings": True},
-    "qwen2": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 256},
-    "qwen3": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 256},
-    "mistral": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 256, "sliding_window": None},
+    "llama": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+    },
+    "qwen2": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 256,
+    },
+    "qwen3": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 48,
+        "max_position_embeddings": 256,
+    },
+    "mistral": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 256,
+        "sliding_window": None,
+    },
 }
 ENCODERS = ("bert", "roberta", "electra", "distilbert")
 DECODERS = ("llama", "qwen2", "qwen3", "mistral")
@@ -103,7 +171,10 @@ def records() -> list[Record]:
 @pytest.fixture(scope="session")
 def chats() -> list[Record]:
     """Rows of one turn each."""
-    return [Record(number, {"prompt": f"what was {row['text'].split()[1]} {number}?", "completion": row["text"]}) for number, row in enumerate(rows(), 1)]
+    return [
+        Record(number, {"prompt": f"what was {row['text'].split()[1]} {number}?", "completion": row["text"]})
+        for number, row in enumerate(rows(), 1)
+    ]
 
 
 @pytest.fixture

@@ -22,20 +22,31 @@ from luthier.optim import OPTIMIZERS, SCHEDULES
 class Training(Component):
     """How long, in which portions, and when to look."""
 
-    epochs: float = Field(3.0, gt=0, description="How often the training rows are seen (HF: num_train_epochs).")
-    steps: int | None = Field(None, ge=1, description="Optimizer steps; wins over `epochs` where set (HF: max_steps).")
-    batch_size: int = Field(16, ge=1, description="Rows an optimizer step learns from, however memory makes it cut them (HF: per_device_train_batch_size × gradient_accumulation_steps).")
-    micro_batch_tokens: int = Field(4096, ge=1, description="Tokens that go through the model at once; memory, not results, depends on it.")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="What the model computes in; auto chooses bfloat16 where the processor multiplies it fast, and is written down.")
-    evaluations_per_epoch: float = Field(2.0, gt=0, description="How often the validation rows are looked at.")
-    patience: int = Field(6, ge=1, description="Evaluations without a better one before the run stops early.")
-    checkpoint_seconds: float = Field(60.0, ge=0, description="At most this often a checkpoint is written, and no more often than 20 times what one costs.")
+    epochs: float = Field(default=3.0, gt=0, description="How often the training rows are seen (HF: num_train_epochs).")
+    steps: int | None = Field(default=None, ge=1, description="Optimizer steps; wins over `epochs` where set (HF: max_steps).")
+    batch_size: int = Field(
+        default=16,
+        ge=1,
+        description="Rows an optimizer step learns from, however memory makes it cut them (HF: per_device_train_batch_size × gradient_accumulation_steps).",
+    )
+    micro_batch_tokens: int = Field(
+        default=4096, ge=1, description="Tokens that go through the model at once; memory, not results, depends on it."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="What the model computes in; auto chooses bfloat16 where the processor multiplies it fast, and is written down.",
+    )
+    evaluations_per_epoch: float = Field(default=2.0, gt=0, description="How often the validation rows are looked at.")
+    patience: int = Field(default=6, ge=1, description="Evaluations without a better one before the run stops early.")
+    checkpoint_seconds: float = Field(
+        default=60.0, ge=0, description="At most this often a checkpoint is written, and no more often than 20 times what one costs."
+    )
 
 
 class Experiment(Component):
     """A run as a value; `environment` is a record of where it ran, not part of its key."""
 
-    seed: int = Field(1, ge=0, description="Decides the order of rows, dropout and new weights.")
+    seed: int = Field(default=1, ge=0, description="Decides the order of rows, dropout and new weights.")
     data: Data
     objective: SerializeAsAny[Component]
     model: Model = Field(default_factory=lambda: Model())
@@ -43,7 +54,9 @@ class Experiment(Component):
     optimizer: SerializeAsAny[Component]
     schedule: SerializeAsAny[Component]
     training: Training = Field(default_factory=lambda: Training())
-    environment: dict[str, Any] = Field(default_factory=dict, description="Versions, threads and processor; filled in, and compared on resume.")
+    environment: dict[str, Any] = Field(
+        default_factory=dict, description="Versions, threads and processor; filled in, and compared on resume."
+    )
 
     @field_validator("objective", mode="before")
     @classmethod

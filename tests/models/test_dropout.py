@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.models.test_packed import LENGTHS, batch_of
 
 from luthier.core.types import Batch
 from luthier.models.dropout import Chance, Dropout, keep_mask, scale_kept
 from luthier.models.pretrained import load_classifier
+from tests.models.test_packed import LENGTHS, batch_of
 
 
 def keys(count: int) -> torch.Tensor:

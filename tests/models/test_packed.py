@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import DECODERS, ENCODERS
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from luthier.core.types import Batch
 from luthier.models.pretrained import load_classifier, load_generator
+from tests.conftest import DECODERS, ENCODERS
 
 LENGTHS = (5, 17, 9, 9, 30, 2)
 
@@ -32,7 +32,9 @@ def padded(batch: Batch, right: bool = True) -> tuple[torch.Tensor, torch.Tensor
 def test_a_packed_encoder_gives_the_logits_and_gradients_of_transformers_padded_one(bases, family: str) -> None:
     base = bases(family)
     ours = load_classifier(base, ["a", "b", "c"], "cls", 0.0, seed=3).eval()
-    plain = AutoModelForSequenceClassification.from_pretrained(base.folder, num_labels=3, attn_implementation="eager", ignore_mismatched_sizes=True).eval()
+    plain = AutoModelForSequenceClassification.from_pretrained(
+        base.folder, num_labels=3, attn_implementation="eager", ignore_mismatched_sizes=True
+    ).eval()
     plain.load_state_dict(ours.network.state_dict())
     batch = batch_of(LENGTHS, plain.config.vocab_size)
     ids, mask = padded(batch)
@@ -45,7 +47,9 @@ def test_a_packed_encoder_gives_the_logits_and_gradients_of_transformers_padded_
     for name, parameter in ours.network.named_parameters():
         if theirs[name].grad is not None:
             assert parameter.grad is not None, name
-            assert torch.allclose(parameter.grad, theirs[name].grad, rtol=1e-4, atol=1e-4 * float(theirs[name].grad.abs().max()) + 1e-6), name
+            assert torch.allclose(parameter.grad, theirs[name].grad, rtol=1e-4, atol=1e-4 * float(theirs[name].grad.abs().max()) + 1e-6), (
+                name
+            )
 
 
 @pytest.mark.parametrize("family", DECODERS)

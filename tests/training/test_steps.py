@@ -19,7 +19,12 @@ from luthier.training.steps import Work, steps
 def experiment(task: str, base: str, **changes: Any) -> Experiment:
     value: dict[str, Any] = {
         "seed": 7,
-        "data": {"path": "rows.jsonl", "task": task, "input": ["text"] if task == "classification" else ["prompt"], "target": "label" if task == "classification" else "completion"},
+        "data": {
+            "path": "rows.jsonl",
+            "task": task,
+            "input": ["text"] if task == "classification" else ["prompt"],
+            "target": "label" if task == "classification" else "completion",
+        },
         "objective": {"kind": task, **({"labels": ["no", "yes"]} if task == "classification" else {})},
         "model": {"base": base, "dropout": 0.0},
         "adaptation": {"kind": "full"},
@@ -53,7 +58,9 @@ def plain_loop(work: Work, plain: Any, count: int, loss_of: Any) -> None:
     schedule: Any = work.experiment.schedule
     decay = [parameter for name, parameter in plain.named_parameters() if parameter.ndim > 1]
     still = [parameter for name, parameter in plain.named_parameters() if parameter.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": spec.weight_decay}, {"params": still, "weight_decay": 0.0}], lr=spec.lr)
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": spec.weight_decay}, {"params": still, "weight_decay": 0.0}], lr=spec.lr
+    )
     plain.eval()  # no dropout
     for number in range(count):
         chosen = [work.train[position] for position in choose(number, len(work.train), training.batch_size, work.experiment.seed)]
@@ -107,7 +114,9 @@ def test_two_steps_of_chat_equal_a_plain_loop(bases, chats, limit: int) -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_the_micro_batches_do_not_matter_even_with_dropout(bases, records, chats, task: str, dropout: float) -> None:
     rows = records if task == "classification" else chats
-    one, four = (weights_after(work_for(bases, rows, task, training__micro_batch_tokens=limit, model__dropout=dropout), 2) for limit in (100_000, 50))
+    one, four = (
+        weights_after(work_for(bases, rows, task, training__micro_batch_tokens=limit, model__dropout=dropout), 2) for limit in (100_000, 50)
+    )
     close(one, four, 1e-5)
 
 

@@ -18,7 +18,9 @@ class Full(Component):
     """Every parameter moves."""
 
     kind: Literal["full"] = "full"
-    layer_decay: float = Field(1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it.")
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it."
+    )
 
     def attach(self, model: Trainable) -> None:
         """Let everything move."""
@@ -36,8 +38,12 @@ class Freeze(Component):
     """The embeddings and the first `depth` blocks keep the base's weights and run in eval mode."""
 
     kind: Literal["freeze"] = "freeze"
-    depth: int = Field(-1, ge=-1, description="Blocks kept, counted from the bottom; -1 keeps them all, so that only the head moves.")
-    layer_decay: float = Field(1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it.")
+    depth: int = Field(
+        default=-1, ge=-1, description="Blocks kept, counted from the bottom; -1 keeps them all, so that only the head moves."
+    )
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it."
+    )
 
     def attach(self, model: Trainable) -> None:
         """Freeze the prefix.
@@ -49,7 +55,9 @@ class Freeze(Component):
         if self.depth > count:
             raise ExperimentError(f"adaptation.depth is {self.depth}, but the base has {count} blocks", f"choose 0 to {count}")
         if self.depth in (-1, count) and not model.head:
-            raise ExperimentError("with all blocks frozen this model has nothing left to learn", f"choose a depth below {count}, or adaptation.kind=lora")
+            raise ExperimentError(
+                "with all blocks frozen this model has nothing left to learn", f"choose a depth below {count}, or adaptation.kind=lora"
+            )
         freeze_below(model, self.frozen(model, 0.0))
 
     def on_progress(self, model: Trainable, share: float) -> None:
@@ -64,9 +72,11 @@ class Gradual(Component):
     """The head alone first; then one block after another, from the top (Howard & Ruder 2018, section 3.3)."""
 
     kind: Literal["gradual"] = "gradual"
-    depth: int = Field(0, ge=0, description="Blocks that stay frozen to the end; 0 frees the embeddings too.")
-    over: float = Field(0.5, gt=0, le=1, description="Share of the run after which everything above `depth` moves.")
-    layer_decay: float = Field(1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it.")
+    depth: int = Field(default=0, ge=0, description="Blocks that stay frozen to the end; 0 frees the embeddings too.")
+    over: float = Field(default=0.5, gt=0, le=1, description="Share of the run after which everything above `depth` moves.")
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it."
+    )
 
     def attach(self, model: Trainable) -> None:
         """Freeze what is frozen at the start.
@@ -75,7 +85,9 @@ class Gradual(Component):
             ExperimentError: the model has fewer blocks.
         """
         if self.depth > len(model.blocks):
-            raise ExperimentError(f"adaptation.depth is {self.depth}, but the base has {len(model.blocks)} blocks", f"choose 0 to {len(model.blocks)}")
+            raise ExperimentError(
+                f"adaptation.depth is {self.depth}, but the base has {len(model.blocks)} blocks", f"choose 0 to {len(model.blocks)}"
+            )
         freeze_below(model, self.frozen(model, 0.0))
 
     def on_progress(self, model: Trainable, share: float) -> None:
@@ -115,4 +127,6 @@ def freeze_below(model: Trainable, depth: int) -> None:
 
 def _final_norms(model: Trainable) -> list[nn.Module]:
     """The norm between the last block and the head."""
-    return [module for name, module in model.network.named_modules() if name.endswith((".norm", ".final_layernorm")) and ".layers." not in name]
+    return [
+        module for name, module in model.network.named_modules() if name.endswith((".norm", ".final_layernorm")) and ".layers." not in name
+    ]

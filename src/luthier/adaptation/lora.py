@@ -15,11 +15,15 @@ class Lora(Component):
     """Train adapters of rank `rank` beside the base's linear layers (Hu et al. 2021)."""
 
     kind: Literal["lora"] = "lora"
-    rank: int = Field(16, ge=1, description="Width of the adapters (Axolotl, LLaMA-Factory: lora_r, lora_rank).")
-    alpha: float = Field(32.0, gt=0, description="The adapters' output is multiplied by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapters' inputs set to zero while training.")
-    targets: tuple[str, ...] = Field(("*",), description="Names or patterns of the linear layers inside the blocks; * is all of them.")
-    layer_decay: float = Field(1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it.")
+    rank: int = Field(default=16, ge=1, description="Width of the adapters (Axolotl, LLaMA-Factory: lora_r, lora_rank).")
+    alpha: float = Field(default=32.0, gt=0, description="The adapters' output is multiplied by alpha / rank.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of the adapters' inputs set to zero while training.")
+    targets: tuple[str, ...] = Field(
+        default=("*",), description="Names or patterns of the linear layers inside the blocks; * is all of them."
+    )
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it."
+    )
 
     def attach(self, model: Trainable) -> None:
         """Freeze the base and put an adapter beside each target.
@@ -46,4 +50,3 @@ class Lora(Component):
     def frozen(self, model: Trainable, share: float) -> int:
         """No block is frozen as a whole."""
         return 0
-

@@ -64,7 +64,7 @@ def save_adapter(network: nn.Module, spec: Lora, base: str, task: str, head: lis
         spec: rank, alpha and dropout.
         base: the base's name, for PEFT's configuration.
         task: PEFT's task type, SEQ_CLS or CAUSAL_LM.
-        head: names of modules trained whole, written beside the adapters.
+        head: dotted names of modules trained whole, written beside the adapters.
         folder: made when it is not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def save_adapter(network: nn.Module, spec: Lora, base: str, task: str, head: lis
     config: dict[str, Any] = {
         "peft_type": "LORA", "task_type": task, "base_model_name_or_path": base, "r": spec.rank, "lora_alpha": spec.alpha,
         "lora_dropout": spec.dropout, "target_modules": targets, "bias": "none", "fan_in_fan_out": False,
-        "modules_to_save": head or None, "inference_mode": True,
+        "modules_to_save": [name.rsplit(".", 1)[-1] for name in head] or None, "inference_mode": True,
     }  # fmt: skip
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))

@@ -73,7 +73,9 @@ def train(
 
 
 @app.command()
-def resume(run: Annotated[Path, typer.Argument(help="The run's folder.")], force: Force = False, as_json: Json = False, quiet: Quiet = False) -> None:
+def resume(
+    run: Annotated[Path, typer.Argument(help="The run's folder.")], force: Force = False, as_json: Json = False, quiet: Quiet = False
+) -> None:
     """Go on with a run that was stopped, to the same bits as if it had not been."""
     from luthier.app.faces import face
     from luthier.pilot.run import resume as verb
@@ -140,7 +142,13 @@ def list_models(as_json: Json = False) -> None:
     """The bases known by name."""
     from luthier.pilot.models import models as verb
 
-    _rows(verb(), as_json, lambda row: f"{row['name']:<14} {row['kind']:<8} {row['licence']:<11} {row['language']:<8} {'here' if row['here'] else 'to be fetched':<14} {row['about']}")
+    _rows(
+        verb(),
+        as_json,
+        lambda row: (
+            f"{row['name']:<14} {row['kind']:<8} {row['licence']:<11} {row['language']:<8} {'here' if row['here'] else 'to be fetched':<14} {row['about']}"
+        ),
+    )
 
 
 @models_app.command("pull")
@@ -169,13 +177,17 @@ def _ending(done: Any, as_json: bool) -> None:
     """Where everything lies, and what to type next."""
     verdict = done.verdict
     if as_json:
-        print(json.dumps(verdict if verdict is not None else {"planned": str(done.folder / "experiment.yaml")}, indent=2, ensure_ascii=False))
+        print(
+            json.dumps(verdict if verdict is not None else {"planned": str(done.folder / "experiment.yaml")}, indent=2, ensure_ascii=False)
+        )
     elif verdict is None:
         print(f"\nplan     {done.folder / 'experiment.yaml'}\ntrain it luthier train {done.folder / 'experiment.yaml'} --out {done.folder}")
     else:
         use = "chat" if verdict["task"] == "chat" else "predict"
         text = "" if use == "chat" else ' "your text"'
-        print(f"\nreport   {done.folder / 'report.html'}\nbundle   {done.folder / 'bundle'}\nuse it   luthier {use} {done.folder / 'bundle'}{text}")
+        print(
+            f"\nreport   {done.folder / 'report.html'}\nbundle   {done.folder / 'bundle'}\nuse it   luthier {use} {done.folder / 'bundle'}{text}"
+        )
 
 
 def main() -> None:

@@ -22,7 +22,13 @@ def clean(text: str) -> str:
 def duration(seconds: float) -> str:
     """A time span a person reads at a glance."""
     seconds = max(0, round(seconds))
-    return f"{seconds} s" if seconds < 100 else f"{seconds // 60} min {seconds % 60:02d} s" if seconds < 6000 else f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return (
+        f"{seconds} s"
+        if seconds < 100
+        else f"{seconds // 60} min {seconds % 60:02d} s"
+        if seconds < 6000
+        else f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    )
 
 
 class Lines:
@@ -79,7 +85,11 @@ class Lines:
         """The validation rows were looked at."""
         name, value = next(iter(measured.items()))
         self.validation = f"  validation {name} {value:.4f}"
-        self.put(f"  step {step}: validation " + ", ".join(f"{key} {number:.4f}" for key, number in measured.items()) + (" (best so far)" if best else ""))
+        self.put(
+            f"  step {step}: validation "
+            + ", ".join(f"{key} {number:.4f}" for key, number in measured.items())
+            + (" (best so far)" if best else "")
+        )
 
 
 class Live(Lines):
@@ -91,7 +101,13 @@ class Live(Lines):
 
         super().__init__()
         self.console = Console(stderr=True, highlight=False)
-        self.bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[line]}"), console=self.console, transient=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[line]}"),
+            console=self.console,
+            transient=True,
+        )
         self.task: Any = None
 
     def __enter__(self) -> Live:

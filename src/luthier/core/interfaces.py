@@ -22,10 +22,15 @@ class Objective(Protocol):
     by (seed, step, example), so that the same call always gives the same tensors.
     """
 
-    splits: bool
-    """Whether a step may be cut into micro-batches without changing what is learned."""
-    metrics: tuple[str, ...]
-    """Names in `evaluation.METRICS`; the first decides."""
+    @property
+    def splits(self) -> bool:
+        """Whether a step may be cut into micro-batches without changing what is learned."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names in `evaluation.METRICS`; the first decides."""
+        ...
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """Records to examples; pure, so it can be cached."""
@@ -48,13 +53,19 @@ class Trainable(Protocol):
     """What an adaptation needs of a model: its blocks in order, and what is new on top of them."""
 
     @property
-    def blocks(self) -> torch.nn.ModuleList: ...
+    def blocks(self) -> torch.nn.ModuleList:
+        """The transformer blocks, first to last."""
+        ...
 
     @property
-    def head(self) -> list[torch.nn.Module]: ...
+    def head(self) -> list[torch.nn.Module]:
+        """What is new, and not part of the pretrained body."""
+        ...
 
     @property
-    def network(self) -> torch.nn.Module: ...
+    def network(self) -> torch.nn.Module:
+        """The module of transformers itself."""
+        ...
 
 
 class Face(Protocol):

@@ -29,7 +29,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+    number: Any = value
+    return number.item() if hasattr(number, "item") and getattr(number, "ndim", 1) == 0 else value
 
 
 @contextlib.contextmanager
@@ -143,9 +144,7 @@ class Run:
             except BlockingIOError:
                 handle.seek(0)
                 owner = handle.read().strip() or "another process"
-                raise RunError(
-                    f"{self.folder} is in use by {owner}", "wait for it to end, or choose another --out"
-                ) from None
+                raise RunError(f"{self.folder} is in use by {owner}", "wait for it to end, or choose another --out") from None
             handle.truncate(0)
             handle.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
             handle.flush()
@@ -232,4 +231,5 @@ class Clock:
         self._start = time.monotonic() - before
 
     def __call__(self) -> float:
+        """Seconds that have passed."""
         return time.monotonic() - self._start

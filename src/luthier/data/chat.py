@@ -14,8 +14,13 @@ ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assi
 class Tokenizer(Protocol):
     """What the renderer needs of a tokenizer."""
 
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
-    def __call__(self, text: str, **options: Any) -> Any: ...
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
+        """Messages as text."""
+        ...
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        """Text as tokens."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,10 @@ def conversation(values: Any, input: tuple[str, ...], target: str) -> list[Messa
         messages = [{**message, "role": ROLES.get(message["role"], message["role"])} for message in messages]
     else:
         asked = [str(values.get(name) or "") for name in input]
-        messages = [{"role": "user", "content": "\n\n".join(part for part in asked if part)}, {"role": "assistant", "content": values.get(target)}]
+        messages = [
+            {"role": "user", "content": "\n\n".join(part for part in asked if part)},
+            {"role": "assistant", "content": values.get(target)},
+        ]
     return checked(messages)
 
 

@@ -55,8 +55,9 @@ def infer(rows: Rows, path: str, task: str | None = None, input: tuple[str, ...]
     if task == "chat":
         if input and target:
             return Shape("chat", input, target, f"task and columns as given: {' + '.join(input)} → {target}")
-        raise DataError(f"{path}: no conversation found among the columns {', '.join(rows.columns)}",
-                        "name them: --input question --target answer")
+        raise DataError(
+            f"{path}: no conversation found among the columns {', '.join(rows.columns)}", "name them: --input question --target answer"
+        )
     return _classification(rows, path, input, target)
 
 
@@ -101,8 +102,10 @@ def _target(rows: Rows, path: str, input: tuple[str, ...]) -> str:
         constant = [name for name in rows.columns if score(name)[1] == 1]
         if constant and len(rows.columns) == 2:
             raise DataError(f"{path}: the column {constant[0]!r} holds one value only", "a classifier needs rows of at least 2 classes")
-        raise DataError(f"{path}: none of the columns {', '.join(rows.columns)} looks like a label (2 or more values that repeat)",
-                        "name it: --target COLUMN")
+        raise DataError(
+            f"{path}: none of the columns {', '.join(rows.columns)} looks like a label (2 or more values that repeat)",
+            "name it: --target COLUMN",
+        )
     return min(fitting, key=score)
 
 

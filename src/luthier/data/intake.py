@@ -79,7 +79,15 @@ def take_in(spec: Data) -> Intake:
             f"{changed} is not the file this experiment was made for (SHA-256 {fingerprint[changed][:12]}…, expected {spec.fingerprint.get(changed, 'none')[:12]}…)",
             "put the old file back, or start a new run with the new one",
         )
-    filled = spec.model_copy(update={"task": shape.task, "input": shape.input, "target": shape.target, "header": tables["train"].header, "fingerprint": fingerprint})
+    filled = spec.model_copy(
+        update={
+            "task": shape.task,
+            "input": shape.input,
+            "target": shape.target,
+            "header": tables["train"].header,
+            "fingerprint": fingerprint,
+        }
+    )
     return Intake(filled, shape.reason, records, labels, rejected, found)
 
 
@@ -93,7 +101,10 @@ def _three_files(spec: Data) -> Data:
             if file.stem in names and file.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl"):
                 found.setdefault(part, str(file))
     if "path" not in found:
-        raise DataError(f"the folder {folder} holds no train.csv, .tsv, .json or .jsonl", "give the file itself, or a folder with train, validation and test files")
+        raise DataError(
+            f"the folder {folder} holds no train.csv, .tsv, .json or .jsonl",
+            "give the file itself, or a folder with train, validation and test files",
+        )
     return spec.model_copy(update=found)
 
 
@@ -139,11 +150,16 @@ def _classes(parts: dict[str, list[Record]], shape: Shape, rejected: list[Reject
     few = {name for name, count in counts.items() if count < FEWEST_OF_A_CLASS}
     kept = sorted(set(counts) - few)
     if len(counts) == 1:
-        raise DataError(f"{path}: every row has the label {next(iter(counts))!r}", "a classifier needs rows of at least 2 classes; is this the right --target?")
+        raise DataError(
+            f"{path}: every row has the label {next(iter(counts))!r}",
+            "a classifier needs rows of at least 2 classes; is this the right --target?",
+        )
     if len(kept) < 2:
         shown = f"{len(counts)} different values over {total} rows"
-        raise DataError(f"{path}: fewer than 2 classes have {FEWEST_OF_A_CLASS} rows or more ({shape.target!r} takes {shown})",
-                        "is it an id? Name the column with --target")
+        raise DataError(
+            f"{path}: fewer than 2 classes have {FEWEST_OF_A_CLASS} rows or more ({shape.target!r} takes {shown})",
+            "is it an id? Name the column with --target",
+        )
     if len(parts) > 1:
         known = {label(record) for record in parts["train"]}
         kept = [name for name in kept if name in known]
@@ -151,7 +167,11 @@ def _classes(parts: dict[str, list[Record]], shape: Shape, rejected: list[Reject
     for name, rows in parts.items():
         for record in rows:
             if label(record) in few:
-                reason = f"the label {label(record)!r} is there {counts[label(record)]} times only" if counts[label(record)] < FEWEST_OF_A_CLASS else f"the label {label(record)!r} is not in the training rows"
+                reason = (
+                    f"the label {label(record)!r} is there {counts[label(record)]} times only"
+                    if counts[label(record)] < FEWEST_OF_A_CLASS
+                    else f"the label {label(record)!r} is not in the training rows"
+                )
                 rejected.append(Rejected(record.source, record.row, reason, dict(record.values)))
         parts[name] = [record for record in rows if label(record) not in few]
     return tuple(kept)

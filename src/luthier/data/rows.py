@@ -73,10 +73,22 @@ def read(path: Path, format: str | None = None, encoding: str = "utf-8", header:
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}", nearest(path.name, beside) if beside else "check the path")
     if not path.is_file():
-        raise DataError(f"{path} is not a file", "give a .csv, .tsv, .json or .jsonl file, or a folder with train, validation and test files")
-    name = format or {".csv": "csv", ".tsv": "tsv", ".txt": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}.get(path.suffix.lower())
+        raise DataError(
+            f"{path} is not a file", "give a .csv, .tsv, .json or .jsonl file, or a folder with train, validation and test files"
+        )
+    name = format or {
+        ".csv": "csv",
+        ".tsv": "tsv",
+        ".txt": "tsv",
+        ".tab": "tsv",
+        ".json": "json",
+        ".jsonl": "jsonl",
+        ".ndjson": "jsonl",
+    }.get(path.suffix.lower())
     if name is None:
-        raise DataError(f"{path}: the ending {path.suffix!r} names no format that is known", f"set data.format to one of {', '.join(SOURCES)}")
+        raise DataError(
+            f"{path}: the ending {path.suffix!r} names no format that is known", f"set data.format to one of {', '.join(SOURCES)}"
+        )
     try:
         raw = path.read_bytes()
     except OSError as problem:

@@ -13,15 +13,19 @@ class Data(Component):
     """The data of an experiment."""
 
     path: str = Field(description="The file of rows (csv, tsv, json, jsonl); with `validation` and `test` given, the training rows.")
-    validation: str | None = Field(None, description="A file of validation rows, where the split is given.")
-    test: str | None = Field(None, description="A file of test rows, where the split is given.")
-    format: str | None = Field(None, description="csv, tsv, json or jsonl; taken from the file's ending when unset.")
-    encoding: str = Field("utf-8", description="How the bytes are read.")
-    header: bool | None = Field(None, description="Whether line 1 names the columns; looked for when unset.")
-    task: Literal["classification", "chat"] | None = Field(None, description="What the rows are for; inferred when unset.")
-    input: tuple[str, ...] = Field((), description="The column or columns that are read; inferred when empty.")
-    target: str | None = Field(None, description="The column to be learned; inferred when unset.")
-    validation_share: float = Field(0.1, gt=0, lt=0.5, description="Share of the rows that choose the checkpoint.")
-    test_share: float = Field(0.2, gt=0, lt=0.5, description="Share of the rows that are sealed until the verdict.")
-    split_seed: int = Field(0, ge=0, description="Decides which row is where; kept apart from `seed`, so that runs with other seeds meet the same test rows.")
+    validation: str | None = Field(default=None, description="A file of validation rows, where the split is given.")
+    test: str | None = Field(default=None, description="A file of test rows, where the split is given.")
+    format: str | None = Field(default=None, description="csv, tsv, json or jsonl; taken from the file's ending when unset.")
+    encoding: str = Field(default="utf-8", description="How the bytes are read.")
+    header: bool | None = Field(default=None, description="Whether line 1 names the columns; looked for when unset.")
+    task: Literal["classification", "chat"] | None = Field(default=None, description="What the rows are for; inferred when unset.")
+    input: tuple[str, ...] = Field(default=(), description="The column or columns that are read; inferred when empty.")
+    target: str | None = Field(default=None, description="The column to be learned; inferred when unset.")
+    validation_share: float = Field(default=0.1, gt=0, lt=0.5, description="Share of the rows that choose the checkpoint.")
+    test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Share of the rows that are sealed until the verdict.")
+    split_seed: int = Field(
+        default=0,
+        ge=0,
+        description="Decides which row is where; kept apart from `seed`, so that runs with other seeds meet the same test rows.",
+    )
     fingerprint: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each file; filled in, and checked on resume.")

@@ -44,7 +44,9 @@ def split(keys: Sequence[str], strata: Sequence[Hashable], shares: dict[str, flo
         total = sum(len(rows) for rows in ordered)
         wanted = {part: max(1, round(total * shares[part])) if len(ordered) >= 3 and shares[part] else 0 for part in ("test", "validation")}
         for rows in ordered:
-            part = next((name for name in ("test", "validation") if wanted[name] >= len(rows) or wanted[name] > 0 and len(rows) == 1), "train")
+            part = next(
+                (name for name in ("test", "validation") if wanted[name] >= len(rows) or (wanted[name] > 0 and len(rows) == 1)), "train"
+            )
             parts[part].extend(rows)
             if part != "train":
                 wanted[part] -= len(rows)

@@ -37,7 +37,8 @@ def write_bundle(folder: Path, model: PackedNetwork, tokenizer: Any, experiment:
         aside.mkdir(parents=True)
         network = model.network
         if isinstance(experiment.adaptation, Lora):
-            head = [name for name in ("classifier", "score", "pre_classifier") if hasattr(network, name)]
+            names = {id(module): name for name, module in network.named_modules()}
+            head = [names[id(module)] for module in getattr(model, "head", [])]
             task = "SEQ_CLS" if isinstance(model, Classifier) else "CAUSAL_LM"
             save_adapter(network, experiment.adaptation, base.name, task, head, aside / "adapter")
             merge(network)

@@ -20,7 +20,9 @@ def write_card(experiment: Experiment, base: Base, verdict: Mapping[str, Any], r
     objective: Any = experiment.objective
     labels = f"- Classes: {', '.join(objective.labels)}\n" if task == "classification" else ""
     use = (
-        'pipeline("text-classification", "PATH")("your text")' if task == "classification" else 'pipeline("text-generation", "PATH")([{"role": "user", "content": "…"}])'
+        'pipeline("text-classification", "PATH")("your text")'
+        if task == "classification"
+        else 'pipeline("text-generation", "PATH")([{"role": "user", "content": "…"}])'
     )
     return f"""---
 base_model: {base.name}

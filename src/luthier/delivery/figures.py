@@ -25,7 +25,9 @@ def _short(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-") if value and abs(value) < 1e-2 else f"{value:g}"
 
 
-def lines(series: dict[str, Points], x: str, y: str, mark: tuple[float, str] | None = None, zero: bool = False, diagonal: bool = False) -> str:
+def lines(
+    series: dict[str, Points], x: str, y: str, mark: tuple[float, str] | None = None, zero: bool = False, diagonal: bool = False
+) -> str:
     """Lines over a common axis.
 
     Args:
@@ -61,17 +63,24 @@ def lines(series: dict[str, Points], x: str, y: str, mark: tuple[float, str] | N
         path = " ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in _thinned(kept))
         parts.append(f'<polyline class="c{number}" points="{path}"/>')
         if len(kept) <= 60:
-            parts += [f'<circle class="c{number}" cx="{at_x(px):.1f}" cy="{at_y(py):.1f}" r="3"><title>{html.escape(name)}: {py:.4g} at {px:g}</title></circle>' for px, py in kept]
+            parts += [
+                f'<circle class="c{number}" cx="{at_x(px):.1f}" cy="{at_y(py):.1f}" r="3"><title>{html.escape(name)}: {py:.4g} at {px:g}</title></circle>'
+                for px, py in kept
+            ]
     if mark is not None:
         parts.append(f'<line class="mark" x1="{at_x(mark[0]):.1f}" y1="{TOP}" x2="{at_x(mark[0]):.1f}" y2="{HEIGHT - BOTTOM}"/>')
         side = "end" if at_x(mark[0]) > WIDTH / 2 else "start"
         shift = -4 if side == "end" else 4
-        parts.append(f'<text class="mark" x="{at_x(mark[0]) + shift:.1f}" y="{TOP + 12}" text-anchor="{side}">{html.escape(mark[1])}</text>')
+        parts.append(
+            f'<text class="mark" x="{at_x(mark[0]) + shift:.1f}" y="{TOP + 12}" text-anchor="{side}">{html.escape(mark[1])}</text>'
+        )
     legend = "".join(f'<span class="key c{number}">{html.escape(name)}</span>' for number, name in enumerate(series))
     return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y)} against {html.escape(x)}">{"".join(parts)}</svg><figcaption>{legend}</figcaption></figure>'
 
 
-def _frame(x: str, y: str, at_x: Callable[[float], float], at_y: Callable[[float], float], xs: tuple[float, float], ys: tuple[float, float]) -> list[str]:
+def _frame(
+    x: str, y: str, at_x: Callable[[float], float], at_y: Callable[[float], float], xs: tuple[float, float], ys: tuple[float, float]
+) -> list[str]:
     parts = []
     for tick in _ticks(*ys):
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{at_y(tick):.1f}" x2="{WIDTH - RIGHT}" y2="{at_y(tick):.1f}"/>')
@@ -88,7 +97,10 @@ def _thinned(points: Points, most: int = 800) -> Points:
     if len(points) <= most:
         return points
     size = -(-len(points) // most)
-    return [(points[start][0], sum(y for _, y in points[start : start + size]) / len(points[start : start + size])) for start in range(0, len(points), size)]
+    return [
+        (points[start][0], sum(y for _, y in points[start : start + size]) / len(points[start : start + size]))
+        for start in range(0, len(points), size)
+    ]
 
 
 def intervals(rows: Sequence[tuple[str, float, float, float]], shown: Callable[[float], str]) -> str:
@@ -104,8 +116,12 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], shown: Callable[[
     parts = []
     for number, (name, value, least, most) in enumerate(rows):
         y = number * tall + 32
-        parts.append(f'<text x="10" y="{y - 14}">{html.escape(name)}</text><text x="{WIDTH - 10}" y="{y - 14}" text-anchor="end">{shown(value)} <tspan class="soft">[{shown(least)}, {shown(most)}]</tspan></text>')
-        parts.append(f'<line class="c{number} bar" x1="{at(least):.1f}" y1="{y}" x2="{at(most):.1f}" y2="{y}"/><circle class="c{number}" cx="{at(value):.1f}" cy="{y}" r="5"/>')
+        parts.append(
+            f'<text x="10" y="{y - 14}">{html.escape(name)}</text><text x="{WIDTH - 10}" y="{y - 14}" text-anchor="end">{shown(value)} <tspan class="soft">[{shown(least)}, {shown(most)}]</tspan></text>'
+        )
+        parts.append(
+            f'<line class="c{number} bar" x1="{at(least):.1f}" y1="{y}" x2="{at(most):.1f}" y2="{y}"/><circle class="c{number}" cx="{at(value):.1f}" cy="{y}" r="5"/>'
+        )
     return f'<figure><svg viewBox="0 0 {WIDTH} {len(rows) * tall + 10}" role="img" aria-label="values with 95 % intervals">{"".join(parts)}</svg></figure>'
 
 

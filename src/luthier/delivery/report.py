@@ -75,7 +75,10 @@ def _verdict(verdict: dict[str, Any]) -> str:
     metric = verdict["metric"]
     test = verdict["test"]
     rows = [("this model", test["value"], test["low"], test["high"])]
-    rows += [(f"{rival}: {verdict[rival]['name']}", verdict[rival]["value"], verdict[rival]["low"], verdict[rival]["high"]) for rival in ("base", "trivial")]
+    rows += [
+        (f"{rival}: {verdict[rival]['name']}", verdict[rival]["value"], verdict[rival]["low"], verdict[rival]["high"])
+        for rival in ("base", "trivial")
+    ]
     times = verdict["test_opened"]
     direction = "more" if verdict["higher_is_better"] else "less"
     about = f"{metric}: {METRICS[metric].about}; {direction} is better. 95 % intervals from 2,000 paired resamples. The {test['n']:,} test rows were opened {times} time{'s' if times != 1 else ''}, after every choice was made."
@@ -109,7 +112,11 @@ def _choices(run: Run, experiment: Experiment) -> str:
     cut = run.happened("cut_to_budget")
     if cut:
         rows.append(("training.steps", cut[-1]["steps"], f"of {cut[-1]['wanted']:,}: what the budget of {cut[-1]['budget']:.0f} s leaves"))
-    return _section("The choices", _table(("field", "value", "reason"), rows), "Every field is in experiment.yaml; change one with <code>--set path=value</code>.")
+    return _section(
+        "The choices",
+        _table(("field", "value", "reason"), rows),
+        "Every field is in experiment.yaml; change one with <code>--set path=value</code>.",
+    )
 
 
 def _curves(run: Run, verdict: dict[str, Any]) -> str:
@@ -132,28 +139,54 @@ def _curves(run: Run, verdict: dict[str, Any]) -> str:
     metric = verdict["metric"]
     body = "<h3>Loss</h3>" + figures.lines({"training (smoothed)": smooth, "validation": validation}, "step", "loss", mark)
     if metric != "loss":
-        body += f"<h3>Validation {metric}</h3>" + figures.lines({metric: [(line["step"], line["evaluation"][metric]) for line in looks]}, "step", metric, mark)
+        body += f"<h3>Validation {metric}</h3>" + figures.lines(
+            {metric: [(line["step"], line["evaluation"][metric]) for line in looks]}, "step", metric, mark
+        )
     body += "<h3>Gap between validation and training loss</h3>" + figures.lines({"gap": gaps}, "step", "gap", mark, zero=True)
-    body += "<h3>Learning rate</h3>" + figures.lines({"learning rate": [(line["step"], line["lr"]) for line in steps]}, "step", "rate", zero=True)
-    return _section("The run", body, "A gap that grows while the validation loss rises is overfitting; the chosen checkpoint is the best on the validation rows.")
+    body += "<h3>Learning rate</h3>" + figures.lines(
+        {"learning rate": [(line["step"], line["lr"]) for line in steps]}, "step", "rate", zero=True
+    )
+    return _section(
+        "The run",
+        body,
+        "A gap that grows while the validation loss rises is overfitting; the chosen checkpoint is the best on the validation rows.",
+    )
 
 
 def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
     numbers = {name: value for name, value in verdict["test"].items() if name in METRICS}
-    body = _table(("on the test rows", ""), [(METRICS[name].about, shown(name, value)) for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()])
+    body = _table(
+        ("on the test rows", ""),
+        [(METRICS[name].about, shown(name, value)) for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()],
+    )
     if "rouge_l" in details:
         body += f"<p>ROUGE-L against the references of {details['rouge_l']['n']} short test rows: {details['rouge_l']['value']:.3f}.</p>"
     if "confusion" in details:
         labels = details["labels"]
-        rows = [(part["label"], part["n"], f"{part['precision']:.3f}", f"{part['recall']:.3f}", f"{part['f1']:.3f}") for part in sorted(details["per_class"], key=lambda part: part["f1"])]
+        rows = [
+            (part["label"], part["n"], f"{part['precision']:.3f}", f"{part['recall']:.3f}", f"{part['f1']:.3f}")
+            for part in sorted(details["per_class"], key=lambda part: part["f1"])
+        ]
         body += "<h3>Each class, the weakest first</h3>" + _table(("class", "rows", "precision", "recall", "F1"), rows)
         if len(labels) <= 30:
             body += "<h3>What was taken for what</h3>" + figures.grid(details["confusion"], labels)
         else:
-            mistakes = sorted(((count, labels[i], labels[j]) for i, row in enumerate(details["confusion"]) for j, count in enumerate(row) if i != j and count), reverse=True)[:15]
-            body += "<h3>The most frequent mistakes</h3>" + _table(("true", "said", "rows"), [(true, said, count) for count, true, said in mistakes])
+            mistakes = sorted(
+                (
+                    (count, labels[i], labels[j])
+                    for i, row in enumerate(details["confusion"])
+                    for j, count in enumerate(row)
+                    if i != j and count
+                ),
+                reverse=True,
+            )[:15]
+            body += "<h3>The most frequent mistakes</h3>" + _table(
+                ("true", "said", "rows"), [(true, said, count) for count, true, said in mistakes]
+            )
         points = [(part["confidence"], part["accuracy"]) for part in details["calibration"]]
-        body += "<h3>Is it as sure as it should be?</h3>" + figures.lines({"rows, in bins of equal size": points}, "confidence", "accuracy", diagonal=True)
+        body += "<h3>Is it as sure as it should be?</h3>" + figures.lines(
+            {"rows, in bins of equal size": points}, "confidence", "accuracy", diagonal=True
+        )
     if details.get("truncated"):
         body += f'<p class="warning">{details["truncated"]} test rows were longer than objective.max_length and lost their end.</p>'
     return _section("How good it is", body)
@@ -173,18 +206,28 @@ def _examples(details: dict[str, Any]) -> str:
     def cards(rows: Sequence[dict[str, Any]]) -> str:
         made = []
         for row in rows:
-            said = f'said <b>{_text(row["said"])}</b> ({row["confidence"]:.0%} sure), is <b>{_text(row["target"])}</b>' if "said" in row else f'<span class="soft">{_text(row["target"])}</span>'
-            made.append(f'<article><p>{_text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{_text(row["file"])}, line {row["line"]} · loss {row["loss"]:.3f}, base {row["base_loss"]:.3f}</p></article>')
+            said = (
+                f"said <b>{_text(row['said'])}</b> ({row['confidence']:.0%} sure), is <b>{_text(row['target'])}</b>"
+                if "said" in row
+                else f'<span class="soft">{_text(row["target"])}</span>'
+            )
+            made.append(
+                f'<article><p>{_text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{_text(row["file"])}, line {row["line"]} · loss {row["loss"]:.3f}, base {row["base_loss"]:.3f}</p></article>'
+            )
         return "".join(made)
 
     if not details.get("worst"):
         return ""
-    return _section("Rows", f'<details open><summary>the worst</summary>{cards(details["worst"])}</details><details><summary>the best</summary>{cards(details["best"])}</details>')
+    return _section(
+        "Rows",
+        f"<details open><summary>the worst</summary>{cards(details['worst'])}</details><details><summary>the best</summary>{cards(details['best'])}</details>",
+    )
 
 
 def _findings(run: Run) -> str:
     items = "".join(
-        f'<li class="{finding.severity}"><b>{_text(finding.claim)}</b>{f"<br>→ {_text(finding.remedy)}" if finding.remedy else ""}</li>' for finding in run.findings
+        f'<li class="{finding.severity}"><b>{_text(finding.claim)}</b>{f"<br>→ {_text(finding.remedy)}" if finding.remedy else ""}</li>'
+        for finding in run.findings
     )
     return _section("Findings", f'<ul class="findings">{items}</ul>')
 

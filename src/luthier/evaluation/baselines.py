@@ -58,12 +58,21 @@ def words(train: Sequence[Example], validation: Sequence[Example], classes: int,
     return _logistic("TF-IDF + logistic regression", features, train, validation, classes, (1.0, 10.0, 100.0))
 
 
-def frozen(name: str, features: Callable[[Sequence[Example]], np.ndarray], train: Sequence[Example], validation: Sequence[Example], classes: int) -> Rival:
+def frozen(
+    name: str, features: Callable[[Sequence[Example]], np.ndarray], train: Sequence[Example], validation: Sequence[Example], classes: int
+) -> Rival:
     """Logistic regression on the untouched base's pooled features."""
     return _logistic(f"{name}, frozen + logistic regression", features, train, validation, classes, REGULARISATION)
 
 
-def _logistic(name: str, features: Callable[[Sequence[Example]], Any], train: Sequence[Example], validation: Sequence[Example], classes: int, strengths: Sequence[float]) -> Rival:
+def _logistic(
+    name: str,
+    features: Callable[[Sequence[Example]], Any],
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    classes: int,
+    strengths: Sequence[float],
+) -> Rival:
     """The regularisation is chosen on the validation rows."""
     import warnings
 
@@ -120,7 +129,9 @@ def copier(train: Sequence[Example], validation: Sequence[Example], vocabulary: 
             said = tokens[learned]
             losses.append(-np.log((1 - share) * common[said] + share * own[said]).sum())
             sizes.append(len(said))
-        return Scores(np.array(losses), np.array(sizes, dtype=float), bytes=np.array([float(example.facts["bytes"]) for example in examples]))
+        return Scores(
+            np.array(losses), np.array(sizes, dtype=float), bytes=np.array([float(example.facts["bytes"]) for example in examples])
+        )
 
     shares = {share: score(validation, share) for share in (0.0, 0.05, 0.1, 0.2, 0.4)}
     best = min(shares, key=lambda share: shares[share].loss.sum())

@@ -105,7 +105,9 @@ def calibration(scores: Scores, rows: np.ndarray | None = None, bins: int = 15) 
     rows = np.arange(len(scores.loss)) if rows is None else rows
     confidence, right = scores.probabilities.max(1)[rows], _right(scores)[rows]
     parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, max(1, len(rows) // 10)))
-    return [{"confidence": float(confidence[part].mean()), "accuracy": float(right[part].mean()), "n": len(part)} for part in parts if len(part)]
+    return [
+        {"confidence": float(confidence[part].mean()), "accuracy": float(right[part].mean()), "n": len(part)} for part in parts if len(part)
+    ]
 
 
 def rouge_l(said: str, reference: str) -> float:

@@ -9,9 +9,12 @@ import numpy as np
 
 from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Scores
+from luthier.models.modes import evaluating
 
 
-def score(model: Any, objective: Objective, examples: Sequence[Example], tokens: int = 8192, poll: Callable[[], None] = lambda: None) -> Scores:
+def score(
+    model: Any, objective: Objective, examples: Sequence[Example], tokens: int = 8192, poll: Callable[[], None] = lambda: None
+) -> Scores:
     """Score examples in batches of similar length, and give the results in the examples' order.
 
     Args:
@@ -31,16 +34,11 @@ def score(model: Any, objective: Objective, examples: Sequence[Example], tokens:
             held = 0
         parts[-1].append(position)
         held += size
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     found = []
-    try:
+    with evaluating(model):
         for part in parts:
             poll()
             found.append(objective.score(model, objective.collate([examples[position] for position in part], 0, 0)))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return join(found, np.argsort(np.array([position for part in parts for position in part]), kind="stable"))
 
 

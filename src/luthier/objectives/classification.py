@@ -19,11 +19,16 @@ class Classification(Component):
     """Learn the class of a text, or of two texts read together."""
 
     kind: Literal["classification"] = "classification"
-    labels: tuple[str, ...] = Field((), description="The classes, in order; taken from the training rows when empty.")
-    pooling: Literal["auto", "cls", "mean", "last"] = Field("auto", description="What the head reads of a row: the first token through the base's own head (cls), the mean of all, or the last; auto is cls for encoders and last for decoders.")
-    class_weights: Literal["none", "balanced"] = Field("none", description="balanced: a class counts by the inverse of its share, as scikit-learn's.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes.")
-    max_length: int = Field(256, ge=8, description="Tokens a row may have; longer rows lose their end, counted.")
+    labels: tuple[str, ...] = Field(default=(), description="The classes, in order; taken from the training rows when empty.")
+    pooling: Literal["auto", "cls", "mean", "last"] = Field(
+        default="auto",
+        description="What the head reads of a row: the first token through the base's own head (cls), the mean of all, or the last; auto is cls for encoders and last for decoders.",
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="balanced: a class counts by the inverse of its share, as scikit-learn's."
+    )
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes.")
+    max_length: int = Field(default=256, ge=8, description="Tokens a row may have; longer rows lose their end, counted.")
 
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str) -> ClassificationObjective:
         """The objective at work.
@@ -62,7 +67,10 @@ class ClassificationObjective:
                 tokens=tokens,
                 target=number.get(str(record.values.get(self.target)), -1),
                 record=record,
-                facts={"cut": len(whole["input_ids"][position]) - len(tokens), **({"segments": encoded["token_type_ids"][position]} if len(texts) == 2 else {})},
+                facts={
+                    "cut": len(whole["input_ids"][position]) - len(tokens),
+                    **({"segments": encoded["token_type_ids"][position]} if len(texts) == 2 else {}),
+                },
             )
             for position, (record, tokens) in enumerate(zip(records, encoded["input_ids"], strict=True))
         ]

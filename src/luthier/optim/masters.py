@@ -41,7 +41,11 @@ class Masters:
         self.groups = buckets
         self.optimizer = optimizer.build(
             [
-                {"params": [self.outer[name] for name in names], "lr": optimizer.lr * scale, "weight_decay": optimizer.weight_decay if decay else 0.0}
+                {
+                    "params": [self.outer[name] for name in names],
+                    "lr": optimizer.lr * scale,
+                    "weight_decay": optimizer.weight_decay if decay else 0.0,
+                }
                 for (scale, decay), names in buckets.items()
             ]
         )
@@ -75,7 +79,7 @@ class Masters:
             return 0.0
         norm = float(torch.nn.utils.get_total_norm(gradients)) / count
         shrink = min(1.0, self.spec.clip / (norm + 1e-6)) if self.spec.clip else 1.0
-        torch._foreach_mul_(gradients, shrink / count)
+        torch.ops.aten._foreach_mul_.Scalar(gradients, shrink / count)
         for group, (scale, _) in zip(self.optimizer.param_groups, self.groups, strict=True):
             group["lr"] = self.spec.lr * scale * factor
         self.optimizer.step()
@@ -87,7 +91,7 @@ class Masters:
         """Round the precise weights into the network."""
         if self.copies:
             with torch.no_grad():
-                torch._foreach_copy_(list(self.inner.values()), list(self.outer.values()))
+                torch.ops.aten._foreach_copy_.default(list(self.inner.values()), list(self.outer.values()))
 
     # what a checkpoint keeps
 

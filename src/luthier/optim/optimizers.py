@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 class _Rated(Component):
     lr: float = Field(gt=0, description="The highest learning rate of the run (HF: learning_rate).")
-    head_lr: float | None = Field(None, gt=0, description="The rate of a head that is new; the same as `lr` when unset.")
-    weight_decay: float = Field(0.01, ge=0, description="Pull towards zero; not on biases and norms.")
-    clip: float = Field(1.0, ge=0, description="The gradient's norm is cut to this (HF: max_grad_norm); 0 never cuts.")
+    head_lr: float | None = Field(default=None, gt=0, description="The rate of a head that is new; the same as `lr` when unset.")
+    weight_decay: float = Field(default=0.01, ge=0, description="Pull towards zero; not on biases and norms.")
+    clip: float = Field(default=1.0, ge=0, description="The gradient's norm is cut to this (HF: max_grad_norm); 0 never cuts.")
 
 
 class AdamW(_Rated):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
     kind: Literal["adamw"] = "adamw"
-    betas: tuple[float, float] = Field((0.9, 0.999), description="How slowly the two moments forget.")
-    eps: float = Field(1e-8, gt=0, description="Keeps the division finite.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="How slowly the two moments forget.")
+    eps: float = Field(default=1e-8, gt=0, description="Keeps the division finite.")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """torch's optimizer over groups with `params`, `lr` and `weight_decay`."""
+        """Torch's optimizer over groups with `params`, `lr` and `weight_decay`."""
         import torch
 
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
@@ -37,11 +37,11 @@ class Adam(_Rated):
     """Adam; weight decay is added to the gradient (Kingma & Ba 2015)."""
 
     kind: Literal["adam"] = "adam"
-    betas: tuple[float, float] = Field((0.9, 0.999), description="How slowly the two moments forget.")
-    eps: float = Field(1e-8, gt=0, description="Keeps the division finite.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="How slowly the two moments forget.")
+    eps: float = Field(default=1e-8, gt=0, description="Keeps the division finite.")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """torch's optimizer over groups with `params`, `lr` and `weight_decay`."""
+        """Torch's optimizer over groups with `params`, `lr` and `weight_decay`."""
         import torch
 
         return torch.optim.Adam(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
@@ -51,10 +51,10 @@ class Sgd(_Rated):
     """Stochastic gradient descent with momentum."""
 
     kind: Literal["sgd"] = "sgd"
-    momentum: float = Field(0.9, ge=0, lt=1, description="Share of the last step that is kept.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Share of the last step that is kept.")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """torch's optimizer over groups with `params`, `lr` and `weight_decay`."""
+        """Torch's optimizer over groups with `params`, `lr` and `weight_decay`."""
         import torch
 
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=True)

@@ -11,7 +11,7 @@ from luthier.core.component import Component
 
 
 class _Warm(Component):
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the run over which the rate rises from zero to `optimizer.lr`.")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the run over which the rate rises from zero to `optimizer.lr`.")
 
     def _rising(self, share: float) -> float | None:
         return share / self.warmup if share < self.warmup else None
@@ -54,7 +54,7 @@ class WarmupStableDecay(_Warm):
     """The full rate, then straight down to zero over the last part (Hu et al. 2024, section 4)."""
 
     kind: Literal["wsd"] = "wsd"
-    decay: float = Field(0.2, gt=0, le=1, description="Share of the run, at its end, over which the rate falls to zero.")
+    decay: float = Field(default=0.2, gt=0, le=1, description="Share of the run, at its end, over which the rate falls to zero.")
 
     def factor(self, share: float) -> float:
         """What the rate is multiplied by when `share` of the run is done, 0 < share < 1."""

@@ -111,7 +111,11 @@ def _settled(place: Run, experiment: Experiment, base: Base) -> Experiment:
         settled = settled.model_copy(update={"environment": now})
         write_file(place.folder / "experiment.yaml", settled.yaml())
         return settled
-    differences = [f"{name}: was {experiment.environment.get(name)!r}, is {value!r}" for name, value in now.items() if experiment.environment.get(name) != value]
+    differences = [
+        f"{name}: was {experiment.environment.get(name)!r}, is {value!r}"
+        for name, value in now.items()
+        if experiment.environment.get(name) != value
+    ]
     if experiment.model.fingerprint != base.fingerprint:
         differences.append("model.base: the weights are not those the run began with")
     if differences:
@@ -238,7 +242,9 @@ def _forecast(work: Work, found: Smoke, experiment: Experiment, probe: Scores | 
 # the verdict
 
 
-def _judged(way: Way, experiment: Experiment, work: Work, rivals: dict[str, Rival], best: dict[str, Any], before: list[dict[str, Any]]) -> dict[str, Any]:
+def _judged(
+    way: Way, experiment: Experiment, work: Work, rivals: dict[str, Rival], best: dict[str, Any], before: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Open the sealed rows once, and compare."""
     place, task = way.place, way.intake.spec.task or ""
     place.event("test_opened", rows=len(way.intake.records["test"]))
@@ -253,7 +259,11 @@ def _judged(way: Way, experiment: Experiment, work: Work, rivals: dict[str, Riva
         base = (rivals["base"].name, rivals["base"].score(test))
         trivial = {rivals[name].name: rivals[name].score(test) for name in ("majority", "words")}
     verdict = decide(task, work.objective.metrics, ours, base, trivial)
-    verdict |= {"checkpoint": best["step"], "validation": {name: best[name] for name in work.objective.metrics}, "test_opened": len(place.happened("test_opened"))}
+    verdict |= {
+        "checkpoint": best["step"],
+        "validation": {name: best[name] for name in work.objective.metrics},
+        "test_opened": len(place.happened("test_opened")),
+    }
     details = _rows(work, test, ours, base[1])
     if task == "classification":
         spec: Any = experiment.objective
@@ -282,7 +292,11 @@ def _rows(work: Work, test: Sequence[Example], ours: Scores, base: Scores, shown
                  "input": [str(record.values.get(name) or "")[:600] for name in work.experiment.data.input]}  # fmt: skip
         if labels and ours.probabilities is not None:
             said = int(ours.probabilities[position].argmax())
-            found |= {"target": labels[test[position].target], "said": labels[said], "confidence": float(ours.probabilities[position, said])}
+            found |= {
+                "target": labels[test[position].target],
+                "said": labels[said],
+                "confidence": float(ours.probabilities[position, said]),
+            }
         else:
             found |= {"target": test[position].facts["messages"][-1]["content"][:600]}
         return found
@@ -302,7 +316,6 @@ def _samples(way: Way, work: Work, when: str) -> list[dict[str, Any]]:
     kept = [line for line in way.place.lines("samples.jsonl") if line.get("when") == when]
     if kept:
         return kept
-    work.model.eval()
     chosen = _chosen(work.validation)
     prompts = [[token for token, learned in zip(example.tokens, example.target, strict=True) if not learned] for example in chosen]
     limit = min(96, max(sum(example.target) for example in chosen) + 8)
@@ -310,10 +323,6 @@ def _samples(way: Way, work: Work, when: str) -> list[dict[str, Any]]:
     lines = [{"step": 0, "when": when, "row": example.record.row, "asked": example.facts["messages"][-2]["content"], "expected": example.facts["messages"][-1]["content"], "said": text}
              for example, text in zip(chosen, said, strict=True)]  # fmt: skip
     way.place.append("samples.jsonl", *lines)
-    adaptation: Any = work.experiment.adaptation
-    adaptation.on_progress(work.model, 0.0)
-    work.model.train()
-    adaptation.attach if False else None
     return lines
 
 

@@ -13,7 +13,9 @@ from luthier.core.run import write_file
 from luthier.core.types import Message, Record
 
 
-def predict(bundle: str | Path, data: str | Path | Sequence[str], *, out: str | Path | None = None, limit: int = 256) -> list[dict[str, Any]]:
+def predict(
+    bundle: str | Path, data: str | Path | Sequence[str], *, out: str | Path | None = None, limit: int = 256
+) -> list[dict[str, Any]]:
     """Classify texts, or answer prompts.
 
     Args:
@@ -126,7 +128,9 @@ def _rows(data: str | Path | Sequence[str], columns: Sequence[str]) -> list[Reco
         return table.records(str(data))
     texts = [str(data)] if isinstance(data, str | Path) else list(data)
     if len(columns) > 1:
-        raise DataError(f"the model reads {len(columns)} columns ({', '.join(columns)}): one text is not enough", "give a file with these columns")
+        raise DataError(
+            f"the model reads {len(columns)} columns ({', '.join(columns)}): one text is not enough", "give a file with these columns"
+        )
     return [Record(number, {columns[0]: _as_turn(text, columns[0])}) for number, text in enumerate(texts, 1)]
 
 
@@ -154,6 +158,7 @@ def _classified(model: Any, objective: Any, rows: Sequence[Record]) -> list[dict
         return []
     scores = score(model, objective, objective.prepare(rows))
     labels = objective.spec.labels
+    assert scores.probabilities is not None
     return [
         {"label": labels[int(row.argmax())], "probabilities": {label: float(value) for label, value in zip(labels, row, strict=True)}}
         for row in scores.probabilities
@@ -168,11 +173,19 @@ def _answered(model: Any, tokenizer: Any, about: dict[str, Any], rows: Sequence[
     for record in rows:
         held = record.values.get(about["input"][0])
         if isinstance(held, list):
-            turns = [{"role": ROLES.get(turn.get("role", turn.get("from")), turn.get("role", turn.get("from"))), "content": turn.get("content", turn.get("value"))} for turn in held]
+            turns = [
+                {
+                    "role": ROLES.get(turn.get("role", turn.get("from")), turn.get("role", turn.get("from"))),
+                    "content": turn.get("content", turn.get("value")),
+                }
+                for turn in held
+            ]
             while turns and turns[-1]["role"] == "assistant":
                 turns.pop()
         else:
-            turns = [{"role": "user", "content": "\n\n".join(text for name in about["input"] if (text := str(record.values.get(name) or "")))}]
+            turns = [
+                {"role": "user", "content": "\n\n".join(text for name in about["input"] if (text := str(record.values.get(name) or "")))}
+            ]
         prompts.append(prompt(tokenizer, turns)[0])
     found: list[str] = []
     for start in range(0, len(prompts), 8):
@@ -184,7 +197,9 @@ def _write(path: Path, rows: Sequence[Record], found: Sequence[dict[str, Any]]) 
     import json
 
     if path.suffix == ".jsonl":
-        write_file(path, "".join(json.dumps({**record.values, **one}, ensure_ascii=False) + "\n" for record, one in zip(rows, found, strict=True)))
+        write_file(
+            path, "".join(json.dumps({**record.values, **one}, ensure_ascii=False) + "\n" for record, one in zip(rows, found, strict=True))
+        )
         return
     table = io.StringIO(newline="")
     answers = ["label", "confidence"] if found and "label" in found[0] else ["text"]

@@ -163,7 +163,7 @@ def seconds_of(budget: str | float | None) -> float | None:
     if budget is None:
         return None
     text = str(budget).strip().lower()
-    scale = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], None)
+    scale = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
     try:
         value = float(text[:-1]) * scale if scale else float(text)
     except ValueError:
@@ -187,7 +187,11 @@ def _with_data_settings(spec: Data, assignments: Sequence[str]) -> Data:
     from luthier.core.component import build
     from luthier.experiment import number
 
-    changes = {path.removeprefix("data."): number(text) for path, _, text in (item.partition("=") for item in assignments) if path.startswith("data.")}
+    changes = {
+        path.removeprefix("data."): number(text)
+        for path, _, text in (item.partition("=") for item in assignments)
+        if path.startswith("data.")
+    }
     if "encoding" in changes:
         changes["encoding"] = str(changes["encoding"])
     made = build(Data, {**spec.model_dump(), **changes}, "data")
@@ -226,7 +230,10 @@ def _filled(experiment: Experiment, intake: Intake) -> Experiment:
     if intake.labels and not objective.labels:
         objective = objective.model_copy(update={"labels": intake.labels})
     if objective.kind != intake.spec.task:
-        raise ExperimentError(f"objective.kind is {objective.kind!r}, but the rows are for {intake.spec.task}", f"set data.task={objective.kind} and name the columns")
+        raise ExperimentError(
+            f"objective.kind is {objective.kind!r}, but the rows are for {intake.spec.task}",
+            f"set data.task={objective.kind} and name the columns",
+        )
     return experiment.model_copy(update={"data": intake.spec, "objective": objective})
 
 
@@ -238,12 +245,19 @@ def _fresh_or_planned(folder: Path) -> Run:
     return Run.create(folder)
 
 
-def _begin(place: Run, experiment: Experiment, intake: Intake, choices: Sequence[Choice], face: Face, budget: float | None, force: bool) -> None:
+def _begin(
+    place: Run, experiment: Experiment, intake: Intake, choices: Sequence[Choice], face: Face, budget: float | None, force: bool
+) -> None:
     """Write what makes the run resumable, before anything heavy is imported."""
     split = {part: [[record.source, record.row] for record in rows] for part, rows in intake.records.items()}
     given = bool(intake.spec.validation and intake.spec.test)
-    place.write_json("splits.json", {"how": "given" if given else "by class, rows with the same text together", "seed": intake.spec.split_seed, "rows": split})
-    write_file(place.folder / "rejected.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False, default=str) + "\n" for row in intake.rejected))
+    place.write_json(
+        "splits.json",
+        {"how": "given" if given else "by class, rows with the same text together", "seed": intake.spec.split_seed, "rows": split},
+    )
+    write_file(
+        place.folder / "rejected.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False, default=str) + "\n" for row in intake.rejected)
+    )
     place.event("created", seed=experiment.seed, budget=budget, choices=[vars(choice) for choice in choices])
     if force:
         place.event("forced")

@@ -26,7 +26,12 @@ RATES: dict[tuple[str, str], tuple[float, str]] = {
 """(kind of base, adaptation) → rate and where it comes from."""
 
 EPOCHS: dict[str, tuple[tuple[int, float, str], ...]] = {
-    "classification": ((500, 12, "few rows: more passes"), (2_000, 6, "a few thousand rows"), (5_000, 4, "a few thousand rows"), (1 << 62, 3, "many rows")),
+    "classification": (
+        (500, 12, "few rows: more passes"),
+        (2_000, 6, "a few thousand rows"),
+        (5_000, 4, "a few thousand rows"),
+        (1 << 62, 3, "many rows"),
+    ),
     "chat": ((500, 2, "few rows"), (1 << 62, 1, "one pass; more overfits small decoders")),
 }
 """task → (below this many training rows, epochs, why)."""

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch.utils import deterministic
 
 
 def choose_dtype(asked: str) -> str:
@@ -50,4 +51,4 @@ def exact() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     # filling fresh memory with NaN finds bugs in torch, and costs a tenth of a step
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]

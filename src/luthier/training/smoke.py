@@ -91,7 +91,13 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
     go = not any(found.severity == "stop" for found in findings)
     name = work.objective.metrics[0]
     then, now_measured = measure(before, (name, "loss")), measure(after, (name, "loss"))
-    evidence = {"steps": len(seen), "rows": len(small.train), "before": then, "after": now_measured, **({"probe": measure(probe, (name, "loss"))} if probe else {})}
+    evidence = {
+        "steps": len(seen),
+        "rows": len(small.train),
+        "before": then,
+        "after": now_measured,
+        **({"probe": measure(probe, (name, "loss"))} if probe else {}),
+    }
     claim = f"{'go' if go else 'no-go'}: after {len(seen)} steps on {len(small.train):,} rows the validation loss went from {then['loss']:.4f} to {now_measured['loss']:.4f}"
     findings.append(Finding(check="smoke", severity="good" if go else "stop", claim=claim, evidence=evidence,
                             remedy="" if go else "mend what is named above, or insist with --force"))  # fmt: skip

@@ -138,7 +138,10 @@ class Evaluator:
         self.metrics.note(step=number, evaluation=measured, best=better)
         self.metrics.flush()
         (self.run.folder / "validation_losses").mkdir(exist_ok=True)
-        save_file({"loss": scores.loss, "count": scores.count}, self.run.folder / "validation_losses" / f"{checkpoints.name_of(number)}.safetensors")
+        save_file(
+            {"loss": scores.loss, "count": scores.count},
+            self.run.folder / "validation_losses" / f"{checkpoints.name_of(number)}.safetensors",
+        )
         if scores.probabilities is not None:
             self.run.append("samples.jsonl", *[
                 {"step": number, "row": example.record.row, "probabilities": np.round(scores.probabilities[position], 5).tolist()}

@@ -18,13 +18,17 @@ def read_commas(text: str, path: str, header: bool | None) -> Rows:
     first = text.split("\n", 1)[0]
     if first.count(",") == 0 and (first.count(";") or first.count("\t")):
         mark = ";" if first.count(";") >= first.count("\t") else "tab"
-        raise DataError(f"{path}: the first line holds no comma but {first.count(';') or first.count(chr(9))} × {mark}",
-                        "save it as comma-separated, or name it .tsv when tabs separate the columns")
+        raise DataError(
+            f"{path}: the first line holds no comma but {first.count(';') or first.count(chr(9))} × {mark}",
+            "save it as comma-separated, or name it .tsv when tabs separate the columns",
+        )
     try:
         cells = list(_numbered(csv.reader(io.StringIO(text, newline=""), strict=True)))
     except csv.Error as problem:
-        raise DataError(f"{path}: {problem} (a quote is opened and never closed, or stands inside a cell)",
-                        "double a quote that belongs to the text: \"\"") from None
+        raise DataError(
+            f"{path}: {problem} (a quote is opened and never closed, or stands inside a cell)",
+            'double a quote that belongs to the text: ""',
+        ) from None
     return _rows(cells, path, header)
 
 
@@ -51,8 +55,10 @@ def _rows(cells: list[tuple[int, list[str]]], path: str, header: bool | None) ->
     names = [name.strip() for name in cells[0][1]] if header else [f"column_{number + 1}" for number in range(width)]
     if len(set(names)) < len(names) or "" in names:
         twice = next((name for name in names if names.count(name) > 1), "")
-        raise DataError(f"{path}, line 1: the column name {twice!r} is {'empty' if twice == '' else 'there twice'}",
-                        "give each column a name of its own")
+        raise DataError(
+            f"{path}, line 1: the column name {twice!r} is {'empty' if twice == '' else 'there twice'}",
+            "give each column a name of its own",
+        )
     found = Rows(columns=names, header=header)
     for line, row in cells[1:] if header else cells:
         if len(row) != width:
@@ -62,8 +68,11 @@ def _rows(cells: list[tuple[int, list[str]]], path: str, header: bool | None) ->
         else:
             found.add(line, dict(zip(names, row, strict=True)))
     if len(found.rejected) > len(found.values):
-        raise DataError(f"{path}: {len(found.rejected)} of {len(cells)} rows do not have the {width} cells of the first line; "
-                        f"the first is line {found.rejected[0].line}", "quote cells that contain the separator")
+        raise DataError(
+            f"{path}: {len(found.rejected)} of {len(cells)} rows do not have the {width} cells of the first line; "
+            f"the first is line {found.rejected[0].line}",
+            "quote cells that contain the separator",
+        )
     return found
 
 

@@ -1,0 +1,39 @@
+# Each target does the set-up that it needs; the versions stand in pyproject.toml.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+TORCH := torch==2.13.0
+
+.PHONY: install run test check docs clean
+
+install: $(VENV)/.installed
+
+# torch first and by itself: whatever comes after finds it there
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install $(TORCH)
+	$(PIP) install -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) install -e '.[dev]'
+	touch $@
+
+run: install
+	$(VENV)/bin/luthier run examples/feedback/feedback.csv --budget 100s
+
+test: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/basedpyright
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mkdocs build --strict --quiet
+
+docs: $(VENV)/.dev
+	$(VENV)/bin/python docs/make_reference.py > docs/reference.md
+
+clean:
+	rm -rf $(VENV) site .pytest_cache .ruff_cache

@@ -1,0 +1,145 @@
+"""The command as a person meets it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import rows
+
+COMMANDS = ("run", "train", "resume", "predict", "chat", "report", "models")
+
+
+def luthier(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "luthier", *map(str, words)], check=False, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+
+
+def test_help_lists_the_verbs_and_imports_no_torch() -> None:
+    done = luthier("--help")
+    assert done.returncode == 0
+    for name in COMMANDS:
+        assert f"  {name} " in done.stdout
+    heavy = "import sys; sys.argv = ['luthier', '--help']\nfrom luthier.app.cli import app\ntry: app()\nexcept SystemExit: pass\nprint([m for m in ('torch', 'transformers', 'numpy', 'pydantic', 'sklearn') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", heavy], check=False, capture_output=True, text=True).stdout.strip().endswith("[]")
+
+
+def test_the_run_folder_exists_before_torch_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys, luthier.pilot.run as pilot, luthier.core.run as core\n"
+        "def caught(place, *a, **k):\n    print('torch' in sys.modules, (place.folder / '.lock').exists())\n    raise SystemExit\n"
+        "begin = pilot._begin\n"
+        "def both(place, *a, **k):\n    begin(place, *a, **k)\n    print((place.folder / 'experiment.yaml').exists())\n    caught(place)\n"
+        "pilot._begin = both\n"
+        f"pilot.run({str(made(tmp_path))!r}, out={str(tmp_path / 'run')!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False", "True"], done.stderr
+
+
+def made(folder: Path, count: int = 120) -> Path:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps({**row, "text": f"{row['text']} {number}"}) + "\n" for number, row in enumerate(rows(count))))
+    return file
+
+
+def test_every_command_is_a_verb_of_the_package() -> None:
+    import luthier as package
+
+    for name in set(COMMANDS) - {"models"}:
+        assert callable(getattr(package, name))
+    assert sorted(package.__all__, key=str.lower) == sorted(package.__all__, key=str.lower)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("run", "nowhere.csv"), "there is no file"),
+        (("train", "nowhere.yaml"), "there is no experiment"),
+        (("resume", "nowhere"), "is not a run folder"),
+        (("predict", "nowhere", "text"), "there is no bundle"),
+        (("models", "show", "nothing"), "there is no base"),
+    ],
+)
+def test_a_mistake_ends_with_exit_code_2_and_one_message(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    done = luthier(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "→" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_predict_and_report_from_the_shell(bases, tmp_path: Path) -> None:
+    file = made(tmp_path)
+    done = luthier(
+        "run",
+        file,
+        "--base",
+        bases("bert").folder,
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "training.steps=20",
+        "--set",
+        "optimizer.lr=0.003",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    verdict = json.loads(done.stdout)
+    assert verdict["task"] == "classification"
+    assert "tokens/s" in done.stderr
+    assert "left" in done.stderr
+    one = json.loads(luthier("predict", tmp_path / "run" / "bundle", "the phone was great", "--json").stdout)
+    assert set(one["probabilities"]) == {"yes", "no"}
+    assert sum(one["probabilities"].values()) == pytest.approx(1)
+    table = tmp_path / "new.csv"
+    table.write_text('text,note\nthe film was dull,=1+1\n"great, indeed",b\n')
+    assert luthier("predict", tmp_path / "run", table, "--out", tmp_path / "said.csv").returncode == 0
+    lines = (tmp_path / "said.csv").read_text().splitlines()
+    assert lines[0] == "text,note,predicted_label,predicted_confidence"
+    assert len(lines) == 3
+    assert ",'=1+1," in lines[1]
+    missing = luthier("predict", tmp_path / "run", tmp_path / "none.csv")
+    assert missing.returncode == 2
+    (tmp_path / "run" / "report.html").unlink()
+    assert luthier("report", tmp_path / "run").returncode == 0
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(bases, tmp_path: Path) -> None:
+    words = [
+        "run",
+        made(tmp_path),
+        "--base",
+        bases("bert").folder,
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "training.steps=100000",
+        "--force",
+        "--quiet",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "luthier", *map(str, words)], stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    until = time.monotonic() + 120
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "luthier resume" in said
+    assert "Traceback" not in said
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*/optimizer.safetensors"))
+
+
+def test_models_are_listed_with_where_they_are() -> None:
+    done = luthier("models", "list", "--json")
+    names = [json.loads(line)["name"] for line in done.stdout.splitlines()]
+    assert names == ["minilm-l6", "smollm2-135m"]

@@ -1,0 +1,70 @@
+"""What is trained on is what is served."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier.data.chat import checked, conversation, prompt, render
+from luthier.models.pretrained import load_tokenizer
+
+TURNS = [
+    {"role": "user", "content": "how was it?"},
+    {"role": "assistant", "content": "great"},
+    {"role": "user", "content": "and the film?"},
+    {"role": "assistant", "content": "\n dull"},
+]
+
+
+def test_every_served_prompt_is_the_beginning_of_what_was_trained(bases) -> None:
+    tokenizer = load_tokenizer(bases("llama"))
+    whole = render(tokenizer, TURNS)
+    for count in (1, 3):
+        asked, _ = prompt(tokenizer, TURNS[:count])
+        assert whole.tokens[: len(asked)] == asked
+        assert whole.learned[len(asked)]
+        assert not whole.learned[len(asked) - 1]
+
+
+def test_each_answer_is_learned_with_the_mark_that_ends_it_and_nothing_else(bases) -> None:
+    tokenizer = load_tokenizer(bases("llama"))
+    whole = render(tokenizer, TURNS)
+    said, runs = [], []
+    for token, learned in zip(whole.tokens, whole.learned, strict=True):
+        if learned:
+            said.append(token)
+        elif said:
+            runs.append(tokenizer.decode(said))
+            said = []
+    runs.append(tokenizer.decode(said))
+    assert runs == ["great<|im_end|>", "\n dull<|im_end|>"]
+
+
+def test_the_rendered_text_is_the_templates_own(bases) -> None:
+    tokenizer = load_tokenizer(bases("llama"))
+    whole = render(tokenizer, TURNS)
+    expected = tokenizer.apply_chat_template(TURNS, tokenize=False)
+    assert tokenizer.decode(whole.tokens) == expected.rstrip("\n")
+    assert whole.text == expected.rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    "messages, reason",
+    [
+        ([{"role": "user", "content": "a"}], "last turn is not the assistant's"),
+        ([{"role": "assistant", "content": "a"}], "turn 1 is from 'assistant'"),
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": None}], "turn 2 says nothing"),
+        ([{"role": "user", "content": "a"}, {"role": "system", "content": "b"}, {"role": "assistant", "content": "c"}], "system turn"),
+        ([], "last turn"),
+    ],
+)
+def test_a_conversation_that_cannot_be_learned_from_says_why(messages, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        checked(messages)
+
+
+def test_sharegpt_and_alpaca_rows_become_the_same_messages() -> None:
+    shared = conversation(
+        {"conversations": [{"from": "human", "value": "a\n\nb"}, {"from": "gpt", "value": "c"}]}, ("conversations",), "conversations"
+    )
+    alpaca = conversation({"instruction": "a", "input": "b", "output": "c"}, ("instruction", "input"), "output")
+    assert shared == alpaca
