@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -48,6 +47,11 @@ def keep_mask(keys: Tensor, width: int, probability: float) -> Tensor:
 def scale_kept(probability: float) -> float:
     """What the kept entries are multiplied by, so that the mean stays."""
     return LEVELS / (LEVELS - round(probability * LEVELS))
+
+
+def kept_scale(keys: Tensor, width: int, probability: float, dtype: torch.dtype) -> Tensor:
+    """What dropout multiplies by: 0, or what keeps the mean; see `keep_mask` for the arguments."""
+    return keep_mask(keys, width, probability).to(dtype).mul_(scale_kept(probability))
 
 
 @dataclass
@@ -97,21 +101,6 @@ def site_key(name: str) -> int:
     return int(_signed(mix("dropout site", name))[()])
 
 
-class _Dropped(torch.autograd.Function):
-    """Multiply by the mask; keep one byte an entry for the way back, not four."""
-
-    @staticmethod
-    def forward(ctx, values: Tensor, kept: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(kept)
-        ctx.scale = scale
-        return torch.where(kept, values, 0).mul_(scale)
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor):
-        (kept,) = ctx.saved_tensors
-        return torch.where(kept, gradients[0], 0).mul_(ctx.scale), None, None
-
-
 class Dropout(nn.Module):
     """Takes the place of `nn.Dropout`; identity in eval mode.
 
@@ -132,8 +121,7 @@ class Dropout(nn.Module):
         if not self.training or self.p == 0:
             return values
         keys = self.chance.rows(values[..., 0].numel()) ^ self.site
-        kept = keep_mask(keys, values.shape[-1], self.p).view(values.shape)
-        return cast(Tensor, _Dropped.apply(values, kept, scale_kept(self.p)))
+        return values * kept_scale(keys, values.shape[-1], self.p, values.dtype).view(values.shape)
 
 
 def attach(model: nn.Module, probability: float) -> Chance:

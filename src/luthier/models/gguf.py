@@ -14,6 +14,7 @@ def convert(source: Path, target: Path) -> None:
         target: an existing folder.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ["TQDM_DISABLE"] = "1"
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from luthier.models.dropout import Chance, keep_mask, scale_kept, site_key
+from luthier.models.dropout import Chance, kept_scale, site_key
 
 NAME = "luthier_packed"
 KEPT_LENGTH = 512
 """For rows longer than this, the probabilities are computed again on the way back instead of kept."""
+
+SHORT = 24
+SIMILAR = 0.75
+GROUP_TOKENS = 4096
+"""Rows share a padded group when they differ by at most 24 tokens or a quarter, up to 4,096 tokens a group."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,9 @@ class Group:
     Args:
         rows: how many.
         length: of the longest.
-        source: where each of their tokens stands in the stream, # (tokens of the group,)
-        place: where it stands in the padded group, # (tokens of the group,)
+        source: where each place of the padded group takes its token from; padding takes any, # (rows × length,)
+        place: where each of the group's tokens stands in it, # (tokens of the group,)
+        valid: 1 where there is a token and 0 where there is padding, # (rows, 1, length, 1) or None
         mask: what is added to the scores so that padding is not seen, # (rows, 1, 1, length) or None
     """
 
@@ -33,20 +39,25 @@ class Group:
     length: int
     source: Tensor
     place: Tensor
+    valid: Tensor | None
     mask: Tensor | None
 
-    def gather(self, stream: Tensor) -> Tensor:
-        """From the stream, # (tokens, heads, width) → (rows, heads, length, width)"""
-        padded = stream.new_zeros((self.rows * self.length, *stream.shape[1:])) if self.mask is not None else None
-        taken = stream.index_select(0, self.source)
-        if padded is not None:
-            taken = padded.index_copy_(0, self.place, taken)
-        return taken.view(self.rows, self.length, *stream.shape[1:]).transpose(1, 2).contiguous()
+    def gather(self, stream: Tensor, clear: bool = False) -> Tensor:
+        """From the stream in one pass, # (tokens, heads, width) → (rows, heads, length, width).
 
-    def scatter(self, values: Tensor, stream: Tensor) -> None:
-        """Back into the stream, # (rows, heads, length, width) → (tokens, heads, width)"""
-        flat = values.transpose(1, 2).reshape(self.rows * self.length, *stream.shape[1:])
-        stream.index_copy_(0, self.source, flat if self.mask is None else flat.index_select(0, self.place))
+        Args:
+            stream: contiguous.
+            clear: set padding to zero (needed for gradients alone: what padding asks for is never used).
+        """
+        _, heads, width = stream.shape
+        source = (self.source.view(self.rows, 1, self.length) * heads + torch.arange(heads, device=stream.device)[:, None]).flatten()
+        taken = stream.reshape(-1, width).index_select(0, source).view(self.rows, heads, self.length, width)
+        return taken.mul_(self.valid) if clear and self.valid is not None else taken
+
+    def places(self, heads: int) -> Tensor:
+        """Where each token's head stands in a flattened group, # (tokens of the group, heads)"""
+        row, column = self.place // self.length, self.place % self.length
+        return (row[:, None] * heads + torch.arange(heads, device=self.place.device)) * self.length + column[:, None]
 
 
 @dataclass(frozen=True)
@@ -55,15 +66,28 @@ class Packing:
 
     Args:
         groups: rows of similar length.
+        back: for each token of the stream, its place among the groups' tokens laid end to end, # (tokens,)
         causal: whether a token sees only those before it.
         chance: the keys for attention's dropout.
         dropout: its probability.
     """
 
     groups: Sequence[Group]
+    back: Tensor
     causal: bool
     chance: Chance
     dropout: float
+
+    def scatter(self, values: Sequence[Tensor]) -> Tensor:
+        """Back into the stream in one pass, # a (rows, heads, length, width) for each group → (tokens, heads, width)"""
+        heads, width = values[0].shape[1], values[0].shape[3]
+        offsets, total = [], 0
+        for group, value in zip(self.groups, values, strict=True):
+            offsets.append(group.places(heads) + total)
+            total += value.numel() // width
+        whole = torch.cat([value.reshape(-1, width) for value in values]) if len(values) > 1 else values[0].reshape(-1, width)
+        order = torch.cat(offsets).index_select(0, self.back)  # (tokens, heads)
+        return whole.index_select(0, order.flatten()).view(-1, heads, width)
 
 
 def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: torch.dtype) -> Packing:
@@ -82,26 +106,32 @@ def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: t
     by_length = sorted(range(len(sizes)), key=lambda row: -sizes[row])
     groups: list[Group] = []
     members: list[int] = []
-    for row in [*by_length, None]:
-        if row is not None and (
-            not members or (sizes[row] * 4 >= sizes[members[0]] * 3 and (len(members) + 1) * sizes[members[0]] <= 4096)
-        ):
-            members.append(row)
-            continue
-        groups.append(_group(members, sizes, starts, device, dtype))
-        members = [row] if row is not None else []
-    return Packing(groups, causal, chance, dropout)
+    for row in by_length:
+        if members and not _fits(sizes[row], sizes[members[0]], len(members)):
+            groups.append(_group(members, sizes, starts, device, dtype))
+            members = []
+        members.append(row)
+    groups.append(_group(members, sizes, starts, device, dtype))
+    taken = torch.cat([group.source.index_select(0, group.place) for group in groups])
+    return Packing(groups, taken.argsort(), causal, chance, dropout)
+
+
+def _fits(length: int, longest: int, rows: int) -> bool:
+    """Whether a row joins a group: padding costs little where rows are short, a call of its own costs much."""
+    return length >= min(longest - SHORT, SIMILAR * longest) and (rows + 1) * longest <= GROUP_TOKENS
 
 
 def _group(members: list[int], sizes: list[int], starts: list[int], device: torch.device, dtype: torch.dtype) -> Group:
     longest = sizes[members[0]]
-    source = torch.cat([torch.arange(starts[row], starts[row] + sizes[row]) for row in members])
-    place = torch.cat([torch.arange(sizes[row]) + position * longest for position, row in enumerate(members)])
-    mask = None
-    if any(sizes[row] < longest for row in members):
-        seen = torch.arange(longest) < torch.tensor([sizes[row] for row in members])[:, None]
-        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[:, None, None, :].to(device)
-    return Group(len(members), longest, source.to(device), place.to(device), mask)
+    lengths = torch.tensor([sizes[row] for row in members])[:, None]
+    columns = torch.arange(longest)[None, :]
+    source = torch.tensor([starts[row] for row in members])[:, None] + columns.minimum(lengths - 1)  # (rows, length)
+    seen = columns < lengths
+    place = seen.flatten().nonzero()[:, 0].to(device)
+    if bool(seen.all()):
+        return Group(len(members), longest, source.flatten().to(device), place, None, None)
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[:, None, None, :].to(device)
+    return Group(len(members), longest, source.flatten().to(device), place, seen.to(dtype)[:, None, :, None].to(device), mask)
 
 
 class _Attention(torch.autograd.Function):
@@ -109,40 +139,38 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, site: int):
-        """query: (tokens, heads, width); key, value: (tokens, key heads, width)"""
-        output = torch.empty_like(query, memory_format=torch.contiguous_format)
+        """Attend; query: (tokens, heads, width), key and value: (tokens, key heads, width)."""
         kept: list[Any] = []
+        said = []
         for group in packing.groups:
-            q, k, v = group.gather(query) * scale, group.gather(key), group.gather(value)
+            q, k, v = group.gather(query).mul_(scale), group.gather(key), group.gather(value)
             share = _probabilities(q, k, group, packing.causal)
             mask = _kept(share, group, packing, site)
-            used = share if mask is None else torch.where(mask, share, 0).mul_(scale_kept(packing.dropout))
-            group.scatter(_fold(used @ v, group), output)
-            kept.append(((q, k, v), share if group.length <= KEPT_LENGTH else None, mask))
+            used = share if mask is None else share * mask
+            said.append(_fold(used @ v, group))
+            kept.append((q, k, v, share if group.length <= KEPT_LENGTH else None, mask))
         ctx.packing, ctx.scale, ctx.kept = packing, scale, kept
-        ctx.shapes = query.shape, key.shape
-        return output
+        return packing.scatter(said)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
-        (gradient,) = gradients
         packing: Packing = ctx.packing
-        d_query = gradient.new_empty(ctx.shapes[0])
-        d_key, d_value = gradient.new_empty(ctx.shapes[1]), gradient.new_empty(ctx.shapes[1])
-        for group, ((q, k, v), share, mask) in zip(packing.groups, ctx.kept, strict=True):
+        gradient = gradients[0].contiguous()
+        d_query, d_key, d_value = [], [], []
+        for group, (q, k, v, share, mask) in zip(packing.groups, ctx.kept, strict=True):
             if share is None:
                 share = _probabilities(q, k, group, packing.causal)
-            d_out = _unfold(group.gather(gradient), k.shape[1])
-            used = share if mask is None else torch.where(mask, share, 0).mul_(scale_kept(packing.dropout))
-            group.scatter(used.transpose(-1, -2) @ d_out, d_value)
+            d_out = _unfold(group.gather(gradient, clear=True), k.shape[1])
+            used = share if mask is None else share * mask
+            d_value.append(used.transpose(-1, -2) @ d_out)
             d_share = d_out @ v.transpose(-1, -2)
             if mask is not None:
-                d_share = torch.where(mask, d_share, 0).mul_(scale_kept(packing.dropout))
+                d_share.mul_(mask)
             d_score = torch.ops.aten._softmax_backward_data(d_share, share, -1, share.dtype)
-            group.scatter(_fold(d_score @ k, group) * ctx.scale, d_query)
-            group.scatter(d_score.transpose(-1, -2) @ _unfold(q, k.shape[1]), d_key)
+            d_query.append(_fold(d_score @ k, group).mul_(ctx.scale))
+            d_key.append(d_score.transpose(-1, -2) @ _unfold(q, k.shape[1]))
         ctx.kept = None
-        return d_query, d_key, d_value, None, None, None
+        return packing.scatter(d_query), packing.scatter(d_key), packing.scatter(d_value), None, None, None
 
 
 def _unfold(heads: Tensor, key_heads: int) -> Tensor:
@@ -169,19 +197,19 @@ def _probabilities(q: Tensor, k: Tensor, group: Group, causal: bool) -> Tensor:
 
 
 def _kept(share: Tensor, group: Group, packing: Packing, site: int) -> Tensor | None:
-    """The dropout mask of a group's probabilities, keyed by token, head and place, or None."""
+    """What dropout multiplies a group's probabilities by, keyed by token, head and place; None where it does not act."""
     if packing.dropout == 0:
         return None
     tokens = packing.chance.tokens
     assert tokens is not None, "dropout needs keys"
     rows, key_heads, tall, length = share.shape
-    shared = tall // length
-    padded = tokens.new_zeros(group.rows * length).index_copy_(0, group.place, tokens.index_select(0, group.source))
-    heads = torch.tensor([site_key(f"head {head}") ^ site for head in range(key_heads * shared)], dtype=torch.int32, device=share.device)
-    keys = padded.view(rows, 1, length) ^ heads.view(1, -1, 1)
+    heads = torch.tensor(
+        [site_key(f"head {head}") ^ site for head in range(key_heads * tall // length)], dtype=torch.int32, device=share.device
+    )
+    keys = tokens.index_select(0, group.source).view(rows, 1, length) ^ heads.view(1, -1, 1)
     keys *= 0x2C1B3C6D
     keys ^= (keys >> 12) & 0xFFFFF
-    return keep_mask(keys.view(rows, key_heads, tall), length, packing.dropout)
+    return kept_scale(keys.view(rows, key_heads, tall), length, packing.dropout, share.dtype)
 
 
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> tuple[Tensor, None]:
@@ -203,7 +231,7 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
         packing = replace(packing, dropout=0.0)
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     site = site_key(f"attention {getattr(module, 'luthier_site', getattr(module, 'layer_idx', 0))}")
-    stream = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    stream = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
     return cast(Tensor, _Attention.apply(*stream, packing, scale, site)).unsqueeze(0), None
 
 
