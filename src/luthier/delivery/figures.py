@@ -104,25 +104,22 @@ def _thinned(points: Points, most: int = 800) -> Points:
 
 
 def intervals(rows: Sequence[tuple[str, float, float, float]], shown: Callable[[float], str]) -> str:
-    """Values with their intervals, one under the other: name, value, low, high."""
+    """Values with their intervals on a common scale, one under the other: name, value, low, high."""
     low, high = min(row[2] for row in rows), max(row[3] for row in rows)
-    pad = (high - low or 1) * 0.08
+    pad = (high - low or 1) * 0.05
     low, high = low - pad, high + pad
-    tall = 44
 
-    def at(value: float) -> float:
-        return 10 + (value - low) / (high - low) * (WIDTH - 20)
+    def at(value: float) -> str:
+        return f"{(value - low) / (high - low) * WIDTH:.1f}"
 
     parts = []
     for number, (name, value, least, most) in enumerate(rows):
-        y = number * tall + 32
-        parts.append(
-            f'<text x="10" y="{y - 14}">{html.escape(name)}</text><text x="{WIDTH - 10}" y="{y - 14}" text-anchor="end">{shown(value)} <tspan class="soft">[{shown(least)}, {shown(most)}]</tspan></text>'
+        told = (
+            f'<span>{html.escape(name)}</span><span><b>{shown(value)}</b> <span class="soft">[{shown(least)}, {shown(most)}]</span></span>'
         )
-        parts.append(
-            f'<line class="c{number} bar" x1="{at(least):.1f}" y1="{y}" x2="{at(most):.1f}" y2="{y}"/><circle class="c{number}" cx="{at(value):.1f}" cy="{y}" r="5"/>'
-        )
-    return f'<figure><svg viewBox="0 0 {WIDTH} {len(rows) * tall + 10}" role="img" aria-label="values with 95 % intervals">{"".join(parts)}</svg></figure>'
+        bar = f'<line class="c{number} bar" x1="{at(least)}" y1="8" x2="{at(most)}" y2="8"/><circle class="c{number}" cx="{at(value)}" cy="8" r="6"/>'
+        parts.append(f'<p class="value">{told}</p><svg viewBox="0 0 {WIDTH} 16" role="img" aria-label="95 % interval">{bar}</svg>')
+    return f"<figure>{''.join(parts)}</figure>"
 
 
 def grid(table: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
@@ -133,4 +130,4 @@ def grid(table: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
         total = sum(row) or 1
         cells = "".join(f'<td class="s{round(9 * value / total)}">{value or ""}</td>' for value in row)
         body.append(f"<tr><th>{html.escape(label)}</th>{cells}</tr>")
-    return f'<div class="scroll"><table class="confusion"><thead><tr><th>true ＼ said</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    return f'<div class="scroll"><table class="confusion"><thead><tr><th>true ↓ said →</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'

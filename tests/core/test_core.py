@@ -1,0 +1,89 @@
+"""The run folder, the table, the experiment and the randomness on which the rest stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from luthier.core.errors import ExperimentError, RunError, nearest
+from luthier.core.randomness import mix, permutation
+from luthier.core.run import Run
+from luthier.experiment import Experiment
+from tests.training.test_steps import experiment
+
+
+def test_a_hash_is_the_same_on_every_machine_and_depends_on_every_part() -> None:
+    assert int(mix(1, "order", 2)) == int(mix(1, "order", 2))
+    assert len({int(mix(*parts)) for parts in ((1, "a", 2), (2, "a", 2), (1, "b", 2), (1, "a", 3), (1, "a"), ("a", 1, 2))}) == 6
+    assert mix(7, np.arange(3)).tolist() == [int(mix(7, number)) for number in range(3)]
+
+
+def test_permutations_are_uniform() -> None:
+    first = np.array([permutation(8, seed, "test")[0] for seed in range(4000)])
+    counts = np.bincount(first, minlength=8)
+    assert ((counts - 500) ** 2 / 500).sum() < 26  # chi-squared, 7 degrees of freedom, p < 0.001
+
+
+def test_the_nearest_name_comes_first() -> None:
+    assert nearest("lerning_rate", ["learning_rate", "x"]).startswith("did you mean 'learning_rate'?")
+    assert nearest("zzz", ["a", "b"]) == "Known: a, b"
+
+
+def test_an_experiment_survives_yaml_and_its_key_forgets_only_where_it_ran(tmp_path: Path) -> None:
+    made = experiment("classification", "minilm-l6")
+    (tmp_path / "experiment.yaml").write_text(made.yaml())
+    again = Experiment.load(tmp_path / "experiment.yaml")
+    assert again == made
+    assert again.key == made.key
+    assert made.model_copy(update={"environment": {"threads": 2}}).key == made.key
+    assert made.replace("optimizer.lr", 0.5).key != made.key
+
+
+def test_changing_the_kind_keeps_the_fields_that_fit() -> None:
+    made = experiment("classification", "minilm-l6").replace("optimizer.lr", 0.5).replace("optimizer.kind", "sgd")
+    assert (made.optimizer.lr, made.optimizer.kind) == (0.5, "sgd")  # type: ignore[attr-defined]
+    assert made.set("schedule.kind=cosine", "schedule.warmup=0.3").schedule.warmup == 0.3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "assignment, message",
+    [
+        ("optimizer.lrr=1", "did you mean 'lr'"),
+        ("training=3", "training"),
+        ("seed", "has no '='"),
+        ("model.dropout=2", "less than 1"),
+        ("seed=-1", "seed"),
+        ("adaptation.kind=lra", "did you mean 'lora'"),
+    ],
+)
+def test_a_wrong_change_is_answered_with_the_nearest_name_or_the_limit(assignment: str, message: str) -> None:
+    with pytest.raises(ExperimentError, match=message):
+        experiment("classification", "minilm-l6").set(assignment)
+
+
+def test_an_unknown_key_in_a_file_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    text = experiment("classification", "minilm-l6").yaml().replace("batch_size", "batchsize")
+    (tmp_path / "experiment.yaml").write_text(text)
+    with pytest.raises(ExperimentError, match="did you mean 'batch_size'"):
+        Experiment.load(tmp_path / "experiment.yaml")
+
+
+def test_a_torn_last_line_is_cut_off_and_a_damaged_middle_is_named(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.append("metrics.jsonl", {"step": 1}, {"step": 2})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3')
+    assert run.lines("metrics.jsonl") == [{"step": 1}, {"step": 2}]
+    run.append("metrics.jsonl", {"step": 3, "loss": float("nan")})
+    assert run.lines("metrics.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3, "loss": "NaN"}]
+    run.cut("metrics.jsonl", 2)
+    assert len(run.lines("metrics.jsonl")) == 2
+    (tmp_path / "events.jsonl").write_text('{"a": 1}\n{broken\n{"a": 2}\n')
+    with pytest.raises(RunError, match=r"events\.jsonl, line 2"):
+        run.lines("events.jsonl")
+
+
+def test_twenty_runs_started_in_the_same_second_have_twenty_names() -> None:
+    assert len({Run.fresh_name() for _ in range(20)}) == 20

@@ -1,0 +1,133 @@
+"""Reading is exact, splitting is by construction."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.core.errors import DataError
+from luthier.data.infer import infer
+from luthier.data.intake import take_in
+from luthier.data.rows import Rows, read
+from luthier.data.spec import Data
+from luthier.data.split import split
+
+
+def written(folder: Path, name: str, content: str | bytes) -> Path:
+    file = folder / name
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return file
+
+
+def test_a_cell_stays_the_text_it_was(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.csv", 'id,label,text\n007,NA,"a, ""b""\nc"\n1e5,null,d\u2028e\n')
+    assert read(file).values == [{"id": "007", "label": "NA", "text": 'a, "b"\nc'}, {"id": "1e5", "label": "null", "text": "d\u2028e"}]
+
+
+def test_only_a_line_feed_ends_a_json_line(tmp_path: Path) -> None:
+    rows = [{"text": f"a{mark}b"} for mark in "\u2028\u2029\x85\x0b\x0c"]
+    file = written(tmp_path, "a.jsonl", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    assert read(file).values == rows
+
+
+@pytest.mark.parametrize("mark, encoding", [("utf-8-sig", "utf-8"), ("utf-16", "utf-8"), ("cp1252", "cp1252")])
+def test_a_byte_order_mark_or_a_named_encoding_is_honoured(tmp_path: Path, mark: str, encoding: str) -> None:
+    file = written(tmp_path, "a.csv", "text,label\ncafé,x\n".encode(mark))
+    assert read(file, encoding=encoding).values == [{"text": "café", "label": "x"}]
+
+
+def test_a_first_line_of_values_is_not_taken_for_names(tmp_path: Path) -> None:
+    without = written(tmp_path, "a.tsv", "".join(f"sentence {n}\t{n % 2}\n" for n in range(40)))
+    named = written(tmp_path, "b.tsv", "text\tlabel\n" + without.read_text())
+    assert read(without).columns == ["column_1", "column_2"]
+    assert len(read(without).values) == len(read(named).values) == 40
+    assert read(named).columns == ["text", "label"]
+
+
+def test_rows_of_another_width_are_set_aside_with_their_line(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.csv", "text,label\na,x\nb\nc,y,z\nd,x\ne,y\n")
+    rows = read(file)
+    assert [(row.line, row.reason) for row in rows.rejected] == [(3, "1 cells where 2 are expected"), (4, "3 cells where 2 are expected")]
+    assert rows.lines == [2, 5, 6]
+
+
+@pytest.mark.parametrize("line", ["{broken", '{"a": 1, "a": 2}', '{"a": NaN}', "[1]", "null", '{"a": "\\ud800"}', "[" * 100_000])
+def test_a_line_that_is_not_an_object_is_set_aside(tmp_path: Path, line: str) -> None:
+    rows = read(written(tmp_path, "a.jsonl", '{"a": "x"}\n' + line + '\n{"a": "y"}\n'))
+    assert [row["a"] for row in rows.values] == ["x", "y"]
+    assert [row.line for row in rows.rejected] == [2]
+
+
+@settings(max_examples=300, deadline=2000)
+@given(content=st.binary(max_size=400), name=st.sampled_from(["a.csv", "a.tsv", "a.json", "a.jsonl"]))
+def test_any_bytes_either_load_or_raise_our_error(tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str) -> None:
+    file = written(tmp_path_factory.mktemp("any"), name, content)
+    try:
+        read(file)
+    except DataError as problem:
+        assert problem.remedy
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 60), st.sampled_from("ab")), min_size=40, max_size=150),
+    seed=st.integers(0, 5),
+)
+def test_every_row_lands_in_one_part_and_duplicates_in_the_same(rows: list[tuple[int, str]], seed: int) -> None:
+    keys, strata = [str(key) for key, _ in rows], [label for _, label in rows]
+    try:
+        parts = split(keys, strata, {"validation": 0.1, "test": 0.2}, seed)
+    except DataError:
+        return
+    assert sorted(row for part in parts.values() for row in part) == list(range(len(rows)))
+    where = {key: {part for part, members in parts.items() for row in members if keys[row] == key} for key in keys}
+    assert all(len(places) == 1 for places in where.values())
+    assert parts == split(keys, strata, {"validation": 0.1, "test": 0.2}, seed)
+
+
+def test_each_class_is_in_each_part_in_its_share() -> None:
+    strata = ["a"] * 800 + ["b"] * 150 + ["c"] * 10
+    parts = split([str(number) for number in range(960)], strata, {"validation": 0.1, "test": 0.2}, 0)
+    for part, share in (("validation", 0.1), ("test", 0.2)):
+        counts = Counter(strata[row] for row in parts[part])
+        assert counts == {"a": round(800 * share), "b": round(150 * share), "c": max(1, round(10 * share))}
+
+
+CHAT: list[tuple[dict[str, object], tuple[str, ...], str]] = [
+    ({"messages": []}, ("messages",), "messages"),
+    ({"conversations": []}, ("conversations",), "conversations"),
+    ({"instruction": "a", "input": "b", "output": "c"}, ("instruction", "input"), "output"),
+    ({"instruction": "a", "output": "c"}, ("instruction",), "output"),
+    ({"prompt": "a", "completion": "c"}, ("prompt",), "completion"),
+    ({"question": "a", "answer": "c"}, ("question",), "answer"),
+]
+
+
+@pytest.mark.parametrize("row, input, target", CHAT)
+def test_the_shapes_of_conversations_are_known(row: dict[str, object], input: tuple[str, ...], target: str) -> None:
+    rows = Rows(columns=list(row), values=[{**row, target: f"{row[target]}{number}"} for number in range(40)], lines=list(range(40)))
+    shape = infer(rows, "a.jsonl")
+    assert (shape.task, shape.input, shape.target) == ("chat", input, target)
+
+
+def test_the_label_and_the_text_are_found_and_can_be_named(tmp_path: Path) -> None:
+    lines = [{"id": f"{n:04}", "source": "abc"[n % 3], "review": f"a longer text {n} to be read", "rating": str(n % 5)} for n in range(60)]
+    file = written(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    found = take_in(Data(path=str(file)))
+    assert (found.spec.input, found.spec.target, found.labels) == (("review",), "rating", ("0", "1", "2", "3", "4"))
+    named = take_in(Data(path=str(file), target="source", input=("id", "review")))
+    assert (named.spec.input, named.spec.target, named.labels) == (("id", "review"), "source", ("a", "b", "c"))
+
+
+def test_given_splits_are_kept_and_tested_for_leakage(tmp_path: Path) -> None:
+    for part, start, count in (("train", 0, 60), ("dev", 60, 20), ("test", 78, 20)):
+        written(tmp_path, f"{part}.tsv", "text\tlabel\n" + "".join(f"sentence {n}\t{'ab'[n % 2]}\n" for n in range(start, start + count)))
+    written(tmp_path, "test.tsv", (tmp_path / "test.tsv").read_text() + "sentence 3\tb\n")
+    found = take_in(Data(path=str(tmp_path)))
+    assert {part: len(rows) for part, rows in found.records.items()} == {"train": 60, "validation": 20, "test": 21}
+    assert any(finding.check == "leakage" and finding.evidence["leaked"] == 1 for finding in found.findings)

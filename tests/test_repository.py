@@ -1,0 +1,108 @@
+"""Decisions that fail a test when they are forgotten."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "src" / "luthier").rglob("*.py"))
+BANNED = {"utils", "helpers", "helper", "misc", "common", "manager", "managers"}
+
+
+def test_no_file_is_called_utils() -> None:
+    assert not [path for path in SOURCES if path.stem in BANNED]
+
+
+def test_no_file_and_no_function_outgrows_a_screen_or_two() -> None:
+    long = []
+    for path in SOURCES:
+        text = path.read_text()
+        if text.count("\n") > 400:
+            long.append(path.name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                told = node.body[0].end_lineno if ast.get_docstring(node) else node.lineno
+                if (node.end_lineno or 0) - (told or 0) >= 60:
+                    long.append(f"{path.name}:{node.name}")
+    assert not long
+
+
+def test_no_pickle_is_ever_opened_and_no_code_is_ever_evaluated() -> None:
+    forbidden = {"eval", "exec", "pickle", "dill", "joblib", "marshal", "shelve"}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name.split(".")[0] for alias in node.names} | {(getattr(node, "module", None) or "").split(".")[0]}
+                assert not names & forbidden, path
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in forbidden, path
+            if isinstance(node, ast.Attribute):
+                assert not (node.attr == "load" and isinstance(node.value, ast.Name) and node.value.id in ("torch", "np", "numpy")), path
+
+
+def test_a_verb_never_bears_a_rooms_name() -> None:
+    import luthier
+
+    rooms = {path.name for path in (ROOT / "src" / "luthier").iterdir() if path.is_dir()}
+    assert not rooms & set(luthier.__all__)
+
+
+@pytest.mark.parametrize(
+    "room, table",
+    [("objectives", "OBJECTIVES"), ("adaptation", "ADAPTATIONS"), ("optim", "OPTIMIZERS"), ("optim", "SCHEDULES"), ("data", "SOURCES")],
+)
+def test_every_line_of_every_table_leads_somewhere(room: str, table: str) -> None:
+    listed = getattr(import_module(f"luthier.{room}"), table)
+    for name in listed:
+        assert callable(listed[name])
+    with pytest.raises(Exception, match="there is no"):
+        listed["nothing"]
+
+
+def test_specs_can_be_listed_without_torch() -> None:
+    code = (
+        "import sys\nfrom luthier.adaptation import ADAPTATIONS\nfrom luthier.objectives import OBJECTIVES\nfrom luthier.optim import OPTIMIZERS, SCHEDULES\n"
+        "[table[name] for table in (ADAPTATIONS, OBJECTIVES, OPTIMIZERS, SCHEDULES) for name in table]\nimport luthier.experiment\nprint('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_the_reference_is_the_one_the_fields_give() -> None:
+    made = subprocess.run([sys.executable, str(ROOT / "docs" / "make_reference.py")], check=True, capture_output=True, text=True).stdout
+    assert made == (ROOT / "docs" / "reference.md").read_text(), "run `make docs`"
+
+
+def test_every_command_is_in_the_documents() -> None:
+    import luthier
+
+    pages = "\n".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+    for name in ("run", "train", "resume", "predict", "chat", "report", "models"):
+        assert f"luthier {name}" in pages
+    assert luthier.__all__
+
+
+def test_the_examples_are_what_they_say() -> None:
+    with (ROOT / "examples" / "feedback" / "feedback.csv").open(newline="") as file:
+        feedback = list(csv.DictReader(file))
+    assert len(feedback) == 3000
+    assert sum(row["sentiment"] == "positive" for row in feedback) == 1500
+    clauses = [json.loads(line) for line in (ROOT / "examples" / "contracts" / "clauses.jsonl").read_text().split("\n") if line]
+    assert len(clauses) == 436
+    assert all(row["clause"] and row["plain_english"] for row in clauses)
+
+
+def test_nothing_reaches_outside_the_repository() -> None:
+    marks = ["/" + name + "/" for name in ("work", "root", "home")] + ["../" + "shared"]
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=False, capture_output=True, text=True).stdout.split()
+    for name in listed:
+        if name.endswith((".py", ".md", ".toml", ".yml", "Makefile", "run")) and not name.startswith("examples/"):
+            text = (ROOT / name).read_text()
+            assert not [mark for mark in marks if mark in text], name
