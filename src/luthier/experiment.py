@@ -112,8 +112,9 @@ class Experiment(Component):
 
     @property
     def key(self) -> str:
-        """A hash of everything that decides the result."""
-        decides = self.model_dump(mode="json", exclude={"environment"})
+        """A hash of everything that decides the result: the rows by their content, not by where they lie."""
+        places = {"path", "validation", "test"} if self.data.fingerprint else set()
+        decides = self.model_dump(mode="json", exclude={"environment": True, "data": places})
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def replace(self, path: str, value: Any) -> Experiment:

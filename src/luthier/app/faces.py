@@ -39,7 +39,7 @@ class Lines:
         self.tokens = 0
         self.since = self.began
         self.validation = ""
-        self.stage_name = ""
+        self.first = 0
 
     def __enter__(self) -> Lines:
         return self
@@ -53,8 +53,7 @@ class Lines:
 
     def stage(self, name: str, detail: str = "") -> None:
         """A part of the way begins."""
-        self.stage_name = name
-        self.tokens, self.since = 0, time.monotonic()
+        self.first, self.validation = 0, ""
         self.put(f"[{duration(time.monotonic() - self.began)}] {name}{': ' + detail if detail else ''}")
 
     def say(self, line: str) -> None:
@@ -67,12 +66,14 @@ class Lines:
 
     def progress(self, step: Step) -> str:
         """Where the run is, how fast, and how long it will take."""
+        if self.first == 0:
+            self.first, self.since, self.tokens = step.number, time.monotonic(), 0
+            return f"step {step.number}/{step.total}  loss {step.loss:.4f}"
         self.tokens += step.tokens
         passed = max(time.monotonic() - self.since, 1e-6)
-        done = step.number
-        self.first = getattr(self, "first", done - 1) if done > getattr(self, "first", done - 1) else done - 1
-        left = passed / max(done - self.first, 1) * (step.total - done)
-        return f"step {done}/{step.total}  loss {step.loss:.4f}{self.validation}  rate {step.rate:.1e}  {self.tokens / passed:,.0f} tokens/s  {duration(left)} left"
+        left = passed / (step.number - self.first) * (step.total - step.number)
+        speed = f"{self.tokens / passed:,.0f} tokens/s  {duration(left)} left"
+        return f"step {step.number}/{step.total}  loss {step.loss:.4f}{self.validation}  rate {step.rate:.1e}  {speed}"
 
     def step(self, step: Step) -> None:
         """An optimizer step has happened."""

@@ -28,4 +28,6 @@ class Data(Component):
         ge=0,
         description="Decides which row is where; kept apart from `seed`, so that runs with other seeds meet the same test rows.",
     )
-    fingerprint: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each file; filled in, and checked on resume.")
+    fingerprint: dict[str, str] = Field(
+        default_factory=dict, description="SHA-256 of the training, validation and test file; filled in, and checked on resume."
+    )

@@ -91,7 +91,7 @@ def _data(run: Run, experiment: Experiment) -> str:
     rows: Any = splits["rows"]
     objective: Any = experiment.objective
     facts = [
-        ("file", ", ".join(Path(path).name for path in experiment.data.fingerprint)),
+        ("file", ", ".join(Path(path).name for path in (experiment.data.path, experiment.data.validation, experiment.data.test) if path)),
         ("task", experiment.data.task),
         ("reads", " + ".join(experiment.data.input)),
         ("learns", experiment.data.target),

@@ -72,6 +72,15 @@ def complete(place: Run, experiment: Experiment, intake: Intake, face: Face, clo
         Stopped: a signal came; the run can be resumed.
     """
     exact()
+    try:
+        _through(place, experiment, intake, face, clock, watchers)
+    except BaseException:
+        place.event("interrupted", seconds=round(clock(), 2))
+        raise
+
+
+def _through(place: Run, experiment: Experiment, intake: Intake, face: Face, clock: Clock, watchers: Sequence[Watcher]) -> None:
+    """Every stage, on one screen."""
     with Signals() as signals:
         face.stage("base", experiment.model.base)
         base = resolve(experiment.model.base, face.say)
@@ -106,6 +115,11 @@ def _settled(place: Run, experiment: Experiment, base: Base) -> Experiment:
     """Decide once what depends on the machine, or check that nothing of it has changed."""
     now = environment()
     if not experiment.environment:
+        if experiment.model.fingerprint not in ("", base.fingerprint):
+            raise RunError(
+                f"the weights of {base.name} are not those this experiment was made for",
+                "put the old base back, or empty model.fingerprint",
+            )
         dtype = choose_dtype(experiment.training.dtype)
         settled = experiment.replace("training.dtype", dtype).replace("model.fingerprint", base.fingerprint)
         settled = settled.model_copy(update={"environment": now})

@@ -38,13 +38,14 @@ def fit(run: Run, work: Work, face: Face, signals: Signals, more: Sequence[Watch
     if done:
         return _best(run, work, done[-1]["best"])
     last = start
+    watchers: list[Watcher] = [metrics, Finite(work, metrics), evaluator, checkpointer, face.step, *more]
     try:
         if start and evaluator.due(start) and evaluator.evaluated != start:
             evaluator.evaluate(start)  # the stop came between the step and its evaluation
         for step in steps(work, start):
-            for watch in (metrics, Finite(work, metrics), evaluator, checkpointer, face.step, *more):
+            last = step.number
+            for watch in watchers:
                 watch(step)
-                last = step.number
             signals.poll()
     except EarlyStop:
         pass

@@ -1,0 +1,99 @@
+"""Held-out loss after one epoch of 900 Alpaca rows: the default `luthier run` against transformers' Trainer in fp32.
+
+The Trainer gets the same tokens, the same learned positions and the same order of rows (`sft_speed.py` writes them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import luthier
+from classify_speed import measured
+from luthier.app.faces import Lines
+from luthier.models.store import resolve
+from sft_speed import PREPARE
+
+TRAINERS = """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+folder, model_folder, held_tokens = sys.argv[1:]
+def labelled(row):
+    return {"input_ids": row["input_ids"], "labels": [token if learned else -100 for token, learned in zip(row["input_ids"], row["completion_mask"])]}
+train = [labelled(json.loads(line)) for line in open(folder + "/tokens.jsonl")]
+held = [labelled(json.loads(line)) for line in open(held_tokens)]
+def collate(rows):
+    longest = max(len(row["input_ids"]) for row in rows)
+    gaps = [longest - len(row["input_ids"]) for row in rows]
+    return {
+        "input_ids": torch.tensor([row["input_ids"] + [2] * gap for row, gap in zip(rows, gaps)]),
+        "labels": torch.tensor([row["labels"] + [-100] * gap for row, gap in zip(rows, gaps)]),
+        "attention_mask": torch.tensor([[1] * len(row["input_ids"]) + [0] * gap for row, gap in zip(rows, gaps)]),
+    }
+class InOrder(Trainer):
+    def _get_train_sampler(self, *args):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+InOrder(
+    model=model, train_dataset=train, data_collator=collate,
+    args=TrainingArguments("/tmp/luthier-benchmark", per_device_train_batch_size=8, num_train_epochs=1, learning_rate=1e-4, weight_decay=0.0, lr_scheduler_type="linear",
+                           warmup_steps=12, max_grad_norm=1.0, logging_steps=10, save_strategy="no", report_to=[], use_cpu=True, remove_unused_columns=False),
+).train()
+model.eval()
+total = count = 0.0
+with torch.no_grad():
+    for row in held:
+        batch = collate([row])
+        labels = batch.pop("labels")[:, 1:]
+        logits = model(**batch).logits[:, :-1]
+        total += torch.nn.functional.cross_entropy(logits[0], labels[0], ignore_index=-100, reduction="sum").item()
+        count += (labels != -100).sum().item()
+print("RESULT", total / count)
+"""
+
+HELD = """
+import json, sys
+from luthier.data.intake import take_in
+from luthier.data.spec import Data
+from luthier.models.pretrained import load_tokenizer
+from luthier.models.store import resolve
+from luthier.objectives.chat import Chat
+base = resolve("smollm2-135m")
+intake = take_in(Data(path=sys.argv[1]))
+with open(sys.argv[2], "w") as file:
+    for example in Chat().open(load_tokenizer(base), intake.spec.input, intake.spec.target).prepare(intake.records["test"]):
+        file.write(json.dumps({"input_ids": example.tokens, "completion_mask": [int(learned) for learned in example.target]}) + "\\n")
+print("RESULT", 1)
+"""
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/sft_quality"))
+    given = parser.parse_args()
+    rows = given.out / "rows"
+    rows.mkdir(parents=True, exist_ok=True)
+    if not (rows / "tokens.jsonl").exists():
+        measured(sys.executable, PREPARE, given.data, rows)
+    folder = given.out / "run"
+    run = luthier.resume(folder, face=Lines()) if (folder / "experiment.yaml").exists() else luthier.run(rows, out=folder, face=Lines())
+    assert run.verdict is not None
+    kept = given.out / "trainer.json"
+    if not kept.exists():
+        measured(sys.executable, HELD, rows, given.out / "held.jsonl")
+        kept.write_text(json.dumps(measured(sys.executable, TRAINERS, rows, resolve("smollm2-135m").folder, given.out / "held.jsonl")))
+    theirs, ours = json.loads(kept.read_text()), run.verdict["test"]["value"]
+    print(
+        json.dumps(
+            {
+                "luthier": ours,
+                "trainer": theirs,
+                "difference_percent": 100 * (ours / theirs - 1),
+                "verdict": run.verdict["verdict"],
+                "base": run.verdict["base"]["value"],
+            }
+        )
+    )

@@ -1,0 +1,124 @@
+"""Useful tokens a second: full fine-tuning of SmolLM2-135M on Alpaca rows, ours and TRL, alternating on the same rows.
+
+TRL runs in an environment of its own (`--peer-python`), with the padding-free setting that was its best, in the faster
+of its dtypes on this machine. Useful tokens are those that are not padding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import median
+
+from classify_speed import measured
+
+PREPARE = """
+import json, sys
+from luthier.core.randomness import permutation
+from luthier.data.intake import take_in
+from luthier.data.spec import Data
+from luthier.models.pretrained import load_tokenizer
+from luthier.models.store import resolve
+from luthier.objectives.chat import Chat
+data, target = sys.argv[1:]
+rows = json.load(open(data + "/llamafactory_demo/alpaca_en_demo.json"))
+order = permutation(len(rows), 0, "benchmark")
+for part, chosen in (("train", order[:900]), ("validation", order[900:939]), ("test", order[939:])):
+    with open(f"{target}/{part}.jsonl", "w") as file:
+        file.writelines(json.dumps(rows[row]) + "\\n" for row in chosen)
+base = resolve("smollm2-135m")
+intake = take_in(Data(path=target))
+examples = Chat().open(load_tokenizer(base), intake.spec.input, intake.spec.target).prepare(intake.records["train"])
+order = permutation(900, 1, "order", 0)
+with open(f"{target}/tokens.jsonl", "w") as file:
+    for row in order:
+        example = examples[row]
+        file.write(json.dumps({"input_ids": example.tokens, "completion_mask": [int(learned) for learned in example.target]}) + "\\n")
+print("RESULT", len(examples))
+"""
+
+OURS = """
+import sys, time
+from luthier.data.intake import take_in
+from luthier.data.spec import Data
+from luthier.models.pretrained import load_tokenizer
+from luthier.models.store import resolve
+from luthier.studies.defaults import choose
+from luthier.training.assemble import assemble
+from luthier.training.devices import exact, choose_dtype
+from luthier.training.steps import steps
+exact()
+intake = take_in(Data(path=sys.argv[1]))
+experiment, _ = choose(intake, None, None, 1)
+experiment = experiment.replace("training.dtype", choose_dtype("auto"))
+base = resolve("smollm2-135m")
+work = assemble(experiment, base, load_tokenizer(base), intake.records)
+count, tokens = int(sys.argv[2]), 0
+for step in steps(work):
+    if step.number == 1:
+        began = time.monotonic()
+    else:
+        tokens += step.tokens
+    if step.number == count + 1:
+        break
+print("RESULT", tokens / (time.monotonic() - began))
+"""
+
+TRLS = """
+import json, sys, time
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+folder, count, model, dtype, padding_free = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5] == "yes"
+rows = [json.loads(line) for line in open(folder + "/tokens.jsonl")]
+tokens = [sum(len(row["input_ids"]) for row in rows[start : start + 8]) for start in range(0, len(rows), 8)]
+class InOrder(SFTTrainer):
+    def _get_train_sampler(self, *args):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+class Watch(TrainerCallback):
+    def on_step_end(self, args, state, control, **more):
+        if state.global_step == 1:
+            self.began = time.monotonic()
+        if state.global_step == count + 1:
+            print("RESULT", sum(tokens[1 : count + 1]) / (time.monotonic() - self.began))
+InOrder(
+    model=AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)),
+    args=SFTConfig("/tmp/luthier-benchmark", per_device_train_batch_size=8, max_steps=count + 1, learning_rate=1e-4, report_to=[], save_strategy="no", use_cpu=True,
+                   bf16=False, gradient_checkpointing=False, padding_free=padding_free, max_length=None, completion_only_loss=True, logging_steps=100000, disable_tqdm=True),
+    train_dataset=Dataset.from_list(rows), processing_class=AutoTokenizer.from_pretrained(model), callbacks=[Watch()],
+).train()
+"""
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--peer-python", required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--peer", nargs="+", default=["float32:yes", "float32:no"], help="dtype:padding-free")
+    parser.add_argument("--out", type=Path, default=Path("runs/sft_speed"))
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    if not (given.out / "tokens.jsonl").exists():
+        measured(sys.executable, PREPARE, given.data, given.out)
+    from luthier.models.store import resolve
+
+    model = resolve("smollm2-135m").folder
+    results = given.out / "results.jsonl"
+    kept = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    for number in range(len(kept), given.rounds):
+        row = {"round": number, "luthier": measured(sys.executable, OURS, given.out, given.steps)}
+        for peer in given.peer:
+            dtype, padding_free = peer.split(":")
+            row[f"trl {peer}"] = measured(given.peer_python, TRLS, given.out, given.steps, model, dtype, padding_free)
+        kept.append(row)
+        with results.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+    medians = {name: median(row[name] for row in kept) for name in kept[0] if name != "round"}
+    print(
+        json.dumps({"medians": medians, "ratio": medians["luthier"] / max(value for name, value in medians.items() if name != "luthier")})
+    )
