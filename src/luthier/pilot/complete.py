@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ def complete(place: Run, experiment: Experiment, intake: Intake, face: Face, clo
     try:
         _through(place, experiment, intake, face, clock, watchers)
     except BaseException:
-        place.event("interrupted", seconds=round(clock(), 2))
+        with contextlib.suppress(OSError, RunError):  # the disk may be what failed
+            place.event("interrupted", seconds=round(clock(), 2))
         raise
 
 
