@@ -20,7 +20,7 @@ $(VENV)/.dev: $(VENV)/.installed
 	touch $@
 
 run: install
-	$(VENV)/bin/luthier run examples/feedback/feedback.csv --budget 100s
+	$(VENV)/bin/luthier run examples/feedback/feedback.csv --budget 110s
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest

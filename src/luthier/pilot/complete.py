@@ -39,7 +39,7 @@ from luthier.training.train import fit
 from luthier.training.watchers import Signals
 
 GENERATED = 8
-RESERVE_SHARE = 0.04
+RESERVE_SHARE = 0.03
 
 
 @dataclass
