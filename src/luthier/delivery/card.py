@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from luthier.evaluation.verdict import sentence, shown
+from luthier.evaluation.verdict import sentence, shown, times
 from luthier.experiment import Experiment
 from luthier.models.store import PACKAGED, Base
 
@@ -43,7 +43,7 @@ tags: [luthier]
 | trivial: {verdict["trivial"]["name"]} | {shown(metric, verdict["trivial"]["value"])} | {shown(metric, verdict["trivial"]["low"])} – {shown(metric, verdict["trivial"]["high"])} |
 
 - Task: {task}; reads {" + ".join(experiment.data.input)}, learned {experiment.data.target}
-{labels}- Rows: {rows["train"]:,} train, {rows["validation"]:,} validation, {rows["test"]:,} test (opened {verdict["test_opened"]} time{"s" if verdict["test_opened"] != 1 else ""})
+{labels}- Rows: {rows["train"]:,} train, {rows["validation"]:,} validation, {rows["test"]:,} test (opened {times(verdict["test_opened"])})
 - Data (SHA-256): {", ".join(value[:16] for value in experiment.data.fingerprint.values())}
 - Experiment: {experiment.key[:16]}
 

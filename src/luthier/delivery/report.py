@@ -11,7 +11,7 @@ from typing import Any
 from luthier.core.run import Run, write_file
 from luthier.delivery import figures
 from luthier.evaluation.metrics import METRICS
-from luthier.evaluation.verdict import sentence, shown
+from luthier.evaluation.verdict import sentence, shown, times
 from luthier.experiment import Experiment
 
 WORDS = {"improved": "Improved", "no_evidence": "No evidence", "worse": "Worse"}
@@ -79,9 +79,11 @@ def _verdict(verdict: dict[str, Any]) -> str:
         (f"{rival}: {verdict[rival]['name']}", verdict[rival]["value"], verdict[rival]["low"], verdict[rival]["high"])
         for rival in ("base", "trivial")
     ]
-    times = verdict["test_opened"]
     direction = "more" if verdict["higher_is_better"] else "less"
-    about = f"{metric}: {METRICS[metric].about}; {direction} is better. 95 % intervals from 2,000 paired resamples. The {test['n']:,} test rows were opened {times} time{'s' if times != 1 else ''}, after every choice was made."
+    about = (
+        f"{metric}: {METRICS[metric].about}; {direction} is better. 95 % intervals from 2,000 resamples, the same rows for all. "
+        f"The {test['n']:,} test rows were opened {times(verdict['test_opened'])}, after every choice was made."
+    )
     chart = figures.intervals(rows, lambda value: shown(metric, value))
     return f'<section class="verdict {verdict["verdict"]}"><h2>{WORDS[verdict["verdict"]]}</h2><p class="claim">{_text(sentence(verdict))}</p>{chart}<p class="about">{about}</p></section>'
 

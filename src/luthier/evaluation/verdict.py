@@ -79,6 +79,11 @@ def shown(metric: str, value: float, signed: bool = False) -> str:
     return f"{value:+.4f}" if signed else f"{value:.4f}"
 
 
+def times(count: int) -> str:
+    """How often, as a person says it."""
+    return "once" if count == 1 else f"{count} times"
+
+
 def finding(verdict: Mapping[str, Any]) -> Finding:
     """The verdict among the findings."""
     remedies = {
