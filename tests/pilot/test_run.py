@@ -263,6 +263,33 @@ def test_a_budget_cuts_the_steps_and_is_kept(bases, table: Path, tmp_path: Path)
     assert run.verdict["seconds"] >= 5  # type: ignore[index]
 
 
+def test_a_row_cut_before_its_answer_is_said_and_breaks_nothing(bases, tmp_path: Path) -> None:
+    lines = [
+        {"prompt": f"what about {number}? " + "very long " * (60 if number % 9 == 0 else 0), "completion": row["text"]}
+        for number, row in enumerate(rows(90))
+    ]
+    file = made(tmp_path, "chat.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    run = luthier.run(file, base=str(bases("llama").folder), out=tmp_path / "run", set=[*QUICK, "objective.max_length=96"], force=True)
+    cut = next(finding for finding in run.findings if finding.check == "smoke.cut")
+    assert cut.evidence["without_answer"] > 0
+    assert "lose their whole answer" in cut.claim
+    details = run.json("evaluation.json")
+    assert details["worst"]
+    assert all(isinstance(row["loss"], float) for row in details["worst"] + details["best"])
+
+
+def test_a_run_that_lacks_only_its_report_gets_it_without_opening_the_test_rows_again(talked: Run, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(talked.folder, tmp_path / "run")
+    (tmp_path / "run" / "report.html").unlink()
+    events = [line for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines() if '"finished"' not in line]
+    (tmp_path / "run" / "events.jsonl").write_text("\n".join(events) + "\n")
+    resumed = luthier.resume(tmp_path / "run")
+    assert (resumed.folder / "report.html").exists()
+    assert len(resumed.happened("test_opened")) == 1
+
+
 def test_a_folder_in_use_is_refused_with_the_name_of_its_owner(finished: Run) -> None:
     with finished.owned(), pytest.raises(RunError, match=f"process {os.getpid()}"):
         luthier.resume(finished.folder)

@@ -83,6 +83,9 @@ def complete(place: Run, experiment: Experiment, intake: Intake, face: Face, clo
 
 def _through(place: Run, experiment: Experiment, intake: Intake, face: Face, clock: Clock, watchers: Sequence[Watcher]) -> None:
     """Every stage, on one screen."""
+    if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists():
+        _finish(place, face, place.verdict)
+        return
     with Signals() as signals:
         face.stage("base", experiment.model.base)
         base = resolve(experiment.model.base, face.say)
@@ -102,10 +105,15 @@ def _through(place: Run, experiment: Experiment, intake: Intake, face: Face, clo
         write_bundle(place.folder / "bundle", work.model, way.tokenizer, experiment, base, write_card(experiment, base, verdict, counts))
         verdict["seconds"] = round(_spent(place, clock), 2)
         place.write_json("verdict.json", verdict)
-        face.stage("report")
-        write_report(place)
-        place.event("finished", seconds=verdict["seconds"])
-        face.finding(finding(verdict))
+        _finish(place, face, verdict)
+
+
+def _finish(place: Run, face: Face, verdict: dict[str, Any]) -> None:
+    """The page for people, and the mark that nothing is left to do."""
+    face.stage("report")
+    write_report(place)
+    place.event("finished", seconds=verdict["seconds"])
+    face.finding(finding(verdict))
 
 
 def _spent(place: Run, clock: Clock) -> float:
@@ -299,7 +307,8 @@ def _judged(
 
 def _rows(work: Work, test: Sequence[Example], ours: Scores, base: Scores, shown: int = 8) -> dict[str, Any]:
     """The rows it does worst and best on, and those it gained and lost most against the base."""
-    each, rival = ours.loss / ours.count, base.loss / base.count
+    each, rival = (scores.loss / np.maximum(scores.count, 1) for scores in (ours, base))
+    told = np.flatnonzero(ours.count > 0)  # a row that was cut before its answer says nothing about the model
     labels: Any = getattr(work.experiment.objective, "labels", None)
 
     def row(position: int) -> dict[str, Any]:
@@ -317,7 +326,7 @@ def _rows(work: Work, test: Sequence[Example], ours: Scores, base: Scores, shown
             found |= {"target": test[position].facts["messages"][-1]["content"][:600]}
         return found
 
-    order = np.argsort(-each, kind="stable")
+    order = told[np.argsort(-each[told], kind="stable")]
     return {"worst": [row(position) for position in order[:shown]], "best": [row(position) for position in order[::-1][:shown]],
             "truncated": sum(example.facts.get("cut", 0) > 0 for example in test)}  # fmt: skip
 

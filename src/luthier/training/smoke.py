@@ -79,6 +79,7 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
     findings = [
         found
         for found in (
+            _cut(work),
             _nothing_learned(seen),
             _not_finite(seen),
             _head_stuck(small, weights),
@@ -120,6 +121,22 @@ def _small(work: Work) -> Work:
         experiment=experiment.model_copy(update={"training": training, "schedule": schedule}),
         train=[work.train[position] for position in chosen],
         total=total,
+    )
+
+
+def _cut(work: Work) -> Finding | None:
+    """Rows that are longer than what is read of them."""
+    cut = [example for example in work.train if example.facts.get("cut", 0) > 0]
+    if not cut:
+        return None
+    silent = [example for example in cut if isinstance(example.target, list) and not any(example.target)]
+    lost = f", and {len(silent):,} of them lose their whole answer" if silent else ""
+    return Finding(
+        check="smoke.cut",
+        severity="warning" if silent or len(cut) > 0.05 * len(work.train) else "note",
+        claim=f"{len(cut):,} of {len(work.train):,} training rows are longer than objective.max_length and lose their end{lost}",
+        evidence={"cut": len(cut), "without_answer": len(silent), "rows": [example.record.row for example in cut[:10]]},
+        remedy="raise objective.max_length, or shorten the rows",
     )
 
 
