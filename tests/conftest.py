@@ -81,7 +81,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "intermediate_size": 48,
-        "max_position_embeddings": 130,
+        "max_position_embeddings": 134,
         "type_vocab_size": 1,
     },
     "electra": {
@@ -139,7 +139,12 @@ def make_base(folder: Path, family: str) -> Base:
     chat = family in DECODERS
     tokenizer = small_tokenizer(folder, chat)
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=2, **SIZES[family])
+    marks = {
+        "pad_token_id": 3 if family == "roberta" else 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }  # RoBERTa counts positions from its padding
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **marks, **SIZES[family])
     kind = AutoModelForCausalLM if chat else AutoModelForSequenceClassification
     model = kind.from_config(config)
     with torch.no_grad():

@@ -156,6 +156,23 @@ def test_bf16_keeps_an_exact_copy_and_follows_fp32(bases, records, chats, task: 
     assert moved < 0.02
 
 
+def test_dropout_draws_anew_at_each_step(bases, records, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.models.dropout import Chance
+
+    asked = []
+    keyed = Chance.keyed
+
+    def noted(self: Chance, seed: int, step: int, index: torch.Tensor, lengths: torch.Tensor) -> Any:
+        asked.append((seed, step, index.tolist()))
+        return keyed(self, seed, step, index, lengths)
+
+    monkeypatch.setattr(Chance, "keyed", noted)
+    weights_after(work_for(bases, records, "classification", model__dropout=0.2, training__micro_batch_tokens=60), 3)
+    assert {seed for seed, _, _ in asked} == {7}
+    assert sorted({step for _, step, _ in asked}) == [0, 1, 2]
+    assert sum(len(index) for _, step, index in asked if step == 0) == 8
+
+
 def test_every_example_is_seen_once_an_epoch_in_another_order_each_time() -> None:
     first = [position for step in range(5) for position in choose(step, 33, 8, 3)]
     second = [position for step in range(5, 10) for position in choose(step, 33, 8, 3)]
