@@ -67,67 +67,18 @@ def small_tokenizer(folder: Path, chat: bool) -> Any:
     return fast
 
 
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+SMALL_ENCODER = SMALL | {"max_position_embeddings": 128}
+SMALL_DECODER = SMALL | {"max_position_embeddings": 256, "num_key_value_heads": 2}
 SIZES: dict[str, dict[str, Any]] = {
-    "bert": {
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "max_position_embeddings": 128,
-        "type_vocab_size": 2,
-    },
-    "roberta": {
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "max_position_embeddings": 134,
-        "type_vocab_size": 1,
-    },
-    "electra": {
-        "embedding_size": 32,
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "max_position_embeddings": 128,
-    },
+    "bert": SMALL_ENCODER | {"type_vocab_size": 2},
+    "roberta": SMALL_ENCODER | {"type_vocab_size": 1, "max_position_embeddings": 134},
+    "electra": SMALL_ENCODER | {"embedding_size": 32},
     "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 128},
-    "llama": {
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "max_position_embeddings": 256,
-        "tie_word_embeddings": True,
-    },
-    "qwen2": {
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "max_position_embeddings": 256,
-    },
-    "qwen3": {
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "intermediate_size": 48,
-        "max_position_embeddings": 256,
-    },
-    "mistral": {
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "max_position_embeddings": 256,
-        "sliding_window": None,
-    },
+    "llama": SMALL_DECODER | {"tie_word_embeddings": True},
+    "qwen2": SMALL_DECODER,
+    "qwen3": SMALL_DECODER | {"head_dim": 8},
+    "mistral": SMALL_DECODER | {"sliding_window": None},
 }
 ENCODERS = ("bert", "roberta", "electra", "distilbert")
 DECODERS = ("llama", "qwen2", "qwen3", "mistral")

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from luthier.core.errors import ModelError
 from luthier.core.types import Batch
 from luthier.models import packed
-from luthier.models.dropout import Dropout, attach
+from luthier.models.dropout import attach
 from luthier.models.modes import evaluating
 from luthier.models.store import Base
 
@@ -204,6 +204,3 @@ def load_generator(base: Base, dropout: float) -> Generator:
     network = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, attn_implementation="eager")
     network.config.attention_dropout = dropout
     return Generator(network, dropout)
-
-
-__all__ = ["Classifier", "Dropout", "Generator", "PackedNetwork", "load_classifier", "load_generator", "load_tokenizer", "pool"]

@@ -48,10 +48,8 @@ def assemble(experiment: Experiment, base: Base, tokenizer: Any, parts: Mapping[
         objective.weigh(train)
     model = load_model(experiment, base)
     adaptation.attach(model)
+    adaptation.on_progress(model, 1.0)  # by the end everything that may ever move is free
     movable = {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
-    for share in (1.0,):
-        adaptation.on_progress(model, share)
-        movable |= {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
     adaptation.on_progress(model, 0.0)
     factor = rates(model, optimizer, adaptation)
     masters = Masters(model.network, optimizer, getattr(torch, experiment.training.dtype), movable, factor)

@@ -25,6 +25,8 @@ from luthier.training.steps import Work, steps
 FEWEST_ROWS = 200
 FEWEST_STEPS = 30
 SHARE = 0.05
+LONG_ROWS = 64
+"""Where rows have more tokens than this on average, the small run takes a quarter of them a step: it must stay small."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,11 @@ def _small(work: Work) -> Work:
     count = min(len(work.train), max(FEWEST_ROWS, round(SHARE * len(work.train))))
     experiment = work.experiment
     chosen = sorted(permutation(len(work.train), experiment.seed, "smoke")[:count])
-    batch = experiment.training.batch_size if hasattr(work.objective, "weigh") else max(1, experiment.training.batch_size // 4)
+    long = sum(len(example.tokens) for example in work.train) > LONG_ROWS * len(work.train)
+    batch = max(1, experiment.training.batch_size // 4) if long else experiment.training.batch_size
     training = experiment.training.model_copy(update={"batch_size": batch})
     schedule = Constant(warmup=0.1)
-    total = max(FEWEST_STEPS, -(-count // batch)) if hasattr(work.objective, "weigh") else FEWEST_STEPS
+    total = FEWEST_STEPS if long else max(FEWEST_STEPS, -(-count // batch))
     total = min(total, max(FEWEST_STEPS, work.total // 5))
     return replace(
         work,

@@ -50,7 +50,9 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
         start: steps that are already done.
     """
     experiment, objective, model, masters = work.experiment, work.objective, work.model, work.masters
-    training, schedule, adaptation = experiment.training, _any(experiment.schedule), _any(experiment.adaptation)
+    training = experiment.training
+    schedule: Any = experiment.schedule
+    adaptation: Any = experiment.adaptation
     place = next(model.parameters()).device
     in_epoch = steps_in_epoch(len(work.train), training.batch_size)
     for number in range(start, work.total):
@@ -92,7 +94,3 @@ def moved(batch: Batch, place: torch.device) -> Batch:
         flat={name: tensor.to(place) for name, tensor in batch.flat.items()},
         each={name: tensor.to(place) for name, tensor in batch.each.items()},
     )
-
-
-def _any(component: Any) -> Any:
-    return component

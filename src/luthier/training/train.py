@@ -85,6 +85,5 @@ def _best(run: Run, work: Work, best: dict[str, Any]) -> dict[str, Any]:
     folder = run.folder / "checkpoints" / checkpoints.name_of(best["step"])
     if not folder.is_dir():
         raise RunError(f"the best checkpoint, {folder}, is gone", "start again in another folder")
-    kept = checkpoints.verify(folder)
-    checkpoints.Checkpoint(kept.folder, kept.state).restore(work.masters)
+    checkpoints.verify(folder).restore(work.masters)
     return best
