@@ -212,6 +212,22 @@ def _kept(share: Tensor, group: Group, packing: Packing, site: int) -> Tensor | 
     return kept_scale(keys.view(rows, key_heads, tall), length, packing.dropout, share.dtype)
 
 
+def _causal(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float) -> Tensor:
+    """Torch's own attention where each token sees those before it and nothing is dropped: padding comes last, so no token sees it.
+
+    It leaves out the half that is not seen and keeps no probabilities; query: (tokens, heads, width), key and value: (tokens, key heads, width).
+    """
+    said = []
+    for group in packing.groups:
+        q, k, v = (
+            tensor.flatten(1).index_select(0, group.source).view(group.rows, group.length, -1, tensor.shape[-1]).transpose(1, 2)
+            for tensor in (query, key, value)
+        )  # (rows, heads, length, width)
+        rows = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        said.append(rows.transpose(1, 2).reshape(group.rows * group.length, -1).index_select(0, group.place))
+    return torch.cat(said).index_select(0, packing.back).view(query.shape)
+
+
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> tuple[Tensor, None]:
     """Transformers' attention interface, for a stream of packed rows.
 
@@ -232,6 +248,8 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     site = site_key(f"attention {getattr(module, 'luthier_site', getattr(module, 'layer_idx', 0))}")
     stream = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
+    if packing.causal and packing.dropout == 0:
+        return _causal(*stream, packing, scale).unsqueeze(0), None
     return cast(Tensor, _Attention.apply(*stream, packing, scale, site)).unsqueeze(0), None
 
 

@@ -83,7 +83,8 @@ class ChatObjective:
         from luthier.models.next_token import next_token_loss
 
         said, target = _learned(model, batch)
-        return Loss(next_token_loss(said, cast(Any, model).network.lm_head.weight, target).sum(), float(len(target)))
+        total, _ = next_token_loss(said, cast(Any, model).network.lm_head.weight, target)
+        return Loss(total, float(len(target)))
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         """The loss summed over each row's learned tokens."""
@@ -93,7 +94,7 @@ class ChatObjective:
 
         with torch.no_grad():
             said, target = _learned(model, batch)
-            losses = next_token_loss(said, cast(Any, model).network.lm_head.weight, target).double()
+            losses = next_token_loss(said, cast(Any, model).network.lm_head.weight, target)[1].double()
         rows = torch.arange(len(batch), device=target.device).repeat_interleave(batch.lengths)[batch.flat["next"] >= 0]
         empty = torch.zeros(len(batch), dtype=torch.double, device=target.device)
         return Scores(
