@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -18,6 +19,11 @@ _MULTIPLIERS = (0x7FEB352D, 0x846CA68B - (1 << 32))
 
 def _signed(values: np.ndarray) -> np.ndarray:
     return (values & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.int32)
+
+
+@cache
+def _columns(count: int) -> Tensor:
+    return torch.from_numpy(_signed(mix("dropout column", np.arange(count))))
 
 
 def keep_mask(keys: Tensor, width: int, probability: float) -> Tensor:
@@ -34,8 +40,7 @@ def keep_mask(keys: Tensor, width: int, probability: float) -> Tensor:
     Returns:
         True where the entry is kept, # (…, width)
     """
-    columns = torch.from_numpy(_signed(mix("dropout column", np.arange(-(-width // 2))))).to(keys.device)
-    word = keys.unsqueeze(-1) ^ columns
+    word = keys.unsqueeze(-1) ^ _columns(-(-width // 2)).to(keys.device)
     word *= _MULTIPLIERS[0]
     word ^= (word >> 15) & 0x1FFFF
     word *= _MULTIPLIERS[1]
@@ -96,6 +101,7 @@ class Chance:
         raise RuntimeError(f"dropout met {count} rows, but no keys were set for that many")
 
 
+@cache
 def site_key(name: str) -> int:
     """The constant that keeps two places in a model from drawing the same mask."""
     return int(_signed(mix("dropout site", name))[()])

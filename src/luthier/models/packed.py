@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -41,6 +42,7 @@ class Group:
     place: Tensor
     valid: Tensor | None
     mask: Tensor | None
+    _known: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def gather(self, stream: Tensor, clear: bool = False) -> Tensor:
         """From the stream in one pass, # (tokens, heads, width) → (rows, heads, length, width).
@@ -50,7 +52,10 @@ class Group:
             clear: set padding to zero (needed for gradients alone: what padding asks for is never used).
         """
         _, heads, width = stream.shape
-        source = (self.source.view(self.rows, 1, self.length) * heads + torch.arange(heads, device=stream.device)[:, None]).flatten()
+        source = self._known.get(heads)  # every block asks for the same
+        if source is None:
+            every = torch.arange(heads, device=stream.device)[:, None]
+            source = self._known[heads] = (self.source.view(self.rows, 1, self.length) * heads + every).flatten()
         taken = stream.reshape(-1, width).index_select(0, source).view(self.rows, heads, self.length, width)
         return taken.mul_(self.valid) if clear and self.valid is not None else taken
 
@@ -77,17 +82,20 @@ class Packing:
     causal: bool
     chance: Chance
     dropout: float
+    _known: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def scatter(self, values: Sequence[Tensor]) -> Tensor:
         """Back into the stream in one pass, # a (rows, heads, length, width) for each group → (tokens, heads, width)"""
         heads, width = values[0].shape[1], values[0].shape[3]
-        offsets, total = [], 0
-        for group, value in zip(self.groups, values, strict=True):
-            offsets.append(group.places(heads) + total)
-            total += value.numel() // width
+        order = self._known.get(heads)
+        if order is None:
+            offsets, total = [], 0
+            for group in self.groups:
+                offsets.append(group.places(heads) + total)
+                total += group.rows * heads * group.length
+            order = self._known[heads] = torch.cat(offsets).index_select(0, self.back).flatten()  # (tokens × heads,)
         whole = torch.cat([value.reshape(-1, width) for value in values]) if len(values) > 1 else values[0].reshape(-1, width)
-        order = torch.cat(offsets).index_select(0, self.back)  # (tokens, heads)
-        return whole.index_select(0, order.flatten()).view(-1, heads, width)
+        return whole.index_select(0, order).view(-1, heads, width)
 
 
 def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: torch.dtype) -> Packing:
@@ -203,9 +211,7 @@ def _kept(share: Tensor, group: Group, packing: Packing, site: int) -> Tensor | 
     tokens = packing.chance.tokens
     assert tokens is not None, "dropout needs keys"
     rows, key_heads, tall, length = share.shape
-    heads = torch.tensor(
-        [site_key(f"head {head}") ^ site for head in range(key_heads * tall // length)], dtype=torch.int32, device=share.device
-    )
+    heads = _head_keys(key_heads * tall // length).to(share.device) ^ site
     keys = tokens.index_select(0, group.source).view(rows, 1, length) ^ heads.view(1, -1, 1)
     keys *= 0x2C1B3C6D
     keys ^= (keys >> 12) & 0xFFFFF
@@ -226,6 +232,11 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
         rows = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
         said.append(rows.transpose(1, 2).reshape(group.rows * group.length, -1).index_select(0, group.place))
     return torch.cat(said).index_select(0, packing.back).view(query.shape)
+
+
+@cache
+def _head_keys(heads: int) -> Tensor:
+    return torch.tensor([site_key(f"head {head}") for head in range(heads)], dtype=torch.int32)
 
 
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> tuple[Tensor, None]:

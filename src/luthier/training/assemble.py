@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from luthier.core.types import Record
+from luthier.core.interfaces import Objective
+from luthier.core.types import Example, Record
 from luthier.experiment import Experiment
 from luthier.models.pretrained import PackedNetwork, load_classifier, load_generator
 from luthier.models.store import Base
@@ -30,8 +31,14 @@ def load_model(experiment: Experiment, base: Base) -> PackedNetwork:
     return model.to(device())
 
 
+def opened(experiment: Experiment, tokenizer: Any) -> Any:
+    """The experiment's objective, at work with this tokenizer."""
+    spec: Any = experiment.objective
+    return spec.open(tokenizer, experiment.data.input, experiment.data.target)
+
+
 def assemble(experiment: Experiment, base: Base, tokenizer: Any, parts: Mapping[str, Sequence[Record]]) -> Work:
-    """Build everything that a run needs.
+    """Build everything that a run needs, from the rows on.
 
     Args:
         experiment: resolved: task, columns and dtype are set.
@@ -39,11 +46,22 @@ def assemble(experiment: Experiment, base: Base, tokenizer: Any, parts: Mapping[
         tokenizer: the base's.
         parts: the records of train and validation.
     """
+    objective = opened(experiment, tokenizer)
+    return build(experiment, base, objective, objective.prepare(parts["train"]), objective.prepare(parts["validation"]))
+
+
+def build(experiment: Experiment, base: Base, objective: Objective, train: list[Example], validation: list[Example]) -> Work:
+    """Build everything that a run needs, for examples that are prepared.
+
+    Args:
+        experiment: resolved: task, columns and dtype are set.
+        base: from the store.
+        objective: knows what a batch means.
+        train: the examples that are learned from.
+        validation: the examples that choose the checkpoint.
+    """
     adaptation: Any = experiment.adaptation
     optimizer: Any = experiment.optimizer
-    spec: Any = experiment.objective
-    objective = spec.open(tokenizer, experiment.data.input, experiment.data.target)
-    train, validation = objective.prepare(parts["train"]), objective.prepare(parts["validation"])
     if isinstance(objective, ClassificationObjective):
         objective.weigh(train)
     model = load_model(experiment, base)

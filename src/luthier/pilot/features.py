@@ -1,0 +1,53 @@
+"""The untouched base's view of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+
+from luthier.core.types import Example
+from luthier.experiment import Experiment
+from luthier.models.pretrained import pool
+from luthier.pilot.way import Way
+from luthier.training.assemble import load_model
+from luthier.training.steps import moved
+
+LENGTH = 4.0
+"""Of each row's vector, so that the same strengths of regularisation suit every base."""
+
+
+class Features:
+    """The untouched base's pooled hidden states; the base is in memory for the time of the context.
+
+    Args:
+        way: knows the base and the objective.
+        experiment: says which network is built on the base.
+    """
+
+    def __init__(self, way: Way, experiment: Experiment) -> None:
+        self.way, self.experiment = way, experiment
+        self.model: Any = None
+
+    def __enter__(self) -> Features:
+        self.model = load_model(self.experiment, self.way.base).to(getattr(torch, self.experiment.training.dtype)).eval()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        self.model = None
+
+    def __call__(self, examples: Sequence[Example]) -> np.ndarray:
+        """# (examples, width)"""
+        order = sorted(range(len(examples)), key=lambda position: len(examples[position].tokens))
+        found: list[np.ndarray] = []
+        with torch.no_grad():
+            for start in range(0, len(order), 128):
+                self.way.signals.poll()
+                batch = self.way.objective.collate([examples[position] for position in order[start : start + 128]], 0, 0)
+                batch = moved(batch, next(self.model.parameters()).device)
+                rows = pool(self.model.hidden(batch), batch.lengths, "last" if self.model.causal else "mean").float()
+                found.append((rows / rows.norm(dim=1, keepdim=True)).cpu().numpy())
+        return np.concatenate(found)[np.argsort(np.array(order), kind="stable")] * LENGTH

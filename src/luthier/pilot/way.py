@@ -1,0 +1,57 @@
+"""What the stages of one run share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.core.interfaces import Face, Objective
+from luthier.core.run import Clock, Run
+from luthier.core.types import Example
+from luthier.data.intake import Intake
+from luthier.experiment import Experiment
+from luthier.models.store import Base
+from luthier.training.assemble import build
+from luthier.training.steps import Work
+from luthier.training.watchers import Signals
+
+
+@dataclass
+class Way:
+    """A run on its way, and the prepared rows that its stages have in common.
+
+    Args:
+        place: the run.
+        intake: its rows.
+        face: is told.
+        clock: seconds since the command began.
+        signals: polled between pieces of work.
+        base: resolved.
+        tokenizer: the base's.
+        objective: knows what a batch means.
+    """
+
+    place: Run
+    intake: Intake
+    face: Face
+    clock: Clock
+    signals: Signals
+    base: Base
+    tokenizer: Any
+    objective: Objective
+    _prepared: dict[str, list[Example]] = field(default_factory=dict)
+
+    def examples(self, part: str) -> list[Example]:
+        """The examples of train, validation or test, prepared when they are first asked for."""
+        if part not in self._prepared:
+            self._prepared[part] = self.objective.prepare(self.intake.records[part])
+        return self._prepared[part]
+
+    def work(self, experiment: Experiment) -> Work:
+        """A fresh model on the base, with what trains it."""
+        return build(experiment, self.base, self.objective, self.examples("train"), self.examples("validation"))
+
+    @property
+    def spent(self) -> float:
+        """Seconds of this and all earlier, interrupted commands of the run."""
+        return self.clock() + sum(event["seconds"] for event in self.place.happened("interrupted"))
