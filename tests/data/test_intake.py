@@ -125,9 +125,31 @@ def test_the_label_and_the_text_are_found_and_can_be_named(tmp_path: Path) -> No
 
 
 def test_given_splits_are_kept_and_tested_for_leakage(tmp_path: Path) -> None:
-    for part, start, count in (("train", 0, 60), ("dev", 60, 20), ("test", 78, 20)):
-        written(tmp_path, f"{part}.tsv", "text\tlabel\n" + "".join(f"sentence {n}\t{'ab'[n % 2]}\n" for n in range(start, start + count)))
-    written(tmp_path, "test.tsv", (tmp_path / "test.tsv").read_text() + "sentence 3\tb\n")
-    found = take_in(Data(path=str(tmp_path)))
+    words = [
+        "alpha",
+        "bravo",
+        "charlie",
+        "delta",
+        "echo",
+        "foxtrot",
+        "golf",
+        "hotel",
+        "india",
+        "juliet",
+        "kilo",
+        "lima",
+        "mike",
+        "november",
+    ]
+
+    def sentence(number: int) -> str:
+        return " ".join(words[(number * step + number // 14) % 14] for step in (1, 3, 5, 7, 9)) + f" {number}"
+
+    for part, start, count in (("train", 0, 60), ("dev", 60, 20), ("test", 80, 20)):
+        written(tmp_path, f"{part}.tsv", "text\tlabel\n" + "".join(f"{sentence(n)}\t{'ab'[n % 2]}\n" for n in range(start, start + count)))
+    written(tmp_path, "test.tsv", (tmp_path / "test.tsv").read_text() + f"{sentence(3).upper()}\tb\n")
+    with pytest.raises(DataError, match=r"1 of 21 given test rows are also training rows.*test.tsv, line 22 \(training line 5\)"):
+        take_in(Data(path=str(tmp_path)))
+    found = take_in(Data(path=str(tmp_path), allow_leakage=True))
     assert {part: len(rows) for part, rows in found.records.items()} == {"train": 60, "validation": 20, "test": 21}
-    assert any(finding.check == "leakage" and finding.evidence["leaked"] == 1 for finding in found.findings)
+    assert any(finding.check == "leakage" and finding.evidence["count"] == 1 for finding in found.findings)

@@ -72,7 +72,10 @@ def test_chunked_cross_entropy_equals_torchs_with_its_gradients() -> None:
     torch.manual_seed(0)
     said, weight, target = torch.randn(37, 8), torch.randn(50, 8), torch.randint(0, 50, (37,))
     found = []
-    for loss_of in (lambda s, w: next_token_loss(s, w, target, chunk=10)[0], lambda s, w: cross_entropy(s @ w.t(), target, reduction="sum")):
+    for loss_of in (
+        lambda s, w: next_token_loss(s, w, target, chunk=10)[0],
+        lambda s, w: cross_entropy(s @ w.t(), target, reduction="sum"),
+    ):
         one, two = said.clone().requires_grad_(), weight.clone().requires_grad_()
         (loss_of(one, two) * 0.7).backward()
         found.append((loss_of(one, two).detach(), one.grad, two.grad))

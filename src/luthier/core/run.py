@@ -68,7 +68,11 @@ def write_file(path: Path, content: bytes | str) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
+    """The SHA-256 of a file's bytes, in hex; of a folder's, the names and hashes of all that lies in it."""
+    if path.is_dir():
+        files = sorted(entry for entry in path.rglob("*") if entry.is_file())
+        listed = "".join(f"{entry.relative_to(path)}\0{file_hash(entry)}\n" for entry in files)
+        return hashlib.sha256(listed.encode()).hexdigest()
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

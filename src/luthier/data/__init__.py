@@ -8,4 +8,8 @@ SOURCES = Table(
     tsv="luthier.data.sources.separated:read_tabs",
     json="luthier.data.sources.objects:read_array",
     jsonl="luthier.data.sources.objects:read_lines",
+    parquet="luthier.data.sources.columns:read_parquet",
+    arrow="luthier.data.sources.columns:read_arrow",
+    saved="luthier.data.sources.columns:read_saved",
+    texts="luthier.data.sources.texts:read_texts",
 )

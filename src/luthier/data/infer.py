@@ -48,6 +48,9 @@ def infer(rows: Rows, path: str, task: str | None = None, input: tuple[str, ...]
     for name in (*input, *([target] if target else [])):
         if name not in rows.columns:
             raise DataError(f"{path} has no column {name!r}", nearest(name, rows.columns))
+    if {"chosen", "rejected"} <= set(rows.columns) and task in (None, "preference") and not target:
+        names = input or tuple(name for name in ("prompt", "question", "instruction") if name in rows.columns)[:1]
+        return Shape("preference", names, "chosen", "the columns chosen and rejected are preference pairs")
     if task != "classification" and not (input and target):
         shape = _chat(rows, input, target)
         if shape is not None:

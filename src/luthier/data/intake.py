@@ -2,63 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, nearest
 from luthier.core.finding import Finding
 from luthier.core.run import file_hash
 from luthier.core.types import Record
 from luthier.data.chat import conversation
+from luthier.data.check import CHECKS
+from luthier.data.check.sheet import Sheet
 from luthier.data.infer import Shape, infer
-from luthier.data.rows import Rejected, Rows, read
+from luthier.data.near import clusters, normal
+from luthier.data.rows import ENDINGS, Rejected, Rows, read
 from luthier.data.spec import Data
-from luthier.data.split import PARTS, split
+from luthier.data.split import PARTS, joined, split, split_by_time
 
 FEWEST_ROWS = 30
 FEWEST_OF_A_CLASS = 3
-ENGLISH = frozenset(
-    [
-        "the",
-        "and",
-        "of",
-        "to",
-        "is",
-        "that",
-        "it",
-        "was",
-        "for",
-        "with",
-        "this",
-        "you",
-        "i",
-        "my",
-        "not",
-        "be",
-        "are",
-        "have",
-        "on",
-        "but",
-        "they",
-        "at",
-        "from",
-        "we",
-        "or",
-        "an",
-        "as",
-        "your",
-        "can",
-        "what",
-        "how",
-    ]
+MOST_LEAKED = 0.01
+"""Share of the given test rows that may also be training rows before the run is refused."""
+LARGEST = 0.1
+"""Share of the rows that one cluster of near-duplicates may hold and still be kept together."""
+QUICK = (
+    "lengths",
+    "duplicates",
+    "conflicts",
+    "leakage",
+    "balance",
+    "spellings",
+    "language",
+    "characters",
+    "personal",
+    "shortcuts",
+    "conversations",
 )
-LEAST_ENGLISH = 0.08
-"""Running English text has 25 to 40 % of these words; Italian, German, Spanish and French have under 5 %."""
+"""The checks that need no model: every run makes them."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +55,7 @@ class Intake:
         labels: the classes, sorted; empty for chat.
         rejected: what was set aside.
         findings: what a person should know about the rows.
+        clusters: (file, line) → the number of its cluster of near-duplicates.
     """
 
     spec: Data
@@ -80,11 +64,26 @@ class Intake:
     labels: tuple[str, ...]
     rejected: list[Rejected]
     findings: list[Finding] = field(default_factory=list)
+    clusters: dict[tuple[str, int], int] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         """Rows that are used."""
         return sum(len(rows) for rows in self.records.values())
+
+    def sheet(self, **model: Any) -> Sheet:
+        """All rows side by side, for the checks.
+
+        Args:
+            model: `encode`, `tokens`, `context` and `control` of a `Sheet`, where a base is at hand.
+        """
+        rows = [(record, part) for part in PARTS for record in self.records[part]]
+        pairs = [_said(record, self.spec) for record, _ in rows]
+        given = bool(self.spec.validation or self.spec.test or self.spec.time)
+        firsts: dict[int, int] = {}
+        known = [firsts.setdefault(self.clusters[record.source, record.row], number) for number, (record, _) in enumerate(rows)]
+        return Sheet([record for record, _ in rows], [part for _, part in rows], given, self.spec.task or "", [text for text, _ in pairs],
+                     [label for _, label in pairs], known_clusters=known, **model)  # fmt: skip
 
 
 def take_in(spec: Data) -> Intake:
@@ -102,18 +101,22 @@ def take_in(spec: Data) -> Intake:
         for name, path in (("train", spec.path), ("validation", spec.validation), ("test", spec.test))
         if path
     }
+    twice = next((name for name in list(files)[1:] if files[name] == files["train"]), None)
+    if twice:
+        raise DataError(
+            f"{files[twice]} is given for training and as the {twice} file", f"give another {twice} file, or none: the rows are split then"
+        )
     tables = {name: read(Path(path), spec.format, spec.encoding, spec.header) for name, path in files.items()}
-    shape = infer(tables["train"], spec.path, spec.task, spec.input, spec.target)
     rejected = [row for rows in tables.values() for row in rows.rejected]
+    _enough({name: rows.values for name, rows in tables.items()}, rejected, spec.path)
+    shape = infer(tables["train"], spec.path, spec.task, spec.input, spec.target)
+    for column in (spec.group, spec.time):
+        if column and column not in tables["train"].columns:
+            raise DataError(f"{spec.path} has no column {column!r}", nearest(column, tables["train"].columns))
     parts = {name: _usable(rows, files[name], shape, rejected) for name, rows in tables.items()}
+    _enough(parts, rejected, spec.path)
     labels = _classes(parts, shape, rejected, spec.path) if shape.task == "classification" else ()
-    if sum(len(rows) for rows in parts.values()) < FEWEST_ROWS:
-        left = sum(len(rows) for rows in parts.values())
-        first = f"; the first of {len(rejected)} set aside is line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
-        raise DataError(f"{spec.path}: {left} usable rows are too few (at least {FEWEST_ROWS} are needed){first}", "give more rows")
-    found = _observations(parts, shape, rejected)
-    records = _split(parts, shape, spec)
-    found += _leaks(records, shape) if len(files) > 1 else []
+    _enough(parts, rejected, spec.path)
     fingerprint = {name: file_hash(Path(path)) for name, path in files.items()}
     if spec.fingerprint and spec.fingerprint != fingerprint:
         changed = next(name for name in fingerprint if spec.fingerprint.get(name) != fingerprint[name])
@@ -125,7 +128,36 @@ def take_in(spec: Data) -> Intake:
     places = {"path": files["train"], "validation": files.get("validation"), "test": files.get("test")}
     found_out = {"task": shape.task, "input": shape.input, "target": shape.target, "header": tables["train"].header}
     filled = spec.model_copy(update={**places, **found_out, "fingerprint": fingerprint})
-    return Intake(filled, shape.reason, records, labels, rejected, found)
+    rows = [record for part in parts.values() for record in part]
+    numbers = clusters([_said(record, filled)[0] for record in rows])
+    known = {(record.source, record.row): number for record, number in zip(rows, numbers, strict=True)}
+    findings = _set_aside(rejected)
+    records = _split(parts, filled, known, findings)
+    intake = Intake(filled, shape.reason, records, labels, rejected, findings, known)
+    sheet = intake.sheet()
+    for name in QUICK:
+        findings += CHECKS[name](sheet)
+    _refuse_leakage(filled, sheet, findings)
+    return intake
+
+
+def _enough(parts: Mapping[str, Sequence[Any]], rejected: list[Rejected], path: str) -> None:
+    left = sum(len(rows) for rows in parts.values())
+    if left < FEWEST_ROWS:
+        first = f"; the first of {len(rejected)} set aside is line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
+        raise DataError(f"{path}: {left} usable rows are too few (at least {FEWEST_ROWS} are needed){first}", "give more rows")
+
+
+def _refuse_leakage(spec: Data, sheet: Sheet, findings: list[Finding]) -> None:
+    """A test file that was trained on proves nothing."""
+    leak = next((found for found in findings if found.check == "leakage" and " test " in found.claim), None)
+    if leak is None or spec.time or spec.allow_leakage or leak.evidence["share"] <= MOST_LEAKED:
+        return
+    first = leak.evidence["rows"][0]
+    raise DataError(
+        f"{leak.claim} ({leak.evidence['share']:.1%}); the first is {first['file']}, line {first['line']} ({first['note']})",
+        "take them out of the training rows (`luthier check DATA --fix` does), or go on all the same with --set data.allow_leakage=true",
+    )
 
 
 def _three_files(spec: Data) -> Data:
@@ -135,13 +167,8 @@ def _three_files(spec: Data) -> Data:
     found: dict[str, str] = {}
     for part, names in (("path", ("train",)), ("validation", ("validation", "valid", "dev", "val")), ("test", ("test",))):
         for file in sorted(folder.iterdir()):
-            if file.stem in names and file.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl"):
+            if file.stem in names and file.suffix.lower() in ENDINGS and file.suffix.lower() != ".txt":
                 found.setdefault(part, str(file))
-    if "path" not in found:
-        raise DataError(
-            f"the folder {folder} holds no train.csv, .tsv, .json or .jsonl",
-            "give the file itself, or a folder with train, validation and test files",
-        )
     return spec.model_copy(update=found)
 
 
@@ -167,6 +194,11 @@ def _unusable(record: Record, shape: Shape) -> str:
         except ValueError as problem:
             return str(problem)
         return ""
+    if shape.task == "preference":
+        better, worse = (str(record.values.get(name) or "").strip() for name in ("chosen", "rejected"))
+        return (
+            "chosen or rejected says nothing" if not better or not worse else "chosen and rejected are the same" if better == worse else ""
+        )
     for name in shape.input:
         if isinstance(record.values.get(name), dict | list):
             return f"{name} holds a {type(record.values[name]).__name__}, not a text"
@@ -214,61 +246,61 @@ def _classes(parts: dict[str, list[Record]], shape: Shape, rejected: list[Reject
     return tuple(kept)
 
 
-def text_of(record: Record, shape: Shape | Data) -> str:
-    """What makes two rows duplicates: what is read, without the spaces around it."""
-    return json.dumps([str(record.values.get(name)).strip() for name in shape.input], ensure_ascii=False)
+def _said(record: Record, spec: Data) -> tuple[str, str]:
+    """What is read of a row, and what is learned of it."""
+    if spec.task == "chat":
+        messages = conversation(record.values, spec.input, spec.target or "")
+        return "\n\n".join(turn["content"] for turn in messages[:-1]), messages[-1]["content"]
+    texts = "\n\n".join(str(record.values.get(name) or "") for name in spec.input)
+    if spec.task == "preference":
+        return texts, str(record.values.get("chosen"))
+    return texts, str(record.values.get(spec.target or ""))
 
 
-def _split(parts: dict[str, list[Record]], shape: Shape, spec: Data) -> dict[str, list[Record]]:
+def _split(
+    parts: dict[str, list[Record]], spec: Data, known: dict[tuple[str, int], int], findings: list[Finding]
+) -> dict[str, list[Record]]:
     if len(parts) == 3:
         return {part: parts[part] for part in PARTS}
     rows = parts["train"]
     shares = {"validation": spec.validation_share, "test": spec.test_share}
-    if "test" in parts:
-        shares["test"] = 0.0
-    if "validation" in parts:
-        shares["validation"] = 0.0
-
-    def pick(record: Record) -> Any:
-        return str(record.values[shape.target]) if shape.task == "classification" else ""
-
-    chosen = split([text_of(record, shape) for record in rows], [pick(record) for record in rows], shares, spec.split_seed)
+    for part in set(parts) - {"train"}:
+        shares[part] = 0.0
+    if spec.time:
+        chosen = split_by_time([_moment(record, spec.time) for record in rows], shares)
+    else:
+        keys: list[Any] = [known[record.source, record.row] for record in rows]
+        if spec.group:
+            keys = joined(keys, [str(record.values.get(spec.group)) for record in rows])
+        large = {key: size for key, size in Counter(keys).items() if size > max(20, LARGEST * len(rows))}
+        if large and not spec.group:
+            findings.append(Finding(check="split.template", severity="note", claim=f"{sum(large.values()):,} rows are near-duplicates of each other in {len(large)} clusters (a template?): only equal texts among them are kept in one part",
+                                    evidence={"rows": sum(large.values()), "clusters": len(large)}))  # fmt: skip
+            keys = [f"text {normal(_said(record, spec)[0])}" if keys[row] in large else keys[row] for row, record in enumerate(rows)]
+        strata = [str(record.values[spec.target or ""]) if spec.task == "classification" else "" for record in rows]
+        chosen = split(keys, strata, shares, spec.split_seed)
     return {part: parts[part] if part != "train" and part in parts else [rows[row] for row in chosen[part]] for part in PARTS}
 
 
-def _observations(parts: dict[str, list[Record]], shape: Shape, rejected: list[Rejected]) -> list[Finding]:
-    found = []
-    if rejected:
-        reasons = Counter(row.reason if len(row.reason) < 60 else row.reason[:57] + "…" for row in rejected)
-        found.append(Finding(check="rows", severity="warning", claim=f"{len(rejected):,} rows were set aside",
-                             evidence={"reasons": dict(reasons.most_common(5)), "first": f"{rejected[0].file}, line {rejected[0].line}"},
-                             remedy="look at rejected.jsonl in the run folder"))  # fmt: skip
-    rows = [record for part in parts.values() for record in part]
-    twice = len(rows) - len({text_of(record, shape) for record in rows})
-    if twice:
-        found.append(Finding(check="duplicates", claim=f"{twice:,} of {len(rows):,} rows repeat another's text; they are kept in one part",
-                             evidence={"repeated": twice, "rows": len(rows)}))  # fmt: skip
-    words = re.findall(r"[^\W\d_]+", " ".join(text_of(record, shape) for record in rows[:300]).lower())
-    english = sum(word in ENGLISH for word in words) / max(len(words), 1)
-    if len(words) >= 200 and english < LEAST_ENGLISH:
-        found.append(
-            Finding(
-                check="language",
-                severity="warning",
-                claim=f"the text does not look English: {english:.1%} of its words are the most frequent English ones",
-                evidence={"share": english, "words": len(words)},
-                remedy="the embedded bases read English; give a base of the data's language with --base",
-            )
-        )
-    return found
+def _moment(record: Record, column: str) -> float:
+    value = record.values.get(column)
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        pass
+    try:
+        return datetime.fromisoformat(str(value).strip().replace("Z", "+00:00")).replace(tzinfo=None).timestamp()
+    except ValueError:
+        raise DataError(
+            f"{record.source}, line {record.row}: {column} is {value!r}, neither a number nor a date",
+            "write dates as 2026-11-21 or 2026-11-21T08:30:00",
+        ) from None
 
 
-def _leaks(records: dict[str, Sequence[Record]] | dict[str, list[Record]], shape: Shape) -> list[Finding]:
-    seen = {text_of(record, shape) for record in records["train"]}
-    leaked = [record for record in records["test"] if text_of(record, shape) in seen]
-    if not leaked:
+def _set_aside(rejected: list[Rejected]) -> list[Finding]:
+    if not rejected:
         return []
-    first = leaked[0]
-    return [Finding(check="leakage", severity="warning", claim=f"{len(leaked):,} of {len(records['test']):,} given test rows are also training rows",
-                    evidence={"leaked": len(leaked), "first": f"{first.source}, line {first.row}"},
-                    remedy="the test score flatters the model; take them out of one of the two files")]  # fmt: skip
+    reasons = Counter(row.reason if len(row.reason) < 60 else row.reason[:57] + "…" for row in rejected)
+    return [Finding(check="rows", severity="warning", claim=f"{len(rejected):,} rows were set aside",
+                    evidence={"reasons": dict(reasons.most_common(5)), "first": f"{rejected[0].file}, line {rejected[0].line}"},
+                    remedy="look at rejected.jsonl in the run folder")]  # fmt: skip

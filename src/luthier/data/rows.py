@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,11 +58,68 @@ class Rows:
         return [Record(row=line, values=values, source=path) for line, values in zip(self.lines, self.values, strict=True)]
 
 
-def read(path: Path, format: str | None = None, encoding: str = "utf-8", header: bool | None = None) -> Rows:
-    """Read a file of rows.
+ENDINGS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "tsv",
+    ".tab": "tsv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
+BINARY = {b"PAR1": "Parquet", b"ARROW1": "Arrow", b"%PDF": "PDF", b"SQLite": "SQLite", b"\xd0\xcf\x11\xe0": "an old Office format"}
+ROW_BYTES = 8 << 20
+"""A row that holds more is set aside."""
+HALF = re.compile("[\ud800-\udfff]")
+FEW_BAD = 0.001
+"""Share of rows with invalid bytes up to which they are set aside; above it, the encoding is taken to be another one."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A file that a source is asked to read.
 
     Args:
-        path: the file.
+        path: the file or folder.
+        encoding: how its bytes are to be read.
+        header: whether line 1 names the columns; None looks at the values.
+    """
+
+    path: Path
+    encoding: str = "utf-8"
+    header: bool | None = None
+
+    def text(self) -> str:
+        """What the file says; an invalid byte becomes a lone surrogate, so that its row can be found (see `sift`).
+
+        Raises:
+            DataError: it is empty, compressed, binary, or in another encoding.
+        """
+        path = self.path
+        try:
+            raw = path.read_bytes()
+        except OSError as problem:
+            raise DataError(f"{path} cannot be read: {problem.strerror}", "check who may read it") from None
+        if not raw.strip():
+            raise DataError(f"{path} is empty", "give a file with at least 30 rows")
+        for start, kind in PACKED.items():
+            if raw.startswith(start):
+                raise DataError(f"{path} is compressed ({kind})", "unpack it first")
+        for start, kind in BINARY.items():
+            if raw.startswith(start):
+                raise DataError(f"{path} is {kind}, not text", "give it its own ending (.parquet, .arrow), or save it as CSV")
+        return _decoded(raw, path, self.encoding)
+
+
+def read(path: Path, format: str | None = None, encoding: str = "utf-8", header: bool | None = None) -> Rows:
+    """Read a file or folder of rows.
+
+    Args:
+        path: the file, or a folder of texts or of a saved data set.
         format: a name from `data.SOURCES`; None takes it from the file's ending.
         encoding: how its bytes are to be read; a byte order mark is honoured.
         header: whether line 1 names the columns; None looks at the values.
@@ -72,30 +132,53 @@ def read(path: Path, format: str | None = None, encoding: str = "utf-8", header:
     if not path.exists():
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}", nearest(path.name, beside) if beside else "check the path")
-    if not path.is_file():
-        raise DataError(
-            f"{path} is not a file", "give a .csv, .tsv, .json or .jsonl file, or a folder with train, validation and test files"
-        )
-    name = format or {
-        ".csv": "csv",
-        ".tsv": "tsv",
-        ".txt": "tsv",
-        ".tab": "tsv",
-        ".json": "json",
-        ".jsonl": "jsonl",
-        ".ndjson": "jsonl",
-    }.get(path.suffix.lower())
+    if path.is_dir():
+        format = format or ("saved" if (path / "state.json").exists() or (path / "dataset_info.json").exists() else "texts")
+    elif not path.is_file():
+        raise DataError(f"{path} is not a file", "give a file of rows, or a folder with train, validation and test files")
+    name = format or ENDINGS.get(path.suffix.lower())
     if name is None:
         raise DataError(
             f"{path}: the ending {path.suffix!r} names no format that is known", f"set data.format to one of {', '.join(SOURCES)}"
         )
-    try:
-        raw = path.read_bytes()
-    except OSError as problem:
-        raise DataError(f"{path} cannot be read: {problem.strerror}", "check who may read it") from None
-    if not raw.strip():
-        raise DataError(f"{path} is empty", "give a file with at least 30 rows")
-    return SOURCES[name](_decoded(raw, path, encoding), str(path), header)
+    return sift(SOURCES[name](Reading(path, encoding, header)), str(path))
+
+
+def sift(rows: Rows, path: str) -> Rows:
+    """Set aside rows that are too long or that no text can hold.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    kept = Rows(columns=rows.columns, header=rows.header, rejected=rows.rejected)
+    for line, values in zip(rows.lines, rows.values, strict=True):
+        reason = _unfit(values)
+        if reason:
+            kept.rejected.append(Rejected(path, line, reason, ascii(values)[:200]))
+        else:
+            kept.add(line, values)
+    if not kept.values:
+        first = f"; line {kept.rejected[0].line}: {kept.rejected[0].reason}" if kept.rejected else ""
+        raise DataError(f"{path} holds no rows{first}", "give a file with at least 30 rows")
+    return kept
+
+
+def _unfit(values: dict[str, Any]) -> str:
+    """Why no text can hold a row; empty where one can."""
+    size = 0
+    for value in values.values():
+        if value is None or isinstance(value, int | float):
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        size += len(text)
+        half = None if text.isascii() else HALF.search(text)
+        if half:
+            place = ord(half[0])
+            invalid = 0xDC80 <= place <= 0xDCFF  # what decoding makes of an invalid byte
+            return f"the byte 0x{place - 0xDC00:02x} is not UTF-8" if invalid else "half of a character pair (a lone surrogate)"
+        if "\0" in text or (text is not value and "\\u0000" in text):
+            return "a NUL byte inside the text"
+    return f"it holds {size / (1 << 20):.0f} MiB, more than the {ROW_BYTES >> 20} MiB a row may have" if size > ROW_BYTES else ""
 
 
 def _decoded(raw: bytes, path: Path, encoding: str) -> str:
@@ -103,13 +186,29 @@ def _decoded(raw: bytes, path: Path, encoding: str) -> str:
         encoding = "utf-16"
     elif encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         encoding = "utf-8-sig"
+        start = raw[:4096]
+        if start.count(b"\0") > len(start) // 4:
+            raise DataError(
+                f"{path} looks like UTF-16 without its byte order mark", "name it: --set data.encoding=utf-16-le (or utf-16-be)"
+            )
     try:
         return raw.decode(encoding)
     except LookupError:
         raise DataError(f"there is no encoding {encoding!r}", "set data.encoding to utf-8, latin-1, cp1252, utf-16, …") from None
     except UnicodeDecodeError as problem:
         line = raw[: problem.start].count(b"\n") + 1
+        bad = sum(1 for _ in _bad_lines(raw)) if encoding == "utf-8-sig" else 0
+        if 0 < bad <= FEW_BAD * raw.count(b"\n"):
+            return raw.decode(encoding, "surrogateescape")
         raise DataError(
             f"{path}, line {line}, byte {problem.start}: {raw[problem.start : problem.start + 1]!r} is not {encoding.removesuffix('-sig')}",
             "save the file as UTF-8, or name its encoding: --set data.encoding=cp1252",
         ) from None
+
+
+def _bad_lines(raw: bytes) -> Iterator[int]:
+    for number, line in enumerate(raw.split(b"\n")):
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            yield number

@@ -12,15 +12,30 @@ from luthier.core.component import Component
 class Data(Component):
     """The data of an experiment."""
 
-    path: str = Field(description="The file of rows (csv, tsv, json, jsonl); with `validation` and `test` given, the training rows.")
+    path: str = Field(
+        description="The file of rows (csv, tsv, json, jsonl, parquet, arrow) or a folder; with `validation` and `test` given, the training rows."
+    )
     validation: str | None = Field(default=None, description="A file of validation rows, where the split is given.")
     test: str | None = Field(default=None, description="A file of test rows, where the split is given.")
-    format: str | None = Field(default=None, description="csv, tsv, json or jsonl; taken from the file's ending when unset.")
+    format: str | None = Field(
+        default=None,
+        description="csv, tsv, json, jsonl, parquet, arrow, saved (a folder of the datasets library) or texts (a folder of text files); taken from the ending when unset.",
+    )
     encoding: str = Field(default="utf-8", description="How the bytes are read.")
     header: bool | None = Field(default=None, description="Whether line 1 names the columns; looked for when unset.")
-    task: Literal["classification", "chat"] | None = Field(default=None, description="What the rows are for; inferred when unset.")
+    task: Literal["classification", "chat", "preference"] | None = Field(
+        default=None, description="What the rows are for; inferred when unset."
+    )
     input: tuple[str, ...] = Field(default=(), description="The column or columns that are read; inferred when empty.")
     target: str | None = Field(default=None, description="The column to be learned; inferred when unset.")
+    group: str | None = Field(
+        default=None,
+        description="A column (a person, a document) whose rows must stay in one part, so that the test rows come from others.",
+    )
+    time: str | None = Field(
+        default=None, description="A column of dates or numbers: the newest rows are tested, those before them validate, the oldest train."
+    )
+    allow_leakage: bool = Field(default=False, description="Go on although given test rows are also training rows.")
     validation_share: float = Field(default=0.1, gt=0, lt=0.5, description="Share of the rows that choose the checkpoint.")
     test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Share of the rows that are sealed until the verdict.")
     split_seed: int = Field(

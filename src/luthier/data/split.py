@@ -13,7 +13,7 @@ from luthier.core.randomness import mix
 PARTS = ("train", "validation", "test")
 
 
-def split(keys: Sequence[str], strata: Sequence[Hashable], shares: dict[str, float], seed: int) -> dict[str, list[int]]:
+def split(keys: Sequence[Hashable], strata: Sequence[Hashable], shares: dict[str, float], seed: int) -> dict[str, list[int]]:
     """Divide rows into train, validation and test.
 
     Rows with equal keys (the same text) always land in the same part. Within each stratum (class) the parts
@@ -31,7 +31,7 @@ def split(keys: Sequence[str], strata: Sequence[Hashable], shares: dict[str, flo
     Raises:
         DataError: there are too few rows to have all three parts.
     """
-    groups: dict[str, list[int]] = defaultdict(list)
+    groups: dict[Hashable, list[int]] = defaultdict(list)
     for row, key in enumerate(keys):
         groups[key].append(row)
     by_stratum: dict[Hashable, list[list[int]]] = defaultdict(list)
@@ -55,3 +55,59 @@ def split(keys: Sequence[str], strata: Sequence[Hashable], shares: dict[str, flo
         empty = ", ".join(part for part in needed if not parts[part])
         raise DataError(f"{len(keys)} rows are too few for a split: nothing would be left for {empty}", "give at least 30 different rows")
     return {part: sorted(rows) for part, rows in parts.items()}
+
+
+def joined(one: Sequence[Hashable], two: Sequence[Hashable]) -> list[int]:
+    """One number for rows that are together in either way, directly or through others."""
+    parent: dict[Hashable, Hashable] = {}
+
+    def root(key: Hashable) -> Hashable:
+        parent.setdefault(key, key)
+        while parent[key] != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for first, second in zip(one, two, strict=True):
+        parent[root(("one", first))] = root(("two", second))
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(root(("one", key)), len(numbers)) for key in one]
+
+
+def split_by_time(moments: Sequence[float], shares: dict[str, float]) -> dict[str, list[int]]:
+    """Divide rows so that the newest are tested, those before them validate, and the oldest train; equal moments stay together.
+
+    Args:
+        moments: one a row.
+        shares: of validation and of test; train gets the rest.
+
+    Returns:
+        Part → row numbers, ascending.
+
+    Raises:
+        DataError: the moments are too few to have all parts.
+    """
+    order = sorted(set(moments))
+    counts = Counter(moments)
+    parts: dict[str, list[int]] = {part: [] for part in PARTS}
+    place: dict[float, str] = {}
+    held = 0
+    for moment in reversed(order):
+        ahead = held + counts[moment] / 2
+        place[moment] = (
+            "test"
+            if ahead < shares["test"] * len(moments)
+            else "validation"
+            if ahead < (shares["test"] + shares["validation"]) * len(moments)
+            else "train"
+        )
+        held += counts[moment]
+    for row, moment in enumerate(moments):
+        parts[place[moment]].append(row)
+    empty = ", ".join(part for part in ("train", *(part for part in shares if shares[part])) if not parts[part])
+    if empty:
+        raise DataError(
+            f"{len(order)} different moments are too few for a split by time: nothing would be left for {empty}",
+            "give a finer column, or leave data.time out",
+        )
+    return parts

@@ -6,13 +6,22 @@ import json
 from typing import Any
 
 from luthier.core.errors import DataError
-from luthier.data.rows import Rejected, Rows
+from luthier.data.rows import Reading, Rejected, Rows
 
 
-def read_lines(text: str, path: str, header: bool | None) -> Rows:
+def read_lines(reading: Reading) -> Rows:
     """Read one JSON object a line; only a line feed ends a line."""
+    return _lines(reading.text(), str(reading.path))
+
+
+def read_array(reading: Reading) -> Rows:
+    """Read a JSON array of objects."""
+    return _array(reading.text(), str(reading.path))
+
+
+def _lines(text: str, path: str) -> Rows:
     if text.lstrip()[:1] == "[":
-        return read_array(text, path, header)
+        return _array(text, path)
     found = Rows(columns=[])
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -24,10 +33,9 @@ def read_lines(text: str, path: str, header: bool | None) -> Rows:
     return _checked(found, path)
 
 
-def read_array(text: str, path: str, header: bool | None) -> Rows:
-    """Read a JSON array of objects."""
+def _array(text: str, path: str) -> Rows:
     if text.lstrip()[:1] == "{" and "\n{" in text:
-        return read_lines(text, path, header)
+        return _lines(text, path)
     try:
         rows = _parse(text)
     except (ValueError, RecursionError) as problem:
@@ -56,11 +64,6 @@ def _parse(text: str) -> Any:
 def _add(found: Rows, path: str, line: int, row: Any) -> None:
     if not isinstance(row, dict):
         found.rejected.append(Rejected(path, line, f"a {type(row).__name__} where an object is expected", str(row)[:200]))
-        return
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        found.rejected.append(Rejected(path, line, "half of a character pair (a lone surrogate)", ascii(row)[:200]))
         return
     found.columns.extend(name for name in row if name not in found.columns)
     found.add(line, row)

@@ -8,13 +8,14 @@ from collections import Counter
 from typing import Any
 
 from luthier.core.errors import DataError
-from luthier.data.rows import Rejected, Rows
+from luthier.data.rows import Reading, Rejected, Rows
 
 csv.field_size_limit(1 << 30)
 
 
-def read_commas(text: str, path: str, header: bool | None) -> Rows:
+def read_commas(reading: Reading) -> Rows:
     """Read comma-separated rows; quotes may hold commas and line ends."""
+    text, path = reading.text(), str(reading.path)
     first = text.split("\n", 1)[0]
     if first.count(",") == 0 and (first.count(";") or first.count("\t")):
         mark = ";" if first.count(";") >= first.count("\t") else "tab"
@@ -22,20 +23,27 @@ def read_commas(text: str, path: str, header: bool | None) -> Rows:
             f"{path}: the first line holds no comma but {first.count(';') or first.count(chr(9))} × {mark}",
             "save it as comma-separated, or name it .tsv when tabs separate the columns",
         )
+    cells: list[tuple[int, list[str]]] = []
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        cells = list(_numbered(csv.reader(io.StringIO(text, newline=""), strict=True)))
+        cells.extend(_numbered(reader))
     except csv.Error as problem:
+        began = text.split("\n")[: reader.line_num]
+        line = cells[-1][0] + 1 if cells else 1
+        line += sum(cell.count("\n") for cell in cells[-1][1]) if cells else 0
+        shown = began[line - 1][:60] if line <= len(began) else ""
         raise DataError(
-            f"{path}: {problem} (a quote is opened and never closed, or stands inside a cell)",
+            f"{path}, line {line}: {problem} (a quote is opened and never closed, or stands inside a cell): {shown!r}",
             'double a quote that belongs to the text: ""',
         ) from None
-    return _rows(cells, path, header)
+    return _rows(cells, path, reading.header)
 
 
-def read_tabs(text: str, path: str, header: bool | None) -> Rows:
+def read_tabs(reading: Reading) -> Rows:
     """Read tab-separated rows; a quote is a character like any other."""
+    text = reading.text()
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return _rows([(number, line.split("\t")) for number, line in enumerate(lines, 1) if line != ""], path, header)
+    return _rows([(number, line.split("\t")) for number, line in enumerate(lines, 1) if line != ""], str(reading.path), reading.header)
 
 
 def _numbered(reader: Any) -> Any:
@@ -63,8 +71,6 @@ def _rows(cells: list[tuple[int, list[str]]], path: str, header: bool | None) ->
     for line, row in cells[1:] if header else cells:
         if len(row) != width:
             found.rejected.append(Rejected(path, line, f"{len(row)} cells where {width} are expected", row))
-        elif any("\0" in cell for cell in row):
-            found.rejected.append(Rejected(path, line, "a NUL byte inside the text", row))
         else:
             found.add(line, dict(zip(names, row, strict=True)))
     if len(found.rejected) > len(found.values):

@@ -1,0 +1,21 @@
+"""Checks of the rows: each a function from a sheet to findings, with the rows behind them."""
+
+from luthier.core.table import Table
+
+CHECKS = Table(
+    "check",
+    lengths="luthier.data.check.lengths:check",
+    duplicates="luthier.data.check.duplicates:check",
+    conflicts="luthier.data.check.conflicts:check",
+    leakage="luthier.data.check.leakage:check",
+    balance="luthier.data.check.balance:check",
+    spellings="luthier.data.check.spellings:check",
+    language="luthier.data.check.language:check",
+    characters="luthier.data.check.characters:check",
+    personal="luthier.data.check.personal:check",
+    shortcuts="luthier.data.check.shortcuts:check",
+    conversations="luthier.data.check.conversations:check",
+    outliers="luthier.data.check.outliers:check",
+    labels="luthier.data.check.labels:check",
+)
+"""In the order in which they are told; the last two need a model's view of the rows."""

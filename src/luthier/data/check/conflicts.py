@@ -1,0 +1,30 @@
+"""The same text with different labels."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from luthier.core.finding import Finding
+from luthier.data.check.sheet import Sheet
+
+
+def check(sheet: Sheet) -> list[Finding]:
+    """Texts that carry more than one label: at most one of them can be right."""
+    if sheet.task != "classification":
+        return []
+    said: dict[str, list[int]] = defaultdict(list)
+    for row, text in enumerate(sheet.plain):
+        said[text].append(row)
+    groups = [rows for rows in said.values() if len({sheet.labels[row] for row in rows}) > 1]
+    if not groups:
+        return []
+    rows = [row for group in groups for row in group]
+    lost = [row for group in groups for row in _outvoted(sheet, group)]
+    return [sheet.finding("conflicts", "warning", f"{len(groups):,} texts carry different labels ({len(rows):,} rows)",
+                          "decide for one label; --fix keeps the label of the majority, and none where there is no majority", rows, drop=lost, texts=len(groups))]  # fmt: skip
+
+
+def _outvoted(sheet: Sheet, group: list[int]) -> list[int]:
+    votes = Counter(sheet.labels[row] for row in group).most_common()
+    winner = votes[0][0] if votes[0][1] > votes[1][1] else None
+    return [row for row in group if sheet.labels[row] != winner]

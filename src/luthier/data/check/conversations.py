@@ -1,0 +1,46 @@
+"""Faults that only conversations have."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from luthier.core.finding import Finding
+from luthier.data.check.sheet import Sheet
+from luthier.data.near import normal
+
+CONTROL = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "[INST]",
+    "[/INST]",
+    "<s>",
+    "</s>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+)
+OFTEN = 0.02
+
+
+def check(sheet: Sheet) -> list[Finding]:
+    """Answers that repeat their prompt or each other, and control tokens written into the text."""
+    if sheet.task != "chat":
+        return []
+    found = []
+    echoed = [row for row in range(len(sheet)) if len(said := normal(sheet.labels[row])) > 20 and said in sheet.plain[row]]
+    if echoed:
+        found.append(sheet.finding("conversations.echo", "warning" if len(echoed) > OFTEN * len(sheet) else "note",
+                                   f"{len(echoed):,} answers only repeat a part of their prompt", "look whether prompt and answer were joined wrongly", echoed))  # fmt: skip
+    same, count = Counter(normal(label) for label in sheet.labels).most_common(1)[0]
+    if count > max(3, OFTEN * len(sheet)):
+        rows = [row for row in range(len(sheet)) if normal(sheet.labels[row]) == same]
+        found.append(sheet.finding("conversations.same", "warning", f"{count:,} prompts have the same answer", "the model will learn to say it always", rows))  # fmt: skip
+    marks = [mark for mark in dict.fromkeys((*CONTROL, *sheet.control)) if len(mark) > 2]
+    written = [row for row in range(len(sheet)) if any(mark in sheet.texts[row] or mark in sheet.labels[row] for mark in marks)]
+    if written:
+        notes = [", ".join(mark for mark in marks if mark in sheet.texts[row] + sheet.labels[row]) for row in written]
+        found.append(sheet.finding("conversations.control", "warning", f"{len(written):,} rows hold a template's control tokens as text",
+                                   "they are encoded as plain text; if a template was applied before, take it out: it is applied once, here", written, notes=notes))  # fmt: skip
+    return found

@@ -1,0 +1,34 @@
+"""Rows that say the same, or nearly the same, twice."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from luthier.core.finding import Finding
+from luthier.data.check.sheet import Sheet
+
+MANY = 0.05
+
+
+def check(sheet: Sheet) -> list[Finding]:
+    """Exact copies (but for case, spaces and punctuation), and clusters of near-duplicates."""
+    found = []
+    first: dict[tuple[str, str], int] = {}
+    copies = [row for row, key in enumerate(zip(sheet.plain, sheet.labels, strict=True)) if first.setdefault(key, row) != row]
+    if copies:
+        notes = [f"as line {sheet.records[first[sheet.plain[row], sheet.labels[row]]].row}" for row in copies]
+        found.append(sheet.finding("duplicates.exact", "warning" if len(copies) > MANY * len(sheet) else "note",
+                                   f"{len(copies):,} of {len(sheet):,} rows repeat another's text and label",
+                                   "copies are kept in one part, so they cannot flatter the score; --fix keeps the first of each", copies, drop=copies, notes=notes))  # fmt: skip
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row, cluster in enumerate(sheet.clusters):
+        groups[cluster].append(row)
+    near = {cluster: rows for cluster, rows in groups.items() if len({sheet.plain[row] for row in rows}) > 1}
+    if near:
+        rows = [row for cluster in sorted(near, key=lambda cluster: -len(near[cluster])) for row in near[cluster]]
+        largest = max(len(members) for members in near.values())
+        found.append(sheet.finding("duplicates.near", "note", f"{len(rows):,} rows lie in {len(near):,} clusters of near-duplicates, the largest of {largest:,}",
+                                   "a cluster is kept in one part; look whether a template hides behind the largest", rows,
+                                   notes=[f"cluster of line {sheet.records[sheet.clusters[row]].row}" for row in rows],
+                                   clusters=len(near), largest=largest, sizes=dict(Counter(len(members) for members in near.values()).most_common(10))))  # fmt: skip
+    return found

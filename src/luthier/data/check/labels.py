@@ -1,0 +1,100 @@
+"""Labels that are probably wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from luthier.core.finding import Finding
+from luthier.core.randomness import permutation
+from luthier.data.check.sheet import Sheet
+
+FOLDS = 5
+NEIGHBOURS = 15
+FEWEST = 100
+
+
+def check(sheet: Sheet) -> list[Finding]:
+    """Rows whose label neither a probe that did not see them nor their neighbours would give (training and validation rows)."""
+    if sheet.encode is None or sheet.task != "classification":
+        return []
+    places = np.array([place for place, row in enumerate(sheet.sample) if sheet.parts[row] != "test" or not sheet.given])
+    rows = [sheet.sample[place] for place in places]
+    names = sorted({sheet.labels[row] for row in rows})
+    if len(rows) < FEWEST or len(names) < 2:
+        return []
+    number = {name: position for position, name in enumerate(names)}
+    target = np.array([number[sheet.labels[row]] for row in rows])
+    groups = np.array([sheet.clusters[row] for row in rows])
+    probabilities = out_of_fold(sheet.features[places], target, len(names), groups)
+    doubt = doubts(probabilities, target)
+    wrong = np.flatnonzero(suspects(probabilities, target))
+    wrong = wrong[np.argsort(-doubt[wrong], kind="stable")]
+    if not len(wrong):
+        return []
+    listed = [rows[place] for place in wrong]
+    said = [f"rather {names[probabilities[place].argmax()]} ({probabilities[place].max():.0%})" for place in wrong]
+    share = len(wrong) / len(rows)
+    return [sheet.finding("labels", "warning" if share > 0.02 else "note", f"{len(listed):,} of {len(rows):,} labels looked at are probably wrong ({share:.1%})",
+                          "read the first ones: they are the likeliest; --fix takes them out of the training rows", listed, drop=[row for row in listed if sheet.parts[row] == "train" or not sheet.given],
+                          notes=said, looked_at=len(rows), of=len(sheet))]  # fmt: skip
+
+
+def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray) -> np.ndarray:
+    """Class probabilities for each row from probes that did not see it: logistic regression and its nearest rows, half and half.
+
+    Args:
+        features: of unit length, # (rows, width)
+        target: the class of each row, # (rows,)
+        classes: how many there are.
+        groups: rows with the same number go into the same fold, so that a copy cannot vouch for itself, # (rows,)
+
+    Returns:
+        # (rows, classes)
+    """
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    distinct, of = np.unique(groups, return_inverse=True)
+    fold = (permutation(len(distinct), "folds") % FOLDS)[of]
+    found = np.zeros((len(target), classes))
+    for number in range(FOLDS):
+        held, seen = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+        if not len(held) or len(np.unique(target[seen])) < 2:
+            found[held] = 1 / classes
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            probe = LogisticRegression(C=1.0, max_iter=300).fit(features[seen] * 4.0, target[seen])
+        found[np.ix_(held, probe.classes_)] += 0.5 * probe.predict_proba(features[held] * 4.0)
+        likeness = features[held] @ features[seen].T
+        nearest = np.argpartition(-likeness, min(NEIGHBOURS, len(seen) - 1), axis=1)[:, :NEIGHBOURS]
+        weight = np.exp(8.0 * (np.take_along_axis(likeness, nearest, 1) - 1))
+        votes = np.zeros((len(held), classes))
+        np.add.at(votes, (np.arange(len(held))[:, None], target[seen][nearest]), weight)
+        found[held] += 0.5 * (votes + 1e-3) / (votes + 1e-3).sum(1, keepdims=True)
+    return found
+
+
+def doubts(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """How much likelier the best other class is than the label, # (rows,)"""
+    own = np.take_along_axis(probabilities, target[:, None], 1)[:, 0]
+    others = probabilities.copy()
+    np.put_along_axis(others, target[:, None], -1.0, 1)
+    return others.max(1) - own
+
+
+def suspects(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Which labels are probably wrong: another class is as likely as it is for its own rows, and likelier than the label.
+
+    Source: Northcutt, Jiang & Chuang 2021, "Confident learning", section 3.
+
+    Returns:
+        # (rows,) of bool
+    """
+    classes = probabilities.shape[1]
+    usual = np.array([probabilities[target == number, number].mean() if (target == number).any() else 2.0 for number in range(classes)])
+    sure = probabilities >= usual[None, :]
+    best = np.where(sure, probabilities, -1.0).argmax(1)
+    return sure.any(1) & (best != target) & (doubts(probabilities, target) > 0)

@@ -1,0 +1,38 @@
+"""Rows unlike all others, as a model sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from luthier.core.finding import Finding
+from luthier.data.check.sheet import Sheet
+
+NEIGHBOURS = 5
+FAR = 5.0
+"""In robust standard deviations (1.4826 × the median absolute deviation) above the median distance."""
+
+
+def check(sheet: Sheet) -> list[Finding]:
+    """Rows whose nearest neighbours are far: another language, another topic, broken text."""
+    if sheet.encode is None or len(sheet.sample) < 50:
+        return []
+    distance = distances(sheet.features)
+    middle = np.median(distance)
+    spread = 1.4826 * np.median(np.abs(distance - middle))
+    far = np.flatnonzero(distance > middle + FAR * max(spread, 1e-6))
+    far = far[np.argsort(-distance[far], kind="stable")]
+    if not len(far):
+        return []
+    rows = [sheet.sample[place] for place in far]
+    return [sheet.finding("outliers", "note", f"{len(rows):,} of {len(sheet.sample):,} rows looked at are unlike all others", "read them: are they meant to be here?",
+                          rows, notes=[f"distance {distance[place]:.2f}" for place in far], looked_at=len(sheet.sample), of=len(sheet), median=float(middle))]  # fmt: skip
+
+
+def distances(features: np.ndarray) -> np.ndarray:
+    """The mean cosine distance to the five nearest others; copies of a row count once. # (rows,)"""
+    found = np.empty(len(features))
+    for start in range(0, len(features), 1024):
+        near = 1 - features[start : start + 1024] @ features.T
+        near[near < 1e-4] = 2.0  # itself, and its copies
+        found[start : start + 1024] = np.partition(near, NEIGHBOURS, axis=1)[:, :NEIGHBOURS].mean(1)
+    return found

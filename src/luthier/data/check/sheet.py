@@ -1,0 +1,118 @@
+"""What a check sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from luthier.core.finding import Finding, Severity
+from luthier.core.randomness import permutation
+from luthier.core.types import Record
+from luthier.data.near import clusters, normal
+
+SHOWN = 200
+"""Rows that a finding carries with it; the count is of all."""
+SAMPLED = 5_000
+"""Rows at most that a check with a model looks at."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """All rows of a data set, side by side.
+
+    Args:
+        records: as read.
+        parts: train, validation or test for each.
+        given: whether the parts came as files of their own.
+        task: classification or chat.
+        texts: what is read of each.
+        labels: what is learned of each: the class, or the answer.
+        encode: texts → vectors of unit length, # (texts, width); None where no model is at hand.
+        tokens: texts → how many tokens each has; None where no tokenizer is at hand.
+        context: the most tokens the base reads; None where it is not known.
+        control: the base's control tokens, as text.
+        known_clusters: the clusters of near-duplicates, where they were found before.
+    """
+
+    records: Sequence[Record]
+    parts: Sequence[str]
+    given: bool
+    task: str
+    texts: Sequence[str]
+    labels: Sequence[str]
+    encode: Callable[[Sequence[str]], np.ndarray] | None = None
+    tokens: Callable[[Sequence[str]], Sequence[int]] | None = None
+    context: int | None = None
+    control: tuple[str, ...] = ()
+    known_clusters: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @cached_property
+    def plain(self) -> list[str]:
+        """The texts without what copies differ in."""
+        return [normal(text) for text in self.texts]
+
+    @cached_property
+    def clusters(self) -> Sequence[int]:
+        """For each row the first row of its cluster of near-duplicates."""
+        return self.known_clusters if self.known_clusters is not None else clusters(self.texts)
+
+    @cached_property
+    def sample(self) -> list[int]:
+        """The rows that a check with a model looks at."""
+        return sorted(permutation(len(self), "checked rows")[:SAMPLED].tolist())
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """The model's view of the sampled rows, # (sampled, width)"""
+        assert self.encode is not None
+        return self.encode([self.texts[row] for row in self.sample])
+
+    def finding(
+        self,
+        check: str,
+        severity: Severity,
+        claim: str,
+        remedy: str,
+        rows: Iterable[int],
+        drop: Iterable[int] = (),
+        notes: Sequence[str] = (),
+        **evidence: Any,
+    ) -> Finding:
+        """A finding with the rows behind it.
+
+        Args:
+            check: its name.
+            severity: note, warning or stop.
+            claim: one sentence.
+            remedy: what to do.
+            rows: the numbers of the rows, the clearest first.
+            drop: the numbers of those that `--fix` takes out.
+            notes: a remark for each row that is shown.
+            evidence: the numbers behind the claim.
+        """
+        listed = list(rows)
+        shown = [self.shown(row) for row in listed[:SHOWN]]
+        for row, note in zip(shown, notes, strict=False):
+            row["note"] = note
+        dropped = [[self.records[row].source, self.records[row].row] for row in drop]
+        more = {"drop": dropped} if dropped else {}
+        return Finding(check=check, severity=severity, claim=claim, remedy=remedy,
+                       evidence={**evidence, "count": len(listed), "rows": shown, **more})  # fmt: skip
+
+    def shown(self, row: int) -> dict[str, Any]:
+        """A row as a person can find it again."""
+        record = self.records[row]
+        return {
+            "file": record.source,
+            "line": record.row,
+            "part": self.parts[row],
+            "text": self.texts[row][:400],
+            "label": self.labels[row][:200],
+        }

@@ -1,0 +1,64 @@
+"""A label that can be read off something other than the meaning."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from luthier.core.finding import Finding
+from luthier.core.randomness import permutation
+from luthier.data.check.sheet import Sheet
+
+FEWEST = 60
+GOOD = 0.5
+"""A shortcut is told when it takes away half of what the most frequent class gets wrong."""
+
+
+def check(sheet: Sheet) -> list[Finding]:
+    """Labels foretold by the length alone, by the first or last word alone, or written out in the text."""
+    if sheet.task != "classification" or len(sheet) < FEWEST:
+        return []
+    found = []
+    order = permutation(len(sheet), "shortcuts")[:20_000].tolist()
+    learned, asked = order[: len(order) // 2], order[len(order) // 2 :]
+    floor = Counter(sheet.labels[row] for row in asked).most_common(1)[0][1] / len(asked)
+    edges = np.quantile([len(sheet.texts[row]) for row in learned], np.linspace(0, 1, 21)[1:-1])
+    views: dict[str, list[str]] = {
+        "its length": [str(place) for place in np.searchsorted(edges, [len(text) for text in sheet.texts])],
+        "its first word": [text.split(" ", 1)[0] for text in sheet.plain],
+        "its last word": [text.rsplit(" ", 1)[-1] for text in sheet.plain],
+    }
+    for name, seen in views.items():
+        rules, right = _rules(sheet, seen, learned, asked)
+        if right > floor + GOOD * (1 - floor):
+            rows = [row for row in asked if rules.get(seen[row]) == sheet.labels[row]]
+            found.append(sheet.finding("shortcuts", "warning", f"{name} alone tells the label of {right:.1%} of the rows (the most frequent class: {floor:.1%})",
+                                       "a model will learn this instead of the meaning; is it there when the model is used?", rows, notes=[seen[row] for row in rows[:200]],
+                                       view=name, accuracy=right, floor=floor))  # fmt: skip
+    named = [row for row in order if len(sheet.labels[row]) > 2 and f" {_plain(sheet.labels[row])} " in f" {sheet.plain[row]} "]
+    others = _by_chance(sheet, order)
+    if len(named) > 0.9 * len(order) and others < 0.3:
+        found.append(sheet.finding("shortcuts.written", "warning", f"the label stands in the text of {len(named) / len(order):.1%} of the rows",
+                                   "take it out of the text: it will not be there when the model is used", named))  # fmt: skip
+    return found
+
+
+def _rules(sheet: Sheet, seen: Sequence[str], learned: list[int], asked: list[int]) -> tuple[dict[str, str], float]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in learned:
+        counts[seen[row]][sheet.labels[row]] += 1
+    rules = {value: votes.most_common(1)[0][0] for value, votes in counts.items()}
+    return rules, sum(rules.get(seen[row]) == sheet.labels[row] for row in asked) / len(asked)
+
+
+def _plain(label: str) -> str:
+    return label.casefold().strip()
+
+
+def _by_chance(sheet: Sheet, order: list[int]) -> float:
+    """How often another row's label stands in the text."""
+    other = order[1:] + order[:1]
+    pairs = [(row, sheet.labels[two]) for row, two in zip(order, other, strict=True) if sheet.labels[two] != sheet.labels[row]]
+    return sum(f" {_plain(label)} " in f" {sheet.plain[row]} " for row, label in pairs) / max(len(pairs), 1)

@@ -1,0 +1,133 @@
+"""Parquet and Arrow files, and data sets that the datasets library saved: read in a process of its own.
+
+A damaged file can crash the native reader; only the child is lost then. It says each row as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from luthier.core.errors import DataError
+from luthier.data.rows import Reading, Rows
+
+SECONDS = 600
+MEMORY = 8 << 30
+
+READER = """
+import json, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
+import pyarrow as pa
+pa.set_cpu_count(1)
+
+def plain(value):
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+def batches(path, kind):
+    if kind == "parquet":
+        import pyarrow.parquet as parquet
+        file = parquet.ParquetFile(path)
+        yield file.schema_arrow.names, None
+        for batch in file.iter_batches(1024):
+            yield None, batch
+        return
+    source = pa.OSFile(path)
+    try:
+        reader = pa.ipc.open_file(source)
+        found = (reader.get_batch(number) for number in range(reader.num_record_batches))
+    except pa.ArrowInvalid:
+        source.seek(0)
+        reader = pa.ipc.open_stream(source)
+        found = iter(reader)
+    yield reader.schema.names, None
+    for batch in found:
+        yield None, batch
+
+def storage(batch):
+    columns = [column.storage if isinstance(column, pa.ExtensionArray) else column for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+for path in sys.argv[3:]:
+    for names, batch in batches(path, sys.argv[1]):
+        if names is not None:
+            print(json.dumps({"names": names}))
+            continue
+        batch.validate(full=True)
+        for row in storage(batch).to_pylist():
+            print(json.dumps(plain(row)))
+"""
+
+
+def read_parquet(reading: Reading) -> Rows:
+    """Read a Parquet file; a row's number takes the place of its line."""
+    return _rows([reading.path], reading.path, "parquet")
+
+
+def read_arrow(reading: Reading) -> Rows:
+    """Read an Arrow file or stream."""
+    return _rows([reading.path], reading.path, "arrow")
+
+
+def read_saved(reading: Reading) -> Rows:
+    """Read a folder that the datasets library saved; a loading script in it is never run."""
+    folder = reading.path
+    state = folder / "state.json"
+    if not state.exists():
+        parts = [entry.name for entry in sorted(folder.iterdir()) if (entry / "state.json").exists()]
+        raise DataError(
+            f"{folder} holds no state.json, so it is not a data set that was saved whole",
+            f"give one of its parts: {', '.join(parts)}" if parts else "save it again with save_to_disk",
+        )
+    try:
+        names = [str(entry["filename"]) for entry in json.loads(state.read_text())["_data_files"]]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise DataError(f"{state} cannot be read: {problem}", "save the data set again with save_to_disk") from None
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise DataError(f"{state} names the file {name!r}, which is not in the folder", "save the data set again with save_to_disk")
+    return _rows([folder / name for name in names], folder, "arrow")
+
+
+def _rows(files: list[Path], path: Path, kind: str) -> Rows:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise DataError(f"{path}: reading {kind} needs pyarrow", "pip install 'luthier[parquet]'")
+    for file in files:
+        if file.stat().st_size == 0:
+            raise DataError(f"{file} is empty", "give a file with at least 30 rows")
+    asked = [sys.executable, "-I", "-c", READER, kind, str(MEMORY), *(str(file.absolute()) for file in files)]
+    try:
+        done = subprocess.run(asked, capture_output=True, timeout=SECONDS, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{path} was not read within {SECONDS} s", "give it in smaller parts") from None
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().split("\n")[-1]
+        how = last if done.returncode > 0 else f"the reader was ended by signal {-done.returncode}"
+        raise DataError(f"{path} is not a sound {kind} file: {how[:300]}", "write it again; a part of it may be missing")
+    found = Rows(columns=[])
+    number = 0
+    for line in done.stdout.split(b"\n"):
+        if not line:
+            continue
+        row = json.loads(line)
+        if set(row) == {"names"} and isinstance(row["names"], list) and number == 0:
+            if len(set(row["names"])) < len(row["names"]):
+                raise DataError(f"{path}: a column name is there twice", "give each column a name of its own")
+            if found.columns and found.columns != row["names"]:
+                raise DataError(f"{path}: its files have different columns", "save the data set again")
+            found.columns = row["names"]
+            continue
+        number += 1
+        found.add(number, row)
+    if not found.values:
+        raise DataError(f"{path} holds no rows", "give a file with at least 30 rows")
+    return found
