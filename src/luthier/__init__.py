@@ -8,25 +8,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from luthier.core.run import Run
     from luthier.experiment import Experiment
+    from luthier.pilot.check import check
     from luthier.pilot.models import describe, pull
     from luthier.pilot.predict import chat, predict
+    from luthier.pilot.prove import prove
     from luthier.pilot.report import report
     from luthier.pilot.run import resume, run, train
+    from luthier.pilot.show import show
 
 _PLACES = {
     "Experiment": "luthier.experiment",
     "Run": "luthier.core.run",
     "chat": "luthier.pilot.predict",
+    "check": "luthier.pilot.check",
     "describe": "luthier.pilot.models",
     "predict": "luthier.pilot.predict",
+    "prove": "luthier.pilot.prove",
     "pull": "luthier.pilot.models",
     "report": "luthier.pilot.report",
     "resume": "luthier.pilot.run",
     "run": "luthier.pilot.run",
+    "show": "luthier.pilot.show",
     "train": "luthier.pilot.run",
 }
 
-__all__ = ["Experiment", "Run", "chat", "describe", "predict", "pull", "report", "resume", "run", "train"]
+__all__ = ["Experiment", "Run", "chat", "check", "describe", "predict", "prove", "pull", "report", "resume", "run", "show", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -137,6 +137,89 @@ def report(run: Annotated[Path, typer.Argument(help="The run's folder.")]) -> No
     print(verb(run))
 
 
+@app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="A file of rows, or a folder.")],
+    target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
+    input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base that will be trained: its tokens and context count.")] = None,
+    task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="A file of validation rows, where the split is given.")] = None,
+    test: Annotated[Path | None, typer.Option(help="A file of test rows, where the split is given.")] = None,
+    set: Annotated[list[str] | None, typer.Option("--set", help="A change to the data's settings, data.path=value.")] = None,
+    model: Annotated[bool, typer.Option("--model/--no-model", help="Also make the checks that look through a model.")] = True,
+    page: Annotated[Path | None, typer.Option(help="Write the flagged rows as a page here (.html).")] = None,
+    fix: Annotated[
+        Path | None, typer.Option(help="Write the training rows without those of no use here; the source stays as it is.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What is wrong with the rows: copies, leaks, wrong labels, shortcuts, personal data and more."""
+    from luthier.app.faces import face
+    from luthier.pilot.check import check as verb
+
+    with face(quiet or as_json) as shown:
+        done = verb(data, target=target, input=input, base=base, task=task, validation=validation, test=test, set=set or (), model=model,
+                    page=page, fix=fix, face=shown)  # fmt: skip
+    if as_json:
+        print(
+            json.dumps(
+                {"rows": done.intake.count, "findings": [found.model_dump() for found in done.findings]}, indent=2, ensure_ascii=False
+            )
+        )
+    elif page is not None:
+        print(f"the rows {page}")
+
+
+@app.command()
+def show(
+    data: Annotated[str, typer.Argument(help="A file of rows, or a folder.")],
+    row: Annotated[int | None, typer.Option(help="The line the row begins on; the first training row when not given.")] = None,
+    target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
+    input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base whose tokenizer and template count.")] = None,
+    task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    set: Set = None,
+    as_json: Json = False,
+) -> None:
+    """One row as the model will see it, token by token, with what is learned."""
+    from luthier.app.faces import coloured
+    from luthier.pilot.show import show as verb
+
+    done = verb(data, row, target=target, input=input, base=base, task=task, set=set or ())
+    if as_json:
+        print(json.dumps(vars(done), ensure_ascii=False))
+        return
+    print(
+        f"{done.file}, line {done.line} ({done.part}): {len(done.tokens)} tokens, {sum(done.learned)} learned"
+        + (f", {done.cut} cut off" if done.cut else "")
+    )
+    coloured(done.pieces, done.learned)
+    if done.target:
+        print(f"learned: the class {done.target}")
+
+
+@app.command()
+def prove(
+    experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a run's folder.")],
+    set: Set = None,
+    seconds: Annotated[float, typer.Option(help="At most.")] = 60.0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove the loss on an experiment's own rows and model, without training."""
+    from luthier.app.faces import face
+    from luthier.pilot.prove import prove as verb
+
+    with face(quiet or as_json) as shown:
+        found = verb(experiment, set=set or (), seconds=seconds, face=shown)
+    if as_json:
+        print(json.dumps([proof.model_dump() for proof in found], indent=2, ensure_ascii=False))
+    if any(proof.held is False for proof in found):
+        sys.exit(1)
+
+
 @models_app.command("list")
 def list_models(as_json: Json = False) -> None:
     """The bases known by name."""

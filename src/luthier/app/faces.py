@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +30,23 @@ def duration(seconds: float) -> str:
         if seconds < 6000
         else f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
     )
+
+
+def coloured(pieces: Sequence[str], learned: Sequence[bool]) -> None:
+    """Print a row's tokens; what is learned is green, or stands in ⟦ ⟧ where there are no colours."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    line = Text()
+    for number, (piece, is_learned) in enumerate(zip(pieces, learned, strict=True)):
+        before = number > 0 and learned[number - 1]
+        if not console.color_system and is_learned != before:
+            line.append("⟦" if is_learned else "⟧")
+        line.append(clean(piece), style=("bold green" if is_learned else "dim") + (" underline" if number % 2 else ""))
+    if not console.color_system and learned and learned[-1]:
+        line.append("⟧")
+    console.print(line)
 
 
 class Lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,18 +51,36 @@ def conversation(values: Any, input: tuple[str, ...], target: str) -> list[Messa
         ValueError: why the row is not a conversation that can be learned from.
     """
     if input == (target,):
-        turns = values.get(target)
-        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-            raise ValueError(f"{target} is not a list of turns")
-        messages = [{"role": str(turn.get("role", turn.get("from"))), "content": turn.get("content", turn.get("value"))} for turn in turns]
-        messages = [{**message, "role": ROLES.get(message["role"], message["role"])} for message in messages]
+        messages: list[Any] = _turns(values.get(target), target)
     else:
-        asked = [str(values.get(name) or "") for name in input]
-        messages = [
-            {"role": "user", "content": "\n\n".join(part for part in asked if part)},
-            {"role": "assistant", "content": values.get(target)},
-        ]
+        messages = [*asked(values, input), {"role": "assistant", "content": values.get(target)}]
     return checked(messages)
+
+
+def asked(values: Any, input: tuple[str, ...]) -> list[Message]:
+    """A row as the turns that wait for an answer: what prediction reads of it.
+
+    Args:
+        values: the row's columns.
+        input: the columns that make the user's turn, joined by an empty line; or the one that holds messages.
+
+    Raises:
+        ValueError: a list that does not hold turns.
+    """
+    if len(input) == 1 and isinstance(values.get(input[0]), list):
+        turns = _turns(values[input[0]], input[0])
+        while turns and turns[-1]["role"] == "assistant":
+            turns.pop()
+        return turns
+    texts = [str(values.get(name) or "") for name in input]
+    return [{"role": "user", "content": "\n\n".join(text for text in texts if text)}]
+
+
+def _turns(held: Any, column: str) -> list[Any]:
+    if not isinstance(held, list) or not all(isinstance(turn, dict) for turn in held):
+        raise ValueError(f"{column} is not a list of turns")
+    turns = [{"role": str(turn.get("role", turn.get("from"))), "content": turn.get("content", turn.get("value"))} for turn in held]
+    return [{**turn, "role": ROLES.get(turn["role"], turn["role"])} for turn in turns]
 
 
 def checked(messages: list[Any]) -> list[Message]:
@@ -90,37 +109,78 @@ def prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int]
 
     Earlier answers are cut off exactly where training cut them, so a second turn is served as it was trained.
     """
+    guarded, foreign = _guarded(tokenizer, messages)
+    tokens, text = _prompt(tokenizer, guarded, foreign)
+    return tokens, _restored(text, foreign)
+
+
+def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
+    """A whole conversation with the tokens that are learned: each answer and the mark that ends it.
+
+    Control tokens that somebody wrote into a turn are encoded as the characters they are.
+    """
+    guarded, foreign = _guarded(tokenizer, messages)
+    tokens: list[int] = []
+    learned: list[bool] = []
+    text = ""
+    for number, message in enumerate(guarded):
+        if message["role"] != "assistant":
+            continue
+        asked, _ = _prompt(tokenizer, guarded[:number], foreign)
+        learned += [False] * (len(asked) - len(learned))
+        tokens, text = _answered(tokenizer, guarded[: number + 1], foreign)
+        learned += [True] * (len(tokens) - len(learned))
+    return Rendered(tokens, learned, _restored(text, foreign))
+
+
+def _prompt(tokenizer: Tokenizer, messages: Sequence[Message], foreign: Sequence[str]) -> tuple[list[int], str]:
     tokens: list[int] = []
     text = ""
     for number, message in enumerate(messages):
         if message["role"] == "assistant":
-            tokens, text = _answered(tokenizer, messages[: number + 1], tokens, text)
+            tokens, text = _answered(tokenizer, messages[: number + 1], foreign)
     rendered = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    return tokens + _ids(tokenizer, rendered[len(text) :]), rendered
+    return tokens + _ids(tokenizer, rendered[len(text) :], foreign), rendered
 
 
-def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
-    """A whole conversation with the tokens that are learned: each answer and the mark that ends it."""
-    tokens: list[int] = []
-    learned: list[bool] = []
-    text = ""
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        asked, _ = prompt(tokenizer, messages[:number])
-        learned += [False] * (len(asked) - len(learned))
-        tokens, text = _answered(tokenizer, messages[: number + 1], asked, "")
-        learned += [True] * (len(tokens) - len(learned))
-    return Rendered(tokens, learned, text)
-
-
-def _answered(tokenizer: Tokenizer, messages: Sequence[Message], tokens: list[int], text: str) -> tuple[list[int], str]:
-    """Add the last message, an answer, up to and with the mark that ends its turn."""
-    asked, opening = prompt(tokenizer, messages[:-1])
+def _answered(tokenizer: Tokenizer, messages: Sequence[Message], foreign: Sequence[str]) -> tuple[list[int], str]:
+    """The conversation up to its last message, an answer, and with the mark that ends its turn."""
+    asked, opening = _prompt(tokenizer, messages[:-1], foreign)
     whole = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=False)
     answer = whole[len(opening) :].rstrip("\n") if whole.startswith(opening) else messages[-1]["content"]
-    return asked + _ids(tokenizer, answer), opening + answer
+    return asked + _ids(tokenizer, answer, foreign), opening + answer
 
 
-def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+STAND_IN = re.compile("\ue0fe(\\d+)\ue0ff")
+
+
+def _guarded(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
+    """The messages, with a stand-in for each turn that holds a control token or a stand-in; and those turns."""
+    marks = tuple(getattr(tokenizer, "all_special_tokens", ()))
+    guarded, foreign = [], []
+    for message in messages:
+        content = message["content"]
+        if any(mark in content for mark in marks) or STAND_IN.search(content):
+            guarded.append({**message, "content": f"\ue0fe{len(foreign)}\ue0ff"})
+            foreign.append(content)
+        else:
+            guarded.append(message)
+    return guarded, foreign
+
+
+def _restored(text: str, foreign: Sequence[str]) -> str:
+    return STAND_IN.sub(lambda found: foreign[int(found[1])], text) if foreign else text
+
+
+def _ids(tokenizer: Tokenizer, text: str, foreign: Sequence[str]) -> list[int]:
+    if not text:
+        return []
+    if not foreign:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens: list[int] = []
+    for place, piece in enumerate(STAND_IN.split(text)):
+        if place % 2:
+            tokens += tokenizer(foreign[int(piece)], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        elif piece:
+            tokens += tokenizer(piece, add_special_tokens=False)["input_ids"]
+    return tokens

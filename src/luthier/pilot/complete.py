@@ -19,6 +19,7 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import Base, resolve
 from luthier.pilot.judging import judged
 from luthier.pilot.planning import planned
+from luthier.pilot.prove import proven
 from luthier.pilot.samples import sampled
 from luthier.pilot.way import Way
 from luthier.training.assemble import opened
@@ -54,6 +55,7 @@ def _through(place: Run, experiment: Experiment, intake: Intake, face: Face, clo
         tokenizer = load_tokenizer(base)
         experiment = _settled(place, experiment, base)
         way = Way(place, intake, face, clock, signals, base, tokenizer, opened(experiment, tokenizer))
+        proven(way, experiment)
         experiment = planned(way, experiment)
         face.stage("train", f"{experiment.total_steps(len(intake.records['train'])):,} steps")
         work = way.work(experiment)

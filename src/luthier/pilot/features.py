@@ -11,7 +11,7 @@ import torch
 
 from luthier.core.types import Example
 from luthier.experiment import Experiment
-from luthier.models.pretrained import pool
+from luthier.models.encode import unit_rows
 from luthier.pilot.way import Way
 from luthier.training.assemble import load_model
 from luthier.training.steps import moved
@@ -43,11 +43,8 @@ class Features:
         """# (examples, width)"""
         order = sorted(range(len(examples)), key=lambda position: len(examples[position].tokens))
         found: list[np.ndarray] = []
-        with torch.no_grad():
-            for start in range(0, len(order), 128):
-                self.way.signals.poll()
-                batch = self.way.objective.collate([examples[position] for position in order[start : start + 128]], 0, 0)
-                batch = moved(batch, next(self.model.parameters()).device)
-                rows = pool(self.model.hidden(batch), batch.lengths, "last" if self.model.causal else "mean").float()
-                found.append((rows / rows.norm(dim=1, keepdim=True)).cpu().numpy())
+        for start in range(0, len(order), 128):
+            self.way.signals.poll()
+            batch = self.way.objective.collate([examples[position] for position in order[start : start + 128]], 0, 0)
+            found.append(unit_rows(self.model, moved(batch, next(self.model.parameters()).device)))
         return np.concatenate(found)[np.argsort(np.array(order), kind="stable")] * LENGTH

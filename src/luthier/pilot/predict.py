@@ -166,27 +166,10 @@ def _classified(model: Any, objective: Any, rows: Sequence[Record]) -> list[dict
 
 
 def _answered(model: Any, tokenizer: Any, about: dict[str, Any], rows: Sequence[Record], limit: int) -> list[dict[str, Any]]:
-    from luthier.data.chat import ROLES, prompt
+    from luthier.data.chat import asked, prompt
     from luthier.models.generate import answers
 
-    prompts = []
-    for record in rows:
-        held = record.values.get(about["input"][0])
-        if isinstance(held, list):
-            turns = [
-                {
-                    "role": ROLES.get(turn.get("role", turn.get("from")), turn.get("role", turn.get("from"))),
-                    "content": turn.get("content", turn.get("value")),
-                }
-                for turn in held
-            ]
-            while turns and turns[-1]["role"] == "assistant":
-                turns.pop()
-        else:
-            turns = [
-                {"role": "user", "content": "\n\n".join(text for name in about["input"] if (text := str(record.values.get(name) or "")))}
-            ]
-        prompts.append(prompt(tokenizer, turns)[0])
+    prompts = [prompt(tokenizer, asked(record.values, tuple(about["input"])))[0] for record in rows]
     found: list[str] = []
     for start in range(0, len(prompts), 8):
         found += answers(model, tokenizer, prompts[start : start + 8], limit)

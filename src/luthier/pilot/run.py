@@ -64,8 +64,8 @@ def run(
     seconds = seconds_of(budget)
     face.stage("data", str(data))
     columns = tuple(name.strip() for name in (input.split(",") if isinstance(input, str) else input or ()))
-    spec = _data_spec(path=str(data), validation=validation, test=test, task=task, input=columns, target=target)
-    intake = take_in(_with_data_settings(spec, set))
+    spec = data_spec(path=str(data), validation=validation, test=test, task=task, input=columns, target=target)
+    intake = take_in(with_data_settings(spec, set))
     kind = _kind_of(base, face)
     experiment, choices = choose(intake, base, kind, seed)
     experiment = _changed(experiment, choices, set)
@@ -173,7 +173,8 @@ def seconds_of(budget: str | float | None) -> float | None:
     return value
 
 
-def _data_spec(**given: Any) -> Data:
+def data_spec(**given: Any) -> Data:
+    """The data's specification from what a person gave; what was not given is left out."""
     from luthier.core.component import build
 
     values = {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value not in (None, ())}
@@ -182,7 +183,7 @@ def _data_spec(**given: Any) -> Data:
     return made
 
 
-def _with_data_settings(spec: Data, assignments: Sequence[str]) -> Data:
+def with_data_settings(spec: Data, assignments: Sequence[str]) -> Data:
     """Settings that change what is read come before reading."""
     from luthier.core.component import build
     from luthier.experiment import number

@@ -17,5 +17,6 @@ CHECKS = Table(
     conversations="luthier.data.check.conversations:check",
     outliers="luthier.data.check.outliers:check",
     labels="luthier.data.check.labels:check",
+    flattery="luthier.data.check.flattery:check",
 )
-"""In the order in which they are told; the last two need a model's view of the rows."""
+"""In the order in which they are told; the last three need a model's view of the rows."""

@@ -1,0 +1,32 @@
+"""How much a careless split would have flattered the score."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from luthier.core.finding import Finding
+from luthier.data.check.labels import out_of_fold
+from luthier.data.check.sheet import Sheet
+
+FEWEST = 200
+
+
+def check(sheet: Sheet) -> list[Finding]:
+    """The same probe, judged once with copies and near-copies apart from their likes and once with them together."""
+    if sheet.encode is None or sheet.task != "classification" or len(sheet.sample) < FEWEST:
+        return []
+    groups = np.array([sheet.clusters[row] for row in sheet.sample])
+    if len(np.unique(groups)) == len(groups):
+        return []
+    names = sorted({sheet.labels[row] for row in sheet.sample})
+    target = np.array([names.index(sheet.labels[row]) for row in sheet.sample])
+    together, apart = (
+        out_of_fold(sheet.features, target, len(names), each).argmax(1) == target for each in (groups, np.arange(len(groups)))
+    )
+    gain = float(apart.mean() - together.mean())
+    spread = 1.96 * float((apart.astype(float) - together).std()) / len(target) ** 0.5
+    return [Finding(check="flattery", severity="warning" if gain - spread > 0.005 else "note",
+                    claim=f"a random split would have flattered a probe by {100 * gain:.1f} points [{100 * (gain - spread):.1f}, {100 * (gain + spread):.1f}]: "
+                    f"{apart.mean():.1%} with near-copies on both sides, {together.mean():.1%} without",
+                    evidence={"random": float(apart.mean()), "by_cluster": float(together.mean()), "gain": gain, "low": gain - spread, "high": gain + spread,
+                              "looked_at": len(target), "of": len(sheet)})]  # fmt: skip

@@ -1,0 +1,56 @@
+"""Texts as vectors, by a base that is left as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from luthier.core.types import Batch
+from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer, pool
+from luthier.models.store import Base
+
+READ = 256
+"""Tokens of a text that are read."""
+TOGETHER = 2048
+"""Tokens that go through the model at once: few enough to stay in the processor's cache."""
+
+
+def unit_rows(model: PackedNetwork, batch: Batch) -> np.ndarray:
+    """One vector of unit length a row: the mean of an encoder's tokens, the last of a decoder's. # (examples, width)"""
+    with torch.no_grad():
+        rows = pool(model.hidden(batch), batch.lengths, "last" if model.causal else "mean").float()
+        return (rows / rows.norm(dim=1, keepdim=True)).cpu().numpy()
+
+
+def encoder(base: Base) -> Callable[[Sequence[str]], np.ndarray]:
+    """A function from texts to vectors of unit length, # (texts, width); the base is loaded now.
+
+    Args:
+        base: an encoder or a decoder, from the store.
+    """
+    tokenizer: Any = load_tokenizer(base)
+    model = load_classifier(base, ["a", "b"], "mean", 0.0, seed=0).eval()
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        tokens = tokenizer(list(texts), truncation=True, max_length=READ)["input_ids"]
+        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+        found, part = [], []
+        for place, row in enumerate(order):
+            part.append(tokens[row] or [0])
+            if sum(map(len, part)) >= TOGETHER or place == len(order) - 1:
+                batch = Batch(
+                    index=torch.arange(len(part)),
+                    lengths=torch.tensor([len(each) for each in part]),
+                    flat={"tokens": torch.tensor([token for each in part for token in each])},
+                    each={},
+                )
+                found.append(unit_rows(model, batch))
+                part = []
+        back = np.empty(len(order), dtype=np.int64)
+        back[order] = np.arange(len(order))
+        return np.concatenate(found)[back]
+
+    return encode

@@ -1,0 +1,168 @@
+"""What is wrong with the rows, before anything is trained on them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import DataError
+from luthier.core.finding import Finding
+from luthier.core.interfaces import Face, Silent
+from luthier.core.run import file_hash, write_file
+from luthier.data.check import CHECKS
+from luthier.data.intake import QUICK, Intake, take_in
+from luthier.data.rows import ENDINGS, read
+from luthier.pilot.run import data_spec, with_data_settings
+from luthier.studies.defaults import BASES
+
+WEIGHT = {"stop": 0, "warning": 1, "note": 2, "good": 3}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks said.
+
+    Args:
+        intake: the rows.
+        findings: the weightiest first.
+        page: the page with the flagged rows, where one was asked for.
+        fixed: the cleaned file, where one was asked for.
+    """
+
+    intake: Intake
+    findings: list[Finding]
+    page: Path | None = None
+    fixed: Path | None = None
+
+    def __repr__(self) -> str:
+        counts = {weight: sum(found.severity == weight for found in self.findings) for weight in WEIGHT}
+        return f"Checked({self.intake.count:,} rows: " + ", ".join(f"{count} {weight}" for weight, count in counts.items() if count) + ")"
+
+
+def check(
+    data: str | Path,
+    *,
+    target: str | None = None,
+    input: str | Sequence[str] | None = None,
+    base: str | None = None,
+    task: str | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    set: Sequence[str] = (),
+    model: bool = True,
+    page: str | Path | None = None,
+    fix: str | Path | None = None,
+    face: Face | None = None,
+) -> Checked:
+    """Look for what makes a model look better than it is, or learn what it should not.
+
+    Args:
+        data: a file of rows, or a folder.
+        target: the column to be learned; inferred when not given.
+        input: the column or columns that are read; inferred when not given.
+        base: the base that will be trained; its tokens and context are what counts.
+        task: classification or chat; inferred when not given.
+        validation: a file of validation rows, where the split is given.
+        test: a file of test rows, where the split is given.
+        set: changes to the data's settings, each "data.path=value".
+        model: also make the checks that look through a model (at 5,000 rows at most).
+        page: write the flagged rows as a page here.
+        fix: write the training file without the rows that are certainly of no use here; what went is in FILE.journal.jsonl.
+        face: where progress is shown.
+
+    Raises:
+        DataError: the rows cannot be read.
+    """
+    face = face or Silent()
+    face.stage("data", str(data))
+    columns = tuple(name.strip() for name in (input.split(",") if isinstance(input, str) else input or ()))
+    spec = data_spec(path=str(data), validation=validation, test=test, task=task, input=columns, target=target)
+    intake = take_in(with_data_settings(spec, (*set, "data.allow_leakage=true")))
+    face.say(f"{intake.reason}; {intake.count:,} rows")
+    findings = [found for found in intake.findings if found.check.split(".")[0] not in QUICK]
+    sheet = intake.sheet(**(_through(intake, base, face) if model else {}))
+    for name in CHECKS:
+        if model or name in QUICK:
+            findings += CHECKS[name](sheet)
+    findings.sort(key=lambda found: WEIGHT[found.severity])
+    for found in findings:
+        face.finding(found)
+    shown = None
+    if page is not None:
+        from luthier.delivery.flagged import write_flagged
+
+        shown = write_flagged(Path(page), intake, findings)
+    return Checked(intake, findings, shown, _fixed(Path(fix), intake, findings, face) if fix is not None else None)
+
+
+def _through(intake: Intake, base: str | None, face: Face) -> dict[str, Any]:
+    """What the checks need of a model: vectors, token counts, and the longest row it reads."""
+    from luthier.models.encode import encoder
+    from luthier.models.pretrained import load_tokenizer
+    from luthier.models.store import resolve
+    from luthier.objectives import OBJECTIVES
+
+    task = intake.spec.task or "classification"
+    trained = resolve(base or BASES.get(task, "smollm2-135m"), face.say)
+    looking = trained if trained.kind == "encoder" else resolve(BASES["classification"], face.say)
+    face.stage("model", f"{looking.name} looks at the rows")
+    tokenizer = load_tokenizer(trained)
+    return {
+        "encode": encoder(looking),
+        "tokens": lambda texts: [len(tokens) for tokens in tokenizer(list(texts), verbose=False)["input_ids"]],
+        "context": OBJECTIVES[task]().max_length if task in OBJECTIVES else None,
+        "control": tuple(tokenizer.all_special_tokens),
+    }
+
+
+def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) -> Path:
+    """The training file without what the checks would drop; the source stays as it is."""
+    source = Path(intake.spec.path)
+    kind = ENDINGS.get(path.suffix.lower())
+    if kind not in ("csv", "tsv", "jsonl"):
+        raise DataError(f"the cleaned rows cannot be written as {path.suffix or 'a file without ending'}", "name it .csv, .tsv or .jsonl")
+    if path.exists():
+        raise DataError(f"{path} exists", "choose another name: nothing is overwritten")
+    why: dict[int, str] = {row.line: f"set aside: {row.reason}" for row in intake.rejected if row.file == str(source)}
+    for found in findings:
+        for file, line in found.evidence.get("drop", ()):
+            if file == str(source):
+                why.setdefault(line, f"{found.check}: {found.claim}")
+    table = read(source, intake.spec.format, intake.spec.encoding, intake.spec.header)
+    kept = [values for line, values in zip(table.lines, table.values, strict=True) if line not in why]
+    write_file(path, _written(kind, table.columns, kept))
+    journal = path.with_name(path.name + ".journal.jsonl")
+    rows = dict(zip(table.lines, table.values, strict=True))
+    head = {
+        "source": str(source),
+        "sha256": file_hash(source),
+        "result": path.name,
+        "result_sha256": file_hash(path),
+        "kept": len(kept),
+        "dropped": len(why),
+    }
+    lines = [head, *({"line": line, "why": reason, "row": rows.get(line)} for line, reason in sorted(why.items()))]
+    write_file(journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    face.say(f"{path}: {len(kept):,} rows kept, {len(why):,} dropped; each of them, with the reason, in {journal.name}")
+    return path
+
+
+def _written(kind: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    if kind == "jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    cells = [["" if row.get(name) is None else str(row[name]) for name in columns] for row in rows]
+    if kind == "csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(cells)
+        return text.getvalue()
+    bad = next((cell for row in cells for cell in row if "\t" in cell or "\n" in cell), None)
+    if bad is not None:
+        raise DataError(f"a tab-separated file cannot hold {bad[:40]!r}", "name it .csv or .jsonl")
+    return "".join("\t".join(row) + "\n" for row in [list(columns), *cells])
