@@ -18,7 +18,8 @@ from luthier.objectives.classification import ClassificationObjective
 from luthier.optim.masters import Masters
 from luthier.pilot.prove import served
 from luthier.training.assemble import assemble
-from luthier.training.prove import PROOFS, Proof, disproved, prove
+from luthier.training.proofs.question import Proof
+from luthier.training.prove import PROOFS, disproved, prove
 from luthier.training.steps import Work
 from tests.training.test_steps import experiment
 

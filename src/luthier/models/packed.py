@@ -258,10 +258,10 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
         packing = replace(packing, dropout=0.0)
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     site = site_key(f"attention {getattr(module, 'luthier_site', getattr(module, 'layer_idx', 0))}")
-    stream = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
+    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
     if packing.causal and packing.dropout == 0:
-        return _causal(*stream, packing, scale).unsqueeze(0), None
-    return cast(Tensor, _Attention.apply(*stream, packing, scale, site)).unsqueeze(0), None
+        return _causal(q, k, v, packing, scale).unsqueeze(0), None
+    return cast(Tensor, _Attention.apply(q, k, v, packing, scale, site)).unsqueeze(0), None
 
 
 AttentionInterface.register(NAME, attention)

@@ -16,7 +16,8 @@ from luthier.models.store import resolve
 from luthier.pilot.way import Way
 from luthier.training.assemble import build, opened
 from luthier.training.devices import choose_dtype, exact
-from luthier.training.prove import Disproved, Proof, disproved
+from luthier.training.proofs.question import Proof
+from luthier.training.prove import Disproved, disproved
 from luthier.training.prove import prove as proofs_of
 
 SECONDS = 20.0

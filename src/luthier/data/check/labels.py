@@ -19,7 +19,7 @@ def check(sheet: Sheet) -> list[Finding]:
         return []
     places = np.array([place for place, row in enumerate(sheet.sample) if sheet.parts[row] != "test" or not sheet.given])
     rows = [sheet.sample[place] for place in places]
-    names = sorted({sheet.labels[row] for row in rows})
+    names: list[str] = sorted({sheet.labels[row] for row in rows})
     if len(rows) < FEWEST or len(names) < 2:
         return []
     number = {name: position for position, name in enumerate(names)}

@@ -42,8 +42,8 @@ class Sheet:
     parts: Sequence[str]
     given: bool
     task: str
-    texts: Sequence[str]
-    labels: Sequence[str]
+    texts: list[str]
+    labels: list[str]
     encode: Callable[[Sequence[str]], np.ndarray] | None = None
     tokens: Callable[[Sequence[str]], Sequence[int]] | None = None
     context: int | None = None

@@ -1,0 +1,1 @@
+"""The proofs, one function each: a question → what was found."""

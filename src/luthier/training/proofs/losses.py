@@ -1,0 +1,276 @@
+"""What the loss is: proofs that ask the model."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from luthier.core.types import Batch, Example
+from luthier.evaluation.score import score
+from luthier.models.modes import evaluating
+from luthier.training.proofs.question import Proof, Question, row_of
+from luthier.training.steps import Work, steps
+
+TRIED = 24
+"""Steps at most in which a few rows must be learned by heart."""
+LEARNED_SHARE = 0.8
+"""Of the first loss; two steps in a row must lie below it."""
+QUICK_RATES = {("adamw", "full"): 2e-4, ("adamw", ""): 3e-3, ("adam", "full"): 2e-4, ("adam", ""): 3e-3, ("sgd", ""): 0.05}
+"""(optimizer, adaptation) → a rate at which a few rows are learned by heart; "" stands for any other adaptation."""
+
+
+def packed_is_alone(question: Question) -> Proof:
+    """A row's loss does not depend on the rows beside it, nor on our way of computing it: transformers' own says the same."""
+    rows, work = question.rows, question.work
+    together = score(work.model, work.objective, rows)
+    alone = [float(score(work.model, work.objective, [example]).loss[0]) for example in rows]
+    off = np.abs(together.loss - alone) / np.maximum(np.abs(alone), 1e-2)
+    worst = int(off.argmax())
+    evidence = {"largest_relative_difference": float(off.max()), "allowed": question.close}
+    if not float(off.max()) <= question.close:
+        return Proof(
+            name="",
+            held=False,
+            claim=f"a row's loss changes from {alone[worst]:.5f} to {together.loss[worst]:.5f} when others stand beside it",
+            evidence=evidence | row_of(rows[worst]),
+        )
+    if question.chat:
+        for number, example in enumerate(rows[:3]):
+            expected = _plain_loss(question, example)
+            apart = abs(expected - float(together.loss[number])) / max(abs(expected), 1e-2)
+            evidence["largest_relative_difference"] = max(evidence["largest_relative_difference"], apart)
+            if not apart <= question.close:
+                return Proof(
+                    name="",
+                    held=False,
+                    claim=f"the loss of a row is {together.loss[number]:.5f}, and {expected:.5f} by transformers' own forward pass",
+                    evidence=evidence | row_of(example),
+                )
+    return Proof(
+        name="",
+        held=True,
+        claim="a row's loss is the same packed, alone" + (" and by transformers' own forward pass" if question.chat else ""),
+        evidence=evidence,
+    )
+
+
+def _plain_loss(question: Question, example: Example) -> float:
+    """The loss summed over an example's learned tokens, from the definition: token t is foretold from those before it."""
+    device = next(question.work.model.parameters()).device
+    tokens = torch.tensor([example.tokens], device=device)
+    with question.work.model.generating() as network:
+        said = network(input_ids=tokens).logits[0, :-1].float().log_softmax(-1)
+    own = -said.gather(1, tokens[0, 1:, None])[:, 0]
+    return float(own[torch.tensor(example.target[1:], device=device)].sum())
+
+
+def accumulated_is_whole(question: Question) -> Proof | None:
+    """Gradients of a step are the same in one piece and in several."""
+    work = question.work
+    if not work.objective.splits:
+        return None
+    whole, pieces = _gradient(question, [question.batch(question.rows)]), None
+    batch = question.batch(question.rows)
+    pieces = _gradient(question, batch.split(max(len(example.tokens) for example in question.rows)))
+    apart = float((whole - pieces).norm() / whole.norm().clamp(min=1e-12))
+    return Proof(name="", held=apart <= question.close, claim=f"the gradient of {len(question.rows)} rows in one piece and in several differs by {apart:.1e}",
+                 evidence={"relative_difference": apart, "allowed": question.close})  # fmt: skip
+
+
+def _gradient(question: Question, parts: Sequence[Batch]) -> Tensor:
+    """What the step's parts add up to, divided once, as the loop does it."""
+    work = question.work
+    parameters = [parameter for parameter in work.model.network.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.grad = None
+    count = 0.0
+    with evaluating(work.model):  # dropout aside
+        for part in parts:
+            loss = work.objective.loss(work.model, part)
+            loss.total.backward()
+            count += loss.count
+    flat = torch.cat([parameter.grad.float().flatten() for parameter in parameters if parameter.grad is not None]) / count
+    for parameter in parameters:
+        parameter.grad = None
+    return flat
+
+
+def a_row_moves_only_itself(question: Question) -> Proof:
+    """The loss of one row has no gradient at any token of its neighbours."""
+    work, rows = question.work, question.rows[:3]
+    batch = question.batch(rows)
+    kept: list[Tensor] = []
+    embedding = work.model.network.get_input_embeddings()
+
+    def keep(module: Any, given: Any, made: Tensor) -> Tensor:
+        made = made.detach().requires_grad_()
+        kept.append(made)
+        return made
+
+    handle = embedding.register_forward_hook(keep)
+    own = slice(int(batch.lengths[0]), int(batch.lengths[:2].sum()))  # the second: it has a neighbour on either side
+    try:
+        with evaluating(work.model):
+            work.model.hidden(batch)[own].float().square().sum().backward()
+    finally:
+        handle.remove()
+        for parameter in work.model.network.parameters():
+            parameter.grad = None
+    if kept[0].grad is None:
+        return Proof(
+            name="", held=False, claim="no gradient reaches the tokens: nothing below the head could learn", evidence=row_of(rows[1])
+        )
+    size = kept[0].grad.abs().reshape(-1, kept[0].shape[-1]).amax(1)
+    at_own = float(size[own].max())
+    size[own] = 0
+    at_others = float(size.max())
+    held = at_own > 0 and at_others == 0
+    return Proof(name="", held=held, claim="the gradient of one row touches that row alone" if held else "the gradient of one row reaches the rows beside it: packed rows see each other",
+                 evidence={"at_its_own_tokens": at_own, "at_others": at_others, **row_of(rows[1])})  # fmt: skip
+
+
+def padding_changes_nothing(question: Question) -> Proof | None:
+    """Generation pads on the left: what is said next must not depend on it."""
+    if not question.chat:
+        return None
+    example = min(question.rows, key=lambda each: len(each.tokens))
+    device = next(question.work.model.parameters()).device
+    end = int(question.work.objective.tokenizer.eos_token_id)  # type: ignore[attr-defined]
+    size, gap = len(example.tokens), 7
+    row = torch.tensor(example.tokens, device=device)
+    padding = torch.full((gap,), end, device=device)
+    seen, gone = torch.ones(size, dtype=torch.long, device=device), torch.zeros(gap, dtype=torch.long, device=device)
+    said = []
+    with question.work.model.generating() as network:
+        for tokens, mask in ((torch.cat([padding, row]), torch.cat([gone, seen])), (torch.cat([row, padding]), torch.cat([seen, gone]))):
+            places = (mask.cumsum(0) - 1).clamp(min=0)
+            logits = network(input_ids=tokens[None], attention_mask=mask[None], position_ids=places[None]).logits[0]
+            said.append(logits[mask.bool()][-1].float())
+    apart = float((said[0] - said[1]).abs().max() / said[1].abs().max())
+    return Proof(
+        name="",
+        held=apart <= question.close,
+        claim=f"padded on the left and on the right, the next token's scores differ by {apart:.1e}",
+        evidence={"relative_difference": apart, **row_of(example)},
+    )
+
+
+def judged_as_trained(question: Question) -> Proof:
+    """Evaluation counts the same tokens, in the same way, as training."""
+    work, rows = question.work, question.rows
+    with evaluating(work.model), torch.no_grad():
+        loss = work.objective.loss(work.model, question.batch(rows))
+    scores = score(work.model, work.objective, rows)
+    plain = _unweighted(work)
+    trained, judged = float(loss.total), float(scores.loss.sum())
+    apart = abs(trained - judged) / max(abs(judged), 1e-2)
+    same = float(loss.count) == float(scores.count.sum()) if plain else True
+    held = same and (apart <= question.close or not plain)
+    return Proof(name="", held=held, claim=f"training and evaluation count {loss.count:g} and {scores.count.sum():g} learned units, with losses of {trained:.4f} and {judged:.4f}",
+                 evidence={"relative_difference": apart, "weights_or_smoothing": not plain})  # fmt: skip
+
+
+def _unweighted(work: Work) -> bool:
+    spec: Any = work.experiment.objective
+    return not getattr(spec, "label_smoothing", 0.0) and getattr(spec, "class_weights", None) in (None, "none")
+
+
+def starts_where_it_must(question: Question) -> Proof | None:
+    """A new head knows nothing: its loss is the logarithm of the number of classes. A language model knows more than nothing, and about this place."""
+    work = question.work
+    scores = score(work.model, work.objective, question.rows)
+    began = float(scores.loss.sum() / scores.count.sum())
+    if not question.chat:
+        classes = len(getattr(work.experiment.objective, "labels", ()))
+        expected = math.log(classes)
+        return Proof(
+            name="",
+            held=began <= expected + max(0.5, 0.25 * expected),
+            claim=f"the loss begins at {began:.3f}; a head that knows nothing has {expected:.3f}",
+            evidence={"loss": began, "expected": expected},
+        )
+    vocabulary = math.log(len(work.objective.tokenizer))  # type: ignore[attr-defined]
+    shifted = float(np.mean([_shifted_loss(question, example) for example in question.rows[:2]]))
+    own = score(work.model, work.objective, question.rows[:2])
+    here = float(own.loss.sum() / own.count.sum())
+    knows = began < 0.9 * vocabulary  # a base with random weights knows nothing, and nothing can be told from it
+    held = here < shifted if knows else began < vocabulary + 2
+    return Proof(name="", held=held, claim=f"the loss begins at {began:.3f} nats a token (knowing nothing: {vocabulary:.3f}; the targets moved by one: {shifted:.3f})",
+                 evidence={"loss": began, "knowing_nothing": vocabulary, "moved_by_one": shifted})  # fmt: skip
+
+
+def _shifted_loss(question: Question, example: Example) -> float:
+    """The loss when each learned token is asked for one place too late."""
+    late = replace(example, tokens=[example.tokens[0], *example.tokens[:-1]])
+    wrong = replace(example, facts=example.facts)
+    batch = question.batch([wrong])
+    following = question.batch([late]).flat["next"]
+    moved_by_one = replace(batch, flat={**batch.flat, "next": following})
+    with evaluating(question.work.model):
+        scores = question.work.objective.score(question.work.model, moved_by_one)
+    return float(scores.loss.sum() / max(float(scores.count.sum()), 1.0))
+
+
+def a_few_rows_can_be_learned(question: Question) -> Proof:
+    """A few rows, shown again and again without dropout, are learned by heart."""
+    work = question.work
+    rows = sorted(question.rows, key=lambda example: len(example.tokens))[: 2 if question.chat else 4]
+    if not question.chat:
+        rows = _different(question.rows)[:4]
+    kind = work.experiment.adaptation.kind  # type: ignore[attr-defined]
+    rate = QUICK_RATES.get((work.masters.spec.kind, kind), QUICK_RATES[work.masters.spec.kind, ""])
+    training = work.experiment.training.model_copy(update={"batch_size": len(rows)})
+    experiment = work.experiment.model_copy(update={"training": training, "schedule": _Flat(rate, work.masters.spec.lr)})
+    small = replace(work, experiment=experiment, train=rows, total=TRIED)
+    losses: list[float] = []
+    fell = False
+    with _without_dropout(work.model):
+        for step in steps(small):
+            losses.append(step.loss)
+            fell = len(losses) > 3 and max(losses[-2:]) < LEARNED_SHARE * losses[0]
+            if fell or time.monotonic() > question.until or not math.isfinite(step.loss):
+                break
+    timely = len(losses) == TRIED or fell or not math.isfinite(losses[-1])
+    return Proof(name="", held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "rate": rate},
+                 claim=f"{len(rows)} rows shown {len(losses)} times: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}" + ("" if timely else "; the time was up"))  # fmt: skip
+
+
+def _different(rows: Sequence[Example]) -> list[Example]:
+    """Rows of different texts, so that they can be told apart."""
+    return list({tuple(example.tokens): example for example in rows}.values())
+
+
+@contextlib.contextmanager
+def _without_dropout(model: Any) -> Iterator[None]:
+    """All dropout probabilities at zero for the time of the context."""
+    kept, packed = [(module, module.p) for module in model.modules() if hasattr(module, "p")], model.dropout
+    model.dropout = 0.0
+    for module, _ in kept:
+        module.p = 0.0
+    try:
+        yield
+    finally:
+        model.dropout = packed
+        for module, probability in kept:
+            module.p = probability
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """A schedule that holds the rate at which a few rows are learned quickly, whatever the run's own is: not the rate is tried here."""
+
+    rate: float
+    own: float
+    warmup: float = 0.1
+
+    def factor(self, share: float) -> float:
+        """What the run's own rate is multiplied by."""
+        return self.rate / self.own * min(1.0, share / self.warmup)

@@ -1,0 +1,79 @@
+"""What a proof is, and what it has to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from luthier.core.component import Component
+from luthier.core.randomness import permutation
+from luthier.core.types import Batch, Example, Record
+from luthier.training.steps import Work, moved
+
+READ = 2_000
+"""Rows whose tokens are looked at; the model itself sees four short ones."""
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+"""How near two ways of computing the same must be, by the dtype of the weights."""
+
+
+class Proof(Component):
+    """One thing that must be so, and whether it is.
+
+    Args:
+        name: of the proof.
+        held: whether it is so; None where it could not be tried.
+        claim: one sentence.
+        evidence: the numbers, and the row that speaks against it.
+    """
+
+    name: str
+    held: bool | None
+    claim: str
+    evidence: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass
+class Question:
+    """What a proof has to work with.
+
+    Args:
+        work: assembled for this purpose; it is used up.
+        serve: a row → the tokens that prediction would give the model.
+        rows: a few short training examples.
+        until: when the time is up, on `time.monotonic`.
+    """
+
+    work: Work
+    serve: Callable[[Record], list[int]]
+    rows: list[Example]
+    until: float
+
+    @property
+    def chat(self) -> bool:
+        """Whether text is learned, rather than a class."""
+        return bool(self.work.train) and isinstance(self.work.train[0].target, list)
+
+    @property
+    def close(self) -> float:
+        """How near two ways of computing the same must be."""
+        return CLOSE[next(self.work.model.parameters()).dtype]
+
+    @property
+    def read(self) -> list[Example]:
+        """The examples whose tokens are looked at."""
+        train = self.work.train
+        return [train[row] for row in sorted(permutation(len(train), "proofs")[:READ].tolist())]
+
+    def batch(self, rows: Sequence[Example]) -> Batch:
+        """The rows as a step would see them, on the model's device."""
+        work = self.work
+        return moved(work.objective.collate(rows, work.experiment.seed, 0), next(work.model.parameters()).device)
+
+
+def row_of(example: Example) -> dict[str, Any]:
+    """Where a person finds the row again."""
+    return {"file": example.record.source, "line": example.record.row}
