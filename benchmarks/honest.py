@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from statistics import median
@@ -48,6 +49,7 @@ if __name__ == "__main__":
                     for row, label in zip(chosen, labels, strict=True)
                 )
             )
+            shutil.rmtree(folder, ignore_errors=True)  # an interrupted one is made anew
             luthier.run(table, out=folder, seed=number, set=["training.epochs=3", "data.test_share=0.3"], force=True)
             for large in [*(folder / "checkpoints").rglob("*.safetensors"), *(folder / "bundle").rglob("*.safetensors")]:
                 large.unlink()

@@ -22,7 +22,9 @@ from luthier.training.steps import Work, steps
 TRIED = 24
 """Steps at most in which a few rows must be learned by heart."""
 LEARNED_SHARE = 0.8
-"""Of the first loss; two steps in a row must lie below it."""
+"""Of the first loss: when two steps in a row lie below it, no more are needed."""
+STUCK_SHARE = 0.95
+"""Of the first loss: what is above it after all steps has not learned."""
 QUICK_RATES = {("adamw", "full"): 2e-4, ("adamw", ""): 3e-3, ("adam", "full"): 2e-4, ("adam", ""): 3e-3, ("sgd", ""): 0.05}
 """(optimizer, adaptation) → a rate at which a few rows are learned by heart; "" stands for any other adaptation."""
 
@@ -238,6 +240,8 @@ def a_few_rows_can_be_learned(question: Question) -> Proof:
             fell = len(losses) > 3 and max(losses[-2:]) < LEARNED_SHARE * losses[0]
             if fell or time.monotonic() > question.until or not math.isfinite(step.loss):
                 break
+    if len(losses) == TRIED:
+        fell = max(losses[-2:]) < STUCK_SHARE * losses[0]
     timely = len(losses) == TRIED or fell or not math.isfinite(losses[-1])
     return Proof(name="", held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "rate": rate},
                  claim=f"{len(rows)} rows shown {len(losses)} times: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}" + ("" if timely else "; the time was up"))  # fmt: skip
