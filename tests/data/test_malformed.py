@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,29 +18,16 @@ from luthier.core.errors import DataError
 from luthier.data.intake import Intake, take_in
 from luthier.data.spec import Data
 
-WORDS = [
-    "river",
-    "stone",
-    "window",
-    "garden",
-    "letter",
-    "market",
-    "winter",
-    "silver",
-    "candle",
-    "harbour",
-    "meadow",
-    "pencil",
-    "engine",
-    "basket",
-    "copper",
-    "violin",
-]
+WORDS = (
+    "river stone window garden letter market winter silver candle harbour meadow pencil engine basket copper violin "
+    "anchor blanket cotton dragon elbow falcon ginger hammer island jacket kettle lantern mirror needle orchard pepper "
+    "quarry rocket saddle temple umbrella valley walnut yellow zipper bridge cellar daisy ember feather glacier honey"
+).split()
 
 
 def sentence(number: int) -> str:
     """Different enough from all others that no two are near-duplicates."""
-    return " ".join(WORDS[(number * factor + number // 16) % 16] for factor in (1, 3, 5, 7, 11, 13)) + f" {number * 7919}"
+    return " ".join(random.Random(number).sample(WORDS, 6)) + f" {number * 7919}"
 
 
 def rows(count: int = 60) -> list[dict[str, Any]]:

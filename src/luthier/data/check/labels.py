@@ -9,7 +9,7 @@ from luthier.core.randomness import permutation
 from luthier.data.check.sheet import Sheet
 
 FOLDS = 5
-NEIGHBOURS = 15
+NEIGHBOURS = 25
 FEWEST = 100
 
 
@@ -40,7 +40,7 @@ def check(sheet: Sheet) -> list[Finding]:
 
 
 def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray) -> np.ndarray:
-    """Class probabilities for each row from probes that did not see it: logistic regression and its nearest rows, half and half.
+    """Class probabilities for each row from probes that did not see it: the geometric mean of logistic regression and its nearest rows.
 
     Args:
         features: of unit length, # (rows, width)
@@ -67,22 +67,20 @@ def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             probe = LogisticRegression(C=1.0, max_iter=300).fit(features[seen] * 4.0, target[seen])
-        found[np.ix_(held, probe.classes_)] += 0.5 * probe.predict_proba(features[held] * 4.0)
+        likely = np.zeros((len(held), classes))
+        likely[:, probe.classes_] = probe.predict_proba(features[held] * 4.0)
         likeness = features[held] @ features[seen].T
         nearest = np.argpartition(-likeness, min(NEIGHBOURS, len(seen) - 1), axis=1)[:, :NEIGHBOURS]
         weight = np.exp(8.0 * (np.take_along_axis(likeness, nearest, 1) - 1))
         votes = np.zeros((len(held), classes))
         np.add.at(votes, (np.arange(len(held))[:, None], target[seen][nearest]), weight)
-        found[held] += 0.5 * (votes + 1e-3) / (votes + 1e-3).sum(1, keepdims=True)
-    return found
+        found[held] = np.sqrt(likely * (votes + 1e-3) / (votes + 1e-3).sum(1, keepdims=True))
+    return found / found.sum(1, keepdims=True).clip(min=1e-12)
 
 
 def doubts(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """How much likelier the best other class is than the label, # (rows,)"""
-    own = np.take_along_axis(probabilities, target[:, None], 1)[:, 0]
-    others = probabilities.copy()
-    np.put_along_axis(others, target[:, None], -1.0, 1)
-    return others.max(1) - own
+    """How unlikely each label is, by probes that did not see it, # (rows,)"""
+    return 1 - np.take_along_axis(probabilities, target[:, None], 1)[:, 0]
 
 
 def suspects(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -97,4 +95,4 @@ def suspects(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
     usual = np.array([probabilities[target == number, number].mean() if (target == number).any() else 2.0 for number in range(classes)])
     sure = probabilities >= usual[None, :]
     best = np.where(sure, probabilities, -1.0).argmax(1)
-    return sure.any(1) & (best != target) & (doubts(probabilities, target) > 0)
+    return sure.any(1) & (best != target) & (probabilities.argmax(1) != target)

@@ -10,39 +10,7 @@ from luthier.core.finding import Finding
 from luthier.data.check.sheet import Sheet
 
 ENGLISH = frozenset(
-    [
-        "the",
-        "and",
-        "of",
-        "to",
-        "is",
-        "that",
-        "it",
-        "was",
-        "for",
-        "with",
-        "this",
-        "you",
-        "i",
-        "my",
-        "not",
-        "be",
-        "are",
-        "have",
-        "on",
-        "but",
-        "they",
-        "at",
-        "from",
-        "we",
-        "or",
-        "an",
-        "as",
-        "your",
-        "can",
-        "what",
-        "how",
-    ]
+    "the and of to is that it was for with this you i my not be are have on but they at from we or an as your can what how".split()
 )
 LEAST_ENGLISH = 0.08
 """Running English text has 25 to 40 % of these words; Italian, German, Spanish and French have under 5 %."""
