@@ -20,7 +20,7 @@ def texts_of(path: Path, separator: str, column: int) -> list[str]:
     """One column of a table."""
     with path.open(newline="") as file:
         lines = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL)
-        return [line[column] for line in lines][1:]
+        return [line[column] for line in lines]
 
 
 def edited(text: str, words: list[str], draw: random.Random) -> str:

@@ -246,15 +246,24 @@ def _fresh_or_planned(folder: Path) -> Run:
     return Run.create(folder)
 
 
+def how_split(spec: Data) -> str:
+    """How the rows were divided, for a person."""
+    if spec.validation and spec.test:
+        return "given"
+    if spec.time:
+        return f"by time ({spec.time}): the newest rows are tested"
+    kept = f"rows of the same {spec.group}, and " if spec.group else ""
+    return ("by class, " if spec.task == "classification" else "by chance, ") + f"{kept}near-duplicates together"
+
+
 def _begin(
     place: Run, experiment: Experiment, intake: Intake, choices: Sequence[Choice], face: Face, budget: float | None, force: bool
 ) -> None:
     """Write what makes the run resumable, before anything heavy is imported."""
     split = {part: [[record.source, record.row] for record in rows] for part, rows in intake.records.items()}
-    given = bool(intake.spec.validation and intake.spec.test)
     place.write_json(
         "splits.json",
-        {"how": "given" if given else "by class, rows with the same text together", "seed": intake.spec.split_seed, "rows": split},
+        {"how": how_split(intake.spec), "seed": intake.spec.split_seed, "rows": split},
     )
     write_file(
         place.folder / "rejected.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False, default=str) + "\n" for row in intake.rejected)
