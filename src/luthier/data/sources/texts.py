@@ -1,11 +1,14 @@
-"""A folder of texts: one row a file; its sub-folder, where there are some, is its label."""
+"""A folder of texts and documents: one row a file; its sub-folder, where there are some, is its label."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from luthier.core.errors import DataError
 from luthier.data.rows import Reading, Rejected, Rows
+from luthier.data.sources.documents import NEEDS, texts_of
 
-ENDINGS = (".txt", ".md", ".markdown", ".rst", ".text")
+ENDINGS = (".txt", ".md", ".markdown", ".rst", ".text", *NEEDS)
 
 
 def read_texts(reading: Reading) -> Rows:
@@ -19,16 +22,24 @@ def read_texts(reading: Reading) -> Rows:
         )
     labelled = all(len(path.relative_to(folder).parts) > 1 for path in files)
     found = Rows(columns=["text", "file", "label"] if labelled else ["text", "file"])
+    documents = texts_of([path for path in files if path.suffix.lower() in NEEDS])
     for number, path in enumerate(files, 1):
         values = {"file": str(path.relative_to(folder))}
-        try:
-            values["text"] = Reading(path, reading.encoding).text()
-        except DataError as problem:
-            found.rejected.append(Rejected(str(path), number, problem.message.removeprefix(f"{path} "), values["file"]))
+        text, why = next(documents) if path.suffix.lower() in NEEDS else _plain(path, reading.encoding)
+        if text is None:
+            found.rejected.append(Rejected(str(path), number, why, values["file"]))
             continue
+        values["text"] = text
         if labelled:
             values["label"] = path.relative_to(folder).parts[0]
         found.add(number, values)
     if not found.values:
         raise DataError(f"no text of the folder {folder} can be read: {found.rejected[0].reason}", "look at its files")
     return found
+
+
+def _plain(path: Path, encoding: str) -> tuple[str | None, str]:
+    try:
+        return Reading(path, encoding).text(), ""
+    except DataError as problem:
+        return None, problem.message.removeprefix(f"{path} ")

@@ -1,0 +1,126 @@
+"""The text of PDF, DOCX and HTML files: extracted in a process of its own, so that a hostile file can cost no more than its row.
+
+A child says each document as a line of JSON. If it dies or hangs at one, that one is set aside and a new child goes on behind it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from luthier.core.errors import DataError
+
+NEEDS = {".pdf": ("pypdf", "pypdf"), ".docx": ("docx", "python-docx"), ".html": ("html", ""), ".htm": ("html", "")}
+SECONDS = 60
+MEMORY = 2 << 30
+"""For one document."""
+
+READER = r"""
+import json, re, resource, sys
+from html.parser import HTMLParser
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+
+class Page(HTMLParser):
+    silent = ("script", "style", "template", "noscript", "head")
+    blocks = ("p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article", "table", "ul", "ol", "blockquote")
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.parts, self.depth = [], 0
+    def handle_starttag(self, tag, attributes):
+        self.depth += tag in self.silent
+        if tag in self.blocks: self.parts.append("\n")
+    def handle_endtag(self, tag):
+        self.depth -= tag in self.silent and self.depth > 0
+        if tag in self.blocks: self.parts.append("\n")
+    def handle_data(self, data):
+        if not self.depth: self.parts.append(re.sub(r"\s+", " ", data))
+
+def pdf(path):
+    from pypdf import PdfReader
+    reader = PdfReader(path)
+    if reader.is_encrypted and not reader.decrypt(""):
+        raise ValueError("it is encrypted")
+    return "\n\n".join(page.extract_text() for page in reader.pages)
+
+def docx(path):
+    import docx
+    found = docx.Document(path)
+    tables = ("\t".join(cell.text for cell in row.cells) for table in found.tables for row in table.rows)
+    return "\n".join([*(paragraph.text for paragraph in found.paragraphs), *tables])
+
+def html(path):
+    page = Page()
+    page.feed(open(path, encoding="utf-8").read())
+    page.close()
+    return "".join(page.parts)
+
+for path in sys.argv[2:]:
+    try:
+        kind = path.rsplit(".", 1)[1].lower()
+        text = {"pdf": pdf, "docx": docx, "html": html, "htm": html}[kind](path)
+        text = re.sub(r"[ \t]*\n[ \t]*", "\n", text).replace("\x00", "")
+        said = {"text": re.sub(r"\n{3,}", "\n\n", text).strip()}
+        if not said["text"]:
+            said = {"why": "it holds no text (a scan?)"}
+    except BaseException as problem:
+        said = {"why": f"{type(problem).__name__}: {problem}"[:300]}
+    print(json.dumps(said), flush=True)
+"""
+
+
+def texts_of(files: Sequence[Path]) -> Iterator[tuple[str | None, str]]:
+    """The text of each document, or None and why there is none.
+
+    Args:
+        files: PDF, DOCX or HTML files.
+
+    Raises:
+        DataError: an extractor is not installed.
+    """
+    for path in files:
+        module, package = NEEDS[path.suffix.lower()]
+        if importlib.util.find_spec(module) is None:
+            raise DataError(f"{path}: reading {path.suffix} files needs {package}", "pip install 'luthier[documents]'")
+    left = list(files)
+    while left:
+        done = 0
+        for text, why in _child(left):
+            done += 1
+            yield text, why
+        if done < len(left):
+            yield None, f"its reader was ended, or took more than {SECONDS} s"
+            done += 1
+        left = left[done:]
+
+
+def _child(files: Sequence[Path]) -> Iterator[tuple[str | None, str]]:
+    """What one child says before it ends."""
+    asked = [sys.executable, "-I", "-c", READER, str(MEMORY), *(str(path.absolute()) for path in files)]
+    lines: queue.Queue[bytes] = queue.Queue()
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        stream = child.stdout
+        assert stream is not None
+
+        def listen() -> None:
+            for line in stream:
+                lines.put(line)
+            lines.put(b"")
+
+        threading.Thread(target=listen, daemon=True).start()
+        try:
+            for _ in files:
+                line = lines.get(timeout=SECONDS)
+                if not line:
+                    return
+                said = json.loads(line)
+                yield said.get("text"), said.get("why", "")
+        except queue.Empty:
+            return
+        finally:
+            child.kill()
