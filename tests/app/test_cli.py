@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import rows
 
-COMMANDS = ("run", "train", "resume", "predict", "chat", "report", "models")
+COMMANDS = ("run", "check", "show", "prove", "train", "resume", "predict", "chat", "report", "models")
 
 
 def luthier(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
