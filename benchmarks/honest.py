@@ -32,6 +32,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("runs/honest"))
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--rows", type=int, default=240)
+    parser.add_argument("--epochs", type=int, default=3)
     given = parser.parse_args()
     smoke.FEWEST_STEPS = 8  # the small run is made, and overruled: it is not what is measured here
     given.out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,7 @@ if __name__ == "__main__":
                 table,
                 out=folder,
                 seed=number,
-                set=["training.epochs=3", "training.evaluations_per_epoch=1", "data.test_share=0.3"],
+                set=[f"training.epochs={given.epochs}", "training.evaluations_per_epoch=1", "data.test_share=0.3"],
                 force=True,
             )
             for large in [*(folder / "checkpoints").rglob("*.safetensors"), *(folder / "bundle").rglob("*.safetensors")]:

@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny, field_validator
 from luthier.adaptation import ADAPTATIONS
 from luthier.core.component import Component, build, from_table
 from luthier.core.errors import ExperimentError, nearest
+from luthier.data.augment import Augment
 from luthier.data.spec import Data
 from luthier.models.spec import Model
 from luthier.objectives import OBJECTIVES
@@ -53,6 +54,7 @@ class Experiment(Component):
     adaptation: SerializeAsAny[Component]
     optimizer: SerializeAsAny[Component]
     schedule: SerializeAsAny[Component]
+    augment: Augment = Field(default_factory=lambda: Augment())
     training: Training = Field(default_factory=lambda: Training())
     environment: dict[str, Any] = Field(
         default_factory=dict, description="Versions, threads and processor; filled in, and compared on resume."

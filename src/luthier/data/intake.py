@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -271,7 +273,8 @@ def _split(
     else:
         keys: list[Any] = [known[record.source, record.row] for record in rows]
         if spec.group:
-            keys = joined(keys, [str(record.values.get(spec.group)) for record in rows])
+            groups = [str(record.values.get(spec.group) or "").strip() for record in rows]
+            keys = joined(keys, [group or number for number, group in enumerate(groups)])  # a row without a group stands for itself
         large = {key: size for key, size in Counter(keys).items() if size > max(20, LARGEST * len(rows))}
         if large and not spec.group:
             findings.append(Finding(check="split.template", severity="note", claim=f"{sum(large.values()):,} rows are near-duplicates of each other in {len(large)} clusters (a template?): only equal texts among them are kept in one part",
@@ -284,10 +287,10 @@ def _split(
 
 def _moment(record: Record, column: str) -> float:
     value = record.values.get(column)
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        pass
+    with contextlib.suppress(TypeError, ValueError):
+        number = float(value)  # type: ignore[arg-type]
+        if math.isfinite(number):
+            return number
     try:
         return datetime.fromisoformat(str(value).strip().replace("Z", "+00:00")).replace(tzinfo=None).timestamp()
     except ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.core.errors import ExperimentError
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment, Training
 from luthier.models.spec import Model
@@ -63,8 +64,16 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
         base: as the person asked; None takes the task's default.
         kind: encoder or decoder where known; None follows from the task.
         seed: of the experiment.
+
+    Raises:
+        ExperimentError: the rows are for a task that has no objective.
     """
     task = intake.spec.task or "classification"
+    if task not in OBJECTIVES:
+        raise ExperimentError(
+            f"{intake.reason}: they can be checked (`luthier check`), and not be trained on yet",
+            "give rows with one answer each, or learn the chosen answers: --task chat --input prompt --target chosen",
+        )
     rows = len(intake.records["train"])
     kind = kind or ("encoder" if task == "classification" else "decoder")
     rate, why_rate = RATES[(kind, "full")]

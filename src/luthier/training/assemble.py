@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Record
 from luthier.experiment import Experiment
@@ -64,6 +65,10 @@ def build(experiment: Experiment, base: Base, objective: Objective, train: list[
     optimizer: Any = experiment.optimizer
     if isinstance(objective, ClassificationObjective):
         objective.weigh(train)
+    elif experiment.augment.share:
+        raise ExperimentError(
+            "augment changes the texts of a classifier: it would make a chat model learn broken answers", "leave augment.share at 0"
+        )
     model = load_model(experiment, base)
     adaptation.attach(model)
     adaptation.on_progress(model, 1.0)  # by the end everything that may ever move is free

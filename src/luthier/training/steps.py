@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,20 @@ class Work:
     validation: list[Example]
     total: int
 
+    def view(self, rows: list[Example], step: int) -> list[Example]:
+        """The rows as they are learned from in this step: some of them changed, where `augment` asks for it."""
+        augment, seed, columns = self.experiment.augment, self.experiment.seed, self.experiment.data.input
+        if not augment.share:
+            return rows
+        found = []
+        for row in rows:
+            if augment.changes(seed, step, row.index):
+                values = {name: augment.view(str(row.record.values.get(name) or ""), seed, step, row.index) for name in columns}
+                (changed,) = self.objective.prepare([replace(row.record, values={**row.record.values, **values})])
+                row = replace(changed, index=row.index)
+            found.append(row)
+        return found
+
 
 def steps(work: Work, start: int = 0) -> Iterator[Step]:
     """Take optimizer steps, one each time the generator is asked.
@@ -59,7 +73,8 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
         share = share_done(number, work.total)
         adaptation.on_progress(model, share)
         chosen = choose(number, len(work.train), training.batch_size, experiment.seed)
-        batch = moved(objective.collate([work.train[position] for position in chosen], experiment.seed, number), place)
+        rows = work.view([work.train[position] for position in chosen], number)
+        batch = moved(objective.collate(rows, experiment.seed, number), place)
         total, count = 0.0, 0.0
         for part in batch.split(training.micro_batch_tokens) if objective.splits else [batch]:
             with model.chance.keyed(experiment.seed, number, part.index, part.lengths):
