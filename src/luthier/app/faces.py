@@ -43,6 +43,8 @@ def coloured(pieces: Sequence[str], learned: Sequence[bool]) -> None:
         before = number > 0 and learned[number - 1]
         if not console.color_system and is_learned != before:
             line.append("⟦" if is_learned else "⟧")
+        if number and not any(learned):
+            line.append(" ")  # an encoder's pieces hold no spaces
         line.append(clean(piece), style=("bold green" if is_learned else "dim") + (" underline" if number % 2 else ""))
     if not console.color_system and learned and learned[-1]:
         line.append("⟧")

@@ -281,7 +281,15 @@ def _split(
                                     evidence={"rows": sum(large.values()), "clusters": len(large)}))  # fmt: skip
             keys = [f"text {normal(_said(record, spec)[0])}" if keys[row] in large else keys[row] for row, record in enumerate(rows)]
         strata = [str(record.values[spec.target or ""]) if spec.task == "classification" else "" for record in rows]
-        chosen = split(keys, strata, shares, spec.split_seed)
+        try:
+            chosen = split(keys, strata, shares, spec.split_seed)
+        except DataError:
+            if not spec.group:
+                raise
+            raise DataError(
+                f"{spec.path}: rows of the same {spec.group} stay together, and {len(set(keys)):,} such groups are too few or too large for three parts",
+                "choose a column with more values for data.group, or leave it out",
+            ) from None
     return {part: parts[part] if part != "train" and part in parts else [rows[row] for row in chosen[part]] for part in PARTS}
 
 

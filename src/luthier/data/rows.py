@@ -130,7 +130,7 @@ def read(path: Path, format: str | None = None, encoding: str = "utf-8", header:
     from luthier.data import SOURCES
 
     if not path.exists():
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        beside = [entry.name for entry in path.parent.iterdir() if entry.suffix.lower() in ENDINGS] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}", nearest(path.name, beside) if beside else "check the path")
     if path.is_dir():
         format = format or ("saved" if (path / "state.json").exists() or (path / "dataset_info.json").exists() else "texts")
