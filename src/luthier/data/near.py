@@ -15,7 +15,7 @@ SHINGLE = 5
 BANDS, ROWS_A_BAND = 32, 4
 """Two texts whose Jaccard index is 0.6 meet in some band with probability 0.988; at 0.7 with 0.9998, at 0.5 with 0.87."""
 THRESHOLD = 0.6
-CHUNK = 1 << 20
+CHUNK = 1 << 17
 """Characters whose shingles exist at once."""
 CROWD = 24
 """In a bucket of more texts than this, each is compared with its neighbours and the first alone."""
@@ -75,9 +75,8 @@ def bands(texts: Sequence[str]) -> np.ndarray:
         for band in range(BANDS):
             value = np.zeros(len(begins), dtype=np.uint32)
             for number in range(band * ROWS_A_BAND, (band + 1) * ROWS_A_BAND):
-                permuted = hashes * multipliers[number] + added[number]
-                permuted ^= permuted >> np.uint32(16)
-                permuted *= np.uint32(0x7FEB352D)
+                permuted = hashes * multipliers[number]
+                permuted += added[number]
                 lowest = np.minimum.reduceat(permuted, begins)
                 value = (value ^ lowest) * np.uint32(0x9E3779B1)
                 value ^= value >> np.uint32(15)
