@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 OURS = """
-import sys, time
+import sys, tempfile, time
 from pathlib import Path
 from luthier.data.intake import take_in
 from luthier.data.spec import Data
@@ -39,7 +39,7 @@ print("RESULT", rows / (time.monotonic() - began))
 """
 
 TRAINERS = """
-import sys, time
+import sys, tempfile, time
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 from luthier.core.randomness import permutation
@@ -60,7 +60,7 @@ class Watch(TrainerCallback):
             print("RESULT", 32 * count / (time.monotonic() - self.began))
 InOrder(
     model=AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, dtype=torch.float32),
-    args=TrainingArguments("/tmp/luthier-benchmark", per_device_train_batch_size=32, max_steps=count + 2, learning_rate=1e-4, report_to=[], save_strategy="no",
+    args=TrainingArguments(tempfile.mkdtemp(), per_device_train_batch_size=32, max_steps=count + 2, learning_rate=1e-4, report_to=[], save_strategy="no",
                            use_cpu=not torch.cuda.is_available(), bf16=dtype == "bfloat16", logging_steps=100000, disable_tqdm=True),
     train_dataset=rows, data_collator=DataCollatorWithPadding(tokenizer), callbacks=[Watch()],
 ).train()

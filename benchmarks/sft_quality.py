@@ -17,7 +17,7 @@ from luthier.models.store import resolve
 from sft_speed import PREPARE
 
 TRAINERS = """
-import json, sys
+import json, sys, tempfile
 import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 folder, model_folder, held_tokens = sys.argv[1:]
@@ -39,7 +39,7 @@ class InOrder(Trainer):
 model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
 InOrder(
     model=model, train_dataset=train, data_collator=collate,
-    args=TrainingArguments("/tmp/luthier-benchmark", per_device_train_batch_size=8, num_train_epochs=1, learning_rate=1e-4, weight_decay=0.0, lr_scheduler_type="linear",
+    args=TrainingArguments(tempfile.mkdtemp(), per_device_train_batch_size=8, num_train_epochs=1, learning_rate=1e-4, weight_decay=0.0, lr_scheduler_type="linear",
                            warmup_steps=12, max_grad_norm=1.0, logging_steps=10, save_strategy="no", report_to=[], use_cpu=True, remove_unused_columns=False),
 ).train()
 model.eval()
@@ -55,7 +55,7 @@ print("RESULT", total / count)
 """
 
 HELD = """
-import json, sys
+import json, sys, tempfile
 from luthier.data.intake import take_in
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer

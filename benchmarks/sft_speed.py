@@ -15,7 +15,7 @@ from statistics import median
 from classify_speed import measured
 
 PREPARE = """
-import json, sys
+import json, sys, tempfile
 from luthier.core.randomness import permutation
 from luthier.data.intake import take_in
 from luthier.data.spec import Data
@@ -40,7 +40,7 @@ print("RESULT", len(examples))
 """
 
 OURS = """
-import sys, time
+import sys, tempfile, time
 from luthier.data.intake import take_in
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
@@ -67,7 +67,7 @@ print("RESULT", tokens / (time.monotonic() - began))
 """
 
 TRLS = """
-import json, sys, time
+import json, sys, tempfile, time
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -86,7 +86,7 @@ class Watch(TrainerCallback):
             print("RESULT", sum(tokens[1 : count + 1]) / (time.monotonic() - self.began))
 InOrder(
     model=AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)),
-    args=SFTConfig("/tmp/luthier-benchmark", per_device_train_batch_size=8, max_steps=count + 1, learning_rate=1e-4, report_to=[], save_strategy="no", use_cpu=True,
+    args=SFTConfig(tempfile.mkdtemp(), per_device_train_batch_size=8, max_steps=count + 1, learning_rate=1e-4, report_to=[], save_strategy="no", use_cpu=True,
                    bf16=False, gradient_checkpointing=False, padding_free=padding_free, max_length=None, completion_only_loss=True, logging_steps=100000, disable_tqdm=True),
     train_dataset=Dataset.from_list(rows), processing_class=AutoTokenizer.from_pretrained(model), callbacks=[Watch()],
 ).train()

@@ -88,14 +88,15 @@ class Intake:
                      [label for _, label in pairs], known_clusters=known, **model)  # fmt: skip
 
 
-def take_in(spec: Data) -> Intake:
+def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
     """Read, check and split.
 
     Args:
         spec: at least the path; a folder with train, validation (or dev) and test files is three files.
+        checks: names in `data.check.CHECKS` of those to be made at once; none where the caller makes them itself.
 
     Raises:
-        DataError: the files cannot be read, or too little is left of them.
+        DataError: the files cannot be read, too little is left of them, or given test rows are also training rows.
     """
     spec = _three_files(spec)
     files = {
@@ -137,7 +138,7 @@ def take_in(spec: Data) -> Intake:
     records = _split(parts, filled, known, findings)
     intake = Intake(filled, shape.reason, records, labels, rejected, findings, known)
     sheet = intake.sheet()
-    for name in QUICK:
+    for name in checks:
         findings += CHECKS[name](sheet)
     _refuse_leakage(filled, sheet, findings)
     return intake

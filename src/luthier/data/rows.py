@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -212,3 +214,29 @@ def _bad_lines(raw: bytes) -> Iterator[int]:
             line.decode()
         except UnicodeDecodeError:
             yield number
+
+
+def written(kind: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as the content of a file.
+
+    Args:
+        kind: csv, tsv or jsonl.
+        columns: their order, where the format has one.
+        rows: one mapping a row.
+
+    Raises:
+        DataError: the format cannot hold one of the cells.
+    """
+    if kind == "jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    cells = [["" if row.get(name) is None else str(row[name]) for name in columns] for row in rows]
+    if kind == "csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(cells)
+        return text.getvalue()
+    bad = next((cell for row in cells for cell in row if "\t" in cell or "\n" in cell), None)
+    if bad is not None:
+        raise DataError(f"a tab-separated file cannot hold {bad[:40]!r}", "name it .csv or .jsonl")
+    return "".join("\t".join(row) + "\n" for row in [list(columns), *cells])

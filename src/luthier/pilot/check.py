@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +14,8 @@ from luthier.core.interfaces import Face, Silent
 from luthier.core.run import file_hash, write_file
 from luthier.data.check import CHECKS
 from luthier.data.intake import QUICK, Intake, take_in
-from luthier.data.rows import ENDINGS, read
-from luthier.pilot.run import data_spec, with_data_settings
+from luthier.data.rows import ENDINGS, read, written
+from luthier.pilot.asking import asked_for
 from luthier.studies.defaults import BASES
 
 WEIGHT = {"stop": 0, "warning": 1, "note": 2, "good": 3}
@@ -80,11 +78,10 @@ def check(
     """
     face = face or Silent()
     face.stage("data", str(data))
-    columns = tuple(name.strip() for name in (input.split(",") if isinstance(input, str) else input or ()))
-    spec = data_spec(path=str(data), validation=validation, test=test, task=task, input=columns, target=target)
-    intake = take_in(with_data_settings(spec, (*set, "data.allow_leakage=true")))
+    spec = asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set)
+    intake = take_in(spec, checks=())  # they are made below, with the model's eyes where it has some
     face.say(f"{intake.reason}; {intake.count:,} rows")
-    findings = [found for found in intake.findings if found.check.split(".")[0] not in QUICK]
+    findings = list(intake.findings)
     sheet = intake.sheet(**(_through(intake, base, face) if model else {}))
     for name in CHECKS:
         if model or name in QUICK:
@@ -135,7 +132,7 @@ def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) 
                 why.setdefault(line, f"{found.check}: {found.claim}")
     table = read(source, intake.spec.format, intake.spec.encoding, intake.spec.header)
     kept = [values for line, values in zip(table.lines, table.values, strict=True) if line not in why]
-    write_file(path, _written(kind, table.columns, kept))
+    write_file(path, written(kind, table.columns, kept))
     journal = path.with_name(path.name + ".journal.jsonl")
     rows = dict(zip(table.lines, table.values, strict=True))
     head = {
@@ -150,19 +147,3 @@ def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) 
     write_file(journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     face.say(f"{path}: {len(kept):,} rows kept, {len(why):,} dropped; each of them, with the reason, in {journal.name}")
     return path
-
-
-def _written(kind: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    if kind == "jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    cells = [["" if row.get(name) is None else str(row[name]) for name in columns] for row in rows]
-    if kind == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(cells)
-        return text.getvalue()
-    bad = next((cell for row in cells for cell in row if "\t" in cell or "\n" in cell), None)
-    if bad is not None:
-        raise DataError(f"a tab-separated file cannot hold {bad[:40]!r}", "name it .csv or .jsonl")
-    return "".join("\t".join(row) + "\n" for row in [list(columns), *cells])

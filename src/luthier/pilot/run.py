@@ -13,6 +13,7 @@ from luthier.core.run import Clock, Run, write_file
 from luthier.data.intake import Intake, take_in
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
+from luthier.pilot.asking import asked_for
 from luthier.studies.defaults import Choice, choose, rate_for
 
 
@@ -63,9 +64,7 @@ def run(
     face = face or Silent()
     seconds = seconds_of(budget)
     face.stage("data", str(data))
-    columns = tuple(name.strip() for name in (input.split(",") if isinstance(input, str) else input or ()))
-    spec = data_spec(path=str(data), validation=validation, test=test, task=task, input=columns, target=target)
-    intake = take_in(with_data_settings(spec, set))
+    intake = take_in(asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set))
     kind = _kind_of(base, face)
     experiment, choices = choose(intake, base, kind, seed)
     experiment = _changed(experiment, choices, set)
@@ -171,33 +170,6 @@ def seconds_of(budget: str | float | None) -> float | None:
     if not 0 < value < 1e9:
         raise ExperimentError(f"the budget {budget!r} is not a time", "write it as 90s, 5m or 2h")
     return value
-
-
-def data_spec(**given: Any) -> Data:
-    """The data's specification from what a person gave; what was not given is left out."""
-    from luthier.core.component import build
-
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value not in (None, ())}
-    made = build(Data, values, "data")
-    assert isinstance(made, Data)
-    return made
-
-
-def with_data_settings(spec: Data, assignments: Sequence[str]) -> Data:
-    """Settings that change what is read come before reading."""
-    from luthier.core.component import build
-    from luthier.experiment import number
-
-    changes = {
-        path.removeprefix("data."): number(text)
-        for path, _, text in (item.partition("=") for item in assignments)
-        if path.startswith("data.")
-    }
-    if "encoding" in changes:
-        changes["encoding"] = str(changes["encoding"])
-    made = build(Data, {**spec.model_dump(), **changes}, "data")
-    assert isinstance(made, Data)
-    return made
 
 
 def _kind_of(base: str | None, face: Face) -> str | None:

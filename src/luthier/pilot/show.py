@@ -9,7 +9,7 @@ from typing import Any
 
 from luthier.core.errors import DataError
 from luthier.data.intake import take_in
-from luthier.pilot.run import data_spec, with_data_settings
+from luthier.pilot.asking import asked_for
 from luthier.studies.defaults import choose
 
 
@@ -66,9 +66,7 @@ def show(
     from luthier.models.store import resolve
     from luthier.training.assemble import opened
 
-    columns = tuple(name.strip() for name in (input.split(",") if isinstance(input, str) else input or ()))
-    spec = data_spec(path=str(data), task=task, input=columns, target=target)
-    intake = take_in(with_data_settings(spec, (*set, "data.allow_leakage=true")))
+    intake = take_in(asked_for(data, target=target, input=input, task=task, set=set), checks=())
     experiment, _ = choose(intake, base, None, 1)
     experiment = experiment.set(*(item for item in set if not item.startswith("data.")))
     rows = [(part, record) for part, records in intake.records.items() for record in records]

@@ -13,27 +13,23 @@ def check(sheet: Sheet) -> list[Finding]:
     if not sheet.given:
         return []
     found = []
-    trained: dict[str, int] = {}
+    trained: dict[str, list[int]] = defaultdict(list)
     groups: dict[int, int] = {}
     for row in range(len(sheet)):
         if sheet.parts[row] == "train":
-            trained.setdefault(sheet.plain[row], row)
+            trained[sheet.plain[row]].append(row)
             groups.setdefault(sheet.clusters[row], row)
     for part in ("test", "validation"):
         held = [row for row in range(len(sheet)) if sheet.parts[row] == part]
         exact = [row for row in held if sheet.plain[row] in trained]
         near = [row for row in held if sheet.plain[row] not in trained and sheet.clusters[row] in groups]
         for kind, rows, others in (
-            ("leakage", exact, [trained[sheet.plain[row]] for row in exact]),
+            ("leakage", exact, [trained[sheet.plain[row]][0] for row in exact]),
             ("leakage.near", near, [groups[sheet.clusters[row]] for row in near]),
         ):
             if not rows:
                 continue
-            back: dict[str, list[int]] = defaultdict(list)
-            for row in range(len(sheet)):
-                if sheet.parts[row] == "train":
-                    back[sheet.plain[row]].append(row)
-            drop = sorted({other for row in rows for other in back.get(sheet.plain[row], [])}) if kind == "leakage" else []
+            drop = sorted({other for row in rows for other in trained[sheet.plain[row]]}) if kind == "leakage" else []
             verb = "are also" if kind == "leakage" else "are nearly"
             found.append(sheet.finding(kind, "warning", f"{len(rows):,} of {len(held):,} given {part} rows {verb} training rows",
                                        f"the {part} score flatters the model; --fix takes the copies out of the training rows" if drop

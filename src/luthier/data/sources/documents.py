@@ -24,7 +24,10 @@ MEMORY = 2 << 30
 READER = r"""
 import json, re, resource, sys
 from html.parser import HTMLParser
-resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+try:
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+except (ValueError, OSError):
+    pass  # macOS knows no such limit
 
 class Page(HTMLParser):
     silent = ("script", "style", "template", "noscript", "head")

@@ -39,7 +39,6 @@ def packed_is_alone(question: Question) -> Proof:
     evidence = {"largest_relative_difference": float(off.max()), "allowed": question.close}
     if not float(off.max()) <= question.close:
         return Proof(
-            name="",
             held=False,
             claim=f"a row's loss changes from {alone[worst]:.5f} to {together.loss[worst]:.5f} when others stand beside it",
             evidence=evidence | row_of(rows[worst]),
@@ -51,13 +50,11 @@ def packed_is_alone(question: Question) -> Proof:
             evidence["largest_relative_difference"] = max(evidence["largest_relative_difference"], apart)
             if not apart <= question.close:
                 return Proof(
-                    name="",
                     held=False,
                     claim=f"the loss of a row is {together.loss[number]:.5f}, and {expected:.5f} by transformers' own forward pass",
                     evidence=evidence | row_of(example),
                 )
     return Proof(
-        name="",
         held=True,
         claim="a row's loss is the same packed, alone" + (" and by transformers' own forward pass" if question.chat else ""),
         evidence=evidence,
@@ -79,11 +76,11 @@ def accumulated_is_whole(question: Question) -> Proof | None:
     work = question.work
     if not work.objective.splits:
         return None
-    whole, pieces = _gradient(question, [question.batch(question.rows)]), None
     batch = question.batch(question.rows)
+    whole = _gradient(question, [batch])
     pieces = _gradient(question, batch.split(max(len(example.tokens) for example in question.rows)))
     apart = float((whole - pieces).norm() / whole.norm().clamp(min=1e-12))
-    return Proof(name="", held=apart <= question.close, claim=f"the gradient of {len(question.rows)} rows in one piece and in several differs by {apart:.1e}",
+    return Proof(held=apart <= question.close, claim=f"the gradient of {len(question.rows)} rows in one piece and in several differs by {apart:.1e}",
                  evidence={"relative_difference": apart, "allowed": question.close})  # fmt: skip
 
 
@@ -127,15 +124,13 @@ def a_row_moves_only_itself(question: Question) -> Proof:
         for parameter in work.model.network.parameters():
             parameter.grad = None
     if kept[0].grad is None:
-        return Proof(
-            name="", held=False, claim="no gradient reaches the tokens: nothing below the head could learn", evidence=row_of(rows[1])
-        )
+        return Proof(held=False, claim="no gradient reaches the tokens: nothing below the head could learn", evidence=row_of(rows[1]))
     size = kept[0].grad.abs().reshape(-1, kept[0].shape[-1]).amax(1)
     at_own = float(size[own].max())
     size[own] = 0
     at_others = float(size.max())
     held = at_own > 0 and at_others == 0
-    return Proof(name="", held=held, claim="the gradient of one row touches that row alone" if held else "the gradient of one row reaches the rows beside it: packed rows see each other",
+    return Proof(held=held, claim="the gradient of one row touches that row alone" if held else "the gradient of one row reaches the rows beside it: packed rows see each other",
                  evidence={"at_its_own_tokens": at_own, "at_others": at_others, **row_of(rows[1])})  # fmt: skip
 
 
@@ -145,7 +140,7 @@ def padding_changes_nothing(question: Question) -> Proof | None:
         return None
     example = min(question.rows, key=lambda each: len(each.tokens))
     device = next(question.work.model.parameters()).device
-    end = int(question.work.objective.tokenizer.eos_token_id)  # type: ignore[attr-defined]
+    end = int(question.tokenizer.eos_token_id)
     size, gap = len(example.tokens), 7
     row = torch.tensor(example.tokens, device=device)
     padding = torch.full((gap,), end, device=device)
@@ -158,7 +153,6 @@ def padding_changes_nothing(question: Question) -> Proof | None:
             said.append(logits[mask.bool()][-1].float())
     apart = float((said[0] - said[1]).abs().max() / said[1].abs().max())
     return Proof(
-        name="",
         held=apart <= question.close,
         claim=f"padded on the left and on the right, the next token's scores differ by {apart:.1e}",
         evidence={"relative_difference": apart, **row_of(example)},
@@ -176,7 +170,7 @@ def judged_as_trained(question: Question) -> Proof:
     apart = abs(trained - judged) / max(abs(judged), 1e-2)
     same = float(loss.count) == float(scores.count.sum()) if plain else True
     held = same and (apart <= question.close or not plain)
-    return Proof(name="", held=held, claim=f"training and evaluation count {loss.count:g} and {scores.count.sum():g} learned units, with losses of {trained:.4f} and {judged:.4f}",
+    return Proof(held=held, claim=f"training and evaluation count {loss.count:g} and {scores.count.sum():g} learned units, with losses of {trained:.4f} and {judged:.4f}",
                  evidence={"relative_difference": apart, "weights_or_smoothing": not plain})  # fmt: skip
 
 
@@ -194,18 +188,17 @@ def starts_where_it_must(question: Question) -> Proof | None:
         classes = len(getattr(work.experiment.objective, "labels", ()))
         expected = math.log(classes)
         return Proof(
-            name="",
             held=began <= expected + max(0.5, 0.25 * expected),
             claim=f"the loss begins at {began:.3f}; a head that knows nothing has {expected:.3f}",
             evidence={"loss": began, "expected": expected},
         )
-    vocabulary = math.log(len(work.objective.tokenizer))  # type: ignore[attr-defined]
+    vocabulary = math.log(len(question.tokenizer))
     shifted = float(np.mean([_shifted_loss(question, example) for example in question.rows[:2]]))
     own = score(work.model, work.objective, question.rows[:2])
     here = float(own.loss.sum() / own.count.sum())
     knows = began < 0.9 * vocabulary  # a base with random weights knows nothing, and nothing can be told from it
     held = here < shifted if knows else began < vocabulary + 2
-    return Proof(name="", held=held, claim=f"the loss begins at {began:.3f} nats a token (knowing nothing: {vocabulary:.3f}; the targets moved by one: {shifted:.3f})",
+    return Proof(held=held, claim=f"the loss begins at {began:.3f} nats a token (knowing nothing: {vocabulary:.3f}; the targets moved by one: {shifted:.3f})",
                  evidence={"loss": began, "knowing_nothing": vocabulary, "moved_by_one": shifted})  # fmt: skip
 
 
@@ -243,7 +236,7 @@ def a_few_rows_can_be_learned(question: Question) -> Proof:
     if len(losses) == TRIED:
         fell = max(losses[-2:]) < STUCK_SHARE * losses[0]
     timely = len(losses) == TRIED or fell or not math.isfinite(losses[-1])
-    return Proof(name="", held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "rate": rate},
+    return Proof(held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "rate": rate},
                  claim=f"{len(rows)} rows shown {len(losses)} times: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}" + ("" if timely else "; the time was up"))  # fmt: skip
 
 

@@ -24,13 +24,13 @@ class Proof(Component):
     """One thing that must be so, and whether it is.
 
     Args:
-        name: of the proof.
+        name: of the proof; filled in by who asks.
         held: whether it is so; None where it could not be tried.
         claim: one sentence.
         evidence: the numbers, and the row that speaks against it.
     """
 
-    name: str
+    name: str = ""
     held: bool | None
     claim: str
     evidence: dict[str, Any] = Field(default_factory=dict)
@@ -56,6 +56,11 @@ class Question:
     def chat(self) -> bool:
         """Whether text is learned, rather than a class."""
         return bool(self.work.train) and isinstance(self.work.train[0].target, list)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The base's."""
+        return self.work.objective.tokenizer  # type: ignore[attr-defined]
 
     @property
     def close(self) -> float:

@@ -1,0 +1,48 @@
+"""What a person typed about the rows, as a specification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.core.component import build
+from luthier.data.spec import Data
+from luthier.experiment import number
+
+
+def asked_for(
+    data: str | Path,
+    *,
+    target: str | None = None,
+    input: str | Sequence[str] | None = None,
+    task: str | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    set: Sequence[str] = (),
+) -> Data:
+    """The data's specification; what was not given is left to be inferred.
+
+    Args:
+        data: a file of rows, or a folder.
+        target: the column to be learned.
+        input: the column or columns that are read (a list, or names with commas).
+        task: classification or chat.
+        validation: a file of validation rows.
+        test: a file of test rows.
+        set: changes to the experiment, each "path=value"; those of the data count here, for they come before reading.
+
+    Raises:
+        ExperimentError: a field that does not exist, or a value that does not fit.
+    """
+    columns = tuple(name.strip() for name in (input.split(",") if isinstance(input, str) else input or ()))
+    given: dict[str, Any] = {"path": str(data), "target": target, "input": columns, "task": task, "validation": validation, "test": test}
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value not in (None, ())}
+    changes = {
+        path.removeprefix("data."): number(text) for path, _, text in (item.partition("=") for item in set) if path.startswith("data.")
+    }
+    if "encoding" in changes:
+        changes["encoding"] = str(changes["encoding"])
+    made = build(Data, {**values, **changes}, "data")
+    assert isinstance(made, Data)
+    return made
