@@ -20,11 +20,35 @@ from luthier.evaluation.score import score
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 
+SETS = ("sst2", "subjectivity", "trec")
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """A tab-separated file of text and label."""
+
+def parts_of(data: Path, name: str, count: int) -> dict[str, list[dict[str, str]]]:
+    """Clean rows for training, validation and test."""
+    if name == "sst2":
+        found = {
+            part: _table(data / "sst2" / f"{file}.tsv") for part, file in (("train", "train"), ("validation", "dev"), ("test", "test"))
+        }
+        return {**found, "train": _shuffled(found["train"], name)[:count]}
+    if name == "trec":
+        rows = _shuffled(_lines(data / "sentence_sets" / "TREC.train.all"), name)
+        return {"train": rows[:count], "validation": rows[count : count + 500], "test": rows[count + 500 :]}
+    rows = _shuffled(_lines(data / "sentence_sets" / "subj.all"), name)
+    return {"train": rows[:count], "validation": rows[count : count + 800], "test": rows[count + 800 : count + 2800]}
+
+
+def _table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
-        return [{"text": line[0], "label": line[1]} for line in list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))]
+        return [{"text": line[0], "label": line[1]} for line in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    pairs = [line.split(" ", 1) for line in path.read_bytes().decode("latin-1").split("\n") if " " in line]
+    return [{"text": text, "label": label} for label, text in pairs]
+
+
+def _shuffled(rows: list[dict[str, str]], name: str) -> list[dict[str, str]]:
+    return [rows[row] for row in permutation(len(rows), "fix gain", name)]
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -33,37 +57,51 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("runs/fix_gain"))
-    parser.add_argument("--rows", type=int, default=3000)
-    parser.add_argument("--noise", type=float, default=0.2)
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    train = rows_of(given.data / "sst2" / "train.tsv")
-    train = [train[row] for row in permutation(len(train), "fix gain")[: given.rows]]
-    wrong = mix("wrong", np.arange(len(train))) % 10_000 < given.noise * 10_000
+def gain(parts: dict[str, list[dict[str, str]]], noise: float, out: Path, seed: int) -> dict[str, float]:
+    """Test accuracy with and without the fix, and the difference."""
+    out.mkdir(parents=True, exist_ok=True)
+    train = parts["train"]
+    numbers = np.arange(len(train))
+    wrong = mix("wrong", numbers) % 10_000 < noise * 10_000
     names = sorted({row["label"] for row in train})
-    noised = [{**row, "label": names[1 - names.index(row["label"])]} if bad else row for row, bad in zip(train, wrong, strict=True)]
-    files = {"noised": write(given.out / "noised.jsonl", noised), "fixed": given.out / "fixed.jsonl"}
-    validation, test = (write(given.out / f"{part}.jsonl", rows_of(given.data / "sst2" / f"{part}.tsv")) for part in ("dev", "test"))
+    turn = 1 + mix("other", numbers) % max(1, len(names) - 1)
+    noised = [
+        {**row, "label": names[(names.index(row["label"]) + int(turn[place])) % len(names)]} if wrong[place] else row
+        for place, row in enumerate(train)
+    ]
+    files = {"noised": write(out / "noised.jsonl", noised), "fixed": out / "fixed.jsonl"}
+    validation, test = (write(out / f"{part}.jsonl", parts[part]) for part in ("validation", "test"))
     if not files["fixed"].exists():
         luthier.check(files["noised"], validation=validation, test=test, fix=files["fixed"], face=Lines())
-    dropped = {line["line"] for line in map(json.loads, (given.out / "fixed.jsonl.journal.jsonl").read_text().splitlines()[1:])}
-    caught = sum(bool(wrong[line - 1]) for line in dropped)
-    print(json.dumps({"rows": len(train), "wrong": int(wrong.sum()), "dropped": len(dropped), "of_them_wrong": caught}), flush=True)
+    journal = [json.loads(line) for line in (out / "fixed.jsonl.journal.jsonl").read_text().splitlines()[1:]]
+    doubted = {line["line"] for line in journal if line["why"].startswith("labels")}
+    print(json.dumps({"rows": len(train), "wrong": int(wrong.sum()), "dropped": len(journal), "for_their_labels": len(doubted),
+                      "of_them_wrong": sum(bool(wrong[line - 1]) for line in doubted)}), flush=True)  # fmt: skip
     scores = {}
     for name, file in files.items():
-        folder = given.out / f"run-{name}"
+        folder = out / f"run-{name}-{seed}"
         if (folder / "experiment.yaml").exists():
             luthier.resume(folder, face=Lines())
         else:
-            luthier.run(file, validation=validation, test=test, out=folder, set=["data.allow_leakage=true"], face=Lines())
+            luthier.run(file, validation=validation, test=test, out=folder, seed=seed, set=["data.allow_leakage=true"], face=Lines())
         base = resolve(str(folder / "bundle"))
         model, objective = open_bundle(base, load_tokenizer(base))
         intake = take_in(luthier.Experiment.load(folder / "experiment.yaml").data)
         scores[name] = score(model, objective, objective.prepare(intake.records["test"]))
-        print(json.dumps({"training_rows": name, "test_accuracy": measure(scores[name], ("accuracy",))["accuracy"]}), flush=True)
     value, low, high = paired("accuracy", scores["fixed"], scores["noised"])
-    print(json.dumps({"gain": value, "low": low, "high": high}))
+    measured = {name: measure(found, ("accuracy",))["accuracy"] for name, found in scores.items()}
+    return {**measured, "gain": value, "low": low, "high": high}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/fix_gain"))
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--rows", type=int, default=2400)
+    parser.add_argument("--noise", type=float, default=0.2)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    for name in given.sets:
+        found = gain(parts_of(given.data, name, given.rows), given.noise, given.out / name, given.seed)
+        print(json.dumps({"set": name, "seed": given.seed, **found}), flush=True)

@@ -30,6 +30,10 @@ class Training(Component):
         ge=1,
         description="Rows an optimizer step learns from, however memory makes it cut them (HF: per_device_train_batch_size × gradient_accumulation_steps).",
     )
+    sampling: Literal["each", "balanced"] = Field(
+        default="each",
+        description="each: an epoch sees every row once; balanced: every class equally often, rows of rare ones again. Classification only.",
+    )
     micro_batch_tokens: int = Field(
         default=4096, ge=1, description="Tokens that go through the model at once; memory, not results, depends on it."
     )

@@ -12,7 +12,7 @@ from luthier.core.finding import Finding
 from luthier.core.types import Record
 from luthier.data.check import CHECKS
 from luthier.data.check.balance import smallest_difference
-from luthier.data.check.labels import doubts, suspects
+from luthier.data.check.labels import doubts, noise_of, suspects, wrongness
 from luthier.data.check.personal import found_in, iban, luhn
 from luthier.data.check.sheet import Sheet
 from tests.data.test_malformed import sentence
@@ -146,3 +146,26 @@ def test_confident_learning_suspects_what_cleanlab_would() -> None:
     target = np.array([0, 0, 1, 1, 0, 0])
     assert suspects(probabilities, target).tolist() == [False, False, False, False, False, True]
     assert doubts(probabilities, target).argmax() == 5
+
+
+def test_labels_are_dropped_where_they_are_more_likely_wrong_than_right_by_bayes_rule() -> None:
+    """Labels flipped at a known share, seen through the exact noisy probabilities: what is told must be what is counted."""
+    draw = np.random.default_rng(0)
+    noise, clean = 0.2, draw.uniform(0, 1, 200_000)  # of class 1, before the noise
+    truth = draw.uniform(size=clean.size) < clean
+    label = (truth ^ (draw.uniform(size=clean.size) < noise)).astype(int)
+    seen = clean * (1 - noise) + (1 - clean) * noise
+    told = wrongness(np.stack([1 - seen, seen], 1), label, noise)
+    for low in np.arange(0, 0.8, 0.1):
+        those = (told >= low) & (told < low + 0.1)
+        assert (label != truth)[those].mean() == pytest.approx(told[those].mean(), abs=0.02)
+
+
+def test_the_share_of_wrong_labels_is_read_off_the_surest_rows() -> None:
+    draw = np.random.default_rng(1)
+    truth = draw.integers(0, 3, 4000)
+    sure = np.full((4000, 3), 0.02) + 0.94 * np.eye(3)[truth]
+    label = np.where(draw.uniform(size=4000) < 0.15, (truth + 1) % 3, truth)
+    assert noise_of(sure, label) == pytest.approx(0.15, abs=0.04)
+    assert noise_of(sure, truth) == 0
+    assert wrongness(sure, truth, 0.0).max() == 0

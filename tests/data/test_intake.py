@@ -15,7 +15,7 @@ from luthier.data.infer import infer
 from luthier.data.intake import take_in
 from luthier.data.rows import Rows, read
 from luthier.data.spec import Data
-from luthier.data.split import split
+from luthier.data.split import folds, split
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -88,6 +88,20 @@ def test_every_row_lands_in_one_part_and_duplicates_in_the_same(rows: list[tuple
     where = {key: {part for part, members in parts.items() for row in members if keys[row] == key} for key in keys}
     assert all(len(places) == 1 for places in where.values())
     assert parts == split(keys, strata, {"validation": 0.1, "test": 0.2}, seed)
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from("ab")), min_size=30, max_size=80), st.integers(2, 6))
+def test_every_row_is_in_one_fold_copies_in_the_same_and_classes_in_proportion(pairs: list[tuple[int, str]], count: int) -> None:
+    keys = [key if key < 4 else 100 + number for number, (key, _) in enumerate(pairs)]
+    kinds = [kind for _, kind in pairs]
+    found = folds(keys, kinds, count, 1)
+    assert sorted(row for fold in found for row in fold) == list(range(len(pairs)))
+    place = {row: number for number, fold in enumerate(found) for row in fold}
+    assert all(place[one] == place[two] for one in place for two in place if keys[one] == keys[two])
+    if len(set(keys)) == len(keys):
+        for kind in "ab":
+            sizes = [sum(kinds[row] == kind for row in fold) for fold in found]
+            assert max(sizes) - min(sizes) <= 1
 
 
 def test_each_class_is_in_each_part_in_its_share() -> None:

@@ -30,6 +30,11 @@ HEALTHY: dict[str, tuple[str, str, dict[str, Any]]] = {
         "roberta",
         {"objective__label_smoothing": 0.1, "objective__class_weights": "balanced", "model__dropout": 0.1},
     ),
+    "long rows in windows": (
+        "classification",
+        "bert",
+        {"objective__long_rows": "windows", "objective__max_length": 8, "objective__overlap": 2},
+    ),
     "frozen classifier": ("classification", "distilbert", {"adaptation": {"kind": "freeze", "depth": 2}}),
     "chat": ("chat", "llama", {}),
     "chat with dropout": ("chat", "qwen3", {"model__dropout": 0.1, "optimizer": {"kind": "adam", "lr": 1e-3}}),

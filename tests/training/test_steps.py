@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from luthier.core.errors import ExperimentError
 from luthier.data.batches import choose
 from luthier.experiment import Experiment
 from luthier.optim.schedules import share_done
@@ -179,6 +180,22 @@ def test_every_example_is_seen_once_an_epoch_in_another_order_each_time() -> Non
     assert sorted(first) == sorted(second) == list(range(33))
     assert first != second
     assert first != [position for step in range(5) for position in choose(step, 33, 8, 4)]
+
+
+def test_balanced_sampling_shows_a_rare_class_as_often_as_the_frequent(bases, records) -> None:
+    rare = [record for record in records[:40] if record.values["label"] == "no"] + [r for r in records[:40] if r.values["label"] == "yes"][
+        :4
+    ]
+    work = work_for(bases, [*rare, *records[: 40 - len(rare)], *records[40:]], "classification", training__sampling="balanced")
+    work.train = work.train[: len(rare)]
+    shown = [example.target for step in range(3) for example in work.chosen(step)]
+    assert shown.count(0) == shown.count(1) == 12
+    next(steps(work))
+
+
+def test_a_chat_run_refuses_balanced_sampling(bases, chats) -> None:
+    with pytest.raises(ExperimentError, match="needs classes"):
+        work_for(bases, chats, "chat", training__sampling="balanced")
 
 
 def test_the_reported_loss_is_the_mean_over_what_was_learned(bases, records) -> None:

@@ -15,12 +15,37 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
     return permutation(count, seed, "order", epoch)
 
 
+@lru_cache(maxsize=2)
+def balanced(classes: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
+    """An order of the same length in which every class comes equally often: rows of rare classes come again, of frequent ones some rest this epoch.
+
+    Args:
+        classes: of each training example.
+        seed: of the experiment.
+        epoch: counted from 0.
+
+    Returns:
+        # (count,)
+    """
+    each, count = np.array(classes), len(classes)
+    kinds = np.unique(each)
+    drawn = []
+    for number, kind in enumerate(kinds):
+        members = np.flatnonzero(each == kind)
+        members = members[permutation(len(members), seed, "turns", int(kind))]
+        share = count // len(kinds)
+        slots = share + ((number + epoch) % len(kinds) < count % len(kinds))
+        drawn.append(members[(epoch * share + np.arange(slots)) % len(members)])  # they take turns from epoch to epoch
+    found = np.concatenate(drawn)
+    return found[permutation(count, seed, "order", epoch)]
+
+
 def steps_in_epoch(count: int, batch_size: int) -> int:
     """How many steps see every example once; the last may be smaller."""
     return -(-count // batch_size)
 
 
-def choose(step: int, count: int, batch_size: int, seed: int) -> np.ndarray:
+def choose(step: int, count: int, batch_size: int, seed: int, classes: tuple[int, ...] | None = None) -> np.ndarray:
     """The positions of the examples that make a step.
 
     Args:
@@ -28,9 +53,11 @@ def choose(step: int, count: int, batch_size: int, seed: int) -> np.ndarray:
         count: training examples.
         batch_size: examples a step.
         seed: of the experiment.
+        classes: of each example, where every class shall come equally often.
 
     Returns:
         Positions in the list of training examples, # (≤ batch_size,)
     """
     epoch, within = divmod(step, steps_in_epoch(count, batch_size))
-    return order(count, seed, epoch)[within * batch_size : (within + 1) * batch_size]
+    whole = order(count, seed, epoch) if classes is None else balanced(classes, seed, epoch)
+    return whole[within * batch_size : (within + 1) * batch_size]

@@ -58,6 +58,7 @@ class Intake:
         rejected: what was set aside.
         findings: what a person should know about the rows.
         clusters: (file, line) → the number of its cluster of near-duplicates.
+        together: (file, line) → what keeps it in one part with others: its cluster, its group.
     """
 
     spec: Data
@@ -67,6 +68,7 @@ class Intake:
     rejected: list[Rejected]
     findings: list[Finding] = field(default_factory=list)
     clusters: dict[tuple[str, int], int] = field(default_factory=dict)
+    together: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -135,8 +137,9 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
     numbers = clusters([_said(record, filled)[0] for record in rows])
     known = {(record.source, record.row): number for record, number in zip(rows, numbers, strict=True)}
     findings = _set_aside(rejected)
-    records = _split(parts, filled, known, findings)
-    intake = Intake(filled, shape.reason, records, labels, rejected, findings, known)
+    together = _together(parts, filled, known, findings)
+    records = _split(parts, filled, together)
+    intake = Intake(filled, shape.reason, records, labels, rejected, findings, known, together)
     sheet = intake.sheet()
     for name in checks:
         findings += CHECKS[name](sheet)
@@ -260,9 +263,23 @@ def _said(record: Record, spec: Data) -> tuple[str, str]:
     return texts, str(record.values.get(spec.target or ""))
 
 
-def _split(
-    parts: dict[str, list[Record]], spec: Data, known: dict[tuple[str, int], int], findings: list[Finding]
-) -> dict[str, list[Record]]:
+def _together(parts: dict[str, list[Record]], spec: Data, known: dict[tuple[str, int], int], findings: list[Finding]) -> dict[Any, Any]:
+    """What keeps the rows that are not sealed in one part or fold with others: near-duplicates, and the group that was asked for."""
+    rows = [record for part in parts if part != "test" for record in parts[part]]
+    keys: list[Any] = [known[record.source, record.row] for record in rows]
+    if spec.group:
+        groups = [str(record.values.get(spec.group) or "").strip() for record in rows]
+        keys = joined(keys, [group or number for number, group in enumerate(groups)])  # a row without a group stands for itself
+    large = {key: size for key, size in Counter(keys).items() if size > max(20, LARGEST * len(rows))}
+    if large and not spec.group:
+        keys = [f"text {normal(_said(record, spec)[0])}" if keys[row] in large else keys[row] for row, record in enumerate(rows)]
+        if len(parts) < 3 and not spec.time:
+            findings.append(Finding(check="split.template", severity="note", claim=f"{sum(large.values()):,} rows are near-duplicates of each other in {len(large)} clusters (a template?): only equal texts among them are kept in one part",
+                                    evidence={"rows": sum(large.values()), "clusters": len(large)}))  # fmt: skip
+    return {(record.source, record.row): key for record, key in zip(rows, keys, strict=True)}
+
+
+def _split(parts: dict[str, list[Record]], spec: Data, together: dict[Any, Any]) -> dict[str, list[Record]]:
     if len(parts) == 3:
         return {part: parts[part] for part in PARTS}
     rows = parts["train"]
@@ -272,15 +289,7 @@ def _split(
     if spec.time:
         chosen = split_by_time([_moment(record, spec.time) for record in rows], shares)
     else:
-        keys: list[Any] = [known[record.source, record.row] for record in rows]
-        if spec.group:
-            groups = [str(record.values.get(spec.group) or "").strip() for record in rows]
-            keys = joined(keys, [group or number for number, group in enumerate(groups)])  # a row without a group stands for itself
-        large = {key: size for key, size in Counter(keys).items() if size > max(20, LARGEST * len(rows))}
-        if large and not spec.group:
-            findings.append(Finding(check="split.template", severity="note", claim=f"{sum(large.values()):,} rows are near-duplicates of each other in {len(large)} clusters (a template?): only equal texts among them are kept in one part",
-                                    evidence={"rows": sum(large.values()), "clusters": len(large)}))  # fmt: skip
-            keys = [f"text {normal(_said(record, spec)[0])}" if keys[row] in large else keys[row] for row, record in enumerate(rows)]
+        keys = [together[record.source, record.row] for record in rows]
         strata = [str(record.values[spec.target or ""]) if spec.task == "classification" else "" for record in rows]
         try:
             chosen = split(keys, strata, shares, spec.split_seed)

@@ -135,7 +135,7 @@ def read(path: Path, format: str | None = None, encoding: str = "utf-8", header:
         beside = [entry.name for entry in path.parent.iterdir() if entry.suffix.lower() in ENDINGS] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}", nearest(path.name, beside) if beside else "check the path")
     if path.is_dir():
-        format = format or ("saved" if (path / "state.json").exists() or (path / "dataset_info.json").exists() else "texts")
+        format = format or _folder_format(path)
     elif not path.is_file():
         raise DataError(f"{path} is not a file", "give a file of rows, or a folder with train, validation and test files")
     name = format or ENDINGS.get(path.suffix.lower())
@@ -144,6 +144,12 @@ def read(path: Path, format: str | None = None, encoding: str = "utf-8", header:
             f"{path}: the ending {path.suffix!r} names no format that is known", f"set data.format to one of {', '.join(SOURCES)}"
         )
     return sift(SOURCES[name](Reading(path, encoding, header)), str(path))
+
+
+def _folder_format(folder: Path) -> str:
+    if (folder / "state.json").exists() or (folder / "dataset_info.json").exists():
+        return "saved"
+    return "parquet" if any(folder.glob("*.parquet")) else "texts"
 
 
 def sift(rows: Rows, path: str) -> Rows:

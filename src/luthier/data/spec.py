@@ -38,6 +38,12 @@ class Data(Component):
     allow_leakage: bool = Field(default=False, description="Go on although given test rows are also training rows.")
     validation_share: float = Field(default=0.1, gt=0, lt=0.5, description="Share of the rows that choose the checkpoint.")
     test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Share of the rows that are sealed until the verdict.")
+    folds: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="Cross-validation before the run, on all rows that are not sealed: so many models more say how much the validation score owes to chance; 0 leaves it out.",
+    )
     split_seed: int = Field(
         default=0,
         ge=0,

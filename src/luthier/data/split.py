@@ -57,6 +57,34 @@ def split(keys: Sequence[Hashable], strata: Sequence[Hashable], shares: dict[str
     return {part: sorted(rows) for part, rows in parts.items()}
 
 
+def folds(keys: Sequence[Hashable], strata: Sequence[Hashable], count: int, seed: int) -> list[list[int]]:
+    """Divide rows into parts of about equal size, each class in proportion, rows with equal keys together.
+
+    Args:
+        keys: what makes two rows belong together, one a row.
+        strata: the class of each row; a constant where there are none.
+        count: of the folds.
+        seed: another seed gives other folds.
+
+    Returns:
+        For each fold its row numbers, ascending.
+    """
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for row, key in enumerate(keys):
+        groups[key].append(row)
+    ranks = mix(seed, "folds", np.array([rows[0] for rows in groups.values()]))
+    ordered = [rows for _, rows in sorted(zip(ranks.tolist(), groups.values(), strict=True), key=lambda pair: (-len(pair[1]), pair[0]))]
+    held = [Counter[Hashable]() for _ in range(count)]
+    found: list[list[int]] = [[] for _ in range(count)]
+    for rows in ordered:
+        own = Counter(strata[row] for row in rows)
+        kind = own.most_common(1)[0][0]
+        place = min(range(count), key=lambda number: (held[number][kind], len(found[number]), number))
+        held[place].update(own)
+        found[place].extend(rows)
+    return [sorted(rows) for rows in found]
+
+
 def joined(one: Sequence[Hashable], two: Sequence[Hashable]) -> list[int]:
     """One number for rows that are together in either way, directly or through others."""
     parent: dict[Hashable, Hashable] = {}

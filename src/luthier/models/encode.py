@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from luthier.core.types import Batch
-from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer, pool
+from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer
 from luthier.models.store import Base
 
 READ = 256
@@ -21,7 +21,7 @@ TOGETHER = 2048
 def unit_rows(model: PackedNetwork, batch: Batch) -> np.ndarray:
     """One vector of unit length a row: the mean of an encoder's tokens, the last of a decoder's. # (examples, width)"""
     with torch.no_grad():
-        rows = pool(model.hidden(batch), batch.lengths, "last" if model.causal else "mean").float()
+        rows = model.vectors(batch, "last" if model.causal else "mean").float()
         return (rows / rows.norm(dim=1, keepdim=True)).cpu().numpy()
 
 

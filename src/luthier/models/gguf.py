@@ -13,7 +13,8 @@ def convert(source: Path, target: Path) -> None:
         source: the .gguf file, already checked against its hash.
         target: an existing folder.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import luthier.core.hub  # noqa: F401  # keeps transformers offline
+
     os.environ["TQDM_DISABLE"] = "1"
     import torch
     from safetensors.torch import save_file

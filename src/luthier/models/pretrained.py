@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from typing import Any, cast
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it is imported
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
@@ -63,12 +64,12 @@ class PackedNetwork(nn.Module):
         """The last hidden state of every token.
 
         Args:
-            batch: with `flat["tokens"]` and, for pairs, `flat["segments"]`.
+            batch: with `flat["tokens"]`; for pairs `flat["segments"]`, for rows in windows `flat["place"]`.
 
         Returns:
             # (tokens, width)
         """
-        tokens, lengths = batch.flat["tokens"], batch.lengths
+        tokens, lengths = batch.flat["tokens"], pieces(batch)
         starts = lengths.cumsum(0) - lengths
         positions = torch.arange(len(tokens), device=tokens.device) - starts.repeat_interleave(lengths)
         packing = packed.pack(lengths, self.causal, self.chance, self.dropout, next(self.network.parameters()).dtype)
@@ -77,6 +78,23 @@ class PackedNetwork(nn.Module):
             more["use_cache"] = False
         output = self.body(input_ids=tokens[None], position_ids=positions[None] + self.first_position, packing=packing, **more)
         return output.last_hidden_state[0]
+
+    def vectors(self, batch: Batch, pooling: str) -> Tensor:
+        """One vector a row; that of a row in windows is the mean of theirs.
+
+        Args:
+            batch: as for `hidden`.
+            pooling: cls, mean or last.
+
+        Returns:
+            # (examples, width)
+        """
+        lengths = pieces(batch)
+        found = pool(self.hidden(batch), lengths, pooling)
+        if len(lengths) == len(batch):
+            return found
+        within = torch.bucketize(lengths.cumsum(0), batch.lengths.cumsum(0)).bincount(minlength=len(batch))  # windows of each row
+        return torch.segment_reduce(found, "mean", lengths=within, axis=0)
 
     @contextlib.contextmanager
     def generating(self) -> Iterator[Any]:
@@ -104,7 +122,7 @@ class Classifier(PackedNetwork):
 
     def pooled(self, batch: Batch) -> Tensor:
         """One vector a row, # (examples, width)"""
-        return pool(self.hidden(batch), batch.lengths, self.pooling)
+        return self.vectors(batch, self.pooling)
 
     def forward(self, batch: Batch) -> Tensor:
         """The score of each class, # (examples, classes)"""
@@ -136,6 +154,15 @@ class Generator(PackedNetwork):
     def head(self) -> list[nn.Module]:
         """Nothing is new here: the language model's head comes with the base."""
         return []
+
+
+def pieces(batch: Batch) -> Tensor:
+    """The lengths of what attends to itself alone: rows, or their windows, # (pieces,)"""
+    place = batch.flat.get("place")
+    if place is None:
+        return batch.lengths
+    starts = (place == 0).nonzero()[:, 0]
+    return torch.diff(starts, append=torch.tensor([len(place)], device=place.device))
 
 
 def pool(hidden: Tensor, lengths: Tensor, pooling: str) -> Tensor:

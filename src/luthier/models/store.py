@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier.core import hub
 from luthier.core.errors import ModelError, nearest
 from luthier.core.run import file_hash, writing
 
@@ -244,19 +245,15 @@ def _from_index(base: Packaged, scratch: Path, say: Say) -> Path:
 
 
 def _hub(name: str, say: Say) -> Path:
-    from huggingface_hub import snapshot_download
-
-    files = [*KEPT_FILES]
+    here = hub.kept(name, "model", KEPT_FILES)
+    if here is not None and (here / "config.json").is_file():
+        return here
+    say(f"fetching {name} from the hub")
     try:
-        return Path(snapshot_download(name, allow_patterns=files, local_files_only=True))
-    except Exception:
-        say(f"fetching {name} from the hub")
-    try:
-        return Path(snapshot_download(name, allow_patterns=files))
-    except Exception as problem:
-        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        return hub.fetched(name, "model", KEPT_FILES)
+    except hub.Unreachable as problem:
         raise ModelError(
-            f"{name} is neither in the hub cache nor to be reached: {reason}",
+            f"{name} is neither in the hub cache nor to be reached: {problem}",
             f"use an embedded base ({', '.join(PACKAGED)}) or a local folder",
         ) from None
 

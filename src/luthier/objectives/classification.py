@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -28,7 +28,13 @@ class Classification(Component):
         default="none", description="balanced: a class counts by the inverse of its share, as scikit-learn's."
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes.")
-    max_length: int = Field(default=256, ge=8, description="Tokens a row may have; longer rows lose their end, counted.")
+    max_length: int = Field(default=256, ge=8, description="Tokens that are read at once; `long_rows` says what becomes of longer rows.")
+    long_rows: Literal["cut", "windows"] = Field(
+        default="cut",
+        description="cut: a longer row loses its end, counted; windows: it is read in pieces, and their mean decides once for the row.",
+    )
+    overlap: int = Field(default=32, ge=0, description="Tokens that a window shares with the one before it.")
+    most_windows: int = Field(default=16, ge=1, description="Windows a row may have; what lies behind them is lost, counted.")
 
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str) -> ClassificationObjective:
         """The objective at work.
@@ -56,24 +62,48 @@ class ClassificationObjective:
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """Encode the rows; a pair of columns is encoded as the base was trained to read pairs."""
+        if not records:
+            return []
         columns = [[str(record.values.get(name) or "") for record in records] for name in self.input]
         texts = columns[:2] if len(columns) <= 2 else [["\n\n".join(parts) for parts in zip(*columns, strict=True)]]
-        encoded = self.tokenizer(*texts, truncation=True, max_length=self.spec.max_length, return_token_type_ids=len(texts) == 2)
-        whole = self.tokenizer(*texts, truncation=False, verbose=False) if records else {"input_ids": []}
+        read = self._windows(texts[0]) if self.windowed else self._once(texts)
         number = {label: position for position, label in enumerate(self.spec.labels)}
+        targets = (number.get(str(record.values.get(self.target)), -1) for record in records)
         return [
-            Example(
-                index=position,
-                tokens=tokens,
-                target=number.get(str(record.values.get(self.target)), -1),
-                record=record,
-                facts={
-                    "cut": len(whole["input_ids"][position]) - len(tokens),
-                    **({"segments": encoded["token_type_ids"][position]} if len(texts) == 2 else {}),
+            Example(index=position, tokens=tokens, target=target, record=record, facts=facts)
+            for position, (record, target, (tokens, facts)) in enumerate(zip(records, targets, read, strict=True))
+        ]
+
+    @property
+    def windowed(self) -> bool:
+        """Whether long rows are read in pieces; two texts that are read together are not."""
+        return self.spec.long_rows == "windows" and len(self.input) != 2
+
+    def _once(self, texts: list[list[str]]) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """The tokens of each row up to what is read, and what was cut."""
+        whole = self.tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
+        encoded = self.tokenizer(*texts, truncation=True, max_length=self.spec.max_length, return_token_type_ids=len(texts) == 2)
+        for position, tokens in enumerate(encoded["input_ids"]):
+            segments = {"segments": encoded["token_type_ids"][position]} if len(texts) == 2 else {}
+            yield tokens, {"cut": len(whole[position]) - len(tokens), **segments}
+
+    def _windows(self, texts: list[str]) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """The tokens of each row's windows end to end, where each window begins anew, and what lies behind the last."""
+        longest, overlap = self.spec.max_length, min(self.spec.overlap, self.spec.max_length // 2)
+        encoded = self.tokenizer(texts, truncation=True, max_length=longest, stride=overlap, return_overflowing_tokens=True)
+        again = overlap + self.tokenizer.num_special_tokens_to_add()  # of each window, what is not new in it
+        rows: list[list[list[int]]] = [[] for _ in texts]
+        for row, piece in zip(encoded["overflow_to_sample_mapping"], encoded["input_ids"], strict=True):
+            rows[row].append(piece)
+        for pieces in rows:
+            kept, lost = pieces[: self.spec.most_windows], pieces[self.spec.most_windows :]
+            yield (
+                [token for piece in kept for token in piece],
+                {
+                    "cut": sum(len(piece) - again for piece in lost),
+                    "place": [place for piece in kept for place in range(len(piece))],
                 },
             )
-            for position, (record, tokens) in enumerate(zip(records, encoded["input_ids"], strict=True))
-        ]
 
     def weigh(self, examples: Sequence[Example]) -> None:
         """Set the class weights from the training examples."""
@@ -83,12 +113,14 @@ class ClassificationObjective:
             self.weights = [len(examples) / (classes * max(counts[number], 1)) for number in range(classes)]
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
-        """Tokens end to end; one class a row."""
+        """Tokens end to end (and, for rows in windows, each token's place in its window); one class a row."""
         import torch
 
         flat = {"tokens": torch.tensor([token for example in examples for token in example.tokens])}
         if "segments" in examples[0].facts:
             flat["segments"] = torch.tensor([segment for example in examples for segment in example.facts["segments"]])
+        if "place" in examples[0].facts:
+            flat["place"] = torch.tensor([place for example in examples for place in example.facts["place"]])
         return Batch(
             index=torch.tensor([example.index for example in examples]),
             lengths=torch.tensor([len(example.tokens) for example in examples]),

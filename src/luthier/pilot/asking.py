@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from luthier.core.component import build
+from luthier.core.hub import NAME
+from luthier.data.hub import from_hub
+from luthier.data.rows import ENDINGS
 from luthier.data.spec import Data
 from luthier.experiment import number
 
@@ -20,19 +23,22 @@ def asked_for(
     validation: str | Path | None = None,
     test: str | Path | None = None,
     set: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> Data:
     """The data's specification; what was not given is left to be inferred.
 
     Args:
-        data: a file of rows, or a folder.
+        data: a file of rows, a folder, or a data set of the hub (owner/name).
         target: the column to be learned.
         input: the column or columns that are read (a list, or names with commas).
         task: classification or chat.
         validation: a file of validation rows.
         test: a file of test rows.
         set: changes to the experiment, each "path=value"; those of the data count here, for they come before reading.
+        say: told before something is fetched.
 
     Raises:
+        DataError: it is neither here nor to be had from the hub.
         ExperimentError: a field that does not exist, or a value that does not fit.
     """
     columns = tuple(name.strip() for name in (input.split(",") if isinstance(input, str) else input or ()))
@@ -45,4 +51,8 @@ def asked_for(
         changes["encoding"] = str(changes["encoding"])
     made = build(Data, {**values, **changes}, "data")
     assert isinstance(made, Data)
+    name = str(data)
+    if not Path(name).exists() and NAME.match(name) and Path(name).suffix.lower() not in ENDINGS and not Path(name.split("/")[0]).exists():
+        say(f"{name} is no file here: fetching the data set of that name from the hub")
+        return from_hub(made, name)
     return made

@@ -78,7 +78,7 @@ def check(
     """
     face = face or Silent()
     face.stage("data", str(data))
-    spec = asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set)
+    spec = asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set, say=face.say)
     intake = take_in(spec, checks=())  # they are made below, with the model's eyes where it has some
     face.say(f"{intake.reason}; {intake.count:,} rows")
     findings = list(intake.findings)

@@ -17,6 +17,7 @@ from luthier.evaluation.verdict import finding
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import Base, resolve
+from luthier.pilot.folds import crossed
 from luthier.pilot.judging import judged
 from luthier.pilot.planning import planned
 from luthier.pilot.prove import proven
@@ -57,6 +58,7 @@ def _through(place: Run, experiment: Experiment, intake: Intake, face: Face, clo
         way = Way(place, intake, face, clock, signals, base, tokenizer, opened(experiment, tokenizer))
         proven(way, experiment)
         experiment = planned(way, experiment)
+        crossed(way, experiment)
         face.stage("train", f"{experiment.total_steps(len(intake.records['train'])):,} steps")
         work = way.work(experiment)
         if intake.spec.task == "chat":

@@ -64,7 +64,7 @@ def run(
     face = face or Silent()
     seconds = seconds_of(budget)
     face.stage("data", str(data))
-    intake = take_in(asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set))
+    intake = take_in(asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set, say=face.say))
     kind = _kind_of(base, face)
     experiment, choices = choose(intake, base, kind, seed)
     experiment = _changed(experiment, choices, set)

@@ -41,6 +41,12 @@ ROWS_A_CLASS = (200, 8.0, "fewer than 200 rows a class: more passes")
 """Below this many training rows a class, at least this many epochs."""
 
 
+MANY_LONG = 0.1
+"""Share of long rows above which they are read in windows."""
+CHARACTERS_A_TOKEN = 4.5
+"""Of English prose, roughly."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """A chosen value.
@@ -97,6 +103,16 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
         Choice("optimizer.weight_decay", decay, "not on biases and norms" if decay else "one pass over few rows needs none"),
     ]
     objective = OBJECTIVES[task]()
+    long = _long(intake) if task == "classification" else 0.0
+    if long > MANY_LONG and len(intake.spec.input) == 1:
+        objective = objective.model_copy(update={"long_rows": "windows"})
+        choices.append(
+            Choice(
+                "objective.long_rows",
+                "windows",
+                f"about {long:.0%} of the rows are longer than {objective.max_length} tokens: they are read in pieces",
+            )
+        )
     if intake.labels:
         objective = objective.model_copy(update={"labels": intake.labels})
     experiment = Experiment.of(
@@ -112,6 +128,13 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
         }
     )
     return experiment, choices
+
+
+def _long(intake: Intake) -> float:
+    """About which share of the rows has more tokens than a classifier reads at once."""
+    limit = OBJECTIVES["classification"]().max_length * CHARACTERS_A_TOKEN
+    texts = [str(record.values.get(intake.spec.input[0]) or "") for record in intake.records["train"]]
+    return sum(len(text) > limit for text in texts) / len(texts)
 
 
 def rate_for(kind: str, adaptation: str) -> tuple[float, str]:

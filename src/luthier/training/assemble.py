@@ -65,6 +65,8 @@ def build(experiment: Experiment, base: Base, objective: Objective, train: list[
     optimizer: Any = experiment.optimizer
     if isinstance(objective, ClassificationObjective):
         objective.weigh(train)
+    elif experiment.training.sampling == "balanced":
+        raise ExperimentError("training.sampling=balanced needs classes, and conversations have none", "leave it at each")
     elif experiment.augment.share:
         raise ExperimentError(
             "augment changes the texts of a classifier: it would make a chat model learn broken answers", "leave augment.share at 0"

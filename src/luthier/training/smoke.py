@@ -139,7 +139,7 @@ def _cut(work: Work) -> Finding | None:
         severity="warning" if silent or len(cut) > 0.05 * len(work.train) else "note",
         claim=f"{len(cut):,} of {len(work.train):,} training rows are longer than objective.max_length and lose their end{lost}",
         evidence={"cut": len(cut), "without_answer": len(silent), "rows": [example.record.row for example in cut[:10]]},
-        remedy="raise objective.max_length, or shorten the rows",
+        remedy="raise objective.max_length, shorten the rows, or (for a classifier) read them in pieces: --set objective.long_rows=windows",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,16 @@ class Work:
     train: list[Example]
     validation: list[Example]
     total: int
+    _classes: tuple[int, ...] | None = field(default=None, init=False)
+
+    def chosen(self, step: int) -> list[Example]:
+        """The training examples that make a step (counted from 0), as prepared."""
+        training = self.experiment.training
+        if training.sampling == "balanced" and self._classes is None:
+            self._classes = tuple(example.target for example in self.train)
+        return [
+            self.train[position] for position in choose(step, len(self.train), training.batch_size, self.experiment.seed, self._classes)
+        ]
 
     def view(self, rows: list[Example], step: int) -> list[Example]:
         """The rows as they are learned from in this step: some of them changed, where `augment` asks for it."""
@@ -72,8 +82,7 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
     for number in range(start, work.total):
         share = share_done(number, work.total)
         adaptation.on_progress(model, share)
-        chosen = choose(number, len(work.train), training.batch_size, experiment.seed)
-        rows = work.view([work.train[position] for position in chosen], number)
+        rows = work.view(work.chosen(number), number)
         batch = moved(objective.collate(rows, experiment.seed, number), place)
         total, count = 0.0, 0.0
         for part in batch.split(training.micro_batch_tokens) if objective.splits else [batch]:

@@ -16,7 +16,7 @@ from luthier.core.errors import Diverged, Stopped
 from luthier.core.interfaces import Face
 from luthier.core.run import Run
 from luthier.core.types import Step
-from luthier.data.batches import choose, steps_in_epoch
+from luthier.data.batches import steps_in_epoch
 from luthier.evaluation.metrics import METRICS, measure
 from luthier.evaluation.score import score
 from luthier.training import checkpoints
@@ -76,9 +76,7 @@ class Finite:
         if math.isfinite(step.loss) and math.isfinite(step.gradient_norm):
             return
         self.metrics.flush()
-        experiment = self.work.experiment
-        chosen = choose(step.number - 1, len(self.work.train), experiment.training.batch_size, experiment.seed)
-        rows = [self.work.train[position].record.row for position in chosen]
+        rows = [example.record.row for example in self.work.chosen(step.number - 1)]
         self.metrics.run.event("diverged", step=step.number, loss=step.loss, gradient_norm=step.gradient_norm, rows=rows)
         raise Diverged(
             f"step {step.number}: the loss is {step.loss}, the gradient's norm {step.gradient_norm}; rows {rows[:8]}",

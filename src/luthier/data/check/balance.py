@@ -10,6 +10,7 @@ from luthier.data.check.sheet import Sheet
 
 FEWEST_TESTED = 10
 RARE = 0.1
+FEWEST_CHOOSING = 60
 
 
 def check(sheet: Sheet) -> list[Finding]:
@@ -30,6 +31,10 @@ def check(sheet: Sheet) -> list[Finding]:
         rows = [row for row in range(len(sheet)) if sheet.labels[row] in set(few) and sheet.parts[row] == "test"]
         found.append(sheet.finding("balance.untested", "note", f"{len(few):,} of {len(whole):,} classes have fewer than {FEWEST_TESTED} test rows ({', '.join(few[:5])})",
                                    "what the report says of these classes alone is chance; more rows of them would help", rows, classes={label: held[label] for label in few[:100]}))  # fmt: skip
+    choosing = sum(part == "validation" for part in sheet.parts)
+    if choosing < FEWEST_CHOOSING:
+        found.append(Finding(check="balance.folds", claim=f"{choosing} validation rows choose the checkpoint: the score they give owes much to chance",
+                             evidence={"validation_rows": choosing}, remedy="--set data.folds=5 says how much, for five more (short) runs on the rows that are not sealed"))  # fmt: skip
     detectable = smallest_difference(tested)
     found.append(Finding(check="balance.power", claim=f"{tested:,} test rows: a difference below about {100 * detectable:.1f} points of accuracy cannot be told from chance",
                          evidence={"test_rows": tested, "detectable": detectable}))  # fmt: skip

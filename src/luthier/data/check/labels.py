@@ -11,8 +11,8 @@ from luthier.data.check.sheet import Sheet
 FOLDS = 5
 NEIGHBOURS = 25
 FEWEST = 100
-UNLIKELY = 0.15
-"""A label as unlikely as this is taken out by `--fix`; the others that are suspected are left to a person."""
+SUREST = 0.1
+"""Share of the rows, those of which the probes are surest, on which the share of wrong labels is read off."""
 
 
 def check(sheet: Sheet) -> list[Finding]:
@@ -36,10 +36,12 @@ def check(sheet: Sheet) -> list[Finding]:
     listed = [rows[place] for place in wrong]
     said = [f"rather {names[probabilities[place].argmax()]} ({probabilities[place].max():.0%})" for place in wrong]
     share = len(wrong) / len(rows)
-    dropped = [rows[place] for place in wrong if doubt[place] > 1 - UNLIKELY and (sheet.parts[rows[place]] == "train" or not sheet.given)]
+    noise = noise_of(probabilities, target)
+    bad = wrongness(probabilities, target, noise)
+    dropped = [rows[place] for place in wrong if bad[place] > 0.5 and (sheet.parts[rows[place]] == "train" or not sheet.given)]
     return [sheet.finding("labels", "warning" if share > 0.02 else "note", f"{len(listed):,} of {len(rows):,} labels looked at are probably wrong ({share:.1%})",
-                          "read the first ones: they are the likeliest; --fix takes those out of the training rows whose label has less than 15 %", listed, drop=dropped,
-                          notes=said, looked_at=len(rows), of=len(sheet))]  # fmt: skip
+                          "read the first ones: they are the likeliest; --fix takes those out of the training rows that are more likely wrong than right", listed, drop=dropped,
+                          notes=said, noise=noise, looked_at=len(rows), of=len(sheet))]  # fmt: skip
 
 
 def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray) -> np.ndarray:
@@ -84,6 +86,35 @@ def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: 
 def doubts(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
     """How unlikely each label is, by probes that did not see it, # (rows,)"""
     return 1 - np.take_along_axis(probabilities, target[:, None], 1)[:, 0]
+
+
+def noise_of(probabilities: np.ndarray, target: np.ndarray) -> float:
+    """About which share of the labels is wrong: as many as contradict the probes where these are surest.
+
+    On those rows a probe errs least, so what contradicts it is the label's fault (the anchor points of Patrini et al. 2017, section 4.1).
+    """
+    surest = np.argsort(-probabilities.max(1), kind="stable")[: max(20, round(SUREST * len(target)))]
+    return float((probabilities.argmax(1)[surest] != target[surest]).mean())
+
+
+def wrongness(probabilities: np.ndarray, target: np.ndarray, noise: float) -> np.ndarray:
+    """How likely each label is wrong, if a share of all labels is, whatever their text.
+
+    What the probes learned is the noisy label's probability p. A label that is right with probability q is seen with
+    p = q (1 - noise) + (1 - q) noise / (classes - 1); from this follows q, and by Bayes' rule how likely the label is wrong where it is seen.
+
+    Args:
+        probabilities: of probes that did not see the row, # (rows, classes)
+        target: the label of each row, # (rows,)
+        noise: share of wrong labels, 0 ≤ noise < 1.
+
+    Returns:
+        # (rows,)
+    """
+    seen = np.take_along_axis(probabilities, target[:, None], 1)[:, 0].clip(1e-9, 1)
+    each = noise / (probabilities.shape[1] - 1)
+    right = ((seen - each) / max(1 - noise - each, 1e-9)).clip(0, 1)
+    return (1 - right * (1 - noise) / seen).clip(0, 1)
 
 
 def suspects(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -27,6 +27,6 @@ def check(sheet: Sheet) -> list[Finding]:
             lost = float((lengths - sheet.context).clip(min=0).sum() / lengths.sum())
             found.append(sheet.finding("lengths.cut", "warning" if len(long) > MANY * len(sheet) else "note",
                                        f"{len(long):,} of {len(sheet):,} rows are longer than the {sheet.context} tokens that are read; {lost:.1%} of all tokens are lost",
-                                       "raise objective.max_length if the base reads more, split the texts, or take a base with a longer context",
+                                       "raise objective.max_length if the base reads more, or read long rows in pieces: --set objective.long_rows=windows (`luthier run` does where many are long)",
                                        long, notes=[f"{lengths[row]:,} tokens" for row in long], longest=int(lengths.max()), median=float(np.median(lengths)), lost=lost))  # fmt: skip
     return found

@@ -63,7 +63,7 @@ def storage(batch):
 for path in sys.argv[3:]:
     for names, batch in batches(path, sys.argv[1]):
         if names is not None:
-            print(json.dumps({"names": names}))
+            print("#" + json.dumps(names))  # no row begins so
             continue
         batch.validate(full=True)
         for row in storage(batch).to_pylist():
@@ -72,8 +72,11 @@ for path in sys.argv[3:]:
 
 
 def read_parquet(reading: Reading) -> Rows:
-    """Read a Parquet file; a row's number takes the place of its line."""
-    return _rows([reading.path], reading.path, "parquet")
+    """Read a Parquet file, or all of a folder in the order of their names; a row's number takes the place of its line."""
+    files = sorted(reading.path.glob("*.parquet")) if reading.path.is_dir() else [reading.path]
+    if not files:
+        raise DataError(f"the folder {reading.path} holds no .parquet file", "give the file itself")
+    return _rows(files, reading.path, "parquet")
 
 
 def read_arrow(reading: Reading) -> Rows:
@@ -121,16 +124,16 @@ def _rows(files: list[Path], path: Path, kind: str) -> Rows:
     for line in done.stdout.split(b"\n"):
         if not line:
             continue
-        row = json.loads(line)
-        if set(row) == {"names"} and isinstance(row["names"], list) and number == 0:
-            if len(set(row["names"])) < len(row["names"]):
+        if line.startswith(b"#"):
+            names = json.loads(line[1:])
+            if len(set(names)) < len(names):
                 raise DataError(f"{path}: a column name is there twice", "give each column a name of its own")
-            if found.columns and found.columns != row["names"]:
+            if found.columns and found.columns != names:
                 raise DataError(f"{path}: its files have different columns", "save the data set again")
-            found.columns = row["names"]
+            found.columns = names
             continue
         number += 1
-        found.add(number, row)
+        found.add(number, json.loads(line))
     if not found.values:
         raise DataError(f"{path} holds no rows", "give a file with at least 30 rows")
     return found

@@ -1,0 +1,92 @@
+"""The hub of models and data sets: the one place from which something is fetched by its name.
+
+The client runs in a process of its own. Ours stays offline (a library that looks for updates while a model is loaded would make a run
+depend on the network), and a variable that a person has set to stay offline is honoured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""owner/name"""
+OFFLINE = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+"""Whether a person asked to stay offline; read before we ask our own libraries to."""
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+CHILD = """
+import json, sys
+asked = json.loads(sys.argv[1])
+try:
+    import huggingface_hub as hub
+    if asked["do"] == "list":
+        found = hub.HfApi().repo_info(asked["name"], repo_type=asked["kind"], files_metadata=True)
+        said = {"files": {each.rfilename: each.size or 0 for each in found.siblings or []}}
+    else:
+        said = {"folder": hub.snapshot_download(
+            asked["name"], repo_type=asked["kind"], allow_patterns=asked["files"], local_files_only=asked["do"] == "look")}
+except Exception as problem:
+    said = {"problem": (str(problem).strip().splitlines() or [type(problem).__name__])[0]}
+print("\\n" + json.dumps(said))
+"""
+
+
+class Unreachable(Exception):
+    """The hub, or what was asked of it, is not there; the text says why."""
+
+
+def files_of(name: str, kind: str) -> dict[str, int]:
+    """The files of a repository and their bytes.
+
+    Args:
+        name: owner/name.
+        kind: model or dataset.
+
+    Raises:
+        Unreachable: it is not there.
+    """
+    return _asked(do="list", name=name, kind=kind, files=[])["files"]
+
+
+def kept(name: str, kind: str, files: Sequence[str]) -> Path | None:
+    """The folder of a repository in the hub's own cache, or None where it was not fetched before."""
+    try:
+        return Path(_asked(do="look", name=name, kind=kind, files=list(files))["folder"])
+    except Unreachable:
+        return None
+
+
+def fetched(name: str, kind: str, files: Sequence[str]) -> Path:
+    """Fetch files of a repository into the hub's own cache.
+
+    Args:
+        name: owner/name.
+        kind: model or dataset.
+        files: their names or patterns.
+
+    Raises:
+        Unreachable: it is not there.
+    """
+    return Path(_asked(do="fetch", name=name, kind=kind, files=list(files))["folder"])
+
+
+def _asked(**question: Any) -> dict[str, Any]:
+    if OFFLINE and question["do"] != "look":
+        raise Unreachable("HF_HUB_OFFLINE is set")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    asked = [sys.executable, "-c", CHILD, json.dumps(question)]
+    done = subprocess.run(asked, stdout=subprocess.PIPE, env=environment, check=False)  # its progress bars go where ours would
+    try:
+        said = json.loads(done.stdout.decode().strip().split("\n")[-1])
+    except ValueError:
+        said = {"problem": f"its client ended with {done.returncode}"}
+    if "problem" in said:
+        raise Unreachable(said["problem"])
+    return said
