@@ -73,7 +73,7 @@ def gain(parts: dict[str, list[dict[str, str]]], noise: float, out: Path, seed: 
     validation, test = (write(out / f"{part}.jsonl", parts[part]) for part in ("validation", "test"))
     if not files["fixed"].exists():
         luthier.check(files["noised"], validation=validation, test=test, fix=files["fixed"], face=Lines())
-    journal = [json.loads(line) for line in (out / "fixed.jsonl.journal.jsonl").read_text().splitlines()[1:]]
+    journal = [json.loads(line) for line in (out / "fixed.jsonl.journal.jsonl").read_text().split("\n")[1:] if line]
     doubted = {line["line"] for line in journal if line["why"].startswith("labels")}
     print(json.dumps({"rows": len(train), "wrong": int(wrong.sum()), "dropped": len(journal), "for_their_labels": len(doubted),
                       "of_them_wrong": sum(bool(wrong[line - 1]) for line in doubted)}), flush=True)  # fmt: skip

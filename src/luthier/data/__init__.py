@@ -11,5 +11,6 @@ SOURCES = Table(
     parquet="luthier.data.sources.columns:read_parquet",
     arrow="luthier.data.sources.columns:read_arrow",
     saved="luthier.data.sources.columns:read_saved",
+    images="luthier.data.sources.images:read_images",
     texts="luthier.data.sources.texts:read_texts",
 )

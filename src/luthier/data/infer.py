@@ -48,6 +48,8 @@ def infer(rows: Rows, path: str, task: str | None = None, input: tuple[str, ...]
     for name in (*input, *([target] if target else [])):
         if name not in rows.columns:
             raise DataError(f"{path} has no column {name!r}", nearest(name, rows.columns))
+    if {"pixels", "thumbnail"} <= set(rows.columns) and task in (None, "image_classification"):
+        return _images(rows, path, input, target)
     if {"chosen", "rejected"} <= set(rows.columns) and task in (None, "preference") and not target:
         names = input or tuple(name for name in ("prompt", "question", "instruction") if name in rows.columns)[:1]
         return Shape("preference", names, "chosen", "the columns chosen and rejected are preference pairs")
@@ -62,6 +64,22 @@ def infer(rows: Rows, path: str, task: str | None = None, input: tuple[str, ...]
             f"{path}: no conversation found among the columns {', '.join(rows.columns)}", "name them: --input question --target answer"
         )
     return _classification(rows, path, input, target)
+
+
+def _images(rows: Rows, path: str, input: tuple[str, ...], target: str | None) -> Shape:
+    from luthier.data.sources.images import ENDINGS, KEPT
+
+    named = [name for name in rows.columns if str(rows.values[0].get(name) or "").lower().endswith(ENDINGS)]
+    column = input or (named[0],)
+    others = Rows(columns=[name for name in rows.columns if name not in (*column, *KEPT)], values=rows.values)
+    target = target or _target(others, path, column)
+    kinds = len({_text(row.get(target)) for row in rows.values})
+    return Shape(
+        "image_classification",
+        column,
+        target,
+        f"{column[0]!r} names images; {target!r} takes {kinds} values over {len(rows.values):,} rows",
+    )
 
 
 def _chat(rows: Rows, input: tuple[str, ...], target: str | None) -> Shape | None:

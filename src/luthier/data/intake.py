@@ -15,8 +15,9 @@ from luthier.core.errors import DataError, nearest
 from luthier.core.finding import Finding
 from luthier.core.run import file_hash
 from luthier.core.types import Record
+from luthier.data import pictures
 from luthier.data.chat import conversation
-from luthier.data.check import CHECKS
+from luthier.data.check import CHECKS, OF_IMAGES
 from luthier.data.check.sheet import Sheet
 from luthier.data.infer import Shape, infer
 from luthier.data.near import clusters, normal
@@ -41,6 +42,7 @@ QUICK = (
     "characters",
     "personal",
     "shortcuts",
+    "images",
     "conversations",
 )
 """The checks that need no model: every run makes them."""
@@ -120,7 +122,7 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
             raise DataError(f"{spec.path} has no column {column!r}", nearest(column, tables["train"].columns))
     parts = {name: _usable(rows, files[name], shape, rejected) for name, rows in tables.items()}
     _enough(parts, rejected, spec.path)
-    labels = _classes(parts, shape, rejected, spec.path) if shape.task == "classification" else ()
+    labels = _classes(parts, shape, rejected, spec.path) if shape.task in ("classification", "image_classification") else ()
     _enough(parts, rejected, spec.path)
     fingerprint = {name: file_hash(Path(path)) for name, path in files.items()}
     if spec.fingerprint and spec.fingerprint != fingerprint:
@@ -134,17 +136,23 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
     found_out = {"task": shape.task, "input": shape.input, "target": shape.target, "header": tables["train"].header}
     filled = spec.model_copy(update={**places, **found_out, "fingerprint": fingerprint})
     rows = [record for part in parts.values() for record in part]
-    numbers = clusters([_said(record, filled)[0] for record in rows])
+    images = filled.task == "image_classification"
+    numbers = pictures.clusters([r.values["thumbnail"] for r in rows]) if images else clusters([_said(r, filled)[0] for r in rows])
     known = {(record.source, record.row): number for record, number in zip(rows, numbers, strict=True)}
     findings = _set_aside(rejected)
     together = _together(parts, filled, known, findings)
     records = _split(parts, filled, together)
     intake = Intake(filled, shape.reason, records, labels, rejected, findings, known, together)
     sheet = intake.sheet()
-    for name in checks:
+    for name in fitting(checks, filled.task):
         findings += CHECKS[name](sheet)
     _refuse_leakage(filled, sheet, findings)
     return intake
+
+
+def fitting(checks: Sequence[str], task: str | None) -> list[str]:
+    """Those of the checks that say something of such rows."""
+    return [name for name in checks if task != "image_classification" or name in OF_IMAGES]
 
 
 def _enough(parts: Mapping[str, Sequence[Any]], rejected: list[Rejected], path: str) -> None:
@@ -272,7 +280,10 @@ def _together(parts: dict[str, list[Record]], spec: Data, known: dict[tuple[str,
         keys = joined(keys, [group or number for number, group in enumerate(groups)])  # a row without a group stands for itself
     large = {key: size for key, size in Counter(keys).items() if size > max(20, LARGEST * len(rows))}
     if large and not spec.group:
-        keys = [f"text {normal(_said(record, spec)[0])}" if keys[row] in large else keys[row] for row, record in enumerate(rows)]
+        keys = [
+            f"same {record.values.get('pixels') or normal(_said(record, spec)[0])}" if keys[row] in large else keys[row]
+            for row, record in enumerate(rows)
+        ]
         if len(parts) < 3 and not spec.time:
             findings.append(Finding(check="split.template", severity="note", claim=f"{sum(large.values()):,} rows are near-duplicates of each other in {len(large)} clusters (a template?): only equal texts among them are kept in one part",
                                     evidence={"rows": sum(large.values()), "clusters": len(large)}))  # fmt: skip
@@ -290,7 +301,9 @@ def _split(parts: dict[str, list[Record]], spec: Data, together: dict[Any, Any])
         chosen = split_by_time([_moment(record, spec.time) for record in rows], shares)
     else:
         keys = [together[record.source, record.row] for record in rows]
-        strata = [str(record.values[spec.target or ""]) if spec.task == "classification" else "" for record in rows]
+        strata = [
+            str(record.values[spec.target or ""]) if spec.task in ("classification", "image_classification") else "" for record in rows
+        ]
         try:
             chosen = split(keys, strata, shares, spec.split_seed)
         except DataError:

@@ -143,13 +143,23 @@ def read(path: Path, format: str | None = None, encoding: str = "utf-8", header:
         raise DataError(
             f"{path}: the ending {path.suffix!r} names no format that is known", f"set data.format to one of {', '.join(SOURCES)}"
         )
-    return sift(SOURCES[name](Reading(path, encoding, header)), str(path))
+    found = sift(SOURCES[name](Reading(path, encoding, header)), str(path))
+    if path.is_dir():
+        return found
+    from luthier.data.sources.images import image_column, with_images
+
+    column = image_column(found, path.parent)
+    return with_images(found, column, path.parent, str(path)) if column else found
 
 
 def _folder_format(folder: Path) -> str:
     if (folder / "state.json").exists() or (folder / "dataset_info.json").exists():
         return "saved"
-    return "parquet" if any(folder.glob("*.parquet")) else "texts"
+    if any(folder.glob("*.parquet")):
+        return "parquet"
+    from luthier.data.sources.images import images_of
+
+    return "images" if images_of(folder) else "texts"
 
 
 def sift(rows: Rows, path: str) -> Rows:

@@ -19,11 +19,11 @@ class Data(Component):
     test: str | None = Field(default=None, description="A file of test rows, where the split is given.")
     format: str | None = Field(
         default=None,
-        description="csv, tsv, json, jsonl, parquet, arrow, saved (a folder of the datasets library) or texts (a folder of text files); taken from the ending when unset.",
+        description="csv, tsv, json, jsonl, parquet, arrow, saved (a folder of the datasets library), images or texts (a folder of such files); taken from the ending when unset.",
     )
     encoding: str = Field(default="utf-8", description="How the bytes are read.")
     header: bool | None = Field(default=None, description="Whether line 1 names the columns; looked for when unset.")
-    task: Literal["classification", "chat", "preference"] | None = Field(
+    task: Literal["classification", "image_classification", "chat", "preference"] | None = Field(
         default=None, description="What the rows are for; inferred when unset."
     )
     input: tuple[str, ...] = Field(default=(), description="The column or columns that are read; inferred when empty.")

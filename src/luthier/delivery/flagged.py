@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import math
+import struct
+import zlib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -44,6 +48,20 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
+def _picture(row: dict[str, Any]) -> str:
+    """The small grey picture of an image, where the row is one."""
+    if "thumbnail" not in row:
+        return ""
+    grey = bytes.fromhex(row["thumbnail"])
+    side = math.isqrt(len(grey))
+    lines = b"".join(b"\0" + grey[start : start + side] for start in range(0, len(grey), side))
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    return f'<img alt="" width="64" height="64" src="data:image/png;base64,{base64.b64encode(png).decode()}"> '
+
+
 def _section(number: int, found: Finding) -> str:
     rows = found.evidence.get("rows", [])
     shown = rows if isinstance(rows, list) and rows and isinstance(rows[0], dict) else []
@@ -52,7 +70,7 @@ def _section(number: int, found: Finding) -> str:
     )
     body = "".join(
         f"<tr><td>{_text(Path(row['file']).name)}:{row['line']}</td><td>{_text(row['part'])}</td><td>{_text(row.get('note', ''))}</td>"
-        f"<td>{_text(row['label'])}</td><td>{_text(row['text'])}</td></tr>"
+        f"<td>{_text(row['label'])}</td><td>{_picture(row)}{_text(row['text'])}</td></tr>"
         for row in shown
     )
     head = "<tr><th>row</th><th>part</th><th>why</th><th>label</th><th>text</th></tr>"

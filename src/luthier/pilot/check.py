@@ -13,8 +13,9 @@ from luthier.core.finding import Finding
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import file_hash, write_file
 from luthier.data.check import CHECKS
-from luthier.data.intake import QUICK, Intake, take_in
+from luthier.data.intake import QUICK, Intake, fitting, take_in
 from luthier.data.rows import ENDINGS, read, written
+from luthier.data.sources.images import KEPT
 from luthier.pilot.asking import asked_for
 from luthier.studies.defaults import BASES
 
@@ -82,10 +83,10 @@ def check(
     intake = take_in(spec, checks=())  # they are made below, with the model's eyes where it has some
     face.say(f"{intake.reason}; {intake.count:,} rows")
     findings = list(intake.findings)
+    model = model and intake.spec.task != "image_classification"  # no base looks at images yet
     sheet = intake.sheet(**(_through(intake, base, face) if model else {}))
-    for name in CHECKS:
-        if model or name in QUICK:
-            findings += CHECKS[name](sheet)
+    for name in fitting(list(CHECKS) if model else QUICK, intake.spec.task):
+        findings += CHECKS[name](sheet)
     findings.sort(key=lambda found: WEIGHT[found.severity])
     for found in findings:
         face.finding(found)
@@ -131,10 +132,15 @@ def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) 
             if file == str(source):
                 why.setdefault(line, f"{found.check}: {found.claim}")
     table = read(source, intake.spec.format, intake.spec.encoding, intake.spec.header)
-    kept = [values for line, values in zip(table.lines, table.values, strict=True) if line not in why]
-    write_file(path, written(kind, table.columns, kept))
-    journal = path.with_name(path.name + ".journal.jsonl")
     rows = dict(zip(table.lines, table.values, strict=True))
+    columns = table.columns
+    if intake.spec.task == "image_classification":  # named from where the new table lies; what was read from the files is read again
+        columns = [name for name in columns if name not in KEPT]
+        image, folder = intake.spec.input[0], source if source.is_dir() else source.parent
+        rows = {line: {name: row[name] for name in columns} | {image: _from(path, folder / row[image])} for line, row in rows.items()}
+    kept = [values for line, values in rows.items() if line not in why]
+    write_file(path, written(kind, columns, kept))
+    journal = path.with_name(path.name + ".journal.jsonl")
     head = {
         "source": str(source),
         "sha256": file_hash(source),
@@ -147,3 +153,18 @@ def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) 
     write_file(journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     face.say(f"{path}: {len(kept):,} rows kept, {len(why):,} dropped; each of them, with the reason, in {journal.name}")
     return path
+
+
+def _from(table: Path, file: Path) -> str:
+    """A file's name as a table names it.
+
+    Raises:
+        DataError: it does not lie below the table.
+    """
+    try:
+        return file.resolve().relative_to(table.parent.resolve()).as_posix()
+    except ValueError:
+        raise DataError(
+            f"{file} does not lie below {table.parent.absolute()}",
+            f"write the table beside the images: --fix {file.parent.parent / table.name}",
+        ) from None

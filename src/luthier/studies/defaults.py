@@ -78,7 +78,9 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
     if task not in OBJECTIVES:
         raise ExperimentError(
             f"{intake.reason}: they can be checked (`luthier check`), and not be trained on yet",
-            "give rows with one answer each, or learn the chosen answers: --task chat --input prompt --target chosen",
+            "learn the chosen answers: --task chat --input prompt --target chosen"
+            if task == "preference"
+            else "only rows of text can be trained on so far",
         )
     rows = len(intake.records["train"])
     kind = kind or ("encoder" if task == "classification" else "decoder")

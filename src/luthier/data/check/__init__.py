@@ -14,9 +14,12 @@ CHECKS = Table(
     characters="luthier.data.check.characters:check",
     personal="luthier.data.check.personal:check",
     shortcuts="luthier.data.check.shortcuts:check",
+    images="luthier.data.check.images:check",
     conversations="luthier.data.check.conversations:check",
     outliers="luthier.data.check.outliers:check",
     labels="luthier.data.check.labels:check",
     flattery="luthier.data.check.flattery:check",
 )
 """In the order in which they are told; the last three need a model's view of the rows."""
+OF_IMAGES = ("duplicates", "conflicts", "leakage", "balance", "spellings", "shortcuts", "images")
+"""Those that say something of images too."""

@@ -16,7 +16,7 @@ FEWEST_CHOOSING = 60
 def check(sheet: Sheet) -> list[Finding]:
     """Imbalance, classes too small to judge, and the smallest difference that the test rows could detect."""
     tested = sum(part == "test" for part in sheet.parts)
-    if sheet.task != "classification" or not tested:
+    if not sheet.classes or not tested:
         return []
     found = []
     whole = Counter(sheet.labels)

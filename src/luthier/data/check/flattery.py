@@ -13,7 +13,7 @@ FEWEST = 200
 
 def check(sheet: Sheet) -> list[Finding]:
     """The same probe, judged once with copies and near-copies apart from their likes and once with them together."""
-    if sheet.encode is None or sheet.task != "classification" or len(sheet.sample) < FEWEST:
+    if sheet.encode is None or not sheet.classes or len(sheet.sample) < FEWEST:
         return []
     groups = np.array([sheet.clusters[row] for row in sheet.sample])
     if len(np.unique(groups)) == len(groups):

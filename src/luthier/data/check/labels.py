@@ -17,7 +17,7 @@ SUREST = 0.1
 
 def check(sheet: Sheet) -> list[Finding]:
     """Rows whose label neither a probe that did not see them nor their neighbours would give (training and validation rows)."""
-    if sheet.encode is None or sheet.task != "classification":
+    if sheet.encode is None or not sheet.classes:
         return []
     places = np.array([place for place, row in enumerate(sheet.sample) if sheet.parts[row] != "test" or not sheet.given])
     rows = [sheet.sample[place] for place in places]

@@ -28,8 +28,8 @@ class Sheet:
         records: as read.
         parts: train, validation or test for each.
         given: whether the parts came as files of their own.
-        task: classification or chat.
-        texts: what is read of each.
+        task: classification, image_classification, chat or preference.
+        texts: what is read of each; of an image, its file's name.
         labels: what is learned of each: the class, or the answer.
         encode: texts → vectors of unit length, # (texts, width); None where no model is at hand.
         tokens: texts → how many tokens each has; None where no tokenizer is at hand.
@@ -53,9 +53,21 @@ class Sheet:
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def classes(self) -> bool:
+        """Whether each row has a class."""
+        return self.task in ("classification", "image_classification")
+
+    @property
+    def images(self) -> bool:
+        """Whether the rows are images."""
+        return self.task == "image_classification"
+
     @cached_property
     def plain(self) -> list[str]:
-        """The texts without what copies differ in."""
+        """The texts without what copies differ in; of an image, the hash of its pixels."""
+        if self.images:
+            return [record.values["pixels"] for record in self.records]
         return [normal(text) for text in self.texts]
 
     @cached_property
@@ -115,4 +127,5 @@ class Sheet:
             "part": self.parts[row],
             "text": self.texts[row][:400],
             "label": self.labels[row][:200],
+            **({"thumbnail": record.values["thumbnail"]} if self.images else {}),
         }

@@ -13,7 +13,7 @@ TRUE, FALSE = {"1", "true", "yes", "y", "t"}, {"0", "false", "no", "n", "f"}
 
 def check(sheet: Sheet) -> list[Finding]:
     """Labels that differ in case, spaces, punctuation, or as 1, 1.0, 01 and True do; nothing is merged by itself."""
-    if sheet.task != "classification":
+    if not sheet.classes:
         return []
     counts = Counter(sheet.labels)
     groups: dict[str, list[str]] = defaultdict(list)

@@ -1,33 +1,24 @@
-"""The text of PDF, DOCX and HTML files: extracted in a process of its own, so that a hostile file can cost no more than its row.
-
-A child says each document as a line of JSON. If it dies or hangs at one, that one is set aside and a new child goes on behind it.
-"""
+"""The text of PDF, DOCX and HTML files."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import queue
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from luthier.core.errors import DataError
+from luthier.data.sources.apart import LIMITS, told
 
 NEEDS = {".pdf": ("pypdf", "pypdf"), ".docx": ("docx", "python-docx"), ".html": ("html", ""), ".htm": ("html", "")}
 SECONDS = 60
 MEMORY = 2 << 30
 """For one document."""
 
-READER = r"""
-import json, re, resource, sys
+READER = (
+    LIMITS
+    + r"""
+import re
 from html.parser import HTMLParser
-try:
-    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
-except (ValueError, OSError):
-    pass  # macOS knows no such limit
 
 class Page(HTMLParser):
     silent = ("script", "style", "template", "noscript", "head")
@@ -63,7 +54,8 @@ def html(path):
     page.close()
     return "".join(page.parts)
 
-for path in sys.argv[2:]:
+for line in sys.stdin:
+    path = json.loads(line)
     try:
         kind = path.rsplit(".", 1)[1].lower()
         text = {"pdf": pdf, "docx": docx, "html": html, "htm": html}[kind](path)
@@ -75,6 +67,7 @@ for path in sys.argv[2:]:
         said = {"why": f"{type(problem).__name__}: {problem}"[:300]}
     print(json.dumps(said), flush=True)
 """
+)
 
 
 def texts_of(files: Sequence[Path]) -> Iterator[tuple[str | None, str]]:
@@ -90,40 +83,5 @@ def texts_of(files: Sequence[Path]) -> Iterator[tuple[str | None, str]]:
         module, package = NEEDS[path.suffix.lower()]
         if importlib.util.find_spec(module) is None:
             raise DataError(f"{path}: reading {path.suffix} files needs {package}", "pip install 'luthier[documents]'")
-    left = list(files)
-    while left:
-        done = 0
-        for text, why in _child(left):
-            done += 1
-            yield text, why
-        if done < len(left):
-            yield None, f"its reader was ended, or took more than {SECONDS} s"
-            done += 1
-        left = left[done:]
-
-
-def _child(files: Sequence[Path]) -> Iterator[tuple[str | None, str]]:
-    """What one child says before it ends."""
-    asked = [sys.executable, "-I", "-c", READER, str(MEMORY), *(str(path.absolute()) for path in files)]
-    lines: queue.Queue[bytes] = queue.Queue()
-    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-        stream = child.stdout
-        assert stream is not None
-
-        def listen() -> None:
-            for line in stream:
-                lines.put(line)
-            lines.put(b"")
-
-        threading.Thread(target=listen, daemon=True).start()
-        try:
-            for _ in files:
-                line = lines.get(timeout=SECONDS)
-                if not line:
-                    return
-                said = json.loads(line)
-                yield said.get("text"), said.get("why", "")
-        except queue.Empty:
-            return
-        finally:
-            child.kill()
+    for said in told(READER, files, SECONDS, MEMORY):
+        yield said.get("text"), said.get("why", "")

@@ -1,0 +1,118 @@
+"""Images: a folder with a sub-folder for each class, or a table that names the files.
+
+Of each its size, a hash of its pixels and a small grey picture are kept in the row: enough to find copies and to show it. The pixels stay in the file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from luthier.core.errors import DataError
+from luthier.data.rows import Reading, Rejected, Rows
+from luthier.data.sources.apart import LIMITS, told
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+SECONDS = 60
+MEMORY = 2 << 30
+LARGEST = 64 << 20
+"""Pixels an image may have."""
+SIDE = 32
+"""Of the grey picture."""
+KEPT = ("width", "height", "mode", "pixels", "thumbnail")
+"""What a row says of its image: its size, its kind of colour, the SHA-256 of its decoded pixels, and a grey picture of 32 × 32 bytes in hex."""
+
+READER = (
+    LIMITS
+    + f"""
+import hashlib
+from PIL import Image
+Image.MAX_IMAGE_PIXELS = None  # the limit is ours: it names the file
+for line in sys.stdin:
+    try:
+        with Image.open(json.loads(line)) as image:
+            width, height = image.size
+            if width * height > {LARGEST}:
+                raise ValueError(f"it has {{width}} × {{height}} pixels, more than {LARGEST >> 20} million")
+            mode = image.mode
+            whole = image.convert("RGB")
+        grey = whole.convert("L").resize(({SIDE}, {SIDE}), Image.Resampling.BOX).tobytes()
+        pixels = hashlib.sha256(f"{{width}} {{height}} ".encode() + whole.tobytes()).hexdigest()
+        said = {{"width": width, "height": height, "mode": mode, "pixels": pixels, "thumbnail": grey.hex()}}
+    except BaseException as problem:
+        said = {{"why": f"{{type(problem).__name__}}: {{problem}}"[:300]}}
+    print(json.dumps(said), flush=True)
+"""
+)
+
+
+def read_images(reading: Reading) -> Rows:
+    """Read a folder's images in the order of their names; links are not followed out of it."""
+    folder = reading.path
+    files = images_of(folder)
+    if not files:
+        raise DataError(
+            f"the folder {folder} holds no images ({', '.join(ENDINGS)})", "give a folder with a sub-folder of images for each class"
+        )
+    labelled = all(len(path.relative_to(folder).parts) > 1 for path in files)
+    if not labelled:
+        raise DataError(
+            f"{folder}: {next(path.name for path in files if len(path.relative_to(folder).parts) == 1)} lies in no sub-folder, so it has no class",
+            "put the images of each class into a sub-folder of its own, or give a table with the columns image and label",
+        )
+    table = Rows(columns=["image", "label"])
+    for number, path in enumerate(files, 1):
+        table.add(number, {"image": str(path.relative_to(folder)), "label": path.relative_to(folder).parts[0]})
+    return with_images(table, "image", folder, str(folder))
+
+
+def images_of(folder: Path) -> list[Path]:
+    """The images under a folder, by name; hidden files, and links, are left out."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file() and not path.is_symlink())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def image_column(table: Rows, folder: Path) -> str | None:
+    """The column whose cells name image files, or None."""
+    for name in table.columns:
+        cells = [str(row.get(name) or "") for row in table.values[:20]]
+        if cells and all(cell.lower().endswith(ENDINGS) for cell in cells) and any((folder / cell).is_file() for cell in cells):
+            return name
+    return None
+
+
+def with_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
+    """The table with what its images say of themselves; rows whose image cannot be read are set aside.
+
+    Args:
+        table: as read.
+        column: names the files.
+        folder: from which they are named; a file outside of it is not opened.
+        path: of the table, for messages.
+
+    Raises:
+        DataError: Pillow is not installed, or no image can be read.
+    """
+    if importlib.util.find_spec("PIL") is None:
+        raise DataError(f"{path}: reading images needs Pillow", "pip install 'luthier[images]'")
+    found = Rows(
+        columns=[*table.columns, *(name for name in KEPT if name not in table.columns)], header=table.header, rejected=table.rejected
+    )
+    root = folder.resolve()
+    places = [(root / str(row.get(column) or "")).resolve() for row in table.values]
+    inside = [place.is_relative_to(root) and place.is_file() for place in places]
+    said = told(READER, _only(places, inside), SECONDS, MEMORY)
+    for line, row, there in zip(table.lines, table.values, inside, strict=True):
+        facts = next(said) if there else {"why": f"there is no file {row.get(column)!r} beside the table"}
+        if "why" in facts:
+            found.rejected.append(Rejected(path, line, f"{row.get(column)}: {facts['why']}", row))
+        else:
+            found.add(line, {**row, **facts})
+    if not found.values:
+        raise DataError(f"no image of {path} can be read: {found.rejected[0].reason}", "look at the files")
+    return found
+
+
+def _only(places: Sequence[Path], inside: Sequence[bool]) -> list[Path]:
+    return [place for place, there in zip(places, inside, strict=True) if there]

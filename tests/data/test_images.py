@@ -1,0 +1,164 @@
+"""Images: what a row holds of one, which are copies, and what a hostile file can cost."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import luthier
+from luthier.core.errors import DataError, ExperimentError
+from luthier.data import pictures
+from luthier.data.intake import take_in
+from luthier.data.rows import read
+from luthier.data.sources import images
+from luthier.data.spec import Data
+
+
+def picture(seed: int, side: int = 96) -> Image.Image:
+    """A smooth landscape of its own for each seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(60):
+        place = tmp_path / "scans" / ("cat" if number % 2 else "dog")
+        place.mkdir(parents=True, exist_ok=True)
+        picture(number).save(place / f"{number:03}.png")
+    return tmp_path / "scans"
+
+
+COPIES = {
+    "scaled": lambda image: image.resize((61, 61)),
+    "compressed": lambda image: reopened(image, "JPEG", quality=60),
+    "brightened": lambda image: image.point(lambda value: min(255, int(value * 1.1 + 6))),
+    "saved in another format": lambda image: reopened(image, "WEBP", quality=80),
+}
+
+
+def reopened(image: Image.Image, format: str, **options: int) -> Image.Image:
+    kept = io.BytesIO()
+    image.save(kept, format, **options)
+    return Image.open(io.BytesIO(kept.getvalue()))
+
+
+def thumbnail(image: Image.Image) -> str:
+    return image.convert("RGB").convert("L").resize((images.SIDE, images.SIDE), Image.Resampling.BOX).tobytes().hex()
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_changed_copies_are_found_and_other_images_are_not(kind: str) -> None:
+    own = [picture(seed) for seed in range(300)]
+    found = pictures.clusters([thumbnail(image) for image in (*own, *(COPIES[kind](image) for image in own[:150]))])
+    assert sum(found[300 + number] == number for number in range(150)) >= 0.98 * 150
+    assert found[:300] == list(range(300))
+
+
+def test_a_folder_of_images_is_a_table_of_files_and_classes(folder: Path) -> None:
+    (folder / ".hidden.png").write_bytes(b"not looked at")
+    rows = read(folder)
+    assert len(rows.values) == 60
+    first = rows.values[0]
+    assert (first["image"], first["label"], first["width"], first["height"], first["mode"]) == ("cat/001.png", "cat", 96, 96, "RGB")
+    assert first["pixels"] == rows.values[0]["pixels"] != rows.values[1]["pixels"]
+    assert take_in(Data(path=str(folder))).spec.task == "image_classification"
+
+
+def test_copies_among_the_images_are_told_and_kept_in_one_part(folder: Path, tmp_path: Path) -> None:
+    for number in (4, 6, 8):
+        picture(number).save(folder / "dog" / f"copy{number}.bmp")  # the same pixels
+        reopened(picture(number + 20), "JPEG", quality=70).save(folder / "dog" / f"near{number}.png")
+    picture(10).save(folder / "cat" / "other-class.png")
+    checked = luthier.check(folder, page=tmp_path / "page.html", fix=tmp_path / "clean.csv")
+    told = {found.check: found for found in checked.findings}
+    assert told["duplicates.exact"].evidence["count"] == 3
+    assert told["duplicates.near"].evidence["clusters"] == 3
+    assert told["conflicts"].evidence["texts"] == 1
+    part = {record.values["image"]: name for name, records in checked.intake.records.items() for record in records}
+    for number in (4, 6, 8):
+        assert part[f"dog/copy{number}.bmp"] == part[f"dog/{number:03}.png"]
+        assert part[f"dog/near{number}.png"] == part[f"dog/{number + 20:03}.png"]
+    assert (tmp_path / "page.html").read_text().count("data:image/png;base64") >= 3
+    again = take_in(Data(path=str(tmp_path / "clean.csv")))  # the table names the files from where it lies
+    assert again.count == 67 - 3 - 2
+
+
+def test_a_label_that_the_size_tells_is_told(tmp_path: Path) -> None:
+    for number in range(120):
+        place = tmp_path / ("ill" if number % 2 else "well")
+        place.mkdir(exist_ok=True)
+        picture(number, 64 if number % 2 else 80).save(place / f"{number}.png")
+    claims = [found.claim for found in luthier.check(tmp_path).findings if found.check == "shortcuts"]
+    assert any(claim.startswith("its size alone tells the label") for claim in claims)
+
+
+def bomb() -> bytes:
+    """A small file that says it has 60,000 × 60,000 pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [(b"", "UnidentifiedImageError"), (b"plain text", "UnidentifiedImageError"), (bomb(), "more than 64 million"), (None, "truncated")],
+)
+def test_an_image_that_cannot_be_read_costs_its_row_alone(folder: Path, content: bytes | None, reason: str) -> None:
+    whole = (folder / "cat" / "001.png").read_bytes()
+    (folder / "cat" / "001.png").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    rows = read(folder)
+    assert len(rows.values) == 59
+    assert [row.line for row in rows.rejected] == [1]
+    assert "cat/001.png" in rows.rejected[0].reason
+    assert reason in rows.rejected[0].reason
+
+
+def test_a_reader_that_dies_at_one_image_goes_on_with_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        images,
+        "READER",
+        images.READER.replace(
+            "    try:\n        with Image",
+            "    if '011' in line:\n        import os; os.kill(os.getpid(), 9)\n    try:\n        with Image",
+        ),
+    )
+    rows = read(folder)
+    assert len(rows.values) == 59
+    assert "its reader was ended" in rows.rejected[0].reason
+
+
+def test_a_table_names_no_file_outside_of_its_folder(folder: Path, tmp_path: Path) -> None:
+    picture(99).save(tmp_path / "secret.png")
+    table = folder / "rows.csv"
+    lines = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.rglob("*.png"))]
+    table.write_text("\n".join(["file,kind", *lines, "../secret.png,cat", "cat/missing.png,cat"]) + "\n")
+    rows = read(table)
+    assert len(rows.values) == 60
+    assert [row.line for row in rows.rejected] == [62, 63]
+    assert all("there is no file" in row.reason for row in rows.rejected)
+    found = take_in(Data(path=str(table)))
+    assert (found.spec.input, found.spec.target) == (("file",), "kind")
+
+
+def test_images_without_a_class_and_training_on_images_are_refused_with_the_remedy(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="can be checked"):
+        luthier.run(folder, out=tmp_path / "run")
+    picture(1).save(folder / "loose.png")
+    with pytest.raises(DataError, match=r"loose\.png lies in no sub-folder"):
+        read(folder)
+
+
+def test_blank_and_tiny_images_are_told(folder: Path) -> None:
+    Image.new("RGB", (96, 96), (120, 120, 120)).save(folder / "cat" / "blank.png")
+    picture(77, 12).save(folder / "dog" / "tiny.png")
+    told = {found.check: found.evidence["count"] for found in luthier.check(folder).findings if found.check.startswith("images")}
+    assert told == {"images.blank": 1, "images.small": 1}
