@@ -20,7 +20,7 @@ from luthier.evaluation.score import score
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 
-SETS = ("sst2", "subjectivity", "trec")
+SETS = ("banking77", "trec", "subjectivity", "sst2")
 
 
 def parts_of(data: Path, name: str, count: int) -> dict[str, list[dict[str, str]]]:
@@ -30,16 +30,20 @@ def parts_of(data: Path, name: str, count: int) -> dict[str, list[dict[str, str]
             part: _table(data / "sst2" / f"{file}.tsv") for part, file in (("train", "train"), ("validation", "dev"), ("test", "test"))
         }
         return {**found, "train": _shuffled(found["train"], name)[:count]}
+    if name == "banking77":
+        rows = _shuffled(_table(data / "banking77" / "train.csv", ","), name)
+        return {"train": rows[:count], "validation": rows[count : count + 800], "test": _table(data / "banking77" / "test.csv", ",")}
     if name == "trec":
         rows = _shuffled(_lines(data / "sentence_sets" / "TREC.train.all"), name)
         return {"train": rows[:count], "validation": rows[count : count + 500], "test": rows[count + 500 :]}
     rows = _shuffled(_lines(data / "sentence_sets" / "subj.all"), name)
-    return {"train": rows[:count], "validation": rows[count : count + 800], "test": rows[count + 800 : count + 2800]}
+    return {"train": rows[:count], "validation": rows[count : count + 800], "test": rows[count + 800 :]}
 
 
-def _table(path: Path) -> list[dict[str, str]]:
+def _table(path: Path, separator: str = "\t") -> list[dict[str, str]]:
     with path.open(newline="") as file:
-        return [{"text": line[0], "label": line[1]} for line in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+        lines = list(csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL))
+    return [{"text": line[0], "label": line[1]} for line in lines[lines[0] == ["text", "category"] :]]
 
 
 def _lines(path: Path) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from luthier.core.randomness import mix, permutation
-from luthier.data.check.labels import FOLDS, doubts, out_of_fold
+from luthier.data.check.labels import FOLDS, doubts, looked_at_twice
 from luthier.data.intake import take_in
 from luthier.data.spec import Data
 from luthier.models.encode import encoder
@@ -75,7 +75,7 @@ if __name__ == "__main__":
         texts, labels = rows_of(given.data / SETS[name], given.out)
         chosen = sorted(permutation(len(texts), "label noise")[: given.rows].tolist())
         names = sorted(set(labels))
-        kept = given.out / f"{name}-features.npy"
+        kept = given.out / f"{name}-{len(chosen)}-features.npy"
         if not kept.exists():
             np.save(kept, encode([texts[row] for row in chosen]))
         features = np.load(kept)
@@ -84,7 +84,7 @@ if __name__ == "__main__":
             moved = (mix("noise", str(share), np.arange(len(right))) % 10_000) < share * 10_000
             shift = 1 + mix("to", np.arange(len(right))) % max(len(names) - 1, 1)
             target = np.where(moved, (right + shift.astype(int)) % len(names), right)
-            ours = doubts(out_of_fold(features, target, len(names), np.arange(len(target))), target)
+            ours = doubts(looked_at_twice(features, target, len(names), np.arange(len(target)))[0], target)
             np.savez(given.out / "asked.npz", target=target, probabilities=plain_folds(features, target, len(names)))
             said = subprocess.run(
                 [given.peer_python, "-c", CLEANLAB, given.out / "asked.npz"], capture_output=True, text=True, check=True

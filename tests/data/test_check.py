@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from luthier.core.finding import Finding
 from luthier.core.types import Record
 from luthier.data.check import CHECKS
 from luthier.data.check.balance import smallest_difference
-from luthier.data.check.labels import doubts, noise_of, suspects, wrongness
+from luthier.data.check.labels import QUIET, doubts, looked_at_twice, noise_of, out_of_fold, suspects, wrongness
 from luthier.data.check.personal import found_in, iban, luhn
 from luthier.data.check.sheet import Sheet
 from tests.data.test_malformed import sentence
@@ -149,13 +150,12 @@ def test_confident_learning_suspects_what_cleanlab_would() -> None:
 
 
 def test_labels_are_dropped_where_they_are_more_likely_wrong_than_right_by_bayes_rule() -> None:
-    """Labels flipped at a known share, seen through the exact noisy probabilities: what is told must be what is counted."""
+    """Labels flipped at a known share: what is told must be what is counted."""
     draw = np.random.default_rng(0)
     noise, clean = 0.2, draw.uniform(0, 1, 200_000)  # of class 1, before the noise
     truth = draw.uniform(size=clean.size) < clean
     label = (truth ^ (draw.uniform(size=clean.size) < noise)).astype(int)
-    seen = clean * (1 - noise) + (1 - clean) * noise
-    told = wrongness(np.stack([1 - seen, seen], 1), label, noise)
+    told = wrongness(np.where(label == 1, clean, 1 - clean), noise, 2)
     for low in np.arange(0, 0.8, 0.1):
         those = (told >= low) & (told < low + 0.1)
         assert (label != truth)[those].mean() == pytest.approx(told[those].mean(), abs=0.02)
@@ -168,4 +168,22 @@ def test_the_share_of_wrong_labels_is_read_off_the_surest_rows() -> None:
     label = np.where(draw.uniform(size=4000) < 0.15, (truth + 1) % 3, truth)
     assert noise_of(sure, label) == pytest.approx(0.15, abs=0.04)
     assert noise_of(sure, truth) == 0
-    assert wrongness(sure, truth, 0.0).max() == 0
+    assert wrongness(np.full(5, 0.3), 0.0, 3).max() == 0
+
+
+def test_a_second_look_ranks_planted_mistakes_better_and_a_clean_set_is_not_looked_at_twice() -> None:
+    draw = np.random.default_rng(2)
+    truth = draw.integers(0, 2, 1500)
+    features = draw.normal(size=(1500, 16)) + np.where(truth, 1.0, -1.0)[:, None] * 0.55
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    wrong = draw.uniform(size=1500) < 0.2
+    label = np.where(wrong, 1 - truth, truth)
+    once = doubts(out_of_fold(features, label, 2, np.arange(1500)), label)
+    probabilities, bad, noise = looked_at_twice(features, label, 2, np.arange(1500))
+    assert average_precision_score(wrong, doubts(probabilities, label)) > average_precision_score(wrong, once)
+    assert noise == pytest.approx(0.2, abs=0.08)
+    assert wrong[bad > 0.5].mean() > 0.8
+    assert wrong[bad > 0.5].sum() > 0.5 * wrong.sum()
+    clean, _, quiet = looked_at_twice(features, truth, 2, np.arange(1500))
+    assert quiet <= QUIET
+    assert np.array_equal(clean, out_of_fold(features, truth, 2, np.arange(1500)))

@@ -11,6 +11,8 @@ from luthier.data.check.sheet import Sheet
 FOLDS = 5
 NEIGHBOURS = 25
 FEWEST = 100
+QUIET = 0.03
+"""Share of wrong labels up to which the probes are not asked twice."""
 SUREST = 0.1
 """Share of the rows, those of which the probes are surest, on which the share of wrong labels is read off."""
 
@@ -27,7 +29,7 @@ def check(sheet: Sheet) -> list[Finding]:
     number = {name: position for position, name in enumerate(names)}
     target = np.array([number[sheet.labels[row]] for row in rows])
     groups = np.array([sheet.clusters[row] for row in rows])
-    probabilities = out_of_fold(sheet.features[places], target, len(names), groups)
+    probabilities, bad, noise = looked_at_twice(sheet.features[places], target, len(names), groups)
     doubt = doubts(probabilities, target)
     wrong = np.flatnonzero(suspects(probabilities, target))
     wrong = wrong[np.argsort(-doubt[wrong], kind="stable")]
@@ -36,15 +38,39 @@ def check(sheet: Sheet) -> list[Finding]:
     listed = [rows[place] for place in wrong]
     said = [f"rather {names[probabilities[place].argmax()]} ({probabilities[place].max():.0%})" for place in wrong]
     share = len(wrong) / len(rows)
-    noise = noise_of(probabilities, target)
-    bad = wrongness(probabilities, target, noise)
     dropped = [rows[place] for place in wrong if bad[place] > 0.5 and (sheet.parts[rows[place]] == "train" or not sheet.given)]
     return [sheet.finding("labels", "warning" if share > 0.02 else "note", f"{len(listed):,} of {len(rows):,} labels looked at are probably wrong ({share:.1%})",
                           "read the first ones: they are the likeliest; --fix takes those out of the training rows that are more likely wrong than right", listed, drop=dropped,
                           notes=said, noise=noise, looked_at=len(rows), of=len(sheet))]  # fmt: skip
 
 
-def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray) -> np.ndarray:
+def looked_at_twice(features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Out-of-fold probabilities; where many labels are wrong, from probes that learned less from those that look wrong.
+
+    Args:
+        features: of unit length, # (rows, width)
+        target: the class of each row, # (rows,)
+        classes: how many there are.
+        groups: rows with the same number go into the same fold, # (rows,)
+
+    Returns:
+        Class probabilities # (rows, classes), how likely each label is wrong # (rows,), and the share of wrong labels
+    """
+    probabilities = out_of_fold(features, target, classes, groups)
+    noise = noise_of(probabilities, target)
+    seen = np.take_along_axis(probabilities, target[:, None], 1)[:, 0]
+    each = noise / (classes - 1)
+    # the probes learned the noisy labels: a label that is right with probability r is seen with r (1 - noise) + (1 - r) each
+    bad = wrongness(((seen - each) / max(1 - noise - each, 1e-9)).clip(0, 1), noise, classes)
+    if noise <= QUIET:
+        return probabilities, bad, noise
+    probabilities = out_of_fold(features, target, classes, groups, weight=1 - bad)
+    noise = noise_of(probabilities, target)
+    right = np.take_along_axis(probabilities, target[:, None], 1)[:, 0]  # nearly without noise now
+    return probabilities, wrongness(right, noise, classes), noise
+
+
+def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     """Class probabilities for each row from probes that did not see it: the geometric mean of logistic regression and its nearest rows.
 
     Args:
@@ -52,6 +78,7 @@ def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: 
         target: the class of each row, # (rows,)
         classes: how many there are.
         groups: rows with the same number go into the same fold, so that a copy cannot vouch for itself, # (rows,)
+        weight: how much is learned from each row; all the same where there is none, # (rows,)
 
     Returns:
         # (rows, classes)
@@ -71,14 +98,18 @@ def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: 
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            probe = LogisticRegression(C=1.0, max_iter=300).fit(features[seen] * 4.0, target[seen])
+            probe = LogisticRegression(C=1.0, max_iter=300).fit(
+                features[seen] * 4.0, target[seen], sample_weight=None if weight is None else weight[seen]
+            )
         likely = np.zeros((len(held), classes))
         likely[:, probe.classes_] = probe.predict_proba(features[held] * 4.0)
         likeness = features[held] @ features[seen].T
         nearest = np.argpartition(-likeness, min(NEIGHBOURS, len(seen) - 1), axis=1)[:, :NEIGHBOURS]
-        weight = np.exp(8.0 * (np.take_along_axis(likeness, nearest, 1) - 1))
+        voice = np.exp(8.0 * (np.take_along_axis(likeness, nearest, 1) - 1))
+        if weight is not None:
+            voice *= weight[seen][nearest]
         votes = np.zeros((len(held), classes))
-        np.add.at(votes, (np.arange(len(held))[:, None], target[seen][nearest]), weight)
+        np.add.at(votes, (np.arange(len(held))[:, None], target[seen][nearest]), voice)
         found[held] = np.sqrt(likely * (votes + 1e-3) / (votes + 1e-3).sum(1, keepdims=True))
     return found / found.sum(1, keepdims=True).clip(min=1e-12)
 
@@ -97,24 +128,19 @@ def noise_of(probabilities: np.ndarray, target: np.ndarray) -> float:
     return float((probabilities.argmax(1)[surest] != target[surest]).mean())
 
 
-def wrongness(probabilities: np.ndarray, target: np.ndarray, noise: float) -> np.ndarray:
-    """How likely each label is wrong, if a share of all labels is, whatever their text.
-
-    What the probes learned is the noisy label's probability p. A label that is right with probability q is seen with
-    p = q (1 - noise) + (1 - q) noise / (classes - 1); from this follows q, and by Bayes' rule how likely the label is wrong where it is seen.
+def wrongness(right: np.ndarray, noise: float, classes: int) -> np.ndarray:
+    """How likely each label is wrong, by Bayes' rule, if a share of all labels is, whatever their text.
 
     Args:
-        probabilities: of probes that did not see the row, # (rows, classes)
-        target: the label of each row, # (rows,)
+        right: how likely the label is for such a text, # (rows,)
         noise: share of wrong labels, 0 ≤ noise < 1.
+        classes: how many there are; a wrong label is any of the others.
 
     Returns:
         # (rows,)
     """
-    seen = np.take_along_axis(probabilities, target[:, None], 1)[:, 0].clip(1e-9, 1)
-    each = noise / (probabilities.shape[1] - 1)
-    right = ((seen - each) / max(1 - noise - each, 1e-9)).clip(0, 1)
-    return (1 - right * (1 - noise) / seen).clip(0, 1)
+    true, false = right * (1 - noise), (1 - right) * noise / (classes - 1)
+    return false / (true + false).clip(min=1e-12)
 
 
 def suspects(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
