@@ -80,7 +80,7 @@ CASES = {
     "everything is masked": dict(data=ready(lambda one, two: (one + two, [0] * (len(one) + len(two))))),
     "long rows lose their answers": dict(options=dict(max_length=12)),
     "a line end is lost between prompt and answer": dict(data=ready(lambda one, two: (one[:-1] + two, [0] * (len(one) - 1) + [1] * len(two)))),
-    "packed rows see each other": dict(options=dict(packing=True, max_length=128)),
+    "prompt and answer meet in the middle of a token": dict(data=[{"prompt": asked + " the answer: ", "completion": said} for asked, said in rows]),
     "packed rows are cut anywhere": dict(options=dict(packing=True, packing_strategy="wrapped", max_length=128)),
     "the mean of means": dict(options=dict(gradient_accumulation_steps=4, per_device_train_batch_size=2), loss=lost("means")),
     "labels are not shifted": dict(loss=lost("unshifted")),
