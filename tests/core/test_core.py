@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import ExperimentError, RunError, nearest
+from luthier.core.finding import several
 from luthier.core.randomness import mix, permutation
 from luthier.core.run import Run
 from luthier.experiment import Experiment
@@ -87,3 +88,17 @@ def test_a_torn_last_line_is_cut_off_and_a_damaged_middle_is_named(tmp_path: Pat
 
 def test_twenty_runs_started_in_the_same_second_have_twenty_names() -> None:
     assert len({Run.fresh_name() for _ in range(20)}) == 20
+
+
+@pytest.mark.parametrize(
+    "count, verb, said",
+    [
+        (1, "hold a NUL", "1 row holds a NUL"),
+        (2, "hold a NUL", "2 rows hold a NUL"),
+        (1, "are blank", "1 row is blank"),
+        (1200, "are blank", "1,200 rows are blank"),
+        (1, "have none", "1 row has none"),
+    ],
+)
+def test_a_count_agrees_with_its_verb(count: int, verb: str, said: str) -> None:
+    assert several(count, "row", verb) == said

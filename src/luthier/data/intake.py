@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import DataError, nearest
-from luthier.core.finding import Finding
+from luthier.core.finding import Finding, several
 from luthier.core.run import file_hash
 from luthier.core.types import Record
 from luthier.data import pictures
@@ -335,6 +335,6 @@ def _set_aside(rejected: list[Rejected]) -> list[Finding]:
     if not rejected:
         return []
     reasons = Counter(row.reason if len(row.reason) < 60 else row.reason[:57] + "…" for row in rejected)
-    return [Finding(check="rows", severity="warning", claim=f"{len(rejected):,} rows were set aside",
+    return [Finding(check="rows", severity="warning", claim=several(len(rejected), "row", "were set aside"),
                     evidence={"reasons": dict(reasons.most_common(5)), "first": f"{rejected[0].file}, line {rejected[0].line}"},
                     remedy="look at rejected.jsonl in the run folder")]  # fmt: skip

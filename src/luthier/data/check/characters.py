@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from luthier.core.finding import Finding
+from luthier.core.finding import Finding, several
 from luthier.data.check.sheet import Sheet
 
 KINDS = {
@@ -29,6 +29,6 @@ def check(sheet: Sheet) -> list[Finding]:
         rows = [row for row in rows if pattern.search(whole[row])]
         if rows:
             signs = [", ".join(sorted({f"U+{ord(sign):04X}" for sign in "".join(pattern.findall(whole[row])[:8])})[:4]) for row in rows]
-            found.append(sheet.finding("characters", "warning" if len(rows) > 0.01 * len(sheet) else "note", f"{len(rows):,} rows hold {kind}",
+            found.append(sheet.finding("characters", "warning" if len(rows) > 0.01 * len(sheet) else "note", several(len(rows), "row", f"hold {kind}"),
                                        "the text is kept as it is; clean it where it was not meant", rows, notes=signs, kind=kind))  # fmt: skip
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from luthier.core.finding import Finding
+from luthier.core.finding import Finding, several
 from luthier.data.check.sheet import Sheet
 
 
@@ -20,7 +20,7 @@ def check(sheet: Sheet) -> list[Finding]:
         return []
     rows = [row for group in groups for row in group]
     lost = [row for group in groups for row in _outvoted(sheet, group)]
-    return [sheet.finding("conflicts", "warning", f"{len(groups):,} texts carry different labels ({len(rows):,} rows)",
+    return [sheet.finding("conflicts", "warning", several(len(groups), "text", "carry different labels") + f" ({len(rows):,} rows)",
                           "decide for one label; --fix keeps the label of the majority, and none where there is no majority", rows, drop=lost, texts=len(groups))]  # fmt: skip
 
 

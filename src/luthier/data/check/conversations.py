@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from luthier.core.finding import Finding
+from luthier.core.finding import Finding, several
 from luthier.data.check.sheet import Sheet
 from luthier.data.near import normal
 
@@ -32,7 +32,7 @@ def check(sheet: Sheet) -> list[Finding]:
     echoed = [row for row in range(len(sheet)) if len(said := normal(sheet.labels[row])) > 20 and said in sheet.plain[row]]
     if echoed:
         found.append(sheet.finding("conversations.echo", "warning" if len(echoed) > OFTEN * len(sheet) else "note",
-                                   f"{len(echoed):,} answers only repeat a part of their prompt", "look whether prompt and answer were joined wrongly", echoed))  # fmt: skip
+                                   several(len(echoed), "answer", "repeat only a part of its prompt" if len(echoed) == 1 else "repeat only a part of their prompt"), "look whether prompt and answer were joined wrongly", echoed))  # fmt: skip
     same, count = Counter(normal(label) for label in sheet.labels).most_common(1)[0]
     if count > max(3, OFTEN * len(sheet)):
         rows = [row for row in range(len(sheet)) if normal(sheet.labels[row]) == same]
@@ -41,6 +41,6 @@ def check(sheet: Sheet) -> list[Finding]:
     written = [row for row in range(len(sheet)) if any(mark in sheet.texts[row] or mark in sheet.labels[row] for mark in marks)]
     if written:
         notes = [", ".join(mark for mark in marks if mark in sheet.texts[row] + sheet.labels[row]) for row in written]
-        found.append(sheet.finding("conversations.control", "warning", f"{len(written):,} rows hold a template's control tokens as text",
+        found.append(sheet.finding("conversations.control", "warning", several(len(written), "row", "hold a template's control tokens as text"),
                                    "they are encoded as plain text; if a template was applied before, take it out: it is applied once, here", written, notes=notes))  # fmt: skip
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from luthier.core.finding import Finding
+from luthier.core.finding import Finding, several
 from luthier.data.check.sheet import Sheet
 
 SMALL = 16
@@ -21,12 +21,12 @@ def check(sheet: Sheet) -> list[Finding]:
     grey = [float(np.frombuffer(bytes.fromhex(each["thumbnail"]), dtype=np.uint8).std()) for each in values]
     blank = [row for row, spread in enumerate(grey) if spread < BLANK]
     if blank:
-        found.append(sheet.finding("images.blank", "warning", f"{len(blank):,} images show one even grey", "they can teach nothing; --fix takes them out", blank, drop=blank))  # fmt: skip
+        found.append(sheet.finding("images.blank", "warning", several(len(blank), "image", "show one even grey"), "they can teach nothing; --fix takes them out", blank, drop=blank))  # fmt: skip
     sides = np.array([min(each["width"], each["height"]) for each in values])
     usual = float(np.median(sides))
     small = np.flatnonzero((sides < SMALL) | (sides < usual / 4))
     if len(small):
-        found.append(sheet.finding("images.small", "note", f"{len(small):,} images are far smaller than the others (usual: {usual:.0f} pixels on the short side)",
+        found.append(sheet.finding("images.small", "note", several(len(small), "image", "are far smaller than the others") + f" (usual: {usual:.0f} pixels on the short side)",
                                    "they are blown up before they are read; look whether they are icons or previews",
                                    small.tolist(), notes=[f"{values[row]['width']} × {values[row]['height']}" for row in small.tolist()]))  # fmt: skip
     return found

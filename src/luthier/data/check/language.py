@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from luthier.core.finding import Finding
+from luthier.core.finding import Finding, several
 from luthier.data.check.sheet import Sheet
 
 ENGLISH = frozenset(
@@ -32,7 +32,7 @@ def check(sheet: Sheet) -> list[Finding]:
         main = counts.most_common(1)[0][0]
         rows = [row for row in range(len(sheet)) if scripts[row] not in ("", main)]
         found.append(sheet.finding("language.scripts", "warning" if len(rows) > MIXED * len(sheet) else "note",
-                                   f"{len(rows):,} rows are in another script than the others ({', '.join(f'{name.lower()} {count:,}' for name, count in counts.most_common(4))})",
+                                   several(len(rows), "row", "are in another script than the others") + f" ({', '.join(f'{name.lower()} {count:,}' for name, count in counts.most_common(4))})",
                                    "a base that reads one script sees the others as fragments; or the file's encoding was guessed wrongly", rows,
                                    notes=[scripts[row].lower() for row in rows], scripts=dict(counts)))  # fmt: skip
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from luthier.core.finding import Finding
+from luthier.core.finding import Finding, several
 from luthier.data.check.sheet import Sheet
 from luthier.data.near import normal
 
@@ -17,7 +17,7 @@ def check(sheet: Sheet) -> list[Finding]:
     bare = [row for row in range(len(sheet)) if not any(sign.isalnum() for sign in normal(sheet.texts[row]))]
     if bare:
         found.append(sheet.finding("lengths.bare", "warning" if len(bare) > 0.01 * len(sheet) else "note",
-                                   f"{len(bare):,} rows hold no letter and no digit", "they can teach nothing; --fix takes them out", bare, drop=bare))  # fmt: skip
+                                   several(len(bare), "row", "hold no letter and no digit"), "they can teach nothing; --fix takes them out", bare, drop=bare))  # fmt: skip
     if sheet.tokens is not None and sheet.context is not None:
         whole = [f"{text}\n{label}" if sheet.task == "chat" else text for text, label in zip(sheet.texts, sheet.labels, strict=True)]
         lengths = np.array(sheet.tokens(whole))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from luthier.core.finding import Finding
+from luthier.core.finding import Finding, several
 from luthier.data.check.sheet import Sheet
 
 
@@ -76,7 +76,7 @@ def check(sheet: Sheet) -> list[Finding]:
         sheet.finding(
             "personal",
             "warning",
-            f"{len(numbers):,} rows hold {kind}",
+            several(len(numbers), "row", f"hold {kind}"),
             "a generating model can repeat them: replace them by a mark such as [EMAIL] before you train what others will use",
             numbers,
             kind=kind,
