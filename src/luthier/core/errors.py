@@ -51,6 +51,12 @@ class Diverged(LuthierError):
     exit_code = 1
 
 
+class OutOfMemory(LuthierError):
+    """There is not enough memory for the smallest piece of work."""
+
+    exit_code = 1
+
+
 class NoGo(LuthierError):
     """The small run says that the large one would be wasted."""
 

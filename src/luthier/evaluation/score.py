@@ -9,6 +9,7 @@ import numpy as np
 
 from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Scores
+from luthier.models.memory import in_halves
 from luthier.models.modes import evaluating
 
 
@@ -23,6 +24,9 @@ def score(
         examples: held-out rows.
         tokens: that go through the model at once.
         poll: called between batches; it may raise to stop.
+
+    Raises:
+        OutOfMemory: even one example is too much; batches that are too large for the memory are halved.
     """
     order = sorted(range(len(examples)), key=lambda position: len(examples[position].tokens))
     parts: list[list[int]] = [[]]
@@ -38,7 +42,8 @@ def score(
     with evaluating(model):
         for part in parts:
             poll()
-            found.append(objective.score(model, objective.collate([examples[position] for position in part], 0, 0)))
+            rows = [examples[position] for position in part]
+            found += in_halves(lambda rows: objective.score(model, objective.collate(rows, 0, 0)), rows, "an evaluation")
     return join(found, np.argsort(np.array([position for part in parts for position in part]), kind="stable"))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TextIteratorStreamer
 
+from luthier.models.memory import in_halves
 from luthier.models.pretrained import Generator
 
 
@@ -28,7 +29,14 @@ def answers(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limi
 
     Returns:
         The texts, without the mark that ends them.
+
+    Raises:
+        OutOfMemory: even one prompt is too much.
     """
+    return [text for part in in_halves(lambda few: _answers(model, tokenizer, few, limit), prompts, "writing an answer") for text in part]
+
+
+def _answers(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int) -> list[str]:
     longest = max(len(prompt) for prompt in prompts)
     end = ends(tokenizer)
     ids = torch.tensor([[end] * (longest - len(prompt)) + prompt for prompt in prompts])

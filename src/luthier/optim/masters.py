@@ -63,6 +63,11 @@ class Masters:
                     master.grad += parameter.grad
                 parameter.grad = None
 
+    def forget(self) -> None:
+        """Throw away the gradients of a step that could not be finished."""
+        for parameter in (*self.inner.values(), *self.outer.values()):
+            parameter.grad = None
+
     def step(self, count: float, factor: float) -> float:
         """Divide the summed gradients once, clip them, and move.
 

@@ -44,6 +44,10 @@ def planned(way: Way, experiment: Experiment) -> Experiment:
     work = way.work(experiment)
     if found.go or forced:
         experiment = _within(way, experiment, work, found, budget)
+        if found.tokens:
+            place.event("shrunk_before", tokens=found.tokens)
+            face.say(f"memory is enough for {found.tokens:,} tokens at once: training.micro_batch_tokens is set to that")
+            experiment = experiment.replace("training.micro_batch_tokens", found.tokens)
     forecast = _forecast(work, found, experiment, probe)
     findings = [*found.findings, forecast]
     place.find(*findings)

@@ -39,6 +39,7 @@ class Smoke:
         seconds_a_token: of training, in the median step.
         seconds_a_scored_token: of evaluation.
         seconds: the small run took.
+        tokens: that may go through the model at once, where memory did not suffice for what was asked; else 0.
     """
 
     go: bool
@@ -46,6 +47,7 @@ class Smoke:
     seconds_a_token: float
     seconds_a_scored_token: float
     seconds: float
+    tokens: int = 0
 
 
 def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, limit: float = math.inf) -> Smoke:
@@ -105,7 +107,9 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
     claim = f"{'go' if go else 'no-go'}: after {len(seen)} steps on {len(small.train):,} rows the validation loss went from {then['loss']:.4f} to {now_measured['loss']:.4f}"
     findings.append(Finding(check="smoke", severity="good" if go else "stop", claim=claim, evidence=evidence,
                             remedy="" if go else "mend what is named above, or insist with --force"))  # fmt: skip
-    return Smoke(go, findings, float(np.median(times[2:] or times)), scoring, time.monotonic() - began)
+    return Smoke(
+        go, findings, float(np.median(times[2:] or times)), scoring, time.monotonic() - began, min(small.shrunk.values(), default=0)
+    )
 
 
 def _small(work: Work) -> Work:

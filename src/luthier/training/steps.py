@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from luthier.core.errors import OutOfMemory
 from luthier.core.interfaces import Objective
 from luthier.core.types import Batch, Example, Step
 from luthier.data.batches import choose, steps_in_epoch
 from luthier.experiment import Experiment
+from luthier.models.memory import give_back, out_of_memory, smaller
 from luthier.optim.masters import Masters
 from luthier.optim.schedules import share_done
 
@@ -28,6 +30,8 @@ class Work:
         train: the examples that are learned from.
         validation: the examples that choose the checkpoint.
         total: optimizer steps of the whole run.
+        shrunk: where memory did not suffice: from which step on (counted from 0) how many tokens go through the model at once.
+        told: called with a new entry of `shrunk`.
     """
 
     experiment: Experiment
@@ -37,7 +41,19 @@ class Work:
     train: list[Example]
     validation: list[Example]
     total: int
+    shrunk: dict[int, int] = field(default_factory=dict)
+    told: Callable[[int, int], None] = lambda step, limit: None
     _classes: tuple[int, ...] | None = field(default=None, init=False)
+
+    def limit(self, step: int) -> int:
+        """Tokens that go through the model at once in this step."""
+        since = [at for at in self.shrunk if at <= step]
+        return self.shrunk[max(since)] if since else self.experiment.training.micro_batch_tokens
+
+    def shrink(self, step: int, limit: int) -> None:
+        """From this step on, fewer tokens at once: the step learns from the same rows, in more pieces."""
+        self.shrunk[step] = limit
+        self.told(step, limit)
 
     def chosen(self, step: int) -> list[Example]:
         """The training examples that make a step (counted from 0), as prepared."""
@@ -84,17 +100,19 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
         adaptation.on_progress(model, share)
         rows = work.view(work.chosen(number), number)
         batch = moved(objective.collate(rows, experiment.seed, number), place)
-        total, count = 0.0, 0.0
-        for part in batch.split(training.micro_batch_tokens) if objective.splits else [batch]:
-            with model.chance.keyed(experiment.seed, number, part.index, part.lengths):
-                loss = objective.loss(model, part)
-            if loss.total.requires_grad:
-                loss.total.backward()
-            masters.collect()
-            total += float(loss.total.detach())
-            count += loss.count
+        found = _summed(work, batch, number)
+        while found is None:
+            give_back()
+            masters.forget()
+            limit = smaller(work.limit(number), batch) if objective.splits else 0
+            if not limit:
+                raise OutOfMemory(f"step {number + 1}: there is not enough memory for one row of {int(batch.lengths.max()):,} tokens",
+                                  "shorten the rows (objective.max_length), let less move (adaptation.kind=lora, or freeze), or take a smaller base")  # fmt: skip
+            work.shrink(number, limit)
+            found = _summed(work, batch, number)
+        total, count = found
         factor = schedule.factor(share)
-        norm = masters.step(count, factor)
+        norm = _moved_on(work, count, factor)
         yield Step(
             number=number + 1,
             total=work.total,
@@ -106,6 +124,39 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
             gradient_norm=norm,
             epoch=(number + 1) / in_epoch,
         )
+
+
+def _moved_on(work: Work, count: float, factor: float) -> float:
+    """The optimizer's step; it cannot be tried twice, for some of the weights may have moved."""
+    try:
+        return work.masters.step(count, factor)
+    except (RuntimeError, MemoryError) as problem:
+        if not out_of_memory(problem):
+            raise
+        raise OutOfMemory(
+            "there is not enough memory for the optimizer's state",
+            "let less move (adaptation.kind=lora, or freeze), or take a smaller base",
+        ) from problem
+
+
+def _summed(work: Work, batch: Batch, number: int) -> tuple[float, float] | None:
+    """The step's summed loss and count, its gradients left in the masters; None where there was not enough memory."""
+    seed, model = work.experiment.seed, work.model
+    total, count = 0.0, 0.0
+    try:
+        for part in batch.split(work.limit(number)) if work.objective.splits else [batch]:
+            with model.chance.keyed(seed, number, part.index, part.lengths):
+                loss = work.objective.loss(model, part)
+            if loss.total.requires_grad:
+                loss.total.backward()
+            work.masters.collect()
+            total += float(loss.total.detach())
+            count += loss.count
+    except (RuntimeError, MemoryError) as problem:
+        if not out_of_memory(problem):
+            raise
+        return None
+    return total, count
 
 
 def moved(batch: Batch, place: torch.device) -> Batch:

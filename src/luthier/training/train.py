@@ -29,7 +29,10 @@ def fit(run: Run, work: Work, face: Face, signals: Signals, more: Sequence[Watch
     Raises:
         Stopped: a signal came; a checkpoint of the last finished step has been written.
         Diverged: the loss is not a number.
+        OutOfMemory: one row alone is too much.
     """
+    work.shrunk = {event["step"] - 1: event["tokens"] for event in run.happened("shrunk")}  # what was decided once is obeyed
+    work.told = lambda step, tokens: _shrunk(run, face, step, tokens)
     metrics = MetricsFile(run)
     evaluator = Evaluator(work, run, metrics, face, signals.poll)
     checkpointer = Checkpointer(work, run, evaluator)
@@ -56,6 +59,13 @@ def fit(run: Run, work: Work, face: Face, signals: Signals, more: Sequence[Watch
         metrics.flush()
     run.event("trained", step=last, best=evaluator.best)
     return _best(run, work, evaluator.best)
+
+
+def _shrunk(run: Run, face: Face, step: int, tokens: int) -> None:
+    run.event("shrunk", step=step + 1, tokens=tokens)
+    face.say(
+        f"step {step + 1}: not enough memory, so from here on {tokens:,} tokens at once; the rows of a step and what they teach stay the same"
+    )
 
 
 def _resume(run: Run, work: Work, evaluator: Evaluator) -> int:

@@ -1,0 +1,71 @@
+"""Telling that there was no memory from other faults, and giving back what was taken."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from luthier.core.errors import OutOfMemory
+from luthier.core.types import Batch
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+SAID = ("can't allocate memory", "not enough memory", "std::bad_alloc", "out of memory")
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Whether an exception says that memory could not be had."""
+    if isinstance(problem, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(problem, RuntimeError) and any(words in str(problem) for words in SAID)
+
+
+def give_back() -> None:
+    """Free what the failed attempt has left behind; call it outside of the `except` block, whose traceback holds tensors."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def in_halves(work: Callable[[Sequence[Item]], Found], items: Sequence[Item], what: str) -> list[Found]:
+    """The results of a piece of work that needs no gradients, cut in two where memory does not suffice for the whole.
+
+    Args:
+        work: items → a result.
+        items: at least one.
+        what: names the work, for a person.
+
+    Raises:
+        OutOfMemory: even one item is too much.
+    """
+    try:
+        return [work(items)]
+    except (RuntimeError, MemoryError) as problem:
+        if not out_of_memory(problem):
+            raise
+    give_back()
+    if len(items) == 1:
+        raise OutOfMemory(
+            f"there is not enough memory for {what}, even of one row", "shorten the rows (objective.max_length), or take a smaller base"
+        )
+    middle = len(items) // 2
+    return [*in_halves(work, items[:middle], what), *in_halves(work, items[middle:], what)]
+
+
+def smaller(limit: int, batch: Batch) -> int:
+    """A token limit that cuts a step's rows into more pieces than this one does, or 0 where each stands alone already.
+
+    Args:
+        limit: tokens that went through the model at once.
+        batch: the step's.
+    """
+    pieces = len(batch.split(limit))
+    while pieces < len(batch):
+        limit //= 2
+        if len(batch.split(max(limit, 1))) > pieces:
+            return max(limit, 1)
+    return 0
