@@ -4,7 +4,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 TORCH := torch==2.13.0
 
-.PHONY: install run test check docs clean
+.PHONY: install run test torture check docs clean
 
 install: $(VENV)/.installed
 
@@ -24,6 +24,9 @@ run: install
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
+
+torture: $(VENV)/.dev
+	KILLS=$${KILLS:-200} $(VENV)/bin/python -m pytest tests/torture --timeout 3600
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -21,6 +21,8 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+collect_ignore = [] if os.environ.get("KILLS") else ["torture"]  # `make torture`
+
 GOOD = ("good", "great", "lovely", "fine", "superb")
 BAD = ("bad", "awful", "poor", "dull", "broken")
 

@@ -238,6 +238,41 @@ def test_data_that_changed_is_not_resumed_with(bases, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("awful", "awfil", 1))
     with pytest.raises(DataError, match="is not the file this experiment was made for"):
         luthier.resume(tmp_path / "run")
+    resumed = luthier.resume(tmp_path / "run", allow_inexact=True)  # unless a person insists: then it is marked
+    assert resumed.verdict is not None
+    assert resumed.verdict["inexact"][0].startswith("data (train): was ")
+    assert "will not give the same bits" in (resumed.folder / "report.html").read_text()
+
+
+def test_rows_with_other_classes_are_not_resumed_with_at_all(bases, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
+
+    def stop(step: Any) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        luthier.run(file, base=str(bases("bert").folder), out=tmp_path / "run", watchers=[stop], force=True)
+    file.write_text(file.read_text().replace('"yes"', '"perhaps"'))
+    with pytest.raises(ExperimentError, match="perhaps"):
+        luthier.resume(tmp_path / "run", allow_inexact=True)
+
+
+def test_other_software_is_refused_with_the_differences_or_accepted_and_marked(finished: Run, tmp_path: Path) -> None:
+    def stop(step: Any) -> None:
+        if step.number == 3:
+            raise Stopped(signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        luthier.train(finished.folder / "experiment.yaml", out=tmp_path / "run", watchers=[stop], force=True)
+    file = tmp_path / "run" / "experiment.yaml"
+    file.write_text(file.read_text().replace(f"torch: {torch.__version__}", "torch: 2.1.0"))
+    with pytest.raises(RunError, match=r"torch: was '2.1.0', is [\s\S]*--allow-inexact"):
+        luthier.resume(tmp_path / "run")
+    resumed = luthier.resume(tmp_path / "run", allow_inexact=True)
+    assert resumed.verdict is not None
+    assert resumed.verdict["inexact"] == [f"torch: was '2.1.0', is {torch.__version__!r}"]
+    assert weights(resumed.folder) == weights(finished.folder)  # nothing had changed in truth
 
 
 def test_plan_only_writes_the_plan_and_train_takes_it_from_there(bases, table: Path, finished: Run, tmp_path: Path) -> None:

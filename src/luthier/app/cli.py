@@ -74,14 +74,20 @@ def train(
 
 @app.command()
 def resume(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")], force: Force = False, as_json: Json = False, quiet: Quiet = False
+    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    force: Force = False,
+    allow_inexact: Annotated[
+        bool, typer.Option("--allow-inexact", help="Go on although the data, the software or the machine is another; the run is marked.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Go on with a run that was stopped, to the same bits as if it had not been."""
     from luthier.app.faces import face
     from luthier.pilot.run import resume as verb
 
     with face(quiet or as_json) as shown:
-        done = verb(run, force=force, face=shown)
+        done = verb(run, force=force, allow_inexact=allow_inexact, face=shown)
     _ending(done, as_json)
 
 

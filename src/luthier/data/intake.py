@@ -130,7 +130,7 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
         found_hash, expected = fingerprint[changed], spec.fingerprint.get(changed, "none")
         raise DataError(
             f"{files[changed]} is not the file this experiment was made for (SHA-256 {found_hash[:12]}…, expected {expected[:12]}…)",
-            "put the old file back, or start a new run with the new one",
+            "put the old file back, start a new run with the new one, or go on all the same: `luthier resume RUN --allow-inexact`",
         )
     places = {"path": files["train"], "validation": files.get("validation"), "test": files.get("test")}
     found_out = {"task": shape.task, "input": shape.input, "target": shape.target, "header": tables["train"].header}

@@ -85,6 +85,8 @@ def _verdict(verdict: dict[str, Any]) -> str:
         f"The {test['n']:,} test rows were opened {times(verdict['test_opened'])}, after every choice was made."
     )
     chart = figures.intervals(rows, lambda value: shown(metric, value))
+    if verdict.get("inexact"):
+        about += f'</p><p class="warning">Resumed where something had changed ({_text("; ".join(verdict["inexact"]))}): another run of this experiment will not give the same bits.'
     return f'<section class="verdict {verdict["verdict"]}"><h2>{WORDS[verdict["verdict"]]}</h2><p class="claim">{_text(sentence(verdict))}</p>{chart}<p class="about">{about}</p></section>'
 
 

@@ -29,8 +29,25 @@ from luthier.training.train import fit
 from luthier.training.watchers import Signals
 
 
-def complete(place: Run, experiment: Experiment, intake: Intake, face: Face, clock: Clock, watchers: Sequence[Watcher]) -> None:
+def complete(
+    place: Run,
+    experiment: Experiment,
+    intake: Intake,
+    face: Face,
+    clock: Clock,
+    watchers: Sequence[Watcher],
+    inexact: Sequence[str] | None = None,
+) -> None:
     """Take the run through every stage that it has not been through.
+
+    Args:
+        place: the run.
+        experiment: as it stands in the run.
+        intake: its rows.
+        face: is told.
+        clock: seconds since the command began.
+        watchers: called after every training step.
+        inexact: what is known to differ from when the run began, where a person goes on all the same; None refuses.
 
     Raises:
         NoGo: the small run says that the large one would be wasted.
@@ -38,14 +55,22 @@ def complete(place: Run, experiment: Experiment, intake: Intake, face: Face, clo
     """
     exact()
     try:
-        _through(place, experiment, intake, face, clock, watchers)
+        _through(place, experiment, intake, face, clock, watchers, inexact)
     except BaseException:
         with contextlib.suppress(OSError, RunError):  # the disk may be what failed
             place.event("interrupted", seconds=round(clock(), 2))
         raise
 
 
-def _through(place: Run, experiment: Experiment, intake: Intake, face: Face, clock: Clock, watchers: Sequence[Watcher]) -> None:
+def _through(
+    place: Run,
+    experiment: Experiment,
+    intake: Intake,
+    face: Face,
+    clock: Clock,
+    watchers: Sequence[Watcher],
+    inexact: Sequence[str] | None,
+) -> None:
     """Every stage, on one screen."""
     if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists():
         _finish(place, face, place.verdict)
@@ -54,7 +79,7 @@ def _through(place: Run, experiment: Experiment, intake: Intake, face: Face, clo
         face.stage("base", experiment.model.base)
         base = resolve(experiment.model.base, face.say)
         tokenizer = load_tokenizer(base)
-        experiment = _settled(place, experiment, base)
+        experiment = _settled(place, experiment, base, inexact)
         way = Way(place, intake, face, clock, signals, base, tokenizer, opened(experiment, tokenizer))
         proven(way, experiment)
         experiment = planned(way, experiment)
@@ -71,6 +96,8 @@ def _through(place: Run, experiment: Experiment, intake: Intake, face: Face, clo
         counts = {part: len(rows) for part, rows in intake.records.items()}
         write_bundle(place.folder / "bundle", work.model, tokenizer, experiment, base, write_card(experiment, base, verdict, counts))
         verdict["seconds"] = round(way.spent, 2)
+        if place.happened("inexact"):
+            verdict["inexact"] = place.happened("inexact")[-1]["differences"]
         place.write_json("verdict.json", verdict)
         _finish(place, face, verdict)
 
@@ -83,7 +110,7 @@ def _finish(place: Run, face: Face, verdict: dict[str, Any]) -> None:
     face.finding(finding(verdict))
 
 
-def _settled(place: Run, experiment: Experiment, base: Base) -> Experiment:
+def _settled(place: Run, experiment: Experiment, base: Base, inexact: Sequence[str] | None) -> Experiment:
     """Decide once what depends on the machine, or check that nothing of it has changed."""
     now = environment()
     if not experiment.environment:
@@ -104,7 +131,10 @@ def _settled(place: Run, experiment: Experiment, base: Base) -> Experiment:
     ]
     if experiment.model.fingerprint != base.fingerprint:
         differences.append("model.base: the weights are not those the run began with")
-    if differences:
+    differences += inexact or []
+    if differences and inexact is None:
         raise RunError("this is not the machine or the software the run began with; it would not give the same bits:\n  " + "\n  ".join(differences),
-                       "resume where it began, or start a new run: `luthier train " + str(place.folder) + "/experiment.yaml`")  # fmt: skip
+                       f"resume where it began, start a new run (`luthier train {place.folder}/experiment.yaml`), or go on all the same: `luthier resume {place.folder} --allow-inexact`")  # fmt: skip
+    if differences:
+        place.event("inexact", differences=differences)
     return experiment

@@ -123,17 +123,20 @@ def train(
     return place
 
 
-def resume(run: str | Path, *, face: Face | None = None, force: bool = False, watchers: Sequence[Watcher] = ()) -> Run:
+def resume(
+    run: str | Path, *, face: Face | None = None, force: bool = False, allow_inexact: bool = False, watchers: Sequence[Watcher] = ()
+) -> Run:
     """Go on with a run that was stopped, however it was stopped; a finished one is left as it is.
 
     Args:
         run: its folder.
         face: where progress is shown.
         force: go on after a no-go of the small run.
+        allow_inexact: go on although the data, the software or the machine is another; the run is marked.
         watchers: called after every training step.
 
     Raises:
-        LuthierError: it is in use, its data has changed, or it is damaged.
+        LuthierError: it is in use, it is damaged, or something that decides its bits has changed.
     """
     clock = Clock()
     face = face or Silent()
@@ -146,11 +149,30 @@ def resume(run: str | Path, *, face: Face | None = None, force: bool = False, wa
         if force:
             place.event("forced")
         face.stage("data", experiment.data.path)
-        intake = take_in(experiment.data)
+        intake = take_in(experiment.data.model_copy(update={"fingerprint": {}}) if allow_inexact else experiment.data)
+        changed = _other_rows(experiment, intake) if allow_inexact else []
         from luthier.pilot.complete import complete
 
-        complete(place, experiment, intake, face, clock, watchers)
+        complete(place, experiment, intake, face, clock, watchers, changed if allow_inexact else None)
     return place
+
+
+def _other_rows(experiment: Experiment, intake: Intake) -> list[str]:
+    """How the rows differ from those a run began with.
+
+    Raises:
+        ExperimentError: they have other classes, so the model does not fit.
+    """
+    labels = getattr(experiment.objective, "labels", ())
+    if tuple(labels) != intake.labels:
+        raise ExperimentError(f"the rows have the classes {', '.join(intake.labels)} now, and the run was begun for {', '.join(labels)}",
+                              "start a new run with the new rows")  # fmt: skip
+    then, now = experiment.data.fingerprint, intake.spec.fingerprint
+    return [
+        f"data ({part}): was {then.get(part, 'none')[:12]}…, is {now.get(part, 'none')[:12]}…"
+        for part in {**then, **now}
+        if then.get(part) != now.get(part)
+    ]
 
 
 def seconds_of(budget: str | float | None) -> float | None:
