@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from luthier.experiment import Experiment
     from luthier.pilot.check import check
     from luthier.pilot.models import describe, pull
+    from luthier.pilot.plan import plan
     from luthier.pilot.predict import chat, predict
     from luthier.pilot.prove import prove
     from luthier.pilot.report import report
@@ -22,6 +23,7 @@ _PLACES = {
     "chat": "luthier.pilot.predict",
     "check": "luthier.pilot.check",
     "describe": "luthier.pilot.models",
+    "plan": "luthier.pilot.plan",
     "predict": "luthier.pilot.predict",
     "prove": "luthier.pilot.prove",
     "pull": "luthier.pilot.models",
@@ -32,7 +34,7 @@ _PLACES = {
     "train": "luthier.pilot.run",
 }
 
-__all__ = ["Experiment", "Run", "chat", "check", "describe", "predict", "prove", "pull", "report", "resume", "run", "show", "train"]
+__all__ = ["Experiment", "Run", "chat", "check", "describe", "plan", "predict", "prove", "pull", "report", "resume", "run", "show", "train"]
 
 
 def __getattr__(name: str) -> Any:

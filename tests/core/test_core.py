@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import ExperimentError, RunError, nearest
-from luthier.core.finding import several
 from luthier.core.randomness import mix, permutation
 from luthier.core.run import Run
+from luthier.core.words import several
 from luthier.experiment import Experiment
 from tests.training.test_steps import experiment
 

@@ -226,6 +226,23 @@ def prove(
         sys.exit(1)
 
 
+@app.command()
+def plan(
+    experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a run's folder.")],
+    set: Set = None,
+    seconds: Annotated[float, typer.Option(help="That the measuring may take, roughly.")] = 30.0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What a run will take in time and memory, from a few measured steps."""
+    from luthier.app.faces import face, planned
+    from luthier.pilot.plan import plan as verb
+
+    with face(quiet or as_json) as shown:
+        made = verb(experiment, set=set or (), seconds=seconds, face=shown)
+    print(json.dumps({**made.forecast, "available": made.available}, indent=2) if as_json else "\n".join(planned(made)))
+
+
 @models_app.command("list")
 def list_models(as_json: Json = False) -> None:
     """The bases known by name."""

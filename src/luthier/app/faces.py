@@ -6,10 +6,14 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.finding import Finding
 from luthier.core.types import Step
+from luthier.core.words import duration, size
+
+if TYPE_CHECKING:
+    from luthier.pilot.plan import Plan
 
 MARKS = {"good": "✓", "note": "·", "warning": "!", "stop": "✗"}
 SECONDS_BETWEEN_LINES = 10.0
@@ -18,18 +22,6 @@ SECONDS_BETWEEN_LINES = 10.0
 def clean(text: str) -> str:
     """Text without the control characters that could steer a terminal."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
-
-
-def duration(seconds: float) -> str:
-    """A time span a person reads at a glance."""
-    seconds = max(0, round(seconds))
-    return (
-        f"{seconds} s"
-        if seconds < 100
-        else f"{seconds // 60} min {seconds % 60:02d} s"
-        if seconds < 6000
-        else f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-    )
 
 
 def coloured(pieces: Sequence[str], learned: Sequence[bool]) -> None:
@@ -158,3 +150,15 @@ class Live(Lines):
 def face(quiet: bool) -> Lines:
     """The face that suits where the output goes."""
     return Lines() if quiet or not sys.stderr.isatty() else Live()
+
+
+def planned(made: Plan) -> list[str]:
+    """A plan as lines for a person."""
+    said = made.forecast
+    low, high = said["seconds"] / (1 + said["spread"]), said["seconds"] * (1 + said["spread"])
+    return [
+        f"{said['moving'] / 1e6:,.1f} of {said['parameters'] / 1e6:,.1f} million parameters move",
+        f"{said['rows']:,} rows, {said['tokens']:,} tokens through the model in {said['steps']:,} steps, {said['evaluations']} evaluations",
+        f"training takes about {duration(said['seconds'])} ({duration(low)} to {duration(high)})",
+        f"memory: about {size(said['memory'])} at its peak, of which {size(said['a_token'] * said['at_once'])} for {said['at_once']:,} tokens at once; {size(made.available)} are free",
+    ]

@@ -51,6 +51,12 @@ class Diverged(LuthierError):
     exit_code = 1
 
 
+class DoesNotFit(LuthierError):
+    """A run asks for more memory than there is; found out before it was begun."""
+
+    exit_code = 1
+
+
 class OutOfMemory(LuthierError):
     """There is not enough memory for the smallest piece of work."""
 

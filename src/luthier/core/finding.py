@@ -27,18 +27,3 @@ class Finding(Component):
     severity: Severity = "note"
     evidence: dict[str, Any] = Field(default_factory=dict)
     remedy: str = ""
-
-
-def several(count: int, noun: str, verb: str) -> str:
-    """A count with its noun and verb: "1 row holds", "3 rows hold".
-
-    Args:
-        count: how many.
-        noun: in the singular.
-        verb: in the plural; what follows it stays.
-    """
-    if count != 1:
-        return f"{count:,} {noun}s {verb}"
-    first, _, rest = verb.partition(" ")
-    one = {"are": "is", "were": "was", "have": "has", "carry": "carries"}.get(first, f"{first}s")
-    return f"1 {noun} {one} {rest}".rstrip()

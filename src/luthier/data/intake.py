@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import DataError, nearest
-from luthier.core.finding import Finding, several
+from luthier.core.finding import Finding
 from luthier.core.run import file_hash
 from luthier.core.types import Record
+from luthier.core.words import several
 from luthier.data import pictures
 from luthier.data.chat import conversation
 from luthier.data.check import CHECKS, OF_IMAGES

@@ -9,6 +9,7 @@ from luthier.core.finding import Finding
 from luthier.core.randomness import permutation
 from luthier.core.run import write_file
 from luthier.core.types import Scores
+from luthier.core.words import size
 from luthier.data.batches import steps_in_epoch
 from luthier.evaluation import baselines
 from luthier.evaluation.metrics import measure
@@ -16,6 +17,7 @@ from luthier.experiment import Experiment
 from luthier.pilot.features import Features
 from luthier.pilot.samples import SHOWN
 from luthier.pilot.way import Way
+from luthier.training.forecast import peak
 from luthier.training.smoke import Smoke, smoke
 from luthier.training.steps import Work
 
@@ -115,5 +117,8 @@ def _forecast(work: Work, found: Smoke, experiment: Experiment, probe: Scores | 
     name = work.objective.metrics[0]
     floor = measure(probe, (name,))[name] if probe is not None else found.findings[-1].evidence["after"][name]
     quality = f"validation {name} about {floor:.3f} or better" if probe is not None else f"validation {name} about {floor:.3f} or lower"
-    return Finding(check="forecast", claim=f"{total:,} steps in about {seconds:.0f} s; {quality}",
-                   evidence={"steps": total, "seconds": seconds, "metric": name, "expected": floor, "a_step": step, "an_evaluation": look})  # fmt: skip
+    moving = sum(master.numel() for master in work.masters.weights().values())
+    parameters = sum(parameter.numel() for parameter in work.model.network.parameters())
+    claim = f"{moving / 1e6:.1f} of {parameters / 1e6:.1f} million parameters move; {total:,} steps in about {seconds:.0f} s; {size(peak())} of memory so far; {quality}"
+    return Finding(check="forecast", claim=claim,
+                   evidence={"parameters": parameters, "moving": moving, "memory_so_far": peak(), "steps": total, "seconds": seconds, "metric": name, "expected": floor, "a_step": step, "an_evaluation": look})  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from luthier.core.finding import Finding, several
+from luthier.core.finding import Finding
+from luthier.core.words import several
 from luthier.data.check.sheet import Sheet
 from luthier.data.near import normal
 

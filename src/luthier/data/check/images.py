@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from luthier.core.finding import Finding, several
+from luthier.core.finding import Finding
+from luthier.core.words import several
 from luthier.data.check.sheet import Sheet
 
 SMALL = 16

@@ -6,7 +6,8 @@ import re
 import unicodedata
 from collections import Counter
 
-from luthier.core.finding import Finding, several
+from luthier.core.finding import Finding
+from luthier.core.words import several
 from luthier.data.check.sheet import Sheet
 
 ENGLISH = frozenset(

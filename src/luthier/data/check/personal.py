@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from luthier.core.finding import Finding, several
+from luthier.core.finding import Finding
+from luthier.core.words import several
 from luthier.data.check.sheet import Sheet
 
 

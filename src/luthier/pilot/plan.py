@@ -1,0 +1,156 @@
+"""What a run will take, before it is paid for; and what would fit where it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import DoesNotFit, RunError
+from luthier.core.interfaces import Face, Silent
+from luthier.core.words import size
+from luthier.data.intake import take_in
+from luthier.experiment import Experiment
+
+CHILD = "import sys; from luthier.pilot.plan import measured_here; measured_here(sys.argv[1])"
+HEADROOM = 0.9
+"""Of the memory that is free, the share that may be planned with."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it is paid for.
+
+    Args:
+        forecast: as measured (see `training.forecast.Forecast`).
+        available: bytes of memory that a run could have now.
+        proposals: changes that make it fit, each "path=value", with the bytes it would need; empty where it fits.
+    """
+
+    forecast: dict[str, Any]
+    available: int
+    proposals: list[tuple[str, int]]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory suffices."""
+        return self.forecast["memory"] <= HEADROOM * self.available
+
+
+def plan(experiment: str | Path | Experiment, *, set: Sequence[str] = (), seconds: float = 30.0, face: Face | None = None) -> Plan:
+    """Measure a few steps of an experiment in a process of its own, and say what the whole will take.
+
+    Args:
+        experiment: an experiment.yaml, a run folder, or the value itself (`luthier run DATA --plan-only` writes one).
+        set: changes, each "path=value".
+        seconds: that the measuring may take, roughly.
+        face: where progress is shown.
+
+    Raises:
+        DoesNotFit: the memory does not suffice; the message proposes what would.
+        LuthierError: the experiment or its rows cannot be read.
+    """
+    face = face or Silent()
+    if not isinstance(experiment, Experiment):
+        path = Path(experiment)
+        experiment = Experiment.load(path / "experiment.yaml" if path.is_dir() else path)
+    experiment = experiment.set(*set).model_copy(update={"environment": {}})
+    face.stage("data", experiment.data.path)
+    take_in(experiment.data, checks=())  # what is wrong with it is said here, not in the child
+    free = available()
+    face.stage("measuring", "a few steps, from the shortest to the longest")
+    asked = [sys.executable, "-c", CHILD, json.dumps({"experiment": experiment.yaml(), "seconds": seconds})]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    try:
+        said = json.loads(done.stdout.strip().split("\n")[-1])
+    except ValueError:
+        said = {}
+    if "problem" in said:
+        raise RunError(said["problem"], said["remedy"])
+    if not said and done.returncode < 0:
+        raise DoesNotFit(
+            f"measuring was ended by signal {-done.returncode}: there is not enough memory ({size(free)} are free)",
+            _way_out(experiment, None, free),
+        )
+    if not said:
+        raise RunError(f"measuring failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    made = Plan(said, free, [])
+    if made.fits:
+        return made
+    proposals = _proposals(said, free)
+    raise DoesNotFit(f"the run needs about {size(said['memory'])}, and {size(free)} are free", _way_out(experiment, proposals, free))
+
+
+def measured_here(asked: str) -> None:
+    """What the child does: measure, and say it as the last line."""
+    from luthier.core.errors import LuthierError
+    from luthier.models.pretrained import load_tokenizer
+    from luthier.models.store import resolve
+    from luthier.training.assemble import assemble
+    from luthier.training.devices import choose_dtype, exact
+    from luthier.training.forecast import forecast
+
+    question = json.loads(asked)
+    exact()
+    try:
+        import yaml
+
+        experiment = Experiment.of(yaml.safe_load(question["experiment"]))
+        experiment = experiment.replace("training.dtype", choose_dtype(experiment.training.dtype))
+        intake = take_in(experiment.data, checks=())
+        objective: Any = experiment.objective
+        if intake.labels and not objective.labels:
+            experiment = experiment.model_copy(update={"objective": objective.model_copy(update={"labels": intake.labels})})
+        base = resolve(experiment.model.base)
+        work = assemble(experiment, base, load_tokenizer(base), intake.records)
+        print(json.dumps(forecast(work, question["seconds"]).value()))
+    except LuthierError as problem:
+        print(json.dumps({"problem": problem.message, "remedy": problem.remedy}))
+
+
+def available() -> int:
+    """Bytes of memory that a new process could have: of the machine, and of the group it runs in."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        line = next((line for line in meminfo.read_text().split("\n") if line.startswith("MemAvailable")), "")
+        found = int(line.split()[1]) * 1024 if line else found
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
+        found = min(found, int(limit.read_text()) - int(used.read_text()))
+    return found
+
+
+def _proposals(said: dict[str, Any], free: int) -> list[tuple[str, int]]:
+    """What would fit, cheapest in quality first."""
+    found = []
+    room = HEADROOM * free - said["fixed"]
+    if room > 0 and said["a_token"] > 0:
+        tokens = int(room / said["a_token"])
+        if 64 <= tokens < said["at_once"]:
+            found.append((f"training.micro_batch_tokens={tokens}", int(said["fixed"] + tokens * said["a_token"])))
+    state = 12 * said["moving"]  # gradients and two moments, 4 bytes each
+    for change, share in (("adaptation.kind=freeze", 0.5), ("adaptation.kind=lora", 0.02)):
+        need = int(said["memory"] - state * (1 - share))
+        if need <= HEADROOM * free:
+            found.append((change, need))
+    return found
+
+
+def _way_out(experiment: Experiment, proposals: list[tuple[str, int]] | None, free: int) -> str:
+    if proposals:
+        return "one of these would fit: " + "; ".join(f"--set {change} (about {size(need)})" for change, need in proposals)
+    return (
+        "take a smaller base than "
+        + experiment.model.base
+        + ", set adaptation.kind=lora with a small training.micro_batch_tokens, or free some memory"
+    )

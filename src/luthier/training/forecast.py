@@ -1,0 +1,151 @@
+"""What a run will take, from a few measured steps and a model of the rest."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from luthier.data.batches import choose, steps_in_epoch
+from luthier.evaluation.score import score
+from luthier.training.steps import Work, steps
+
+SAMPLED = 6
+"""Steps that are measured, from the shortest to the longest."""
+DEFAULT_SPREAD = 0.15
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A run before it is paid for.
+
+    Args:
+        parameters: of the network.
+        moving: those that may ever move.
+        rows: training rows.
+        tokens: that go through the model in training.
+        steps: optimizer steps.
+        evaluations: looks at the validation rows.
+        seconds: of training with its evaluations.
+        spread: the share by which the seconds may be off, either way, as far as the measured steps tell.
+        memory: bytes of the process at its peak.
+        fixed: bytes of these that do not depend on how many tokens go through the model at once.
+        at_once: the most tokens that go through it at once.
+        a_token: bytes that one of these takes.
+        measured: tokens and seconds of each measured step.
+    """
+
+    parameters: int
+    moving: int
+    rows: int
+    tokens: int
+    steps: int
+    evaluations: int
+    seconds: float
+    spread: float
+    memory: int
+    fixed: int
+    at_once: int
+    a_token: float
+    measured: list[tuple[int, float]]
+
+    def value(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def peak() -> int:
+    """Bytes that this process has held at most."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def forecast(work: Work, seconds: float = 30.0) -> Forecast:
+    """Measure a few steps, and reckon the whole run from them; `work` is used up.
+
+    Args:
+        work: assembled for this purpose, in a process whose memory nothing else has filled.
+        seconds: after which no further step is begun (two are always taken).
+    """
+    training = work.experiment.training
+    order = [choose(step, len(work.train), training.batch_size, work.experiment.seed) for step in range(work.total)]
+    sizes = np.array([len(example.tokens) for example in work.train])
+    tokens = np.array([int(sizes[chosen].sum()) for chosen in order])
+    by_size = np.argsort(tokens, kind="stable")
+    picked = by_size[np.unique(np.linspace(0, len(by_size) - 1, SAMPLED).round().astype(int))].tolist()
+    first = min(work.train, key=lambda example: len(example.tokens))
+    _timed(work, [first])  # gradients and the optimizer's state exist from here on
+    fixed = peak()
+    longest = picked[-1]
+    _timed(work, [work.train[row] for row in order[longest]])  # what is slow only once is slow here
+    at_once = max(int(part.lengths.sum()) for part in _batch(work, order[longest]).split(training.micro_batch_tokens))
+    a_token = max(0.0, (peak() - fixed) / max(at_once - len(first.tokens), 1))
+    until = time.monotonic() + seconds
+    measured = []
+    for number in [longest, *(each for each in picked if each != longest)]:
+        if len(measured) >= 2 and time.monotonic() > until:
+            break
+        measured.append((int(tokens[number]), _timed(work, [work.train[row] for row in order[number]])))
+    whole, spread = _over_all(measured, tokens)
+    held = work.validation[:: max(1, len(work.validation) // 64)][:64]
+    score(work.model, work.objective, held[:2])
+    began = time.monotonic()
+    score(work.model, work.objective, held)
+    a_look = (time.monotonic() - began) * sum(len(each.tokens) for each in work.validation) / max(sum(len(each.tokens) for each in held), 1)
+    every = max(1, min(work.total, round(steps_in_epoch(len(work.train), training.batch_size) / training.evaluations_per_epoch)))
+    looks = work.total // every + (work.total % every > 0)
+    parameters = list(work.model.network.parameters())
+    return Forecast(
+        parameters=sum(each.numel() for each in parameters),
+        moving=sum(master.numel() for master in work.masters.weights().values()),
+        rows=len(work.train),
+        tokens=int(tokens.sum()),
+        steps=work.total,
+        evaluations=looks,
+        seconds=whole + looks * a_look,
+        spread=spread,
+        memory=peak(),
+        fixed=fixed,
+        at_once=at_once,
+        a_token=a_token,
+        measured=measured,
+    )
+
+
+def _batch(work: Work, chosen: np.ndarray) -> Any:
+    return work.objective.collate([work.train[row] for row in chosen], work.experiment.seed, 0)
+
+
+def _timed(work: Work, rows: list[Any]) -> float:
+    """Seconds of one step over these rows."""
+    small = Work(work.experiment.replace("training.batch_size", len(rows)).replace("training.sampling", "each"),
+                 work.objective, work.model, work.masters, rows, work.validation, 1)  # fmt: skip
+    began = time.monotonic()
+    next(steps(small))
+    return time.monotonic() - began
+
+
+def _over_all(measured: list[tuple[int, float]], tokens: np.ndarray) -> tuple[float, float]:
+    """Seconds of all steps, and by which share the measured ones differ from the line through them."""
+    sizes, times = np.array([each[0] for each in measured], float), np.array([each[1] for each in measured])
+    rate = float(np.median(times / sizes))
+    slope, start = rate, 0.0
+    if len(measured) > 2 and sizes.max() > 1.3 * sizes.min():
+        pairs = [
+            (times[two] - times[one]) / (sizes[two] - sizes[one])
+            for one in range(len(sizes))
+            for two in range(one)
+            if sizes[one] != sizes[two]
+        ]
+        slope = float(np.clip(np.median(pairs), 0.3 * rate, rate))  # Theil–Sen: one slow step does not turn the line
+        start = max(0.0, float(np.median(times - slope * sizes)))
+    expected = start + slope * sizes
+    spread = float(np.median(np.abs(times - expected) / expected)) * 2 if len(measured) > 2 else DEFAULT_SPREAD
+    return start * len(tokens) + slope * float(tokens.sum()), max(DEFAULT_SPREAD, spread)
