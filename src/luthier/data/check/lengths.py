@@ -5,29 +5,45 @@ from __future__ import annotations
 import numpy as np
 
 from luthier.core.finding import Finding
+from luthier.core.randomness import permutation
 from luthier.core.words import several
 from luthier.data.check.sheet import Sheet
-from luthier.data.near import normal
 
 MANY = 0.05
+SAMPLED = 2_000
+"""Rows whose tokens are counted to know how many there are in all."""
+MARKS = 8
+"""Control tokens that a tokenizer may add to a row."""
+TOGETHER = 1024
+"""Texts that are tokenized at once: a tokenizer keeps far more than the numbers while it works."""
 
 
 def check(sheet: Sheet) -> list[Finding]:
     """Rows without a letter or digit, and rows that lose their end."""
     found = []
-    bare = [row for row in range(len(sheet)) if not any(sign.isalnum() for sign in normal(sheet.texts[row]))]
+    bare = [row for row in range(len(sheet)) if not any(sign.isalnum() for sign in sheet.plain[row])]
     if bare:
         found.append(sheet.finding("lengths.bare", "warning" if len(bare) > 0.01 * len(sheet) else "note",
                                    several(len(bare), "row", "hold no letter and no digit"), "they can teach nothing; --fix takes them out", bare, drop=bare))  # fmt: skip
-    if sheet.tokens is not None and sheet.context is not None:
-        whole = [f"{text}\n{label}" if sheet.task == "chat" else text for text, label in zip(sheet.texts, sheet.labels, strict=True)]
-        lengths = np.array(sheet.tokens(whole))
-        long = np.flatnonzero(lengths > sheet.context)
-        long = long[np.argsort(-lengths[long], kind="stable")].tolist()
-        if long:
-            lost = float((lengths - sheet.context).clip(min=0).sum() / lengths.sum())
-            found.append(sheet.finding("lengths.cut", "warning" if len(long) > MANY * len(sheet) else "note",
-                                       f"{len(long):,} of {len(sheet):,} rows are longer than the {sheet.context} tokens that are read; {lost:.1%} of all tokens are lost",
-                                       "raise objective.max_length if the base reads more, or read long rows in pieces: --set objective.long_rows=windows (`luthier run` does where many are long)",
-                                       long, notes=[f"{lengths[row]:,} tokens" for row in long], longest=int(lengths.max()), median=float(np.median(lengths)), lost=lost))  # fmt: skip
-    return found
+    return found + (_cut(sheet, sheet.context) if sheet.tokens is not None and sheet.context is not None else [])
+
+
+def _cut(sheet: Sheet, context: int) -> list[Finding]:
+    """Rows of which the end is not read."""
+    whole = [f"{text}\n{label}" if sheet.task == "chat" else text for text, label in zip(sheet.texts, sheet.labels, strict=True)]
+    may = [row for row, text in enumerate(whole) if len(text.encode(errors="replace")) + MARKS > context]  # a token has a byte or more
+    lengths = dict(zip(may, _tokens(sheet, [whole[row] for row in may]), strict=True))
+    long = sorted((row for row in may if lengths[row] > context), key=lambda row: -lengths[row])
+    if not long:
+        return []
+    usual = np.array(_tokens(sheet, [whole[row] for row in permutation(len(sheet), "lengths")[:SAMPLED].tolist()]))
+    lost = min(1.0, sum(lengths[row] - context for row in long) / (float(usual.mean()) * len(sheet)))
+    return [sheet.finding("lengths.cut", "warning" if len(long) > MANY * len(sheet) else "note",
+                          f"{len(long):,} of {len(sheet):,} rows are longer than the {context} tokens that are read; about {lost:.1%} of all tokens are lost",
+                          "raise objective.max_length if the base reads more, or read long rows in pieces: --set objective.long_rows=windows (`luthier run` does where many are long)",
+                          long, notes=[f"{lengths[row]:,} tokens" for row in long], longest=lengths[long[0]], median=float(np.median(usual)), lost=lost)]  # fmt: skip
+
+
+def _tokens(sheet: Sheet, texts: list[str]) -> list[int]:
+    assert sheet.tokens is not None
+    return [length for start in range(0, len(texts), TOGETHER) for length in sheet.tokens(texts[start : start + TOGETHER])]

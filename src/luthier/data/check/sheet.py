@@ -18,6 +18,11 @@ SHOWN = 200
 """Rows that a finding carries with it; the count is of all."""
 SAMPLED = 5_000
 """Rows at most that a check with a model looks at."""
+SAMPLED_CHARACTERS = 450_000
+"""What these rows may hold together, about 100,000 tokens: long rows cost more, so fewer are looked at (but no fewer than 1,000)."""
+FEWEST_SAMPLED = 1_000
+LONGEST_READ = 1_000
+"""Characters of a row that count: no more of it is read."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,9 @@ class Sheet:
     @cached_property
     def sample(self) -> list[int]:
         """The rows that a check with a model looks at."""
-        return sorted(permutation(len(self), "checked rows")[:SAMPLED].tolist())
+        order = permutation(len(self), "checked rows")[:SAMPLED]
+        held = np.cumsum([min(len(self.texts[row]), LONGEST_READ) for row in order])
+        return sorted(order[: max(FEWEST_SAMPLED, int(np.searchsorted(held, SAMPLED_CHARACTERS)))].tolist())
 
     @cached_property
     def features(self) -> np.ndarray:
