@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,27 @@ def unit_rows(model: PackedNetwork, batch: Batch) -> np.ndarray:
     with torch.no_grad():
         rows = model.vectors(batch, "last" if model.causal else "mean").float()
         return (rows / rows.norm(dim=1, keepdim=True)).cpu().numpy()
+
+
+def counter(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
+    """A function from texts to how many tokens each has, control tokens included; it uses all processors.
+
+    Args:
+        tokenizer: of a base.
+    """
+
+    def count(texts: Sequence[str]) -> list[int]:
+        before = os.environ.get("TOKENIZERS_PARALLELISM", "false")
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"
+        try:
+            inner = tokenizer.backend_tokenizer
+            inner.no_truncation()
+            inner.no_padding()
+            return [len(found) for found in inner.encode_batch_fast(list(texts))]
+        finally:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+    return count
 
 
 def encoder(base: Base) -> Callable[[Sequence[str]], np.ndarray]:

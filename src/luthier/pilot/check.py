@@ -100,7 +100,7 @@ def check(
 
 def _through(intake: Intake, base: str | None, face: Face) -> dict[str, Any]:
     """What the checks need of a model: vectors, token counts, and the longest row it reads."""
-    from luthier.models.encode import encoder
+    from luthier.models.encode import counter, encoder
     from luthier.models.pretrained import load_tokenizer
     from luthier.models.store import resolve
     from luthier.objectives import OBJECTIVES
@@ -112,7 +112,7 @@ def _through(intake: Intake, base: str | None, face: Face) -> dict[str, Any]:
     tokenizer = load_tokenizer(trained)
     return {
         "encode": encoder(looking),
-        "tokens": lambda texts: [len(tokens) for tokens in tokenizer(list(texts), verbose=False)["input_ids"]],
+        "tokens": counter(tokenizer),
         "context": OBJECTIVES[task]().max_length if task in OBJECTIVES else None,
         "control": tuple(tokenizer.all_special_tokens),
     }
