@@ -24,7 +24,7 @@ CONFIGURATIONS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "adapters": (FEEDBACK, (), ("adaptation.kind=lora", "training.steps=40")),
     "dropout 0.3": (FEEDBACK, (), ("model.dropout=0.3", "training.steps=30")),
     "rows cut at 24 tokens": (FEEDBACK, (), ("objective.max_length=24", "training.steps=40")),
-    "clauses in windows": (CLAUSES, ("--task", "classification", "--input", "clause", "--target", "source"), ("objective.long_rows=windows", "objective.max_length=64", "training.steps=8")),
+    "windows of 16 tokens": (FEEDBACK, (), ("objective.long_rows=windows", "objective.max_length=16", "objective.overlap=4", "training.steps=30")),
     "chat, adapters, short": (CLAUSES, CHAT, ("adaptation.kind=lora", "objective.max_length=96", "training.batch_size=4", "training.steps=10")),
     "chat, full, short": (CLAUSES, CHAT, ("objective.max_length=96", "training.batch_size=4", "training.steps=6")),
 }  # fmt: skip

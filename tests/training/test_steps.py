@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -191,6 +193,22 @@ def test_balanced_sampling_shows_a_rare_class_as_often_as_the_frequent(bases, re
     shown = [example.target for step in range(3) for example in work.chosen(step)]
     assert shown.count(0) == shown.count(1) == 12
     next(steps(work))
+
+
+def test_a_step_in_which_every_target_is_masked_moves_nothing_and_is_no_divergence(bases, chats, tmp_path: Path) -> None:
+    from luthier.core.run import Run
+    from luthier.training.watchers import Finite, MetricsFile
+
+    work = work_for(bases, chats, "chat", training__micro_batch_tokens=60)
+    work.train = [replace(example, target=[False] * len(example.tokens)) for example in work.train]
+    before = {name: master.clone() for name, master in work.masters.weights().items()}
+    step = next(steps(work))
+    assert (step.loss, step.count, step.gradient_norm) == (0.0, 0.0, 0.0)
+    assert all(torch.equal(tensor, work.masters.weights()[name]) for name, tensor in before.items())
+    run = Run.create(tmp_path / "run")
+    Finite(work, MetricsFile(run))(step)
+    (event,) = run.happened("nothing_learned")
+    assert event["rows"] == [example.record.row for example in work.chosen(0)]
 
 
 def test_a_chat_run_refuses_balanced_sampling(bases, chats) -> None:

@@ -130,7 +130,7 @@ class Step:
     Args:
         number: counted from 1.
         total: how many steps the run will take.
-        loss: mean over what was learned in this step; a NaN stays a NaN.
+        loss: mean over what was learned in this step, 0 where nothing was; a NaN stays a NaN.
         count: what the loss was divided by.
         tokens: tokens that went through the model.
         examples: rows that went through the model.

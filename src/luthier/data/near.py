@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from luthier.core.randomness import mix
+from luthier.data.groups import Groups
 
 SHINGLE = 5
 BANDS, ROWS_A_BAND = 32, 4
@@ -143,14 +144,8 @@ def clusters(texts: Sequence[str], threshold: float = THRESHOLD) -> list[int]:
     plain = [normal(text) for text in texts]
     first: dict[str, int] = {}
     distinct = [number for number, text in enumerate(plain) if first.setdefault(text, number) == number]
-    parent = list(range(len(distinct)))
+    together = Groups(len(distinct))
     known = sketch([plain[number] for number in distinct])
-
-    def root(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
 
     def shingled(number: int) -> np.ndarray:
         if known.hashes is not None:
@@ -161,15 +156,14 @@ def clusters(texts: Sequence[str], threshold: float = THRESHOLD) -> list[int]:
     for band in known.bands:
         for one, two in _likely(known, *_meeting(band), threshold):
             pair = one * len(distinct) + two
-            high, low = root(one), root(two)
-            if high == low or pair in tried:
+            if pair in tried or together.first(one) == together.first(two):
                 continue
             if len(tried) < 5_000_000:
                 tried.add(pair)
             if jaccard(shingled(one), shingled(two)) >= threshold:
-                parent[max(high, low)] = min(high, low)
+                together.join(one, two)
     place = {plain[row]: number for number, row in enumerate(distinct)}
-    return [distinct[root(place[text])] for text in plain]
+    return [distinct[together.first(place[text])] for text in plain]
 
 
 def _meeting(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,8 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
+from luthier.data.groups import Groups
+
 SIDE = 32
 BITS = 240
 BANDS = 20
@@ -43,14 +45,7 @@ def clusters(thumbnails: Sequence[str]) -> list[int]:
     raw = np.frombuffer(bytes.fromhex("".join(thumbnails)), dtype=np.uint8).reshape(-1, SIDE, SIDE).astype(np.float32)
     bits = hashes(raw)
     even = (raw - raw.mean((1, 2), keepdims=True)) / raw.std((1, 2), keepdims=True).clip(min=1.0) * 64.0
-    parent = list(range(len(raw)))
-
-    def root(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
-
+    together = Groups(len(raw))
     for band in np.array_split(np.arange(BITS), BANDS):
         buckets: dict[bytes, list[int]] = defaultdict(list)
         for number, key in enumerate(np.packbits(bits[:, band], axis=1)):
@@ -58,10 +53,10 @@ def clusters(thumbnails: Sequence[str]) -> list[int]:
         for members in buckets.values():
             pairs = combinations(members, 2) if len(members) <= CROWD else _neighbours(members, even)
             for one, two in pairs:
-                high, low = root(one), root(two)
-                if high != low and int((bits[one] != bits[two]).sum()) <= APART and float(np.abs(even[one] - even[two]).mean()) <= GREY:
-                    parent[max(high, low)] = min(high, low)
-    return [root(number) for number in range(len(raw))]
+                apart = together.first(one) != together.first(two)
+                if apart and int((bits[one] != bits[two]).sum()) <= APART and float(np.abs(even[one] - even[two]).mean()) <= GREY:
+                    together.join(one, two)
+    return [together.first(number) for number in range(len(raw))]
 
 
 def _neighbours(members: list[int], even: np.ndarray) -> list[tuple[int, int]]:

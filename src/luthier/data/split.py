@@ -9,6 +9,7 @@ import numpy as np
 
 from luthier.core.errors import DataError
 from luthier.core.randomness import mix
+from luthier.data.groups import Groups
 
 PARTS = ("train", "validation", "test")
 
@@ -87,19 +88,12 @@ def folds(keys: Sequence[Hashable], strata: Sequence[Hashable], count: int, seed
 
 def joined(one: Sequence[Hashable], two: Sequence[Hashable]) -> list[int]:
     """One number for rows that are together in either way, directly or through others."""
-    parent: dict[Hashable, Hashable] = {}
-
-    def root(key: Hashable) -> Hashable:
-        parent.setdefault(key, key)
-        while parent[key] != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
-    for first, second in zip(one, two, strict=True):
-        parent[root(("one", first))] = root(("two", second))
-    numbers: dict[Hashable, int] = {}
-    return [numbers.setdefault(root(("one", key)), len(numbers)) for key in one]
+    together = Groups(len(one))
+    for keys in (one, two):
+        first: dict[Hashable, int] = {}
+        for row, key in enumerate(keys):
+            together.join(first.setdefault(key, row), row)
+    return [together.first(row) for row in range(len(one))]
 
 
 def split_by_time(moments: Sequence[float], shares: dict[str, float]) -> dict[str, list[int]]:

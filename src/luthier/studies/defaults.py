@@ -7,8 +7,7 @@ from typing import Any
 
 from luthier.core.errors import ExperimentError
 from luthier.data.intake import Intake
-from luthier.experiment import Experiment, Training
-from luthier.models.spec import Model
+from luthier.experiment import Experiment
 from luthier.objectives import OBJECTIVES
 
 BASES = {"classification": "minilm-l6", "chat": "smollm2-135m"}
@@ -91,7 +90,6 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
     batch = 8 if task == "chat" else 16 if rows < 3_000 else 32
     dropout = 0.0 if task == "chat" else 0.1
     decay = 0.0 if task == "chat" else 0.01
-    per_epoch = 4.0 if epochs <= 1 else 2.0
     choices = [
         Choice("data.task", task, intake.reason),
         Choice("model.base", base or BASES[task], "as asked" if base else f"the embedded base for {task}"),
@@ -104,31 +102,28 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
         Choice("model.dropout", dropout, "the base's own" if dropout else "decoders are tuned without"),
         Choice("optimizer.weight_decay", decay, "not on biases and norms" if decay else "one pass over few rows needs none"),
     ]
-    objective = OBJECTIVES[task]()
-    long = _long(intake) if task == "classification" else 0.0
-    if long > MANY_LONG and len(intake.spec.input) == 1:
-        objective = objective.model_copy(update={"long_rows": "windows"})
+    long = _long(intake) if task == "classification" and len(intake.spec.input) == 1 else 0.0
+    if long > MANY_LONG:
         choices.append(
             Choice(
-                "objective.long_rows",
-                "windows",
-                f"about {long:.0%} of the rows are longer than {objective.max_length} tokens: they are read in pieces",
+                "objective.long_rows", "windows", f"about {long:.0%} of the rows are too long to be read at once: they are read in pieces"
             )
         )
-    if intake.labels:
-        objective = objective.model_copy(update={"labels": intake.labels})
     experiment = Experiment.of(
         {
             "seed": seed,
             "data": intake.spec.model_dump(mode="json"),
-            "objective": objective.model_dump(mode="json"),
-            "model": Model(base=base or BASES[task], dropout=dropout).model_dump(),
+            "objective": {"kind": task},
             "adaptation": {"kind": "full"},
-            "optimizer": {"kind": "adamw", "lr": rate, "weight_decay": decay},
-            "schedule": {"kind": "linear", "warmup": 0.1},
-            "training": Training(epochs=epochs, batch_size=batch, evaluations_per_epoch=per_epoch).model_dump(),
+            "optimizer": {"kind": "adamw", "lr": rate},
+            "schedule": {"kind": "linear"},
+            "training": {"evaluations_per_epoch": 4.0 if epochs <= 1 else 2.0},
         }
     )
+    if intake.labels:
+        experiment = experiment.replace("objective.labels", list(intake.labels))
+    for choice in choices:
+        experiment = experiment.replace(choice.path, choice.value)
     return experiment, choices
 
 

@@ -116,7 +116,7 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
         yield Step(
             number=number + 1,
             total=work.total,
-            loss=total / count if count else float("nan"),
+            loss=total / count if count else 0.0,
             count=count,
             tokens=int(batch.lengths.sum()),
             examples=len(batch),

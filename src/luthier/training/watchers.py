@@ -73,10 +73,13 @@ class Finite:
         Raises:
             Diverged: the loss or the gradient is not finite.
         """
-        if math.isfinite(step.loss) and math.isfinite(step.gradient_norm):
+        if math.isfinite(step.loss) and math.isfinite(step.gradient_norm) and step.count:
             return
         self.metrics.flush()
         rows = [example.record.row for example in self.work.chosen(step.number - 1)]
+        if not step.count:  # every target of these rows is masked: nothing moved, and that is said
+            self.metrics.run.event("nothing_learned", step=step.number, rows=rows)
+            return
         self.metrics.run.event("diverged", step=step.number, loss=step.loss, gradient_norm=step.gradient_norm, rows=rows)
         raise Diverged(
             f"step {step.number}: the loss is {step.loss}, the gradient's norm {step.gradient_norm}; rows {rows[:8]}",
