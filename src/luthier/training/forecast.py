@@ -18,6 +18,8 @@ from luthier.training.steps import Work, steps
 SAMPLED = 6
 """Steps that are measured, from the shortest to the longest."""
 DEFAULT_SPREAD = 0.15
+KEPT_A_SECOND = 200e6
+"""Bytes of weights that are hashed and written, or read and checked, in a second; a slow disk."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
     _timed(work, [first])  # gradients and the optimizer's state exist from here on
     fixed = peak()
     longest = picked[-1]
-    _timed(work, [work.train[row] for row in order[longest]])  # what is slow only once is slow here
+    cold = _timed(work, [work.train[row] for row in order[longest]])  # what is slow only once is slow here
     at_once = max(int(part.lengths.sum()) for part in _batch(work, order[longest]).split(training.micro_batch_tokens))
     a_token = max(0.0, (peak() - fixed) / max(at_once - len(first.tokens), 1))
     until = time.monotonic() + seconds
@@ -94,6 +96,7 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
             break
         measured.append((int(tokens[number]), _timed(work, [work.train[row] for row in order[number]])))
     whole, spread = _over_all(measured, tokens)
+    once = max(0.0, cold - measured[0][1])
     held = work.validation[:: max(1, len(work.validation) // 64)][:64]
     score(work.model, work.objective, sorted(work.validation, key=lambda example: -len(example.tokens))[:256])  # as much at once as ever
     began = time.monotonic()
@@ -101,15 +104,17 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
     a_look = (time.monotonic() - began) * sum(len(each.tokens) for each in work.validation) / max(sum(len(each.tokens) for each in held), 1)
     every = max(1, min(work.total, round(steps_in_epoch(len(work.train), training.batch_size) / training.evaluations_per_epoch)))
     looks = work.total // every + (work.total % every > 0)
+    moving = sum(master.numel() for master in work.masters.weights().values())
+    kept = (looks + 1) * 4 * moving / KEPT_A_SECOND  # each look may be the best so far, and the best is read again
     parameters = list(work.model.network.parameters())
     return Forecast(
         parameters=sum(each.numel() for each in parameters),
-        moving=sum(master.numel() for master in work.masters.weights().values()),
+        moving=moving,
         rows=len(work.train),
         tokens=int(tokens.sum()),
         steps=work.total,
         evaluations=looks,
-        seconds=whole + looks * a_look,
+        seconds=whole + once + looks * a_look + kept,
         spread=spread,
         memory=peak(),
         fixed=fixed,
