@@ -162,3 +162,10 @@ def test_blank_and_tiny_images_are_told(folder: Path) -> None:
     picture(77, 12).save(folder / "dog" / "tiny.png")
     told = {found.check: found.evidence["count"] for found in luthier.check(folder).findings if found.check.startswith("images")}
     assert told == {"images.blank": 1, "images.small": 1}
+
+
+def test_a_picture_among_texts_leaves_it_a_folder_of_texts(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.md").write_text(f"contract number {number}")
+    picture(1).save(tmp_path / "logo.png")
+    assert read(tmp_path).columns == ["text", "file"]

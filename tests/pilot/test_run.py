@@ -226,7 +226,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(finished: Run, tmp_path: P
     assert weights(resumed.folder) == weights(finished.folder)
 
 
-def test_data_that_changed_is_not_resumed_with(bases, tmp_path: Path) -> None:
+def stopped_at_once(bases: Any, tmp_path: Path) -> Path:
+    """The rows of a run that was stopped in its first step."""
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
 
@@ -235,6 +236,11 @@ def test_data_that_changed_is_not_resumed_with(bases, tmp_path: Path) -> None:
 
     with pytest.raises(Stopped):
         luthier.run(file, base=str(bases("bert").folder), out=tmp_path / "run", watchers=[stop], force=True)
+    return file
+
+
+def test_data_that_changed_is_not_resumed_with(bases, tmp_path: Path) -> None:
+    file = stopped_at_once(bases, tmp_path)
     file.write_text(file.read_text().replace("awful", "awfil", 1))
     with pytest.raises(DataError, match="is not the file this experiment was made for"):
         luthier.resume(tmp_path / "run")
@@ -245,14 +251,7 @@ def test_data_that_changed_is_not_resumed_with(bases, tmp_path: Path) -> None:
 
 
 def test_rows_with_other_classes_are_not_resumed_with_at_all(bases, tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
-
-    def stop(step: Any) -> None:
-        raise Stopped(signal.SIGTERM)
-
-    with pytest.raises(Stopped):
-        luthier.run(file, base=str(bases("bert").folder), out=tmp_path / "run", watchers=[stop], force=True)
+    file = stopped_at_once(bases, tmp_path)
     file.write_text(file.read_text().replace('"yes"', '"perhaps"'))
     with pytest.raises(ExperimentError, match="perhaps"):
         luthier.resume(tmp_path / "run", allow_inexact=True)

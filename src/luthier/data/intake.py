@@ -23,7 +23,7 @@ from luthier.data.check.sheet import Sheet
 from luthier.data.infer import Shape, infer
 from luthier.data.near import clusters, normal
 from luthier.data.rows import ENDINGS, Rejected, Rows, read
-from luthier.data.spec import Data
+from luthier.data.spec import CLASSES, Data
 from luthier.data.split import PARTS, joined, split, split_by_time
 
 FEWEST_ROWS = 30
@@ -123,7 +123,7 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
             raise DataError(f"{spec.path} has no column {column!r}", nearest(column, tables["train"].columns))
     parts = {name: _usable(rows, files[name], shape, rejected) for name, rows in tables.items()}
     _enough(parts, rejected, spec.path)
-    labels = _classes(parts, shape, rejected, spec.path) if shape.task in ("classification", "image_classification") else ()
+    labels = _classes(parts, shape, rejected, spec.path) if shape.task in CLASSES else ()
     _enough(parts, rejected, spec.path)
     fingerprint = {name: file_hash(Path(path)) for name, path in files.items()}
     if spec.fingerprint and spec.fingerprint != fingerprint:
@@ -302,9 +302,7 @@ def _split(parts: dict[str, list[Record]], spec: Data, together: dict[Any, Any])
         chosen = split_by_time([_moment(record, spec.time) for record in rows], shares)
     else:
         keys = [together[record.source, record.row] for record in rows]
-        strata = [
-            str(record.values[spec.target or ""]) if spec.task in ("classification", "image_classification") else "" for record in rows
-        ]
+        strata = [str(record.values[spec.target or ""]) if spec.task in CLASSES else "" for record in rows]
         try:
             chosen = split(keys, strata, shares, spec.split_seed)
         except DataError:

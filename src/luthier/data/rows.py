@@ -158,8 +158,9 @@ def _folder_format(folder: Path) -> str:
     if any(folder.glob("*.parquet")):
         return "parquet"
     from luthier.data.sources.images import images_of
+    from luthier.data.sources.texts import texts_in
 
-    return "images" if images_of(folder) else "texts"
+    return "images" if len(images_of(folder)) > len(texts_in(folder)) else "texts"  # a picture beside the contracts changes nothing
 
 
 def sift(rows: Rows, path: str) -> Rows:

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from luthier.core.component import Component
 
+CLASSES = ("classification", "image_classification")
+"""The tasks whose rows have a class each."""
+
 
 class Data(Component):
     """The data of an experiment."""

@@ -1,4 +1,4 @@
-"""What a person typed about the rows, as a specification."""
+"""What a person typed or wrote down, as values: the specification of the rows, the experiment."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.component import build
+from luthier.core.errors import ExperimentError
 from luthier.core.hub import NAME
 from luthier.data.hub import from_hub
+from luthier.data.intake import Intake
 from luthier.data.rows import ENDINGS
 from luthier.data.spec import Data
-from luthier.experiment import number
+from luthier.experiment import Experiment, number
 
 
 def asked_for(
@@ -56,3 +58,28 @@ def asked_for(
         say(f"{name} is no file here: fetching the data set of that name from the hub")
         return from_hub(made, name)
     return made
+
+
+def written(experiment: str | Path | Experiment) -> Experiment:
+    """The experiment that is meant: the value itself, a file, or a folder that holds one.
+
+    Raises:
+        ExperimentError: it is missing, or not an experiment.
+    """
+    if isinstance(experiment, Experiment):
+        return experiment
+    path = Path(experiment)
+    return Experiment.load(path / "experiment.yaml" if path.is_dir() else path)
+
+
+def filled(experiment: Experiment, intake: Intake) -> Experiment:
+    """The experiment with what only the rows can tell."""
+    objective: Any = experiment.objective
+    if intake.labels and not objective.labels:
+        objective = objective.model_copy(update={"labels": intake.labels})
+    if objective.kind != intake.spec.task:
+        raise ExperimentError(
+            f"objective.kind is {objective.kind!r}, but the rows are for {intake.spec.task}",
+            f"set data.task={objective.kind} and name the columns",
+        )
+    return experiment.model_copy(update={"data": intake.spec, "objective": objective})

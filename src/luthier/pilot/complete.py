@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from luthier.core.errors import RunError
@@ -54,28 +54,10 @@ def complete(
         Stopped: a signal came; the run can be resumed.
     """
     exact()
-    try:
-        _through(place, experiment, intake, face, clock, watchers, inexact)
-    except BaseException:
-        with contextlib.suppress(OSError, RunError):  # the disk may be what failed
-            place.event("interrupted", seconds=round(clock(), 2))
-        raise
-
-
-def _through(
-    place: Run,
-    experiment: Experiment,
-    intake: Intake,
-    face: Face,
-    clock: Clock,
-    watchers: Sequence[Watcher],
-    inexact: Sequence[str] | None,
-) -> None:
-    """Every stage, on one screen."""
-    if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists():
-        _finish(place, face, place.verdict)
-        return
-    with Signals() as signals:
+    with _noted(place, clock), Signals() as signals:
+        if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists():
+            _finish(place, face, place.verdict)
+            return
         face.stage("base", experiment.model.base)
         base = resolve(experiment.model.base, face.say)
         tokenizer = load_tokenizer(base)
@@ -100,6 +82,17 @@ def _through(
             verdict["inexact"] = place.happened("inexact")[-1]["differences"]
         place.write_json("verdict.json", verdict)
         _finish(place, face, verdict)
+
+
+@contextlib.contextmanager
+def _noted(place: Run, clock: Clock) -> Iterator[None]:
+    """Seconds that were spent before an interruption belong to the run."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError, RunError):  # the disk may be what failed
+            place.event("interrupted", seconds=round(clock(), 2))
+        raise
 
 
 def _finish(place: Run, face: Face, verdict: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from luthier.core.interfaces import Face, Silent
 from luthier.core.words import size
 from luthier.data.intake import take_in
 from luthier.experiment import Experiment
+from luthier.pilot.asking import filled, written
 
 CHILD = "import sys; from luthier.pilot.plan import measured_here; measured_here(sys.argv[1])"
 HEADROOM = 0.9
@@ -56,10 +57,7 @@ def plan(experiment: str | Path | Experiment, *, set: Sequence[str] = (), second
         LuthierError: the experiment or its rows cannot be read.
     """
     face = face or Silent()
-    if not isinstance(experiment, Experiment):
-        path = Path(experiment)
-        experiment = Experiment.load(path / "experiment.yaml" if path.is_dir() else path)
-    experiment = experiment.set(*set).model_copy(update={"environment": {}})
+    experiment = written(experiment).set(*set).model_copy(update={"environment": {}})
     face.stage("data", experiment.data.path)
     take_in(experiment.data, checks=())  # what is wrong with it is said here, not in the child
     free = available()
@@ -103,9 +101,7 @@ def measured_here(asked: str) -> None:
         experiment = Experiment.of(yaml.safe_load(question["experiment"]))
         experiment = experiment.replace("training.dtype", choose_dtype(experiment.training.dtype))
         intake = take_in(experiment.data, checks=())
-        objective: Any = experiment.objective
-        if intake.labels and not objective.labels:
-            experiment = experiment.model_copy(update={"objective": objective.model_copy(update={"labels": intake.labels})})
+        experiment = filled(experiment, intake)
         base = resolve(experiment.model.base)
         work = assemble(experiment, base, load_tokenizer(base), intake.records)
         print(json.dumps(forecast(work, question["seconds"]).value()))

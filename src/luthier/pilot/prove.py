@@ -13,6 +13,7 @@ from luthier.data.intake import take_in
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
+from luthier.pilot.asking import written
 from luthier.pilot.way import Way
 from luthier.training.assemble import build, opened
 from luthier.training.devices import choose_dtype, exact
@@ -39,10 +40,7 @@ def prove(experiment: str | Path | Experiment, *, set: Sequence[str] = (), secon
     """
     exact()
     face = face or Silent()
-    if not isinstance(experiment, Experiment):
-        path = Path(experiment)
-        experiment = Experiment.load(path / "experiment.yaml" if path.is_dir() else path)
-    experiment = experiment.set(*set)
+    experiment = written(experiment).set(*set)
     face.stage("data", experiment.data.path)
     intake = take_in(experiment.data)
     face.stage("base", experiment.model.base)

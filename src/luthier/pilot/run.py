@@ -13,7 +13,7 @@ from luthier.core.run import Clock, Run, write_file
 from luthier.data.intake import Intake, take_in
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
-from luthier.pilot.asking import asked_for
+from luthier.pilot.asking import asked_for, filled, written
 from luthier.studies.defaults import Choice, choose, rate_for
 
 
@@ -107,13 +107,10 @@ def train(
     clock = Clock()
     face = face or Silent()
     seconds = seconds_of(budget)
-    if not isinstance(experiment, Experiment):
-        path = Path(experiment)
-        experiment = Experiment.load(path / "experiment.yaml" if path.is_dir() else path)
-    experiment = experiment.set(*set).model_copy(update={"environment": {}})
+    experiment = written(experiment).set(*set).model_copy(update={"environment": {}})
     face.stage("data", experiment.data.path)
     intake = take_in(experiment.data)
-    experiment = _filled(experiment, intake)
+    experiment = filled(experiment, intake)
     place = _fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
     with place.owned():
         _begin(place, experiment, intake, [], face, budget=seconds, force=force)
@@ -217,19 +214,6 @@ def _changed(experiment: Experiment, choices: list[Choice], assignments: Sequenc
     choices[:] = [choice for choice in choices if choice.path not in paths]
     choices += [Choice(path, text, "as set") for path, _, text in (item.partition("=") for item in assignments)]
     return experiment
-
-
-def _filled(experiment: Experiment, intake: Intake) -> Experiment:
-    """The experiment with what only the rows can tell."""
-    objective: Any = experiment.objective
-    if intake.labels and not objective.labels:
-        objective = objective.model_copy(update={"labels": intake.labels})
-    if objective.kind != intake.spec.task:
-        raise ExperimentError(
-            f"objective.kind is {objective.kind!r}, but the rows are for {intake.spec.task}",
-            f"set data.task={objective.kind} and name the columns",
-        )
-    return experiment.model_copy(update={"data": intake.spec, "objective": objective})
 
 
 def _fresh_or_planned(folder: Path) -> Run:

@@ -74,13 +74,7 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
         ExperimentError: the rows are for a task that has no objective.
     """
     task = intake.spec.task or "classification"
-    if task not in OBJECTIVES:
-        raise ExperimentError(
-            f"{intake.reason}: they can be checked (`luthier check`), and not be trained on yet",
-            "learn the chosen answers: --task chat --input prompt --target chosen"
-            if task == "preference"
-            else "only rows of text can be trained on so far",
-        )
+    _trainable(intake, task)
     rows = len(intake.records["train"])
     kind = kind or ("encoder" if task == "classification" else "decoder")
     rate, why_rate = RATES[(kind, "full")]
@@ -125,6 +119,13 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
     for choice in choices:
         experiment = experiment.replace(choice.path, choice.value)
     return experiment, choices
+
+
+def _trainable(intake: Intake, task: str) -> None:
+    if task not in OBJECTIVES:
+        chosen = "learn the chosen answers: --task chat --input prompt --target chosen"
+        remedy = chosen if task == "preference" else "only rows of text can be trained on so far"
+        raise ExperimentError(f"{intake.reason}: they can be checked (`luthier check`), and not be trained on yet", remedy)
 
 
 def _long(intake: Intake) -> float:

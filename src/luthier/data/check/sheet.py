@@ -13,6 +13,7 @@ from luthier.core.finding import Finding, Severity
 from luthier.core.randomness import permutation
 from luthier.core.types import Record
 from luthier.data.near import clusters, normal
+from luthier.data.spec import CLASSES
 
 SHOWN = 200
 """Rows that a finding carries with it; the count is of all."""
@@ -61,7 +62,7 @@ class Sheet:
     @property
     def classes(self) -> bool:
         """Whether each row has a class."""
-        return self.task in ("classification", "image_classification")
+        return self.task in CLASSES
 
     @property
     def images(self) -> bool:

@@ -14,16 +14,14 @@ from pathlib import Path
 
 from luthier.core.errors import DataError
 from luthier.data.rows import Reading, Rows
+from luthier.data.sources.apart import LIMITS
 
 SECONDS = 600
 MEMORY = 8 << 30
 
-READER = """
-import json, resource, sys
-try:
-    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
-except (ValueError, OSError):
-    pass  # macOS knows no such limit
+READER = (
+    LIMITS
+    + """
 import pyarrow as pa
 pa.set_cpu_count(1)
 
@@ -61,7 +59,7 @@ def storage(batch):
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 for path in sys.argv[3:]:
-    for names, batch in batches(path, sys.argv[1]):
+    for names, batch in batches(path, sys.argv[2]):
         if names is not None:
             print("#" + json.dumps(names))  # no row begins so
             continue
@@ -69,6 +67,7 @@ for path in sys.argv[3:]:
         for row in storage(batch).to_pylist():
             print(json.dumps(plain(row)))
 """
+)
 
 
 def read_parquet(reading: Reading) -> Rows:
@@ -110,7 +109,7 @@ def _rows(files: list[Path], path: Path, kind: str) -> Rows:
     for file in files:
         if file.stat().st_size == 0:
             raise DataError(f"{file} is empty", "give a file with at least 30 rows")
-    asked = [sys.executable, "-I", "-c", READER, kind, str(MEMORY), *(str(file.absolute()) for file in files)]
+    asked = [sys.executable, "-I", "-c", READER, str(MEMORY), kind, *(str(file.absolute()) for file in files)]
     try:
         done = subprocess.run(asked, capture_output=True, timeout=SECONDS, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
     except subprocess.TimeoutExpired:

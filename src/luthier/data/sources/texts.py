@@ -14,7 +14,7 @@ ENDINGS = (".txt", ".md", ".markdown", ".rst", ".text", *NEEDS)
 def read_texts(reading: Reading) -> Rows:
     """Read the folder's text files in the order of their names; links are not followed out of it."""
     folder = reading.path
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file() and not path.is_symlink())
+    files = texts_in(folder)
     if not files:
         raise DataError(
             f"the folder {folder} holds no train.csv, .tsv, .json or .jsonl, and no text files ({', '.join(ENDINGS)})",
@@ -36,6 +36,11 @@ def read_texts(reading: Reading) -> Rows:
     if not found.values:
         raise DataError(f"no text of the folder {folder} can be read: {found.rejected[0].reason}", "look at its files")
     return found
+
+
+def texts_in(folder: Path) -> list[Path]:
+    """The texts and documents under a folder, by name; links are left out."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file() and not path.is_symlink())
 
 
 def _plain(path: Path, encoding: str) -> tuple[str | None, str]:
