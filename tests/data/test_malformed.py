@@ -7,15 +7,18 @@ import json
 import os
 import random
 import re
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.intake import Intake, take_in
+from luthier.data.rows import read
 from luthier.data.spec import Data
 
 WORDS = (
@@ -343,3 +346,35 @@ def test_a_malformed_file_is_refused_set_aside_flagged_or_read_exactly(case: Cas
 def test_no_case_of_the_catalogue_is_missing() -> None:
     """Case 57, answers that are cut off, needs a tokenizer: tests/training holds it."""
     assert {case.number for case in CASES} == set(range(1, 65)) - {57}
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_of_a_file_with_too_many_rows_an_even_sample_is_read_in_the_same_memory(kind, tmp_path) -> None:
+    path, count, most = tmp_path / f"many.{kind}", 60_000, 500
+    if kind == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        table = pyarrow.table(
+            {"text": [f"row {number}" for number in range(count)], "label": ["ab"[number % 2] for number in range(count)]}
+        )
+        parquet.write_table(table, path)
+    else:
+        mark = {"csv": ",", "tsv": "\t"}.get(kind, "")
+        lines = [
+            f'{{"text": "row {n}", "label": "{"ab"[n % 2]}"}}' if kind == "jsonl" else f"row {n}{mark}{'ab'[n % 2]}" for n in range(count)
+        ]
+        path.write_text("\n".join(lines if kind == "jsonl" else [f"text{mark}label", *lines]) + "\n")
+    tracemalloc.start()
+    found = read(path, most=most, seed=3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 << 20  # all rows would hold 20 MiB and more
+    assert (len(found.values), found.met) == (most, count)
+    assert found.lines == sorted(found.lines)
+    assert found.lines == read(path, most=most, seed=3).lines != read(path, most=most, seed=4).lines
+    numbers = [int(row["text"].split()[1]) for row in found.values]
+    assert np.histogram(numbers, 5, (0, count))[0] == pytest.approx([most / 5] * 5, abs=45)  # 5 standard deviations
+    told = take_in(Data(path=str(path), most_rows=most), checks=())
+    assert told.count == most
+    assert f"holds {count:,} rows: {most:,} of them" in " ".join(finding.claim for finding in told.findings)

@@ -182,6 +182,8 @@ def check(
 def show(
     data: Annotated[str, typer.Argument(help="A file of rows, or a folder.")],
     row: Annotated[int | None, typer.Option(help="The line the row begins on; the first training row when not given.")] = None,
+    views: Annotated[int, typer.Option(help="So many changed views of it, as augment makes them.", min=0, max=200)] = 0,
+    page: Annotated[Path | None, typer.Option(help="An HTML file to write an image and its views to.")] = None,
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
     base: Annotated[str | None, typer.Option(help="The base whose tokenizer and template count.")] = None,
@@ -191,11 +193,17 @@ def show(
 ) -> None:
     """One row as the model will see it, token by token, with what is learned."""
     from luthier.app.faces import coloured
+    from luthier.pilot.show import ShownImage
     from luthier.pilot.show import show as verb
 
-    done = verb(data, row, target=target, input=input, base=base, task=task, set=set or ())
+    done = verb(data, row, views=views, page=page, target=target, input=input, base=base, task=task, set=set or ())
     if as_json:
         print(json.dumps(vars(done), ensure_ascii=False))
+        return
+    if isinstance(done, ShownImage):
+        print(f"{done.file}, row {done.line} ({done.part}): {done.width} × {done.height} pixels, of the class {done.target}")
+        if done.page:
+            print(f"page     {done.page}")
         return
     print(
         f"{done.file}, line {done.line} ({done.part}): {len(done.tokens)} tokens, {sum(done.learned)} learned"
@@ -204,6 +212,8 @@ def show(
     coloured(done.pieces, done.learned)
     if done.target:
         print(f"learned: the class {done.target}")
+    for number, view in enumerate(done.views, 1):
+        print(f"view {number}: {view}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.randomness import mix
+from luthier.data.image_views import ImageViews
 
 
 class Augment(Component):
@@ -25,6 +26,8 @@ class Augment(Component):
         default=0.0, ge=0, le=1, description="Share of its words in which two letters change places, or one is doubled or lost."
     )
     case: float = Field(default=0.0, ge=0, le=1, description="Share of its words whose case is turned round.")
+
+    images: ImageViews = Field(default_factory=lambda: ImageViews(), description="What happens to images; texts are left alone by it.")
 
     def changes(self, seed: int, step: int, row: int) -> bool:
         """Whether a row is changed in this step."""

@@ -114,7 +114,9 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
         raise DataError(
             f"{files[twice]} is given for training and as the {twice} file", f"give another {twice} file, or none: the rows are split then"
         )
-    tables = {name: read(Path(path), spec.format, spec.encoding, spec.header) for name, path in files.items()}
+    tables = {
+        name: read(Path(path), spec.format, spec.encoding, spec.header, spec.most_rows, spec.split_seed) for name, path in files.items()
+    }
     rejected = [row for rows in tables.values() for row in rows.rejected]
     _enough({name: rows.values for name, rows in tables.items()}, rejected, spec.path)
     shape = infer(tables["train"], spec.path, spec.task, spec.input, spec.target)
@@ -140,7 +142,7 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
     images = filled.task == "image_classification"
     numbers = pictures.clusters([r.values["thumbnail"] for r in rows]) if images else clusters([_said(r, filled)[0] for r in rows])
     known = {(record.source, record.row): number for record, number in zip(rows, numbers, strict=True)}
-    findings = _set_aside(rejected)
+    findings = [*_set_aside(rejected), *_thinned(tables, files, spec)]
     together = _together(parts, filled, known, findings)
     records = _split(parts, filled, together)
     intake = Intake(filled, shape.reason, records, labels, rejected, findings, known, together)
@@ -328,6 +330,13 @@ def _moment(record: Record, column: str) -> float:
             f"{record.source}, line {record.row}: {column} is {value!r}, neither a number nor a date",
             "write dates as 2026-11-21 or 2026-11-21T08:30:00",
         ) from None
+
+
+def _thinned(tables: Mapping[str, Rows], files: Mapping[str, str], spec: Data) -> list[Finding]:
+    """Files that hold more rows than are used."""
+    return [Finding(check="rows", severity="warning", claim=f"{Path(files[name]).name} holds {table.met:,} rows: {spec.most_rows:,} of them, evenly by chance, are used",
+                    evidence={"held": table.met, "used": spec.most_rows}, remedy="use more with --set data.most_rows=N (0 uses all): memory must hold them")
+            for name, table in tables.items() if spec.most_rows and table.met > spec.most_rows]  # fmt: skip
 
 
 def _set_aside(rejected: list[Rejected]) -> list[Finding]:

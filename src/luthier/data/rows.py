@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -9,9 +10,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+import numpy as np
 
 from luthier.core.errors import DataError, nearest
+from luthier.core.randomness import mix
 from luthier.core.types import Record
 
 
@@ -42,6 +46,9 @@ class Rows:
         values: one mapping a row.
         lines: the line each row began on.
         rejected: what was set aside.
+        most: rows that are kept, evenly by chance, of a file that holds more; 0 keeps all.
+        seed: of that chance.
+        met: rows that the file holds.
     """
 
     columns: list[str]
@@ -49,11 +56,39 @@ class Rows:
     values: list[dict[str, Any]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    most: int = 0
+    seed: int = 0
+    met: int = 0
+    _below: int = 1 << 64
+    _draws: list[int] = field(default_factory=list)
+    _block: int = -1
 
     def add(self, line: int, values: dict[str, Any]) -> None:
-        """Keep a row."""
+        """Keep a row, unless there are too many and chance is against it: memory holds twice `most` rows at worst."""
+        self.met += 1
+        if self._below < 1 << 64 and self._draw(line) >= self._below:
+            return
         self.lines.append(line)
         self.values.append(values)
+        if self.most and len(self.values) >= 2 * self.most:
+            self.thin()
+
+    def thin(self) -> None:
+        """Keep the `most` rows with the smallest draws, in their order; which they are depends on their lines and the seed alone."""
+        if not self.most or len(self.values) <= self.most:
+            return
+        draws = mix(self.seed, "rows", np.asarray(self.lines))
+        self._below = int(np.partition(draws, self.most)[self.most])
+        kept = np.flatnonzero(draws < np.uint64(self._below)).tolist()
+        self.lines = [self.lines[place] for place in kept]
+        self.values = [self.values[place] for place in kept]
+
+    def _draw(self, line: int) -> int:
+        block, place = divmod(line, 1 << 16)
+        if block != self._block:  # a number at a time would take twenty times as long
+            self._block = block
+            self._draws = mix(self.seed, "rows", np.arange(block << 16, (block + 1) << 16)).tolist()
+        return self._draws[place]
 
     def records(self, path: str) -> list[Record]:
         """The rows as records."""
@@ -89,35 +124,58 @@ class Reading:
         path: the file or folder.
         encoding: how its bytes are to be read.
         header: whether line 1 names the columns; None looks at the values.
+        most: rows that are kept of a file that holds more; 0 keeps all.
+        seed: decides which.
     """
 
     path: Path
     encoding: str = "utf-8"
     header: bool | None = None
+    most: int = 0
+    seed: int = 0
+
+    def rows(self, columns: Sequence[str] = (), header: bool = True) -> Rows:
+        """An empty table that keeps as many rows as was asked for."""
+        return Rows(list(columns), header, most=self.most, seed=self.seed)
 
     def text(self) -> str:
-        """What the file says; an invalid byte becomes a lone surrogate, so that its row can be found (see `sift`).
+        """What the file says, whole.
+
+        Raises:
+            DataError: as `stream`.
+        """
+        with self.stream() as stream:
+            return stream.read()
+
+    def stream(self, newline: str | None = "") -> TextIO:
+        """What the file says, a piece at a time; an invalid byte becomes a lone surrogate, so that its row can be found (see `sift`).
+
+        Args:
+            newline: what ends a line, as in `open`.
 
         Raises:
             DataError: it is empty, compressed, binary, or in another encoding.
         """
         path = self.path
         try:
-            raw = path.read_bytes()
+            with path.open("rb") as handle:
+                start = handle.read(4096)
+                blank = not start.strip() and all(not piece.strip() for piece in iter(lambda: handle.read(1 << 20), b""))
         except OSError as problem:
             raise DataError(f"{path} cannot be read: {problem.strerror}", "check who may read it") from None
-        if not raw.strip():
+        if blank:
             raise DataError(f"{path} is empty", "give a file with at least 30 rows")
-        for start, kind in PACKED.items():
-            if raw.startswith(start):
+        for mark, kind in PACKED.items():
+            if start.startswith(mark):
                 raise DataError(f"{path} is compressed ({kind})", "unpack it first")
-        for start, kind in BINARY.items():
-            if raw.startswith(start):
+        for mark, kind in BINARY.items():
+            if start.startswith(mark):
                 raise DataError(f"{path} is {kind}, not text", "give it its own ending (.parquet, .arrow), or save it as CSV")
-        return _decoded(raw, path, self.encoding)
+        encoding = _encoding(start, path, self.encoding)
+        return path.open(encoding=encoding, errors=_errors(path, encoding), newline=newline)
 
 
-def read(path: Path, format: str | None = None, encoding: str = "utf-8", header: bool | None = None) -> Rows:
+def read(path: Path, format: str | None = None, encoding: str = "utf-8", header: bool | None = None, most: int = 0, seed: int = 0) -> Rows:
     """Read a file or folder of rows.
 
     Args:
@@ -125,6 +183,8 @@ def read(path: Path, format: str | None = None, encoding: str = "utf-8", header:
         format: a name from `data.SOURCES`; None takes it from the file's ending.
         encoding: how its bytes are to be read; a byte order mark is honoured.
         header: whether line 1 names the columns; None looks at the values.
+        most: rows that are kept, evenly by chance, of a file that holds more; 0 keeps all.
+        seed: of that chance.
 
     Raises:
         DataError: the file is missing, empty, in another encoding, or not of its format.
@@ -143,7 +203,7 @@ def read(path: Path, format: str | None = None, encoding: str = "utf-8", header:
         raise DataError(
             f"{path}: the ending {path.suffix!r} names no format that is known", f"set data.format to one of {', '.join(SOURCES)}"
         )
-    found = sift(SOURCES[name](Reading(path, encoding, header)), str(path))
+    found = sift(SOURCES[name](Reading(path, encoding, header, most, seed)), str(path))
     if path.is_dir():
         return found
     from luthier.data.sources.images import image_column, with_images
@@ -169,6 +229,7 @@ def sift(rows: Rows, path: str) -> Rows:
     Raises:
         DataError: nothing is left.
     """
+    rows.thin()
     kept = Rows(columns=rows.columns, header=rows.header, rejected=rows.rejected)
     for line, values in zip(rows.lines, rows.values, strict=True):
         reason = _unfit(values)
@@ -179,6 +240,7 @@ def sift(rows: Rows, path: str) -> Rows:
     if not kept.values:
         first = f"; line {kept.rejected[0].line}: {kept.rejected[0].reason}" if kept.rejected else ""
         raise DataError(f"{path} holds no rows{first}", "give a file with at least 30 rows")
+    kept.met = rows.met
     return kept
 
 
@@ -200,29 +262,49 @@ def _unfit(values: dict[str, Any]) -> str:
     return f"it holds {size / (1 << 20):.0f} MiB, more than the {ROW_BYTES >> 20} MiB a row may have" if size > ROW_BYTES else ""
 
 
-def _decoded(raw: bytes, path: Path, encoding: str) -> str:
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        encoding = "utf-16"
-    elif encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-        encoding = "utf-8-sig"
-        start = raw[:4096]
-        if start.count(b"\0") > len(start) // 4:
-            raise DataError(
-                f"{path} looks like UTF-16 without its byte order mark", "name it: --set data.encoding=utf-16-le (or utf-16-be)"
-            )
+def _encoding(start: bytes, path: Path, asked: str) -> str:
+    """What the bytes are read as: a byte order mark wins over what was asked."""
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
     try:
-        return raw.decode(encoding)
+        codecs.lookup(asked)
     except LookupError:
-        raise DataError(f"there is no encoding {encoding!r}", "set data.encoding to utf-8, latin-1, cp1252, utf-16, …") from None
+        raise DataError(f"there is no encoding {asked!r}", "set data.encoding to utf-8, latin-1, cp1252, utf-16, …") from None
+    if asked.lower().replace("_", "-") not in ("utf-8", "utf8"):
+        return asked
+    if start.count(b"\0") > len(start) // 4:
+        raise DataError(f"{path} looks like UTF-16 without its byte order mark", "name it: --set data.encoding=utf-16-le (or utf-16-be)")
+    return "utf-8-sig"
+
+
+def _errors(path: Path, encoding: str) -> str:
+    """How invalid bytes are met: strictly where there are none, and so that their rows can be found where there are few.
+
+    Raises:
+        DataError: there are many; it is another encoding.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)()
+    with path.open("rb") as handle:
+        try:
+            for piece in iter(lambda: handle.read(1 << 20), b""):
+                decoder.decode(piece)
+            decoder.decode(b"", final=True)
+            return "strict"
+        except UnicodeDecodeError:
+            pass
+    raw = path.read_bytes()
+    try:
+        raw.decode(encoding)
     except UnicodeDecodeError as problem:
         line = raw[: problem.start].count(b"\n") + 1
         bad = sum(1 for _ in _bad_lines(raw)) if encoding == "utf-8-sig" else 0
         if 0 < bad <= FEW_BAD * raw.count(b"\n"):
-            return raw.decode(encoding, "surrogateescape")
+            return "surrogateescape"
         raise DataError(
             f"{path}, line {line}, byte {problem.start}: {raw[problem.start : problem.start + 1]!r} is not {encoding.removesuffix('-sig')}",
             "save the file as UTF-8, or name its encoding: --set data.encoding=cp1252",
         ) from None
+    return "strict"
 
 
 def _bad_lines(raw: bytes) -> Iterator[int]:

@@ -31,6 +31,11 @@ class Data(Component):
     )
     input: tuple[str, ...] = Field(default=(), description="The column or columns that are read; inferred when empty.")
     target: str | None = Field(default=None, description="The column to be learned; inferred when unset.")
+    most_rows: int = Field(
+        default=1_000_000,
+        ge=0,
+        description="Rows of a file that are used, evenly by chance, where it holds more, so that memory suffices for any file; 0 uses all.",
+    )
     group: str | None = Field(
         default=None,
         description="A column (a person, a document) whose rows must stay in one part, so that the test rows come from others.",

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import DataError
-from luthier.data.intake import take_in
+from luthier.core.component import build
+from luthier.core.errors import DataError, ExperimentError, nearest
+from luthier.core.types import Record
+from luthier.data.augment import Augment
+from luthier.data.intake import Intake, take_in
+from luthier.data.sources.images import pixels
+from luthier.experiment import number
 from luthier.pilot.asking import asked_for
 from luthier.studies.defaults import choose
+
+SIDE = 256
+"""Of a shown image, at most, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class Shown:
         learned: whether it is one that the model has to say.
         target: the class, where there are classes.
         cut: tokens that are lost because the row is too long.
+        views: how the row is learned from in the first steps in which it is changed.
     """
 
     file: str
@@ -36,23 +45,51 @@ class Shown:
     learned: list[bool]
     target: str
     cut: int
+    views: list[str]
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """An image and its changed views.
+
+    Args:
+        file: the image.
+        line: its row.
+        part: train, validation or test.
+        target: its class.
+        width: in pixels.
+        height: in pixels.
+        page: where the image and its views can be looked at; None where no page was asked for.
+    """
+
+    file: str
+    line: int
+    part: str
+    target: str
+    width: int
+    height: int
+    page: str | None
 
 
 def show(
     data: str | Path,
     row: int | None = None,
     *,
+    views: int = 0,
+    page: str | Path | None = None,
     target: str | None = None,
     input: str | Sequence[str] | None = None,
     base: str | None = None,
     task: str | None = None,
     set: Sequence[str] = (),
-) -> Shown:
-    """Render one row as the model will see it, token by token, with what is learned.
+) -> Shown | ShownImage:
+    """Render one row as the model will see it, token by token, with what is learned; of an image, its changed views.
 
     Args:
         data: a file of rows, or a folder.
         row: the line it begins on; the first training row when not given.
+        views: so many changed views of it, as `augment` makes them.
+        page: an HTML file to write an image and its views to.
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read; inferred when not given.
         base: the base whose tokenizer and template count; the task's default when not given.
@@ -62,27 +99,73 @@ def show(
     Raises:
         DataError: there is no such row, or it was set aside (and why).
     """
+    intake = take_in(asked_for(data, target=target, input=input, task=task, set=set), checks=())
+    part, record = _found(intake, row)
+    changes = [item for item in set if not item.startswith("data.")]
+    if intake.spec.task == "image_classification":
+        return _image(intake, record, part, views, page, changes)
     from luthier.models.pretrained import load_tokenizer
     from luthier.models.store import resolve
     from luthier.training.assemble import opened
 
-    intake = take_in(asked_for(data, target=target, input=input, task=task, set=set), checks=())
     experiment, _ = choose(intake, base, None, 1)
-    experiment = experiment.set(*(item for item in set if not item.startswith("data.")))
-    rows = [(part, record) for part, records in intake.records.items() for record in records]
-    found = rows[0] if row is None else next(((part, record) for part, record in rows if record.row == row), None)
-    if found is None:
-        aside = next((each for each in intake.rejected if each.line == row), None)
-        if aside is not None:
-            raise DataError(f"{aside.file}, line {row} was set aside: {aside.reason}", "mend the row")
-        lines = [record.row for _, record in rows]
-        raise DataError(f"{intake.spec.path} has no row that begins on line {row}", f"give a line from {min(lines)} to {max(lines)}")
-    part, record = found
+    experiment = experiment.set(*changes)
     tokenizer: Any = load_tokenizer(resolve(experiment.model.base))
     example = opened(experiment, tokenizer).prepare([record])[0]
     pieces = [tokenizer.decode([token]) for token in example.tokens]
     chat = isinstance(example.target, list)
+    if views and chat:
+        raise DataError("augment changes texts of a classifier and images, not conversations", "leave --views out")
+    text = " ".join(str(record.values.get(name) or "") for name in intake.spec.input)
     return Shown(
         record.source, record.row, part, pieces, list(example.tokens), list(example.target) if chat else [False] * len(pieces),
         "" if chat else str(record.values.get(intake.spec.target or "")), int(example.facts.get("cut", 0)),
+        [experiment.augment.view(text, experiment.seed, step, record.row) for step in range(views)],
     )  # fmt: skip
+
+
+def _found(intake: Intake, row: int | None) -> tuple[str, Record]:
+    """The row that begins on a line, and its part."""
+    rows = [(part, record) for part, records in intake.records.items() for record in records]
+    found = rows[0] if row is None else next(((part, record) for part, record in rows if record.row == row), None)
+    if found is not None:
+        return found
+    aside = next((each for each in intake.rejected if each.line == row), None)
+    if aside is not None:
+        raise DataError(f"{aside.file}, line {row} was set aside: {aside.reason}", "mend the row")
+    lines = [record.row for _, record in rows]
+    raise DataError(f"{intake.spec.path} has no row that begins on line {row}", f"give a line from {min(lines)} to {max(lines)}")
+
+
+def _image(intake: Intake, record: Record, part: str, views: int, page: str | Path | None, changes: Sequence[str]) -> ShownImage:
+    """An image, and where a page is asked for its views."""
+    from luthier.delivery.views import write_views
+
+    source = Path(record.source)
+    file = (source if source.is_dir() else source.parent) / str(record.values[intake.spec.input[0]])
+    augment = Augment()
+    for item in changes:
+        path, _, text = item.partition("=")
+        augment = _changed(augment, path.removeprefix("augment."), number(text))
+    picture = pixels(file, SIDE)
+    made = [augment.images.view(picture, 1, step, record.row) for step in range(views)]
+    values, label = record.values, str(record.values.get(intake.spec.target or ""))
+    if page is not None:
+        write_views(Path(page), f"{file.name} · {label}", picture, made, augment.images.model_dump())
+    elif views:
+        raise DataError("the views of an image need a page to be shown on", "add --page views.html")
+    return ShownImage(str(file), record.row, part, label, int(values["width"]), int(values["height"]), str(page) if page else None)
+
+
+def _changed(augment: Augment, path: str, value: Any) -> Augment:
+    whole = augment.model_dump()
+    *parents, last = path.split(".")
+    place: Any = whole
+    for parent in parents:
+        place = place.get(parent, {})
+    if last not in place:
+        raise ExperimentError(f"there is no field augment.{path}", nearest(path, [*whole, *(f"images.{name}" for name in whole["images"])]))
+    place[last] = value
+    made = build(Augment, whole, "augment")
+    assert isinstance(made, Augment)
+    return made

@@ -24,7 +24,7 @@ except (ValueError, OSError):
 """How a child's script begins; its first argument is the memory it may have, the others are the files."""
 
 
-def told(script: str, files: Sequence[Path], seconds: float, memory: int) -> Iterator[dict[str, Any]]:
+def told(script: str, files: Sequence[Path], seconds: float, memory: int, *more: str) -> Iterator[dict[str, Any]]:
     """What a child says of each file; `{"why": …}` for one that ended it.
 
     Args:
@@ -32,11 +32,12 @@ def told(script: str, files: Sequence[Path], seconds: float, memory: int) -> Ite
         files: to be read.
         seconds: that one file may take.
         memory: bytes that the child may have.
+        more: arguments of the script, from the second.
     """
     left = list(files)
     while left:
         done = 0
-        for said in _child(script, left, seconds, memory):
+        for said in _child(script, left, seconds, memory, more):
             done += 1
             yield said
         if done < len(left):
@@ -45,9 +46,9 @@ def told(script: str, files: Sequence[Path], seconds: float, memory: int) -> Ite
         left = left[done:]
 
 
-def _child(script: str, files: Sequence[Path], seconds: float, memory: int) -> Iterator[dict[str, Any]]:
+def _child(script: str, files: Sequence[Path], seconds: float, memory: int, more: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What one child says before it ends."""
-    asked = [sys.executable, "-I", "-c", script, str(memory)]
+    asked = [sys.executable, "-I", "-c", script, str(memory), *more]
     lines: queue.Queue[bytes] = queue.Queue()
     with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         wanted, stream = child.stdin, child.stdout

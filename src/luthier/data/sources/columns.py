@@ -10,6 +10,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 from luthier.core.errors import DataError
@@ -75,12 +77,12 @@ def read_parquet(reading: Reading) -> Rows:
     files = sorted(reading.path.glob("*.parquet")) if reading.path.is_dir() else [reading.path]
     if not files:
         raise DataError(f"the folder {reading.path} holds no .parquet file", "give the file itself")
-    return _rows(files, reading.path, "parquet")
+    return _rows(files, reading, "parquet")
 
 
 def read_arrow(reading: Reading) -> Rows:
     """Read an Arrow file or stream."""
-    return _rows([reading.path], reading.path, "arrow")
+    return _rows([reading.path], reading, "arrow")
 
 
 def read_saved(reading: Reading) -> Rows:
@@ -100,39 +102,48 @@ def read_saved(reading: Reading) -> Rows:
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise DataError(f"{state} names the file {name!r}, which is not in the folder", "save the data set again with save_to_disk")
-    return _rows([folder / name for name in names], folder, "arrow")
+    return _rows([folder / name for name in names], reading, "arrow")
 
 
-def _rows(files: list[Path], path: Path, kind: str) -> Rows:
+def _rows(files: list[Path], reading: Reading, kind: str) -> Rows:
+    path = reading.path
     if importlib.util.find_spec("pyarrow") is None:
         raise DataError(f"{path}: reading {kind} needs pyarrow", "pip install 'luthier[parquet]'")
     for file in files:
         if file.stat().st_size == 0:
             raise DataError(f"{file} is empty", "give a file with at least 30 rows")
     asked = [sys.executable, "-I", "-c", READER, str(MEMORY), kind, *(str(file.absolute()) for file in files)]
-    try:
-        done = subprocess.run(asked, capture_output=True, timeout=SECONDS, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
-    except subprocess.TimeoutExpired:
-        raise DataError(f"{path} was not read within {SECONDS} s", "give it in smaller parts") from None
-    if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().split("\n")[-1]
-        how = last if done.returncode > 0 else f"the reader was ended by signal {-done.returncode}"
+    found, number = reading.rows(), 0
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile() as said, subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=said, env=quiet) as child:
+        late = threading.Timer(SECONDS, child.kill)
+        late.start()
+        try:
+            for line in child.stdout or ():
+                if line.startswith(b"#"):
+                    found.columns = _same(path, found.columns, json.loads(line[1:]))
+                elif line.endswith(b"\n"):  # the last one of a reader that was ended may be half a row
+                    number += 1
+                    found.add(number, json.loads(line))
+            code = child.wait()
+            in_time = late.is_alive()
+        finally:
+            late.cancel()
+        said.seek(0)
+        last = said.read().decode(errors="replace").strip().split("\n")[-1]
+    if not in_time:
+        raise DataError(f"{path} was not read within {SECONDS} s", "give it in smaller parts")
+    if code:
+        how = last if code > 0 else f"the reader was ended by signal {-code}"
         raise DataError(f"{path} is not a sound {kind} file: {how[:300]}", "write it again; a part of it may be missing")
-    found = Rows(columns=[])
-    number = 0
-    for line in done.stdout.split(b"\n"):
-        if not line:
-            continue
-        if line.startswith(b"#"):
-            names = json.loads(line[1:])
-            if len(set(names)) < len(names):
-                raise DataError(f"{path}: a column name is there twice", "give each column a name of its own")
-            if found.columns and found.columns != names:
-                raise DataError(f"{path}: its files have different columns", "save the data set again")
-            found.columns = names
-            continue
-        number += 1
-        found.add(number, json.loads(line))
     if not found.values:
         raise DataError(f"{path} holds no rows", "give a file with at least 30 rows")
     return found
+
+
+def _same(path: Path, before: list[str], names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: a column name is there twice", "give each column a name of its own")
+    if before and before != names:
+        raise DataError(f"{path}: its files have different columns", "save the data set again")
+    return names

@@ -9,6 +9,8 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from luthier.core.errors import DataError
 from luthier.data.rows import Reading, Rejected, Rows
 from luthier.data.sources.apart import LIMITS, told
@@ -46,6 +48,35 @@ for line in sys.stdin:
 """
 )
 
+PIXELS = (
+    LIMITS
+    + """
+from PIL import Image
+for line in sys.stdin:
+    with Image.open(json.loads(line)) as image:
+        whole = image.convert("RGB")
+    whole.thumbnail((int(sys.argv[2]),) * 2)
+    print(json.dumps({"size": whole.size, "bytes": whole.tobytes().hex()}), flush=True)
+"""
+)
+
+
+def pixels(path: Path, side: int) -> np.ndarray:
+    """An image's colours, decoded in a process of its own, # (height, width, 3) of uint8
+
+    Args:
+        path: the file.
+        side: the longer one of what comes back, at most.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    (said,) = told(PIXELS, [path], SECONDS, MEMORY, str(side))
+    if "why" in said:
+        raise DataError(f"{path} cannot be decoded: {said['why']}", "look at the file")
+    width, height = said["size"]
+    return np.frombuffer(bytes.fromhex(said["bytes"]), dtype=np.uint8).reshape(height, width, 3)
+
 
 def read_images(reading: Reading) -> Rows:
     """Read a folder's images in the order of their names; links are not followed out of it."""
@@ -61,9 +92,10 @@ def read_images(reading: Reading) -> Rows:
             f"{folder}: {next(path.name for path in files if len(path.relative_to(folder).parts) == 1)} lies in no sub-folder, so it has no class",
             "put the images of each class into a sub-folder of its own, or give a table with the columns image and label",
         )
-    table = Rows(columns=["image", "label"])
+    table = reading.rows(["image", "label"])
     for number, path in enumerate(files, 1):
         table.add(number, {"image": str(path.relative_to(folder)), "label": path.relative_to(folder).parts[0]})
+    table.thin()
     return with_images(table, "image", folder, str(folder))
 
 
@@ -111,6 +143,7 @@ def with_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
             found.add(line, {**row, **facts})
     if not found.values:
         raise DataError(f"no image of {path} can be read: {found.rejected[0].reason}", "look at the files")
+    found.met = table.met
     return found
 
 

@@ -11,38 +11,41 @@ from luthier.data.rows import Reading, Rejected, Rows
 
 def read_lines(reading: Reading) -> Rows:
     """Read one JSON object a line; only a line feed ends a line."""
-    return _lines(reading.text(), str(reading.path))
+    with reading.stream() as stream:
+        start = next((line for line in stream if line.strip()), "")
+    return _array(reading) if start.lstrip()[:1] == "[" else _lines(reading)
 
 
 def read_array(reading: Reading) -> Rows:
     """Read a JSON array of objects."""
-    return _array(reading.text(), str(reading.path))
+    with reading.stream("\n") as stream:
+        start = next((line for line in stream if line.strip()), "")
+        several = any(line[:1] == "{" for line in stream)
+    return _lines(reading) if start.lstrip()[:1] == "{" and several else _array(reading)
 
 
-def _lines(text: str, path: str) -> Rows:
-    if text.lstrip()[:1] == "[":
-        return _array(text, path)
-    found = Rows(columns=[])
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            _add(found, path, number, _parse(line))
-        except (ValueError, RecursionError) as problem:
-            found.rejected.append(Rejected(path, number, f"not a JSON object: {problem}", line[:200]))
+def _lines(reading: Reading) -> Rows:
+    path, found = str(reading.path), reading.rows()
+    with reading.stream("\n") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                _add(found, path, number, _parse(line))
+            except (ValueError, RecursionError) as problem:
+                found.rejected.append(Rejected(path, number, f"not a JSON object: {problem}", line[:200]))
     return _checked(found, path)
 
 
-def _array(text: str, path: str) -> Rows:
-    if text.lstrip()[:1] == "{" and "\n{" in text:
-        return _lines(text, path)
+def _array(reading: Reading) -> Rows:
+    path = str(reading.path)
     try:
-        rows = _parse(text)
+        rows = _parse(reading.text())
     except (ValueError, RecursionError) as problem:
         raise DataError(f"{path} is not valid JSON: {problem}", "give a JSON array of objects, or one object a line as .jsonl") from None
     if not isinstance(rows, list):
         raise DataError(f"{path} holds one {type(rows).__name__}, not a list of rows", "give a JSON array of objects")
-    found = Rows(columns=[])
+    found = reading.rows()
     for number, row in enumerate(rows, 1):
         _add(found, path, number, row)
     return _checked(found, path)

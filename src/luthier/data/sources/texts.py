@@ -21,7 +21,7 @@ def read_texts(reading: Reading) -> Rows:
             "give the file itself, or a folder with train, validation and test files, or a folder of texts",
         )
     labelled = all(len(path.relative_to(folder).parts) > 1 for path in files)
-    found = Rows(columns=["text", "file", "label"] if labelled else ["text", "file"])
+    found = reading.rows(["text", "file", "label"] if labelled else ["text", "file"])
     documents = texts_of([path for path in files if path.suffix.lower() in NEEDS])
     for number, path in enumerate(files, 1):
         values = {"file": str(path.relative_to(folder))}
