@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from luthier.adaptation import ADAPTATIONS
 from luthier.data.augment import Augment
+from luthier.data.image_views import ImageViews
 from luthier.data.spec import Data
 from luthier.experiment import Experiment, Training
 from luthier.models.spec import Model
@@ -59,7 +60,7 @@ def reference() -> str:
             "Every field of an experiment. Each is set in `experiment.yaml`, or with `--set path=value`. This page is made from the fields.",
             "## The run\n\n" + top,
             "## Data\n\n" + rows(Data, "data."),
-            "## Augmentation\n\n" + rows(Augment, "augment."),
+            "## Augmentation\n\n" + rows(Augment, "augment.") + "\n\n### Of images\n\n" + rows(ImageViews, "augment.images."),
             room("Objective", "objective", OBJECTIVES),
             "## Model\n\n" + rows(Model, "model."),
             room("Adaptation", "adaptation", ADAPTATIONS),

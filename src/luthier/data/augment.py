@@ -27,7 +27,7 @@ class Augment(Component):
     )
     case: float = Field(default=0.0, ge=0, le=1, description="Share of its words whose case is turned round.")
 
-    images: ImageViews = Field(default_factory=lambda: ImageViews(), description="What happens to images; texts are left alone by it.")
+    images: ImageViews = Field(default_factory=lambda: ImageViews())
 
     def changes(self, seed: int, step: int, row: int) -> bool:
         """Whether a row is changed in this step."""
