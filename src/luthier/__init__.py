@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from luthier.pilot.prove import prove
     from luthier.pilot.report import report
     from luthier.pilot.run import resume, run, train
+    from luthier.pilot.search import search
     from luthier.pilot.show import show
 
 _PLACES = {
@@ -30,11 +31,28 @@ _PLACES = {
     "report": "luthier.pilot.report",
     "resume": "luthier.pilot.run",
     "run": "luthier.pilot.run",
+    "search": "luthier.pilot.search",
     "show": "luthier.pilot.show",
     "train": "luthier.pilot.run",
 }
 
-__all__ = ["Experiment", "Run", "chat", "check", "describe", "plan", "predict", "prove", "pull", "report", "resume", "run", "show", "train"]
+__all__ = [
+    "Experiment",
+    "Run",
+    "chat",
+    "check",
+    "describe",
+    "plan",
+    "predict",
+    "prove",
+    "pull",
+    "report",
+    "resume",
+    "run",
+    "search",
+    "show",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -73,8 +73,38 @@ def train(
 
 
 @app.command()
+def search(
+    data: Annotated[str, typer.Argument(help="A file of rows or a folder; or an experiment.yaml, which is the default then.")],
+    budget: Annotated[str, typer.Option(help="What all of it may cost: runs of the default (2x), or a time (10m).")] = "2x",
+    trials: Annotated[int | None, typer.Option(help="So many, whatever they cost; as many as the budget pays for when not given.")] = None,
+    space: Annotated[
+        list[str] | None, typer.Option(help="What may vary: optimizer.lr=1e-5..1e-3, training.batch_size=8|16; may be given again.")
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="tpe, gp, random, cmaes, qmc (Optuna's), or prior.")] = "tpe",
+    target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
+    input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
+    base: Annotated[str | None, typer.Option(help="A name from `luthier models list`, a folder, a bundle, or a hub id.")] = None,
+    task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The study's folder; studies/<time> when not given.")] = None,
+    set: Annotated[list[str] | None, typer.Option("--set", help="A change to the default, path=value; the field stays so.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the order of rows, dropout, new weights, and the proposals.")] = 1,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search the hyperparameters at about the price of one run; the trial that wins goes on and is the final model."""
+    from luthier.app.faces import face
+    from luthier.pilot.search import search as verb
+
+    with face(quiet or as_json) as shown:
+        done = verb(data, budget=budget, trials=trials, space=space or (), sampler=sampler, target=target, input=input, base=base, task=task,
+                    out=out, set=set or (), seed=seed, force=force, face=shown)  # fmt: skip
+    _ending(done, as_json)
+
+
+@app.command()
 def resume(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    run: Annotated[Path, typer.Argument(help="The folder of the run, or of the study.")],
     force: Force = False,
     allow_inexact: Annotated[
         bool, typer.Option("--allow-inexact", help="Go on although the data, the software or the machine is another; the run is marked.")
@@ -291,6 +321,12 @@ def _rows(rows: list[dict[str, Any]], as_json: bool, line: Any) -> None:
 
 def _ending(done: Any, as_json: bool) -> None:
     """Where everything lies, and what to type next."""
+    from luthier.core.study import Study
+
+    if isinstance(done, Study):
+        if not as_json:
+            print(f"\nstudy    {done.folder / 'report.html'}", end="")
+        done = done.winner
     verdict = done.verdict
     if as_json:
         print(

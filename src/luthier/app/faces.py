@@ -51,7 +51,7 @@ class Lines:
         self.tokens = 0
         self.since = self.began
         self.validation = ""
-        self.first = 0
+        self.first = self.last_step = 0
 
     def __enter__(self) -> Lines:
         return self
@@ -78,10 +78,10 @@ class Lines:
 
     def progress(self, step: Step) -> str:
         """Where the run is, how fast, and how long it will take."""
-        if self.first == 0:
-            self.first, self.since, self.tokens = step.number, time.monotonic(), 0
+        if self.first == 0 or step.number <= self.last_step:  # another training has begun
+            self.first, self.since, self.tokens, self.last_step = step.number, time.monotonic(), 0, step.number
             return f"step {step.number}/{step.total}  loss {step.loss:.4f}"
-        self.tokens += step.tokens
+        self.tokens, self.last_step = self.tokens + step.tokens, step.number
         passed = max(time.monotonic() - self.since, 1e-6)
         left = passed / (step.number - self.first) * (step.total - step.number)
         speed = f"{self.tokens / passed:,.0f} tokens/s  {duration(left)} left"

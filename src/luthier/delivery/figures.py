@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
@@ -131,3 +131,73 @@ def grid(table: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
         cells = "".join(f'<td class="s{round(9 * value / total)}">{value or ""}</td>' for value in row)
         body.append(f"<tr><th>{html.escape(label)}</th>{cells}</tr>")
     return f'<div class="scroll"><table class="confusion"><thead><tr><th>true ↓ said →</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def parallel(axes: Sequence[tuple[str, Sequence[str], Sequence[float]]], names: Sequence[str], best: int) -> str:
+    """Parallel coordinates: each axis is a hyperparameter, each line a trial.
+
+    Args:
+        axes: a name, what each trial's place says, and the place itself from 0 (bottom) to 1 (top).
+        names: of the trials.
+        best: the one that stands out.
+    """
+    gap = (WIDTH - 2 * LEFT) / max(len(axes) - 1, 1)
+    parts = []
+    for number, (name, said, places) in enumerate(axes):
+        x = LEFT + number * gap
+        parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP + 16}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}"/>')
+        side = "start" if number == 0 else "end" if number == len(axes) - 1 else "middle"
+        parts.append(f'<text class="axis" x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="{side}">{html.escape(name)}</text>')
+        ends = sorted(zip(places, said, strict=True))
+        for place, word in {ends[0][0]: ends[0][1], ends[-1][0]: ends[-1][1]}.items():
+            shift = -6 if side == "end" else 6
+            parts.append(
+                f'<text x="{x + shift:.1f}" y="{_height(place) - 4:.1f}" text-anchor="{"end" if side == "end" else "start"}">{html.escape(word)}</text>'
+            )
+    for trial in [*(one for one in range(len(names)) if one != best), best]:
+        points = " ".join(f"{LEFT + number * gap:.1f},{_height(places[trial]):.1f}" for number, (_, _, places) in enumerate(axes))
+        about = f"{names[trial]}: " + ", ".join(f"{name} {said[trial]}" for name, said, _ in axes)
+        parts.append(
+            f'<polyline class="{"c0" if trial == best else "c2 faint"}" points="{points}"><title>{html.escape(about)}</title></polyline>'
+        )
+    return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="each trial as a line">{"".join(parts)}</svg></figure>'
+
+
+def _height(place: float) -> float:
+    return HEIGHT - BOTTOM - place * (HEIGHT - TOP - BOTTOM - 16)
+
+
+def fan(series: Mapping[str, Points], best: str, x: str, y: str) -> str:
+    """Many lines of which one stands out.
+
+    Args:
+        series: name → points.
+        best: the name of the one.
+        x: what the horizontal axis says.
+        y: what the vertical axis says.
+    """
+    points = [point for one in series.values() for point in one]
+    if not points:
+        return "<p>nothing to draw</p>"
+    x_high = max(point[0] for point in points)
+    y_low, y_high = min(point[1] for point in points), max(point[1] for point in points)
+    y_high += (y_high - y_low or 1) * 0.04
+
+    def at_x(value: float) -> float:
+        return LEFT + value / x_high * (WIDTH - LEFT - RIGHT)
+
+    def at_y(value: float) -> float:
+        return HEIGHT - BOTTOM - (value - y_low) / ((y_high - y_low) or 1) * (HEIGHT - TOP - BOTTOM)
+
+    parts = _frame(x, y, at_x, at_y, (0.0, x_high), (y_low, y_high))
+    for name in [*(name for name in series if name != best), *([best] if best in series else [])]:
+        kind = "c0" if name == best else "c2 faint"
+        told = f"<title>{html.escape(name)}</title>"
+        parts.append(
+            f'<polyline class="{kind}" points="{" ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in series[name])}">{told}</polyline>'
+        )
+        parts += [
+            f'<circle class="{kind}" cx="{at_x(px):.1f}" cy="{at_y(py):.1f}" r="3"><title>{html.escape(name)}: {py:.4g}</title></circle>'
+            for px, py in series[name]
+        ]
+    return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y)} against {html.escape(x)}">{"".join(parts)}</svg></figure>'

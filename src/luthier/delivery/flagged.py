@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import base64
-import html
 import math
 import struct
 import zlib
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from luthier.core.finding import Finding
 from luthier.core.run import write_file
 from luthier.data.intake import Intake
+from luthier.delivery.page import page, text
 
 
 def write_flagged(path: Path, intake: Intake, findings: list[Finding]) -> Path:
@@ -24,28 +23,16 @@ def write_flagged(path: Path, intake: Intake, findings: list[Finding]) -> Path:
         intake: the rows.
         findings: the weightiest first.
     """
-    style = (files("luthier.delivery") / "report.css").read_text()
-    name = _text(Path(intake.spec.path).name)
+    name = Path(intake.spec.path).name
     listed = "".join(
-        f'<li class="{found.severity}"><a href="#f{number}">{_text(found.claim)}</a></li>' for number, found in enumerate(findings)
+        f'<li class="{found.severity}"><a href="#f{number}">{text(found.claim)}</a></li>' for number, found in enumerate(findings)
     )
     counts = ", ".join(f"{len(rows):,} {part}" for part, rows in intake.records.items())
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}"><link rel="icon" href="data:,">
-<title>{name} · checked by Luthier</title><style>{style}</style></head>
-<body><header><p class="brand">Luthier</p><h1>{name} <span class="soft">checked</span></h1></header>
-<main><section><h2>{len(findings)} findings</h2><p class="about">{_text(intake.reason)}; {counts}; {len(intake.rejected):,} set aside</p>
+    body = f"""<section><h2>{len(findings)} findings</h2><p class="about">{text(intake.reason)}; {counts}; {len(intake.rejected):,} set aside</p>
 <ul class="findings">{listed}</ul></section>
-{"".join(_section(number, found) for number, found in enumerate(findings))}</main></body></html>
-"""
-    write_file(path, page)
+{"".join(_section(number, found) for number, found in enumerate(findings))}"""
+    write_file(path, page(f"{name} · checked by Luthier", name, "checked", body))
     return path
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
 
 
 def _picture(row: dict[str, Any]) -> str:
@@ -69,8 +56,8 @@ def _section(number: int, found: Finding) -> str:
         "" if not shown or len(shown) == found.evidence["count"] else f" The first {len(shown)} of {found.evidence['count']:,} are shown."
     )
     body = "".join(
-        f"<tr><td>{_text(Path(row['file']).name)}:{row['line']}</td><td>{_text(row['part'])}</td><td>{_text(row.get('note', ''))}</td>"
-        f"<td>{_text(row['label'])}</td><td>{_picture(row)}{_text(row['text'])}</td></tr>"
+        f"<tr><td>{text(Path(row['file']).name)}:{row['line']}</td><td>{text(row['part'])}</td><td>{text(row.get('note', ''))}</td>"
+        f"<td>{text(row['label'])}</td><td>{_picture(row)}{text(row['text'])}</td></tr>"
         for row in shown
     )
     head = "<tr><th>row</th><th>part</th><th>why</th><th>label</th><th>text</th></tr>"
@@ -79,4 +66,4 @@ def _section(number: int, found: Finding) -> str:
         if shown
         else ""
     )
-    return f'<section id="f{number}" class="{found.severity}"><h2>{_text(found.claim)}</h2><p class="about">{_text(found.remedy)}{more}</p>{table}</section>'
+    return f'<section id="f{number}" class="{found.severity}"><h2>{text(found.claim)}</h2><p class="about">{text(found.remedy)}{more}</p>{table}</section>'

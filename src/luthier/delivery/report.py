@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from luthier.core.run import Run, write_file
 from luthier.delivery import figures
+from luthier.delivery.page import findings, page, section, table, text
 from luthier.evaluation.metrics import METRICS
 from luthier.evaluation.verdict import sentence, shown, times
 from luthier.experiment import Experiment
@@ -29,7 +28,6 @@ def write_report(run: Run) -> Path:
     verdict = run.verdict or {}
     experiment = Experiment.load(run.folder / "experiment.yaml")
     details: dict[str, Any] = run.json("evaluation.json") or {}
-    style = (files("luthier.delivery") / "report.css").read_text()
     sections = [
         _verdict(verdict),
         _data(run, experiment),
@@ -38,37 +36,15 @@ def write_report(run: Run) -> Path:
         _quality(verdict, details),
         _samples(details),
         _examples(details),
-        _findings(run),
+        findings(run.findings),
         _cost(run, verdict, experiment),
     ]
     name = Path(experiment.data.path).stem
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}"><link rel="icon" href="data:,">
-<title>{_text(name)} · Luthier</title><style>{style}</style></head>
-<body><header><p class="brand">Luthier</p><h1>{_text(name)} <span class="soft">on {_text(experiment.model.base)}</span></h1></header>
-<main>{"".join(sections)}</main>
-<footer>Experiment {experiment.key[:16]} · seed {experiment.seed} · {_text(", ".join(f"{k} {v}" for k, v in experiment.environment.items() if k in ("luthier", "torch", "transformers")))}</footer>
-</body></html>
-"""
-    write_file(run.folder / "report.html", page)
+    versions = ", ".join(f"{key} {value}" for key, value in experiment.environment.items() if key in ("luthier", "torch", "transformers"))
+    footer = f"Experiment {experiment.key[:16]} · seed {experiment.seed} · {text(versions)}"
+    whole = page(f"{name} · Luthier", name, f"on {experiment.model.base}", "".join(sections), footer)
+    write_file(run.folder / "report.html", whole)
     return run.folder / "report.html"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _section(title: str, body: str, about: str = "") -> str:
-    note = f'<p class="about">{about}</p>' if about else ""
-    return f"<section><h2>{title}</h2>{note}{body}</section>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _verdict(verdict: dict[str, Any]) -> str:
@@ -86,8 +62,8 @@ def _verdict(verdict: dict[str, Any]) -> str:
     )
     chart = figures.intervals(rows, lambda value: shown(metric, value))
     if verdict.get("inexact"):
-        about += f'</p><p class="warning">Resumed where something had changed ({_text("; ".join(verdict["inexact"]))}): another run of this experiment will not give the same bits.'
-    return f'<section class="verdict {verdict["verdict"]}"><h2>{WORDS[verdict["verdict"]]}</h2><p class="claim">{_text(sentence(verdict))}</p>{chart}<p class="about">{about}</p></section>'
+        about += f'</p><p class="warning">Resumed where something had changed ({text("; ".join(verdict["inexact"]))}): another run of this experiment will not give the same bits.'
+    return f'<section class="verdict {verdict["verdict"]}"><h2>{WORDS[verdict["verdict"]]}</h2><p class="claim">{text(sentence(verdict))}</p>{chart}<p class="about">{about}</p></section>'
 
 
 def _data(run: Run, experiment: Experiment) -> str:
@@ -106,7 +82,7 @@ def _data(run: Run, experiment: Experiment) -> str:
     labels = getattr(objective, "labels", ())
     if labels:
         facts.append(("classes", f"{len(labels)}: {', '.join(labels[:12])}{' …' if len(labels) > 12 else ''}"))
-    return _section("The data", _table(("", ""), facts))
+    return section("The data", table(("", ""), facts))
 
 
 def _choices(run: Run, experiment: Experiment) -> str:
@@ -116,9 +92,9 @@ def _choices(run: Run, experiment: Experiment) -> str:
     cut = run.happened("cut_to_budget")
     if cut:
         rows.append(("training.steps", cut[-1]["steps"], f"of {cut[-1]['wanted']:,}: what the budget of {cut[-1]['budget']:.0f} s leaves"))
-    return _section(
+    return section(
         "The choices",
-        _table(("field", "value", "reason"), rows),
+        table(("field", "value", "reason"), rows),
         "Every field is in experiment.yaml; change one with <code>--set path=value</code>.",
     )
 
@@ -150,7 +126,7 @@ def _curves(run: Run, verdict: dict[str, Any]) -> str:
     body += "<h3>Learning rate</h3>" + figures.lines(
         {"learning rate": [(line["step"], line["lr"]) for line in steps]}, "step", "rate", zero=True
     )
-    return _section(
+    return section(
         "The run",
         body,
         "A gap that grows while the validation loss rises is overfitting; the chosen checkpoint is the best on the validation rows.",
@@ -159,7 +135,7 @@ def _curves(run: Run, verdict: dict[str, Any]) -> str:
 
 def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
     numbers = {name: value for name, value in verdict["test"].items() if name in METRICS}
-    body = _table(
+    body = table(
         ("on the test rows", ""),
         [(METRICS[name].about, shown(name, value)) for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()],
     )
@@ -171,7 +147,7 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
             (part["label"], part["n"], f"{part['precision']:.3f}", f"{part['recall']:.3f}", f"{part['f1']:.3f}")
             for part in sorted(details["per_class"], key=lambda part: part["f1"])
         ]
-        body += "<h3>Each class, the weakest first</h3>" + _table(("class", "rows", "precision", "recall", "F1"), rows)
+        body += "<h3>Each class, the weakest first</h3>" + table(("class", "rows", "precision", "recall", "F1"), rows)
         if len(labels) <= 30:
             body += "<h3>What was taken for what</h3>" + figures.grid(details["confusion"], labels)
         else:
@@ -184,7 +160,7 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
                 ),
                 reverse=True,
             )[:15]
-            body += "<h3>The most frequent mistakes</h3>" + _table(
+            body += "<h3>The most frequent mistakes</h3>" + table(
                 ("true", "said", "rows"), [(true, said, count) for count, true, said in mistakes]
             )
         points = [(part["confidence"], part["accuracy"]) for part in details["calibration"]]
@@ -193,17 +169,17 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
         )
     if details.get("truncated"):
         body += f'<p class="warning">{details["truncated"]} test rows were longer than objective.max_length and lost their end.</p>'
-    return _section("How good it is", body)
+    return section("How good it is", body)
 
 
 def _samples(details: dict[str, Any]) -> str:
     if not details.get("samples"):
         return ""
     cards = "".join(
-        f'<article><p class="asked">{_text(row["asked"][:900])}</p><dl><dt>before</dt><dd>{_text(row["before"])}</dd><dt>after</dt><dd>{_text(row["after"])}</dd><dt>reference</dt><dd class="soft">{_text(row["expected"][:900])}</dd></dl></article>'
+        f'<article><p class="asked">{text(row["asked"][:900])}</p><dl><dt>before</dt><dd>{text(row["before"])}</dd><dt>after</dt><dd>{text(row["after"])}</dd><dt>reference</dt><dd class="soft">{text(row["expected"][:900])}</dd></dl></article>'
         for row in details["samples"]
     )
-    return _section("What it says, before and after", cards, "The same validation prompts; the likeliest token each time.")
+    return section("What it says, before and after", cards, "The same validation prompts; the likeliest token each time.")
 
 
 def _examples(details: dict[str, Any]) -> str:
@@ -211,29 +187,21 @@ def _examples(details: dict[str, Any]) -> str:
         made = []
         for row in rows:
             said = (
-                f"said <b>{_text(row['said'])}</b> ({row['confidence']:.0%} sure), is <b>{_text(row['target'])}</b>"
+                f"said <b>{text(row['said'])}</b> ({row['confidence']:.0%} sure), is <b>{text(row['target'])}</b>"
                 if "said" in row
-                else f'<span class="soft">{_text(row["target"])}</span>'
+                else f'<span class="soft">{text(row["target"])}</span>'
             )
             made.append(
-                f'<article><p>{_text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{_text(row["file"])}, line {row["line"]} · loss {row["loss"]:.3f}, base {row["base_loss"]:.3f}</p></article>'
+                f'<article><p>{text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{text(row["file"])}, line {row["line"]} · loss {row["loss"]:.3f}, base {row["base_loss"]:.3f}</p></article>'
             )
         return "".join(made)
 
     if not details.get("worst"):
         return ""
-    return _section(
+    return section(
         "Rows",
         f"<details open><summary>the worst</summary>{cards(details['worst'])}</details><details><summary>the best</summary>{cards(details['best'])}</details>",
     )
-
-
-def _findings(run: Run) -> str:
-    items = "".join(
-        f'<li class="{finding.severity}"><b>{_text(finding.claim)}</b>{f"<br>→ {_text(finding.remedy)}" if finding.remedy else ""}</li>'
-        for finding in run.findings
-    )
-    return _section("Findings", f'<ul class="findings">{items}</ul>')
 
 
 def _cost(run: Run, verdict: dict[str, Any], experiment: Experiment) -> str:
@@ -249,4 +217,4 @@ def _cost(run: Run, verdict: dict[str, Any], experiment: Experiment) -> str:
         ("on", ", ".join(str(experiment.environment.get(name)) for name in ("device", "processor"))
          + f", {experiment.environment.get('threads')} threads, {experiment.training.dtype}"),
     ]  # fmt: skip
-    return _section("Cost", _table(("", ""), facts))
+    return section("Cost", table(("", ""), facts))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from luthier.core.run import write_file
+from luthier.delivery.page import page, section, text
 
 
 def write_views(path: Path, name: str, picture: np.ndarray, views: Sequence[np.ndarray], fields: Mapping[str, Any]) -> Path:
@@ -25,20 +24,10 @@ def write_views(path: Path, name: str, picture: np.ndarray, views: Sequence[np.n
         views: as it is learned from, each of the same size.
         fields: what the views were made with.
     """
-    style = (files("luthier.delivery") / "report.css").read_text()
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     said = ", ".join(f"augment.images.{field}={value}" for field, value in fields.items())
-    title = html.escape(name)
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}"><link rel="icon" href="data:,">
-<title>{title} · views by Luthier</title><style>{style}</style></head>
-<body><header><p class="brand">Luthier</p><h1>{title}</h1></header>
-<main><section><h2>As it is</h2><p>{_drawn(picture, "the image")}</p></section>
-<section><h2>As it is learned from</h2><p class="about">{html.escape(said)}</p>
-<p>{" ".join(_drawn(view, f"view {number}") for number, view in enumerate(views, 1))}</p></section></main></body></html>
-"""
-    write_file(path, page)
+    drawn = " ".join(_drawn(view, f"view {number}") for number, view in enumerate(views, 1))
+    body = section("As it is", f"<p>{_drawn(picture, 'the image')}</p>") + section("As it is learned from", f"<p>{drawn}</p>", text(said))
+    write_file(path, page(f"{name} · views by Luthier", name, "", body))
     return path
 
 

@@ -25,6 +25,7 @@ from luthier.pilot.samples import sampled
 from luthier.pilot.way import Way
 from luthier.training.assemble import opened
 from luthier.training.devices import choose_dtype, environment, exact
+from luthier.training.steps import Work
 from luthier.training.train import fit
 from luthier.training.watchers import Signals
 
@@ -54,15 +55,11 @@ def complete(
         Stopped: a signal came; the run can be resumed.
     """
     exact()
-    with _noted(place, clock), Signals() as signals:
+    with noted(place, clock), Signals() as signals:
         if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists():
             _finish(place, face, place.verdict)
             return
-        face.stage("base", experiment.model.base)
-        base = resolve(experiment.model.base, face.say)
-        tokenizer = load_tokenizer(base)
-        experiment = _settled(place, experiment, base, inexact)
-        way = Way(place, intake, face, clock, signals, base, tokenizer, opened(experiment, tokenizer))
+        way, experiment = opened_way(place, experiment, intake, face, clock, signals, inexact)
         proven(way, experiment)
         experiment = planned(way, experiment)
         crossed(way, experiment)
@@ -71,21 +68,46 @@ def complete(
         if intake.spec.task == "chat":
             sampled(way, work, "before")
         place.event("started", clock=clock())
-        best = fit(place, work, face, signals, watchers)
-        face.stage("verdict", f"{len(intake.records['test']):,} sealed rows")
-        verdict = judged(way, experiment, work, best)
-        face.stage("bundle")
-        counts = {part: len(rows) for part, rows in intake.records.items()}
-        write_bundle(place.folder / "bundle", work.model, tokenizer, experiment, base, write_card(experiment, base, verdict, counts))
-        verdict["seconds"] = round(way.spent, 2)
-        if place.happened("inexact"):
-            verdict["inexact"] = place.happened("inexact")[-1]["differences"]
-        place.write_json("verdict.json", verdict)
-        _finish(place, face, verdict)
+        concluded(way, experiment, work, fit(place, work, face, signals, watchers))
+
+
+def opened_way(
+    place: Run, experiment: Experiment, intake: Intake, face: Face, clock: Clock, signals: Signals, inexact: Sequence[str] | None = None
+) -> tuple[Way, Experiment]:
+    """What the stages share, and the experiment with what depends on the machine decided."""
+    face.stage("base", experiment.model.base)
+    base = resolve(experiment.model.base, face.say)
+    tokenizer = load_tokenizer(base)
+    experiment = _settled(place, experiment, base, inexact)
+    return Way(place, intake, face, clock, signals, base, tokenizer, opened(experiment, tokenizer)), experiment
+
+
+def concluded(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -> None:
+    """From a trained model to a verdict, a bundle and a report.
+
+    Args:
+        way: of the run.
+        experiment: as it was trained.
+        work: its model holds the chosen checkpoint.
+        best: the evaluation that chose it.
+    """
+    place, face = way.place, way.face
+    face.stage("verdict", f"{len(way.intake.records['test']):,} sealed rows")
+    verdict = judged(way, experiment, work, best)
+    face.stage("bundle")
+    counts = {part: len(rows) for part, rows in way.intake.records.items()}
+    write_bundle(
+        place.folder / "bundle", work.model, way.tokenizer, experiment, way.base, write_card(experiment, way.base, verdict, counts)
+    )
+    verdict["seconds"] = round(way.spent, 2)
+    if place.happened("inexact"):
+        verdict["inexact"] = place.happened("inexact")[-1]["differences"]
+    place.write_json("verdict.json", verdict)
+    _finish(place, face, verdict)
 
 
 @contextlib.contextmanager
-def _noted(place: Run, clock: Clock) -> Iterator[None]:
+def noted(place: Run, clock: Clock) -> Iterator[None]:
     """Seconds that were spent before an interruption belong to the run."""
     try:
         yield

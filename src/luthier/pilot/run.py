@@ -65,12 +65,12 @@ def run(
     seconds = seconds_of(budget)
     face.stage("data", str(data))
     intake = take_in(asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set, say=face.say))
-    kind = _kind_of(base, face)
+    kind = kind_of(base, face)
     experiment, choices = choose(intake, base, kind, seed)
-    experiment = _changed(experiment, choices, set)
+    experiment = changed(experiment, choices, set)
     place = Run.create(Path(out) if out else Path("runs") / Run.fresh_name())
     with place.owned():
-        _begin(place, experiment, intake, choices, face, budget=seconds, force=force)
+        begin(place, experiment, intake, choices, face, budget=seconds, force=force)
         if plan_only:
             place.event("planned_only")
             return place
@@ -113,7 +113,7 @@ def train(
     experiment = filled(experiment, intake)
     place = _fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
     with place.owned():
-        _begin(place, experiment, intake, [], face, budget=seconds, force=force)
+        begin(place, experiment, intake, [], face, budget=seconds, force=force)
         from luthier.pilot.complete import complete
 
         complete(place, experiment, intake, face, clock, watchers)
@@ -138,6 +138,10 @@ def resume(
     clock = Clock()
     face = face or Silent()
     place = Run.open(Path(run))
+    if place.happened("searching"):
+        from luthier.pilot.search import resumed
+
+        return resumed(place.folder, face=face, force=force)
     with place.owned():
         if place.happened("finished"):
             face.say(f"{place.folder} is finished: nothing to resume")
@@ -147,10 +151,10 @@ def resume(
             place.event("forced")
         face.stage("data", experiment.data.path)
         intake = take_in(experiment.data.model_copy(update={"fingerprint": {}}) if allow_inexact else experiment.data)
-        changed = _other_rows(experiment, intake) if allow_inexact else []
+        other = _other_rows(experiment, intake) if allow_inexact else []
         from luthier.pilot.complete import complete
 
-        complete(place, experiment, intake, face, clock, watchers, changed if allow_inexact else None)
+        complete(place, experiment, intake, face, clock, watchers, other if allow_inexact else None)
     return place
 
 
@@ -191,7 +195,7 @@ def seconds_of(budget: str | float | None) -> float | None:
     return value
 
 
-def _kind_of(base: str | None, face: Face) -> str | None:
+def kind_of(base: str | None, face: Face) -> str | None:
     """Encoder or decoder, where a base is named; it is fetched now, so that a wrong name fails at once."""
     if base is None:
         return None
@@ -200,7 +204,7 @@ def _kind_of(base: str | None, face: Face) -> str | None:
     return resolve(base, face.say).kind
 
 
-def _changed(experiment: Experiment, choices: list[Choice], assignments: Sequence[str]) -> Experiment:
+def changed(experiment: Experiment, choices: list[Choice], assignments: Sequence[str]) -> Experiment:
     """Apply what the person set; an adaptation brings its own rate unless one was set too."""
     for item in sorted(assignments, key=lambda item: ".kind=" not in item):
         experiment = experiment.set(item)
@@ -234,7 +238,7 @@ def how_split(spec: Data) -> str:
     return ("by class, " if spec.task == "classification" else "by chance, ") + f"{kept}near-duplicates together"
 
 
-def _begin(
+def begin(
     place: Run, experiment: Experiment, intake: Intake, choices: Sequence[Choice], face: Face, budget: float | None, force: bool
 ) -> None:
     """Write what makes the run resumable, before anything heavy is imported."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from luthier.core.errors import ExperimentError
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment
 from luthier.objectives import OBJECTIVES
+from luthier.studies.space import Dimension, Space, parsed, value_at
 
 BASES = {"classification": "minilm-l6", "chat": "smollm2-135m"}
 
@@ -44,6 +46,59 @@ MANY_LONG = 0.1
 """Share of long rows above which they are read in windows."""
 CHARACTERS_A_TOKEN = 4.5
 """Of English prose, roughly."""
+
+
+SPREADS: tuple[tuple[int, Dimension], ...] = (
+    (2, Dimension(path="optimizer.lr", kind="log", low=1 / 30, high=30, centre=1.0, spread=0.9,
+                  why="the rate decides most; its best value lies within a factor of 2.5 of the default in two of three cases (Tinker's sweep, docs/log.md)")),
+    (10, Dimension(path="training.batch_size", kind="choice", options=(8, 16, 32), spread=0.5, why="goes with the rate")),
+    (10, Dimension(path="model.dropout", kind="choice", options=(0.0, 0.1, 0.2), spread=0.5, why="more for noisy labels, a hypothesis")),
+    (16, Dimension(path="optimizer.weight_decay", kind="choice", options=(0.0, 0.01, 0.1), spread=0.5, why="matters little in short runs")),
+    (16, Dimension(path="schedule.warmup", kind="choice", options=(0.03, 0.1, 0.2), spread=0.5, why="more for higher rates")),
+    (16, Dimension(path="schedule.kind", kind="choice", options=("linear", "cosine", "wsd"), spread=0.4, why="straight to zero is hard to beat")),
+)  # fmt: skip
+"""From how many trials on a field is searched, and its prior; bounds and spread of the rate are multiples of the default's."""
+STAY = {
+    "training.epochs": "early stopping and the best checkpoint find the end within a run",
+    "adaptation.kind": "name it to search it: --space 'adaptation.kind=full|freeze|lora'",
+}
+"""Fields that a search leaves alone unless it is asked, and why."""
+
+
+def space_for(experiment: Experiment, trials: int, fixed: Sequence[str] = (), asked: Sequence[str] = ()) -> tuple[Space, dict[str, str]]:
+    """What a search of so many trials varies, and why the rest of the hyperparameters that matter stay.
+
+    Args:
+        experiment: the default.
+        trials: of the search.
+        fixed: paths that the person has set: they stay.
+        asked: dimensions as typed after --space; they join, or take the place of those that are there.
+
+    Raises:
+        ExperimentError: a dimension that does not fit the experiment.
+    """
+    typed = {dimension.path: dimension for dimension in (parsed(text, experiment) for text in asked)}
+    found: list[Dimension] = []
+    stay = dict(STAY)
+    for least, dimension in SPREADS:
+        path = dimension.path
+        if path in typed:
+            continue
+        if path in fixed:
+            stay[path] = "set by you"
+        elif trials < least:
+            stay[path] = f"{trials} trials are spent on what matters more; it joins from {least} on"
+        else:
+            found.append(_centred(dimension, value_at(experiment, path)))
+    return (*found, *typed.values()), {path: why for path, why in stay.items() if path not in typed}
+
+
+def _centred(dimension: Dimension, value: Any) -> Dimension:
+    """The dimension around the default's value."""
+    if dimension.kind == "log":
+        return dimension.model_copy(update={"low": dimension.low * value, "high": dimension.high * value, "centre": value})
+    options = dimension.options if value in dimension.options else (value, *dimension.options)
+    return dimension.model_copy(update={"centre": value, "options": options})
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,82 @@ from luthier.core.run import Run
 from luthier.training import checkpoints
 from luthier.training.steps import Work, steps
 from luthier.training.watchers import Checkpointer, EarlyStop, Evaluator, Finite, MetricsFile, Signals
+
+
+class Fit:
+    """A training that can pause: between two steps it holds all it needs in memory, and goes on as if nothing had been.
+
+    Args:
+        run: owned; metrics, evaluations and checkpoints go there. It goes on from the newest checkpoint where there is one.
+        work: the parts, as assembled.
+        face: is told.
+        signals: asked after each step.
+        more: watchers that see each step last.
+    """
+
+    def __init__(self, run: Run, work: Work, face: Face, signals: Signals, more: Sequence[Watcher] = ()) -> None:
+        self.run, self.work, self.signals = run, work, signals
+        work.shrunk = {event["step"] - 1: event["tokens"] for event in run.happened("shrunk")}  # what was decided once is obeyed
+        work.told = lambda step, tokens: _shrunk(run, face, step, tokens)
+        self.metrics = MetricsFile(run)
+        self.evaluator = Evaluator(work, run, self.metrics, face, signals.poll)
+        self.checkpointer = Checkpointer(work, run, self.evaluator)
+        self.done = _resume(run, work, self.evaluator)
+        self.over = bool(run.happened("trained"))
+        self.watchers: list[Watcher] = [self.metrics, Finite(work, self.metrics), self.evaluator, self.checkpointer, face.step, *more]
+
+    def advance(self, until: int) -> None:
+        """Train until so many steps are done, or nothing gets better.
+
+        Raises:
+            Stopped: a signal came; a checkpoint of the last finished step has been written.
+            Diverged: the loss is not a number.
+            OutOfMemory: one row alone is too much.
+        """
+        if self.over or self.done >= until:
+            return
+        self.metrics.last = time.monotonic()  # a pause is nobody's step
+        try:
+            if self.done and self.evaluator.due(self.done) and self.evaluator.evaluated != self.done:
+                self.evaluator.evaluate(self.done)  # the stop came between the step and its evaluation
+            for step in steps(self.work, self.done):
+                self.done = step.number
+                for watch in self.watchers:
+                    watch(step)
+                self.signals.poll()
+                if step.number == until:
+                    break
+        except EarlyStop:
+            self.over = True
+        except Stopped:
+            self.checkpointer.save(self.done)
+            raise
+        finally:
+            self.metrics.flush()
+        self.over = self.over or self.done >= self.work.total
+
+    def keep(self) -> None:
+        """Write what is needed to go on from here in another process."""
+        if self.done and not self.over:
+            self.checkpointer.save(self.done)
+
+    def finish(self) -> dict[str, Any]:
+        """Train to the end and leave the model at its best.
+
+        Returns:
+            The best evaluation: its step and metrics.
+
+        Raises:
+            Stopped: a signal came; a checkpoint of the last finished step has been written.
+            Diverged: the loss is not a number.
+            OutOfMemory: one row alone is too much.
+        """
+        earlier = self.run.happened("trained")
+        if earlier:
+            return _best(self.run, self.work, earlier[-1]["best"])
+        self.advance(self.work.total)
+        self.run.event("trained", step=self.done, best=self.evaluator.best)
+        return _best(self.run, self.work, self.evaluator.best)
 
 
 def fit(run: Run, work: Work, face: Face, signals: Signals, more: Sequence[Watcher] = ()) -> dict[str, Any]:
@@ -31,34 +108,7 @@ def fit(run: Run, work: Work, face: Face, signals: Signals, more: Sequence[Watch
         Diverged: the loss is not a number.
         OutOfMemory: one row alone is too much.
     """
-    work.shrunk = {event["step"] - 1: event["tokens"] for event in run.happened("shrunk")}  # what was decided once is obeyed
-    work.told = lambda step, tokens: _shrunk(run, face, step, tokens)
-    metrics = MetricsFile(run)
-    evaluator = Evaluator(work, run, metrics, face, signals.poll)
-    checkpointer = Checkpointer(work, run, evaluator)
-    start = _resume(run, work, evaluator)
-    done = run.happened("trained")
-    if done:
-        return _best(run, work, done[-1]["best"])
-    last = start
-    watchers: list[Watcher] = [metrics, Finite(work, metrics), evaluator, checkpointer, face.step, *more]
-    try:
-        if start and evaluator.due(start) and evaluator.evaluated != start:
-            evaluator.evaluate(start)  # the stop came between the step and its evaluation
-        for step in steps(work, start):
-            last = step.number
-            for watch in watchers:
-                watch(step)
-            signals.poll()
-    except EarlyStop:
-        pass
-    except Stopped:
-        checkpointer.save(last)
-        raise
-    finally:
-        metrics.flush()
-    run.event("trained", step=last, best=evaluator.best)
-    return _best(run, work, evaluator.best)
+    return Fit(run, work, face, signals, more).finish()
 
 
 def _shrunk(run: Run, face: Face, step: int, tokens: int) -> None:

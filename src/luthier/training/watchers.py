@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from luthier.core.errors import Diverged, Stopped
 from luthier.core.interfaces import Face
 from luthier.core.run import Run
-from luthier.core.types import Step
+from luthier.core.types import Scores, Step
 from luthier.data.batches import steps_in_epoch
 from luthier.evaluation.metrics import METRICS, measure
 from luthier.evaluation.score import score
@@ -103,6 +103,7 @@ class Evaluator:
         self.best: dict[str, Any] = {"step": 0}
         self.worse = 0
         self.evaluated = 0
+        self.seen: Scores | None = None
         per_epoch = steps_in_epoch(len(work.train), work.experiment.training.batch_size)
         self.every = max(1, min(work.total, round(per_epoch / work.experiment.training.evaluations_per_epoch)))
 
@@ -129,6 +130,7 @@ class Evaluator:
         scores = score(self.work.model, self.work.objective, self.work.validation, poll=self.poll)
         measured = measure(scores, names)
         self.evaluated = number
+        self.seen = scores
         better = self._better(measured, names[0])
         if better:
             self.best = {"step": number, **measured}

@@ -1,0 +1,134 @@
+"""A study as one self-contained page; it reads the study's folder and nothing else."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from luthier.core.run import write_file
+from luthier.core.study import Study
+from luthier.core.words import duration
+from luthier.delivery import figures
+from luthier.delivery.page import findings, page, section, table, text
+from luthier.evaluation.verdict import sentence
+
+
+def write_study(study: Study) -> Path:
+    """Write report.html into the study's folder.
+
+    Args:
+        study: far enough to have a winner.
+
+    Returns:
+        The page.
+    """
+    plan = yaml.safe_load((study.folder / "plan.yaml").read_text())
+    experiment = yaml.safe_load((study.folder / "experiment.yaml").read_text())
+    trials = study.noted("proposed")
+    standings = [entry for entry in study.noted("standing") if isinstance(entry["score"], int | float)]
+    won = study.noted("won")[-1]["trial"]
+    body = [_outcome(study, won), findings([found for found in study.findings if found.check.startswith("search")])]
+    if plan["rungs"]:
+        body += [_trials(study, trials, standings, won), _curves(standings, won), _space(plan, trials, standings, won)]
+    body += [_reasons(plan, experiment, trials[won]["values"] if trials else {}), _cost(study, plan, standings)]
+    name = Path(experiment["data"]["path"]).stem
+    write_file(
+        study.folder / "report.html", page(f"{name} · searched by Luthier", name, f"searched, {plan['trials']} trials", "".join(body))
+    )
+    return study.folder / "report.html"
+
+
+def _outcome(study: Study, won: int) -> str:
+    verdict = study.verdict
+    claim = sentence(verdict) if verdict else "the final model is not finished"
+    link = f'<a href="trials/{won:03d}/report.html">The whole report of trial {won}</a>, which is the final model.'
+    kind = verdict["verdict"] if verdict else ""
+    return f'<section class="verdict {text(kind)}"><h2>Trial {won} was chosen</h2><p class="claim">{text(claim)}</p><p class="about">{link}</p></section>'
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _trials(study: Study, trials: list[dict[str, Any]], standings: list[dict[str, Any]], won: int) -> str:
+    shares = sorted({entry["share"] for entry in standings})
+    seen = {(entry["trial"], entry["share"]): entry["score"] for entry in standings}
+    why = {int(trial): reason for entry in study.noted("rung") for trial, reason in entry["reasons"].items()}
+    why |= {entry["trial"]: f"failed: {entry['why']}" for entry in study.noted("standing") if entry["why"]}
+    why[won] = "the final model"
+    paths = list(trials[0]["values"])
+    head = ["trial", "by", *(path.split(".")[-1] for path in paths), *(f"loss after {share:.0%}" for share in shares), "what became of it"]
+    rows = [
+        [entry["trial"], entry["by"], *(_short(entry["values"][path]) for path in paths),
+         *(f"{seen[entry['trial'], share]:.4f}" if (entry["trial"], share) in seen else "" for share in shares), why.get(entry["trial"], "")]
+        for entry in trials
+    ]  # fmt: skip
+    return section(
+        "The trials", table(head, rows), "Each on the same rows in the same order. A trial that goes on continues where it stood."
+    )
+
+
+def _curves(standings: list[dict[str, Any]], won: int) -> str:
+    series: dict[str, list[tuple[float, float]]] = {}
+    for entry in standings:
+        series.setdefault(f"trial {entry['trial']}", []).append((entry["share"], entry["score"]))
+    cost, at, leading, best = 0.0, dict.fromkeys((entry["trial"] for entry in standings), 0.0), [], math.inf
+    for entry in standings:
+        cost += entry["share"] - at[entry["trial"]]
+        at[entry["trial"]] = entry["share"]
+        best = min(best, entry["score"])
+        leading.append((cost, best))
+    body = "<h3>Validation loss at the rungs</h3>" + figures.fan(series, f"trial {won}", "share of a run", "validation loss")
+    body += "<h3>Best so far against cost</h3>" + figures.lines({"best so far": leading}, "cost in runs", "validation loss")
+    return section("The race", body)
+
+
+def _space(plan: dict[str, Any], trials: list[dict[str, Any]], standings: list[dict[str, Any]], won: int) -> str:
+    last = {entry["trial"]: entry["score"] for entry in standings}
+    shown = [entry for entry in trials if entry["trial"] in last]
+    axes = []
+    for dimension in plan["space"]:
+        values = [entry["values"][dimension["path"]] for entry in shown]
+        if dimension["kind"] == "choice":
+            options = dimension["options"]
+            places = [options.index(value) / max(len(options) - 1, 1) for value in values]
+        else:
+            scaled = [math.log(value) if dimension["kind"] == "log" else value for value in values]
+            low, high = min(scaled), max(scaled)
+            places = [(value - low) / ((high - low) or 1) for value in scaled]
+        axes.append((dimension["path"].split(".")[-1], [_short(value) for value in values], places))
+    first = {entry["trial"]: entry["score"] for entry in reversed(standings)}
+    losses = [first[entry["trial"]] for entry in shown]
+    low, high = min(losses), max(losses)
+    axes.append(("loss at the first rung", [f"{loss:.3f}" for loss in losses], [(loss - low) / ((high - low) or 1) for loss in losses]))
+    best = next((place for place, entry in enumerate(shown) if entry["trial"] == won), 0)
+    return section("The space", figures.parallel(axes, [f"trial {entry['trial']}" for entry in shown], best))
+
+
+def _reasons(plan: dict[str, Any], experiment: dict[str, Any], values: dict[str, Any]) -> str:
+    rows = []
+    for dimension in plan["space"]:
+        chosen, centre = values.get(dimension["path"]), dimension["centre"]
+        became = "kept at the default" if chosen == centre else f"the default is {_short(centre)}"
+        rows.append([dimension["path"], _short(chosen), f"searched; {became} ({dimension['why']})"])
+    for path, why in plan["stay"].items():
+        place: Any = experiment
+        for part in path.split("."):
+            place = place.get(part, "") if isinstance(place, dict) else ""
+        rows.append([path, _short(place), f"not searched: {why}"])
+    return section("Why these values", table(["hyperparameter", "value", "why"], rows))
+
+
+def _cost(study: Study, plan: dict[str, Any], standings: list[dict[str, Any]]) -> str:
+    seconds = sum(entry["seconds"] for entry in study.noted("standing"))
+    finished = study.happened("finished")
+    facts = [
+        ("planned, with the final model", f"{plan['cost_in_runs']:.2f} runs"),
+        ("trials up to the last rung", duration(seconds)),
+        ("everything", duration(finished[-1]["seconds"]) if finished else "not finished"),
+        ("shared by all trials", "reading, checks, split, tokenisation, proofs, the small run"),
+    ]
+    return section("Cost", table(("", ""), facts))

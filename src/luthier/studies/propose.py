@@ -1,0 +1,156 @@
+"""What to try next: the default first, then the prior, what lies near the best so far, and a sampler of Optuna's, mixed.
+
+A proposal is a pure function of the space, the seed, its number and what the ledger says, so that a study that was killed goes on with the same ones.
+
+Source: Mallik et al. 2023, "PriorBand" (the mixture).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from luthier.core.errors import ExperimentError, nearest
+from luthier.core.randomness import mix, permutation, seed_of
+from luthier.studies.space import Dimension, Values, centred
+
+SAMPLERS = ("tpe", "gp", "random", "cmaes", "qmc", "prior")
+"""Of Optuna, by name; `prior` draws from the prior and near the best alone."""
+FROM_PRIOR = 0.7
+"""Share of the proposals, the first ones, that come from the prior: spread evenly over it."""
+MODELLED = 8
+"""Trials that a sampler needs to have seen: before, it would draw at random from the whole space."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A point that has been tried.
+
+    Args:
+        values: the point.
+        score: smaller is better; infinite where it failed.
+        share: of its run, that the score was seen after.
+    """
+
+    values: Values
+    score: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A point to be tried.
+
+    Args:
+        values: the point.
+        by: default, prior, near the best, or the sampler's name.
+    """
+
+    values: Values
+    by: str
+
+
+def propose(space: Sequence[Dimension], sampler: str, seed: int, count: int, tried: Sequence[Tried]) -> Proposal:
+    """The next point.
+
+    Args:
+        space: what may vary.
+        sampler: a name in `SAMPLERS`.
+        seed: of the study.
+        count: how many proposals there will be.
+        tried: those before, in their order.
+
+    Raises:
+        ExperimentError: there is no such sampler, or it is not installed.
+    """
+    if sampler not in SAMPLERS:
+        raise ExperimentError(f"there is no sampler {sampler!r}", nearest(sampler, SAMPLERS))
+    turn = len(tried)
+    if turn == 0:
+        return Proposal(centred(space), "default")
+    drawn = max(1, round(FROM_PRIOR * (count - 1)))
+    for attempt in range(20):
+        by = "prior" if turn <= drawn else _chosen(sampler, seed, turn)
+        found = Proposal(_point(space, by, seed, turn, attempt, drawn, tried), by)
+        if all(found.values != past.values for past in tried):
+            return found
+    return Proposal({dimension.path: dimension.at(_draw(seed, turn, 99, dimension.path)) for dimension in space}, "random")
+
+
+def _chosen(sampler: str, seed: int, turn: int) -> str:
+    draw = _draw(seed, turn, 0, "which")
+    if draw < 0.5:
+        return "near the best"
+    return "prior" if draw < 0.75 or sampler == "prior" or turn < MODELLED else sampler
+
+
+def _point(space: Sequence[Dimension], by: str, seed: int, turn: int, attempt: int, drawn: int, tried: Sequence[Tried]) -> Values:
+    if by == "prior":
+        return {dimension.path: dimension.likely(_even(seed, turn, attempt, drawn, dimension.path)) for dimension in space}
+    if by == "near the best":
+        furthest = max(past.share for past in tried)
+        best = min((past for past in tried if past.share == furthest), key=lambda past: past.score)
+        return {
+            dimension.path: dimension.near(best.values[dimension.path], _draw(seed, turn, attempt, dimension.path)) for dimension in space
+        }
+    return _asked(space, by, seed_of(seed, "sampler", turn, attempt), tried)
+
+
+def _draw(seed: int, turn: int, attempt: int, what: str) -> float:
+    return (float(mix(seed, "propose", turn, attempt, what)) + 1.0) / (2.0**64 + 2.0)
+
+
+def _even(seed: int, turn: int, attempt: int, drawn: int, what: str) -> float:
+    """Draws that share the prior evenly among the first proposals: one in each slice, slices in an order of each dimension's own."""
+    within = _draw(seed, turn, attempt, what)
+    if turn > drawn:
+        return within
+    slices = permutation(drawn, seed, "slices", what)
+    return float(slices[turn - 1] + within) / drawn
+
+
+def _asked(space: Sequence[Dimension], name: str, seed: int, tried: Sequence[Tried]) -> Values:
+    """A proposal of Optuna's, whose study is built from what was tried."""
+    try:
+        import optuna
+    except ImportError:
+        raise ExperimentError(f"the sampler {name} needs Optuna", "pip install optuna, or choose --sampler prior") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    distributions: dict[str, Any] = {}
+    for dimension in space:
+        if dimension.kind == "choice":
+            distributions[dimension.path] = optuna.distributions.CategoricalDistribution([str(option) for option in dimension.options])
+        else:
+            distributions[dimension.path] = optuna.distributions.FloatDistribution(
+                dimension.low, dimension.high, log=dimension.kind == "log"
+            )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        samplers = optuna.samplers
+        made = {
+            "tpe": lambda: samplers.TPESampler(seed=seed, n_startup_trials=4, multivariate=True),
+            "gp": lambda: samplers.GPSampler(seed=seed, n_startup_trials=4),
+            "random": lambda: samplers.RandomSampler(seed=seed),
+            "cmaes": lambda: samplers.CmaEsSampler(seed=seed, n_startup_trials=4),
+            "qmc": lambda: samplers.QMCSampler(seed=seed),
+        }[name]()
+        study = optuna.create_study(sampler=made)
+        worst = max((past.score for past in tried if np.isfinite(past.score)), default=0.0)
+        for past in tried:
+            told = {path: str(value) if isinstance(distributions[path], optuna.distributions.CategoricalDistribution) else float(value)
+                    for path, value in past.values.items()}  # fmt: skip
+            score = past.score if np.isfinite(past.score) else worst + abs(worst) + 1.0
+            study.add_trial(optuna.trial.create_trial(params=told, distributions=distributions, value=score))
+        asked = study.ask(distributions).params
+    found: Values = {}
+    for dimension in space:
+        value = asked[dimension.path]
+        if dimension.kind == "choice":
+            found[dimension.path] = next(option for option in dimension.options if str(option) == value)
+        else:
+            found[dimension.path] = float(f"{value:.3g}")
+    return found

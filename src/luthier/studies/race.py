@@ -1,0 +1,187 @@
+"""Trials against each other, rung by rung; all that happens goes to the ledger first, and a race that was killed goes on from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from luthier.core.errors import Diverged, OutOfMemory, RunError
+from luthier.core.study import Study
+from luthier.studies.propose import Tried, propose
+from luthier.studies.rungs import Decision, Rung, Standing, decide
+from luthier.studies.space import Dimension, Values
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A point of the space that takes part.
+
+    Args:
+        number: from 0, which is the default.
+        values: path → value.
+        by: who proposed it.
+    """
+
+    number: int
+    values: Values
+    by: str
+
+
+class Entrant(Protocol):
+    """A trial at work."""
+
+    def advance(self, share: float) -> tuple[float, np.ndarray | None]:
+        """Train on to this share of the run; its score (smaller is better) and, where there are some, the losses of each validation row."""
+        ...
+
+    def rest(self) -> None:
+        """Others have their turn."""
+        ...
+
+    def drop(self) -> None:
+        """It takes no further part."""
+        ...
+
+
+class Spectator(Protocol):
+    """Who is told how the race goes."""
+
+    def standing(self, trial: Trial, rung: Rung, standing: Standing, best: Standing | None) -> None:
+        """A trial has come to a rung."""
+        ...
+
+    def failed(self, trial: Trial, why: str) -> None:
+        """A trial has failed."""
+        ...
+
+    def decided(self, rung: Rung, decision: Decision) -> None:
+        """It is decided who goes on."""
+        ...
+
+
+@dataclass
+class Race:
+    """A search on its way.
+
+    Args:
+        study: where the ledger is.
+        space: what may vary.
+        sampler: a name in `propose.SAMPLERS`.
+        seed: of the proposals.
+        rungs: the plan.
+        enter: builds a trial's entrant.
+        clock: seconds so far.
+        spectator: is told.
+    """
+
+    study: Study
+    space: Sequence[Dimension]
+    sampler: str
+    seed: int
+    rungs: Sequence[Rung]
+    enter: Callable[[Trial], Entrant]
+    clock: Callable[[], float]
+    spectator: Spectator
+
+    def __post_init__(self) -> None:
+        self.trials = {entry["trial"]: Trial(entry["trial"], entry["values"], entry["by"]) for entry in self.study.noted("proposed")}
+        self.standings = {(entry["rung"], entry["trial"]): self._read(entry) for entry in self.study.noted("standing")}
+        self.decisions = {entry["rung"]: entry["kept"] for entry in self.study.noted("rung")}
+        self.entrants: dict[int, Entrant] = {}
+
+    def run(self) -> tuple[Trial, Entrant]:
+        """Race to the last rung.
+
+        Returns:
+            The winner, and its entrant: not yet at the end of its run.
+
+        Raises:
+            RunError: every trial has failed.
+        """
+        alive = list(range(self.rungs[0].trials if self.rungs else 1))
+        for number, rung in enumerate(self.rungs):
+            for trial in alive:
+                self._come_to(number, rung, trial)
+            alive = self._decided(number, rung, alive)
+        if not self.rungs:
+            self._proposed(0)
+        winner = alive[0]
+        if not self.study.noted("won"):
+            self.study.note("won", trial=winner)
+        return self.trials[winner], self._entrant(winner)
+
+    def _come_to(self, number: int, rung: Rung, trial: int) -> None:
+        if (number, trial) in self.standings:
+            return
+        entered = self._proposed(trial)
+        began = self.clock()
+        entrant = self._entrant(trial)
+        try:
+            score, losses = entrant.advance(rung.share)
+            why = "" if math.isfinite(score) else f"the validation loss is {score}"
+        except (Diverged, OutOfMemory) as problem:
+            score, losses, why = math.inf, None, str(problem).split("\n", 1)[0]
+        if why:
+            score, losses = math.inf, None
+            self.spectator.failed(entered, why)
+        standing = Standing(trial, score, losses)
+        if losses is not None:
+            folder = self.study.folder / "standings"
+            folder.mkdir(exist_ok=True)
+            save_file({"losses": losses}, folder / f"rung-{number}-trial-{trial:03d}.safetensors")
+        self.study.note(
+            "standing", rung=number, trial=trial, share=rung.share, score=score, seconds=round(self.clock() - began, 3), why=why
+        )
+        self.standings[number, trial] = standing
+        if why:
+            self._drop(trial)
+        else:
+            entrant.rest()
+            others = [one for (at, other), one in self.standings.items() if at == number and other != trial]
+            self.spectator.standing(entered, rung, standing, min(others, key=lambda one: one.score, default=None))
+
+    def _decided(self, number: int, rung: Rung, alive: Sequence[int]) -> list[int]:
+        if number not in self.decisions:
+            found = decide([self.standings[number, trial] for trial in alive], rung.kept)
+            if not found.kept:
+                raise RunError("every trial has failed: " + "; ".join(sorted({entry["why"] for entry in self.study.noted("standing") if entry["why"]}))[:300],
+                               "look at the first one's message; `luthier train` with a lower rate may say more")  # fmt: skip
+            self.study.note("rung", rung=number, share=rung.share, kept=list(found.kept), reasons={str(trial): why for trial, why in found.reasons.items()})  # fmt: skip
+            self.decisions[number] = list(found.kept)
+            self.spectator.decided(rung, found)
+        for trial in alive:
+            if trial not in self.decisions[number]:
+                self._drop(trial)
+        return self.decisions[number]
+
+    def _proposed(self, trial: int) -> Trial:
+        if trial not in self.trials:
+            found = propose(self.space, self.sampler, self.seed, self.rungs[0].trials if self.rungs else 1, self._tried(trial))
+            self.study.note("proposed", trial=trial, values=found.values, by=found.by)
+            self.trials[trial] = Trial(trial, found.values, found.by)
+        return self.trials[trial]
+
+    def _tried(self, before: int) -> list[Tried]:
+        """How the trials before this one stood at the first rung: later ones know nothing of rungs that they have not come to."""
+        return [Tried(self.trials[trial].values, self.standings[0, trial].score, self.rungs[0].share) for trial in range(before)]
+
+    def _entrant(self, trial: int) -> Entrant:
+        if trial not in self.entrants:
+            self.entrants[trial] = self.enter(self.trials[trial])
+        return self.entrants[trial]
+
+    def _drop(self, trial: int) -> None:
+        entrant = self.entrants.pop(trial, None)
+        if entrant is not None:
+            entrant.drop()
+
+    def _read(self, entry: dict) -> Standing:
+        file = self.study.folder / "standings" / f"rung-{entry['rung']}-trial-{entry['trial']:03d}.safetensors"
+        losses = load_file(file)["losses"] if file.exists() else None
+        score = float(entry["score"]) if isinstance(entry["score"], int | float) else math.inf
+        return Standing(entry["trial"], score, losses)

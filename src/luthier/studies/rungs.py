@@ -1,0 +1,148 @@
+"""How far each trial of a search goes: a plan made before the first one, and who goes on at each rung.
+
+A trial that goes on continues where it stood: nothing is trained twice, and the last one standing is the final model.
+
+Source: Jamieson & Talwalkar 2016 (successive halving). On LCBench the rank after 2 % of a run says nothing of its end, after 6 % the rank correlation is 0.74,
+after 12 % 0.84.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+FIRST = (1 / 16, 1 / 8)
+"""Shares of a run after which its trials are first compared: the earlier one where the rate has risen to its height by half of it."""
+DUEL = 1 / 4
+"""Share of a run before which two trials at least stay."""
+LAST = 1 / 2
+"""Share of a run by which one trial is left."""
+MOST_TRIALS = 32
+OVERHEAD = 0.05
+"""Of a trial, in runs: building the model, keeping it."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Where trials are compared.
+
+    Args:
+        share: of a run, that each has then done.
+        trials: that come there.
+        kept: that go on from there.
+    """
+
+    share: float
+    trials: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a trial stands at a rung.
+
+    Args:
+        trial: its number; 0 is the default.
+        score: smaller is better; infinite where it failed.
+        losses: of each validation row; None where it failed.
+    """
+
+    trial: int
+    score: float
+    losses: np.ndarray | None = None
+
+
+def rungs_for(trials: int, warmup: float = 0.1) -> tuple[Rung, ...]:
+    """A third goes on from the first rung, half from each one after it, and one is left by the half of a run.
+
+    Args:
+        trials: that take part.
+        warmup: share of the run over which the rate rises: trials that are still rising say little of their rates.
+    """
+    found: list[Rung] = []
+    share, alive = FIRST[warmup > FIRST[0] / 2], trials
+    while alive > 1:
+        kept = math.ceil(alive / (2 if found else 3))
+        kept = 1 if share >= LAST else max(kept, 2) if share < DUEL else kept
+        found.append(Rung(share, alive, min(kept, alive)))
+        share, alive = share * 2, min(kept, alive)
+    return tuple(found)
+
+
+def cost_of(rungs: Sequence[Rung]) -> float:
+    """What the trials and the final model cost, in whole runs."""
+    if not rungs:
+        return 1.0
+    total, before = 0.0, 0.0
+    for rung in rungs:
+        total += rung.trials * (rung.share - before)
+        before = rung.share
+    return total + rungs[-1].kept * (1.0 - before) + OVERHEAD * (rungs[0].trials - 1)
+
+
+def trials_within(budget: float, warmup: float = 0.1) -> int:
+    """The most trials that a budget of so many runs pays for; 1 where it pays for no search."""
+    return max((count for count in range(1, MOST_TRIALS + 1) if cost_of(rungs_for(count, warmup)) <= budget), default=1)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Who goes on from a rung.
+
+    Args:
+        kept: trials, the best first.
+        reasons: trial → why it was stopped.
+    """
+
+    kept: tuple[int, ...]
+    reasons: Mapping[int, str]
+
+
+def decide(standings: Sequence[Standing], kept: int) -> Decision:
+    """Keep the best; the default stays as long as a challenger does, and it wins a tie with the last one.
+
+    Args:
+        standings: of the trials at the same rung.
+        kept: how many go on.
+    """
+    order = sorted(standings, key=lambda one: (one.score, one.trial))
+    sound = [one for one in order if math.isfinite(one.score)]
+    reasons = {one.trial: "it failed" for one in order if not math.isfinite(one.score)}
+    chosen = sound[:kept]
+    default = next((one for one in sound if one.trial == 0), None)
+    if default is not None and default not in chosen:
+        if kept > 1:
+            chosen = [*chosen[: kept - 1], default]
+        elif chosen and tied(chosen[0], default):
+            reasons[chosen[0].trial] = "no better than the default beyond noise: a tie, and the default wins ties"
+            chosen = [default]
+    best = chosen[0] if chosen else None
+    for one in sound:
+        if best is not None and one not in chosen and one.trial not in reasons:
+            reasons[one.trial] = f"validation loss {one.score:.4f}, against {best.score:.4f} of trial {best.trial}"
+    return Decision(tuple(one.trial for one in chosen), reasons)
+
+
+def gap(challenger: Standing, default: Standing) -> tuple[float, float]:
+    """How much smaller the challenger's losses are on the same rows, and the standard error of that."""
+    if challenger.losses is None or default.losses is None:
+        return default.score - challenger.score, math.nan
+    differences = default.losses - challenger.losses
+    return float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
+
+
+def tied(challenger: Standing, default: Standing, errors: float = 1.0) -> bool:
+    """Whether the challenger is less than so many standard errors better; where no rows were kept, any lead counts."""
+    lead, error = gap(challenger, default)
+    return lead <= 0 if math.isnan(error) else lead <= errors * error
+
+
+def expected_luck(trials: int) -> float:
+    """By how many standard errors the best of so many equal trials seems better than it is."""
+    if trials < 2:
+        return 0.0
+    draws = np.random.Generator(np.random.Philox(0)).standard_normal((20_000, trials))
+    return float(draws.max(axis=1).mean())

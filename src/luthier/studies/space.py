@@ -1,0 +1,145 @@
+"""What may vary in a search: dotted paths into the experiment, each with its prior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Any, Literal
+
+from pydantic import Field
+
+from luthier.core.component import Component, build
+from luthier.core.errors import ExperimentError, nearest
+from luthier.experiment import Experiment, number
+
+Values = dict[str, Any]
+"""A point of the space: path → value."""
+
+
+class Dimension(Component):
+    """A field that may vary, between what bounds, and where its good values are expected.
+
+    The prior is a normal distribution around the centre, cut at the bounds, in units of the logarithm where the field is searched so; of options,
+    the centre has the chance `1 - spread`.
+    """
+
+    path: str = Field(description="The field, dotted, such as optimizer.lr.")
+    kind: Literal["log", "linear", "choice"] = Field(description="How its values lie.")
+    low: float = Field(default=0.0, description="The smallest value.")
+    high: float = Field(default=1.0, description="The largest value.")
+    options: tuple[Any, ...] = Field(default=(), description="The values, where they are few.")
+    centre: Any = Field(default=None, description="Where the best value is expected: the default's.")
+    spread: float = Field(default=1.0, gt=0, description="How far from the centre it may well be.")
+    why: str = Field(default="", description="Where centre and spread come from.")
+
+    def at(self, place: float) -> Any:
+        """The value below which a share `place` of the bounds lies, 0 < place < 1; of options, the one that lies there."""
+        if self.kind == "choice":
+            return self.options[min(int(place * len(self.options)), len(self.options) - 1)]
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        return self._unscaled(low + place * (high - low))
+
+    def likely(self, place: float) -> Any:
+        """The value below which a share `place` of the prior lies, 0 < place < 1."""
+        return self._around(self.centre, self.spread, place)
+
+    def near(self, value: Any, place: float) -> Any:
+        """A value near another one: a third of the prior's spread."""
+        return self._around(value, self.spread / 3, place)
+
+    def _around(self, centre: Any, spread: float, place: float) -> Any:
+        if self.kind == "choice":
+            others = [option for option in self.options if option != centre]
+            stays = 1 - min(spread, 0.9)
+            if place < stays or not others:
+                return centre
+            return others[min(int((place - stays) / (1 - stays) * len(others)), len(others) - 1)]
+        normal = NormalDist(self._scaled(float(centre)), spread)
+        low, high = normal.cdf(self._scaled(self.low)), normal.cdf(self._scaled(self.high))
+        return self._unscaled(normal.inv_cdf(min(max(low + place * (high - low), 1e-9), 1 - 1e-9)))
+
+    def _scaled(self, value: float) -> float:
+        return math.log(value) if self.kind == "log" else value
+
+    def _unscaled(self, value: float) -> float:
+        raw = math.exp(value) if self.kind == "log" else value
+        return float(f"{min(max(raw, self.low), self.high):.3g}")  # as a person would write it down
+
+    def said(self) -> str:
+        """The dimension as `--space` takes it."""
+        if self.kind == "choice":
+            return f"{self.path}={'|'.join(str(option) for option in self.options)}"
+        return f"{self.path}={self.low:.2g}..{self.high:.2g},{self.kind}"
+
+
+Space = tuple[Dimension, ...]
+
+
+def parsed(text: str, experiment: Experiment) -> Dimension:
+    """A dimension as it is typed: `optimizer.lr=1e-5..1e-3`, `model.dropout=0..0.3,linear`, `training.batch_size=8|16|32`.
+
+    Args:
+        text: the path, "=", and bounds or options; bounds ten times apart or more are searched in logarithms unless `linear` is said.
+        experiment: whose value is the centre.
+
+    Raises:
+        ExperimentError: it is not such a text, or there is no such field.
+    """
+    path, equals, right = (part.strip() for part in text.partition("="))
+    if not equals or not right:
+        raise ExperimentError(f"--space {text!r} names no values", "write it as optimizer.lr=1e-5..1e-3 or training.batch_size=8|16|32")
+    centre = value_at(experiment, path)
+    bounds, _, how = (part.strip() for part in right.partition(","))
+    if ".." in bounds:
+        low, high = (number(part) for part in bounds.split("..", 1))
+        if not all(isinstance(end, int | float) for end in (low, high)) or not low < high or how not in ("", "log", "linear"):
+            raise ExperimentError(f"--space {text!r} is not a range", "write it as optimizer.lr=1e-5..1e-3, with ,linear or ,log behind it")
+        kind = how or ("log" if low > 0 and high / low >= 10 else "linear")
+        if kind == "log" and low <= 0:
+            raise ExperimentError(f"--space {text!r}: a logarithm needs bounds above 0", "raise the lower one, or say ,linear")
+        width = math.log(high / low) if kind == "log" else high - low
+        middle = centre if isinstance(centre, int | float) and low <= centre <= high else (math.sqrt(low * high) if kind == "log" else (low + high) / 2)  # fmt: skip
+        made = build(Dimension, {"path": path, "kind": kind, "low": low, "high": high, "centre": middle, "spread": width / 4, "why": "as asked"}, "space")  # fmt: skip
+    else:
+        options = tuple(number(part.strip()) for part in right.split("|"))
+        middle = centre if centre in options else options[0]
+        made = build(Dimension, {"path": path, "kind": "choice", "options": options, "centre": middle, "spread": 1 - 1 / len(options), "why": "as asked"}, "space")  # fmt: skip
+    assert isinstance(made, Dimension)
+    for end in (made.low, made.high) if made.kind != "choice" else made.options:
+        applied(experiment, {path: end})
+    return made
+
+
+def value_at(experiment: Experiment, path: str) -> Any:
+    """The experiment's value of a field.
+
+    Raises:
+        ExperimentError: there is no such field.
+    """
+    place: Any = experiment.model_dump(mode="json")
+    for part in path.split("."):
+        if not isinstance(place, dict) or part not in place:
+            known = place if isinstance(place, dict) else {}
+            raise ExperimentError(f"there is no field {path!r}", nearest(part, known))
+        place = place[part]
+    return place
+
+
+def applied(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
+    """The experiment at a point of the space; a `kind` comes before the fields that it brings.
+
+    Raises:
+        ExperimentError: a value does not fit its field.
+    """
+    for path in sorted(values, key=lambda path: not path.endswith(".kind")):
+        value = values[path]
+        if isinstance(value, float) and value == int(value) and isinstance(value_at(experiment, path), int):
+            value = int(value)
+        experiment = experiment.replace(path, value)
+    return experiment
+
+
+def centred(space: Sequence[Dimension]) -> Values:
+    """The point that the default stands at."""
+    return {dimension.path: dimension.centre for dimension in space}

@@ -1,0 +1,158 @@
+"""A search end to end: the winner is a run like any other, `train` makes the same bits of it, and a killed study goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import luthier
+from luthier.core.errors import ExperimentError, NoGo
+from luthier.core.finding import Finding
+from luthier.core.interfaces import Silent
+from luthier.core.run import Run
+from luthier.core.study import Study
+from tests.data.test_malformed import sentence
+
+SET = ["training.epochs=8", "training.batch_size=8", "optimizer.lr=3e-3", "model.dropout=0.1"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "rows.csv"
+    lines = [f"{sentence(number)} {('good', 'bad')[number % 2]},{('yes', 'no')[number % 2]}" for number in range(160)]
+    path.write_text("text,label\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def searched(table: Path, bases: Any, out: Path, **more: Any) -> Study:
+    given = {"trials": 5, "set": SET[:2], "space": ["optimizer.lr=1e-4..3e-2", "model.dropout=0|0.1"], "force": True, **more}
+    return luthier.search(table, base=str(bases("bert").folder), out=out, **given)
+
+
+@pytest.fixture(scope="module")
+def study(table: Path, bases: Any, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return searched(table, bases, tmp_path_factory.mktemp("studies") / "study")
+
+
+def ledger(study: Study) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in study.lines("ledger.jsonl")]
+
+
+def weights(run: Run) -> bytes:
+    return (run.folder / "bundle" / "model.safetensors").read_bytes()
+
+
+def test_the_winner_is_a_finished_run_and_the_study_says_why(study) -> None:
+    winner = study.winner
+    assert winner is not None
+    assert study.verdict == winner.verdict
+    assert winner.happened("finished")
+    assert len(winner.happened("test_opened")) == 1
+    assert not [
+        number for number in range(5) if study.trial(number).happened("test_opened") and study.trial(number).folder != winner.folder
+    ]
+    assert [entry["trials"] for entry in luthier_plan(study)["rungs"]] == [5, 2]
+    checks = [finding.check for finding in study.findings]
+    assert "search.default" in checks
+    assert "search.luck" in checks
+    page = (study.folder / "report.html").read_text()
+    assert f"trials/{winner.folder.name}/report.html" in page
+    assert "http" not in page.replace("http-equiv", "")
+    steps = [line["step"] for line in winner.lines("metrics.jsonl") if "tokens" in line]
+    assert steps == list(range(1, len(steps) + 1))  # nothing was trained twice
+
+
+def luthier_plan(study: Study) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load((study.folder / "plan.yaml").read_text())
+
+
+def test_train_on_the_winners_experiment_makes_the_same_bundle_to_the_byte(study, tmp_path) -> None:
+    winner = study.winner
+    again = luthier.train(winner.folder / "experiment.yaml", out=tmp_path / "again", force=True)
+    assert weights(again) == weights(winner)
+    for name in ("config.json", "tokenizer.json", "luthier.json"):
+        assert (again.folder / "bundle" / name).read_bytes() == (winner.folder / "bundle" / name).read_bytes()
+    assert again.lines("metrics.jsonl") == winner.lines("metrics.jsonl")
+    assert {**again.verdict, "seconds": 0} == {**winner.verdict, "seconds": 0}
+
+
+class Stops(Silent):
+    """Pulls the plug when a line has been said so many times."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def say(self, line: str) -> None:
+        if line.startswith("  trial") or line.startswith("  after"):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [1, 4, 6, 8])
+def test_a_study_that_is_killed_goes_on_with_the_same_trials_to_the_same_bits(study, table, bases, after, tmp_path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        searched(table, bases, tmp_path / "cut", face=Stops(after))
+    assert not (tmp_path / "cut" / "report.html").exists()
+    again = luthier.resume(tmp_path / "cut")
+    assert isinstance(again, Study)
+    assert ledger(again) == ledger(study)
+    assert weights(again.winner) == weights(study.winner)
+    assert luthier.resume(tmp_path / "cut").winner.folder == again.winner.folder  # finished: nothing to do
+
+
+def test_trials_that_do_not_fit_into_memory_wait_on_the_disk_with_the_same_result(study, table, bases, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("luthier.pilot.search.available", lambda: 1)
+    again = searched(table, bases, tmp_path / "small")
+    assert ledger(again) == ledger(study)
+    assert weights(again.winner) == weights(study.winner)
+    assert study.trial(0).happened("resumed") == []
+    assert any(again.trial(number).happened("resumed") for number in range(5))
+
+
+def test_a_budget_too_small_for_a_search_trains_the_default(table, bases, tmp_path) -> None:
+    said: list[str] = []
+
+    class Listens(Silent):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+        def finding(self, finding: Finding) -> None:
+            said.append(finding.claim)
+
+    found = searched(table, bases, tmp_path / "one", trials=None, budget="1x", face=Listens())
+    assert found.winner is not None
+    assert found.winner.folder.name == "000"
+    assert luthier_plan(found)["trials"] == 1
+    assert not [finding for finding in found.findings if finding.check.startswith("search")]
+    assert not any("stays" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"budget": "0.5x"}, "no number of runs"),
+        ({"budget": "soon"}, "not a time"),
+        ({"trials": 1}, "compares nothing"),
+        ({"sampler": "tpee"}, "no sampler"),
+        ({"space": ["optimizer.rate=1..2"]}, "there is no field"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_is_made(table, bases, given, said, tmp_path) -> None:
+    with pytest.raises(ExperimentError, match=said):
+        searched(table, bases, tmp_path / "none", **given)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_no_go_of_the_small_run_spends_nothing_on_trials(bases, tmp_path) -> None:
+    lines = [f"{sentence(number)},{('yes', 'no')[number * 7919 // 13 % 2]}" for number in range(160)]
+    (tmp_path / "noise.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    with pytest.raises(NoGo):
+        luthier.search(tmp_path / "noise.csv", base=str(bases("bert").folder), out=tmp_path / "study", trials=3, set=["optimizer.lr=3.0"])
+    assert not (tmp_path / "study" / "trials").exists()
+    assert json.loads((tmp_path / "study" / "events.jsonl").read_text().split("\n")[0])["event"] == "created"

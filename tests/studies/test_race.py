@@ -1,0 +1,176 @@
+"""A race: what is proposed, who goes on, and that a study that was killed goes on with the same trials."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from luthier.core.errors import Diverged, ExperimentError, RunError
+from luthier.core.study import Study
+from luthier.studies.propose import SAMPLERS, Tried, propose
+from luthier.studies.race import Race, Trial
+from luthier.studies.rungs import Standing, cost_of, decide, expected_luck, rungs_for, tied, trials_within
+from luthier.studies.space import Dimension
+
+RATE = Dimension(path="optimizer.lr", kind="log", low=1e-5, high=1e-2, centre=1e-4, spread=1.0)
+SPACE = (RATE, Dimension(path="training.batch_size", kind="choice", options=(8, 16, 32), centre=16, spread=0.5))
+ROWS = np.linspace(-1, 1, 50)
+
+
+def test_the_default_is_first_and_the_others_are_spread_over_the_prior() -> None:
+    tried: list[Tried] = []
+    for _ in range(9):
+        found = propose(SPACE, "prior", 3, 12, tried)
+        tried.append(Tried(found.values, 1.0, 0.1))
+    assert tried[0].values == {"optimizer.lr": 1e-4, "training.batch_size": 16}
+    places = sorted(math.log(past.values["optimizer.lr"] / 1e-4) for past in tried[1:])
+    assert [place < 0 for place in places].count(True) == 4  # eight slices of the prior, one each
+    assert places[0] < -1.1 < 1.1 < places[-1]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_proposal_is_a_pure_function_of_the_ledger_for_every_sampler(sampler) -> None:
+    tried = [Tried(propose(SPACE, "prior", 3, 5, []).values, 0.5, 0.1)]
+    for number in range(8):
+        tried.append(Tried({"optimizer.lr": 1e-5 * 2**number, "training.batch_size": (8, 16, 32)[number % 3]}, 0.5 - number / 100 if number != 3 else math.inf, 0.1))  # fmt: skip
+    seen = set()
+    for turn in range(9, 15):
+        found = propose(SPACE, sampler, 3, 9, tried[:turn])
+        assert found == propose(SPACE, sampler, 3, 9, tried[:turn])
+        assert 1e-5 <= found.values["optimizer.lr"] <= 1e-2
+        assert found.values["training.batch_size"] in (8, 16, 32)
+        tried.append(Tried(found.values, 0.4, 0.1))
+        seen.add(found.by)
+    assert sampler in seen or sampler == "prior" or "near the best" in seen
+
+
+def test_an_unknown_sampler_is_named_with_the_nearest() -> None:
+    with pytest.raises(ExperimentError, match="tpe"):
+        propose(SPACE, "tpee", 1, 4, [])
+
+
+@pytest.mark.parametrize("trials", range(1, 33))
+@pytest.mark.parametrize("warmup", [0.0, 0.1])
+def test_a_plan_ends_with_one_trial_by_the_half_and_no_trial_is_compared_before_six_percent(trials, warmup) -> None:
+    rungs = rungs_for(trials, warmup)
+    alive = trials
+    for rung in rungs:
+        assert rung.share >= max(1 / 16, warmup)
+        assert rung.trials == alive
+        alive = rung.kept
+        assert alive >= (1 if rung.share >= 1 / 4 else 2)
+    assert alive == 1
+    assert all(rung.share <= 1 / 2 for rung in rungs)
+
+
+def test_a_budget_buys_trials_and_the_cost_is_what_their_steps_are() -> None:
+    assert cost_of(rungs_for(1)) == 1.0
+    assert cost_of(rungs_for(6)) == pytest.approx(6 / 8 + 2 / 8 + 3 / 4 + 5 * 0.05)
+    assert trials_within(1.0) == 1
+    assert trials_within(2.0) == 6
+    assert all(cost_of(rungs_for(trials_within(budget))) <= budget for budget in (1.5, 2.0, 3.0, 8.0))
+
+
+def test_the_default_stays_while_two_do_and_wins_a_tie() -> None:
+    better = [Standing(number, 0.5 - number / 100, 0.5 - number / 100 + ROWS * 0) for number in range(6)]
+    kept = decide(better, 2)
+    assert kept.kept == (5, 0)
+    assert set(kept.reasons) == {1, 2, 3, 4}
+    assert decide([better[0], better[5]], 1).kept == (5,)
+    noisy = Standing(5, 0.49, 0.49 + ROWS)
+    assert tied(noisy, better[0])
+    tie = decide([better[0], noisy], 1)
+    assert tie.kept == (0,)
+    assert "tie" in tie.reasons[5]
+    assert decide([Standing(0, math.inf), noisy], 1).kept == (5,)
+    assert decide([Standing(0, math.inf), Standing(1, math.inf)], 1).kept == ()
+
+
+def test_the_luck_of_the_best_of_many_is_that_of_normal_draws() -> None:
+    assert expected_luck(1) == 0.0
+    assert expected_luck(2) == pytest.approx(1 / math.sqrt(math.pi), abs=0.02)
+    assert expected_luck(16) == pytest.approx(1.77, abs=0.02)
+
+
+class Bowl:
+    """A trial whose loss depends on its rate alone and falls with its share; every call is counted."""
+
+    calls: list[tuple[int, float]]
+
+    def __init__(self, trial: Trial, calls: list[Any], stop_at: int | None = None) -> None:
+        self.trial, self.calls, self.stop_at = trial, calls, stop_at
+
+    def advance(self, share: float) -> tuple[float, np.ndarray | None]:
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls.append((self.trial.number, share))
+        rate = self.trial.values["optimizer.lr"]
+        if rate > 5e-3:
+            raise Diverged("step 3: the loss is nan", "lower the rate")
+        losses = abs(math.log(rate / 6e-4)) + 1 - share + ROWS / 100
+        return float(losses.mean()), losses
+
+    def rest(self) -> None:
+        pass
+
+    def drop(self) -> None:
+        pass
+
+
+class Nobody:
+    def standing(self, *_: object) -> None:
+        pass
+
+    failed = decided = standing
+
+
+def race(folder: Path, calls: list[Any], stop_at: int | None = None, trials: int = 8) -> Race:
+    folder.mkdir(exist_ok=True)
+    return Race(Study(folder), SPACE, "tpe", 1, rungs_for(trials), lambda trial: Bowl(trial, calls, stop_at), lambda: 0.0, Nobody())  # type: ignore[arg-type]
+
+
+def ledger(folder: Path) -> str:
+    return (folder / "ledger.jsonl").read_text()
+
+
+def test_the_best_trial_wins_and_none_is_trained_further_than_it_must(tmp_path) -> None:
+    calls: list[Any] = []
+    winner, _ = race(tmp_path / "whole", calls).run()
+    study = Study(tmp_path / "whole")
+    rates = {entry["trial"]: entry["values"]["optimizer.lr"] for entry in study.noted("proposed")}
+    assert winner.number == min(rates, key=lambda trial: abs(math.log(rates[trial] / 6e-4)))
+    assert len(calls) == len(set(calls)) == 8 + 3 + 2
+    assert [entry["kept"] for entry in study.noted("rung")][-1] == [winner.number]
+
+
+def test_a_race_that_is_killed_at_any_moment_goes_on_with_the_same_ledger(tmp_path) -> None:
+    race(tmp_path / "whole", []).run()
+    for stop_at in range(13):
+        calls: list[Any] = []
+        with pytest.raises(KeyboardInterrupt):
+            race(tmp_path / f"cut-{stop_at}", calls, stop_at).run()
+        with (tmp_path / f"cut-{stop_at}" / "ledger.jsonl").open("a") as torn:
+            torn.write('{"event": "stan')
+        again: list[Any] = []
+        race(tmp_path / f"cut-{stop_at}", again).run()
+        assert ledger(tmp_path / f"cut-{stop_at}") == ledger(tmp_path / "whole")
+        assert not set(calls) & set(again)  # what is in the ledger is not done twice
+
+
+def test_a_trial_that_fails_is_named_and_survived_and_all_failing_is_an_error(tmp_path) -> None:
+    hot = (RATE.model_copy(update={"low": 1e-4, "high": 1.0, "spread": 3.0}),)
+    made = race(tmp_path / "hot", [])
+    made.space = hot
+    winner, _ = made.run()
+    failed = [entry for entry in Study(tmp_path / "hot").noted("standing") if entry["why"]]
+    assert failed
+    assert "the loss is nan" in failed[0]["why"]
+    assert winner.values["optimizer.lr"] <= 5e-3
+    made = race(tmp_path / "all", [])
+    made.space = (RATE.model_copy(update={"low": 1e-2, "high": 1.0, "centre": 0.1}),)
+    with pytest.raises(RunError, match="every trial has failed"):
+        made.run()
