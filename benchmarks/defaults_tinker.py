@@ -1,6 +1,6 @@
 """Regret of the LoRA defaults on a public table of 35 models: no search at all, only the rate (and rank) that `luthier run` begins with.
 
-    python benchmarks/defaults_tinker.py --data DIR     (DIR/tinker_sweep/sft_sweep.md)
+python benchmarks/defaults_tinker.py --data DIR     (DIR/tinker_sweep/sft_sweep.md)
 """
 
 from __future__ import annotations

@@ -67,6 +67,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
+    def to(self, place: torch.device) -> Batch:
+        """The batch on a device."""
+        if self.index.device == place:
+            return self
+        flat = {name: tensor.to(place) for name, tensor in self.flat.items()}
+        each = {name: tensor.to(place) for name, tensor in self.each.items()}
+        return Batch(index=self.index.to(place), lengths=self.lengths.to(place), flat=flat, each=each)
+
     def part(self, start: int, stop: int) -> Batch:
         """The examples from `start` up to `stop`, as views."""
         offsets = self.lengths.cumsum(0)

@@ -21,10 +21,15 @@ from luthier.core.types import Batch
 from luthier.models import packed
 from luthier.models.dropout import attach
 from luthier.models.modes import evaluating
+from luthier.models.prefix import Prefix
 from luthier.models.store import Base
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
+
+
+class _Enough(Exception):
+    """What was wanted has been seen."""
 
 
 class PackedNetwork(nn.Module):
@@ -45,6 +50,7 @@ class PackedNetwork(nn.Module):
         for name, module in network.named_modules():
             module.luthier_site = name
         network.set_attn_implementation(packed.NAME)
+        self.prefix: Prefix | None = None
 
     @property
     def body(self) -> Any:
@@ -69,6 +75,39 @@ class PackedNetwork(nn.Module):
         Returns:
             # (tokens, width)
         """
+        states = self.prefix.of(batch, self) if self.prefix is not None else None
+        if self.prefix is None or states is None:
+            return self._through(batch)
+        with self.prefix.skipping(self.blocks, states):
+            return self._through(batch)
+
+    def behind(self, batch: Batch, depth: int) -> tuple[Tensor, bool]:
+        """The hidden states behind the first `depth` blocks, in eval mode, and whether a block says them in a tuple.
+
+        Args:
+            batch: as for `hidden`.
+            depth: 1 or more.
+
+        Returns:
+            # (tokens, width)
+        """
+        seen: list[Any] = []
+
+        def stop(block: nn.Module, given: Any, said: Any) -> None:
+            seen.append(said)
+            raise _Enough
+
+        hook = self.blocks[depth - 1].register_forward_hook(stop)
+        try:
+            with evaluating(self), torch.no_grad(), contextlib.suppress(_Enough):
+                self._through(batch)
+        finally:
+            hook.remove()
+        boxed = isinstance(seen[0], tuple)
+        return (seen[0][0] if boxed else seen[0])[0], boxed
+
+    def _through(self, batch: Batch) -> Tensor:
+        """The batch through the body, # (tokens, width)"""
         tokens, lengths = batch.flat["tokens"], pieces(batch)
         starts = lengths.cumsum(0) - lengths
         positions = torch.arange(len(tokens), device=tokens.device) - starts.repeat_interleave(lengths)

@@ -14,7 +14,6 @@ from luthier.experiment import Experiment
 from luthier.models.encode import unit_rows
 from luthier.pilot.way import Way
 from luthier.training.assemble import load_model
-from luthier.training.steps import moved
 
 LENGTH = 4.0
 """Of each row's vector, so that the same strengths of regularisation suit every base."""
@@ -46,5 +45,5 @@ class Features:
         for start in range(0, len(order), 128):
             self.way.signals.poll()
             batch = self.way.objective.collate([examples[position] for position in order[start : start + 128]], 0, 0)
-            found.append(unit_rows(self.model, moved(batch, next(self.model.parameters()).device)))
+            found.append(unit_rows(self.model, batch.to(next(self.model.parameters()).device)))
         return np.concatenate(found)[np.argsort(np.array(order), kind="stable")] * LENGTH

@@ -11,7 +11,7 @@ from luthier.core.types import Example
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment
 from luthier.models.store import Base
-from luthier.training.assemble import build
+from luthier.training.assemble import Prefixes, build
 from luthier.training.steps import Work
 from luthier.training.watchers import Signals
 
@@ -40,6 +40,7 @@ class Way:
     tokenizer: Any
     objective: Objective
     _prepared: dict[str, list[Example]] = field(default_factory=dict)
+    _prefixes: Prefixes = field(default_factory=dict)
 
     def examples(self, part: str) -> list[Example]:
         """The examples of train, validation or test, prepared when they are first asked for."""
@@ -49,7 +50,7 @@ class Way:
 
     def work(self, experiment: Experiment) -> Work:
         """A fresh model on the base, with what trains it."""
-        return build(experiment, self.base, self.objective, self.examples("train"), self.examples("validation"))
+        return build(experiment, self.base, self.objective, self.examples("train"), self.examples("validation"), self._prefixes)
 
     @property
     def spent(self) -> float:

@@ -11,6 +11,7 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Record
 from luthier.experiment import Experiment
+from luthier.models.prefix import MOST, Prefix
 from luthier.models.pretrained import PackedNetwork, load_classifier, load_generator
 from luthier.models.store import Base
 from luthier.objectives.classification import Classification, ClassificationObjective
@@ -51,7 +52,18 @@ def assemble(experiment: Experiment, base: Base, tokenizer: Any, parts: Mapping[
     return build(experiment, base, objective, objective.prepare(parts["train"]), objective.prepare(parts["validation"]))
 
 
-def build(experiment: Experiment, base: Base, objective: Objective, train: list[Example], validation: list[Example]) -> Work:
+Prefixes = dict[tuple[Any, ...], Prefix]
+"""What was computed of frozen blocks, by depth, width of numbers and rows: trials on the same base share it."""
+
+
+def build(
+    experiment: Experiment,
+    base: Base,
+    objective: Objective,
+    train: list[Example],
+    validation: list[Example],
+    prefixes: Prefixes | None = None,
+) -> Work:
     """Build everything that a run needs, for examples that are prepared.
 
     Args:
@@ -60,6 +72,7 @@ def build(experiment: Experiment, base: Base, objective: Objective, train: list[
         objective: knows what a batch means.
         train: the examples that are learned from.
         validation: the examples that choose the checkpoint.
+        prefixes: what earlier works on the same base have computed of frozen blocks; it grows.
     """
     adaptation: Any = experiment.adaptation
     optimizer: Any = experiment.optimizer
@@ -77,8 +90,23 @@ def build(experiment: Experiment, base: Base, objective: Objective, train: list[
     movable = {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
     adaptation.on_progress(model, 0.0)
     factor = rates(model, optimizer, adaptation)
-    masters = Masters(model.network, optimizer, getattr(torch, experiment.training.dtype), movable, factor)
+    dtype = getattr(torch, experiment.training.dtype)
+    masters = Masters(model.network, optimizer, dtype, movable, factor)
+    model.prefix = prefix(experiment, model, [*train, *validation], dtype, {} if prefixes is None else prefixes)
     return Work(experiment, objective, model, masters, train, validation, experiment.total_steps(len(train)))
+
+
+def prefix(experiment: Experiment, model: PackedNetwork, examples: Sequence[Example], dtype: torch.dtype, known: Prefixes) -> Prefix | None:
+    """Where blocks stay frozen to the end, what keeps their output; None where none do, rows change in each step, or it would be too much to keep."""
+    adaptation: Any = experiment.adaptation
+    depth = adaptation.frozen(model, 1.0)
+    width = model.network.config.hidden_size
+    if not depth or experiment.augment.share or Prefix.bytes(examples, width, dtype) > MOST:
+        return None
+    key = (depth, dtype, experiment.model.base, Prefix.fingerprint(examples))
+    if key not in known:
+        known[key] = Prefix(depth, examples, width, dtype)
+    return known[key]
 
 
 def rates(model: PackedNetwork, optimizer: Any, adaptation: Any) -> Any:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from luthier.core.errors import OutOfMemory
 from luthier.core.interfaces import Objective
 from luthier.core.types import Batch, Example, Step
@@ -99,7 +97,7 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
         share = share_done(number, work.total)
         adaptation.on_progress(model, share)
         rows = work.view(work.chosen(number), number)
-        batch = moved(objective.collate(rows, experiment.seed, number), place)
+        batch = objective.collate(rows, experiment.seed, number).to(place)
         found = _summed(work, batch, number)
         while found is None:
             give_back()
@@ -157,15 +155,3 @@ def _summed(work: Work, batch: Batch, number: int) -> tuple[float, float] | None
             raise
         return None
     return total, count
-
-
-def moved(batch: Batch, place: torch.device) -> Batch:
-    """The batch on the model's device."""
-    if place.type == "cpu":
-        return batch
-    return Batch(
-        index=batch.index.to(place),
-        lengths=batch.lengths.to(place),
-        flat={name: tensor.to(place) for name, tensor in batch.flat.items()},
-        each={name: tensor.to(place) for name, tensor in batch.each.items()},
-    )

@@ -116,11 +116,13 @@ def a_row_moves_only_itself(question: Question) -> Proof:
 
     handle = embedding.register_forward_hook(keep)
     own = slice(int(batch.lengths[0]), int(batch.lengths[:2].sum()))  # the second: it has a neighbour on either side
+    kept_states, work.model.prefix = work.model.prefix, None  # the gradient has to go all the way down
     try:
         with evaluating(work.model):
             work.model.hidden(batch)[own].float().square().sum().backward()
     finally:
         handle.remove()
+        work.model.prefix = kept_states
         for parameter in work.model.network.parameters():
             parameter.grad = None
     if kept[0].grad is None:

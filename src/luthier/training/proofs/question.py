@@ -12,7 +12,7 @@ from pydantic import Field
 from luthier.core.component import Component
 from luthier.core.randomness import permutation
 from luthier.core.types import Batch, Example, Record
-from luthier.training.steps import Work, moved
+from luthier.training.steps import Work
 
 READ = 2_000
 """Rows whose tokens are looked at; the model itself sees four short ones."""
@@ -76,7 +76,7 @@ class Question:
     def batch(self, rows: Sequence[Example]) -> Batch:
         """The rows as a step would see them, on the model's device."""
         work = self.work
-        return moved(work.objective.collate(rows, work.experiment.seed, 0), next(work.model.parameters()).device)
+        return work.objective.collate(rows, work.experiment.seed, 0).to(next(work.model.parameters()).device)
 
 
 def row_of(example: Example) -> dict[str, Any]:

@@ -1,0 +1,144 @@
+"""The frozen blocks' output, computed once for each row: what does not move need not be computed in every epoch, trial and evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from luthier.core.types import Batch, Example
+
+MOST = 8 << 30
+"""Bytes that may be kept; above, nothing is. The same on every machine, because what is kept rounds a little differently from what is computed in each step."""
+IN_MEMORY = 1 << 30
+"""Above, a file takes it, that has no name and goes with the process."""
+CHUNK = 2048
+"""Tokens that are computed together, always the same rows: so a row's states have the same bits in every run, step and trial."""
+
+
+class Prefix:
+    """Hidden states behind the first `depth` blocks, by the content of a row.
+
+    Args:
+        depth: blocks that stay frozen for the whole run.
+        examples: whose states are kept; any others go through all blocks.
+        width: of a hidden state.
+        dtype: that the network computes in.
+    """
+
+    def __init__(self, depth: int, examples: Sequence[Example], width: int, dtype: torch.dtype) -> None:
+        self.depth = depth
+        self.spans: dict[bytes, tuple[int, int, int]] = {}  # a row's key → from where to where it lies, and in which chunk
+        self.chunks: list[list[Example]] = [[]]
+        self.starts = [0]
+        self.computed: set[int] = set()
+        self.boxed = False
+        tokens = 0
+        for example in examples:
+            key = _key(np.asarray(example.tokens), example.facts.get("segments"), example.facts.get("place"))
+            if key in self.spans:
+                continue
+            end = tokens + len(example.tokens)
+            if self.chunks[-1] and end - self.starts[-1] > CHUNK:
+                self.chunks.append([])
+                self.starts.append(tokens)
+            self.spans[key] = (tokens, end, len(self.chunks) - 1)
+            self.chunks[-1].append(example)
+            tokens = end
+        self.states = _room(tokens, width, dtype)
+
+    @staticmethod
+    def bytes(examples: Sequence[Example], width: int, dtype: torch.dtype) -> int:
+        """What keeping these rows takes."""
+        return sum(len(example.tokens) for example in examples) * width * dtype.itemsize
+
+    @staticmethod
+    def fingerprint(examples: Sequence[Example]) -> str:
+        """A hash of what the rows say to the model."""
+        found = hashlib.sha256()
+        for example in examples:
+            found.update(_key(np.asarray(example.tokens), example.facts.get("segments"), example.facts.get("place")) + b"\n")
+        return found.hexdigest()
+
+    def _compute(self, chunk: int, model: Any) -> None:
+        batch = _batch(self.chunks[chunk]).to(next(model.network.parameters()).device)
+        found, self.boxed = model.behind(batch, self.depth)
+        self.states[self.starts[chunk] : self.starts[chunk] + len(found)] = found.to(self.states.device)
+        self.computed.add(chunk)
+
+    def of(self, batch: Batch, model: Any) -> Tensor | None:
+        """The states of a batch's rows end to end, # (tokens, width); None where one of them is not kept.
+
+        Args:
+            batch: with `flat["tokens"]`.
+            model: computes what is asked for first.
+        """
+        flat = {name: batch.flat[name].cpu().numpy() for name in ("tokens", "segments", "place") if name in batch.flat}
+        ends = batch.lengths.cumsum(0).tolist()
+        spans = []
+        for start, end in zip([0, *ends], ends, strict=False):
+            parts = {name: values[start:end] for name, values in flat.items()}
+            span = self.spans.get(_key(parts["tokens"], parts.get("segments"), parts.get("place")))
+            if span is None:
+                return None
+            spans.append(span)
+        for chunk in sorted({chunk for _, _, chunk in spans} - self.computed):
+            self._compute(chunk, model)
+        found = torch.cat([self.states[start:end] for start, end, _ in spans])
+        return found.to(batch.flat["tokens"].device)
+
+    @contextlib.contextmanager
+    def skipping(self, blocks: nn.ModuleList, states: Tensor) -> Iterator[None]:
+        """For the time of the context, the frozen blocks say what is kept and compute nothing.
+
+        Args:
+            blocks: all of the network's.
+            states: of the batch, # (tokens, width)
+        """
+        last: Any = (states[None],) if self.boxed else states[None]
+        passed = list(blocks)[: self.depth]
+        for number, block in enumerate(passed):
+            block.forward = _says(last) if number == self.depth - 1 else _passes(self.boxed)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for block in passed:
+                del block.forward
+
+
+def _says(states: Any) -> Any:
+    return lambda *_, **__: states
+
+
+def _passes(boxed: bool) -> Any:
+    return (lambda hidden, *_, **__: (hidden,)) if boxed else (lambda hidden, *_, **__: hidden)
+
+
+def _room(tokens: int, width: int, dtype: torch.dtype) -> Tensor:
+    size = tokens * width * dtype.itemsize
+    if size <= IN_MEMORY:
+        return torch.empty(tokens, width, dtype=dtype)
+    with tempfile.TemporaryFile() as file:
+        held = np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))  # the mapping outlives the handle
+    return torch.from_numpy(held).view(dtype).view(tokens, width)
+
+
+def _key(tokens: np.ndarray, segments: Any, place: Any) -> bytes:
+    parts = [tokens.astype(np.int32)]
+    parts += [np.asarray(more).astype(np.int32) for more in (segments, place) if more is not None]
+    return b"|".join(part.tobytes() for part in parts)
+
+
+def _batch(examples: Sequence[Example]) -> Batch:
+    flat = {"tokens": torch.tensor([token for example in examples for token in example.tokens])}
+    for name in ("segments", "place"):
+        if name in examples[0].facts:
+            flat[name] = torch.tensor([value for example in examples for value in example.facts[name]])
+    lengths = torch.tensor([len(example.tokens) for example in examples])
+    return Batch(index=torch.arange(len(examples)), lengths=lengths, flat=flat, each={})
