@@ -28,7 +28,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def searched(table: Path, bases: Any, out: Path, **more: Any) -> Study:
-    given = {"trials": 5, "set": SET[:2], "space": ["optimizer.lr=1e-4..3e-2", "model.dropout=0|0.1"], "force": True, **more}
+    given = {
+        "trials": 5,
+        "points": ["optimizer.lr=2e-2"],
+        "set": SET[:2],
+        "space": ["optimizer.lr=1e-4..3e-2", "model.dropout=0|0.1"],
+        "force": True,
+        **more,
+    }
     return luthier.search(table, base=str(bases("bert").folder), out=out, **given)
 
 
@@ -55,6 +62,8 @@ def test_the_winner_is_a_finished_run_and_the_study_says_why(study) -> None:
         number for number in range(5) if study.trial(number).happened("test_opened") and study.trial(number).folder != winner.folder
     ]
     assert [entry["trials"] for entry in luthier_plan(study)["rungs"]] == [5, 2]
+    second = study.noted("proposed")[1]
+    assert (second["by"], second["values"]["optimizer.lr"]) == ("portfolio", 0.02)
     checks = [finding.check for finding in study.findings]
     assert "search.default" in checks
     assert "search.luck" in checks
@@ -141,6 +150,8 @@ def test_a_budget_too_small_for_a_search_trains_the_default(table, bases, tmp_pa
         ({"trials": 1}, "compares nothing"),
         ({"sampler": "tpee"}, "no sampler"),
         ({"space": ["optimizer.rate=1..2"]}, "there is no field"),
+        ({"points": ["optimizer.momentum=1"]}, "not in the space"),
+        ({"points": ["optimizer.lr=1.0"]}, "outside of"),
     ],
 )
 def test_a_mistake_is_said_before_anything_is_made(table, bases, given, said, tmp_path) -> None:

@@ -81,6 +81,9 @@ def search(
         list[str] | None, typer.Option(help="What may vary: optimizer.lr=1e-5..1e-3, training.batch_size=8|16; may be given again.")
     ] = None,
     sampler: Annotated[str, typer.Option(help="tpe, gp, random, cmaes, qmc (Optuna's), or prior.")] = "tpe",
+    points: Annotated[
+        list[str] | None, typer.Option("--try", help="A point to try first: optimizer.lr=3e-4,model.dropout=0; may be given again.")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
     base: Annotated[str | None, typer.Option(help="A name from `luthier models list`, a folder, a bundle, or a hub id.")] = None,
@@ -97,8 +100,8 @@ def search(
     from luthier.pilot.search import search as verb
 
     with face(quiet or as_json) as shown:
-        done = verb(data, budget=budget, trials=trials, space=space or (), sampler=sampler, target=target, input=input, base=base, task=task,
-                    out=out, set=set or (), seed=seed, force=force, face=shown)  # fmt: skip
+        done = verb(data, budget=budget, trials=trials, space=space or (), sampler=sampler, points=points or (), target=target,
+                    input=input, base=base, task=task, out=out, set=set or (), seed=seed, force=force, face=shown)  # fmt: skip
     _ending(done, as_json)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from luthier.core.types import Scores
 
-TEMPERATURES = np.geomspace(0.25, 16.0, 49)
+TEMPERATURES = np.geomspace(0.25, 64.0, 65)
 
 
 def tempered(scores: Scores) -> np.ndarray:

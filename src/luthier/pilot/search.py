@@ -17,6 +17,7 @@ from luthier.core.study import Study
 from luthier.core.words import duration
 from luthier.data.intake import Intake, take_in
 from luthier.evaluation.score import score
+from luthier.evaluation.tempered import tempered
 from luthier.experiment import Experiment
 from luthier.pilot.asking import asked_for, filled, written
 from luthier.pilot.complete import concluded, noted, opened_way
@@ -26,11 +27,11 @@ from luthier.pilot.prove import proven
 from luthier.pilot.run import begin, changed, kind_of, seconds_of
 from luthier.pilot.samples import sampled
 from luthier.pilot.way import Way
-from luthier.studies.defaults import Choice, choose, space_for
+from luthier.studies.defaults import Choice, choose, portfolio_for, space_for
 from luthier.studies.propose import SAMPLERS
 from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import Decision, Rung, Standing, cost_of, expected_luck, gap, rungs_for, tied, trials_within
-from luthier.studies.space import Dimension, applied, value_at
+from luthier.studies.space import Dimension, Values, applied, point, value_at
 from luthier.training.assemble import opened
 from luthier.training.devices import exact
 from luthier.training.train import Fit
@@ -39,6 +40,8 @@ from luthier.training.watchers import Signals
 BUDGET = "2x"
 IN_MEMORY = 0.25
 """Share of the free memory that trials at rest may hold; others wait on the disk."""
+MANY = 99
+"""Trials with which every dimension is searched."""
 FEWEST = 1.2
 """Runs that a budget must be worth for a search; below, the default alone is trained."""
 
@@ -55,6 +58,7 @@ class Plan:
         sampler: a name in `SAMPLERS`.
         seed: of the proposals.
         runs: what it costs, in whole runs of the default.
+        portfolio: points that are tried right after the default.
     """
 
     trials: int
@@ -64,11 +68,12 @@ class Plan:
     sampler: str
     seed: int
     runs: float
+    portfolio: tuple[Values, ...] = ()
 
     def yaml(self) -> str:
         """The plan as a file."""
         whole = {"trials": self.trials, "cost_in_runs": round(self.runs, 3), "sampler": self.sampler, "seed": self.seed,
-                 "rungs": [vars(rung) for rung in self.rungs], "space": [dimension.model_dump(mode="json") for dimension in self.space], "stay": self.stay}  # fmt: skip
+                 "rungs": [vars(rung) for rung in self.rungs], "space": [dimension.model_dump(mode="json") for dimension in self.space], "stay": self.stay, "portfolio": [*self.portfolio]}  # fmt: skip
         return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=120)
 
     @classmethod
@@ -77,7 +82,9 @@ class Plan:
         whole = yaml.safe_load(path.read_text())
         space = tuple(Dimension.model_validate(dimension) for dimension in whole["space"])
         rungs = tuple(Rung(**rung) for rung in whole["rungs"])
-        return cls(whole["trials"], rungs, space, whole["stay"], whole["sampler"], whole["seed"], whole["cost_in_runs"])
+        return cls(
+            whole["trials"], rungs, space, whole["stay"], whole["sampler"], whole["seed"], whole["cost_in_runs"], tuple(whole["portfolio"])
+        )
 
 
 def search(
@@ -87,6 +94,7 @@ def search(
     trials: int | None = None,
     space: Sequence[str] = (),
     sampler: str = "tpe",
+    points: Sequence[str] = (),
     target: str | None = None,
     input: str | Sequence[str] | None = None,
     base: str | None = None,
@@ -105,6 +113,7 @@ def search(
         trials: so many, whatever they cost; as many as the budget pays for when not given.
         space: dimensions that join or take the place of the default ones, such as "optimizer.lr=1e-5..1e-3".
         sampler: tpe, gp, random, cmaes, qmc, or prior; it joins the prior and what lies near the best.
+        points: to be tried right after the default, each "optimizer.lr=3e-4,model.dropout=0".
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read; inferred when not given.
         base: a name from `luthier models list`, a folder, a bundle, or a hub id.
@@ -140,11 +149,23 @@ def search(
         experiment, choices = choose(intake, base, kind_of(base, face), seed)
         experiment = changed(experiment, choices, set)
     fixed = [item.partition("=")[0].strip() for item in set]
-    space_for(experiment, trials or 2, fixed, space)  # a mistake in the space is said before anything is made
+    dimensions, _ = space_for(experiment, trials or MANY, fixed, space)  # a mistake in the space is said before anything is made
+    for text in points:
+        point(text, dimensions)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
     with study.owned():
         begin(study, experiment, intake, choices, face, budget=seconds, force=force)
-        study.event("searching", runs=runs, seconds=seconds, trials=trials, space=list(space), sampler=sampler, seed=seed, fixed=fixed)
+        study.event(
+            "searching",
+            runs=runs,
+            seconds=seconds,
+            trials=trials,
+            space=list(space),
+            sampler=sampler,
+            seed=seed,
+            fixed=fixed,
+            points=list(points),
+        )
         completed(study, experiment, intake, face, clock)
     return study
 
@@ -200,7 +221,7 @@ def completed(study: Study, experiment: Experiment, intake: Intake, face: Face, 
         plan = _plan(way, experiment, study)
         stable = _Stable(way, experiment)
         crowd = _Crowd(face, way, plan)
-        race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, clock, crowd)
+        race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, clock, crowd, plan.portfolio)
         face.stage("search", f"{plan.trials} trials, about {plan.runs:.2f} runs with the final model")
         trial, entrant = race.run()
         assert isinstance(entrant, _Runner)
@@ -236,8 +257,18 @@ def _plan(way: Way, experiment: Experiment, study: Study) -> Plan:
     space, stay = space_for(experiment, trials, fixed, asked["space"])
     if not space:
         trials = 1
+    tried = [point(text, space) for text in asked["points"]]
     rungs = rungs_for(trials, warmup)
-    made = Plan(trials, rungs, space, stay, asked["sampler"], asked["seed"], cost_of(rungs))
+    made = Plan(
+        trials,
+        rungs,
+        space,
+        stay,
+        asked["sampler"],
+        asked["seed"],
+        cost_of(rungs),
+        (*tried, *portfolio_for(experiment, space))[: trials - 1],
+    )
     write_file(file, made.yaml())
     for dimension in space if trials > 1 else ():
         way.face.say(f"  {dimension.said()}  ({dimension.why})")
@@ -284,8 +315,8 @@ class _Runner:
         seen = fit.evaluator.seen
         if seen is None or fit.evaluator.evaluated != fit.done:
             seen = score(fit.work.model, fit.work.objective, fit.work.validation, poll=self.way.signals.poll)
-        told = seen.count > 0
-        return float(seen.loss.sum() / max(seen.count.sum(), 1)), seen.loss[told] / seen.count[told]
+        losses = tempered(seen)
+        return float(losses.mean()), losses
 
     def rest(self) -> None:
         """Others have their turn; it stays in memory while there is room."""

@@ -47,14 +47,16 @@ class Proposal:
 
     Args:
         values: the point.
-        by: default, prior, near the best, or the sampler's name.
+        by: default, portfolio, prior, near the best, or the sampler's name.
     """
 
     values: Values
     by: str
 
 
-def propose(space: Sequence[Dimension], sampler: str, seed: int, count: int, tried: Sequence[Tried]) -> Proposal:
+def propose(
+    space: Sequence[Dimension], sampler: str, seed: int, count: int, tried: Sequence[Tried], portfolio: Sequence[Values] = ()
+) -> Proposal:
     """The next point.
 
     Args:
@@ -63,6 +65,7 @@ def propose(space: Sequence[Dimension], sampler: str, seed: int, count: int, tri
         seed: of the study.
         count: how many proposals there will be.
         tried: those before, in their order.
+        portfolio: points that come right after the default.
 
     Raises:
         ExperimentError: there is no such sampler, or it is not installed.
@@ -72,7 +75,10 @@ def propose(space: Sequence[Dimension], sampler: str, seed: int, count: int, tri
     turn = len(tried)
     if turn == 0:
         return Proposal(centred(space), "default")
-    drawn = max(1, round(FROM_PRIOR * (count - 1)))
+    if turn <= len(portfolio):
+        return Proposal({**centred(space), **portfolio[turn - 1]}, "portfolio")
+    turn -= len(portfolio)
+    drawn = max(1, round(FROM_PRIOR * (count - len(portfolio) - 1)))
     for attempt in range(20):
         by = "prior" if turn <= drawn else _chosen(sampler, seed, turn)
         found = Proposal(_point(space, by, seed, turn, attempt, drawn, tried), by)

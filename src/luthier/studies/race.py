@@ -77,6 +77,7 @@ class Race:
         enter: builds a trial's entrant.
         clock: seconds so far.
         spectator: is told.
+        portfolio: points that are tried right after the default.
     """
 
     study: Study
@@ -87,6 +88,7 @@ class Race:
     enter: Callable[[Trial], Entrant]
     clock: Callable[[], float]
     spectator: Spectator
+    portfolio: Sequence[Values] = ()
 
     def __post_init__(self) -> None:
         self.trials = {entry["trial"]: Trial(entry["trial"], entry["values"], entry["by"]) for entry in self.study.noted("proposed")}
@@ -161,7 +163,9 @@ class Race:
 
     def _proposed(self, trial: int) -> Trial:
         if trial not in self.trials:
-            found = propose(self.space, self.sampler, self.seed, self.rungs[0].trials if self.rungs else 1, self._tried(trial))
+            found = propose(
+                self.space, self.sampler, self.seed, self.rungs[0].trials if self.rungs else 1, self._tried(trial), self.portfolio
+            )
             self.study.note("proposed", trial=trial, values=found.values, by=found.by)
             self.trials[trial] = Trial(trial, found.values, found.by)
         return self.trials[trial]

@@ -140,6 +140,26 @@ def applied(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     return experiment
 
 
+def point(text: str, space: Sequence[Dimension]) -> Values:
+    """A point as it is typed: `optimizer.lr=3e-4,model.dropout=0`; what is not named stays at its centre.
+
+    Raises:
+        ExperimentError: a path that the space does not hold, or a value that is outside of it.
+    """
+    known = {dimension.path: dimension for dimension in space}
+    found: Values = {}
+    for part in text.split(","):
+        path, equals, right = (piece.strip() for piece in part.partition("="))
+        if not equals or path not in known:
+            raise ExperimentError(f"--try {text!r}: {path!r} is not in the space", nearest(path, [*known]))
+        value, dimension = number(right), known[path]
+        inside = value in dimension.options if dimension.kind == "choice" else dimension.low <= value <= dimension.high
+        if not inside:
+            raise ExperimentError(f"--try {text!r}: {value} is outside of {dimension.said()}", "widen it with --space")
+        found[path] = value
+    return {**centred(space), **found}
+
+
 def centred(space: Sequence[Dimension]) -> Values:
     """The point that the default stands at."""
     return {dimension.path: dimension.centre for dimension in space}
