@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from luthier.pilot.run import resume, run, train
     from luthier.pilot.search import search
     from luthier.pilot.show import show
+    from luthier.pilot.similar import similar
 
 _PLACES = {
     "Experiment": "luthier.experiment",
@@ -33,6 +34,7 @@ _PLACES = {
     "run": "luthier.pilot.run",
     "search": "luthier.pilot.search",
     "show": "luthier.pilot.show",
+    "similar": "luthier.pilot.similar",
     "train": "luthier.pilot.run",
 }
 
@@ -51,6 +53,7 @@ __all__ = [
     "run",
     "search",
     "show",
+    "similar",
     "train",
 ]
 

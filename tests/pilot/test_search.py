@@ -61,7 +61,7 @@ def test_the_winner_is_a_finished_run_and_the_study_says_why(study) -> None:
     assert not [
         number for number in range(5) if study.trial(number).happened("test_opened") and study.trial(number).folder != winner.folder
     ]
-    assert [entry["trials"] for entry in luthier_plan(study)["rungs"]] == [5, 2]
+    assert [(entry["share"], entry["trials"]) for entry in luthier_plan(study)["rungs"]] == [(0.25, 5), (0.5, 2)]
     second = study.noted("proposed")[1]
     assert (second["by"], second["values"]["optimizer.lr"]) == ("portfolio", 0.02)
     checks = [finding.check for finding in study.findings]

@@ -54,25 +54,24 @@ def test_an_unknown_sampler_is_named_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("trials", range(1, 33))
-@pytest.mark.parametrize("warmup", [0.0, 0.1])
-def test_a_plan_ends_with_one_trial_by_the_half_and_no_trial_is_compared_before_six_percent(trials, warmup) -> None:
-    rungs = rungs_for(trials, warmup)
+@pytest.mark.parametrize(("warmup", "steps", "first"), [(0.0, 10_000, 1 / 16), (0.1, 10_000, 1 / 8), (0.0, 600, 1 / 8), (0.0, 300, 1 / 4), (0.3, 10_000, 1 / 4), (0.1, 20, 1 / 4)])  # fmt: skip
+def test_trials_are_compared_when_it_says_something_and_one_is_left_by_the_half(trials, warmup, steps, first) -> None:
+    rungs = rungs_for(trials, warmup, steps)
+    assert not rungs or rungs[0].share == first
     alive = trials
     for rung in rungs:
-        assert rung.share >= max(1 / 16, warmup)
         assert rung.trials == alive
         alive = rung.kept
-        assert alive >= (1 if rung.share >= 1 / 4 else 2)
+        assert alive == 1 if rung.share == 1 / 2 else alive >= 2
     assert alive == 1
-    assert all(rung.share <= 1 / 2 for rung in rungs)
 
 
 def test_a_budget_buys_trials_and_the_cost_is_what_their_steps_are() -> None:
-    assert cost_of(rungs_for(1)) == 1.0
-    assert cost_of(rungs_for(6)) == pytest.approx(6 / 8 + 2 / 8 + 3 / 4 + 5 * 0.05)
-    assert trials_within(1.0) == 1
-    assert trials_within(2.0) == 6
-    assert all(cost_of(rungs_for(trials_within(budget))) <= budget for budget in (1.5, 2.0, 3.0, 8.0))
+    assert cost_of(rungs_for(1, 0.1, 1000)) == 1.0
+    assert cost_of(rungs_for(6, 0.1, 1000)) == pytest.approx(6 / 8 + 2 / 8 + 2 / 4 + 1 / 2 + 5 * 0.05)
+    assert [trials_within(budget, 0.1, 1000) for budget in (1.0, 2.0, 3.0)] == [1, 4, 9]
+    for budget, steps in ((1.5, 100), (2.0, 1000), (3.0, 300), (8.0, 1000)):
+        assert cost_of(rungs_for(trials_within(budget, 0.1, steps), 0.1, steps)) <= budget
 
 
 def test_the_default_stays_while_two_do_and_wins_a_tie() -> None:
@@ -130,7 +129,9 @@ class Nobody:
 
 def race(folder: Path, calls: list[Any], stop_at: int | None = None, trials: int = 8) -> Race:
     folder.mkdir(exist_ok=True)
-    return Race(Study(folder), SPACE, "tpe", 1, rungs_for(trials), lambda trial: Bowl(trial, calls, stop_at), lambda: 0.0, Nobody())  # type: ignore[arg-type]
+    return Race(
+        Study(folder), SPACE, "tpe", 1, rungs_for(trials, 0.1, 1000), lambda trial: Bowl(trial, calls, stop_at), lambda: 0.0, Nobody()
+    )  # type: ignore[arg-type]
 
 
 def ledger(folder: Path) -> str:

@@ -308,6 +308,27 @@ def pull_model(name: str) -> None:
     print(verb(name, lambda line: print(line, file=sys.stderr))["folder"])
 
 
+@app.command()
+def similar(
+    data: Annotated[str, typer.Argument(help="A file of rows with classes, or a folder.")],
+    bases: Annotated[str, typer.Option(help="Names, folders or hub ids, with commas; the embedded encoder when not given.")] = "",
+    target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
+    input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
+    set: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """How near the task is to what a base knows: which base, and how many of its blocks may stay frozen."""
+    from luthier.app.faces import compared, face
+    from luthier.pilot.similar import similar as verb
+
+    with face(quiet or as_json) as shown:
+        done = verb(
+            data, [name.strip() for name in bases.split(",") if name.strip()], target=target, input=input, set=set or (), face=shown
+        )
+    print(json.dumps([one.value() for one in done], indent=2) if as_json else "\n".join(compared(done)))
+
+
 @models_app.command("show")
 def show_model(name: str, as_json: Json = False) -> None:
     """What is known about a base."""

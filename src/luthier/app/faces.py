@@ -14,6 +14,7 @@ from luthier.core.words import duration, size
 
 if TYPE_CHECKING:
     from luthier.pilot.plan import Plan
+    from luthier.pilot.similar import Similar
 
 MARKS = {"good": "✓", "note": "·", "warning": "!", "stop": "✗"}
 SECONDS_BETWEEN_LINES = 10.0
@@ -162,3 +163,27 @@ def planned(made: Plan) -> list[str]:
         f"training takes about {duration(said['seconds'])} ({duration(low)} to {duration(high)})",
         f"memory: about {size(said['memory'])} at its peak, of which {size(said['a_token'] * said['at_once'])} for {said['at_once']:,} tokens at once; {size(made.available)} are free",
     ]
+
+
+def compared(found: Sequence[Similar]) -> list[str]:
+    """What bases know of a task, as lines for a person."""
+    lines = []
+    for one in found:
+        lines.append(
+            f"{one.base} ({one.megabytes:,.0f} MB, {one.seconds:.0f} s)"
+            + (f": the best one with a chance of {one.chance:.0%}" if len(found) > 1 else "")
+        )
+        lines.append("  behind block   nearest neighbours   probe            H-score")
+        for floor in one.floors:
+            mark = "  ← best" if floor is one.best else ""
+            lines.append(
+                f"  {floor.blocks or 'embeddings':>12}   {floor.neighbours:>18.1%}   {floor.probe:>6.1%} ± {floor.error:.1%}   {floor.h_score:7.3f}{mark}"
+            )
+        others = ", ".join(str(other) for other in one.depth.others)
+        lines.append(f"  freeze {one.depth.blocks} (or {others}): {one.depth.reason}")
+    first = found[0]
+    lines.append("")
+    lines.append(
+        f"try it   luthier search DATA --base {first.base} --set adaptation.kind=freeze --space 'adaptation.depth={'|'.join(str(each) for each in sorted({first.depth.blocks, *first.depth.others}))}'"
+    )
+    return lines

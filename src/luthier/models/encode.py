@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from luthier.core.types import Batch
-from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer
+from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer, pool
 from luthier.models.store import Base
 
 READ = 256
@@ -57,22 +57,59 @@ def encoder(base: Base) -> Callable[[Sequence[str]], np.ndarray]:
     model = load_classifier(base, ["a", "b"], "mean", 0.0, seed=0).eval()
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        tokens = tokenizer(list(texts), truncation=True, max_length=READ)["input_ids"]
-        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
-        found, part = [], []
-        for place, row in enumerate(order):
-            part.append(tokens[row] or [0])
-            if sum(map(len, part)) >= TOGETHER or place == len(order) - 1:
-                batch = Batch(
-                    index=torch.arange(len(part)),
-                    lengths=torch.tensor([len(each) for each in part]),
-                    flat={"tokens": torch.tensor([token for each in part for token in each])},
-                    each={},
-                )
-                found.append(unit_rows(model, batch))
-                part = []
-        back = np.empty(len(order), dtype=np.int64)
-        back[order] = np.arange(len(order))
-        return np.concatenate(found)[back]
+        return _in_batches(tokenizer, texts, lambda batch: unit_rows(model, batch))
 
     return encode
+
+
+def layers(base: Base, texts: Sequence[str]) -> np.ndarray:
+    """What each floor of a base makes of texts: the mean over a text's tokens, behind the embeddings and behind each block.
+
+    Args:
+        base: an encoder or a decoder, from the store.
+        texts: to be read.
+
+    Returns:
+        # (texts, blocks + 1, width)
+    """
+    model = load_classifier(base, ["a", "b"], "mean", 0.0, seed=0).eval()
+    seen: list[Any] = []
+    blocks = list(model.blocks)
+    hooks = [
+        blocks[0].register_forward_pre_hook(
+            lambda block, given, named: seen.append(given[0] if given else named["hidden_states"]), with_kwargs=True
+        )
+    ]
+    hooks += [
+        block.register_forward_hook(lambda block, given, said: seen.append(said[0] if isinstance(said, tuple) else said))
+        for block in blocks
+    ]
+
+    def floors(batch: Batch) -> np.ndarray:
+        seen.clear()
+        with torch.no_grad():
+            model.hidden(batch)
+            return torch.stack([pool(states[0].float(), batch.lengths, "mean") for states in seen], 1).numpy()
+
+    try:
+        return _in_batches(load_tokenizer(base), texts, floors)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _in_batches(tokenizer: Any, texts: Sequence[str], read: Callable[[Batch], np.ndarray]) -> np.ndarray:
+    """What is read of each text, in the texts' order; texts of similar length go together."""
+    tokens = tokenizer(list(texts), truncation=True, max_length=READ)["input_ids"]
+    order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+    found, part = [], []
+    for place, row in enumerate(order):
+        part.append(tokens[row] or [0])
+        if sum(map(len, part)) >= TOGETHER or place == len(order) - 1:
+            lengths = torch.tensor([len(each) for each in part])
+            flat = {"tokens": torch.tensor([token for each in part for token in each])}
+            found.append(read(Batch(index=torch.arange(len(part)), lengths=lengths, flat=flat, each={})))
+            part = []
+    back = np.empty(len(order), dtype=np.int64)
+    back[order] = np.arange(len(order))
+    return np.concatenate(found)[back]

@@ -27,7 +27,7 @@ from luthier.pilot.prove import proven
 from luthier.pilot.run import begin, changed, kind_of, seconds_of
 from luthier.pilot.samples import sampled
 from luthier.pilot.way import Way
-from luthier.studies.defaults import Choice, choose, portfolio_for, space_for
+from luthier.studies.defaults import Choice, choose, space_for
 from luthier.studies.propose import SAMPLERS
 from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import Decision, Rung, Standing, cost_of, expected_luck, gap, rungs_for, tied, trials_within
@@ -252,13 +252,14 @@ def _plan(way: Way, experiment: Experiment, study: Study) -> Plan:
             way.face.say(f"the budget is worth {max(runs, 0):.1f} runs: too little for a search; the default is trained")
             runs = 1.0
     warmup = float(value_at(experiment, "schedule.warmup"))
-    trials = asked["trials"] or trials_within(runs, warmup)
+    steps = experiment.total_steps(len(way.intake.records["train"]))
+    trials = asked["trials"] or trials_within(runs, warmup, steps)
     fixed = [*asked["fixed"], *(["training.batch_size"] if experiment.training.steps else [])]
     space, stay = space_for(experiment, trials, fixed, asked["space"])
     if not space:
         trials = 1
     tried = [point(text, space) for text in asked["points"]]
-    rungs = rungs_for(trials, warmup)
+    rungs = rungs_for(trials, warmup, steps)
     made = Plan(
         trials,
         rungs,
@@ -267,7 +268,7 @@ def _plan(way: Way, experiment: Experiment, study: Study) -> Plan:
         asked["sampler"],
         asked["seed"],
         cost_of(rungs),
-        (*tried, *portfolio_for(experiment, space))[: trials - 1],
+        tuple(tried[: trials - 1]),
     )
     write_file(file, made.yaml())
     for dimension in space if trials > 1 else ():

@@ -10,7 +10,7 @@ from luthier.core.errors import ExperimentError
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment
 from luthier.objectives import OBJECTIVES
-from luthier.studies.space import Dimension, Space, Values, centred, parsed, value_at
+from luthier.studies.space import Dimension, Space, parsed, value_at
 
 BASES = {"classification": "minilm-l6", "chat": "smollm2-135m"}
 
@@ -91,31 +91,6 @@ def space_for(experiment: Experiment, trials: int, fixed: Sequence[str] = (), as
         else:
             found.append(_centred(dimension, value_at(experiment, path)))
     return (*found, *typed.values()), {path: why for path, why in stay.items() if path not in typed}
-
-
-PORTFOLIO: tuple[dict[str, Any], ...] = ()
-"""Points that are tried right after the default, the most useful first: rates as multiples of the default's, the rest as they are."""
-
-
-def portfolio_for(experiment: Experiment, space: Space) -> list[Values]:
-    """The portfolio around an experiment's default, as far as the space holds it; equal points once."""
-    if experiment.data.task != "classification":
-        return []
-    known = {dimension.path: dimension for dimension in space}
-    found: list[Values] = []
-    for entry in PORTFOLIO:
-        values = centred(space)
-        for path, value in entry.items():
-            dimension = known.get(path)
-            if dimension is None:
-                continue
-            if dimension.kind == "choice":
-                values[path] = value if value in dimension.options else values[path]
-            else:
-                values[path] = float(f"{min(max(value * dimension.centre, dimension.low), dimension.high):.3g}")
-        if values != centred(space) and values not in found:
-            found.append(values)
-    return found
 
 
 def _centred(dimension: Dimension, value: Any) -> Dimension:

@@ -1,0 +1,135 @@
+"""What is read off the floors: equal to trusted implementations, and to closed forms."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tests.data.test_malformed import sentence
+from typer.testing import CliRunner
+
+import luthier
+from luthier.core.errors import ExperimentError
+from luthier.models.encode import layers
+from luthier.studies import similarity
+from luthier.studies.similarity import Floor, chances, depth, floors, h_score, nearest, probe
+
+
+@pytest.fixture
+def drawn() -> tuple[np.ndarray, np.ndarray]:
+    draws = np.random.default_rng(0)
+    labels = draws.integers(0, 3, 240)
+    return draws.normal(size=(240, 10)) + 1.2 * np.eye(10)[labels], labels
+
+
+def parts(count: int) -> list[list[int]]:
+    return [list(range(start, count, 5)) for start in range(5)]
+
+
+def test_nearest_neighbours_agree_with_scikit_learn(drawn) -> None:
+    from sklearn.model_selection import LeaveOneOut, cross_val_predict
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rows, labels = drawn
+    theirs = cross_val_predict(KNeighborsClassifier(10, metric="cosine"), rows, labels, cv=LeaveOneOut())
+    assert np.array_equal(nearest(rows, labels), theirs)
+
+
+def test_the_probe_is_ridge_regression_and_chooses_its_strength(drawn, monkeypatch) -> None:
+    from sklearn.linear_model import Ridge
+
+    rows, labels = drawn
+    monkeypatch.setattr(similarity, "STRENGTHS", np.array([0.01]))
+    theirs = np.zeros(len(rows), dtype=int)
+    for held in parts(240):
+        train = np.setdiff1d(np.arange(240), held)
+        theirs[held] = Ridge(alpha=0.01 * len(train)).fit(rows[train], np.eye(3)[labels[train]]).predict(rows[held]).argmax(1)
+    assert np.array_equal(probe(rows, labels, parts(240)), theirs)
+    monkeypatch.undo()
+    wide = np.concatenate([rows, np.random.default_rng(1).normal(size=(240, 600)) * 0.5], 1)  # least squares alone would fit the noise
+    assert (probe(wide, labels, parts(240)) == labels).mean() > 0.5
+    noise = np.random.default_rng(2).normal(size=(240, 10))
+    assert (probe(noise, labels, parts(240)) == labels).mean() == pytest.approx(1 / 3, abs=0.12)
+
+
+def test_the_h_score_of_two_classes_is_its_closed_form() -> None:
+    draws = np.random.default_rng(0)
+    labels = np.arange(20_000) % 2
+    rows = draws.normal(size=(20_000, 6))
+    rows[:, 2] += 1.5 * (2 * labels - 1)  # the covariance is I + m mᵀ, that of the means m mᵀ: the trace is m² / (1 + m²)
+    assert h_score(rows, labels) == pytest.approx(1.5**2 / (1 + 1.5**2), abs=0.01)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "llama"])
+def test_floors_are_transformers_hidden_states(bases, family) -> None:
+    from transformers import AutoModel
+
+    from luthier.models.pretrained import load_tokenizer
+
+    base = bases(family)
+    texts = [sentence(number) for number in range(7)]
+    found = layers(base, texts)
+    plain, tokenizer = AutoModel.from_pretrained(base.folder).eval(), load_tokenizer(base)
+    for row, text in enumerate(texts):
+        with torch.no_grad():
+            states = plain(torch.tensor([tokenizer(text)["input_ids"]]), output_hidden_states=True).hidden_states
+        theirs = np.stack([state[0].mean(0).numpy() for state in states])
+        last = len(theirs) - (family == "llama")  # transformers puts the final norm into the last one
+        assert found[row, :last] == pytest.approx(theirs[:last], abs=1e-4)
+
+
+def floor(blocks: int, accuracy: float) -> Floor:
+    return Floor(blocks, accuracy, accuracy, 0.01, 0.0, np.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "rows", "expected"),
+    [
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.895, 0.9], 1_500, 3),  # the fourth floor is enough: the block below it may move
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9], 50_000, 2),  # many rows: no more than a third
+        ([0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9], 500, 4),  # few rows: no more than three quarters
+        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], 1_500, 0),
+    ],
+)
+def test_the_depth_is_the_floor_below_the_first_that_is_as_good_as_any(accuracies, rows, expected) -> None:
+    found = depth([floor(number, accuracy) for number, accuracy in enumerate(accuracies)], rows)
+    assert found.blocks == expected
+    assert expected not in found.others
+
+
+def test_the_chance_to_be_best_is_shared_by_equals_and_certain_where_one_is_always_right() -> None:
+    right = np.random.default_rng(0).random(300) < 0.8
+    assert chances([right, right]) == [0.5, 0.5]
+    assert chances([np.ones(300), right]) == [1.0, 0.0]
+
+
+def test_floors_of_separable_states_tell_the_classes_from_where_they_are_separable_on(drawn) -> None:
+    rows, labels = drawn
+    noise = np.random.default_rng(3).normal(size=rows.shape)
+    found = floors(np.stack([noise, rows, rows * 2], 1), labels, parts(240))
+    assert found[0].probe < 0.5 < 0.6 < found[1].probe == found[2].probe  # scale changes nothing
+
+
+def test_the_verb_ranks_bases_and_the_command_prints_them(bases, tmp_path) -> None:
+    lines = [f"{sentence(number)} {('good', 'bad')[number % 2]},{('yes', 'no')[number % 2]}" for number in range(120)]
+    (tmp_path / "rows.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    names = [str(bases(family).folder) for family in ("bert", "llama")]
+    found = luthier.similar(tmp_path / "rows.csv", names)
+    assert {one.base for one in found} == set(names)
+    assert sum(one.chance for one in found) == pytest.approx(1)
+    assert [len(one.floors) for one in found] == [4, 4]
+    from luthier.app.cli import app
+
+    said = CliRunner().invoke(app, ["similar", str(tmp_path / "rows.csv"), "--bases", ",".join(names), "--quiet"])
+    assert said.exit_code == 0, said.output
+    assert "← best" in said.output
+    assert "luthier search" in said.output
+    as_json = CliRunner().invoke(app, ["similar", str(tmp_path / "rows.csv"), "--bases", names[0], "--json"])
+    assert json.loads(as_json.stdout)[0]["base"] == names[0]
+    (tmp_path / "chat.jsonl").write_text(
+        "".join(json.dumps({"prompt": sentence(n), "completion": sentence(n + 500)}) + "\n" for n in range(60))
+    )
+    with pytest.raises(ExperimentError, match="read off classes"):
+        luthier.similar(tmp_path / "chat.jsonl", names)
