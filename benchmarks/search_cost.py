@@ -11,7 +11,10 @@ import argparse
 import csv
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import luthier
 from luthier.app.faces import Lines
@@ -55,13 +58,13 @@ def files(data: Path, out: Path, name: str, rows: int, tested: int = 1500) -> tu
     return found[0], found[1]
 
 
-def timed(out: Path, make: object) -> tuple[Run, float]:
+def timed(out: Path, make: Callable[[], Run]) -> tuple[Run, float]:
     """A finished run, and the seconds that making it took."""
-    mark = out.with_suffix(".seconds")
+    mark = out.parent / f"{out.name}.seconds"
     if mark.exists():
         return (Study(out) if (out / "plan.yaml").exists() else Run(out)), float(mark.read_text())
     began = time.monotonic()
-    made = make()  # type: ignore[operator]
+    made = make()
     mark.write_text(str(time.monotonic() - began))
     return made, float(mark.read_text())
 
@@ -82,13 +85,11 @@ def main() -> None:
         for name in asked.sets:
             train, test = files(asked.data, asked.out, name, asked.rows)
             fixed = [f"data.test={test}", "data.validation_share=0.2", *asked.set]
-            given = {"set": fixed, "seed": seed, "face": Lines(), "force": True}
+            given: dict[str, Any] = {"set": fixed, "seed": seed, "face": Lines(), "force": True}
             tag = "-".join([name, str(asked.rows), str(seed), *(item.replace("=", "") for item in asked.set)])
-            run, alone = timed(asked.out / f"{tag}-default", lambda: luthier.run(train, out=asked.out / f"{tag}-default", **given))  # type: ignore[arg-type]  # noqa: B023
-            study, whole = timed(
-                asked.out / f"{tag}-{asked.budget}",
-                lambda: luthier.search(train, out=asked.out / f"{tag}-{asked.budget}", budget=asked.budget, **given),
-            )  # type: ignore[arg-type]  # noqa: B023
+            alone_at, searched_at = asked.out / f"{tag}-default", asked.out / f"{tag}-{asked.budget}"
+            run, alone = timed(alone_at, partial(luthier.run, train, out=alone_at, **given))
+            study, whole = timed(searched_at, partial(luthier.search, train, out=searched_at, budget=asked.budget, **given))
             assert run.verdict is not None and study.verdict is not None and isinstance(study, Study) and study.winner is not None
             told = {"set": name, "seed": seed, "default": round(run.verdict["test"]["value"], 4), "searched": round(study.verdict["test"]["value"], 4),
                     "winner": study.noted("proposed")[int(study.winner.folder.name)]["values"], "seconds": [round(alone, 1), round(whole, 1)], "run_equivalents": round(whole / alone, 2)}  # fmt: skip

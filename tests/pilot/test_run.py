@@ -424,3 +424,44 @@ def test_a_full_disk_stops_with_a_remedy_and_the_run_can_be_resumed(finished: Ru
         luthier.train(finished.folder / "experiment.yaml", out=tmp_path / "run")
     monkeypatch.undo()
     assert weights(luthier.resume(tmp_path / "run").folder) == weights(finished.folder)
+
+
+def test_a_clock_that_jumps_changes_neither_times_nor_bits(bases, table: Path, finished: Run, tmp_path: Path, monkeypatch) -> None:
+    from datetime import datetime, timedelta
+
+    from luthier.core import run as run_module
+
+    jumps = [timedelta(0), timedelta(hours=-1), timedelta(hours=1), timedelta(days=-20_000), timedelta(days=400)]
+    told: list[int] = []
+
+    class Jumping(datetime):
+        @classmethod
+        def now(cls, tz=None):  # type: ignore[no-untyped-def]
+            told.append(0)
+            return datetime(2026, 3, 29, 2, 30) + jumps[len(told) % len(jumps)]
+
+    monkeypatch.setattr(run_module, "datetime", Jumping)
+    jumped = luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", set=QUICK)
+    assert len(told) > 5
+    assert weights(jumped.folder) == weights(finished.folder)
+    assert 0 < jumped.verdict["seconds"] < 600
+    assert all(line["seconds"] >= 0 for line in jumped.lines("timing.jsonl"))
+    assert [event["event"] for event in jumped.lines("events.jsonl")] == [event["event"] for event in finished.lines("events.jsonl")]
+
+
+def test_another_time_zone_and_language_on_resume_change_nothing(finished: Run, tmp_path: Path) -> None:
+    code = "import sys, luthier\nfrom luthier.core.run import Run\nclass Stop(Exception): pass\ndef stop(step):\n    if step.number == 7: raise Stop\ntry: luthier.train(sys.argv[1], out=sys.argv[2], watchers=[stop])\nexcept Stop: pass"
+    here = {**os.environ, "TZ": "America/New_York", "LC_ALL": "C.UTF-8"}
+    subprocess.run(
+        [sys.executable, "-c", code, str(finished.folder / "experiment.yaml"), str(tmp_path / "run")], env=here, check=True, timeout=200
+    )
+    assert Run(tmp_path / "run").verdict is None
+    there = {**os.environ, "TZ": "Asia/Kathmandu", "LC_ALL": "tr_TR.UTF-8", "LANG": "tr_TR.UTF-8"}
+    subprocess.run(
+        [sys.executable, "-m", "luthier", "resume", str(tmp_path / "run"), "--quiet"],
+        env=there,
+        check=True,
+        timeout=200,
+        capture_output=True,
+    )
+    assert weights(tmp_path / "run") == weights(finished.folder)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import luthier
-from luthier.core.errors import ExperimentError, NoGo
+from luthier.core.errors import ExperimentError, NoGo, Stopped
 from luthier.core.finding import Finding
 from luthier.core.interfaces import Silent
 from luthier.core.run import Run
@@ -74,6 +75,11 @@ def test_the_winner_is_a_finished_run_and_the_study_says_why(study) -> None:
     assert steps == list(range(1, len(steps) + 1))  # nothing was trained twice
 
 
+def test_a_study_can_be_used_where_a_run_can(study) -> None:
+    texts = ["river stone good", "river stone bad"]
+    assert luthier.predict(study.folder, texts) == luthier.predict(study.winner.folder / "bundle", texts)
+
+
 def luthier_plan(study: Study) -> dict[str, Any]:
     import yaml
 
@@ -103,7 +109,7 @@ class Stops(Silent):
                 raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("after", [1, 4, 6, 8])
+@pytest.mark.parametrize("after", [2, 7])
 def test_a_study_that_is_killed_goes_on_with_the_same_trials_to_the_same_bits(study, table, bases, after, tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         searched(table, bases, tmp_path / "cut", face=Stops(after))
@@ -115,8 +121,30 @@ def test_a_study_that_is_killed_goes_on_with_the_same_trials_to_the_same_bits(st
     assert luthier.resume(tmp_path / "cut").winner.folder == again.winner.folder  # finished: nothing to do
 
 
+def test_a_signal_keeps_what_the_trials_have_done_and_nothing_is_trained_twice(study, table, bases, tmp_path) -> None:
+    class Signalled(Stops):
+        def say(self, line: str) -> None:
+            try:
+                super().say(line)
+            except KeyboardInterrupt:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        searched(table, bases, tmp_path / "cut", face=Signalled(3))
+    cut = Study(tmp_path / "cut")
+    assert [number for number in range(3) if list((cut.trial(number).folder / "checkpoints").glob("step-*/optimizer.safetensors"))] == [
+        0,
+        1,
+        2,
+    ]
+    again = luthier.resume(tmp_path / "cut")
+    assert ledger(again) == ledger(study)
+    assert weights(again.winner) == weights(study.winner)
+    assert luthier.report(tmp_path / "cut") == tmp_path / "cut" / "report.html"
+
+
 def test_trials_that_do_not_fit_into_memory_wait_on_the_disk_with_the_same_result(study, table, bases, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("luthier.pilot.search.available", lambda: 1)
+    monkeypatch.setattr("luthier.pilot.trials.available", lambda: 1)
     again = searched(table, bases, tmp_path / "small")
     assert ledger(again) == ledger(study)
     assert weights(again.winner) == weights(study.winner)

@@ -169,8 +169,8 @@ def chat(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="The run's folder.")]) -> None:
-    """Write a run's report.html again from its folder."""
+def report(run: Annotated[Path, typer.Argument(help="The folder of the run, or of the study.")]) -> None:
+    """Write the report.html of a run, or of a study, again from its folder."""
     from luthier.pilot.report import report as verb
 
     print(verb(run))

@@ -45,6 +45,10 @@ class DiskFull(RunError):
     """There is no space left for what must be written."""
 
 
+class DiskFailed(RunError):
+    """The disk itself reports a fault, or can no longer be written to."""
+
+
 class Diverged(LuthierError):
     """The loss stopped being a number."""
 

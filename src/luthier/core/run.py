@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import DiskFull, RunError
+from luthier.core.errors import DiskFailed, DiskFull, RunError
 from luthier.core.finding import Finding
 
 
@@ -35,20 +35,39 @@ def plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Name a full disk for what it is.
+    """Name a full or failing disk for what it is.
 
     Raises:
         DiskFull: the disk, the quota or the file size limit is used up.
+        DiskFailed: the disk reports a fault, or may no longer be written to.
     """
     try:
         yield
     except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFull(
-                f"no space left on the disk while writing {what}",
-                "free some space, then `luthier resume` the run: nothing already written is lost",
-            ) from problem
-        raise
+        named = disk_problem(problem.errno or 0, what)
+        if named is None:
+            raise
+        raise named from problem
+
+
+def disk_problem(code: int, what: str) -> RunError | None:
+    """What the operating system says of a disk, for a person; None where it is about something else.
+
+    Args:
+        code: its error number.
+        what: was being written.
+    """
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DiskFull(
+            f"no space left on the disk while writing {what}",
+            "free some space, then `luthier resume` the run: nothing already written is lost",
+        )
+    if code in (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO):
+        return DiskFailed(
+            f"the disk failed while writing {what}: {os.strerror(code)}",
+            "look at the disk (its file system may have become read-only), copy the run folder to another if need be, then `luthier resume` it",
+        )
+    return None
 
 
 def write_file(path: Path, content: bytes | str) -> None:

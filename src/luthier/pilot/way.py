@@ -29,6 +29,8 @@ class Way:
         base: resolved.
         tokenizer: the base's.
         objective: knows what a batch means.
+        prepared: part → examples, as they are asked for.
+        prefixes: what was computed of frozen blocks.
     """
 
     place: Run
@@ -39,18 +41,18 @@ class Way:
     base: Base
     tokenizer: Any
     objective: Objective
-    _prepared: dict[str, list[Example]] = field(default_factory=dict)
-    _prefixes: Prefixes = field(default_factory=dict)
+    prepared: dict[str, list[Example]] = field(default_factory=dict)
+    prefixes: Prefixes = field(default_factory=dict)
 
     def examples(self, part: str) -> list[Example]:
         """The examples of train, validation or test, prepared when they are first asked for."""
-        if part not in self._prepared:
-            self._prepared[part] = self.objective.prepare(self.intake.records[part])
-        return self._prepared[part]
+        if part not in self.prepared:
+            self.prepared[part] = self.objective.prepare(self.intake.records[part])
+        return self.prepared[part]
 
     def work(self, experiment: Experiment) -> Work:
         """A fresh model on the base, with what trains it."""
-        return build(experiment, self.base, self.objective, self.examples("train"), self.examples("validation"), self._prefixes)
+        return build(experiment, self.base, self.objective, self.examples("train"), self.examples("validation"), self.prefixes)
 
     @property
     def spent(self) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from luthier.core.errors import DiskFull, RunError
-from luthier.core.run import Run, file_hash, writing
+from luthier.core.run import Run, disk_problem, file_hash, writing
 from luthier.optim.masters import Masters
 
 
@@ -56,6 +58,7 @@ def save(run: Run, masters: Masters, state: dict[str, Any], full: bool) -> Path:
 
     Raises:
         DiskFull: there is no space; earlier checkpoints are as they were.
+        DiskFailed: the disk reports a fault; earlier checkpoints are as they were.
     """
     final = run.folder / "checkpoints" / name_of(state["step"])
     if final.exists() and not full:
@@ -64,7 +67,8 @@ def save(run: Run, masters: Masters, state: dict[str, Any], full: bool) -> Path:
     shutil.rmtree(aside, ignore_errors=True)
     weights, moments = masters.weights(), masters.state() if full else {}
     needed = sum(tensor.nbytes for tensor in [*weights.values(), *moments.values()])
-    final.parent.mkdir(exist_ok=True)
+    with writing(str(final)):
+        final.parent.mkdir(exist_ok=True)
     free = shutil.disk_usage(final.parent).free
     if free < needed * 1.05 + (1 << 20):
         raise DiskFull(
@@ -88,7 +92,11 @@ def save(run: Run, masters: Masters, state: dict[str, Any], full: bool) -> Path:
             aside.rename(final)
             _sync(final.parent)
     except SafetensorError as problem:
-        raise DiskFull(f"{final} could not be written: {problem}", f"free some space, then `luthier resume {run.folder}`") from problem
+        code = re.search(r"os error (\d+)", str(problem))  # safetensors says the number in words only
+        named = disk_problem(int(code[1]) if code else errno.ENOSPC, str(final))
+        raise named or RunError(
+            f"{final} could not be written: {problem}", f"look at the disk, then `luthier resume {run.folder}`"
+        ) from problem
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(final.with_name(f".{final.name}.old"), ignore_errors=True)
@@ -121,10 +129,13 @@ def verify(folder: Path) -> Checkpoint:
     present = {file.name for file in folder.iterdir()} - {"manifest.json"}
     if present != set(hashes):
         raise RunError(f"{folder}: holds {sorted(present)}, the manifest names {sorted(hashes)}")
-    for name, expected in hashes.items():
-        if file_hash(folder / name) != expected:
-            raise RunError(f"{folder / name} is damaged: its hash is not the manifest's")
-    state = json.loads((folder / "state.json").read_text())
+    try:
+        for name, expected in hashes.items():
+            if file_hash(folder / name) != expected:
+                raise RunError(f"{folder / name} is damaged: its hash is not the manifest's")
+        state = json.loads((folder / "state.json").read_text())
+    except OSError as problem:
+        raise RunError(f"{folder} cannot be read: {problem.strerror}") from problem
     if state["step"] != step or folder.name != name_of(step):
         raise RunError(f"{folder}: the manifest is of step {step}, the state of step {state['step']}")
     return Checkpoint(folder, state)

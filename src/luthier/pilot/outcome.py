@@ -1,0 +1,98 @@
+"""How a race goes and what came of it, for a person."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from luthier.core.finding import Finding
+from luthier.core.interfaces import Face
+from luthier.core.study import Study
+from luthier.core.words import duration
+from luthier.pilot.way import Way
+from luthier.studies.plan import Plan
+from luthier.studies.race import Race, Trial
+from luthier.studies.rungs import Decision, Rung, Standing, expected_luck, gap, tied
+
+
+class Crowd:
+    """Says how the race goes."""
+
+    def __init__(self, face: Face, way: Way, plan: Plan) -> None:
+        self.face, self.way, self.plan = face, way, plan
+        self.best: float | None = None
+
+    def standing(self, trial: Trial, rung: Rung, standing: Standing, best: Standing | None) -> None:
+        """A trial has come to a rung."""
+        leads = best is None or standing.score < best.score
+        self.face.say(
+            f"  {named(trial):<44} {rung.share:>6.1%}  validation loss {standing.score:.4f}{' leads' if leads else ''}  {duration(self.way.clock())}"
+        )
+
+    def failed(self, trial: Trial, why: str) -> None:
+        """A trial has failed."""
+        self.face.say(f"  {named(trial):<44} failed: {why}")
+
+    def decided(self, rung: Rung, decision: Decision) -> None:
+        """It is decided who goes on."""
+        stopped = ", ".join(str(trial) for trial in sorted(decision.reasons))
+        self.face.say(
+            f"  after {rung.share:.1%} of a run trial {', '.join(str(trial) for trial in decision.kept)} of {rung.trials} goes on; stopped: {stopped or 'none'}"
+        )
+
+
+def named(trial: Trial) -> str:
+    """A trial as a person reads it."""
+    values = ", ".join(f"{path.split('.')[-1]} {value:g}" if isinstance(value, float) else f"{path.split('.')[-1]} {value}" for path, value in trial.values.items())  # fmt: skip
+    return f"trial {trial.number} ({'default' if trial.number == 0 else values})"
+
+
+def findings(study: Study, plan: Plan, race: Race, winner: Trial) -> list[Finding]:
+    """What the search found out, and how much of it may be luck."""
+    if plan.trials == 1:
+        return []
+    found = [_against_default(race, winner, plan)]
+    losses = next(
+        (
+            one.losses
+            for (_, trial), one in sorted(race.standings.items(), reverse=True)
+            if trial == winner.number and one.losses is not None
+        ),
+        None,
+    )
+    if losses is not None:
+        error = float(losses.std(ddof=1) / np.sqrt(len(losses)))
+        luck = expected_luck(plan.trials)
+        found.append(Finding(check="search.luck", claim=f"the best of {plan.trials} equal trials would seem {luck:.2f} standard errors better than it is: {luck * error:.4f} of validation loss, were their losses independent",
+                             evidence={"trials": plan.trials, "standard_errors": luck, "standard_error": error},
+                             remedy="the sealed test rows took no part in the choice: believe them"))  # fmt: skip
+    failed = [entry for entry in study.noted("standing") if entry["why"]]
+    if failed:
+        found.append(Finding(check="search.failed", severity="warning", claim=f"{len(failed)} of {plan.trials} trials failed: {failed[0]['why']}",
+                             evidence={"trials": [entry["trial"] for entry in failed]}, remedy="narrow the space if it happens often"))  # fmt: skip
+    return found
+
+
+def _against_default(race: Race, winner: Trial, plan: Plan) -> Finding:
+    """The chosen values against the default, on the same rows at the last rung that both came to."""
+    if winner.number == 0:
+        rivals = [(number, trial) for number, trial in race.standings if trial != 0]
+        number, rival = max(rivals, key=lambda key: (key[0], -race.standings[key].score))
+        ours, theirs = race.standings.get((number, 0)), race.standings[number, rival]
+        lead, error = gap(theirs, ours) if ours else (float("nan"), float("nan"))
+        return Finding(check="search.default", severity="good", claim=f"the default was kept: none of {plan.trials - 1} challengers is better than it beyond noise",
+                       evidence={"trial": 0, "nearest": rival, "lead_of_nearest": lead, "standard_error": error, "share": plan.rungs[number].share})  # fmt: skip
+    number = max(at for at, trial in race.standings if trial == 0)
+    ours, default = race.standings.get((number, winner.number)), race.standings[number, 0]
+    said = ", ".join(f"{path} {value}" for path, value in winner.values.items())
+    if ours is None or default.losses is None:
+        return Finding(
+            check="search.default",
+            severity="good",
+            claim=f"trial {winner.number} was chosen ({said}); the default failed",
+            evidence={"trial": winner.number},
+        )
+    lead, error = gap(ours, default)
+    sure = "" if not tied(ours, default, 1.96) else ", which may still be chance"
+    return Finding(check="search.default", severity="good",
+                   claim=f"trial {winner.number} was chosen ({said}): after {plan.rungs[number].share:.0%} of a run its validation loss is {lead:.4f} below the default's on the same rows, 95 % interval [{lead - 1.96 * error:.4f}, {lead + 1.96 * error:.4f}]{sure}",
+                   evidence={"trial": winner.number, "lead": lead, "standard_error": error, "share": plan.rungs[number].share})  # fmt: skip

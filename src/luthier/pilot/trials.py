@@ -1,0 +1,132 @@
+"""Trials at work: each a run in a folder of its own, that pauses while others have their turn."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from luthier.core.errors import Stopped
+from luthier.core.interfaces import Face, Silent
+from luthier.core.run import Run
+from luthier.core.study import Study
+from luthier.evaluation.score import score
+from luthier.evaluation.tempered import tempered
+from luthier.experiment import Experiment
+from luthier.pilot.plan import available
+from luthier.pilot.run import begin
+from luthier.pilot.way import Way
+from luthier.studies.defaults import Choice
+from luthier.studies.race import Trial
+from luthier.studies.space import applied
+from luthier.training.assemble import opened
+from luthier.training.train import Fit
+
+IN_MEMORY = 0.25
+"""Share of the free memory that trials at rest may hold; others wait on the disk."""
+
+
+class Turn(Silent):
+    """A face that shows the steps alone while trials take turns, and all once one of them has been chosen."""
+
+    def __init__(self, face: Face) -> None:
+        self.face, self.chosen = face, False
+        self.step = face.step  # type: ignore[method-assign]
+
+    def evaluation(self, step: int, measured: dict[str, float], best: bool) -> None:
+        """The validation rows were looked at."""
+        if self.chosen:
+            self.face.evaluation(step, measured, best)
+
+
+class Runner:
+    """A trial as a run in a folder of its own."""
+
+    def __init__(self, stable: Stable, trial: Trial) -> None:
+        self.stable, self.trial = stable, trial
+        self.place = stable.way.place
+        self.experiment = applied(stable.experiment, trial.values)
+        self.way = stable.way_of(self.experiment, trial)
+        self.face = Turn(stable.way.face)
+        self.fit: Fit | None = None
+
+    def at_work(self) -> Fit:
+        """Its training, in memory."""
+        if self.fit is None:
+            self.stable.make_room(self)
+            self.fit = Fit(self.way.place, self.way.work(self.experiment), self.face, self.way.signals)
+        return self.fit
+
+    def advance(self, share: float) -> tuple[float, np.ndarray | None]:
+        """Train on to this share of the run, and look at the validation rows."""
+        fit = self.at_work()
+        fit.advance(max(1, round(share * fit.work.total)))
+        seen = fit.evaluator.seen
+        if seen is None or fit.evaluator.evaluated != fit.done:
+            seen = score(fit.work.model, fit.work.objective, fit.work.validation, poll=self.way.signals.poll)
+        losses = tempered(seen)
+        return float(losses.mean()), losses
+
+    def rest(self) -> None:
+        """Others have their turn; it stays in memory while there is room."""
+
+    def away(self) -> None:
+        """Keep on the disk what is needed to go on, and free the memory."""
+        if self.fit is not None:
+            self.fit.keep()
+            self.fit = None
+
+    def drop(self) -> None:
+        """It takes no further part: its curves stay, its weights do not."""
+        self.fit = None
+        self.stable.runners.remove(self)
+        shutil.rmtree(self.way.place.folder / "checkpoints", ignore_errors=True)
+
+
+class Stable:
+    """Builds the trials and decides which of them may stay in memory."""
+
+    def __init__(self, way: Way, experiment: Experiment) -> None:
+        self.way, self.experiment = way, experiment
+        self.runners: list[Runner] = []
+        self.study = Study(way.place.folder)
+        self.room = IN_MEMORY * available()
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Where a signal stops the search, what the trials at rest have done goes to the disk."""
+        try:
+            yield
+        except Stopped:
+            for runner in self.runners:
+                runner.away()
+            raise
+
+    def enter(self, trial: Trial) -> Runner:
+        """A trial's entrant."""
+        made = Runner(self, trial)
+        self.runners.append(made)
+        return made
+
+    def make_room(self, newcomer: Runner) -> None:
+        """Send the longest idle to the disk until another fits."""
+        present = [runner for runner in self.runners if runner.fit is not None and runner is not newcomer]
+        one = max(
+            (sum(tensor.nbytes for tensor in runner.fit.work.masters.weights().values()) * 4 for runner in present if runner.fit), default=0
+        )
+        while present and one * (len(present) + 1) > self.room:
+            present.pop(0).away()
+
+    def way_of(self, experiment: Experiment, trial: Trial) -> Way:
+        """A way for the trial's run; prepared rows are shared where its objective reads them in the same manner."""
+        place = self.study.trial(trial.number)
+        if not (place.folder / "experiment.yaml").exists():
+            place = Run.create(place.folder)
+            choices = [Choice(path, value, f"trial {trial.number}: {trial.by}") for path, value in trial.values.items()]
+            begin(place, experiment, self.way.intake, choices, Silent(), budget=None, force=False)
+        same = experiment.objective == self.experiment.objective
+        prepared = self.way.prepared if same else {}
+        return replace(self.way, place=place, objective=opened(experiment, self.way.tokenizer), prepared=prepared)
