@@ -152,6 +152,22 @@ def test_trials_that_do_not_fit_into_memory_wait_on_the_disk_with_the_same_resul
     assert any(again.trial(number).happened("resumed") for number in range(5))
 
 
+def test_a_chat_model_is_searched_by_its_loss_with_accumulation_and_adapters(bases, tmp_path) -> None:
+    lines = [json.dumps({"prompt": f"what about {number}?", "completion": sentence(number)}) for number in range(90)]
+    (tmp_path / "chat.jsonl").write_text("\n".join(lines) + "\n")
+    found = luthier.search(tmp_path / "chat.jsonl", base=str(bases("llama").folder), out=tmp_path / "study", trials=3, force=True,
+                           set=["training.epochs=2", "adaptation.kind=lora", "adaptation.rank=4", "training.micro_batch_tokens=64"])  # fmt: skip
+    winner = found.winner
+    assert winner.verdict["metric"] == "loss"
+    assert {line["when"] for line in winner.lines("samples.jsonl") if "when" in line} == {"before", "after"}
+    scores = [entry["score"] for entry in found.noted("standing")]
+    rung = found.noted("standing")[0]
+    looks = [line for line in found.trial(0).lines("metrics.jsonl") if "evaluation" in line]
+    assert all(0 < score < 20 for score in scores)
+    assert rung["score"] == pytest.approx(looks[0]["evaluation"]["loss"], rel=0.2)
+    assert weights(luthier.train(winner.folder / "experiment.yaml", out=tmp_path / "again", force=True)) == weights(winner)
+
+
 def test_a_budget_too_small_for_a_search_trains_the_default(table, bases, tmp_path) -> None:
     said: list[str] = []
 
