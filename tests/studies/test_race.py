@@ -113,9 +113,6 @@ class Bowl:
         losses = abs(math.log(rate / 6e-4)) + 1 - share + ROWS / 100
         return float(losses.mean()), losses
 
-    def rest(self) -> None:
-        pass
-
     def drop(self) -> None:
         pass
 

@@ -141,6 +141,9 @@ def resume(
     if place.happened("searching"):
         from luthier.pilot.search import resumed
 
+        if allow_inexact:
+            raise ExperimentError("the trials of a study are compared row by row: they need the same rows, software and machine",
+                                  f"start a new one: `luthier search {place.folder}/experiment.yaml`")  # fmt: skip
         return resumed(place.folder, face=face, force=force)
     with place.owned():
         if place.happened("finished"):

@@ -27,13 +27,11 @@ from luthier.studies.plan import Plan
 from luthier.studies.propose import SAMPLERS
 from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import cost_of, rungs_for, trials_within
-from luthier.studies.space import point, value_at
+from luthier.studies.space import named, point, value_at
 from luthier.training.devices import exact
 from luthier.training.watchers import Signals
 
 BUDGET = "2x"
-MANY = 99
-"""Trials with which every dimension is searched."""
 FEWEST = 1.2
 """Runs that a budget must be worth for a search; below, the default alone is trained."""
 
@@ -100,7 +98,9 @@ def search(
         experiment, choices = choose(intake, base, kind_of(base, face), seed)
         experiment = changed(experiment, choices, set)
     fixed = [item.partition("=")[0].strip() for item in set]
-    dimensions, _ = space_for(experiment, trials or MANY, fixed, space)  # a mistake in the space is said before anything is made
+    dimensions, _ = space_for(
+        experiment, trials or 2, fixed, space, [path for text in points for path in named(text)]
+    )  # a mistake in the space is said before anything is made
     for text in points:
         point(text, dimensions)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
@@ -207,7 +207,7 @@ def _plan(way: Way, experiment: Experiment, study: Study) -> Plan:
     steps = experiment.total_steps(len(way.intake.records["train"]))
     trials = asked["trials"] or trials_within(runs, warmup, steps)
     fixed = [*asked["fixed"], *(["training.batch_size"] if experiment.training.steps else [])]
-    space, stay = space_for(experiment, trials, fixed, asked["space"])
+    space, stay = space_for(experiment, trials, fixed, asked["space"], [path for text in asked["points"] for path in named(text)])
     if not space:
         trials = 1
     tried = [point(text, space) for text in asked["points"]]

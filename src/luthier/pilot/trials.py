@@ -47,7 +47,6 @@ class Runner:
 
     def __init__(self, stable: Stable, trial: Trial) -> None:
         self.stable, self.trial = stable, trial
-        self.place = stable.way.place
         self.experiment = applied(stable.experiment, trial.values)
         self.way = stable.way_of(self.experiment, trial)
         self.face = Turn(stable.way.face)
@@ -69,9 +68,6 @@ class Runner:
             seen = score(fit.work.model, fit.work.objective, fit.work.validation, poll=self.way.signals.poll)
         losses = tempered(seen)
         return float(losses.mean()), losses
-
-    def rest(self) -> None:
-        """Others have their turn; it stays in memory while there is room."""
 
     def away(self) -> None:
         """Keep on the disk what is needed to go on, and free the memory."""
@@ -114,9 +110,7 @@ class Stable:
     def make_room(self, newcomer: Runner) -> None:
         """Send the longest idle to the disk until another fits."""
         present = [runner for runner in self.runners if runner.fit is not None and runner is not newcomer]
-        one = max(
-            (sum(tensor.nbytes for tensor in runner.fit.work.masters.weights().values()) * 4 for runner in present if runner.fit), default=0
-        )
+        one = max((_held(runner.fit) for runner in present if runner.fit is not None), default=0)
         while present and one * (len(present) + 1) > self.room:
             present.pop(0).away()
 
@@ -130,3 +124,9 @@ class Stable:
         same = experiment.objective == self.experiment.objective
         prepared = self.way.prepared if same else {}
         return replace(self.way, place=place, objective=opened(experiment, self.way.tokenizer), prepared=prepared)
+
+
+def _held(fit: Fit) -> int:
+    """Bytes that a training holds while it rests: the network, and of what moves two moments and, beside a network in bf16, the precise weights."""
+    network = sum(parameter.nbytes for parameter in fit.work.model.parameters())
+    return network + 3 * sum(tensor.nbytes for tensor in fit.work.masters.weights().values())

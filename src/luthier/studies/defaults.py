@@ -65,7 +65,9 @@ STAY = {
 """Fields that a search leaves alone unless it is asked, and why."""
 
 
-def space_for(experiment: Experiment, trials: int, fixed: Sequence[str] = (), asked: Sequence[str] = ()) -> tuple[Space, dict[str, str]]:
+def space_for(
+    experiment: Experiment, trials: int, fixed: Sequence[str] = (), asked: Sequence[str] = (), named: Sequence[str] = ()
+) -> tuple[Space, dict[str, str]]:
     """What a search of so many trials varies, and why the rest of the hyperparameters that matter stay.
 
     Args:
@@ -73,6 +75,7 @@ def space_for(experiment: Experiment, trials: int, fixed: Sequence[str] = (), as
         trials: of the search.
         fixed: paths that the person has set: they stay.
         asked: dimensions as typed after --space; they join, or take the place of those that are there.
+        named: paths of points that are to be tried: they are searched however few the trials.
 
     Raises:
         ExperimentError: a dimension that does not fit the experiment.
@@ -86,7 +89,7 @@ def space_for(experiment: Experiment, trials: int, fixed: Sequence[str] = (), as
             continue
         if path in fixed:
             stay[path] = "set by you"
-        elif trials < least:
+        elif trials < least and path not in named:
             stay[path] = f"{trials} trials are spent on what matters more; it joins from {least} on"
         else:
             found.append(_centred(dimension, value_at(experiment, path)))

@@ -39,10 +39,6 @@ class Entrant(Protocol):
         """Train on to this share of the run; its score (smaller is better) and, where there are some, the losses of each validation row."""
         ...
 
-    def rest(self) -> None:
-        """Others have their turn."""
-        ...
-
     def drop(self) -> None:
         """It takes no further part."""
         ...
@@ -143,7 +139,6 @@ class Race:
         if why:
             self._drop(trial)
         else:
-            entrant.rest()
             others = [one for (at, other), one in self.standings.items() if at == number and other != trial]
             self.spectator.standing(entered, rung, standing, min(others, key=lambda one: one.score, default=None))
 

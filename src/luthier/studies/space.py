@@ -140,6 +140,11 @@ def applied(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     return experiment
 
 
+def named(text: str) -> list[str]:
+    """The paths that a point names."""
+    return [part.partition("=")[0].strip() for part in text.split(",")]
+
+
 def point(text: str, space: Sequence[Dimension]) -> Values:
     """A point as it is typed: `optimizer.lr=3e-4,model.dropout=0`; what is not named stays at its centre.
 
