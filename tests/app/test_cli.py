@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import rows
 
-COMMANDS = ("run", "check", "show", "prove", "train", "resume", "predict", "chat", "report", "models")
+COMMANDS = ("run", "search", "similar", "check", "show", "prove", "plan", "train", "resume", "predict", "chat", "report", "models")
 
 
 def luthier(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -34,9 +34,9 @@ def test_the_run_folder_exists_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys, luthier.pilot.run as pilot, luthier.core.run as core\n"
         "def caught(place, *a, **k):\n    print('torch' in sys.modules, (place.folder / '.lock').exists())\n    raise SystemExit\n"
-        "begin = pilot._begin\n"
+        "begin = pilot.begin\n"
         "def both(place, *a, **k):\n    begin(place, *a, **k)\n    print((place.folder / 'experiment.yaml').exists())\n    caught(place)\n"
-        "pilot._begin = both\n"
+        "pilot.begin = both\n"
         f"pilot.run({str(made(tmp_path))!r}, out={str(tmp_path / 'run')!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
@@ -54,7 +54,7 @@ def test_every_command_is_a_verb_of_the_package() -> None:
 
     for name in set(COMMANDS) - {"models"}:
         assert callable(getattr(package, name))
-    assert sorted(package.__all__, key=str.lower) == sorted(package.__all__, key=str.lower)
+    assert package.__all__ == sorted(package.__all__, key=lambda name: (name.islower(), name))
 
 
 @pytest.mark.parametrize(
