@@ -31,7 +31,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def searched(table: Path, bases: Any, out: Path, **more: Any) -> Study:
     given = {
         "trials": 5,
-        "points": ["optimizer.lr=2e-2"],
+        "points": ["optimizer.lr=2e-2,optimizer.weight_decay=0.1"],
         "set": SET[:2],
         "space": ["optimizer.lr=1e-4..3e-2", "model.dropout=0|0.1"],
         "force": True,
