@@ -79,7 +79,7 @@ def _against_default(race: Race, winner: Trial, plan: Plan) -> Finding:
         number, rival = max(rivals, key=lambda key: (key[0], -race.standings[key].score))
         ours, theirs = race.standings.get((number, 0)), race.standings[number, rival]
         lead, error = gap(theirs, ours) if ours else (float("nan"), float("nan"))
-        return Finding(check="search.default", severity="good", claim=f"the default was kept: none of {plan.trials - 1} challengers is better than it beyond noise",
+        return Finding(check="search.default", severity="good", claim=f"the default was kept: no challenger is better than it beyond noise ({plan.trials - 1} tried)",
                        evidence={"trial": 0, "nearest": rival, "lead_of_nearest": lead, "standard_error": error, "share": plan.rungs[number].share})  # fmt: skip
     number = max(at for at, trial in race.standings if trial == 0)
     ours, default = race.standings.get((number, winner.number)), race.standings[number, 0]
