@@ -41,7 +41,7 @@ from luthier.models.store import resolve
 from luthier.training.assemble import assemble
 from luthier.training.devices import choose_dtype, exact
 from luthier.training.forecast import peak
-from luthier.training.train import fit
+from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 exact()
 experiment = Experiment.load(Path(sys.argv[1])).replace("training.patience", 1000)
@@ -51,7 +51,7 @@ base = resolve(experiment.model.base)
 work = assemble(experiment, base, load_tokenizer(base), intake.records)
 with tempfile.TemporaryDirectory() as folder, Signals() as signals:
     began = time.monotonic()
-    fit(Run.create(Path(folder) / "run"), work, Silent(), signals)
+    Fit(Run.create(Path(folder) / "run"), work, Silent(), signals).finish()
     print("RESULT", json.dumps({"seconds": time.monotonic() - began, "memory": peak()}))
 """
 

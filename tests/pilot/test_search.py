@@ -211,4 +211,4 @@ def test_a_no_go_of_the_small_run_spends_nothing_on_trials(bases, tmp_path) -> N
     with pytest.raises(NoGo):
         luthier.search(tmp_path / "noise.csv", base=str(bases("bert").folder), out=tmp_path / "study", trials=3, set=["optimizer.lr=3.0"])
     assert not (tmp_path / "study" / "trials").exists()
-    assert json.loads((tmp_path / "study" / "events.jsonl").read_text().split("\n")[0])["event"] == "created"
+    assert json.loads((tmp_path / "study" / "events.jsonl").read_text().split("\n")[0])["event"] == "searching"

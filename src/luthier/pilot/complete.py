@@ -26,7 +26,7 @@ from luthier.pilot.way import Way
 from luthier.training.assemble import opened
 from luthier.training.devices import choose_dtype, environment, exact
 from luthier.training.steps import Work
-from luthier.training.train import fit
+from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
 
@@ -68,7 +68,7 @@ def complete(
         if intake.spec.task == "chat":
             sampled(way, work, "before")
         place.event("started", clock=clock())
-        concluded(way, experiment, work, fit(place, work, face, signals, watchers))
+        concluded(way, experiment, work, Fit(place, work, face, signals, watchers).finish())
 
 
 def opened_way(

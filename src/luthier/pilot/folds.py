@@ -16,7 +16,7 @@ from luthier.data.split import folds
 from luthier.experiment import Experiment
 from luthier.pilot.way import Way
 from luthier.training.assemble import build
-from luthier.training.train import fit
+from luthier.training.train import Fit
 
 
 def crossed(way: Way, experiment: Experiment) -> None:
@@ -67,7 +67,7 @@ def _fitted(way: Way, experiment: Experiment, number: int, train: list[Example],
     folder = way.place.folder / "folds" / f"fold-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     work = build(experiment, way.base, way.objective, train, held)
-    best = fit(Run.create(folder), work, _Quiet(way), way.signals)
+    best = Fit(Run.create(folder), work, _Quiet(way), way.signals).finish()
     shutil.rmtree(folder / "checkpoints")
     return best
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from luthier.core.finding import Finding
 from luthier.core.interfaces import Face
+from luthier.core.run import Clock
 from luthier.core.study import Study
 from luthier.core.words import duration
-from luthier.pilot.way import Way
 from luthier.studies.plan import Plan
 from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import Decision, Rung, Standing, expected_luck, gap, tied
@@ -17,15 +17,14 @@ from luthier.studies.rungs import Decision, Rung, Standing, expected_luck, gap, 
 class Crowd:
     """Says how the race goes."""
 
-    def __init__(self, face: Face, way: Way, plan: Plan) -> None:
-        self.face, self.way, self.plan = face, way, plan
-        self.best: float | None = None
+    def __init__(self, face: Face, clock: Clock) -> None:
+        self.face, self.clock = face, clock
 
     def standing(self, trial: Trial, rung: Rung, standing: Standing, best: Standing | None) -> None:
         """A trial has come to a rung."""
         leads = best is None or standing.score < best.score
         self.face.say(
-            f"  {named(trial):<44} {rung.share:>6.1%}  validation loss {standing.score:.4f}{' leads' if leads else ''}  {duration(self.way.clock())}"
+            f"  {named(trial):<44} {rung.share:>6.1%}  validation loss {standing.score:.4f}{' leads' if leads else ''}  {duration(self.clock())}"
         )
 
     def failed(self, trial: Trial, why: str) -> None:

@@ -86,39 +86,37 @@ def search(
         raise ExperimentError(f"there is no sampler {sampler!r}", f"choose one of {', '.join(SAMPLERS)}")
     if trials is not None and trials < 2:
         raise ExperimentError(f"a search of {trials} trials compares nothing", "give 2 or more, or use `luthier train`")
-    path, choices = Path(data), []
-    if path.suffix in (".yaml", ".yml") or (path / "experiment.yaml").is_file():
-        experiment = written(data).set(*set).model_copy(update={"environment": {}})
-        face.stage("data", experiment.data.path)
-        intake = take_in(experiment.data)
-        experiment = filled(experiment, intake)
+    if Path(data).suffix in (".yaml", ".yml") or (Path(data) / "experiment.yaml").is_file():
+        experiment, intake, choices = *_written(data, set, face), []
     else:
         face.stage("data", str(data))
         intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say))
         experiment, choices = choose(intake, base, kind_of(base, face), seed)
         experiment = changed(experiment, choices, set)
     fixed = [item.partition("=")[0].strip() for item in set]
-    dimensions, _ = space_for(
-        experiment, trials or 2, fixed, space, [path for text in points for path in named(text)]
-    )  # a mistake in the space is said before anything is made
-    for text in points:
-        point(text, dimensions)
+    _checked(experiment, trials or 2, fixed, space, points)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
     with study.owned():
+        study.event("searching", runs=runs, seconds=seconds, trials=trials, space=list(space), sampler=sampler, seed=seed, fixed=fixed,
+                    points=list(points))  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
         begin(study, experiment, intake, choices, face, budget=seconds, force=force)
-        study.event(
-            "searching",
-            runs=runs,
-            seconds=seconds,
-            trials=trials,
-            space=list(space),
-            sampler=sampler,
-            seed=seed,
-            fixed=fixed,
-            points=list(points),
-        )
         completed(study, experiment, intake, face, clock)
     return study
+
+
+def _written(data: str | Path, set: Sequence[str], face: Face) -> tuple[Experiment, Intake]:
+    """An experiment that is written down, as the default, and its rows."""
+    experiment = written(data).set(*set).model_copy(update={"environment": {}})
+    face.stage("data", experiment.data.path)
+    intake = take_in(experiment.data)
+    return filled(experiment, intake), intake
+
+
+def _checked(experiment: Experiment, trials: int, fixed: Sequence[str], space: Sequence[str], points: Sequence[str]) -> None:
+    """A mistake in the space or in a point is said before anything is made."""
+    dimensions, _ = space_for(experiment, trials, fixed, space, [path for text in points for path in named(text)])
+    for text in points:
+        point(text, dimensions)
 
 
 def resumed(folder: Path, *, face: Face, force: bool = False) -> Study:
@@ -171,8 +169,7 @@ def completed(study: Study, experiment: Experiment, intake: Intake, face: Face, 
         experiment = planned(way, experiment)
         plan = _plan(way, experiment, study)
         stable = Stable(way, experiment)
-        crowd = Crowd(face, way, plan)
-        race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, clock, crowd, plan.portfolio)
+        race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, clock, Crowd(face, clock), plan.portfolio)
         face.stage("search", f"{plan.trials} trials, about {plan.runs:.2f} runs with the final model")
         with stable.kept():
             trial, entrant = race.run()

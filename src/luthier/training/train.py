@@ -90,27 +90,6 @@ class Fit:
         return _best(self.run, self.work, self.evaluator.best)
 
 
-def fit(run: Run, work: Work, face: Face, signals: Signals, more: Sequence[Watcher] = ()) -> dict[str, Any]:
-    """Train to the end, from the newest checkpoint where there is one, and leave the model at its best.
-
-    Args:
-        run: owned; metrics, evaluations and checkpoints go there.
-        work: the parts, as assembled.
-        face: is told.
-        signals: asked after each step.
-        more: watchers that see each step last.
-
-    Returns:
-        The best evaluation: its step and metrics.
-
-    Raises:
-        Stopped: a signal came; a checkpoint of the last finished step has been written.
-        Diverged: the loss is not a number.
-        OutOfMemory: one row alone is too much.
-    """
-    return Fit(run, work, face, signals, more).finish()
-
-
 def _shrunk(run: Run, face: Face, step: int, tokens: int) -> None:
     run.event("shrunk", step=step + 1, tokens=tokens)
     face.say(
