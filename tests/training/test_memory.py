@@ -19,6 +19,7 @@ from luthier.models.memory import out_of_memory, smaller
 from luthier.models.pretrained import load_tokenizer
 from luthier.objectives.classification import ClassificationObjective
 from luthier.training.steps import steps
+from luthier.training.train import Fit
 from tests.conftest import rows
 from tests.training.test_steps import close, weights_after, work_for
 
@@ -157,11 +158,9 @@ def test_what_was_decided_for_lack_of_memory_is_kept_and_obeyed_when_the_run_goe
     plan = luthier.run(data, out=tmp_path / "plan", plan_only=True, **asked)  # type: ignore[arg-type]
 
     def go(out: str, stop: int = 0) -> Any:
-        from luthier.pilot import complete
+        own = Fit.finish
 
-        own = complete.fit
-
-        def fit(*given: Any, **more: Any) -> Any:
+        def finish(fit: Fit) -> dict[str, Any]:
             with pytest.MonkeyPatch.context() as patch:
                 calls = []
                 loss = ClassificationObjective.loss
@@ -173,14 +172,14 @@ def test_what_was_decided_for_lack_of_memory_is_kept_and_obeyed_when_the_run_goe
                     return loss(self, model, batch)
 
                 patch.setattr(ClassificationObjective, "loss", scarce_from_the_third_step)
-                return own(*given, **more)
+                return own(fit)
 
         def stopped(step: Any) -> None:
             if step.number == stop:
                 raise Stopped(15)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(complete, "fit", fit)
+            patch.setattr(Fit, "finish", finish)
             return luthier.train(plan.folder / "experiment.yaml", out=tmp_path / out, force=True, watchers=[stopped])
 
     straight = go("straight")
