@@ -1,8 +1,10 @@
-"""What a search costs beside a run of the default, and whether it pays: alternating, on sets that the portfolio was not chosen from.
+"""What a search costs beside a run of the default, and whether it pays; and beside Optuna with transformers' Trainer on the same rows.
 
-    python benchmarks/search_cost.py --data DIR --out runs/search_cost
+    python benchmarks/search_cost.py --data DIR --out runs/search_cost [--peer PYTHON]
 
 One run-equivalent is `luthier train` with the default values, everything on. Finished runs are kept and read again.
+PYTHON has torch, transformers, accelerate and optuna. The peer searches as a careful user would: TPE and MedianPruner over 16 trials,
+accuracy on the same validation rows after each epoch, then a run with the best values that keeps its best epoch.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +24,10 @@ from luthier.app.faces import Lines
 from luthier.core.randomness import permutation
 from luthier.core.run import Run
 from luthier.core.study import Study
+from luthier.data.intake import take_in
 from luthier.data.rows import read
+from luthier.data.spec import Data
+from luthier.models.store import resolve
 
 
 def pairs(data: Path, name: str) -> list[tuple[str, str]]:
@@ -40,6 +46,10 @@ def pairs(data: Path, name: str) -> list[tuple[str, str]]:
             if "\t" in line
         ]
         return [tuple(line.rsplit("\t", 1)) for line in lines]  # type: ignore[misc]
+    if name in ("subj", "trec"):
+        file = data / "sentence_sets" / {"subj": "subj.all", "trec": "TREC.train.all"}[name]
+        lines = [line for line in file.read_text("latin-1").split("\n") if " " in line]
+        return [(text, label) for label, text in (line.split(" ", 1) for line in lines)]
     rows = read(data / "banking77" / "train.csv").values
     kept = sorted({row["category"] for row in rows})[:20]
     return [(row["text"], row["category"]) for row in rows if row["category"] in kept]
@@ -58,6 +68,87 @@ def files(data: Path, out: Path, name: str, rows: int, tested: int = 1500) -> tu
     return found[0], found[1]
 
 
+PEER = """
+import csv, json, sys, tempfile, time
+import numpy, optuna, torch, transformers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+folder, out, trials, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+transformers.logging.set_verbosity_error()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+read = {part: list(csv.reader(open(f"{out}/{part}.csv", newline=""))) for part in ("train", "validation", "test")}
+labels = sorted({label for _, label in read["train"]})
+sets = {part: [dict(tokenizer(text, truncation=True, max_length=256), labels=labels.index(label)) for text, label in rows] for part, rows in read.items()}
+spent = {"train": 0, "evaluate": 0, "trained_weight": 0.0}
+
+def trainer(values, seed, more, callbacks=()):
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=len(labels), dtype=torch.float32, hidden_dropout_prob=values["dropout"], attention_probs_dropout_prob=values["dropout"])
+    if values["freeze"]:
+        for part in (model.bert.embeddings, *model.bert.encoder.layer[: values["freeze"]]):
+            part.requires_grad_(False)
+    steps = -(-len(sets["train"]) // values["batch"]) * values["epochs"]
+    args = TrainingArguments(
+        tempfile.mkdtemp(), learning_rate=values["lr"], weight_decay=values["decay"], warmup_steps=int(values["warmup"] * steps),
+        per_device_train_batch_size=values["batch"], per_device_eval_batch_size=64, num_train_epochs=values["epochs"], eval_strategy="epoch",
+        seed=seed, report_to=[], use_cpu=True, logging_steps=100000, disable_tqdm=True, **more)
+    return Trainer(
+        model=model, args=args, train_dataset=sets["train"], eval_dataset=sets["validation"], data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=lambda found: {"accuracy": float((numpy.argmax(found.predictions, 1) == found.label_ids).mean())}, callbacks=list(callbacks))
+
+class Report(TrainerCallback):
+    def __init__(self, trial):
+        self.trial = trial
+    def on_evaluate(self, args, state, control, metrics, **more):
+        spent["train"] += len(sets["train"])
+        spent["trained_weight"] += len(sets["train"]) * (1 - self.trial.params["freeze"] / 6 * 2 / 3)
+        spent["evaluate"] += len(sets["validation"])
+        self.last = metrics["eval_accuracy"]
+        self.trial.report(self.last, round(state.epoch))
+        if self.trial.should_prune():
+            raise optuna.TrialPruned
+
+def objective(trial):
+    values = {
+        "lr": trial.suggest_float("lr", 1e-5, 1e-3, log=True), "decay": trial.suggest_float("decay", 0.0, 0.1),
+        "dropout": trial.suggest_float("dropout", 0.0, 0.3), "warmup": trial.suggest_float("warmup", 0.0, 0.2),
+        "freeze": trial.suggest_categorical("freeze", [0, 3, 6]), "batch": trial.suggest_categorical("batch", [16, 32, 64]),
+        "epochs": trial.suggest_int("epochs", 2, 6)}
+    report = Report(trial)
+    trainer(values, seed, {"save_strategy": "no"}, [report]).train()
+    return report.last
+
+began = time.monotonic()
+study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed), pruner=optuna.pruners.MedianPruner())
+study.optimize(objective, trials)
+searched = time.monotonic() - began
+best = trainer(study.best_params, seed, {"save_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "accuracy", "save_total_limit": 1})
+best.train()
+whole = time.monotonic() - began
+print("RESULT", json.dumps({
+    "test": best.predict(sets["test"]).metrics["test_accuracy"], "validation": study.best_value, "repeated": best.evaluate()["eval_accuracy"],
+    "values": study.best_params, "pruned": sum(trial.state.name == "PRUNED" for trial in study.trials),
+    "seconds": [round(searched, 1), round(whole, 1)], "threads": torch.get_num_threads(), "rows": spent}))
+"""
+
+
+def peer(python: str, out: Path, train: Path, test: Path, trials: int, seed: int) -> dict[str, Any]:
+    """What Optuna and Trainer find on the rows that our runs train, select and are tested on."""
+    kept = out.parent / f"{out.name}.json"
+    if not kept.exists():
+        out.mkdir(exist_ok=True)
+        intake = take_in(Data.model_validate({"path": str(train), "test": str(test), "validation_share": 0.2}))
+        for part, records in intake.records.items():
+            with (out / f"{part}.csv").open("w", newline="") as handle:
+                csv.writer(handle).writerows([record.values["text"], record.values["label"]] for record in records)
+        words = [python, "-c", PEER, str(resolve("minilm-l6").folder), str(out), str(trials), str(seed)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        found = [line.removeprefix("RESULT ") for line in done.stdout.split("\n") if line.startswith("RESULT ")]
+        if not found:
+            raise SystemExit(done.stderr[-3000:])
+        kept.write_text(found[0])
+    return json.loads(kept.read_text())
+
+
 def timed(out: Path, make: Callable[[], Run]) -> tuple[Run, float]:
     """A finished run, and the seconds that making it took."""
     mark = out.parent / f"{out.name}.seconds"
@@ -74,17 +165,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/search_cost"))
-    parser.add_argument("--sets", nargs="+", default=["sst2", "agnews", "reviews", "banking20"])
+    parser.add_argument("--sets", nargs="+", default=["sst2", "agnews", "subj", "trec", "banking20"])
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--budget", default="2x")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[])
+    parser.add_argument("--peer", help="a Python with transformers, accelerate and optuna")
+    parser.add_argument("--trials", type=int, default=16, help="of the peer")
+    parser.add_argument("--only-peer", action="store_true", help="our runs later")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     for seed in range(1, asked.seeds + 1):
         for name in asked.sets:
             train, test = files(asked.data, asked.out, name, asked.rows)
             fixed = [f"data.test={test}", "data.validation_share=0.2", *asked.set]
+            if asked.peer and seed == 1:
+                out = asked.out / f"{name}-{asked.rows}-peer-{asked.trials}"
+                print(json.dumps({"set": name, "peer": peer(asked.peer, out, train, test, asked.trials, 0)}), flush=True)
+            if asked.only_peer:
+                continue
             given: dict[str, Any] = {"set": fixed, "seed": seed, "face": Lines(), "force": True}
             tag = "-".join([name, str(asked.rows), str(seed), *(item.replace("=", "") for item in asked.set)])
             alone_at, searched_at = asked.out / f"{tag}-default", asked.out / f"{tag}-{asked.budget}"
