@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,11 @@ def armed(fault: int) -> None:
 
     from luthier.training import checkpoints
 
-    state = {"inside": False, "calls": 0}
+    state, here = {"calls": 0}, threading.local()  # checkpoints are written in a thread of their own
 
     def guarded(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **more: Any) -> Any:
-            if state["inside"]:
+            if getattr(here, "inside", False):
                 state["calls"] += 1
                 say(call=name, number=state["calls"])
                 if state["calls"] == fault:
@@ -57,11 +58,11 @@ def armed(fault: int) -> None:
 
     def inside(own: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **more: Any) -> Any:
-            state["inside"] = True
+            here.inside = True
             try:
                 return own(*given, **more)
             finally:
-                state["inside"] = False
+                here.inside = False
 
         return call
 

@@ -35,6 +35,7 @@ class Masters:
         if copies:
             network.to(dtype)
         self.copies = copies
+        self.before_moving: Callable[[], None] = lambda: None  # whoever still reads the weights puts a wait here
         buckets: dict[tuple[float, bool], list[str]] = {}
         for name, parameter in self.outer.items():
             buckets.setdefault((factor(name), decays(name, parameter)), []).append(name)
@@ -78,6 +79,7 @@ class Masters:
         Returns:
             The gradient's norm before clipping.
         """
+        self.before_moving()
         gradients = [master.grad for master in self.outer.values() if master.grad is not None]
         if not gradients or count == 0:
             self.optimizer.zero_grad(set_to_none=True)
@@ -115,6 +117,7 @@ class Masters:
 
     def restore(self, weights: dict[str, Tensor], state: dict[str, Tensor] | None = None) -> None:
         """Go back to kept weights and, where given, to the optimizer's state."""
+        self.before_moving()
         with torch.no_grad():
             for name, master in self.outer.items():
                 master.copy_(weights[name])

@@ -7,6 +7,9 @@ import json
 import os
 import re
 import shutil
+import threading
+import time
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,9 @@ from safetensors.torch import load_file, save_file
 from luthier.core.errors import DiskFull, RunError
 from luthier.core.run import Run, disk_problem, file_hash, writing
 from luthier.optim.masters import Masters
+
+LONG = 1.0
+"""Seconds from which on waiting for the disk is worth an event."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,68 @@ def save(run: Run, masters: Masters, state: dict[str, Any], full: bool) -> Path:
     return final
 
 
+class Writer:
+    """Writes a checkpoint beside the next step: one at a time, and the weights wait for it before they move.
+
+    So nothing is copied, and what is written is what stood there when it was asked for.
+
+    Args:
+        run: its folder.
+        masters: weights and optimizer.
+    """
+
+    def __init__(self, run: Run, masters: Masters) -> None:
+        self.run, self.masters = run, masters
+        self.cost = 0.0
+        self._thread: threading.Thread | None = None
+        self._problem: BaseException | None = None
+        masters.before_moving = self.wait
+
+    def save(self, state: dict[str, Any], full: bool, keep: Set[int]) -> None:
+        """Begin to write a checkpoint, then delete those that are no longer needed.
+
+        Args:
+            state: step, best evaluation, early stopping; JSON.
+            full: whether the optimizer's state is kept too.
+            keep: steps whose checkpoints stay.
+
+        Raises:
+            DiskFull, DiskFailed: of the checkpoint before this one.
+        """
+        self.wait()
+
+        def write() -> None:
+            began = time.monotonic()
+            try:
+                save(self.run, self.masters, state, full)
+                tidy(self.run, keep)
+            except BaseException as problem:
+                self._problem = problem
+            if full:
+                self.cost = time.monotonic() - began
+
+        self._thread = threading.Thread(target=write, name=name_of(state["step"]))
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until what was asked for is on the disk; where that takes long, it is said.
+
+        Raises:
+            DiskFull: there is no space; earlier checkpoints are as they were.
+            DiskFailed: the disk reports a fault; earlier checkpoints are as they were.
+        """
+        if self._thread is None:
+            return
+        began = time.monotonic()
+        self._thread.join()
+        waited = time.monotonic() - began
+        checkpoint, self._thread, problem, self._problem = self._thread.name, None, self._problem, None
+        if problem is not None:
+            raise problem
+        if waited > LONG:
+            self.run.event("waited_for_checkpoint", checkpoint=checkpoint, seconds=round(waited, 2))
+
+
 def _write_tensors(tensors: dict[str, Any], path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
 
@@ -177,7 +245,7 @@ def _names_no_optimizer(folder: Path) -> bool:
         return False
 
 
-def tidy(run: Run, keep: set[int], full_kept: int = 2) -> None:
+def tidy(run: Run, keep: Set[int], full_kept: int = 2) -> None:
     """Delete checkpoints that are neither among the newest full ones nor in `keep`."""
     full = [step for step in steps_kept(run) if (run.folder / "checkpoints" / name_of(step) / "optimizer.safetensors").exists()]
     for step in steps_kept(run):

@@ -30,8 +30,9 @@ class Fit:
         work.shrunk = {event["step"] - 1: event["tokens"] for event in run.happened("shrunk")}  # what was decided once is obeyed
         work.told = lambda step, tokens: _shrunk(run, face, step, tokens)
         self.metrics = MetricsFile(run)
-        self.evaluator = Evaluator(work, run, self.metrics, face, signals.poll)
-        self.checkpointer = Checkpointer(work, run, self.evaluator)
+        self.writer = checkpoints.Writer(run, work.masters)
+        self.evaluator = Evaluator(work, run, self.metrics, self.writer, face, signals.poll)
+        self.checkpointer = Checkpointer(work, self.writer, self.evaluator)
         self.done = _resume(run, work, self.evaluator)
         self.over = bool(run.happened("trained"))
         self.watchers: list[Watcher] = [self.metrics, Finite(work, self.metrics), self.evaluator, self.checkpointer, face.step, *more]
@@ -43,6 +44,7 @@ class Fit:
             Stopped: a signal came; a checkpoint of the last finished step has been written.
             Diverged: the loss is not a number.
             OutOfMemory: one row alone is too much.
+            DiskFull, DiskFailed: a checkpoint could not be written; those before it are whole.
         """
         if self.over or self.done >= until:
             return
@@ -64,12 +66,14 @@ class Fit:
             raise
         finally:
             self.metrics.flush()
+            self.writer.wait()
         self.over = self.over or self.done >= self.work.total
 
     def keep(self) -> None:
         """Write what is needed to go on from here in another process."""
         if self.done and not self.over:
             self.checkpointer.save(self.done)
+            self.writer.wait()
 
     def finish(self) -> dict[str, Any]:
         """Train to the end and leave the model at its best.

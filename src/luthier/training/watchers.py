@@ -19,7 +19,7 @@ from luthier.core.types import Scores, Step
 from luthier.data.batches import steps_in_epoch
 from luthier.evaluation.metrics import METRICS, measure
 from luthier.evaluation.score import score
-from luthier.training import checkpoints
+from luthier.training.checkpoints import Writer, name_of
 from luthier.training.steps import Work
 
 SAMPLES = 8
@@ -94,12 +94,13 @@ class Evaluator:
         work: model, objective and rows.
         run: where it writes.
         metrics: the steps' file; evaluations go in between.
+        writer: keeps the best weights.
         face: is told.
         poll: may raise to stop in the middle of an evaluation.
     """
 
-    def __init__(self, work: Work, run: Run, metrics: MetricsFile, face: Face, poll: Callable[[], None]) -> None:
-        self.work, self.run, self.metrics, self.face, self.poll = work, run, metrics, face, poll
+    def __init__(self, work: Work, run: Run, metrics: MetricsFile, writer: Writer, face: Face, poll: Callable[[], None]) -> None:
+        self.work, self.run, self.metrics, self.writer, self.face, self.poll = work, run, metrics, writer, face, poll
         self.best: dict[str, Any] = {"step": 0}
         self.worse = 0
         self.evaluated = 0
@@ -135,7 +136,7 @@ class Evaluator:
         if better:
             self.best = {"step": number, **measured}
             self.worse = 0
-            checkpoints.save(self.run, self.work.masters, self.state(number), full=False)
+            self.writer.save(self.state(number), full=False, keep={number})
         else:
             self.worse += 1
         self.metrics.note(step=number, evaluation=measured, best=better)
@@ -143,14 +144,13 @@ class Evaluator:
         (self.run.folder / "validation_losses").mkdir(exist_ok=True)
         save_file(
             {"loss": scores.loss, "count": scores.count},
-            self.run.folder / "validation_losses" / f"{checkpoints.name_of(number)}.safetensors",
+            self.run.folder / "validation_losses" / f"{name_of(number)}.safetensors",
         )
         if scores.probabilities is not None:
             self.run.append("samples.jsonl", *[
                 {"step": number, "row": example.record.row, "probabilities": np.round(scores.probabilities[position], 5).tolist()}
                 for position, example in enumerate(self.work.validation[:SAMPLES])
             ])  # fmt: skip
-        checkpoints.tidy(self.run, keep={self.best["step"]})
         self.face.evaluation(number, measured, better)
         if self.worse >= self.work.experiment.training.patience:
             self.run.event("early_stop", step=number, best=self.best["step"])
@@ -176,25 +176,21 @@ class Evaluator:
 class Checkpointer:
     """Keeps what is needed to resume, at most every `checkpoint_seconds` and 20 times what a checkpoint costs."""
 
-    def __init__(self, work: Work, run: Run, evaluator: Evaluator) -> None:
-        self.work, self.run, self.evaluator = work, run, evaluator
+    def __init__(self, work: Work, writer: Writer, evaluator: Evaluator) -> None:
+        self.work, self.writer, self.evaluator = work, writer, evaluator
         self.last = time.monotonic()
-        self.cost = 0.0
 
     def __call__(self, step: Step) -> None:
         """Save when it is time."""
         every = self.work.experiment.training.checkpoint_seconds
-        if time.monotonic() - self.last >= max(every, 20 * self.cost) and step.number < step.total:
+        if time.monotonic() - self.last >= max(every, 20 * self.writer.cost) and step.number < step.total:
             self.save(step.number)
 
     def save(self, step: int) -> None:
-        """Save now."""
+        """Save as it is now."""
         self.evaluator.metrics.flush()
-        began = time.monotonic()
-        checkpoints.save(self.run, self.work.masters, self.evaluator.state(step), full=True)
-        checkpoints.tidy(self.run, keep={self.evaluator.best["step"]})
+        self.writer.save(self.evaluator.state(step), full=True, keep={self.evaluator.best["step"]})
         self.last = time.monotonic()
-        self.cost = self.last - began
 
 
 class Signals:
