@@ -5,6 +5,7 @@ It reads one job a line (JSON) and says, also in lines, what the run in its chil
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -103,12 +104,28 @@ def torn(file: str, line: int) -> None:
     Run.append = append  # type: ignore[method-assign]
 
 
+def watched(self: Teller, step: Any) -> None:
+    """Say what the process holds, from time to time."""
+    if self.name == "train" and step.number % 500 == 0:
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        say(
+            at="step",
+            stage=self.name,
+            number=step.number,
+            memory=pages * resource.getpagesize(),
+            files=len([*Path("/proc/self/fd").iterdir()]),
+        )
+
+
 def work(job: dict[str, Any]) -> int:
     """What the child does; its exit code."""
     import luthier
     from luthier.core.errors import LuthierError, Stopped
 
-    every(3)
+    every(job.get("every", 3))
+    if job.get("watched"):
+        Teller.step = watched  # type: ignore[method-assign]
     if job.get("fault") is not None:
         armed(job["fault"])
     if job.get("torn"):
@@ -117,7 +134,7 @@ def work(job: dict[str, Any]) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes"],) * 2)
     try:
         if job["do"] == "train":
-            luthier.train(job["experiment"], out=job["folder"], force=True, face=Teller())
+            luthier.train(job["experiment"], out=job["folder"], set=job.get("set", ()), force=True, face=Teller())
         else:
             luthier.resume(job["folder"], face=Teller())
     except Stopped as stopped:

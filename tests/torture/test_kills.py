@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,3 +225,46 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_anew_in_silence(server:
     ended, said = server.run(do="resume", folder=str(tmp_path / "run"))
     assert ended == 2
     assert "no checkpoint is whole" in said[-1]["problem"]
+
+
+def test_memory_and_open_files_stay_as_they_are_over_two_thousand_steps(server: Server, experiments: Experiments, tmp_path: Path) -> None:
+    """R37: with fifty evaluations and more than fifty checkpoints."""
+    folder = tmp_path / "run"
+    ended, said = server.run(do="train", experiment=str(experiments("classifier")), folder=str(folder), watched=True, every=40,
+                             set=["training.steps=2000", "training.patience=1000", "training.evaluations_per_epoch=0.3"])  # fmt: skip
+    assert ended == 0, said[-3:]
+    held = {word["number"]: (word["memory"], word["files"]) for word in said if "memory" in word}
+    warm, last = held[500], held[2000]
+    assert sum(word.get("at") == "evaluation" for word in said) >= 50
+    assert last[0] <= 1.02 * warm[0], held
+    assert last[1] == warm[1], held
+
+
+ON_A_SMALL_DISK = """
+set -e
+mount -t tmpfs -o size={size}k none {disk}
+cp -r {experiment} {disk}/experiment.yaml
+code=0
+{python} -m luthier train {disk}/experiment.yaml --out {disk}/run --force > {said} 2>&1 || code=$?
+test $code = 2
+grep -q "free some space" {said}
+mount -o remount,size=200m {disk}
+if test -f {disk}/run/experiment.yaml; then {python} -m luthier resume {disk}/run; else rm -rf {disk}/run; {python} -m luthier train {disk}/experiment.yaml --out {disk}/run --force; fi
+cp -r {disk}/run {out}
+"""
+
+
+@pytest.mark.parametrize("size", [64, 300, 500, 900])
+def test_a_disk_that_is_full_stops_the_run_and_it_goes_on_once_there_is_space(
+    server: Server, experiments: Experiments, straight: Straight, tmp_path: Path, size: int
+) -> None:
+    """R30: a file system of its own, in a name space of its own."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a file system")
+    whole, _ = straight("classifier")
+    (tmp_path / "disk").mkdir()
+    script = ON_A_SMALL_DISK.format(size=size, disk=tmp_path / "disk", experiment=experiments("classifier"), python=sys.executable, said=tmp_path / "said", out=tmp_path / "out")  # fmt: skip
+    done = subprocess.run(["unshare", "-rm", "bash", "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)  # fmt: skip
+    said = (tmp_path / "said").read_text() if (tmp_path / "said").exists() else ""
+    assert done.returncode == 0, said[-2000:] + done.stdout[-2000:] + done.stderr[-2000:]
+    same(whole, tmp_path / "out")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+import luthier
 from luthier.core.errors import DiskFailed, DiskFull
 from luthier.core.run import Run, write_file
 from luthier.training import checkpoints
+from luthier.training.steps import steps
+from tests.training.test_steps import work_for
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool)
 
@@ -120,3 +125,71 @@ def test_a_checkpoint_that_the_disk_cannot_read_is_passed_over_with_an_event(tmp
     assert newest is not None
     assert newest.state["step"] == 1
     assert "Input/output error" in run.happened("checkpoint_rejected")[0]["reason"]
+
+
+class Slow:
+    """A disk that takes its time, and knows how many write to it at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        self.now, self.most, own = 0, 0, checkpoints.save
+
+        def save(*given: Any, **more: Any) -> Path:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            time.sleep(seconds)
+            found = own(*given, **more)
+            self.now -= 1
+            return found
+
+        monkeypatch.setattr(checkpoints, "save", save)
+
+
+def test_a_checkpoint_holds_the_weights_of_its_own_step_however_slow_the_disk(bases, records, tmp_path, monkeypatch) -> None:
+    disk, work, run = Slow(monkeypatch, 0.2), work_for(bases, records, "classification", training__steps=6), Run(tmp_path)
+    writer, then = checkpoints.Writer(run, work.masters), {}
+    threads = threading.active_count()
+    for step in steps(work):
+        then[step.number] = {name: master.clone() for name, master in work.masters.weights().items()}
+        writer.save({"step": step.number}, full=True, keep=set(range(10)))
+        assert threading.active_count() <= threads + 1
+    writer.wait()
+    assert disk.most == 1
+    assert checkpoints.steps_kept(run) == [6, 5, 4, 3, 2, 1]
+    for number, weights in then.items():
+        kept = load_file(checkpoints.verify(tmp_path / "checkpoints" / checkpoints.name_of(number)).folder / "model.safetensors")
+        assert all(torch.equal(kept[name], tensor) for name, tensor in weights.items())
+
+
+def test_waiting_long_for_the_disk_is_an_event(tmp_path, monkeypatch) -> None:
+    Slow(monkeypatch, 0.3)
+    monkeypatch.setattr(checkpoints, "LONG", 0.1)
+    writer = checkpoints.Writer(Run(tmp_path), Weights({"w": torch.ones(3)}))  # type: ignore[arg-type]
+    writer.save({"step": 7}, full=True, keep=set())
+    writer.wait()
+    (event,) = Run(tmp_path).happened("waited_for_checkpoint")
+    assert event["checkpoint"] == "step-000007"
+
+
+def test_a_disk_that_fails_beside_a_step_stops_the_run_at_that_step(bases, table, tmp_path, monkeypatch) -> None:
+    """The fault comes up in a thread; the run says it all the same, and goes on later to the same bits."""
+    asked: dict[str, Any] = {
+        "base": str(bases("bert").folder),
+        "force": True,
+        "set": ["training.steps=12", "training.evaluations_per_epoch=9"],
+    }
+    whole = luthier.run(table, out=tmp_path / "whole", **asked)
+    own, calls = checkpoints.save, []
+
+    def fails_once(*given: Any, **more: Any) -> Path:
+        calls.append(given)
+        if len(calls) == 3:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return own(*given, **more)
+
+    monkeypatch.setattr(checkpoints, "save", fails_once)
+    with pytest.raises(OSError, match="Input/output"):
+        luthier.run(table, out=tmp_path / "failed", **asked)
+    assert not Run(tmp_path / "failed").happened("trained")
+    again = luthier.resume(tmp_path / "failed")
+    for name in ("bundle/model.safetensors", "metrics.jsonl"):
+        assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
