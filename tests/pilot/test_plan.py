@@ -37,6 +37,8 @@ def test_a_plan_counts_what_the_run_then_does(planned: Path, tmp_path: Path) -> 
     assert told["moving"] == told["parameters"] > 1000
     assert 100e6 < told["memory"] < 3e9  # torch alone holds that much
     assert told["fixed"] <= told["memory"]
+    weights = [*run.folder.rglob("model.safetensors"), *run.folder.rglob("optimizer.safetensors")]
+    assert told["disk"] >= 0.99 * sum(file.stat().st_size for file in weights) > 0  # the files' headers are not reckoned
 
 
 def test_freezing_and_adapters_move_fewer_parameters(planned: Path) -> None:

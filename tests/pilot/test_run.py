@@ -412,15 +412,19 @@ def test_empty_rows_and_rare_labels_are_set_aside_and_counted(bases, tmp_path: P
     assert any(finding.check == "rows" and "4 rows" in finding.claim for finding in run.findings)
 
 
-def test_a_full_disk_stops_with_a_remedy_and_the_run_can_be_resumed(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("enough", [0, 1], ids=["before step one", "at the first checkpoint"])
+def test_a_full_disk_stops_with_a_remedy_and_the_run_can_be_resumed(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: int
+) -> None:
     import shutil
     from collections import namedtuple
 
     from luthier.core.errors import DiskFull
 
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 0))
-    with pytest.raises(DiskFull, match=r"needs .* MB .*[\s\S]*free some space"):
+    free = iter([1 << 40] * enough)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, next(free, 0)))
+    with pytest.raises(DiskFull, match=r"(writes|needs) .* MB .* 0 MB left[\s\S]*free some space"):
         luthier.train(finished.folder / "experiment.yaml", out=tmp_path / "run")
     monkeypatch.undo()
     assert weights(luthier.resume(tmp_path / "run").folder) == weights(finished.folder)

@@ -162,6 +162,7 @@ def planned(made: Plan) -> list[str]:
         f"{said['rows']:,} rows, {said['tokens']:,} tokens through the model in {said['steps']:,} steps, {said['evaluations']} evaluations",
         f"training takes about {duration(said['seconds'])} ({duration(low)} to {duration(high)})",
         f"memory: about {size(said['memory'])} at its peak, of which {size(said['a_token'] * said['at_once'])} for {said['at_once']:,} tokens at once; {size(made.available)} are free",
+        f"disk: at most {size(said['disk'])}",
     ]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 
-from luthier.core.errors import NoGo
+from luthier.core.errors import DiskFull, NoGo
 from luthier.core.finding import Finding
 from luthier.core.randomness import permutation
-from luthier.core.run import write_file
+from luthier.core.run import Run, write_file
 from luthier.core.types import Scores
 from luthier.core.words import size
 from luthier.data.batches import steps_in_epoch
@@ -17,7 +18,7 @@ from luthier.experiment import Experiment
 from luthier.pilot.features import Features
 from luthier.pilot.samples import SHOWN
 from luthier.pilot.way import Way
-from luthier.training.forecast import peak
+from luthier.training.forecast import disk, peak
 from luthier.training.smoke import Smoke, smoke
 from luthier.training.steps import Work
 
@@ -51,7 +52,7 @@ def planned(way: Way, experiment: Experiment) -> Experiment:
             face.say(f"memory is enough for {found.tokens:,} tokens at once: training.micro_batch_tokens is set to that")
             experiment = experiment.replace("training.micro_batch_tokens", found.tokens)
     forecast = _forecast(work, found, experiment, probe)
-    findings = [*found.findings, forecast]
+    findings = [*found.findings, forecast, *_space(place, work)]
     place.find(*findings)
     for each in findings:
         face.finding(each)
@@ -63,6 +64,24 @@ def planned(way: Way, experiment: Experiment) -> Experiment:
     write_file(place.folder / "experiment.yaml", experiment.yaml())
     place.event("planned", steps=experiment.total_steps(len(work.train)), seconds_a_token=found.seconds_a_token, forecast=forecast.evidence)
     return experiment
+
+
+def _space(place: Run, work: Work) -> list[Finding]:
+    """A disk that will be too small, before anything is computed for it.
+
+    Raises:
+        DiskFull: what the run writes at the very least has no room.
+    """
+    least, most = disk(work)
+    free = shutil.disk_usage(place.folder).free
+    remedy = "free some space, choose an --out on another disk, or let less move (--set adaptation.kind=lora)"
+    if free < least:
+        raise DiskFull(f"the run writes {size(least)} to {size(most)}, and {place.folder} has {size(free)} left",
+                       f"{remedy}; then `luthier resume {place.folder}`")  # fmt: skip
+    if free >= most:
+        return []
+    claim = f"the disk may fill up: the run writes {size(least)} to {size(most)}, and {size(free)} are left"
+    return [Finding(check="disk", severity="warning", claim=claim, evidence={"least": least, "most": most, "free": free}, remedy=remedy)]
 
 
 def _probed(way: Way, experiment: Experiment) -> tuple[Scores | None, Scores | None]:

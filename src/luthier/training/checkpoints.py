@@ -48,6 +48,17 @@ class Checkpoint:
         masters.restore(load_file(self.folder / "model.safetensors"), state)
 
 
+def space(masters: Masters) -> tuple[int, int]:
+    """Bytes on the disk that the checkpoints of a run take: in a run too short for any but the best ones, and at most.
+
+    Args:
+        masters: weights and optimizer.
+    """
+    weights = sum(tensor.nbytes for tensor in masters.weights().values())
+    full = 3 * weights  # and two moments
+    return 2 * weights, weights + 3 * full  # the best; two to resume from, and one being written
+
+
 def name_of(step: int) -> str:
     """The folder of a step's checkpoint."""
     return f"step-{step:06d}"

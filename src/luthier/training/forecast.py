@@ -13,6 +13,7 @@ import torch
 
 from luthier.data.batches import choose, steps_in_epoch
 from luthier.evaluation.score import score
+from luthier.training.checkpoints import space
 from luthier.training.steps import Work, steps
 
 SAMPLED = 6
@@ -39,6 +40,7 @@ class Forecast:
         fixed: bytes of these that do not depend on how many tokens go through the model at once.
         at_once: the most tokens that go through it at once.
         a_token: bytes that one of these takes.
+        disk: bytes that the run folder grows to, at most.
         measured: tokens and seconds of each measured step.
     """
 
@@ -54,6 +56,7 @@ class Forecast:
     fixed: int
     at_once: int
     a_token: float
+    disk: int
     measured: list[tuple[int, float]]
 
     def value(self) -> dict[str, Any]:
@@ -67,6 +70,13 @@ def peak() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return most if sys.platform == "darwin" else most * 1024
+
+
+def disk(work: Work) -> tuple[int, int]:
+    """Bytes that a run folder grows to, at least and at most: checkpoints and the bundle; rows and curves are small beside them."""
+    least, most = space(work.masters)
+    bundle = sum(parameter.nbytes for parameter in work.model.network.parameters())
+    return least + bundle, most + bundle
 
 
 def forecast(work: Work, seconds: float = 30.0) -> Forecast:
@@ -120,6 +130,7 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
         fixed=fixed,
         at_once=at_once,
         a_token=a_token,
+        disk=disk(work)[1],
         measured=measured,
     )
 
