@@ -80,6 +80,31 @@ def test_a_study_can_be_used_where_a_run_can(study) -> None:
     assert luthier.predict(study.folder, texts) == luthier.predict(study.winner.folder / "bundle", texts)
 
 
+def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table, bases, tmp_path) -> None:
+    given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=8", "model.dropout=0"], "force": True}
+    found = luthier.run(table, out=tmp_path / "run", budget="1h", **given)
+    assert isinstance(found, Study)
+    plan = luthier_plan(found)
+    assert 1.5 <= plan["cost_in_runs"] <= 3.0  # not the hour
+    assert plan["stay"]["model.dropout"] == "set by you"
+    texts = ["river stone good", "river stone bad"]
+    assert luthier.predict(tmp_path / "run" / "bundle", texts) == luthier.predict(found.winner.folder / "bundle", texts)
+    with pytest.raises(KeyboardInterrupt):
+        luthier.run(table, out=tmp_path / "cut", budget="1h", face=Stops(4), **given)
+    again = luthier.resume(tmp_path / "cut")
+    assert ledger(again) == ledger(found)  # type: ignore[arg-type]
+    assert weights(again.winner) == weights(found.winner)
+
+
+def test_a_run_that_somebody_watches_or_that_is_written_down_is_one_run(table, bases, tmp_path) -> None:
+    seen: list[int] = []
+    given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.steps=8"], "force": True}
+    run = luthier.run(table, out=tmp_path / "run", budget="1h", watchers=[lambda step: seen.append(step.number)], **given)
+    assert not isinstance(run, Study)
+    assert seen == list(range(1, 9))
+    assert not isinstance(luthier.train(run.folder, out=tmp_path / "again", budget="1h", force=True), Study)
+
+
 def luthier_plan(study: Study) -> dict[str, Any]:
     import yaml
 

@@ -19,7 +19,10 @@ app.add_typer(models_app, name="models")
 
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<time> when not given.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A change to the experiment, path=value; may be given again.")]
-Budget = Annotated[str | None, typer.Option(help="The most the whole run may take: 90s, 5m, 2h.")]
+Budget = Annotated[
+    str | None,
+    typer.Option(help="The most that all of it may take: 90s, 5m, 2h. A `run` whose time is enough for several runs is a search."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines, no progress bar.")]
 Force = Annotated[bool, typer.Option("--force", help="Go on after a no-go of the small run.")]
@@ -347,6 +350,7 @@ def _ending(done: Any, as_json: bool) -> None:
     """Where everything lies, and what to type next."""
     from luthier.core.study import Study
 
+    bundle = done.folder / "bundle"
     if isinstance(done, Study):
         if not as_json:
             print(f"\nstudy    {done.folder / 'report.html'}", end="")
@@ -361,9 +365,7 @@ def _ending(done: Any, as_json: bool) -> None:
     else:
         use = "chat" if verdict["task"] == "chat" else "predict"
         text = "" if use == "chat" else ' "your text"'
-        print(
-            f"\nreport   {done.folder / 'report.html'}\nbundle   {done.folder / 'bundle'}\nuse it   luthier {use} {done.folder / 'bundle'}{text}"
-        )
+        print(f"\nreport   {done.folder / 'report.html'}\nbundle   {bundle}\nuse it   luthier {use} {bundle}{text}")
 
 
 def main() -> None:

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from luthier.core.errors import RunError
 from luthier.core.interfaces import Face, Watcher
 from luthier.core.run import Clock, Run, write_file
 from luthier.data.intake import Intake
-from luthier.delivery.bundle import write_bundle
-from luthier.delivery.card import write_card
-from luthier.delivery.report import write_report
-from luthier.evaluation.verdict import finding
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import Base, resolve
+from luthier.pilot.closing import closed, concluded
 from luthier.pilot.folds import crossed
-from luthier.pilot.judging import judged
 from luthier.pilot.planning import planned
 from luthier.pilot.prove import proven
 from luthier.pilot.samples import sampled
+from luthier.pilot.searching import searched, to_search
 from luthier.pilot.way import Way
 from luthier.training.assemble import opened
 from luthier.training.devices import choose_dtype, environment, exact
-from luthier.training.steps import Work
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
@@ -36,10 +31,10 @@ def complete(
     intake: Intake,
     face: Face,
     clock: Clock,
-    watchers: Sequence[Watcher],
+    watchers: Sequence[Watcher] = (),
     inexact: Sequence[str] | None = None,
-) -> None:
-    """Take the run through every stage that it has not been through.
+) -> Run:
+    """Take the run, or the search, through every stage that it has not been through.
 
     Args:
         place: the run.
@@ -50,18 +45,23 @@ def complete(
         watchers: called after every training step.
         inexact: what is known to differ from when the run began, where a person goes on all the same; None refuses.
 
+    Returns:
+        The run, finished; or the study that it has become.
+
     Raises:
         NoGo: the small run says that the large one would be wasted.
         Stopped: a signal came; the run can be resumed.
     """
     exact()
     with noted(place, clock), Signals() as signals:
-        if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists():
-            _finish(place, face, place.verdict)
-            return
-        way, experiment = opened_way(place, experiment, intake, face, clock, signals, inexact)
+        if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists() and not place.happened("searching"):
+            closed(place, face, place.verdict)
+            return place
+        way, experiment = _opened(place, experiment, intake, face, clock, signals, inexact)
         proven(way, experiment)
         experiment = planned(way, experiment)
+        if to_search(way, experiment):
+            return searched(way, experiment)
         crossed(way, experiment)
         face.stage("train", f"{experiment.total_steps(len(intake.records['train'])):,} steps")
         work = way.work(experiment)
@@ -69,9 +69,10 @@ def complete(
             sampled(way, work, "before")
         place.event("started", clock=clock())
         concluded(way, experiment, work, Fit(place, work, face, signals, watchers).finish())
+    return place
 
 
-def opened_way(
+def _opened(
     place: Run, experiment: Experiment, intake: Intake, face: Face, clock: Clock, signals: Signals, inexact: Sequence[str] | None = None
 ) -> tuple[Way, Experiment]:
     """What the stages share, and the experiment with what depends on the machine decided."""
@@ -80,30 +81,6 @@ def opened_way(
     tokenizer = load_tokenizer(base)
     experiment = _settled(place, experiment, base, inexact)
     return Way(place, intake, face, clock, signals, base, tokenizer, opened(experiment, tokenizer)), experiment
-
-
-def concluded(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -> None:
-    """From a trained model to a verdict, a bundle and a report.
-
-    Args:
-        way: of the run.
-        experiment: as it was trained.
-        work: its model holds the chosen checkpoint.
-        best: the evaluation that chose it.
-    """
-    place, face = way.place, way.face
-    face.stage("verdict", f"{len(way.intake.records['test']):,} sealed rows")
-    verdict = judged(way, experiment, work, best)
-    face.stage("bundle")
-    counts = {part: len(rows) for part, rows in way.intake.records.items()}
-    write_bundle(
-        place.folder / "bundle", work.model, way.tokenizer, experiment, way.base, write_card(experiment, way.base, verdict, counts)
-    )
-    verdict["seconds"] = round(way.spent, 2)
-    if place.happened("inexact"):
-        verdict["inexact"] = place.happened("inexact")[-1]["differences"]
-    place.write_json("verdict.json", verdict)
-    _finish(place, face, verdict)
 
 
 @contextlib.contextmanager
@@ -115,14 +92,6 @@ def noted(place: Run, clock: Clock) -> Iterator[None]:
         with contextlib.suppress(OSError, RunError):  # the disk may be what failed
             place.event("interrupted", seconds=round(clock(), 2))
         raise
-
-
-def _finish(place: Run, face: Face, verdict: dict[str, Any]) -> None:
-    """The page for people, and the mark that nothing is left to do."""
-    face.stage("report")
-    write_report(place)
-    place.event("finished", seconds=verdict["seconds"])
-    face.finding(finding(verdict))
 
 
 def _settled(place: Run, experiment: Experiment, base: Base, inexact: Sequence[str] | None) -> Experiment:

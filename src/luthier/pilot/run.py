@@ -10,6 +10,7 @@ from typing import Any
 from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent, Watcher
 from luthier.core.run import Clock, Run, write_file
+from luthier.core.study import Study
 from luthier.data.intake import Intake, take_in
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
@@ -45,17 +46,18 @@ def run(
         task: classification or chat; inferred when not given.
         validation: a file of validation rows, where the split is given.
         test: a file of test rows, where the split is given.
-        budget: the most the whole run may take, such as "5m"; the epochs are cut to fit.
+        budget: the most the whole run may take, such as "5m". Where it is enough for several runs, hyperparameters are searched; where it
+            is not enough for one, the epochs are cut to fit.
         out: the run folder; `runs/<time>` when not given.
         set: changes to the experiment, each "path=value".
         seed: of the order of rows, dropout and new weights.
         plan_only: stop after writing experiment.yaml.
         force: go on after a no-go of the small run.
         face: where progress is shown.
-        watchers: called after every training step.
+        watchers: called after every training step; with them, nothing is searched.
 
     Returns:
-        The run, finished (or planned).
+        The run, finished (or planned); a study where hyperparameters were searched.
 
     Raises:
         LuthierError: what is wrong and what to do about it.
@@ -70,14 +72,15 @@ def run(
     experiment = changed(experiment, choices, set)
     place = Run.create(Path(out) if out else Path("runs") / Run.fresh_name())
     with place.owned():
-        begin(place, experiment, intake, choices, face, budget=seconds, force=force)
+        searches = not (watchers or plan_only or experiment.data.folds)
+        stay = [item.partition("=")[0].strip() for item in set] if searches else None
+        begin(place, experiment, intake, choices, face, budget=seconds, force=force, stay=stay)
         if plan_only:
             place.event("planned_only")
             return place
         from luthier.pilot.complete import complete
 
-        complete(place, experiment, intake, face, clock, watchers)
-    return place
+        return complete(place, experiment, intake, face, clock, watchers)
 
 
 def train(
@@ -116,8 +119,7 @@ def train(
         begin(place, experiment, intake, [], face, budget=seconds, force=force)
         from luthier.pilot.complete import complete
 
-        complete(place, experiment, intake, face, clock, watchers)
-    return place
+        return complete(place, experiment, intake, face, clock, watchers)
 
 
 def resume(
@@ -139,12 +141,10 @@ def resume(
     face = face or Silent()
     place = Run.open(Path(run))
     if place.happened("searching"):
-        from luthier.pilot.search import resumed
-
+        place = Study(place.folder)
         if allow_inexact:
             raise ExperimentError("the trials of a study are compared row by row: they need the same rows, software and machine",
                                   f"start a new one: `luthier search {place.folder}/experiment.yaml`")  # fmt: skip
-        return resumed(place.folder, face=face, force=force)
     with place.owned():
         if place.happened("finished"):
             face.say(f"{place.folder} is finished: nothing to resume")
@@ -157,8 +157,7 @@ def resume(
         other = _other_rows(experiment, intake) if allow_inexact else []
         from luthier.pilot.complete import complete
 
-        complete(place, experiment, intake, face, clock, watchers, other if allow_inexact else None)
-    return place
+        return complete(place, experiment, intake, face, clock, watchers, other if allow_inexact else None)
 
 
 def _other_rows(experiment: Experiment, intake: Intake) -> list[str]:
@@ -242,9 +241,27 @@ def how_split(spec: Data) -> str:
 
 
 def begin(
-    place: Run, experiment: Experiment, intake: Intake, choices: Sequence[Choice], face: Face, budget: float | None, force: bool
+    place: Run,
+    experiment: Experiment,
+    intake: Intake,
+    choices: Sequence[Choice],
+    face: Face,
+    budget: float | None,
+    force: bool,
+    stay: Sequence[str] | None = None,
 ) -> None:
-    """Write what makes the run resumable, before anything heavy is imported."""
+    """Write what makes the run resumable, before anything heavy is imported.
+
+    Args:
+        place: the run.
+        experiment: as it begins.
+        intake: its rows.
+        choices: made for it, with their reasons.
+        face: is told.
+        budget: seconds for everything.
+        force: go on after a no-go.
+        stay: where it may become a search, the paths that it leaves alone; None where it may not.
+    """
     split = {part: [[record.source, record.row] for record in rows] for part, rows in intake.records.items()}
     place.write_json(
         "splits.json",
@@ -253,7 +270,7 @@ def begin(
     write_file(
         place.folder / "rejected.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False, default=str) + "\n" for row in intake.rejected)
     )
-    place.event("created", seed=experiment.seed, budget=budget, choices=[vars(choice) for choice in choices])
+    place.event("created", seed=experiment.seed, budget=budget, stay=stay, choices=[vars(choice) for choice in choices])
     if force:
         place.event("forced")
     place.find(*intake.findings)

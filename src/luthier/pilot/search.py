@@ -6,34 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.core.errors import ExperimentError
-from luthier.core.finding import Finding
 from luthier.core.interfaces import Face, Silent
-from luthier.core.run import Clock, Run, write_file
+from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.data.intake import Intake, take_in
 from luthier.experiment import Experiment
 from luthier.pilot.asking import asked_for, filled, written
-from luthier.pilot.complete import concluded, noted, opened_way
-from luthier.pilot.outcome import Crowd
-from luthier.pilot.outcome import findings as outcome
-from luthier.pilot.planning import planned
-from luthier.pilot.prove import proven
 from luthier.pilot.run import begin, changed, kind_of, seconds_of
-from luthier.pilot.samples import sampled
-from luthier.pilot.trials import Runner, Stable
-from luthier.pilot.way import Way
 from luthier.studies.defaults import choose, space_for
-from luthier.studies.plan import Plan
 from luthier.studies.propose import SAMPLERS
-from luthier.studies.race import Race, Trial
-from luthier.studies.rungs import cost_of, rungs_for, trials_within
-from luthier.studies.space import named, point, value_at
-from luthier.training.devices import exact
-from luthier.training.watchers import Signals
+from luthier.studies.space import named, point
 
 BUDGET = "2x"
-FEWEST = 1.2
-"""Runs that a budget must be worth for a search; below, the default alone is trained."""
 
 
 def search(
@@ -100,7 +84,9 @@ def search(
         study.event("searching", runs=runs, seconds=seconds, trials=trials, space=list(space), sampler=sampler, seed=seed, fixed=fixed,
                     points=list(points))  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
         begin(study, experiment, intake, choices, face, budget=seconds, force=force)
-        completed(study, experiment, intake, face, clock)
+        from luthier.pilot.complete import complete
+
+        complete(study, experiment, intake, face, clock)
     return study
 
 
@@ -117,22 +103,6 @@ def _checked(experiment: Experiment, trials: int, fixed: Sequence[str], space: S
     dimensions, _ = space_for(experiment, trials, fixed, space, [path for text in points for path in named(text)])
     for text in points:
         point(text, dimensions)
-
-
-def resumed(folder: Path, *, face: Face, force: bool = False) -> Study:
-    """Go on with a search that was stopped, however it was stopped."""
-    clock = Clock()
-    study = Study(folder)
-    with study.owned():
-        if study.happened("finished"):
-            face.say(f"{folder} is finished: nothing to resume")
-            return study
-        experiment = Experiment.load(folder / "experiment.yaml")
-        if force:
-            study.event("forced")
-        face.stage("data", experiment.data.path)
-        completed(study, experiment, take_in(experiment.data), face, clock)
-    return study
 
 
 def budget_of(budget: str | float) -> tuple[float | None, float | None]:
@@ -153,94 +123,3 @@ def budget_of(budget: str | float) -> tuple[float | None, float | None]:
             f"the budget {budget!r} is no number of runs", "write it as 2x (the final model counts as one), or as a time: 10m"
         )
     return runs, None
-
-
-def completed(study: Study, experiment: Experiment, intake: Intake, face: Face, clock: Clock) -> None:
-    """Take the study through every stage that it has not been through.
-
-    Raises:
-        NoGo: the small run says that the search would be wasted.
-        Stopped: a signal came; the study can be resumed.
-    """
-    exact()
-    with noted(study, clock), Signals() as signals:
-        way, experiment = opened_way(study, experiment, intake, face, clock, signals)
-        proven(way, experiment)
-        experiment = planned(way, experiment)
-        plan = _plan(way, experiment, study)
-        stable = Stable(way, experiment)
-        race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, clock, Crowd(face, clock), plan.portfolio)
-        face.stage("search", f"{plan.trials} trials, about {plan.runs:.2f} runs with the final model")
-        with stable.kept():
-            trial, entrant = race.run()
-        assert isinstance(entrant, Runner)
-        findings = [] if study.happened("chosen") else outcome(study, plan, race, trial)
-        study.find(*findings)
-        for finding in findings:
-            face.finding(finding)
-        study.event("chosen", trial=trial.number, values=trial.values)
-        _closed(study, way, trial, entrant, findings)
-        study.event("finished", trial=trial.number, seconds=round(way.spent, 2))
-        from luthier.delivery.study import write_study
-
-        write_study(study)
-
-
-def _plan(way: Way, experiment: Experiment, study: Study) -> Plan:
-    """How many trials, over what, and where they are compared: written down before the first."""
-    file = study.folder / "plan.yaml"
-    if file.exists():
-        return Plan.load(file)
-    asked = study.happened("searching")[-1]
-    runs = asked["runs"]
-    if runs is None:
-        forecast = study.happened("planned")[-1]["forecast"]
-        left = asked["seconds"] - way.spent - forecast["an_evaluation"] * 6 - 0.05 * asked["seconds"]
-        runs = left / max(forecast["seconds"], 1e-9)
-        if study.happened("cut_to_budget") or runs < FEWEST:
-            way.face.say(f"the budget is worth {max(runs, 0):.1f} runs: too little for a search; the default is trained")
-            runs = 1.0
-    warmup = float(value_at(experiment, "schedule.warmup"))
-    steps = experiment.total_steps(len(way.intake.records["train"]))
-    trials = asked["trials"] or trials_within(runs, warmup, steps)
-    fixed = [*asked["fixed"], *(["training.batch_size"] if experiment.training.steps else [])]
-    space, stay = space_for(experiment, trials, fixed, asked["space"], [path for text in asked["points"] for path in named(text)])
-    if not space:
-        trials = 1
-    tried = [point(text, space) for text in asked["points"]]
-    rungs = rungs_for(trials, warmup, steps)
-    made = Plan(
-        trials,
-        rungs,
-        space,
-        stay,
-        asked["sampler"],
-        asked["seed"],
-        cost_of(rungs),
-        tuple(tried[: trials - 1]),
-    )
-    write_file(file, made.yaml())
-    for dimension in space if trials > 1 else ():
-        way.face.say(f"  {dimension.said()}  ({dimension.why})")
-    for path, why in stay.items() if trials > 1 else ():
-        way.face.say(f"  {path} stays: {why}")
-    return made
-
-
-def _closed(study: Study, way: Way, trial: Trial, runner: Runner, findings: Sequence[Finding]) -> None:
-    """Train the winner to its end and take it through verdict, bundle and report: it is a run like any other."""
-    place = runner.way.place
-    experiment = runner.experiment
-    if place.verdict is None or not (place.folder / "bundle" / "luthier.json").exists():
-        way.face.stage("train", f"trial {trial.number} to its end")
-        if way.intake.spec.task == "chat":
-            sampled(runner.way, runner.way.work(experiment), "before")
-        if not place.happened("chosen"):
-            place.find(*findings)
-            place.event("chosen", study=study.folder.name, trial=trial.number)
-        fit = runner.at_work()
-        runner.face.chosen = True
-        best = fit.finish()
-        concluded(runner.way, experiment, fit.work, best)
-    shown = [f"{path} {value_at(experiment, path)}" for path in trial.values]
-    way.face.say(f"the model of trial {trial.number} ({', '.join(shown)}) is in {place.folder / 'bundle'}")

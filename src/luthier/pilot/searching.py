@@ -1,0 +1,156 @@
+"""Trials, rung by rung; the one that is left becomes a finished run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+from luthier.core.finding import Finding
+from luthier.core.run import write_file
+from luthier.core.study import Study
+from luthier.delivery.study import write_study
+from luthier.experiment import Experiment
+from luthier.pilot.closing import concluded
+from luthier.pilot.outcome import Crowd
+from luthier.pilot.outcome import findings as outcome
+from luthier.pilot.samples import sampled
+from luthier.pilot.trials import Runner, Stable
+from luthier.pilot.way import Way
+from luthier.studies.defaults import space_for
+from luthier.studies.plan import Plan
+from luthier.studies.race import Race, Trial
+from luthier.studies.rungs import cost_of, rungs_for, trials_within
+from luthier.studies.space import named, point, value_at
+
+FEWEST = 1.2
+"""Runs that a budget must be worth for a search; below, the default alone is trained."""
+MOST = 3.0
+"""Runs that a search costs at most where nobody asked for one: what a longer budget buys is small (docs/search.md)."""
+
+
+def to_search(way: Way, experiment: Experiment) -> bool:
+    """Whether the run is a search: it was asked for, or the time that a run was given is enough for one; decided once.
+
+    Args:
+        way: of a run that is planned.
+        experiment: as planned.
+    """
+    place = way.place
+    if place.happened("searching"):
+        return True
+    created = place.happened("created")[-1]
+    if created["stay"] is None or not created["budget"] or place.happened("started") or place.happened("cut_to_budget"):
+        return False
+    runs = min(MOST, _worth(way, created["budget"]))
+    trials = trials_within(runs, float(value_at(experiment, "schedule.warmup")), experiment.total_steps(len(way.intake.records["train"])))
+    if trials < 2 or not space_for(experiment, trials, created["stay"])[0]:
+        return False
+    way.face.say(f"the budget is enough for a search: {trials} trials; the one that wins is the final model")
+    place.event("searching", runs=runs, seconds=None, trials=None, space=[], sampler="tpe", seed=experiment.seed, fixed=created["stay"], points=[])  # fmt: skip
+    return True
+
+
+def searched(way: Way, experiment: Experiment) -> Study:
+    """Race the trials, and take the one that is left to its end, through verdict, bundle and report.
+
+    Args:
+        way: of the study.
+        experiment: the default.
+
+    Raises:
+        Stopped: a signal came; the study can be resumed.
+    """
+    study, face = Study(way.place.folder), way.face
+    plan = _planned(way, experiment, study)
+    stable = Stable(way, experiment)
+    race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock), plan.portfolio)
+    face.stage("search", f"{plan.trials} trials, about {plan.runs:.2f} runs with the final model")
+    with stable.kept():
+        trial, entrant = race.run()
+    assert isinstance(entrant, Runner)
+    findings = [] if study.happened("chosen") else outcome(study, plan, race, trial)
+    study.find(*findings)
+    for finding in findings:
+        face.finding(finding)
+    study.event("chosen", trial=trial.number, values=trial.values)
+    _closed(study, way, trial, entrant, findings)
+    _linked(study, entrant)
+    study.event("finished", trial=trial.number, seconds=round(way.spent, 2))
+    write_study(study)
+    return study
+
+
+def _worth(way: Way, seconds: float) -> float:
+    """How many runs of the default the rest of so many seconds pays for, once the verdict is paid."""
+    forecast = way.place.happened("planned")[-1]["forecast"]
+    left = seconds - way.spent - forecast["an_evaluation"] * 6 - 0.05 * seconds
+    return left / max(forecast["seconds"], 1e-9)
+
+
+def _planned(way: Way, experiment: Experiment, study: Study) -> Plan:
+    """How many trials, over what, and where they are compared: written down before the first."""
+    file = study.folder / "plan.yaml"
+    if file.exists():
+        return Plan.load(file)
+    asked = study.happened("searching")[-1]
+    runs = asked["runs"]
+    if runs is None:
+        runs = _worth(way, asked["seconds"])
+        if study.happened("cut_to_budget") or runs < FEWEST:
+            way.face.say(f"the budget is worth {max(runs, 0):.1f} runs: too little for a search; the default is trained")
+            runs = 1.0
+    warmup = float(value_at(experiment, "schedule.warmup"))
+    steps = experiment.total_steps(len(way.intake.records["train"]))
+    trials = asked["trials"] or trials_within(runs, warmup, steps)
+    fixed = [*asked["fixed"], *(["training.batch_size"] if experiment.training.steps else [])]
+    space, stay = space_for(experiment, trials, fixed, asked["space"], [path for text in asked["points"] for path in named(text)])
+    if not space:
+        trials = 1
+    tried = [point(text, space) for text in asked["points"]]
+    rungs = rungs_for(trials, warmup, steps)
+    made = Plan(
+        trials,
+        rungs,
+        space,
+        stay,
+        asked["sampler"],
+        asked["seed"],
+        cost_of(rungs),
+        tuple(tried[: trials - 1]),
+    )
+    write_file(file, made.yaml())
+    for dimension in space if trials > 1 else ():
+        way.face.say(f"  {dimension.said()}  ({dimension.why})")
+    for path, why in stay.items() if trials > 1 else ():
+        way.face.say(f"  {path} stays: {why}")
+    return made
+
+
+def _closed(study: Study, way: Way, trial: Trial, runner: Runner, findings: Sequence[Finding]) -> None:
+    """Train the winner to its end and take it through verdict, bundle and report: it is a run like any other."""
+    place = runner.way.place
+    experiment = runner.experiment
+    if place.verdict is None or not (place.folder / "bundle" / "luthier.json").exists():
+        way.face.stage("train", f"trial {trial.number} to its end")
+        if way.intake.spec.task == "chat":
+            sampled(runner.way, runner.way.work(experiment), "before")
+        if not place.happened("chosen"):
+            place.find(*findings)
+            place.event("chosen", study=study.folder.name, trial=trial.number)
+        fit = runner.at_work()
+        runner.face.chosen = True
+        best = fit.finish()
+        concluded(runner.way, experiment, fit.work, best)
+    shown = [f"{path} {value_at(experiment, path)}" for path in trial.values]
+    way.face.say(f"the model of trial {trial.number} ({', '.join(shown)}) is in {place.folder / 'bundle'}")
+
+
+def _linked(study: Study, runner: Runner) -> None:
+    """The winner's bundle, where that of a run would be."""
+    link, bundle = study.folder / "bundle", runner.way.place.folder / "bundle"
+    if link.exists():
+        return
+    try:
+        link.symlink_to(bundle.relative_to(study.folder))
+    except OSError:  # a file system without links
+        shutil.copytree(bundle, link)
