@@ -67,13 +67,18 @@ InOrder(
 """
 
 
-def measured(python: str, code: str, *words: object) -> float:
+def figures(python: str, code: str, *words: object) -> list[float]:
     """What a script in a process of its own prints after RESULT."""
     done = subprocess.run([python, "-c", code, *map(str, words)], capture_output=True, text=True, check=False)
-    found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    found = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("RESULT")]
     if not found:
         raise SystemExit(done.stderr[-2000:])
-    return float(found[0])
+    return [float(word) for word in found[0]]
+
+
+def measured(python: str, code: str, *words: object) -> float:
+    """The first of them."""
+    return figures(python, code, *words)[0]
 
 
 if __name__ == "__main__":

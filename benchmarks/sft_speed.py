@@ -1,6 +1,9 @@
-"""Useful tokens a second: full fine-tuning of SmolLM2-135M on Alpaca rows, ours and TRL, alternating on the same rows.
+"""Useful tokens a second and peak memory: SmolLM2-135M on Alpaca rows, whole or with adapters, ours and TRL (with peft), alternating on the same rows.
 
-TRL runs in an environment of its own (`--peer-python`), with the padding-free setting that was its best, in the faster
+    python benchmarks/sft_speed.py --data DIR --peer-python PYTHON [--adaptation lora] --out runs/sft_speed
+
+Beside them the share of this machine's own matrix product in fp32 (and bf16) that ours comes to, reckoned with 6 operations a parameter and token,
+4 where the base's weights stay. TRL runs in an environment of its own (`--peer-python`), with the padding-free setting that was its best, in the faster
 of its dtypes on this machine. Useful tokens are those that are not padding.
 """
 
@@ -12,7 +15,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from classify_speed import measured
+from classify_speed import figures, measured
 
 PREPARE = """
 import json, sys, tempfile
@@ -29,7 +32,7 @@ for part, chosen in (("train", order[:900]), ("validation", order[900:939]), ("t
     with open(f"{target}/{part}.jsonl", "w") as file:
         file.writelines(json.dumps(rows[row]) + "\\n" for row in chosen)
 base = resolve("smollm2-135m")
-intake = take_in(Data(path=target))
+intake = take_in(Data(path=target, allow_leakage=True))
 examples = Chat().open(load_tokenizer(base), intake.spec.input, intake.spec.target).prepare(intake.records["train"])
 order = permutation(900, 1, "order", 0)
 with open(f"{target}/tokens.jsonl", "w") as file:
@@ -40,7 +43,7 @@ print("RESULT", len(examples))
 """
 
 OURS = """
-import sys, tempfile, time
+import resource, sys, tempfile, time
 from luthier.data.intake import take_in
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
@@ -50,9 +53,9 @@ from luthier.training.assemble import assemble
 from luthier.training.devices import exact, choose_dtype
 from luthier.training.steps import steps
 exact()
-intake = take_in(Data(path=sys.argv[1]))
+intake = take_in(Data(path=sys.argv[1], allow_leakage=True))
 experiment, _ = choose(intake, None, None, 1)
-experiment = experiment.replace("training.dtype", choose_dtype("auto"))
+experiment = experiment.replace("training.dtype", choose_dtype("auto")).replace("adaptation.kind", sys.argv[3])
 base = resolve("smollm2-135m")
 work = assemble(experiment, base, load_tokenizer(base), intake.records)
 count, tokens = int(sys.argv[2]), 0
@@ -63,16 +66,34 @@ for step in steps(work):
         tokens += step.tokens
     if step.number == count + 1:
         break
-print("RESULT", tokens / (time.monotonic() - began))
+seconds = time.monotonic() - began
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+import torch
+def product(dtype):
+    one, two = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
+    one @ two
+    times = []
+    for _ in range(5):
+        start = time.monotonic()
+        one @ two
+        times.append(time.monotonic() - start)
+    return 2 * 2048**3 / sorted(times)[2]
+moving = sum(tensor.numel() for tensor in work.masters.weights().values())
+whole = sum(tensor.numel() for tensor in work.model.network.parameters())
+print("RESULT", tokens / seconds, peak, (6 * moving + 4 * (whole - moving)) * tokens / seconds, product(torch.float32), product(torch.bfloat16))
 """
 
 TRLS = """
-import json, sys, tempfile, time
+import json, resource, sys, tempfile, time
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 folder, count, model, dtype, padding_free = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5] == "yes"
+adapters = None
+if sys.argv[6] == "lora":
+    from peft import LoraConfig
+    adapters = LoraConfig(r=64, lora_alpha=64, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
 rows = [json.loads(line) for line in open(folder + "/tokens.jsonl")]
 tokens = [sum(len(row["input_ids"]) for row in rows[start : start + 8]) for start in range(0, len(rows), 8)]
 class InOrder(SFTTrainer):
@@ -83,8 +104,9 @@ class Watch(TrainerCallback):
         if state.global_step == 1:
             self.began = time.monotonic()
         if state.global_step == count + 1:
-            print("RESULT", sum(tokens[1 : count + 1]) / (time.monotonic() - self.began))
+            print("RESULT", sum(tokens[1 : count + 1]) / (time.monotonic() - self.began), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 InOrder(
+    peft_config=adapters,
     model=AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)),
     args=SFTConfig(tempfile.mkdtemp(), per_device_train_batch_size=8, max_steps=count + 1, learning_rate=1e-4, report_to=[], save_strategy="no", use_cpu=True,
                    bf16=False, gradient_checkpointing=False, padding_free=padding_free, max_length=None, completion_only_loss=True, logging_steps=100000, disable_tqdm=True),
@@ -99,6 +121,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--peer", nargs="+", default=["float32:yes", "float32:no"], help="dtype:padding-free")
+    parser.add_argument("--adaptation", choices=("full", "lora"), default="full")
     parser.add_argument("--out", type=Path, default=Path("runs/sft_speed"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -107,18 +130,26 @@ if __name__ == "__main__":
     from luthier.models.store import resolve
 
     model = resolve("smollm2-135m").folder
-    results = given.out / "results.jsonl"
+    results = given.out / f"results-{given.adaptation}-{given.steps}.jsonl"
     kept = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     for number in range(len(kept), given.rounds):
-        row = {"round": number, "luthier": measured(sys.executable, OURS, given.out, given.steps)}
+        speed, peak, operations, *products = figures(sys.executable, OURS, given.out, given.steps, given.adaptation)
+        row = {
+            "round": number,
+            "luthier": speed,
+            "memory luthier": peak,
+            "share of fp32": operations / products[0],
+            "share of bf16": operations / products[1],
+        }
         for peer in given.peer:
             dtype, padding_free = peer.split(":")
-            row[f"trl {peer}"] = measured(given.peer_python, TRLS, given.out, given.steps, model, dtype, padding_free)
+            words = (given.out, given.steps, model, dtype, padding_free, given.adaptation)
+            row[f"trl {peer}"], row[f"memory trl {peer}"] = figures(given.peer_python, TRLS, *words)
         kept.append(row)
         with results.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
     medians = {name: median(row[name] for row in kept) for name in kept[0] if name != "round"}
-    print(
-        json.dumps({"medians": medians, "ratio": medians["luthier"] / max(value for name, value in medians.items() if name != "luthier")})
-    )
+    best = max((name for name in medians if name.startswith("trl")), key=lambda name: medians[name])
+    ratios = {"speed": medians["luthier"] / medians[best], "memory": medians["memory luthier"] / medians[f"memory {best}"]}
+    print(json.dumps({"medians": medians, "best peer": best, "ratios": ratios}))

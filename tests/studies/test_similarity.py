@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.data.test_malformed import sentence
 from typer.testing import CliRunner
 
 import luthier
@@ -15,6 +14,7 @@ from luthier.core.errors import ExperimentError
 from luthier.models.encode import layers
 from luthier.studies import similarity
 from luthier.studies.similarity import Floor, chances, depth, floors, h_score, nearest, probe
+from tests.data.test_malformed import sentence
 
 
 @pytest.fixture

@@ -94,6 +94,10 @@ def search(
     out: Annotated[Path | None, typer.Option("--out", help="The study's folder; studies/<time> when not given.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="A change to the default, path=value; the field stays so.")] = None,
     seed: Annotated[int, typer.Option(help="Of the order of rows, dropout, new weights, and the proposals.")] = 1,
+    workers: Annotated[int, typer.Option(help="Trials at work at a time; the processor's threads are divided among them.")] = 1,
+    backend: Annotated[
+        str, typer.Option(help="Where they work: processes (this machine), or ray (the cluster that RAY_ADDRESS names).")
+    ] = "processes",
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -104,7 +108,7 @@ def search(
 
     with face(quiet or as_json) as shown:
         done = verb(data, budget=budget, trials=trials, space=space or (), sampler=sampler, points=points or (), target=target,
-                    input=input, base=base, task=task, out=out, set=set or (), seed=seed, force=force, face=shown)  # fmt: skip
+                    input=input, base=base, task=task, out=out, set=set or (), seed=seed, workers=workers, backend=backend, force=force, face=shown)  # fmt: skip
     _ending(done, as_json)
 
 

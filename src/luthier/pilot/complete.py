@@ -20,7 +20,7 @@ from luthier.pilot.samples import sampled
 from luthier.pilot.searching import searched, to_search
 from luthier.pilot.way import Way
 from luthier.training.assemble import opened
-from luthier.training.devices import choose_dtype, environment, exact
+from luthier.training.devices import choose_dtype, environment, exact, shared
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
@@ -53,7 +53,9 @@ def complete(
         Stopped: a signal came; the run can be resumed.
     """
     exact()
-    with noted(place, clock), Signals() as signals:
+    asked = place.happened("searching")
+    workers = asked[-1]["workers"] if asked and asked[-1].get("backend") == "processes" else 1
+    with noted(place, clock), Signals() as signals, shared(workers):
         if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists() and not place.happened("searching"):
             closed(place, face, place.verdict)
             return place

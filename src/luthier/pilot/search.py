@@ -13,6 +13,7 @@ from luthier.data.intake import Intake, take_in
 from luthier.experiment import Experiment
 from luthier.pilot.asking import asked_for, filled, written
 from luthier.pilot.run import begin, changed, kind_of, seconds_of
+from luthier.studies.backends import backend_of
 from luthier.studies.defaults import choose, space_for
 from luthier.studies.propose import SAMPLERS
 from luthier.studies.space import named, point
@@ -35,6 +36,8 @@ def search(
     out: str | Path | None = None,
     set: Sequence[str] = (),
     seed: int = 1,
+    workers: int = 1,
+    backend: str = "processes",
     force: bool = False,
     face: Face | None = None,
 ) -> Study:
@@ -54,6 +57,8 @@ def search(
         out: the study's folder; `studies/<time>` when not given.
         set: changes to the default, each "path=value"; such a field stays as it is set.
         seed: of the order of rows, dropout, new weights, and the proposals.
+        workers: trials that are at work at a time; the processor's threads are divided among them.
+        backend: where they work: processes (on this machine) or ray (on a cluster; its machines see the folders under the same paths).
         force: go on after a no-go of the small run.
         face: where progress is shown.
 
@@ -68,6 +73,10 @@ def search(
     runs, seconds = budget_of(budget)
     if sampler not in SAMPLERS:
         raise ExperimentError(f"there is no sampler {sampler!r}", f"choose one of {', '.join(SAMPLERS)}")
+    if workers < 1:
+        raise ExperimentError(f"{workers} workers do nothing", "give 1 or more")
+    if workers > 1:
+        backend_of(backend)
     if trials is not None and trials < 2:
         raise ExperimentError(f"a search of {trials} trials compares nothing", "give 2 or more, or use `luthier train`")
     if Path(data).suffix in (".yaml", ".yml") or (Path(data) / "experiment.yaml").is_file():
@@ -82,7 +91,7 @@ def search(
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
     with study.owned():
         study.event("searching", runs=runs, seconds=seconds, trials=trials, space=list(space), sampler=sampler, seed=seed, fixed=fixed,
-                    points=list(points))  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
+                    points=list(points), workers=workers, backend=backend)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
         begin(study, experiment, intake, choices, face, budget=seconds, force=force)
         from luthier.pilot.complete import complete
 

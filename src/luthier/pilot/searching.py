@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from luthier.core.finding import Finding
 from luthier.core.run import write_file
@@ -16,6 +18,7 @@ from luthier.pilot.outcome import findings as outcome
 from luthier.pilot.samples import sampled
 from luthier.pilot.trials import Runner, Stable
 from luthier.pilot.way import Way
+from luthier.studies.backends import Backend, backend_of
 from luthier.studies.defaults import space_for
 from luthier.studies.plan import Plan
 from luthier.studies.race import Race, Trial
@@ -46,7 +49,7 @@ def to_search(way: Way, experiment: Experiment) -> bool:
     if trials < 2 or not space_for(experiment, trials, created["stay"])[0]:
         return False
     way.face.say(f"the budget is enough for a search: {trials} trials; the one that wins is the final model")
-    place.event("searching", runs=runs, seconds=None, trials=None, space=[], sampler="tpe", seed=experiment.seed, fixed=created["stay"], points=[])  # fmt: skip
+    place.event("searching", runs=runs, seconds=None, trials=None, space=[], sampler="tpe", seed=experiment.seed, fixed=created["stay"], points=[], workers=1, backend="")  # fmt: skip
     return True
 
 
@@ -62,12 +65,16 @@ def searched(way: Way, experiment: Experiment) -> Study:
     """
     study, face = Study(way.place.folder), way.face
     plan = _planned(way, experiment, study)
-    stable = Stable(way, experiment)
-    race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock), plan.portfolio)
-    face.stage("search", f"{plan.trials} trials, about {plan.runs:.2f} runs with the final model")
-    with stable.kept():
-        trial, entrant = race.run()
-    assert isinstance(entrant, Runner)
+    asked = study.happened("searching")[-1]
+    with _backend(asked, study, experiment) as backend:
+        stable = Stable(way, experiment, backend)
+        race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock), plan.portfolio,
+                    asked.get("workers", 1), way.signals.poll)  # fmt: skip
+        face.stage("search", f"{plan.trials} trials, about {plan.runs:.2f} runs with the final model")
+        with stable.kept():
+            trial, entrant = race.run()
+    if not isinstance(entrant, Runner):  # others have brought it here; from now on it is ours
+        entrant = Runner(stable, trial)
     findings = [] if study.happened("chosen") else outcome(study, plan, race, trial)
     study.find(*findings)
     for finding in findings:
@@ -78,6 +85,20 @@ def searched(way: Way, experiment: Experiment) -> Study:
     study.event("finished", trial=trial.number, seconds=round(way.spent, 2))
     write_study(study)
     return study
+
+
+@contextlib.contextmanager
+def _backend(asked: dict[str, Any], study: Study, experiment: Experiment) -> Iterator[Backend | None]:
+    """Who computes the trials."""
+    if asked.get("workers", 1) == 1:
+        yield None
+        return
+    kind = backend_of(asked["backend"])
+    made = kind("luthier.pilot.trials:advanced", asked["workers"], experiment.environment["threads"], study.folder / "workers")
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def _worth(way: Way, seconds: float) -> float:

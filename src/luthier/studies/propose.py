@@ -55,7 +55,13 @@ class Proposal:
 
 
 def propose(
-    space: Sequence[Dimension], sampler: str, seed: int, count: int, tried: Sequence[Tried], portfolio: Sequence[Values] = ()
+    space: Sequence[Dimension],
+    sampler: str,
+    seed: int,
+    count: int,
+    tried: Sequence[Tried],
+    portfolio: Sequence[Values] = (),
+    ahead: Sequence[Values] = (),
 ) -> Proposal:
     """The next point.
 
@@ -66,13 +72,14 @@ def propose(
         count: how many proposals there will be.
         tried: those before, in their order.
         portfolio: points that come right after the default.
+        ahead: proposed after those that were tried, and still at work.
 
     Raises:
         ExperimentError: there is no such sampler, or it is not installed.
     """
     if sampler not in SAMPLERS:
         raise ExperimentError(f"there is no sampler {sampler!r}", nearest(sampler, SAMPLERS))
-    turn = len(tried)
+    turn = len(tried) + len(ahead)
     if turn == 0:
         return Proposal(centred(space), "default")
     if turn <= len(portfolio):
@@ -80,9 +87,9 @@ def propose(
     turn -= len(portfolio)
     drawn = max(1, round(FROM_PRIOR * (count - len(portfolio) - 1)))
     for attempt in range(20):
-        by = "prior" if turn <= drawn else _chosen(sampler, seed, turn)
+        by = "prior" if turn <= drawn or not tried else _chosen(sampler, seed, turn)
         found = Proposal(_point(space, by, seed, turn, attempt, drawn, tried), by)
-        if all(found.values != past.values for past in tried):
+        if found.values not in [*ahead, *(past.values for past in tried)]:
             return found
     return Proposal({dimension.path: dimension.at(_draw(seed, turn, 99, dimension.path)) for dimension in space}, "random")
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from luthier.core.errors import Diverged, OutOfMemory, RunError
+from luthier.core.errors import DiskFailed, DiskFull, LuthierError, RunError, Stopped
 from luthier.core.study import Study
 from luthier.studies.propose import Tried, propose
 from luthier.studies.rungs import Decision, Rung, Standing, decide
@@ -32,6 +33,10 @@ class Trial:
     by: str
 
 
+Outcome = tuple[float, np.ndarray | None, float, str]
+"""Score, losses, seconds, and why it failed."""
+
+
 class Entrant(Protocol):
     """A trial at work."""
 
@@ -41,6 +46,10 @@ class Entrant(Protocol):
 
     def drop(self) -> None:
         """It takes no further part."""
+        ...
+
+    def halt(self) -> None:
+        """Stop at once, from another thread."""
         ...
 
 
@@ -74,6 +83,8 @@ class Race:
         clock: seconds so far.
         spectator: is told.
         portfolio: points that are tried right after the default.
+        workers: trials that are at work at a time; what is proposed depends on their number, and not on who is first.
+        poll: called while others work; may raise to stop.
     """
 
     study: Study
@@ -85,6 +96,8 @@ class Race:
     clock: Callable[[], float]
     spectator: Spectator
     portfolio: Sequence[Values] = ()
+    workers: int = 1
+    poll: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.trials = {entry["trial"]: Trial(entry["trial"], entry["values"], entry["by"]) for entry in self.study.noted("proposed")}
@@ -103,8 +116,8 @@ class Race:
         """
         alive = list(range(self.rungs[0].trials if self.rungs else 1))
         for number, rung in enumerate(self.rungs):
-            for trial in alive:
-                self._come_to(number, rung, trial)
+            for start in range(0, len(alive), self.workers):
+                self._come_to(number, rung, alive[start : start + self.workers])
             alive = self._decided(number, rung, alive)
         if not self.rungs:
             self._proposed(0)
@@ -113,34 +126,59 @@ class Race:
             self.study.note("won", trial=winner)
         return self.trials[winner], self._entrant(winner)
 
-    def _come_to(self, number: int, rung: Rung, trial: int) -> None:
-        if (number, trial) in self.standings:
+    def _come_to(self, number: int, rung: Rung, wave: Sequence[int]) -> None:
+        """Bring trials to a rung, together, and note how they stand in the order of their numbers."""
+        entered = [self._proposed(trial, wave[0]) for trial in wave if (number, trial) not in self.standings]
+        for trial, outcome in zip(entered, self._advanced(entered, rung.share), strict=True):
+            self._noted(number, rung, trial, *outcome)
+
+    def _advanced(self, trials: Sequence[Trial], share: float) -> Iterator[Outcome]:
+        """What comes of each, in their order."""
+        entrants = [self._entrant(trial.number) for trial in trials]
+        if self.workers == 1:
+            yield from (self._tried_out(entrant, share) for entrant in entrants)
             return
-        entered = self._proposed(trial)
+        with ThreadPoolExecutor(self.workers) as pool:
+            asked = [pool.submit(self._tried_out, entrant, share) for entrant in entrants]
+            try:
+                while wait(asked, timeout=0.2).not_done:
+                    self.poll()
+            except BaseException:
+                for entrant in entrants:
+                    entrant.halt()
+                raise
+            yield from (each.result() for each in asked)
+
+    def _tried_out(self, entrant: Entrant, share: float) -> Outcome:
+        """Score, losses, seconds, and why it failed where it did."""
         began = self.clock()
-        entrant = self._entrant(trial)
         try:
-            score, losses = entrant.advance(rung.share)
+            score, losses = entrant.advance(share)
             why = "" if math.isfinite(score) else f"the validation loss is {score}"
-        except (Diverged, OutOfMemory) as problem:
-            score, losses, why = math.inf, None, str(problem).split("\n", 1)[0]
+        except (Stopped, DiskFull, DiskFailed):
+            raise  # of the whole search
+        except LuthierError as problem:
+            score, losses, why = math.inf, None, problem.message.split("\n", 1)[0]
+        except Exception as problem:
+            score, losses, why = math.inf, None, f"{type(problem).__name__}: {problem}".split("\n", 1)[0]
+        return score, losses, round(self.clock() - began, 3), why
+
+    def _noted(self, number: int, rung: Rung, trial: Trial, score: float, losses: np.ndarray | None, seconds: float, why: str) -> None:
         if why:
             score, losses = math.inf, None
-            self.spectator.failed(entered, why)
-        standing = Standing(trial, score, losses)
+            self.spectator.failed(trial, why)
+        standing = Standing(trial.number, score, losses)
         if losses is not None:
             folder = self.study.folder / "standings"
             folder.mkdir(exist_ok=True)
-            save_file({"losses": losses}, folder / f"rung-{number}-trial-{trial:03d}.safetensors")
-        self.study.note(
-            "standing", rung=number, trial=trial, share=rung.share, score=score, seconds=round(self.clock() - began, 3), why=why
-        )
-        self.standings[number, trial] = standing
+            save_file({"losses": losses}, folder / f"rung-{number}-trial-{trial.number:03d}.safetensors")
+        self.study.note("standing", rung=number, trial=trial.number, share=rung.share, score=score, seconds=seconds, why=why)
+        others = [one for (at, _), one in self.standings.items() if at == number]
+        self.standings[number, trial.number] = standing
         if why:
-            self._drop(trial)
+            self._drop(trial.number)
         else:
-            others = [one for (at, other), one in self.standings.items() if at == number and other != trial]
-            self.spectator.standing(entered, rung, standing, min(others, key=lambda one: one.score, default=None))
+            self.spectator.standing(trial, rung, standing, min(others, key=lambda one: one.score, default=None))
 
     def _decided(self, number: int, rung: Rung, alive: Sequence[int]) -> list[int]:
         if number not in self.decisions:
@@ -156,11 +194,12 @@ class Race:
                 self._drop(trial)
         return self.decisions[number]
 
-    def _proposed(self, trial: int) -> Trial:
+    def _proposed(self, trial: int, known: int = 0) -> Trial:
+        """A trial; where it is new, proposed from how those before `known` stood."""
         if trial not in self.trials:
-            found = propose(
-                self.space, self.sampler, self.seed, self.rungs[0].trials if self.rungs else 1, self._tried(trial), self.portfolio
-            )
+            ahead = [self.trials[other].values for other in range(known, trial)]
+            count = self.rungs[0].trials if self.rungs else 1
+            found = propose(self.space, self.sampler, self.seed, count, self._tried(known), self.portfolio, ahead)
             self.study.note("proposed", trial=trial, values=found.values, by=found.by)
             self.trials[trial] = Trial(trial, found.values, found.by)
         return self.trials[trial]

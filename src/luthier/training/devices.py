@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -43,6 +45,17 @@ def environment() -> dict[str, Any]:
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "matrix_units": bool(torch.cpu._is_amx_tile_supported()),
     }
+
+
+@contextlib.contextmanager
+def shared(workers: int) -> Iterator[None]:
+    """The processor's threads divided among so many workers, of which this process is one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def exact() -> None:

@@ -1,0 +1,231 @@
+"""Where trials are computed: in processes beside us, or on the machines of a Ray cluster; here, without any of it, where nothing is asked for.
+
+A question and its answer are JSON; what a trial needs and makes lies in its folder. So a worker that dies costs the time since the trial's last
+checkpoint: another one is asked the same question and goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from luthier.core.errors import ExperimentError, RunError, nearest
+
+Words = dict[str, Any]
+AGAIN = 2
+"""Workers that may die over one question before its trial is given up."""
+
+
+class Lost(RunError):
+    """A worker died over a question, or did not answer in time."""
+
+
+class Backend(Protocol):
+    """Answers questions, several at a time; may be called from several threads."""
+
+    def ask(self, question: Words, limit: float) -> Words:
+        """Have it computed.
+
+        Args:
+            question: JSON.
+            limit: seconds after which no answer is waited for.
+
+        Raises:
+            Lost: there is none, and why.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the workers, whatever they are at."""
+        ...
+
+
+class Worker:
+    """A process that answers one question after the other.
+
+    Args:
+        target: "module:function", from JSON to JSON.
+        threads: it may use.
+        log: where what it prints goes.
+    """
+
+    def __init__(self, target: str, threads: int, log: Path) -> None:
+        self.target, self.threads, self.log = target, threads, log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, question: Words, limit: float) -> Words:
+        """Its answer; a process is started where none is at work."""
+        if self.process is None or self.process.poll() is not None:
+            self.close()
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "luthier.studies.worker", self.target],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+                    env={**os.environ, "OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )  # fmt: skip
+        process = self.process
+        assert process.stdin is not None
+        try:
+            process.stdin.write((json.dumps(question) + "\n").encode())
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass  # said below
+        line = self._line(process, time.monotonic() + limit)
+        if line is None:
+            self.close()
+            raise Lost(f"it gave no sign for {limit:.0f} s and was ended")
+        try:
+            return json.loads(line)
+        except ValueError:
+            self.close()
+            raise Lost(_how(process.returncode) if not line else f"its answer cannot be read: {line[:80]!r}") from None
+
+    def _line(self, process: subprocess.Popen[bytes], until: float) -> bytes | None:
+        """The next line; shorter where the process ended, None where the time is over."""
+        assert process.stdout is not None
+        found = b""
+        while not found.endswith(b"\n"):
+            ready, _, _ = select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))
+            if not ready:
+                return None
+            piece = os.read(process.stdout.fileno(), 1 << 16)
+            if not piece:
+                process.wait()
+                return found
+            found += piece
+        return found
+
+    def close(self) -> None:
+        """End it."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # of a question that nobody will read
+                if stream is not None:
+                    stream.close()
+
+
+def _how(code: int | None) -> str:
+    """How a process ended, for a person."""
+    if code is not None and code < 0:
+        return f"its process was ended by signal {-code} ({signal.Signals(-code).name})"
+    return f"its process ended with code {code} and no answer"
+
+
+class Processes:
+    """Workers on this machine.
+
+    Args:
+        target: "module:function", from JSON to JSON.
+        workers: so many at a time.
+        threads: each may use.
+        folder: for what they print.
+    """
+
+    def __init__(self, target: str, workers: int, threads: int, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.workers = [Worker(target, threads, folder / f"worker-{number}.log") for number in range(workers)]
+        self.idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self.closed = False
+        for worker in self.workers:
+            self.idle.put(worker)
+
+    def ask(self, question: Words, limit: float) -> Words:
+        """Have it computed by whoever is idle; where a process dies, once more by a new one."""
+        worker = self.idle.get()
+        try:
+            for turn in range(1, AGAIN + 1):
+                try:
+                    return worker.ask(question, limit)
+                except Lost as lost:
+                    if turn == AGAIN or self.closed or "no sign" in lost.message:
+                        raise
+        finally:
+            self.idle.put(worker)
+        raise AssertionError
+
+    def close(self) -> None:
+        """End the workers."""
+        self.closed = True
+        for worker in self.workers:
+            worker.close()
+
+
+class Ray:
+    """Workers on the machines of a Ray cluster: the one that RAY_ADDRESS names, or one that is started here.
+
+    The study's folder and the rows must lie where all machines see them under the same path.
+
+    Args:
+        target: "module:function", from JSON to JSON.
+        workers: so many at a time.
+        threads: each may use.
+        folder: not used: Ray keeps what they print.
+    """
+
+    def __init__(self, target: str, workers: int, threads: int, folder: Path) -> None:
+        try:
+            self.ray: Any = import_module("ray")
+        except ImportError:
+            raise ExperimentError("Ray is not installed", "pip install 'luthier[ray]'") from None
+        ray = self.ray
+        self.started = not ray.is_initialized()
+        if self.started:
+            own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers * threads}
+            ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False, **own)
+        self.remote = ray.remote(answered).options(num_cpus=threads, max_retries=AGAIN - 1)
+        self.target = target
+
+    def ask(self, question: Words, limit: float) -> Words:
+        """Have it computed on a machine that is free; where that dies, on another."""
+        ray = self.ray
+        asked = self.remote.remote(self.target, question)
+        ready, _ = ray.wait([asked], timeout=limit)
+        if not ready:
+            ray.cancel(asked, force=True)
+            raise Lost(f"it gave no sign for {limit:.0f} s and was ended")
+        try:
+            return ray.get(asked)
+        except ray.exceptions.RayError as problem:
+            raise Lost(f"its worker was lost: {type(problem).__name__}") from None
+
+    def close(self) -> None:
+        """Leave the cluster, and end it where it was started here."""
+        if self.started:
+            self.ray.shutdown()
+
+
+def answered(target: str, question: Words) -> Words:
+    """The answer to a question, computed in this process; where that fails, `problem` says how."""
+    module, _, function = target.partition(":")
+    try:
+        return getattr(import_module(module), function)(question)
+    except Exception as problem:
+        return {"problem": f"{type(problem).__name__}: {problem}"}
+
+
+BACKENDS = {"processes": Processes, "ray": Ray}
+
+
+def backend_of(name: str) -> type[Processes] | type[Ray]:
+    """The backend of this name.
+
+    Raises:
+        ExperimentError: there is none; the message gives the nearest.
+    """
+    if name not in BACKENDS:
+        raise ExperimentError(f"there is no backend {name!r}", nearest(name, BACKENDS))
+    return BACKENDS[name]
