@@ -11,13 +11,16 @@ import yaml
 from pydantic import Field, SerializeAsAny, field_validator
 
 from luthier.adaptation import ADAPTATIONS
-from luthier.core.component import Component, build, from_table
-from luthier.core.errors import ExperimentError, nearest
+from luthier.core.component import Component, build, from_table, placed
+from luthier.core.errors import ExperimentError
 from luthier.data.augment import Augment
 from luthier.data.spec import Data
 from luthier.models.spec import Model
 from luthier.objectives import OBJECTIVES
 from luthier.optim import OPTIMIZERS, SCHEDULES
+
+KINDS = {"objective": OBJECTIVES, "adaptation": ADAPTATIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+"""Fields that hold a component of several kinds, and the tables of those."""
 
 
 class Training(Component):
@@ -134,20 +137,12 @@ class Experiment(Component):
             ExperimentError: there is no such field, or the value does not fit it.
         """
         whole = self.model_dump(mode="json")
-        *parents, last = path.split(".")
-        place: Any = whole
-        for number, part in enumerate(parents):
-            if not isinstance(place.get(part), dict):
-                raise ExperimentError(f"there is no field {'.'.join(parents[: number + 1])!r}", nearest(part, place))
-            place = place[part]
-        if last == "kind" and parents:
-            table = {"objective": OBJECTIVES, "adaptation": ADAPTATIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}[parents[0]]
-            fits = table[value].model_fields
-            whole[parents[0]] = {**{name: kept for name, kept in place.items() if name in fits}, "kind": value}
-        elif last not in place:
-            raise ExperimentError(f"there is no field {path!r}", nearest(last, place))
+        room, _, last = path.rpartition(".")
+        if room in KINDS and last == "kind":
+            fits = KINDS[room][value].model_fields
+            whole[room] = {**{name: kept for name, kept in whole[room].items() if name in fits}, "kind": value}
         else:
-            place[last] = value
+            placed(whole, path, value)
         return Experiment.of(whole)
 
     def set(self, *assignments: str) -> Experiment:

@@ -95,7 +95,7 @@ def test_show_writes_a_page_of_views_and_says_a_texts_views(tmp_path, picture, b
     assert "augment.images.trivial=1" in page
     with pytest.raises(DataError, match="need a page"):
         show(tmp_path / "pictures", views=5)
-    with pytest.raises(ExperimentError, match=r"did you mean 'images.flip'"):
+    with pytest.raises(ExperimentError, match=r"augment.images.flap.*\n.*did you mean 'flip'"):
         show(tmp_path / "pictures", set=["augment.images.flap=1"])
     rows = "".join(f"word{number} is a good number of words {number},{'ab'[number % 2]}\n" for number in range(60))
     (tmp_path / "texts.csv").write_text("text,label\n" + rows)

@@ -47,6 +47,29 @@ def build(component: type[Component], value: dict[str, Any], where: str) -> Comp
         raise explained(problem, component, where) from None
 
 
+def placed(whole: dict[str, Any], path: str, value: Any, where: str = "") -> None:
+    """Put a value into nested mappings, at a dotted path that is there.
+
+    Args:
+        whole: changed in place.
+        path: such as "optimizer.lr".
+        value: what stands there from now on.
+        where: what the path begins from, for the message.
+
+    Raises:
+        ExperimentError: there is no such field; the message gives the nearest.
+    """
+    *parents, last = path.split(".")
+    place: Any = whole
+    for number, part in enumerate(parents):
+        if not isinstance(place.get(part), dict):
+            raise ExperimentError(f"there is no field {'.'.join([*filter(None, [where]), *parents[: number + 1]])!r}", nearest(part, place))
+        place = place[part]
+    if last not in place:
+        raise ExperimentError(f"there is no field {'.'.join(filter(None, [where, path]))!r}", nearest(last, place))
+    place[last] = value
+
+
 def explained(problem: ValidationError, component: type[BaseModel], where: str) -> ExperimentError:
     """The first validation problem as an error that teaches."""
     first = problem.errors()[0]

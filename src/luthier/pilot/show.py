@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from luthier.core.component import build
-from luthier.core.errors import DataError, ExperimentError, nearest
+from luthier.core.component import build, placed
+from luthier.core.errors import DataError
 from luthier.core.types import Record
 from luthier.data.augment import Augment
 from luthier.data.intake import Intake, take_in
@@ -143,10 +143,11 @@ def _image(intake: Intake, record: Record, part: str, views: int, page: str | Pa
 
     source = Path(record.source)
     file = (source if source.is_dir() else source.parent) / str(record.values[intake.spec.input[0]])
-    augment = Augment()
+    whole = Augment().model_dump()
     for item in changes:
         path, _, text = item.partition("=")
-        augment = _changed(augment, path.removeprefix("augment."), number(text))
+        placed(whole, path.removeprefix("augment."), number(text), "augment")
+    augment = cast(Augment, build(Augment, whole, "augment"))
     picture = pixels(file, SIDE)
     made = [augment.images.view(picture, 1, step, record.row) for step in range(views)]
     values, label = record.values, str(record.values.get(intake.spec.target or ""))
@@ -155,17 +156,3 @@ def _image(intake: Intake, record: Record, part: str, views: int, page: str | Pa
     elif views:
         raise DataError("the views of an image need a page to be shown on", "add --page views.html")
     return ShownImage(str(file), record.row, part, label, int(values["width"]), int(values["height"]), str(page) if page else None)
-
-
-def _changed(augment: Augment, path: str, value: Any) -> Augment:
-    whole = augment.model_dump()
-    *parents, last = path.split(".")
-    place: Any = whole
-    for parent in parents:
-        place = place.get(parent, {})
-    if last not in place:
-        raise ExperimentError(f"there is no field augment.{path}", nearest(path, [*whole, *(f"images.{name}" for name in whole["images"])]))
-    place[last] = value
-    made = build(Augment, whole, "augment")
-    assert isinstance(made, Augment)
-    return made

@@ -1,0 +1,88 @@
+"""Which rows stay together, and which part each of them is in."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+from luthier.core.errors import DataError
+from luthier.core.finding import Finding
+from luthier.core.types import Record
+from luthier.data.near import normal
+from luthier.data.spec import CLASSES, Data
+from luthier.data.split import PARTS, joined, split, split_by_time
+from luthier.data.usable import said
+
+LARGEST = 0.1
+"""Share of the rows that one cluster of near-duplicates may hold and still be kept together."""
+
+
+def together(parts: dict[str, list[Record]], spec: Data, known: dict[tuple[str, int], int], findings: list[Finding]) -> dict[Any, Any]:
+    """What keeps the rows that are not sealed in one part or fold with others: near-duplicates, and the group that was asked for."""
+    rows = [record for part in parts if part != "test" for record in parts[part]]
+    keys: list[Any] = [known[record.source, record.row] for record in rows]
+    if spec.group:
+        groups = [str(record.values.get(spec.group) or "").strip() for record in rows]
+        keys = joined(keys, [group or number for number, group in enumerate(groups)])  # a row without a group stands for itself
+    large = {key: size for key, size in Counter(keys).items() if size > max(20, LARGEST * len(rows))}
+    if large and not spec.group:
+        keys = [
+            f"same {record.values.get('pixels') or normal(said(record, spec)[0])}" if keys[row] in large else keys[row]
+            for row, record in enumerate(rows)
+        ]
+        if len(parts) < 3 and not spec.time:
+            findings.append(Finding(check="split.template", severity="note", claim=f"{sum(large.values()):,} rows are near-duplicates of each other in {len(large)} clusters (a template?): only equal texts among them are kept in one part",
+                                    evidence={"rows": sum(large.values()), "clusters": len(large)}))  # fmt: skip
+    return {(record.source, record.row): key for record, key in zip(rows, keys, strict=True)}
+
+
+def divided(parts: dict[str, list[Record]], spec: Data, together: dict[Any, Any]) -> dict[str, list[Record]]:
+    """Train, validation and test; parts that are given stay as they are.
+
+    Args:
+        parts: part → rows, as given.
+        spec: shares, seed, group and time.
+        together: (file, line) → what keeps the row in one part with others.
+
+    Raises:
+        DataError: the rows are too few for three parts, or a moment cannot be read.
+    """
+    if len(parts) == 3:
+        return {part: parts[part] for part in PARTS}
+    rows = parts["train"]
+    shares = {"validation": spec.validation_share, "test": spec.test_share}
+    for part in set(parts) - {"train"}:
+        shares[part] = 0.0
+    if spec.time:
+        chosen = split_by_time([_moment(record, spec.time) for record in rows], shares)
+    else:
+        keys = [together[record.source, record.row] for record in rows]
+        strata = [str(record.values[spec.target or ""]) if spec.task in CLASSES else "" for record in rows]
+        try:
+            chosen = split(keys, strata, shares, spec.split_seed)
+        except DataError:
+            if not spec.group:
+                raise
+            raise DataError(
+                f"{spec.path}: rows of the same {spec.group} stay together, and {len(set(keys)):,} such groups are too few or too large for three parts",
+                "choose a column with more values for data.group, or leave it out",
+            ) from None
+    return {part: parts[part] if part != "train" and part in parts else [rows[row] for row in chosen[part]] for part in PARTS}
+
+
+def _moment(record: Record, column: str) -> float:
+    value = record.values.get(column)
+    with contextlib.suppress(TypeError, ValueError):
+        number = float(value)  # type: ignore[arg-type]
+        if math.isfinite(number):
+            return number
+    try:
+        return datetime.fromisoformat(str(value).strip().replace("Z", "+00:00")).replace(tzinfo=None).timestamp()
+    except ValueError:
+        raise DataError(
+            f"{record.source}, line {record.row}: {column} is {value!r}, neither a number nor a date",
+            "write dates as 2026-11-21 or 2026-11-21T08:30:00",
+        ) from None

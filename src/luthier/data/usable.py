@@ -1,0 +1,157 @@
+"""Which rows can be used, what is read of each and what is learned of it; the others are set aside, each with its reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import DataError
+from luthier.core.finding import Finding
+from luthier.core.types import Record
+from luthier.core.words import several
+from luthier.data.chat import conversation
+from luthier.data.infer import Shape
+from luthier.data.rows import Rejected, Rows
+from luthier.data.spec import Data
+
+FEWEST_ROWS = 30
+FEWEST_OF_A_CLASS = 3
+
+
+def said(record: Record, spec: Data) -> tuple[str, str]:
+    """What is read of a row, and what is learned of it."""
+    if spec.task == "chat":
+        messages = conversation(record.values, spec.input, spec.target or "")
+        return "\n\n".join(turn["content"] for turn in messages[:-1]), messages[-1]["content"]
+    texts = "\n\n".join(str(record.values.get(name) or "") for name in spec.input)
+    if spec.task == "preference":
+        return texts, str(record.values.get("chosen"))
+    return texts, str(record.values.get(spec.target or ""))
+
+
+def usable(rows: Rows, path: str, shape: Shape, rejected: list[Rejected]) -> list[Record]:
+    """Rows that say something and have something to be learned.
+
+    Args:
+        rows: of a file.
+        path: of it.
+        shape: the task and its columns.
+        rejected: grows by the others.
+
+    Raises:
+        DataError: the file lacks a column.
+    """
+    missing = [name for name in (*shape.input, shape.target) if name not in rows.columns]
+    if missing:
+        raise DataError(f"{path} has no column {missing[0]!r}", f"it has {', '.join(rows.columns)}; all files need the same columns")
+    kept = []
+    for record in rows.records(path):
+        reason = _why_not(record, shape)
+        if reason:
+            rejected.append(Rejected(path, record.row, reason, dict(record.values)))
+        else:
+            kept.append(record)
+    return kept
+
+
+def _why_not(record: Record, shape: Shape) -> str:
+    """Why a row cannot be used; nothing where it can."""
+    if shape.task == "chat":
+        try:
+            conversation(record.values, shape.input, shape.target)
+        except ValueError as problem:
+            return str(problem)
+        return ""
+    if shape.task == "preference":
+        better, worse = (str(record.values.get(name) or "").strip() for name in ("chosen", "rejected"))
+        return (
+            "chosen or rejected says nothing" if not better or not worse else "chosen and rejected are the same" if better == worse else ""
+        )
+    for name in shape.input:
+        if isinstance(record.values.get(name), dict | list):
+            return f"{name} holds a {type(record.values[name]).__name__}, not a text"
+    if not any(str(record.values.get(name) or "").strip() for name in shape.input):
+        return "there is no text"
+    label = record.values.get(shape.target)
+    if label is None or str(label).strip() == "":
+        return "there is no label"
+    return ""
+
+
+def classes(parts: dict[str, list[Record]], shape: Shape, rejected: list[Rejected], path: str) -> tuple[str, ...]:
+    """The classes that have rows enough; the rows of others are taken out of their parts.
+
+    Args:
+        parts: part → rows; they shrink.
+        shape: the task and its columns.
+        rejected: grows by what is taken out.
+        path: for the message.
+
+    Raises:
+        DataError: fewer than two classes are left.
+    """
+
+    def label(record: Record) -> str:
+        return str(record.values[shape.target])
+
+    counts = Counter(label(record) for rows in parts.values() for record in rows)
+    total = sum(counts.values())
+    few = {name for name, count in counts.items() if count < FEWEST_OF_A_CLASS}
+    kept = sorted(set(counts) - few)
+    if len(counts) == 1:
+        raise DataError(
+            f"{path}: every row has the label {next(iter(counts))!r}",
+            "a classifier needs rows of at least 2 classes; is this the right --target?",
+        )
+    if len(kept) < 2:
+        shown = f"{len(counts)} different values over {total} rows"
+        raise DataError(
+            f"{path}: fewer than 2 classes have {FEWEST_OF_A_CLASS} rows or more ({shape.target!r} takes {shown})",
+            "is it an id? Name the column with --target",
+        )
+    if len(parts) > 1:
+        known = {label(record) for record in parts["train"]}
+        kept = [name for name in kept if name in known]
+        few |= set(counts) - set(kept)
+    for name, rows in parts.items():
+        for record in rows:
+            if label(record) in few:
+                reason = (
+                    f"the label {label(record)!r} is there {counts[label(record)]} times only"
+                    if counts[label(record)] < FEWEST_OF_A_CLASS
+                    else f"the label {label(record)!r} is not in the training rows"
+                )
+                rejected.append(Rejected(record.source, record.row, reason, dict(record.values)))
+        parts[name] = [record for record in rows if label(record) not in few]
+    return tuple(kept)
+
+
+def enough(parts: Mapping[str, Sequence[Any]], rejected: list[Rejected], path: str) -> None:
+    """Refuse what nothing can be learned from.
+
+    Raises:
+        DataError: too few rows; the first one set aside is named.
+    """
+    left = sum(len(rows) for rows in parts.values())
+    if left < FEWEST_ROWS:
+        first = f"; the first of {len(rejected)} set aside is line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
+        raise DataError(f"{path}: {left} usable rows are too few (at least {FEWEST_ROWS} are needed){first}", "give more rows")
+
+
+def set_aside(rejected: list[Rejected]) -> list[Finding]:
+    """Rows that cannot be used, counted by their reasons."""
+    if not rejected:
+        return []
+    reasons = Counter(row.reason if len(row.reason) < 60 else row.reason[:57] + "…" for row in rejected)
+    return [Finding(check="rows", severity="warning", claim=several(len(rejected), "row", "were set aside"),
+                    evidence={"reasons": dict(reasons.most_common(5)), "first": f"{rejected[0].file}, line {rejected[0].line}"},
+                    remedy="look at rejected.jsonl in the run folder")]  # fmt: skip
+
+
+def thinned(tables: Mapping[str, Rows], files: Mapping[str, str], spec: Data) -> list[Finding]:
+    """Files that hold more rows than are used."""
+    return [Finding(check="rows", severity="warning", claim=f"{Path(files[name]).name} holds {table.met:,} rows: {spec.most_rows:,} of them, evenly by chance, are used",
+                    evidence={"held": table.met, "used": spec.most_rows}, remedy="use more with --set data.most_rows=N (0 uses all): memory must hold them")
+            for name, table in tables.items() if spec.most_rows and table.met > spec.most_rows]  # fmt: skip
