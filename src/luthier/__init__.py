@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from luthier.core.run import Run
     from luthier.experiment import Experiment
+    from luthier.pilot.bench import bench
     from luthier.pilot.check import check
     from luthier.pilot.models import describe, pull
     from luthier.pilot.plan import plan
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "Experiment": "luthier.experiment",
     "Run": "luthier.core.run",
+    "bench": "luthier.pilot.bench",
     "chat": "luthier.pilot.predict",
     "check": "luthier.pilot.check",
     "describe": "luthier.pilot.models",
@@ -41,6 +43,7 @@ _PLACES = {
 __all__ = [
     "Experiment",
     "Run",
+    "bench",
     "chat",
     "check",
     "describe",

@@ -128,3 +128,32 @@ def test_a_machine_of_a_ray_cluster_that_is_lost_changes_neither_the_trials_nor_
     assert study.winner is not None
     assert weights(found.winner) == weights(study.winner)
     assert not found.winner.happened("inexact")
+
+
+@pytest.mark.filterwarnings("default")
+def test_ray_tune_drives_trials_and_its_asha_stops_some(table: Path, bases: Any, tmp_path: Path) -> None:
+    pytest.importorskip("ray.tune")
+    import ray
+    from ray import tune
+
+    made = luthier.bench(table, base=str(bases("bert").folder), out=tmp_path / "study", set=["training.epochs=8", "training.batch_size=8", "training.patience=1000"])  # fmt: skip
+    ray.init(num_cpus=torch.get_num_threads(), include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        scheduler = tune.schedulers.ASHAScheduler(time_attr="training_iteration", max_t=4, grace_period=1, reduction_factor=2)
+        tuner = tune.Tuner(
+            tune.with_resources(made.trainable, {"cpu": torch.get_num_threads()}),
+            param_space={"optimizer.lr": tune.grid_search([1e-3, 1e-4, 1e-5, 3e-2])},
+            tune_config=tune.TuneConfig(metric="loss", mode="min", scheduler=scheduler),
+            run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), verbose=0),
+        )
+        found = tuner.fit()
+    finally:
+        ray.shutdown()
+    assert not found.errors
+    shares = [result.metrics["share"] for result in found if result.metrics]
+    assert max(shares) == 1.0
+    assert min(shares) < 1.0
+    best = found.get_best_result()
+    assert best.metrics is not None
+    (alone,) = [loss for share, loss in made.curve(best.config or {}, 900) if share == best.metrics["share"]]
+    assert alone == pytest.approx(best.metrics["loss"], rel=1e-6)

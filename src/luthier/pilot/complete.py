@@ -59,7 +59,7 @@ def complete(
         if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists() and not place.happened("searching"):
             closed(place, face, place.verdict)
             return place
-        way, experiment = _opened(place, experiment, intake, face, clock, signals, inexact)
+        way, experiment = opened_way(place, experiment, intake, face, clock, signals, inexact)
         proven(way, experiment)
         experiment = planned(way, experiment)
         if to_search(way, experiment):
@@ -74,7 +74,7 @@ def complete(
     return place
 
 
-def _opened(
+def opened_way(
     place: Run, experiment: Experiment, intake: Intake, face: Face, clock: Clock, signals: Signals, inexact: Sequence[str] | None = None
 ) -> tuple[Way, Experiment]:
     """What the stages share, and the experiment with what depends on the machine decided."""

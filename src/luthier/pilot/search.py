@@ -14,7 +14,7 @@ from luthier.experiment import Experiment
 from luthier.pilot.asking import asked_for, filled, written
 from luthier.pilot.run import begin, changed, kind_of, seconds_of
 from luthier.studies.backends import backend_of
-from luthier.studies.defaults import choose, space_for
+from luthier.studies.defaults import Choice, choose, space_for
 from luthier.studies.propose import SAMPLERS
 from luthier.studies.space import named, point
 
@@ -79,13 +79,7 @@ def search(
         backend_of(backend)
     if trials is not None and trials < 2:
         raise ExperimentError(f"a search of {trials} trials compares nothing", "give 2 or more, or use `luthier train`")
-    if Path(data).suffix in (".yaml", ".yml") or (Path(data) / "experiment.yaml").is_file():
-        experiment, intake, choices = *_written(data, set, face), []
-    else:
-        face.stage("data", str(data))
-        intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say))
-        experiment, choices = choose(intake, base, kind_of(base, face), seed)
-        experiment = changed(experiment, choices, set)
+    experiment, intake, choices = default_for(data, set, face, target=target, input=input, base=base, task=task, seed=seed)
     fixed = [item.partition("=")[0].strip() for item in set]
     _checked(experiment, trials or 2, fixed, space, points)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
@@ -99,12 +93,20 @@ def search(
     return study
 
 
-def _written(data: str | Path, set: Sequence[str], face: Face) -> tuple[Experiment, Intake]:
-    """An experiment that is written down, as the default, and its rows."""
-    experiment = written(data).set(*set).model_copy(update={"environment": {}})
-    face.stage("data", experiment.data.path)
-    intake = take_in(experiment.data)
-    return filled(experiment, intake), intake
+def default_for(
+    data: str | Path, set: Sequence[str], face: Face, *, target: str | None, input: str | Sequence[str] | None, base: str | None,
+    task: str | None, seed: int,
+) -> tuple[Experiment, Intake, list[Choice]]:  # fmt: skip
+    """Where a search starts from: an experiment that is written down, or one that is chosen for the rows; with the rows, and the reasons."""
+    if Path(data).suffix in (".yaml", ".yml") or (Path(data) / "experiment.yaml").is_file():
+        experiment = written(data).set(*set).model_copy(update={"environment": {}})
+        face.stage("data", experiment.data.path)
+        intake = take_in(experiment.data)
+        return filled(experiment, intake), intake, []
+    face.stage("data", str(data))
+    intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say))
+    experiment, choices = choose(intake, base, kind_of(base, face), seed)
+    return changed(experiment, choices, set), intake, choices
 
 
 def _checked(experiment: Experiment, trials: int, fixed: Sequence[str], space: Sequence[str], points: Sequence[str]) -> None:

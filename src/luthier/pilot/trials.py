@@ -82,6 +82,16 @@ class Runner:
         losses = tempered(seen)
         return float(losses.mean()), losses
 
+    def finish(self) -> float:
+        """Train to the end.
+
+        Returns:
+            The score of the best weights, which the model then has.
+        """
+        fit = self.at_work()
+        fit.finish()
+        return float(tempered(score(fit.work.model, fit.work.objective, fit.work.validation)).mean())
+
     def away(self) -> None:
         """Keep on the disk what is needed to go on, and free the memory."""
         if self.fit is not None:
@@ -144,7 +154,7 @@ def advanced(question: dict[str, Any]) -> dict[str, Any]:
     Returns:
         Its score and losses; or its problem.
     """
-    stable = _stable(question["study"])
+    stable = stable_of(question["study"])
     runner = Runner(stable, Trial(question["trial"], question["values"], ""))
     stable.runners.append(runner)
     place, asked = runner.way.place, runner.experiment.environment
@@ -165,8 +175,8 @@ def advanced(question: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.lru_cache(1)
-def _stable(study: str) -> Stable:
-    """A worker's view of a study: its rows and its base are read once."""
+def stable_of(study: str) -> Stable:
+    """A study as one who only trains its trials sees it: its rows and its base are read once."""
     place = Run.open(Path(study))
     experiment = Experiment.load(place.folder / "experiment.yaml")
     exact()

@@ -1,0 +1,156 @@
+"""Trials that somebody else proposes: an Optuna study, Ray Tune, a loop of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import ExperimentError
+from luthier.core.interfaces import Face, Silent
+from luthier.core.run import Clock, Run
+from luthier.core.study import Study
+from luthier.pilot.run import begin
+from luthier.pilot.search import default_for
+from luthier.studies.defaults import space_for
+from luthier.studies.space import Dimension, Values
+
+if TYPE_CHECKING:
+    import optuna
+
+SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
+"""Of a run, after which a trial says how it stands."""
+MANY = 16
+"""Trials that the default space is made for."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Rows that are read, split and proven, and a space: whoever drives it chooses the points.
+
+    Every trial is a run in the study's folder, on the same rows in the same order; the test rows stay sealed. `luthier resume` on the folder of the one that is
+    liked best takes it to its verdict and bundle.
+
+    Args:
+        folder: of the study.
+        space: what may vary.
+    """
+
+    folder: Path
+    space: tuple[Dimension, ...]
+
+    def curve(self, values: Values, number: int) -> Iterator[tuple[float, float]]:
+        """Train a point, pausing now and then; whoever stops asking has stopped the trial.
+
+        Args:
+            values: path → value.
+            number: of the trial; a number that was used goes on where it stood.
+
+        Yields:
+            The share of the run that is done, and the validation loss (of a classifier: tempered).
+        """
+        from luthier.pilot.trials import Runner, stable_of
+        from luthier.studies.race import Trial
+
+        stable = stable_of(str(self.folder))
+        runner = Runner(stable, Trial(number, values, "yours"))
+        stable.runners.append(runner)
+        try:
+            with runner.way.place.owned():
+                for share in SHARES:
+                    yield share, runner.advance(share)[0] if share < 1 else runner.finish()
+        finally:
+            runner.away()
+            stable.runners.remove(runner)
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """What Optuna's `study.optimize` takes: a trial that reports, so that pruners work.
+
+        Args:
+            trial: Optuna's.
+
+        Returns:
+            The validation loss, to be minimized.
+        """
+        import optuna
+
+        values: Values = {}
+        for dimension in self.space:
+            if dimension.kind == "choice":
+                values[dimension.path] = trial.suggest_categorical(dimension.path, dimension.options)
+            else:
+                values[dimension.path] = trial.suggest_float(dimension.path, dimension.low, dimension.high, log=dimension.kind == "log")
+        loss = float("nan")
+        for share, loss in self.curve(values, trial.number):
+            trial.report(loss, round(1000 * share))
+            if share < 1 and trial.should_prune():
+                raise optuna.TrialPruned
+        return loss
+
+    def trainable(self, config: Values) -> None:
+        """What Ray Tune's `Tuner` takes: reports `loss` and `share`, so that ASHA and its kin may stop it.
+
+        Args:
+            config: path → value.
+
+        Raises:
+            ExperimentError: Ray is not installed.
+        """
+        try:
+            tune: Any = import_module("ray.tune")
+        except ImportError:
+            raise ExperimentError("Ray Tune is not installed", "pip install 'luthier[ray]'") from None
+        number = int(tune.get_context().get_trial_id().rpartition("_")[2])
+        for share, loss in self.curve(dict(config), number):
+            tune.report({"loss": loss, "share": share})
+
+
+def bench(
+    data: str | Path,
+    *,
+    space: Sequence[str] = (),
+    target: str | None = None,
+    input: str | Sequence[str] | None = None,
+    base: str | None = None,
+    task: str | None = None,
+    out: str | Path | None = None,
+    set: Sequence[str] = (),
+    seed: int = 1,
+    face: Face | None = None,
+) -> Bench:
+    """Read, check and split the rows and prove the loss, so that a search of somebody else's can begin.
+
+    Args:
+        data: a file of rows or a folder, or an experiment.yaml, which is the default then.
+        space: dimensions that join or take the place of the default ones, such as "optimizer.lr=1e-5..1e-3".
+        target: the column to be learned; inferred when not given.
+        input: the column or columns that are read; inferred when not given.
+        base: a name from `luthier models list`, a folder, a bundle, or a hub id.
+        task: classification or chat; inferred when not given.
+        out: the study's folder; `studies/<time>` when not given.
+        set: changes to the default, each "path=value"; such a field stays as it is set.
+        seed: of the order of rows, dropout and new weights.
+        face: where progress is shown.
+
+    Raises:
+        LuthierError: what is wrong and what to do about it.
+    """
+    clock = Clock()
+    face = face or Silent()
+    experiment, intake, choices = default_for(data, set, face, target=target, input=input, base=base, task=task, seed=seed)
+    dimensions, _ = space_for(experiment, MANY, [item.partition("=")[0].strip() for item in set], space)
+    study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
+    with study.owned():
+        begin(study, experiment, intake, choices, face, budget=None, force=True)
+        from luthier.pilot.complete import opened_way
+        from luthier.pilot.prove import proven
+        from luthier.training.devices import exact
+        from luthier.training.watchers import Signals
+
+        exact()
+        with Signals() as signals:
+            way, experiment = opened_way(study, experiment, intake, face, clock, signals)
+            proven(way, experiment)
+    return Bench(study.folder.resolve(), dimensions)
