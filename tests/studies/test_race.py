@@ -11,7 +11,7 @@ import pytest
 
 from luthier.core.errors import Diverged, ExperimentError, RunError
 from luthier.core.study import Study
-from luthier.studies.propose import SAMPLERS, Tried, propose
+from luthier.studies.propose import SAMPLERS, Tried, importance, propose
 from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import Standing, cost_of, decide, expected_luck, rungs_for, tied, trials_within
 from luthier.studies.space import Dimension
@@ -46,6 +46,18 @@ def test_a_proposal_is_a_pure_function_of_the_ledger_for_every_sampler(sampler) 
         tried.append(Tried(found.values, 0.4, 0.1))
         seen.add(found.by)
     assert sampler in seen or sampler == "prior" or "near the best" in seen
+
+
+def test_what_the_scores_depend_on_is_found_and_nothing_is_said_of_few_trials() -> None:
+    tried = [Tried({"optimizer.lr": 1e-5 * 1.6**number, "training.batch_size": (8, 16, 32)[number % 3]}, float(number % 3), 0.1) for number in range(14)]  # fmt: skip
+    shares = importance(SPACE, tried)
+    assert next(iter(shares)) == "training.batch_size"
+    assert shares["training.batch_size"] > 0.9
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert importance(SPACE, [Tried(past.values, math.log(past.values["optimizer.lr"]), 0.1) for past in tried])["optimizer.lr"] > 0.9
+    assert importance(SPACE, tried[:7]) == {}
+    assert importance(SPACE[:1], tried) == {}
+    assert importance(SPACE, [Tried(past.values, math.inf, 0.1) for past in tried]) == {}
 
 
 def test_an_unknown_sampler_is_named_with_the_nearest() -> None:

@@ -10,6 +10,7 @@ from luthier.core.run import Clock
 from luthier.core.study import Study
 from luthier.core.words import duration
 from luthier.studies.plan import Plan
+from luthier.studies.propose import Tried, importance
 from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import Decision, Rung, Standing, expected_luck, gap, tied
 
@@ -64,11 +65,27 @@ def findings(study: Study, plan: Plan, race: Race, winner: Trial) -> list[Findin
         found.append(Finding(check="search.luck", claim=f"the best of {plan.trials} equal trials would seem {luck:.2f} standard errors better than it is: {luck * error:.4f} of validation loss, were their losses independent",
                              evidence={"trials": plan.trials, "standard_errors": luck, "standard_error": error},
                              remedy="the sealed test rows took no part in the choice: believe them"))  # fmt: skip
+    found += _what_mattered(plan, race)
     failed = [entry for entry in study.noted("standing") if entry["why"]]
     if failed:
         found.append(Finding(check="search.failed", severity="warning", claim=f"{len(failed)} of {plan.trials} trials failed: {failed[0]['why']}",
                              evidence={"trials": [entry["trial"] for entry in failed]}, remedy="narrow the space if it happens often"))  # fmt: skip
     return found
+
+
+def _what_mattered(plan: Plan, race: Race) -> list[Finding]:
+    """Which hyperparameter the scores depended on, where enough was tried to say so."""
+    tried = [
+        Tried(trial.values, race.standings[0, number].score, plan.rungs[0].share)
+        for number, trial in race.trials.items()
+        if (0, number) in race.standings
+    ]
+    shares = importance(plan.space, tried)
+    if not shares:
+        return []
+    said = ", ".join(f"{path} {share:.0%}" for path, share in shares.items())
+    return [Finding(check="search.importance", severity="note", claim=f"what the validation losses after {plan.rungs[0].share:.1%} of a run depended on: {said}",
+                    evidence={"shares": shares, "trials": len(tried)})]  # fmt: skip
 
 
 def _against_default(race: Race, winner: Trial, plan: Plan) -> Finding:

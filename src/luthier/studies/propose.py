@@ -75,7 +75,7 @@ def propose(
         ahead: proposed after those that were tried, and still at work.
 
     Raises:
-        ExperimentError: there is no such sampler, or it is not installed.
+        ExperimentError: there is no such sampler.
     """
     if sampler not in SAMPLERS:
         raise ExperimentError(f"there is no sampler {sampler!r}", nearest(sampler, SAMPLERS))
@@ -128,19 +128,8 @@ def _even(seed: int, turn: int, attempt: int, drawn: int, what: str) -> float:
 
 def _asked(space: Sequence[Dimension], name: str, seed: int, tried: Sequence[Tried]) -> Values:
     """A proposal of Optuna's, whose study is built from what was tried."""
-    try:
-        import optuna
-    except ImportError:
-        raise ExperimentError(f"the sampler {name} needs Optuna", "pip install optuna, or choose --sampler prior") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    distributions: dict[str, Any] = {}
-    for dimension in space:
-        if dimension.kind == "choice":
-            distributions[dimension.path] = optuna.distributions.CategoricalDistribution([str(option) for option in dimension.options])
-        else:
-            distributions[dimension.path] = optuna.distributions.FloatDistribution(
-                dimension.low, dimension.high, log=dimension.kind == "log"
-            )
+    import optuna
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         samplers = optuna.samplers
@@ -151,14 +140,7 @@ def _asked(space: Sequence[Dimension], name: str, seed: int, tried: Sequence[Tri
             "cmaes": lambda: samplers.CmaEsSampler(seed=seed, n_startup_trials=4),
             "qmc": lambda: samplers.QMCSampler(seed=seed),
         }[name]()
-        study = optuna.create_study(sampler=made)
-        worst = max((past.score for past in tried if np.isfinite(past.score)), default=0.0)
-        for past in tried:
-            told = {path: str(value) if isinstance(distributions[path], optuna.distributions.CategoricalDistribution) else float(value)
-                    for path, value in past.values.items()}  # fmt: skip
-            score = past.score if np.isfinite(past.score) else worst + abs(worst) + 1.0
-            study.add_trial(optuna.trial.create_trial(params=told, distributions=distributions, value=score))
-        asked = study.ask(distributions).params
+        asked = told(space, tried, made).ask(distributions(space)).params
     found: Values = {}
     for dimension in space:
         value = asked[dimension.path]
@@ -167,3 +149,46 @@ def _asked(space: Sequence[Dimension], name: str, seed: int, tried: Sequence[Tri
         else:
             found[dimension.path] = float(f"{value:.3g}")
     return found
+
+
+def distributions(space: Sequence[Dimension]) -> dict[str, Any]:
+    """The space in Optuna's terms; options by what is written of them."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    return {
+        dimension.path: CategoricalDistribution([str(option) for option in dimension.options])
+        if dimension.kind == "choice"
+        else FloatDistribution(dimension.low, dimension.high, log=dimension.kind == "log")
+        for dimension in space
+    }
+
+
+def told(space: Sequence[Dimension], tried: Sequence[Tried], sampler: Any = None) -> Any:
+    """An Optuna study that knows what was tried; a trial that failed is a little worse than the worst."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    kinds, options = distributions(space), {dimension.path for dimension in space if dimension.kind == "choice"}
+    study = optuna.create_study(sampler=sampler)
+    worst = max((past.score for past in tried if np.isfinite(past.score)), default=0.0)
+    for past in tried:
+        values = {path: str(value) if path in options else float(value) for path, value in past.values.items()}
+        score = past.score if np.isfinite(past.score) else worst + abs(worst) + 1.0
+        study.add_trial(optuna.trial.create_trial(params=values, distributions=kinds, value=score))
+    return study
+
+
+def importance(space: Sequence[Dimension], tried: Sequence[Tried]) -> dict[str, float]:
+    """Which share of the scores' variance each dimension explains by itself or with others, the largest first; empty where too little was tried.
+
+    Source: Hutter, Hoos & Leyton-Brown 2014, "An efficient approach for assessing hyperparameter importance" (fANOVA; Optuna's).
+    """
+    import optuna
+
+    sound = [past for past in tried if np.isfinite(past.score)]
+    if len(space) < 2 or len(sound) < MODELLED or len({past.score for past in sound}) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return dict(optuna.importance.get_param_importances(told(space, sound), evaluator=evaluator))
