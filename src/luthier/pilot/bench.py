@@ -51,19 +51,17 @@ class Bench:
         Yields:
             The share of the run that is done, and the validation loss (of a classifier: tempered).
         """
-        from luthier.pilot.trials import Runner, stable_of
+        from luthier.pilot.answering import stable_of
+        from luthier.pilot.trials import Runner
         from luthier.studies.race import Trial
 
-        stable = stable_of(str(self.folder))
-        runner = Runner(stable, Trial(number, values, "yours"))
-        stable.runners.append(runner)
+        runner = Runner(stable_of(str(self.folder)), Trial(number, values, "yours"))
         try:
             with runner.way.place.owned():
                 for share in SHARES:
                     yield share, runner.advance(share)[0] if share < 1 else runner.finish()
         finally:
             runner.away()
-            stable.runners.remove(runner)
 
     def __call__(self, trial: optuna.Trial) -> float:
         """What Optuna's `study.optimize` takes: a trial that reports, so that pruners work.

@@ -94,7 +94,7 @@ def _backend(asked: dict[str, Any], study: Study, experiment: Experiment) -> Ite
         yield None
         return
     kind = backend_of(asked["backend"])
-    made = kind("luthier.pilot.trials:advanced", asked["workers"], experiment.environment["threads"], study.folder / "workers")
+    made = kind("luthier.pilot.answering:advanced", asked["workers"], experiment.environment["threads"], study.folder / "workers")
     try:
         yield made
     finally:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from luthier.core.errors import LuthierError, RunError, Stopped
+from luthier.core.errors import Stopped
 from luthier.core.interfaces import Face, Silent
-from luthier.core.run import Clock, Run
+from luthier.core.run import Run
 from luthier.core.study import Study
-from luthier.data.intake import take_in
 from luthier.evaluation.score import score
 from luthier.evaluation.tempered import tempered
 from luthier.experiment import Experiment
-from luthier.models.pretrained import load_tokenizer
-from luthier.models.store import resolve
+from luthier.pilot.afar import Afar
 from luthier.pilot.plan import available
 from luthier.pilot.run import begin
 from luthier.pilot.way import Way
@@ -32,12 +25,8 @@ from luthier.studies.defaults import Choice
 from luthier.studies.race import Trial
 from luthier.studies.space import applied
 from luthier.training.assemble import opened
-from luthier.training.devices import environment, exact
 from luthier.training.train import Fit
-from luthier.training.watchers import Signals
 
-PATIENCE = 300.0
-"""Seconds after which a worker that says nothing is given up, at least; else twenty times what its share was reckoned to take."""
 IN_MEMORY = 0.25
 """Share of the free memory that trials at rest may hold; others wait on the disk."""
 
@@ -108,102 +97,6 @@ class Runner:
         """Nothing to do: it is this thread that works."""
 
 
-class Afar:
-    """A trial that others compute: here are its name and its folder."""
-
-    def __init__(self, stable: Stable, backend: Backend, trial: Trial) -> None:
-        self.stable, self.backend, self.trial = stable, backend, trial
-        self.way = stable.way_of(applied(stable.experiment, trial.values), trial)
-
-    def advance(self, share: float) -> tuple[float, np.ndarray | None]:
-        """Have it trained on to this share of the run.
-
-        Raises:
-            RunError: what the worker says went wrong; Lost where it says nothing.
-        """
-        question = {
-            "study": str(self.stable.study.folder.resolve()),
-            "trial": self.trial.number,
-            "values": self.trial.values,
-            "share": share,
-        }
-        answer = self.backend.ask(question, max(PATIENCE, 20 * share * self.stable.seconds))
-        if "problem" in answer:
-            raise RunError(answer["problem"])
-        return answer["score"], np.array(answer["losses"], answer["numbers"])
-
-    def away(self) -> None:
-        """It is away already: the worker leaves it on the disk."""
-
-    def drop(self) -> None:
-        """It takes no further part: its curves stay, its weights do not."""
-        self.stable.runners.remove(self)
-        shutil.rmtree(self.way.place.folder / "checkpoints", ignore_errors=True)
-
-    def halt(self) -> None:
-        """Stop at once."""
-        self.backend.close()
-
-
-def advanced(question: dict[str, Any]) -> dict[str, Any]:
-    """What a worker does: bring a trial on from its newest checkpoint, and leave it on the disk.
-
-    Args:
-        question: the study's folder, the trial's number and values, and how far it is to come.
-
-    Returns:
-        Its score and losses; or its problem.
-    """
-    stable = stable_of(question["study"])
-    runner = Runner(stable, Trial(question["trial"], question["values"], ""))
-    stable.runners.append(runner)
-    place, asked = runner.way.place, runner.experiment.environment
-    try:
-        with _owned(place):
-            here = environment()
-            differences = [f"{name}: was {asked.get(name)!r}, is {value!r}" for name, value in here.items() if asked.get(name) != value]
-            if differences and not place.happened("inexact"):
-                place.event("inexact", differences=differences)
-            score, losses = runner.advance(question["share"])
-            runner.away()
-    except LuthierError as problem:
-        return {"problem": problem.message}
-    finally:
-        stable.runners.remove(runner)
-    assert losses is not None
-    return {"score": score, "losses": losses.tolist(), "numbers": str(losses.dtype)}
-
-
-@functools.lru_cache(1)
-def stable_of(study: str) -> Stable:
-    """A study as one who only trains its trials sees it: its rows and its base are read once."""
-    place = Run.open(Path(study))
-    experiment = Experiment.load(place.folder / "experiment.yaml")
-    exact()
-    torch.set_num_threads(experiment.environment["threads"])
-    intake = take_in(experiment.data, checks=())
-    base = resolve(experiment.model.base)
-    tokenizer = load_tokenizer(base)
-    way = Way(place, intake, Silent(), Clock(), Signals(), base, tokenizer, opened(experiment, tokenizer))
-    return Stable(way, experiment)
-
-
-@contextlib.contextmanager
-def _owned(place: Run) -> Iterator[None]:
-    """Be the trial's one writer; one whose coordinator was killed needs a moment to notice."""
-    for turn in range(20):
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(place.owned())
-            except RunError:
-                if turn == 19:
-                    raise
-                time.sleep(0.5)
-                continue
-            yield
-            return
-
-
 class Stable:
     """Builds the trials and decides which of them may stay in memory.
 
@@ -216,7 +109,7 @@ class Stable:
     def __init__(self, way: Way, experiment: Experiment, backend: Backend | None = None) -> None:
         self.way, self.experiment, self.backend = way, experiment, backend
         self.seconds = way.place.happened("planned")[-1]["forecast"]["seconds"] if way.place.happened("planned") else 0.0
-        self.runners: list[Runner | Afar] = []
+        self.runners: list[Runner] = []
         self.study = Study(way.place.folder)
         self.room = IN_MEMORY * available()
 
@@ -232,13 +125,15 @@ class Stable:
 
     def enter(self, trial: Trial) -> Runner | Afar:
         """A trial's entrant."""
-        made = Afar(self, self.backend, trial) if self.backend is not None else Runner(self, trial)
-        self.runners.append(made)
-        return made
+        if self.backend is not None:
+            way = self.way_of(applied(self.experiment, trial.values), trial)
+            return Afar(self.study.folder, way.place.folder, trial, self.backend, self.seconds)
+        self.runners.append(Runner(self, trial))
+        return self.runners[-1]
 
     def make_room(self, newcomer: Runner) -> None:
         """Send the longest idle to the disk until another fits."""
-        present = [runner for runner in self.runners if isinstance(runner, Runner) and runner.fit is not None and runner is not newcomer]
+        present = [runner for runner in self.runners if runner.fit is not None and runner is not newcomer]
         one = max((_held(runner.fit) for runner in present if runner.fit is not None), default=0)
         while present and one * (len(present) + 1) > self.room:
             present.pop(0).away()

@@ -1,0 +1,82 @@
+"""What a worker does: bring a trial on, from its folder and to its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luthier.core.errors import LuthierError, RunError
+from luthier.core.interfaces import Silent
+from luthier.core.run import Clock, Run
+from luthier.data.intake import take_in
+from luthier.experiment import Experiment
+from luthier.models.pretrained import load_tokenizer
+from luthier.models.store import resolve
+from luthier.pilot.trials import Runner, Stable
+from luthier.pilot.way import Way
+from luthier.studies.race import Trial
+from luthier.training.assemble import opened
+from luthier.training.devices import environment, exact
+from luthier.training.watchers import Signals
+
+
+def advanced(question: dict[str, Any]) -> dict[str, Any]:
+    """Bring a trial on from its newest checkpoint, and leave it on the disk.
+
+    Args:
+        question: the study's folder, the trial's number and values, and how far it is to come.
+
+    Returns:
+        Its score and losses; or its problem.
+    """
+    stable = stable_of(question["study"])
+    runner = Runner(stable, Trial(question["trial"], question["values"], ""))
+    place, asked = runner.way.place, runner.experiment.environment
+    try:
+        with _owned(place):
+            here = environment()
+            differences = [f"{name}: was {asked.get(name)!r}, is {value!r}" for name, value in here.items() if asked.get(name) != value]
+            if differences and not place.happened("inexact"):
+                place.event("inexact", differences=differences)
+            score, losses = runner.advance(question["share"])
+            runner.away()
+    except LuthierError as problem:
+        return {"problem": problem.message}
+    assert losses is not None
+    return {"score": score, "losses": losses.tolist(), "numbers": str(losses.dtype)}
+
+
+@functools.lru_cache(1)
+def stable_of(study: str) -> Stable:
+    """A study as one who only trains its trials sees it: its rows and its base are read once."""
+    place = Run.open(Path(study))
+    experiment = Experiment.load(place.folder / "experiment.yaml")
+    exact()
+    torch.set_num_threads(experiment.environment["threads"])
+    intake = take_in(experiment.data, checks=())
+    base = resolve(experiment.model.base)
+    tokenizer = load_tokenizer(base)
+    way = Way(place, intake, Silent(), Clock(), Signals(), base, tokenizer, opened(experiment, tokenizer))
+    return Stable(way, experiment)
+
+
+@contextlib.contextmanager
+def _owned(place: Run) -> Iterator[None]:
+    """Be the trial's one writer; one whose coordinator was killed needs a moment to notice."""
+    for turn in range(20):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(place.owned())
+            except RunError:
+                if turn == 19:
+                    raise
+                time.sleep(0.5)
+                continue
+            yield
+            return
