@@ -100,6 +100,7 @@ def test_few_trials_search_the_rate_alone_and_every_field_that_stays_says_why(ex
     fixed, why = space_for(experiment, 6, fixed=["optimizer.lr"])
     assert fixed == ()
     assert why["optimizer.lr"] == "set by you"
+    assert space_for(experiment, 6, fixed=["training.epochs"])[1]["training.epochs"] == "set by you"
     typed, why = space_for(experiment, 2, asked=["model.dropout=0|0.3", "optimizer.lr=1e-4..1e-3"])
     assert [dimension.path for dimension in typed] == ["model.dropout", "optimizer.lr"]
     assert "model.dropout" not in why

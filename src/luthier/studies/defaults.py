@@ -82,7 +82,7 @@ def space_for(
     """
     typed = {dimension.path: dimension for dimension in (parsed(text, experiment) for text in asked)}
     found: list[Dimension] = []
-    stay = dict(STAY)
+    stay = {path: "set by you" if path in fixed else why for path, why in STAY.items()}
     for least, dimension in SPREADS:
         path = dimension.path
         if path in typed:
