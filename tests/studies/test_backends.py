@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from luthier.core.errors import ExperimentError, RunError
+from luthier.core.errors import DiskFull, ExperimentError, RunError
 from luthier.core.study import Study
+from luthier.pilot.afar import Afar
 from luthier.studies.backends import Lost, Processes, backend_of
 from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import rungs_for
@@ -135,3 +136,18 @@ def test_a_stop_ends_the_workers_at_once(processes: Processes, tmp_path: Path) -
         list(made._advanced([made.trials[4], made.trials[0]], 0.5))
     assert time.monotonic() - began < 40  # the hung one alone would have been waited for longer
     assert threading.active_count() < 10
+
+
+def test_a_full_disk_is_the_searchs_trouble_and_not_the_trials(tmp_path: Path) -> None:
+    class Full:
+        def ask(self, question: dict[str, Any], limit: float) -> dict[str, Any]:
+            return {"problem": "no space left on the disk", "remedy": "free some space", "kind": "DiskFull"}
+
+        def close(self) -> None:
+            pass
+
+    made, study = race(tmp_path / "study", None, 2, tmp_path / "mark")
+    made.enter = lambda trial: Afar(tmp_path, tmp_path / str(trial.number), trial, Full(), 1.0)
+    with pytest.raises(DiskFull, match="free some space"):
+        made.run()
+    assert not study.noted("standing")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from luthier.core.errors import RunError
+from luthier.core.errors import DiskFailed, DiskFull, RunError
 from luthier.studies.backends import Backend
 from luthier.studies.race import Trial
 
@@ -34,6 +34,7 @@ class Afar:
 
         Raises:
             RunError: what the worker says went wrong; Lost where it says nothing.
+            DiskFull, DiskFailed: the worker's disk, which is the study's: not the trial's fault.
         """
         question = {
             "study": str(self.study.resolve()),
@@ -43,11 +44,9 @@ class Afar:
         }
         answer = self.backend.ask(question, max(PATIENCE, 20 * share * self.seconds))
         if "problem" in answer:
-            raise RunError(answer["problem"])
+            kind = {"DiskFull": DiskFull, "DiskFailed": DiskFailed}.get(answer.get("kind", ""), RunError)
+            raise kind(answer["problem"], answer.get("remedy", ""))
         return answer["score"], np.array(answer["losses"], answer["numbers"])
-
-    def away(self) -> None:
-        """It is away already: the worker leaves it on the disk."""
 
     def drop(self) -> None:
         """It takes no further part: its curves stay, its weights do not."""

@@ -22,7 +22,7 @@ from luthier.pilot.trials import Runner, Stable
 from luthier.pilot.way import Way
 from luthier.studies.race import Trial
 from luthier.training.assemble import opened
-from luthier.training.devices import environment, exact
+from luthier.training.devices import differences, exact
 from luthier.training.watchers import Signals
 
 
@@ -37,17 +37,16 @@ def advanced(question: dict[str, Any]) -> dict[str, Any]:
     """
     stable = stable_of(question["study"])
     runner = Runner(stable, Trial(question["trial"], question["values"], ""))
-    place, asked = runner.way.place, runner.experiment.environment
+    place = runner.way.place
     try:
         with _owned(place):
-            here = environment()
-            differences = [f"{name}: was {asked.get(name)!r}, is {value!r}" for name, value in here.items() if asked.get(name) != value]
-            if differences and not place.happened("inexact"):
-                place.event("inexact", differences=differences)
+            differs = differences(runner.experiment.environment)
+            if differs and not place.happened("inexact"):
+                place.event("inexact", differences=differs)
             score, losses = runner.advance(question["share"])
             runner.away()
     except LuthierError as problem:
-        return {"problem": problem.message}
+        return {"problem": problem.message, "remedy": problem.remedy, "kind": type(problem).__name__}
     assert losses is not None
     return {"score": score, "losses": losses.tolist(), "numbers": str(losses.dtype)}
 

@@ -19,8 +19,9 @@ from luthier.pilot.prove import proven
 from luthier.pilot.samples import sampled
 from luthier.pilot.searching import searched, to_search
 from luthier.pilot.way import Way
+from luthier.studies.plan import Asked
 from luthier.training.assemble import opened
-from luthier.training.devices import choose_dtype, environment, exact, shared
+from luthier.training.devices import choose_dtype, differences, environment, exact, shared
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
@@ -53,8 +54,8 @@ def complete(
         Stopped: a signal came; the run can be resumed.
     """
     exact()
-    asked = place.happened("searching")
-    workers = asked[-1]["workers"] if asked and asked[-1].get("backend") == "processes" else 1
+    asked = Asked.of(place)
+    workers = asked.workers if asked and asked.backend == "processes" else 1
     with noted(place, clock), Signals() as signals, shared(workers):
         if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists() and not place.happened("searching"):
             closed(place, face, place.verdict)
@@ -110,17 +111,13 @@ def _settled(place: Run, experiment: Experiment, base: Base, inexact: Sequence[s
         settled = settled.model_copy(update={"environment": now})
         write_file(place.folder / "experiment.yaml", settled.yaml())
         return settled
-    differences = [
-        f"{name}: was {experiment.environment.get(name)!r}, is {value!r}"
-        for name, value in now.items()
-        if experiment.environment.get(name) != value
-    ]
+    differs = differences(experiment.environment)
     if experiment.model.fingerprint != base.fingerprint:
-        differences.append("model.base: the weights are not those the run began with")
-    differences += inexact or []
-    if differences and inexact is None:
-        raise RunError("this is not the machine or the software the run began with; it would not give the same bits:\n  " + "\n  ".join(differences),
+        differs.append("model.base: the weights are not those the run began with")
+    differs += inexact or []
+    if differs and inexact is None:
+        raise RunError("this is not the machine or the software the run began with; it would not give the same bits:\n  " + "\n  ".join(differs),
                        f"resume where it began, start a new run (`luthier train {place.folder}/experiment.yaml`), or go on all the same: `luthier resume {place.folder} --allow-inexact`")  # fmt: skip
-    if differences:
-        place.event("inexact", differences=differences)
+    if differs:
+        place.event("inexact", differences=differs)
     return experiment

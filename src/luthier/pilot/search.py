@@ -15,6 +15,7 @@ from luthier.pilot.asking import asked_for, filled, written
 from luthier.pilot.run import begin, changed, kind_of, seconds_of
 from luthier.studies.backends import backend_of
 from luthier.studies.defaults import Choice, choose, space_for
+from luthier.studies.plan import Asked
 from luthier.studies.propose import SAMPLERS
 from luthier.studies.space import named, point
 
@@ -84,8 +85,7 @@ def search(
     _checked(experiment, trials or 2, fixed, space, points)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
     with study.owned():
-        study.event("searching", runs=runs, seconds=seconds, trials=trials, space=list(space), sampler=sampler, seed=seed, fixed=fixed,
-                    points=list(points), workers=workers, backend=backend)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
+        Asked(seed, fixed, runs, seconds, trials, list(space), sampler, list(points), workers, backend).note(study)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
         begin(study, experiment, intake, choices, face, budget=seconds, force=force)
         from luthier.pilot.complete import complete
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from luthier.core.finding import Finding
 from luthier.core.run import write_file
@@ -20,7 +19,7 @@ from luthier.pilot.trials import Runner, Stable
 from luthier.pilot.way import Way
 from luthier.studies.backends import Backend, backend_of
 from luthier.studies.defaults import space_for
-from luthier.studies.plan import Plan
+from luthier.studies.plan import Asked, Plan
 from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import cost_of, rungs_for, trials_within
 from luthier.studies.space import named, point, value_at
@@ -49,7 +48,7 @@ def to_search(way: Way, experiment: Experiment) -> bool:
     if trials < 2 or not space_for(experiment, trials, created["stay"])[0]:
         return False
     way.face.say(f"the budget is enough for a search: {trials} trials; the one that wins is the final model")
-    place.event("searching", runs=runs, seconds=None, trials=None, space=[], sampler="tpe", seed=experiment.seed, fixed=created["stay"], points=[], workers=1, backend="")  # fmt: skip
+    Asked(experiment.seed, created["stay"], runs).note(place)
     return True
 
 
@@ -64,12 +63,13 @@ def searched(way: Way, experiment: Experiment) -> Study:
         Stopped: a signal came; the study can be resumed.
     """
     study, face = Study(way.place.folder), way.face
-    plan = _planned(way, experiment, study)
-    asked = study.happened("searching")[-1]
+    asked = Asked.of(study)
+    assert asked is not None
+    plan = _planned(way, experiment, study, asked)
     with _backend(asked, study, experiment) as backend:
         stable = Stable(way, experiment, backend)
         race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock), plan.portfolio,
-                    asked.get("workers", 1), way.signals.poll)  # fmt: skip
+                    asked.workers, way.signals.poll)  # fmt: skip
         face.stage("search", f"{plan.trials} trials, about {plan.runs:.2f} runs with the final model")
         with stable.kept():
             trial, entrant = race.run()
@@ -88,13 +88,13 @@ def searched(way: Way, experiment: Experiment) -> Study:
 
 
 @contextlib.contextmanager
-def _backend(asked: dict[str, Any], study: Study, experiment: Experiment) -> Iterator[Backend | None]:
+def _backend(asked: Asked, study: Study, experiment: Experiment) -> Iterator[Backend | None]:
     """Who computes the trials."""
-    if asked.get("workers", 1) == 1:
+    if asked.workers == 1:
         yield None
         return
-    kind = backend_of(asked["backend"])
-    made = kind("luthier.pilot.answering:advanced", asked["workers"], experiment.environment["threads"], study.folder / "workers")
+    kind = backend_of(asked.backend)
+    made = kind("luthier.pilot.answering:advanced", asked.workers, experiment.environment["threads"], study.folder / "workers")
     try:
         yield made
     finally:
@@ -108,34 +108,33 @@ def _worth(way: Way, seconds: float) -> float:
     return left / max(forecast["seconds"], 1e-9)
 
 
-def _planned(way: Way, experiment: Experiment, study: Study) -> Plan:
+def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Plan:
     """How many trials, over what, and where they are compared: written down before the first."""
     file = study.folder / "plan.yaml"
     if file.exists():
         return Plan.load(file)
-    asked = study.happened("searching")[-1]
-    runs = asked["runs"]
+    runs = asked.runs
     if runs is None:
-        runs = _worth(way, asked["seconds"])
+        runs = _worth(way, asked.seconds or 0.0)
         if study.happened("cut_to_budget") or runs < FEWEST:
             way.face.say(f"the budget is worth {max(runs, 0):.1f} runs: too little for a search; the default is trained")
             runs = 1.0
     warmup = float(value_at(experiment, "schedule.warmup"))
     steps = experiment.total_steps(len(way.intake.records["train"]))
-    trials = asked["trials"] or trials_within(runs, warmup, steps)
-    fixed = [*asked["fixed"], *(["training.batch_size"] if experiment.training.steps else [])]
-    space, stay = space_for(experiment, trials, fixed, asked["space"], [path for text in asked["points"] for path in named(text)])
+    trials = asked.trials or trials_within(runs, warmup, steps)
+    fixed = [*asked.fixed, *(["training.batch_size"] if experiment.training.steps else [])]
+    space, stay = space_for(experiment, trials, fixed, asked.space, [path for text in asked.points for path in named(text)])
     if not space:
         trials = 1
-    tried = [point(text, space) for text in asked["points"]]
+    tried = [point(text, space) for text in asked.points]
     rungs = rungs_for(trials, warmup, steps)
     made = Plan(
         trials,
         rungs,
         space,
         stay,
-        asked["sampler"],
-        asked["seed"],
+        asked.sampler,
+        asked.seed,
         cost_of(rungs),
         tuple(tried[: trials - 1]),
     )

@@ -30,6 +30,10 @@ class Lost(RunError):
     """A worker died over a question, or did not answer in time."""
 
 
+class Hung(Lost):
+    """A worker gave no sign: asking again would cost as long again."""
+
+
 class Backend(Protocol):
     """Answers questions, several at a time; may be called from several threads."""
 
@@ -83,7 +87,7 @@ class Worker:
         line = self._line(process, time.monotonic() + limit)
         if line is None:
             self.close()
-            raise Lost(f"it gave no sign for {limit:.0f} s and was ended")
+            raise Hung(f"it gave no sign for {limit:.0f} s and was ended")
         try:
             return json.loads(line)
         except ValueError:
@@ -150,8 +154,10 @@ class Processes:
             for turn in range(1, AGAIN + 1):
                 try:
                     return worker.ask(question, limit)
-                except Lost as lost:
-                    if turn == AGAIN or self.closed or "no sign" in lost.message:
+                except Hung:
+                    raise
+                except Lost:
+                    if turn == AGAIN or self.closed:
                         raise
         finally:
             self.idle.put(worker)
@@ -196,7 +202,7 @@ class Ray:
         ready, _ = ray.wait([asked], timeout=limit)
         if not ready:
             ray.cancel(asked, force=True)
-            raise Lost(f"it gave no sign for {limit:.0f} s and was ended")
+            raise Hung(f"it gave no sign for {limit:.0f} s and was ended")
         try:
             return ray.get(asked)
         except ray.exceptions.RayError as problem:

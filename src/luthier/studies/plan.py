@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from luthier.core.run import Run
 from luthier.studies.rungs import Rung
 from luthier.studies.space import Dimension, Values
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a search was asked for, as the event `searching` keeps it.
+
+    Args:
+        seed: of the proposals.
+        fixed: paths that stay as they were set.
+        runs: the budget in runs of the default; None where it is a time.
+        seconds: the budget as a time.
+        trials: so many, whatever they cost.
+        space: dimensions as typed.
+        sampler: a name in `SAMPLERS`.
+        points: to be tried first, as typed.
+        workers: trials at work at a time.
+        backend: where they work, where there are several.
+    """
+
+    seed: int
+    fixed: Sequence[str] = ()
+    runs: float | None = None
+    seconds: float | None = None
+    trials: int | None = None
+    space: Sequence[str] = ()
+    sampler: str = "tpe"
+    points: Sequence[str] = ()
+    workers: int = 1
+    backend: str = "processes"
+
+    @classmethod
+    def of(cls, place: Run) -> Asked | None:
+        """What a folder was asked for; None where it is no search."""
+        found = place.happened("searching")
+        return cls(**{name: value for name, value in found[-1].items() if name not in ("event", "at")}) if found else None
+
+    def note(self, place: Run) -> None:
+        """Make the folder a search's."""
+        place.event("searching", **vars(self))
 
 
 @dataclass(frozen=True)

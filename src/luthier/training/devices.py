@@ -47,6 +47,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def differences(then: dict[str, Any]) -> list[str]:
+    """How this environment differs from an earlier one, a line each."""
+    return [f"{name}: was {then.get(name)!r}, is {value!r}" for name, value in environment().items() if then.get(name) != value]
+
+
 @contextlib.contextmanager
 def shared(workers: int) -> Iterator[None]:
     """The processor's threads divided among so many workers, of which this process is one."""
