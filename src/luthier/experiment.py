@@ -159,11 +159,16 @@ class Experiment(Component):
             changed = changed.replace(path.strip(), number(text.strip()))
         return changed
 
-    def total_steps(self, rows: int) -> int:
-        """Optimizer steps of the run over this many training rows."""
+    def planned_steps(self, rows: int) -> int:
+        """Optimizer steps over this many training rows that the schedule is laid out for."""
         if self.training.steps:
             return self.training.steps
         return max(1, round(self.training.epochs * -(-rows // self.training.batch_size)))
+
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps of the run over this many training rows: fewer than planned where the schedule ends early."""
+        schedule: Any = self.schedule
+        return max(1, round(schedule.end * self.planned_steps(rows)))
 
 
 def number(text: str) -> Any:

@@ -13,6 +13,11 @@ from luthier.core.component import Component
 class _Warm(Component):
     warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the run over which the rate rises from zero to `optimizer.lr`.")
 
+    @property
+    def end(self) -> float:
+        """Share of the planned run after which it is over."""
+        return 1.0
+
     def _rising(self, share: float) -> float | None:
         return share / self.warmup if share < self.warmup else None
 
@@ -51,15 +56,30 @@ class Cosine(_Warm):
 
 
 class WarmupStableDecay(_Warm):
-    """The full rate, then straight down to zero over the last part (Hu et al. 2024, section 4)."""
+    """The full rate, then down to zero over the last part (Hu et al. 2024, section 4).
+
+    Two runs that differ in `until`, `decay` and `shape` alone are the same until the rate begins to fall: one trunk, several ends.
+    """
 
     kind: Literal["wsd"] = "wsd"
     decay: float = Field(default=0.2, gt=0, le=1, description="Share of the run, at its end, over which the rate falls to zero.")
+    until: float = Field(
+        default=1.0, gt=0, le=1, description="Share of the planned run (`training.epochs`) at which the rate has come to zero and the run ends."
+    )
+    shape: Literal["linear", "cosine"] = Field(default="linear", description="How the rate falls: straight, or as half a cosine.")
+
+    @property
+    def end(self) -> float:
+        """Share of the planned run after which it is over."""
+        return self.until
 
     def factor(self, share: float) -> float:
         """What the rate is multiplied by when `share` of the run is done, 0 < share < 1."""
         rising = self._rising(share)
-        return min(1.0, (1 - share) / self.decay) if rising is None else rising
+        left = min(1.0, max(0.0, (self.until - share) / self.decay))
+        if rising is not None:
+            return min(rising, left)
+        return left if self.shape == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
 def share_done(step: int, total: int) -> float:

@@ -93,7 +93,8 @@ def build(
     dtype = getattr(torch, experiment.training.dtype)
     masters = Masters(model.network, optimizer, dtype, movable, factor)
     model.prefix = prefix(experiment, model, [*train, *validation], dtype, {} if prefixes is None else prefixes)
-    return Work(experiment, objective, model, masters, train, validation, experiment.total_steps(len(train)))
+    planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
+    return Work(experiment, objective, model, masters, train, validation, total, planned=planned)
 
 
 def prefix(experiment: Experiment, model: PackedNetwork, examples: Sequence[Example], dtype: torch.dtype, known: Prefixes) -> Prefix | None:

@@ -128,6 +128,7 @@ def _small(work: Work) -> Work:
         experiment=experiment.model_copy(update={"training": training, "schedule": schedule}),
         train=[work.train[position] for position in chosen],
         total=total,
+        planned=None,
     )
 
 

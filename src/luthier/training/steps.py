@@ -30,6 +30,7 @@ class Work:
         total: optimizer steps of the whole run.
         shrunk: where memory did not suffice: from which step on (counted from 0) how many tokens go through the model at once.
         told: called with a new entry of `shrunk`.
+        planned: optimizer steps that the schedule is laid out for, where it ends early; None: `total`.
     """
 
     experiment: Experiment
@@ -41,6 +42,7 @@ class Work:
     total: int
     shrunk: dict[int, int] = field(default_factory=dict)
     told: Callable[[int, int], None] = lambda step, limit: None
+    planned: int | None = None
     _classes: tuple[int, ...] | None = field(default=None, init=False)
 
     def limit(self, step: int) -> int:
@@ -94,7 +96,7 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
     place = next(model.parameters()).device
     in_epoch = steps_in_epoch(len(work.train), training.batch_size)
     for number in range(start, work.total):
-        share = share_done(number, work.total)
+        share = share_done(number, work.planned or work.total)
         adaptation.on_progress(model, share)
         rows = work.view(work.chosen(number), number)
         batch = objective.collate(rows, experiment.seed, number).to(place)
