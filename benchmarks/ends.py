@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from light import fit, told, way
-from sets import files
-
 from luthier.data.intake import take_in
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
@@ -24,6 +22,7 @@ from luthier.studies.defaults import choose
 from luthier.studies.space import applied
 from luthier.training.devices import exact
 from luthier.training.watchers import Signals
+from sets import files
 
 SHARE = 0.3
 """Of an end's own length, over which the rate falls."""

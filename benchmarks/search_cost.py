@@ -21,52 +21,12 @@ from typing import Any
 
 import luthier
 from luthier.app.faces import Lines
-from luthier.core.randomness import permutation
 from luthier.core.run import Run
 from luthier.core.study import Study
 from luthier.data.intake import take_in
-from luthier.data.rows import read
 from luthier.data.spec import Data
 from luthier.models.store import resolve
-
-
-def pairs(data: Path, name: str) -> list[tuple[str, str]]:
-    """Text and label."""
-    if name == "sst2":
-        rows = read(data / "sst2" / "train.tsv", header=False).values
-        return [(row["column_1"], row["column_2"]) for row in rows]
-    if name == "agnews":
-        rows = read(data / "ag_news_test" / "test.csv", header=False).values
-        return [(f"{row['column_2']} {row['column_3']}", row["column_1"]) for row in rows]
-    if name == "reviews":
-        lines = [
-            line
-            for file in sorted((data / "uci_sentiment_sentences").glob("*.txt"))
-            for line in file.read_text().split("\n")
-            if "\t" in line
-        ]
-        return [tuple(line.rsplit("\t", 1)) for line in lines]  # type: ignore[misc]
-    if name in ("subj", "trec"):
-        file = data / "sentence_sets" / {"subj": "subj.all", "trec": "TREC.train.all"}[name]
-        lines = [line for line in file.read_text("latin-1").split("\n") if " " in line]
-        return [(text, label) for label, text in (line.split(" ", 1) for line in lines)]
-    rows = read(data / "banking77" / "train.csv").values
-    kept = sorted({row["category"] for row in rows})[:20]
-    return [(row["text"], row["category"]) for row in rows if row["category"] in kept]
-
-
-def files(data: Path, out: Path, name: str, rows: int, tested: int = 1500) -> tuple[Path, Path]:
-    """A subset to train on, and other rows to test on."""
-    every = pairs(data, name)
-    chosen = [every[place] for place in permutation(len(every), 0, name)]
-    found = []
-    for part, taken in (("train", chosen[:rows]), ("test", chosen[rows : rows + tested])):
-        path = out / f"{name}-{rows}-{part}.csv"
-        with path.open("w", newline="") as handle:
-            csv.writer(handle).writerows([("text", "label"), *taken])
-        found.append(path)
-    return found[0], found[1]
-
+from sets import files
 
 PEER = """
 import csv, json, sys, tempfile, time

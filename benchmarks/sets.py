@@ -8,7 +8,13 @@ from pathlib import Path
 from luthier.core.randomness import permutation
 from luthier.data.rows import read
 
-SENTENCES = {"subj": "subj.all", "trec": "TREC.train.all", "polarity": "rt-polarity.all", "customers": "custrev.all", "stars": "stsa.fine.train"}
+SENTENCES = {
+    "subj": "subj.all",
+    "trec": "TREC.train.all",
+    "polarity": "rt-polarity.all",
+    "customers": "custrev.all",
+    "stars": "stsa.fine.train",
+}
 """Files of the folder `sentence_sets`: a label, a space and a text in each line."""
 
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from light import fit, told, way
 from safetensors.torch import load_file, save_file
-from sets import files
 
+from light import fit, told, way
 from luthier.core.component import Component
 from luthier.core.run import Clock
 from luthier.data.intake import take_in
@@ -30,6 +29,7 @@ from luthier.studies.defaults import RATES, choose
 from luthier.studies.space import applied
 from luthier.training.devices import exact
 from luthier.training.watchers import Signals
+from sets import files
 
 SETS = ("sst2", "trec", "subj", "polarity", "customers", "banking20", "agnews", "reviews")
 BASES = {"minilm-6": ("minilm-l6", 6), "minilm-4": ("minilm-l6", 4), "minilm-3": ("minilm-l6", 3), "smollm2-6": ("smollm2-135m", 6)}
@@ -77,7 +77,12 @@ def logme(rows: np.ndarray, labels: np.ndarray) -> float:
             residual = float(((turned - size * mean) ** 2).sum()) + rest
             alpha, beta = gamma / max(norm, 1e-12), (count - gamma) / max(residual, 1e-12)
         evidence = width / 2 * np.log(alpha) + count / 2 * np.log(beta) - count / 2 * np.log(2 * np.pi)
-        evidence -= beta / 2 * residual + alpha / 2 * norm + 0.5 * float(np.log(alpha + beta * squared).sum()) + 0.5 * (width - len(squared)) * np.log(alpha)
+        evidence -= (
+            beta / 2 * residual
+            + alpha / 2 * norm
+            + 0.5 * float(np.log(alpha + beta * squared).sum())
+            + 0.5 * (width - len(squared)) * np.log(alpha)
+        )
         found.append(evidence / count)
     return float(np.mean(found))
 
@@ -128,7 +133,11 @@ def judged(asked: Any) -> None:
     told_of: list[Judged] = []
     for name in asked.sets:
         accuracy = {base: truth[name, base, 0, asked.seed]["test_accuracy"] for base in BASES if (name, base, 0, asked.seed) in truth}
-        depths = {depth: truth[name, "minilm-6", depth, asked.seed]["test_accuracy"] for depth in (0, *DEPTHS) if (name, "minilm-6", depth, asked.seed) in truth}
+        depths = {
+            depth: truth[name, "minilm-6", depth, asked.seed]["test_accuracy"]
+            for depth in (0, *DEPTHS)
+            if (name, "minilm-6", depth, asked.seed) in truth
+        }
         if len(accuracy) < len(BASES) or len(depths) < len(DEPTHS) + 1:
             continue
         with tempfile.TemporaryDirectory() as scratch:
@@ -140,7 +149,9 @@ def judged(asked: Any) -> None:
             rows = [*intake.records["train"], *intake.records["validation"]]
             number = {label: place for place, label in enumerate(intake.labels)}
             labels = np.array([number[row.values["label"]] for row in rows])
-            scores = {base: logme(layers(resolve(folder), [row.values["text"] for row in rows])[:, -1], labels) for folder, base in given.items()}
+            scores = {
+                base: logme(layers(resolve(folder), [row.values["text"] for row in rows])[:, -1], labels) for folder, base in given.items()
+            }
         best = max(accuracy.values())
         ours, largest = given[found[0].base], "smollm2-6"
         depth = next(one for one in found if given[one.base] == "minilm-6").depth.blocks

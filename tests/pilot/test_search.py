@@ -15,6 +15,7 @@ from luthier.core.finding import Finding
 from luthier.core.interfaces import Silent
 from luthier.core.run import Run
 from luthier.core.study import Study
+from luthier.experiment import Experiment
 from tests.data.test_malformed import sentence
 
 SET = ["training.epochs=8", "training.batch_size=8", "optimizer.lr=3e-3", "model.dropout=0.1"]
@@ -192,6 +193,24 @@ def test_a_chat_model_is_searched_by_its_loss_with_accumulation_and_adapters(bas
     assert all(0 < score < 20 for score in scores)
     assert rung["score"] == pytest.approx(looks[0]["evaluation"]["loss"], rel=0.2)
     assert weights(luthier.train(winner.folder / "experiment.yaml", out=tmp_path / "again", force=True)) == weights(winner)
+
+
+def test_with_ten_trials_freezing_is_searched_around_what_one_pass_over_the_rows_proposes(table, bases, tmp_path) -> None:
+    found = searched(table, bases, tmp_path / "study", trials=10, points=[], space=[], set=[*SET[:2], "optimizer.lr=3e-3"])
+    similar = json.loads((found.folder / "similar.json").read_text())
+    depths = {blocks for blocks in (similar["depth"]["blocks"], *similar["depth"]["others"]) if blocks}
+    tried = [entry["values"] for entry in found.noted("proposed")]
+    frozen = [values for values in tried if values["adaptation.kind"] == "freeze"]
+    assert tried[0]["adaptation.kind"] == "full"
+    assert frozen
+    for number, values in enumerate(tried):
+        assert ("adaptation.depth" in values) == (values in frozen)
+        written = Experiment.load(found.trial(number).folder / "experiment.yaml")
+        assert written.adaptation.kind == values["adaptation.kind"]
+    assert {values["adaptation.depth"] for values in frozen} <= depths
+    page = (found.folder / "report.html").read_text()
+    assert "How near the task is" in page
+    assert "adaptation.depth" in page
 
 
 def test_a_budget_too_small_for_a_search_trains_the_default(table, bases, tmp_path) -> None:

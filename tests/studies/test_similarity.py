@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +12,25 @@ import torch
 from typer.testing import CliRunner
 
 import luthier
+from luthier.app.cli import app
 from luthier.core.errors import ExperimentError
 from luthier.models.encode import layers
 from luthier.studies import similarity
-from luthier.studies.similarity import Floor, chances, depth, floors, h_score, nearest, probe
+from luthier.studies.similarity import (
+    PLAIN,
+    Floor,
+    Fluency,
+    chances,
+    depth,
+    depth_for,
+    floors,
+    h_score,
+    nearest,
+    nearness,
+    probe,
+    turn,
+    variability,
+)
 from tests.data.test_malformed import sentence
 
 
@@ -81,7 +98,7 @@ def test_floors_are_transformers_hidden_states(bases, family) -> None:
 
 
 def floor(blocks: int, accuracy: float) -> Floor:
-    return Floor(blocks, accuracy, accuracy, 0.01, 0.0, np.ones(1))
+    return Floor(blocks, accuracy, accuracy, 0.01, 0.0, 0.0, np.ones(1))
 
 
 @pytest.mark.parametrize(
@@ -120,8 +137,6 @@ def test_the_verb_ranks_bases_and_the_command_prints_them(bases, tmp_path) -> No
     assert {one.base for one in found} == set(names)
     assert sum(one.chance for one in found) == pytest.approx(1)
     assert [len(one.floors) for one in found] == [4, 4]
-    from luthier.app.cli import app
-
     said = CliRunner().invoke(app, ["similar", str(tmp_path / "rows.csv"), "--bases", ",".join(names), "--quiet"])
     assert said.exit_code == 0, said.output
     assert "← best" in said.output
@@ -131,5 +146,64 @@ def test_the_verb_ranks_bases_and_the_command_prints_them(bases, tmp_path) -> No
     (tmp_path / "chat.jsonl").write_text(
         "".join(json.dumps({"prompt": sentence(n), "completion": sentence(n + 500)}) + "\n" for n in range(60))
     )
-    with pytest.raises(ExperimentError, match="read off classes"):
+    with pytest.raises(ExperimentError, match="is an encoder"):
         luthier.similar(tmp_path / "chat.jsonl", names)
+
+
+def test_the_variability_is_the_trace_within_over_between() -> None:
+    draws = np.random.default_rng(0)
+    labels = np.arange(900) % 3
+    rows = draws.normal(size=(900, 8)) + 2 * np.eye(8)[labels]
+    means = np.stack([rows[labels == label].mean(0) for label in range(3)])
+    inside = np.cov((rows - means[labels]).T, bias=True)
+    between = np.cov(means.T, bias=True)
+    assert variability(rows, labels) == pytest.approx(np.trace(inside @ np.linalg.pinv(between)) / 3)
+    assert variability(rows * 7 + 3, labels) == pytest.approx(variability(rows, labels))  # neither scale nor place matter
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "kind", "rate"), [(0.95, "close", 0.577), (0.85, "between", 1.0), (0.6, "far", 1.633), (1.0, "close", 0.3)]
+)
+def test_a_task_is_as_near_as_the_best_floor_leaves_little_to_learn(accuracy, kind, rate) -> None:
+    found = nearness([floor(0, 0.5), floor(1, accuracy)], np.arange(100) % 2)
+    assert found.kind == kind
+    assert found.rate == pytest.approx(rate, abs=0.001)
+    assert found.room == pytest.approx((1 - accuracy) / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("bits", "pieces", "kind", "blocks"), [(0.9, 1.3, "close", 15), (1.15, 1.3, "between", 10), (1.4, 1.3, "far", 0), (0.9, 2.0, "far", 0)]
+)
+def test_texts_are_strange_by_their_bits_or_by_their_pieces(bits, pieces, kind, blocks) -> None:
+    near = turn(Fluency(1.0, bits, 1.0, pieces, 1.2, np.ones((1, 2))))
+    assert near.kind == kind
+    assert depth_for(near, 30).blocks == blocks
+
+
+def test_a_base_that_knows_nothing_foresees_answers_at_the_logarithm_of_its_vocabulary(bases, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    base = bases("llama")
+    folder = tmp_path / "blank"
+    shutil.copytree(base.folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: torch.zeros_like(value) for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    rows = [{"prompt": sentence(n), "completion": sentence(n + 500)} for n in range(60)]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    blank, ours = str(folder), str(base.folder)
+    found = {one.base: one for one in luthier.similar(tmp_path / "chat.jsonl", [blank, ours])}
+    fluency = found[blank].fluency
+    assert fluency is not None and not found[blank].floors
+    from luthier.models.pretrained import load_tokenizer
+
+    tokenizer, size = load_tokenizer(base), json.loads((base.folder / "config.json").read_text())["vocab_size"]
+    unsealed = fluency.rows.shape[0]
+    assert unsealed >= 40
+    each = fluency.rows[:, 0] / math.log2(size)  # tokens learned, a whole number: the answer's and its end
+    assert each == pytest.approx(np.round(each), abs=1e-4)
+    assert fluency.plain == pytest.approx(
+        math.log2(size) * (len(tokenizer(PLAIN)["input_ids"]) - 1) / len(tokenizer.decode(tokenizer(PLAIN)["input_ids"][1:]).encode()),
+        rel=1e-5,
+    )
+    assert sum(one.chance for one in found.values()) == pytest.approx(1)
+    assert CliRunner().invoke(app, ["similar", str(tmp_path / "chat.jsonl"), "--bases", ours, "--quiet"]).output.count("bits a byte") >= 2

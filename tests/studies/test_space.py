@@ -10,7 +10,8 @@ import pytest
 from luthier.core.errors import ExperimentError
 from luthier.experiment import Experiment
 from luthier.studies.defaults import space_for
-from luthier.studies.space import Dimension, applied, centred, parsed, value_at
+from luthier.studies.propose import Tried, propose
+from luthier.studies.space import Dimension, applied, centred, loosened, parsed, point, settled, value_at
 
 PLACES = [(number + 0.5) / 200 for number in range(200)]
 
@@ -19,7 +20,7 @@ PLACES = [(number + 0.5) / 200 for number in range(200)]
 def experiment() -> Experiment:
     return Experiment.of(
         {
-            "data": {"path": "rows.csv"},
+            "data": {"path": "rows.csv", "task": "classification"},
             "objective": {"kind": "classification"},
             "adaptation": {"kind": "full"},
             "optimizer": {"kind": "adamw", "lr": 1e-4},
@@ -104,3 +105,59 @@ def test_few_trials_search_the_rate_alone_and_every_field_that_stays_says_why(ex
     typed, why = space_for(experiment, 2, asked=["model.dropout=0|0.3", "optimizer.lr=1e-4..1e-3"])
     assert [dimension.path for dimension in typed] == ["model.dropout", "optimizer.lr"]
     assert "model.dropout" not in why
+
+
+def test_a_condition_is_read_as_it_is_typed_and_names_a_field_that_varies(experiment) -> None:
+    found = parsed("adaptation.depth=2|3|4 if adaptation.kind=freeze", experiment)
+    assert (found.options, found.when) == ((2, 3, 4), {"adaptation.kind": "freeze"})
+    assert parsed(found.said(), experiment) == found
+    with pytest.raises(ExperimentError, match="there is no field"):
+        parsed("adaptation.depth=2|3|4", experiment)  # everything moves: nothing has a depth
+    with pytest.raises(ExperimentError, match=r"adaptation.kind does not vary"):
+        space_for(experiment, 4, asked=["adaptation.depth=2|3|4 if adaptation.kind=freeze"])
+
+
+def test_a_point_has_only_the_fields_that_its_kinds_bring_and_the_rate_follows_the_adaptation(experiment) -> None:
+    asked = [
+        "adaptation.kind=full|freeze|lora",
+        "adaptation.depth=2|3|4 if adaptation.kind=freeze",
+        "adaptation.rank=16|64 if adaptation.kind=lora",
+    ]
+    space, _ = space_for(experiment, 4, asked=asked)
+    tried: list[Tried] = []
+    for _ in range(40):
+        tried.append(Tried(propose(space, "tpe", 3, 40, tried).values, float(len(tried) % 7), 0.25))
+    kinds = {past.values["adaptation.kind"] for past in tried}
+    assert kinds == {"full", "freeze", "lora"}
+    for past in tried:
+        assert ("adaptation.depth" in past.values) == (past.values["adaptation.kind"] == "freeze")
+        assert ("adaptation.rank" in past.values) == (past.values["adaptation.kind"] == "lora")
+        applied(experiment, past.values)
+    for past in tried:
+        again = settled(space, loosened(space, past.values))
+        assert again.pop("optimizer.lr") == pytest.approx(past.values["optimizer.lr"], rel=0.01)
+        assert again.items() <= past.values.items()
+    rates = {kind: median(past.values["optimizer.lr"] for past in tried[:28] if past.values["adaptation.kind"] == kind) for kind in kinds}
+    assert rates["full"] < rates["freeze"] < rates["lora"]  # 1e-4, 3e-4 and 1e-3 are where each begins
+
+
+def test_with_enough_trials_freezing_is_searched_around_what_one_pass_proposes(experiment) -> None:
+    few, why = space_for(experiment, 6, depths=(3, 4, 2))
+    assert [dimension.path for dimension in few] == ["optimizer.lr"]
+    assert "joins from 10 on" in why["adaptation.depth"]
+    many, why = space_for(experiment, 10, depths=(3, 4, 2))
+    by_path = {dimension.path: dimension for dimension in many}
+    assert by_path["adaptation.depth"].options == (2, 3, 4)
+    assert by_path["adaptation.depth"].centre == 3
+    assert "adaptation.kind" not in why
+    assert centred(many)["adaptation.kind"] == "full"
+    assert "adaptation.depth" not in centred(many)
+    assert applied(experiment, centred(many)) == experiment
+    named = space_for(experiment, 2, depths=(3, 4, 2), named=["adaptation.kind", "adaptation.depth"])[0]
+    assert point("adaptation.kind=freeze,adaptation.depth=4", named) == {
+        "optimizer.lr": 3e-4,
+        "adaptation.kind": "freeze",
+        "adaptation.depth": 4,
+    }
+    set_by_hand, _ = space_for(experiment, 12, fixed=["adaptation.kind"], depths=(3,))
+    assert not {"adaptation.kind", "adaptation.depth"} & {dimension.path for dimension in set_by_hand}

@@ -317,22 +317,22 @@ def pull_model(name: str) -> None:
 
 @app.command()
 def similar(
-    data: Annotated[str, typer.Argument(help="A file of rows with classes, or a folder.")],
-    bases: Annotated[str, typer.Option(help="Names, folders or hub ids, with commas; the embedded encoder when not given.")] = "",
+    data: Annotated[str, typer.Argument(help="A file of rows with classes or answers, or a folder.")],
+    bases: Annotated[str, typer.Option(help="Names, folders or hub ids, with commas; the task's embedded base when not given.")] = "",
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
+    task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
     set: Set = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """How near the task is to what a base knows: which base, and how many of its blocks may stay frozen."""
+    """How near the task is to what a base knows: which base, how many of its blocks may stay frozen, and the rate to start from."""
     from luthier.app.faces import compared, face
     from luthier.pilot.similar import similar as verb
 
     with face(quiet or as_json) as shown:
-        done = verb(
-            data, [name.strip() for name in bases.split(",") if name.strip()], target=target, input=input, set=set or (), face=shown
-        )
+        names = [name.strip() for name in bases.split(",") if name.strip()]
+        done = verb(data, names, target=target, input=input, task=task, set=set or (), face=shown)
     print(json.dumps([one.value() for one in done], indent=2) if as_json else "\n".join(compared(done)))
 
 

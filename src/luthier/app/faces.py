@@ -174,17 +174,22 @@ def compared(found: Sequence[Similar]) -> list[str]:
             f"{one.base} ({one.megabytes:,.0f} MB, {one.seconds:.0f} s)"
             + (f": the best one with a chance of {one.chance:.0%}" if len(found) > 1 else "")
         )
-        lines.append("  behind block   nearest neighbours   probe            H-score")
+        if one.floors:
+            lines.append("  behind block   nearest neighbours   probe            H-score   variability")
         for floor in one.floors:
             mark = "  ← best" if floor is one.best else ""
             lines.append(
-                f"  {floor.blocks or 'embeddings':>12}   {floor.neighbours:>18.1%}   {floor.probe:>6.1%} ± {floor.error:.1%}   {floor.h_score:7.3f}{mark}"
+                f"  {floor.blocks or 'embeddings':>12}   {floor.neighbours:>18.1%}   {floor.probe:>6.1%} ± {floor.error:.1%}   {floor.h_score:7.3f}   {floor.variability:11.1f}{mark}"
             )
+        if one.fluency:
+            lines.append(f"  the answers take {one.fluency.answers:.2f} bits a byte, given what stands before them")
+        words = {"close": "a close cousin of what it knows", "between": "neither close nor far", "far": "a far turn"}
+        lines.append(f"  {words[one.near.kind]}: {one.near.reason}")
         others = ", ".join(str(other) for other in one.depth.others)
         lines.append(f"  freeze {one.depth.blocks} (or {others}): {one.depth.reason}")
+        lines.append(f"  a rate to start from: {one.rate:g}")
     first = found[0]
+    depths = "|".join(str(each) for each in sorted({first.depth.blocks, *first.depth.others}))
     lines.append("")
-    lines.append(
-        f"try it   luthier search DATA --base {first.base} --set adaptation.kind=freeze --space 'adaptation.depth={'|'.join(str(each) for each in sorted({first.depth.blocks, *first.depth.others}))}'"
-    )
+    lines.append(f"try it   luthier search DATA --base {first.base} --set adaptation.kind=freeze --space 'adaptation.depth={depths}'")
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ def write_study(study: Study) -> Path:
     won = study.noted("won")[-1]["trial"]
     body = [_outcome(study, won), findings([found for found in study.findings if found.check.startswith("search")])]
     if plan["rungs"]:
-        body += [_trials(study, trials, standings, won), _curves(standings, won), _space(plan, trials, standings, won)]
-    body += [_reasons(plan, experiment, trials[won]["values"] if trials else {}), _cost(study, plan, standings)]
+        body += [_trials(study, plan, trials, standings, won), _curves(standings, won), _space(plan, trials, standings, won)]
+    body += [_reasons(plan, experiment, trials[won]["values"] if trials else {}), _near(study), _cost(study, plan, standings)]
     name = Path(experiment["data"]["path"]).stem
     write_file(
         study.folder / "report.html", page(f"{name} · searched by Luthier", name, f"searched, {plan['trials']} trials", "".join(body))
@@ -53,16 +54,16 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _trials(study: Study, trials: list[dict[str, Any]], standings: list[dict[str, Any]], won: int) -> str:
+def _trials(study: Study, plan: dict[str, Any], trials: list[dict[str, Any]], standings: list[dict[str, Any]], won: int) -> str:
     shares = sorted({entry["share"] for entry in standings})
     seen = {(entry["trial"], entry["share"]): entry["score"] for entry in standings}
     why = {int(trial): reason for entry in study.noted("rung") for trial, reason in entry["reasons"].items()}
     why |= {entry["trial"]: f"failed: {entry['why']}" for entry in study.noted("standing") if entry["why"]}
     why[won] = "the final model"
-    paths = list(trials[0]["values"])
+    paths = [dimension["path"] for dimension in plan["space"]]
     head = ["trial", "by", *(path.split(".")[-1] for path in paths), *(f"loss after {share:.0%}" for share in shares), "what became of it"]
     rows = [
-        [entry["trial"], entry["by"], *(_short(entry["values"][path]) for path in paths),
+        [entry["trial"], entry["by"], *(_short(entry["values"].get(path, "–")) for path in paths),
          *(f"{seen[entry['trial'], share]:.4f}" if (entry["trial"], share) in seen else "" for share in shares), why.get(entry["trial"], "")]
         for entry in trials
     ]  # fmt: skip
@@ -91,15 +92,8 @@ def _space(plan: dict[str, Any], trials: list[dict[str, Any]], standings: list[d
     shown = [entry for entry in trials if entry["trial"] in last]
     axes = []
     for dimension in plan["space"]:
-        values = [entry["values"][dimension["path"]] for entry in shown]
-        if dimension["kind"] == "choice":
-            options = dimension["options"]
-            places = [options.index(value) / max(len(options) - 1, 1) for value in values]
-        else:
-            scaled = [math.log(value) if dimension["kind"] == "log" else value for value in values]
-            low, high = min(scaled), max(scaled)
-            places = [(value - low) / ((high - low) or 1) for value in scaled]
-        axes.append((dimension["path"].split(".")[-1], [_short(value) for value in values], places))
+        path, values = dimension["path"], [entry["values"].get(dimension["path"]) for entry in shown]
+        axes.append((path.split(".")[-1], ["–" if value is None else _short(value) for value in values], _places(dimension, values)))
     first = {entry["trial"]: entry["score"] for entry in reversed(standings)}
     losses = [first[entry["trial"]] for entry in shown]
     low, high = min(losses), max(losses)
@@ -108,10 +102,28 @@ def _space(plan: dict[str, Any], trials: list[dict[str, Any]], standings: list[d
     return section("The space", figures.parallel(axes, [f"trial {entry['trial']}" for entry in shown], best))
 
 
+def _places(dimension: dict[str, Any], values: list[Any]) -> list[float]:
+    """Where each value lies between its bounds; at the foot where a trial has no such field."""
+    if dimension["kind"] == "choice":
+        scaled = [None if value is None else float(dimension["options"].index(value)) for value in values]
+    else:
+        scaled = [None if value is None else math.log(value) if dimension["kind"] == "log" else float(value) for value in values]
+    there = [value for value in scaled if value is not None]
+    if not there:
+        return [0.0] * len(values)
+    low, high, foot = min(there), max(there), 0.15 if len(there) < len(values) else 0.0
+    return [0.0 if value is None else foot + (1 - foot) * (value - low) / ((high - low) or 1) for value in scaled]
+
+
 def _reasons(plan: dict[str, Any], experiment: dict[str, Any], values: dict[str, Any]) -> str:
     rows = []
     for dimension in plan["space"]:
-        chosen, centre = values.get(dimension["path"]), dimension["centre"]
+        if dimension["path"] not in values:
+            rows.append(
+                [dimension["path"], "–", f"searched; not there where {', '.join(dimension['when'])} is another ({dimension['why']})"]
+            )
+            continue
+        chosen, centre = values[dimension["path"]], dimension["centre"]
         became = "kept at the default" if chosen == centre else f"the default is {_short(centre)}"
         rows.append([dimension["path"], _short(chosen), f"searched; {became} ({dimension['why']})"])
     for path, why in plan["stay"].items():
@@ -120,6 +132,22 @@ def _reasons(plan: dict[str, Any], experiment: dict[str, Any], values: dict[str,
             place = place.get(part, "") if isinstance(place, dict) else ""
         rows.append([path, _short(place), f"not searched: {why}"])
     return section("Why these values", table(["hyperparameter", "value", "why"], rows))
+
+
+def _near(study: Study) -> str:
+    """What one pass over the rows said of freezing, where it was asked."""
+    file = study.folder / "similar.json"
+    if not file.exists():
+        return ""
+    found = json.loads(file.read_text())
+    rows = [
+        [floor["blocks"] or "embeddings", f"{floor['neighbours']:.1%}", f"{floor['probe']:.1%}", f"{floor['h_score']:.3f}"]
+        for floor in found["floors"]
+    ]
+    body = table(["behind block", "nearest neighbours", "probe", "H-score"], rows) if rows else ""
+    return section(
+        "How near the task is", body, f"{found['near']['reason']}. Freeze {found['depth']['blocks']}: {found['depth']['reason']}."
+    )
 
 
 def _cost(study: Study, plan: dict[str, Any], standings: list[dict[str, Any]]) -> str:

@@ -64,7 +64,10 @@ class WarmupStableDecay(_Warm):
     kind: Literal["wsd"] = "wsd"
     decay: float = Field(default=0.2, gt=0, le=1, description="Share of the run, at its end, over which the rate falls to zero.")
     until: float = Field(
-        default=1.0, gt=0, le=1, description="Share of the planned run (`training.epochs`) at which the rate has come to zero and the run ends."
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the planned run (`training.epochs`) at which the rate has come to zero and the run ends.",
     )
     shape: Literal["linear", "cosine"] = Field(default="linear", description="How the rate falls: straight, or as half a cosine.")
 

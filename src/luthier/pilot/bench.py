@@ -75,7 +75,9 @@ class Bench:
         import optuna
 
         values: Values = {}
-        for dimension in self.space:
+        for dimension in sorted(self.space, key=lambda one: len(one.when)):  # a condition comes after what it depends on
+            if not dimension.there(values):
+                continue
             if dimension.kind == "choice":
                 values[dimension.path] = trial.suggest_categorical(dimension.path, dimension.options)
             else:
@@ -101,7 +103,8 @@ class Bench:
         except ImportError:
             raise ExperimentError("Ray Tune is not installed", "pip install 'luthier[ray]'") from None
         number = int(tune.get_context().get_trial_id().rpartition("_")[2])
-        for share, loss in self.curve(dict(config), number):
+        away = {dimension.path for dimension in self.space if not dimension.there(config)}
+        for share, loss in self.curve({path: value for path, value in config.items() if path not in away}, number):
             tune.report({"loss": loss, "share": share})
 
 

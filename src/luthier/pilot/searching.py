@@ -15,10 +15,11 @@ from luthier.pilot.closing import concluded
 from luthier.pilot.outcome import Crowd
 from luthier.pilot.outcome import findings as outcome
 from luthier.pilot.samples import sampled
+from luthier.pilot.similar import known_of
 from luthier.pilot.trials import Runner, Stable
 from luthier.pilot.way import Way
 from luthier.studies.backends import Backend, backend_of
-from luthier.studies.defaults import space_for
+from luthier.studies.defaults import FREEZING, space_for
 from luthier.studies.plan import Asked, Plan
 from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import cost_of, rungs_for, trials_within
@@ -123,7 +124,9 @@ def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Pl
     steps = experiment.total_steps(len(way.intake.records["train"]))
     trials = asked.trials or trials_within(runs, warmup, steps)
     fixed = [*asked.fixed, *(["training.batch_size"] if experiment.training.steps else [])]
-    space, stay = space_for(experiment, trials, fixed, asked.space, [path for text in asked.points for path in named(text)])
+    names = [path for text in asked.points for path in named(text)]
+    depths = _depths(way, experiment, trials, [*fixed, *(text.partition("=")[0].strip() for text in asked.space)])
+    space, stay = space_for(experiment, trials, fixed, asked.space, names, depths)
     if not space:
         trials = 1
     tried = [point(text, space) for text in asked.points]
@@ -144,6 +147,24 @@ def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Pl
     for path, why in stay.items() if trials > 1 else ():
         way.face.say(f"  {path} stays: {why}")
     return made
+
+
+def _depths(way: Way, experiment: Experiment, trials: int, settled: Sequence[str]) -> Sequence[int]:
+    """Blocks that may be worth freezing, by one pass over the rows; none where freezing is not searched by itself.
+
+    Args:
+        way: of the study.
+        experiment: the default.
+        trials: of the search.
+        settled: paths about which the person has said something.
+    """
+    least = min(trials for trials, _ in FREEZING)
+    if trials < least or value_at(experiment, "adaptation.kind") != "full" or any(path.startswith("adaptation.") for path in settled):
+        return ()
+    found = known_of(way.base, way.intake, way.face)
+    way.place.write_json("similar.json", found.value())
+    way.face.say(f"  freezing {found.depth.blocks} blocks is worth a try: {found.depth.reason}")
+    return [blocks for blocks in (found.depth.blocks, *found.depth.others) if blocks]
 
 
 def _closed(study: Study, way: Way, trial: Trial, runner: Runner, findings: Sequence[Finding]) -> None:

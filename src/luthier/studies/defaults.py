@@ -58,6 +58,13 @@ SPREADS: tuple[tuple[int, Dimension], ...] = (
     (16, Dimension(path="schedule.kind", kind="choice", options=("linear", "cosine", "wsd"), spread=0.4, why="straight to zero is hard to beat")),
 )  # fmt: skip
 """From how many trials on a field is searched, and its prior; bounds and spread of the rate are multiples of the default's."""
+FREEZING: tuple[tuple[int, Dimension], ...] = (
+    (10, Dimension(path="adaptation.kind", kind="choice", options=("full", "freeze"), spread=0.5,
+                   why="blocks that stay cost less, and few rows may not need them to move")),
+    (10, Dimension(path="adaptation.depth", kind="choice", options=(0,), spread=0.5, when={"adaptation.kind": "freeze"},
+                   why="what one pass over the rows proposes, and the depths beside it")),
+)  # fmt: skip
+"""As `SPREADS`, where everything moves by default and it is known which depths are worth trying."""
 STAY = {
     "training.epochs": "early stopping and the best checkpoint find the end within a run",
     "adaptation.kind": "name it to search it: --space 'adaptation.kind=full|freeze|lora'",
@@ -66,7 +73,12 @@ STAY = {
 
 
 def space_for(
-    experiment: Experiment, trials: int, fixed: Sequence[str] = (), asked: Sequence[str] = (), named: Sequence[str] = ()
+    experiment: Experiment,
+    trials: int,
+    fixed: Sequence[str] = (),
+    asked: Sequence[str] = (),
+    named: Sequence[str] = (),
+    depths: Sequence[int] = (),
 ) -> tuple[Space, dict[str, str]]:
     """What a search of so many trials varies, and why the rest of the hyperparameters that matter stay.
 
@@ -76,6 +88,7 @@ def space_for(
         fixed: paths that the person has set: they stay.
         asked: dimensions as typed after --space; they join, or take the place of those that are there.
         named: paths of points that are to be tried: they are searched however few the trials.
+        depths: blocks that may be worth freezing, the best proposal first; empty where nobody knows.
 
     Raises:
         ExperimentError: a dimension that does not fit the experiment.
@@ -83,7 +96,10 @@ def space_for(
     typed = {dimension.path: dimension for dimension in (parsed(text, experiment) for text in asked)}
     found: list[Dimension] = []
     stay = {path: "set by you" if path in fixed else why for path, why in STAY.items()}
-    for least, dimension in SPREADS:
+    freezes = (
+        depths and value_at(experiment, "adaptation.kind") == "full" and not {"adaptation.kind", "adaptation.depth"} & {*typed, *fixed}
+    )
+    for least, dimension in (*SPREADS, *(FREEZING if freezes else ())):
         path = dimension.path
         if path in typed:
             continue
@@ -91,9 +107,33 @@ def space_for(
             stay[path] = "set by you"
         elif trials < least and path not in named:
             stay[path] = f"{trials} trials are spent on what matters more; it joins from {least} on"
+        elif path == "adaptation.depth":
+            found.append(dimension.model_copy(update={"options": tuple(sorted(depths)), "centre": depths[0]}))
         else:
             found.append(_centred(dimension, value_at(experiment, path)))
-    return (*found, *typed.values()), {path: why for path, why in stay.items() if path not in typed}
+            stay.pop(path, None)
+    space = (*found, *typed.values())
+    paths = {dimension.path for dimension in space}
+    for dimension in space:
+        missing = [path for path in dimension.when if path not in paths]
+        if missing:
+            raise ExperimentError(
+                f"--space {dimension.said()!r}: {missing[0]} does not vary", f"add --space '{missing[0]}=…|…', or leave the condition out"
+            )
+    if "adaptation.kind" in paths:
+        space = tuple(_following(dimension, experiment) if dimension in found else dimension for dimension in space)
+    return space, {path: why for path, why in stay.items() if path not in typed}
+
+
+def _following(dimension: Dimension, experiment: Experiment) -> Dimension:
+    """The rate, which is another one for another adaptation."""
+    if dimension.path != "optimizer.lr":
+        return dimension
+    kind = "encoder" if experiment.data.task == "classification" else "decoder"
+    now = RATES[kind, value_at(experiment, "adaptation.kind")][0]
+    return dimension.model_copy(
+        update={"multiples": {"adaptation.kind": {adaptation: rate / now for (of, adaptation), (rate, _) in RATES.items() if of == kind}}}
+    )
 
 
 def _centred(dimension: Dimension, value: Any) -> Dimension:

@@ -16,7 +16,7 @@ import numpy as np
 
 from luthier.core.errors import ExperimentError, nearest
 from luthier.core.randomness import mix, permutation, seed_of
-from luthier.studies.space import Dimension, Values, centred
+from luthier.studies.space import Dimension, Values, centred, loosened, settled
 
 SAMPLERS = ("tpe", "gp", "random", "cmaes", "qmc", "prior")
 """Of Optuna, by name; `prior` draws from the prior and near the best alone."""
@@ -91,7 +91,8 @@ def propose(
         found = Proposal(_point(space, by, seed, turn, attempt, drawn, tried), by)
         if found.values not in [*ahead, *(past.values for past in tried)]:
             return found
-    return Proposal({dimension.path: dimension.at(_draw(seed, turn, 99, dimension.path)) for dimension in space}, "random")
+    anywhere = {dimension.path: dimension.at(_draw(seed, turn, 99, dimension.path)) for dimension in space}
+    return Proposal(settled(space, anywhere), "random")
 
 
 def _chosen(sampler: str, seed: int, turn: int) -> str:
@@ -103,13 +104,15 @@ def _chosen(sampler: str, seed: int, turn: int) -> str:
 
 def _point(space: Sequence[Dimension], by: str, seed: int, turn: int, attempt: int, drawn: int, tried: Sequence[Tried]) -> Values:
     if by == "prior":
-        return {dimension.path: dimension.likely(_even(seed, turn, attempt, drawn, dimension.path)) for dimension in space}
+        return settled(space, {dimension.path: dimension.likely(_even(seed, turn, attempt, drawn, dimension.path)) for dimension in space})
     if by == "near the best":
         furthest = max(past.share for past in tried)
         best = min((past for past in tried if past.share == furthest), key=lambda past: past.score)
-        return {
-            dimension.path: dimension.near(best.values[dimension.path], _draw(seed, turn, attempt, dimension.path)) for dimension in space
-        }
+        loose = loosened(space, best.values)
+        return settled(
+            space,
+            {dimension.path: dimension.near(loose[dimension.path], _draw(seed, turn, attempt, dimension.path)) for dimension in space},
+        )
     return _asked(space, by, seed_of(seed, "sampler", turn, attempt), tried)
 
 
@@ -148,7 +151,7 @@ def _asked(space: Sequence[Dimension], name: str, seed: int, tried: Sequence[Tri
             found[dimension.path] = next(option for option in dimension.options if str(option) == value)
         else:
             found[dimension.path] = float(f"{value:.3g}")
-    return found
+    return settled(space, found, asked=found)
 
 
 def distributions(space: Sequence[Dimension]) -> dict[str, Any]:
@@ -174,7 +177,7 @@ def told(space: Sequence[Dimension], tried: Sequence[Tried], sampler: Any = None
     for past in tried:
         values = {path: str(value) if path in options else float(value) for path, value in past.values.items()}
         score = past.score if np.isfinite(past.score) else worst + abs(worst) + 1.0
-        study.add_trial(optuna.trial.create_trial(params=values, distributions=kinds, value=score))
+        study.add_trial(optuna.trial.create_trial(params=values, distributions={path: kinds[path] for path in values}, value=score))
     return study
 
 

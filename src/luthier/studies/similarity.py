@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,20 @@ MOST_ROWS = 2_000
 """Rows that are read."""
 CAPS = ((1_000, 3 / 4), (10_000, 2 / 3), (1 << 62, 1 / 3))
 """Below so many training rows, at most this share of the blocks is kept frozen."""
+CLOSE, FAR = 0.2, 0.5
+"""Shares of what guessing leaves, that are left to be learned."""
+USUAL, RATES = 0.3, (0.3, 2.0)
+"""Where the usual rate is right, and how far another one may be from it: a hypothesis (docs/log.md)."""
+STRANGE, SPLIT = 0.3, 1.5
+"""Bits a byte above plain English, and times its tokens a word, from which texts are strange to a base."""
+PLAIN = (
+    "The train was late again this morning, so I walked along the river instead and bought some bread on the way. A few people were "
+    "already sitting outside the small café at the corner, reading the news or talking about the weather. My neighbour told me that "
+    "the old bridge will be closed for repairs until the end of the year. Nobody seems to know how the children will get to school. "
+    "In the afternoon we cleaned the kitchen, wrote two letters and made a list of everything that has to be done before winter: the "
+    "roof, the windows, the garden gate. When it became dark we lit the fire and played cards until it was time to go to bed."
+)
+"""Plain English, to compare with."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,7 @@ class Floor:
         probe: accuracy of ridge regression on the classes, out of fold.
         error: standard error of the probe's accuracy.
         h_score: how much of the variance the classes explain, shrunk (Ibrahim et al. 2021); greater is better.
+        variability: of the states within the classes, in units of that between them (Xie et al. 2022); smaller is better.
         right: for each row whether the probe was right, # (rows,)
     """
 
@@ -35,6 +51,7 @@ class Floor:
     probe: float
     error: float
     h_score: float
+    variability: float
     right: np.ndarray
 
 
@@ -70,7 +87,9 @@ def _floor(number: int, rows: np.ndarray, labels: np.ndarray, folds: Sequence[Se
     right = probe(even, labels, folds) == labels
     accuracy = float(right.mean())
     error = float(np.sqrt(max(accuracy * (1 - accuracy), 0.25 / len(labels)) / len(labels)))
-    return Floor(number, float((nearest(even, labels) == labels).mean()), accuracy, error, h_score(even, labels), right)
+    return Floor(
+        number, float((nearest(even, labels) == labels).mean()), accuracy, error, h_score(even, labels), variability(even, labels), right
+    )
 
 
 def nearest(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -95,15 +114,16 @@ def probe(rows: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) 
     for held in folds:
         train = np.setdiff1d(np.arange(len(rows)), held)
         centre, base = rows[train].mean(0), targets[train].mean(0)
-        left, size, right = np.linalg.svd(rows[train] - centre, full_matrices=False)
-        rotated = left.T @ (targets[train] - base)
+        even, wanted = rows[train] - centre, targets[train] - base
+        size, turned = np.linalg.eigh(even.T @ even)  # (width,), (width, width): much smaller than the rows' own decomposition
+        size, rotated = np.maximum(size, 0.0), turned.T @ (even.T @ wanted)
         best, weights = np.inf, np.zeros((rows.shape[1], targets.shape[1]))
         for strength in STRENGTHS * len(train):
-            share = size**2 / (size**2 + strength)
-            residual = targets[train] - base - left @ (share[:, None] * rotated)
-            score = float((residual**2).sum()) / max(1 - share.sum() / len(train), 1e-6) ** 2
+            shrunk = size + strength
+            left = float((wanted**2).sum() - ((2 / shrunk - size / shrunk**2)[:, None] * rotated**2).sum())
+            score = left / max(1 - float((size / shrunk).sum()) / len(train), 1e-6) ** 2
             if score < best:
-                best, weights = score, right.T @ ((share / np.maximum(size, 1e-12))[:, None] * rotated)
+                best, weights = score, turned @ (rotated / shrunk[:, None])
         said[list(held)] = ((rows[list(held)] - centre) @ weights + base).argmax(1)
     return said
 
@@ -117,6 +137,91 @@ def h_score(rows: np.ndarray, labels: np.ndarray) -> float:
     means = np.stack([even[labels == label].mean(0) for label in range(labels.max() + 1)])
     between = (1 - shrinkage) * (means.T * (np.bincount(labels) / len(labels))) @ means
     return float(np.trace(np.linalg.solve(covariance, between)))
+
+
+def variability(rows: np.ndarray, labels: np.ndarray) -> float:
+    """The trace of the covariance within the classes over that between them, by the number of classes.
+
+    Source: Xie et al. 2022, "Hidden state variability of pretrained language models can guide computation reduction for transfer learning", eq. 2.
+    """
+    even = rows - rows.mean(0)
+    means = np.stack([even[labels == label].mean(0) for label in range(labels.max() + 1)])
+    shares = np.bincount(labels) / len(labels)
+    inside = even - means[labels]
+    # the classes' means span few directions: in those, the inverse of what lies between them is small enough to be written down
+    left, size, _ = np.linalg.svd((means * np.sqrt(shares)[:, None]).T, full_matrices=False)
+    kept = size > size[0] * 1e-9
+    turned = inside @ left[:, kept]
+    return float(((turned**2).mean(0) / size[kept] ** 2).sum() / len(means))
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """Whether a task is a close cousin of what a base knows, or a far turn.
+
+    Args:
+        kind: close, between or far.
+        room: how much there is to learn: for classes, which part of what guessing leaves the best floor leaves too; for text, the bits a byte
+            above those of plain English.
+        rate: what the usual rate may be multiplied by to start from; a hypothesis that a search should test.
+        reason: why.
+    """
+
+    kind: Literal["close", "between", "far"]
+    room: float
+    rate: float
+    reason: str
+
+
+def nearness(found: Sequence[Floor], labels: np.ndarray) -> Nearness:
+    """How much of the task the base leaves to be learned.
+
+    Args:
+        found: every floor.
+        labels: the class of each row, from 0, # (rows,)
+    """
+    best = max(found, key=lambda floor: floor.probe)
+    guessed = float(np.bincount(labels).max() / len(labels))
+    room = (1 - best.probe) / max(1 - guessed, 1e-9)
+    kind = "close" if room <= CLOSE else "far" if room > FAR else "between"
+    reason = f"where guessing is wrong in {1 - guessed:.0%} of rows, a probe is in {1 - best.probe:.0%}: {min(room, 1):.0%} of it is left to learn"
+    return Nearness(kind, room, float(np.clip((room / USUAL) ** 0.5, *RATES)), reason)
+
+
+@dataclass(frozen=True)
+class Fluency:
+    """How well a base foresees texts.
+
+    Args:
+        answers: bits a byte of the answers, given what stands before them.
+        texts: bits a byte of whole rows, as plain text.
+        plain: bits a byte of plain English, to compare.
+        pieces: tokens a word of the rows.
+        plain_pieces: tokens a word of plain English.
+        rows: bits and bytes of each row's answers, # (rows, 2)
+    """
+
+    answers: float
+    texts: float
+    plain: float
+    pieces: float
+    plain_pieces: float
+    rows: np.ndarray
+
+
+def turn(found: Fluency) -> Nearness:
+    """How far texts are from plain English for a base: by their bits a byte, or by a tokenizer that does not know their words."""
+    room, split = found.texts - found.plain, found.pieces / found.plain_pieces
+    kind = "far" if room > STRANGE or split > SPLIT else "close" if room < STRANGE / 3 and split < 1.2 else "between"
+    reason = f"its rows take {found.texts:.2f} bits a byte and {found.pieces:.1f} tokens a word, plain English {found.plain:.2f} and {found.plain_pieces:.1f}"
+    return Nearness(kind, room, 1.0, reason)
+
+
+def depth_for(near: Nearness, count: int) -> Depth:
+    """How many blocks of a generator may stay frozen; where its input is strange, the lowest must move too."""
+    chosen = {"close": count // 2, "between": count // 3, "far": 0}[near.kind]
+    others = tuple(sorted({0, count // 3, count // 2, 2 * count // 3} - {chosen}, reverse=True))
+    return Depth(chosen, others, f"{near.kind}: {near.reason}")
 
 
 def depth(found: Sequence[Floor], rows: int) -> Depth:
@@ -148,4 +253,18 @@ def chances(right: Sequence[np.ndarray]) -> list[float]:
     rows = np.random.Generator(np.random.Philox(0)).integers(0, table.shape[1], (DRAWS, table.shape[1]))
     means = table[:, rows].mean(2)
     best = means == means.max(0)
+    return (best / best.sum(0)).mean(1).tolist()
+
+
+def foreseen(rows: Sequence[np.ndarray]) -> list[float]:
+    """The chance of each base to foresee answers best, from resampled rows.
+
+    Args:
+        rows: for each base, the bits and bytes of each row's answers, # (rows, 2); the same rows for all.
+    """
+    table = np.stack(rows)  # (bases, rows, 2)
+    drawn = np.random.Generator(np.random.Philox(0)).integers(0, table.shape[1], (DRAWS, table.shape[1]))
+    sums = np.stack([each[drawn].sum(1) for each in table])  # (bases, draws, 2)
+    means = sums[..., 0] / sums[..., 1]
+    best = means == means.min(0)
     return (best / best.sum(0)).mean(1).tolist()

@@ -32,6 +32,12 @@ class Dimension(Component):
     centre: Any = Field(default=None, description="Where the best value is expected: the default's.")
     spread: float = Field(default=1.0, gt=0, description="How far from the centre it may well be.")
     why: str = Field(default="", description="Where centre and spread come from.")
+    when: dict[str, Any] = Field(
+        default_factory=dict, description="Other paths, and the value that each must have for this field to be there."
+    )
+    multiples: dict[str, dict[str, float]] = Field(
+        default_factory=dict, description="Other paths, and for values of theirs by how much the centre is multiplied."
+    )
 
     def at(self, place: float) -> Any:
         """The value below which a share `place` of the bounds lies, 0 < place < 1; of options, the one that lies there."""
@@ -66,29 +72,73 @@ class Dimension(Component):
         raw = math.exp(value) if self.kind == "log" else value
         return float(f"{min(max(raw, self.low), self.high):.3g}")  # as a person would write it down
 
+    def times(self, value: Any, multiple: float) -> Any:
+        """A value so many times as great."""
+        return value if multiple == 1 else self._unscaled(self._scaled(value * multiple))
+
     def said(self) -> str:
         """The dimension as `--space` takes it."""
+        condition = "".join(f" if {path}={value}" for path, value in self.when.items())
         if self.kind == "choice":
-            return f"{self.path}={'|'.join(str(option) for option in self.options)}"
-        return f"{self.path}={self.low:.2g}..{self.high:.2g},{self.kind}"
+            return f"{self.path}={'|'.join(str(option) for option in self.options)}{condition}"
+        return f"{self.path}={self.low:.2g}..{self.high:.2g},{self.kind}{condition}"
+
+    def there(self, values: Mapping[str, Any]) -> bool:
+        """Whether a point has this field."""
+        return all(values.get(path) == value for path, value in self.when.items())
+
+    def multiple(self, values: Mapping[str, Any]) -> float:
+        """By how much the centre is multiplied at a point."""
+        return math.prod(by.get(str(values.get(path)), 1.0) for path, by in self.multiples.items())
 
 
 Space = tuple[Dimension, ...]
 
 
-def parsed(text: str, experiment: Experiment) -> Dimension:
-    """A dimension as it is typed: `optimizer.lr=1e-5..1e-3`, `model.dropout=0..0.3,linear`, `training.batch_size=8|16|32`.
+def settled(space: Sequence[Dimension], values: Values, asked: Mapping[str, Any] | None = None) -> Values:
+    """A point as it was drawn, without the fields that it does not have, and with the values that follow from others.
 
     Args:
-        text: the path, "=", and bounds or options; bounds ten times apart or more are searched in logarithms unless `linear` is said.
+        space: what may vary.
+        values: of every dimension.
+        asked: those that were asked for as they are.
+    """
+    return {
+        dimension.path: values[dimension.path]
+        if dimension.path in (asked or {})
+        else dimension.times(values[dimension.path], dimension.multiple(values))
+        for dimension in space
+        if dimension.there(values)
+    }
+
+
+def loosened(space: Sequence[Dimension], values: Values) -> Values:
+    """A point as it might have been drawn: with every field, and without the multiples."""
+    return {
+        dimension.path: dimension.times(values[dimension.path], 1 / dimension.multiple(values))
+        if dimension.path in values
+        else dimension.centre
+        for dimension in space
+    }
+
+
+def parsed(text: str, experiment: Experiment) -> Dimension:
+    """A dimension as it is typed: `optimizer.lr=1e-5..1e-3`, `model.dropout=0..0.3,linear`, `adaptation.depth=2|3|4 if adaptation.kind=freeze`.
+
+    Args:
+        text: the path, "=", and bounds or options; bounds ten times apart or more are searched in logarithms unless `linear` is said; where
+            the field is there only at some points, "if" and the value of another one.
         experiment: whose value is the centre.
 
     Raises:
         ExperimentError: it is not such a text, or there is no such field.
     """
+    text, *conditions = text.split(" if ")
     path, equals, right = (part.strip() for part in text.partition("="))
     if not equals or not right:
         raise ExperimentError(f"--space {text!r} names no values", "write it as optimizer.lr=1e-5..1e-3 or training.batch_size=8|16|32")
+    when = {other.strip(): number(value.strip()) for other, _, value in (condition.partition("=") for condition in conditions)}
+    experiment = applied(experiment, when)
     centre = value_at(experiment, path)
     bounds, _, how = (part.strip() for part in right.partition(","))
     if ".." in bounds:
@@ -100,11 +150,11 @@ def parsed(text: str, experiment: Experiment) -> Dimension:
             raise ExperimentError(f"--space {text!r}: a logarithm needs bounds above 0", "raise the lower one, or say ,linear")
         width = math.log(high / low) if kind == "log" else high - low
         middle = centre if isinstance(centre, int | float) and low <= centre <= high else (math.sqrt(low * high) if kind == "log" else (low + high) / 2)  # fmt: skip
-        made = build(Dimension, {"path": path, "kind": kind, "low": low, "high": high, "centre": middle, "spread": width / 4, "why": "as asked"}, "space")  # fmt: skip
+        made = build(Dimension, {"path": path, "kind": kind, "low": low, "high": high, "centre": middle, "spread": width / 4, "why": "as asked", "when": when}, "space")  # fmt: skip
     else:
         options = tuple(number(part.strip()) for part in right.split("|"))
         middle = centre if centre in options else options[0]
-        made = build(Dimension, {"path": path, "kind": "choice", "options": options, "centre": middle, "spread": 1 - 1 / len(options), "why": "as asked"}, "space")  # fmt: skip
+        made = build(Dimension, {"path": path, "kind": "choice", "options": options, "centre": middle, "spread": 1 - 1 / len(options), "why": "as asked", "when": when}, "space")  # fmt: skip
     assert isinstance(made, Dimension)
     for end in (made.low, made.high) if made.kind != "choice" else made.options:
         applied(experiment, {path: end})
@@ -162,9 +212,9 @@ def point(text: str, space: Sequence[Dimension]) -> Values:
         if not inside:
             raise ExperimentError(f"--try {text!r}: {value} is outside of {dimension.said()}", "widen it with --space")
         found[path] = value
-    return {**centred(space), **found}
+    return settled(space, {**{dimension.path: dimension.centre for dimension in space}, **found}, asked=found)
 
 
 def centred(space: Sequence[Dimension]) -> Values:
     """The point that the default stands at."""
-    return {dimension.path: dimension.centre for dimension in space}
+    return settled(space, {dimension.path: dimension.centre for dimension in space})
