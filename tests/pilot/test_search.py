@@ -16,6 +16,7 @@ from luthier.core.interfaces import Silent
 from luthier.core.run import Run
 from luthier.core.study import Study
 from luthier.experiment import Experiment
+from luthier.studies.rungs import early
 from tests.data.test_malformed import sentence
 
 SET = ["training.epochs=8", "training.batch_size=8", "optimizer.lr=3e-3", "model.dropout=0.1"]
@@ -63,14 +64,14 @@ def test_the_winner_is_a_finished_run_and_the_study_says_why(study) -> None:
     assert not [
         number for number in range(5) if study.trial(number).happened("test_opened") and study.trial(number).folder != winner.folder
     ]
-    assert [(entry["share"], entry["trials"]) for entry in luthier_plan(study)["rungs"]] == [(0.25, 5), (0.5, 2)]
+    assert [(entry["share"], entry["trials"]) for entry in luthier_plan(study)["rungs"]] == [(0.25, 5), (0.5, 2), (early(0.5), 2)]
     second = study.noted("proposed")[1]
     assert (second["by"], second["values"]) == ("portfolio", {"optimizer.lr": 0.02, "model.dropout": 0.1, "optimizer.weight_decay": 0.1})
     checks = [finding.check for finding in study.findings]
     assert "search.default" in checks
     assert "search.luck" in checks
     page = (study.folder / "report.html").read_text()
-    assert f"trials/{winner.folder.name}/report.html" in page
+    assert f"{winner.folder.relative_to(study.folder)}/report.html" in page
     assert "http" not in page.replace("http-equiv", "")
     steps = [line["step"] for line in winner.lines("metrics.jsonl") if "tokens" in line]
     assert steps == list(range(1, len(steps) + 1))  # nothing was trained twice
@@ -122,11 +123,61 @@ def test_train_on_the_winners_experiment_makes_the_same_bundle_to_the_byte(study
     assert {**again.verdict, "seconds": 0} == {**winner.verdict, "seconds": 0}
 
 
-class Stops(Silent):
-    """Pulls the plug when a line has been said so many times."""
+def test_every_end_is_a_run_that_train_makes_again_to_the_byte(study, tmp_path) -> None:
+    trial = study.trial(0)
+    places = sorted((trial.folder / "ends").iterdir())
+    assert [place.name for place in places] == ["cosine-1.000", "linear-0.588"]
+    for place in places:
+        branch = Run(place)
+        assert branch.happened("forked")[0]["step"] == {"c": 95, "l": 56}[place.name[0]]  # of 112
+        assert branch.happened("trained")[0]["step"] == {"c": 112, "l": 66}[place.name[0]]
+        again = luthier.train(place / "experiment.yaml", out=tmp_path / place.name, force=True)
+        assert again.lines("metrics.jsonl") == branch.lines("metrics.jsonl")
+        best = again.happened("trained")[0]["best"]
+        assert best == branch.happened("trained")[0]["best"]
+        name = f"checkpoints/step-{best['step']:06d}/model.safetensors"
+        assert (again.folder / name).read_bytes() == (place / name).read_bytes()
+    scores = study.noted("ended")[0]["scores"]
+    assert set(scores) == {"linear-1.000", "linear-0.588", "cosine-1.000"}
+    assert scores["linear-0.588"] == next(entry["score"] for entry in study.noted("standing") if entry["trial"] == 0 and entry["rung"] == 2)
 
-    def __init__(self, after: int) -> None:
-        self.left = after
+
+def test_an_end_that_is_better_is_the_final_model_and_one_that_may_be_is_not(table, bases, tmp_path, monkeypatch) -> None:
+    taken = {}
+    for tie in (True, False):
+        monkeypatch.setattr("luthier.pilot.ending.tied", lambda best, whole, tie=tie: tie)
+        taken[tie] = searched(table, bases, tmp_path / str(tie))
+    scores = taken[False].noted("ended")[0]["scores"]
+    best = min(scores, key=lambda name: scores[name])
+    assert best != "linear-1.000"  # else this test says nothing
+    assert taken[True].winner.folder == taken[True].trial(taken[True].noted("won")[0]["trial"]).folder
+    winner = taken[False].winner
+    assert winner.folder.name == best
+    assert winner.happened("finished")
+    assert (taken[False].folder / "bundle" / "model.safetensors").read_bytes() == weights(winner)
+    assert "search.ends" in [finding.check for finding in taken[False].findings]
+    assert f"ends/{best}/report.html" in (taken[False].folder / "report.html").read_text()
+    assert weights(luthier.train(winner.folder / "experiment.yaml", out=tmp_path / "again", force=True)) == weights(winner)
+    assert luthier.predict(taken[False].folder, ["river stone good"])
+
+
+def test_a_schedule_that_somebody_set_has_the_end_that_it_says(table, bases, tmp_path) -> None:
+    found = searched(table, bases, tmp_path / "study", set=[*SET[:2], "schedule.kind=cosine"], trials=2)
+    assert not any(rung["falls"] for rung in luthier_plan(found)["rungs"])
+    assert not (found.winner.folder / "ends").exists()
+    assert Experiment.load(found.winner.folder / "experiment.yaml").schedule.kind == "cosine"
+
+
+class Stops(Silent):
+    """Pulls the plug when a line has been said, or an evaluation shown, so many times."""
+
+    def __init__(self, after: int, evaluations: int = 0) -> None:
+        self.left, self.evaluations = after, evaluations
+
+    def evaluation(self, step: int, measured: dict[str, float], best: bool) -> None:
+        self.evaluations -= 1
+        if self.evaluations == 0:
+            raise KeyboardInterrupt
 
     def say(self, line: str) -> None:
         if line.startswith("  trial") or line.startswith("  after"):
@@ -135,9 +186,10 @@ class Stops(Silent):
                 raise KeyboardInterrupt
 
 
-def test_a_study_that_is_killed_goes_on_with_the_same_trials_to_the_same_bits(study, table, bases, tmp_path) -> None:
+@pytest.mark.parametrize(("lines", "evaluations"), [(7, 0), (10, 0), (99, 2)])  # at a rung, at an end, at the whole run's
+def test_a_study_that_is_killed_goes_on_with_the_same_trials_to_the_same_bits(study, table, bases, lines, evaluations, tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        searched(table, bases, tmp_path / "cut", face=Stops(7))
+        searched(table, bases, tmp_path / "cut", face=Stops(lines, evaluations))
     assert not (tmp_path / "cut" / "report.html").exists()
     again = luthier.resume(tmp_path / "cut")
     assert isinstance(again, Study)

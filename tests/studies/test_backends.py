@@ -16,7 +16,7 @@ from luthier.core.study import Study
 from luthier.pilot.afar import Afar
 from luthier.studies.backends import Lost, Processes, backend_of
 from luthier.studies.race import Race, Trial
-from luthier.studies.rungs import rungs_for
+from luthier.studies.rungs import Rung, rungs_for
 from tests.studies.test_race import ROWS, SPACE, Nobody
 
 TARGET = "tests.studies.answers:answer"
@@ -133,7 +133,7 @@ def test_a_stop_ends_the_workers_at_once(processes: Processes, tmp_path: Path) -
     made.trials = {0: Trial(0, {}, "default"), 4: Trial(4, {}, "prior")}
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        list(made._advanced([made.trials[4], made.trials[0]], 0.5))
+        list(made._advanced([made.trials[4], made.trials[0]], Rung(0.5, 2, 1)))
     assert time.monotonic() - began < 40  # the hung one alone would have been waited for longer
     assert threading.active_count() < 10
 

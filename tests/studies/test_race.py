@@ -80,10 +80,38 @@ def test_trials_are_compared_when_it_says_something_and_one_is_left_by_the_half(
 
 def test_a_budget_buys_trials_and_the_cost_is_what_their_steps_are() -> None:
     assert cost_of(rungs_for(1, 0.1, 1000)) == 1.0
-    assert cost_of(rungs_for(6, 0.1, 1000)) == pytest.approx(6 / 8 + 2 / 8 + 2 / 4 + 1 / 2 + 5 * 0.05)
-    assert [trials_within(budget, 0.1, 1000) for budget in (1.0, 2.0, 3.0)] == [1, 4, 9]
+    assert cost_of(rungs_for(6, 0.1, 1000)) == pytest.approx(6 / 8 + 2 / 8 + 2 / 4 + 1 / 2 + 5 * 0.03)
+    assert [trials_within(budget, 0.1, 1000) for budget in (1.0, 2.0, 3.0)] == [1, 5, 9]
     for budget, steps in ((1.5, 100), (2.0, 1000), (3.0, 300), (8.0, 1000)):
         assert cost_of(rungs_for(trials_within(budget, 0.1, steps), 0.1, steps)) <= budget
+
+
+@pytest.mark.parametrize("trials", range(2, 33))
+def test_where_runs_have_ends_the_last_two_are_compared_by_branches_that_fall(trials) -> None:
+    rungs = rungs_for(trials, 0.1, 1000, ends=True)
+    *before, half, last = rungs
+    assert [rung.falls for rung in rungs] == [False] * (len(rungs) - 1) + [True]
+    assert (half.share, half.kept) == (1 / 2, 2)
+    assert (last.trials, last.kept) == (2, 1)
+    assert last.share == pytest.approx(0.5 / 0.85)
+    plain = rungs_for(trials, 0.1, 1000)
+    assert [rung.share for rung in plain] == [rung.share for rung in (*before, half)]
+    assert cost_of(rungs) == pytest.approx(
+        cost_of(plain) + 2 * (last.share - half.share)
+    )  # the branches; the trial itself goes on from the half
+    assert cost_of(rungs, 2) == pytest.approx(cost_of(rungs) + 0.15)
+
+
+def test_a_falling_rung_asks_for_a_branch_and_the_trial_goes_on_from_before_it(tmp_path) -> None:
+    calls: list[Any] = []
+    found = race(tmp_path / "study", calls, ends=True)
+    winner, _ = found.run()
+    assert [call for call in calls if call[0] in ("end", winner.number)][-2:] != []
+    ended = [call for call in calls if call[0] == "end"]
+    assert len(ended) == 2
+    assert {number for _, number, _ in ended} >= {0, winner.number}
+    assert all(share == pytest.approx(0.5 / 0.85) for _, _, share in ended)
+    assert found.study.noted("won")[-1] == {"event": "won", "trial": winner.number, "end": ""}
 
 
 def test_the_default_stays_while_two_do_and_wins_a_tie() -> None:
@@ -125,6 +153,11 @@ class Bowl:
         losses = abs(math.log(rate / 6e-4)) + 1 - share + ROWS / 100
         return float(losses.mean()), losses
 
+    def end(self, share: float) -> tuple[float, np.ndarray | None]:
+        found = self.advance(share)
+        self.calls[-1] = ("end", *self.calls[-1])  # type: ignore[call-overload]
+        return found
+
     def drop(self) -> None:
         pass
 
@@ -136,10 +169,10 @@ class Nobody:
     failed = decided = standing
 
 
-def race(folder: Path, calls: list[Any], stop_at: int | None = None, trials: int = 8) -> Race:
+def race(folder: Path, calls: list[Any], stop_at: int | None = None, trials: int = 8, ends: bool = False) -> Race:
     folder.mkdir(exist_ok=True)
     return Race(
-        Study(folder), SPACE, "tpe", 1, rungs_for(trials, 0.1, 1000), lambda trial: Bowl(trial, calls, stop_at), lambda: 0.0, Nobody()
+        Study(folder), SPACE, "tpe", 1, rungs_for(trials, 0.1, 1000, ends), lambda trial: Bowl(trial, calls, stop_at), lambda: 0.0, Nobody()
     )  # type: ignore[arg-type]
 
 

@@ -35,15 +35,16 @@ class Study(Run):
         """The ledger's entries of one name, in order."""
         return [line for line in self.lines("ledger.jsonl") if line["event"] == event]
 
-    def trial(self, number: int) -> Run:
-        """A trial's run."""
-        return Run(self.folder / "trials" / f"{number:03d}")
+    def trial(self, number: int, end: str = "") -> Run:
+        """A trial's run, or that of one of its ends."""
+        folder = self.folder / "trials" / f"{number:03d}"
+        return Run(folder / "ends" / end if end else folder)
 
     @property
     def winner(self) -> Run | None:
         """The run that was chosen, once it has been."""
         won = self.noted("won")
-        return self.trial(won[-1]["trial"]) if won else None
+        return self.trial(won[-1]["trial"], won[-1]["end"]) if won else None
 
     @property
     def verdict(self) -> dict[str, Any] | None:

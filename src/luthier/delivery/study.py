@@ -45,7 +45,9 @@ def write_study(study: Study) -> Path:
 def _outcome(study: Study, won: int) -> str:
     verdict = study.verdict
     claim = sentence(verdict) if verdict else "the final model is not finished"
-    link = f'<a href="trials/{won:03d}/report.html">The whole report of trial {won}</a>, which is the final model.'
+    winner = study.winner
+    place = winner.folder.relative_to(study.folder) if winner else ""
+    link = f'<a href="{place}/report.html">The whole report of trial {won}</a>, which is the final model.'
     kind = verdict["verdict"] if verdict else ""
     return f'<section class="verdict {text(kind)}"><h2>Trial {won} was chosen</h2><p class="claim">{text(claim)}</p><p class="about">{link}</p></section>'
 

@@ -36,11 +36,19 @@ class Afar:
             RunError: what the worker says went wrong; Lost where it says nothing.
             DiskFull, DiskFailed: the worker's disk, which is the study's: not the trial's fault.
         """
+        return self._asked(share, ends=False)
+
+    def end(self, share: float) -> tuple[float, np.ndarray | None]:
+        """Have a branch trained on whose rate falls to zero at this share of the run. Raises as `advance`."""
+        return self._asked(share, ends=True)
+
+    def _asked(self, share: float, ends: bool) -> tuple[float, np.ndarray | None]:
         question = {
             "study": str(self.study.resolve()),
             "trial": self.trial.number,
             "values": self.trial.values,
             "share": share,
+            "ends": ends,
         }
         answer = self.backend.ask(question, max(PATIENCE, 20 * share * self.seconds))
         if "problem" in answer:
@@ -50,7 +58,8 @@ class Afar:
 
     def drop(self) -> None:
         """It takes no further part: its curves stay, its weights do not."""
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        for folder in (self.folder, *(self.folder / "ends").glob("*")):
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
     def halt(self) -> None:
         """Stop at once."""

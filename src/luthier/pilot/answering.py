@@ -20,6 +20,8 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.pilot.trials import Runner, Stable
 from luthier.pilot.way import Way
+from luthier.studies.ends import trunk
+from luthier.studies.plan import Plan
 from luthier.studies.race import Trial
 from luthier.training.assemble import opened
 from luthier.training.devices import differences, exact
@@ -43,11 +45,10 @@ def advanced(question: dict[str, Any]) -> dict[str, Any]:
             differs = differences(runner.experiment.environment)
             if differs and not place.happened("inexact"):
                 place.event("inexact", differences=differs)
-            score, losses = runner.advance(question["share"])
+            score, losses = (runner.end if question["ends"] else runner.advance)(question["share"])
             runner.away()
     except LuthierError as problem:
         return {"problem": problem.message, "remedy": problem.remedy, "kind": type(problem).__name__}
-    assert losses is not None
     return {"score": score, "losses": losses.tolist(), "numbers": str(losses.dtype)}
 
 
@@ -56,6 +57,9 @@ def stable_of(study: str) -> Stable:
     """A study as one who only trains its trials sees it: its rows and its base are read once."""
     place = Run.open(Path(study))
     experiment = Experiment.load(place.folder / "experiment.yaml")
+    plan = place.folder / "plan.yaml"
+    if plan.exists() and Plan.load(plan).ends:
+        experiment = trunk(experiment)
     exact()
     torch.set_num_threads(experiment.environment["threads"])
     intake = take_in(experiment.data, checks=())

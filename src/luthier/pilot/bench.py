@@ -59,7 +59,7 @@ class Bench:
         try:
             with runner.way.place.owned():
                 for share in SHARES:
-                    yield share, runner.advance(share)[0] if share < 1 else runner.finish()
+                    yield share, (runner.advance(share) if share < 1 else runner.finish())[0]
         finally:
             runner.away()
 

@@ -12,6 +12,7 @@ from luthier.core.study import Study
 from luthier.delivery.study import write_study
 from luthier.experiment import Experiment
 from luthier.pilot.closing import concluded
+from luthier.pilot.ending import ended
 from luthier.pilot.outcome import Crowd
 from luthier.pilot.outcome import findings as outcome
 from luthier.pilot.samples import sampled
@@ -20,6 +21,7 @@ from luthier.pilot.trials import Runner, Stable
 from luthier.pilot.way import Way
 from luthier.studies.backends import Backend, backend_of
 from luthier.studies.defaults import FREEZING, space_for
+from luthier.studies.ends import SHAPES, ours, trunk
 from luthier.studies.plan import Asked, Plan
 from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import cost_of, rungs_for, trials_within
@@ -45,7 +47,8 @@ def to_search(way: Way, experiment: Experiment) -> bool:
     if created["stay"] is None or not created["budget"] or place.happened("started") or place.happened("cut_to_budget"):
         return False
     runs = min(MOST, _worth(way, created["budget"]))
-    trials = trials_within(runs, float(value_at(experiment, "schedule.warmup")), experiment.total_steps(len(way.intake.records["train"])))
+    steps = experiment.total_steps(len(way.intake.records["train"]))
+    trials = trials_within(runs, float(value_at(experiment, "schedule.warmup")), steps, ours(experiment, created["stay"]))
     if trials < 2 or not space_for(experiment, trials, created["stay"])[0]:
         return False
     way.face.say(f"the budget is enough for a search: {trials} trials; the one that wins is the final model")
@@ -67,6 +70,8 @@ def searched(way: Way, experiment: Experiment) -> Study:
     asked = Asked.of(study)
     assert asked is not None
     plan = _planned(way, experiment, study, asked)
+    if plan.ends:
+        experiment = trunk(experiment)
     with _backend(asked, study, experiment) as backend:
         stable = Stable(way, experiment, backend)
         race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock), plan.portfolio,
@@ -74,8 +79,10 @@ def searched(way: Way, experiment: Experiment) -> Study:
         face.stage("search", f"{plan.trials} trials, about {plan.runs:.2f} runs with the final model")
         with stable.kept():
             trial, entrant = race.run()
-    if not isinstance(entrant, Runner):  # others have brought it here; from now on it is ours
-        entrant = Runner(stable, trial)
+            if not isinstance(entrant, Runner):  # others have brought it here; from now on it is ours
+                entrant = Runner(stable, trial)
+            face.stage("train", f"trial {trial.number} to its end")
+            entrant = ended(study, plan, race, entrant)
     findings = [] if study.happened("chosen") else outcome(study, plan, race, trial)
     study.find(*findings)
     for finding in findings:
@@ -122,15 +129,18 @@ def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Pl
             runs = 1.0
     warmup = float(value_at(experiment, "schedule.warmup"))
     steps = experiment.total_steps(len(way.intake.records["train"]))
-    trials = asked.trials or trials_within(runs, warmup, steps)
-    fixed = [*asked.fixed, *(["training.batch_size"] if experiment.training.steps else [])]
     names = [path for text in asked.points for path in named(text)]
+    ends = ours(experiment, [*asked.fixed, *names, *(text.partition("=")[0].strip() for text in asked.space)])
+    trials = asked.trials or trials_within(runs, warmup, steps, ends)
+    fixed = [*asked.fixed, *(["training.batch_size"] if experiment.training.steps else [])]
     depths = _depths(way, experiment, trials, [*fixed, *(text.partition("=")[0].strip() for text in asked.space)])
-    space, stay = space_for(experiment, trials, fixed, asked.space, names, depths)
+    space, stay = space_for(experiment, trials, fixed, asked.space, names, depths, ends and trials > 1)
     if not space:
         trials = 1
     tried = [point(text, space) for text in asked.points]
-    rungs = rungs_for(trials, warmup, steps)
+    ends = ends and trials > 1
+    rungs = rungs_for(trials, warmup, steps, ends)
+    falls = () if not ends else SHAPES if asked.trials or cost_of(rungs, len(SHAPES)) <= runs else SHAPES[:1]
     made = Plan(
         trials,
         rungs,
@@ -138,8 +148,9 @@ def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Pl
         stay,
         asked.sampler,
         asked.seed,
-        cost_of(rungs),
+        cost_of(rungs, max(1, len(falls))),
         tuple(tried[: trials - 1]),
+        falls,
     )
     write_file(file, made.yaml())
     for dimension in space if trials > 1 else ():
@@ -172,7 +183,6 @@ def _closed(study: Study, way: Way, trial: Trial, runner: Runner, findings: Sequ
     place = runner.way.place
     experiment = runner.experiment
     if place.verdict is None or not (place.folder / "bundle" / "luthier.json").exists():
-        way.face.stage("train", f"trial {trial.number} to its end")
         if way.intake.spec.task == "chat":
             sampled(runner.way, runner.way.work(experiment), "before")
         if not place.happened("chosen"):

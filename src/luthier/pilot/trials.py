@@ -22,13 +22,18 @@ from luthier.pilot.run import begin
 from luthier.pilot.way import Way
 from luthier.studies.backends import Backend
 from luthier.studies.defaults import Choice
+from luthier.studies.ends import end
 from luthier.studies.race import Trial
-from luthier.studies.space import applied
+from luthier.studies.space import Values, applied
 from luthier.training.assemble import opened
 from luthier.training.train import Fit
 
 IN_MEMORY = 0.25
 """Share of the free memory that trials at rest may hold; others wait on the disk."""
+
+
+Scored = tuple[float, np.ndarray]
+"""A validation score, smaller is better, and the losses of each validation row."""
 
 
 class Turn(Silent):
@@ -45,23 +50,31 @@ class Turn(Silent):
 
 
 class Runner:
-    """A trial as a run in a folder of its own."""
+    """A trial as a run in a folder of its own.
 
-    def __init__(self, stable: Stable, trial: Trial) -> None:
-        self.stable, self.trial = stable, trial
-        self.experiment = applied(stable.experiment, trial.values)
-        self.way = stable.way_of(self.experiment, trial)
+    Args:
+        stable: builds the trials.
+        trial: its number and values.
+        end: the name of a branch of it, and the values that the branch has beside the trial's.
+    """
+
+    def __init__(self, stable: Stable, trial: Trial, end: str = "", values: Values | None = None) -> None:
+        self.stable, self.trial, self.name = stable, trial, end
+        self.experiment = applied(stable.experiment, {**trial.values, **(values or {})})
+        self.way = stable.way_of(self.experiment, trial, end, values)
         self.face = Turn(stable.way.face)
         self.fit: Fit | None = None
+        self.branches: dict[str, Runner] = {}
 
     def at_work(self) -> Fit:
         """Its training, in memory."""
         if self.fit is None:
             self.stable.make_room(self)
             self.fit = Fit(self.way.place, self.way.work(self.experiment), self.face, self.way.signals)
+            self.stable.present.append(self)
         return self.fit
 
-    def advance(self, share: float) -> tuple[float, np.ndarray | None]:
+    def advance(self, share: float) -> Scored:
         """Train on to this share of the run, and look at the validation rows."""
         fit = self.at_work()
         fit.advance(max(1, round(share * fit.work.total)))
@@ -71,30 +84,74 @@ class Runner:
         losses = tempered(seen)
         return float(losses.mean()), losses
 
-    def finish(self) -> float:
+    def finish(self) -> Scored:
         """Train to the end.
 
         Returns:
-            The score of the best weights, which the model then has.
+            How the best weights do, which the model then has.
         """
         fit = self.at_work()
         fit.finish()
-        return float(tempered(score(fit.work.model, fit.work.objective, fit.work.validation)).mean())
+        losses = tempered(score(fit.work.model, fit.work.objective, fit.work.validation))
+        return float(losses.mean()), losses
+
+    def end(self, share: float, shape: str = "linear") -> Scored:
+        """Train a branch on whose rate falls to zero at this share of the run; the trial itself stays where the branch leaves it."""
+        branch = self.branch(share, shape)
+        found = branch.finish()
+        if branch is not self:
+            branch.away()
+        return found
+
+    def branch(self, share: float, shape: str = "linear") -> Runner:
+        """A run that has done what this trial has, and goes on to an end of its own; the trial itself where it has come to an end before."""
+        name = f"{shape}-{share:.3f}"
+        if name not in self.branches:
+            left, values = end(self.experiment, len(self.way.intake.records["train"]), share, shape)
+            place = self.stable.study.trial(self.trial.number, name)
+            if not place.happened("forked"):
+                fit = self.at_work()
+                fit.advance(left)
+                if fit.over:
+                    return self
+                fit.keep()
+            self.branches[name] = Runner(self.stable, self.trial, name, values)
+            if not place.happened("forked"):
+                _forked(self.way.place, place, left)
+        return self.branches[name]
 
     def away(self) -> None:
         """Keep on the disk what is needed to go on, and free the memory."""
         if self.fit is not None:
             self.fit.keep()
+            self._free()
+
+    def _free(self) -> None:
+        if self.fit is not None:
             self.fit = None
+            self.stable.present.remove(self)
 
     def drop(self) -> None:
         """It takes no further part: its curves stay, its weights do not."""
-        self.fit = None
-        self.stable.runners.remove(self)
+        for branch in self.branches.values():
+            branch.drop()
+        self._free()
         shutil.rmtree(self.way.place.folder / "checkpoints", ignore_errors=True)
 
     def halt(self) -> None:
         """Nothing to do: it is this thread that works."""
+
+
+def _forked(trunk: Run, branch: Run, step: int) -> None:
+    """Give a branch what its trunk has done; nothing is shared from here on."""
+    for name in ("checkpoints", "validation_losses"):
+        shutil.rmtree(branch.folder / name, ignore_errors=True)
+        if (trunk.folder / name).is_dir():
+            shutil.copytree(trunk.folder / name, branch.folder / name)
+    for name in ("metrics.jsonl", "timing.jsonl", "samples.jsonl"):
+        if (trunk.folder / name).exists():
+            shutil.copyfile(trunk.folder / name, branch.folder / name)
+    branch.event("forked", of=trunk.folder.name, step=step)
 
 
 class Stable:
@@ -109,7 +166,7 @@ class Stable:
     def __init__(self, way: Way, experiment: Experiment, backend: Backend | None = None) -> None:
         self.way, self.experiment, self.backend = way, experiment, backend
         self.seconds = way.place.happened("planned")[-1]["forecast"]["seconds"] if way.place.happened("planned") else 0.0
-        self.runners: list[Runner] = []
+        self.present: list[Runner] = []
         self.study = Study(way.place.folder)
         self.room = IN_MEMORY * available()
 
@@ -119,7 +176,7 @@ class Stable:
         try:
             yield
         except Stopped:
-            for runner in self.runners:
+            for runner in [*self.present]:
                 runner.away()
             raise
 
@@ -128,22 +185,22 @@ class Stable:
         if self.backend is not None:
             way = self.way_of(applied(self.experiment, trial.values), trial)
             return Afar(self.study.folder, way.place.folder, trial, self.backend, self.seconds)
-        self.runners.append(Runner(self, trial))
-        return self.runners[-1]
+        return Runner(self, trial)
 
     def make_room(self, newcomer: Runner) -> None:
         """Send the longest idle to the disk until another fits."""
-        present = [runner for runner in self.runners if runner.fit is not None and runner is not newcomer]
+        present = [runner for runner in self.present if runner is not newcomer]
         one = max((_held(runner.fit) for runner in present if runner.fit is not None), default=0)
         while present and one * (len(present) + 1) > self.room:
             present.pop(0).away()
 
-    def way_of(self, experiment: Experiment, trial: Trial) -> Way:
-        """A way for the trial's run; prepared rows are shared where its objective reads them in the same manner."""
-        place = self.study.trial(trial.number)
+    def way_of(self, experiment: Experiment, trial: Trial, end: str = "", values: Values | None = None) -> Way:
+        """A way for the run of a trial or of an end of it; prepared rows are shared where its objective reads them in the same manner."""
+        place = self.study.trial(trial.number, end)
         if not (place.folder / "experiment.yaml").exists():
             place = Run.create(place.folder)
             choices = [Choice(path, value, f"trial {trial.number}: {trial.by}") for path, value in trial.values.items()]
+            choices += [Choice(path, value, f"an end of trial {trial.number}") for path, value in (values or {}).items()]
             begin(place, experiment, self.way.intake, choices, Silent(), budget=None, force=False)
         same = experiment.objective == self.experiment.objective
         prepared = self.way.prepared if same else {}

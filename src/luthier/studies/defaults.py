@@ -70,6 +70,11 @@ STAY = {
     "adaptation.kind": "name it to search it: --space 'adaptation.kind=full|freeze|lora'",
 }
 """Fields that a search leaves alone unless it is asked, and why."""
+ENDS = {
+    "training.epochs": "not a dimension: the last trials end early and late, and the better end is taken",
+    "schedule.kind": "not a dimension: the rate stays until an end begins, and falls there straight or as a cosine, whichever is better",
+}
+"""As `STAY`, where finalists have several ends."""
 
 
 def space_for(
@@ -79,6 +84,7 @@ def space_for(
     asked: Sequence[str] = (),
     named: Sequence[str] = (),
     depths: Sequence[int] = (),
+    ends: bool = False,
 ) -> tuple[Space, dict[str, str]]:
     """What a search of so many trials varies, and why the rest of the hyperparameters that matter stay.
 
@@ -89,19 +95,20 @@ def space_for(
         asked: dimensions as typed after --space; they join, or take the place of those that are there.
         named: paths of points that are to be tried: they are searched however few the trials.
         depths: blocks that may be worth freezing, the best proposal first; empty where nobody knows.
+        ends: trials have a rate that stays, and the finalists several ends.
 
     Raises:
         ExperimentError: a dimension that does not fit the experiment.
     """
     typed = {dimension.path: dimension for dimension in (parsed(text, experiment) for text in asked)}
     found: list[Dimension] = []
-    stay = {path: "set by you" if path in fixed else why for path, why in STAY.items()}
+    stay = {path: "set by you" if path in fixed else why for path, why in ({**STAY, **ENDS} if ends else STAY).items()}
     freezes = (
         depths and value_at(experiment, "adaptation.kind") == "full" and not {"adaptation.kind", "adaptation.depth"} & {*typed, *fixed}
     )
     for least, dimension in (*SPREADS, *(FREEZING if freezes else ())):
         path = dimension.path
-        if path in typed:
+        if path in typed or (ends and path in ENDS):
             continue
         if path in fixed:
             stay[path] = "set by you"

@@ -65,6 +65,7 @@ class Plan:
         seed: of the proposals.
         runs: what it costs, in whole runs of the default.
         portfolio: points that are tried right after the default.
+        ends: how the rate falls at the end of the final model, each a branch of it; empty where the schedule is not ours to choose.
     """
 
     trials: int
@@ -75,11 +76,12 @@ class Plan:
     seed: int
     runs: float
     portfolio: tuple[Values, ...] = ()
+    ends: tuple[str, ...] = ()
 
     def yaml(self) -> str:
         """The plan as a file."""
         whole = {"trials": self.trials, "cost_in_runs": round(self.runs, 3), "sampler": self.sampler, "seed": self.seed,
-                 "rungs": [vars(rung) for rung in self.rungs], "space": [dimension.model_dump(mode="json") for dimension in self.space], "stay": self.stay, "portfolio": [*self.portfolio]}  # fmt: skip
+                 "rungs": [vars(rung) for rung in self.rungs], "space": [dimension.model_dump(mode="json") for dimension in self.space], "stay": self.stay, "portfolio": [*self.portfolio], "ends": [*self.ends]}  # fmt: skip
         return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=120)
 
     @classmethod
@@ -89,5 +91,13 @@ class Plan:
         space = tuple(Dimension.model_validate(dimension) for dimension in whole["space"])
         rungs = tuple(Rung(**rung) for rung in whole["rungs"])
         return cls(
-            whole["trials"], rungs, space, whole["stay"], whole["sampler"], whole["seed"], whole["cost_in_runs"], tuple(whole["portfolio"])
+            whole["trials"],
+            rungs,
+            space,
+            whole["stay"],
+            whole["sampler"],
+            whole["seed"],
+            whole["cost_in_runs"],
+            tuple(whole["portfolio"]),
+            tuple(whole["ends"]),
         )

@@ -44,6 +44,10 @@ class Entrant(Protocol):
         """Train on to this share of the run; its score (smaller is better) and, where there are some, the losses of each validation row."""
         ...
 
+    def end(self, share: float) -> tuple[float, np.ndarray | None]:
+        """Train a branch on whose rate falls to zero at this share of the run; the trial itself stays where it is. As `advance`."""
+        ...
+
     def drop(self) -> None:
         """It takes no further part."""
         ...
@@ -123,23 +127,23 @@ class Race:
             self._proposed(0)
         winner = alive[0]
         if not self.study.noted("won"):
-            self.study.note("won", trial=winner)
+            self.study.note("won", trial=winner, end="")
         return self.trials[winner], self._entrant(winner)
 
     def _come_to(self, number: int, rung: Rung, wave: Sequence[int]) -> None:
         """Bring trials to a rung, together, and note how they stand in the order of their numbers."""
         entered = [self._proposed(trial, wave[0]) for trial in wave if (number, trial) not in self.standings]
-        for trial, outcome in zip(entered, self._advanced(entered, rung.share), strict=True):
+        for trial, outcome in zip(entered, self._advanced(entered, rung), strict=True):
             self._noted(number, rung, trial, *outcome)
 
-    def _advanced(self, trials: Sequence[Trial], share: float) -> Iterator[Outcome]:
+    def _advanced(self, trials: Sequence[Trial], rung: Rung) -> Iterator[Outcome]:
         """What comes of each, in their order."""
         entrants = [self._entrant(trial.number) for trial in trials]
         if self.workers == 1:
-            yield from (self._tried_out(entrant, share) for entrant in entrants)
+            yield from (self._tried_out(entrant, rung) for entrant in entrants)
             return
         with ThreadPoolExecutor(self.workers) as pool:
-            asked = [pool.submit(self._tried_out, entrant, share) for entrant in entrants]
+            asked = [pool.submit(self._tried_out, entrant, rung) for entrant in entrants]
             try:
                 while wait(asked, timeout=0.2).not_done:
                     self.poll()
@@ -149,11 +153,11 @@ class Race:
                 raise
             yield from (each.result() for each in asked)
 
-    def _tried_out(self, entrant: Entrant, share: float) -> Outcome:
+    def _tried_out(self, entrant: Entrant, rung: Rung) -> Outcome:
         """Score, losses, seconds, and why it failed where it did."""
         began = self.clock()
         try:
-            score, losses = entrant.advance(share)
+            score, losses = entrant.end(rung.share) if rung.falls else entrant.advance(rung.share)
             why = "" if math.isfinite(score) else f"the validation loss is {score}"
         except (Stopped, DiskFull, DiskFailed):
             raise  # of the whole search

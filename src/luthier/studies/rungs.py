@@ -23,8 +23,15 @@ RISEN = 0.8
 LAST = 1 / 2
 """Share of a run by which one trial is left, and before which two stay at least."""
 MOST_TRIALS = 32
-OVERHEAD = 0.05
+OVERHEAD = 0.03
 """Of a trial, in runs: building the model, keeping it."""
+FALL = 0.15
+"""Share of a run's own length over which its rate falls, where it stays until then (Hägele et al. 2024: 10 to 20 % are as good as falling all the way)."""
+
+
+def early(share: float) -> float:
+    """Where a run ends whose rate begins to fall after this share of it."""
+    return share / (1 - FALL)
 
 
 @dataclass(frozen=True)
@@ -35,11 +42,13 @@ class Rung:
         share: of a run, that each has then done.
         trials: that come there.
         kept: that go on from there.
+        falls: each comes there as a branch whose rate falls to zero; the trial itself stays where the rate stays.
     """
 
     share: float
     trials: int
     kept: int
+    falls: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,38 +66,48 @@ class Standing:
     losses: np.ndarray | None = None
 
 
-def rungs_for(trials: int, warmup: float, steps: int) -> tuple[Rung, ...]:
+def rungs_for(trials: int, warmup: float, steps: int, ends: bool = False) -> tuple[Rung, ...]:
     """A third goes on from the first rung, half from each one after it, two at least until the half of a run, and one from there.
 
     Args:
         trials: that take part.
         warmup: share of the run over which the rate rises: trials that have just risen say little of their rates.
         steps: of a whole run.
+        ends: the last two are compared by branches whose rate falls to zero.
     """
     found: list[Rung] = []
     share = next((share for share in FIRST if share * steps >= STEPS and warmup <= RISEN * share), FIRST[-1])
     alive = trials
     while alive > 1:
-        kept = 1 if share >= LAST else max(2, math.ceil(alive / (2 if found else 3)))
+        kept = (2 if ends else 1) if share >= LAST else max(2, math.ceil(alive / (2 if found else 3)))
         found.append(Rung(share, alive, min(kept, alive)))
         share, alive = share * 2, min(kept, alive)
+        if ends and share > LAST:
+            found.append(Rung(early(LAST), alive, 1, falls=True))
+            break
     return tuple(found)
 
 
-def cost_of(rungs: Sequence[Rung]) -> float:
-    """What the trials and the final model cost, in whole runs."""
+def cost_of(rungs: Sequence[Rung], ends: int = 1) -> float:
+    """What the trials and the final model cost, in whole runs.
+
+    Args:
+        rungs: the plan.
+        ends: in how many ways the final model's rate falls at the end of the whole run.
+    """
+    more = (ends - 1) * FALL
     if not rungs:
-        return 1.0
+        return 1.0 + more
     total, before = 0.0, 0.0
     for rung in rungs:
         total += rung.trials * (rung.share - before)
-        before = rung.share
-    return total + rungs[-1].kept * (1.0 - before) + OVERHEAD * (rungs[0].trials - 1)
+        before = before if rung.falls else rung.share
+    return total + rungs[-1].kept * (1.0 - before) + OVERHEAD * (rungs[0].trials - 1) + more
 
 
-def trials_within(budget: float, warmup: float, steps: int) -> int:
+def trials_within(budget: float, warmup: float, steps: int, ends: bool = False) -> int:
     """The most trials that a budget of so many runs pays for; 1 where it pays for no search."""
-    return max((count for count in range(1, MOST_TRIALS + 1) if cost_of(rungs_for(count, warmup, steps)) <= budget), default=1)
+    return max((count for count in range(1, MOST_TRIALS + 1) if cost_of(rungs_for(count, warmup, steps, ends)) <= budget), default=1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""How the model of a search ends: early or after all its epochs, straight or as a cosine."""
+
+from __future__ import annotations
+
+from luthier.core.finding import Finding
+from luthier.core.study import Study
+from luthier.pilot.trials import Runner
+from luthier.studies.plan import Plan
+from luthier.studies.race import Race
+from luthier.studies.rungs import Standing, gap, tied
+
+WHOLE = "linear-1.000"
+"""The end that the trial itself comes to; it wins ties."""
+
+
+def ended(study: Study, plan: Plan, race: Race, runner: Runner) -> Runner:
+    """Bring the trial that is left to all its ends, and take the best by the same validation rows; which one is noted in the ledger.
+
+    Args:
+        study: of the trial.
+        plan: names the ends.
+        race: has been run.
+        runner: of the trial.
+
+    Returns:
+        The run that is the final model: the trial's own, or one of its branches.
+    """
+    if not plan.ends:
+        return runner
+    ways = {f"{shape}-1.000": (1.0, shape) for shape in plan.ends}
+    ways |= {f"linear-{rung.share:.3f}": (rung.share, "linear") for rung in plan.rungs if rung.falls}
+    if study.noted("ended"):
+        taken = study.noted("won")[-1]["end"]
+        return runner.branch(*ways[taken]) if taken else runner
+    runner.face.chosen = True
+    standings: dict[str, Standing] = {}
+    for number, rung in enumerate(plan.rungs):
+        if rung.falls and study.trial(runner.trial.number, f"linear-{rung.share:.3f}").happened("forked"):
+            standings[f"linear-{rung.share:.3f}"] = race.standings[number, runner.trial.number]
+    for name, (share, shape) in ways.items():
+        if share == 1.0 and name != WHOLE and runner.branch(share, shape) is not runner:
+            standings[name] = Standing(runner.trial.number, *runner.end(share, shape))
+    whole = Standing(runner.trial.number, *runner.finish())
+    best = min(standings, key=lambda name: standings[name].score, default=WHOLE)
+    if best != WHOLE and tied(standings[best], whole):
+        best = WHOLE
+    study.find(*_told(plan, {WHOLE: whole, **standings}, best))
+    study.note("won", trial=runner.trial.number, end="" if best == WHOLE else best)
+    study.note("ended", trial=runner.trial.number, scores={WHOLE: whole.score, **{name: one.score for name, one in standings.items()}})
+    return runner if best == WHOLE else runner.branch(*ways[best])
+
+
+def _told(plan: Plan, standings: dict[str, Standing], best: str) -> list[Finding]:
+    """Which end was taken, and how it stands beside the others."""
+    if len(standings) < 2:
+        return []
+    scores = ", ".join(f"{said(name)} {one.score:.4f}" for name, one in sorted(standings.items(), key=lambda item: item[1].score))
+    claim = f"the run ends {said(best)}: validation losses {scores}"
+    evidence = {"end": best, "scores": {name: one.score for name, one in standings.items()}}
+    if best != WHOLE:
+        lead, error = gap(standings[best], standings[WHOLE])
+        claim += f"; {lead:.4f} ± {error:.4f} below the whole run's on the same rows"
+        evidence |= {"lead": lead, "standard_error": error}
+    return [Finding(check="search.ends", severity="good", claim=claim, evidence=evidence)]
+
+
+def said(name: str) -> str:
+    """An end, for a person."""
+    shape, _, share = name.rpartition("-")
+    how = "straight" if shape == "linear" else "as a cosine"
+    return f"{how} after {'all' if float(share) == 1 else f'{float(share):.0%} of'} its epochs"

@@ -1,0 +1,53 @@
+"""How a run ends: a rate that stays may begin to fall at any step, so one trunk has several ends, and epochs are chosen without training them twice.
+
+Source: Hu et al. 2024, "MiniCPM", section 4; Hägele et al. 2024, "Scaling laws and compute-optimal training beyond fixed training durations".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from luthier.experiment import Experiment
+from luthier.studies.rungs import FALL
+from luthier.studies.space import Values, applied, value_at
+
+TRUNK: Values = {"schedule.kind": "wsd", "schedule.until": 1.0, "schedule.decay": FALL, "schedule.shape": "linear"}
+"""The schedule of a trial that may have several ends."""
+SHAPES = ("linear", "cosine")
+"""In which the rate may fall."""
+
+
+def ours(experiment: Experiment, paths: Sequence[str]) -> bool:
+    """Whether the schedule may be chosen: it is the usual one, and nobody has said anything about it.
+
+    Args:
+        experiment: the default.
+        paths: about which the person has said something.
+    """
+    said = any(path.startswith("schedule.") and path != "schedule.warmup" for path in paths)
+    return value_at(experiment, "schedule.kind") == "linear" and not said
+
+
+def trunk(experiment: Experiment) -> Experiment:
+    """The experiment with a rate that stays until its last part."""
+    return applied(experiment, TRUNK)
+
+
+def end(experiment: Experiment, rows: int, share: float, shape: str = "linear") -> tuple[int, Values]:
+    """Where a branch leaves the trunk, and the schedule that it has then.
+
+    Args:
+        experiment: a trunk.
+        rows: that are trained on.
+        share: of the planned run, at which the branch ends.
+        shape: in which its rate falls.
+
+    Returns:
+        Steps that both have in common, and the branch's values.
+    """
+    planned = experiment.planned_steps(rows)
+    left = max(1, round(round(share * (1 - FALL), 6) * planned))
+    # half a step behind the last common one, so that rounding cannot let the rate fall before it
+    begins = (left + 0.5) / (planned + 1)
+    until = 1.0 if share == 1 else round(begins / (1 - FALL), 9)
+    return left, {"schedule.until": until, "schedule.decay": round(until - begins, 9), "schedule.shape": shape}
