@@ -90,12 +90,13 @@ def logme(rows: np.ndarray, labels: np.ndarray) -> float:
 def trained(asked: Any) -> None:
     """Every base with nothing frozen, and MiniLM at every depth."""
     known = {tuple(json.loads(line)["key"]) for line in asked.out.read_text().split("\n") if line} if asked.out.exists() else set()
-    plan = [(base, 0) for base in BASES] + [("minilm-6", depth) for depth in DEPTHS]
+    plan = [("minilm-6", depth) for depth in (0, *DEPTHS)] + ([] if asked.depths else [(base, 0) for base in BASES])
     for name in asked.sets:
         for base, depth in plan:
             key = (name, base, depth, asked.seed)
             if key in known:
                 continue
+            known.add(key)
             with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
                 train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)
                 intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
@@ -138,11 +139,11 @@ def judged(asked: Any) -> None:
             for depth in (0, *DEPTHS)
             if (name, "minilm-6", depth, asked.seed) in truth
         }
-        if len(accuracy) < len(BASES) or len(depths) < len(DEPTHS) + 1:
+        if len(depths) < len(DEPTHS) + 1 or (len(accuracy) < len(BASES) and not asked.depths):
             continue
         with tempfile.TemporaryDirectory() as scratch:
             train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)
-            given = {str(cut(asked.bases, base)): base for base in BASES}
+            given = {str(cut(asked.bases, base)): base for base in (["minilm-6"] if asked.depths else BASES)}
             fixed = [f"data.test={test}", "data.validation_share=0.2", "data.allow_leakage=true"]
             found = similar(train, list(given), set=fixed)
             intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
@@ -153,7 +154,7 @@ def judged(asked: Any) -> None:
                 base: logme(layers(resolve(folder), [row.values["text"] for row in rows])[:, -1], labels) for folder, base in given.items()
             }
         best = max(accuracy.values())
-        ours, largest = given[found[0].base], "smollm2-6"
+        ours, largest = given[found[0].base], "minilm-6" if asked.depths else "smollm2-6"
         depth = next(one for one in found if given[one.base] == "minilm-6").depth.blocks
         nearest = min(depths, key=lambda each: abs(each - depth))
         top = max(depths, key=lambda each: depths[each])
@@ -181,6 +182,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--tested", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--depths", action="store_true", help="MiniLM's depths alone")
     parser.add_argument("--judge", action="store_true")
     asked = parser.parse_args()
     exact()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from luthier.pilot.search import search
     from luthier.pilot.show import show
     from luthier.pilot.similar import similar
+    from luthier.pilot.steer import steer
 
 _PLACES = {
     "Experiment": "luthier.experiment",
@@ -37,6 +38,7 @@ _PLACES = {
     "search": "luthier.pilot.search",
     "show": "luthier.pilot.show",
     "similar": "luthier.pilot.similar",
+    "steer": "luthier.pilot.steer",
     "train": "luthier.pilot.run",
 }
 
@@ -57,6 +59,7 @@ __all__ = [
     "search",
     "show",
     "similar",
+    "steer",
     "train",
 ]
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import luthier
+from luthier.app.cli import app
 from luthier.core.errors import ExperimentError, NoGo, Stopped
 from luthier.core.finding import Finding
 from luthier.core.interfaces import Silent
@@ -166,6 +168,34 @@ def test_a_schedule_that_somebody_set_has_the_end_that_it_says(table, bases, tmp
     assert not any(rung["falls"] for rung in luthier_plan(found)["rungs"])
     assert not (found.winner.folder / "ends").exists()
     assert Experiment.load(found.winner.folder / "experiment.yaml").schedule.kind == "cosine"
+
+
+def test_steering_is_checked_before_it_is_asked(study, table, bases, tmp_path) -> None:
+    with pytest.raises(ExperimentError, match="has chosen already"):
+        luthier.steer(study.folder, stop=[1])
+    with pytest.raises(KeyboardInterrupt):
+        searched(table, bases, tmp_path / "cut", face=Stops(3))
+    cut = tmp_path / "cut"
+    for asked, said in (
+        ({}, "nothing was asked"),
+        ({"stop": [0]}, "is the default"),
+        ({"stop": [9]}, "no trial 9"),
+        ({"space": ["training.epochs=1..2"]}, "does not vary"),
+        ({"space": ["optimizer.lr=1e-6..1e-3"]}, "is not within"),
+        ({"space": ["model.dropout=0.1|0.2"]}, "is not within"),
+    ):
+        with pytest.raises(ExperimentError, match=said):
+            luthier.steer(cut, **asked)
+    assert not (cut / "requests.jsonl").exists()
+    done = CliRunner().invoke(app, ["steer", str(cut), "--space", "optimizer.lr=1e-3..2e-3", "--stop", "1"])
+    assert done.exit_code == 0, done.output
+    assert "from the next trial on" in done.output
+    again = luthier.resume(cut)
+    proposed = again.noted("proposed")
+    assert all(1e-3 <= entry["values"]["optimizer.lr"] <= 2e-3 for entry in proposed[3:])
+    assert len(proposed) == 5
+    assert again.noted("rung")[0]["reasons"]["1"] == "stopped by hand"
+    assert "stopped by hand" in (cut / "report.html").read_text()
 
 
 class Stops(Silent):

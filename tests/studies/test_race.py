@@ -217,3 +217,52 @@ def test_a_trial_that_fails_is_named_and_survived_and_all_failing_is_an_error(tm
     made.space = (RATE.model_copy(update={"low": 1e-2, "high": 1.0, "centre": 0.1}),)
     with pytest.raises(RunError, match="every trial has failed"):
         made.run()
+
+
+def test_a_person_narrows_a_search_at_work_and_stops_a_trial_and_a_killed_one_remembers(tmp_path) -> None:
+    rate = next(dimension for dimension in SPACE if dimension.path == "optimizer.lr")
+    narrow = rate.model_copy(update={"low": 2e-4, "high": 4e-4, "centre": 3e-4})
+
+    class Person(Nobody):
+        """Asks after the third standing."""
+
+        def __init__(self, study: Study) -> None:
+            self.study, self.left = study, 3
+
+        def standing(self, *_: object) -> None:
+            self.left -= 1
+            if self.left == 0:
+                self.study.append("requests.jsonl", {"narrow": narrow.model_dump(mode="json")}, {"stop": 2})
+
+    def made(folder: Path, stop_at: int | None = None) -> Race:
+        found = race(folder, [], stop_at, trials=16)
+        found.spectator = Person(found.study)  # type: ignore[assignment]
+        return found
+
+    whole = made(tmp_path / "whole")
+    whole.run()
+    rates = {number: trial.values["optimizer.lr"] for number, trial in whole.trials.items()}
+    assert all(2e-4 <= rates[number] <= 4e-4 for number in range(3, 16))
+    assert not all(2e-4 <= rates[number] <= 4e-4 for number in range(3))
+    decision = whole.study.noted("rung")[0]
+    assert decision["reasons"]["2"] == "stopped by hand"
+    assert 2 not in decision["kept"]
+    cut = made(tmp_path / "cut", stop_at=7)
+    with pytest.raises(KeyboardInterrupt):
+        cut.run()
+    again = race(tmp_path / "cut", [], trials=16)  # nobody asks a second time
+    again.run()
+    assert ledger(tmp_path / "cut") == ledger(tmp_path / "whole")
+
+
+def test_what_was_tried_outside_of_a_narrowed_space_is_still_known_to_the_samplers() -> None:
+    space = [
+        Dimension(path="optimizer.lr", kind="log", low=1e-4, high=2e-4, centre=1.5e-4),
+        Dimension(path="training.batch_size", kind="choice", options=(8, 16), centre=8),
+    ]
+    tried = [Tried({"optimizer.lr": 1e-3 / 2**n, "training.batch_size": (8, 16, 32)[n % 3]}, float(n), 0.1) for n in range(12)]
+    for sampler in ("tpe", "gp", "random", "cmaes", "qmc"):
+        for seed in range(4):
+            values = propose(space, sampler, seed, 16, tried).values
+            assert 1e-4 <= values["optimizer.lr"] <= 2e-4
+            assert values["training.batch_size"] in (8, 16)

@@ -113,6 +113,18 @@ def search(
 
 
 @app.command()
+def steer(
+    study: Annotated[Path, typer.Argument(help="The folder of a search that is at work, or was stopped.")],
+    space: Annotated[list[str] | None, typer.Option(help="A dimension of its space, narrower: optimizer.lr=5e-5..2e-4.")] = None,
+    stop: Annotated[list[int] | None, typer.Option(help="A trial that is to take no further part.")] = None,
+) -> None:
+    """A hand on a search at work: narrow what it tries next, or stop a trial; say it from another terminal."""
+    from luthier.pilot.steer import steer as verb
+
+    print("\n".join(verb(study, space=space or (), stop=stop or ())))
+
+
+@app.command()
 def resume(
     run: Annotated[Path, typer.Argument(help="The folder of the run, or of the study.")],
     force: Force = False,

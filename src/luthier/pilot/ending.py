@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from luthier.core.finding import Finding
+from luthier.core.interfaces import Face
 from luthier.core.study import Study
 from luthier.pilot.trials import Runner
 from luthier.studies.plan import Plan
@@ -13,7 +14,7 @@ WHOLE = "linear-1.000"
 """The end that the trial itself comes to; it wins ties."""
 
 
-def ended(study: Study, plan: Plan, race: Race, runner: Runner) -> Runner:
+def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face) -> Runner:
     """Bring the trial that is left to all its ends, and take the best by the same validation rows; which one is noted in the ledger.
 
     Args:
@@ -21,6 +22,7 @@ def ended(study: Study, plan: Plan, race: Race, runner: Runner) -> Runner:
         plan: names the ends.
         race: has been run.
         runner: of the trial.
+        face: is told.
 
     Returns:
         The run that is the final model: the trial's own, or one of its branches.
@@ -44,19 +46,25 @@ def ended(study: Study, plan: Plan, race: Race, runner: Runner) -> Runner:
     best = min(standings, key=lambda name: standings[name].score, default=WHOLE)
     if best != WHOLE and tied(standings[best], whole):
         best = WHOLE
-    study.find(*_told(plan, {WHOLE: whole, **standings}, best))
+    findings = _told({WHOLE: whole, **standings}, best)
+    study.find(*findings)
+    for finding in findings:
+        face.finding(finding)
     study.note("won", trial=runner.trial.number, end="" if best == WHOLE else best)
     study.note("ended", trial=runner.trial.number, scores={WHOLE: whole.score, **{name: one.score for name, one in standings.items()}})
     return runner if best == WHOLE else runner.branch(*ways[best])
 
 
-def _told(plan: Plan, standings: dict[str, Standing], best: str) -> list[Finding]:
+def _told(standings: dict[str, Standing], best: str) -> list[Finding]:
     """Which end was taken, and how it stands beside the others."""
     if len(standings) < 2:
         return []
     scores = ", ".join(f"{said(name)} {one.score:.4f}" for name, one in sorted(standings.items(), key=lambda item: item[1].score))
     claim = f"the run ends {said(best)}: validation losses {scores}"
     evidence = {"end": best, "scores": {name: one.score for name, one in standings.items()}}
+    lowest = min(standings, key=lambda name: standings[name].score)
+    if best != lowest:
+        claim += "; a tie, and the whole run wins ties"
     if best != WHOLE:
         lead, error = gap(standings[best], standings[WHOLE])
         claim += f"; {lead:.4f} ± {error:.4f} below the whole run's on the same rows"

@@ -82,7 +82,7 @@ def searched(way: Way, experiment: Experiment) -> Study:
             if not isinstance(entrant, Runner):  # others have brought it here; from now on it is ours
                 entrant = Runner(stable, trial)
             face.stage("train", f"trial {trial.number} to its end")
-            entrant = ended(study, plan, race, entrant)
+            entrant = ended(study, plan, race, entrant, face)
     findings = [] if study.happened("chosen") else outcome(study, plan, race, trial)
     study.find(*findings)
     for finding in findings:

@@ -171,14 +171,25 @@ def told(space: Sequence[Dimension], tried: Sequence[Tried], sampler: Any = None
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    kinds, options = distributions(space), {dimension.path for dimension in space if dimension.kind == "choice"}
+    options = {dimension.path for dimension in space if dimension.kind == "choice"}
+    tried = [
+        past for past in tried if all(past.values[one.path] in one.options for one in space if one.path in options & past.values.keys())
+    ]
     study = optuna.create_study(sampler=sampler)
     worst = max((past.score for past in tried if np.isfinite(past.score)), default=0.0)
     for past in tried:
         values = {path: str(value) if path in options else float(value) for path, value in past.values.items()}
         score = past.score if np.isfinite(past.score) else worst + abs(worst) + 1.0
-        study.add_trial(optuna.trial.create_trial(params=values, distributions={path: kinds[path] for path in values}, value=score))
+        wide = [_with(dimension, values[dimension.path]) for dimension in space if dimension.path in values]
+        study.add_trial(optuna.trial.create_trial(params=values, distributions=distributions(wide), value=score))
     return study
+
+
+def _with(dimension: Dimension, value: Any) -> Dimension:
+    """The dimension as it was when it held this value: a person may have narrowed it since."""
+    if dimension.kind == "choice":
+        return dimension
+    return dimension.model_copy(update={"low": min(dimension.low, value), "high": max(dimension.high, value)})
 
 
 def importance(space: Sequence[Dimension], tried: Sequence[Tried]) -> dict[str, float]:

@@ -108,6 +108,7 @@ class Race:
         self.standings = {(entry["rung"], entry["trial"]): self._read(entry) for entry in self.study.noted("standing")}
         self.decisions = {entry["rung"]: entry["kept"] for entry in self.study.noted("rung")}
         self.entrants: dict[int, Entrant] = {}
+        self.heard = self.study.noted("heard")
 
     def run(self) -> tuple[Trial, Entrant]:
         """Race to the last rung.
@@ -121,7 +122,9 @@ class Race:
         alive = list(range(self.rungs[0].trials if self.rungs else 1))
         for number, rung in enumerate(self.rungs):
             for start in range(0, len(alive), self.workers):
+                self._hear()
                 self._come_to(number, rung, alive[start : start + self.workers])
+            self._hear()
             alive = self._decided(number, rung, alive)
         if not self.rungs:
             self._proposed(0)
@@ -132,7 +135,8 @@ class Race:
 
     def _come_to(self, number: int, rung: Rung, wave: Sequence[int]) -> None:
         """Bring trials to a rung, together, and note how they stand in the order of their numbers."""
-        entered = [self._proposed(trial, wave[0]) for trial in wave if (number, trial) not in self.standings]
+        stopped = self.stopped
+        entered = [self._proposed(trial, wave[0]) for trial in wave if (number, trial) not in self.standings and trial not in stopped]
         for trial, outcome in zip(entered, self._advanced(entered, rung), strict=True):
             self._noted(number, rung, trial, *outcome)
 
@@ -186,7 +190,9 @@ class Race:
 
     def _decided(self, number: int, rung: Rung, alive: Sequence[int]) -> list[int]:
         if number not in self.decisions:
-            found = decide([self.standings[number, trial] for trial in alive], rung.kept)
+            stopped = self.stopped
+            found = decide([self.standings[number, trial] for trial in alive if trial not in stopped], rung.kept)
+            found = Decision(found.kept, {**found.reasons, **{trial: "stopped by hand" for trial in alive if trial in stopped}})
             if not found.kept:
                 raise RunError("every trial has failed: " + "; ".join(sorted({entry["why"] for entry in self.study.noted("standing") if entry["why"]}))[:300],
                                "look at the first one's message; `luthier train` with a lower rate may say more")  # fmt: skip
@@ -203,14 +209,36 @@ class Race:
         if trial not in self.trials:
             ahead = [self.trials[other].values for other in range(known, trial)]
             count = self.rungs[0].trials if self.rungs else 1
-            found = propose(self.space, self.sampler, self.seed, count, self._tried(known), self.portfolio, ahead)
+            found = propose(self._space(trial), self.sampler, self.seed, count, self._tried(known), self.portfolio, ahead)
             self.study.note("proposed", trial=trial, values=found.values, by=found.by)
             self.trials[trial] = Trial(trial, found.values, found.by)
         return self.trials[trial]
 
     def _tried(self, before: int) -> list[Tried]:
         """How the trials before this one stood at the first rung: later ones know nothing of rungs that they have not come to."""
-        return [Tried(self.trials[trial].values, self.standings[0, trial].score, self.rungs[0].share) for trial in range(before)]
+        stood = [trial for trial in range(before) if (0, trial) in self.standings]  # one may have been stopped by hand before
+        return [Tried(self.trials[trial].values, self.standings[0, trial].score, self.rungs[0].share) for trial in stood]
+
+    @property
+    def stopped(self) -> set[int]:
+        """Trials that a person has stopped."""
+        return {entry["request"]["stop"] for entry in self.heard if "stop" in entry["request"]}
+
+    def _hear(self) -> None:
+        """Take up what a person has asked for meanwhile; the ledger keeps it, and from which trial on it holds."""
+        for request in self.study.lines("requests.jsonl")[len(self.heard) :]:
+            self.study.note("heard", request=request, before=len(self.trials))
+            self.heard.append({"request": request, "before": len(self.trials)})
+
+    def _space(self, trial: int) -> list[Dimension]:
+        """What may vary in a trial: narrower where a person has asked for it before."""
+        asked = [
+            Dimension.model_validate(entry["request"]["narrow"])
+            for entry in self.heard
+            if "narrow" in entry["request"] and entry["before"] <= trial
+        ]
+        narrow = {dimension.path: dimension for dimension in asked}
+        return [narrow.get(dimension.path, dimension) for dimension in self.space]
 
     def _entrant(self, trial: int) -> Entrant:
         if trial not in self.entrants:

@@ -56,6 +56,7 @@ class Dimension(Component):
 
     def _around(self, centre: Any, spread: float, place: float) -> Any:
         if self.kind == "choice":
+            centre = centre if centre in self.options else self.centre
             others = [option for option in self.options if option != centre]
             stays = 1 - min(spread, 0.9)
             if place < stays or not others:

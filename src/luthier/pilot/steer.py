@@ -1,0 +1,61 @@
+"""A hand on a search that is at work: narrow what it tries next, stop a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from luthier.core.errors import ExperimentError, nearest
+from luthier.core.study import Study
+from luthier.experiment import Experiment
+from luthier.studies.plan import Plan
+from luthier.studies.space import parsed
+
+
+def steer(study: str | Path, *, space: Sequence[str] = (), stop: Sequence[int] = ()) -> list[str]:
+    """Ask a search, from beside it, to go on otherwise; it hears before the next trial or rung, and its ledger keeps what it heard.
+
+    Args:
+        study: its folder.
+        space: dimensions of its space, narrower, such as "optimizer.lr=5e-5..2e-4"; trials that are there already stay.
+        stop: trials that are to take no further part; the default stays, for the others are judged against it.
+
+    Returns:
+        What was asked, for a person.
+
+    Raises:
+        LuthierError: there is no such study, dimension or trial, or nothing is left to decide.
+    """
+    place = Study.open(Path(study))
+    if place.noted("won"):
+        raise ExperimentError(
+            f"{place.folder} has chosen already", f"search again around what it found: `luthier search {place.folder}/experiment.yaml`"
+        )
+    plan, experiment = Plan.load(place.folder / "plan.yaml"), Experiment.load(place.folder / "experiment.yaml")
+    known = {dimension.path: dimension for dimension in plan.space}
+    requests, told = [], []
+    for text in space:
+        dimension = parsed(text, experiment)
+        wide = known.get(dimension.path)
+        if wide is None:
+            raise ExperimentError(f"{dimension.path} does not vary in this search", nearest(dimension.path, [*known]))
+        inside = {*dimension.options} <= {*wide.options} if wide.kind == "choice" else dimension.kind != "choice" and wide.low <= dimension.low < dimension.high <= wide.high  # fmt: skip
+        if not inside:
+            raise ExperimentError(
+                f"{dimension.said()} is not within {wide.said()}", "a search at work can be narrowed; start another one to widen it"
+            )
+        narrow = wide.model_copy(update={"low": dimension.low, "high": dimension.high, "options": dimension.options, "centre": dimension.centre, "spread": min(wide.spread, dimension.spread)})  # fmt: skip
+        requests.append({"narrow": narrow.model_dump(mode="json")})
+        told.append(f"from the next trial on, {narrow.said()}")
+    trials = [entry["trial"] for entry in place.noted("proposed")]
+    for trial in stop:
+        if trial == 0:
+            raise ExperimentError("trial 0 is the default: the others are judged against it, so it stays", "stop the others")
+        if trial not in trials:
+            raise ExperimentError(f"there is no trial {trial} yet", f"there are {', '.join(map(str, trials)) or 'none'}")
+        requests.append({"stop": trial})
+        told.append(f"trial {trial} stops where it is compared next")
+    if not requests:
+        raise ExperimentError("nothing was asked", "give --space, or --stop with a trial's number")
+    place.append("requests.jsonl", *requests)
+    return told
