@@ -47,13 +47,13 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """The whole way: read, choose, try small, train, judge on sealed rows, report, ship."""
-    from luthier.app.faces import face
+    from luthier.app.faces import ending, face
     from luthier.pilot.run import run as verb
 
     with face(quiet or as_json) as shown:
         done = verb(data, target=target, input=input, base=base, task=task, validation=validation, test=test, budget=budget, out=out,
                     set=set or (), seed=seed, plan_only=plan_only, force=force, face=shown)  # fmt: skip
-    _ending(done, as_json)
+    ending(done, as_json)
 
 
 @app.command()
@@ -67,12 +67,12 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment as it is written; judge, report and ship the result."""
-    from luthier.app.faces import face
+    from luthier.app.faces import ending, face
     from luthier.pilot.run import train as verb
 
     with face(quiet or as_json) as shown:
         done = verb(experiment, out=out, set=set or (), budget=budget, force=force, face=shown)
-    _ending(done, as_json)
+    ending(done, as_json)
 
 
 @app.command()
@@ -103,13 +103,13 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Search the hyperparameters at about the price of one run; the trial that wins goes on and is the final model."""
-    from luthier.app.faces import face
+    from luthier.app.faces import ending, face
     from luthier.pilot.search import search as verb
 
     with face(quiet or as_json) as shown:
         done = verb(data, budget=budget, trials=trials, space=space or (), sampler=sampler, points=points or (), target=target,
                     input=input, base=base, task=task, out=out, set=set or (), seed=seed, workers=workers, backend=backend, force=force, face=shown)  # fmt: skip
-    _ending(done, as_json)
+    ending(done, as_json)
 
 
 @app.command()
@@ -135,12 +135,12 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a run that was stopped, to the same bits as if it had not been."""
-    from luthier.app.faces import face
+    from luthier.app.faces import ending, face
     from luthier.pilot.run import resume as verb
 
     with face(quiet or as_json) as shown:
         done = verb(run, force=force, allow_inexact=allow_inexact, face=shown)
-    _ending(done, as_json)
+    ending(done, as_json)
 
 
 @app.command()
@@ -360,28 +360,6 @@ def show_model(name: str, as_json: Json = False) -> None:
 def _rows(rows: list[dict[str, Any]], as_json: bool, line: Any) -> None:
     for row in rows:
         print(json.dumps(row) if as_json else line(row))
-
-
-def _ending(done: Any, as_json: bool) -> None:
-    """Where everything lies, and what to type next."""
-    from luthier.core.study import Study
-
-    bundle = done.folder / "bundle"
-    if isinstance(done, Study):
-        if not as_json:
-            print(f"\nstudy    {done.folder / 'report.html'}", end="")
-        done = done.winner
-    verdict = done.verdict
-    if as_json:
-        print(
-            json.dumps(verdict if verdict is not None else {"planned": str(done.folder / "experiment.yaml")}, indent=2, ensure_ascii=False)
-        )
-    elif verdict is None:
-        print(f"\nplan     {done.folder / 'experiment.yaml'}\ntrain it luthier train {done.folder / 'experiment.yaml'} --out {done.folder}")
-    else:
-        use = "chat" if verdict["task"] == "chat" else "predict"
-        text = "" if use == "chat" else ' "your text"'
-        print(f"\nreport   {done.folder / 'report.html'}\nbundle   {bundle}\nuse it   luthier {use} {bundle}{text}")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -193,3 +194,25 @@ def compared(found: Sequence[Similar]) -> list[str]:
     lines.append("")
     lines.append(f"try it   luthier search DATA --base {first.base} --set adaptation.kind=freeze --space 'adaptation.depth={depths}'")
     return lines
+
+
+def ending(done: Any, as_json: bool) -> None:
+    """Where everything lies, and what to type next."""
+    from luthier.core.study import Study
+
+    bundle = done.folder / "bundle"
+    if isinstance(done, Study):
+        if not as_json:
+            print(f"\nstudy    {done.folder / 'report.html'}", end="")
+        done = done.winner
+    verdict = done.verdict
+    if as_json:
+        print(
+            json.dumps(verdict if verdict is not None else {"planned": str(done.folder / "experiment.yaml")}, indent=2, ensure_ascii=False)
+        )
+    elif verdict is None:
+        print(f"\nplan     {done.folder / 'experiment.yaml'}\ntrain it luthier train {done.folder / 'experiment.yaml'} --out {done.folder}")
+    else:
+        use = "chat" if verdict["task"] == "chat" else "predict"
+        text = "" if use == "chat" else ' "your text"'
+        print(f"\nreport   {done.folder / 'report.html'}\nbundle   {bundle}\nuse it   luthier {use} {bundle}{text}")

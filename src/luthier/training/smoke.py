@@ -123,13 +123,8 @@ def _small(work: Work) -> Work:
     schedule = Constant(warmup=0.1)
     total = FEWEST_STEPS if long else max(FEWEST_STEPS, -(-count // batch))
     total = min(total, max(FEWEST_STEPS, work.total // 5))
-    return replace(
-        work,
-        experiment=experiment.model_copy(update={"training": training, "schedule": schedule}),
-        train=[work.train[position] for position in chosen],
-        total=total,
-        planned=None,
-    )
+    changed = experiment.model_copy(update={"training": training, "schedule": schedule})
+    return work.brief(changed, [work.train[position] for position in chosen], total)
 
 
 def _cut(work: Work) -> Finding | None:

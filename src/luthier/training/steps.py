@@ -55,6 +55,10 @@ class Work:
         self.shrunk[step] = limit
         self.told(step, limit)
 
+    def brief(self, experiment: Experiment, train: list[Example], total: int) -> Work:
+        """The same parts for a short training of its own, whose schedule is laid out for its own steps."""
+        return replace(self, experiment=experiment, train=train, total=total, planned=None)
+
     def chosen(self, step: int) -> list[Example]:
         """The training examples that make a step (counted from 0), as prepared."""
         training = self.experiment.training

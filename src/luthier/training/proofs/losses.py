@@ -226,7 +226,7 @@ def a_few_rows_can_be_learned(question: Question) -> Proof:
     rate = QUICK_RATES.get((work.masters.spec.kind, kind), QUICK_RATES[work.masters.spec.kind, ""])
     training = work.experiment.training.model_copy(update={"batch_size": len(rows)})
     experiment = work.experiment.model_copy(update={"training": training, "schedule": _Flat(rate, work.masters.spec.lr)})
-    small = replace(work, experiment=experiment, train=rows, total=TRIED)
+    small = work.brief(experiment, rows, TRIED)
     losses: list[float] = []
     fell = False
     with _without_dropout(work.model):
