@@ -8,21 +8,19 @@ One line a run; runs that are in the file are not repeated. `luthier train` says
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from light import fit, told, way
-from luthier.data.intake import take_in
-from luthier.data.spec import Data
+from light import begun, fit, known, note, told, way
 from luthier.experiment import Experiment
-from luthier.studies.defaults import choose
+from luthier.pilot.stages.way import Way
 from luthier.studies.space import applied
 from luthier.training.devices import exact
+from luthier.training.train import Fit
 from luthier.training.watchers import Signals
-from sets import files
 
 SHARE = 0.3
 """Of an end's own length, over which the rate falls."""
@@ -30,10 +28,32 @@ ENDS = ((0.25, "linear"), (0.5, "linear"), (1.0, "linear"), (1.0, "cosine"))
 RATES = (1.0, 0.4, 2.5)
 
 
-def ended(experiment: Experiment, until: float, shape: str) -> Experiment:
+def ended(experiment: Experiment, until: float, shape: str, share: float = SHARE) -> Experiment:
     """The experiment with a constant rate and this end."""
-    values = {"schedule.kind": "wsd", "schedule.until": until, "schedule.decay": SHARE * until, "schedule.shape": shape}
+    values = {"schedule.kind": "wsd", "schedule.until": until, "schedule.decay": share * until, "schedule.shape": shape}
     return applied(experiment, values)
+
+
+def fork(shared: Way, trunk: Fit, place: Path, experiment: Experiment) -> Fit:
+    """A training that goes on from where a trunk stands."""
+    shutil.copytree(trunk.run.folder / "checkpoints", place / "checkpoints")
+    end = fit(shared, place, experiment)
+    assert end.done == trunk.done, (end.done, trunk.done)
+    return end
+
+
+def falls(out: Path, key: tuple[Any, ...], shared: Way, scratch: Path, experiment: Experiment, shares: Sequence[float]) -> None:
+    """One trunk, whose rate begins to fall sooner or later; all come to the end."""
+    experiment = experiment.replace("training.patience", 1000)
+    trunk = fit(shared, scratch / "trunk", ended(experiment, 1.0, "linear", 0.01))
+    for share in sorted(shares, reverse=True):
+        trunk.advance(round((1 - share) * trunk.work.total))
+        trunk.keep()
+        note(
+            out,
+            (*key, f"fall-{share}"),
+            told(shared, fork(shared, trunk, scratch / f"fall-{share}", ended(experiment, 1.0, "linear", share))),
+        )
 
 
 def main() -> None:
@@ -44,29 +64,25 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["polarity", "customers", "stars", "reviews"])
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--falls", type=float, nargs="*", default=[], help="instead: over which shares of the run the rate falls")
     asked = parser.parse_args()
     exact()
-    known = {tuple(json.loads(line)["key"]) for line in asked.out.read_text().splitlines()} if asked.out.exists() else set()
+    done = known(asked.out)
     for seed in range(1, asked.seeds + 1):
-        for scale in RATES:
+        for scale in RATES[:1] if asked.falls else RATES:
             for name in asked.sets:
                 with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-                    train, test = files(asked.data, Path(scratch), name, asked.rows, 1000)
-                    intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
-                    experiment, _ = choose(intake, None, None, seed)
-                    experiment = experiment.replace("training.dtype", "float32")
+                    intake, experiment = begun(asked.data, Path(scratch), name, asked.rows, 1000, seed)
                     experiment = applied(experiment, {"optimizer.lr": scale * 1e-4})
                     shared = way(Path(scratch) / "way", intake, experiment, signals)
 
-                    def note(what: str, found: dict[str, Any], key: tuple[Any, ...] = (name, seed, scale)) -> None:
-                        line = json.dumps({"key": [*key, what], **found})
-                        print(line, flush=True)
-                        with asked.out.open("a") as handle:
-                            handle.write(line + "\n")
-
-                    if (name, seed, scale, "falling") not in known:
-                        note("falling", told(shared, fit(shared, Path(scratch) / "falling", experiment)))
-                    if (name, seed, scale, "1.0-cosine") in known:
+                    if (name, seed, scale, "falling") not in done:
+                        note(asked.out, (name, seed, scale, "falling"), told(shared, fit(shared, Path(scratch) / "falling", experiment)))
+                    if asked.falls:
+                        if (name, seed, scale, f"fall-{min(asked.falls)}") not in done:
+                            falls(asked.out, (name, seed, scale), shared, Path(scratch), experiment, asked.falls)
+                        continue
+                    if (name, seed, scale, "1.0-cosine") in done:
                         continue
                     trunk = fit(shared, Path(scratch) / "trunk", ended(experiment, 1.0, "linear"))
                     for until, shape in ENDS:
@@ -75,10 +91,11 @@ def main() -> None:
                             trunk.advance(round(start * trunk.work.total))
                             trunk.keep()
                         place = Path(scratch) / f"end-{until}-{shape}"
-                        shutil.copytree(trunk.run.folder / "checkpoints", place / "checkpoints")
-                        end = fit(shared, place, ended(experiment, until, shape))
-                        assert end.done == trunk.done, (end.done, trunk.done)
-                        note(f"{until}-{shape}", told(shared, end))
+                        note(
+                            asked.out,
+                            (name, seed, scale, f"{until}-{shape}"),
+                            told(shared, fork(shared, trunk, place, ended(experiment, until, shape))),
+                        )
 
 
 if __name__ == "__main__":

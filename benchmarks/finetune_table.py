@@ -13,23 +13,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from luthier.core.interfaces import Silent
+from light import drawn, fit, way
 from luthier.core.randomness import permutation
-from luthier.core.run import Clock, Run
 from luthier.data.intake import take_in
 from luthier.data.spec import Data
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.evaluation.tempered import tempered
-from luthier.models.pretrained import load_tokenizer
-from luthier.models.store import resolve
-from luthier.pilot.way import Way
 from luthier.studies.defaults import choose, space_for
-from luthier.studies.propose import Tried, propose
+from luthier.studies.propose import FROM_PRIOR
 from luthier.studies.space import applied
-from luthier.training.assemble import opened
 from luthier.training.devices import exact
-from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
 SETS = {"polarity": "rt-polarity.all", "subjectivity": "subj.all", "questions": "TREC.train.all", "customers": "custrev.all"}
@@ -55,10 +49,7 @@ def written(path: Path, rows: list[tuple[str, str]]) -> Path:
 def configs(experiment: Any, count: int) -> list[dict[str, Any]]:
     """The default, and points spread evenly over the prior of the whole space."""
     space, _ = space_for(experiment, 99)
-    tried: list[Tried] = []
-    for _ in range(count):
-        tried.append(Tried(propose(space, "prior", 7, int(count / 0.7) + 1, tried).values, 0.0, 1.0))
-    return [past.values for past in tried]
+    return drawn(space, count, int(count / FROM_PRIOR) + 1)
 
 
 def main() -> None:
@@ -77,8 +68,6 @@ def main() -> None:
             known = {(row["set"], int(row["rows"]), int(row["seed"]), int(row["config"])) for row in csv.DictReader(handle)}
     else:
         asked.out.write_text(",".join(COLUMNS) + "\n")
-    base = resolve("minilm-l6")
-    tokenizer = load_tokenizer(base)
     for seed in range(1, asked.seeds + 1):
         for number in range(asked.configs):
             for name, file in SETS.items():
@@ -93,16 +82,15 @@ def main() -> None:
                     values = configs(experiment, asked.configs)[number]
                     experiment = applied(experiment, values).replace("training.dtype", "float32").replace("training.epochs", 6.0)
                     experiment = experiment.replace("training.evaluations_per_epoch", 1 / 6)  # the looks at the rungs are our own
-                    place = Run.create(Path(scratch) / "run")
-                    way = Way(place, intake, Silent(), Clock(), signals, base, tokenizer, opened(experiment, tokenizer))
-                    fit = Fit(place, way.work(experiment), Silent(), signals)
+                    shared = way(Path(scratch) / "way", intake, experiment, signals)
+                    training = fit(shared, Path(scratch) / "run", experiment)
                     row: dict[str, Any] = {"set": name, "rows": asked.rows, "seed": seed, "config": number, **values}
                     for share in SHARES:
-                        fit.advance(round(share * fit.work.total))
-                        scores = score(fit.work.model, fit.work.objective, fit.work.validation)
+                        training.advance(round(share * training.work.total))
+                        scores = score(training.work.model, training.work.objective, training.work.validation)
                         seen = {**measure(scores, ("accuracy", "loss")), "tempered": float(tempered(scores).mean())}
                         row |= {f"{what}_{share:g}": round(value, 4) for what, value in seen.items()}
-                    seen = measure(score(fit.work.model, fit.work.objective, way.examples("test")), ("accuracy", "loss"))
+                    seen = measure(score(training.work.model, training.work.objective, shared.examples("test")), ("accuracy", "loss"))
                     row |= {"test_loss": round(seen["loss"], 4), "test_accuracy": round(seen["accuracy"], 4)}
                 with asked.out.open("a", newline="") as handle:
                     csv.DictWriter(handle, COLUMNS).writerow(row)

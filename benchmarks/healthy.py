@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import luthier
 from luthier.core.errors import NoGo, Stopped
@@ -42,13 +43,13 @@ def table_of(path: Path, out: Path) -> Path:
     return made
 
 
-def small_run(folder: Path, given: dict[str, object], changes: list[str]) -> tuple[str, list[str]]:
+def small_run(folder: Path, given: dict[str, Any], changes: list[str]) -> tuple[str, list[str]]:
     """Go or no-go, and the checks that spoke against it."""
     if not (folder / "findings.jsonl").exists():
         with contextlib.suppress(NoGo, Stopped):
             luthier.run(
                 given["data"], out=folder, set=changes, watchers=[stop], **{key: value for key, value in given.items() if key != "data"}
-            )  # type: ignore[arg-type]
+            )
     findings = Run(folder).findings
     word = next(finding.claim.split(":")[0] for finding in findings if finding.check == "smoke")
     return word, [finding.check for finding in findings if finding.severity in ("warning", "stop") and finding.check.startswith("smoke.")]

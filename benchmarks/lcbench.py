@@ -49,7 +49,7 @@ class Surrogate:
     """Validation accuracy by task, configuration and epoch."""
 
     def __init__(self, folder: Path) -> None:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]
 
         self.session = onnxruntime.InferenceSession(folder / "model.onnx")
         self.codes = {
@@ -97,7 +97,7 @@ def tpe(surrogate: Surrogate, task: str, counts: list[int], seed: int) -> list[f
         return float(surrogate.curves(task, place)[0, -1])
 
     study.optimize(objective, n_trials=max(counts))
-    values = [trial.value for trial in study.trials]
+    values = [trial.value or 0.0 for trial in study.trials]
     return [max(values[:count]) for count in counts]
 
 

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from luthier.core.interfaces import Silent
+from luthier.core.randomness import mix
 from luthier.core.run import Clock, Run
-from luthier.data.intake import Intake
+from luthier.core.types import Scores
+from luthier.data.intake import Intake, take_in
+from luthier.data.spec import Data
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.evaluation.tempered import tempered
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
-from luthier.pilot.way import Way
+from luthier.pilot.stages.way import Way
+from luthier.studies.defaults import choose
+from luthier.studies.propose import Tried, propose
+from luthier.studies.space import Space, Values
 from luthier.training.assemble import opened
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
+from sets import files
 
 
 def way(folder: Path, intake: Intake, experiment: Experiment, signals: Signals) -> Way:
@@ -38,7 +49,56 @@ def told(shared: Way, training: Fit) -> dict[str, Any]:
     training.finish()
     found: dict[str, Any] = {"steps": training.done}
     for part in ("validation", "test"):
-        scores = score(training.work.model, training.work.objective, shared.examples(part))
-        found |= {f"{part}_{name}": round(value, 4) for name, value in measure(scores, ("accuracy", "loss")).items()}
-        found[f"{part}_tempered"] = round(float(tempered(scores).mean()), 4)
+        found |= looked(part, score(training.work.model, training.work.objective, shared.examples(part)))
     return found
+
+
+def looked(part: str, scores: Scores) -> dict[str, float]:
+    """What a look at some rows says."""
+    found = {**measure(scores, ("accuracy", "loss")), "tempered": float(tempered(scores).mean())}
+    return {f"{part}_{name}": round(value, 4) for name, value in found.items()}
+
+
+def begun(data: Path, scratch: Path, name: str, rows: int, tested: int, seed: int, wrong: float = 0.0) -> tuple[Intake, Experiment]:
+    """The rows of a set, a fifth of them to choose by, and the default for them in fp32; test rows keep their labels where a share of the others is wrong."""
+    train, test = files(data, scratch, name, rows, tested)
+    if wrong:
+        _spoil(train, wrong)
+    intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
+    experiment, _ = choose(intake, None, None, seed)
+    return intake, experiment.replace("training.dtype", "float32")
+
+
+def _spoil(path: Path, share: float) -> None:
+    """Give so many rows another label, each other one alike likely."""
+    with path.open(newline="") as handle:
+        head, *rows = csv.reader(handle)
+    labels = sorted({label for _, label in rows})
+    draws = mix("wrong label", np.arange(2 * len(rows)))
+    for number, row in enumerate(rows):
+        if draws[2 * number] / 2.0**64 < share:
+            row[1] = labels[(labels.index(row[1]) + 1 + int(draws[2 * number + 1] % (len(labels) - 1))) % len(labels)]
+    with path.open("w", newline="") as handle:
+        csv.writer(handle).writerows([head, *rows])
+
+
+def drawn(space: Space, count: int, proposals: int) -> list[Values]:
+    """The default, and points spread evenly over its prior, as a search of so many proposals begins."""
+    tried: list[Tried] = []
+    while len(tried) < count:
+        tried.append(Tried(propose(space, "prior", 7, proposals, tried).values, 0.0, 1.0))
+    return [past.values for past in tried]
+
+
+def known(out: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The lines of a file by their key; none where there is no file yet."""
+    lines = out.read_text().split("\n") if out.exists() else []
+    return {tuple(found["key"]): found for found in map(json.loads, filter(None, lines))}
+
+
+def note(out: Path, key: tuple[Any, ...], found: dict[str, Any]) -> None:
+    """Print a line, and add it to the file."""
+    line = json.dumps({"key": key, **found})
+    print(line, flush=True)
+    with out.open("a") as handle:
+        handle.write(line + "\n")

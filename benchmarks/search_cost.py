@@ -28,23 +28,27 @@ from luthier.data.spec import Data
 from luthier.models.store import resolve
 from sets import files
 
+PEER_SEED = 0
 PEER = """
 import csv, json, sys, tempfile, time
 import numpy, optuna, torch, transformers
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
-folder, out, trials, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+folder, out, trials, seed, epochs, batches = sys.argv[1], sys.argv[2], *(json.loads(word) for word in sys.argv[3:])
 transformers.logging.set_verbosity_error()
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
+blocks = config.num_hidden_layers
 read = {part: list(csv.reader(open(f"{out}/{part}.csv", newline=""))) for part in ("train", "validation", "test")}
 labels = sorted({label for _, label in read["train"]})
 sets = {part: [dict(tokenizer(text, truncation=True, max_length=256), labels=labels.index(label)) for text, label in rows] for part, rows in read.items()}
 spent = {"train": 0, "evaluate": 0, "trained_weight": 0.0}
 
 def trainer(values, seed, more, callbacks=()):
+    dropout = {name: values["dropout"] for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout") if hasattr(config, name)}
     model = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=len(labels), dtype=torch.float32, hidden_dropout_prob=values["dropout"], attention_probs_dropout_prob=values["dropout"])
+        folder, num_labels=len(labels), dtype=torch.float32, pad_token_id=tokenizer.pad_token_id, **dropout)
     if values["freeze"]:
-        for part in (model.bert.embeddings, *model.bert.encoder.layer[: values["freeze"]]):
+        body = model.base_model
+        for part in (body.get_input_embeddings(), *(body.encoder.layer if hasattr(body, "encoder") else body.layers)[: values["freeze"]]):
             part.requires_grad_(False)
     steps = -(-len(sets["train"]) // values["batch"]) * values["epochs"]
     args = TrainingArguments(
@@ -60,7 +64,7 @@ class Report(TrainerCallback):
         self.trial = trial
     def on_evaluate(self, args, state, control, metrics, **more):
         spent["train"] += len(sets["train"])
-        spent["trained_weight"] += len(sets["train"]) * (1 - self.trial.params["freeze"] / 6 * 2 / 3)
+        spent["trained_weight"] += len(sets["train"]) * (1 - self.trial.params["freeze"] / blocks * 2 / 3)
         spent["evaluate"] += len(sets["validation"])
         self.last = metrics["eval_accuracy"]
         self.trial.report(self.last, round(state.epoch))
@@ -71,8 +75,8 @@ def objective(trial):
     values = {
         "lr": trial.suggest_float("lr", 1e-5, 1e-3, log=True), "decay": trial.suggest_float("decay", 0.0, 0.1),
         "dropout": trial.suggest_float("dropout", 0.0, 0.3), "warmup": trial.suggest_float("warmup", 0.0, 0.2),
-        "freeze": trial.suggest_categorical("freeze", [0, 3, 6]), "batch": trial.suggest_categorical("batch", [16, 32, 64]),
-        "epochs": trial.suggest_int("epochs", 2, 6)}
+        "freeze": trial.suggest_categorical("freeze", [0, blocks // 2, blocks]), "batch": trial.suggest_categorical("batch", batches),
+        "epochs": trial.suggest_int("epochs", *epochs)}
     report = Report(trial)
     trainer(values, seed, {"save_strategy": "no"}, [report]).train()
     return report.last
@@ -91,7 +95,7 @@ print("RESULT", json.dumps({
 """
 
 
-def peer(python: str, out: Path, train: Path, test: Path, trials: int, seed: int) -> dict[str, Any]:
+def peer(out: Path, train: Path, test: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """What Optuna and Trainer find on the rows that our runs train, select and are tested on."""
     kept = out.parent / f"{out.name}.json"
     if not kept.exists():
@@ -100,7 +104,8 @@ def peer(python: str, out: Path, train: Path, test: Path, trials: int, seed: int
         for part, records in intake.records.items():
             with (out / f"{part}.csv").open("w", newline="") as handle:
                 csv.writer(handle).writerows([record.values["text"], record.values["label"]] for record in records)
-        words = [python, "-c", PEER, str(resolve("minilm-l6").folder), str(out), str(trials), str(seed)]
+        given = (asked.trials, PEER_SEED, asked.epochs, asked.batches)
+        words = [asked.peer, "-c", PEER, str(resolve(asked.base).folder), str(out), *map(json.dumps, given)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         found = [line.removeprefix("RESULT ") for line in done.stdout.split("\n") if line.startswith("RESULT ")]
         if not found:
@@ -132,26 +137,47 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--peer", help="a Python with transformers, accelerate and optuna")
     parser.add_argument("--trials", type=int, default=16, help="of the peer")
+    parser.add_argument("--epochs", type=int, nargs=2, default=[2, 6], help="least and most, of the peer")
+    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64], help="of the peer")
+    parser.add_argument("--base", default="minilm-l6")
     parser.add_argument("--only-peer", action="store_true", help="our runs later")
+    parser.add_argument(
+        "--only-search", action="store_true", help="without the run of the default beside it: what is found, not what it costs"
+    )
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     for seed in range(1, asked.seeds + 1):
         for name in asked.sets:
             train, test = files(asked.data, asked.out, name, asked.rows)
             fixed = [f"data.test={test}", "data.validation_share=0.2", *asked.set]
+            of = [name, str(asked.rows), *([asked.base] if asked.base != "minilm-l6" else [])]
             if asked.peer and seed == 1:
-                out = asked.out / f"{name}-{asked.rows}-peer-{asked.trials}"
-                print(json.dumps({"set": name, "peer": peer(asked.peer, out, train, test, asked.trials, 0)}), flush=True)
+                out = asked.out / "-".join([*of, f"peer-{asked.trials}"])
+                found = peer(out, train, test, asked)
+                print(json.dumps({"set": name, "peer": found}), flush=True)
             if asked.only_peer:
                 continue
-            given: dict[str, Any] = {"set": fixed, "seed": seed, "face": Lines(), "force": True}
-            tag = "-".join([name, str(asked.rows), str(seed), *(item.replace("=", "") for item in asked.set)])
+            given: dict[str, Any] = {"base": asked.base, "set": fixed, "seed": seed, "face": Lines(), "force": True}
+            tag = "-".join([*of, str(seed), *(item.replace("=", "") for item in asked.set)])
             alone_at, searched_at = asked.out / f"{tag}-default", asked.out / f"{tag}-{asked.budget}"
-            run, alone = timed(alone_at, partial(luthier.run, train, out=alone_at, **given))
             study, whole = timed(searched_at, partial(luthier.search, train, out=searched_at, budget=asked.budget, **given))
-            assert run.verdict is not None and study.verdict is not None and isinstance(study, Study) and study.winner is not None
-            told = {"set": name, "seed": seed, "default": round(run.verdict["test"]["value"], 4), "searched": round(study.verdict["test"]["value"], 4),
-                    "winner": study.noted("proposed")[int(study.winner.folder.name)]["values"], "seconds": [round(alone, 1), round(whole, 1)], "run_equivalents": round(whole / alone, 2)}  # fmt: skip
+            assert study.verdict is not None and isinstance(study, Study) and study.winner is not None
+            winner = study.noted("proposed")[int(study.winner.folder.name)]["values"]
+            told: dict[str, Any] = {
+                "set": name,
+                "seed": seed,
+                "searched": round(study.verdict["test"]["value"], 4),
+                "winner": winner,
+                "seconds": round(whole, 1),
+            }
+            if not asked.only_search:
+                run, alone = timed(alone_at, partial(luthier.run, train, out=alone_at, **given))
+                assert run.verdict is not None
+                told |= {
+                    "default": round(run.verdict["test"]["value"], 4),
+                    "alone": round(alone, 1),
+                    "run_equivalents": round(whole / alone, 2),
+                }
             print(json.dumps(told), flush=True)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from light import fit, told, way
+from light import fit, known, note, told, way
 from luthier.core.component import Component
 from luthier.core.run import Clock
 from luthier.data.intake import take_in
@@ -69,7 +69,7 @@ def logme(rows: np.ndarray, labels: np.ndarray) -> float:
         target = (labels == label).astype(np.float64)
         turned = left.T @ target
         rest = float((target**2).sum() - (turned**2).sum())
-        alpha, beta = 1.0, 1.0
+        alpha, beta, norm, residual = 1.0, 1.0, 0.0, 0.0
         for _ in range(100):
             gamma = float((beta * squared / (alpha + beta * squared)).sum())
             mean = beta * size * turned / (alpha + beta * squared)
@@ -89,14 +89,14 @@ def logme(rows: np.ndarray, labels: np.ndarray) -> float:
 
 def trained(asked: Any) -> None:
     """Every base with nothing frozen, and MiniLM at every depth."""
-    known = {tuple(json.loads(line)["key"]) for line in asked.out.read_text().split("\n") if line} if asked.out.exists() else set()
+    done = {*known(asked.out)}
     plan = [("minilm-6", depth) for depth in (0, *DEPTHS)] + ([] if asked.depths else [(base, 0) for base in BASES])
     for name in asked.sets:
         for base, depth in plan:
             key = (name, base, depth, asked.seed)
-            if key in known:
+            if key in done:
                 continue
-            known.add(key)
+            done.add(key)
             with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
                 train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)
                 intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
@@ -108,10 +108,7 @@ def trained(asked: Any) -> None:
                 clock = Clock()
                 shared = way(Path(scratch) / "way", intake, experiment, signals)
                 found = told(shared, fit(shared, Path(scratch) / "run", experiment))
-                line = json.dumps({"key": key, **found, "seconds": round(clock(), 1), "tested": len(intake.records["test"])})
-                print(line, flush=True)
-                with asked.out.open("a") as handle:
-                    handle.write(line + "\n")
+                note(asked.out, key, {**found, "seconds": round(clock(), 1), "tested": len(intake.records["test"])})
 
 
 class Judged(Component):
@@ -130,7 +127,7 @@ class Judged(Component):
 
 def judged(asked: Any) -> None:
     """What `similar` proposes, against what training says."""
-    truth = {tuple(found["key"]): found for found in map(json.loads, filter(None, asked.out.read_text().split("\n")))}
+    truth = known(asked.out)
     told_of: list[Judged] = []
     for name in asked.sets:
         accuracy = {base: truth[name, base, 0, asked.seed]["test_accuracy"] for base in BASES if (name, base, 0, asked.seed) in truth}

@@ -75,15 +75,32 @@ SMALL_DECODER = SMALL | {"max_position_embeddings": 256, "num_key_value_heads": 
 SIZES: dict[str, dict[str, Any]] = {
     "bert": SMALL_ENCODER | {"type_vocab_size": 2},
     "roberta": SMALL_ENCODER | {"type_vocab_size": 1, "max_position_embeddings": 134},
+    "camembert": SMALL_ENCODER | {"type_vocab_size": 1, "max_position_embeddings": 134},
     "electra": SMALL_ENCODER | {"embedding_size": 32},
     "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 128},
+    "mpnet": SMALL_ENCODER | {"max_position_embeddings": 134, "relative_attention_num_buckets": 32},
+    "deberta-v2": SMALL_ENCODER
+    | {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
     "llama": SMALL_DECODER | {"tie_word_embeddings": True},
     "qwen2": SMALL_DECODER,
     "qwen3": SMALL_DECODER | {"head_dim": 8},
-    "mistral": SMALL_DECODER | {"sliding_window": None},
+    "mistral": SMALL_DECODER | {"sliding_window": 6},
+    "gemma3_text": SMALL_DECODER
+    | {"head_dim": 8, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "smollm3": SMALL_DECODER | {"no_rope_layer_interval": 2},
+    "phi3": SMALL_DECODER | {"sliding_window": None},
 }
-ENCODERS = ("bert", "roberta", "electra", "distilbert")
-DECODERS = ("llama", "qwen2", "qwen3", "mistral")
+ENCODERS = ("bert", "roberta", "camembert", "electra", "distilbert")
+PADDED = ("mpnet", "deberta-v2")
+DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3", "phi3")
 
 
 def make_base(folder: Path, family: str) -> Base:
@@ -93,7 +110,7 @@ def make_base(folder: Path, family: str) -> Base:
     tokenizer = small_tokenizer(folder, chat)
     torch.manual_seed(0)
     marks = {
-        "pad_token_id": 3 if family == "roberta" else 0,
+        "pad_token_id": 3 if family in ("roberta", "camembert", "mpnet") else 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
     }  # RoBERTa counts positions from its padding

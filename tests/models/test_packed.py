@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from luthier.core.types import Batch
 from luthier.models.pretrained import load_classifier, load_generator
-from tests.conftest import DECODERS, ENCODERS
+from tests.conftest import DECODERS, ENCODERS, PADDED
 
 LENGTHS = (5, 17, 9, 9, 30, 2)
 
@@ -28,7 +28,7 @@ def padded(batch: Batch, right: bool = True) -> tuple[torch.Tensor, torch.Tensor
     return ids, mask
 
 
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("family", [*ENCODERS, *PADDED])
 def test_a_packed_encoder_gives_the_logits_and_gradients_of_transformers_padded_one(bases, family: str) -> None:
     base = bases(family)
     ours = load_classifier(base, ["a", "b", "c"], "cls", 0.0, seed=3).eval()
@@ -67,6 +67,24 @@ def test_a_packed_decoder_gives_the_logits_and_gradients_of_transformers_row_by_
     for name, parameter in ours.network.named_parameters():
         assert parameter.grad is not None, name
         assert torch.allclose(parameter.grad, theirs[name].grad, rtol=1e-4, atol=1e-4 * float(theirs[name].grad.abs().max()) + 1e-6), name
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
+def test_a_layer_that_looks_back_only_so_far_does_so_with_dropout_too(bases, family: str) -> None:
+    batch = batch_of(LENGTHS, 200)
+    found = []
+    for dropout in (0.0, 1e-9):  # the second goes the way of dropout, and drops nothing
+        model = load_generator(bases(family), dropout).train()
+        with model.chance.keyed(1, 0, batch.index, batch.lengths):
+            states = model.hidden(batch)
+            states.square().sum().backward()
+        found.append((states.detach(), [parameter.grad for parameter in model.network.parameters() if parameter.grad is not None]))
+    (plain, gradients), (dropped, others) = found
+    assert torch.allclose(plain, dropped, atol=1e-5)
+    assert len(gradients) == len(others)
+    assert all(
+        torch.allclose(one, two, rtol=1e-4, atol=1e-4 * float(one.abs().max()) + 1e-6) for one, two in zip(gradients, others, strict=True)
+    )
 
 
 def test_a_row_longer_than_what_is_kept_gives_the_same_gradients(bases, monkeypatch: pytest.MonkeyPatch) -> None:

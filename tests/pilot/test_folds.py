@@ -47,7 +47,7 @@ def test_each_fold_validates_once_the_sealed_rows_stay_sealed_and_the_model_is_t
 
 
 def test_a_run_stopped_between_folds_does_none_of_them_twice(bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import luthier.pilot.folds as place
+    import luthier.pilot.stages.folds as place
 
     own, done = place._fitted, []
 

@@ -13,7 +13,7 @@ import pytest
 
 from luthier.core.errors import DiskFull, ExperimentError, RunError
 from luthier.core.study import Study
-from luthier.pilot.afar import Afar
+from luthier.pilot.trials.afar import Afar
 from luthier.studies.backends import Lost, Processes, backend_of
 from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import Rung, rungs_for

@@ -7,7 +7,7 @@ import pytest
 from luthier.experiment import Experiment
 from luthier.optim.schedules import share_done
 from luthier.studies.ends import SHAPES, end, ours, trunk
-from luthier.studies.rungs import FALL, early
+from luthier.studies.rungs import FALL, LAST, early
 from luthier.studies.space import applied
 
 
@@ -33,7 +33,7 @@ def test_a_branch_has_the_trunks_rates_until_it_leaves_it_and_falls_to_zero(rows
     branch = applied(whole, values)
     planned, total = whole.planned_steps(rows), branch.total_steps(rows)
     assert branch.planned_steps(rows) == planned == whole.total_steps(rows)
-    assert left == max(1, round(round(share * (1 - FALL), 6) * planned))
+    assert left == max(1, round((LAST if share == 1 else round(share * (1 - FALL), 6)) * planned))
     before, after = ([each.schedule.factor(share_done(step, planned)) for step in range(total)] for each in (whole, branch))
     assert before[:left] == after[:left]  # equal, not nearly so
     falling = after[left:]

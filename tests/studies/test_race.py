@@ -99,7 +99,7 @@ def test_where_runs_have_ends_the_last_two_are_compared_by_branches_that_fall(tr
     assert cost_of(rungs) == pytest.approx(
         cost_of(plain) + 2 * (last.share - half.share)
     )  # the branches; the trial itself goes on from the half
-    assert cost_of(rungs, 2) == pytest.approx(cost_of(rungs) + 0.15)
+    assert cost_of(rungs, 2) == pytest.approx(cost_of(rungs) + 0.5)
 
 
 def test_a_falling_rung_asks_for_a_branch_and_the_trial_goes_on_from_before_it(tmp_path) -> None:

@@ -34,6 +34,9 @@ class Weights:
     def weights(self) -> dict[str, torch.Tensor]:
         return self.tensors
 
+    def tokens(self) -> dict[str, torch.Tensor]:
+        return {}
+
     def state(self) -> dict[str, torch.Tensor]:
         return {f"{name}/step": torch.tensor(3.0) for name in self.tensors}
 

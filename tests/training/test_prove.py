@@ -16,7 +16,7 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.objectives.chat import ChatObjective
 from luthier.objectives.classification import ClassificationObjective
 from luthier.optim.masters import Masters
-from luthier.pilot.prove import served
+from luthier.pilot.stages.proving import served
 from luthier.training.assemble import assemble
 from luthier.training.proofs.question import Proof
 from luthier.training.prove import PROOFS, disproved, prove
@@ -145,7 +145,7 @@ def whitespace_lost(example: Example, objective: Any) -> Example:
 
 def no_generation_prompt(patch: pytest.MonkeyPatch) -> None:
     """What is served lacks the opening of the assistant's turn."""
-    import luthier.pilot.prove as place
+    import luthier.pilot.stages.proving as place
 
     own = place.prompt
     patch.setattr(place, "prompt", lambda tokenizer, messages: (own(tokenizer, messages)[0][:-3], ""))

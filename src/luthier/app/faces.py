@@ -15,7 +15,7 @@ from luthier.core.words import duration, size
 
 if TYPE_CHECKING:
     from luthier.pilot.plan import Plan
-    from luthier.pilot.similar import Similar
+    from luthier.pilot.stages.nearness import Similar
 
 MARKS = {"good": "✓", "note": "·", "warning": "!", "stop": "✗"}
 SECONDS_BETWEEN_LINES = 10.0

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from luthier.core.randomness import mix
 
 LEVELS = 1 << 16
+TABLES = ("pos_dropout",)
+"""What transformers calls dropout over a table that all rows read, not over the rows themselves."""
 _MULTIPLIERS = (0x7FEB352D, 0x846CA68B - (1 << 32))
 
 
@@ -66,10 +68,14 @@ class Chance:
     Args:
         tokens: a key for each token, # (tokens,) int32
         examples: a key for each example, # (examples,) int32
+        laid: how many rows the tokens are laid out in, all as long; 0 where they are a stream.
+        tables: what a key for each row of a table is made of: the same for every micro-batch of a step.
     """
 
     tokens: Tensor | None = None
     examples: Tensor | None = None
+    laid: int = 0
+    tables: tuple[int | str, ...] = ()
 
     @contextlib.contextmanager
     def keyed(self, seed: int, step: int, index: Tensor, lengths: Tensor) -> Iterator[None]:
@@ -88,23 +94,59 @@ class Chance:
         tokens = mix(np.repeat(examples, sizes), within)
         self.examples = torch.from_numpy(_signed(examples)).to(device)
         self.tokens = torch.from_numpy(_signed(tokens)).to(device)
+        self.tables = (seed, "dropout table", step)
         try:
             yield
         finally:
             self.tokens = self.examples = None
+            self.tables = ()
+
+    @contextlib.contextmanager
+    def laid_out(self, source: Tensor, rows: int) -> Iterator[None]:
+        """For the time of the context, the tokens are those of padded rows.
+
+        Args:
+            source: where each place takes its token from, # (rows × length,)
+            rows: how many.
+        """
+        before, self.laid = self.tokens, rows
+        if self.tokens is not None:
+            self.tokens = self.tokens.index_select(0, source)
+        try:
+            yield
+        finally:
+            self.tokens, self.laid = before, 0
 
     def rows(self, count: int) -> Tensor:
-        """The keys that fit `count` rows: tokens, or examples."""
+        """The keys that fit `count` rows: tokens, examples, or each head's view of padded rows, # (rows × heads × length,)"""
         for keys in (self.tokens, self.examples):
             if keys is not None and len(keys) == count:
                 return keys
+        if self.laid and self.tokens is not None and count % len(self.tokens) == 0:
+            return by_head(self.tokens, self.laid, count // len(self.tokens)).flatten()
         raise RuntimeError(f"dropout met {count} rows, but no keys were set for that many")
+
+    def table(self, count: int) -> Tensor:
+        """A key for each row of a table that all examples read, # (count,)"""
+        if not self.tables:
+            raise RuntimeError("dropout met a table, but no keys were set")
+        return torch.from_numpy(_signed(mix(*self.tables, np.arange(count))))
 
 
 @cache
 def site_key(name: str) -> int:
     """The constant that keeps two places in a model from drawing the same mask."""
     return int(_signed(mix("dropout site", name))[()])
+
+
+@cache
+def _head_keys(heads: int) -> Tensor:
+    return torch.tensor([site_key(f"head {head}") for head in range(heads)], dtype=torch.int32)
+
+
+def by_head(tokens: Tensor, rows: int, heads: int) -> Tensor:
+    """Keys that keep the heads of one attention from drawing the same mask, # (rows × length,) → (rows, heads, length)"""
+    return tokens.view(rows, 1, -1) ^ _head_keys(heads).to(tokens.device).view(1, -1, 1)
 
 
 class Dropout(nn.Module):
@@ -114,19 +156,22 @@ class Dropout(nn.Module):
         p: share of entries set to zero, 0 ≤ p < 1.
         chance: where the keys of the passing rows are found.
         site: this place's name.
+        table: what passes is a table that all examples read.
     """
 
-    def __init__(self, p: float, chance: Chance, site: str) -> None:
+    def __init__(self, p: float, chance: Chance, site: str, table: bool = False) -> None:
         super().__init__()
         self.p = p
         self.chance = chance
         self.site = site_key(site)
+        self.table = table
 
     def forward(self, values: Tensor) -> Tensor:
         """Drop entries of `values`, # (…, width) with one row a token or an example."""
         if not self.training or self.p == 0:
             return values
-        keys = self.chance.rows(values[..., 0].numel()) ^ self.site
+        count = values[..., 0].numel()
+        keys = (self.chance.table(count).to(values.device) if self.table else self.chance.rows(count)) ^ self.site
         return values * kept_scale(keys, values.shape[-1], self.p, values.dtype).view(values.shape)
 
 
@@ -147,5 +192,5 @@ def attach(model: nn.Module, probability: float) -> Chance:
             continue
         for child_name, child in list(module.named_children()):
             if isinstance(child, nn.Dropout):
-                setattr(module, child_name, Dropout(probability, chance, f"{name}.{child_name}"))
+                setattr(module, child_name, Dropout(probability, chance, f"{name}.{child_name}", child_name in TABLES))
     return chance

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from luthier.core.types import Batch
+from luthier.models.past import apart
 from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer, pool
 from luthier.models.store import Base
 
@@ -88,24 +89,25 @@ def layers(base: Base, texts: Sequence[str]) -> np.ndarray:
     def floors(batch: Batch) -> np.ndarray:
         seen.clear()
         with torch.no_grad():
-            model.hidden(batch)
-            return torch.stack([pool(states[0].float(), batch.lengths, "mean") for states in seen], 1).numpy()
+            past = model.past(batch)
+            model.through(batch, past)
+            return torch.stack([pool(apart(states[0], past).float(), batch.lengths, "mean") for states in seen], 1).numpy()
 
     try:
-        return _in_batches(load_tokenizer(base), texts, floors)
+        return _in_batches(load_tokenizer(base), texts, floors, TOGETHER if model.packs else 1)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _in_batches(tokenizer: Any, texts: Sequence[str], read: Callable[[Batch], np.ndarray]) -> np.ndarray:
-    """What is read of each text, in the texts' order; texts of similar length go together."""
+def _in_batches(tokenizer: Any, texts: Sequence[str], read: Callable[[Batch], np.ndarray], together: int = TOGETHER) -> np.ndarray:
+    """What is read of each text, in the texts' order; texts of similar length go together, up to so many tokens."""
     tokens = tokenizer(list(texts), truncation=True, max_length=READ)["input_ids"]
     order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
     found, part = [], []
     for place, row in enumerate(order):
         part.append(tokens[row] or [0])
-        if sum(map(len, part)) >= TOGETHER or place == len(order) - 1:
+        if sum(map(len, part)) >= together or place == len(order) - 1:
             lengths = torch.tensor([len(each) for each in part])
             flat = {"tokens": torch.tensor([token for each in part for token in each])}
             found.append(read(Batch(index=torch.arange(len(part)), lengths=lengths, flat=flat, each={})))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from luthier.models.dropout import Chance, kept_scale, site_key
+from luthier.models.dropout import Chance, by_head, kept_scale, site_key
+from luthier.models.past import Past
 
 NAME = "luthier_packed"
 KEPT_LENGTH = 512
@@ -98,7 +98,7 @@ class Packing:
         return whole.index_select(0, order).view(-1, heads, width)
 
 
-def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: torch.dtype) -> Packing:
+def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: torch.dtype, past: Past | None = None) -> Packing:
     """Plan the attention of a stream.
 
     Args:
@@ -107,6 +107,7 @@ def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: t
         chance: the keys for attention's dropout.
         dropout: its probability; 0 in eval mode.
         dtype: of the scores.
+        past: where the stream holds what rows begin with in common once.
     """
     device = lengths.device
     sizes = lengths.tolist()
@@ -120,8 +121,11 @@ def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: t
             members = []
         members.append(row)
     groups.append(_group(members, sizes, starts, device, dtype))
-    taken = torch.cat([group.source.index_select(0, group.place) for group in groups])
-    return Packing(groups, taken.argsort(), causal, chance, dropout)
+    back = torch.cat([group.source.index_select(0, group.place) for group in groups]).argsort()
+    if past is not None:
+        groups = [replace(group, source=past.place.index_select(0, group.source)) for group in groups]
+        back = back.index_select(0, past.kept)
+    return Packing(groups, back, causal, chance, dropout)
 
 
 def _fits(length: int, longest: int, rows: int) -> bool:
@@ -146,18 +150,18 @@ class _Attention(torch.autograd.Function):
     """Softmax attention within each row, forward and backward as batched matrix products."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, site: int):
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, site: int, window: int):
         """Attend; query: (tokens, heads, width), key and value: (tokens, key heads, width)."""
         kept: list[Any] = []
         said = []
         for group in packing.groups:
             q, k, v = group.gather(query).mul_(scale), group.gather(key), group.gather(value)
-            share = _probabilities(q, k, group, packing.causal)
+            share = _probabilities(q, k, group, packing.causal, window)
             mask = _kept(share, group, packing, site)
             used = share if mask is None else share * mask
             said.append(_fold(used @ v, group))
             kept.append((q, k, v, share if group.length <= KEPT_LENGTH else None, mask))
-        ctx.packing, ctx.scale, ctx.kept = packing, scale, kept
+        ctx.packing, ctx.scale, ctx.window, ctx.kept = packing, scale, window, kept
         return packing.scatter(said)
 
     @staticmethod
@@ -167,7 +171,7 @@ class _Attention(torch.autograd.Function):
         d_query, d_key, d_value = [], [], []
         for group, (q, k, v, share, mask) in zip(packing.groups, ctx.kept, strict=True):
             if share is None:
-                share = _probabilities(q, k, group, packing.causal)
+                share = _probabilities(q, k, group, packing.causal, ctx.window)
             d_out = _unfold(group.gather(gradient, clear=True), k.shape[1])
             used = share if mask is None else share * mask
             d_value.append(used.transpose(-1, -2) @ d_out)
@@ -178,7 +182,7 @@ class _Attention(torch.autograd.Function):
             d_query.append(_fold(d_score @ k, group).mul_(ctx.scale))
             d_key.append(d_score.transpose(-1, -2) @ _unfold(q, k.shape[1]))
         ctx.kept = None
-        return packing.scatter(d_query), packing.scatter(d_key), packing.scatter(d_value), None, None, None
+        return packing.scatter(d_query), packing.scatter(d_key), packing.scatter(d_value), None, None, None, None
 
 
 def _unfold(heads: Tensor, key_heads: int) -> Tensor:
@@ -192,16 +196,22 @@ def _fold(values: Tensor, group: Group) -> Tensor:
     return values.reshape(group.rows, -1, group.length, values.shape[-1])
 
 
-def _probabilities(q: Tensor, k: Tensor, group: Group, causal: bool) -> Tensor:
+def _probabilities(q: Tensor, k: Tensor, group: Group, causal: bool, window: int) -> Tensor:
     """What each token looks at, # (rows, key heads, shared × length, length)"""
     score = _unfold(q, k.shape[1]) @ k.transpose(-1, -2)
     if group.mask is not None:
         score += group.mask
     if causal:
         length = group.length
-        later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu_(1)
-        score.view(*score.shape[:2], -1, length, length).masked_fill_(later, torch.finfo(score.dtype).min)
+        seen = _seen(length, window, q.device)
+        score.view(*score.shape[:2], -1, length, length).masked_fill_(~seen, torch.finfo(score.dtype).min)
     return score.softmax(-1)
+
+
+def _seen(length: int, window: int, device: torch.device) -> Tensor:
+    """Which places each place looks at: itself and those before it, the last `window` of them where it is not 0, # (length, length)"""
+    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril_()
+    return seen.triu_(1 - window) if 0 < window < length else seen
 
 
 def _kept(share: Tensor, group: Group, packing: Packing, site: int) -> Tensor | None:
@@ -211,14 +221,13 @@ def _kept(share: Tensor, group: Group, packing: Packing, site: int) -> Tensor | 
     tokens = packing.chance.tokens
     assert tokens is not None, "dropout needs keys"
     rows, key_heads, tall, length = share.shape
-    heads = _head_keys(key_heads * tall // length).to(share.device) ^ site
-    keys = tokens.index_select(0, group.source).view(rows, 1, length) ^ heads.view(1, -1, 1)
+    keys = by_head(tokens.index_select(0, group.source) ^ site, rows, key_heads * tall // length)
     keys *= 0x2C1B3C6D
     keys ^= (keys >> 12) & 0xFFFFF
     return kept_scale(keys.view(rows, key_heads, tall), length, packing.dropout, share.dtype)
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float) -> Tensor:
+def _causal(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, window: int) -> Tensor:
     """Torch's own attention where each token sees those before it and nothing is dropped: padding comes last, so no token sees it.
 
     It leaves out the half that is not seen and keeps no probabilities; query: (tokens, heads, width), key and value: (tokens, key heads, width).
@@ -229,14 +238,12 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
             tensor.flatten(1).index_select(0, group.source).view(group.rows, group.length, -1, tensor.shape[-1]).transpose(1, 2)
             for tensor in (query, key, value)
         )  # (rows, heads, length, width)
-        rows = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        mask = _seen(group.length, window, q.device) if 0 < window < group.length else None
+        rows = nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
         said.append(rows.transpose(1, 2).reshape(group.rows * group.length, -1).index_select(0, group.place))
     return torch.cat(said).index_select(0, packing.back).view(query.shape)
-
-
-@cache
-def _head_keys(heads: int) -> Tensor:
-    return torch.tensor([site_key(f"head {head}") for head in range(heads)], dtype=torch.int32)
 
 
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> tuple[Tensor, None]:
@@ -248,7 +255,7 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
         key: # (1, key heads, tokens, width)
         value: # (1, key heads, tokens, width)
         attention_mask: unused: the packing says who sees whom.
-        options: `packing`, passed through the model's forward, and `scaling`.
+        options: `packing`, passed through the model's forward, `scaling`, and `sliding_window` where a layer looks back only so far.
 
     Returns:
         # (1, tokens, heads, width)
@@ -257,11 +264,12 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
     if packing.dropout and not module.training:
         packing = replace(packing, dropout=0.0)
     scale = options.get("scaling") or query.shape[-1] ** -0.5
+    window = (options.get("sliding_window") or 0) if packing.causal else 0
     site = site_key(f"attention {getattr(module, 'luthier_site', getattr(module, 'layer_idx', 0))}")
     q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
     if packing.causal and packing.dropout == 0:
-        return _causal(q, k, v, packing, scale).unsqueeze(0), None
-    return cast(Tensor, _Attention.apply(q, k, v, packing, scale, site)).unsqueeze(0), None
+        return _causal(q, k, v, packing, scale, window).unsqueeze(0), None
+    return cast(Tensor, _Attention.apply(q, k, v, packing, scale, site, window)).unsqueeze(0), None
 
 
 AttentionInterface.register(NAME, attention)

@@ -18,14 +18,19 @@ from transformers.utils import logging
 
 from luthier.core.errors import ModelError
 from luthier.core.types import Batch
-from luthier.models import packed
-from luthier.models.dropout import attach
+from luthier.models import packed, padded
+from luthier.models.dropout import Dropout, attach
 from luthier.models.modes import evaluating
+from luthier.models.past import Past, apart, same_past
 from luthier.models.prefix import Prefix
-from luthier.models.store import Base
+from luthier.models.store import ENCODERS, PADDED, Base
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
+
+
+ROBERTAS = ("roberta", "xlm-roberta", "camembert")
+"""Families that count positions from behind the padding token's number."""
 
 
 class _Enough(Exception):
@@ -43,13 +48,15 @@ class PackedNetwork(nn.Module):
     def __init__(self, network: Any, dropout: float) -> None:
         super().__init__()
         self.network = network
-        self.causal = network.config.model_type not in ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
-        self.first_position = (network.config.pad_token_id or 0) + 1 if "roberta" in network.config.model_type else 0
+        self.causal = network.config.model_type not in ENCODERS
+        self.first_position = (network.config.pad_token_id or 0) + 1 if network.config.model_type in ROBERTAS else 0
         self.dropout = dropout
         self.chance = attach(network, dropout)
         for name, module in network.named_modules():
             module.luthier_site = name
-        network.set_attn_implementation(packed.NAME)
+        self.packs = network.config.model_type not in PADDED
+        if self.packs:
+            network.set_attn_implementation(packed.NAME)
         self.prefix: Prefix | None = None
 
     @property
@@ -75,11 +82,12 @@ class PackedNetwork(nn.Module):
         Returns:
             # (tokens, width)
         """
+        past = self.past(batch)
         states = self.prefix.of(batch, self) if self.prefix is not None else None
         if self.prefix is None or states is None:
-            return self._through(batch)
-        with self.prefix.skipping(self.blocks, states):
-            return self._through(batch)
+            return apart(self.through(batch, past), past)
+        with self.prefix.skipping(self.blocks, states if past is None else states.index_select(0, past.kept)):
+            return apart(self.through(batch, past), past)
 
     def behind(self, batch: Batch, depth: int) -> tuple[Tensor, bool]:
         """The hidden states behind the first `depth` blocks, in eval mode, and whether a block says them in a tuple.
@@ -99,19 +107,44 @@ class PackedNetwork(nn.Module):
 
         hook = self.blocks[depth - 1].register_forward_hook(stop)
         try:
-            with evaluating(self), torch.no_grad(), contextlib.suppress(_Enough):
-                self._through(batch)
+            with evaluating(self), torch.no_grad():
+                past = self.past(batch)
+                with contextlib.suppress(_Enough):
+                    self.through(batch, past)
         finally:
             hook.remove()
         boxed = isinstance(seen[0], tuple)
-        return (seen[0][0] if boxed else seen[0])[0], boxed
+        return apart((seen[0][0] if boxed else seen[0])[0], past), boxed
 
-    def _through(self, batch: Batch) -> Tensor:
-        """The batch through the body, # (tokens, width)"""
+    def past(self, batch: Batch) -> Past | None:
+        """What rows begin with in common, and so goes through the network once; None where it would differ from row to row.
+
+        That is where a token sees those behind it too, and where dropout acts.
+
+        Args:
+            batch: as for `hidden`.
+        """
+        if not self.causal or "segments" in batch.flat:
+            return None
+        if self.training and (self.dropout or any(isinstance(module, Dropout) and module.p for module in self.network.modules())):
+            return None
+        return same_past(batch.flat["tokens"], pieces(batch))
+
+    def through(self, batch: Batch, past: Past | None) -> Tensor:
+        """The batch through the body, # (kept tokens, width)
+
+        Args:
+            batch: as for `hidden`.
+            past: of this batch.
+        """
         tokens, lengths = batch.flat["tokens"], pieces(batch)
+        if not self.packs:
+            return padded.through(self.body, tokens, lengths, self.chance)
         starts = lengths.cumsum(0) - lengths
         positions = torch.arange(len(tokens), device=tokens.device) - starts.repeat_interleave(lengths)
-        packing = packed.pack(lengths, self.causal, self.chance, self.dropout, next(self.network.parameters()).dtype)
+        if past is not None:
+            tokens, positions = tokens.index_select(0, past.kept), positions.index_select(0, past.kept)
+        packing = packed.pack(lengths, self.causal, self.chance, self.dropout, next(self.network.parameters()).dtype, past)
         more: dict[str, Any] = {"token_type_ids": batch.flat["segments"][None]} if "segments" in batch.flat else {}
         if self.causal:
             more["use_cache"] = False
@@ -169,12 +202,12 @@ class Classifier(PackedNetwork):
         family = network.config.model_type
         if self.causal:
             return network.score(rows)
-        if family in ("roberta", "xlm-roberta", "electra"):
+        if family in (*ROBERTAS, "electra", "mpnet"):
             return network.classifier(rows[:, None])
         if family == "distilbert":
             rows = network.pre_classifier(rows).relu()
         elif self.pooling == "cls":
-            rows = network.bert.pooler(rows[:, None])
+            rows = _pooler(network)(rows[:, None])
         return network.classifier(network.dropout(rows))
 
     @property
@@ -182,7 +215,7 @@ class Classifier(PackedNetwork):
         """The modules that are new: they are not part of the pretrained body."""
         names = ("classifier", "pre_classifier", "score")
         found = [getattr(self.network, name) for name in names if hasattr(self.network, name)]
-        pooler = getattr(self.body, "pooler", None)
+        pooler = _pooler(self.network)
         return found + ([pooler] if pooler is not None and self.pooling == "cls" else [])
 
 
@@ -193,6 +226,11 @@ class Generator(PackedNetwork):
     def head(self) -> list[nn.Module]:
         """Nothing is new here: the language model's head comes with the base."""
         return []
+
+
+def _pooler(network: Any) -> Any:
+    """What makes a vector of the first token's, in the body or beside it; None where the family's head does that."""
+    return getattr(network.base_model, "pooler", None) or getattr(network, "pooler", None)
 
 
 def pieces(batch: Batch) -> Tensor:

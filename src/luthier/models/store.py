@@ -22,8 +22,10 @@ from luthier.core.study import Study
 
 Say = Callable[[str], None]
 
-ENCODERS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
-DECODERS = ("llama", "qwen2", "qwen3", "mistral")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet", "deberta-v2")
+DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3", "phi3")
+PADDED = ("mpnet", "deberta-v2")
+"""Families whose attention has no way in for packed rows."""
 FORBIDDEN_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
 KEPT_FILES = (
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
@@ -81,6 +83,7 @@ class Base:
         fingerprint: SHA-256 of its weights.
         bundle: what Luthier wrote about it, where it is a bundle.
         language: what it was trained to read; empty where that is not known.
+        family: its architecture, as transformers names it.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Base:
     fingerprint: str
     bundle: dict[str, Any] | None = None
     language: str = ""
+    family: str = ""
 
 
 def home() -> Path:
@@ -146,7 +150,7 @@ def inspect(folder: Path, name: str, language: str = "") -> Base:
         raise ModelError(f"{name} has no model.safetensors (found: {other})", "only safetensors are opened; convert the model first")
     kept = _remembered(folder, weights)
     bundle = json.loads((folder / "luthier.json").read_text()) if (folder / "luthier.json").is_file() else None
-    return Base(name, folder, "encoder" if family in ENCODERS else "decoder", kept, bundle, language)
+    return Base(name, folder, "encoder" if family in ENCODERS else "decoder", kept, bundle, language, family)
 
 
 def _remembered(folder: Path, weights: Path) -> str:

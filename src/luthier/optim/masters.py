@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from luthier.optim.met import Met
 from luthier.optim.optimizers import decays
+
+MET = "/met"
 
 
 class Masters:
@@ -16,6 +19,7 @@ class Masters:
 
     Where the network computes in fp32 the weights are the network's own. Where it computes in bf16, a precise copy
     is kept, each micro-batch's gradients are added up in fp32, and the result is rounded into the network once a step.
+    Of an embedding only the rows of tokens that training meets can move, so only those are kept.
 
     Args:
         network: in fp32, as loaded.
@@ -23,15 +27,23 @@ class Masters:
         dtype: what the network will compute in.
         movable: names of the parameters that may ever move.
         factor: a parameter's multiple of the rate, by name.
+        met: of an embedding whose gradient is sparse, the tokens that training meets, by its name, # (met,)
     """
 
-    def __init__(self, network: nn.Module, optimizer: Any, dtype: torch.dtype, movable: set[str], factor: Callable[[str], float]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Any,
+        dtype: torch.dtype,
+        movable: set[str],
+        factor: Callable[[str], float],
+        met: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.spec = optimizer
         self.inner = {name: parameter for name, parameter in network.named_parameters() if name in movable}
+        self.met = {name: Met(tokens, len(self.inner[name])) for name, tokens in (met or {}).items() if name in movable}
         copies = dtype != torch.float32
-        self.outer: dict[str, Tensor] = {
-            name: nn.Parameter(parameter.detach().clone()) if copies else parameter for name, parameter in self.inner.items()
-        }
+        self.outer: dict[str, Tensor] = {name: self._outer(name, parameter, copies) for name, parameter in self.inner.items()}
         if copies:
             network.to(dtype)
         self.copies = copies
@@ -51,17 +63,22 @@ class Masters:
             ]
         )
 
+    def _outer(self, name: str, parameter: nn.Parameter, copies: bool) -> Tensor:
+        if name in self.met:
+            return nn.Parameter(self.met[name].of(parameter))
+        return nn.Parameter(parameter.detach().clone()) if copies else parameter
+
     def collect(self) -> None:
         """Add a micro-batch's gradients to the step's."""
-        if not self.copies:
-            return
-        for name, parameter in self.inner.items():
+        for name, parameter in self.inner.items() if self.copies else ((name, self.inner[name]) for name in self.met):
             if parameter.grad is not None:
-                master = self.outer[name]
-                if master.grad is None:
-                    master.grad = parameter.grad.float()
+                master, gradient = self.outer[name], parameter.grad
+                if name in self.met:
+                    master.grad = self.met[name].add(torch.zeros_like(master) if master.grad is None else master.grad, gradient)
+                elif master.grad is None:
+                    master.grad = gradient.float()
                 else:
-                    master.grad += parameter.grad
+                    master.grad += gradient
                 parameter.grad = None
 
     def forget(self) -> None:
@@ -95,10 +112,13 @@ class Masters:
         return norm
 
     def publish(self) -> None:
-        """Round the precise weights into the network."""
-        if self.copies:
-            with torch.no_grad():
-                torch.ops.aten._foreach_copy_.default(list(self.inner.values()), list(self.outer.values()))
+        """Put the precise weights into the network, rounded to what it computes in."""
+        with torch.no_grad():
+            for name, met in self.met.items():
+                met.publish(self.outer[name], self.inner[name])
+            if self.copies:
+                names = [name for name in self.inner if name not in self.met]
+                torch.ops.aten._foreach_copy_.default([self.inner[name] for name in names], [self.outer[name] for name in names])
 
     # what a checkpoint keeps
 
@@ -115,14 +135,26 @@ class Masters:
                     kept[f"{name}/{key}"] = torch.as_tensor(value).detach()
         return kept
 
+    def tokens(self) -> dict[str, Tensor]:
+        """Which tokens the kept rows of an embedding belong to, by its name and `MET`."""
+        return {name + MET: met.tokens for name, met in self.met.items()}
+
     def restore(self, weights: dict[str, Tensor], state: dict[str, Tensor] | None = None) -> None:
-        """Go back to kept weights and, where given, to the optimizer's state."""
+        """Go back to kept weights and, where given, to the optimizer's state; of other rows, that meet other tokens, to what both have."""
         self.before_moving()
+        then = {name: weights.get(name + MET, met.tokens) for name, met in self.met.items()}
         with torch.no_grad():
             for name, master in self.outer.items():
-                master.copy_(weights[name])
+                if name not in self.met:
+                    master.copy_(weights[name])
+                    continue
+                self.inner[name].index_copy_(0, then[name], weights[name].to(self.inner[name].dtype))
+                self.met[name].put(master, weights[name], then[name])
         self.publish()
-        if state is not None:
-            for key, value in state.items():
-                name, _, field = key.rpartition("/")
-                self.optimizer.state[self.outer[name]][field] = value.clone()
+        for key, value in (state or {}).items():
+            name, _, field = key.rpartition("/")
+            master = self.outer[name]
+            whole = value.clone()
+            if value.ndim and name in self.met:
+                whole = self.met[name].put(torch.zeros_like(master, requires_grad=False), value, then[name])
+            self.optimizer.state[master][field] = whole

@@ -18,6 +18,11 @@ class _Warm(Component):
         """Share of the planned run after which it is over."""
         return 1.0
 
+    @property
+    def stays(self) -> float:
+        """Share of the planned run up to which the rate stays, only to fall later; 0 where it falls all the way, or never."""
+        return 0.0
+
     def _rising(self, share: float) -> float | None:
         return share / self.warmup if share < self.warmup else None
 
@@ -75,6 +80,11 @@ class WarmupStableDecay(_Warm):
     def end(self) -> float:
         """Share of the planned run after which it is over."""
         return self.until
+
+    @property
+    def stays(self) -> float:
+        """Share of the planned run up to which the rate stays, only to fall later."""
+        return max(0.0, self.until - self.decay)
 
     def factor(self, share: float) -> float:
         """What the rate is multiplied by when `share` of the run is done, 0 < share < 1."""

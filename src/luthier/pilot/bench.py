@@ -12,8 +12,8 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
-from luthier.pilot.run import begin
-from luthier.pilot.search import default_for
+from luthier.pilot.stages.asking import default_for
+from luthier.pilot.stages.beginning import begin
 from luthier.studies.defaults import space_for
 from luthier.studies.space import Dimension, Values
 
@@ -51,8 +51,8 @@ class Bench:
         Yields:
             The share of the run that is done, and the validation loss (of a classifier: tempered).
         """
-        from luthier.pilot.answering import stable_of
-        from luthier.pilot.trials import Runner
+        from luthier.pilot.trials.answering import stable_of
+        from luthier.pilot.trials.runner import Runner
         from luthier.studies.race import Trial
 
         runner = Runner(stable_of(str(self.folder)), Trial(number, values, "yours"))
@@ -146,7 +146,7 @@ def bench(
     with study.owned():
         begin(study, experiment, intake, choices, face, budget=None, force=True)
         from luthier.pilot.complete import opened_way
-        from luthier.pilot.prove import proven
+        from luthier.pilot.stages.proving import proven
         from luthier.training.devices import exact
         from luthier.training.watchers import Signals
 

@@ -16,7 +16,7 @@ from luthier.data.check import CHECKS
 from luthier.data.intake import QUICK, Intake, fitting, take_in
 from luthier.data.rows import ENDINGS, read, written
 from luthier.data.sources.images import KEPT
-from luthier.pilot.asking import asked_for
+from luthier.pilot.stages.asking import asked_for
 from luthier.studies.defaults import BASES
 
 WEIGHT = {"stop": 0, "warning": 1, "note": 2, "good": 3}

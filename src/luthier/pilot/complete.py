@@ -11,14 +11,14 @@ from luthier.core.run import Clock, Run, write_file
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
-from luthier.models.store import Base, resolve
-from luthier.pilot.closing import closed, concluded
-from luthier.pilot.folds import crossed
-from luthier.pilot.planning import planned
-from luthier.pilot.prove import proven
-from luthier.pilot.samples import sampled
-from luthier.pilot.searching import searched, to_search
-from luthier.pilot.way import Way
+from luthier.models.store import PADDED, Base, resolve
+from luthier.pilot.stages.closing import closed, concluded
+from luthier.pilot.stages.folds import crossed
+from luthier.pilot.stages.planning import planned
+from luthier.pilot.stages.proving import proven
+from luthier.pilot.stages.samples import sampled
+from luthier.pilot.stages.way import Way
+from luthier.pilot.trials.racing import searched, to_search
 from luthier.studies.plan import Asked
 from luthier.training.assemble import opened
 from luthier.training.devices import choose_dtype, differences, environment, exact, shared
@@ -82,6 +82,11 @@ def opened_way(
     face.stage("base", experiment.model.base)
     base = resolve(experiment.model.base, face.say)
     tokenizer = load_tokenizer(base)
+    if base.family in PADDED and not place.happened("padded"):
+        place.event("padded", family=base.family)
+        face.say(
+            f"{base.name}: the attention of {base.family} has no way in for packed rows, so rows of similar length are padded: slower, with the same results"
+        )
     experiment = _settled(place, experiment, base, inexact)
     return Way(place, intake, face, clock, signals, base, tokenizer, opened(experiment, tokenizer)), experiment
 

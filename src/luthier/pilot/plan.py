@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from luthier.core.interfaces import Face, Silent
 from luthier.core.words import size
 from luthier.data.intake import take_in
 from luthier.experiment import Experiment
-from luthier.pilot.asking import filled, written
+from luthier.pilot.stages.asking import filled, written
 
 CHILD = "import sys; from luthier.pilot.plan import measured_here; measured_here(sys.argv[1])"
 HEADROOM = 0.9
@@ -60,6 +59,8 @@ def plan(experiment: str | Path | Experiment, *, set: Sequence[str] = (), second
     experiment = written(experiment).set(*set).model_copy(update={"environment": {}})
     face.stage("data", experiment.data.path)
     take_in(experiment.data, checks=())  # what is wrong with it is said here, not in the child
+    from luthier.training.devices import available
+
     free = available()
     face.stage("measuring", "a few steps, from the shortest to the longest")
     asked = [sys.executable, "-c", CHILD, json.dumps({"experiment": experiment.yaml(), "seconds": seconds})]
@@ -107,23 +108,6 @@ def measured_here(asked: str) -> None:
         print(json.dumps(forecast(work, question["seconds"]).value()))
     except LuthierError as problem:
         print(json.dumps({"problem": problem.message, "remedy": problem.remedy}))
-
-
-def available() -> int:
-    """Bytes of memory that a new process could have: of the machine, and of the group it runs in."""
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        line = next((line for line in meminfo.read_text().split("\n") if line.startswith("MemAvailable")), "")
-        found = int(line.split()[1]) * 1024 if line else found
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
-        found = min(found, int(limit.read_text()) - int(used.read_text()))
-    return found
 
 
 def _proposals(said: dict[str, Any], free: int) -> list[tuple[str, int]]:

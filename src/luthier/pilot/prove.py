@@ -1,29 +1,21 @@
-"""The loss proves itself, as a verb and as a stage of every run."""
+"""The loss proves itself, as a verb."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from luthier.core.interfaces import Face, Silent
-from luthier.core.types import Record
-from luthier.data.chat import asked, prompt
 from luthier.data.intake import take_in
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
-from luthier.pilot.asking import written
-from luthier.pilot.way import Way
+from luthier.pilot.stages.asking import written
+from luthier.pilot.stages.proving import served, told
 from luthier.training.assemble import build, opened
 from luthier.training.devices import choose_dtype, exact
 from luthier.training.proofs.question import Proof
-from luthier.training.prove import Disproved, disproved
 from luthier.training.prove import prove as proofs_of
-
-SECONDS = 20.0
-SHARE = 0.05
-MARKS = {True: "✓", False: "✗", None: "·"}
 
 
 def prove(experiment: str | Path | Experiment, *, set: Sequence[str] = (), seconds: float = 60.0, face: Face | None = None) -> list[Proof]:
@@ -54,49 +46,3 @@ def prove(experiment: str | Path | Experiment, *, set: Sequence[str] = (), secon
     for proof in found:
         face.say(told(proof))
     return found
-
-
-def proven(way: Way, experiment: Experiment) -> None:
-    """Prove the loss before step one, once a run; what was found is in proofs.json.
-
-    Raises:
-        Disproved: a proof failed; the row that speaks against it is named.
-    """
-    if (way.place.folder / "proofs.json").exists() and way.place.happened("proven"):
-        return
-    way.face.stage("proofs", "the loss proves itself")
-    budget = way.place.happened("created")[-1]["budget"]
-    seconds = min(SECONDS, SHARE * budget) if budget else SECONDS
-    found = proofs_of(way.work(experiment), served(experiment, way.objective, way.tokenizer), seconds)
-    way.place.write_json("proofs.json", {"proofs": [proof.model_dump() for proof in found]})
-    failed = list(disproved(found))
-    held = sum(proof.held is True for proof in found)
-    untried = [proof.name for proof in found if proof.held is None]
-    for proof in failed:
-        way.face.say(told(proof))
-    if failed:
-        first = failed[0]
-        where = f" ({first.evidence['file']}, line {first.evidence['line']})" if "file" in first.evidence else ""
-        raise Disproved(f"disproved before step one: {first.name}: {first.claim}{where}",
-                        f"nothing was trained; all proofs are in {way.place.folder / 'proofs.json'}. Mend what the proof names: the rows, the template or the base")  # fmt: skip
-    way.face.say(f"{held} proofs held" + (f"; not tried for lack of time: {', '.join(untried)}" if untried else ""))
-    way.place.event("proven", held=held, untried=untried)
-
-
-def told(proof: Proof) -> str:
-    """A proof in one line."""
-    where = f" ({proof.evidence['file']}, line {proof.evidence['line']})" if proof.held is False and "file" in proof.evidence else ""
-    return f"{MARKS[proof.held]} {proof.name}: {proof.claim}{where}"
-
-
-def served(experiment: Experiment, objective: Any, tokenizer: Any) -> Callable[[Record], list[int]]:
-    """A row → the tokens that `predict` gives the model: the same functions, without the answer."""
-    data = experiment.data
-    if data.task == "chat":
-        return lambda record: prompt(tokenizer, asked(record.values, data.input))[0]
-
-    def tokens(record: Record) -> list[int]:
-        bare = Record(record.row, {name: value for name, value in record.values.items() if name in data.input}, record.source)
-        return objective.prepare([bare])[0].tokens
-
-    return tokens

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent, Watcher
-from luthier.core.run import Clock, Run, write_file
+from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.data.intake import Intake, take_in
-from luthier.data.spec import Data
 from luthier.experiment import Experiment
-from luthier.pilot.asking import asked_for, filled, written
-from luthier.studies.defaults import Choice, choose, rate_for
+from luthier.pilot.stages.asking import asked_for, changed, filled, kind_of, seconds_of, written
+from luthier.pilot.stages.beginning import begin, fresh_or_planned
+from luthier.studies.defaults import choose
 
 
 def run(
@@ -114,7 +112,7 @@ def train(
     face.stage("data", experiment.data.path)
     intake = take_in(experiment.data)
     experiment = filled(experiment, intake)
-    place = _fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
+    place = fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
     with place.owned():
         begin(place, experiment, intake, [], face, budget=seconds, force=force)
         from luthier.pilot.complete import complete
@@ -176,108 +174,3 @@ def _other_rows(experiment: Experiment, intake: Intake) -> list[str]:
         for part in {**then, **now}
         if then.get(part) != now.get(part)
     ]
-
-
-def seconds_of(budget: str | float | None) -> float | None:
-    """A time span such as "90s", "5m", "1.5h" or a number of seconds.
-
-    Raises:
-        ExperimentError: it is neither.
-    """
-    if budget is None:
-        return None
-    text = str(budget).strip().lower()
-    scale = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
-    try:
-        value = float(text[:-1]) * scale if scale else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1e9:
-        raise ExperimentError(f"the budget {budget!r} is not a time", "write it as 90s, 5m or 2h")
-    return value
-
-
-def kind_of(base: str | None, face: Face) -> str | None:
-    """Encoder or decoder, where a base is named; it is fetched now, so that a wrong name fails at once."""
-    if base is None:
-        return None
-    from luthier.models.store import resolve
-
-    return resolve(base, face.say).kind
-
-
-def changed(experiment: Experiment, choices: list[Choice], assignments: Sequence[str]) -> Experiment:
-    """Apply what the person set; an adaptation brings its own rate unless one was set too."""
-    for item in sorted(assignments, key=lambda item: ".kind=" not in item):
-        experiment = experiment.set(item)
-    paths = {item.partition("=")[0] for item in assignments}
-    adaptation: Any = experiment.adaptation
-    if "adaptation.kind" in paths and "optimizer.lr" not in paths:
-        kind = "encoder" if experiment.data.task == "classification" else "decoder"
-        rate, why = rate_for(kind, adaptation.kind)
-        experiment = experiment.replace("optimizer.lr", rate)
-        choices[:] = [choice for choice in choices if choice.path != "optimizer.lr"] + [Choice("optimizer.lr", rate, why)]
-    choices[:] = [choice for choice in choices if choice.path not in paths]
-    choices += [Choice(path, text, "as set") for path, _, text in (item.partition("=") for item in assignments)]
-    return experiment
-
-
-def _fresh_or_planned(folder: Path) -> Run:
-    if (folder / "experiment.yaml").is_file() and Run(folder).happened("planned_only") and not Run(folder).happened("started"):
-        for name in ("events.jsonl", "findings.jsonl", "rejected.jsonl", "experiment.yaml"):
-            (folder / name).unlink(missing_ok=True)
-        return Run(folder)
-    return Run.create(folder)
-
-
-def how_split(spec: Data) -> str:
-    """How the rows were divided, for a person."""
-    if spec.validation and spec.test:
-        return "given"
-    if spec.time:
-        return f"by time ({spec.time}): the newest rows are tested"
-    kept = f"rows of the same {spec.group}, and " if spec.group else ""
-    return ("by class, " if spec.task == "classification" else "by chance, ") + f"{kept}near-duplicates together"
-
-
-def begin(
-    place: Run,
-    experiment: Experiment,
-    intake: Intake,
-    choices: Sequence[Choice],
-    face: Face,
-    budget: float | None,
-    force: bool,
-    stay: Sequence[str] | None = None,
-) -> None:
-    """Write what makes the run resumable, before anything heavy is imported.
-
-    Args:
-        place: the run.
-        experiment: as it begins.
-        intake: its rows.
-        choices: made for it, with their reasons.
-        face: is told.
-        budget: seconds for everything.
-        force: go on after a no-go.
-        stay: where it may become a search, the paths that it leaves alone; None where it may not.
-    """
-    split = {part: [[record.source, record.row] for record in rows] for part, rows in intake.records.items()}
-    place.write_json(
-        "splits.json",
-        {"how": how_split(intake.spec), "seed": intake.spec.split_seed, "rows": split},
-    )
-    write_file(
-        place.folder / "rejected.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False, default=str) + "\n" for row in intake.rejected)
-    )
-    place.event("created", seed=experiment.seed, budget=budget, stay=stay, choices=[vars(choice) for choice in choices])
-    if force:
-        place.event("forced")
-    place.find(*intake.findings)
-    write_file(place.folder / "experiment.yaml", experiment.yaml())
-    sizes = ", ".join(f"{len(rows):,} {part}" for part, rows in intake.records.items())
-    face.say(f"{intake.reason}; {sizes}" + (f"; {len(intake.labels)} classes" if intake.labels else ""))
-    for finding in intake.findings:
-        face.finding(finding)
-    for choice in choices:
-        face.say(f"  {choice.path} = {choice.value}  ({choice.reason})")

@@ -9,12 +9,11 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
-from luthier.data.intake import Intake, take_in
 from luthier.experiment import Experiment
-from luthier.pilot.asking import asked_for, filled, written
-from luthier.pilot.run import begin, changed, kind_of, seconds_of
+from luthier.pilot.stages.asking import default_for, seconds_of
+from luthier.pilot.stages.beginning import begin
 from luthier.studies.backends import backend_of
-from luthier.studies.defaults import Choice, choose, space_for
+from luthier.studies.defaults import space_for
 from luthier.studies.plan import Asked
 from luthier.studies.propose import SAMPLERS
 from luthier.studies.space import named, point
@@ -91,22 +90,6 @@ def search(
 
         complete(study, experiment, intake, face, clock)
     return study
-
-
-def default_for(
-    data: str | Path, set: Sequence[str], face: Face, *, target: str | None, input: str | Sequence[str] | None, base: str | None,
-    task: str | None, seed: int,
-) -> tuple[Experiment, Intake, list[Choice]]:  # fmt: skip
-    """Where a search starts from: an experiment that is written down, or one that is chosen for the rows; with the rows, and the reasons."""
-    if Path(data).suffix in (".yaml", ".yml") or (Path(data) / "experiment.yaml").is_file():
-        experiment = written(data).set(*set).model_copy(update={"environment": {}})
-        face.stage("data", experiment.data.path)
-        intake = take_in(experiment.data)
-        return filled(experiment, intake), intake, []
-    face.stage("data", str(data))
-    intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say))
-    experiment, choices = choose(intake, base, kind_of(base, face), seed)
-    return changed(experiment, choices, set), intake, choices
 
 
 def _checked(experiment: Experiment, trials: int, fixed: Sequence[str], space: Sequence[str], points: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from luthier.data.augment import Augment
 from luthier.data.intake import Intake, take_in
 from luthier.data.sources.images import pixels
 from luthier.experiment import number
-from luthier.pilot.asking import asked_for
+from luthier.pilot.stages.asking import asked_for
 from luthier.studies.defaults import choose
 
 SIDE = 256

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.experiment import Experiment
-from luthier.studies.rungs import FALL
+from luthier.studies.rungs import FALL, LAST
 from luthier.studies.space import Values, applied, value_at
 
-TRUNK: Values = {"schedule.kind": "wsd", "schedule.until": 1.0, "schedule.decay": FALL, "schedule.shape": "linear"}
+TRUNK: Values = {"schedule.kind": "wsd", "schedule.until": 1.0, "schedule.decay": 1 - LAST, "schedule.shape": "linear"}
 """The schedule of a trial that may have several ends."""
 SHAPES = ("linear", "cosine")
 """In which the rate may fall."""
@@ -29,7 +29,7 @@ def ours(experiment: Experiment, paths: Sequence[str]) -> bool:
 
 
 def trunk(experiment: Experiment) -> Experiment:
-    """The experiment with a rate that stays until its last part."""
+    """The experiment with a rate that stays until the last trials are compared."""
     return applied(experiment, TRUNK)
 
 
@@ -46,7 +46,7 @@ def end(experiment: Experiment, rows: int, share: float, shape: str = "linear") 
         Steps that both have in common, and the branch's values.
     """
     planned = experiment.planned_steps(rows)
-    left = max(1, round(round(share * (1 - FALL), 6) * planned))
+    left = max(1, round((LAST if share == 1 else round(share * (1 - FALL), 6)) * planned))
     # half a step behind the last common one, so that rounding cannot let the rate fall before it
     begins = (left + 0.5) / (planned + 1)
     until = 1.0 if share == 1 else round(begins / (1 - FALL), 9)

@@ -26,7 +26,7 @@ MOST_TRIALS = 32
 OVERHEAD = 0.03
 """Of a trial, in runs: building the model, keeping it."""
 FALL = 0.15
-"""Share of a run's own length over which its rate falls, where it stays until then (Hägele et al. 2024: 10 to 20 % are as good as falling all the way)."""
+"""Share of an early end's own length over which its rate falls (Hägele et al. 2024: 10 to 20 %). The whole run's falls from `LAST` on: 15 % of it cost a point (docs/log.md)."""
 
 
 def early(share: float) -> float:
@@ -95,7 +95,7 @@ def cost_of(rungs: Sequence[Rung], ends: int = 1) -> float:
         rungs: the plan.
         ends: in how many ways the final model's rate falls at the end of the whole run.
     """
-    more = (ends - 1) * FALL
+    more = (ends - 1) * (1 - LAST)
     if not rungs:
         return 1.0 + more
     total, before = 0.0, 0.0

@@ -249,11 +249,7 @@ def chances(right: Sequence[np.ndarray]) -> list[float]:
     Args:
         right: for each base, for each row whether its best floor's probe was right; the same rows for all.
     """
-    table = np.stack(right).astype(np.float64)  # (bases, rows)
-    rows = np.random.Generator(np.random.Philox(0)).integers(0, table.shape[1], (DRAWS, table.shape[1]))
-    means = table[:, rows].mean(2)
-    best = means == means.max(0)
-    return (best / best.sum(0)).mean(1).tolist()
+    return foreseen([np.stack([~row.astype(bool), np.ones(len(row))], 1) for row in right])
 
 
 def foreseen(rows: Sequence[np.ndarray]) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from luthier.core.errors import ExperimentError
@@ -91,23 +92,39 @@ def build(
     adaptation.on_progress(model, 0.0)
     factor = rates(model, optimizer, adaptation)
     dtype = getattr(torch, experiment.training.dtype)
-    masters = Masters(model.network, optimizer, dtype, movable, factor)
+    masters = Masters(model.network, optimizer, dtype, movable, factor, {} if experiment.augment.share else met(model, train))
     model.prefix = prefix(experiment, model, [*train, *validation], dtype, {} if prefixes is None else prefixes)
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned)
 
 
 def prefix(experiment: Experiment, model: PackedNetwork, examples: Sequence[Example], dtype: torch.dtype, known: Prefixes) -> Prefix | None:
-    """Where blocks stay frozen to the end, what keeps their output; None where none do, rows change in each step, or it would be too much to keep."""
+    """Where blocks stay frozen to the end, what keeps their output; None where none do, rows change in each step or are padded, or it would be too much to keep."""
     adaptation: Any = experiment.adaptation
     depth = adaptation.frozen(model, 1.0)
     width = model.network.config.hidden_size
-    if not depth or experiment.augment.share or Prefix.bytes(examples, width, dtype) > MOST:
+    if not depth or not model.packs or experiment.augment.share or Prefix.bytes(examples, width, dtype) > MOST:
         return None
     key = (depth, dtype, experiment.model.base, Prefix.fingerprint(examples))
     if key not in known:
         known[key] = Prefix(depth, examples, width, dtype)
     return known[key]
+
+
+def met(model: PackedNetwork, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """The tokens that training will meet, by the name of the embedding; none where the same weights also say what comes next, for that moves all of them.
+
+    The embedding's gradient becomes sparse.
+    """
+    network: Any = model.network
+    embedding = network.get_input_embeddings()
+    said = network.get_output_embeddings()
+    if said is not None and said.weight is embedding.weight:
+        return {}
+    embedding.sparse = True
+    (name,) = (name for name, parameter in network.named_parameters() if parameter is embedding.weight)
+    tokens = np.unique(np.concatenate([np.asarray(example.tokens) for example in examples]))
+    return {name: torch.from_numpy(tokens.astype(np.int64)).to(embedding.weight.device)}
 
 
 def rates(model: PackedNetwork, optimizer: Any, adaptation: Any) -> Any:

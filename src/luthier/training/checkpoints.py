@@ -82,7 +82,7 @@ def save(run: Run, masters: Masters, state: dict[str, Any], full: bool) -> Path:
         return final
     aside = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    weights, moments = masters.weights(), masters.state() if full else {}
+    weights, moments = masters.weights() | masters.tokens(), masters.state() if full else {}
     needed = sum(tensor.nbytes for tensor in [*weights.values(), *moments.values()])
     with writing(str(final)):
         final.parent.mkdir(exist_ok=True)

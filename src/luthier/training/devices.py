@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,3 +71,18 @@ def exact() -> None:
     torch.backends.cudnn.benchmark = False
     # filling fresh memory with NaN finds bugs in torch, and costs a tenth of a step
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def available() -> int:
+    """Bytes of memory that a new process could have: of the machine, and of the group it runs in."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        line = next((line for line in meminfo.read_text().split("\n") if line.startswith("MemAvailable")), "")
+        found = int(line.split()[1]) * 1024 if line else found
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
+        found = min(found, int(limit.read_text()) - int(used.read_text()))
+    return found

@@ -113,8 +113,8 @@ def _resume(run: Run, work: Work, evaluator: Evaluator) -> int:
     if not run.happened("trained"):
         for name in ("metrics.jsonl", "timing.jsonl", "samples.jsonl"):
             run.cut(name, start)
-        for file in (run.folder / "validation_losses").glob("step-*.safetensors"):
-            if int(file.stem[5:]) > start:
+        for file in (run.folder / "validation_losses").glob("*"):  # also what a death left half written, under another name
+            if not file.name.startswith("step-") or int(file.stem[5:]) > start:
                 file.unlink()
     return start
 

@@ -19,6 +19,7 @@ from luthier.core.types import Scores, Step
 from luthier.data.batches import steps_in_epoch
 from luthier.evaluation.metrics import METRICS, measure
 from luthier.evaluation.score import score
+from luthier.optim.schedules import share_done
 from luthier.training.checkpoints import Writer, name_of
 from luthier.training.steps import Work
 
@@ -90,6 +91,8 @@ class Finite:
 class Evaluator:
     """Looks at the validation rows from time to time, remembers the best, and stops when nothing gets better.
 
+    Where the rate stays and falls later, its fall is what makes the weights good: until it begins, no run stops early, and what was best before it is forgotten then.
+
     Args:
         work: model, objective and rows.
         run: where it writes.
@@ -105,6 +108,8 @@ class Evaluator:
         self.worse = 0
         self.evaluated = 0
         self.seen: Scores | None = None
+        schedule: Any = work.experiment.schedule
+        self.stays: float = schedule.stays
         per_epoch = steps_in_epoch(len(work.train), work.experiment.training.batch_size)
         self.every = max(1, min(work.total, round(per_epoch / work.experiment.training.evaluations_per_epoch)))
 
@@ -132,12 +137,12 @@ class Evaluator:
         measured = measure(scores, names)
         self.evaluated = number
         self.seen = scores
-        better = self._better(measured, names[0])
+        better = self._better(number, measured, names[0])
         if better:
             self.best = {"step": number, **measured}
             self.worse = 0
             self.writer.save(self.state(number), full=False, keep={number})
-        else:
+        elif not self._stays(number):
             self.worse += 1
         self.metrics.note(step=number, evaluation=measured, best=better)
         self.metrics.flush()
@@ -157,8 +162,12 @@ class Evaluator:
             raise EarlyStop
         self.metrics.last = time.monotonic()
 
-    def _better(self, measured: dict[str, float], name: str) -> bool:
-        if name not in self.best:
+    def _stays(self, number: int) -> bool:
+        """Whether the rate has yet to begin to fall after this step."""
+        return share_done(number - 1, self.work.planned or self.work.total) <= self.stays
+
+    def _better(self, number: int, measured: dict[str, float], name: str) -> bool:
+        if name not in self.best or (self._stays(self.best["step"]) and not self._stays(number)):
             return True
         sign = 1 if METRICS[name].higher else -1
         now, then = (sign * values[name] for values in (measured, self.best))

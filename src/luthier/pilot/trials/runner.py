@@ -16,16 +16,16 @@ from luthier.core.study import Study
 from luthier.evaluation.score import score
 from luthier.evaluation.tempered import tempered
 from luthier.experiment import Experiment
-from luthier.pilot.afar import Afar
-from luthier.pilot.plan import available
-from luthier.pilot.run import begin
-from luthier.pilot.way import Way
+from luthier.pilot.stages.beginning import begin
+from luthier.pilot.stages.way import Way
+from luthier.pilot.trials.afar import Afar
 from luthier.studies.backends import Backend
 from luthier.studies.defaults import Choice
 from luthier.studies.ends import end
 from luthier.studies.race import Trial
 from luthier.studies.space import Values, applied
 from luthier.training.assemble import opened
+from luthier.training.devices import available
 from luthier.training.train import Fit
 
 IN_MEMORY = 0.25

@@ -5,7 +5,7 @@ from __future__ import annotations
 from luthier.core.finding import Finding
 from luthier.core.interfaces import Face
 from luthier.core.study import Study
-from luthier.pilot.trials import Runner
+from luthier.pilot.trials.runner import Runner
 from luthier.studies.plan import Plan
 from luthier.studies.race import Race
 from luthier.studies.rungs import Standing, gap, tied
@@ -50,7 +50,8 @@ def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face) -> R
     study.find(*findings)
     for finding in findings:
         face.finding(finding)
-    study.note("won", trial=runner.trial.number, end="" if best == WHOLE else best)
+    if best != WHOLE:
+        study.note("won", trial=runner.trial.number, end=best)
     study.note("ended", trial=runner.trial.number, scores={WHOLE: whole.score, **{name: one.score for name, one in standings.items()}})
     return runner if best == WHOLE else runner.branch(*ways[best])
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 
 from luthier.core.finding import Finding
 from luthier.core.interfaces import Face
-from luthier.core.run import Clock
+from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.core.words import duration
+from luthier.pilot.trials.ending import said
 from luthier.studies.plan import Plan
 from luthier.studies.propose import Tried, importance
 from luthier.studies.race import Race, Trial
@@ -38,6 +43,44 @@ class Crowd:
         self.face.say(
             f"  after {rung.share:.1%} of a run trial {', '.join(str(trial) for trial in decision.kept)} of {rung.trials} goes on; stopped: {stopped or 'none'}"
         )
+
+
+class Abreast:
+    """Says from time to time how far the trials have come that others compute; asked again and again while they do.
+
+    Args:
+        folder: of the study.
+        face: is told.
+        poll: asked each time; may raise to stop.
+        every: seconds between two lines.
+    """
+
+    def __init__(self, folder: Path, face: Face, poll: Callable[[], None], every: float = 10.0) -> None:
+        self.folder, self.face, self.poll, self.every = folder, face, poll, every
+        self.told = time.monotonic()
+        self.seen: dict[Path, int] = {}
+
+    def __call__(self) -> None:
+        """Look."""
+        self.poll()
+        if time.monotonic() - self.told < self.every:
+            return
+        self.told = time.monotonic()
+        found = []
+        for file in sorted((self.folder / "trials").rglob("metrics.jsonl")):
+            size = file.stat().st_size
+            if self.seen.get(file) != size:
+                self.seen[file] = size
+                found += self._stands(file)
+        if found:
+            self.face.say("  at work: " + "; ".join(found))
+
+    def _stands(self, file: Path) -> list[str]:
+        """A trial, or a branch of one, and its last step."""
+        steps = [line for line in Run(file.parent).lines(file.name) if "loss" in line]
+        trial, *branch = file.parent.relative_to(self.folder / "trials").parts
+        end = f" ({said(branch[-1])})" if branch else ""
+        return [f"trial {int(trial)}{end} step {steps[-1]['step']} (loss {steps[-1]['loss']:.3f})"] if steps else []
 
 
 def named(trial: Trial) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from luthier.core.types import Example
 from luthier.evaluation.metrics import rouge_l
 from luthier.models.generate import answers
-from luthier.pilot.way import Way
+from luthier.pilot.stages.way import Way
 from luthier.training.steps import Work
 
 SHOWN = 8

@@ -11,14 +11,14 @@ from luthier.core.run import write_file
 from luthier.core.study import Study
 from luthier.delivery.study import write_study
 from luthier.experiment import Experiment
-from luthier.pilot.closing import concluded
-from luthier.pilot.ending import ended
-from luthier.pilot.outcome import Crowd
-from luthier.pilot.outcome import findings as outcome
-from luthier.pilot.samples import sampled
-from luthier.pilot.similar import known_of
-from luthier.pilot.trials import Runner, Stable
-from luthier.pilot.way import Way
+from luthier.pilot.stages.closing import concluded
+from luthier.pilot.stages.nearness import known_of
+from luthier.pilot.stages.samples import sampled
+from luthier.pilot.stages.way import Way
+from luthier.pilot.trials.ending import ended
+from luthier.pilot.trials.outcome import Abreast, Crowd
+from luthier.pilot.trials.outcome import findings as outcome
+from luthier.pilot.trials.runner import Runner, Stable
 from luthier.studies.backends import Backend, backend_of
 from luthier.studies.defaults import FREEZING, space_for
 from luthier.studies.ends import SHAPES, ours, trunk
@@ -75,7 +75,7 @@ def searched(way: Way, experiment: Experiment) -> Study:
     with _backend(asked, study, experiment) as backend:
         stable = Stable(way, experiment, backend)
         race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock), plan.portfolio,
-                    asked.workers, way.signals.poll)  # fmt: skip
+                    asked.workers, Abreast(study.folder, face, way.signals.poll))  # fmt: skip
         face.stage("search", f"{plan.trials} trials, about {plan.runs:.2f} runs with the final model")
         with stable.kept():
             trial, entrant = race.run()
@@ -102,7 +102,7 @@ def _backend(asked: Asked, study: Study, experiment: Experiment) -> Iterator[Bac
         yield None
         return
     kind = backend_of(asked.backend)
-    made = kind("luthier.pilot.answering:advanced", asked.workers, experiment.environment["threads"], study.folder / "workers")
+    made = kind("luthier.pilot.trials.answering:advanced", asked.workers, experiment.environment["threads"], study.folder / "workers")
     try:
         yield made
     finally:

@@ -14,7 +14,7 @@ from luthier.core.run import Run
 from luthier.core.types import Example
 from luthier.data.split import folds
 from luthier.experiment import Experiment
-from luthier.pilot.way import Way
+from luthier.pilot.stages.way import Way
 from luthier.training.assemble import build
 from luthier.training.train import Fit
 

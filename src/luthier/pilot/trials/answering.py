@@ -18,8 +18,8 @@ from luthier.data.intake import take_in
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
-from luthier.pilot.trials import Runner, Stable
-from luthier.pilot.way import Way
+from luthier.pilot.stages.way import Way
+from luthier.pilot.trials.runner import Runner, Stable
 from luthier.studies.ends import trunk
 from luthier.studies.plan import Plan
 from luthier.studies.race import Trial

@@ -12,7 +12,7 @@ import torch
 from luthier.core.types import Example
 from luthier.experiment import Experiment
 from luthier.models.encode import unit_rows
-from luthier.pilot.way import Way
+from luthier.pilot.stages.way import Way
 from luthier.training.assemble import load_model
 
 LENGTH = 4.0

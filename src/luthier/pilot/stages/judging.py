@@ -16,9 +16,9 @@ from luthier.evaluation.metrics import calibration, confusion, per_class
 from luthier.evaluation.score import score
 from luthier.evaluation.verdict import decide, finding
 from luthier.experiment import Experiment
-from luthier.pilot.features import Features
-from luthier.pilot.samples import compared
-from luthier.pilot.way import Way
+from luthier.pilot.stages.features import Features
+from luthier.pilot.stages.samples import compared
+from luthier.pilot.stages.way import Way
 from luthier.training.assemble import load_model
 from luthier.training.steps import Work
 

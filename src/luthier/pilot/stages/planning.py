@@ -15,9 +15,9 @@ from luthier.data.batches import steps_in_epoch
 from luthier.evaluation import baselines
 from luthier.evaluation.metrics import measure
 from luthier.experiment import Experiment
-from luthier.pilot.features import Features
-from luthier.pilot.samples import SHOWN
-from luthier.pilot.way import Way
+from luthier.pilot.stages.features import Features
+from luthier.pilot.stages.samples import SHOWN
+from luthier.pilot.stages.way import Way
 from luthier.training.forecast import disk, peak
 from luthier.training.smoke import Smoke, smoke
 from luthier.training.steps import Work

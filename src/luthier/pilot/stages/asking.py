@@ -1,4 +1,4 @@
-"""What a person typed or wrote down, as values: the specification of the rows, the experiment."""
+"""What a person typed or wrote down, as values: the specification of the rows, the experiment, a time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 from luthier.core.component import build
 from luthier.core.errors import ExperimentError
 from luthier.core.hub import NAME
+from luthier.core.interfaces import Face
 from luthier.data.hub import from_hub
-from luthier.data.intake import Intake
+from luthier.data.intake import Intake, take_in
 from luthier.data.rows import ENDINGS
 from luthier.data.spec import Data
 from luthier.experiment import Experiment, number
+from luthier.studies.defaults import Choice, choose, rate_for
 
 
 def asked_for(
@@ -83,3 +85,63 @@ def filled(experiment: Experiment, intake: Intake) -> Experiment:
             f"set data.task={objective.kind} and name the columns",
         )
     return experiment.model_copy(update={"data": intake.spec, "objective": objective})
+
+
+def seconds_of(budget: str | float | None) -> float | None:
+    """A time span such as "90s", "5m", "1.5h" or a number of seconds.
+
+    Raises:
+        ExperimentError: it is neither.
+    """
+    if budget is None:
+        return None
+    text = str(budget).strip().lower()
+    scale = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
+    try:
+        value = float(text[:-1]) * scale if scale else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise ExperimentError(f"the budget {budget!r} is not a time", "write it as 90s, 5m or 2h")
+    return value
+
+
+def kind_of(base: str | None, face: Face) -> str | None:
+    """Encoder or decoder, where a base is named; it is fetched now, so that a wrong name fails at once."""
+    if base is None:
+        return None
+    from luthier.models.store import resolve
+
+    return resolve(base, face.say).kind
+
+
+def changed(experiment: Experiment, choices: list[Choice], assignments: Sequence[str]) -> Experiment:
+    """Apply what the person set; an adaptation brings its own rate unless one was set too."""
+    for item in sorted(assignments, key=lambda item: ".kind=" not in item):
+        experiment = experiment.set(item)
+    paths = {item.partition("=")[0] for item in assignments}
+    adaptation: Any = experiment.adaptation
+    if "adaptation.kind" in paths and "optimizer.lr" not in paths:
+        kind = "encoder" if experiment.data.task == "classification" else "decoder"
+        rate, why = rate_for(kind, adaptation.kind)
+        experiment = experiment.replace("optimizer.lr", rate)
+        choices[:] = [choice for choice in choices if choice.path != "optimizer.lr"] + [Choice("optimizer.lr", rate, why)]
+    choices[:] = [choice for choice in choices if choice.path not in paths]
+    choices += [Choice(path, text, "as set") for path, _, text in (item.partition("=") for item in assignments)]
+    return experiment
+
+
+def default_for(
+    data: str | Path, set: Sequence[str], face: Face, *, target: str | None, input: str | Sequence[str] | None, base: str | None,
+    task: str | None, seed: int,
+) -> tuple[Experiment, Intake, list[Choice]]:  # fmt: skip
+    """Where a search starts from: an experiment that is written down, or one that is chosen for the rows; with the rows, and the reasons."""
+    if Path(data).suffix in (".yaml", ".yml") or (Path(data) / "experiment.yaml").is_file():
+        experiment = written(data).set(*set).model_copy(update={"environment": {}})
+        face.stage("data", experiment.data.path)
+        intake = take_in(experiment.data)
+        return filled(experiment, intake), intake, []
+    face.stage("data", str(data))
+    intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say))
+    experiment, choices = choose(intake, base, kind_of(base, face), seed)
+    return changed(experiment, choices, set), intake, choices

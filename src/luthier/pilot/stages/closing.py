@@ -11,8 +11,8 @@ from luthier.delivery.card import write_card
 from luthier.delivery.report import write_report
 from luthier.evaluation.verdict import finding
 from luthier.experiment import Experiment
-from luthier.pilot.judging import judged
-from luthier.pilot.way import Way
+from luthier.pilot.stages.judging import judged
+from luthier.pilot.stages.way import Way
 from luthier.training.steps import Work
 
 

@@ -1,0 +1,89 @@
+"""What it is worth that rows which begin alike go through the network once: SmolLM2-135M on Alpaca rows behind a system prompt, with and without, step by step.
+
+    python benchmarks/shared_prompt.py --data DIR --out FILE.jsonl
+
+The prompt is made of the words of a row that is not trained on. Pairs of steps alternate; tokens are those of the rows, shared or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from light import known, note
+from luthier.data.intake import take_in
+from luthier.data.spec import Data
+from luthier.models.pretrained import load_tokenizer
+from luthier.models.store import resolve
+from luthier.studies.defaults import choose
+from luthier.training.assemble import assemble
+from luthier.training.devices import choose_dtype, exact
+from luthier.training.steps import steps
+
+ROWS = 200
+
+
+def measured(data: Path, words: int, adaptation: str, pairs: int) -> dict[str, float]:
+    """Rows' tokens a second, shared and apart, and the share of tokens that go through.
+
+    Args:
+        data: with Alpaca rows.
+        words: of the system prompt; 0: the base's own.
+        adaptation: full or lora.
+        pairs: of steps, after one that is not counted.
+    """
+    rows = json.loads((data / "llamafactory_demo" / "alpaca_en_demo.json").read_text())
+    prompt = " ".join(" ".join(row["output"] for row in rows[ROWS:]).split()[:words])
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "rows.jsonl"
+        with path.open("w") as file:
+            for row in rows[:ROWS]:
+                asked = {"role": "user", "content": f"{row['instruction']} {row['input']}".strip()}
+                before = [{"role": "system", "content": prompt}] if words else []
+                file.write(json.dumps({"messages": [*before, asked, {"role": "assistant", "content": row["output"]}]}) + "\n")
+        intake = take_in(Data(path=str(path), allow_leakage=True), checks=())
+    experiment, _ = choose(intake, None, None, 1)
+    experiment = experiment.replace("training.dtype", choose_dtype("auto")).replace("adaptation.kind", adaptation)
+    base = resolve("smollm2-135m")
+    work = assemble(experiment, base, load_tokenizer(base), intake.records)
+    own, through, whole, speeds = work.model.past, 0, 0, ([], [])
+    walk = steps(work)
+    for number in range(2 * pairs + 2):
+        together = number % 2 == 0
+        work.model.past = own if together else (lambda batch: None)
+        if together:
+            batch = work.objective.collate(work.chosen(number), experiment.seed, number)
+            for part in batch.split(work.limit(number)):
+                past = own(part)
+                through += int(part.lengths.sum()) if past is None else len(past.kept)
+            whole += int(batch.lengths.sum())
+        began = time.monotonic()
+        step = next(walk)
+        if number > 1:
+            speeds[not together].append(step.tokens / (time.monotonic() - began))
+    shared, apart = map(median, speeds)
+    return {"through": round(through / whole, 3), "shared": round(shared, 1), "apart": round(apart, 1), "ratio": round(shared / apart, 2)}
+
+
+def main() -> None:
+    """Fill the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--words", type=int, nargs="+", default=[0, 50, 200, 600])
+    parser.add_argument("--pairs", type=int, default=6)
+    asked = parser.parse_args()
+    exact()
+    done = known(asked.out)
+    for adaptation in ("full", "lora"):
+        for words in asked.words:
+            if (adaptation, words) not in done:
+                note(asked.out, (adaptation, words), measured(asked.data, words, adaptation, asked.pairs))
+
+
+if __name__ == "__main__":
+    main()

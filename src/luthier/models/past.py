@@ -1,0 +1,61 @@
+"""Tokens with the same past: where each token sees those before it alone, what rows begin with in common goes through the network once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+WORTH = 1 / 32
+"""Of the tokens; where rows have less in common, the stream stays as it is."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """How a stream of rows becomes one in which every past stands once.
+
+    Args:
+        kept: the tokens of the rows' stream that go through the network, # (kept tokens,)
+        place: for each token of the rows' stream, where among those its state is found, # (tokens,)
+    """
+
+    kept: Tensor
+    place: Tensor
+
+
+def same_past(tokens: Tensor, lengths: Tensor) -> Past | None:
+    """What rows begin with in common, whichever rows those are; None where it is little.
+
+    Args:
+        tokens: of all rows, end to end, # (tokens,)
+        lengths: of each row, # (rows,)
+    """
+    sizes = lengths.tolist()
+    stream = tokens.cpu().numpy()
+    rows = np.split(stream, np.cumsum(sizes)[:-1])
+    place = np.arange(len(stream))  # first as tokens of the rows' stream, then as places among those that are kept
+    starts = np.cumsum([0, *sizes[:-1]])
+    order = sorted(range(len(rows)), key=lambda row: (rows[row].tolist(), row))
+    for one, other in pairwise(order):  # in this order a row shares most with the one before it
+        common = _common(rows[one], rows[other])
+        place[starts[other] : starts[other] + common] = place[starts[one] : starts[one] + common]
+    kept = np.flatnonzero(place == np.arange(len(stream)))
+    if len(kept) > (1 - WORTH) * len(stream):
+        return None
+    device = tokens.device
+    return Past(torch.from_numpy(kept).to(device), torch.from_numpy(np.searchsorted(kept, place)).to(device))
+
+
+def apart(states: Tensor, past: Past | None) -> Tensor:
+    """The state of every token, where those with the same past have one, # (kept tokens, width) → (tokens, width)"""
+    return states if past is None else states.index_select(0, past.place)
+
+
+def _common(one: np.ndarray, other: np.ndarray) -> int:
+    """How many tokens two rows begin with in common."""
+    length = min(len(one), len(other))
+    differ = np.flatnonzero(one[:length] != other[:length])
+    return int(differ[0]) if len(differ) else length

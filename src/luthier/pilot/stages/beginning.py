@@ -1,0 +1,76 @@
+"""What is written first, so that a run can be resumed from then on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from luthier.core.interfaces import Face
+from luthier.core.run import Run, write_file
+from luthier.data.intake import Intake
+from luthier.data.spec import Data
+from luthier.experiment import Experiment
+from luthier.studies.defaults import Choice
+
+
+def fresh_or_planned(folder: Path) -> Run:
+    """The folder of a new run; one that was only planned is taken over."""
+    if (folder / "experiment.yaml").is_file() and Run(folder).happened("planned_only") and not Run(folder).happened("started"):
+        for name in ("events.jsonl", "findings.jsonl", "rejected.jsonl", "experiment.yaml"):
+            (folder / name).unlink(missing_ok=True)
+        return Run(folder)
+    return Run.create(folder)
+
+
+def how_split(spec: Data) -> str:
+    """How the rows were divided, for a person."""
+    if spec.validation and spec.test:
+        return "given"
+    if spec.time:
+        return f"by time ({spec.time}): the newest rows are tested"
+    kept = f"rows of the same {spec.group}, and " if spec.group else ""
+    return ("by class, " if spec.task == "classification" else "by chance, ") + f"{kept}near-duplicates together"
+
+
+def begin(
+    place: Run,
+    experiment: Experiment,
+    intake: Intake,
+    choices: Sequence[Choice],
+    face: Face,
+    budget: float | None,
+    force: bool,
+    stay: Sequence[str] | None = None,
+) -> None:
+    """Write what makes the run resumable, before anything heavy is imported.
+
+    Args:
+        place: the run.
+        experiment: as it begins.
+        intake: its rows.
+        choices: made for it, with their reasons.
+        face: is told.
+        budget: seconds for everything.
+        force: go on after a no-go.
+        stay: where it may become a search, the paths that it leaves alone; None where it may not.
+    """
+    split = {part: [[record.source, record.row] for record in rows] for part, rows in intake.records.items()}
+    place.write_json(
+        "splits.json",
+        {"how": how_split(intake.spec), "seed": intake.spec.split_seed, "rows": split},
+    )
+    write_file(
+        place.folder / "rejected.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False, default=str) + "\n" for row in intake.rejected)
+    )
+    place.event("created", seed=experiment.seed, budget=budget, stay=stay, choices=[vars(choice) for choice in choices])
+    if force:
+        place.event("forced")
+    place.find(*intake.findings)
+    write_file(place.folder / "experiment.yaml", experiment.yaml())
+    sizes = ", ".join(f"{len(rows):,} {part}" for part, rows in intake.records.items())
+    face.say(f"{intake.reason}; {sizes}" + (f"; {len(intake.labels)} classes" if intake.labels else ""))
+    for finding in intake.findings:
+        face.finding(finding)
+    for choice in choices:
+        face.say(f"  {choice.path} = {choice.value}  ({choice.reason})")

@@ -1,0 +1,173 @@
+"""What a base knows of a task, before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from luthier.core.errors import ExperimentError
+from luthier.core.interfaces import Face
+from luthier.core.randomness import permutation
+from luthier.core.run import Clock
+from luthier.core.types import Example, Record
+from luthier.data.chat import conversation
+from luthier.data.intake import Intake
+from luthier.data.split import folds
+from luthier.evaluation.score import score
+from luthier.models.encode import layers
+from luthier.models.pretrained import load_generator, load_tokenizer
+from luthier.models.store import Base
+from luthier.objectives.chat import Chat
+from luthier.studies.defaults import rate_for
+from luthier.studies.similarity import (
+    FOLDS,
+    MOST_ROWS,
+    PLAIN,
+    Depth,
+    Floor,
+    Fluency,
+    Nearness,
+    chances,
+    depth,
+    depth_for,
+    floors,
+    foreseen,
+    nearness,
+    turn,
+)
+
+TIE = 0.2
+"""A base whose chance to be the best is this great is as good as the best as far as can be told: the smallest of them is proposed."""
+MOST_BYTES = 30_000
+"""Of conversations, that are read: a generator takes its time."""
+
+
+@dataclass(frozen=True)
+class Similar:
+    """What a base knows of a task.
+
+    Args:
+        base: its name.
+        megabytes: of its weights.
+        floors: what each floor tells of the classes; empty for text.
+        fluency: how well it foresees the answers; None for classes.
+        near: whether the task is a close cousin or a far turn.
+        depth: how many blocks may stay frozen.
+        rate: to start from, so many frozen.
+        seconds: it took.
+        chance: of being the best of those looked at.
+    """
+
+    base: str
+    megabytes: float
+    floors: list[Floor]
+    fluency: Fluency | None
+    near: Nearness
+    depth: Depth
+    rate: float
+    seconds: float
+    chance: float = 1.0
+
+    @property
+    def best(self) -> Floor | None:
+        """The floor whose probe is right most often."""
+        return max(self.floors, key=lambda floor: floor.probe, default=None)
+
+    def value(self) -> dict:
+        """As JSON can hold it."""
+        told = {name: value for name, value in vars(self).items() if name not in ("floors", "fluency", "near", "depth")}
+        return {
+            **told,
+            "near": vars(self.near),
+            "depth": vars(self.depth),
+            "floors": [{name: value for name, value in vars(floor).items() if name != "right"} for floor in self.floors],
+            "fluency": self.fluency and {name: value for name, value in vars(self.fluency).items() if name != "rows"},
+        }
+
+
+def known_of(base: Base, intake: Intake, face: Face) -> Similar:
+    """What one base knows of the rows; the sealed ones are not looked at.
+
+    Args:
+        base: from the store.
+        intake: the rows.
+        face: is told.
+    """
+    clock = Clock()
+    unsealed = [*intake.records["train"], *intake.records["validation"]]
+    chosen = sorted(permutation(len(unsealed), intake.spec.split_seed, "similar")[:MOST_ROWS].tolist())
+    records = [unsealed[place] for place in chosen]
+    face.stage("similarity", f"{base.name}: one pass over {len(records):,} rows")
+    size = round((base.folder / "model.safetensors").stat().st_size / 1e6, 1)
+    if intake.spec.task == "chat":
+        fluency, count = _fluency(base, records, intake)
+        near = turn(fluency)
+        proposed = depth_for(near, count)
+        rate, _ = rate_for("decoder", "freeze" if proposed.blocks else "full")
+        return Similar(base.name, size, [], fluency, near, proposed, rate, round(clock(), 2))
+    texts = ["\n\n".join(str(record.values.get(name) or "") for name in intake.spec.input) for record in records]
+    number = {label: place for place, label in enumerate(sorted({str(record.values[intake.spec.target or ""]) for record in records}))}
+    labels = np.array([number[str(record.values[intake.spec.target or ""])] for record in records])
+    parts = folds([intake.together[record.source, record.row] for record in records], labels.tolist(), FOLDS, intake.spec.split_seed)
+    seen = floors(layers(base, texts), labels, parts)
+    near, proposed = nearness(seen, labels), depth(seen, len(intake.records["train"]))
+    rate, _ = rate_for(base.kind, "freeze" if proposed.blocks else "full")
+    return Similar(base.name, size, seen, None, near, proposed, float(f"{rate * near.rate:.2g}"), round(clock(), 2))
+
+
+def ranked(found: Sequence[Similar]) -> list[Similar]:
+    """The bases with their chances to be the best, the proposed one first: the smallest of those that may well be."""
+    if all(one.fluency for one in found):
+        shares = foreseen([one.fluency.rows for one in found if one.fluency])
+    else:
+        shares = chances([one.best.right for one in found if one.best])
+    told = [replace(one, chance=share) for one, share in zip(found, shares, strict=True)]
+    most = max(one.chance for one in told)
+    return sorted(told, key=lambda one: (one.chance < min(TIE, most), one.megabytes if one.chance >= TIE else -one.chance))
+
+
+def _fluency(base: Base, records: Sequence[Record], intake: Intake) -> tuple[Fluency, int]:
+    """How well a generator foresees the answers, and whole conversations as plain text; and how many blocks it has."""
+    if base.kind == "encoder":
+        raise ExperimentError(f"{base.name} is an encoder: it cannot write answers", "choose a generator: --bases smollm2-135m")
+    tokenizer = load_tokenizer(base)
+    model = load_generator(base, 0.0).eval()
+    spec = intake.spec
+    objective = Chat().open(tokenizer, spec.input, spec.target or "")
+    examples: list[Example] = []
+    texts: list[str] = []
+    for record in records:
+        (example,) = objective.prepare([record])
+        text = "\n".join(str(message["content"]) for message in conversation(record.values, spec.input, spec.target or ""))
+        if example.facts["bytes"] and any(example.target):
+            examples.append(example)
+            texts.append(text)
+        if sum(len(each.encode()) for each in texts) > MOST_BYTES:
+            break
+    if not examples:
+        raise ExperimentError("no row has an answer that could be foreseen", "give rows with answers")
+
+    def bits(rows: Sequence[Example]) -> np.ndarray:
+        found = score(model, objective, rows)
+        return np.stack([found.loss / math.log(2), np.array([row.facts["bytes"] for row in rows])], 1)
+
+    def plainly(given: Sequence[str]) -> tuple[float, float]:
+        """Bits a byte, and tokens a word, of texts without a template."""
+        rows = []
+        for place, text in enumerate(given):
+            tokens = tokenizer(text, truncation=True, max_length=Chat().max_length)["input_ids"]
+            if len(tokens) > 1:
+                size = len(tokenizer.decode(tokens[1:]).encode())
+                rows.append(Example(place, tokens, [True] * len(tokens), records[0], {"bytes": size}))
+        each = bits(rows)
+        words = sum(len(text.split()) for text in given)
+        return float(each[:, 0].sum() / each[:, 1].sum()), sum(len(tokenizer(text)["input_ids"]) for text in given) / max(words, 1)
+
+    answers = bits(examples)
+    whole, pieces = plainly(texts)
+    plain, plain_pieces = plainly([PLAIN])
+    told = Fluency(float(answers[:, 0].sum() / answers[:, 1].sum()), whole, plain, pieces, plain_pieces, answers)
+    return told, len(model.blocks)

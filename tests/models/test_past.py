@@ -1,0 +1,95 @@
+"""What rows begin with in common goes through the network once, and nothing else changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.core.types import Batch
+from luthier.models.encode import layers
+from luthier.models.past import apart, same_past
+from luthier.models.pretrained import load_generator
+from tests.conftest import DECODERS
+
+ROWS = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 8, 11], [5, 6, 7, 8, 9, 10, 12], [30, 31, 32], [5, 6, 7, 8], [30, 31, 33, 34]]
+
+
+def batch_of(rows: list[list[int]]) -> Batch:
+    lengths = torch.tensor([len(row) for row in rows])
+    return Batch(torch.arange(len(rows)), lengths, {"tokens": torch.tensor([token for row in rows for token in row])}, {})
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=8))
+def test_every_past_stands_once_and_each_token_finds_its_own(rows: list[list[int]]) -> None:
+    batch = batch_of(rows)
+    pasts = [tuple(row[: place + 1]) for row in rows for place in range(len(row))]
+    found = same_past(batch.flat["tokens"], batch.lengths)
+    if found is None:
+        assert len(set(pasts)) > (1 - 1 / 32) * len(pasts)
+        return
+    kept = [pasts[place] for place in found.kept.tolist()]
+    assert len(kept) == len(set(kept)) == len(set(pasts))
+    assert [kept[place] for place in found.place.tolist()] == pasts
+    assert found.kept.tolist() == sorted(found.kept.tolist())
+
+
+def run_through(model: Any, rows: list[list[int]]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Hidden states, and the gradients of a loss that weighs every token differently."""
+    model.zero_grad()
+    states = model.hidden(batch_of(rows))
+    (states * torch.sin(torch.arange(states.numel()).view_as(states))).sum().backward()
+    return states.detach(), {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_states_and_gradients_are_those_of_the_rows_alone(bases, family: str) -> None:
+    model = load_generator(bases(family), 0.0).train()
+    seen: list[int] = []
+    model.blocks[0].register_forward_pre_hook(
+        lambda block, given, named: seen.append((given or [named["hidden_states"]])[0].shape[1]), with_kwargs=True
+    )
+    states, gradients = run_through(model, ROWS)
+    assert seen.pop() == len({tuple(row[: place + 1]) for row in ROWS for place in range(len(row))}) < sum(map(len, ROWS))
+    model.past = lambda batch: None
+    plain, expected = run_through(model, ROWS)
+    assert seen == [sum(map(len, ROWS))]
+    assert torch.allclose(states, plain, atol=1e-5)
+    assert set(gradients) == set(expected)
+    for name, gradient in expected.items():
+        assert float((gradients[name] - gradient).norm()) <= 1e-5 * float(gradient.norm()) + 1e-7, name
+
+
+def test_nothing_is_shared_where_dropout_acts_or_rows_have_nothing_in_common(bases) -> None:
+    model = load_generator(bases("llama"), 0.1).train()
+    assert model.past(batch_of(ROWS)) is None
+    assert model.eval().past(batch_of(ROWS)) is not None
+    assert model.past(batch_of([[1, 2, 3], [2, 2, 3], [3, 2, 3]])) is None
+    assert model.past(batch_of([[1, 2, 3]])) is None
+
+
+def test_the_same_row_twice_costs_one(bases) -> None:
+    model = load_generator(bases("llama"), 0.0).eval()
+    past = model.past(batch_of([ROWS[0]] * 3))
+    assert past is not None
+    assert len(past.kept) == len(ROWS[0])
+    with torch.no_grad():
+        one, two, three = model.hidden(batch_of([ROWS[0]] * 3)).view(3, len(ROWS[0]), -1)
+    assert torch.equal(one, two)
+    assert torch.equal(two, three)
+
+
+def test_what_a_base_makes_of_texts_is_the_same_with_and_without(bases, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["the cat sat on the mat", "the cat sat on the chair", "the cat sat", "dogs bark"]
+    shared = layers(bases("llama"), texts)
+    monkeypatch.setattr("luthier.models.pretrained.same_past", lambda tokens, lengths: None)
+    assert shared == pytest.approx(layers(bases("llama"), texts), abs=1e-5)
+
+
+def test_states_that_are_not_shared_are_left_as_they_are() -> None:
+    states = torch.randn(4, 2)
+    assert apart(states, None) is states

@@ -1,0 +1,57 @@
+"""What a person is told while a search works."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier.core.interfaces import Silent
+from luthier.pilot.trials.outcome import Abreast
+
+
+class Heard(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def stepped(folder: Path, *steps: tuple[int, float]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in steps)
+
+
+def test_who_waits_for_workers_hears_how_far_each_trial_has_come_and_only_what_is_new(tmp_path: Path) -> None:
+    face = Heard()
+    look = Abreast(tmp_path, face, lambda: None, every=0.0)
+    look()
+    assert face.lines == []
+    stepped(tmp_path / "trials" / "000", (1, 0.7), (2, 0.65))
+    stepped(tmp_path / "trials" / "003", (1, 0.75))
+    with (tmp_path / "trials" / "003" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1, "evaluation": {"accuracy": 0.5}}\n{"step": 2, "lo')  # a line that is being written
+    look()
+    assert face.lines == ["  at work: trial 0 step 2 (loss 0.650); trial 3 step 1 (loss 0.750)"]
+    look()
+    stepped(tmp_path / "trials" / "000" / "ends" / "linear-0.588", (30, 0.4))
+    look()
+    assert face.lines[1:] == ["  at work: trial 0 (straight after 59% of its epochs) step 30 (loss 0.400)"]
+
+
+def test_it_says_nothing_before_its_time_and_passes_a_signal_on(tmp_path: Path) -> None:
+    face = Heard()
+    stepped(tmp_path / "trials" / "000", (1, 0.7))
+    Abreast(tmp_path, face, lambda: None, every=3600.0)()
+    assert face.lines == []
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Abreast(tmp_path, face, stop)()

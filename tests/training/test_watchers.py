@@ -1,0 +1,54 @@
+"""What the validation rows say while a run lasts, and what is made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.interfaces import Silent
+from luthier.core.run import Run
+from luthier.training import watchers
+from luthier.training.train import Fit
+from luthier.training.watchers import Signals
+from tests.training.test_steps import work_for
+
+LOOKS = [0.9, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6, 0.8, 0.7, 0.7, 0.7, 0.7]
+"""Accuracy after each step of twelve: a stroke of luck at first, then what the fall of the rate brings."""
+
+
+def looked_at(bases: Any, rows: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, patience: int, stop: int = 12, **schedule: Any) -> Fit:
+    changes = {f"schedule__{name}": value for name, value in schedule.items()}
+    work = work_for(bases, rows, "classification", training__steps=12, training__evaluations_per_epoch=1000.0, training__patience=patience, **changes)  # fmt: skip
+    looks = iter(LOOKS[len(list((folder / "validation_losses").glob("*"))) :])
+    monkeypatch.setattr(watchers, "measure", lambda scores, names: {"accuracy": next(looks), "loss": 1.0})
+    run = Run(folder) if folder.exists() else Run.create(folder)
+    with Signals() as signals:
+        fit = Fit(run, work, Silent(), signals)
+        fit.advance(stop)
+        fit.keep()
+    return fit
+
+
+def test_a_run_stops_when_nothing_gets_better_and_keeps_the_best(bases, records, tmp_path, monkeypatch) -> None:
+    fit = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, kind="linear")
+    assert (fit.done, fit.evaluator.best["step"]) == (4, 1)
+    assert fit.over
+
+
+def test_where_the_rate_stays_before_it_falls_luck_before_the_fall_is_forgotten_and_stops_nothing(
+    bases, records, tmp_path, monkeypatch
+) -> None:
+    fit = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, kind="wsd", decay=0.5)
+    assert fit.evaluator.best == {"step": 8, "accuracy": 0.8, "loss": 1.0}
+    assert fit.done == 11  # three looks after the best
+    fit = looked_at(bases, records, tmp_path / "all", monkeypatch, 100, kind="wsd", decay=0.5)
+    assert (fit.done, fit.evaluator.best["step"]) == (12, 8)
+
+
+def test_a_run_that_is_interrupted_before_the_fall_forgets_the_luck_before_it_too(bases, records, tmp_path, monkeypatch) -> None:
+    begun = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, stop=5, kind="wsd", decay=0.5)
+    assert (begun.done, begun.evaluator.best["step"], begun.over) == (5, 1, False)
+    fit = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, kind="wsd", decay=0.5)
+    assert (fit.done, fit.evaluator.best["step"]) == (11, 8)
