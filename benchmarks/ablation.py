@@ -31,7 +31,7 @@ from luthier.studies.ends import end, trunk
 from luthier.studies.propose import FROM_PRIOR
 from luthier.studies.rungs import LAST, Rung, Standing, cost_of, decide, early, rungs_for
 from luthier.studies.space import applied
-from luthier.training.devices import exact
+from luthier.training.devices import settle
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--judge", action="store_true")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    exact()
+    settle()
     judged(asked) if asked.judge else trained(asked)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from light import begun, fit, known, looked, note, way
 from luthier.evaluation.score import score
 from luthier.studies.ends import trunk
-from luthier.training.devices import exact
+from luthier.training.devices import settle
 from luthier.training.watchers import Signals
 
 NEVER = 10_000
@@ -80,7 +80,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.judge:
         return judged(asked.out, asked.patience)
-    exact()
+    settle()
     done = known(asked.out)
     for seed in range(1, asked.seeds + 1):
         for name in asked.sets:

@@ -18,13 +18,13 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.studies.defaults import choose
 from luthier.training.assemble import assemble
-from luthier.training.devices import exact, choose_dtype
+from luthier.training.devices import settle, decided
 from luthier.training.steps import steps
 data, count, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-exact()
+settle()
 intake = take_in(Data(path=data + "/sst2"))
 experiment, _ = choose(intake, None, None, 1)
-experiment = experiment.replace("training.dtype", choose_dtype("auto") if dtype == "auto" else dtype)
+experiment = decided(experiment.replace("training.dtype", dtype))
 base = resolve("minilm-l6")
 work = assemble(experiment, base, load_tokenizer(base), intake.records)
 rows = 0

@@ -18,7 +18,7 @@ from light import begun, fit, known, note, told, way
 from luthier.experiment import Experiment
 from luthier.pilot.stages.way import Way
 from luthier.studies.space import applied
-from luthier.training.devices import exact
+from luthier.training.devices import settle
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--falls", type=float, nargs="*", default=[], help="instead: over which shares of the run the rate falls")
     asked = parser.parse_args()
-    exact()
+    settle()
     done = known(asked.out)
     for seed in range(1, asked.seeds + 1):
         for scale in RATES[:1] if asked.falls else RATES:

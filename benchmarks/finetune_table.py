@@ -23,7 +23,7 @@ from luthier.evaluation.tempered import tempered
 from luthier.studies.defaults import choose, space_for
 from luthier.studies.propose import FROM_PRIOR
 from luthier.studies.space import applied
-from luthier.training.devices import exact
+from luthier.training.devices import decided, settle
 from luthier.training.watchers import Signals
 
 SETS = {"polarity": "rt-polarity.all", "subjectivity": "subj.all", "questions": "TREC.train.all", "customers": "custrev.all"}
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--configs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=1)
     asked = parser.parse_args()
-    exact()
+    settle()
     known = set()
     if asked.out.exists():
         with asked.out.open() as handle:
@@ -80,7 +80,7 @@ def main() -> None:
                     intake = take_in(spec, checks=())
                     experiment, _ = choose(intake, None, None, seed)
                     values = configs(experiment, asked.configs)[number]
-                    experiment = applied(experiment, values).replace("training.dtype", "float32").replace("training.epochs", 6.0)
+                    experiment = decided(applied(experiment, values).replace("training.dtype", "float32").replace("training.epochs", 6.0))
                     experiment = experiment.replace("training.evaluations_per_epoch", 1 / 6)  # the looks at the rungs are our own
                     shared = way(Path(scratch) / "way", intake, experiment, signals)
                     training = fit(shared, Path(scratch) / "run", experiment)

@@ -26,6 +26,7 @@ from luthier.studies.defaults import choose
 from luthier.studies.propose import Tried, propose
 from luthier.studies.space import Space, Values
 from luthier.training.assemble import opened
+from luthier.training.devices import decided
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 from sets import files
@@ -66,7 +67,7 @@ def begun(data: Path, scratch: Path, name: str, rows: int, tested: int, seed: in
         _spoil(train, wrong)
     intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
     experiment, _ = choose(intake, None, None, seed)
-    return intake, experiment.replace("training.dtype", "float32")
+    return intake, decided(experiment.replace("training.dtype", "float32"))
 
 
 def _spoil(path: Path, share: float) -> None:

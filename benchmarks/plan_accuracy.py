@@ -39,13 +39,12 @@ from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.training.assemble import assemble
-from luthier.training.devices import choose_dtype, exact
+from luthier.training.devices import decided, settle
 from luthier.training.forecast import peak
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
-exact()
-experiment = Experiment.load(Path(sys.argv[1])).replace("training.patience", 1000)
-experiment = experiment.replace("training.dtype", choose_dtype(experiment.training.dtype))
+settle()
+experiment = decided(Experiment.load(Path(sys.argv[1])).replace("training.patience", 1000))
 intake = take_in(experiment.data, checks=())
 base = resolve(experiment.model.base)
 work = assemble(experiment, base, load_tokenizer(base), intake.records)

@@ -25,7 +25,7 @@ from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import Base, inspect, resolve
 from luthier.training.assemble import build, opened
-from luthier.training.devices import choose_dtype, exact
+from luthier.training.devices import decided, settle
 from luthier.training.steps import steps
 
 TOKENS = 2048
@@ -58,12 +58,12 @@ def conditions(out: Path) -> Iterator[tuple[str, int, Base, int, int, int]]:
 
 def cost(base: Base, length: int, rows: int, depth: int, count: int = 3) -> float:
     """Seconds a token: the median of a few steps after a first one."""
-    experiment = Experiment.of({
+    experiment = decided(Experiment.of({
         "data": {"path": "none", "task": "classification", "input": ["text"], "target": "label"}, "objective": {"kind": "classification", "labels": ["a", "b"]},
         "model": {"base": base.name, "dropout": 0.1}, "adaptation": {"kind": "freeze", "depth": depth} if depth else {"kind": "full"},
         "optimizer": {"kind": "adamw", "lr": 1e-4}, "schedule": {"kind": "linear"},
-        "training": {"batch_size": rows, "steps": 2 * count + 2, "dtype": choose_dtype("auto")},
-    })  # fmt: skip
+        "training": {"batch_size": rows, "steps": 2 * count + 2},
+    }))  # fmt: skip
     draws = np.random.Generator(np.random.Philox(0))
     examples = [
         Example(number, draws.integers(1000, 30000, length).tolist(), number % 2, Record(number + 1, {})) for number in range(rows * 2)
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    exact()
+    settle()
     file = asked.out / f"costs-{torch.get_num_threads()}-threads.jsonl"
     kept = [json.loads(line) for line in file.read_text().split("\n") if line] if file.exists() else []
     for turn in range(len(kept), asked.rounds):

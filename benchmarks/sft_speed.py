@@ -50,12 +50,12 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.studies.defaults import choose
 from luthier.training.assemble import assemble
-from luthier.training.devices import exact, choose_dtype
+from luthier.training.devices import settle, decided
 from luthier.training.steps import steps
-exact()
+settle()
 intake = take_in(Data(path=sys.argv[1], allow_leakage=True))
 experiment, _ = choose(intake, None, None, 1)
-experiment = experiment.replace("training.dtype", choose_dtype("auto")).replace("adaptation.kind", sys.argv[3])
+experiment = decided(experiment).replace("adaptation.kind", sys.argv[3])
 base = resolve("smollm2-135m")
 work = assemble(experiment, base, load_tokenizer(base), intake.records)
 count, tokens = int(sys.argv[2]), 0

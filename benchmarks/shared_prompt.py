@@ -21,7 +21,7 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.studies.defaults import choose
 from luthier.training.assemble import assemble
-from luthier.training.devices import choose_dtype, exact
+from luthier.training.devices import decided, settle
 from luthier.training.steps import steps
 
 ROWS = 200
@@ -47,7 +47,7 @@ def measured(data: Path, words: int, adaptation: str, pairs: int) -> dict[str, f
                 file.write(json.dumps({"messages": [*before, asked, {"role": "assistant", "content": row["output"]}]}) + "\n")
         intake = take_in(Data(path=str(path), allow_leakage=True), checks=())
     experiment, _ = choose(intake, None, None, 1)
-    experiment = experiment.replace("training.dtype", choose_dtype("auto")).replace("adaptation.kind", adaptation)
+    experiment = decided(experiment).replace("adaptation.kind", adaptation)
     base = resolve("smollm2-135m")
     work = assemble(experiment, base, load_tokenizer(base), intake.records)
     own, through, whole, speeds = work.model.past, 0, 0, ([], [])
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, nargs="+", default=[0, 50, 200, 600])
     parser.add_argument("--pairs", type=int, default=6)
     asked = parser.parse_args()
-    exact()
+    settle()
     done = known(asked.out)
     for adaptation in ("full", "lora"):
         for words in asked.words:

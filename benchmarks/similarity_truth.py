@@ -27,7 +27,7 @@ from luthier.models.store import resolve
 from luthier.pilot.similar import similar
 from luthier.studies.defaults import RATES, choose
 from luthier.studies.space import applied
-from luthier.training.devices import exact
+from luthier.training.devices import decided, settle
 from luthier.training.watchers import Signals
 from sets import files
 
@@ -101,7 +101,7 @@ def trained(asked: Any) -> None:
                 train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)
                 intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
                 experiment, _ = choose(intake, str(cut(asked.bases, base)), "decoder" if base.startswith("smol") else "encoder", asked.seed)
-                experiment = experiment.replace("training.dtype", "float32").replace("training.epochs", EPOCHS)
+                experiment = decided(experiment.replace("training.dtype", "float32").replace("training.epochs", EPOCHS))
                 if depth:
                     rate = RATES["encoder", "freeze"][0]
                     experiment = applied(experiment, {"adaptation.kind": "freeze", "adaptation.depth": depth, "optimizer.lr": rate})
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--depths", action="store_true", help="MiniLM's depths alone")
     parser.add_argument("--judge", action="store_true")
     asked = parser.parse_args()
-    exact()
+    settle()
     judged(asked) if asked.judge else trained(asked)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from light import begun, fit, known, note, told, way
-from luthier.training.devices import exact
+from luthier.training.devices import settle
 from luthier.training.watchers import Signals
 
 SETS = ("sst2", "trec", "subj", "customers")
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--judge", action="store_true")
     asked = parser.parse_args()
-    exact()
+    settle()
     judged(asked) if asked.judge else trained(asked)
 
 

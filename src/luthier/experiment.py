@@ -38,7 +38,9 @@ class Training(Component):
         description="each: an epoch sees every row once; balanced: every class equally often, rows of rare ones again. Classification only.",
     )
     micro_batch_tokens: int = Field(
-        default=4096, ge=1, description="Tokens that go through the model at once; memory, not results, depends on it."
+        default=0,
+        ge=0,
+        description="Tokens that go through the model at once; memory, not results, depends on it. 0 is replaced by what suits the machine, and written down.",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",

@@ -56,8 +56,8 @@ def test_an_optimizer_moves_as_torchs_does(kind: str, clip: float) -> None:
     plain = TORCHS[kind]([{"params": [theirs.weight], "weight_decay": 0.1}, {"params": [theirs.bias], "weight_decay": 0.0}])
     for step in range(5):
         values = torch.randn(4, 6)
-        (ours(values) ** 2).sum().backward()
-        masters.collect()
+        with masters.collecting():
+            (ours(values) ** 2).sum().backward()
         masters.step(4.0, 1.0 / (step + 1))
         plain.zero_grad()
         ((theirs(values) ** 2).sum() / 4).backward()

@@ -23,7 +23,7 @@ def processor() -> str:
     file = Path("/proc/cpuinfo")
     facts = dict(re.findall(r"^(cpu family|model|stepping)\s*:\s*(\S+)", file.read_text(), re.MULTILINE)) if file.exists() else {}
     torch_minor = ".".join(torch.__version__.split(".")[:2])
-    tiles = " with matrix units" if environment()["matrix_units"] else ""
+    units = environment()["bfloat16"]
     return (
         f"torch {torch_minor}, {environment()['processor']}{tiles}, {' '.join(f'{name} {value}' for name, value in sorted(facts.items()))}"
     )

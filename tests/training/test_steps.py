@@ -33,7 +33,7 @@ def experiment(task: str, base: str, **changes: Any) -> Experiment:
         "adaptation": {"kind": "full"},
         "optimizer": {"kind": "adamw", "lr": 1e-3, "weight_decay": 0.1},
         "schedule": {"kind": "linear", "warmup": 0.25},
-        "training": {"batch_size": 8, "steps": 4, "dtype": "float32"},
+        "training": {"batch_size": 8, "steps": 4, "dtype": "float32", "micro_batch_tokens": 4096},
     }
     made = Experiment.of(value)
     for path, given in changes.items():
@@ -197,8 +197,9 @@ def test_a_token_that_training_does_not_meet_is_read_but_not_moved(bases, record
     batch = work.objective.collate(work.train[:4], 1, 0)
     batch.flat["tokens"][2] = stranger
     with work.model.chance.keyed(1, 0, batch.index, batch.lengths):
-        work.objective.loss(work.model, batch).total.backward()
-    work.masters.collect()
+        loss = work.objective.loss(work.model, batch)
+    with work.masters.collecting():
+        loss.total.backward()
     found = work.masters.outer[EMBEDDING].grad
     assert found is not None
     assert torch.count_nonzero(found.abs().sum(1)) == len(set(batch.flat["tokens"].tolist()) - {stranger})

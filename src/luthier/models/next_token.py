@@ -31,16 +31,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         losses = said.new_empty(len(said), dtype=torch.float32)
         d_said = torch.empty_like(said) if learning and ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight) if learning and ctx.needs_input_grad[1] else None
+        rough = said.new_empty(min(chunk, len(said)), len(weight))  # written again for each chunk: fresh memory comes page by page
+        precise = rough if rough.dtype == torch.float32 else rough.float()
         for start in range(0, len(said), chunk):
             part = slice(start, start + chunk)
-            logits = (said[part] @ weight.t()).float()  # (chunk, vocabulary)
-            total = logits.logsumexp(-1)
-            losses[part] = total - logits.gather(1, target[part, None])[:, 0]
+            low, logits = rough[: len(said[part])], precise[: len(said[part])]  # (chunk, vocabulary)
+            torch.mm(said[part], weight.t(), out=low)
+            logits.copy_(low)
+            largest, right = logits.amax(-1), logits.gather(1, target[part, None])[:, 0]
+            share = torch.softmax(logits, -1, out=logits)
+            losses[part] = largest - share.amax(-1).log() - right  # of the likeliest token the share is one over the sum: no second pass of exponentials
             if d_said is None and d_weight is None:
                 continue
-            share = logits.sub_(total[:, None]).exp_()
             share.scatter_add_(1, target[part, None], share.new_full((len(share), 1), -1.0))
-            share = share.to(weight.dtype)
+            share = low.copy_(share)
             if d_said is not None:
                 d_said[part] = share @ weight
             if d_weight is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -47,6 +49,9 @@ class Masters:
         if copies:
             network.to(dtype)
         self.copies = copies
+        self._collecting = False
+        for name in self.inner if copies else self.met:
+            self._watch(name)
         self.before_moving: Callable[[], None] = lambda: None  # whoever still reads the weights puts a wait here
         buckets: dict[tuple[float, bool], list[str]] = {}
         for name, parameter in self.outer.items():
@@ -68,18 +73,37 @@ class Masters:
             return nn.Parameter(self.met[name].of(parameter))
         return nn.Parameter(parameter.detach().clone()) if copies else parameter
 
-    def collect(self) -> None:
-        """Add a micro-batch's gradients to the step's."""
-        for name, parameter in self.inner.items() if self.copies else ((name, self.inner[name]) for name in self.met):
-            if parameter.grad is not None:
-                master, gradient = self.outer[name], parameter.grad
-                if name in self.met:
-                    master.grad = self.met[name].add(torch.zeros_like(master) if master.grad is None else master.grad, gradient)
-                elif master.grad is None:
-                    master.grad = gradient.float()
-                else:
-                    master.grad += gradient
-                parameter.grad = None
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """While a micro-batch's gradients are made, add each to the step's as soon as it is whole: none waits until all are there."""
+        self._collecting = True
+        try:
+            yield
+        finally:
+            self._collecting = False
+
+    def _watch(self, name: str) -> None:
+        """Hear of a parameter's gradient; the parameter holds no reference back, so that both go when nobody needs them."""
+        take = weakref.WeakMethod(self._take)
+
+        def heard(parameter: Tensor) -> None:
+            taking = take()
+            if taking is not None:
+                taking(name, parameter)
+
+        self.inner[name].register_post_accumulate_grad_hook(heard)
+
+    def _take(self, name: str, parameter: Tensor) -> None:
+        if not self._collecting or parameter.grad is None:
+            return
+        master, gradient = self.outer[name], parameter.grad
+        parameter.grad = None
+        if name in self.met:
+            master.grad = self.met[name].add(self.met[name].zeros(master) if master.grad is None else master.grad, gradient)
+        elif master.grad is None:
+            master.grad = gradient.float()
+        else:
+            master.grad += gradient
 
     def forget(self) -> None:
         """Throw away the gradients of a step that could not be finished."""

@@ -18,10 +18,17 @@ class Met:
         self.tokens = tokens
         places = torch.arange(len(tokens), device=tokens.device)
         self.place = torch.full((size,), -1, device=tokens.device).index_copy_(0, tokens, places)  # -1: never met
+        self._zeros: Tensor | None = None  # these two are large and asked for in every step: fresh memory comes page by page
+        self._rounded: Tensor | None = None
 
     def of(self, table: Tensor) -> Tensor:
         """The rows that are met, # (vocabulary, width) → (met, width)"""
         return table.detach().index_select(0, self.tokens)
+
+    def zeros(self, rows: Tensor) -> Tensor:
+        """For a step's gradient, the same memory each time, # (met, width)"""
+        self._zeros = torch.zeros_like(rows, requires_grad=False) if self._zeros is None else self._zeros.zero_()
+        return self._zeros
 
     def add(self, rows: Tensor, gradient: Tensor) -> Tensor:
         """Add a table's sparse gradient to the rows that it is for, # (met, width)"""
@@ -43,4 +50,7 @@ class Met:
 
     def publish(self, rows: Tensor, table: Tensor) -> None:
         """Write the rows into the table, rounded to what it computes in."""
-        table.index_copy_(0, self.tokens, rows.to(table.dtype))
+        if rows.dtype != table.dtype:
+            self._rounded = torch.empty_like(rows, dtype=table.dtype, requires_grad=False) if self._rounded is None else self._rounded
+            rows = self._rounded.copy_(rows)
+        table.index_copy_(0, self.tokens, rows)

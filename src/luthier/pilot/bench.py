@@ -147,10 +147,10 @@ def bench(
         begin(study, experiment, intake, choices, face, budget=None, force=True)
         from luthier.pilot.complete import opened_way
         from luthier.pilot.stages.proving import proven
-        from luthier.training.devices import exact
+        from luthier.training.devices import settle
         from luthier.training.watchers import Signals
 
-        exact()
+        settle()
         with Signals() as signals:
             way, experiment = opened_way(study, experiment, intake, face, clock, signals)
             proven(way, experiment)

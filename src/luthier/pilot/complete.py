@@ -21,7 +21,7 @@ from luthier.pilot.stages.way import Way
 from luthier.pilot.trials.racing import searched, to_search
 from luthier.studies.plan import Asked
 from luthier.training.assemble import opened
-from luthier.training.devices import choose_dtype, differences, environment, exact, shared
+from luthier.training.devices import decided, differences, environment, settle, shared
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
@@ -53,7 +53,7 @@ def complete(
         NoGo: the small run says that the large one would be wasted.
         Stopped: a signal came; the run can be resumed.
     """
-    exact()
+    settle()
     asked = Asked.of(place)
     workers = asked.workers if asked and asked.backend == "processes" else 1
     with noted(place, clock), Signals() as signals, shared(workers):
@@ -111,8 +111,7 @@ def _settled(place: Run, experiment: Experiment, base: Base, inexact: Sequence[s
                 f"the weights of {base.name} are not those this experiment was made for",
                 "put the old base back, or empty model.fingerprint",
             )
-        dtype = choose_dtype(experiment.training.dtype)
-        settled = experiment.replace("training.dtype", dtype).replace("model.fingerprint", base.fingerprint)
+        settled = decided(experiment).replace("model.fingerprint", base.fingerprint)
         settled = settled.model_copy(update={"environment": now})
         write_file(place.folder / "experiment.yaml", settled.yaml())
         return settled

@@ -91,16 +91,16 @@ def measured_here(asked: str) -> None:
     from luthier.models.pretrained import load_tokenizer
     from luthier.models.store import resolve
     from luthier.training.assemble import assemble
-    from luthier.training.devices import choose_dtype, exact
+    from luthier.training.devices import decided, settle
     from luthier.training.forecast import forecast
 
     question = json.loads(asked)
-    exact()
+    settle()
     try:
         import yaml
 
         experiment = Experiment.of(yaml.safe_load(question["experiment"]))
-        experiment = experiment.replace("training.dtype", choose_dtype(experiment.training.dtype))
+        experiment = decided(experiment)
         intake = take_in(experiment.data, checks=())
         experiment = filled(experiment, intake)
         base = resolve(experiment.model.base)

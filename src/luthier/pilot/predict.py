@@ -101,13 +101,13 @@ def _open(bundle: str | Path) -> tuple[Any, Any, Any, dict[str, Any]]:
     from luthier.delivery.bundle import open_bundle
     from luthier.models.pretrained import load_tokenizer
     from luthier.models.store import resolve
-    from luthier.training.devices import exact
+    from luthier.training.devices import settle
 
     folder = Path(bundle)
     if not folder.exists():
         beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise ModelError(f"there is no bundle {bundle}", nearest(folder.name, beside))
-    exact()
+    settle()
     base = resolve(str(bundle))
     tokenizer = load_tokenizer(base)
     model, objective = open_bundle(base, tokenizer)

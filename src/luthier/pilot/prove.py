@@ -13,7 +13,7 @@ from luthier.models.store import resolve
 from luthier.pilot.stages.asking import written
 from luthier.pilot.stages.proving import served, told
 from luthier.training.assemble import build, opened
-from luthier.training.devices import choose_dtype, exact
+from luthier.training.devices import decided, settle
 from luthier.training.proofs.question import Proof
 from luthier.training.prove import prove as proofs_of
 
@@ -30,7 +30,7 @@ def prove(experiment: str | Path | Experiment, *, set: Sequence[str] = (), secon
     Raises:
         LuthierError: the experiment or its rows cannot be read.
     """
-    exact()
+    settle()
     face = face or Silent()
     experiment = written(experiment).set(*set)
     face.stage("data", experiment.data.path)
@@ -38,7 +38,7 @@ def prove(experiment: str | Path | Experiment, *, set: Sequence[str] = (), secon
     face.stage("base", experiment.model.base)
     base = resolve(experiment.model.base, face.say)
     tokenizer = load_tokenizer(base)
-    experiment = experiment.replace("training.dtype", choose_dtype(experiment.training.dtype))
+    experiment = decided(experiment)
     objective = opened(experiment, tokenizer)
     work = build(experiment, base, objective, objective.prepare(intake.records["train"]), objective.prepare(intake.records["validation"]))
     face.stage("proofs")

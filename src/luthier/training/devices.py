@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 from collections.abc import Iterator
@@ -13,18 +14,40 @@ from typing import Any
 import torch
 from torch.utils import deterministic
 
+from luthier.experiment import Experiment
+
+AT_ONCE, AT_ONCE_ACCELERATED = 1024, 16_384
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
+
+
+def decided(experiment: Experiment) -> Experiment:
+    """The experiment with what it leaves to the machine: what the model computes in, and how many tokens go through it at once.
+
+    More tokens at once than keep an accelerator's units busy, or than a processor's caches hold, only take memory.
+    """
+    training = experiment.training
+    at_once = training.micro_batch_tokens or (AT_ONCE_ACCELERATED if torch.cuda.is_available() else AT_ONCE)
+    return experiment.replace("training.dtype", choose_dtype(training.dtype)).replace("training.micro_batch_tokens", at_once)
+
 
 def choose_dtype(asked: str) -> str:
-    """What the model computes in, decided once.
+    """What the model computes in.
 
-    bfloat16 where the processor has matrix units for it (AMX tiles, or a GPU that supports it); without them bf16
-    products are several times slower than fp32 on a CPU.
+    bfloat16 where the processor has instructions for it (AMX tiles, AVX-512 BF16, or a GPU that supports it): its products
+    are then four to six times as fast as fp32; without them bf16 is several times slower on a CPU.
     """
     if asked != "auto":
         return asked
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+    return "float32" if bfloat16_units() == "none" else "bfloat16"
+
+
+def bfloat16_units() -> str:
+    """What of the processor multiplies in bf16: tiles, vectors, or none."""
+    if torch.cpu._is_amx_tile_supported():
+        return "tiles"
+    return "vectors" if torch.cpu._is_avx512_bf16_supported() else "none"
 
 
 def device() -> torch.device:
@@ -44,7 +67,7 @@ def environment() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "matrix_units": bool(torch.cpu._is_amx_tile_supported()),
+        "bfloat16": bfloat16_units(),
     }
 
 
@@ -64,13 +87,26 @@ def shared(workers: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def exact() -> None:
-    """Ask torch for the same bits each time."""
+def settle() -> None:
+    """Make torch give the same bits each time, and keep the memory that it will need again."""
+    _keep_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     # filling fresh memory with NaN finds bugs in torch, and costs a tenth of a step
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _keep_memory() -> None:
+    """Let freed memory stay with the process.
+
+    A step asks for the same large blocks as the one before. Given back to the system each time, they come again page by
+    page, filled with zeros: an eighth of a step.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library than glibc knows no mallopt
+        library = ctypes.CDLL(None)
+        library.mallopt(MMAP_THRESHOLD, 1 << 30)
+        library.mallopt(TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def available() -> int:

@@ -152,8 +152,8 @@ def _summed(work: Work, batch: Batch, number: int) -> tuple[float, float] | None
             with model.chance.keyed(seed, number, part.index, part.lengths):
                 loss = work.objective.loss(model, part)
             if loss.total.requires_grad:
-                loss.total.backward()
-            work.masters.collect()
+                with work.masters.collecting():
+                    loss.total.backward()
             total += float(loss.total.detach())
             count += loss.count
     except (RuntimeError, MemoryError) as problem:

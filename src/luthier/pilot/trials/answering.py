@@ -24,7 +24,7 @@ from luthier.studies.ends import trunk
 from luthier.studies.plan import Plan
 from luthier.studies.race import Trial
 from luthier.training.assemble import opened
-from luthier.training.devices import differences, exact
+from luthier.training.devices import differences, settle
 from luthier.training.watchers import Signals
 
 
@@ -60,7 +60,7 @@ def stable_of(study: str) -> Stable:
     plan = place.folder / "plan.yaml"
     if plan.exists() and Plan.load(plan).ends:
         experiment = trunk(experiment)
-    exact()
+    settle()
     torch.set_num_threads(experiment.environment["threads"])
     intake = take_in(experiment.data, checks=())
     base = resolve(experiment.model.base)
