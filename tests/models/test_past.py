@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from luthier.core.types import Batch
 from luthier.models.encode import layers
-from luthier.models.past import apart, same_past
-from luthier.models.pretrained import load_generator
-from tests.conftest import DECODERS
+from luthier.models.past import apart, filled, same_past
+from luthier.models.pretrained import load_classifier, load_generator
+from tests.conftest import DECODERS, ENCODERS
 
 ROWS = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 8, 11], [5, 6, 7, 8, 9, 10, 12], [30, 31, 32], [5, 6, 7, 8], [30, 31, 33, 34]]
 
@@ -62,6 +62,49 @@ def test_states_and_gradients_are_those_of_the_rows_alone(bases, family: str) ->
     assert set(gradients) == set(expected)
     for name, gradient in expected.items():
         assert float((gradients[name] - gradient).norm()) <= 1e-5 * float(gradient.norm()) + 1e-7, name
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_the_way_that_bf16_takes_through_attention_shares_as_well(bases, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_generator(bases(family), 0.0).train()
+    states, gradients = run_through(model, ROWS)
+    monkeypatch.setattr("luthier.models.packed._fused_pays", lambda query, packing: False)
+    others, found = run_through(model, ROWS)
+    assert torch.allclose(states, others, atol=1e-5)
+    for name, gradient in gradients.items():
+        assert float((found[name] - gradient).norm()) <= 1e-5 * float(gradient.norm()) + 1e-7, name
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("family", [*ENCODERS, *DECODERS])
+def test_filling_up_to_a_round_number_changes_neither_states_nor_gradients(bases, family: str, dropout: float) -> None:
+    batch, seen = batch_of(ROWS), []
+    model = (
+        load_generator(bases(family), dropout) if family in DECODERS else load_classifier(bases(family), ["a", "b"], "cls", dropout, 0)
+    ).train()
+    model.blocks[0].register_forward_pre_hook(
+        lambda block, given, named: seen.append((given or [named["hidden_states"]])[0].shape[1]), with_kwargs=True
+    )
+    shared, found = model.past, []
+    for past in (shared, lambda batch: filled(shared(batch), batch.flat["tokens"])):
+        model.past = past
+        with model.chance.keyed(1, 2, batch.index, batch.lengths):
+            found.append(run_through(model, ROWS))
+    (states, gradients), (others, theirs) = found
+    assert seen[0] < seen[1] == 32
+    assert torch.allclose(states, others, atol=1e-5)
+    for name, gradient in gradients.items():
+        assert float((theirs[name] - gradient).norm()) <= 1e-5 * float(gradient.norm()) + 1e-6, name
+
+
+def test_a_network_in_bf16_gets_round_numbers_and_one_in_fp32_its_own(bases) -> None:
+    model = load_classifier(bases("bert"), ["a", "b"], "cls", 0.0, 0)
+    assert model.past(batch_of(ROWS)) is None
+    model.network.to(torch.bfloat16)
+    past = model.past(batch_of(ROWS))
+    assert past is not None
+    assert len(past.kept) == 32
+    assert apart(torch.arange(32), past).tolist() == list(range(sum(map(len, ROWS))))
 
 
 def test_nothing_is_shared_where_dropout_acts_or_rows_have_nothing_in_common(bases) -> None:

@@ -84,6 +84,18 @@ def test_chunked_cross_entropy_equals_torchs_with_its_gradients() -> None:
     assert torch.allclose(each, cross_entropy(said @ weight.t(), target, reduction="none"), atol=1e-5)
 
 
+def test_a_token_that_was_held_impossible_costs_what_it_should() -> None:
+    """Its probability is zero in fp32, its loss is not infinite."""
+    said = torch.tensor([[300.0], [1.0]], requires_grad=True)
+    weight, target = torch.tensor([[1.0], [0.5], [-1.0]]), torch.tensor([2, 0])
+    total, each = next_token_loss(said, weight, target)
+    expected = cross_entropy(said.detach().double() @ weight.double().t(), target, reduction="none")
+    assert each.tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+    total.backward()
+    assert said.grad is not None
+    assert torch.isfinite(said.grad).all()
+
+
 def test_a_pair_of_columns_is_read_as_transformers_reads_pairs(bases, records) -> None:
     objective = experiment("classification", "bert").objective.open(load_tokenizer(bases("bert")), ("text", "label"), "label")  # type: ignore[attr-defined]
     example = objective.prepare(records[:1])[0]

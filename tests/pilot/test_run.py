@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import luthier
 from luthier.core.errors import DataError, ExperimentError, LuthierError, ModelError, NoGo, RunError, Stopped
@@ -295,9 +296,12 @@ def test_a_budget_cuts_the_steps_and_is_kept(bases, table: Path, tmp_path: Path)
         budget="20s",
         force=True,
     )
-    assert run.happened("cut_to_budget")
-    assert run.verdict["seconds"] <= 1.1 * 20  # type: ignore[index]
-    assert run.verdict["seconds"] >= 5  # type: ignore[index]
+    (cut,) = run.happened("cut_to_budget")
+    (forecast,) = (finding for finding in run.findings if finding.check == "forecast")
+    assert forecast.evidence["seconds"] < 20  # as measured before step one: the plan is kept, whatever else the machine does then
+    assert cut["wanted"] % 3000 == 0
+    assert 1 <= cut["steps"] < cut["wanted"]
+    assert yaml.safe_load((run.folder / "experiment.yaml").read_text())["training"]["steps"] == cut["steps"] == forecast.evidence["steps"]
 
 
 def test_a_row_cut_before_its_answer_is_said_and_breaks_nothing(bases, tmp_path: Path) -> None:
@@ -469,5 +473,5 @@ def test_another_time_zone_and_language_on_resume_change_nothing(finished: Run, 
     assert Run(tmp_path / "run").verdict is None
     there = {**os.environ, "TZ": "Asia/Kathmandu", "LC_ALL": "tr_TR.UTF-8", "LANG": "tr_TR.UTF-8"}
     asked = [sys.executable, "-m", "luthier", "resume", str(tmp_path / "run"), "--quiet"]
-    subprocess.run(asked, env=there, check=True, timeout=200, capture_output=True)
+    subprocess.run(asked, env=there, check=True, timeout=600, capture_output=True)
     assert weights(tmp_path / "run") == weights(finished.folder)

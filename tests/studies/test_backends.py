@@ -129,12 +129,12 @@ def test_a_stop_ends_the_workers_at_once(processes: Processes, tmp_path: Path) -
         if time.monotonic() - began > 1.5:
             raise KeyboardInterrupt
 
-    made, _ = race(tmp_path / "study", processes, 2, tmp_path / "mark", patience=60, poll=stop)
+    made, _ = race(tmp_path / "study", processes, 2, tmp_path / "mark", patience=600, poll=stop)
     made.trials = {0: Trial(0, {}, "default"), 4: Trial(4, {}, "prior")}
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         list(made._advanced([made.trials[4], made.trials[0]], Rung(0.5, 2, 1)))
-    assert time.monotonic() - began < 40  # the hung one alone would have been waited for longer
+    assert time.monotonic() - began < 300  # the hung one alone would have been waited for longer
     assert threading.active_count() < 10
 
 

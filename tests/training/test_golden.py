@@ -24,9 +24,7 @@ def processor() -> str:
     facts = dict(re.findall(r"^(cpu family|model|stepping)\s*:\s*(\S+)", file.read_text(), re.MULTILINE)) if file.exists() else {}
     torch_minor = ".".join(torch.__version__.split(".")[:2])
     units = environment()["bfloat16"]
-    return (
-        f"torch {torch_minor}, {environment()['processor']}{tiles}, {' '.join(f'{name} {value}' for name, value in sorted(facts.items()))}"
-    )
+    return f"torch {torch_minor}, {environment()['processor']}, bf16 {units}, {' '.join(f'{name} {value}' for name, value in sorted(facts.items()))}"
 
 
 @pytest.mark.parametrize("task", ["classification", "chat"])

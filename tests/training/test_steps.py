@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,27 @@ def test_the_vectors_of_tokens_that_no_row_has_stay_and_the_others_move_as_in_a_
     assert torch.equal(now[others], before[others])
     assert not torch.equal(now[met], before[met])
     assert torch.allclose(now[met].float(), expected[met].float(), atol=1e-5 if dtype == "float32" else 2e-3)
+
+
+def test_gradients_in_bf16_go_to_the_masters_as_they_come_and_stay_where_nobody_collects(bases, records) -> None:
+    work = work_for(bases, records, "classification", training__dtype="bfloat16")
+    batch = work.objective.collate(work.train[:4], 1, 0)
+    kept = []
+    for collecting in (False, True):
+        with work.model.chance.keyed(1, 0, batch.index, batch.lengths):
+            loss = work.objective.loss(work.model, batch)
+        with work.masters.collecting() if collecting else contextlib.nullcontext():
+            loss.total.backward()
+        inner = {name: parameter.grad for name, parameter in work.masters.inner.items()}
+        assert all((gradient is None) == collecting for name, gradient in inner.items() if name not in work.masters.met)
+        kept.append(inner if not collecting else {name: master.grad for name, master in work.masters.outer.items()})
+        for parameter in work.masters.inner.values():
+            parameter.grad = None
+    for name, gradient in kept[1].items():
+        if name not in work.masters.met:
+            assert gradient is not None, name
+            assert gradient.dtype == torch.float32, name
+            assert torch.equal(gradient, kept[0][name].float()), name
 
 
 def test_a_token_that_training_does_not_meet_is_read_but_not_moved(bases, records) -> None:

@@ -103,11 +103,11 @@ class Chance:
 
     @contextlib.contextmanager
     def laid_out(self, source: Tensor, rows: int) -> Iterator[None]:
-        """For the time of the context, the tokens are those of padded rows.
+        """For the time of the context, the tokens are those of padded rows, or of another stream.
 
         Args:
             source: where each place takes its token from, # (rows × length,)
-            rows: how many.
+            rows: how many; 0: a stream.
         """
         before, self.laid = self.tokens, rows
         if self.tokens is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from luthier.models.dropout import Chance, by_head, kept_scale, site_key
-from luthier.models.past import Past
+from luthier.models.past import Past, apart
 
 NAME = "luthier_packed"
 KEPT_LENGTH = 512
@@ -75,6 +75,7 @@ class Packing:
         causal: whether a token sees only those before it.
         chance: the keys for attention's dropout.
         dropout: its probability.
+        past: how the stream differs from the rows laid end to end, which the groups are made of.
     """
 
     groups: Sequence[Group]
@@ -82,6 +83,7 @@ class Packing:
     causal: bool
     chance: Chance
     dropout: float
+    past: Past | None = None
     _known: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def scatter(self, values: Sequence[Tensor]) -> Tensor:
@@ -107,7 +109,7 @@ def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: t
         chance: the keys for attention's dropout.
         dropout: its probability; 0 in eval mode.
         dtype: of the scores.
-        past: where the stream holds what rows begin with in common once.
+        past: how the stream differs from the rows laid end to end.
     """
     device = lengths.device
     sizes = lengths.tolist()
@@ -122,10 +124,7 @@ def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: t
         members.append(row)
     groups.append(_group(members, sizes, starts, device, dtype))
     back = torch.cat([group.source.index_select(0, group.place) for group in groups]).argsort()
-    if past is not None:
-        groups = [replace(group, source=past.place.index_select(0, group.source)) for group in groups]
-        back = back.index_select(0, past.kept)
-    return Packing(groups, back, causal, chance, dropout)
+    return Packing(groups, back, causal, chance, dropout, past)
 
 
 def _fits(length: int, longest: int, rows: int) -> bool:
@@ -232,10 +231,11 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
 
     It leaves out the half that is not seen and keeps no probabilities; query: (tokens, heads, width), key and value: (tokens, key heads, width).
     """
-    said = []
+    said, past = [], packing.past
     for group in packing.groups:
+        source = group.source if past is None else past.place.index_select(0, group.source)
         q, k, v = (
-            tensor.flatten(1).index_select(0, group.source).view(group.rows, group.length, -1, tensor.shape[-1]).transpose(1, 2)
+            tensor.flatten(1).index_select(0, source).view(group.rows, group.length, -1, tensor.shape[-1]).transpose(1, 2)
             for tensor in (query, key, value)
         )  # (rows, heads, length, width)
         mask = _seen(group.length, window, q.device) if 0 < window < group.length else None
@@ -243,7 +243,7 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
         said.append(rows.transpose(1, 2).reshape(group.rows * group.length, -1).index_select(0, group.place))
-    return torch.cat(said).index_select(0, packing.back).view(query.shape)
+    return torch.cat(said).index_select(0, packing.back if past is None else packing.back.index_select(0, past.kept)).view(query.shape)
 
 
 def _fused_pays(query: Tensor, packing: Packing) -> bool:
@@ -274,7 +274,9 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
     q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
     if packing.causal and packing.dropout == 0 and _fused_pays(q, packing):
         return _causal(q, k, v, packing, scale, window).unsqueeze(0), None
-    return cast(Tensor, _Attention.apply(q, k, v, packing, scale, site, window)).unsqueeze(0), None
+    q, k, v = (apart(tensor, packing.past) for tensor in (q, k, v))
+    said = cast(Tensor, _Attention.apply(q, k, v, packing, scale, site, window))
+    return (said if packing.past is None else said.index_select(0, packing.past.kept)).unsqueeze(0), None
 
 
 AttentionInterface.register(NAME, attention)

@@ -12,13 +12,15 @@ from torch import Tensor
 WORTH = 1 / 32
 """Of the tokens; where rows have less in common, the stream stays as it is."""
 
+ROUND = 32
+
 
 @dataclass(frozen=True)
 class Past:
-    """How a stream of rows becomes one in which every past stands once.
+    """How rows laid end to end become the stream that goes through the network: one in which every past stands once.
 
     Args:
-        kept: the tokens of the rows' stream that go through the network, # (kept tokens,)
+        kept: the tokens of the rows that go through the network, in their order, # (kept tokens,)
         place: for each token of the rows' stream, where among those its state is found, # (tokens,)
     """
 
@@ -47,6 +49,23 @@ def same_past(tokens: Tensor, lengths: Tensor) -> Past | None:
         return None
     device = tokens.device
     return Past(torch.from_numpy(kept).to(device), torch.from_numpy(np.searchsorted(kept, place)).to(device))
+
+
+def filled(past: Past | None, tokens: Tensor) -> Past | None:
+    """The same, filled up to a round number with copies of the first token, which nothing looks at.
+
+    A library that makes its product's code anew for each number of tokens it meets, and keeps it, then meets few numbers.
+
+    Args:
+        past: of the rows.
+        tokens: of all rows, end to end, # (tokens,)
+    """
+    going = len(tokens) if past is None else len(past.kept)
+    if going % ROUND == 0:
+        return past
+    every = torch.arange(len(tokens), device=tokens.device)
+    kept, place = (every, every) if past is None else (past.kept, past.place)
+    return Past(torch.cat([kept, kept.new_zeros(-going % ROUND)]), place)
 
 
 def apart(states: Tensor, past: Past | None) -> Tensor:

@@ -21,7 +21,7 @@ from luthier.core.types import Batch
 from luthier.models import packed, padded
 from luthier.models.dropout import Dropout, attach
 from luthier.models.modes import evaluating
-from luthier.models.past import Past, apart, same_past
+from luthier.models.past import Past, apart, filled, same_past
 from luthier.models.prefix import Prefix
 from luthier.models.store import ENCODERS, PADDED, Base
 
@@ -117,13 +117,20 @@ class PackedNetwork(nn.Module):
         return apart((seen[0][0] if boxed else seen[0])[0], past), boxed
 
     def past(self, batch: Batch) -> Past | None:
-        """What rows begin with in common, and so goes through the network once; None where it would differ from row to row.
+        """What goes through the network: what rows begin with in common once, and a round number of tokens where that is faster.
 
-        That is where a token sees those behind it too, and where dropout acts.
+        Nothing is common where it would differ from row to row: where a token sees those behind it too, and where dropout acts.
 
         Args:
             batch: as for `hidden`.
         """
+        shared = self._shared(batch)
+        weight = next(self.network.parameters())
+        if not self.packs or weight.dtype == torch.float32 or weight.is_cuda:
+            return shared
+        return filled(shared, batch.flat["tokens"])
+
+    def _shared(self, batch: Batch) -> Past | None:
         if not self.causal or "segments" in batch.flat:
             return None
         if self.training and (self.dropout or any(isinstance(module, Dropout) and module.p for module in self.network.modules())):
@@ -142,13 +149,16 @@ class PackedNetwork(nn.Module):
             return padded.through(self.body, tokens, lengths, self.chance)
         starts = lengths.cumsum(0) - lengths
         positions = torch.arange(len(tokens), device=tokens.device) - starts.repeat_interleave(lengths)
+        named = {"input_ids": tokens, "position_ids": positions + self.first_position}
+        if "segments" in batch.flat:
+            named["token_type_ids"] = batch.flat["segments"]
         if past is not None:
-            tokens, positions = tokens.index_select(0, past.kept), positions.index_select(0, past.kept)
+            named = {name: each.index_select(0, past.kept) for name, each in named.items()}
         packing = packed.pack(lengths, self.causal, self.chance, self.dropout, next(self.network.parameters()).dtype, past)
-        more: dict[str, Any] = {"token_type_ids": batch.flat["segments"][None]} if "segments" in batch.flat else {}
-        if self.causal:
-            more["use_cache"] = False
-        output = self.body(input_ids=tokens[None], position_ids=positions[None] + self.first_position, packing=packing, **more)
+        more: dict[str, Any] = {"use_cache": False} if self.causal else {}
+        keys_differ = past is not None and self.training  # in eval mode any keys are those of other rows, and not asked for
+        with self.chance.laid_out(past.kept, 0) if keys_differ else contextlib.nullcontext():
+            output = self.body(**{name: each[None] for name, each in named.items()}, packing=packing, **more)
         return output.last_hidden_state[0]
 
     def vectors(self, batch: Batch, pooling: str) -> Tensor:

@@ -89,6 +89,7 @@ def shared(workers: int) -> Iterator[None]:
 
 def settle() -> None:
     """Make torch give the same bits each time, and keep the memory that it will need again."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")  # its 1,024 kept kernels, one for each shape, come to a gigabyte
     _keep_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

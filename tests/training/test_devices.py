@@ -1,0 +1,39 @@
+"""What is left to the machine is decided once."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import pytest
+import torch
+
+from luthier.training import devices
+from luthier.training.devices import decided, settle
+from tests.training.test_steps import experiment
+
+
+@pytest.mark.parametrize(("tiles", "vectors", "dtype"), [(True, True, "bfloat16"), (False, True, "bfloat16"), (False, False, "float32")])
+def test_bf16_is_chosen_where_the_processor_multiplies_it_and_what_is_asked_for_stays(
+    monkeypatch: pytest.MonkeyPatch, tiles: bool, vectors: bool, dtype: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
+    left = decided(experiment("classification", "bert", training__dtype="auto", training__micro_batch_tokens=0))
+    assert (left.training.dtype, left.training.micro_batch_tokens) == (dtype, devices.AT_ONCE)
+    asked = decided(experiment("classification", "bert", training__dtype="float32", training__micro_batch_tokens=70))
+    assert (asked.training.dtype, asked.training.micro_batch_tokens) == ("float32", 70)
+    assert decided(left) == left
+
+
+@pytest.mark.skipif(os.name != "posix" or "glibc" not in os.confstr("CS_GNU_LIBC_VERSION"), reason="another C library")
+def test_a_large_block_that_was_freed_is_had_again_without_new_pages() -> None:
+    settle()
+    pages = []
+    for _ in range(6):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = torch.ones(16_000_000)  # 64 MB
+        del block
+        pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert min(pages[1:]) < 1000  # 15,625 of 4 KiB when they come anew
