@@ -156,8 +156,8 @@ class PackedNetwork(nn.Module):
             named = {name: each.index_select(0, past.kept) for name, each in named.items()}
         packing = packed.pack(lengths, self.causal, self.chance, self.dropout, next(self.network.parameters()).dtype, past)
         more: dict[str, Any] = {"use_cache": False} if self.causal else {}
-        keys_differ = past is not None and self.training  # in eval mode any keys are those of other rows, and not asked for
-        with self.chance.laid_out(past.kept, 0) if keys_differ else contextlib.nullcontext():
+        learning = past if self.training else None  # in eval mode any keys are those of other rows, and not asked for
+        with self.chance.laid_out(learning.kept, 0) if learning else contextlib.nullcontext():
             output = self.body(**{name: each[None] for name, each in named.items()}, packing=packing, **more)
         return output.last_hidden_state[0]
 
