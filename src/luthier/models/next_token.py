@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def next_token_loss(said: Tensor, weight: Tensor, target: Tensor, chunk: int = 512) -> tuple[Tensor, Tensor]:
+def next_token_loss(said: Tensor, weight: Tensor, target: Tensor, chunk: int = 256) -> tuple[Tensor, Tensor]:
     """Cross-entropy, summed and of each position.
 
     Args:

@@ -18,6 +18,7 @@ from luthier.experiment import Experiment
 
 AT_ONCE, AT_ONCE_ACCELERATED = 1024, 16_384
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
+VERY_LARGE = 1 << 24
 
 
 def decided(experiment: Experiment) -> Experiment:
@@ -101,12 +102,12 @@ def settle() -> None:
 def _keep_memory() -> None:
     """Let freed memory stay with the process.
 
-    A step asks for the same large blocks as the one before. Given back to the system each time, they come again page by
-    page, filled with zeros: an eighth of a step.
+    A step asks for the same blocks as the one before. Given back to the system each time, they come again page by page,
+    filled with zeros: an eighth of a step. Only the few that are very large still go, so that no holes of theirs remain.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library than glibc knows no mallopt
         library = ctypes.CDLL(None)
-        library.mallopt(MMAP_THRESHOLD, 1 << 30)
+        library.mallopt(MMAP_THRESHOLD, VERY_LARGE)
         library.mallopt(TRIM_THRESHOLD, (1 << 31) - 1)
 
 
