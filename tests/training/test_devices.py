@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import platform
 import subprocess
 import sys
 
@@ -40,8 +40,8 @@ for _ in range(3):
 """
 
 
-@pytest.mark.skipif("glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="another C library")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_blocks_that_were_freed_are_had_again_without_new_pages() -> None:
     """64 MB are 15,625 pages; a process that was not settled asks for them twice."""
     _, *later = map(int, subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True).stdout.split())
-    assert sum(later) < 5_000
+    assert sum(later) < 12_000
