@@ -108,13 +108,13 @@ def test_the_bundle_loads_in_transformers_and_gives_the_same_answers(finished: R
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = [json.loads(line)["text"] for line in table.read_text().splitlines()[:20]]
-    ours = luthier.predict(folder, texts)
+    ours, close = luthier.predict(folder, texts), 1e-5 if model.dtype == torch.float32 else 1e-2  # bf16 has three digits
     for text, row in zip(texts, ours, strict=True):
         with torch.no_grad():
             theirs = model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False)).logits.softmax(-1)[0]
         for number, label in model.config.id2label.items():
-            assert row["probabilities"][label] == pytest.approx(float(theirs[number]), abs=1e-5)
-        assert row["label"] == model.config.id2label[int(theirs.argmax())]
+            assert row["probabilities"][label] == pytest.approx(float(theirs[number]), abs=close)
+        assert row["label"] == model.config.id2label[int(theirs.argmax())] or abs(float(theirs.max()) - 0.5) < close
 
 
 def test_the_bundle_scores_the_test_rows_as_the_verdict_did(finished: Run, table: Path) -> None:

@@ -16,6 +16,7 @@ from luthier.adaptation.lora_layer import merge, save_adapter
 from luthier.core.errors import ModelError
 from luthier.core.run import file_hash, writing
 from luthier.experiment import Experiment
+from luthier.models.precision import compute_in
 from luthier.models.pretrained import Classifier, PackedNetwork
 from luthier.models.store import KEPT_FILES, Base
 
@@ -114,4 +115,4 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[PackedNetwork, Any]:
         model: PackedNetwork = load_classifier(base, list(spec.labels), about["pooling"], 0.0, 0)
     else:
         model = load_generator(base, 0.0)
-    return model.to(getattr(torch, about["dtype"])).eval(), objective
+    return compute_in(model, getattr(torch, about["dtype"])).eval(), objective

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luthier.models.precision import compute_in
 from luthier.optim.met import Met
 from luthier.optim.optimizers import decays
 
@@ -47,7 +48,7 @@ class Masters:
         copies = dtype != torch.float32
         self.outer: dict[str, Tensor] = {name: self._outer(name, parameter, copies) for name, parameter in self.inner.items()}
         if copies:
-            network.to(dtype)
+            compute_in(network, dtype)
         self.copies = copies
         self._collecting = False
         for name in self.inner if copies else self.met:
@@ -84,14 +85,16 @@ class Masters:
 
     def _watch(self, name: str) -> None:
         """Hear of a parameter's gradient; the parameter holds no reference back, so that both go when nobody needs them."""
-        take = weakref.WeakMethod(self._take)
+        take, parameter = weakref.WeakMethod(self._take), self.inner[name]
 
         def heard(parameter: Tensor) -> None:
             taking = take()
             if taking is not None:
                 taking(name, parameter)
 
-        self.inner[name].register_post_accumulate_grad_hook(heard)
+        moving = parameter.requires_grad
+        parameter.requires_grad_(True).register_post_accumulate_grad_hook(heard)  # one that moves later is heard of then
+        parameter.requires_grad_(moving)
 
     def _take(self, name: str, parameter: Tensor) -> None:
         if not self._collecting or parameter.grad is None:

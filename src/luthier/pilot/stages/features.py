@@ -12,6 +12,7 @@ import torch
 from luthier.core.types import Example
 from luthier.experiment import Experiment
 from luthier.models.encode import unit_rows
+from luthier.models.precision import compute_in
 from luthier.pilot.stages.way import Way
 from luthier.training.assemble import load_model
 
@@ -32,7 +33,7 @@ class Features:
         self.model: Any = None
 
     def __enter__(self) -> Features:
-        self.model = load_model(self.experiment, self.way.base).to(getattr(torch, self.experiment.training.dtype)).eval()
+        self.model = compute_in(load_model(self.experiment, self.way.base), getattr(torch, self.experiment.training.dtype)).eval()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:

@@ -16,6 +16,7 @@ from luthier.evaluation.metrics import calibration, confusion, per_class
 from luthier.evaluation.score import score
 from luthier.evaluation.verdict import decide, finding
 from luthier.experiment import Experiment
+from luthier.models.precision import compute_in
 from luthier.pilot.stages.features import Features
 from luthier.pilot.stages.samples import compared
 from luthier.pilot.stages.way import Way
@@ -59,7 +60,7 @@ def judged(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -
 @contextlib.contextmanager
 def _chat_rivals(way: Way, experiment: Experiment) -> Iterator[Rivals]:
     """The untouched base, and word frequencies that copy."""
-    untouched = load_model(experiment, way.base).to(getattr(torch, experiment.training.dtype)).eval()
+    untouched = compute_in(load_model(experiment, way.base), getattr(torch, experiment.training.dtype)).eval()
     trivial = baselines.copier(way.examples("train"), way.examples("validation"), len(way.tokenizer))
     yield [
         (f"{way.base.name}, untouched", lambda test: score(untouched, way.objective, test, poll=way.signals.poll)),
