@@ -40,9 +40,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits.copy_(low)
             largest, right = logits.amax(-1), logits.gather(1, target[part, None])[:, 0]
             share = torch.softmax(logits, -1, out=logits)
-            losses[part] = (
-                largest - share.amax(-1).log() - right
-            )  # of the likeliest token the share is one over the sum: no second pass of exponentials
+            # of the likeliest token the share is one over the sum of exponentials: no second pass for that sum
+            losses[part] = largest - share.amax(-1).log() - right
             if d_said is None and d_weight is None:
                 continue
             share.scatter_add_(1, target[part, None], share.new_full((len(share), 1), -1.0))

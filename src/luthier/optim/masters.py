@@ -85,16 +85,16 @@ class Masters:
 
     def _watch(self, name: str) -> None:
         """Hear of a parameter's gradient; the parameter holds no reference back, so that both go when nobody needs them."""
-        take, parameter = weakref.WeakMethod(self._take), self.inner[name]
+        take, watched = weakref.WeakMethod(self._take), self.inner[name]
 
         def heard(parameter: Tensor) -> None:
             taking = take()
             if taking is not None:
                 taking(name, parameter)
 
-        moving = parameter.requires_grad
-        parameter.requires_grad_(True).register_post_accumulate_grad_hook(heard)  # one that moves later is heard of then
-        parameter.requires_grad_(moving)
+        moving = watched.requires_grad
+        watched.requires_grad_(True).register_post_accumulate_grad_hook(heard)  # one that moves later is heard of then
+        watched.requires_grad_(moving)
 
     def _take(self, name: str, parameter: Tensor) -> None:
         if not self._collecting or parameter.grad is None:
