@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from luthier.core.types import Batch
-from luthier.models.dropout import Chance, Dropout, keep_mask, scale_kept
+from luthier.models.dropout import Chance, Dropout, kept_scale, scale_kept
 from luthier.models.pretrained import load_classifier
 from tests.models.test_packed import LENGTHS, batch_of
 
@@ -20,7 +20,7 @@ def keys(count: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("probability", [0.05, 0.1, 0.5])
 def test_the_share_that_is_kept_is_the_one_asked_for(probability: float) -> None:
-    kept = keep_mask(keys(4000), 384, probability).float()
+    kept = kept_scale(keys(4000), 384, probability, torch.float32) / scale_kept(probability)
     sd = (probability * (1 - probability) / kept.numel()) ** 0.5
     assert abs(float(kept.mean()) - (1 - probability)) < 5 * sd
     assert float((kept.mean(0) - (1 - probability)).abs().max()) < 6 * (probability * (1 - probability) / 4000) ** 0.5
@@ -28,11 +28,19 @@ def test_the_share_that_is_kept_is_the_one_asked_for(probability: float) -> None
 
 
 def test_neighbouring_entries_rows_and_sites_are_not_correlated() -> None:
-    kept = keep_mask(keys(2000), 256, 0.5).float() - 0.5
-    other = keep_mask(keys(2000) ^ 12345, 256, 0.5).float() - 0.5
+    kept = kept_scale(keys(2000), 256, 0.5, torch.float32) / scale_kept(0.5) - 0.5
+    other = kept_scale(keys(2000) ^ 12345, 256, 0.5, torch.float32) / scale_kept(0.5) - 0.5
     size = 5 * 0.25 / kept.numel() ** 0.5
     for one, two in ((kept[:, 1:], kept[:, :-1]), (kept[:, 2:], kept[:, :-2]), (kept[1:], kept[:-1]), (kept, other)):
         assert abs(float((one * two).mean())) < size
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [1, 47, 48])
+def test_in_half_the_bits_the_same_entries_are_kept(dtype: torch.dtype, width: int) -> None:
+    half = kept_scale(keys(50), width, 0.3, dtype)
+    assert half.shape == (50, width) and half.dtype == dtype and half.is_contiguous()
+    assert torch.equal(half, kept_scale(keys(50), width, 0.3, torch.float32).to(dtype))
 
 
 def test_the_mean_stays() -> None:

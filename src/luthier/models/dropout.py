@@ -28,7 +28,16 @@ def _columns(count: int) -> Tensor:
     return torch.from_numpy(_signed(mix("dropout column", np.arange(count))))
 
 
-def keep_mask(keys: Tensor, width: int, probability: float) -> Tensor:
+def _number(value: int) -> Tensor:
+    """As torch takes it without making a tensor of it and converting that, each time."""
+    return torch.tensor(value, dtype=torch.int32)
+
+
+_SHIFTS = tuple((_number(shift), _number((1 << (32 - shift)) - 1)) for shift in (15, 16))
+_FACTORS = tuple(map(_number, _MULTIPLIERS))
+
+
+def _kept(keys: Tensor, width: int, probability: float) -> Tensor:
     """Which of `width` entries a row keeps; it depends on the row's key and the entry's place alone.
 
     The words are hashed with the two-round multiply-xorshift of "hash prospector" (lowbias32) and each gives two
@@ -40,15 +49,13 @@ def keep_mask(keys: Tensor, width: int, probability: float) -> Tensor:
         probability: share that is dropped, 0 ≤ p < 1.
 
     Returns:
-        True where the entry is kept, # (…, width)
+        1 where the entry is kept, else 0, # (…, width rounded up to an even number) int16
     """
     word = keys.unsqueeze(-1) ^ _columns(-(-width // 2)).to(keys.device)
-    word *= _MULTIPLIERS[0]
-    word ^= (word >> 15) & 0x1FFFF
-    word *= _MULTIPLIERS[1]
-    word ^= (word >> 16) & 0xFFFF
-    draws = word.view(torch.int16)[..., :width]
-    return draws >= round(probability * LEVELS) - LEVELS // 2
+    for factor, (shift, positive) in zip(_FACTORS, _SHIFTS, strict=True):
+        word *= factor
+        word ^= (word >> shift).bitwise_and_(positive)
+    return word.view(torch.int16).ge_(round(probability * LEVELS) - LEVELS // 2)
 
 
 def scale_kept(probability: float) -> float:
@@ -57,8 +64,15 @@ def scale_kept(probability: float) -> float:
 
 
 def kept_scale(keys: Tensor, width: int, probability: float, dtype: torch.dtype) -> Tensor:
-    """What dropout multiplies by: 0, or what keeps the mean; see `keep_mask` for the arguments."""
-    return keep_mask(keys, width, probability).to(dtype).mul_(scale_kept(probability))
+    """What dropout multiplies by: 0, or what keeps the mean, # (…, width); see `_kept` for the other arguments."""
+    kept, scale = _kept(keys, width, probability), scale_kept(probability)
+    if dtype.itemsize == kept.itemsize:  # the one number's bits in place of the ones: a conversion costs ten times that
+        return kept.mul_(_bits(scale, dtype)).view(dtype)[..., :width].contiguous()
+    return kept[..., :width].to(dtype).mul_(scale)
+
+
+def _bits(value: float, dtype: torch.dtype) -> int:
+    return int(torch.tensor(value, dtype=dtype).view(torch.int16))
 
 
 @dataclass

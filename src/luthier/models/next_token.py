@@ -7,6 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+PRECISE = 64
+"""Positions whose logits exist in fp32 at once: few enough to stay in a processor's caches."""
+
 
 def next_token_loss(said: Tensor, weight: Tensor, target: Tensor, chunk: int = 256) -> tuple[Tensor, Tensor]:
     """Cross-entropy, summed and of each position.
@@ -30,26 +33,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, said: Tensor, weight: Tensor, target: Tensor, chunk: int, learning: bool) -> tuple[Tensor, Tensor]:
         losses = said.new_empty(len(said), dtype=torch.float32)
         d_said = torch.empty_like(said) if learning and ctx.needs_input_grad[0] else None
-        d_weight = torch.zeros_like(weight) if learning and ctx.needs_input_grad[1] else None
-        rough = said.new_empty(min(chunk, len(said)), len(weight))  # written again for each chunk: fresh memory comes page by page
-        precise = rough if rough.dtype == torch.float32 else rough.float()
+        d_weight = None
+        room = said.new_empty(min(chunk, len(said)), len(weight))  # written again for each chunk: fresh memory comes page by page
         for start in range(0, len(said), chunk):
             part = slice(start, start + chunk)
-            low, logits = rough[: len(said[part])], precise[: len(said[part])]  # (chunk, vocabulary)
-            torch.mm(said[part], weight.t(), out=low)
-            logits.copy_(low)
-            largest, right = logits.amax(-1), logits.gather(1, target[part, None])[:, 0]
-            share = torch.softmax(logits, -1, out=logits)
-            # of the likeliest token the share is one over the sum of exponentials: no second pass for that sum
-            losses[part] = largest - share.amax(-1).log() - right
-            if d_said is None and d_weight is None:
-                continue
-            share.scatter_add_(1, target[part, None], share.new_full((len(share), 1), -1.0))
-            share = low.copy_(share)
+            logits = torch.mm(said[part], weight.t(), out=room[: len(said[part])])  # (chunk, vocabulary)
+            losses[part] = _to_gradient(logits, target[part])
             if d_said is not None:
-                d_said[part] = share @ weight
-            if d_weight is not None:
-                d_weight.addmm_(share.t(), said[part])
+                d_said[part] = logits @ weight
+            if learning and ctx.needs_input_grad[1]:
+                d_weight = logits.t() @ said[part] if d_weight is None else d_weight.addmm_(logits.t(), said[part])
+        if learning and ctx.needs_input_grad[1] and d_weight is None:
+            d_weight = torch.zeros_like(weight)
         ctx.gradients = d_said, d_weight
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
@@ -62,3 +57,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if float(factor) != 1.0:
             d_said, d_weight = (None if gradient is None else gradient.mul_(factor.to(gradient.dtype)) for gradient in (d_said, d_weight))
         return d_said, d_weight, None, None, None
+
+
+def _to_gradient(logits: Tensor, target: Tensor) -> Tensor:
+    """What each position loses; its logits become the loss's gradient, # (positions, vocabulary) → (positions,) fp32"""
+    losses = []
+    for low, right in zip(logits.split(PRECISE), target.split(PRECISE), strict=True):
+        precise = low.float()
+        largest, hit = precise.amax(-1), precise.gather(1, right[:, None])[:, 0]
+        share = torch.softmax(precise, -1, out=precise)
+        # of the likeliest token the share is one over the sum of exponentials: no second pass for that sum
+        losses.append(largest - share.amax(-1).log() - hit)
+        low.copy_(share.scatter_add_(1, right[:, None], share.new_full((len(share), 1), -1.0)))
+    return torch.cat(losses)

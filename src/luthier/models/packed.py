@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -159,7 +160,7 @@ class _Attention(torch.autograd.Function):
             mask = _kept(share, group, packing, site)
             used = share if mask is None else share * mask
             said.append(_fold(used @ v, group))
-            kept.append((q, k, v, share if group.length <= KEPT_LENGTH else None, mask))
+            kept.append((q, k, v, mask, *((share, used) if group.length <= KEPT_LENGTH else (None, None))))
         ctx.packing, ctx.scale, ctx.window, ctx.kept = packing, scale, window, kept
         return packing.scatter(said)
 
@@ -168,11 +169,11 @@ class _Attention(torch.autograd.Function):
         packing: Packing = ctx.packing
         gradient = gradients[0].contiguous()
         d_query, d_key, d_value = [], [], []
-        for group, (q, k, v, share, mask) in zip(packing.groups, ctx.kept, strict=True):
+        for group, (q, k, v, mask, share, used) in zip(packing.groups, ctx.kept, strict=True):
             if share is None:
                 share = _probabilities(q, k, group, packing.causal, ctx.window)
+                used = share if mask is None else share * mask
             d_out = _unfold(group.gather(gradient, clear=True), k.shape[1])
-            used = share if mask is None else share * mask
             d_value.append(used.transpose(-1, -2) @ d_out)
             d_share = d_out @ v.transpose(-1, -2)
             if mask is not None:
@@ -198,13 +199,20 @@ def _fold(values: Tensor, group: Group) -> Tensor:
 def _probabilities(q: Tensor, k: Tensor, group: Group, causal: bool, window: int) -> Tensor:
     """What each token looks at, # (rows, key heads, shared × length, length)"""
     score = _unfold(q, k.shape[1]) @ k.transpose(-1, -2)
-    if group.mask is not None:
+    length = group.length
+    if causal:  # padding comes last, so no token sees it
+        score.view(*score.shape[:2], -1, length, length).add_(_unseen(length, window, score.dtype, score.device))
+    elif group.mask is not None:
         score += group.mask
-    if causal:
-        length = group.length
-        seen = _seen(length, window, q.device)
-        score.view(*score.shape[:2], -1, length, length).masked_fill_(~seen, torch.finfo(score.dtype).min)
-    return score.softmax(-1)
+    precise = score if score.is_cuda else score.float()  # in bf16 a processor's own softmax takes three times as long
+    return torch.softmax(precise, -1, out=precise).to(score.dtype)
+
+
+@lru_cache(64)
+def _unseen(length: int, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What is added to the scores so that each place looks at what it may see alone, # (length, length)"""
+    hidden = torch.zeros(length, length, dtype=dtype, device=device)
+    return hidden.masked_fill_(~_seen(length, window, device), torch.finfo(dtype).min)
 
 
 def _seen(length: int, window: int, device: torch.device) -> Tensor:

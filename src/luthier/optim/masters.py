@@ -15,6 +15,11 @@ from luthier.optim.met import Met
 from luthier.optim.optimizers import decays
 
 MET = "/met"
+LARGE = 1 << 22
+"""Of numbers: where the heap has no room for more (see `training.devices`), freed memory of that size goes back to the system."""
+
+PIECE = 1 << 18
+"""Numbers that are added at once."""
 
 
 class Masters:
@@ -51,6 +56,7 @@ class Masters:
             compute_in(network, dtype)
         self.copies = copies
         self._collecting = False
+        self._rooms: dict[str, Tensor] = {}
         for name in self.inner if copies else self.met:
             self._watch(name)
         self.before_moving: Callable[[], None] = lambda: None  # whoever still reads the weights puts a wait here
@@ -103,10 +109,22 @@ class Masters:
         parameter.grad = None
         if name in self.met:
             master.grad = self.met[name].add(self.met[name].zeros(master) if master.grad is None else master.grad, gradient)
-        elif master.grad is None:
-            master.grad = gradient.float()
+            return
+        gradient = gradient.to_dense() if gradient.is_sparse else gradient
+        if master.grad is None:
+            master.grad = self._room(name, master).copy_(gradient)
         else:
-            master.grad += gradient
+            rows = max(1, PIECE * len(gradient) // gradient.numel())
+            for total, piece in zip(master.grad.split(rows), gradient.split(rows), strict=True):
+                total += piece  # a sum of two precisions makes a copy first, of as much as is added at once
+
+    def _room(self, name: str, master: Tensor) -> Tensor:
+        """Where a step's gradient goes; for the largest the same memory each time, because fresh memory comes page by page."""
+        if master.numel() < LARGE:
+            return torch.empty_like(master, requires_grad=False)
+        if name not in self._rooms:
+            self._rooms[name] = torch.empty_like(master, requires_grad=False)
+        return self._rooms[name]
 
     def forget(self) -> None:
         """Throw away the gradients of a step that could not be finished."""
@@ -130,7 +148,7 @@ class Masters:
             return 0.0
         norm = float(torch.nn.utils.get_total_norm(gradients)) / count
         shrink = min(1.0, self.spec.clip / (norm + 1e-6)) if self.spec.clip else 1.0
-        torch.ops.aten._foreach_mul_.Scalar(gradients, shrink / count)
+        torch.ops.aten._foreach_mul_.Tensor(gradients, torch.tensor(shrink / count, device=gradients[0].device))
         for group, (scale, _) in zip(self.optimizer.param_groups, self.groups, strict=True):
             group["lr"] = self.spec.lr * scale * factor
         self.optimizer.step()

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import resource
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,8 @@ from luthier.experiment import Experiment
 AT_ONCE, AT_ONCE_ACCELERATED = 1024, 16_384
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
 VERY_LARGE = 1 << 24
+MADV_HUGEPAGE = 14  # Linux's mman.h
+HEAP = 8 << 30
 
 
 def decided(experiment: Experiment) -> Experiment:
@@ -93,7 +96,7 @@ def settle() -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")  # its 1,024 kept kernels, one for each shape, come to a gigabyte
     _keep_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch._C._set_deterministic_algorithms(True, warn_only=True)  # torch's own call of it loads a compiler first: a second, and 70 MB
     torch.backends.cudnn.benchmark = False
     # filling fresh memory with NaN finds bugs in torch, and costs a tenth of a step
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
@@ -103,12 +106,51 @@ def _keep_memory() -> None:
     """Let freed memory stay with the process.
 
     A step asks for the same blocks as the one before. Given back to the system each time, they come again page by page,
-    filled with zeros: an eighth of a step. Only the few that are very large still go, so that no holes of theirs remain.
+    filled with zeros: an eighth of a step.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library than glibc knows no mallopt
         library = ctypes.CDLL(None)
         library.mallopt(MMAP_THRESHOLD, VERY_LARGE)
-        library.mallopt(TRIM_THRESHOLD, (1 << 31) - 1)
+        library.mallopt(TRIM_THRESHOLD, -1)
+        _in_large_pages(library)
+
+
+def _in_large_pages(library: Any) -> None:
+    """Let the heap come in pages of 2 MiB, where the system has such on request.
+
+    In a virtual machine a page costs microseconds when it comes, and time whenever it is looked up. One request speaks for
+    the addresses that the heap has by then, so it is given many at once (addresses, not memory); where those are rationed
+    it stays as it is.
+    """
+    start, end = _heap()
+    wanted = min(HEAP, available() // 2)
+    if not start or end - start >= wanted or _addresses_are_rationed():
+        return
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    blocks = [library.malloc(VERY_LARGE // 2) for _ in range((wanted - (end - start)) // (VERY_LARGE // 2))]
+    start, end = _heap()
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    library.madvise(start, end - start, MADV_HUGEPAGE)
+    for block in blocks:
+        library.free(block)
+
+
+def _heap() -> tuple[int, int]:
+    """Where this process' heap begins and ends; 0 where that is not known."""
+    maps = Path("/proc/self/maps")
+    for line in maps.read_text().split("\n") if maps.exists() else []:
+        if line.endswith("[heap]"):
+            start, _, end = line.split()[0].partition("-")
+            return int(start, 16), int(end, 16)
+    return 0, 0
+
+
+def _addresses_are_rationed() -> bool:
+    strict = Path("/proc/sys/vm/overcommit_memory")
+    if strict.exists() and strict.read_text().strip() == "2":
+        return True
+    return any(resource.getrlimit(limit)[0] != resource.RLIM_INFINITY for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
 
 
 def available() -> int:

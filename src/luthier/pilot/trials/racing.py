@@ -29,6 +29,10 @@ from luthier.studies.space import named, point, value_at
 
 FEWEST = 1.2
 """Runs that a budget must be worth for a search; below, the default alone is trained."""
+ENOUGH = 2.0
+"""Runs that the time must be worth where nobody asked for a search."""
+COMES_AND_GOES = 1.2
+"""What a search takes of its steps' time, for trials that are put aside and taken up again (docs/log.md)."""
 MOST = 3.0
 """Runs that a search costs at most where nobody asked for one: what a longer budget buys is small (docs/search.md)."""
 
@@ -47,6 +51,8 @@ def to_search(way: Way, experiment: Experiment) -> bool:
     if created["stay"] is None or not created["budget"] or place.happened("started") or place.happened("cut_to_budget"):
         return False
     runs = min(MOST, _worth(way, created["budget"]))
+    if runs < ENOUGH:
+        return False
     steps = experiment.total_steps(len(way.intake.records["train"]))
     trials = trials_within(runs, float(value_at(experiment, "schedule.warmup")), steps, ours(experiment, created["stay"]))
     if trials < 2 or not space_for(experiment, trials, created["stay"])[0]:
@@ -113,7 +119,7 @@ def _worth(way: Way, seconds: float) -> float:
     """How many runs of the default the rest of so many seconds pays for, once the verdict is paid."""
     forecast = way.place.happened("planned")[-1]["forecast"]
     left = seconds - way.spent - forecast["an_evaluation"] * 6 - 0.05 * seconds
-    return left / max(forecast["seconds"], 1e-9)
+    return left / max(forecast["seconds"] * COMES_AND_GOES, 1e-9)
 
 
 def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Plan:
