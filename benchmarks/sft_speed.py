@@ -119,7 +119,7 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--peer-python", required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--peer", nargs="+", default=["float32:yes", "float32:no"], help="dtype:padding-free")
     parser.add_argument("--adaptation", choices=("full", "lora"), default="full")
     parser.add_argument("--out", type=Path, default=Path("runs/sft_speed"))

@@ -78,6 +78,27 @@ def test_weight_decay_acts_on_matrices_and_not_on_biases_and_norms(bases, record
     assert names["bert.embeddings.word_embeddings.weight"]
 
 
+def test_gradients_in_bf16_are_added_in_fp32_piece_by_piece_and_those_of_the_last_step_are_gone(monkeypatch) -> None:
+    monkeypatch.setattr("luthier.optim.masters.PIECE", 10)
+    monkeypatch.setattr("luthier.optim.masters.LARGE", 10)  # the weight's gradient always lies in the same memory
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 7)
+    masters = Masters(layer, OPTIMIZERS["sgd"](lr=0.1, clip=0.0, weight_decay=0.0), torch.bfloat16, {"weight", "bias"}, lambda name: 1.0)
+    for _ in range(2):
+        wanted = {name: torch.zeros_like(master) for name, master in masters.outer.items()}
+        for values in torch.randn(3, 4, 6).bfloat16():
+            with masters.collecting():
+                (layer(values) ** 2).sum().backward()
+            (layer(values) ** 2).sum().backward()  # outside, a gradient stays where torch puts it
+            for name, parameter in layer.named_parameters():
+                assert parameter.grad is not None
+                wanted[name] += parameter.grad.float()
+                parameter.grad = None
+        for name, master in masters.outer.items():
+            assert master.grad is not None and torch.equal(master.grad, wanted[name])
+        masters.step(1.0, 1.0)
+
+
 def test_a_step_that_learned_nothing_moves_nothing() -> None:
     layer = nn.Linear(2, 2)
     before = layer.weight.clone()

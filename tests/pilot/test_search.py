@@ -101,6 +101,13 @@ def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table,
     assert weights(again.winner) == weights(found.winner)
 
 
+@pytest.mark.parametrize("worth", [1.9, 2.0])
+def test_a_run_becomes_a_search_from_two_runs_worth_of_time_on(table, bases, tmp_path, monkeypatch, worth: float) -> None:
+    monkeypatch.setattr("luthier.pilot.trials.racing._worth", lambda way, seconds: worth)
+    given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=4"], "force": True}
+    assert isinstance(luthier.run(table, out=tmp_path / "run", budget="1h", **given), Study) == (worth >= 2)
+
+
 def test_a_run_that_somebody_watches_or_that_is_written_down_is_one_run(table, bases, tmp_path) -> None:
     seen: list[int] = []
     given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.steps=8"], "force": True}

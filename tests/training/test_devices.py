@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,3 +46,34 @@ def test_blocks_that_were_freed_are_had_again_without_new_pages() -> None:
     """64 MB are 15,625 pages; a process that was not settled asks for them twice."""
     _, *later = map(int, subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True).stdout.split())
     assert sum(later) < 12_000
+
+
+HEAP = """
+import resource, sys
+from luthier.training import devices
+if sys.argv[1:]:
+    resource.setrlimit(resource.RLIMIT_DATA, (64 << 30, resource.RLIM_INFINITY))
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+start, end = devices._heap()
+before = held()
+devices.settle()
+devices.settle()
+start, now = devices._heap()
+flags = open("/proc/self/smaps").read().partition("[heap]")[2].partition("VmFlags:")[2].split("\\n")[0].split()
+print(now - end, held() - before, "hg" in flags)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize("rationed", [False, True])
+def test_the_heap_is_given_addresses_for_large_pages_and_no_memory_unless_addresses_are_rationed(rationed: bool) -> None:
+    asked = [sys.executable, "-c", HEAP, *(["rationed"] if rationed else [])]
+    grown, taken, large = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    assert int(taken) < 40 << 20
+    if rationed:
+        assert int(grown) < 16 << 20
+        assert large == "False"
+    else:
+        assert int(grown) > min(devices.HEAP, devices.available() // 2) * 0.8
+        assert large == "True" or not Path("/sys/kernel/mm/transparent_hugepage").exists()
