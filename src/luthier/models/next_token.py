@@ -61,8 +61,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 def _to_gradient(logits: Tensor, target: Tensor) -> Tensor:
     """What each position loses; its logits become the loss's gradient, # (positions, vocabulary) → (positions,) fp32"""
-    losses = []
-    for low, right in zip(logits.split(PRECISE), target.split(PRECISE), strict=True):
+    losses, at_once = [], len(logits) if logits.is_cuda else PRECISE
+    for low, right in zip(logits.split(at_once), target.split(at_once), strict=True):
         precise = low.float()
         largest, hit = precise.amax(-1), precise.gather(1, right[:, None])[:, 0]
         share = torch.softmax(precise, -1, out=precise)

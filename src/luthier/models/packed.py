@@ -204,7 +204,9 @@ def _probabilities(q: Tensor, k: Tensor, group: Group, causal: bool, window: int
         score.view(*score.shape[:2], -1, length, length).add_(_unseen(length, window, score.dtype, score.device))
     elif group.mask is not None:
         score += group.mask
-    precise = score if score.is_cuda else score.float()  # in bf16 a processor's own softmax takes three times as long
+    if score.is_cuda:
+        return score.softmax(-1)
+    precise = score.float()  # in bf16 a processor's own softmax takes three times as long
     return torch.softmax(precise, -1, out=precise).to(score.dtype)
 
 

@@ -119,9 +119,10 @@ def met(model: PackedNetwork, examples: Sequence[Example]) -> dict[str, torch.Te
     network: Any = model.network
     embedding = network.get_input_embeddings()
     said = network.get_output_embeddings()
-    embedding.sparse = True
     if said is not None and said.weight is embedding.weight:
+        embedding.sparse = not embedding.weight.is_cuda  # added to the head's: no second table, most of it zeros
         return {}
+    embedding.sparse = True
     (name,) = (name for name, parameter in network.named_parameters() if parameter is embedding.weight)
     tokens = np.unique(np.concatenate([np.asarray(example.tokens) for example in examples]))
     return {name: torch.from_numpy(tokens.astype(np.int64)).to(embedding.weight.device)}
