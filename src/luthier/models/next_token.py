@@ -32,18 +32,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, said: Tensor, weight: Tensor, target: Tensor, chunk: int, learning: bool) -> tuple[Tensor, Tensor]:
         losses = said.new_empty(len(said), dtype=torch.float32)
-        d_said = torch.empty_like(said) if learning and ctx.needs_input_grad[0] else None
+        states_learn, weight_learns = (learning and needed for needed in ctx.needs_input_grad[:2])
+        d_said = torch.empty_like(said) if states_learn else None
         d_weight = None
         room = said.new_empty(min(chunk, len(said)), len(weight))  # written again for each chunk: fresh memory comes page by page
         for start in range(0, len(said), chunk):
             part = slice(start, start + chunk)
             logits = torch.mm(said[part], weight.t(), out=room[: len(said[part])])  # (chunk, vocabulary)
-            losses[part] = _to_gradient(logits, target[part])
+            losses[part] = _lost(logits, target[part], states_learn or weight_learns)
             if d_said is not None:
                 d_said[part] = logits @ weight
-            if learning and ctx.needs_input_grad[1]:
+            if weight_learns:
                 d_weight = logits.t() @ said[part] if d_weight is None else d_weight.addmm_(logits.t(), said[part])
-        if learning and ctx.needs_input_grad[1] and d_weight is None:
+        if weight_learns and d_weight is None:
             d_weight = torch.zeros_like(weight)
         ctx.gradients = d_said, d_weight
         ctx.mark_non_differentiable(losses)
@@ -59,8 +60,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return d_said, d_weight, None, None, None
 
 
-def _to_gradient(logits: Tensor, target: Tensor) -> Tensor:
-    """What each position loses; its logits become the loss's gradient, # (positions, vocabulary) → (positions,) fp32"""
+def _lost(logits: Tensor, target: Tensor, learning: bool) -> Tensor:
+    """What each position loses; where something learns, its logits become the loss's gradient, # (positions, vocabulary) → (positions,) fp32"""
     losses, at_once = [], len(logits) if logits.is_cuda else PRECISE
     for low, right in zip(logits.split(at_once), target.split(at_once), strict=True):
         precise = low.float()
@@ -68,5 +69,6 @@ def _to_gradient(logits: Tensor, target: Tensor) -> Tensor:
         share = torch.softmax(precise, -1, out=precise)
         # of the likeliest token the share is one over the sum of exponentials: no second pass for that sum
         losses.append(largest - share.amax(-1).log() - hit)
-        low.copy_(share.scatter_add_(1, right[:, None], share.new_full((len(share), 1), -1.0)))
+        if learning:
+            low.copy_(share.scatter_add_(1, right[:, None], share.new_full((len(share), 1), -1.0)))
     return torch.cat(losses)
