@@ -27,7 +27,7 @@ from luthier.training.steps import steps
 ROWS = 200
 
 
-def measured(data: Path, words: int, adaptation: str, pairs: int) -> dict[str, float]:
+def measured(data: Path, words: int, adaptation: str, pairs: int, at_once: int) -> dict[str, float]:
     """Rows' tokens a second, shared and apart, and the share of tokens that go through.
 
     Args:
@@ -35,6 +35,7 @@ def measured(data: Path, words: int, adaptation: str, pairs: int) -> dict[str, f
         words: of the system prompt; 0: the base's own.
         adaptation: full or lora.
         pairs: of steps, after one that is not counted.
+        at_once: tokens that go through at once; 0: the default.
     """
     rows = json.loads((data / "llamafactory_demo" / "alpaca_en_demo.json").read_text())
     prompt = " ".join(" ".join(row["output"] for row in rows[ROWS:]).split()[:words])
@@ -47,18 +48,18 @@ def measured(data: Path, words: int, adaptation: str, pairs: int) -> dict[str, f
                 file.write(json.dumps({"messages": [*before, asked, {"role": "assistant", "content": row["output"]}]}) + "\n")
         intake = take_in(Data(path=str(path), allow_leakage=True), checks=())
     experiment, _ = choose(intake, None, None, 1)
-    experiment = decided(experiment).replace("adaptation.kind", adaptation)
+    experiment = decided(experiment.replace("training.micro_batch_tokens", at_once)).replace("adaptation.kind", adaptation)
     base = resolve("smollm2-135m")
     work = assemble(experiment, base, load_tokenizer(base), intake.records)
-    own, through, whole, speeds = work.model.past, 0, 0, ([], [])
+    shares, through, whole, speeds = work.model._shares, 0, 0, ([], [])
     walk = steps(work)
     for number in range(2 * pairs + 2):
         together = number % 2 == 0
-        work.model.past = own if together else (lambda batch: None)
+        work.model._shares = shares if together else (lambda batch: False)
         if together:
             batch = work.objective.collate(work.chosen(number), experiment.seed, number)
-            for part in batch.split(work.limit(number)):
-                past = own(part)
+            for part in work.parts(batch, work.limit(number)):
+                past = work.model.past(part)
                 through += int(part.lengths.sum()) if past is None else len(past.kept)
             whole += int(batch.lengths.sum())
         began = time.monotonic()
@@ -76,13 +77,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--words", type=int, nargs="+", default=[0, 50, 200, 600])
     parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--at-once", type=int, default=0, help="tokens that go through the network at once")
+    parser.add_argument("--adaptation", choices=("full", "lora"), nargs="+", default=["full", "lora"])
     asked = parser.parse_args()
     settle()
     done = known(asked.out)
-    for adaptation in ("full", "lora"):
+    for adaptation in asked.adaptation:
         for words in asked.words:
             if (adaptation, words) not in done:
-                note(asked.out, (adaptation, words), measured(asked.data, words, adaptation, asked.pairs))
+                note(asked.out, (adaptation, words), measured(asked.data, words, adaptation, asked.pairs, asked.at_once))
 
 
 if __name__ == "__main__":

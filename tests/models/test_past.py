@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from luthier.core.types import Batch
 from luthier.models.encode import layers
-from luthier.models.past import apart, filled, same_past
+from luthier.models.past import apart, filled, same_past, saved
 from luthier.models.pretrained import load_classifier, load_generator
 from tests.conftest import DECODERS, ENCODERS
 
@@ -36,6 +36,32 @@ def test_every_past_stands_once_and_each_token_finds_its_own(rows: list[list[int
     assert len(kept) == len(set(kept)) == len(set(pasts))
     assert [kept[place] for place in found.place.tolist()] == pasts
     assert found.kept.tolist() == sorted(found.kept.tolist())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=8))
+def test_a_row_saves_another_what_both_begin_with_less_an_eighth(rows: list[list[int]]) -> None:
+    batch = batch_of(rows)
+    for one, found in zip(rows, saved(batch.flat["tokens"], batch.lengths).tolist(), strict=True):
+        for other, tokens in zip(rows, found, strict=True):
+            common = next((place for place, pair in enumerate(zip(one, other)) if pair[0] != pair[1]), min(len(one), len(other)))
+            assert one is other or tokens == common - -(-common // 8)
+
+
+def test_a_piece_is_cut_by_what_its_rows_bring_of_their_own(bases) -> None:
+    """A prompt of 80 tokens before ten of each row's own: of 1,440 tokens 240 go through, in one piece and not in eight."""
+    prompt = list(range(100, 180))
+    batch = batch_of([[*prompt, row + 1, *range(30, 39)] for row in range(16)])
+    model = load_generator(bases("llama"), 0.0).train()
+    parts = model.parts(batch, 16 * 10 + 15 * 10 + 10)  # of what is only looked at, an eighth counts
+    assert [len(part) for part in parts] == [16]
+    past = model.past(parts[0])
+    assert past is not None
+    assert len(past.kept) == 80 + 16 * 10
+    finer = model.parts(batch, 100)
+    assert torch.equal(torch.cat([part.index for part in finer]), batch.index)
+    assert [len(part) for part in finer] == [5, 5, 5, 1]
+    assert [len(part) for part in load_generator(bases("llama"), 0.1).train().parts(batch, 180)] == [2] * 8  # dropout: nothing is shared
 
 
 def run_through(model: Any, rows: list[list[int]]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -138,7 +138,7 @@ def test_a_finer_limit_always_makes_more_pieces() -> None:
     lengths = torch.tensor([5, 30, 7, 7, 7])
     batch = Batch(torch.arange(5), lengths, {"tokens": torch.arange(56)}, {})
     limit, pieces = 4096, [1]
-    while limit := smaller(limit, batch):
+    while limit := smaller(limit, len(batch), lambda limit: len(batch.split(limit))):
         pieces.append(len(batch.split(limit)))
     assert pieces == sorted(set(pieces))
     assert pieces[-1] == 5

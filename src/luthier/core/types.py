@@ -87,14 +87,23 @@ class Batch:
             each={name: tensor[start:stop] for name, tensor in self.each.items()},
         )
 
-    def split(self, token_limit: int) -> list[Batch]:
-        """Cut into micro-batches of at most `token_limit` tokens (one example may exceed it)."""
+    def split(self, token_limit: int, saved: np.ndarray | None = None) -> list[Batch]:
+        """Cut into micro-batches of at most `token_limit` tokens (one example may exceed it).
+
+        Args:
+            token_limit: 1 or more.
+            saved: tokens that an example does not add where another one is in the same piece; what a piece's first two
+                have in common comes on top of the limit, # (examples, examples)
+        """
         parts, start, held = [], 0, 0
         for position, length in enumerate(self.lengths.tolist()):
-            if position > start and held + max(length, 1) > token_limit:
+            added = length if saved is None or position == start else length - int(saved[position, start:position].max())
+            if position > start and held + max(added, 1) > token_limit:
                 parts.append(self.part(start, position))
-                start, held = position, 0
-            held += max(length, 1)
+                start, held, added = position, 0, length
+            if saved is not None and start == position < len(self) - 1:
+                added -= int(saved[position, position + 1])
+            held += max(added, 1)
         parts.append(self.part(start, len(self)))
         return parts
 

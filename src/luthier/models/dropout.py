@@ -184,7 +184,7 @@ class Dropout(nn.Module):
         """Drop entries of `values`, # (…, width) with one row a token or an example."""
         if not self.training or self.p == 0:
             return values
-        count = values[..., 0].numel()
+        count = values.numel() // values.shape[-1]
         keys = (self.chance.table(count).to(values.device) if self.table else self.chance.rows(count)) ^ self.site
         return values * kept_scale(keys, values.shape[-1], self.p, values.dtype).view(values.shape)
 

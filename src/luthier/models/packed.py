@@ -87,8 +87,18 @@ class Packing:
     past: Past | None = None
     _known: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
-    def scatter(self, values: Sequence[Tensor]) -> Tensor:
-        """Back into the stream in one pass, # a (rows, heads, length, width) for each group → (tokens, heads, width)"""
+    @property
+    def behind(self) -> int:
+        """Tokens that come behind those of the rows, and that nothing looks at."""
+        return len(self.past.kept) - len(self.past.place) if self.past is not None and self.past.whole else 0
+
+    def scatter(self, values: Sequence[Tensor], clear: bool = False) -> Tensor:
+        """Back into the stream in one pass, # a (rows, heads, length, width) for each group → (tokens, heads, width)
+
+        Args:
+            values: of each group.
+            clear: set what comes behind the rows' tokens to zero (needed for gradients alone).
+        """
         heads, width = values[0].shape[1], values[0].shape[3]
         order = self._known.get(heads)
         if order is None:
@@ -96,9 +106,13 @@ class Packing:
             for group in self.groups:
                 offsets.append(group.places(heads) + total)
                 total += group.rows * heads * group.length
-            order = self._known[heads] = torch.cat(offsets).index_select(0, self.back).flatten()  # (tokens × heads,)
+            order = torch.cat(offsets).index_select(0, self.back).flatten()
+            order = self._known[heads] = torch.cat([order, order.new_zeros(self.behind * heads)])  # (tokens × heads,)
         whole = torch.cat([value.reshape(-1, width) for value in values]) if len(values) > 1 else values[0].reshape(-1, width)
-        return whole.index_select(0, order).view(-1, heads, width)
+        found = whole.index_select(0, order).view(-1, heads, width)
+        if clear and self.behind:
+            found[-self.behind :].zero_()
+        return found
 
 
 def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: torch.dtype, past: Past | None = None) -> Packing:
@@ -182,7 +196,7 @@ class _Attention(torch.autograd.Function):
             d_query.append(_fold(d_score @ k, group).mul_(ctx.scale))
             d_key.append(d_score.transpose(-1, -2) @ _unfold(q, k.shape[1]))
         ctx.kept = None
-        return packing.scatter(d_query), packing.scatter(d_key), packing.scatter(d_value), None, None, None, None
+        return *(packing.scatter(each, clear=True) for each in (d_query, d_key, d_value)), None, None, None, None
 
 
 def _unfold(heads: Tensor, key_heads: int) -> Tensor:
@@ -281,12 +295,13 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     window = (options.get("sliding_window") or 0) if packing.causal else 0
     site = site_key(f"attention {getattr(module, 'luthier_site', getattr(module, 'layer_idx', 0))}")
-    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
+    q, k, v = (tensor.squeeze(0).transpose(0, 1).contiguous() for tensor in (query, key, value))
     if packing.causal and packing.dropout == 0 and _fused_pays(q, packing):
         return _causal(q, k, v, packing, scale, window).unsqueeze(0), None
-    q, k, v = (apart(tensor, packing.past) for tensor in (q, k, v))
+    past = None if packing.past is None or packing.past.whole else packing.past
+    q, k, v = (apart(tensor, past) for tensor in (q, k, v))
     said = cast(Tensor, _Attention.apply(q, k, v, packing, scale, site, window))
-    return (said if packing.past is None else said.index_select(0, packing.past.kept)).unsqueeze(0), None
+    return (said if past is None else said.index_select(0, past.kept)).unsqueeze(0), None
 
 
 AttentionInterface.register(NAME, attention)

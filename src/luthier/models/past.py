@@ -12,6 +12,9 @@ from torch import Tensor
 WORTH = 1 / 32
 """Of the tokens; where rows have less in common, the stream stays as it is."""
 
+LOOKED_AT = 1 / 8
+"""What a token costs that does not go through the network again and is only looked at, beside one that does."""
+
 ROUND = 32
 
 
@@ -22,10 +25,29 @@ class Past:
     Args:
         kept: the tokens of the rows that go through the network, in their order, # (kept tokens,)
         place: for each token of the rows' stream, where among those its state is found, # (tokens,)
+        whole: every token goes through, in its own place; others come behind them.
     """
 
     kept: Tensor
     place: Tensor
+    whole: bool = False
+
+
+def saved(tokens: Tensor, lengths: Tensor) -> np.ndarray:
+    """The tokens that one row saves another in the same pass: what both begin with, less what looking at it takes, # (rows, rows)
+
+    Args:
+        tokens: of all rows, end to end, # (tokens,)
+        lengths: of each row, # (rows,)
+    """
+    rows = np.split(tokens.cpu().numpy(), np.cumsum(lengths.tolist())[:-1])
+    order = sorted(range(len(rows)), key=lambda row: rows[row].tolist())
+    steps = np.array([_common(rows[one], rows[other]) for one, other in pairwise(order)], dtype=int)
+    found = np.zeros((len(rows), len(rows)), dtype=int)
+    for place, row in enumerate(order[:-1]):  # two rows have in common what all between them in this order have
+        found[row, order[place + 1 :]] = np.minimum.accumulate(steps[place:])
+    found = np.maximum(found, found.T)
+    return found - np.ceil(found * LOOKED_AT).astype(int)
 
 
 def same_past(tokens: Tensor, lengths: Tensor) -> Past | None:
@@ -65,12 +87,14 @@ def filled(past: Past | None, tokens: Tensor) -> Past | None:
         return past
     every = torch.arange(len(tokens), device=tokens.device)
     kept, place = (every, every) if past is None else (past.kept, past.place)
-    return Past(torch.cat([kept, kept.new_zeros(-going % ROUND)]), place)
+    return Past(torch.cat([kept, kept.new_zeros(-going % ROUND)]), place, whole=past is None)
 
 
 def apart(states: Tensor, past: Past | None) -> Tensor:
     """The state of every token, where those with the same past have one, # (kept tokens, width) → (tokens, width)"""
-    return states if past is None else states.index_select(0, past.place)
+    if past is None:
+        return states
+    return states[: len(past.place)] if past.whole else states.index_select(0, past.place)
 
 
 def _common(one: np.ndarray, other: np.ndarray) -> int:

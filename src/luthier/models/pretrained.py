@@ -21,7 +21,7 @@ from luthier.core.types import Batch
 from luthier.models import packed, padded
 from luthier.models.dropout import Dropout, attach
 from luthier.models.modes import evaluating
-from luthier.models.past import Past, apart, filled, same_past
+from luthier.models.past import Past, apart, filled, same_past, saved
 from luthier.models.prefix import Prefix
 from luthier.models.store import ENCODERS, PADDED, Base
 
@@ -124,18 +124,26 @@ class PackedNetwork(nn.Module):
         Args:
             batch: as for `hidden`.
         """
-        shared = self._shared(batch)
+        shared = same_past(batch.flat["tokens"], pieces(batch)) if self._shares(batch) else None
         weight = next(self.network.parameters())
         if not self.packs or weight.dtype == torch.float32 or weight.is_cuda:
             return shared
         return filled(shared, batch.flat["tokens"])
 
-    def _shared(self, batch: Batch) -> Past | None:
+    def parts(self, batch: Batch, limit: int) -> list[Batch]:
+        """The batch in pieces whose rows bring at most so many tokens of their own (one row may exceed that).
+
+        Args:
+            batch: as for `hidden`.
+            limit: 1 or more; what the rows of a piece begin with in common comes on top of it.
+        """
+        return batch.split(limit, saved(batch.flat["tokens"], batch.lengths) if self._shares(batch) else None)
+
+    def _shares(self, batch: Batch) -> bool:
+        """Whether what rows begin with in common has one state for all of them."""
         if not self.causal or "segments" in batch.flat:
-            return None
-        if self.training and (self.dropout or any(isinstance(module, Dropout) and module.p for module in self.network.modules())):
-            return None
-        return same_past(batch.flat["tokens"], pieces(batch))
+            return False
+        return not self.training or not (self.dropout or any(isinstance(module, Dropout) and module.p for module in self.network.modules()))
 
     def through(self, batch: Batch, past: Past | None) -> Tensor:
         """The batch through the body, # (kept tokens, width)
@@ -159,7 +167,7 @@ class PackedNetwork(nn.Module):
         learning = past if self.training else None  # in eval mode any keys are those of other rows, and not asked for
         with self.chance.laid_out(learning.kept, 0) if learning else contextlib.nullcontext():
             output = self.body(**{name: each[None] for name, each in named.items()}, packing=packing, **more)
-        return output.last_hidden_state[0]
+        return output.last_hidden_state.squeeze(0)
 
     def vectors(self, batch: Batch, pooling: str) -> Tensor:
         """One vector a row; that of a row in windows is the mean of theirs.

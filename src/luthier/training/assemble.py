@@ -95,7 +95,7 @@ def build(
     masters = Masters(model.network, optimizer, dtype, movable, factor, {} if experiment.augment.share else met(model, train))
     model.prefix = prefix(experiment, model, [*train, *validation], dtype, {} if prefixes is None else prefixes)
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
-    return Work(experiment, objective, model, masters, train, validation, total, planned=planned)
+    return Work(experiment, objective, model, masters, train, validation, total, planned=planned, parts=model.parts)
 
 
 def prefix(experiment: Experiment, model: PackedNetwork, examples: Sequence[Example], dtype: torch.dtype, known: Prefixes) -> Prefix | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from luthier.core.types import Batch
 from luthier.data.batches import choose, steps_in_epoch
 from luthier.evaluation.score import score
 from luthier.training.checkpoints import space
@@ -97,7 +98,7 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
     fixed = peak()
     longest = picked[-1]
     cold = _timed(work, [work.train[row] for row in order[longest]])  # what is slow only once is slow here
-    at_once = max(int(part.lengths.sum()) for part in _batch(work, order[longest]).split(training.micro_batch_tokens))
+    at_once = max(_going(work, part) for part in work.parts(_batch(work, order[longest]), training.micro_batch_tokens))
     a_token = max(0.0, (peak() - fixed) / max(at_once - len(first.tokens), 1))
     until = time.monotonic() + seconds
     measured = []
@@ -135,14 +136,20 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
     )
 
 
-def _batch(work: Work, chosen: np.ndarray) -> Any:
+def _batch(work: Work, chosen: np.ndarray) -> Batch:
     return work.objective.collate([work.train[row] for row in chosen], work.experiment.seed, 0)
+
+
+def _going(work: Work, part: Batch) -> int:
+    """Tokens of a piece that go through the network."""
+    past = work.model.past(part)
+    return int(part.lengths.sum()) if past is None else len(past.kept)
 
 
 def _timed(work: Work, rows: list[Any]) -> float:
     """Seconds of one step over these rows."""
     small = Work(work.experiment.replace("training.batch_size", len(rows)).replace("training.sampling", "each"),
-                 work.objective, work.model, work.masters, rows, work.validation, 1)  # fmt: skip
+                 work.objective, work.model, work.masters, rows, work.validation, 1, parts=work.parts)  # fmt: skip
     began = time.monotonic()
     next(steps(small))
     return time.monotonic() - began

@@ -11,7 +11,7 @@ from luthier.core.interfaces import Objective
 from luthier.core.types import Batch, Example, Step
 from luthier.data.batches import choose, steps_in_epoch
 from luthier.experiment import Experiment
-from luthier.models.memory import give_back, out_of_memory, smaller
+from luthier.models.memory import give_back, out_of_memory, smaller, undisturbed
 from luthier.optim.masters import Masters
 from luthier.optim.schedules import share_done
 
@@ -31,6 +31,7 @@ class Work:
         shrunk: where memory did not suffice: from which step on (counted from 0) how many tokens go through the model at once.
         told: called with a new entry of `shrunk`.
         planned: optimizer steps that the schedule is laid out for, where it ends early; None: `total`.
+        parts: a step's rows and a limit of tokens → the pieces that go through the model one after the other.
     """
 
     experiment: Experiment
@@ -43,6 +44,7 @@ class Work:
     shrunk: dict[int, int] = field(default_factory=dict)
     told: Callable[[int, int], None] = lambda step, limit: None
     planned: int | None = None
+    parts: Callable[[Batch, int], list[Batch]] = Batch.split
     _classes: tuple[int, ...] | None = field(default=None, init=False)
 
     def limit(self, step: int) -> int:
@@ -99,35 +101,26 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
     adaptation: Any = experiment.adaptation
     place = next(model.parameters()).device
     in_epoch = steps_in_epoch(len(work.train), training.batch_size)
-    for number in range(start, work.total):
-        share = share_done(number, work.planned or work.total)
-        adaptation.on_progress(model, share)
-        rows = work.view(work.chosen(number), number)
-        batch = objective.collate(rows, experiment.seed, number).to(place)
-        found = _summed(work, batch, number)
-        while found is None:
-            give_back()
-            masters.forget()
-            limit = smaller(work.limit(number), batch) if objective.splits else 0
-            if not limit:
-                raise OutOfMemory(f"step {number + 1}: there is not enough memory for one row of {int(batch.lengths.max()):,} tokens",
-                                  "shorten the rows (objective.max_length), let less move (adaptation.kind=lora, or freeze), or take a smaller base")  # fmt: skip
-            work.shrink(number, limit)
-            found = _summed(work, batch, number)
-        total, count = found
-        factor = schedule.factor(share)
-        norm = _moved_on(work, count, factor)
-        yield Step(
-            number=number + 1,
-            total=work.total,
-            loss=total / count if count else 0.0,
-            count=count,
-            tokens=int(batch.lengths.sum()),
-            examples=len(batch),
-            rate=masters.spec.lr * factor,
-            gradient_norm=norm,
-            epoch=(number + 1) / in_epoch,
-        )
+    with undisturbed():
+        for number in range(start, work.total):
+            share = share_done(number, work.planned or work.total)
+            adaptation.on_progress(model, share)
+            rows = work.view(work.chosen(number), number)
+            batch = objective.collate(rows, experiment.seed, number).to(place)
+            total, count = _summed(work, batch, number)
+            factor = schedule.factor(share)
+            norm = _moved_on(work, count, factor)
+            yield Step(
+                number=number + 1,
+                total=work.total,
+                loss=total / count if count else 0.0,
+                count=count,
+                tokens=int(batch.lengths.sum()),
+                examples=len(batch),
+                rate=masters.spec.lr * factor,
+                gradient_norm=norm,
+                epoch=(number + 1) / in_epoch,
+            )
 
 
 def _moved_on(work: Work, count: float, factor: float) -> float:
@@ -143,12 +136,29 @@ def _moved_on(work: Work, count: float, factor: float) -> float:
         ) from problem
 
 
-def _summed(work: Work, batch: Batch, number: int) -> tuple[float, float] | None:
-    """The step's summed loss and count, its gradients left in the masters; None where there was not enough memory."""
+def _summed(work: Work, batch: Batch, number: int) -> tuple[float, float]:
+    """The step's summed loss and count, its gradients left in the masters; where memory does not suffice, in smaller pieces."""
+    found = _attempted(work, batch, number)
+    while found is None:
+        give_back()
+        work.masters.forget()
+        limit = smaller(work.limit(number), len(batch), lambda limit: len(work.parts(batch, limit))) if work.objective.splits else 0
+        if not limit:
+            raise OutOfMemory(
+                f"step {number + 1}: there is not enough memory for one row of {int(batch.lengths.max()):,} tokens",
+                "shorten the rows (objective.max_length), let less move (adaptation.kind=lora, or freeze), or take a smaller base",
+            )
+        work.shrink(number, limit)
+        found = _attempted(work, batch, number)
+    return found
+
+
+def _attempted(work: Work, batch: Batch, number: int) -> tuple[float, float] | None:
+    """The same, as long as memory suffices; None where it does not."""
     seed, model = work.experiment.seed, work.model
     total, count = 0.0, 0.0
     try:
-        for part in batch.split(work.limit(number)) if work.objective.splits else [batch]:
+        for part in work.parts(batch, work.limit(number)) if work.objective.splits else [batch]:
             with model.chance.keyed(seed, number, part.index, part.lengths):
                 loss = work.objective.loss(model, part)
             if loss.total.requires_grad:
