@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.types import Batch
+from luthier.models import packing, pretrained
 from luthier.models.encode import layers
 from luthier.models.past import apart, filled, same_past, saved
 from luthier.models.pretrained import load_classifier, load_generator
@@ -94,7 +96,7 @@ def test_states_and_gradients_are_those_of_the_rows_alone(bases, family: str) ->
 def test_the_way_that_bf16_takes_through_attention_shares_as_well(bases, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_generator(bases(family), 0.0).train()
     states, gradients = run_through(model, ROWS)
-    monkeypatch.setattr("luthier.models.packed._fused_pays", lambda query, packing: False)
+    monkeypatch.setattr("luthier.models.packed._fused_pays", lambda query, laid: False)
     others, found = run_through(model, ROWS)
     assert torch.allclose(states, others, atol=1e-5)
     for name, gradient in gradients.items():
@@ -162,3 +164,39 @@ def test_what_a_base_makes_of_texts_is_the_same_with_and_without(bases, monkeypa
 def test_states_that_are_not_shared_are_left_as_they_are() -> None:
     states = torch.randn(4, 2)
     assert apart(states, None) is states
+
+
+def rows_that_begin_alike(seed: int) -> list[list[int]]:
+    """Twelve rows of up to 70 tokens, each of them a beginning of an earlier one, of any length, and an end of its own, which may be empty."""
+    draw = random.Random(seed)
+    rows = [[draw.randrange(3, 60) for _ in range(draw.randrange(1, 40))]]
+    for _ in range(11):
+        before = draw.choice(rows)
+        rows.append(before[: draw.randrange(1, len(before) + 1)] + [draw.randrange(3, 60) for _ in range(draw.randrange(0, 30))])
+    return rows
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("family", DECODERS)
+def test_tokens_that_others_share_are_looked_at_and_do_not_ask_again(
+    bases, family: str, seed: int, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = load_generator(bases(family), 0.0).train(), rows_that_begin_alike(seed)
+    monkeypatch.setattr("luthier.models.packed._fused_pays", lambda query, laid: fused)
+    asked: list[int] = []
+
+    def noted(*given: Any) -> packing.Packing:
+        made = packing.pack(*given)
+        asked.append(sum(len(group.asking.place) for group in made.groups))
+        return made
+
+    monkeypatch.setattr(pretrained, "pack", noted)
+    states, gradients = run_through(model, rows)
+    monkeypatch.setattr(model, "past", lambda batch: None)
+    plain, expected = run_through(model, rows)
+    assert asked == [len({tuple(row[: place + 1]) for row in rows for place in range(len(row))}), sum(map(len, rows))]
+    assert asked[0] < 0.9 * asked[1]
+    assert torch.allclose(states, plain, atol=1e-5)
+    for name, gradient in expected.items():
+        assert float((gradients[name] - gradient).norm()) <= 1e-5 * float(gradient.norm()) + 1e-7, name

@@ -11,7 +11,7 @@ import torch
 
 from luthier.core.types import Example, Loss, Record
 from luthier.data import chat
-from luthier.models import packed, pretrained
+from luthier.models import packing, pretrained
 from luthier.models.pretrained import load_tokenizer
 from luthier.objectives.chat import ChatObjective
 from luthier.objectives.classification import ClassificationObjective
@@ -167,8 +167,8 @@ def other_case(patch: pytest.MonkeyPatch) -> None:
 
 def rows_see_each_other(patch: pytest.MonkeyPatch) -> None:
     """Packing without block attention: the whole stream is one row."""
-    own = packed.pack
-    patch.setattr(packed, "pack", lambda lengths, *more: own(lengths.sum()[None], *more))
+    own = packing.pack
+    patch.setattr(pretrained, "pack", lambda lengths, *more: own(lengths.sum()[None], *more))
 
 
 def positions_run_on(patch: pytest.MonkeyPatch) -> None:
@@ -176,9 +176,9 @@ def positions_run_on(patch: pytest.MonkeyPatch) -> None:
 
     def hidden(self: Any, batch: Any) -> torch.Tensor:
         tokens, lengths = batch.flat["tokens"], batch.lengths
-        packing = packed.pack(lengths, self.causal, self.chance, self.dropout, next(self.network.parameters()).dtype)
+        laid = packing.pack(lengths, self.causal, self.chance, self.dropout, next(self.network.parameters()).dtype)
         return self.body(
-            input_ids=tokens[None], position_ids=torch.arange(len(tokens))[None], packing=packing, use_cache=False
+            input_ids=tokens[None], position_ids=torch.arange(len(tokens))[None], packing=laid, use_cache=False
         ).last_hidden_state[0]
 
     patch.setattr(pretrained.PackedNetwork, "hidden", hidden)

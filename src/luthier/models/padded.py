@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from luthier.models.dropout import Chance
-from luthier.models.packed import pack
+from luthier.models.packing import pack
 
 
 def through(body: Any, tokens: Tensor, lengths: Tensor, chance: Chance) -> Tensor:
@@ -22,7 +22,7 @@ def through(body: Any, tokens: Tensor, lengths: Tensor, chance: Chance) -> Tenso
     """
     packing = pack(lengths, False, chance, 0.0, torch.float32)
     said = []
-    for group in packing.groups:
+    for group in (each.seen for each in packing.groups):
         ids = tokens.index_select(0, group.source).view(group.rows, group.length)  # padding repeats a row's last token, and is not seen
         seen = torch.zeros_like(ids).view(-1).index_fill_(0, group.place, 1).view_as(ids)
         with chance.laid_out(group.source, group.rows):

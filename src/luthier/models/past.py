@@ -25,12 +25,22 @@ class Past:
     Args:
         kept: the tokens of the rows that go through the network, in their order, # (kept tokens,)
         place: for each token of the rows' stream, where among those its state is found, # (tokens,)
-        whole: every token goes through, in its own place; others come behind them.
+        behind: so many of the kept come behind the others, and nothing looks at them.
     """
 
     kept: Tensor
     place: Tensor
-    whole: bool = False
+    behind: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether every token goes through, in its own place."""
+        return len(self.kept) - self.behind == len(self.place)
+
+    def own(self, lengths: Tensor) -> list[int]:
+        """How many tokens of each row go through: its last ones, # (rows,) → (rows,)"""
+        ends = torch.searchsorted(self.kept[: len(self.kept) - self.behind], lengths.cumsum(0))
+        return torch.diff(ends, prepend=ends.new_zeros(1)).tolist()
 
 
 def saved(tokens: Tensor, lengths: Tensor) -> np.ndarray:
@@ -87,7 +97,7 @@ def filled(past: Past | None, tokens: Tensor) -> Past | None:
         return past
     every = torch.arange(len(tokens), device=tokens.device)
     kept, place = (every, every) if past is None else (past.kept, past.place)
-    return Past(torch.cat([kept, kept.new_zeros(-going % ROUND)]), place, whole=past is None)
+    return Past(torch.cat([kept, kept.new_zeros(-going % ROUND)]), place, -going % ROUND)
 
 
 def apart(states: Tensor, past: Past | None) -> Tensor:

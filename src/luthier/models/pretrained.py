@@ -21,6 +21,7 @@ from luthier.core.types import Batch
 from luthier.models import packed, padded
 from luthier.models.dropout import Dropout, attach
 from luthier.models.modes import evaluating
+from luthier.models.packing import pack
 from luthier.models.past import Past, apart, filled, same_past, saved
 from luthier.models.prefix import Prefix
 from luthier.models.store import ENCODERS, PADDED, Base
@@ -162,7 +163,7 @@ class PackedNetwork(nn.Module):
             named["token_type_ids"] = batch.flat["segments"]
         if past is not None:
             named = {name: each.index_select(0, past.kept) for name, each in named.items()}
-        packing = packed.pack(lengths, self.causal, self.chance, self.dropout, next(self.network.parameters()).dtype, past)
+        packing = pack(lengths, self.causal, self.chance, self.dropout, next(self.network.parameters()).dtype, past)
         more: dict[str, Any] = {"use_cache": False} if self.causal else {}
         learning = past if self.training else None  # in eval mode any keys are those of other rows, and not asked for
         with self.chance.laid_out(learning.kept, 0) if learning else contextlib.nullcontext():

@@ -1,0 +1,236 @@
+"""Rows end to end in one stream: which of them go through attention together, and who looks at whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from luthier.models.dropout import Chance
+from luthier.models.past import Past
+
+SHORT = 24
+SIMILAR = 0.75
+GROUP_TOKENS = 4096
+"""Rows share a padded group when they differ by at most 24 tokens or a quarter, up to 4,096 tokens a group."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Parts of rows that go through attention together, padded to the longest of them.
+
+    Args:
+        rows: how many.
+        length: of the longest.
+        source: where each place takes its token from in the stream; padding takes any, # (rows × length,)
+        place: where each of the tokens stands, # (tokens,)
+        valid: 1 where there is a token and 0 where there is padding, # (rows, 1, length, 1) or None
+    """
+
+    rows: int
+    length: int
+    source: Tensor
+    place: Tensor
+    valid: Tensor | None
+    _known: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def gather(self, stream: Tensor, clear: bool = False) -> Tensor:
+        """From the stream in one pass, # (tokens, heads, width) → (rows, heads, length, width).
+
+        Args:
+            stream: contiguous.
+            clear: set padding to zero (needed for gradients alone: what padding asks for is never used).
+        """
+        _, heads, width = stream.shape
+        source = self._known.get(heads)  # every block asks for the same
+        if source is None:
+            every = torch.arange(heads, device=stream.device)[:, None]
+            source = self._known[heads] = (self.source.view(self.rows, 1, self.length) * heads + every).flatten()
+        taken = stream.reshape(-1, width).index_select(0, source).view(self.rows, heads, self.length, width)
+        return taken.mul_(self.valid) if clear and self.valid is not None else taken
+
+    def places(self, heads: int) -> Tensor:
+        """Where each token's head stands among all places, # (tokens, heads)"""
+        row, column = self.place // self.length, self.place % self.length
+        return (row[:, None] * heads + torch.arange(heads, device=self.place.device)) * self.length + column[:, None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of similar length: their tokens that ask, and those that are looked at.
+
+    Args:
+        asking: the tokens that go through the network; of a row whose beginning another one has too, only the rest.
+        seen: all tokens of the rows.
+        mask: what is added to the scores so that padding is not seen, # (rows, 1, 1, length) or None
+        before: of each row, the tokens before the first that asks, # (rows,); None: all of them ask
+    """
+
+    asking: Side
+    seen: Side
+    mask: Tensor | None
+    before: Tensor | None
+    _known: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def visible(self, window: int) -> Tensor:
+        """Which places each asking token looks at: itself and those before it, the last `window` of them where it is not 0.
+
+        Returns:
+            # (asking length, length), or where rows begin at different places (rows, 1, asking length, length)
+        """
+        length, device = self.seen.length, self.seen.source.device
+        if self.before is None:
+            return _seen(length, window, device)
+        asks = self.before[:, None, None, None] + torch.arange(self.asking.length, device=device)[:, None]
+        looked_at = torch.arange(length, device=device)
+        return (looked_at <= asks) & (looked_at > asks - window) if 0 < window < length else looked_at <= asks
+
+    def hidden(self, window: int, dtype: torch.dtype) -> Tensor:
+        """What is added to the scores so that a token looks at what is visible alone, # (…, asking length, length)"""
+        if self.before is None:
+            return _unseen(self.seen.length, window, dtype, self.seen.source.device)
+        if window not in self._known:  # every block asks for the same
+            visible = self.visible(window)[:, :, None]
+            self._known[window] = _as_mask(visible, dtype)
+        return self._known[window]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a stream is made of rows.
+
+    Args:
+        groups: rows of similar length.
+        back: for each token of the stream, its place among the groups' asking tokens laid end to end, # (tokens,)
+        behind: so many tokens at the end of the stream that nothing looks at; their place is any.
+        shared: for each token that is looked at, of the groups laid end to end, its place in the stream where some have the same, # (…,) or None
+        causal: whether a token sees only those before it.
+        chance: the keys for attention's dropout.
+        dropout: its probability.
+    """
+
+    groups: Sequence[Group]
+    back: Tensor
+    behind: int
+    shared: Tensor | None
+    causal: bool
+    chance: Chance
+    dropout: float
+    _known: dict[tuple[bool, int], Tensor] = field(default_factory=dict, repr=False)
+
+    def scatter(self, values: Sequence[Tensor], clear: bool = False) -> Tensor:
+        """Back into the stream in one pass, # a (rows, heads, asking length, width) for each group → (tokens, heads, width)
+
+        Args:
+            values: of each group.
+            clear: set what nothing looks at to zero (needed for gradients alone).
+        """
+        heads, width = values[0].shape[1], values[0].shape[3]
+        if (True, heads) not in self._known:
+            places = _places([group.asking for group in self.groups], heads)
+            self._known[True, heads] = places.index_select(0, self.back).flatten()  # (tokens × heads,)
+        found = _end_to_end(values).index_select(0, self._known[True, heads]).view(-1, heads, width)
+        if clear and self.behind:
+            found[-self.behind :].zero_()
+        return found
+
+    def added(self, values: Sequence[Tensor]) -> Tensor:
+        """The gradients of what was looked at, added up where several rows looked at the same, # a (rows, heads, length, width) for each group → (tokens, heads, width)"""
+        if self.shared is None:
+            return self.scatter(values, clear=True)
+        heads, width = values[0].shape[1], values[0].shape[3]
+        if (False, heads) not in self._known:
+            self._known[False, heads] = _places([group.seen for group in self.groups], heads).flatten()
+        each = _end_to_end(values).index_select(0, self._known[False, heads]).view(-1, heads, width)
+        total = torch.zeros(len(self.back), heads, width, device=each.device)  # in fp32, for many may be added
+        return total.index_add_(0, self.shared, each.float()).to(each.dtype)
+
+
+def _end_to_end(values: Sequence[Tensor]) -> Tensor:
+    """# a (rows, heads, length, width) for each group → (rows × heads × length of all, width)"""
+    width = values[0].shape[-1]
+    return torch.cat([value.reshape(-1, width) for value in values]) if len(values) > 1 else values[0].reshape(-1, width)
+
+
+def _places(sides: Sequence[Side], heads: int) -> Tensor:
+    """Where each token's head stands among those of all groups end to end, # (tokens of all, heads)"""
+    offsets, total = [], 0
+    for side in sides:
+        offsets.append(side.places(heads) + total)
+        total += side.rows * heads * side.length
+    return torch.cat(offsets)
+
+
+def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: torch.dtype, past: Past | None = None) -> Packing:
+    """Plan the attention of a stream.
+
+    Args:
+        lengths: tokens of each row, in stream order, # (rows,)
+        causal: whether a token sees only those before it.
+        chance: the keys for attention's dropout.
+        dropout: its probability; 0 in eval mode.
+        dtype: of the scores.
+        past: how the stream differs from the rows laid end to end.
+    """
+    device, sizes = lengths.device, lengths.tolist()
+    own = sizes if past is None or past.whole else past.own(lengths)
+
+    def group(members: list[int]) -> Group:
+        seen = _side(members, sizes, device, dtype)
+        mask = None if causal or seen.valid is None else (1 - seen.valid).transpose(2, 3) * torch.finfo(dtype).min
+        if past is None or past.whole:
+            return Group(seen, seen, mask, None)
+        seen = replace(seen, source=past.place.index_select(0, seen.source))
+        before = torch.tensor([sizes[row] - own[row] for row in members], device=device)
+        return Group(_side(members, own, device, dtype), seen, mask, before) if bool(before.any()) else Group(seen, seen, mask, None)
+
+    groups: list[Group] = []
+    members: list[int] = []
+    asking = [row for row in range(len(sizes)) if own[row]]  # where all that a row has is shared, nothing of it is left to do
+    for row in sorted(asking, key=lambda row: (-own[row], -sizes[row])):
+        if members and not _fits(row, members, own, sizes):
+            groups.append(group(members))
+            members = []
+        members.append(row)
+    groups.append(group(members))
+    back = torch.cat([group.asking.source.index_select(0, group.asking.place) for group in groups]).argsort()
+    shared = None if own is sizes else torch.cat([group.seen.source.index_select(0, group.seen.place) for group in groups])
+    behind = past.behind if past is not None else 0
+    return Packing(groups, torch.cat([back, back.new_zeros(behind)]), behind, shared, causal, chance, dropout)
+
+
+def _fits(row: int, members: list[int], own: list[int], sizes: list[int]) -> bool:
+    """Whether a row joins a group: padding costs little where rows are short, a call of its own costs much."""
+    shortest, longest = (choose(sizes[each] for each in (row, *members)) for choose in (min, max))
+    alike = all(least >= min(most - SHORT, SIMILAR * most) for least, most in ((own[row], own[members[0]]), (shortest, longest)))
+    return alike and (len(members) + 1) * longest <= GROUP_TOKENS
+
+
+def _side(members: list[int], sizes: list[int], device: torch.device, dtype: torch.dtype) -> Side:
+    """The members' tokens, in a stream where rows of these sizes lie end to end."""
+    starts, lengths = torch.tensor([0, *sizes]).cumsum(0)[members][:, None], torch.tensor(sizes)[members][:, None]
+    columns = torch.arange(int(lengths.max()))[None, :]
+    source = starts + columns.minimum(lengths - 1)  # (rows, length)
+    there = columns < lengths
+    valid = None if bool(there.all()) else there.to(dtype)[:, None, :, None].to(device)
+    return Side(len(members), columns.shape[1], source.flatten().to(device), there.flatten().nonzero()[:, 0].to(device), valid)
+
+
+@lru_cache(64)
+def _unseen(length: int, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What is added to the scores so that each place looks at what it may see alone, # (length, length)"""
+    return _as_mask(_seen(length, window, device), dtype)
+
+
+def _as_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """The smallest number where nothing is visible, else 0, # (…,)"""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)
+
+
+def _seen(length: int, window: int, device: torch.device) -> Tensor:
+    """Which places each place looks at: itself and those before it, the last `window` of them where it is not 0, # (length, length)"""
+    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril_()
+    return seen.triu_(1 - window) if 0 < window < length else seen
