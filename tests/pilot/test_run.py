@@ -18,6 +18,7 @@ import yaml
 import luthier
 from luthier.core.errors import DataError, ExperimentError, LuthierError, ModelError, NoGo, RunError, Stopped
 from luthier.core.run import Run
+from luthier.training.checkpoints import verify
 from tests.conftest import rows
 
 QUICK = ["training.epochs=2", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
@@ -58,8 +59,9 @@ def test_a_run_leaves_the_folder_that_was_promised(finished: Run, talked: Run) -
         for name in ("experiment.yaml", "splits.json", "rejected.jsonl", "events.jsonl", "metrics.jsonl", "timing.jsonl", "samples.jsonl", "findings.jsonl", "verdict.json", "report.html", "bundle/config.json", "bundle/README.md", "bundle/luthier.json"):  # fmt: skip
             assert (run.folder / name).is_file(), name
         assert list((run.folder / "validation_losses").glob("*.safetensors"))
-        for checkpoint in (run.folder / "checkpoints").iterdir():
-            assert {"model.safetensors", "state.json", "manifest.json"} <= {file.name for file in checkpoint.iterdir()}
+        (checkpoint,) = (run.folder / "checkpoints").iterdir()  # the best weights; what it would take to go on is not needed any more
+        assert {file.name for file in checkpoint.iterdir()} == {"model.safetensors", "state.json", "manifest.json"}
+        assert verify(checkpoint).state["step"] == run.happened("trained")[0]["best"]["step"]
 
 
 def test_the_verdict_holds_what_was_promised(finished: Run, talked: Run) -> None:

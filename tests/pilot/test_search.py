@@ -145,8 +145,10 @@ def test_every_end_is_a_run_that_train_makes_again_to_the_byte(study, tmp_path) 
         assert again.lines("metrics.jsonl") == branch.lines("metrics.jsonl")
         best = again.happened("trained")[0]["best"]
         assert best == branch.happened("trained")[0]["best"]
-        name = f"checkpoints/step-{best['step']:06d}/model.safetensors"
+        name = f"validation_losses/step-{best['step']:06d}.safetensors"  # of each example; the weights of an end that is not taken go
         assert (again.folder / name).read_bytes() == (place / name).read_bytes()
+    kept = [file.parent.parent.parent for file in (study.folder / "trials").rglob("model.safetensors") if "checkpoints" in file.parts]
+    assert kept == [study.winner.folder]
     scores = study.noted("ended")[0]["scores"]
     assert set(scores) == {"linear-1.000", "linear-0.588", "cosine-1.000"}
     assert scores["linear-0.588"] == next(entry["score"] for entry in study.noted("standing") if entry["trial"] == 0 and entry["rung"] == 2)

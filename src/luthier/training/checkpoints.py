@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from luthier.core.errors import DiskFull, RunError
-from luthier.core.run import Run, disk_problem, file_hash, writing
+from luthier.core.run import Run, disk_problem, file_hash, write_file, writing
 from luthier.optim.masters import Masters
 
 LONG = 1.0
@@ -262,3 +262,20 @@ def tidy(run: Run, keep: Set[int], full_kept: int = 2) -> None:
     for step in steps_kept(run):
         if step not in keep and step not in full[:full_kept]:
             shutil.rmtree(run.folder / "checkpoints" / name_of(step), ignore_errors=True)
+
+
+def close(run: Run, best: int) -> None:
+    """Of a run that is over the best weights stay, in full precision; what it would take to go on does not.
+
+    Args:
+        run: its folder.
+        best: the step of its best evaluation.
+    """
+    tidy(run, {best}, full_kept=0)
+    folder = run.folder / "checkpoints" / name_of(best)
+    state = folder / "optimizer.safetensors"
+    if state.exists():
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["sha256"].pop(state.name, None)
+        write_file(folder / "manifest.json", json.dumps(manifest, indent=2))
+        state.unlink()

@@ -13,6 +13,7 @@ from luthier.evaluation.verdict import finding
 from luthier.experiment import Experiment
 from luthier.pilot.stages.judging import judged
 from luthier.pilot.stages.way import Way
+from luthier.training import checkpoints
 from luthier.training.steps import Work
 
 
@@ -44,5 +45,6 @@ def closed(place: Run, face: Face, verdict: dict[str, Any]) -> None:
     """The page for people, and the mark that nothing is left to do."""
     face.stage("report")
     write_report(place)
+    checkpoints.close(place, place.happened("trained")[-1]["best"]["step"])
     place.event("finished", seconds=verdict["seconds"])
     face.finding(finding(verdict))

@@ -96,6 +96,9 @@ def searched(way: Way, experiment: Experiment) -> Study:
     study.event("chosen", trial=trial.number, values=trial.values)
     _closed(study, way, trial, entrant, findings)
     _linked(study, entrant)
+    for folder in [*(study.folder / "trials").rglob("checkpoints")]:  # the weights of the others can be trained again to the byte
+        if folder.parent != entrant.way.place.folder:
+            shutil.rmtree(folder, ignore_errors=True)
     study.event("finished", trial=trial.number, seconds=round(way.spent, 2))
     write_study(study)
     return study
