@@ -4,7 +4,8 @@
 
 Beside them the share of this machine's own matrix product in fp32 (and bf16) that ours comes to, reckoned with 6 operations a parameter and token,
 4 where the base's weights stay. TRL runs in an environment of its own (`--peer-python`), with the padding-free setting that was its best, in the faster
-of its dtypes on this machine (`--peer bfloat16:yes` where the processor multiplies in bf16). Useful tokens are those that are not padding.
+of its dtypes on this machine (`--peer bfloat16:yes` where the processor multiplies in bf16). LitGPT, where it is asked for, runs its own model, loss and loop in bf16,
+one row at a time as its recipes do, from random weights (for speed they are as good). Useful tokens are those that are not padding.
 """
 
 from __future__ import annotations
@@ -114,13 +115,55 @@ InOrder(
 ).train()
 """
 
+LITGPT = """
+import json, resource, sys, time
+import lightning, torch
+from litgpt.utils import chunked_cross_entropy
+folder, count, adapters = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "lora"
+if adapters:
+    from litgpt.lora import GPT, Config, mark_only_lora_as_trainable
+    config = Config.from_name("SmolLM2-135M-Instruct", lora_r=64, lora_alpha=64, lora_dropout=0.0, lora_query=True, lora_key=True, lora_value=True,
+                              lora_projection=True, lora_mlp=True)
+else:
+    from litgpt.model import GPT, Config
+    config = Config.from_name("SmolLM2-135M-Instruct")
+rows = [json.loads(line) for line in open(folder + "/tokens.jsonl")]
+fabric = lightning.Fabric(accelerator="cpu", devices=1, precision="bf16-true")
+with fabric.init_module():
+    model = GPT(config)
+if adapters:
+    mark_only_lora_as_trainable(model)
+model = fabric.setup_module(model)
+model.max_seq_length = max(len(row["input_ids"]) for row in rows)
+optimizer = fabric.setup_optimizers(torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-4))
+tokens = 0
+for step in range(count + 1):
+    if step == 1:
+        began = time.monotonic()
+    for row in rows[8 * step : 8 * step + 8]:
+        ids = torch.tensor([row["input_ids"]])
+        targets = torch.where(torch.tensor([row["completion_mask"]]) == 1, ids, -100)
+        if adapters:
+            logits = model(ids, lm_head_chunk_size=128)
+            logits[-1] = logits[-1][..., :-1, :]
+            loss = chunked_cross_entropy(logits, targets[..., 1:])
+        else:
+            loss = chunked_cross_entropy(model(ids)[..., :-1, :], targets[..., 1:])
+        fabric.backward(loss / 8)
+        tokens += ids.numel() * (step > 0)
+    optimizer.step()
+    optimizer.zero_grad()
+print("RESULT", tokens / (time.monotonic() - began), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--peer-python", required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--peer", nargs="+", default=["float32:yes", "float32:no"], help="dtype:padding-free")
+    parser.add_argument("--peer", nargs="*", default=["float32:yes", "float32:no"], help="dtype:padding-free, of TRL")
+    parser.add_argument("--litgpt-python", help="a Python with litgpt and lightning; it is then a peer too")
     parser.add_argument("--adaptation", choices=("full", "lora"), default="full")
     parser.add_argument("--out", type=Path, default=Path("runs/sft_speed"))
     given = parser.parse_args()
@@ -145,11 +188,13 @@ if __name__ == "__main__":
             dtype, padding_free = peer.split(":")
             words = (given.out, given.steps, model, dtype, padding_free, given.adaptation)
             row[f"trl {peer}"], row[f"memory trl {peer}"] = figures(given.peer_python, TRLS, *words)
+        if given.litgpt_python:
+            row["litgpt"], row["memory litgpt"] = figures(given.litgpt_python, LITGPT, given.out, given.steps, given.adaptation)
         kept.append(row)
         with results.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
     medians = {name: median(row[name] for row in kept) for name in kept[0] if name != "round"}
-    best = max((name for name in medians if name.startswith("trl")), key=lambda name: medians[name])
+    best = max((name for name in medians if name.startswith(("trl", "litgpt"))), key=lambda name: medians[name])
     ratios = {"speed": medians["luthier"] / medians[best], "memory": medians["memory luthier"] / medians[f"memory {best}"]}
     print(json.dumps({"medians": medians, "best peer": best, "ratios": ratios}))

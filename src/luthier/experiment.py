@@ -40,7 +40,7 @@ class Training(Component):
     micro_batch_tokens: int = Field(
         default=0,
         ge=0,
-        description="Tokens that go through the model at once; memory, not results, depends on it. 0 is replaced by what suits the machine, and written down.",
+        description="Tokens that go through the model at once (what rows begin with in common comes on top); memory, not results, depends on it. 0 is replaced by what suits the machine, and written down.",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
