@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,11 @@ def test_the_reported_loss_is_the_mean_over_what_was_learned(bases, records) -> 
     assert step.number == 1
     assert step.total == 4
     assert 0 < step.loss < 5
+
+
+def test_what_is_there_before_training_is_passed_over_by_the_collector_until_it_ends(bases, records) -> None:
+    walk = steps(work_for(bases, records, "classification"))
+    next(walk)
+    assert gc.get_freeze_count() > 100_000  # torch and transformers alone have more
+    walk.close()
+    assert gc.get_freeze_count() == 0
