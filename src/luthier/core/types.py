@@ -95,15 +95,19 @@ class Batch:
             saved: tokens that an example does not add where another one is in the same piece; what a piece's first two
                 have in common comes on top of the limit, # (examples, examples)
         """
-        parts, start, held = [], 0, 0
-        for position, length in enumerate(self.lengths.tolist()):
-            added = length if saved is None or position == start else length - int(saved[position, start:position].max())
-            if position > start and held + max(added, 1) > token_limit:
+        lengths, parts, start, held = self.lengths.tolist(), [], 0, 0
+
+        def added(position: int) -> int:
+            """What an example adds to the piece that begins at `start`; the first of a piece is beside the one behind it."""
+            others = slice(start, position) if position > start else slice(position + 1, position + 2)
+            shared = 0 if saved is None else saved[position, others].max(initial=0)
+            return max(lengths[position] - int(shared), 1)
+
+        for position in range(len(self)):
+            if position > start and held + added(position) > token_limit:
                 parts.append(self.part(start, position))
-                start, held, added = position, 0, length
-            if saved is not None and start == position < len(self) - 1:
-                added -= int(saved[position, position + 1])
-            held += max(added, 1)
+                start, held = position, 0
+            held += added(position)
         parts.append(self.part(start, len(self)))
         return parts
 

@@ -81,12 +81,8 @@ class Group:
         Returns:
             # (asking length, length), or where rows begin at different places (rows, 1, asking length, length)
         """
-        length, device = self.seen.length, self.seen.source.device
-        if self.before is None:
-            return _seen(length, window, device)
-        asks = self.before[:, None, None, None] + torch.arange(self.asking.length, device=device)[:, None]
-        looked_at = torch.arange(length, device=device)
-        return (looked_at <= asks) & (looked_at > asks - window) if 0 < window < length else looked_at <= asks
+        asks = torch.arange(self.asking.length, device=self.seen.source.device)[:, None]
+        return _visible(asks if self.before is None else asks + self.before[:, None, None, None], self.seen.length, window)
 
     def hidden(self, window: int, dtype: torch.dtype) -> Tensor:
         """What is added to the scores so that a token looks at what is visible alone, # (…, asking length, length)"""
@@ -176,14 +172,15 @@ def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: t
         past: how the stream differs from the rows laid end to end.
     """
     device, sizes = lengths.device, lengths.tolist()
-    own = sizes if past is None or past.whole else past.own(lengths)
+    joint = None if past is None or past.whole else past
+    own = sizes if joint is None else joint.own(lengths)
 
     def group(members: list[int]) -> Group:
         seen = _side(members, sizes, device, dtype)
         mask = None if causal or seen.valid is None else (1 - seen.valid).transpose(2, 3) * torch.finfo(dtype).min
-        if past is None or past.whole:
+        if joint is None:
             return Group(seen, seen, mask, None)
-        seen = replace(seen, source=past.place.index_select(0, seen.source))
+        seen = replace(seen, source=joint.place.index_select(0, seen.source))
         before = torch.tensor([sizes[row] - own[row] for row in members], device=device)
         return Group(_side(members, own, device, dtype), seen, mask, before) if bool(before.any()) else Group(seen, seen, mask, None)
 
@@ -197,7 +194,7 @@ def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: t
         members.append(row)
     groups.append(group(members))
     back = torch.cat([group.asking.source.index_select(0, group.asking.place) for group in groups]).argsort()
-    shared = None if own is sizes else torch.cat([group.seen.source.index_select(0, group.seen.place) for group in groups])
+    shared = None if joint is None else torch.cat([group.seen.source.index_select(0, group.seen.place) for group in groups])
     behind = past.behind if past is not None else 0
     return Packing(groups, torch.cat([back, back.new_zeros(behind)]), behind, shared, causal, chance, dropout)
 
@@ -222,7 +219,7 @@ def _side(members: list[int], sizes: list[int], device: torch.device, dtype: tor
 @lru_cache(64)
 def _unseen(length: int, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What is added to the scores so that each place looks at what it may see alone, # (length, length)"""
-    return _as_mask(_seen(length, window, device), dtype)
+    return _as_mask(_visible(torch.arange(length, device=device)[:, None], length, window), dtype)
 
 
 def _as_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -230,7 +227,7 @@ def _as_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)
 
 
-def _seen(length: int, window: int, device: torch.device) -> Tensor:
-    """Which places each place looks at: itself and those before it, the last `window` of them where it is not 0, # (length, length)"""
-    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril_()
-    return seen.triu_(1 - window) if 0 < window < length else seen
+def _visible(asks: Tensor, length: int, window: int) -> Tensor:
+    """Which of so many places those at `asks` look at: themselves and those before them, the last `window` of them where it is not 0, # (…, 1) → (…, length)"""
+    looked_at = torch.arange(length, device=asks.device)
+    return (looked_at <= asks) & (looked_at > asks - window) if 0 < window < length else looked_at <= asks

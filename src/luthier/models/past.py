@@ -50,8 +50,7 @@ def saved(tokens: Tensor, lengths: Tensor) -> np.ndarray:
         tokens: of all rows, end to end, # (tokens,)
         lengths: of each row, # (rows,)
     """
-    rows = np.split(tokens.cpu().numpy(), np.cumsum(lengths.tolist())[:-1])
-    order = sorted(range(len(rows)), key=lambda row: rows[row].tolist())
+    rows, order = _in_order(tokens, lengths)
     steps = np.array([_common(rows[one], rows[other]) for one, other in pairwise(order)], dtype=int)
     found = np.zeros((len(rows), len(rows)), dtype=int)
     for place, row in enumerate(order[:-1]):  # two rows have in common what all between them in this order have
@@ -67,17 +66,14 @@ def same_past(tokens: Tensor, lengths: Tensor) -> Past | None:
         tokens: of all rows, end to end, # (tokens,)
         lengths: of each row, # (rows,)
     """
-    sizes = lengths.tolist()
-    stream = tokens.cpu().numpy()
-    rows = np.split(stream, np.cumsum(sizes)[:-1])
-    place = np.arange(len(stream))  # first as tokens of the rows' stream, then as places among those that are kept
-    starts = np.cumsum([0, *sizes[:-1]])
-    order = sorted(range(len(rows)), key=lambda row: (rows[row].tolist(), row))
-    for one, other in pairwise(order):  # in this order a row shares most with the one before it
+    rows, order = _in_order(tokens, lengths)
+    place = np.arange(len(tokens))  # first as tokens of the rows' stream, then as places among those that are kept
+    starts = np.cumsum([0, *lengths.tolist()[:-1]])
+    for one, other in pairwise(order):
         common = _common(rows[one], rows[other])
         place[starts[other] : starts[other] + common] = place[starts[one] : starts[one] + common]
-    kept = np.flatnonzero(place == np.arange(len(stream)))
-    if len(kept) > (1 - WORTH) * len(stream):
+    kept = np.flatnonzero(place == np.arange(len(tokens)))
+    if len(kept) > (1 - WORTH) * len(tokens):
         return None
     device = tokens.device
     return Past(torch.from_numpy(kept).to(device), torch.from_numpy(np.searchsorted(kept, place)).to(device))
@@ -105,6 +101,12 @@ def apart(states: Tensor, past: Past | None) -> Tensor:
     if past is None:
         return states
     return states[: len(past.place)] if past.whole else states.index_select(0, past.place)
+
+
+def _in_order(tokens: Tensor, lengths: Tensor) -> tuple[list[np.ndarray], list[int]]:
+    """The rows, and their numbers in the order in which each shares most with the one before it."""
+    rows = np.split(tokens.cpu().numpy(), np.cumsum(lengths.tolist())[:-1])
+    return rows, sorted(range(len(rows)), key=lambda row: rows[row].tolist())  # of equal rows the first comes first
 
 
 def _common(one: np.ndarray, other: np.ndarray) -> int:
