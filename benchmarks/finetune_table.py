@@ -1,55 +1,97 @@
-"""A small table of fine-tuning runs, with their curves: what the search's first candidates are chosen from.
+"""A table of fine-tuning runs with their curves: bases, frozen blocks, ranks and rates, and draws from the search's prior.
 
-    python benchmarks/finetune_table.py --data DIR --out FILE.csv
+    python benchmarks/finetune_table.py --data DIR --out FILE.jsonl [--grids bases depths ranks rates draws]
 
-Rows are appended as they come; runs that are in the file are not repeated. Sets that a claim is made on are left out of it.
+One line a run; runs that are in the file are not repeated. `tables/` holds what is published of it; sets on which the search's claims are made
+(`search_cost.py`: other rows of some of them) are not fitted on.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from light import drawn, fit, way
-from luthier.core.randomness import permutation
+from safetensors.torch import load_file, save_file
+
+from light import drawn, fit, known, looked, note, told, way
+from luthier.core.run import Clock
 from luthier.data.intake import take_in
 from luthier.data.spec import Data
-from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
-from luthier.evaluation.tempered import tempered
-from luthier.studies.defaults import choose, space_for
+from luthier.models.store import resolve
+from luthier.studies.defaults import choose, rate_for, space_for
 from luthier.studies.propose import FROM_PRIOR
-from luthier.studies.space import applied
+from luthier.studies.space import Values, applied
 from luthier.training.devices import decided, settle
 from luthier.training.watchers import Signals
+from sets import files
 
-SETS = {"polarity": "rt-polarity.all", "subjectivity": "subj.all", "questions": "TREC.train.all", "customers": "custrev.all"}
-SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
-COLUMNS = ("set", "rows", "seed", "config", "optimizer.lr", "training.batch_size", "model.dropout", "optimizer.weight_decay", "schedule.warmup",
-           "schedule.kind", *(f"loss_{share:g}" for share in SHARES), *(f"accuracy_{share:g}" for share in SHARES),
-           *(f"tempered_{share:g}" for share in SHARES), "test_loss", "test_accuracy")  # fmt: skip
-
-
-def rows_of(path: Path, count: int, tested: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Training (with validation) and test rows, drawn evenly by chance."""
-    pairs = [line.split(" ", 1) for line in path.read_bytes().decode("latin-1").split("\n") if " " in line]
-    chosen = [(text.strip(), label) for label, text in (pairs[place] for place in permutation(len(pairs), 0, path.name))]
-    return chosen[:count], chosen[count : count + tested]
-
-
-def written(path: Path, rows: list[tuple[str, str]]) -> Path:
-    with path.open("w", newline="") as handle:
-        csv.writer(handle).writerows([("text", "label"), *rows])
-    return path
+SETS = ("sst2", "trec", "subj", "polarity", "customers", "banking20", "agnews", "reviews")
+BASES = {"minilm-6": ("minilm-l6", 6), "minilm-4": ("minilm-l6", 4), "minilm-3": ("minilm-l6", 3), "smollm2-6": ("smollm2-135m", 6)}
+"""A base and how many of its blocks, the lowest, are left of it."""
+WHOLE = "minilm-6"
+DEPTHS = (2, 3, 4, 5, 6)
+RANKS = (8, 64)
+RATES = (3e-5, 3e-4)
+DRAWS = 10
+SHARES = (1 / 4, 1 / 2, 3 / 4)
+"""Of a run, where the validation rows are looked at besides its end."""
+EPOCHS = 5.0
 
 
-def configs(experiment: Any, count: int) -> list[dict[str, Any]]:
-    """The default, and points spread evenly over the prior of the whole space."""
+def cut(out: Path, name: str) -> Path:
+    """A base with some of its blocks, the lowest, as a folder."""
+    source, count = BASES[name]
+    base, folder = resolve(source).folder, out / name
+    if (folder / "model.safetensors").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in base.iterdir():
+        if file.name not in ("config.json", "model.safetensors", "store.json"):
+            (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((base / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": count}))
+    weights = load_file(base / "model.safetensors")
+
+    def kept(key: str) -> bool:
+        block = next((int(part) for part in key.split(".") if part.isdigit()), -1)
+        return block < count
+
+    save_file({key: value for key, value in weights.items() if kept(key)}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def adapted(kind: str, rate: float | None = None, **more: Any) -> Values:
+    """What an adaptation of an encoder changes of the default."""
+    return {
+        "adaptation.kind": kind,
+        **{f"adaptation.{name}": value for name, value in more.items()},
+        "optimizer.lr": rate or rate_for("encoder", kind)[0],
+    }
+
+
+GRIDS: dict[str, list[tuple[str, Values]]] = {
+    "bases": [(base, {}) for base in BASES],
+    "depths": [(WHOLE, adapted("freeze", depth=depth)) for depth in DEPTHS],
+    "ranks": [(WHOLE, adapted("lora", rank=rank)) for rank in RANKS],
+    "rates": [(WHOLE, {"optimizer.lr": rate}) for rate in RATES],
+}
+"""Base, and what is changed of the default."""
+
+
+def draws(experiment: Any) -> list[Values]:
+    """Points spread evenly over the prior of the whole space."""
     space, _ = space_for(experiment, 99)
-    return drawn(space, count, int(count / FROM_PRIOR) + 1)
+    return drawn(space, DRAWS, int(DRAWS / FROM_PRIOR) + 1)[1:]
+
+
+def planned(grid: str, experiment: Any) -> Iterator[tuple[str, Values]]:
+    """The runs of a grid."""
+    return iter(GRIDS[grid]) if grid != "draws" else ((WHOLE, values) for values in draws(experiment))
 
 
 def main() -> None:
@@ -57,44 +99,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=500)
-    parser.add_argument("--configs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--bases", type=Path, default=Path("runs/bases"), help="where bases with fewer blocks are made")
+    parser.add_argument("--grids", nargs="+", default=[*GRIDS, "draws"], choices=[*GRIDS, "draws"])
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--rows", type=int, default=600)
+    parser.add_argument("--tested", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     asked = parser.parse_args()
     settle()
-    known = set()
-    if asked.out.exists():
-        with asked.out.open() as handle:
-            known = {(row["set"], int(row["rows"]), int(row["seed"]), int(row["config"])) for row in csv.DictReader(handle)}
-    else:
-        asked.out.write_text(",".join(COLUMNS) + "\n")
-    for seed in range(1, asked.seeds + 1):
-        for number in range(asked.configs):
-            for name, file in SETS.items():
-                if (name, asked.rows, seed, number) in known:
-                    continue
-                with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-                    train, test = rows_of(asked.data / "sentence_sets" / file, asked.rows, 600)
-                    spec = Data(path=str(written(Path(scratch) / "train.csv", train)), test=str(written(Path(scratch) / "test.csv", test)),
-                                validation_share=0.4, allow_leakage=True)  # fmt: skip
-                    intake = take_in(spec, checks=())
-                    experiment, _ = choose(intake, None, None, seed)
-                    values = configs(experiment, asked.configs)[number]
-                    experiment = decided(applied(experiment, values).replace("training.dtype", "float32").replace("training.epochs", 6.0))
-                    experiment = experiment.replace("training.evaluations_per_epoch", 1 / 6)  # the looks at the rungs are our own
-                    shared = way(Path(scratch) / "way", intake, experiment, signals)
-                    training = fit(shared, Path(scratch) / "run", experiment)
-                    row: dict[str, Any] = {"set": name, "rows": asked.rows, "seed": seed, "config": number, **values}
-                    for share in SHARES:
-                        training.advance(round(share * training.work.total))
-                        scores = score(training.work.model, training.work.objective, training.work.validation)
-                        seen = {**measure(scores, ("accuracy", "loss")), "tempered": float(tempered(scores).mean())}
-                        row |= {f"{what}_{share:g}": round(value, 4) for what, value in seen.items()}
-                    seen = measure(score(training.work.model, training.work.objective, shared.examples("test")), ("accuracy", "loss"))
-                    row |= {"test_loss": round(seen["loss"], 4), "test_accuracy": round(seen["accuracy"], 4)}
-                with asked.out.open("a", newline="") as handle:
-                    csv.DictWriter(handle, COLUMNS).writerow(row)
-                print(row, flush=True)
+    for seed in asked.seeds:
+        for grid in asked.grids:
+            for name in asked.sets:
+                with tempfile.TemporaryDirectory() as scratch:
+                    train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)
+                    intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
+                    for base, values in planned(grid, choose(intake, None, None, seed)[0]):
+                        key = (name, asked.rows, base, json.dumps(values), seed)
+                        if key in known(asked.out):
+                            continue
+                        kind = "decoder" if base.startswith("smol") else "encoder"
+                        experiment, _ = choose(intake, str(cut(asked.bases, base)), kind, seed)
+                        experiment = applied(decided(experiment.replace("training.epochs", EPOCHS)), values)
+                        clock = Clock()
+                        with tempfile.TemporaryDirectory() as inner, Signals() as signals:
+                            shared = way(Path(inner) / "way", intake, experiment, signals)
+                            training, found = fit(shared, Path(inner) / "run", experiment), {}
+                            for share in SHARES:
+                                training.advance(round(share * training.work.total))
+                                scores = score(training.work.model, training.work.objective, training.work.validation)
+                                found |= looked(f"validation_{share:g}", scores)
+                            found |= told(shared, training)
+                        note(asked.out, key, {**found, "tested": len(intake.records["test"]), "seconds": round(clock(), 1)})
 
 
 if __name__ == "__main__":

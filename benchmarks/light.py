@@ -61,13 +61,13 @@ def looked(part: str, scores: Scores) -> dict[str, float]:
 
 
 def begun(data: Path, scratch: Path, name: str, rows: int, tested: int, seed: int, wrong: float = 0.0) -> tuple[Intake, Experiment]:
-    """The rows of a set, a fifth of them to choose by, and the default for them in fp32; test rows keep their labels where a share of the others is wrong."""
+    """The rows of a set, a fifth of them to choose by, and the default for them; test rows keep their labels where a share of the others is wrong."""
     train, test = files(data, scratch, name, rows, tested)
     if wrong:
         _spoil(train, wrong)
     intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
     experiment, _ = choose(intake, None, None, seed)
-    return intake, decided(experiment.replace("training.dtype", "float32"))
+    return intake, decided(experiment)
 
 
 def _spoil(path: Path, share: float) -> None:
