@@ -21,14 +21,17 @@ LOOKS = [0.9, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6, 0.8, 0.7, 0.7, 0.7, 0.7]
 def looked_at(bases: Any, rows: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, patience: int, stop: int = 12, **schedule: Any) -> Fit:
     changes = {f"schedule__{name}": value for name, value in schedule.items()}
     work = work_for(bases, rows, "classification", training__steps=12, training__evaluations_per_epoch=1000.0, training__patience=patience, **changes)  # fmt: skip
-    looks = iter(LOOKS[len(list((folder / "validation_losses").glob("*"))) :])
-    monkeypatch.setattr(watchers, "measure", lambda scores, names: {"accuracy": next(looks), "loss": 1.0})
     run = Run(folder) if folder.exists() else Run.create(folder)
     with Signals() as signals:
         fit = Fit(run, work, Silent(), signals)
+        monkeypatch.setattr(watchers, "measure", lambda scores, names: {"accuracy": LOOKS[fit.done - 1], "loss": 1.0})
         fit.advance(stop)
         fit.keep()
     return fit
+
+
+def looks_of(fit: Fit) -> list[int]:
+    return [line["step"] for line in fit.run.lines("metrics.jsonl") if "evaluation" in line]
 
 
 def test_a_run_stops_when_nothing_gets_better_and_keeps_the_best(bases, records, tmp_path, monkeypatch) -> None:
@@ -37,18 +40,19 @@ def test_a_run_stops_when_nothing_gets_better_and_keeps_the_best(bases, records,
     assert fit.over
 
 
-def test_where_the_rate_stays_before_it_falls_luck_before_the_fall_is_forgotten_and_stops_nothing(
+def test_where_the_rate_stays_before_it_falls_no_look_before_the_fall_is_the_best_or_stops_the_run(
     bases, records, tmp_path, monkeypatch
 ) -> None:
     fit = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, kind="wsd", decay=0.5)
     assert fit.evaluator.best == {"step": 8, "accuracy": 0.8, "loss": 1.0}
     assert fit.done == 11  # three looks after the best
+    assert looks_of(fit) == [2, 4, 6, 7, 8, 9, 10, 11]
     fit = looked_at(bases, records, tmp_path / "all", monkeypatch, 100, kind="wsd", decay=0.5)
     assert (fit.done, fit.evaluator.best["step"]) == (12, 8)
 
 
-def test_a_run_that_is_interrupted_before_the_fall_forgets_the_luck_before_it_too(bases, records, tmp_path, monkeypatch) -> None:
+def test_a_run_that_is_interrupted_before_the_fall_has_no_best_yet(bases, records, tmp_path, monkeypatch) -> None:
     begun = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, stop=5, kind="wsd", decay=0.5)
-    assert (begun.done, begun.evaluator.best["step"], begun.over) == (5, 1, False)
+    assert (begun.done, begun.evaluator.best, begun.over) == (5, {"step": 0}, False)
     fit = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, kind="wsd", decay=0.5)
     assert (fit.done, fit.evaluator.best["step"]) == (11, 8)

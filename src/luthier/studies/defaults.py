@@ -42,10 +42,6 @@ ROWS_A_CLASS = (200, 8.0, "fewer than 200 rows a class: more passes")
 """Below this many training rows a class, at least this many epochs."""
 
 
-LOOKS = ((1, 4.0, 6), (5, 2.0, 6), (1 << 62, 1.0, 4))
-"""Up to so many epochs: looks at the validation rows an epoch, and looks without a better one after which a run stops. In long runs a second look an
-epoch chose no better weights and took a tenth of the time (docs/log.md)."""
-
 MANY_LONG = 0.1
 """Share of long rows above which they are read in windows."""
 CHARACTERS_A_TOKEN = 4.5
@@ -190,7 +186,6 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
     epochs, why_epochs = next((epochs, why) for limit, epochs, why in EPOCHS[task] if rows < limit)
     if intake.labels and rows / len(intake.labels) < ROWS_A_CLASS[0] and epochs < ROWS_A_CLASS[1]:
         epochs, why_epochs = ROWS_A_CLASS[1:]
-    looks, patience = next((looks, patience) for most, looks, patience in LOOKS if epochs <= most)
     batch = 8 if task == "chat" else 16 if rows < 3_000 else 32
     dropout = 0.0 if task == "chat" else 0.1
     decay = 0.0 if task == "chat" else 0.01
@@ -221,7 +216,7 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
             "adaptation": {"kind": "full"},
             "optimizer": {"kind": "adamw", "lr": rate},
             "schedule": {"kind": "linear"},
-            "training": {"evaluations_per_epoch": looks, "patience": patience},
+            "training": {"evaluations_per_epoch": 4.0 if epochs <= 1 else 2.0},
         }
     )
     if intake.labels:

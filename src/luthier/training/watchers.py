@@ -91,7 +91,7 @@ class Finite:
 class Evaluator:
     """Looks at the validation rows from time to time, remembers the best, and stops when nothing gets better.
 
-    Where the rate stays and falls later, its fall is what makes the weights good: until it begins, no run stops early, and what was best before it is forgotten then.
+    Where the rate stays and falls later, its fall is what makes the weights good: until it begins no look is the best, none stops the run, and every other one is left out.
 
     Args:
         work: model, objective and rows.
@@ -124,7 +124,8 @@ class Evaluator:
 
     def due(self, number: int) -> bool:
         """Whether the validation rows are looked at after this step."""
-        return number % self.every == 0 or number == self.work.total
+        every = 2 * self.every if self._stays(number) else self.every
+        return number % every == 0 or number == self.work.total
 
     def evaluate(self, number: int) -> None:
         """Score the validation rows and act on it.
@@ -137,12 +138,13 @@ class Evaluator:
         measured = measure(scores, names)
         self.evaluated = number
         self.seen = scores
-        better = self._better(number, measured, names[0])
+        counts = not self._stays(number) or number == self.work.total
+        better = counts and self._better(measured, names[0])
         if better:
             self.best = {"step": number, **measured}
             self.worse = 0
             self.writer.save(self.state(number), full=False, keep={number})
-        elif not self._stays(number):
+        elif counts:
             self.worse += 1
         self.metrics.note(step=number, evaluation=measured, best=better)
         self.metrics.flush()
@@ -166,8 +168,8 @@ class Evaluator:
         """Whether the rate has yet to begin to fall after this step."""
         return share_done(number - 1, self.work.planned or self.work.total) <= self.stays
 
-    def _better(self, number: int, measured: dict[str, float], name: str) -> bool:
-        if name not in self.best or (self._stays(self.best["step"]) and not self._stays(number)):
+    def _better(self, measured: dict[str, float], name: str) -> bool:
+        if name not in self.best:
             return True
         sign = 1 if METRICS[name].higher else -1
         now, then = (sign * values[name] for values in (measured, self.best))
