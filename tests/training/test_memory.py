@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import torch
 
 import luthier
 from luthier.core.errors import OutOfMemory, Stopped
+from luthier.core.interfaces import Silent
+from luthier.core.run import Run
 from luthier.core.types import Batch, Loss
 from luthier.evaluation.score import score
 from luthier.models import generate
@@ -20,6 +24,7 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.objectives.classification import ClassificationObjective
 from luthier.training.steps import steps
 from luthier.training.train import Fit
+from luthier.training.watchers import Signals
 from tests.conftest import rows
 from tests.training.test_steps import close, weights_after, work_for
 
@@ -191,3 +196,19 @@ def test_what_was_decided_for_lack_of_memory_is_kept_and_obeyed_when_the_run_goe
         assert event["step"] == 3
     one, two = ((run.folder / "bundle" / "model.safetensors").read_bytes() for run in (straight, resumed))
     assert one == two
+
+
+def test_a_training_that_nobody_needs_any_more_is_freed_at_once(bases, records, tmp_path: Path) -> None:
+    gc.collect()
+    gc.disable()  # Python's collector comes by too rarely for gigabytes
+    try:
+        work = work_for(bases, records, "classification", training__dtype="bfloat16", training__steps=6)
+        with Signals() as signals:
+            fit = Fit(Run.create(tmp_path / "run"), work, Silent(), signals)
+            fit.advance(3)
+            fit.keep()
+        held = [weakref.ref(part) for part in (fit, work, work.model, work.masters, *work.masters.weights().values())]
+        del fit, work
+        assert [part() for part in held] == [None] * len(held)
+    finally:
+        gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -25,10 +26,12 @@ def out_of_memory(problem: BaseException) -> bool:
 
 
 def give_back() -> None:
-    """Free what the failed attempt has left behind; call it outside of the `except` block, whose traceback holds tensors."""
+    """Free what a failed attempt or a finished run has left behind; call it outside of the `except` block, whose traceback holds tensors."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library than glibc knows no malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager

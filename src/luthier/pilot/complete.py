@@ -10,6 +10,7 @@ from luthier.core.interfaces import Face, Watcher
 from luthier.core.run import Clock, Run, write_file
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment
+from luthier.models.memory import give_back
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import PADDED, Base, resolve
 from luthier.pilot.stages.closing import closed, concluded
@@ -54,6 +55,16 @@ def complete(
         Stopped: a signal came; the run can be resumed.
     """
     settle()
+    try:
+        return _completed(place, experiment, intake, face, clock, watchers, inexact)
+    finally:
+        give_back()  # a notebook lives on
+
+
+def _completed(
+    place: Run, experiment: Experiment, intake: Intake, face: Face, clock: Clock, watchers: Sequence[Watcher], inexact: Sequence[str] | None
+) -> Run:
+    """Every stage, in its order."""
     asked = Asked.of(place)
     workers = asked.workers if asked and asked.backend == "processes" else 1
     with noted(place, clock), Signals() as signals, shared(workers):

@@ -49,6 +49,8 @@ BATCHES: dict[str, tuple[tuple[int, int, str], ...]] = {
 
 ROWS_A_CLASS = (200, 8.0, "fewer than 200 rows a class: more passes")
 """Below this many training rows a class, at least this many epochs."""
+FEW_A_CLASS = (100, 16, "fewer than 100 rows a class: smaller batches, more steps")
+"""Below this many training rows a class, at most this many rows a step: 20 classes of 40 rows lost 2 points in batches of 32 (docs/log.md)."""
 
 
 MANY_LONG = 0.1
@@ -196,6 +198,8 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
     if intake.labels and rows / len(intake.labels) < ROWS_A_CLASS[0] and epochs < ROWS_A_CLASS[1]:
         epochs, why_epochs = ROWS_A_CLASS[1:]
     batch, why_batch = next((batch, why) for limit, batch, why in BATCHES[task] if rows < limit)
+    if intake.labels and rows / len(intake.labels) < FEW_A_CLASS[0] and batch > FEW_A_CLASS[1]:
+        batch, why_batch = FEW_A_CLASS[1:]
     dropout = 0.0 if task == "chat" else 0.1
     decay = 0.0 if task == "chat" else 0.01
     choices = [

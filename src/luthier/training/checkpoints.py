@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,14 @@ class Writer:
         self.cost = 0.0
         self._thread: threading.Thread | None = None
         self._problem: BaseException | None = None
-        masters.before_moving = self.wait
+        waiting = weakref.WeakMethod(self.wait)  # the weights hold no reference back, so that both go when nobody needs them
+
+        def wait() -> None:
+            still = waiting()
+            if still is not None:
+                still()
+
+        masters.before_moving = wait
 
     def save(self, state: dict[str, Any], full: bool, keep: Set[int]) -> None:
         """Begin to write a checkpoint, then delete those that are no longer needed.
