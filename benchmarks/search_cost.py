@@ -13,6 +13,7 @@ import argparse
 import csv
 import importlib
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -122,6 +123,7 @@ def timed(out: Path, make: Callable[[], Run]) -> tuple[Run, float]:
     mark = out.parent / f"{out.name}.seconds"
     if mark.exists():
         return (Study(out) if (out / "plan.yaml").exists() else Run(out)), float(mark.read_text())
+    shutil.rmtree(out, ignore_errors=True)  # one that was stopped in the middle would tell no time
     began = time.monotonic()
     made = make()
     mark.write_text(str(time.monotonic() - began))

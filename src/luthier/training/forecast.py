@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from luthier.core.types import Batch
-from luthier.data.batches import choose, steps_in_epoch
+from luthier.data.batches import choose
 from luthier.evaluation.score import score
 from luthier.training.checkpoints import space
 from luthier.training.steps import Work, steps
+from luthier.training.watchers import Looks
 
 SAMPLED = 6
 """Steps that are measured, from the shortest to the longest."""
@@ -113,8 +114,7 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
     began = time.monotonic()
     score(work.model, work.objective, held)
     a_look = (time.monotonic() - began) * sum(len(each.tokens) for each in work.validation) / max(sum(len(each.tokens) for each in held), 1)
-    every = max(1, min(work.total, round(steps_in_epoch(len(work.train), training.batch_size) / training.evaluations_per_epoch)))
-    looks = work.total // every + (work.total % every > 0)
+    looks = len(Looks(work))
     moving = sum(master.numel() for master in work.masters.weights().values())
     kept = (looks + 1) * 4 * moving / KEPT_A_SECOND  # each look may be the best so far, and the best is read again
     parameters = list(work.model.network.parameters())

@@ -50,7 +50,7 @@ class Fit:
             return
         self.metrics.last = time.monotonic()  # a pause is nobody's step
         try:
-            if self.done and self.evaluator.due(self.done) and self.evaluator.evaluated != self.done:
+            if self.done and self.evaluator.looks.due(self.done) and self.evaluator.evaluated != self.done:
                 self.evaluator.evaluate(self.done)  # the stop came between the step and its evaluation
             for step in steps(self.work, self.done):
                 self.done = step.number

@@ -88,10 +88,37 @@ class Finite:
         )
 
 
+class Looks:
+    """When the validation rows are looked at, and which looks count.
+
+    Where the rate stays and falls later, its fall is what makes the weights good: until it begins no look is the best, none stops the run, and every other
+    one is left out.
+
+    Args:
+        work: its experiment says how often.
+    """
+
+    def __init__(self, work: Work) -> None:
+        training, schedule = work.experiment.training, work.experiment.schedule
+        self.total, self.planned = work.total, work.planned or work.total
+        self.stays: float = schedule.stays  # pyright: ignore[reportAttributeAccessIssue]
+        per_epoch = steps_in_epoch(len(work.train), training.batch_size)
+        self.every = max(1, min(work.total, round(per_epoch / training.evaluations_per_epoch)))
+
+    def due(self, number: int) -> bool:
+        """Whether there is a look after this step."""
+        return number == self.total or number % (self.every if self.counts(number) else 2 * self.every) == 0
+
+    def counts(self, number: int) -> bool:
+        """Whether a look after this step may be the best, or one too many without a better one."""
+        return number == self.total or share_done(number - 1, self.planned) > self.stays
+
+    def __len__(self) -> int:
+        return sum(self.due(number) for number in range(1, self.total + 1))
+
+
 class Evaluator:
     """Looks at the validation rows from time to time, remembers the best, and stops when nothing gets better.
-
-    Where the rate stays and falls later, its fall is what makes the weights good: until it begins no look is the best, none stops the run, and every other one is left out.
 
     Args:
         work: model, objective and rows.
@@ -108,10 +135,7 @@ class Evaluator:
         self.worse = 0
         self.evaluated = 0
         self.seen: Scores | None = None
-        schedule: Any = work.experiment.schedule
-        self.stays: float = schedule.stays
-        per_epoch = steps_in_epoch(len(work.train), work.experiment.training.batch_size)
-        self.every = max(1, min(work.total, round(per_epoch / work.experiment.training.evaluations_per_epoch)))
+        self.looks = Looks(work)
 
     def __call__(self, step: Step) -> None:
         """Evaluate when it is time.
@@ -119,13 +143,8 @@ class Evaluator:
         Raises:
             EarlyStop: `training.patience` evaluations brought nothing better.
         """
-        if self.due(step.number):
+        if self.looks.due(step.number):
             self.evaluate(step.number)
-
-    def due(self, number: int) -> bool:
-        """Whether the validation rows are looked at after this step."""
-        every = 2 * self.every if self._stays(number) else self.every
-        return number % every == 0 or number == self.work.total
 
     def evaluate(self, number: int) -> None:
         """Score the validation rows and act on it.
@@ -138,7 +157,7 @@ class Evaluator:
         measured = measure(scores, names)
         self.evaluated = number
         self.seen = scores
-        counts = not self._stays(number) or number == self.work.total
+        counts = self.looks.counts(number)
         better = counts and self._better(measured, names[0])
         if better:
             self.best = {"step": number, **measured}
@@ -163,10 +182,6 @@ class Evaluator:
             self.run.event("early_stop", step=number, best=self.best["step"])
             raise EarlyStop
         self.metrics.last = time.monotonic()
-
-    def _stays(self, number: int) -> bool:
-        """Whether the rate has yet to begin to fall after this step."""
-        return share_done(number - 1, self.work.planned or self.work.total) <= self.stays
 
     def _better(self, measured: dict[str, float], name: str) -> bool:
         if name not in self.best:
