@@ -67,7 +67,7 @@ def run(
     intake = take_in(asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set, say=face.say))
     kind = kind_of(base, face)
     experiment, choices = choose(intake, base, kind, seed)
-    experiment = changed(experiment, choices, set)
+    experiment = changed(experiment, choices, set, intake)
     place = Run.create(Path(out) if out else Path("runs") / Run.fresh_name())
     with place.owned():
         searches = not (watchers or plan_only or experiment.data.folds)

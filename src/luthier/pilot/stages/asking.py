@@ -15,7 +15,7 @@ from luthier.data.intake import Intake, take_in
 from luthier.data.rows import ENDINGS
 from luthier.data.spec import Data
 from luthier.experiment import Experiment, number
-from luthier.studies.defaults import Choice, choose, rate_for
+from luthier.studies.defaults import Choice, batch_for, choose, rate_for
 
 
 def asked_for(
@@ -115,18 +115,22 @@ def kind_of(base: str | None, face: Face) -> str | None:
     return resolve(base, face.say).kind
 
 
-def changed(experiment: Experiment, choices: list[Choice], assignments: Sequence[str]) -> Experiment:
-    """Apply what the person set; an adaptation brings its own rate unless one was set too."""
+def changed(experiment: Experiment, choices: list[Choice], assignments: Sequence[str], intake: Intake) -> Experiment:
+    """Apply what the person set; an adaptation brings its own rate and epochs their own batch, unless one was set too."""
     for item in sorted(assignments, key=lambda item: ".kind=" not in item):
         experiment = experiment.set(item)
     paths = {item.partition("=")[0] for item in assignments}
     adaptation: Any = experiment.adaptation
+    brought: list[Choice] = []
     if "adaptation.kind" in paths and "optimizer.lr" not in paths:
         kind = "encoder" if experiment.data.task == "classification" else "decoder"
-        rate, why = rate_for(kind, adaptation.kind)
-        experiment = experiment.replace("optimizer.lr", rate)
-        choices[:] = [choice for choice in choices if choice.path != "optimizer.lr"] + [Choice("optimizer.lr", rate, why)]
-    choices[:] = [choice for choice in choices if choice.path not in paths]
+        brought.append(Choice("optimizer.lr", *rate_for(kind, adaptation.kind)))
+    if "training.epochs" in paths and "training.batch_size" not in paths:
+        brought.append(batch_for(intake, experiment.training.epochs))
+    for choice in brought:
+        experiment = experiment.replace(choice.path, choice.value)
+    known = {*paths, *(choice.path for choice in brought)}
+    choices[:] = [*(choice for choice in choices if choice.path not in known), *brought]
     choices += [Choice(path, text, "as set") for path, _, text in (item.partition("=") for item in assignments)]
     return experiment
 
@@ -144,4 +148,4 @@ def default_for(
     face.stage("data", str(data))
     intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say))
     experiment, choices = choose(intake, base, kind_of(base, face), seed)
-    return changed(experiment, choices, set), intake, choices
+    return changed(experiment, choices, set, intake), intake, choices
