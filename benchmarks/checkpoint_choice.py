@@ -50,7 +50,7 @@ def judged(out: Path, patience: int) -> None:
     """What each rule would have shipped."""
     lines = known(out)
     for kind in sorted({key[2] for key in lines}):
-        runs = [found["looks"] for key, found in lines.items() if key[2] == kind]
+        runs = [[look for look in found["looks"] if look["counts"]] for key, found in lines.items() if key[2] == kind]
         for name, rule in RULES.items():
             ends = [chosen(looks, rule, patience) for looks in runs]
             accuracy, settled = (
@@ -97,10 +97,12 @@ def main() -> None:
                     training = fit(shared, Path(scratch) / "run", experiment)
                     looks: list[dict[str, Any]] = []
                     while not training.over:
-                        training.advance(min(training.done + training.evaluator.every, training.work.total))
-                        assert training.evaluator.seen is not None
-                        tests = score(training.work.model, training.work.objective, shared.examples("test"))
-                        looks.append({"step": training.done, **looked("validation", training.evaluator.seen), **looked("test", tests)})
+                        training.advance(min(training.done + training.evaluator.looks.every, training.work.total))
+                        seen, tests = (
+                            score(training.work.model, training.work.objective, shared.examples(part)) for part in ("validation", "test")
+                        )
+                        counts = training.evaluator.looks.counts(training.done)
+                        looks.append({"step": training.done, "counts": counts, **looked("validation", seen), **looked("test", tests)})
                     note(asked.out, (name, seed, kind), {"looks": looks})
     return None
 

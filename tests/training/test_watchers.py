@@ -51,6 +51,12 @@ def test_where_the_rate_stays_before_it_falls_no_look_before_the_fall_is_the_bes
     assert (fit.done, fit.evaluator.best["step"]) == (12, 8)
 
 
+def test_of_equal_looks_the_later_is_kept_and_patience_does_not_begin_anew(bases, records, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tests.training.test_watchers.LOOKS", [0.5, 0.9, 0.9, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
+    fit = looked_at(bases, records, tmp_path / "run", monkeypatch, 4, kind="linear")
+    assert (fit.done, fit.evaluator.best["step"]) == (6, 6)
+
+
 def test_a_run_that_is_interrupted_before_the_fall_has_no_best_yet(bases, records, tmp_path, monkeypatch) -> None:
     begun = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, stop=5, kind="wsd", decay=0.5)
     assert (begun.done, begun.evaluator.best, begun.over) == (5, {"step": 0}, False)

@@ -118,7 +118,7 @@ class Looks:
 
 
 class Evaluator:
-    """Looks at the validation rows from time to time, remembers the best, and stops when nothing gets better.
+    """Looks at the validation rows from time to time, remembers the best (of equals the later), and stops when nothing gets better.
 
     Args:
         work: model, objective and rows.
@@ -157,14 +157,13 @@ class Evaluator:
         measured = measure(scores, names)
         self.evaluated = number
         self.seen = scores
-        counts = self.looks.counts(number)
-        better = counts and self._better(measured, names[0])
+        gain = self._gain(measured, names[0]) if self.looks.counts(number) else None
+        if gain is not None:
+            self.worse = 0 if gain > 0 else self.worse + 1
+        better = gain is not None and gain >= 0  # of equals the later: its rate has fallen further
         if better:
             self.best = {"step": number, **measured}
-            self.worse = 0
             self.writer.save(self.state(number), full=False, keep={number})
-        elif counts:
-            self.worse += 1
         self.metrics.note(step=number, evaluation=measured, best=better)
         self.metrics.flush()
         (self.run.folder / "validation_losses").mkdir(exist_ok=True)
@@ -183,12 +182,11 @@ class Evaluator:
             raise EarlyStop
         self.metrics.last = time.monotonic()
 
-    def _better(self, measured: dict[str, float], name: str) -> bool:
+    def _gain(self, measured: dict[str, float], name: str) -> float:
+        """By how much a look is better than the best before it; below 0 where it is worse."""
         if name not in self.best:
-            return True
-        sign = 1 if METRICS[name].higher else -1
-        now, then = (sign * values[name] for values in (measured, self.best))
-        return now > then or (now == then and measured["loss"] < self.best["loss"])
+            return math.inf
+        return (1 if METRICS[name].higher else -1) * (measured[name] - self.best[name])
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint keeps about the run."""
