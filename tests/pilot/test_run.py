@@ -204,6 +204,7 @@ def test_a_run_killed_without_warning_resumes_to_the_same_bytes(finished: Run, t
         [sys.executable, "-c", KILLED, str(finished.folder / "experiment.yaml"), str(folder), "9"], check=False, capture_output=True
     )
     assert done.returncode == -signal.SIGKILL
+    (folder / "validation_losses").mkdir(exist_ok=True)
     (folder / "validation_losses" / ".tmp6tHDhg").write_bytes(b"")  # as safetensors leaves it, killed between its write and its rename
     assert weights(luthier.resume(folder).folder) == weights(finished.folder)
     losses = [{file.name: file.read_bytes() for file in (run / "validation_losses").iterdir()} for run in (folder, finished.folder)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,22 @@ LOOKS = [0.9, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6, 0.8, 0.7, 0.7, 0.7, 0.7]
 """Accuracy after each step of twelve: a stroke of luck at first, then what the fall of the rate brings."""
 
 
-def looked_at(bases: Any, rows: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, patience: int, stop: int = 12, **schedule: Any) -> Fit:
+def looked_at(
+    bases: Any,
+    rows: Any,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    patience: int,
+    stop: int = 12,
+    losses: Sequence[float] = (1.0,) * 12,
+    **schedule: Any,
+) -> Fit:
     changes = {f"schedule__{name}": value for name, value in schedule.items()}
     work = work_for(bases, rows, "classification", training__steps=12, training__evaluations_per_epoch=1000.0, training__patience=patience, **changes)  # fmt: skip
     run = Run(folder) if folder.exists() else Run.create(folder)
     with Signals() as signals:
         fit = Fit(run, work, Silent(), signals)
-        monkeypatch.setattr(watchers, "measure", lambda scores, names: {"accuracy": LOOKS[fit.done - 1], "loss": 1.0})
+        monkeypatch.setattr(watchers, "measure", lambda scores, names: {"accuracy": LOOKS[fit.done - 1], "loss": losses[fit.done - 1]})
         fit.advance(stop)
         fit.keep()
     return fit
@@ -55,6 +65,9 @@ def test_of_equal_looks_the_later_is_kept_and_patience_does_not_begin_anew(bases
     monkeypatch.setattr("tests.training.test_watchers.LOOKS", [0.5, 0.9, 0.9, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
     fit = looked_at(bases, records, tmp_path / "run", monkeypatch, 4, kind="linear")
     assert (fit.done, fit.evaluator.best["step"]) == (6, 6)
+    losses = [1.0, 0.9, 0.8, 0.9, 0.7, 0.75, 0.6, 0.65, 0.65, 0.65, 0.65, 0.65]  # a lower loss at the same accuracy: it still gets on
+    fit = looked_at(bases, records, tmp_path / "on", monkeypatch, 4, losses=losses, kind="linear")
+    assert (fit.done, fit.evaluator.best["step"]) == (11, 11)
 
 
 def test_a_run_that_is_interrupted_before_the_fall_has_no_best_yet(bases, records, tmp_path, monkeypatch) -> None:

@@ -133,6 +133,7 @@ class Evaluator:
         self.work, self.run, self.metrics, self.writer, self.face, self.poll = work, run, metrics, writer, face, poll
         self.best: dict[str, Any] = {"step": 0}
         self.worse = 0
+        self.lowest: float | None = None  # loss of the looks that are as good as the best
         self.evaluated = 0
         self.seen: Scores | None = None
         self.looks = Looks(work)
@@ -159,7 +160,9 @@ class Evaluator:
         self.seen = scores
         gain = self._gain(measured, names[0]) if self.looks.counts(number) else None
         if gain is not None:
-            self.worse = 0 if gain > 0 else self.worse + 1
+            gets_on = gain > 0 or (gain == 0 and self.lowest is not None and measured["loss"] < self.lowest)
+            self.worse = 0 if gets_on else self.worse + 1
+            self.lowest = measured["loss"] if gets_on else self.lowest
         better = gain is not None and gain >= 0  # of equals the later: its rate has fallen further
         if better:
             self.best = {"step": number, **measured}
@@ -190,11 +193,12 @@ class Evaluator:
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint keeps about the run."""
-        return {"step": step, "best": self.best, "worse": self.worse, "evaluated": self.evaluated}
+        return {"step": step, "best": self.best, "worse": self.worse, "lowest": self.lowest, "evaluated": self.evaluated}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a checkpoint's state."""
         self.best, self.worse, self.evaluated = state["best"], state["worse"], state["evaluated"]
+        self.lowest = state.get("lowest")
 
 
 class Checkpointer:
