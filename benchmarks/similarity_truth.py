@@ -1,6 +1,6 @@
 """Does one pass over the rows find the base to take and the blocks to freeze? Against trainings of every base and depth.
 
-    python benchmarks/similarity_truth.py --data DIR [--table FILE.jsonl] [--depths]
+    python benchmarks/similarity_truth.py --data DIR --table FILE.jsonl [--depths]
 
 Trains nothing: it asks `similar` about each set and compares with the runs of `finetune_table.py`. Bases: MiniLM with six, four and three
 of its blocks, SmolLM2 with six of its thirty.
@@ -26,8 +26,6 @@ from luthier.models.store import resolve
 from luthier.pilot.similar import similar
 from luthier.training.devices import settle
 from sets import files
-
-PUBLISHED = Path(__file__).parent / "tables" / "classification-600-rows.jsonl"
 
 
 def logme(rows: np.ndarray, labels: np.ndarray) -> float:
@@ -125,7 +123,7 @@ def main() -> None:
     """Judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--table", type=Path, default=PUBLISHED)
+    parser.add_argument("--table", type=Path, required=True, help="what `finetune_table.py --grids bases depths` wrote")
     parser.add_argument("--bases", type=Path, default=Path("runs/bases"), help="where bases with fewer blocks are made")
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--rows", type=int, default=600)

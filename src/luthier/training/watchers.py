@@ -99,9 +99,9 @@ class Looks:
     """
 
     def __init__(self, work: Work) -> None:
-        training, schedule = work.experiment.training, work.experiment.schedule
-        self.total, self.planned = work.total, work.planned or work.total
-        self.stays: float = schedule.stays  # pyright: ignore[reportAttributeAccessIssue]
+        training = work.experiment.training
+        schedule: Any = work.experiment.schedule
+        self.total, self.planned, self.stays = work.total, work.planned or work.total, float(schedule.stays)
         per_epoch = steps_in_epoch(len(work.train), training.batch_size)
         self.every = max(1, min(work.total, round(per_epoch / training.evaluations_per_epoch)))
 

@@ -1,4 +1,4 @@
-"""Defaults fit the rows, and each other."""
+"""What is asked for, and what follows from it where nothing was said."""
 
 from __future__ import annotations
 
