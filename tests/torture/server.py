@@ -105,8 +105,11 @@ def torn(file: str, line: int) -> None:
 
 
 def watched(self: Teller, step: Any) -> None:
-    """Say what the process holds, from time to time."""
+    """Say what the process holds, from time to time, once no checkpoint is being written: its files are open for good reason."""
     if self.name == "train" and step.number % 500 == 0:
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         say(
