@@ -23,7 +23,7 @@ from luthier.training.steps import steps
 data, count, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 settle()
 intake = take_in(Data(path=data + "/sst2"))
-experiment, _ = choose(intake, None, None, 1)
+experiment, _ = choose(intake, None, 1)
 experiment = decided(experiment.replace("training.dtype", dtype))
 base = resolve("minilm-l6")
 work = assemble(experiment, base, load_tokenizer(base), intake.records)

@@ -72,7 +72,7 @@ def adapted(kind: str, rate: float | None = None, **more: Any) -> Values:
     return {
         "adaptation.kind": kind,
         **{f"adaptation.{name}": value for name, value in more.items()},
-        "optimizer.lr": rate or rate_for("encoder", kind)[0],
+        "optimizer.lr": rate or rate_for("classification", None, kind)[0],
     }
 
 
@@ -102,11 +102,11 @@ def filled(asked: Any, seed: int, grid: str, name: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)
         intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
-        for base, values in planned(grid, choose(intake, None, None, seed)[0]):
+        for base, values in planned(grid, choose(intake, None, seed)[0]):
             key = (name, asked.rows, base, json.dumps(values), seed)
             if key in done:
                 continue
-            experiment, _ = choose(intake, str(cut(asked.bases, base)), "decoder" if base.startswith("smol") else "encoder", seed)
+            experiment, _ = choose(intake, resolve(str(cut(asked.bases, base))), seed)
             experiment = applied(decided(experiment.replace("training.epochs", EPOCHS)), values)
             note(asked.out, key, {**trained(intake, experiment), "tested": len(intake.records["test"])})
 

@@ -66,7 +66,7 @@ def begun(data: Path, scratch: Path, name: str, rows: int, tested: int, seed: in
     if wrong:
         _spoil(train, wrong)
     intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
-    experiment, _ = choose(intake, None, None, seed)
+    experiment, _ = choose(intake, None, seed)
     return intake, decided(experiment)
 
 

@@ -55,7 +55,7 @@ from luthier.training.devices import settle, decided
 from luthier.training.steps import steps
 settle()
 intake = take_in(Data(path=sys.argv[1], allow_leakage=True))
-experiment, _ = choose(intake, None, None, 1)
+experiment, _ = choose(intake, None, 1)
 experiment = decided(experiment).replace("adaptation.kind", sys.argv[3])
 base = resolve("smollm2-135m")
 work = assemble(experiment, base, load_tokenizer(base), intake.records)

@@ -47,7 +47,7 @@ def measured(data: Path, words: int, adaptation: str, pairs: int, at_once: int) 
                 before = [{"role": "system", "content": prompt}] if words else []
                 file.write(json.dumps({"messages": [*before, asked, {"role": "assistant", "content": row["output"]}]}) + "\n")
         intake = take_in(Data(path=str(path), allow_leakage=True), checks=())
-    experiment, _ = choose(intake, None, None, 1)
+    experiment, _ = choose(intake, None, 1)
     experiment = decided(experiment.replace("training.micro_batch_tokens", at_once)).replace("adaptation.kind", adaptation)
     base = resolve("smollm2-135m")
     work = assemble(experiment, base, load_tokenizer(base), intake.records)

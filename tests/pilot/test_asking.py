@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,3 +37,20 @@ def test_a_step_has_as_many_rows_as_leave_the_run_steps_enough(
     experiment, _, choices = default_for(written(tmp_path, count, classes), set, Silent(), target=None, input=None, base=None, task=None, seed=1)  # fmt: skip
     assert experiment.training.batch_size == batch
     assert [choice.value for choice in choices if choice.path == "training.batch_size"] in ([batch], [str(batch)])
+
+
+def test_a_decoder_that_classifies_keeps_its_lower_half_and_what_is_asked_brings_its_rate(tmp_path: Path, bases: Any) -> None:
+    data, decoder = written(tmp_path, 100, 2), str(bases("llama").folder)
+
+    def default(*set: str, base: str | None = None) -> Any:
+        return default_for(data, set, Silent(), target=None, input=None, base=base, task=None, seed=1)[0]
+
+    kept = default(base=decoder)
+    assert (kept.adaptation.kind, kept.adaptation.depth, kept.optimizer.lr, kept.model.dropout) == ("freeze", 1, 6e-4, 0.0)
+    assert default(f"model.base={decoder}") == kept  # however it is named
+    whole = default("adaptation.kind=full", base=decoder)
+    assert (whole.adaptation.kind, whole.optimizer.lr) == ("full", 3e-4)
+    assert default("adaptation.depth=0", base=decoder).adaptation.depth == 0
+    encoder = default(base=str(bases("bert").folder))
+    assert (encoder.adaptation.kind, encoder.optimizer.lr) == ("full", 1e-4)
+    assert default("adaptation.kind=freeze", base=str(bases("bert").folder)).optimizer.lr == 3e-4

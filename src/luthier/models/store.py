@@ -84,6 +84,7 @@ class Base:
         bundle: what Luthier wrote about it, where it is a bundle.
         language: what it was trained to read; empty where that is not known.
         family: its architecture, as transformers names it.
+        blocks: how many lie on top of each other; 0 where that is not known.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Base:
     bundle: dict[str, Any] | None = None
     language: str = ""
     family: str = ""
+    blocks: int = 0
 
 
 def home() -> Path:
@@ -150,7 +152,8 @@ def inspect(folder: Path, name: str, language: str = "") -> Base:
         raise ModelError(f"{name} has no model.safetensors (found: {other})", "only safetensors are opened; convert the model first")
     kept = _remembered(folder, weights)
     bundle = json.loads((folder / "luthier.json").read_text()) if (folder / "luthier.json").is_file() else None
-    return Base(name, folder, "encoder" if family in ENCODERS else "decoder", kept, bundle, language, family)
+    blocks = int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
+    return Base(name, folder, "encoder" if family in ENCODERS else "decoder", kept, bundle, language, family, blocks)
 
 
 def _remembered(folder: Path, weights: Path) -> str:

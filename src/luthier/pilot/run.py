@@ -11,9 +11,8 @@ from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.data.intake import Intake, take_in
 from luthier.experiment import Experiment
-from luthier.pilot.stages.asking import asked_for, changed, filled, kind_of, seconds_of, written
+from luthier.pilot.stages.asking import asked_for, chosen, filled, seconds_of, written
 from luthier.pilot.stages.beginning import begin, fresh_or_planned
-from luthier.studies.defaults import choose
 
 
 def run(
@@ -65,9 +64,7 @@ def run(
     seconds = seconds_of(budget)
     face.stage("data", str(data))
     intake = take_in(asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set, say=face.say))
-    kind = kind_of(base, face)
-    experiment, choices = choose(intake, base, kind, seed)
-    experiment = changed(experiment, choices, set, intake)
+    experiment, choices = chosen(intake, base, set, seed, face)
     place = Run.create(Path(out) if out else Path("runs") / Run.fresh_name())
     with place.owned():
         searches = not (watchers or plan_only or experiment.data.folds)

@@ -108,7 +108,7 @@ def show(
     from luthier.models.store import resolve
     from luthier.training.assemble import opened
 
-    experiment, _ = choose(intake, base, None, 1)
+    experiment, _ = choose(intake, resolve(base) if base else None, 1)
     experiment = experiment.set(*changes)
     tokenizer: Any = load_tokenizer(resolve(experiment.model.base))
     example = opened(experiment, tokenizer).prepare([record])[0]

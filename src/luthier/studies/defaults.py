@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ExperimentError
 from luthier.data.intake import Intake
@@ -12,8 +12,12 @@ from luthier.experiment import Experiment
 from luthier.objectives import OBJECTIVES
 from luthier.studies.space import Dimension, Space, parsed, value_at
 
+if TYPE_CHECKING:
+    from luthier.models.store import Base
+
 BASES = {"classification": "minilm-l6", "chat": "smollm2-135m"}
 
+READER = "a decoder whose new head has few steps: 60 and 180 of them, three sets (docs/log.md)"
 SMALL_ENCODER = "small encoders: 3e-5 to 3e-4 (BERT-small grid; docs/log.md)"
 RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("encoder", "full"): (1e-4, SMALL_ENCODER),
@@ -24,8 +28,12 @@ RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("decoder", "freeze"): (1e-4, "as full fine-tuning"),
     ("decoder", "gradual"): (1e-4, "as full fine-tuning"),
     ("decoder", "lora"): (3e-4, "flat optimum over 35 models and all ranks (Tinker cookbook's sweep)"),
+    ("reader", "full"): (3e-4, READER),
+    ("reader", "freeze"): (6e-4, READER),
+    ("reader", "gradual"): (3e-4, "as full fine-tuning"),
+    ("reader", "lora"): (1e-3, "as adapters in an encoder; not measured"),
 }
-"""(kind of base, adaptation) → rate and where it comes from."""
+"""(what the base does, adaptation) → rate and where it comes from; a reader is a decoder that classifies."""
 
 EPOCHS: dict[str, tuple[tuple[int, float, str], ...]] = {
     "classification": (
@@ -90,6 +98,7 @@ def space_for(
     named: Sequence[str] = (),
     depths: Sequence[int] = (),
     ends: bool = False,
+    base: Base | None = None,
 ) -> tuple[Space, dict[str, str]]:
     """What a search of so many trials varies, and why the rest of the hyperparameters that matter stay.
 
@@ -101,6 +110,7 @@ def space_for(
         named: paths of points that are to be tried: they are searched however few the trials.
         depths: blocks that may be worth freezing, the best proposal first; empty where nobody knows.
         ends: trials have a rate that stays, and the finalists several ends.
+        base: of the experiment; None takes it for the task's own.
 
     Raises:
         ExperimentError: a dimension that does not fit the experiment.
@@ -133,18 +143,18 @@ def space_for(
                 f"--space {dimension.said()!r}: {missing[0]} does not vary", f"add --space '{missing[0]}=…|…', or leave the condition out"
             )
     if "adaptation.kind" in paths:
-        space = tuple(_following(dimension, experiment) if dimension in found else dimension for dimension in space)
+        space = tuple(_following(dimension, experiment, base) if dimension in found else dimension for dimension in space)
     return space, {path: why for path, why in stay.items() if path not in typed}
 
 
-def _following(dimension: Dimension, experiment: Experiment) -> Dimension:
+def _following(dimension: Dimension, experiment: Experiment, base: Base | None) -> Dimension:
     """The rate, which is another one for another adaptation."""
     if dimension.path != "optimizer.lr":
         return dimension
-    kind = "encoder" if experiment.data.task == "classification" else "decoder"
-    now = RATES[kind, value_at(experiment, "adaptation.kind")][0]
+    role = role_of(experiment.data.task, base)
+    now = RATES[role, value_at(experiment, "adaptation.kind")][0]
     return dimension.model_copy(
-        update={"multiples": {"adaptation.kind": {adaptation: rate / now for (of, adaptation), (rate, _) in RATES.items() if of == kind}}}
+        update={"multiples": {"adaptation.kind": {adaptation: rate / now for (of, adaptation), (rate, _) in RATES.items() if of == role}}}
     )
 
 
@@ -171,13 +181,12 @@ class Choice:
     reason: str
 
 
-def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tuple[Experiment, list[Choice]]:
+def choose(intake: Intake, base: Base | None, seed: int) -> tuple[Experiment, list[Choice]]:
     """An experiment for these rows, with the reason for each value.
 
     Args:
         intake: the rows.
-        base: as the person asked; None takes the task's default.
-        kind: encoder or decoder where known; None follows from the task.
+        base: that the person asked for; None takes the task's default.
         seed: of the experiment.
 
     Raises:
@@ -186,17 +195,18 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
     task = intake.spec.task or "classification"
     _trainable(intake, task)
     rows = len(intake.records["train"])
-    kind = kind or ("encoder" if task == "classification" else "decoder")
-    rate, why_rate = RATES[(kind, "full")]
+    role = role_of(task, base)
+    adaptation, adapted = adaptation_for(role, base)
+    rate, why_rate = RATES[role, adaptation["kind"]]
     epochs, why_epochs = next((epochs, why) for limit, epochs, why in EPOCHS[task] if rows < limit)
     if intake.labels and rows / len(intake.labels) < ROWS_A_CLASS[0] and epochs < ROWS_A_CLASS[1]:
         epochs, why_epochs = ROWS_A_CLASS[1:]
-    dropout = 0.0 if task == "chat" else 0.1
+    dropout = 0.1 if role == "encoder" else 0.0
     decay = 0.0 if task == "chat" else 0.01
     choices = [
         Choice("data.task", task, intake.reason),
-        Choice("model.base", base or BASES[task], "as asked" if base else f"the embedded base for {task}"),
-        Choice("adaptation.kind", "full", "the base is small: everything may move"),
+        Choice("model.base", base.name if base else BASES[task], "as asked" if base else f"the embedded base for {task}"),
+        *(Choice(f"adaptation.{name}", value, adapted) for name, value in adaptation.items()),
         Choice("optimizer.lr", rate, why_rate),
         Choice("training.epochs", epochs, why_epochs),
         batch_for(intake, epochs),
@@ -217,7 +227,7 @@ def choose(intake: Intake, base: str | None, kind: str | None, seed: int) -> tup
             "seed": seed,
             "data": intake.spec.model_dump(mode="json"),
             "objective": {"kind": task},
-            "adaptation": {"kind": "full"},
+            "adaptation": adaptation,
             "optimizer": {"kind": "adamw", "lr": rate},
             "schedule": {"kind": "linear"},
             "training": {"evaluations_per_epoch": 4.0 if epochs <= 1 else 2.0},
@@ -255,6 +265,20 @@ def _long(intake: Intake) -> float:
     return sum(len(text) > limit for text in texts) / len(texts)
 
 
-def rate_for(kind: str, adaptation: str) -> tuple[float, str]:
-    """The rate to start from for a kind of base and an adaptation, and where it comes from."""
-    return RATES[(kind, adaptation)]
+def role_of(task: str | None, base: Base | None) -> str:
+    """What a base does: an encoder reads, a decoder writes, and one that classifies is a reader; None is the task's own base."""
+    if task != "classification":
+        return "decoder"
+    return "reader" if base is not None and base.kind == "decoder" else "encoder"
+
+
+def adaptation_for(role: str, base: Base | None) -> tuple[dict[str, Any], str]:
+    """What moves by default, and why."""
+    if role == "reader" and base is not None and base.blocks > 1:
+        return {"kind": "freeze", "depth": base.blocks // 2}, "a decoder that classifies does better with its lower half kept (docs/log.md)"
+    return {"kind": "full"}, "the base is small: everything may move"
+
+
+def rate_for(task: str | None, base: Base | None, adaptation: str) -> tuple[float, str]:
+    """The rate to start from for what a base does and how it is adapted, and where it comes from."""
+    return RATES[role_of(task, base), adaptation]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.component import build
 from luthier.core.errors import ExperimentError
@@ -16,6 +16,9 @@ from luthier.data.rows import ENDINGS
 from luthier.data.spec import Data
 from luthier.experiment import Experiment, number
 from luthier.studies.defaults import Choice, batch_for, choose, rate_for
+
+if TYPE_CHECKING:
+    from luthier.models.store import Base
 
 
 def asked_for(
@@ -106,16 +109,20 @@ def seconds_of(budget: str | float | None) -> float | None:
     return value
 
 
-def kind_of(base: str | None, face: Face) -> str | None:
-    """Encoder or decoder, where a base is named; it is fetched now, so that a wrong name fails at once."""
-    if base is None:
-        return None
+def chosen(intake: Intake, base: str | None, assignments: Sequence[str], seed: int, face: Face) -> tuple[Experiment, list[Choice]]:
+    """The default for these rows and this base, with what the person set; a base that is named is fetched now, so that a wrong name fails at once."""
+    name = next((item.partition("=")[2] for item in reversed(assignments) if item.startswith("model.base=")), base)
+    if name is None:
+        return changed(*choose(intake, None, seed), assignments, intake, None)
     from luthier.models.store import resolve
 
-    return resolve(base, face.say).kind
+    found = resolve(name, face.say)
+    return changed(*choose(intake, found, seed), assignments, intake, found)
 
 
-def changed(experiment: Experiment, choices: list[Choice], assignments: Sequence[str], intake: Intake) -> Experiment:
+def changed(
+    experiment: Experiment, choices: list[Choice], assignments: Sequence[str], intake: Intake, base: Base | None
+) -> tuple[Experiment, list[Choice]]:
     """Apply what the person set; an adaptation brings its own rate and epochs their own batch, unless one was set too."""
     for item in sorted(assignments, key=lambda item: ".kind=" not in item):
         experiment = experiment.set(item)
@@ -123,16 +130,14 @@ def changed(experiment: Experiment, choices: list[Choice], assignments: Sequence
     adaptation: Any = experiment.adaptation
     brought: list[Choice] = []
     if "adaptation.kind" in paths and "optimizer.lr" not in paths:
-        kind = "encoder" if experiment.data.task == "classification" else "decoder"
-        brought.append(Choice("optimizer.lr", *rate_for(kind, adaptation.kind)))
+        brought.append(Choice("optimizer.lr", *rate_for(intake.spec.task, base, adaptation.kind)))
     if "training.epochs" in paths and "training.batch_size" not in paths:
         brought.append(batch_for(intake, experiment.training.epochs))
     for choice in brought:
         experiment = experiment.replace(choice.path, choice.value)
     known = {*paths, *(choice.path for choice in brought)}
-    choices[:] = [*(choice for choice in choices if choice.path not in known), *brought]
-    choices += [Choice(path, text, "as set") for path, _, text in (item.partition("=") for item in assignments)]
-    return experiment
+    told = [Choice(path, text, "as set") for path, _, text in (item.partition("=") for item in assignments)]
+    return experiment, [*(choice for choice in choices if choice.path not in known), *brought, *told]
 
 
 def default_for(
@@ -147,5 +152,5 @@ def default_for(
         return filled(experiment, intake), intake, []
     face.stage("data", str(data))
     intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say))
-    experiment, choices = choose(intake, base, kind_of(base, face), seed)
-    return changed(experiment, choices, set, intake), intake, choices
+    experiment, choices = chosen(intake, base, set, seed, face)
+    return experiment, intake, choices

@@ -106,7 +106,7 @@ def known_of(base: Base, intake: Intake, face: Face) -> Similar:
         fluency, count = _fluency(base, records, intake)
         near = turn(fluency)
         proposed = depth_for(near, count)
-        rate, _ = rate_for("decoder", "freeze" if proposed.blocks else "full")
+        rate, _ = rate_for("chat", base, "freeze" if proposed.blocks else "full")
         return Similar(base.name, size, [], fluency, near, proposed, rate, round(clock(), 2))
     texts = ["\n\n".join(str(record.values.get(name) or "") for name in intake.spec.input) for record in records]
     number = {label: place for place, label in enumerate(sorted({str(record.values[intake.spec.target or ""]) for record in records}))}
@@ -114,7 +114,7 @@ def known_of(base: Base, intake: Intake, face: Face) -> Similar:
     parts = folds([intake.together[record.source, record.row] for record in records], labels.tolist(), FOLDS, intake.spec.split_seed)
     seen = floors(layers(base, texts), labels, parts)
     near, proposed = nearness(seen, labels), depth(seen, len(intake.records["train"]))
-    rate, _ = rate_for(base.kind, "freeze" if proposed.blocks else "full")
+    rate, _ = rate_for("classification", base, "freeze" if proposed.blocks else "full")
     return Similar(base.name, size, seen, None, near, proposed, float(f"{rate * near.rate:.2g}"), round(clock(), 2))
 
 

@@ -143,7 +143,7 @@ def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Pl
     trials = asked.trials or trials_within(runs, warmup, steps, ends)
     fixed = [*asked.fixed, *(["training.batch_size"] if experiment.training.steps else [])]
     depths = _depths(way, experiment, trials, [*fixed, *(text.partition("=")[0].strip() for text in asked.space)])
-    space, stay = space_for(experiment, trials, fixed, asked.space, names, depths, ends and trials > 1)
+    space, stay = space_for(experiment, trials, fixed, asked.space, names, depths, ends and trials > 1, way.base)
     if not space:
         trials = 1
     tried = [point(text, space) for text in asked.points]
