@@ -2,7 +2,8 @@
 
     python benchmarks/search_cost.py --data DIR --out runs/search_cost [--peer PYTHON]
 
-One run-equivalent is `luthier train` with the default values, everything on. Finished runs are kept and read again.
+One run-equivalent is `luthier train` with the default values, everything on and nothing frozen; where the default freezes, its own cost
+stands beside it (frozen_run_equivalents). Finished runs are kept and read again.
 PYTHON has torch, transformers, accelerate and optuna. The peer searches as a careful user would: TPE and MedianPruner over 16 trials,
 accuracy on the same validation rows after each epoch, then a run with the best values that keeps its best epoch.
 """
@@ -27,7 +28,9 @@ from luthier.core.run import Run
 from luthier.core.study import Study
 from luthier.data.intake import take_in
 from luthier.data.spec import Data
+from luthier.experiment import Experiment
 from luthier.models.store import resolve
+from luthier.studies.space import value_at
 from sets import files
 
 IMPORTS = ("luthier.pilot.complete", "sklearn.linear_model", "sklearn.feature_extraction.text")
@@ -130,6 +133,12 @@ def timed(out: Path, make: Callable[[], Run]) -> tuple[Run, float]:
     return made, float(mark.read_text())
 
 
+def beside(name: str, run: Run, alone: float, whole: float) -> dict[str, float]:
+    """What a run found, and how many of it the search cost."""
+    assert run.verdict is not None
+    return {name: round(run.verdict["test"]["value"], 4), f"{name}_seconds": round(alone, 1), "run_equivalents": round(whole / alone, 2)}
+
+
 def main() -> None:
     """Alternate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -179,12 +188,12 @@ def main() -> None:
             }
             if not asked.only_search:
                 run, alone = timed(alone_at, partial(luthier.run, train, out=alone_at, **given))
-                assert run.verdict is not None
-                told |= {
-                    "default": round(run.verdict["test"]["value"], 4),
-                    "alone": round(alone, 1),
-                    "run_equivalents": round(whole / alone, 2),
-                }
+                told |= beside("default", run, alone, whole)
+                if value_at(Experiment.load(run.folder / "experiment.yaml"), "adaptation.kind") != "full":
+                    moving_at, kept = asked.out / f"{tag}-moving", [item for item in fixed if not item.startswith("adaptation.")]
+                    given["set"] = [*kept, "adaptation.kind=full"]
+                    told["frozen_run_equivalents"] = told["run_equivalents"]
+                    told |= beside("moving", *timed(moving_at, partial(luthier.run, train, out=moving_at, **given)), whole)
             print(json.dumps(told), flush=True)
 
 
