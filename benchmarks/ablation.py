@@ -36,7 +36,7 @@ from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
 SETS = ("sst2", "subj", "trec", "banking20", "agnews")
-EPOCHS = 5.0
+EPOCHS, BATCH = 5.0, 16
 LOOKS = (1 / 4, LAST)
 """Shares of a run at which the pool is looked at; beside the early end, and the whole run."""
 STRIDE = 4
@@ -63,7 +63,7 @@ def trained(asked: Any) -> None:
             continue
         with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
             intake, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, asked.seed)
-            experiment = trunk(experiment.replace("training.epochs", EPOCHS))
+            experiment = trunk(experiment.replace("training.epochs", EPOCHS).replace("training.batch_size", BATCH))
             rate = rates(experiment, asked.prior, asked.anywhere)[trial]
             experiment = applied(experiment, {"optimizer.lr": rate})
             shared = way(Path(scratch) / "way", intake, experiment, signals)

@@ -25,7 +25,7 @@ from luthier.data.spec import Data
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.models.store import resolve
-from luthier.studies.defaults import choose, rate_for, space_for
+from luthier.studies.defaults import batch_for, choose, rate_for, space_for
 from luthier.studies.propose import FROM_PRIOR
 from luthier.studies.space import Values, applied
 from luthier.training.devices import decided, settle
@@ -107,7 +107,8 @@ def filled(asked: Any, seed: int, grid: str, name: str) -> None:
             if key in done:
                 continue
             experiment, _ = choose(intake, resolve(str(cut(asked.bases, base))), seed)
-            experiment = applied(decided(experiment.replace("training.epochs", EPOCHS)), values)
+            experiment = experiment.replace("training.epochs", EPOCHS).replace("training.batch_size", batch_for(intake, EPOCHS).value)
+            experiment = applied(decided(experiment), values)
             note(asked.out, key, {**trained(intake, experiment), "tested": len(intake.records["test"])})
 
 
