@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pytest
+
 from luthier.core.interfaces import Silent
-from luthier.training.smoke import smoke
+from luthier.core.types import Scores, Step
+from luthier.training.smoke import rate_too_high, smoke
 from tests.training.test_steps import work_for
 
 
@@ -42,6 +46,26 @@ def test_a_rate_that_moves_nothing_gets_no_go(bases, records) -> None:
     go, spoke = checks(work_for(bases, records, "classification", training__steps=200, optimizer__lr=1e-14))
     assert not go
     assert "smoke.still" in spoke
+
+
+@pytest.mark.parametrize(
+    "after, late, stops",
+    [
+        (0.60, 0.40, False),  # it learns
+        (0.58, 0.98, False),  # the last steps had hard rows; on rows it has not seen the model learned
+        (0.70, 0.98, True),  # it learned on neither
+        (1.30, 0.40, True),  # what it learned it spoils by far more
+        (0.90, 0.40, False),  # a small sample learned by heart
+    ],
+)
+def test_a_few_hard_rows_at_the_end_are_no_rate_that_is_too_high(bases, records, after: float, late: float, stops: bool) -> None:
+    work = work_for(bases, records, "classification", training__steps=30)  # two classes alike frequent: guessing loses 0.693
+    seen = [Step(number, 30, 0.8 if number < 20 else late, 4.0, 40, 4, 1e-4, 1.0, number / 30) for number in range(1, 31)]
+
+    def scores(loss: float) -> Scores:
+        return Scores(np.full(20, loss), np.ones(20), np.zeros(20, dtype=np.int64), np.full((20, 2), 0.5))
+
+    assert (rate_too_high(work, seen, scores(0.82), scores(after)) is not None) == stops
 
 
 def test_a_rate_a_hundred_times_too_high_gets_no_go(bases, records) -> None:

@@ -88,7 +88,7 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
             _not_finite(seen),
             _head_stuck(small, weights),
             _nothing_moved(small, weights),
-            _rate_too_high(small, seen, before, after),
+            rate_too_high(small, seen, before, after),
             _labels_unpredictable(probe, prior),
             _answers_unrelated(small, held) if probe is None else None,
         )
@@ -185,7 +185,7 @@ def _nothing_moved(work: Work, weights: dict[str, torch.Tensor]) -> Finding | No
                    remedy="raise optimizer.lr, and check adaptation")  # fmt: skip
 
 
-def _rate_too_high(work: Work, seen: Sequence[Any], before: Scores, after: Scores) -> Finding | None:
+def rate_too_high(work: Work, seen: Sequence[Any], before: Scores, after: Scores) -> Finding | None:
     """The loss ends above where it began, or above what class shares alone would give."""
     tail = [step.loss for step in seen[-max(1, len(seen) // 3) :] if math.isfinite(step.loss)]
     if not tail:
