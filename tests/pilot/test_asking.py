@@ -50,6 +50,8 @@ def test_a_decoder_that_classifies_keeps_its_lower_half_and_what_is_asked_brings
     assert default(f"model.base={decoder}") == kept  # however it is named
     whole = default("adaptation.kind=full", base=decoder)
     assert (whole.adaptation.kind, whole.optimizer.lr) == ("full", 3e-4)
+    _, _, choices = default_for(data, ("adaptation.kind=full",), Silent(), target=None, input=None, base=decoder, task=None, seed=1)
+    assert [choice.path for choice in choices if choice.path.startswith("adaptation.")] == ["adaptation.kind"]
     assert default("adaptation.depth=0", base=decoder).adaptation.depth == 0
     encoder = default(base=str(bases("bert").folder))
     assert (encoder.adaptation.kind, encoder.optimizer.lr) == ("full", 1e-4)

@@ -136,6 +136,8 @@ def changed(
     for choice in brought:
         experiment = experiment.replace(choice.path, choice.value)
     known = {*paths, *(choice.path for choice in brought)}
+    if "adaptation.kind" in paths:
+        known |= {choice.path for choice in choices if choice.path.startswith("adaptation.")}  # of the one that is not taken
     told = [Choice(path, text, "as set") for path, _, text in (item.partition("=") for item in assignments)]
     return experiment, [*(choice for choice in choices if choice.path not in known), *brought, *told]
 
