@@ -111,7 +111,7 @@ def seconds_of(budget: str | float | None) -> float | None:
 
 def chosen(intake: Intake, base: str | None, assignments: Sequence[str], seed: int, face: Face) -> tuple[Experiment, list[Choice]]:
     """The default for these rows and this base, with what the person set; a base that is named is fetched now, so that a wrong name fails at once."""
-    name = next((item.partition("=")[2] for item in reversed(assignments) if item.startswith("model.base=")), base)
+    name = _named(assignments).get("model.base", base)
     if name is None:
         return changed(*choose(intake, None, seed), assignments, intake, None)
     from luthier.models.store import resolve
@@ -124,9 +124,9 @@ def changed(
     experiment: Experiment, choices: list[Choice], assignments: Sequence[str], intake: Intake, base: Base | None
 ) -> tuple[Experiment, list[Choice]]:
     """Apply what the person set; an adaptation brings its own rate and epochs their own batch, unless one was set too."""
-    for item in sorted(assignments, key=lambda item: ".kind=" not in item):
+    for item in sorted(assignments, key=lambda item: ".kind" not in item.partition("=")[0]):
         experiment = experiment.set(item)
-    paths = {item.partition("=")[0] for item in assignments}
+    paths = _named(assignments)
     adaptation: Any = experiment.adaptation
     brought: list[Choice] = []
     if "adaptation.kind" in paths and "optimizer.lr" not in paths:
@@ -138,8 +138,13 @@ def changed(
     known = {*paths, *(choice.path for choice in brought)}
     if "adaptation.kind" in paths:
         known |= {choice.path for choice in choices if choice.path.startswith("adaptation.")}  # of the one that is not taken
-    told = [Choice(path, text, "as set") for path, _, text in (item.partition("=") for item in assignments)]
+    told = [Choice(path, text, "as set") for path, text in paths.items()]
     return experiment, [*(choice for choice in choices if choice.path not in known), *brought, *told]
+
+
+def _named(assignments: Sequence[str]) -> dict[str, str]:
+    """Path → what was typed for it; of several the last counts."""
+    return {path.strip(): text.strip() for path, _, text in (item.partition("=") for item in assignments)}
 
 
 def default_for(
