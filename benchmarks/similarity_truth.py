@@ -123,7 +123,12 @@ def main() -> None:
     """Judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--table", type=Path, required=True, help="what `finetune_table.py --grids bases depths` wrote")
+    parser.add_argument(
+        "--table",
+        type=Path,
+        required=True,
+        help="what `finetune_table.py --grids bases depths` wrote: tables/minilm-and-smollm2-600-rows.jsonl",
+    )
     parser.add_argument("--bases", type=Path, default=Path("runs/bases"), help="where bases with fewer blocks are made")
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--rows", type=int, default=600)
