@@ -15,11 +15,14 @@ import luthier
 from luthier.app.cli import app
 from luthier.core.errors import ExperimentError
 from luthier.models.encode import layers
+from luthier.pilot.stages.nearness import Similar, ranked
 from luthier.studies import similarity
 from luthier.studies.similarity import (
     PLAIN,
+    Depth,
     Floor,
     Fluency,
+    Nearness,
     chances,
     depth,
     depth_for,
@@ -95,6 +98,8 @@ def test_floors_are_transformers_hidden_states(bases, family) -> None:
         theirs = np.stack([state[0].mean(0).numpy() for state in states])
         last = len(theirs) - (family == "llama")  # transformers puts the final norm into the last one
         assert found[row, :last] == pytest.approx(theirs[:last], abs=1e-4)
+    rounded = layers(base, texts, "bfloat16")
+    assert 0 < np.linalg.norm(rounded - found) < 0.02 * np.linalg.norm(found)
 
 
 def floor(blocks: int, accuracy: float) -> Floor:
@@ -207,3 +212,16 @@ def test_a_base_that_knows_nothing_foresees_answers_at_the_logarithm_of_its_voca
     )
     assert sum(one.chance for one in found.values()) == pytest.approx(1)
     assert CliRunner().invoke(app, ["similar", str(tmp_path / "chat.jsonl"), "--bases", ours, "--quiet"]).output.count("bits a byte") >= 2
+
+
+def test_of_bases_that_tie_the_largest_is_proposed_and_one_that_knows_less_comes_last() -> None:
+    draws = np.random.default_rng(1)
+    well, badly = (draws.random(400) < 0.9).astype(float), (draws.random(400) < 0.6).astype(float)
+
+    def base(name: str, megabytes: float, right: np.ndarray) -> Similar:
+        floors = [Floor(6, float(right.mean()), float(right.mean()), 0.01, 0.0, 0.0, right)]
+        return Similar(name, megabytes, floors, None, Nearness("close", 0.1, 1.0, ""), Depth(2, (), ""), 1e-4, 1.0)
+
+    found = ranked([base("small", 45, well), base("huge", 900, badly), base("whole", 90, well)])
+    assert [one.base for one in found] == ["whole", "small", "huge"]
+    assert [round(one.chance, 2) for one in found] == [0.5, 0.5, 0.0]

@@ -11,6 +11,7 @@ import torch
 
 from luthier.core.types import Batch
 from luthier.models.past import apart
+from luthier.models.precision import compute_in
 from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer, pool
 from luthier.models.store import Base
 
@@ -63,17 +64,18 @@ def encoder(base: Base) -> Callable[[Sequence[str]], np.ndarray]:
     return encode
 
 
-def layers(base: Base, texts: Sequence[str]) -> np.ndarray:
+def layers(base: Base, texts: Sequence[str], dtype: str = "float32") -> np.ndarray:
     """What each floor of a base makes of texts: the mean over a text's tokens, behind the embeddings and behind each block.
 
     Args:
         base: an encoder or a decoder, from the store.
         texts: to be read.
+        dtype: what the base computes in; the means are taken in fp32.
 
     Returns:
         # (texts, blocks + 1, width)
     """
-    model = load_classifier(base, ["a", "b"], "mean", 0.0, seed=0).eval()
+    model = compute_in(load_classifier(base, ["a", "b"], "mean", 0.0, seed=0).eval(), getattr(torch, dtype))
     seen: list[Any] = []
     blocks = list(model.blocks)
     hooks = [

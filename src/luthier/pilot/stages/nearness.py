@@ -38,9 +38,10 @@ from luthier.studies.similarity import (
     nearness,
     turn,
 )
+from luthier.training.devices import choose_dtype
 
 TIE = 0.2
-"""A base whose chance to be the best is this great is as good as the best as far as can be told: the smallest of them is proposed."""
+"""A base whose chance to be the best is this great is as good as the best as far as frozen states can tell: the largest of them is proposed, because more of it can move (docs/log.md)."""
 MOST_BYTES = 30_000
 """Of conversations, that are read: a generator takes its time."""
 
@@ -112,21 +113,21 @@ def known_of(base: Base, intake: Intake, face: Face) -> Similar:
     number = {label: place for place, label in enumerate(sorted({str(record.values[intake.spec.target or ""]) for record in records}))}
     labels = np.array([number[str(record.values[intake.spec.target or ""])] for record in records])
     parts = folds([intake.together[record.source, record.row] for record in records], labels.tolist(), FOLDS, intake.spec.split_seed)
-    seen = floors(layers(base, texts), labels, parts)
+    seen = floors(layers(base, texts, choose_dtype("auto")), labels, parts)
     near, proposed = nearness(seen, labels), depth(seen, len(intake.records["train"]))
     rate, _ = rate_for("classification", base, "freeze" if proposed.blocks else "full")
     return Similar(base.name, size, seen, None, near, proposed, float(f"{rate * near.rate:.2g}"), round(clock(), 2))
 
 
 def ranked(found: Sequence[Similar]) -> list[Similar]:
-    """The bases with their chances to be the best, the proposed one first: the smallest of those that may well be."""
+    """The bases with their chances to be the best, the proposed one first: the largest of those that may well be."""
     if all(one.fluency for one in found):
         shares = foreseen([one.fluency.rows for one in found if one.fluency])
     else:
         shares = chances([one.best.right for one in found if one.best])
     told = [replace(one, chance=share) for one, share in zip(found, shares, strict=True)]
     most = max(one.chance for one in told)
-    return sorted(told, key=lambda one: (one.chance < min(TIE, most), one.megabytes if one.chance >= TIE else -one.chance))
+    return sorted(told, key=lambda one: (one.chance < min(TIE, most), -one.megabytes if one.chance >= TIE else -one.chance))
 
 
 def _fluency(base: Base, records: Sequence[Record], intake: Intake) -> tuple[Fluency, int]:
