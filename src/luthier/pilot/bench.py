@@ -12,7 +12,7 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
-from luthier.pilot.stages.asking import default_for
+from luthier.pilot.stages.asking import assigned, default_for
 from luthier.pilot.stages.beginning import begin
 from luthier.studies.defaults import space_for
 from luthier.studies.space import Dimension, Values
@@ -141,7 +141,7 @@ def bench(
     clock = Clock()
     face = face or Silent()
     experiment, intake, choices = default_for(data, set, face, target=target, input=input, base=base, task=task, seed=seed)
-    dimensions, _ = space_for(experiment, MANY, [item.partition("=")[0].strip() for item in set], space)
+    dimensions, _ = space_for(experiment, MANY, [*assigned(set)], space)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
     with study.owned():
         begin(study, experiment, intake, choices, face, budget=None, force=True)

@@ -11,7 +11,7 @@ from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.data.intake import Intake, take_in
 from luthier.experiment import Experiment
-from luthier.pilot.stages.asking import asked_for, chosen, filled, seconds_of, written
+from luthier.pilot.stages.asking import asked_for, assigned, chosen, filled, seconds_of, written
 from luthier.pilot.stages.beginning import begin, fresh_or_planned
 
 
@@ -68,7 +68,7 @@ def run(
     place = Run.create(Path(out) if out else Path("runs") / Run.fresh_name())
     with place.owned():
         searches = not (watchers or plan_only or experiment.data.folds)
-        stay = [item.partition("=")[0].strip() for item in set] if searches else None
+        stay = [*assigned(set)] if searches else None
         begin(place, experiment, intake, choices, face, budget=seconds, force=force, stay=stay)
         if plan_only:
             place.event("planned_only")

@@ -10,7 +10,7 @@ from luthier.core.interfaces import Face, Silent
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.experiment import Experiment
-from luthier.pilot.stages.asking import default_for, seconds_of
+from luthier.pilot.stages.asking import assigned, default_for, seconds_of
 from luthier.pilot.stages.beginning import begin
 from luthier.studies.backends import backend_of
 from luthier.studies.defaults import space_for
@@ -80,7 +80,7 @@ def search(
     if trials is not None and trials < 2:
         raise ExperimentError(f"a search of {trials} trials compares nothing", "give 2 or more, or use `luthier train`")
     experiment, intake, choices = default_for(data, set, face, target=target, input=input, base=base, task=task, seed=seed)
-    fixed = [item.partition("=")[0].strip() for item in set]
+    fixed = [*assigned(set)]
     _checked(experiment, trials or 2, fixed, space, points)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
     with study.owned():

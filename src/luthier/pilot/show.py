@@ -9,13 +9,13 @@ from typing import Any, cast
 
 from luthier.core.component import build, placed
 from luthier.core.errors import DataError
+from luthier.core.interfaces import Silent
 from luthier.core.types import Record
 from luthier.data.augment import Augment
 from luthier.data.intake import Intake, take_in
 from luthier.data.sources.images import pixels
 from luthier.experiment import number
-from luthier.pilot.stages.asking import asked_for
-from luthier.studies.defaults import choose
+from luthier.pilot.stages.asking import asked_for, assigned, chosen
 
 SIDE = 256
 """Of a shown image, at most, in pixels."""
@@ -108,8 +108,7 @@ def show(
     from luthier.models.store import resolve
     from luthier.training.assemble import opened
 
-    experiment, _ = choose(intake, resolve(base) if base else None, 1)
-    experiment = experiment.set(*changes)
+    experiment, _ = chosen(intake, base, changes, 1, Silent())
     tokenizer: Any = load_tokenizer(resolve(experiment.model.base))
     example = opened(experiment, tokenizer).prepare([record])[0]
     pieces = [tokenizer.decode([token]) for token in example.tokens]
@@ -144,8 +143,7 @@ def _image(intake: Intake, record: Record, part: str, views: int, page: str | Pa
     source = Path(record.source)
     file = (source if source.is_dir() else source.parent) / str(record.values[intake.spec.input[0]])
     whole = Augment().model_dump()
-    for item in changes:
-        path, _, text = item.partition("=")
+    for path, text in assigned(changes).items():
         placed(whole, path.removeprefix("augment."), number(text), "augment")
     augment = cast(Augment, build(Augment, whole, "augment"))
     picture = pixels(file, SIDE)

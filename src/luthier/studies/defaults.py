@@ -195,13 +195,12 @@ def choose(intake: Intake, base: Base | None, seed: int) -> tuple[Experiment, li
     task = intake.spec.task or "classification"
     _trainable(intake, task)
     rows = len(intake.records["train"])
-    role = role_of(task, base)
-    adaptation, adapted = adaptation_for(role, base)
-    rate, why_rate = RATES[role, adaptation["kind"]]
+    adaptation, adapted = adaptation_for(task, base)
+    rate, why_rate = rate_for(task, base, adaptation["kind"])
     epochs, why_epochs = next((epochs, why) for limit, epochs, why in EPOCHS[task] if rows < limit)
     if intake.labels and rows / len(intake.labels) < ROWS_A_CLASS[0] and epochs < ROWS_A_CLASS[1]:
         epochs, why_epochs = ROWS_A_CLASS[1:]
-    dropout = 0.1 if role == "encoder" else 0.0
+    dropout = 0.1 if role_of(task, base) == "encoder" else 0.0
     decay = 0.0 if task == "chat" else 0.01
     choices = [
         Choice("data.task", task, intake.reason),
@@ -272,9 +271,9 @@ def role_of(task: str | None, base: Base | None) -> str:
     return "reader" if base is not None and base.kind == "decoder" else "encoder"
 
 
-def adaptation_for(role: str, base: Base | None) -> tuple[dict[str, Any], str]:
+def adaptation_for(task: str, base: Base | None) -> tuple[dict[str, Any], str]:
     """What moves by default, and why."""
-    if role == "reader" and base is not None and base.blocks > 1:
+    if base is not None and base.blocks > 1 and role_of(task, base) == "reader":
         return {"kind": "freeze", "depth": base.blocks // 2}, "a decoder that classifies does better with its lower half kept (docs/log.md)"
     return {"kind": "full"}, "the base is small: everything may move"
 

@@ -51,9 +51,7 @@ def asked_for(
     columns = tuple(name.strip() for name in (input.split(",") if isinstance(input, str) else input or ()))
     given: dict[str, Any] = {"path": str(data), "target": target, "input": columns, "task": task, "validation": validation, "test": test}
     values = {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value not in (None, ())}
-    changes = {
-        path.removeprefix("data."): number(text) for path, _, text in (item.partition("=") for item in set) if path.startswith("data.")
-    }
+    changes = {path.removeprefix("data."): number(text) for path, text in assigned(set).items() if path.startswith("data.")}
     if "encoding" in changes:
         changes["encoding"] = str(changes["encoding"])
     made = build(Data, {**values, **changes}, "data")
@@ -111,7 +109,7 @@ def seconds_of(budget: str | float | None) -> float | None:
 
 def chosen(intake: Intake, base: str | None, assignments: Sequence[str], seed: int, face: Face) -> tuple[Experiment, list[Choice]]:
     """The default for these rows and this base, with what the person set; a base that is named is fetched now, so that a wrong name fails at once."""
-    name = _named(assignments).get("model.base", base)
+    name = assigned(assignments).get("model.base", base)
     if name is None:
         return changed(*choose(intake, None, seed), assignments, intake, None)
     from luthier.models.store import resolve
@@ -126,7 +124,7 @@ def changed(
     """Apply what the person set; an adaptation brings its own rate and epochs their own batch, unless one was set too."""
     for item in sorted(assignments, key=lambda item: ".kind" not in item.partition("=")[0]):
         experiment = experiment.set(item)
-    paths = _named(assignments)
+    paths = assigned(assignments)
     adaptation: Any = experiment.adaptation
     brought: list[Choice] = []
     if "adaptation.kind" in paths and "optimizer.lr" not in paths:
@@ -142,7 +140,7 @@ def changed(
     return experiment, [*(choice for choice in choices if choice.path not in known), *brought, *told]
 
 
-def _named(assignments: Sequence[str]) -> dict[str, str]:
+def assigned(assignments: Sequence[str]) -> dict[str, str]:
     """Path → what was typed for it; of several the last counts."""
     return {path.strip(): text.strip() for path, _, text in (item.partition("=") for item in assignments)}
 
