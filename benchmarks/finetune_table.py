@@ -34,7 +34,10 @@ from luthier.training.watchers import Signals
 from sets import files
 
 SETS = ("sst2", "trec", "subj", "polarity", "customers", "banking20", "agnews", "reviews")
-BASES = {"minilm-6": ("minilm-l6", 6), "minilm-4": ("minilm-l6", 4), "minilm-3": ("minilm-l6", 3), "smollm2-6": ("smollm2-135m", 6)}
+BASES = {
+    "minilm-6": ("minilm-l6", 6), "minilm-4": ("minilm-l6", 4), "minilm-3": ("minilm-l6", 3), "smollm2-6": ("smollm2-135m", 6),
+    "mpnet-12": ("mpnet-base", 12), "smollm2-30": ("smollm2-135m", 30), "gemma3-18": ("gemma3-270m", 18),
+}  # fmt: skip
 """A base and how many of its blocks, the lowest, are left of it."""
 WHOLE = "minilm-6"
 DEPTHS = (2, 3, 4, 5, 6)
@@ -47,9 +50,12 @@ EPOCHS = 5.0
 
 
 def cut(out: Path, name: str) -> Path:
-    """A base with some of its blocks, the lowest, as a folder."""
+    """A base with some of its blocks, the lowest, as a folder; one that keeps all of them is the base itself."""
     source, count = BASES[name]
-    base, folder = resolve(source).folder, out / name
+    whole, folder = resolve(source), out / name
+    base = whole.folder
+    if count == whole.blocks:
+        return base
     if (folder / "model.safetensors").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)

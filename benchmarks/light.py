@@ -60,13 +60,15 @@ def looked(part: str, scores: Scores) -> dict[str, float]:
     return {f"{part}_{name}": round(value, 4) for name, value in found.items()}
 
 
-def begun(data: Path, scratch: Path, name: str, rows: int, tested: int, seed: int, wrong: float = 0.0) -> tuple[Intake, Experiment]:
-    """The rows of a set, a fifth of them to choose by, and the default for them; test rows keep their labels where a share of the others is wrong."""
+def begun(
+    data: Path, scratch: Path, name: str, rows: int, tested: int, seed: int, wrong: float = 0.0, base: str = ""
+) -> tuple[Intake, Experiment]:
+    """The rows of a set, a fifth of them to choose by, and the default for them (and for a base); test rows keep their labels where a share of the others is wrong."""
     train, test = files(data, scratch, name, rows, tested)
     if wrong:
         _spoil(train, wrong)
     intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
-    experiment, _ = choose(intake, None, seed)
+    experiment, _ = choose(intake, resolve(base) if base else None, seed)
     return intake, decided(experiment)
 
 

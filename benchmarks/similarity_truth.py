@@ -1,9 +1,9 @@
 """Does one pass over the rows find the base to take and the blocks to freeze? Against trainings of every base and depth.
 
-    python benchmarks/similarity_truth.py --data DIR --table FILE.jsonl [--depths]
+    python benchmarks/similarity_truth.py --data DIR --table FILE.jsonl [--among whole]
 
-Trains nothing: it asks `similar` about each set and compares with the runs of `finetune_table.py`. Bases: MiniLM with six, four and three
-of its blocks, SmolLM2 with six of its thirty.
+Trains nothing: it asks `similar` about each set and compares with the runs of `finetune_table.py`. Bases: MiniLM, mpnet, SmolLM2 and Gemma 3,
+and the first and the third with only some of their blocks; `--among` says which of them stand for choice.
 """
 
 from __future__ import annotations
@@ -79,18 +79,29 @@ def trained(table: Path, rows: int, seed: int) -> dict[tuple[str, str, int], dic
     return found
 
 
+AMONG = {
+    "whole": ("minilm-6", "mpnet-12", "smollm2-30", "gemma3-18"),
+    "encoders": ("minilm-6", "minilm-4", "minilm-3", "mpnet-12"),
+    "cut": ("minilm-6", "minilm-4", "minilm-3", "smollm2-6"),
+    "all": tuple(BASES),
+    "depths": (WHOLE,),
+}
+"""Which bases a person might have."""
+
+
 def judged(asked: Any) -> None:
     """What `similar` proposes, against what training says."""
     truth = trained(asked.table, asked.rows, asked.seed)
+    among = AMONG[asked.among]
     told_of: list[Judged] = []
     for name in asked.sets:
-        accuracy = {base: truth[name, base, 0]["test_accuracy"] for base in BASES if (name, base, 0) in truth}
+        accuracy = {base: truth[name, base, 0]["test_accuracy"] for base in among if (name, base, 0) in truth}
         depths = {depth: truth[name, WHOLE, depth]["test_accuracy"] for depth in (0, *DEPTHS) if (name, WHOLE, depth) in truth}
-        if len(depths) < len(DEPTHS) + 1 or (len(accuracy) < len(BASES) and not asked.depths):
+        if len(depths) < len(DEPTHS) + 1 or len(accuracy) < len(among):
             continue
         with tempfile.TemporaryDirectory() as scratch:
             train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)
-            given = {str(cut(asked.bases, base)): base for base in ([WHOLE] if asked.depths else BASES)}
+            given = {str(cut(asked.bases, base)): base for base in among}
             fixed = [f"data.test={test}", "data.validation_share=0.2", "data.allow_leakage=true"]
             found = similar(train, list(given), set=fixed)
             intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
@@ -101,7 +112,7 @@ def judged(asked: Any) -> None:
                 base: logme(layers(resolve(folder), [row.values["text"] for row in rows])[:, -1], labels) for folder, base in given.items()
             }
         best = max(accuracy.values())
-        ours, largest = given[found[0].base], WHOLE if asked.depths else "smollm2-6"
+        ours, largest = given[found[0].base], given[max(found, key=lambda one: one.megabytes).base]
         depth = next(one for one in found if given[one.base] == WHOLE).depth.blocks
         nearest = min(depths, key=lambda each: abs(each - depth))
         top = max(depths, key=lambda each: depths[each])
@@ -134,7 +145,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--tested", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--depths", action="store_true", help="MiniLM's depths alone")
+    parser.add_argument("--among", default="whole", choices=list(AMONG), help="bases that stand for choice; depths: MiniLM's depths alone")
     asked = parser.parse_args()
     settle()
     judged(asked)

@@ -34,7 +34,7 @@ def trained(asked: Any) -> None:
         if key in known(asked.out):
             continue
         with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-            intake, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed, wrong)
+            intake, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed, wrong, asked.base)
             for item in [*asked.set, *change.split()]:
                 path, _, value = item.partition("=")
                 experiment = experiment.replace(path, json.loads(value) if value[0] in "-.0123456789[" else value)
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--change", action="append", default=[], help="path=value, several between spaces; again for another one")
+    parser.add_argument("--base", default="", help="another base than the task's own; what it brings as its default is the default")
     parser.add_argument("--set", nargs="*", default=[], help="path=value, for all runs")
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--wrong", type=float, nargs="+", default=[0.0])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+from typing import Any
+
 import pytest
+from transformers import AutoTokenizer
 
 from luthier.data.chat import checked, conversation, prompt, render
-from luthier.models.pretrained import load_tokenizer
+from luthier.models.pretrained import PLAIN, load_tokenizer
+from luthier.models.store import inspect
 
 TURNS = [
     {"role": "user", "content": "how was it?"},
@@ -45,6 +51,31 @@ def test_the_rendered_text_is_the_templates_own(bases) -> None:
     expected = tokenizer.apply_chat_template(TURNS, tokenize=False)
     assert tokenizer.decode(whole.tokens) == expected.rstrip("\n")
     assert whole.text == expected.rstrip("\n")
+
+
+def bare(bases, folder: Path) -> Any:
+    """The tokenizer of a decoder that brings no chat template."""
+    base = Path(shutil.copytree(bases("llama").folder, folder / "bare"))
+    (base / "chat_template.jinja").unlink()
+    return load_tokenizer(inspect(base, "bare"))
+
+
+def test_a_decoder_without_a_template_gets_the_plain_one_and_learns_the_same_of_it(bases, tmp_path: Path) -> None:
+    tokenizer = bare(bases, tmp_path)
+    whole = render(tokenizer, TURNS)
+    answer, second = "Assistant: great<|im_end|>", "Assistant: \n dull<|im_end|>"
+    assert whole.text == f"<|im_start|>User: how was it?\n{answer}\nUser: and the film?\n{second}"
+    said = "".join(tokenizer.decode([token]) for token, learned in zip(whole.tokens, whole.learned, strict=True) if learned)
+    assert said.replace(" ", "") == "great<|im_end|>\ndull<|im_end|>"
+    for count in (1, 3):
+        asked, text = prompt(tokenizer, TURNS[:count])
+        assert whole.tokens[: len(asked)] == asked
+        assert text.endswith("Assistant:")
+
+
+def test_the_plain_template_goes_with_the_tokenizer(bases, tmp_path: Path) -> None:
+    bare(bases, tmp_path).save_pretrained(tmp_path / "saved")
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template == PLAIN
 
 
 @pytest.mark.parametrize(

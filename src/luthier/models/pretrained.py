@@ -34,6 +34,13 @@ ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 """Families that count positions from behind the padding token's number."""
 
 
+PLAIN = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}Assistant: {{ message.content }}{{ eos_token }}\n"
+    "{% else %}{{ message.role | capitalize }}: {{ message.content }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""How turns are laid out for a decoder that brings no template: in words that any text has taught it."""
+
+
 class _Enough(Exception):
     """What was wanted has been seen."""
 
@@ -279,15 +286,18 @@ def pool(hidden: Tensor, lengths: Tensor, pooling: str) -> Tensor:
 
 
 def load_tokenizer(base: Base) -> Any:
-    """The base's tokenizer.
+    """The base's tokenizer; that of a decoder without a chat template gets the plain one.
 
     Raises:
         ModelError: its files cannot be read.
     """
     try:
-        return AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
     except (OSError, ValueError) as problem:
         raise ModelError(f"{base.name}: the tokenizer cannot be read: {problem}", "fetch the model again") from None
+    if base.kind == "decoder" and not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN
+    return tokenizer
 
 
 def load_classifier(base: Base, labels: list[str], pooling: str, dropout: float, seed: int) -> Classifier:

@@ -11,7 +11,7 @@ from luthier.core.run import Clock, Run, write_file
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment
 from luthier.models.memory import give_back
-from luthier.models.pretrained import load_tokenizer
+from luthier.models.pretrained import PLAIN, load_tokenizer
 from luthier.models.store import PADDED, Base, resolve
 from luthier.pilot.stages.closing import closed, concluded
 from luthier.pilot.stages.folds import crossed
@@ -98,6 +98,9 @@ def opened_way(
         face.say(
             f"{base.name}: the attention of {base.family} has no way in for packed rows, so rows of similar length are padded: slower, with the same results"
         )
+    if intake.spec.task == "chat" and tokenizer.chat_template == PLAIN and not place.happened("plain_template"):
+        place.event("plain_template")
+        face.say(f"{base.name} brings no chat template: turns are laid out as 'User: …' and 'Assistant: …', in the bundle too")
     experiment = _settled(place, experiment, base, inexact)
     return Way(place, intake, face, clock, signals, base, tokenizer, opened(experiment, tokenizer)), experiment
 

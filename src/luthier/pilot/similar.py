@@ -8,7 +8,7 @@ from pathlib import Path
 from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent
 from luthier.data.intake import take_in
-from luthier.models.store import resolve
+from luthier.models.store import resolve, stored
 from luthier.pilot.stages.asking import asked_for
 from luthier.pilot.stages.nearness import Similar, known_of, ranked
 from luthier.studies.defaults import BASES
@@ -28,7 +28,7 @@ def similar(
 
     Args:
         data: a file of rows with classes or answers, or a folder.
-        bases: names from `luthier models list`, folders, bundles or hub ids; the task's embedded base when empty.
+        bases: names from `luthier models list`, folders, bundles or hub ids; when empty, the known ones that are on this machine and fit the task.
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read; inferred when not given.
         task: classification or chat; inferred when not given.
@@ -48,5 +48,15 @@ def similar(
         raise ExperimentError(
             f"{intake.reason}: similarity is read off classes or answers", "give rows with a label column, or conversations"
         )
-    names = bases or [BASES[intake.spec.task]]
+    names = bases or _at_hand(intake.spec.task, face)
     return ranked([known_of(resolve(name, face.say), intake, face) for name in names])
+
+
+def _at_hand(task: str, face: Face) -> list[str]:
+    """The bases known by name that fit a task and need no fetching, its own in any case; what else there is is said."""
+    fitting = [base for base in stored() if task == "classification" or base["kind"] == "decoder"]
+    here = [base["name"] for base in fitting if base["here"] or base["name"] == BASES[task]]
+    for base in fitting:
+        if base["name"] not in here:
+            face.say(f"not compared, because it is not here: {base['name']} ({base['megabytes']} MB); luthier models pull {base['name']}")
+    return here

@@ -19,11 +19,18 @@ BASES = {"classification": "minilm-l6", "chat": "smollm2-135m"}
 
 READER = "a decoder whose new head has few steps: 60 and 180 of them, three sets (docs/log.md)"
 SMALL_ENCODER = "small encoders: 3e-5 to 3e-4 (BERT-small grid; docs/log.md)"
+ENCODER = "encoders of BERT's size: 2e-5 to 5e-5 (the grids of BERT and RoBERTa; docs/log.md)"
+WIDE = 512
+"""An encoder whose states are at least this wide is not a small one."""
 RATES: dict[tuple[str, str], tuple[float, str]] = {
-    ("encoder", "full"): (1e-4, SMALL_ENCODER),
-    ("encoder", "freeze"): (3e-4, "above a frozen prefix the rate can be higher"),
-    ("encoder", "gradual"): (1e-4, SMALL_ENCODER),
-    ("encoder", "lora"): (1e-3, "adapters learn at about ten times the full rate"),
+    ("small encoder", "full"): (1e-4, SMALL_ENCODER),
+    ("small encoder", "freeze"): (3e-4, "above a frozen prefix the rate can be higher"),
+    ("small encoder", "gradual"): (1e-4, SMALL_ENCODER),
+    ("small encoder", "lora"): (1e-3, "adapters learn at about ten times the full rate"),
+    ("encoder", "full"): (5e-5, ENCODER),
+    ("encoder", "freeze"): (1e-4, "above a frozen prefix the rate can be higher"),
+    ("encoder", "gradual"): (5e-5, ENCODER),
+    ("encoder", "lora"): (5e-4, "adapters learn at about ten times the full rate"),
     ("decoder", "full"): (1e-4, "full fine-tuning of 100–400M decoders on fewer than 10,000 rows"),
     ("decoder", "freeze"): (1e-4, "as full fine-tuning"),
     ("decoder", "gradual"): (1e-4, "as full fine-tuning"),
@@ -200,7 +207,7 @@ def choose(intake: Intake, base: Base | None, seed: int) -> tuple[Experiment, li
     epochs, why_epochs = next((epochs, why) for limit, epochs, why in EPOCHS[task] if rows < limit)
     if intake.labels and rows / len(intake.labels) < ROWS_A_CLASS[0] and epochs < ROWS_A_CLASS[1]:
         epochs, why_epochs = ROWS_A_CLASS[1:]
-    dropout = 0.1 if role_of(task, base) == "encoder" else 0.0
+    dropout = 0.1 if role_of(task, base).endswith("encoder") else 0.0
     decay = 0.0 if task == "chat" else 0.01
     choices = [
         Choice("data.task", task, intake.reason),
@@ -265,10 +272,12 @@ def _long(intake: Intake) -> float:
 
 
 def role_of(task: str | None, base: Base | None) -> str:
-    """What a base does: an encoder reads, a decoder writes, and one that classifies is a reader; None is the task's own base."""
+    """What a base does: an encoder reads, small or not, a decoder writes, and one that classifies is a reader; None is the task's own base."""
     if task != "classification":
         return "decoder"
-    return "reader" if base is not None and base.kind == "decoder" else "encoder"
+    if base is not None and base.kind == "decoder":
+        return "reader"
+    return "encoder" if base is not None and base.width >= WIDE else "small encoder"
 
 
 def adaptation_for(task: str, base: Base | None) -> tuple[dict[str, Any], str]:

@@ -20,13 +20,13 @@ MIXED = 0.005
 
 
 def check(sheet: Sheet) -> list[Finding]:
-    """Text that is not English, for the embedded bases read English; and rows in another script than the others."""
+    """Text that is not English, for the usual bases read English; and rows in another script than the others."""
     found = []
     words = re.findall(r"[^\W\d_]+", " ".join(sheet.texts[:READ]).lower())
     english = sum(word in ENGLISH for word in words) / max(len(words), 1)
     if len(words) >= 200 and english < LEAST_ENGLISH:
         found.append(Finding(check="language", severity="warning", claim=f"the text does not look English: {english:.1%} of its words are the most frequent English ones",
-                             evidence={"share": english, "words": len(words)}, remedy="the embedded bases read English; give a base of the data's language with --base"))  # fmt: skip
+                             evidence={"share": english, "words": len(words)}, remedy="the usual bases read English: give --base gemma3-270m, which read many languages, or a base of the data's own"))  # fmt: skip
     scripts = [script_of(text) for text in sheet.texts]
     counts = Counter(script for script in scripts if script)
     if len(counts) > 1:

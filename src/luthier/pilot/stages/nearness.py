@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face
@@ -18,6 +19,7 @@ from luthier.data.intake import Intake
 from luthier.data.split import folds
 from luthier.evaluation.score import score
 from luthier.models.encode import layers
+from luthier.models.precision import compute_in
 from luthier.models.pretrained import load_generator, load_tokenizer
 from luthier.models.store import Base
 from luthier.objectives.chat import Chat
@@ -135,7 +137,7 @@ def _fluency(base: Base, records: Sequence[Record], intake: Intake) -> tuple[Flu
     if base.kind == "encoder":
         raise ExperimentError(f"{base.name} is an encoder: it cannot write answers", "choose a generator: --bases smollm2-135m")
     tokenizer = load_tokenizer(base)
-    model = load_generator(base, 0.0).eval()
+    model = compute_in(load_generator(base, 0.0).eval(), getattr(torch, choose_dtype("auto")))
     spec = intake.spec
     objective = Chat().open(tokenizer, spec.input, spec.target or "")
     examples: list[Example] = []
