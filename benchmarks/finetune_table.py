@@ -111,7 +111,7 @@ def filled(asked: Any, seed: int, grid: str, name: str) -> None:
         intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
         for base, values in planned(grid, choose(intake, None, seed)[0]):
             key = (name, asked.rows, base, json.dumps(values), seed)
-            if key in done:
+            if key in done or base not in asked.only or values.get("adaptation.depth", 0) not in (0, *asked.depths):
                 continue
             experiment, _ = choose(intake, resolve(str(cut(asked.bases, base))), seed)
             experiment = experiment.replace("training.epochs", EPOCHS).replace("training.batch_size", batch_for(intake, EPOCHS).value)
@@ -138,6 +138,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--bases", type=Path, default=Path("runs/bases"), help="where bases with fewer blocks are made")
     parser.add_argument("--grids", nargs="+", default=[*GRIDS, "draws"], choices=[*GRIDS, "draws"])
+    parser.add_argument("--only", nargs="+", default=list(BASES), choices=list(BASES), help="these bases")
+    parser.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS), help="these depths")
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--tested", type=int, default=1000)

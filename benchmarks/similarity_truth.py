@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,14 @@ class Judged(Component):
     third_behind: float
 
 
-def trained(table: Path, rows: int, seed: int) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Set, base and frozen blocks → what a training said."""
-    found = {}
-    for (name, count, base, changed, at), line in known(table).items():
+def trained(table: Path, rows: int, seeds: Sequence[int]) -> dict[tuple[str, str, int], float]:
+    """Set, base and frozen blocks → the mean test accuracy of the trainings of all seeds that the table has."""
+    found: dict[tuple[str, str, int], list[float]] = {}
+    for (name, count, base, changed, seed), line in known(table).items():
         values = json.loads(changed)
-        if (count, at) == (rows, seed) and values in ({}, adapted("freeze", depth=values.get("adaptation.depth", 0))):
-            found[name, base, values.get("adaptation.depth", 0)] = line
-    return found
+        if count == rows and seed in seeds and values in ({}, adapted("freeze", depth=values.get("adaptation.depth", 0))):
+            found.setdefault((name, base, values.get("adaptation.depth", 0)), []).append(line["test_accuracy"])
+    return {key: float(np.mean(each)) for key, each in found.items()}
 
 
 AMONG = {
@@ -91,12 +92,12 @@ AMONG = {
 
 def judged(asked: Any) -> None:
     """What `similar` proposes, against what training says."""
-    truth = trained(asked.table, asked.rows, asked.seed)
+    truth = trained(asked.table, asked.rows, asked.seeds)
     among = AMONG[asked.among]
     told_of: list[Judged] = []
     for name in asked.sets:
-        accuracy = {base: truth[name, base, 0]["test_accuracy"] for base in among if (name, base, 0) in truth}
-        depths = {depth: truth[name, WHOLE, depth]["test_accuracy"] for depth in (0, *DEPTHS) if (name, WHOLE, depth) in truth}
+        accuracy = {base: truth[name, base, 0] for base in among if (name, base, 0) in truth}
+        depths = {depth: truth[name, WHOLE, depth] for depth in (0, *DEPTHS) if (name, WHOLE, depth) in truth}
         if len(depths) < len(DEPTHS) + 1 or len(accuracy) < len(among):
             continue
         with tempfile.TemporaryDirectory() as scratch:
@@ -116,7 +117,7 @@ def judged(asked: Any) -> None:
         depth = next(one for one in found if given[one.base] == WHOLE).depth.blocks
         nearest = min(depths, key=lambda each: abs(each - depth))
         top = max(depths, key=lambda each: depths[each])
-        error = (depths[top] * (1 - depths[top]) / truth[name, WHOLE, 0]["tested"]) ** 0.5
+        error = (depths[top] * (1 - depths[top]) / asked.tested) ** 0.5
         told_of.append(Judged(
             name=name, base_regret=best - accuracy[ours], largest_regret=best - accuracy[largest], logme_regret=best - accuracy[max(scores, key=lambda base: scores[base])],
             depth=depth, best_depth=top, depth_behind=depths[top] - depths[nearest], depth_error=error, third_behind=depths[top] - depths[4]))  # fmt: skip
@@ -144,7 +145,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--tested", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="the mean of their trainings is the truth")
     parser.add_argument("--among", default="whole", choices=list(AMONG), help="bases that stand for choice; depths: MiniLM's depths alone")
     asked = parser.parse_args()
     settle()
