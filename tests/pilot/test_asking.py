@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,17 @@ def test_a_decoder_that_classifies_keeps_its_lower_half_and_what_is_asked_brings
     _, _, choices = default_for(data, ("adaptation.kind=full",), Silent(), target=None, input=None, base=decoder, task=None, seed=1)
     assert [choice.path for choice in choices if choice.path.startswith("adaptation.")] == ["adaptation.kind"]
     assert default("adaptation.depth=0", base=decoder).adaptation.depth == 0
+    gentler = default(base=str(bases("gemma3_text").folder))
+    assert (gentler.adaptation.kind, gentler.optimizer.lr) == ("freeze", 1e-4)
     encoder = default(base=str(bases("bert").folder))
     assert (encoder.adaptation.kind, encoder.optimizer.lr) == ("full", 1e-4)
     assert default("adaptation.kind=freeze", base=str(bases("bert").folder)).optimizer.lr == 3e-4
+
+
+def test_an_encoder_of_berts_size_starts_from_half_of_a_small_ones_rate(tmp_path: Path, bases: Any) -> None:
+    data, wide = written(tmp_path, 100, 2), shutil.copytree(bases("bert").folder, tmp_path / "wide")
+    config = json.loads((wide / "config.json").read_text())
+    (wide / "config.json").write_text(json.dumps({**config, "hidden_size": 768}))
+    for base, rate in ((bases("bert").folder, 1e-4), (wide, 5e-5)):
+        experiment, _, _ = default_for(data, (), Silent(), target=None, input=None, base=str(base), task=None, seed=1)
+        assert experiment.optimizer.lr == rate

@@ -41,6 +41,10 @@ RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("reader", "lora"): (1e-3, "as adapters in an encoder; not measured"),
 }
 """(what the base does, adaptation) → rate and where it comes from; a reader is a decoder that classifies."""
+SCALES: dict[tuple[str, str], tuple[float, str]] = {
+    ("reader", "gemma3_text"): (1 / 6, "Gemma 3 with a new head: 1e-4 was better than 3e-4 and 6e-4, three sets (docs/log.md)"),
+}
+"""(what the base does, its family) → what the rate is multiplied by, and where that comes from."""
 
 EPOCHS: dict[str, tuple[tuple[int, float, str], ...]] = {
     "classification": (
@@ -158,11 +162,10 @@ def _following(dimension: Dimension, experiment: Experiment, base: Base | None) 
     """The rate, which is another one for another adaptation."""
     if dimension.path != "optimizer.lr":
         return dimension
-    role = role_of(experiment.data.task, base)
-    now = RATES[role, value_at(experiment, "adaptation.kind")][0]
-    return dimension.model_copy(
-        update={"multiples": {"adaptation.kind": {adaptation: rate / now for (of, adaptation), (rate, _) in RATES.items() if of == role}}}
-    )
+    task, role = experiment.data.task, role_of(experiment.data.task, base)
+    now = rate_for(task, base, value_at(experiment, "adaptation.kind"))[0]
+    rates = {adaptation: rate_for(task, base, adaptation)[0] / now for of, adaptation in RATES if of == role}
+    return dimension.model_copy(update={"multiples": {"adaptation.kind": rates}})
 
 
 def _centred(dimension: Dimension, value: Any) -> Dimension:
@@ -289,4 +292,7 @@ def adaptation_for(task: str, base: Base | None) -> tuple[dict[str, Any], str]:
 
 def rate_for(task: str | None, base: Base | None, adaptation: str) -> tuple[float, str]:
     """The rate to start from for what a base does and how it is adapted, and where it comes from."""
-    return RATES[role_of(task, base), adaptation]
+    role = role_of(task, base)
+    rate, why = RATES[role, adaptation]
+    scale, known = SCALES.get((role, base.family if base else ""), (1.0, why))
+    return float(f"{rate * scale:.2g}"), known
