@@ -68,6 +68,19 @@ def test_a_few_hard_rows_at_the_end_are_no_rate_that_is_too_high(bases, records,
     assert (rate_too_high(work, seen, scores(0.82), scores(after)) is not None) == stops
 
 
+@pytest.mark.parametrize("noise, stops", [(0.02, False), (2.0, True)])
+def test_a_generator_that_foresees_unseen_answers_clearly_better_has_learned_whatever_the_last_rows_were(
+    bases, chats, noise: float, stops: bool
+) -> None:
+    work = work_for(bases, chats, "chat", training__steps=30)
+    seen = [Step(number, 30, 3.7, 4.0, 40, 4, 1e-4, 1.0, number / 30) for number in range(1, 31)]
+    draws = np.random.default_rng(0)
+    before = 3.416 + draws.normal(size=44)
+    after = before - 0.153 + noise * draws.permutation(np.linspace(-1, 1, 44))  # the mean is the same with either noise
+    found = rate_too_high(work, seen, *(Scores(loss, np.ones(44)) for loss in (before, after)))
+    assert (found is not None) == stops
+
+
 def test_a_rate_a_hundred_times_too_high_gets_no_go(bases, records) -> None:
     go, spoke = checks(work_for(bases, records, "classification", training__steps=200, optimizer__lr=3.0))
     assert not go
