@@ -107,18 +107,28 @@ def floor(blocks: int, accuracy: float) -> Floor:
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "rows", "expected"),
+    ("accuracies", "rows", "classes", "expected"),
     [
-        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.895, 0.9], 1_500, 3),  # the fourth floor is enough: the block below it may move
-        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9], 50_000, 2),  # many rows: no more than a third
-        ([0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9], 500, 4),  # few rows: no more than three quarters
-        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], 1_500, 0),
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.895, 0.9], 1_500, 10, 3),  # the fourth floor is enough: the block below it may move
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9], 15_000, 100, 2),  # many rows: no more than a third
+        ([0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9], 500, 10, 4),  # few rows: no more than three quarters
+        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], 1_500, 10, 0),
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.895, 0.9], 1_500, 2, 0),  # many rows of each class: everything may move
+        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], 1_500, 2, 0),
     ],
 )
-def test_the_depth_is_the_floor_below_the_first_that_is_as_good_as_any(accuracies, rows, expected) -> None:
-    found = depth([floor(number, accuracy) for number, accuracy in enumerate(accuracies)], rows)
+def test_the_depth_is_the_floor_below_the_first_that_is_as_good_as_any_where_a_class_has_few_rows(
+    accuracies, rows, classes, expected
+) -> None:
+    found = depth([floor(number, accuracy) for number, accuracy in enumerate(accuracies)], rows, classes)
     assert found.blocks == expected
     assert expected not in found.others
+    assert found.others, "something else to try"
+
+
+def test_where_everything_may_move_the_depth_that_would_cost_least_is_still_named() -> None:
+    found = depth([floor(number, accuracy) for number, accuracy in enumerate([0.5, 0.6, 0.7, 0.8, 0.9, 0.895, 0.9])], 1_500, 2)
+    assert (found.blocks, found.others) == (0, (3, 2))
 
 
 def test_the_chance_to_be_best_is_shared_by_equals_and_certain_where_one_is_always_right() -> None:

@@ -186,13 +186,13 @@ def compared(found: Sequence[Similar]) -> list[str]:
             lines.append(f"  the answers take {one.fluency.answers:.2f} bits a byte, given what stands before them")
         words = {"close": "a close cousin of what it knows", "between": "neither close nor far", "far": "a far turn"}
         lines.append(f"  {words[one.near.kind]}: {one.near.reason}")
-        others = ", ".join(str(other) for other in one.depth.others)
-        lines.append(f"  freeze {one.depth.blocks} (or {others}): {one.depth.reason}")
+        others = f" (or {', '.join(map(str, one.depth.others))})" if one.depth.others else ""
+        lines.append(f"  freeze {one.depth.blocks or 'nothing'}{others}: {one.depth.reason}")
         lines.append(f"  a rate to start from: {one.rate:g}")
     first = found[0]
     depths = "|".join(str(each) for each in sorted({first.depth.blocks, *first.depth.others}))
-    lines.append("")
-    lines.append(f"try it   luthier search DATA --base {first.base} --set adaptation.kind=freeze --space 'adaptation.depth={depths}'")
+    freezing = f" --set adaptation.kind=freeze --space 'adaptation.depth={depths}'" if first.depth.blocks else ""
+    lines += ["", f"try it   luthier search DATA --base {first.base}{freezing}"]
     return lines
 
 

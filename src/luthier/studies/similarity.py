@@ -16,6 +16,8 @@ MOST_ROWS = 2_000
 """Rows that are read."""
 CAPS = ((1_000, 3 / 4), (10_000, 2 / 3), (1 << 62, 1 / 3))
 """Below so many training rows, at most this share of the blocks is kept frozen."""
+PLENTY = 200
+"""Training rows a class from which nothing is gained by keeping blocks frozen but time (eight sets, docs/log.md)."""
 CLOSE, FAR = 0.2, 0.5
 """Shares of what guessing leaves, that are left to be learned."""
 USUAL, RATES = 0.3, (0.3, 2.0)
@@ -224,19 +226,24 @@ def depth_for(near: Nearness, count: int) -> Depth:
     return Depth(chosen, others, f"{near.kind}: {near.reason}")
 
 
-def depth(found: Sequence[Floor], rows: int) -> Depth:
-    """How many blocks to keep frozen: one below the lowest floor that tells the classes as well as any, and no more than so few rows allow.
+def depth(found: Sequence[Floor], rows: int, classes: int) -> Depth:
+    """How many blocks to keep frozen: one below the lowest floor that tells the classes as well as any, and no more than so few rows allow; none where rows are plenty.
 
     Args:
         found: every floor.
         rows: that will be trained on.
+        classes: among them.
     """
     best = max(found, key=lambda floor: floor.probe)
     enough = next(floor for floor in found if floor.probe >= best.probe - best.error)
     count = found[-1].blocks
     cap = int(count * next(share for limit, share in CAPS if rows < limit))
     chosen = min(max(enough.blocks - 1, 0), cap)
-    why = f"behind {enough.blocks} of {count} blocks a probe is right in {enough.probe:.1%} of rows, as good as anywhere ({best.probe:.1%} behind {best.blocks}); the block below may still move"
+    why = f"behind {enough.blocks} of {count} blocks a probe is right in {enough.probe:.1%} of rows, as good as anywhere ({best.probe:.1%} behind {best.blocks})"
+    if rows >= PLENTY * classes:
+        others = sorted({chosen, min(max(chosen - 1, 1), count - 1)} - {0}, reverse=True)
+        return Depth(0, tuple(others), f"with {rows // classes:,} rows a class freezing gains time, not accuracy; {why}")
+    why += "; the block below may still move"
     if chosen < enough.blocks - 1:
         why += f"; with {rows:,} training rows no more than {cap} stay frozen"
     others = tuple(sorted({max(chosen - 1, 0), min(chosen + 1, count - 1), 0} - {chosen}, reverse=True))

@@ -183,8 +183,10 @@ def _depths(way: Way, experiment: Experiment, trials: int, settled: Sequence[str
         return ()
     found = known_of(way.base, way.intake, way.face)
     way.place.write_json("similar.json", found.value())
-    way.face.say(f"  freezing {found.depth.blocks} blocks is worth a try: {found.depth.reason}")
-    return [blocks for blocks in (found.depth.blocks, *found.depth.others) if blocks]
+    worth = [blocks for blocks in (found.depth.blocks, *found.depth.others) if blocks]
+    if worth:
+        way.face.say(f"  freezing {' or '.join(map(str, worth))} blocks may be tried: {found.depth.reason}")
+    return worth
 
 
 def _closed(study: Study, way: Way, trial: Trial, runner: Runner, findings: Sequence[Finding]) -> None:
