@@ -37,6 +37,12 @@ def pairs(data: Path, name: str) -> list[tuple[str, str]]:
             if "\t" in line
         ]
         return [tuple(line.rsplit("\t", 1)) for line in lines]  # type: ignore[misc]
+    if name == "hate":
+        with (data / "davidson_hate" / "data" / "labeled_data.csv").open(newline="") as handle:
+            return [(row["tweet"], row["class"]) for row in csv.DictReader(handle)]
+    if name == "counterfactual":
+        rows = read(data / "amazon_counterfactual" / "data" / "EN_train.tsv").values
+        return [(row["sentence"], row["is_counterfactual"]) for row in rows]
     rows = read(data / "banking77" / "train.csv").values
     kept = sorted({row["category"] for row in rows})[:20]
     return [(row["text"], row["category"]) for row in rows if row["category"] in kept]

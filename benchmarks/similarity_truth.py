@@ -9,9 +9,10 @@ and the first and the third with only some of their blocks; `--among` says which
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from light import known
 from luthier.core.component import Component
 from luthier.data.intake import take_in
 from luthier.data.spec import Data
-from luthier.models.encode import layers
-from luthier.models.store import resolve
+from luthier.models.store import Base
 from luthier.pilot.similar import similar
+from luthier.pilot.stages import nearness
 from luthier.training.devices import settle
 from sets import files
 
@@ -54,6 +55,23 @@ def logme(rows: np.ndarray, labels: np.ndarray) -> float:
         )
         found.append(evidence / count)
     return float(np.mean(found))
+
+
+@contextlib.contextmanager
+def watched(read: dict[str, np.ndarray]) -> Iterator[None]:
+    """Keeps what the last floor of each base makes of the rows that `similar` reads, for the time of the context."""
+    own = nearness.layers
+
+    def kept(base: Base, texts: Sequence[str], dtype: str) -> np.ndarray:
+        found = own(base, texts, dtype)
+        read[base.name] = found[:, -1]
+        return found
+
+    nearness.layers = kept
+    try:
+        yield
+    finally:
+        nearness.layers = own
 
 
 class Judged(Component):
@@ -104,14 +122,14 @@ def judged(asked: Any) -> None:
             train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)
             given = {str(cut(asked.bases, base)): base for base in among}
             fixed = [f"data.test={test}", "data.validation_share=0.2", "data.allow_leakage=true"]
-            found = similar(train, list(given), set=fixed)
+            read: dict[str, np.ndarray] = {}
+            with watched(read):
+                found = similar(train, list(given), set=fixed)
             intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
             rows = [*intake.records["train"], *intake.records["validation"]]
             number = {label: place for place, label in enumerate(intake.labels)}
             labels = np.array([number[row.values["label"]] for row in rows])
-            scores = {
-                base: logme(layers(resolve(folder), [row.values["text"] for row in rows])[:, -1], labels) for folder, base in given.items()
-            }
+            scores = {base: logme(read[folder], labels) for folder, base in given.items()}
         best = max(accuracy.values())
         ours, largest = given[found[0].base], given[max(found, key=lambda one: one.megabytes).base]
         depth = next(one for one in found if given[one.base] == WHOLE).depth.blocks

@@ -243,6 +243,8 @@ CASES = [
     Case(25, "tabs in a .csv", table([line.replace(",", "\t") for line in PLAIN], "text\tlabel"), refused=r"holds no comma but 1 × tab[\s\S]*\.tsv"),
     Case(26, "a column name twice", table([f"{line},x" for line in PLAIN], "text,label,text"), refused="'text' is there twice"),
     Case(26, "a column without a name", table([f"{line},x" for line in PLAIN], "text,label,"), refused="is empty"),
+    Case(26, "the index that pandas writes", table([f"{number},{line}" for number, line in enumerate(PLAIN)], ",text,label"), holds=lambda found: (found.spec.input, found.spec.target) == (("text",), "label")),
+    Case(26, "two columns without a name", table([f"{number},{line},x" for number, line in enumerate(PLAIN)], ",text,label,"), refused="is empty"),
     Case(26, "a name with spaces", table(PLAIN, " text , label "), holds=lambda found: found.spec.input == ("text",)),
     Case(27, "no such column", table(PLAIN), options=(("target", "lable"),), refused=r"no column 'lable'[\s\S]*did you mean 'label'\?.*text"),
     Case(28, "labels that other readers lose", table([f"{sentence(number)},{['NA', 'null', 'None', 'nan', 'N/A'][number % 5]}" for number in range(60)]), holds=lambda found: found.labels == ("N/A", "NA", "None", "nan", "null")),

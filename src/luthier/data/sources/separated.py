@@ -72,6 +72,8 @@ def _rows(cells: Iterator[tuple[int, list[str]]], reading: Reading) -> Rows:
         header = not _first_row_is_data([row for _, row in firsts])
     width = len(firsts[0][1]) if header else Counter(len(row) for _, row in firsts).most_common(1)[0][0]
     names = [name.strip() for name in firsts[0][1]] if header else [f"column_{number + 1}" for number in range(width)]
+    if names[0] == "" and "column_1" not in names:
+        names[0] = "column_1"  # a table's index, as pandas writes it
     if len(set(names)) < len(names) or "" in names:
         twice = next((name for name in names if names.count(name) > 1), "")
         raise DataError(
