@@ -40,6 +40,9 @@ def pairs(data: Path, name: str) -> list[tuple[str, str]]:
     if name == "hate":
         with (data / "davidson_hate" / "data" / "labeled_data.csv").open(newline="") as handle:
             return [(row["tweet"], row["class"]) for row in csv.DictReader(handle)]
+    if name == "spam":
+        rows = read(data / "sms_spam" / "sms.tsv", header=False).values
+        return [(row["column_2"], row["column_1"]) for row in rows]
     if name == "counterfactual":
         rows = read(data / "amazon_counterfactual" / "data" / "EN_train.tsv").values
         return [(row["sentence"], row["is_counterfactual"]) for row in rows]

@@ -106,6 +106,8 @@ AMONG = {
     "depths": (WHOLE,),
 }
 """Which bases a person might have."""
+LIKELY = (2, 3, 4)
+"""Depths without which a set is not judged; the deeper ones are never the best."""
 
 
 def judged(asked: Any) -> None:
@@ -116,7 +118,7 @@ def judged(asked: Any) -> None:
     for name in asked.sets:
         accuracy = {base: truth[name, base, 0] for base in among if (name, base, 0) in truth}
         depths = {depth: truth[name, WHOLE, depth] for depth in (0, *DEPTHS) if (name, WHOLE, depth) in truth}
-        if len(depths) < len(DEPTHS) + 1 or len(accuracy) < len(among):
+        if not {0, *LIKELY} <= depths.keys() or len(accuracy) < len(among):
             continue
         with tempfile.TemporaryDirectory() as scratch:
             train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)

@@ -57,19 +57,30 @@ def test_nearest_neighbours_agree_with_scikit_learn(drawn) -> None:
     assert np.array_equal(nearest(rows, labels), theirs)
 
 
-def test_the_probe_is_ridge_regression_and_chooses_its_strength(drawn, monkeypatch) -> None:
+@pytest.mark.parametrize("more", [0, 600])
+def test_the_probe_is_ridge_regression_and_chooses_its_strength(drawn, more) -> None:
     from sklearn.linear_model import Ridge
 
     rows, labels = drawn
-    monkeypatch.setattr(similarity, "STRENGTHS", np.array([0.01]))
-    theirs = np.zeros(len(rows), dtype=int)
+    rows = np.concatenate([rows, np.random.default_rng(1).normal(size=(240, more)) * 0.5], 1)  # least squares alone would fit the noise
+    theirs = np.zeros(240, dtype=int)
     for held in parts(240):
         train = np.setdiff1d(np.arange(240), held)
-        theirs[held] = Ridge(alpha=0.01 * len(train)).fit(rows[train], np.eye(3)[labels[train]]).predict(rows[held]).argmax(1)
-    assert np.array_equal(probe(rows, labels, parts(240)), theirs)
-    monkeypatch.undo()
-    wide = np.concatenate([rows, np.random.default_rng(1).normal(size=(240, 600)) * 0.5], 1)  # least squares alone would fit the noise
-    assert (probe(wide, labels, parts(240)) == labels).mean() > 0.5
+        wanted = np.eye(3)[labels[train]]
+        even, centred = rows[train] - rows[train].mean(0), wanted - wanted.mean(0)
+        scores = {}
+        for strength in similarity.STRENGTHS * len(train):
+            hat = even @ np.linalg.solve(even.T @ even + strength * np.eye(even.shape[1]), even.T)
+            scores[strength] = ((centred - hat @ centred) ** 2).sum() / (1 - np.trace(hat) / len(train)) ** 2
+        best = min(scores, key=lambda strength: scores[strength])
+        theirs[held] = Ridge(alpha=best).fit(rows[train], wanted).predict(rows[held]).argmax(1)
+    found = probe(rows, labels, parts(240))
+    assert np.array_equal(found, theirs)
+    assert (found == labels).mean() > 0.5
+
+
+def test_the_probe_of_noise_guesses(drawn) -> None:
+    _, labels = drawn
     noise = np.random.default_rng(2).normal(size=(240, 10))
     assert (probe(noise, labels, parts(240)) == labels).mean() == pytest.approx(1 / 3, abs=0.12)
 
@@ -82,14 +93,14 @@ def test_the_h_score_of_two_classes_is_its_closed_form() -> None:
     assert h_score(rows, labels) == pytest.approx(1.5**2 / (1 + 1.5**2), abs=0.01)
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "llama"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "llama", "mpnet", "deberta-v2"])
 def test_floors_are_transformers_hidden_states(bases, family) -> None:
     from transformers import AutoModel
 
     from luthier.models.pretrained import load_tokenizer
 
     base = bases(family)
-    texts = [sentence(number) for number in range(7)]
+    texts = [sentence(number) for number in range(7)] * 2  # rows of one length, and of several
     found = layers(base, texts)
     plain, tokenizer = AutoModel.from_pretrained(base.folder).eval(), load_tokenizer(base)
     for row, text in enumerate(texts):
@@ -107,27 +118,27 @@ def floor(blocks: int, accuracy: float) -> Floor:
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "rows", "classes", "expected"),
+    ("accuracies", "rows", "rarest", "expected"),
     [
-        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.895, 0.9], 1_500, 10, 3),  # the fourth floor is enough: the block below it may move
-        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9], 15_000, 100, 2),  # many rows: no more than a third
-        ([0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9], 500, 10, 4),  # few rows: no more than three quarters
-        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], 1_500, 10, 0),
-        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.895, 0.9], 1_500, 2, 0),  # many rows of each class: everything may move
-        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], 1_500, 2, 0),
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.895, 0.9], 1_500, 30, 3),  # the fourth floor is enough: the block below it may move
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9], 15_000, 30, 2),  # many rows: no more than a third
+        ([0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9], 500, 30, 4),  # few rows: no more than three quarters
+        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], 1_500, 30, 2),  # no fewer than a third
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.895, 0.9], 1_500, 100, 0),  # rows enough of each class: everything may move
+        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], 1_500, 700, 0),
     ],
 )
 def test_the_depth_is_the_floor_below_the_first_that_is_as_good_as_any_where_a_class_has_few_rows(
-    accuracies, rows, classes, expected
+    accuracies, rows, rarest, expected
 ) -> None:
-    found = depth([floor(number, accuracy) for number, accuracy in enumerate(accuracies)], rows, classes)
+    found = depth([floor(number, accuracy) for number, accuracy in enumerate(accuracies)], rows, rarest)
     assert found.blocks == expected
     assert expected not in found.others
     assert found.others, "something else to try"
 
 
 def test_where_everything_may_move_the_depth_that_would_cost_least_is_still_named() -> None:
-    found = depth([floor(number, accuracy) for number, accuracy in enumerate([0.5, 0.6, 0.7, 0.8, 0.9, 0.895, 0.9])], 1_500, 2)
+    found = depth([floor(number, accuracy) for number, accuracy in enumerate([0.5, 0.6, 0.7, 0.8, 0.9, 0.895, 0.9])], 1_500, 700)
     assert (found.blocks, found.others) == (0, (3, 2))
 
 

@@ -93,23 +93,25 @@ def layers(base: Base, texts: Sequence[str], dtype: str = "float32") -> np.ndarr
         with torch.no_grad():
             past = model.past(batch)
             model.through(batch, past)
-            return torch.stack([pool(apart(states[0], past).float(), batch.lengths, "mean") for states in seen], 1).numpy()
+            assert len(seen) == len(blocks) + 1, "the rows went through at once"
+            return torch.stack([pool(apart(states.flatten(0, 1), past).float(), batch.lengths, "mean") for states in seen], 1).numpy()
 
     try:
-        return _in_batches(load_tokenizer(base), texts, floors, TOGETHER if model.packs else 1)
+        return _in_batches(load_tokenizer(base), texts, floors, alike=not model.packs)  # rows of one length need no padding
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _in_batches(tokenizer: Any, texts: Sequence[str], read: Callable[[Batch], np.ndarray], together: int = TOGETHER) -> np.ndarray:
-    """What is read of each text, in the texts' order; texts of similar length go together, up to so many tokens."""
+def _in_batches(tokenizer: Any, texts: Sequence[str], read: Callable[[Batch], np.ndarray], alike: bool = False) -> np.ndarray:
+    """What is read of each text, in the texts' order; texts of similar length, or where asked of the same, go together, up to so many tokens."""
     tokens = tokenizer(list(texts), truncation=True, max_length=READ)["input_ids"]
     order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
     found, part = [], []
     for place, row in enumerate(order):
         part.append(tokens[row] or [0])
-        if sum(map(len, part)) >= together or place == len(order) - 1:
+        last = place == len(order) - 1
+        if last or sum(map(len, part)) >= TOGETHER or (alike and len(tokens[order[place + 1]]) != len(tokens[row])):
             lengths = torch.tensor([len(each) for each in part])
             flat = {"tokens": torch.tensor([token for each in part for token in each])}
             found.append(read(Batch(index=torch.arange(len(part)), lengths=lengths, flat=flat, each={})))

@@ -16,8 +16,10 @@ MOST_ROWS = 2_000
 """Rows that are read."""
 CAPS = ((1_000, 3 / 4), (10_000, 2 / 3), (1 << 62, 1 / 3))
 """Below so many training rows, at most this share of the blocks is kept frozen."""
-PLENTY = 200
-"""Training rows a class from which nothing is gained by keeping blocks frozen but time (eight sets, docs/log.md)."""
+PLENTY = 100
+"""Training rows of the rarest class from which nothing is gained by keeping blocks frozen but time (eleven sets, docs/log.md)."""
+FEW = 1 / 3
+"""Of the blocks, that stay at least where it has fewer."""
 CLOSE, FAR = 0.2, 0.5
 """Shares of what guessing leaves, that are left to be learned."""
 USUAL, RATES = 0.3, (0.3, 2.0)
@@ -117,16 +119,19 @@ def probe(rows: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) 
         train = np.setdiff1d(np.arange(len(rows)), held)
         centre, base = rows[train].mean(0), targets[train].mean(0)
         even, wanted = rows[train] - centre, targets[train] - base
-        size, turned = np.linalg.eigh(even.T @ even)  # (width,), (width, width): much smaller than the rows' own decomposition
-        size, rotated = np.maximum(size, 0.0), turned.T @ (even.T @ wanted)
-        best, weights = np.inf, np.zeros((rows.shape[1], targets.shape[1]))
+        wide = even.shape[1] > len(train)  # either side of the rows has the same decomposition; the smaller one takes less
+        size, turned = np.linalg.eigh(even @ even.T if wide else even.T @ even)
+        size, rotated = np.maximum(size, 0.0), turned.T @ (wanted if wide else even.T @ wanted)
+        best, chosen = np.inf, 0.0
         for strength in STRENGTHS * len(train):
             shrunk = size + strength
-            left = float((wanted**2).sum() - ((2 / shrunk - size / shrunk**2)[:, None] * rotated**2).sum())
+            gone = (strength / shrunk) ** 2 if wide else size / shrunk**2 - 2 / shrunk
+            left = float((gone[:, None] * rotated**2).sum()) + (0.0 if wide else float((wanted**2).sum()))
             score = left / max(1 - float((size / shrunk).sum()) / len(train), 1e-6) ** 2
             if score < best:
-                best, weights = score, turned @ (rotated / shrunk[:, None])
-        said[list(held)] = ((rows[list(held)] - centre) @ weights + base).argmax(1)
+                best, chosen = score, strength
+        weights = turned @ (rotated / (size + chosen)[:, None])
+        said[list(held)] = ((rows[list(held)] - centre) @ (even.T @ weights if wide else weights) + base).argmax(1)
     return said
 
 
@@ -226,24 +231,26 @@ def depth_for(near: Nearness, count: int) -> Depth:
     return Depth(chosen, others, f"{near.kind}: {near.reason}")
 
 
-def depth(found: Sequence[Floor], rows: int, classes: int) -> Depth:
-    """How many blocks to keep frozen: one below the lowest floor that tells the classes as well as any, and no more than so few rows allow; none where rows are plenty.
+def depth(found: Sequence[Floor], rows: int, rarest: int) -> Depth:
+    """How many blocks to keep frozen: none where each class has rows enough for all to move; else one below the lowest floor that tells the classes as well as any.
+
+    Not fewer than a third of them then, and no more than so few rows allow.
 
     Args:
         found: every floor.
         rows: that will be trained on.
-        classes: among them.
+        rarest: how many of them the rarest class has.
     """
     best = max(found, key=lambda floor: floor.probe)
     enough = next(floor for floor in found if floor.probe >= best.probe - best.error)
     count = found[-1].blocks
     cap = int(count * next(share for limit, share in CAPS if rows < limit))
-    chosen = min(max(enough.blocks - 1, 0), cap)
+    chosen = min(max(enough.blocks - 1, int(count * FEW)), cap)
     why = f"behind {enough.blocks} of {count} blocks a probe is right in {enough.probe:.1%} of rows, as good as anywhere ({best.probe:.1%} behind {best.blocks})"
-    if rows >= PLENTY * classes:
-        others = sorted({chosen, min(max(chosen - 1, 1), count - 1)} - {0}, reverse=True)
-        return Depth(0, tuple(others), f"with {rows // classes:,} rows a class freezing gains time, not accuracy; {why}")
-    why += "; the block below may still move"
+    if rarest >= PLENTY:
+        others = tuple(sorted({chosen, max(chosen - 1, 1)} & set(range(1, count)), reverse=True))
+        return Depth(0, others, f"the rarest class has {rarest:,} rows: freezing gains time, not accuracy; {why}")
+    why = f"the rarest class has only {rarest:,} rows; {why}"
     if chosen < enough.blocks - 1:
         why += f"; with {rows:,} training rows no more than {cap} stay frozen"
     others = tuple(sorted({max(chosen - 1, 0), min(chosen + 1, count - 1), 0} - {chosen}, reverse=True))

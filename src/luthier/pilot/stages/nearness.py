@@ -116,7 +116,8 @@ def known_of(base: Base, intake: Intake, face: Face) -> Similar:
     labels = np.array([number[str(record.values[intake.spec.target or ""])] for record in records])
     parts = folds([intake.together[record.source, record.row] for record in records], labels.tolist(), FOLDS, intake.spec.split_seed)
     seen = floors(layers(base, texts, choose_dtype("auto")), labels, parts)
-    near, proposed = nearness(seen, labels), depth(seen, len(intake.records["train"]), len(number))
+    rows = len(intake.records["train"])
+    near, proposed = nearness(seen, labels), depth(seen, rows, round(rows * float(np.bincount(labels).min() / len(labels))))
     rate, _ = rate_for("classification", base, "freeze" if proposed.blocks else "full")
     return Similar(base.name, size, seen, None, near, proposed, float(f"{rate * near.rate:.2g}"), round(clock(), 2))
 
