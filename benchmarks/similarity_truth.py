@@ -159,7 +159,7 @@ def main() -> None:
         "--table",
         type=Path,
         required=True,
-        help="what `finetune_table.py --grids bases depths` wrote: tables/minilm-and-smollm2-600-rows.jsonl",
+        help="what `finetune_table.py --grids bases depths` wrote: tables/four-bases-600-rows.jsonl",
     )
     parser.add_argument("--bases", type=Path, default=Path("runs/bases"), help="where bases with fewer blocks are made")
     parser.add_argument("--sets", nargs="+", default=list(SETS))
