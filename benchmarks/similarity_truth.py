@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from light import known
 from luthier.core.component import Component
 from luthier.data.intake import take_in
 from luthier.data.spec import Data
+from luthier.models.encode import layers
 from luthier.models.store import Base
 from luthier.pilot.similar import similar
 from luthier.pilot.stages import nearness
@@ -60,18 +62,14 @@ def logme(rows: np.ndarray, labels: np.ndarray) -> float:
 @contextlib.contextmanager
 def watched(read: dict[str, np.ndarray]) -> Iterator[None]:
     """Keeps what the last floor of each base makes of the rows that `similar` reads, for the time of the context."""
-    own = nearness.layers
 
     def kept(base: Base, texts: Sequence[str], dtype: str) -> np.ndarray:
-        found = own(base, texts, dtype)
+        found = layers(base, texts, dtype)
         read[base.name] = found[:, -1]
         return found
 
-    nearness.layers = kept
-    try:
+    with mock.patch.object(nearness, "layers", kept):
         yield
-    finally:
-        nearness.layers = own
 
 
 class Judged(Component):

@@ -141,5 +141,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(bases, tmp_path: Path) -> None:
 
 def test_models_are_listed_with_where_they_are() -> None:
     done = luthier("models", "list", "--json")
-    names = [json.loads(line)["name"] for line in done.stdout.splitlines()]
-    assert names == ["minilm-l6", "smollm2-135m"]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["name"] for row in rows] == ["minilm-l6", "mpnet-base", "smollm2-135m", "gemma3-270m"]
+    for row, line in zip(rows, luthier("models", "list").stdout.splitlines(), strict=True):
+        assert ("here" if row["here"] else f"{row['megabytes']} MB to fetch") in line
