@@ -69,3 +69,15 @@ def test_an_encoder_of_berts_size_starts_from_half_of_a_small_ones_rate(tmp_path
     for base, rate in ((bases("bert").folder, 1e-4), (wide, 5e-5)):
         experiment, _, _ = default_for(data, (), Silent(), target=None, input=None, base=str(base), task=None, seed=1)
         assert experiment.optimizer.lr == rate
+
+
+def test_gemma_writes_from_a_gentler_rate_where_its_own_weights_move(tmp_path: Path, bases: Any) -> None:
+    data, gemma = tmp_path / "chat.jsonl", str(bases("gemma3_text").folder)
+    data.write_text("".join(json.dumps({"prompt": f"what is {n}?", "completion": f"it is {n * n}"}) + "\n" for n in range(80)))
+
+    def rate(*set: str, base: str) -> float:
+        return default_for(data, set, Silent(), target=None, input=None, base=base, task=None, seed=1)[0].optimizer.lr
+
+    assert rate(base=gemma) == 2e-5
+    assert rate("adaptation.kind=lora", base=gemma) == rate("adaptation.kind=lora", base=str(bases("llama").folder)) == 3e-4
+    assert rate(base=str(bases("llama").folder)) == 1e-4
