@@ -142,6 +142,12 @@ def test_where_everything_may_move_the_depth_that_would_cost_least_is_still_name
     assert (found.blocks, found.others) == (0, (3, 2))
 
 
+def test_blocks_that_stay_by_default_stay_in_the_proposal_however_many_rows_there_are() -> None:
+    accuracies = [0.5, 0.6, 0.9, 0.895, 0.9, 0.9, 0.9, 0.9, 0.9]
+    for rarest in (30, 700):
+        assert depth([floor(number, accuracy) for number, accuracy in enumerate(accuracies)], 1_500, rarest, least=4).blocks == 4
+
+
 def test_the_chance_to_be_best_is_shared_by_equals_and_certain_where_one_is_always_right() -> None:
     right = np.random.default_rng(0).random(300) < 0.8
     assert chances([right, right]) == [0.5, 0.5]
@@ -163,6 +169,10 @@ def test_the_verb_ranks_bases_and_the_command_prints_them(bases, tmp_path) -> No
     assert {one.base for one in found} == set(names)
     assert sum(one.chance for one in found) == pytest.approx(1)
     assert [len(one.floors) for one in found] == [4, 4]
+    assert {one.base: one.depth.blocks for one in found} == {
+        names[0]: 1,
+        names[1]: 1,
+    }  # 42 rows a class; a decoder keeps its half in any case
     said = CliRunner().invoke(app, ["similar", str(tmp_path / "rows.csv"), "--bases", ",".join(names), "--quiet"])
     assert said.exit_code == 0, said.output
     assert "← best" in said.output

@@ -231,7 +231,7 @@ def depth_for(near: Nearness, count: int) -> Depth:
     return Depth(chosen, others, f"{near.kind}: {near.reason}")
 
 
-def depth(found: Sequence[Floor], rows: int, rarest: int) -> Depth:
+def depth(found: Sequence[Floor], rows: int, rarest: int, least: int = 0) -> Depth:
     """How many blocks to keep frozen: none where each class has rows enough for all to move; else one below the lowest floor that tells the classes as well as any.
 
     Not fewer than a third of them then, and no more than so few rows allow.
@@ -240,17 +240,18 @@ def depth(found: Sequence[Floor], rows: int, rarest: int) -> Depth:
         found: every floor.
         rows: that will be trained on.
         rarest: how many of them the rarest class has.
+        least: blocks that stay by default, because this kind of base does better so.
     """
     best = max(found, key=lambda floor: floor.probe)
     enough = next(floor for floor in found if floor.probe >= best.probe - best.error)
     count = found[-1].blocks
     cap = int(count * next(share for limit, share in CAPS if rows < limit))
-    chosen = min(max(enough.blocks - 1, int(count * FEW)), cap)
+    chosen = max(min(max(enough.blocks - 1, int(count * FEW)), cap), least)
     why = f"behind {enough.blocks} of {count} blocks a probe is right in {enough.probe:.1%} of rows, as good as anywhere ({best.probe:.1%} behind {best.blocks})"
-    if rarest >= PLENTY:
+    if rarest >= PLENTY and not least:
         others = tuple(sorted({chosen, max(chosen - 1, 1)} & set(range(1, count)), reverse=True))
         return Depth(0, others, f"the rarest class has {rarest:,} rows: freezing gains time, not accuracy; {why}")
-    why = f"the rarest class has only {rarest:,} rows; {why}"
+    why = f"the default keeps {least}; {why}" if least else f"the rarest class has only {rarest:,} rows; {why}"
     if chosen < enough.blocks - 1:
         why += f"; with {rows:,} training rows no more than {cap} stay frozen"
     others = tuple(sorted({max(chosen - 1, 0), min(chosen + 1, count - 1), 0} - {chosen}, reverse=True))

@@ -23,7 +23,7 @@ from luthier.models.precision import compute_in
 from luthier.models.pretrained import load_generator, load_tokenizer
 from luthier.models.store import Base
 from luthier.objectives.chat import Chat
-from luthier.studies.defaults import rate_for
+from luthier.studies.defaults import adaptation_for, rate_for
 from luthier.studies.similarity import (
     FOLDS,
     MOST_ROWS,
@@ -116,8 +116,9 @@ def known_of(base: Base, intake: Intake, face: Face) -> Similar:
     labels = np.array([number[str(record.values[intake.spec.target or ""])] for record in records])
     parts = folds([intake.together[record.source, record.row] for record in records], labels.tolist(), FOLDS, intake.spec.split_seed)
     seen = floors(layers(base, texts, choose_dtype("auto")), labels, parts)
-    rows = len(intake.records["train"])
-    near, proposed = nearness(seen, labels), depth(seen, rows, round(rows * float(np.bincount(labels).min() / len(labels))))
+    rows, kept = len(intake.records["train"]), adaptation_for("classification", base)[0].get("depth", 0)
+    rarest = round(rows * float(np.bincount(labels).min() / len(labels)))
+    near, proposed = nearness(seen, labels), depth(seen, rows, rarest, kept)
     rate, _ = rate_for("classification", base, "freeze" if proposed.blocks else "full")
     return Similar(base.name, size, seen, None, near, proposed, float(f"{rate * near.rate:.2g}"), round(clock(), 2))
 
