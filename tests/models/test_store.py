@@ -13,7 +13,8 @@ import pytest
 
 from luthier.core.errors import ModelError
 from luthier.core.run import file_hash
-from luthier.models.store import PACKAGED, Packaged, Wheel, inspect, resolve, stored
+from luthier.models.catalogue import PACKAGED, Packaged, Wheel
+from luthier.models.store import inspect, resolve, stored
 
 
 def changed(bases: Any, folder: Path, **keys: object) -> Path:

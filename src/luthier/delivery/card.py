@@ -8,7 +8,8 @@ from typing import Any
 
 from luthier.evaluation.verdict import sentence, shown, times
 from luthier.experiment import Experiment
-from luthier.models.store import PACKAGED, Base
+from luthier.models.catalogue import PACKAGED
+from luthier.models.store import Base
 
 
 def write_card(experiment: Experiment, base: Base, verdict: Mapping[str, Any], rows: Mapping[str, int]) -> str:

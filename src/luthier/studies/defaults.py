@@ -295,5 +295,7 @@ def rate_for(task: str | None, base: Base | None, adaptation: str) -> tuple[floa
     """The rate to start from for what a base does and how it is adapted, and where it comes from."""
     role = role_of(task, base)
     rate, why = RATES[role, adaptation]
-    scale, known = SCALES.get((role, base.family), (1.0, why)) if base is not None and adaptation != "lora" else (1.0, why)
-    return float(f"{rate * scale:.2g}"), known
+    if base is None or adaptation == "lora" or (role, base.family) not in SCALES:
+        return rate, why
+    scale, why = SCALES[role, base.family]
+    return float(f"{rate * scale:.2g}"), why

@@ -252,7 +252,7 @@ def depth(found: Sequence[Floor], rows: int, rarest: int, least: int = 0) -> Dep
         others = tuple(sorted({chosen, max(chosen - 1, 1)} & set(range(1, count)), reverse=True))
         return Depth(0, others, f"the rarest class has {rarest:,} rows: freezing gains time, not accuracy; {why}")
     why = f"the default keeps {least}; {why}" if least else f"the rarest class has only {rarest:,} rows; {why}"
-    if chosen < enough.blocks - 1:
+    if chosen == cap < enough.blocks - 1:
         why += f"; with {rows:,} training rows no more than {cap} stay frozen"
     others = tuple(sorted({max(chosen - 1, 0), min(chosen + 1, count - 1), 0} - {chosen}, reverse=True))
     return Depth(chosen, others, why)

@@ -198,10 +198,9 @@ def rate_too_high(work: Work, seen: Sequence[Any], before: Scores, after: Scores
     late = float(np.mean(tail))
     learning = late < 0.9 * began  # then a higher loss on held-out rows is a small sample learned by heart, not too high a rate
     allowed = 1.5 * began if learning else max(1.1 * floor, 1.05 * began)
-    known = ended < 0.95 * floor if before.probabilities is not None else ended < began
-    learned = (
-        known and paired("loss", after, before)[1] > 0
-    )  # on rows it has not seen: those of the last steps are few, and harder or easier
+    # on rows it has not seen: those of the last steps are few, and harder or easier
+    below = ended < (floor * 0.95 if before.probabilities is not None else began)
+    learned = below and paired("loss", after, before)[1] > 0
     if learned or (late <= 1.05 * began and ended <= allowed):
         return None
     return Finding(check="smoke.rate", severity="stop", claim=f"the loss rose: {began:.3f} before, {ended:.3f} after, {np.mean(tail):.3f} on the last training steps",
