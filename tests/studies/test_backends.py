@@ -23,7 +23,8 @@ TARGET = "tests.studies.answers:answer"
 
 
 @pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
+def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # what is printed reaches the log without it too
     made = Processes(TARGET, 2, 1, tmp_path / "workers")
     yield made
     made.close()

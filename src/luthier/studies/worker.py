@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import threading
 import time
+from typing import cast
 
 from luthier.studies.backends import answered
 
@@ -19,7 +21,8 @@ def main(target: str) -> None:
     """
     threading.Thread(target=orphaned, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever prints, prints into the log
+    os.dup2(2, 1)  # whatever prints, prints into the log, line by line: a process that is killed has said what it said
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)
     for line in sys.stdin:
         answers.write(json.dumps(answered(target, json.loads(line))) + "\n")
         answers.flush()
