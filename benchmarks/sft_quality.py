@@ -69,35 +69,40 @@ with open(sys.argv[2], "w") as file:
 print("RESULT", 1)
 """
 
+
+def compared(data: Path, out: Path, seed: int) -> dict[str, object]:
+    """Both held-out losses of one seed, which decides the order of rows (and our dropout)."""
+    rows = out / "rows"
+    rows.mkdir(parents=True, exist_ok=True)
+    if not (rows / "tokens.jsonl").exists():
+        measured(sys.executable, PREPARE, data, rows, seed)
+    folder = out / "run"
+    run = (
+        luthier.resume(folder, face=Lines())
+        if (folder / "experiment.yaml").exists()
+        else luthier.run(rows, out=folder, set=["data.allow_leakage=true"], seed=seed, face=Lines())
+    )
+    assert run.verdict is not None
+    kept = out / "trainer.json"
+    if not kept.exists():
+        measured(sys.executable, HELD, rows, out / "held.jsonl")
+        kept.write_text(json.dumps(measured(sys.executable, TRAINERS, rows, resolve("smollm2-135m").folder, out / "held.jsonl")))
+    theirs, ours = json.loads(kept.read_text()), run.verdict["test"]["value"]
+    return {
+        "seed": seed,
+        "luthier": ours,
+        "trainer": theirs,
+        "difference_percent": 100 * (ours / theirs - 1),
+        "verdict": run.verdict["verdict"],
+        "base": run.verdict["base"]["value"],
+    }
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/sft_quality"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     given = parser.parse_args()
-    rows = given.out / "rows"
-    rows.mkdir(parents=True, exist_ok=True)
-    if not (rows / "tokens.jsonl").exists():
-        measured(sys.executable, PREPARE, given.data, rows)
-    folder = given.out / "run"
-    run = (
-        luthier.resume(folder, face=Lines())
-        if (folder / "experiment.yaml").exists()
-        else luthier.run(rows, out=folder, set=["data.allow_leakage=true"], face=Lines())
-    )
-    assert run.verdict is not None
-    kept = given.out / "trainer.json"
-    if not kept.exists():
-        measured(sys.executable, HELD, rows, given.out / "held.jsonl")
-        kept.write_text(json.dumps(measured(sys.executable, TRAINERS, rows, resolve("smollm2-135m").folder, given.out / "held.jsonl")))
-    theirs, ours = json.loads(kept.read_text()), run.verdict["test"]["value"]
-    print(
-        json.dumps(
-            {
-                "luthier": ours,
-                "trainer": theirs,
-                "difference_percent": 100 * (ours / theirs - 1),
-                "verdict": run.verdict["verdict"],
-                "base": run.verdict["base"]["value"],
-            }
-        )
-    )
+    for seed in given.seeds:
+        print(json.dumps(compared(given.data, given.out / str(seed), seed)), flush=True)

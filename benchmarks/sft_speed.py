@@ -26,7 +26,7 @@ from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.objectives.chat import Chat
-data, target = sys.argv[1:]
+data, target, seed = sys.argv[1:]
 rows = json.load(open(data + "/llamafactory_demo/alpaca_en_demo.json"))
 order = permutation(len(rows), 0, "benchmark")
 for part, chosen in (("train", order[:900]), ("validation", order[900:939]), ("test", order[939:])):
@@ -35,7 +35,7 @@ for part, chosen in (("train", order[:900]), ("validation", order[900:939]), ("t
 base = resolve("smollm2-135m")
 intake = take_in(Data(path=target, allow_leakage=True))
 examples = Chat().open(load_tokenizer(base), intake.spec.input, intake.spec.target).prepare(intake.records["train"])
-order = permutation(900, 1, "order", 0)
+order = permutation(900, int(seed), "order", 0)
 with open(f"{target}/tokens.jsonl", "w") as file:
     for row in order:
         example = examples[row]
@@ -169,7 +169,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     if not (given.out / "tokens.jsonl").exists():
-        measured(sys.executable, PREPARE, given.data, given.out)
+        measured(sys.executable, PREPARE, given.data, given.out, 1)
     from luthier.models.store import resolve
 
     model = resolve("smollm2-135m").folder

@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from luthier.core.interfaces import Silent
-from luthier.pilot.stages.asking import default_for
+from luthier.data.intake import take_in
+from luthier.pilot.stages import choosing
+from luthier.pilot.stages.asking import asked_for, default_for
 
 
 def written(folder: Path, count: int, classes: int) -> Path:
@@ -81,3 +85,57 @@ def test_gemma_writes_from_a_gentler_rate_where_its_own_weights_move(tmp_path: P
     assert rate(base=gemma) == 2e-5
     assert rate("adaptation.kind=lora", base=gemma) == rate("adaptation.kind=lora", base=str(bases("llama").folder)) == 3e-4
     assert rate(base=str(bases("llama").folder)) == 1e-4
+
+
+def test_auto_takes_the_base_that_foresees_the_answers_best_of_those_that_are_here_and_that_the_time_suffices_for(
+    tmp_path: Path, bases: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
+    for name, scale in (
+        ("smollm2-135m", 20.0),
+        ("gemma3-270m", 0.0),
+    ):  # one is sure of the wrong words, the other knows that it knows nothing
+        folder = tmp_path / "home" / "models" / name
+        shutil.copytree(bases("llama").folder, folder)
+        weights = {key: value * scale for key, value in load_file(folder / "model.safetensors").items()}
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        (folder / "store.json").write_text(json.dumps({"sha256": "0", "size": (folder / "model.safetensors").stat().st_size}))
+    rows = [{"prompt": f"what is {row} and {row + 1}?", "completion": f"{2 * row + 1}, as far as I know"} for row in range(60)]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def default(*set: str, base: str | None = None, seconds: float | None = None) -> Any:
+        found = default_for(tmp_path / "chat.jsonl", set, Silent(), target=None, input=None, base=base, task=None, seed=1, seconds=seconds)
+        return found[0], next(choice.reason for choice in found[2] if choice.path == "model.base")
+
+    assert default()[0].model.base == "smollm2-135m"
+    best, why = default(base="auto")
+    assert best.model.base == "gemma3-270m"
+    assert why.endswith("gemma3-270m 100%, smollm2-135m 0%")
+    assert default("model.base=auto")[0] == best
+    cheapest, why = default(base="auto", seconds=1e-3)
+    assert cheapest.model.base == "smollm2-135m" and why == "the only one that the time suffices for"
+    shutil.rmtree(tmp_path / "home" / "models" / "gemma3-270m")
+    alone, why = default(base="auto")
+    assert alone.model.base == "smollm2-135m" and why == "the only one that is here and fits the task"
+
+
+def test_auto_leaves_a_base_that_would_take_longer_than_there_is_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bases: Any) -> None:
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
+    for name, family in (("minilm-l6", "bert"), ("mpnet-base", "mpnet")):
+        folder = tmp_path / "home" / "models" / name
+        shutil.copytree(bases(family).folder, folder)
+        (folder / "store.json").write_text(json.dumps({"sha256": "0", "size": (folder / "model.safetensors").stat().st_size}))
+    intake = take_in(asked_for(written(tmp_path, 200, 2)))
+    read, known = [], choosing.known_of
+
+    def slow(base: Any, *given: Any) -> Any:
+        read.append(replace(known(base, *given), seconds={"minilm-l6": 1.0, "mpnet-base": 60.0}[base.name]))
+        return read[-1]
+
+    monkeypatch.setattr(choosing, "known_of", slow)
+    monkeypatch.setattr(choosing, "ranked", lambda found: sorted(found, key=lambda one: -one.seconds))
+    assert choosing.suited(intake, None, Silent())[0].name == "mpnet-base"
+    base, why = choosing.suited(intake, 1800.0, Silent())
+    assert base.name == "minilm-l6"
+    assert why.endswith("the time does not suffice for mpnet-base (some 1890 s)")
+    assert {one.rows for one in read} == {160}

@@ -265,7 +265,7 @@ def test_of_bases_that_tie_the_largest_is_proposed_and_one_that_knows_less_comes
 
     def base(name: str, megabytes: float, right: np.ndarray) -> Similar:
         floors = [Floor(6, float(right.mean()), float(right.mean()), 0.01, 0.0, 0.0, right)]
-        return Similar(name, megabytes, floors, None, Nearness("close", 0.1, 1.0, ""), Depth(2, (), ""), 1e-4, 1.0)
+        return Similar(name, megabytes, floors, None, Nearness("close", 0.1, 1.0, ""), Depth(2, (), ""), 1e-4, 1.0, 400)
 
     found = ranked([base("small", 45, well), base("huge", 900, badly), base("whole", 90, well)])
     assert [one.base for one in found] == ["whole", "small", "huge"]

@@ -33,7 +33,12 @@ def run(
     data: Annotated[str, typer.Argument(help="A csv, tsv, json or jsonl file, or a folder with train, validation and test files.")],
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
-    base: Annotated[str | None, typer.Option(help="A name from `luthier models list`, a folder, a bundle, or a hub id.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="A name from `luthier models list`, a folder, a bundle, or a hub id; auto: what suits the rows best of the bases here."
+        ),
+    ] = None,
     task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
     validation: Annotated[Path | None, typer.Option(help="A file of validation rows, where the split is given.")] = None,
     test: Annotated[Path | None, typer.Option(help="A file of test rows, where the split is given.")] = None,
@@ -89,7 +94,12 @@ def search(
     ] = None,
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
-    base: Annotated[str | None, typer.Option(help="A name from `luthier models list`, a folder, a bundle, or a hub id.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="A name from `luthier models list`, a folder, a bundle, or a hub id; auto: what suits the rows best of the bases here."
+        ),
+    ] = None,
     task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The study's folder; studies/<time> when not given.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="A change to the default, path=value; the field stays so.")] = None,

@@ -39,7 +39,7 @@ def run(
         data: a .csv, .tsv, .json or .jsonl file, or a folder with train, validation and test files.
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read (a list, or names with commas); inferred when not given.
-        base: a name from `luthier models list`, a folder, a bundle, or a hub id.
+        base: a name from `luthier models list`, a folder, a bundle, or a hub id; or auto, for the one that suits the rows, of those on this machine.
         task: classification or chat; inferred when not given.
         validation: a file of validation rows, where the split is given.
         test: a file of test rows, where the split is given.
@@ -64,7 +64,7 @@ def run(
     seconds = seconds_of(budget)
     face.stage("data", str(data))
     intake = take_in(asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set, say=face.say))
-    experiment, choices = chosen(intake, base, set, seed, face)
+    experiment, choices = chosen(intake, base, set, seed, face, seconds)
     place = Run.create(Path(out) if out else Path("runs") / Run.fresh_name())
     with place.owned():
         searches = not (watchers or plan_only or experiment.data.folds)

@@ -52,7 +52,7 @@ def search(
         points: to be tried right after the default, each "optimizer.lr=3e-4,model.dropout=0".
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read; inferred when not given.
-        base: a name from `luthier models list`, a folder, a bundle, or a hub id.
+        base: a name from `luthier models list`, a folder, a bundle, or a hub id; or auto, for the one that suits the rows, of those on this machine.
         task: classification or chat; inferred when not given.
         out: the study's folder; `studies/<time>` when not given.
         set: changes to the default, each "path=value"; such a field stays as it is set.
@@ -79,7 +79,7 @@ def search(
         backend_of(backend)
     if trials is not None and trials < 2:
         raise ExperimentError(f"a search of {trials} trials compares nothing", "give 2 or more, or use `luthier train`")
-    experiment, intake, choices = default_for(data, set, face, target=target, input=input, base=base, task=task, seed=seed)
+    experiment, intake, choices = default_for(data, set, face, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds)
     fixed = [*assigned(set)]
     _checked(experiment, trials or 2, fixed, space, points)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent
 from luthier.data.intake import take_in
-from luthier.models.store import resolve, stored
+from luthier.models.store import resolve
 from luthier.pilot.stages.asking import asked_for
+from luthier.pilot.stages.choosing import at_hand, comparable
 from luthier.pilot.stages.nearness import Similar, known_of, ranked
-from luthier.studies.defaults import BASES
 
 
 def similar(
@@ -44,19 +43,6 @@ def similar(
     face = face or Silent()
     face.stage("data", str(data))
     intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say), checks=())
-    if intake.spec.task not in BASES:
-        raise ExperimentError(
-            f"{intake.reason}: similarity is read off classes or answers", "give rows with a label column, or conversations"
-        )
-    names = bases or _at_hand(intake.spec.task, face)
+    fitting = comparable(intake)
+    names = bases or at_hand(fitting, face)
     return ranked([known_of(resolve(name, face.say), intake, face) for name in names])
-
-
-def _at_hand(task: str, face: Face) -> list[str]:
-    """The bases known by name that fit a task and need no fetching, its own in any case; what else there is is said."""
-    fitting = [base for base in stored() if task == "classification" or base["kind"] == "decoder"]
-    here = [base["name"] for base in fitting if base["here"] or base["name"] == BASES[task]]
-    for base in fitting:
-        if base["name"] not in here:
-            face.say(f"not compared, because it is not here: {base['name']} ({base['megabytes']} MB); luthier models pull {base['name']}")
-    return here

@@ -288,7 +288,7 @@ def adaptation_for(task: str, base: Base | None) -> tuple[dict[str, Any], str]:
     """What moves by default, and why."""
     if base is not None and base.blocks > 1 and role_of(task, base) == "reader":
         return {"kind": "freeze", "depth": base.blocks // 2}, "a decoder that classifies does better with its lower half kept (docs/log.md)"
-    return {"kind": "full"}, "the base is small: everything may move"
+    return {"kind": "full"}, "a base of this size is tuned whole"
 
 
 def rate_for(task: str | None, base: Base | None, adaptation: str) -> tuple[float, str]:

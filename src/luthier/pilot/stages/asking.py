@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ from luthier.studies.defaults import Choice, batch_for, choose, rate_for
 
 if TYPE_CHECKING:
     from luthier.models.store import Base
+
+AUTO = "auto"
+"""In place of a base: the one that suits the rows, of those that are on the machine."""
 
 
 def asked_for(
@@ -107,11 +111,29 @@ def seconds_of(budget: str | float | None) -> float | None:
     return value
 
 
-def chosen(intake: Intake, base: str | None, assignments: Sequence[str], seed: int, face: Face) -> tuple[Experiment, list[Choice]]:
-    """The default for these rows and this base, with what the person set; a base that is named is fetched now, so that a wrong name fails at once."""
+def chosen(
+    intake: Intake, base: str | None, assignments: Sequence[str], seed: int, face: Face, seconds: float | None = None
+) -> tuple[Experiment, list[Choice]]:
+    """The default for these rows and this base, with what the person set; a base that is named is fetched now, so that a wrong name fails at once.
+
+    Args:
+        intake: the rows.
+        base: its name, or `AUTO`; None takes the task's own.
+        assignments: changes, each "path=value"; a base among them counts more.
+        seed: of the experiment.
+        face: is told.
+        seconds: for everything; what is chosen should keep to them.
+    """
     name = assigned(assignments).get("model.base", base)
     if name is None:
         return changed(*choose(intake, None, seed), assignments, intake, None)
+    if name == AUTO:
+        from luthier.pilot.stages.choosing import suited
+
+        suiting, why = suited(intake, seconds, face)
+        others = [item for item in assignments if item.partition("=")[0].strip() != "model.base"]
+        experiment, choices = changed(*choose(intake, suiting, seed), others, intake, suiting)
+        return experiment, [replace(choice, reason=why) if choice.path == "model.base" else choice for choice in choices]
     from luthier.models.store import resolve
 
     found = resolve(name, face.say)
@@ -147,7 +169,7 @@ def assigned(assignments: Sequence[str]) -> dict[str, str]:
 
 def default_for(
     data: str | Path, set: Sequence[str], face: Face, *, target: str | None, input: str | Sequence[str] | None, base: str | None,
-    task: str | None, seed: int,
+    task: str | None, seed: int, seconds: float | None = None,
 ) -> tuple[Experiment, Intake, list[Choice]]:  # fmt: skip
     """Where a search starts from: an experiment that is written down, or one that is chosen for the rows; with the rows, and the reasons."""
     if Path(data).suffix in (".yaml", ".yml") or (Path(data) / "experiment.yaml").is_file():
@@ -157,5 +179,5 @@ def default_for(
         return filled(experiment, intake), intake, []
     face.stage("data", str(data))
     intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say))
-    experiment, choices = chosen(intake, base, set, seed, face)
+    experiment, choices = chosen(intake, base, set, seed, face, seconds)
     return experiment, intake, choices

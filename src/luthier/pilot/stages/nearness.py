@@ -61,6 +61,7 @@ class Similar:
         depth: how many blocks may stay frozen.
         rate: to start from, so many frozen.
         seconds: it took.
+        rows: that were read.
         chance: of being the best of those looked at.
     """
 
@@ -72,6 +73,7 @@ class Similar:
     depth: Depth
     rate: float
     seconds: float
+    rows: int
     chance: float = 1.0
 
     @property
@@ -91,17 +93,18 @@ class Similar:
         }
 
 
-def known_of(base: Base, intake: Intake, face: Face) -> Similar:
+def known_of(base: Base, intake: Intake, face: Face, most: int = MOST_ROWS) -> Similar:
     """What one base knows of the rows; the sealed ones are not looked at.
 
     Args:
         base: from the store.
         intake: the rows.
         face: is told.
+        most: rows that are read.
     """
     clock = Clock()
     unsealed = [*intake.records["train"], *intake.records["validation"]]
-    chosen = sorted(permutation(len(unsealed), intake.spec.split_seed, "similar")[:MOST_ROWS].tolist())
+    chosen = sorted(permutation(len(unsealed), intake.spec.split_seed, "similar")[:most].tolist())
     records = [unsealed[place] for place in chosen]
     face.stage("similarity", f"{base.name}: one pass over {len(records):,} rows")
     size = round((base.folder / "model.safetensors").stat().st_size / 1e6, 1)
@@ -110,7 +113,7 @@ def known_of(base: Base, intake: Intake, face: Face) -> Similar:
         near = turn(fluency)
         proposed = depth_for(near, count)
         rate, _ = rate_for("chat", base, "freeze" if proposed.blocks else "full")
-        return Similar(base.name, size, [], fluency, near, proposed, rate, round(clock(), 2))
+        return Similar(base.name, size, [], fluency, near, proposed, rate, round(clock(), 2), len(fluency.rows))
     texts = ["\n\n".join(str(record.values.get(name) or "") for name in intake.spec.input) for record in records]
     number = {label: place for place, label in enumerate(sorted({str(record.values[intake.spec.target or ""]) for record in records}))}
     labels = np.array([number[str(record.values[intake.spec.target or ""])] for record in records])
@@ -120,7 +123,7 @@ def known_of(base: Base, intake: Intake, face: Face) -> Similar:
     rarest = round(rows * float(np.bincount(labels).min() / len(labels)))
     near, proposed = nearness(seen, labels), depth(seen, rows, rarest, kept)
     rate, _ = rate_for("classification", base, "freeze" if proposed.blocks else "full")
-    return Similar(base.name, size, seen, None, near, proposed, float(f"{rate * near.rate:.2g}"), round(clock(), 2))
+    return Similar(base.name, size, seen, None, near, proposed, float(f"{rate * near.rate:.2g}"), round(clock(), 2), len(records))
 
 
 def ranked(found: Sequence[Similar]) -> list[Similar]:

@@ -1,0 +1,95 @@
+"""Which base suits the rows, of those that are here, and in the time that there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from luthier.core.errors import ExperimentError
+from luthier.core.interfaces import Face
+from luthier.core.run import Clock
+from luthier.data.intake import Intake
+from luthier.models.store import Base, resolve, stored
+from luthier.pilot.stages.nearness import Similar, known_of, ranked
+from luthier.studies.defaults import BASES, choose
+
+PASSES = 3
+"""A step of training takes about as long as reading its rows three times: forwards once, and backwards twice that."""
+ROWS = 500
+"""That are read with each base: with 480 the base that was proposed was 0.1 points behind the best (docs/log.md)."""
+COMPARING = 1 / 8
+"""Of the time, that may go into it."""
+
+
+def comparable(intake: Intake) -> str:
+    """The task of rows on which bases can be compared.
+
+    Raises:
+        ExperimentError: they cannot.
+    """
+    if intake.spec.task not in BASES:
+        raise ExperimentError(
+            f"{intake.reason}: similarity is read off classes or answers", "give rows with a label column, or conversations"
+        )
+    return intake.spec.task
+
+
+def at_hand(task: str, face: Face) -> list[str]:
+    """The bases known by name that fit a task and need no fetching, its own in any case; what else there is is said."""
+    fitting = [base for base in stored() if task == "classification" or base["kind"] == "decoder"]
+    here = [base["name"] for base in fitting if base["here"] or base["name"] == BASES[task]]
+    for base in fitting:
+        if base["name"] not in here:
+            face.say(f"not compared, because it is not here: {base['name']} ({base['megabytes']} MB); luthier models pull {base['name']}")
+    return here
+
+
+def suited(intake: Intake, seconds: float | None, face: Face) -> tuple[Base, str]:
+    """The base that is likely to become the best on the rows, of those that can be trained in the time.
+
+    Args:
+        intake: the rows.
+        seconds: for everything; None where there is no limit.
+        face: is told.
+
+    Returns:
+        The base, and why it was taken.
+    """
+    clock = Clock()
+    names = at_hand(comparable(intake), face)
+    bases = {name: resolve(name, face.say) for name in names}
+    if len(names) == 1:
+        return bases[names[0]], "the only one that is here and fits the task"
+    found = ranked(_read(sorted(bases.values(), key=_work), intake, seconds, clock, face))
+    needed = {one.base: _training(one, bases[one.base], intake) for one in found}
+    left = None if seconds is None else seconds - clock()
+    fitting = [one for one in found if left is None or needed[one.base] <= left]
+    taken = fitting[0] if fitting else min(found, key=lambda one: needed[one.base])
+    chances = ", ".join(f"{one.base} {one.chance:.0%}" for one in found)
+    slower = ", ".join(f"{one.base} (some {needed[one.base]:.0f} s)" for one in found[: found.index(taken)])
+    why = f"chance to be the best, after one pass over the rows: {chances}" if len(found) > 1 else "the only one that the time suffices for"
+    return bases[taken.base], why + (f"; the time does not suffice for {slower}" if slower else "")
+
+
+def _read(bases: Sequence[Base], intake: Intake, seconds: float | None, clock: Clock, face: Face) -> list[Similar]:
+    """What the bases know of the rows, the quickest first, as long as little of the time goes into it."""
+    found: list[Similar] = []
+    last = bases[0]
+    for base in bases:
+        awaited = found[-1].seconds * (_work(base) / _work(last)) ** 0.75 if found else 0.0  # wide products are done at a better rate
+        if found and seconds is not None and clock() + awaited > COMPARING * seconds:
+            face.say(f"not compared, because reading the rows would take too much of the time: {base.name}")
+            continue
+        found.append(known_of(base, intake, face, ROWS))
+        last = base
+    return found
+
+
+def _work(base: Base) -> int:
+    """What a token costs, more or less."""
+    return base.blocks * base.width**2
+
+
+def _training(one: Similar, base: Base, intake: Intake) -> float:
+    """About how many seconds its training takes, from how long one pass took."""
+    epochs = choose(intake, base, 1)[0].training.epochs or 0
+    return PASSES * epochs * one.seconds * len(intake.records["train"]) / max(one.rows, 1)
