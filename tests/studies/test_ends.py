@@ -54,3 +54,10 @@ def test_the_schedule_is_ours_where_it_is_the_usual_one_and_nobody_has_spoken_of
     assert ours(experiment(), ["optimizer.lr", "schedule.warmup"])
     assert not ours(experiment(), ["schedule.kind"])
     assert not ours(applied(experiment(), {"schedule.kind": "cosine"}), [])
+
+
+def test_the_rate_of_a_decoder_with_a_new_head_falls_all_the_way_in_a_search_too(bases) -> None:
+    classifies = applied(experiment(), {"data.task": "classification"})
+    assert not ours(classifies, [], bases("llama"))
+    assert ours(classifies, [], bases("bert"))
+    assert ours(applied(experiment(), {"data.task": "chat"}), [], bases("llama"))

@@ -88,7 +88,7 @@ def finding(verdict: Mapping[str, Any]) -> Finding:
     """The verdict among the findings."""
     remedies = {
         "improved": "",
-        "no_evidence": "more rows, more epochs or a stronger base may show a difference; or use the rival, it is simpler",
+        "no_evidence": "more rows, more epochs or a stronger base (`luthier similar` names it) may show a difference; or use the rival, it is simpler",
         "worse": "use the rival; look at the findings for the reason",
     }
     return Finding(

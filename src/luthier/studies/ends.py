@@ -6,10 +6,15 @@ Source: Hu et al. 2024, "MiniCPM", section 4; Hägele et al. 2024, "Scaling laws
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from luthier.experiment import Experiment
+from luthier.studies.defaults import FALLING, role_of
 from luthier.studies.rungs import FALL, LAST
 from luthier.studies.space import Values, applied, value_at
+
+if TYPE_CHECKING:
+    from luthier.models.store import Base
 
 TRUNK: Values = {"schedule.kind": "wsd", "schedule.until": 1.0, "schedule.decay": 1 - LAST, "schedule.shape": "linear"}
 """The schedule of a trial that may have several ends."""
@@ -17,13 +22,16 @@ SHAPES = ("linear", "cosine")
 """In which the rate may fall."""
 
 
-def ours(experiment: Experiment, paths: Sequence[str]) -> bool:
-    """Whether the schedule may be chosen: it is the usual one, and nobody has said anything about it.
+def ours(experiment: Experiment, paths: Sequence[str], base: Base | None = None) -> bool:
+    """Whether the schedule may be chosen: it is the usual one, nobody has said anything about it, and the rate need not fall all the way.
 
     Args:
         experiment: the default.
         paths: about which the person has said something.
+        base: of the experiment; None takes it for the task's own.
     """
+    if role_of(experiment.data.task, base) in FALLING:
+        return False
     said = any(path.startswith("schedule.") and path != "schedule.warmup" for path in paths)
     return value_at(experiment, "schedule.kind") == "linear" and not said
 

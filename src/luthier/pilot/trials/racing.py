@@ -54,7 +54,7 @@ def to_search(way: Way, experiment: Experiment) -> bool:
     if runs < ENOUGH:
         return False
     steps = experiment.total_steps(len(way.intake.records["train"]))
-    trials = trials_within(runs, float(value_at(experiment, "schedule.warmup")), steps, ours(experiment, created["stay"]))
+    trials = trials_within(runs, float(value_at(experiment, "schedule.warmup")), steps, ours(experiment, created["stay"], way.base))
     if trials < 2 or not space_for(experiment, trials, created["stay"])[0]:
         return False
     way.face.say(f"the budget is enough for a search: {trials} trials; the one that wins is the final model")
@@ -139,7 +139,7 @@ def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Pl
     warmup = float(value_at(experiment, "schedule.warmup"))
     steps = experiment.total_steps(len(way.intake.records["train"]))
     names = [path for text in asked.points for path in named(text)]
-    ends = ours(experiment, [*asked.fixed, *names, *(text.partition("=")[0].strip() for text in asked.space)])
+    ends = ours(experiment, [*asked.fixed, *names, *(text.partition("=")[0].strip() for text in asked.space)], way.base)
     trials = asked.trials or trials_within(runs, warmup, steps, ends)
     fixed = [*asked.fixed, *(["training.batch_size"] if experiment.training.steps else [])]
     depths = _depths(way, experiment, trials, [*fixed, *(text.partition("=")[0].strip() for text in asked.space)])
