@@ -13,6 +13,7 @@ from luthier.core.types import Example
 from luthier.experiment import Experiment
 from luthier.models.encode import unit_rows
 from luthier.models.precision import compute_in
+from luthier.models.pretrained import PackedNetwork
 from luthier.pilot.stages.way import Way
 from luthier.training.assemble import load_model
 
@@ -26,10 +27,11 @@ class Features:
     Args:
         way: knows the base and the objective.
         experiment: says which network is built on the base.
+        tuned: a model on the same base; what its frozen blocks said of a row, they say here too.
     """
 
-    def __init__(self, way: Way, experiment: Experiment) -> None:
-        self.way, self.experiment = way, experiment
+    def __init__(self, way: Way, experiment: Experiment, tuned: PackedNetwork | None = None) -> None:
+        self.way, self.experiment, self.tuned = way, experiment, tuned
         self.model: Any = None
 
     def __enter__(self) -> Features:
@@ -41,6 +43,7 @@ class Features:
 
     def __call__(self, examples: Sequence[Example]) -> np.ndarray:
         """# (examples, width)"""
+        self.model.prefix = self.tuned.prefix if self.tuned is not None else None
         order = sorted(range(len(examples)), key=lambda position: len(examples[position].tokens))
         found: list[np.ndarray] = []
         for start in range(0, len(order), 128):

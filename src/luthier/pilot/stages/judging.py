@@ -20,7 +20,7 @@ from luthier.models.precision import compute_in
 from luthier.pilot.stages.features import Features
 from luthier.pilot.stages.samples import compared
 from luthier.pilot.stages.way import Way
-from luthier.training.assemble import load_model
+from luthier.training.assemble import load_model, prefix
 from luthier.training.steps import Work
 
 Rivals = list[tuple[str, Callable[[Sequence[Example]], Scores]]]
@@ -40,9 +40,10 @@ def judged(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -
         The content of verdict.json, without the run's seconds.
     """
     place, task = way.place, way.intake.spec.task or ""
-    with (_chat_rivals if task == "chat" else _class_rivals)(way, experiment) as rivals:
+    with (_chat_rivals if task == "chat" else _class_rivals)(way, experiment, work) as rivals:
         place.event("test_opened", rows=len(way.intake.records["test"]))
         test = way.examples("test")
+        work.model.prefix = prefix(experiment, work.model, test, getattr(torch, experiment.training.dtype), {})
         ours = score(work.model, work.objective, test, poll=way.signals.poll)
         base, *trivial = [(name, scored(test)) for name, scored in rivals]
     verdict = decide(task, work.objective.metrics, ours, base, dict(trivial))
@@ -58,21 +59,23 @@ def judged(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -
 
 
 @contextlib.contextmanager
-def _chat_rivals(way: Way, experiment: Experiment) -> Iterator[Rivals]:
+def _chat_rivals(way: Way, experiment: Experiment, work: Work) -> Iterator[Rivals]:
     """The untouched base, and word frequencies that copy."""
     untouched = compute_in(load_model(experiment, way.base), getattr(torch, experiment.training.dtype)).eval()
     trivial = baselines.copier(way.examples("train"), way.examples("validation"), len(way.tokenizer))
-    yield [
-        (f"{way.base.name}, untouched", lambda test: score(untouched, way.objective, test, poll=way.signals.poll)),
-        (trivial.name, trivial.score),
-    ]
+
+    def scored(test: Sequence[Example]) -> Scores:
+        untouched.prefix = work.model.prefix  # frozen blocks say the same in both
+        return score(untouched, way.objective, test, poll=way.signals.poll)
+
+    yield [(f"{way.base.name}, untouched", scored), (trivial.name, trivial.score)]
 
 
 @contextlib.contextmanager
-def _class_rivals(way: Way, experiment: Experiment) -> Iterator[Rivals]:
+def _class_rivals(way: Way, experiment: Experiment, work: Work) -> Iterator[Rivals]:
     """Logistic regression on the frozen base; and the most frequent class, and words alone."""
     given = way.examples("train"), way.examples("validation"), len(way.intake.labels)
-    with Features(way, experiment) as features:
+    with Features(way, experiment, work.model) as features:
         base = baselines.frozen(way.base.name, features, *given)
         way.signals.poll()
         trivial = [baselines.majority(*given), baselines.words(*given, experiment.data.input)]
