@@ -109,9 +109,11 @@ def nearest(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def probe(rows: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) -> np.ndarray:
-    """The class that ridge regression on the other folds says, # (rows,); its strength is chosen by generalised cross-validation within them.
+    """The class that ridge regression on the other folds says, # (rows,); its strength is chosen by leaving each of their rows out.
 
-    Source: Golub, Heath & Wahba 1979.
+    Not by generalised cross-validation, which takes a mean for what a row says of itself: with fewer rows than columns it may choose far too small a strength (docs/log.md).
+
+    Source: Allen 1974 (the prediction sum of squares).
     """
     said = np.zeros(len(rows), dtype=np.int64)
     targets = np.eye(labels.max() + 1)[labels]
@@ -122,12 +124,13 @@ def probe(rows: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) 
         wide = even.shape[1] > len(train)  # either side of the rows has the same decomposition; the smaller one takes less
         size, turned = np.linalg.eigh(even @ even.T if wide else even.T @ even)
         size, rotated = np.maximum(size, 0.0), turned.T @ (wanted if wide else even.T @ wanted)
-        best, chosen = np.inf, 0.0
+        turned_rows = turned if wide else even @ turned  # (train, directions)
+        squares, best, chosen = turned_rows**2, np.inf, 0.0
         for strength in STRENGTHS * len(train):
-            shrunk = size + strength
-            gone = (strength / shrunk) ** 2 if wide else size / shrunk**2 - 2 / shrunk
-            left = float((gone[:, None] * rotated**2).sum()) + (0.0 if wide else float((wanted**2).sum()))
-            score = left / max(1 - float((size / shrunk).sum()) / len(train), 1e-6) ** 2
+            share = size / (size + strength) if wide else 1 / (size + strength)
+            left = wanted - turned_rows @ (share[:, None] * rotated)
+            own = 1 / len(train) + squares @ share  # how much a row says of itself; the mean tells of it too
+            score = float(((left / np.maximum(1 - own, 1e-9)[:, None]) ** 2).sum())
             if score < best:
                 best, chosen = score, strength
         weights = turned @ (rotated / (size + chosen)[:, None])
