@@ -59,7 +59,8 @@ def suited(intake: Intake, seconds: float | None, face: Face) -> tuple[Base, str
     bases = {name: resolve(name, face.say) for name in names}
     if len(names) == 1:
         return bases[names[0]], "the only one that is here and fits the task"
-    found = ranked(_read(sorted(bases.values(), key=_work), intake, seconds, clock, face))
+    read = _read(sorted(bases.values(), key=_work), intake, seconds, clock, face)
+    found = sorted(ranked(read), key=lambda one: -one.chance)  # of exact ties the larger stays first
     needed = {one.base: _training(one, bases[one.base], intake) for one in found}
     left = None if seconds is None else seconds - clock()
     fitting = [one for one in found if left is None or needed[one.base] <= left]
