@@ -47,8 +47,8 @@ SCALES: dict[tuple[str, str], tuple[float, str]] = {
 }
 """(what the base does, its family) → what the rate is multiplied by where the base's own weights move, and where that comes from."""
 
-FALLING = {"reader": "a rate that stays for half of sixty steps costs a decoder with a new head two to six points (docs/log.md)"}
-"""What a base does → why its rate has to fall all the way, also in a search."""
+FALLING = ("reader",)
+"""What a base does whose rate has to fall all the way, also in a search: one that stays for half of sixty steps costs a decoder with a new head two to six points (docs/log.md)."""
 
 EPOCHS: dict[str, tuple[tuple[int, float, str], ...]] = {
     "classification": (
