@@ -58,11 +58,11 @@ def rates(experiment: Any, prior: int, anywhere: int) -> dict[str, float]:
 def trained(asked: Any) -> None:
     """Fill the pool."""
     names = ["default", *(f"{kind}-{number}" for kind, count in (("prior", asked.prior), ("anywhere", asked.anywhere)) for number in range(1, count + 1))]  # fmt: skip
-    for trial, name in itertools.product(sorted(names, key=lambda one: one.partition("-")[2]), asked.sets):
-        if (name, trial, asked.seed) in known(asked.out / "pool.jsonl"):
+    for seed, trial, name in itertools.product(asked.seeds, sorted(names, key=lambda one: one.partition("-")[2]), asked.sets):
+        if (name, trial, seed) in known(asked.out / "pool.jsonl"):
             continue
         with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-            intake, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, asked.seed)
+            intake, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed)
             experiment = trunk(experiment.replace("training.epochs", EPOCHS).replace("training.batch_size", BATCH))
             rate = rates(experiment, asked.prior, asked.anywhere)[trial]
             experiment = applied(experiment, {"optimizer.lr": rate})
@@ -82,8 +82,8 @@ def trained(asked: Any) -> None:
                 losses[what] = tempered(seen)
                 tests = looked("test", score(run.work.model, run.work.objective, shared.examples("test")))
                 found |= {f"{what}_{key}": value for key, value in {**looked("validation", seen), **tests}.items()}
-            np.savez_compressed(asked.out / f"{name}-{trial}-{asked.seed}.npz", allow_pickle=False, **losses)
-            note(asked.out / "pool.jsonl", (name, trial, asked.seed), found)
+            np.savez_compressed(asked.out / f"{name}-{trial}-{seed}.npz", allow_pickle=False, **losses)
+            note(asked.out / "pool.jsonl", (name, trial, seed), found)
 
 
 def looks(training: Fit, until: int) -> tuple[np.ndarray, np.ndarray]:
@@ -145,11 +145,11 @@ class Pool:
 
 
 def judged(asked: Any) -> None:
-    """Mean over the searches of a set, then over sets; `worst` is the mean of each set's worst search."""
-    told: dict[str, list[np.ndarray]] = {}
+    """Mean over the searches of a set and seed, then over both; `worst` is the mean of each one's worst search, `gain` that over the search as it is, by seed."""
+    told: dict[str, dict[tuple[int, str], np.ndarray]] = {}
     ranks: dict[str, list[float]] = {}
-    for name in asked.sets:
-        pool = Pool(asked.out, name, asked.seed)
+    for seed, name in itertools.product(asked.seeds, asked.sets):
+        pool = Pool(asked.out, name, seed)
         if "default" not in pool.runs or min(len(pool.of("prior")), len(pool.of("anywhere"))) < asked.trials:
             continue
         rungs, whole = rungs_for(asked.trials, 0.1, pool.runs["default"]["steps"], ends=True), [Rung(1.0, asked.trials, 1)]
@@ -165,20 +165,24 @@ def judged(asked: Any) -> None:
             "the best of the pool": np.array([(*max(pool.tested(trial) for trial in pool.runs), len(pool.runs))]),
         }
         for variant, searches in found.items():
-            told.setdefault(variant, []).append(searches)
+            told.setdefault(variant, {})[seed, name] = searches
         for at in ("0.25", "averaged-0.25", "0.5", "averaged-0.5", "early", "whole"):
             scores = [-float(pool.losses[trial][at].mean()) for trial in pool.runs]
             tests = [pool.tested(trial)[0] for trial in pool.runs]
             ranks.setdefault(at, []).append(float(np.corrcoef(rankdata(scores), rankdata(tests))[0, 1]))
     for at, found in ranks.items():
         print(
-            json.dumps({"validation loss": at, "rank correlation with test accuracy": round(float(np.mean(found)), 3), "sets": len(found)})
+            json.dumps({"validation loss": at, "rank correlation with test accuracy": round(float(np.mean(found)), 3), "pools": len(found)})
         )
-    for variant, sets in told.items():
-        accuracy, loss, runs = np.mean([searches.mean(0) for searches in sets], 0)
-        worst = np.mean([searches[:, 0].min() for searches in sets])
-        print(json.dumps({"variant": variant, "sets": len(sets), "accuracy": round(float(accuracy), 4), "worst": round(float(worst), 4),
-                          "tempered": round(float(loss), 4), "runs": round(float(runs), 2)}))  # fmt: skip
+    for variant, pools in told.items():
+        accuracy, loss, runs = np.mean([searches.mean(0) for searches in pools.values()], 0)
+        worst = np.mean([searches[:, 0].min() for searches in pools.values()])
+        gains = [
+            float(np.mean([searches[:, 0].mean() - told["the search"][at][:, 0].mean() for at, searches in pools.items() if at[0] == seed]))
+            for seed in sorted({seed for seed, _ in pools})
+        ]
+        print(json.dumps({"variant": variant, "pools": len(pools), "accuracy": round(float(accuracy), 4), "worst": round(float(worst), 4),
+                          "tempered": round(float(loss), 4), "runs": round(float(runs), 2), "gain": [round(100 * gain, 2) for gain in gains]}))  # fmt: skip
 
 
 def main() -> None:
@@ -192,7 +196,7 @@ def main() -> None:
     parser.add_argument("--prior", type=int, default=4, help="draws from the prior")
     parser.add_argument("--anywhere", type=int, default=4, help="draws from all that the search may take")
     parser.add_argument("--trials", type=int, default=3, help="of a search that is judged")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--judge", action="store_true")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
