@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from luthier.core.types import Example, Scores
 
 REGULARISATION = (0.1, 1.0, 10.0)
+LENGTH = 4.0
+"""Of a row's vector, about, so that the same strengths of regularisation suit every base."""
+CHOOSING = 1000
+"""Training rows, at most, by which the floor of a base is chosen."""
 
 
 @dataclass(frozen=True)
@@ -55,31 +59,71 @@ def words(train: Sequence[Example], validation: Sequence[Example], classes: int,
     def features(examples: Sequence[Example]) -> Any:
         return vectorizer.transform([text_of(example, columns) for example in examples])
 
-    return _logistic("TF-IDF + logistic regression", features, train, validation, classes, (1.0, 10.0, 100.0))
+    model, scores = _fitted(features(train), features(validation), train, validation, classes, (1.0, 10.0, 100.0))
+    return Rival("TF-IDF + logistic regression", lambda rows: scores_of(_all_classes(model, features(rows), classes), rows), scores)
 
 
-def frozen(
-    name: str, features: Callable[[Sequence[Example]], np.ndarray], train: Sequence[Example], validation: Sequence[Example], classes: int
-) -> Rival:
-    """Logistic regression on the untouched base's pooled features."""
-    return _logistic(f"{name}, frozen + logistic regression", features, train, validation, classes, REGULARISATION)
+class Floors(Protocol):
+    """What an untouched base makes of rows."""
+
+    @property
+    def floors(self) -> Sequence[int]:
+        """Those worth a try, by how many blocks lie below; the last is the top."""
+        ...
+
+    def __call__(self, examples: Sequence[Example], floors: Sequence[int]) -> np.ndarray:
+        """One vector a row on each of some floors, # (examples, floors, width)"""
+        ...
 
 
-def _logistic(
-    name: str,
-    features: Callable[[Sequence[Example]], Any],
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    classes: int,
-    strengths: Sequence[float],
-) -> Rival:
-    """The regularisation is chosen on the validation rows."""
+def frozen(name: str, base: Floors, train: Sequence[Example], validation: Sequence[Example], classes: int) -> Rival:
+    """Logistic regression on what the untouched base makes of a row, on the floor that tells the classes best.
+
+    A base's top is made for what it was trained for, a decoder's for the next token; a floor below often tells more (docs/log.md).
+    The floor is chosen on the validation rows, like the regularisation.
+
+    Args:
+        name: of the base.
+        base: its vectors.
+        train: rows to fit on.
+        validation: rows to choose by.
+        classes: how many there are.
+    """
+    some = train[:: -(-len(train) // CHOOSING)]
+    seen, held = base(some, base.floors), base(validation, base.floors)
+    tried = []
+    for place, _ in enumerate(base.floors):
+        even = _even(seen[:, place])
+        _, scores = _fitted(even(seen[:, place]), even(held[:, place]), some, validation, classes, REGULARISATION)
+        tried.append(float(scores.loss.mean()))
+    place = int(np.argmin(tried))
+    floor = base.floors[place]
+    rows = seen[:, place] if len(some) == len(train) else base(train, (floor,))[:, 0]
+    even = _even(rows)
+    model, scores = _fitted(even(rows), even(held[:, place]), train, validation, classes, REGULARISATION)
+
+    def score(examples: Sequence[Example]) -> Scores:
+        return scores_of(_all_classes(model, even(base(examples, (floor,))[:, 0]), classes), examples)
+
+    return Rival(f"{name}, frozen at block {floor} of {base.floors[-1]} + logistic regression", score, scores)
+
+
+def _even(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that gives every column the same mean and spread that it has in these rows, and rows a length of about `LENGTH`."""
+    centre, spread = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
+    scale = LENGTH / np.sqrt(rows.shape[1]) / np.maximum(spread, 1e-6 + 1e-3 * spread.mean())
+    return lambda others: ((others - centre) * scale).astype(np.float32)
+
+
+def _fitted(
+    seen: Any, held: Any, train: Sequence[Example], validation: Sequence[Example], classes: int, strengths: Sequence[float]
+) -> tuple[Any, Scores]:
+    """A logistic regression, its regularisation chosen on the validation rows; and its scores on them."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    seen, held = features(train), features(validation)
     target = np.array([example.target for example in train])
     best: tuple[float, Any, Scores] | None = None
     for strength in strengths:
@@ -91,8 +135,7 @@ def _logistic(
         if best is None or value < best[0]:
             best = (value, model, scores)
     assert best is not None
-    _, chosen, scores = best
-    return Rival(name, lambda examples: scores_of(_all_classes(chosen, features(examples), classes), examples), scores)
+    return best[1:]
 
 
 def _all_classes(model: Any, features: Any, classes: int) -> np.ndarray:

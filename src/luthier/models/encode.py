@@ -12,7 +12,7 @@ import torch
 from luthier.core.types import Batch
 from luthier.models.past import apart
 from luthier.models.precision import compute_in
-from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer, pool
+from luthier.models.pretrained import PackedNetwork, by_row, load_classifier, load_tokenizer, pool
 from luthier.models.store import Base
 
 READ = 256
@@ -22,10 +22,31 @@ TOGETHER = 2048
 
 
 def unit_rows(model: PackedNetwork, batch: Batch) -> np.ndarray:
-    """One vector of unit length a row: the mean of an encoder's tokens, the last of a decoder's. # (examples, width)"""
+    """One vector of unit length a row: the mean of its tokens. # (examples, width)"""
     with torch.no_grad():
-        rows = model.vectors(batch, "last" if model.causal else "mean").float()
+        rows = model.vectors(batch, "mean").float()
         return (rows / rows.norm(dim=1, keepdim=True)).cpu().numpy()
+
+
+def floors_to_try(model: PackedNetwork) -> tuple[int, ...]:
+    """The floors on which a base is read as it is: behind half of its blocks, two thirds, and all."""
+    count = len(model.blocks)
+    return tuple(sorted({round(count / 2), round(count * 2 / 3), count} - {0}))
+
+
+def row_floors(model: PackedNetwork, batch: Batch, depths: Sequence[int]) -> np.ndarray:
+    """The mean of each row's tokens behind so many blocks, for each of some depths.
+
+    Args:
+        model: in eval mode.
+        batch: rows.
+        depths: of `floors_to_try`, ascending.
+
+    Returns:
+        # (examples, depths, width)
+    """
+    with torch.no_grad():
+        return torch.stack([by_row(states.float(), batch, "mean") for states in model.floors(batch, depths)], 1).cpu().numpy()
 
 
 def counter(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
@@ -53,7 +74,7 @@ def encoder(base: Base) -> Callable[[Sequence[str]], np.ndarray]:
     """A function from texts to vectors of unit length, # (texts, width); the base is loaded now.
 
     Args:
-        base: an encoder or a decoder, from the store.
+        base: an encoder, from the store.
     """
     tokenizer: Any = load_tokenizer(base)
     model = load_classifier(base, ["a", "b"], "mean", 0.0, seed=0).eval()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from luthier.models.dropout import Chance
+from luthier.models.floors import said, states
 from luthier.models.packing import pack
 
 
@@ -20,12 +22,35 @@ def through(body: Any, tokens: Tensor, lengths: Tensor, chance: Chance) -> Tenso
         lengths: of each row, # (rows,)
         chance: the keys for dropout, of the stream's tokens.
     """
+    (found,) = _in_groups(tokens, lengths, chance, lambda ids, seen: [body(input_ids=ids, attention_mask=seen).last_hidden_state])
+    return found
+
+
+def floors(body: Any, blocks: nn.ModuleList, tokens: Tensor, lengths: Tensor, chance: Chance, depths: Sequence[int]) -> list[Tensor]:
+    """The hidden state of every token behind some numbers of blocks, for each # (tokens, width)
+
+    Args:
+        body: as for `through`.
+        blocks: of it.
+        tokens: of all rows, end to end, # (tokens,)
+        lengths: of each row, # (rows,)
+        chance: the keys for dropout.
+        depths: each 1 or more, ascending.
+    """
+
+    def behind(ids: Tensor, seen: Tensor) -> list[Tensor]:
+        return [states(told) for told in said(blocks, depths, lambda: body(input_ids=ids, attention_mask=seen))]
+
+    return _in_groups(tokens, lengths, chance, behind)
+
+
+def _in_groups(tokens: Tensor, lengths: Tensor, chance: Chance, go: Callable[[Tensor, Tensor], list[Tensor]]) -> list[Tensor]:
+    """What `go` makes of token numbers and masks, # (rows, length) → each (rows, length, width), without the padding and in the stream's order."""
     packing = pack(lengths, False, chance, 0.0, torch.float32)
-    said = []
+    parts: list[list[Tensor]] = []
     for group in (each.seen for each in packing.groups):
         ids = tokens.index_select(0, group.source).view(group.rows, group.length)  # padding repeats a row's last token, and is not seen
         seen = torch.zeros_like(ids).view(-1).index_fill_(0, group.place, 1).view_as(ids)
         with chance.laid_out(group.source, group.rows):
-            states = body(input_ids=ids, attention_mask=seen).last_hidden_state  # (rows, length, width)
-        said.append(states.flatten(0, 1).index_select(0, group.place))
-    return torch.cat(said).index_select(0, packing.back)
+            parts.append([found.flatten(0, 1).index_select(0, group.place) for found in go(ids, seen)])
+    return [torch.cat(each).index_select(0, packing.back) for each in zip(*parts, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it is imported
@@ -20,6 +20,7 @@ from luthier.core.errors import ModelError
 from luthier.core.types import Batch
 from luthier.models import packed, padded
 from luthier.models.dropout import Dropout, attach
+from luthier.models.floors import said, states
 from luthier.models.modes import evaluating
 from luthier.models.packing import pack
 from luthier.models.past import Past, apart, filled, same_past, saved
@@ -45,10 +46,6 @@ USUAL = ("llama",)
 """Families of decoders on which a new head begins with the weights that transformers gives it; SmolLM2 was measured so."""
 QUIET = 0.1
 """Of those weights, on other decoders: their last norm may be so large that a head which knows nothing would be sure of something (Gemma 3, six classes: a loss of 3.7 instead of 1.8)."""
-
-
-class _Enough(Exception):
-    """What was wanted has been seen."""
 
 
 class PackedNetwork(nn.Module):
@@ -97,10 +94,10 @@ class PackedNetwork(nn.Module):
             # (tokens, width)
         """
         past = self.past(batch)
-        states = self.prefix.of(batch, self) if self.prefix is not None else None
-        if self.prefix is None or states is None:
+        kept = self.prefix.of(batch, self) if self.prefix is not None else None
+        if self.prefix is None or kept is None:
             return apart(self.through(batch, past), past)
-        with self.prefix.skipping(self.blocks, states if past is None else states.index_select(0, past.kept)):
+        with self.prefix.skipping(self.blocks, kept if past is None else kept.index_select(0, past.kept)):
             return apart(self.through(batch, past), past)
 
     def behind(self, batch: Batch, depth: int) -> tuple[Tensor, bool]:
@@ -113,22 +110,32 @@ class PackedNetwork(nn.Module):
         Returns:
             # (tokens, width)
         """
-        seen: list[Any] = []
+        with evaluating(self), torch.no_grad():
+            past = self.past(batch)
+            (told,) = said(self.blocks, (depth,), lambda: self.through(batch, past))
+        return apart(states(told)[0], past), isinstance(told, tuple)
 
-        def stop(block: nn.Module, given: Any, said: Any) -> None:
-            seen.append(said)
-            raise _Enough
+    def floors(self, batch: Batch, depths: Sequence[int]) -> list[Tensor]:
+        """The hidden states behind each of some numbers of blocks, in eval mode; what lies above is not computed, nor what is kept of the frozen ones.
 
-        hook = self.blocks[depth - 1].register_forward_hook(stop)
-        try:
-            with evaluating(self), torch.no_grad():
-                past = self.past(batch)
-                with contextlib.suppress(_Enough):
-                    self.through(batch, past)
-        finally:
-            hook.remove()
-        boxed = isinstance(seen[0], tuple)
-        return apart((seen[0][0] if boxed else seen[0])[0], past), boxed
+        Args:
+            batch: as for `hidden`.
+            depths: each 1 or more, ascending.
+
+        Returns:
+            For each depth # (tokens, width)
+        """
+        with evaluating(self), torch.no_grad():
+            if not self.packs:
+                return padded.floors(self.body, self.blocks, batch.flat["tokens"], pieces(batch), self.chance, depths)
+            past = self.past(batch)
+            kept = self.prefix.of(batch, self) if self.prefix is not None and self.prefix.depth <= depths[0] else None
+            if self.prefix is None or kept is None:
+                told = said(self.blocks, depths, lambda: self.through(batch, past))
+            else:
+                with self.prefix.skipping(self.blocks, kept if past is None else kept.index_select(0, past.kept)):
+                    told = said(self.blocks, depths, lambda: self.through(batch, past))
+        return [apart(states(each)[0], past) for each in told]
 
     def past(self, batch: Batch) -> Past | None:
         """What goes through the network: what rows begin with in common once, and a round number of tokens where that is faster.
@@ -193,12 +200,7 @@ class PackedNetwork(nn.Module):
         Returns:
             # (examples, width)
         """
-        lengths = pieces(batch)
-        found = pool(self.hidden(batch), lengths, pooling)
-        if len(lengths) == len(batch):
-            return found
-        within = torch.bucketize(lengths.cumsum(0), batch.lengths.cumsum(0)).bincount(minlength=len(batch))  # windows of each row
-        return torch.segment_reduce(found, "mean", lengths=within, axis=0)
+        return by_row(self.hidden(batch), batch, pooling)
 
     @contextlib.contextmanager
     def generating(self) -> Iterator[Any]:
@@ -272,6 +274,25 @@ def pieces(batch: Batch) -> Tensor:
         return batch.lengths
     starts = (place == 0).nonzero()[:, 0]
     return torch.diff(starts, append=torch.tensor([len(place)], device=place.device))
+
+
+def by_row(hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
+    """One vector a row; that of a row in windows is the mean of theirs.
+
+    Args:
+        hidden: # (tokens, width)
+        batch: whose tokens these are.
+        pooling: cls, mean or last.
+
+    Returns:
+        # (examples, width)
+    """
+    lengths = pieces(batch)
+    found = pool(hidden, lengths, pooling)
+    if len(lengths) == len(batch):
+        return found
+    within = torch.bucketize(lengths.cumsum(0), batch.lengths.cumsum(0)).bincount(minlength=len(batch))  # windows of each row
+    return torch.segment_reduce(found, "mean", lengths=within, axis=0)
 
 
 def pool(hidden: Tensor, lengths: Tensor, pooling: str) -> Tensor:

@@ -11,18 +11,15 @@ import torch
 
 from luthier.core.types import Example
 from luthier.experiment import Experiment
-from luthier.models.encode import unit_rows
+from luthier.models.encode import floors_to_try, row_floors
 from luthier.models.precision import compute_in
 from luthier.models.pretrained import PackedNetwork
 from luthier.pilot.stages.way import Way
 from luthier.training.assemble import load_model
 
-LENGTH = 4.0
-"""Of each row's vector, so that the same strengths of regularisation suit every base."""
-
 
 class Features:
-    """The untouched base's pooled hidden states; the base is in memory for the time of the context.
+    """What the untouched base makes of rows; it is in memory for the time of the context.
 
     Args:
         way: knows the base and the objective.
@@ -41,13 +38,18 @@ class Features:
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
         self.model = None
 
-    def __call__(self, examples: Sequence[Example]) -> np.ndarray:
-        """# (examples, width)"""
+    @property
+    def floors(self) -> tuple[int, ...]:
+        """Those worth a try, by how many blocks lie below; the last is the top."""
+        return floors_to_try(self.model)
+
+    def __call__(self, examples: Sequence[Example], floors: Sequence[int]) -> np.ndarray:
+        """The mean of each row's tokens on some floors, # (examples, floors, width)"""
         self.model.prefix = self.tuned.prefix if self.tuned is not None else None
         order = sorted(range(len(examples)), key=lambda position: len(examples[position].tokens))
         found: list[np.ndarray] = []
         for start in range(0, len(order), 128):
             self.way.signals.poll()
             batch = self.way.objective.collate([examples[position] for position in order[start : start + 128]], 0, 0)
-            found.append(unit_rows(self.model, batch.to(next(self.model.parameters()).device)))
-        return np.concatenate(found)[np.argsort(np.array(order), kind="stable")] * LENGTH
+            found.append(row_floors(self.model, batch.to(next(self.model.parameters()).device), floors))
+        return np.concatenate(found)[np.argsort(np.array(order), kind="stable")]

@@ -1,0 +1,43 @@
+"""What lies behind some of a network's blocks, without what lies above the last of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+
+class _Enough(Exception):
+    """What was wanted has been seen."""
+
+
+def said(blocks: nn.ModuleList, depths: Sequence[int], go: Callable[[], object]) -> list[Any]:
+    """What the last of so many blocks says, for each depth, in the form that the family has; the blocks above are not asked.
+
+    Args:
+        blocks: first to last.
+        depths: how many blocks, each 1 or more, ascending.
+        go: sends something through the network, once.
+    """
+    found: list[Any] = []
+
+    def kept(block: nn.Module, given: Any, told: Any) -> None:
+        found.append(told)
+        if len(found) == len(depths):
+            raise _Enough
+
+    hooks = [blocks[depth - 1].register_forward_hook(kept) for depth in depths]
+    try:
+        with contextlib.suppress(_Enough):
+            go()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def states(told: Any) -> Any:
+    """The hidden states in what a block says: some families put them in a tuple."""
+    return told[0] if isinstance(told, tuple) else told
