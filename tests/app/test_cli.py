@@ -58,6 +58,25 @@ def test_every_command_is_a_verb_of_the_package() -> None:
 
 
 @pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("run rows.csv --set a.b=1 c.d=2 --quiet", "run rows.csv --set a.b=1 --set c.d=2 --quiet"),
+        ("run --set a.b=1 rows.csv", "run --set a.b=1 rows.csv"),
+        ("run --set a.b=1 --set c.d=2", "run --set a.b=1 --set c.d=2"),
+        ("search rows.csv --space a.b=1..2 c.d_e=3|4 --try a.b=1", "search rows.csv --space a.b=1..2 --space c.d_e=3|4 --try a.b=1"),
+        ("predict run a.b=1", "predict run a.b=1"),
+        ("predict run --set a.b=1 --out c.d=2", "predict run --set a.b=1 --out c.d=2"),
+        ("predict run --set a.b=1 -- c.d=2", "predict run --set a.b=1 -- c.d=2"),
+        ("run --set nonsense rows.csv", "run --set nonsense rows.csv"),
+    ],
+)
+def test_several_changes_behind_one_flag_are_that_many_flags(typed: str, meant: str) -> None:
+    from luthier.app.cli import each_with_its_flag
+
+    assert each_with_its_flag(typed.split()) == meant.split()
+
+
+@pytest.mark.parametrize(
     "words, message",
     [
         (("run", "nowhere.csv"), "there is no file"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from pathlib import Path
@@ -18,7 +19,10 @@ models_app = typer.Typer(no_args_is_help=True, help="The bases: those known by n
 app.add_typer(models_app, name="models")
 
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<time> when not given.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="A change to the experiment, path=value; may be given again.")]
+REPEATED = ("--set", "--space", "--try")
+"""Options that take one change and may be given again."""
+CHANGE = re.compile(r"[a-z_]+(\.[a-z_]+)+=")
+Set = Annotated[list[str] | None, typer.Option("--set", help="A change to the experiment, path=value; one or several.")]
 Budget = Annotated[
     str | None,
     typer.Option(help="The most that all of it may take: 90s, 5m, 2h. A `run` whose time is enough for several runs is a search."),
@@ -375,12 +379,28 @@ def _rows(rows: list[dict[str, Any]], as_json: bool, line: Any) -> None:
         print(json.dumps(row) if as_json else line(row))
 
 
+def each_with_its_flag(words: list[str]) -> list[str]:
+    """`--set optimizer.lr=1e-4 training.epochs=2` as `--set optimizer.lr=1e-4 --set training.epochs=2`; the same for --space and --try."""
+    found: list[str] = []
+    flag = ""
+    for place, word in enumerate(words):
+        if word == "--":
+            return [*found, *words[place:]]
+        behind = place and words[place - 1] in REPEATED
+        if flag and not behind and CHANGE.match(word):
+            found.append(flag)
+        elif not behind:
+            flag = word if word in REPEATED else ""
+        found.append(word)
+    return found
+
+
 def main() -> None:
     """Run a command; every mistake a user can make ends in one message and exit code 2."""
     from luthier.core.errors import LuthierError, Stopped
 
     try:
-        app()
+        app(args=each_with_its_flag(sys.argv[1:]))
     except LuthierError as problem:
         print(f"luthier: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)
