@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from luthier.core.types import Example, Record
 from luthier.evaluation.baselines import CHOOSING, LENGTH, REGULARISATION, frozen
+from luthier.models.encode import View
 
 CLASSES = 3
 
@@ -19,28 +20,28 @@ CLASSES = 3
 class Planted:
     """A base on one of whose floors the classes lie apart; on the others there is noise, and one column that drowns the rest."""
 
-    floors = (2, 3, 4)
+    views = (View(2, "mean"), View(3, "last"), View(4, "mean"))
 
-    def __init__(self, where: int) -> None:
+    def __init__(self, where: View) -> None:
         self.where, self.asked = where, []
 
-    def __call__(self, examples: Sequence[Example], floors: Sequence[int]) -> np.ndarray:
-        self.asked.append((len(examples), tuple(floors)))
-        found = np.random.default_rng(7).normal(size=(len(examples), len(self.floors), 8))
+    def __call__(self, examples: Sequence[Example], wanted: Sequence[View]) -> np.ndarray:
+        self.asked.append((len(examples), tuple(wanted)))
+        found = np.random.default_rng(7).normal(size=(len(examples), len(self.views), 8))
         found[..., 0] += 4000  # a sink: the same in all rows
         for row, example in enumerate(examples):
-            found[row, self.floors.index(self.where), 1 + example.target] += 3
-        return found[:, [self.floors.index(floor) for floor in floors]].astype(np.float32)
+            found[row, self.views.index(self.where), 1 + example.target] += 3
+        return found[:, [self.views.index(view) for view in wanted]].astype(np.float32)
 
 
 def rows(count: int) -> list[Example]:
     return [Example(number, [1], number % CLASSES, Record(number, {}), {}) for number in range(count)]
 
 
-@pytest.mark.parametrize("where", Planted.floors)
-def test_the_floor_that_tells_the_classes_is_found_and_named(where: int) -> None:
+@pytest.mark.parametrize("where", Planted.views)
+def test_the_floor_that_tells_the_classes_is_found_and_named(where: View) -> None:
     rival = frozen("small", Planted(where), rows(120), rows(60), CLASSES)
-    assert rival.name == f"small, frozen at block {where} of 4 + logistic regression"
+    assert rival.name == f"small, frozen at block {where.floor} of 4{', last token' * (where.pooling == 'last')} + logistic regression"
     found = rival.score(rows(90))
     assert found.target is not None
     assert found.probabilities is not None
@@ -48,9 +49,9 @@ def test_the_floor_that_tells_the_classes_is_found_and_named(where: int) -> None
 
 
 def test_it_is_scikit_learns_logistic_regression_on_columns_of_equal_spread() -> None:
-    base, train, validation, test = Planted(3), rows(120), rows(60), rows(90)
+    base, train, validation, test = Planted(Planted.views[1]), rows(120), rows(60), rows(90)
     rival = frozen("small", base, train, validation, CLASSES)
-    seen, held, sealed = (base(part, (3,))[:, 0] for part in (train, validation, test))
+    seen, held, sealed = (base(part, Planted.views[1:2])[:, 0] for part in (train, validation, test))
     scale = (LENGTH / np.sqrt(8)) ** 2  # a longer row is a weaker penalty
     pipes = [
         make_pipeline(StandardScaler(), LogisticRegression(C=strength * scale, max_iter=300)).fit(seen, [row.target for row in train])
@@ -65,7 +66,7 @@ def test_it_is_scikit_learns_logistic_regression_on_columns_of_equal_spread() ->
 
 
 def test_of_many_rows_a_part_chooses_the_floor_and_the_sealed_rows_are_read_on_that_one_alone() -> None:
-    base = Planted(2)
+    base = Planted(Planted.views[0])
     rival = frozen("small", base, rows(2 * CHOOSING), rows(60), CLASSES)
     rival.score(rows(90))
-    assert base.asked == [(CHOOSING, (2, 3, 4)), (60, (2, 3, 4)), (2 * CHOOSING, (2,)), (90, (2,))]
+    assert base.asked == [(CHOOSING, base.views), (60, base.views), (2 * CHOOSING, base.views[:1]), (90, base.views[:1])]

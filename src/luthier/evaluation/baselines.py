@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from luthier.core.types import Example, Scores
+from luthier.models.encode import View
 
 REGULARISATION = (0.1, 1.0, 10.0)
 LENGTH = 4.0
@@ -63,49 +64,51 @@ def words(train: Sequence[Example], validation: Sequence[Example], classes: int,
     return Rival("TF-IDF + logistic regression", lambda rows: scores_of(_all_classes(model, features(rows), classes), rows), scores)
 
 
-class Floors(Protocol):
-    """What an untouched base makes of rows."""
+class Untouched(Protocol):
+    """What a base makes of rows that has learned nothing of them."""
 
     @property
-    def floors(self) -> Sequence[int]:
-        """Those worth a try, by how many blocks lie below; the last is the top."""
+    def views(self) -> Sequence[View]:
+        """The ways to read a row that are worth a try."""
         ...
 
-    def __call__(self, examples: Sequence[Example], floors: Sequence[int]) -> np.ndarray:
-        """One vector a row on each of some floors, # (examples, floors, width)"""
+    def __call__(self, examples: Sequence[Example], wanted: Sequence[View]) -> np.ndarray:
+        """Rows, read in some ways, # (examples, ways, width)"""
         ...
 
 
-def frozen(name: str, base: Floors, train: Sequence[Example], validation: Sequence[Example], classes: int) -> Rival:
-    """Logistic regression on what the untouched base makes of a row, on the floor that tells the classes best.
+def frozen(name: str, base: Untouched, train: Sequence[Example], validation: Sequence[Example], classes: int) -> Rival:
+    """Logistic regression on what the untouched base makes of a row, read in the way that tells the classes best.
 
     A base's top is made for what it was trained for, a decoder's for the next token; a floor below often tells more (docs/log.md).
-    The floor is chosen on the validation rows, like the regularisation.
+    The way is chosen on the validation rows, like the regularisation.
 
     Args:
         name: of the base.
-        base: its vectors.
+        base: reads rows.
         train: rows to fit on.
         validation: rows to choose by.
         classes: how many there are.
     """
-    some = train[:: -(-len(train) // CHOOSING)]
-    seen, held = base(some, base.floors), base(validation, base.floors)
+    some, ways = train[:: -(-len(train) // CHOOSING)], base.views
+    seen, held = base(some, ways), base(validation, ways)
     tried = []
-    for place, _ in enumerate(base.floors):
+    for place in range(len(ways)):
         even = _even(seen[:, place])
         _, scores = _fitted(even(seen[:, place]), even(held[:, place]), some, validation, classes, REGULARISATION)
         tried.append(float(scores.loss.mean()))
     place = int(np.argmin(tried))
-    floor = base.floors[place]
-    rows = seen[:, place] if len(some) == len(train) else base(train, (floor,))[:, 0]
+    way = ways[place]
+    rows = seen[:, place] if len(some) == len(train) else base(train, (way,))[:, 0]
     even = _even(rows)
     model, scores = _fitted(even(rows), even(held[:, place]), train, validation, classes, REGULARISATION)
 
     def score(examples: Sequence[Example]) -> Scores:
-        return scores_of(_all_classes(model, even(base(examples, (floor,))[:, 0]), classes), examples)
+        return scores_of(_all_classes(model, even(base(examples, (way,))[:, 0]), classes), examples)
 
-    return Rival(f"{name}, frozen at block {floor} of {base.floors[-1]} + logistic regression", score, scores)
+    top = max(each.floor for each in ways)
+    last = ", last token" if way.pooling == "last" else ""
+    return Rival(f"{name}, frozen at block {way.floor} of {top}{last} + logistic regression", score, scores)
 
 
 def _even(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,13 @@ TOGETHER = 2048
 """Tokens that go through the model at once: few enough to stay in the processor's cache."""
 
 
+class View(NamedTuple):
+    """A way to read a row: the mean of its tokens, or the last of them, behind so many blocks."""
+
+    floor: int
+    pooling: str
+
+
 def unit_rows(model: PackedNetwork, batch: Batch) -> np.ndarray:
     """One vector of unit length a row: the mean of its tokens. # (examples, width)"""
     with torch.no_grad():
@@ -28,25 +35,28 @@ def unit_rows(model: PackedNetwork, batch: Batch) -> np.ndarray:
         return (rows / rows.norm(dim=1, keepdim=True)).cpu().numpy()
 
 
-def floors_to_try(model: PackedNetwork) -> tuple[int, ...]:
-    """The floors on which a base is read as it is: behind half of its blocks, two thirds, and all."""
+def views(model: PackedNetwork) -> tuple[View, ...]:
+    """The ways to read an untouched base that are worth a try: behind half of its blocks, two thirds, and all; of a decoder also by the last token."""
     count = len(model.blocks)
-    return tuple(sorted({round(count / 2), round(count * 2 / 3), count} - {0}))
+    floors = sorted({round(count / 2), round(count * 2 / 3), count} - {0})
+    return tuple(View(floor, pooling) for pooling in (("mean", "last") if model.causal else ("mean",)) for floor in floors)
 
 
-def row_floors(model: PackedNetwork, batch: Batch, depths: Sequence[int]) -> np.ndarray:
-    """The mean of each row's tokens behind so many blocks, for each of some depths.
+def row_views(model: PackedNetwork, batch: Batch, wanted: Sequence[View]) -> np.ndarray:
+    """What rows look like in some ways of reading them; blocks above the highest are not computed.
 
     Args:
-        model: in eval mode.
+        model: read in eval mode.
         batch: rows.
-        depths: of `floors_to_try`, ascending.
+        wanted: ways.
 
     Returns:
-        # (examples, depths, width)
+        # (examples, ways, width)
     """
+    floors = sorted({view.floor for view in wanted})
     with torch.no_grad():
-        return torch.stack([by_row(states.float(), batch, "mean") for states in model.floors(batch, depths)], 1).cpu().numpy()
+        states = dict(zip(floors, model.floors(batch, floors), strict=True))
+        return torch.stack([by_row(states[view.floor].float(), batch, view.pooling) for view in wanted], 1).cpu().numpy()
 
 
 def counter(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
