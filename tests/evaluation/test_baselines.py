@@ -69,4 +69,18 @@ def test_of_many_rows_a_part_chooses_the_floor_and_the_sealed_rows_are_read_on_t
     base = Planted(Planted.views[0])
     rival = frozen("small", base, rows(2 * CHOOSING), rows(60), CLASSES)
     rival.score(rows(90))
-    assert base.asked == [(CHOOSING, base.views), (60, base.views), (2 * CHOOSING, base.views[:1]), (90, base.views[:1])]
+    asked = base.asked[0][0]
+    assert CHOOSING <= asked <= CHOOSING + CLASSES
+    assert base.asked == [(asked, base.views), (60, base.views), (2 * CHOOSING, base.views[:1]), (90, base.views[:1])]
+
+
+@pytest.mark.parametrize("rare", [0, 3])
+def test_a_class_that_few_of_many_rows_have_is_not_lost_and_rows_of_one_class_are_no_trouble(rare: int) -> None:
+    base = Planted(Planted.views[0])
+    train = [Example(number, [1], int(number >= 3000 - rare), Record(number, {}), {}) for number in range(3000)]
+    held = [Example(number, [1], number % 2, Record(number, {}), {}) for number in range(40)]
+    found = frozen("small", base, train, held, 2).score(held)
+    assert found.probabilities is not None
+    assert np.isfinite(found.loss).all()
+    told = found.probabilities[1::2, 1].mean() - found.probabilities[::2, 1].mean()
+    assert told > 0.001 if rare else told == 0

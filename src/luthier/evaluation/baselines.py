@@ -90,7 +90,7 @@ def frozen(name: str, base: Untouched, train: Sequence[Example], validation: Seq
         validation: rows to choose by.
         classes: how many there are.
     """
-    some, ways = train[:: -(-len(train) // CHOOSING)], base.views
+    some, ways = _some(train), base.views
     seen, held = base(some, ways), base(validation, ways)
     tried = []
     for place in range(len(ways)):
@@ -111,6 +111,20 @@ def frozen(name: str, base: Untouched, train: Sequence[Example], validation: Seq
     return Rival(f"{name}, frozen at block {way.floor} of {top}{last} + logistic regression", score, scores)
 
 
+def _some(train: Sequence[Example]) -> Sequence[Example]:
+    """All rows, or about so many of each class as it has among all, one at least."""
+    every = -(-len(train) // CHOOSING)
+    if every == 1:
+        return train
+    seen: Counter[Any] = Counter()
+    found = []
+    for example in train:
+        if seen[example.target] % every == 0:
+            found.append(example)
+        seen[example.target] += 1
+    return found
+
+
 def _even(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A function that gives every column the same mean and spread that it has in these rows, and rows a length of about `LENGTH`."""
     centre, spread = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
@@ -124,10 +138,14 @@ def _fitted(
     """A logistic regression, its regularisation chosen on the validation rows; and its scores on them."""
     import warnings
 
+    from sklearn.dummy import DummyClassifier
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     target = np.array([example.target for example in train])
+    if (target == target[0]).all():
+        only = DummyClassifier().fit(seen, target)
+        return only, scores_of(_all_classes(only, held, classes), validation)
     best: tuple[float, Any, Scores] | None = None
     for strength in strengths:
         with warnings.catch_warnings():

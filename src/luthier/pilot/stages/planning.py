@@ -113,7 +113,8 @@ def _within(way: Way, experiment: Experiment, work: Work, found: Smoke, budget: 
     tests = len(way.intake.records["test"]) / max(len(work.validation), 1)
     rivals = tests  # the untouched base and the trivial models look at the test rows too
     if way.intake.spec.task != "chat":
-        rivals += 1 + len(work.train) / max(len(work.validation), 1)  # and are fitted first
+        fitted = len(work.train) + (baselines.CHOOSING if len(work.train) > baselines.CHOOSING else 0)
+        rivals += 1 + fitted / max(len(work.validation), 1)  # and are fitted first
     closing = look * (tests + rivals) + 4.0 + RESERVE_SHARE * budget
     closing += 2 * SHOWN * 64 * 0.03 if way.intake.spec.task == "chat" else 0
     left = budget - way.spent - closing
