@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from luthier.core.types import Batch
-from luthier.models.encode import View, row_views, views
+from luthier.models.encode import views
 from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer
 from tests.conftest import DECODERS, ENCODERS, PADDED
 from tests.data.test_malformed import sentence
@@ -23,47 +23,46 @@ def batch_of(tokens: list[list[int]]) -> Batch:
 
 
 @pytest.mark.parametrize("family", [*ENCODERS, *PADDED, *DECODERS])
-def test_the_means_of_floors_are_those_of_transformers_hidden_states(bases: Any, family: str) -> None:
+def test_views_are_means_and_last_tokens_of_transformers_hidden_states(bases: Any, family: str) -> None:
     from transformers import AutoModel
 
     base = bases(family)
     model, tokenizer = load_classifier(base, ["a", "b"], "mean", 0.0, 0).eval(), load_tokenizer(base)
     tokens = tokenizer(TEXTS)["input_ids"]
-    ways = [
-        View(depth, pooling) for depth in (len(model.blocks) - 1, 1) for pooling in ("mean", "last")
-    ]  # transformers puts a decoder's final norm into the last
-    found = row_views(model, batch_of(tokens), ways)
+    found = views(model, batch_of(tokens))
     plain = AutoModel.from_pretrained(base.folder).eval()
+    last: list[torch.Tensor] = []  # transformers puts a decoder's final norm into its last hidden state
+    plain.get_submodule("layers" if family in DECODERS else ("transformer.layer" if family == "distilbert" else "encoder.layer"))[
+        -1
+    ].register_forward_hook(lambda block, given, said: last.append(said[0] if isinstance(said, tuple) else said))
     for row, ids in enumerate(tokens):
         with torch.no_grad():
             places = {"position_ids": model.first_position + torch.arange(len(ids))[None]} if model.first_position else {}
             states = plain(torch.tensor([ids]), output_hidden_states=True, **places).hidden_states
-        theirs = [states[way.floor][0].mean(0) if way.pooling == "mean" else states[way.floor][0, -1] for way in ways]
+        assert len(states) == 4  # three blocks: behind two (half and two thirds) and three
+        theirs = [states[2][0].mean(0), last[-1].view(len(ids), -1).mean(0)]
+        theirs += [states[2][0, -1], last[-1].view(len(ids), -1)[-1]] if family in DECODERS else []
         assert found[row] == pytest.approx(torch.stack(theirs).numpy(), abs=1e-4)
-    assert {way.pooling for way in views(model)} == ({"mean", "last"} if family in DECODERS else {"mean"})
 
 
 @pytest.mark.parametrize("family", ["bert", "mpnet", "llama"])
 def test_no_block_above_the_last_that_is_wanted_is_asked(bases: Any, family: str) -> None:
     base = bases(family)
-    model: PackedNetwork = load_classifier(base, ["a", "b"], "mean", 0.0, 0).eval()
+    model: PackedNetwork = load_classifier(base, ["a", "b"], "mean", 0.0, 0).train()
     asked: list[int] = []
     for number, block in enumerate(model.blocks, 1):
         block.register_forward_hook(lambda *_, number=number: asked.append(number))
-    row_views(model, batch_of(load_tokenizer(base)(TEXTS)["input_ids"]), [View(1, "mean"), View(2, "last")])
+    model.floors(batch_of(load_tokenizer(base)(TEXTS)["input_ids"]), (1, 2))
     assert set(asked) == {1, 2}
-    assert not model.training
+    assert model.training
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-@pytest.mark.parametrize("depths", [(1, 2), (2, 3)])
-def test_what_is_kept_of_frozen_blocks_is_used_from_their_depth_on_and_changes_nothing(
-    bases: Any, records: Any, family: str, depths: tuple[int, int]
-) -> None:
-    work = frozen(bases, records, family, depth=2)
+@pytest.mark.parametrize("depth", [2, 3])
+def test_what_is_kept_of_frozen_blocks_is_used_above_them_and_changes_nothing(bases: Any, records: Any, family: str, depth: int) -> None:
+    work = frozen(bases, records, family, depth=depth)
     prefix, batch = work.model.prefix, work.objective.collate(work.train[:6], 0, 0)
-    ways = [View(depth, "mean") for depth in depths]
-    found = row_views(work.model.eval(), batch, ways)
-    assert bool(prefix.computed) == (depths[0] >= 2)
+    found = views(work.model.eval(), batch)
+    assert bool(prefix.computed) == (depth == 2)  # of three, the lower floor is the second
     work.model.prefix = None
-    assert found == pytest.approx(row_views(work.model, batch, ways), abs=1e-5)
+    assert found == pytest.approx(views(work.model, batch), abs=1e-5)

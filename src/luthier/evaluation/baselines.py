@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from luthier.core.types import Example, Scores
-from luthier.models.encode import View
 
 REGULARISATION = (0.1, 1.0, 10.0)
 LENGTH = 4.0
 """Of a row's vector, about, so that the same strengths of regularisation suit every base."""
-CHOOSING = 1000
-"""Training rows, at most, by which the floor of a base is chosen."""
+MOST = 50_000
+"""Training rows that a rival on the base is fitted on, and one of each class; more would tell it little and take much memory."""
+TOGETHER = 8192
+"""Rows whose vectors are in memory at the same time."""
 
 
 @dataclass(frozen=True)
@@ -64,56 +65,33 @@ def words(train: Sequence[Example], validation: Sequence[Example], classes: int,
     return Rival("TF-IDF + logistic regression", lambda rows: scores_of(_all_classes(model, features(rows), classes), rows), scores)
 
 
-class Untouched(Protocol):
-    """What a base makes of rows that has learned nothing of them."""
-
-    @property
-    def views(self) -> Sequence[View]:
-        """The ways to read a row that are worth a try."""
-        ...
-
-    def __call__(self, examples: Sequence[Example], wanted: Sequence[View]) -> np.ndarray:
-        """Rows, read in some ways, # (examples, ways, width)"""
-        ...
-
-
-def frozen(name: str, base: Untouched, train: Sequence[Example], validation: Sequence[Example], classes: int) -> Rival:
-    """Logistic regression on what the untouched base makes of a row, read in the way that tells the classes best.
-
-    A base's top is made for what it was trained for, a decoder's for the next token; a floor below often tells more (docs/log.md).
-    The way is chosen on the validation rows, like the regularisation.
+def frozen(
+    name: str, features: Callable[[Sequence[Example]], np.ndarray], train: Sequence[Example], validation: Sequence[Example], classes: int
+) -> Rival:
+    """Logistic regression on what the untouched base makes of a row.
 
     Args:
         name: of the base.
-        base: reads rows.
-        train: rows to fit on.
-        validation: rows to choose by.
+        features: rows → what it makes of them, # (examples, width)
+        train: rows to fit on; of very many a part.
+        validation: rows that choose the regularisation.
         classes: how many there are.
     """
-    some, ways = _some(train), base.views
-    seen, held = base(some, ways), base(validation, ways)
-    tried = []
-    for place in range(len(ways)):
-        even = _even(seen[:, place])
-        _, scores = _fitted(even(seen[:, place]), even(held[:, place]), some, validation, classes, REGULARISATION)
-        tried.append(float(scores.loss.mean()))
-    place = int(np.argmin(tried))
-    way = ways[place]
-    rows = seen[:, place] if len(some) == len(train) else base(train, (way,))[:, 0]
-    even = _even(rows)
-    model, scores = _fitted(even(rows), even(held[:, place]), train, validation, classes, REGULARISATION)
+    some = _some(train)
+    seen = features(some)
+    even = _even(seen)
+    model, scores = _fitted(even(seen), even(features(validation)), some, validation, classes, REGULARISATION)
 
     def score(examples: Sequence[Example]) -> Scores:
-        return scores_of(_all_classes(model, even(base(examples, (way,))[:, 0]), classes), examples)
+        parts = [examples[start : start + TOGETHER] for start in range(0, len(examples), TOGETHER)]
+        return scores_of(np.concatenate([_all_classes(model, even(features(part)), classes) for part in parts]), examples)
 
-    top = max(each.floor for each in ways)
-    last = ", last token" if way.pooling == "last" else ""
-    return Rival(f"{name}, frozen at block {way.floor} of {top}{last} + logistic regression", score, scores)
+    return Rival(f"{name}, frozen + logistic regression", score, scores)
 
 
 def _some(train: Sequence[Example]) -> Sequence[Example]:
     """All rows, or about so many of each class as it has among all, one at least."""
-    every = -(-len(train) // CHOOSING)
+    every = -(-len(train) // MOST)
     if every == 1:
         return train
     seen: Counter[Any] = Counter()
@@ -129,7 +107,8 @@ def _even(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A function that gives every column the same mean and spread that it has in these rows, and rows a length of about `LENGTH`."""
     centre, spread = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
     scale = LENGTH / np.sqrt(rows.shape[1]) / np.maximum(spread, 1e-6 + 1e-3 * spread.mean())
-    return lambda others: ((others - centre) * scale).astype(np.float32)
+    centre, scale = centre.astype(np.float32), scale.astype(np.float32)
+    return lambda others: (others - centre) * scale
 
 
 def _fitted(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,42 +21,31 @@ TOGETHER = 2048
 """Tokens that go through the model at once: few enough to stay in the processor's cache."""
 
 
-class View(NamedTuple):
-    """A way to read a row: the mean of its tokens, or the last of them, behind so many blocks."""
+def views(model: PackedNetwork, batch: Batch) -> np.ndarray:
+    """What an untouched base makes of rows: the mean of a row's tokens behind half of the blocks, two thirds, and all; of a decoder also its last token.
 
-    floor: int
-    pooling: str
-
-
-def unit_rows(model: PackedNetwork, batch: Batch) -> np.ndarray:
-    """One vector of unit length a row: the mean of its tokens. # (examples, width)"""
-    with torch.no_grad():
-        rows = model.vectors(batch, "mean").float()
-        return (rows / rows.norm(dim=1, keepdim=True)).cpu().numpy()
-
-
-def views(model: PackedNetwork) -> tuple[View, ...]:
-    """The ways to read an untouched base that are worth a try: behind half of its blocks, two thirds, and all; of a decoder also by the last token."""
-    count = len(model.blocks)
-    floors = sorted({round(count / 2), round(count * 2 / 3), count} - {0})
-    return tuple(View(floor, pooling) for pooling in (("mean", "last") if model.causal else ("mean",)) for floor in floors)
-
-
-def row_views(model: PackedNetwork, batch: Batch, wanted: Sequence[View]) -> np.ndarray:
-    """What rows look like in some ways of reading them; blocks above the highest are not computed.
+    A base's top is made for what it was trained for; together with the floors below it tells more (docs/log.md).
 
     Args:
         model: read in eval mode.
         batch: rows.
-        wanted: ways.
 
     Returns:
-        # (examples, ways, width)
+        # (examples, views, width)
     """
-    floors = sorted({view.floor for view in wanted})
+    count = len(model.blocks)
+    floors = sorted({round(count / 2), round(count * 2 / 3), count} - {0})
     with torch.no_grad():
-        states = dict(zip(floors, model.floors(batch, floors), strict=True))
-        return torch.stack([by_row(states[view.floor].float(), batch, view.pooling) for view in wanted], 1).cpu().numpy()
+        states = [each.float() for each in model.floors(batch, floors)]
+        poolings = ("mean", "last") if model.causal else ("mean",)
+        return torch.stack([by_row(each, batch, pooling) for pooling in poolings for each in states], 1).cpu().numpy()
+
+
+def unit_rows(model: PackedNetwork, batch: Batch) -> np.ndarray:
+    """One vector of unit length a row, of which each view is an equal part. # (examples, views × width)"""
+    found = views(model, batch)
+    found /= np.linalg.norm(found, axis=2, keepdims=True) * found.shape[1] ** 0.5
+    return found.reshape(len(found), -1)
 
 
 def counter(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:

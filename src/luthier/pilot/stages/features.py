@@ -11,7 +11,7 @@ import torch
 
 from luthier.core.types import Example
 from luthier.experiment import Experiment
-from luthier.models.encode import View, row_views, views
+from luthier.models.encode import views
 from luthier.models.precision import compute_in
 from luthier.models.pretrained import PackedNetwork
 from luthier.pilot.stages.way import Way
@@ -38,18 +38,13 @@ class Features:
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
         self.model = None
 
-    @property
-    def views(self) -> tuple[View, ...]:
-        """The ways to read a row that are worth a try."""
-        return views(self.model)
-
-    def __call__(self, examples: Sequence[Example], wanted: Sequence[View]) -> np.ndarray:
-        """Rows, read in some ways, # (examples, ways, width)"""
+    def __call__(self, examples: Sequence[Example]) -> np.ndarray:
+        """# (examples, views × width)"""
         self.model.prefix = self.tuned.prefix if self.tuned is not None else None
         order = sorted(range(len(examples)), key=lambda position: len(examples[position].tokens))
         found: list[np.ndarray] = []
         for start in range(0, len(order), 128):
             self.way.signals.poll()
             batch = self.way.objective.collate([examples[position] for position in order[start : start + 128]], 0, 0)
-            found.append(row_views(self.model, batch.to(next(self.model.parameters()).device), wanted))
-        return np.concatenate(found)[np.argsort(np.array(order), kind="stable")]
+            found.append(views(self.model, batch.to(next(self.model.parameters()).device)))
+        return np.concatenate(found)[np.argsort(np.array(order), kind="stable")].reshape(len(order), -1)

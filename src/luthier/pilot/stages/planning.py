@@ -113,8 +113,7 @@ def _within(way: Way, experiment: Experiment, work: Work, found: Smoke, budget: 
     tests = len(way.intake.records["test"]) / max(len(work.validation), 1)
     rivals = tests  # the untouched base and the trivial models look at the test rows too
     if way.intake.spec.task != "chat":
-        fitted = len(work.train) + (baselines.CHOOSING if len(work.train) > baselines.CHOOSING else 0)
-        rivals += 1 + fitted / max(len(work.validation), 1)  # and are fitted first
+        rivals += 1 + min(len(work.train), baselines.MOST) / max(len(work.validation), 1)  # and are fitted first
     closing = look * (tests + rivals) + 4.0 + RESERVE_SHARE * budget
     closing += 2 * SHOWN * 64 * 0.03 if way.intake.spec.task == "chat" else 0
     left = budget - way.spent - closing
