@@ -10,6 +10,8 @@ from luthier.data.check.sheet import Sheet
 
 FOLDS = 5
 NEIGHBOURS = 25
+NEARNESS = 16.0
+"""How much more a near neighbour's label counts than a farther one's: rows of a base lie close together below its top."""
 FEWEST = 100
 QUIET = 0.03
 """Share of wrong labels up to which the probes are not asked twice."""
@@ -105,7 +107,7 @@ def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: 
         likely[:, probe.classes_] = probe.predict_proba(features[held] * 4.0)
         likeness = features[held] @ features[seen].T
         nearest = np.argpartition(-likeness, min(NEIGHBOURS, len(seen) - 1), axis=1)[:, :NEIGHBOURS]
-        voice = np.exp(8.0 * (np.take_along_axis(likeness, nearest, 1) - 1))
+        voice = np.exp(NEARNESS * (np.take_along_axis(likeness, nearest, 1) - 1))
         if weight is not None:
             voice *= weight[seen][nearest]
         votes = np.zeros((len(held), classes))
