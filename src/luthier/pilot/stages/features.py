@@ -11,7 +11,7 @@ import torch
 
 from luthier.core.types import Example
 from luthier.experiment import Experiment
-from luthier.models.encode import views
+from luthier.models.encode import TOGETHER, views
 from luthier.models.precision import compute_in
 from luthier.models.pretrained import PackedNetwork
 from luthier.pilot.stages.way import Way
@@ -43,8 +43,12 @@ class Features:
         self.model.prefix = self.tuned.prefix if self.tuned is not None else None
         order = sorted(range(len(examples)), key=lambda position: len(examples[position].tokens))
         found: list[np.ndarray] = []
-        for start in range(0, len(order), 128):
-            self.way.signals.poll()
-            batch = self.way.objective.collate([examples[position] for position in order[start : start + 128]], 0, 0)
-            found.append(views(self.model, batch.to(next(self.model.parameters()).device)))
+        part: list[Example] = []
+        for place, position in enumerate(order, 1):
+            part.append(examples[position])
+            if place == len(order) or sum(len(example.tokens) for example in part) >= TOGETHER:
+                self.way.signals.poll()
+                batch = self.way.objective.collate(part, 0, 0)
+                found.append(views(self.model, batch.to(next(self.model.parameters()).device)))
+                part = []
         return np.concatenate(found)[np.argsort(np.array(order), kind="stable")].reshape(len(order), -1)
