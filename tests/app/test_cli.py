@@ -71,7 +71,7 @@ def test_every_command_is_a_verb_of_the_package() -> None:
     ],
 )
 def test_several_changes_behind_one_flag_are_that_many_flags(typed: str, meant: str) -> None:
-    from luthier.app.cli import each_with_its_flag
+    from luthier.app.typed import each_with_its_flag
 
     assert each_with_its_flag(typed.split()) == meant.split()
 

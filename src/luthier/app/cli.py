@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from luthier.app.typed import each_with_its_flag
 
 app = typer.Typer(
     name="luthier", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -19,9 +20,6 @@ models_app = typer.Typer(no_args_is_help=True, help="The bases: those known by n
 app.add_typer(models_app, name="models")
 
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<time> when not given.")]
-REPEATED = ("--set", "--space", "--try")
-"""Options that take one change and may be given again."""
-CHANGE = re.compile(r"[a-z_]+(\.[a-z_]+)+=")
 Set = Annotated[list[str] | None, typer.Option("--set", help="A change to the experiment, path=value; one or several.")]
 Budget = Annotated[
     str | None,
@@ -377,22 +375,6 @@ def show_model(name: str, as_json: Json = False) -> None:
 def _rows(rows: list[dict[str, Any]], as_json: bool, line: Any) -> None:
     for row in rows:
         print(json.dumps(row) if as_json else line(row))
-
-
-def each_with_its_flag(words: list[str]) -> list[str]:
-    """`--set optimizer.lr=1e-4 training.epochs=2` as `--set optimizer.lr=1e-4 --set training.epochs=2`; the same for --space and --try."""
-    found: list[str] = []
-    flag = ""
-    for place, word in enumerate(words):
-        if word == "--":
-            return [*found, *words[place:]]
-        behind = place and words[place - 1] in REPEATED
-        if flag and not behind and CHANGE.match(word):
-            found.append(flag)
-        elif not behind:
-            flag = word if word in REPEATED else ""
-        found.append(word)
-    return found
 
 
 def main() -> None:
