@@ -4,8 +4,8 @@
 
 One line a run; runs that are in the file are not repeated. What is fitted on it must leave out the sets of the search's claims (`search_cost.py`).
 `tables/four-bases-600-rows.jsonl` is what it wrote: 240 runs, bf16, the grids of bases and depths whole (bases with two seeds on five sets, where Gemma's first
-began with louder heads than now; MiniLM's depths 2 to 4 with three seeds on the eight sets, with two on four others), ranks and rates in part; given as --out it is gone on with. `tables/minilm-l6-300-rows.csv` was made by an earlier form of this
-script: four sets, 500 rows, the draws alone, fp32.
+began with louder heads than now; MiniLM's depths 2 to 4 with three seeds on the eight sets, with two on four others), ranks and rates in part; given as
+--out it is gone on with. `tables/minilm-l6-300-rows.csv` was made by an earlier form of this script: four sets, 500 rows, the draws alone, fp32.
 """
 
 from __future__ import annotations

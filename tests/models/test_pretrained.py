@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from luthier.core.types import Batch
 from luthier.models.pretrained import load_classifier, load_tokenizer
 from luthier.models.store import inspect
 from tests.conftest import rows as table
+from tests.models.test_floors import batch_of
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "qwen2"])
@@ -29,9 +29,8 @@ def test_a_new_head_knows_nothing_also_where_the_last_norm_is_large_and_a_traine
     base = inspect(folder, "base")
     model = load_classifier(base, [str(number) for number in range(6)], "last", 0.0, 1).eval()
     read = load_tokenizer(base)([row["text"] for row in table()[:20]])["input_ids"]
-    tokens, lengths = torch.tensor([token for row in read for token in row]), torch.tensor([len(row) for row in read])
     with torch.no_grad():
-        said = model(Batch(index=torch.arange(20), lengths=lengths, flat={"tokens": tokens}, each={})).log_softmax(-1)
+        said = model(batch_of(read)).log_softmax(-1)
     assert said.max() < -1.2  # log 6 is 1.79
     weights["score.weight"] = torch.full((6, weights["model.norm.weight"].shape[0]), 0.5)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})

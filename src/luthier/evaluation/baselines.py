@@ -15,7 +15,7 @@ REGULARISATION = (0.1, 1.0, 10.0)
 LENGTH = 4.0
 """Of a row's vector, about, so that the same strengths of regularisation suit every base."""
 MOST = 50_000
-"""Training rows that a rival on the base is fitted on, and one of each class; more would tell it little and take much memory."""
+"""Training rows, at most, that a rival on the base is fitted on, and one of each class; more would tell it little and take much memory."""
 TOGETHER = 8192
 """Rows whose vectors are in memory at the same time."""
 

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from luthier.core.types import Batch
-from luthier.models.past import apart
 from luthier.models.precision import compute_in
-from luthier.models.pretrained import PackedNetwork, by_row, load_classifier, load_tokenizer, pool
+from luthier.models.pretrained import PackedNetwork, by_row, load_classifier, load_tokenizer
 from luthier.models.store import Base
 
 READ = 256
@@ -79,7 +78,7 @@ def encoder(base: Base) -> Callable[[Sequence[str]], np.ndarray]:
     model = load_classifier(base, ["a", "b"], "mean", 0.0, seed=0).eval()
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        return _in_batches(tokenizer, texts, lambda batch: unit_rows(model, batch))
+        return _of_texts(tokenizer, texts, lambda batch: unit_rows(model, batch))
 
     return encode
 
@@ -96,46 +95,39 @@ def layers(base: Base, texts: Sequence[str], dtype: str = "float32") -> np.ndarr
         # (texts, blocks + 1, width)
     """
     model = compute_in(load_classifier(base, ["a", "b"], "mean", 0.0, seed=0).eval(), getattr(torch, dtype))
-    seen: list[Any] = []
-    blocks = list(model.blocks)
-    hooks = [
-        blocks[0].register_forward_pre_hook(
-            lambda block, given, named: seen.append(given[0] if given else named["hidden_states"]), with_kwargs=True
-        )
-    ]
-    hooks += [
-        block.register_forward_hook(lambda block, given, said: seen.append(said[0] if isinstance(said, tuple) else said))
-        for block in blocks
-    ]
+    depths = range(len(model.blocks) + 1)
 
     def floors(batch: Batch) -> np.ndarray:
-        seen.clear()
-        with torch.no_grad():
-            past = model.past(batch)
-            model.through(batch, past)
-            assert len(seen) == len(blocks) + 1, "the rows went through at once"
-            return torch.stack([pool(apart(states.flatten(0, 1), past).float(), batch.lengths, "mean") for states in seen], 1).numpy()
+        return torch.stack([by_row(states.float(), batch, "mean") for states in model.floors(batch, depths)], 1).numpy()
 
-    try:
-        return _in_batches(load_tokenizer(base), texts, floors, alike=not model.packs)  # rows of one length need no padding
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return _of_texts(load_tokenizer(base), texts, floors)
 
 
-def _in_batches(tokenizer: Any, texts: Sequence[str], read: Callable[[Batch], np.ndarray], alike: bool = False) -> np.ndarray:
-    """What is read of each text, in the texts' order; texts of similar length, or where asked of the same, go together, up to so many tokens."""
-    tokens = tokenizer(list(texts), truncation=True, max_length=READ)["input_ids"]
-    order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
-    found, part = [], []
-    for place, row in enumerate(order):
-        part.append(tokens[row] or [0])
-        last = place == len(order) - 1
-        if last or sum(map(len, part)) >= TOGETHER or (alike and len(tokens[order[place + 1]]) != len(tokens[row])):
-            lengths = torch.tensor([len(each) for each in part])
-            flat = {"tokens": torch.tensor([token for each in part for token in each])}
-            found.append(read(Batch(index=torch.arange(len(part)), lengths=lengths, flat=flat, each={})))
-            part = []
-    back = np.empty(len(order), dtype=np.int64)
-    back[order] = np.arange(len(order))
-    return np.concatenate(found)[back]
+def in_parts(lengths: Sequence[int], read: Callable[[list[int]], np.ndarray]) -> np.ndarray:
+    """What is read of each row, in the rows' order; rows of similar length go together, up to so many tokens.
+
+    Args:
+        lengths: of the rows.
+        read: the numbers of some rows → what is read of them, # (rows, ...)
+    """
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    found, part, tokens = [], [], 0
+    for place, row in enumerate(order, 1):
+        part.append(row)
+        tokens += lengths[row]
+        if place == len(order) or tokens >= TOGETHER:
+            found.append(read(part))
+            part, tokens = [], 0
+    return np.concatenate(found)[np.argsort(order, kind="stable")]
+
+
+def _of_texts(tokenizer: Any, texts: Sequence[str], read: Callable[[Batch], np.ndarray]) -> np.ndarray:
+    """What is read of each text."""
+    tokens = [found or [0] for found in tokenizer(list(texts), truncation=True, max_length=READ)["input_ids"]]
+
+    def some(rows: list[int]) -> np.ndarray:
+        lengths = torch.tensor([len(tokens[row]) for row in rows])
+        flat = {"tokens": torch.tensor([token for row in rows for token in tokens[row]])}
+        return read(Batch(index=torch.arange(len(rows)), lengths=lengths, flat=flat, each={}))
+
+    return in_parts([len(each) for each in tokens], some)

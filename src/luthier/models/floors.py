@@ -18,17 +18,26 @@ def said(blocks: nn.ModuleList, depths: Sequence[int], go: Callable[[], object])
 
     Args:
         blocks: first to last.
-        depths: how many blocks, each 1 or more, ascending.
+        depths: how many blocks, ascending; 0 is what goes into the first.
         go: sends something through the network, once.
     """
     found: list[Any] = []
 
-    def kept(block: nn.Module, given: Any, told: Any) -> None:
+    def keep(told: Any) -> None:
         found.append(told)
         if len(found) == len(depths):
             raise _Enough
 
-    hooks = [blocks[depth - 1].register_forward_hook(kept) for depth in depths]
+    def before(block: nn.Module, given: Any, named: Any) -> None:
+        keep(given[0] if given else named["hidden_states"])
+
+    def behind(block: nn.Module, given: Any, told: Any) -> None:
+        keep(told)
+
+    hooks = [
+        blocks[depth - 1].register_forward_hook(behind) if depth else blocks[0].register_forward_pre_hook(before, with_kwargs=True)
+        for depth in depths
+    ]
     try:
         with contextlib.suppress(_Enough):
             go()

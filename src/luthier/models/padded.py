@@ -35,7 +35,7 @@ def floors(body: Any, blocks: nn.ModuleList, tokens: Tensor, lengths: Tensor, ch
         tokens: of all rows, end to end, # (tokens,)
         lengths: of each row, # (rows,)
         chance: the keys for dropout.
-        depths: each 1 or more, ascending.
+        depths: as for `said`.
     """
 
     def behind(ids: Tensor, seen: Tensor) -> list[Tensor]:

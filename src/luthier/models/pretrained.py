@@ -94,11 +94,17 @@ class PackedNetwork(nn.Module):
             # (tokens, width)
         """
         past = self.past(batch)
-        kept = self.prefix.of(batch, self) if self.prefix is not None else None
-        if self.prefix is None or kept is None:
+        with self._skipping(batch, past, len(self.blocks)):
             return apart(self.through(batch, past), past)
-        with self.prefix.skipping(self.blocks, kept if past is None else kept.index_select(0, past.kept)):
-            return apart(self.through(batch, past), past)
+
+    def _skipping(self, batch: Batch, past: Past | None, lowest: int) -> contextlib.AbstractContextManager[None]:
+        """For the time of the context the frozen blocks compute nothing, where what they say is kept and nothing is wanted from below."""
+        if self.prefix is None or self.prefix.depth > lowest:
+            return contextlib.nullcontext()
+        kept = self.prefix.of(batch, self)
+        if kept is None:
+            return contextlib.nullcontext()
+        return self.prefix.skipping(self.blocks, kept if past is None else kept.index_select(0, past.kept))
 
     def behind(self, batch: Batch, depth: int) -> tuple[Tensor, bool]:
         """The hidden states behind the first `depth` blocks, in eval mode, and whether a block says them in a tuple.
@@ -120,7 +126,7 @@ class PackedNetwork(nn.Module):
 
         Args:
             batch: as for `hidden`.
-            depths: each 1 or more, ascending.
+            depths: how many blocks, ascending; 0 is what goes into the first.
 
         Returns:
             For each depth # (tokens, width)
@@ -129,12 +135,8 @@ class PackedNetwork(nn.Module):
             if not self.packs:
                 return padded.floors(self.body, self.blocks, batch.flat["tokens"], pieces(batch), self.chance, depths)
             past = self.past(batch)
-            kept = self.prefix.of(batch, self) if self.prefix is not None and self.prefix.depth <= depths[0] else None
-            if self.prefix is None or kept is None:
+            with self._skipping(batch, past, depths[0]):
                 told = said(self.blocks, depths, lambda: self.through(batch, past))
-            else:
-                with self.prefix.skipping(self.blocks, kept if past is None else kept.index_select(0, past.kept)):
-                    told = said(self.blocks, depths, lambda: self.through(batch, past))
         return [apart(states(each)[0], past) for each in told]
 
     def past(self, batch: Batch) -> Past | None:

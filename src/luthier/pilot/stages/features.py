@@ -11,7 +11,7 @@ import torch
 
 from luthier.core.types import Example
 from luthier.experiment import Experiment
-from luthier.models.encode import TOGETHER, views
+from luthier.models.encode import in_parts, views
 from luthier.models.precision import compute_in
 from luthier.models.pretrained import PackedNetwork
 from luthier.pilot.stages.way import Way
@@ -41,14 +41,10 @@ class Features:
     def __call__(self, examples: Sequence[Example]) -> np.ndarray:
         """# (examples, views × width)"""
         self.model.prefix = self.tuned.prefix if self.tuned is not None else None
-        order = sorted(range(len(examples)), key=lambda position: len(examples[position].tokens))
-        found: list[np.ndarray] = []
-        part: list[Example] = []
-        for place, position in enumerate(order, 1):
-            part.append(examples[position])
-            if place == len(order) or sum(len(example.tokens) for example in part) >= TOGETHER:
-                self.way.signals.poll()
-                batch = self.way.objective.collate(part, 0, 0)
-                found.append(views(self.model, batch.to(next(self.model.parameters()).device)))
-                part = []
-        return np.concatenate(found)[np.argsort(np.array(order), kind="stable")].reshape(len(order), -1)
+        device = next(self.model.parameters()).device
+
+        def some(rows: list[int]) -> np.ndarray:
+            self.way.signals.poll()
+            return views(self.model, self.way.objective.collate([examples[row] for row in rows], 0, 0).to(device))
+
+        return in_parts([len(example.tokens) for example in examples], some).reshape(len(examples), -1)
