@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,10 @@ from luthier.optim import OPTIMIZERS, SCHEDULES
 
 KINDS = {"objective": OBJECTIVES, "adaptation": ADAPTATIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 """Fields that hold a component of several kinds, and the tables of those."""
+
+
+Changes = str | Mapping[str, Any] | Sequence[str]
+"""What a verb's `set` takes: {"optimizer.lr": 1e-4}, ["optimizer.lr=1e-4", "seed=2"], or "optimizer.lr=1e-4"."""
 
 
 class Training(Component):
@@ -147,17 +152,18 @@ class Experiment(Component):
             placed(whole, path, value)
         return Experiment.of(whole)
 
-    def set(self, *assignments: str) -> Experiment:
-        """A copy with several fields changed, each written `path=value`.
+    def set(self, *changes: str | Mapping[str, Any]) -> Experiment:
+        """A copy with several fields changed.
+
+        Args:
+            changes: each "path=value", or a mapping of paths to values.
 
         Raises:
             ExperimentError: an assignment without "=", or one that does not fit.
         """
         changed = self
-        for assignment in assignments:
-            path, equals, text = assignment.partition("=")
-            if not equals:
-                raise ExperimentError(f"--set {assignment!r} has no '='", "write it as path=value, such as optimizer.lr=3e-4")
+        for assignment in (text for change in changes for text in as_assignments(change)):
+            path, _, text = assignment.partition("=")
             changed = changed.replace(path.strip(), number(text.strip()))
         return changed
 
@@ -171,6 +177,58 @@ class Experiment(Component):
         """Optimizer steps of the run over this many training rows: fewer than planned where the schedule ends early."""
         schedule: Any = self.schedule
         return max(1, round(schedule.end * self.planned_steps(rows)))
+
+
+def as_assignments(changes: Changes | None) -> list[str]:
+    """Changes to an experiment as texts `path=value`, however they were given.
+
+    Args:
+        changes: a mapping of dotted paths to values, one text, several texts, or None.
+
+    Raises:
+        ExperimentError: it is something else, or a text has no "=".
+    """
+    example = 'give {"optimizer.lr": 3e-4}, ["optimizer.lr=3e-4"] or "optimizer.lr=3e-4"'
+    if changes is None:
+        return []
+    if isinstance(changes, Mapping):
+        return [text for path, value in changes.items() for text in _assignments_of(path, value, example)]
+    listed = [changes] if isinstance(changes, str) else changes
+    if not isinstance(listed, Sequence) or isinstance(listed, bytes):
+        raise ExperimentError(f"set={changes!r} is {type(changes).__name__}: it names no changes", example)
+    for text in listed:
+        if not isinstance(text, str):
+            raise ExperimentError(f"set holds {text!r}, which is no text of the form path=value", example)
+        if not text.partition("=")[0].strip() or "=" not in text:
+            raise ExperimentError(f"--set {text!r} has no '='", "write it as path=value, such as optimizer.lr=3e-4")
+    return [*listed]
+
+
+def _assignments_of(path: object, value: object, example: str) -> list[str]:
+    """A path and its value as a text that `number` reads back; the values of a nested mapping by their whole paths."""
+    if not isinstance(path, str) or "=" in path or not path.strip():
+        raise ExperimentError(f"set names the field {path!r}, which is no path", example)
+    if isinstance(value, Mapping):
+        return [text for name, inner in value.items() for text in _assignments_of(f"{path}.{name}", inner, example)]
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()  # type: ignore[attr-defined]  # numpy's and torch's numbers
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, str):
+        return [f"{path}={value}" if _reads_as_itself(value) else f"{path}={json.dumps(value, ensure_ascii=False)}"]
+    if not isinstance(value, bool | int | float | list | tuple | None):
+        raise ExperimentError(
+            f"set gives {path} {value!r}, which is {type(value).__name__}", "give a number, a text, True, False, None or a list of these"
+        )
+    return [f"{path}={json.dumps(value)}"]
+
+
+def _reads_as_itself(text: str) -> bool:
+    """Whether a text is still this text once YAML has read it: "no" and "1e-4" are not."""
+    try:
+        return text == text.strip() and number(text) == text
+    except yaml.YAMLError:
+        return False
 
 
 def number(text: str) -> Any:

@@ -3,21 +3,63 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from luthier.app.typed import each_with_its_flag
 
+
+class Commands(TyperGroup):
+    """The commands; a stop by Ctrl-C or another signal ends each with what to type next."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run the command that was typed."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:  # before typer sees it, which says nothing
+            leave(stop)
+
+
+def leave(stop: KeyboardInterrupt) -> NoReturn:
+    """Say how to go on after a stop, and end the process as the shell expects it."""
+    from luthier.core.errors import Stopped
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break the last line
+    number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+    print(f"luthier: {stop if isinstance(stop, Stopped) else 'stopped'}", file=sys.stderr, flush=True)
+    if isinstance(stop, Stopped) and stop.at_once:
+        os._exit(128 + number)  # nothing is waited for, not even a checkpoint that is being written
+    sys.exit(128 + number)
+
+
 app = typer.Typer(
-    name="luthier", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    name="luthier", cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="From a raw file to a language model that is trained, proven better, and ready to use.",
 )  # fmt: skip
 models_app = typer.Typer(no_args_is_help=True, help="The bases: those known by name, and what is on this machine.", rich_markup_mode=None)
 app.add_typer(models_app, name="models")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"luthier {version('luthier')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """From a raw file to a language model that is trained, proven better, and ready to use."""
+
 
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<time> when not given.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A change to the experiment, path=value; one or several.")]
@@ -379,19 +421,13 @@ def _rows(rows: list[dict[str, Any]], as_json: bool, line: Any) -> None:
 
 def main() -> None:
     """Run a command; every mistake a user can make ends in one message and exit code 2."""
-    from luthier.core.errors import LuthierError, Stopped
+    from luthier.core.errors import LuthierError
 
     try:
         app(args=each_with_its_flag(sys.argv[1:]))
     except LuthierError as problem:
         print(f"luthier: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)
-    except Stopped as stop:
-        print(f"luthier: {stop}; go on with `luthier resume RUN`", file=sys.stderr)
-        sys.exit(128 + stop.signal)
-    except KeyboardInterrupt:
-        print("luthier: interrupted; what was written is whole", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

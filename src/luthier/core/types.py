@@ -158,6 +158,7 @@ class Step:
         rate: the learning rate used.
         gradient_norm: before clipping.
         epoch: how many times the training rows have been seen.
+        evaluation: the most recent evaluation on the validation rows: its `step` and its metrics; None before the first.
     """
 
     number: int
@@ -169,3 +170,14 @@ class Step:
     rate: float
     gradient_norm: float
     epoch: float
+    evaluation: dict[str, Any] | None = None
+    _requests: list[str] = field(default_factory=list, repr=False, compare=False)
+
+    def stop(self) -> None:
+        """End the training after this step; the run is still judged, reported and shipped."""
+        self._requests.append("stop")
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a watcher has asked for the end of the training."""
+        return bool(self._requests)

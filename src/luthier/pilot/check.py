@@ -16,6 +16,7 @@ from luthier.data.check import CHECKS
 from luthier.data.intake import QUICK, Intake, fitting, take_in
 from luthier.data.rows import ENDINGS, read, written
 from luthier.data.sources.images import KEPT
+from luthier.experiment import Changes, as_assignments
 from luthier.pilot.stages.asking import asked_for
 from luthier.studies.defaults import BASES
 
@@ -52,7 +53,7 @@ def check(
     task: str | None = None,
     validation: str | Path | None = None,
     test: str | Path | None = None,
-    set: Sequence[str] = (),
+    set: Changes = (),
     model: bool = True,
     page: str | Path | None = None,
     fix: str | Path | None = None,
@@ -68,7 +69,7 @@ def check(
         task: classification or chat; inferred when not given.
         validation: a file of validation rows, where the split is given.
         test: a file of test rows, where the split is given.
-        set: changes to the data's settings, each "data.path=value".
+        set: changes to the data's settings: {"data.path": value}, or "data.path=value", one or several.
         model: also make the checks that look through a model (at 5,000 rows at most).
         page: write the flagged rows as a page here.
         fix: write the training file without the rows that are certainly of no use here; what went is in FILE.journal.jsonl.
@@ -79,7 +80,7 @@ def check(
     """
     face = face or Silent()
     face.stage("data", str(data))
-    spec = asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set, say=face.say)
+    spec = asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=as_assignments(set), say=face.say)
     intake = take_in(spec, checks=())  # they are made below, with the model's eyes where it has some
     face.say(f"{intake.reason}; {intake.count:,} rows")
     findings = list(intake.findings)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from luthier.core.errors import RunError
 from luthier.core.interfaces import Face, Watcher
 from luthier.core.run import Clock, Run, write_file
+from luthier.core.words import count
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment
 from luthier.models.memory import give_back
@@ -18,6 +19,7 @@ from luthier.pilot.stages.folds import crossed
 from luthier.pilot.stages.planning import planned
 from luthier.pilot.stages.proving import proven
 from luthier.pilot.stages.samples import sampled
+from luthier.pilot.stages.spent import count_seconds, seconds_before
 from luthier.pilot.stages.way import Way
 from luthier.pilot.trials.racing import searched, to_search
 from luthier.studies.plan import Asked
@@ -67,17 +69,20 @@ def _completed(
     """Every stage, in its order."""
     asked = Asked.of(place)
     workers = asked.workers if asked and asked.backend == "processes" else 1
-    with noted(place, clock), Signals() as signals, shared(workers):
+    before = seconds_before(place)
+    with count_seconds(place, clock, before), noted(place, clock), Signals() as signals, shared(workers):
         if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists() and not place.happened("searching"):
             closed(place, face, place.verdict)
             return place
         way, experiment = opened_way(place, experiment, intake, face, clock, signals, inexact)
+        way.before = before
         proven(way, experiment)
         experiment = planned(way, experiment)
         if to_search(way, experiment):
             return searched(way, experiment)
         crossed(way, experiment)
-        face.stage("train", f"{experiment.total_steps(len(intake.records['train'])):,} steps")
+        if not place.happened("trained"):
+            face.stage("train", count(experiment.total_steps(len(intake.records["train"])), "step"))
         work = way.work(experiment)
         if intake.spec.task == "chat":
             sampled(way, work, "before")

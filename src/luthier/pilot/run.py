@@ -10,7 +10,7 @@ from luthier.core.interfaces import Face, Silent, Watcher
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.data.intake import Intake, take_in
-from luthier.experiment import Experiment
+from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.pilot.stages.asking import asked_for, assigned, chosen, filled, seconds_of, written
 from luthier.pilot.stages.beginning import begin, fresh_or_planned
 
@@ -26,7 +26,7 @@ def run(
     test: str | Path | None = None,
     budget: str | float | None = None,
     out: str | Path | None = None,
-    set: Sequence[str] = (),
+    set: Changes = (),
     seed: int = 1,
     plan_only: bool = False,
     force: bool = False,
@@ -46,7 +46,7 @@ def run(
         budget: the most the whole run may take, such as "5m". Where it is enough for several runs, hyperparameters are searched; where it
             is not enough for one, the epochs are cut to fit.
         out: the run folder; `runs/<time>` when not given.
-        set: changes to the experiment, each "path=value".
+        set: changes to the experiment: {"optimizer.lr": 1e-4}, or "path=value", one or several.
         seed: of the order of rows, dropout and new weights.
         plan_only: stop after writing experiment.yaml.
         force: go on after a no-go of the small run.
@@ -58,17 +58,19 @@ def run(
 
     Raises:
         LuthierError: what is wrong and what to do about it.
+        Stopped: Ctrl-C or another signal; it carries the folder to `resume`.
     """
     clock = Clock()
     face = face or Silent()
     seconds = seconds_of(budget)
+    changes = as_assignments(set)
     face.stage("data", str(data))
-    intake = take_in(asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set, say=face.say))
-    experiment, choices = chosen(intake, base, set, seed, face, seconds)
+    intake = take_in(asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=changes, say=face.say))
+    experiment, choices = chosen(intake, base, changes, seed, face, seconds)
     place = Run.create(Path(out) if out else Path("runs") / Run.fresh_name())
-    with place.owned():
+    with place.named_when_stopped(), place.owned():
         searches = not (watchers or plan_only or experiment.data.folds)
-        stay = [*assigned(set)] if searches else None
+        stay = [*assigned(changes)] if searches else None
         begin(place, experiment, intake, choices, face, budget=seconds, force=force, stay=stay)
         if plan_only:
             place.event("planned_only")
@@ -82,7 +84,7 @@ def train(
     experiment: str | Path | Experiment,
     *,
     out: str | Path | None = None,
-    set: Sequence[str] = (),
+    set: Changes = (),
     budget: str | float | None = None,
     force: bool = False,
     face: Face | None = None,
@@ -93,7 +95,7 @@ def train(
     Args:
         experiment: an experiment.yaml, a run folder, or the value itself.
         out: the run folder; `runs/<time>` when not given. A folder made by `--plan-only` may be given again.
-        set: changes, each "path=value".
+        set: changes: {"optimizer.lr": 1e-4}, or "path=value", one or several.
         budget: the most the whole run may take, such as "5m".
         force: go on after a no-go of the small run.
         face: where progress is shown.
@@ -105,12 +107,12 @@ def train(
     clock = Clock()
     face = face or Silent()
     seconds = seconds_of(budget)
-    experiment = written(experiment).set(*set).model_copy(update={"environment": {}})
+    experiment = written(experiment).set(*as_assignments(set)).model_copy(update={"environment": {}})
     face.stage("data", experiment.data.path)
     intake = take_in(experiment.data)
     experiment = filled(experiment, intake)
     place = fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
-    with place.owned():
+    with place.named_when_stopped(), place.owned():
         begin(place, experiment, intake, [], face, budget=seconds, force=force)
         from luthier.pilot.complete import complete
 
@@ -140,7 +142,7 @@ def resume(
         if allow_inexact:
             raise ExperimentError("the trials of a study are compared row by row: they need the same rows, software and machine",
                                   f"start a new one: `luthier search {place.folder}/experiment.yaml`")  # fmt: skip
-    with place.owned():
+    with place.named_when_stopped(), place.owned():
         if place.happened("finished"):
             face.say(f"{place.folder} is finished: nothing to resume")
             return place

@@ -9,7 +9,7 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
-from luthier.experiment import Experiment
+from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.pilot.stages.asking import assigned, default_for, seconds_of
 from luthier.pilot.stages.beginning import begin
 from luthier.studies.backends import backend_of
@@ -34,7 +34,7 @@ def search(
     base: str | None = None,
     task: str | None = None,
     out: str | Path | None = None,
-    set: Sequence[str] = (),
+    set: Changes = (),
     seed: int = 1,
     workers: int = 1,
     backend: str = "processes",
@@ -55,7 +55,7 @@ def search(
         base: a name from `luthier models list`, a folder, a bundle, or a hub id; or auto, for the one that suits the rows, of those on this machine.
         task: classification or chat; inferred when not given.
         out: the study's folder; `studies/<time>` when not given.
-        set: changes to the default, each "path=value"; such a field stays as it is set.
+        set: changes to the default: {"optimizer.lr": 1e-4}, or "path=value", one or several; such a field stays as it is set.
         seed: of the order of rows, dropout, new weights, and the proposals.
         workers: trials that are at work at a time; the processor's threads are divided among them.
         backend: where they work: processes (on this machine) or ray (on a cluster; its machines see the folders under the same paths).
@@ -67,10 +67,12 @@ def search(
 
     Raises:
         LuthierError: what is wrong and what to do about it.
+        Stopped: Ctrl-C or another signal; it carries the folder to `resume`.
     """
     clock = Clock()
     face = face or Silent()
     runs, seconds = budget_of(budget)
+    changes = as_assignments(set)
     if sampler not in SAMPLERS:
         raise ExperimentError(f"there is no sampler {sampler!r}", f"choose one of {', '.join(SAMPLERS)}")
     if workers < 1:
@@ -79,11 +81,13 @@ def search(
         backend_of(backend)
     if trials is not None and trials < 2:
         raise ExperimentError(f"a search of {trials} trials compares nothing", "give 2 or more, or use `luthier train`")
-    experiment, intake, choices = default_for(data, set, face, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds)
-    fixed = [*assigned(set)]
+    experiment, intake, choices = default_for(
+        data, changes, face, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds
+    )
+    fixed = [*assigned(changes)]
     _checked(experiment, trials or 2, fixed, space, points)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
-    with study.owned():
+    with study.named_when_stopped(), study.owned():
         Asked(seed, fixed, runs, seconds, trials, list(space), sampler, list(points), workers, backend).note(study)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
         begin(study, experiment, intake, choices, face, budget=seconds, force=force)
         from luthier.pilot.complete import complete

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from luthier.core.finding import Finding
 from luthier.core.run import write_file
 from luthier.core.study import Study
+from luthier.core.words import count
 from luthier.delivery.study import write_study
 from luthier.experiment import Experiment
 from luthier.pilot.stages.closing import concluded
@@ -82,12 +83,14 @@ def searched(way: Way, experiment: Experiment) -> Study:
         stable = Stable(way, experiment, backend)
         race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock), plan.portfolio,
                     asked.workers, Abreast(study.folder, face, way.signals.poll))  # fmt: skip
-        face.stage("search", f"{plan.trials} trials, about {plan.runs:.2f} runs with the final model")
+        if not study.noted("won"):
+            face.stage("search", f"{count(plan.trials, 'trial')}, about {plan.runs:.2f} runs with the final model")
         with stable.kept():
             trial, entrant = race.run()
             if not isinstance(entrant, Runner):  # others have brought it here; from now on it is ours
                 entrant = Runner(stable, trial)
-            face.stage("train", f"trial {trial.number} to its end")
+            if not entrant.way.place.happened("trained") and entrant.way.place.verdict is None:
+                face.stage("train", f"trial {trial.number} to its end")
             entrant = ended(study, plan, race, entrant, face)
     findings = [] if study.happened("chosen") else outcome(study, plan, race, trial)
     study.find(*findings)
