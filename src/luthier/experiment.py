@@ -29,7 +29,7 @@ Changes = str | Mapping[str, Any] | Sequence[str]
 
 
 class Training(Component):
-    """How long, in which portions, and when to look."""
+    """How long, in which portions, and when to evaluate."""
 
     epochs: float = Field(default=3.0, gt=0, description="How often the training rows are seen (HF: num_train_epochs).")
     steps: int | None = Field(default=None, ge=1, description="Optimizer steps; wins over `epochs` where set (HF: max_steps).")
@@ -51,7 +51,7 @@ class Training(Component):
         default="auto",
         description="What the model computes in; auto chooses bfloat16 where the processor multiplies it fast, and is written down.",
     )
-    evaluations_per_epoch: float = Field(default=2.0, gt=0, description="How often the validation rows are looked at.")
+    evaluations_per_epoch: float = Field(default=2.0, gt=0, description="How often the model is evaluated on the validation rows.")
     patience: int = Field(default=6, ge=1, description="Evaluations without a better one before the run stops early.")
     checkpoint_seconds: float = Field(
         default=60.0, ge=0, description="At most this often a checkpoint is written, and no more often than 20 times what one costs."

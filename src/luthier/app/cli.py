@@ -259,7 +259,7 @@ def check(
     validation: Annotated[Path | None, typer.Option(help="A file of validation rows, where the split is given.")] = None,
     test: Annotated[Path | None, typer.Option(help="A file of test rows, where the split is given.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="A change to the data's settings, data.path=value.")] = None,
-    model: Annotated[bool, typer.Option("--model/--no-model", help="Also make the checks that look through a model.")] = True,
+    model: Annotated[bool, typer.Option("--model/--no-model", help="Also make the checks that need a model.")] = True,
     page: Annotated[Path | None, typer.Option(help="Write the flagged rows as a page here (.html).")] = None,
     fix: Annotated[
         Path | None, typer.Option(help="Write the training rows without those of no use here; the source stays as it is.")
@@ -299,6 +299,7 @@ def show(
 ) -> None:
     """One row as the model will see it, token by token, with what is learned."""
     from luthier.app.faces import coloured
+    from luthier.core.words import plural
     from luthier.pilot.show import ShownImage
     from luthier.pilot.show import show as verb
 
@@ -312,7 +313,7 @@ def show(
             print(f"page     {done.page}")
         return
     print(
-        f"{done.file}, line {done.line} ({done.part}): {len(done.tokens)} tokens, {sum(done.learned)} learned"
+        f"{done.file}, line {done.line} ({done.part}): {plural(len(done.tokens), 'token')}, {sum(done.learned)} learned"
         + (f", {done.cut} cut off" if done.cut else "")
     )
     coloured(done.pieces, done.learned)
@@ -395,7 +396,7 @@ def similar(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """How near the task is to what a base knows: which base, how many of its blocks may stay frozen, and the rate to start from."""
+    """How near the task is to what a base knows: which base, how many of its blocks may stay frozen, and the learning rate to start from."""
     from luthier.app.faces import compared, face
     from luthier.pilot.similar import similar as verb
 

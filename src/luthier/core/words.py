@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def count(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     """A count with its noun: "1 step", "1,201 steps", "2 classes", "3 queries".
 
     Args:

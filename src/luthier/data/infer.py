@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.core.errors import DataError, nearest
+from luthier.core.words import plural
 from luthier.data.rows import Rows
 
 TARGET_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "intent", "topic", "rating", "type", "y")
@@ -78,7 +79,7 @@ def _images(rows: Rows, path: str, input: tuple[str, ...], target: str | None) -
         "image_classification",
         column,
         target,
-        f"{column[0]!r} names images; {target!r} takes {kinds} values over {len(rows.values):,} rows",
+        f"{column[0]!r} names images; {target!r} takes {plural(kinds, 'value')} over {plural(len(rows.values), 'row')}",
     )
 
 
@@ -97,7 +98,7 @@ def _classification(rows: Rows, path: str, input: tuple[str, ...], target: str |
     if target is None:
         target = _target(rows, path, input)
         kinds = len({_text(row.get(target)) for row in rows.values})
-        why.append(f"{target!r} takes {kinds} values over {len(rows.values):,} rows")
+        why.append(f"{target!r} takes {plural(kinds, 'value')} over {plural(len(rows.values), 'row')}")
     if not input:
         lengths = {name: _mean_length(rows, name) for name in rows.columns if name != target}
         if not lengths:

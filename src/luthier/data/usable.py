@@ -10,7 +10,7 @@ from typing import Any
 from luthier.core.errors import DataError
 from luthier.core.finding import Finding
 from luthier.core.types import Record
-from luthier.core.words import several
+from luthier.core.words import plural, several
 from luthier.data.chat import conversation
 from luthier.data.infer import Shape
 from luthier.data.rows import Rejected, Rows
@@ -152,6 +152,6 @@ def set_aside(rejected: list[Rejected]) -> list[Finding]:
 
 def thinned(tables: Mapping[str, Rows], files: Mapping[str, str], spec: Data) -> list[Finding]:
     """Files that hold more rows than are used."""
-    return [Finding(check="rows", severity="warning", claim=f"{Path(files[name]).name} holds {table.met:,} rows: {spec.most_rows:,} of them, evenly by chance, are used",
+    return [Finding(check="rows", severity="warning", claim=f"{Path(files[name]).name} holds {plural(table.met, 'row')}: {spec.most_rows:,} of them, evenly by chance, are used",
                     evidence={"held": table.met, "used": spec.most_rows}, remedy="use more with --set data.most_rows=N (0 uses all): memory must hold them")
             for name, table in tables.items() if spec.most_rows and table.met > spec.most_rows]  # fmt: skip

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from luthier.core.words import plural
+from luthier.delivery.page import title_of
 from luthier.evaluation.verdict import sentence, shown, times
 from luthier.experiment import Experiment
 from luthier.models.catalogue import PACKAGED
@@ -33,11 +34,11 @@ library_name: transformers
 {f"language: {known.language}" if known else ""}
 tags: [luthier]
 ---
-# {Path(experiment.data.path).stem}, from {base.name}
+# {title_of(experiment.data.path)}, from {base.name}
 
 {sentence(verdict)}
 
-| | {metric} on {verdict["test"]["n"]:,} test rows | 95 % interval |
+| | {metric} on {plural(verdict["test"]["n"], "test row")} | 95 % interval |
 |---|---|---|
 | this model | {shown(metric, verdict["test"]["value"])} | {shown(metric, verdict["test"]["low"])} – {shown(metric, verdict["test"]["high"])} |
 | base: {verdict["base"]["name"]} | {shown(metric, verdict["base"]["value"])} | {shown(metric, verdict["base"]["low"])} – {shown(metric, verdict["base"]["high"])} |

@@ -11,9 +11,9 @@ import yaml
 
 from luthier.core.run import write_file
 from luthier.core.study import Study
-from luthier.core.words import duration
+from luthier.core.words import duration, plural
 from luthier.delivery import figures
-from luthier.delivery.page import findings, page, section, table, text
+from luthier.delivery.page import findings, page, section, table, text, title_of
 from luthier.evaluation.verdict import sentence
 
 
@@ -35,9 +35,10 @@ def write_study(study: Study) -> Path:
     if plan["rungs"]:
         body += [_trials(study, plan, trials, standings, won), _curves(standings, won), _space(plan, trials, standings, won)]
     body += [_reasons(plan, experiment, trials[won]["values"] if trials else {}), _near(study), _cost(study, plan, standings)]
-    name = Path(experiment["data"]["path"]).stem
+    name = title_of(experiment["data"]["path"])
     write_file(
-        study.folder / "report.html", page(f"{name} · searched by Luthier", name, f"searched, {plan['trials']} trials", "".join(body))
+        study.folder / "report.html",
+        page(f"{name} · searched by Luthier", name, f"searched, {plural(plan['trials'], 'trial')}", "".join(body)),
     )
     return study.folder / "report.html"
 

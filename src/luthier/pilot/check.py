@@ -12,6 +12,7 @@ from luthier.core.errors import DataError
 from luthier.core.finding import Finding
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import file_hash, write_file
+from luthier.core.words import plural
 from luthier.data.check import CHECKS
 from luthier.data.intake import QUICK, Intake, fitting, take_in
 from luthier.data.rows import ENDINGS, read, written
@@ -41,7 +42,11 @@ class Checked:
 
     def __repr__(self) -> str:
         counts = {weight: sum(found.severity == weight for found in self.findings) for weight in WEIGHT}
-        return f"Checked({self.intake.count:,} rows: " + ", ".join(f"{count} {weight}" for weight, count in counts.items() if count) + ")"
+        return (
+            f"Checked({plural(self.intake.count, 'row')}: "
+            + ", ".join(f"{found} {weight}" for weight, found in counts.items() if found)
+            + ")"
+        )
 
 
 def check(
@@ -82,7 +87,7 @@ def check(
     face.stage("data", str(data))
     spec = asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=as_assignments(set), say=face.say)
     intake = take_in(spec, checks=())  # they are made below, with the model's eyes where it has some
-    face.say(f"{intake.reason}; {intake.count:,} rows")
+    face.say(f"{intake.reason}; {plural(intake.count, 'row')}")
     findings = list(intake.findings)
     model = model and intake.spec.task != "image_classification"  # no base looks at images yet
     sheet = intake.sheet(**(_through(intake, base, face) if model else {}))
@@ -109,7 +114,7 @@ def _through(intake: Intake, base: str | None, face: Face) -> dict[str, Any]:
     task = intake.spec.task or "classification"
     trained = resolve(base or BASES.get(task, "smollm2-135m"), face.say)
     looking = trained if trained.kind == "encoder" else resolve(BASES["classification"], face.say)
-    face.stage("model", f"{looking.name} looks at the rows")
+    face.stage("model", f"{looking.name} reads the rows")
     tokenizer = load_tokenizer(trained)
     return {
         "encode": encoder(looking),
@@ -152,7 +157,7 @@ def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) 
     }
     lines = [head, *({"line": line, "why": reason, "row": rows.get(line)} for line, reason in sorted(why.items()))]
     write_file(journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    face.say(f"{path}: {len(kept):,} rows kept, {len(why):,} dropped; each of them, with the reason, in {journal.name}")
+    face.say(f"{path}: {plural(len(kept), 'row')} kept, {len(why):,} dropped; each of them, with the reason, in {journal.name}")
     return path
 
 

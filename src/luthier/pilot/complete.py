@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from luthier.core.errors import RunError
 from luthier.core.interfaces import Face, Watcher
 from luthier.core.run import Clock, Run, write_file
-from luthier.core.words import count
+from luthier.core.words import plural
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment
 from luthier.models.memory import give_back
@@ -82,7 +82,7 @@ def _completed(
             return searched(way, experiment)
         crossed(way, experiment)
         if not place.happened("trained"):
-            face.stage("train", count(experiment.total_steps(len(intake.records["train"])), "step"))
+            face.stage("train", plural(experiment.total_steps(len(intake.records["train"])), "step"))
         work = way.work(experiment)
         if intake.spec.task == "chat":
             sampled(way, work, "before")

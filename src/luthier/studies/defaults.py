@@ -24,13 +24,13 @@ WIDE = 512
 """An encoder whose states are at least this wide is not a small one."""
 RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("small encoder", "full"): (1e-4, SMALL_ENCODER),
-    ("small encoder", "freeze"): (3e-4, "above a frozen prefix the rate can be higher"),
+    ("small encoder", "freeze"): (3e-4, "above a frozen prefix the learning rate can be higher"),
     ("small encoder", "gradual"): (1e-4, SMALL_ENCODER),
-    ("small encoder", "lora"): (1e-3, "adapters learn at about ten times the full rate"),
+    ("small encoder", "lora"): (1e-3, "adapters learn at about ten times the learning rate of full tuning"),
     ("encoder", "full"): (5e-5, ENCODER),
-    ("encoder", "freeze"): (1e-4, "above a frozen prefix the rate can be higher"),
+    ("encoder", "freeze"): (1e-4, "above a frozen prefix the learning rate can be higher"),
     ("encoder", "gradual"): (5e-5, ENCODER),
-    ("encoder", "lora"): (5e-4, "adapters learn at about ten times the full rate"),
+    ("encoder", "lora"): (5e-4, "adapters learn at about ten times the learning rate of full tuning"),
     ("decoder", "full"): (1e-4, "full fine-tuning of 100–400M decoders on fewer than 10,000 rows"),
     ("decoder", "freeze"): (1e-4, "as full fine-tuning"),
     ("decoder", "gradual"): (1e-4, "as full fine-tuning"),
@@ -78,8 +78,8 @@ CHARACTERS_A_TOKEN = 4.5
 
 SPREADS: tuple[tuple[int, Dimension], ...] = (
     (2, Dimension(path="optimizer.lr", kind="log", low=1 / 30, high=30, centre=1.0, spread=0.9,
-                  why="the rate decides most; its best value lies within a factor of 2.5 of the default in two of three cases (Tinker's sweep, docs/log.md)")),
-    (10, Dimension(path="training.batch_size", kind="choice", options=(8, 16, 32), spread=0.5, why="goes with the rate")),
+                  why="the learning rate decides most; its best value lies within a factor of 2.5 of the default in two of three cases (Tinker's sweep, docs/log.md)")),
+    (10, Dimension(path="training.batch_size", kind="choice", options=(8, 16, 32), spread=0.5, why="goes with the learning rate")),
     (10, Dimension(path="model.dropout", kind="choice", options=(0.0, 0.1, 0.2), spread=0.5, why="more for noisy labels, a hypothesis")),
     (16, Dimension(path="optimizer.weight_decay", kind="choice", options=(0.0, 0.01, 0.1), spread=0.5, why="matters little in short runs")),
     (16, Dimension(path="schedule.warmup", kind="choice", options=(0.03, 0.1, 0.2), spread=0.5, why="more for higher rates")),
@@ -100,7 +100,7 @@ STAY = {
 """Fields that a search leaves alone unless it is asked, and why."""
 ENDS = {
     "training.epochs": "not a dimension: the last trials end early and late, and the better end is taken",
-    "schedule.kind": "not a dimension: the rate stays until an end begins, and falls there straight or as a cosine, whichever is better",
+    "schedule.kind": "not a dimension: the learning rate stays until an end begins, and falls there straight or as a cosine, whichever is better",
 }
 """As `STAY`, where finalists have several ends."""
 

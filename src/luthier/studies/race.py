@@ -195,7 +195,7 @@ class Race:
             found = Decision(found.kept, {**found.reasons, **{trial: "stopped by hand" for trial in alive if trial in stopped}})
             if not found.kept:
                 raise RunError("every trial has failed: " + "; ".join(sorted({entry["why"] for entry in self.study.noted("standing") if entry["why"]}))[:300],
-                               "look at the first one's message; `luthier train` with a lower rate may say more")  # fmt: skip
+                               "look at the first one's message; `luthier train` with a lower learning rate may say more")  # fmt: skip
             self.study.note("rung", rung=number, share=rung.share, kept=list(found.kept), reasons={str(trial): why for trial, why in found.reasons.items()})  # fmt: skip
             self.decisions[number] = list(found.kept)
             self.spectator.decided(rung, found)

@@ -16,6 +16,7 @@ from luthier.core.finding import Finding
 from luthier.core.interfaces import Face, Objective
 from luthier.core.randomness import permutation
 from luthier.core.types import Example, Scores
+from luthier.core.words import plural
 from luthier.evaluation.compare import paired
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
@@ -104,7 +105,7 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
         "after": now_measured,
         **({"probe": measure(probe, (name, "loss"))} if probe else {}),
     }
-    claim = f"{'go' if go else 'no-go'}: after {len(seen)} steps on {len(small.train):,} rows the validation loss went from {then['loss']:.4f} to {now_measured['loss']:.4f}"
+    claim = f"{'go' if go else 'no-go'}: after {plural(len(seen), 'step')} on {plural(len(small.train), 'row')} the validation loss went from {then['loss']:.4f} to {now_measured['loss']:.4f}"
     findings.append(Finding(check="smoke", severity="good" if go else "stop", claim=claim, evidence=evidence,
                             remedy="" if go else "mend what is named above, or insist with --force"))  # fmt: skip
     return Smoke(
@@ -148,7 +149,7 @@ def _nothing_learned(seen: Sequence[Any]) -> Finding | None:
     if not empty:
         return None
     severity = "stop" if len(empty) > len(seen) / 2 else "warning"
-    return Finding(check="smoke.masked", severity=severity, claim=f"in {len(empty)} of {len(seen)} steps there was nothing to learn: every target is masked",
+    return Finding(check="smoke.masked", severity=severity, claim=f"in {len(empty)} of {plural(len(seen), 'step')} there was nothing to learn: every target is masked",
                    evidence={"steps": empty[:10]}, remedy="check that the rows have answers, and that objective.max_length does not cut them off")  # fmt: skip
 
 
@@ -204,7 +205,7 @@ def rate_too_high(work: Work, seen: Sequence[Any], before: Scores, after: Scores
     if learned or (late <= 1.05 * began and ended <= allowed):
         return None
     return Finding(check="smoke.rate", severity="stop", claim=f"the loss rose: {began:.3f} before, {ended:.3f} after, {np.mean(tail):.3f} on the last training steps",
-                   evidence={"before": began, "after": ended, "rate": work.masters.spec.lr}, remedy=f"lower the rate: --set optimizer.lr={work.masters.spec.lr / 10:.0e}")  # fmt: skip
+                   evidence={"before": began, "after": ended, "rate": work.masters.spec.lr}, remedy=f"lower the learning rate: --set optimizer.lr={work.masters.spec.lr / 10:.0e}")  # fmt: skip
 
 
 def _labels_unpredictable(probe: Scores | None, prior: Scores | None) -> Finding | None:

@@ -84,7 +84,7 @@ class Finite:
         self.metrics.run.event("diverged", step=step.number, loss=step.loss, gradient_norm=step.gradient_norm, rows=rows)
         raise Diverged(
             f"step {step.number}: the loss is {step.loss}, the gradient's norm {step.gradient_norm}; rows {rows[:8]}",
-            f"start again with a lower rate: --set optimizer.lr={step.rate / 10 or self.work.masters.spec.lr / 10:.0e}",
+            f"start again with a lower learning rate: --set optimizer.lr={step.rate / 10 or self.work.masters.spec.lr / 10:.0e}",
         )
 
 

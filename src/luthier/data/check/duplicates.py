@@ -28,7 +28,7 @@ def check(sheet: Sheet) -> list[Finding]:
         rows = [row for cluster in sorted(near, key=lambda cluster: -len(near[cluster])) for row in near[cluster]]
         largest = max(len(members) for members in near.values())
         found.append(sheet.finding("duplicates.near", "note", f"{len(rows):,} rows lie in {len(near):,} clusters of near-duplicates, the largest of {largest:,}",
-                                   "a cluster is kept in one part; look whether a template hides behind the largest", rows,
+                                   "a cluster is kept in one part; check whether a template lies behind the largest", rows,
                                    notes=[f"cluster of line {sheet.records[sheet.clusters[row]].row}" for row in rows],
                                    clusters=len(near), largest=largest, sizes=dict(Counter(len(members) for members in near.values()).most_common(10))))  # fmt: skip
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from luthier.core.interfaces import Face
 from luthier.core.run import Run, write_file
+from luthier.core.words import plural
 from luthier.data.intake import Intake
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
@@ -69,7 +70,7 @@ def begin(
     place.find(*intake.findings)
     write_file(place.folder / "experiment.yaml", experiment.yaml())
     sizes = ", ".join(f"{len(rows):,} {part}" for part, rows in intake.records.items())
-    face.say(f"{intake.reason}; {sizes}" + (f"; {len(intake.labels)} classes" if intake.labels else ""))
+    face.say(f"{intake.reason}; {sizes}" + (f"; {plural(len(intake.labels), 'class')}" if intake.labels else ""))
     for finding in intake.findings:
         face.finding(finding)
     for choice in choices:

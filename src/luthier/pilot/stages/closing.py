@@ -6,6 +6,7 @@ from typing import Any
 
 from luthier.core.interfaces import Face
 from luthier.core.run import Run
+from luthier.core.words import plural
 from luthier.delivery.bundle import write_bundle
 from luthier.delivery.card import write_card
 from luthier.delivery.report import write_report
@@ -27,7 +28,7 @@ def concluded(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]
         best: the evaluation that chose it.
     """
     place, face = way.place, way.face
-    face.stage("verdict", f"{len(way.intake.records['test']):,} sealed rows")
+    face.stage("verdict", plural(len(way.intake.records["test"]), "sealed test row"))
     verdict = judged(way, experiment, work, best)
     face.stage("bundle")
     counts = {part: len(rows) for part, rows in way.intake.records.items()}

@@ -12,6 +12,7 @@ from luthier.core.finding import Finding
 from luthier.core.interfaces import Silent
 from luthier.core.run import Run
 from luthier.core.types import Example
+from luthier.core.words import plural
 from luthier.data.split import folds
 from luthier.experiment import Experiment
 from luthier.pilot.stages.way import Way
@@ -45,7 +46,7 @@ def crossed(way: Way, experiment: Experiment) -> None:
     for number, held in enumerate(parts, 1):
         if any(event["fold"] == number for event in place.happened("fold")):
             continue
-        way.face.stage("fold", f"{number} of {asked}: {len(held):,} rows validate")
+        way.face.stage("fold", f"{number} of {asked}: {plural(len(held), 'validation row')}")
         inside = set(held)
         train = [example for position, example in enumerate(rows) if position not in inside]
         best = _fitted(way, experiment, number, train, [rows[position] for position in held])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from luthier.core.finding import Finding
 from luthier.core.interfaces import Face
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
-from luthier.core.words import duration
+from luthier.core.words import duration, plural
 from luthier.pilot.trials.ending import said
 from luthier.studies.plan import Plan
 from luthier.studies.propose import Tried, importance
@@ -39,10 +39,15 @@ class Crowd:
 
     def decided(self, rung: Rung, decision: Decision) -> None:
         """It is decided who goes on."""
-        stopped = ", ".join(str(trial) for trial in sorted(decision.reasons))
-        self.face.say(
-            f"  after {rung.share:.1%} of a run trial {', '.join(str(trial) for trial in decision.kept)} of {rung.trials} goes on; stopped: {stopped or 'none'}"
-        )
+        stopped = f"stopped: {', '.join(map(str, sorted(decision.reasons)))}" if decision.reasons else "none stopped"
+        self.face.say(f"  after {rung.share:.1%} of a run: {_continuing(decision.kept)}, {stopped}")
+
+
+def _continuing(trials: Sequence[int]) -> str:
+    """Which trials go on: "trial 2 continues", "trials 0 and 2 continue"."""
+    if len(trials) == 1:
+        return f"trial {trials[0]} continues"
+    return f"trials {', '.join(map(str, sorted(trials)[:-1]))} and {max(trials)} continue"
 
 
 class Abreast:
@@ -111,7 +116,7 @@ def findings(study: Study, plan: Plan, race: Race, winner: Trial) -> list[Findin
     found += _what_mattered(plan, race)
     failed = [entry for entry in study.noted("standing") if entry["why"]]
     if failed:
-        found.append(Finding(check="search.failed", severity="warning", claim=f"{len(failed)} of {plan.trials} trials failed: {failed[0]['why']}",
+        found.append(Finding(check="search.failed", severity="warning", claim=f"{len(failed)} of {plural(plan.trials, 'trial')} failed: {failed[0]['why']}",
                              evidence={"trials": [entry["trial"] for entry in failed]}, remedy="narrow the space if it happens often"))  # fmt: skip
     return found
 

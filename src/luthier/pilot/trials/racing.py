@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from luthier.core.finding import Finding
 from luthier.core.run import write_file
 from luthier.core.study import Study
-from luthier.core.words import count
+from luthier.core.words import plural
 from luthier.delivery.study import write_study
 from luthier.experiment import Experiment
 from luthier.pilot.stages.closing import concluded
@@ -58,7 +58,7 @@ def to_search(way: Way, experiment: Experiment) -> bool:
     trials = trials_within(runs, float(value_at(experiment, "schedule.warmup")), steps, ours(experiment, created["stay"], way.base))
     if trials < 2 or not space_for(experiment, trials, created["stay"])[0]:
         return False
-    way.face.say(f"the budget is enough for a search: {trials} trials; the one that wins is the final model")
+    way.face.say(f"the budget is enough for a search: {plural(trials, 'trial')}; the one that wins is the final model")
     Asked(experiment.seed, created["stay"], runs).note(place)
     return True
 
@@ -84,7 +84,7 @@ def searched(way: Way, experiment: Experiment) -> Study:
         race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock), plan.portfolio,
                     asked.workers, Abreast(study.folder, face, way.signals.poll))  # fmt: skip
         if not study.noted("won"):
-            face.stage("search", f"{count(plan.trials, 'trial')}, about {plan.runs:.2f} runs with the final model")
+            face.stage("search", f"{plural(plan.trials, 'trial')}, about {plan.runs:.2f} runs with the final model")
         with stable.kept():
             trial, entrant = race.run()
             if not isinstance(entrant, Runner):  # others have brought it here; from now on it is ours
