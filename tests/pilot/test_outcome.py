@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from luthier.core.interfaces import Silent
-from luthier.pilot.trials.outcome import Abreast
+from luthier.core.run import Clock
+from luthier.pilot.trials.outcome import Abreast, Crowd
+from luthier.studies.rungs import Decision, Rung
 
 
 class Heard(Silent):
@@ -55,3 +57,17 @@ def test_it_says_nothing_before_its_time_and_passes_a_signal_on(tmp_path: Path) 
 
     with pytest.raises(KeyboardInterrupt):
         Abreast(tmp_path, face, stop)()
+
+
+@pytest.mark.parametrize(
+    "kept, reasons, said",
+    [
+        ((2,), {0: "worse", 1: "worse"}, "trial 2 continues, stopped: 0, 1"),
+        ((2, 0), {1: "worse"}, "trials 0 and 2 continue, stopped: 1"),
+        ((2, 0, 1), {}, "trials 0, 1 and 2 continue, none stopped"),
+    ],
+)
+def test_who_continues_is_a_sentence(kept: tuple[int, ...], reasons: dict[int, str], said: str) -> None:
+    face = Heard()
+    Crowd(face, Clock()).decided(Rung(share=0.25, trials=3, kept=len(kept)), Decision(kept, reasons))
+    assert face.lines == [f"  after 25.0% of a run: {said}"]

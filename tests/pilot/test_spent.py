@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -42,7 +41,7 @@ def test_a_command_that_ends_leaves_all_its_seconds(tmp_path: Path) -> None:
     with count_seconds(run, Clock(before=5.0), 2.0):
         time.sleep(0.01)
     assert 7.0 <= seconds_before(run) < 8.0
-    assert os.listdir(tmp_path) == [spent.FILE]
+    assert [file.name for file in tmp_path.iterdir()] == [spent.FILE]
 
 
 def test_a_run_of_a_version_that_kept_no_seconds_has_those_of_its_interruptions(tmp_path: Path) -> None:

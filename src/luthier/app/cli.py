@@ -42,7 +42,7 @@ app = typer.Typer(
     name="luthier", cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="From a raw file to a language model that is trained, proven better, and ready to use.",
 )  # fmt: skip
-models_app = typer.Typer(no_args_is_help=True, help="The bases: those known by name, and what is on this machine.", rich_markup_mode=None)
+models_app = typer.Typer(no_args_is_help=True, help="List, fetch and describe base models.", rich_markup_mode=None)
 app.add_typer(models_app, name="models")
 
 
@@ -69,7 +69,7 @@ Budget = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines, no progress bar.")]
-Force = Annotated[bool, typer.Option("--force", help="Go on after a no-go of the small run.")]
+Force = Annotated[bool, typer.Option("--force", help="Continue after a no-go of the small run.")]
 
 
 @app.command()
@@ -95,7 +95,7 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """The whole way: read, choose, try small, train, judge on sealed rows, report, ship."""
+    """Train a model on a file: read, check, choose, train, judge on unseen test rows, report, ship."""
     from luthier.app.faces import ending, face
     from luthier.pilot.run import run as verb
 
@@ -115,7 +115,7 @@ def train(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run an experiment as it is written; judge, report and ship the result."""
+    """Train an experiment as it is written; judge, report and ship the result."""
     from luthier.app.faces import ending, face
     from luthier.pilot.run import train as verb
 
@@ -156,7 +156,7 @@ def search(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search the hyperparameters at about the price of one run; the trial that wins goes on and is the final model."""
+    """Search the hyperparameters; the trial that wins is trained on and is the final model."""
     from luthier.app.faces import ending, face
     from luthier.pilot.search import search as verb
 
@@ -168,11 +168,11 @@ def search(
 
 @app.command()
 def steer(
-    study: Annotated[Path, typer.Argument(help="The folder of a search that is at work, or was stopped.")],
-    space: Annotated[list[str] | None, typer.Option(help="A dimension of its space, narrower: optimizer.lr=5e-5..2e-4.")] = None,
-    stop: Annotated[list[int] | None, typer.Option(help="A trial that is to take no further part.")] = None,
+    study: Annotated[Path, typer.Argument(help="The folder of a search that is running, or was stopped.")],
+    space: Annotated[list[str] | None, typer.Option(help="Narrow a dimension of its space: optimizer.lr=5e-5..2e-4.")] = None,
+    stop: Annotated[list[int] | None, typer.Option(help="Stop this trial where it is compared next.")] = None,
 ) -> None:
-    """A hand on a search at work: narrow what it tries next, or stop a trial; say it from another terminal."""
+    """Change a search that is running, from another terminal: narrow its space, or stop a trial."""
     from luthier.pilot.steer import steer as verb
 
     print("\n".join(verb(study, space=space or (), stop=stop or ())))
@@ -183,12 +183,12 @@ def resume(
     run: Annotated[Path, typer.Argument(help="The folder of the run, or of the study.")],
     force: Force = False,
     allow_inexact: Annotated[
-        bool, typer.Option("--allow-inexact", help="Go on although the data, the software or the machine is another; the run is marked.")
+        bool, typer.Option("--allow-inexact", help="Continue although the data, the software or the machine has changed; the run is marked.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Go on with a run that was stopped, to the same bits as if it had not been."""
+    """Continue a run or a search that was stopped; it ends with the same bits as if it had not been."""
     from luthier.app.faces import ending, face
     from luthier.pilot.run import resume as verb
 
@@ -243,7 +243,7 @@ def chat(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="The folder of the run, or of the study.")]) -> None:
-    """Write the report.html of a run, or of a study, again from its folder."""
+    """Write the report.html of a run or a study again, from its folder."""
     from luthier.pilot.report import report as verb
 
     print(verb(run))
@@ -254,7 +254,7 @@ def check(
     data: Annotated[str, typer.Argument(help="A file of rows, or a folder.")],
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
-    base: Annotated[str | None, typer.Option(help="The base that will be trained: its tokens and context count.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base that will be trained; its tokenizer and context length are used.")] = None,
     task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
     validation: Annotated[Path | None, typer.Option(help="A file of validation rows, where the split is given.")] = None,
     test: Annotated[Path | None, typer.Option(help="A file of test rows, where the split is given.")] = None,
@@ -267,7 +267,7 @@ def check(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """What is wrong with the rows: copies, leaks, wrong labels, shortcuts, personal data and more."""
+    """Check the rows: copies, leaks, wrong labels, shortcuts, personal data and more."""
     from luthier.app.faces import face
     from luthier.pilot.check import check as verb
 
@@ -287,17 +287,17 @@ def check(
 @app.command()
 def show(
     data: Annotated[str, typer.Argument(help="A file of rows, or a folder.")],
-    row: Annotated[int | None, typer.Option(help="The line the row begins on; the first training row when not given.")] = None,
-    views: Annotated[int, typer.Option(help="So many changed views of it, as augment makes them.", min=0, max=200)] = 0,
-    page: Annotated[Path | None, typer.Option(help="An HTML file to write an image and its views to.")] = None,
+    row: Annotated[int | None, typer.Option(help="Show the row that begins on this line; the first training row when not given.")] = None,
+    views: Annotated[int, typer.Option(help="Show this many augmented versions of it.", min=0, max=200)] = 0,
+    page: Annotated[Path | None, typer.Option(help="Write an image and its augmented versions as a page here (.html).")] = None,
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
-    base: Annotated[str | None, typer.Option(help="The base whose tokenizer and template count.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base whose tokenizer and chat template are used.")] = None,
     task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
     set: Set = None,
     as_json: Json = False,
 ) -> None:
-    """One row as the model will see it, token by token, with what is learned."""
+    """Show one row as the model will see it, token by token, with what is learned."""
     from luthier.app.faces import coloured
     from luthier.core.words import plural
     from luthier.pilot.show import ShownImage
@@ -327,7 +327,7 @@ def show(
 def prove(
     experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a run's folder.")],
     set: Set = None,
-    seconds: Annotated[float, typer.Option(help="At most.")] = 60.0,
+    seconds: Annotated[float, typer.Option(help="Stop after this many seconds.")] = 60.0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -347,11 +347,11 @@ def prove(
 def plan(
     experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a run's folder.")],
     set: Set = None,
-    seconds: Annotated[float, typer.Option(help="That the measuring may take, roughly.")] = 30.0,
+    seconds: Annotated[float, typer.Option(help="Measure for about this many seconds.")] = 30.0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """What a run will take in time and memory, from a few measured steps."""
+    """Predict the time and the memory of a run, from a few measured steps."""
     from luthier.app.faces import face, planned
     from luthier.pilot.plan import plan as verb
 
@@ -362,7 +362,7 @@ def plan(
 
 @models_app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """The bases known by name."""
+    """List the bases known by name."""
     from luthier.pilot.models import models as verb
 
     def line(row: dict[str, Any]) -> str:
@@ -396,7 +396,7 @@ def similar(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """How near the task is to what a base knows: which base, how many of its blocks may stay frozen, and the learning rate to start from."""
+    """Compare bases on your rows: which one suits them, how many blocks to freeze, which learning rate to start from."""
     from luthier.app.faces import compared, face
     from luthier.pilot.similar import similar as verb
 
@@ -408,7 +408,7 @@ def similar(
 
 @models_app.command("show")
 def show_model(name: str, as_json: Json = False) -> None:
-    """What is known about a base."""
+    """Show what is known about a base."""
     from luthier.pilot.models import describe as verb
 
     found = verb(name, lambda line: print(line, file=sys.stderr))

@@ -184,7 +184,7 @@ def judged_as_trained(question: Question) -> Proof:
     apart = abs(trained - judged) / max(abs(judged), 1e-2)
     same = float(loss.count) == float(scores.count.sum()) if plain else True
     held = same and (apart <= question.close or not plain)
-    return Proof(held=held, claim=f"training and evaluation count {loss.count:g} and {scores.count.sum():g} learned units, with losses of {trained:.4f} and {judged:.4f}",
+    return Proof(held=held, claim=f"training and evaluation count {loss.count:g} and {scores.count.sum():g} learned {'tokens' if question.chat else 'rows'}, with losses of {trained:.4f} and {judged:.4f}",
                  evidence={"relative_difference": apart, "weights_or_smoothing": not plain})  # fmt: skip
 
 
