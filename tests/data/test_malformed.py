@@ -237,7 +237,7 @@ CASES = [
     Case(21, "60,000 tiny rows", "text,label\n" + "".join(f"{number * 7919:x} {number * 104729:x},{'ab'[number % 2]}\n" for number in range(60_000)), holds=lambda found: found.count == 60_000),
     Case(22, "a quote that is never closed", table([*PLAIN[:30], '"never closed,a', *PLAIN[30:]]), refused="line 32: .*never closed"),
     Case(22, "a quote that closes rows later", table([*PLAIN[:30], '"opened,a', *PLAIN[30:33], 'closed" here,b', *PLAIN[33:]]), refused="line 32: "),
-    Case(23, "a row with fewer cells", table([*PLAIN, "lonely"]), aside=(1, "1 cells where 2")),
+    Case(23, "a row with fewer cells", table([*PLAIN, "lonely"]), aside=(1, "1 cell where 2")),
     Case(24, "one cell more in every row", table([f"{line},x" for line in PLAIN]), refused="60 of 61 rows do not have the 2 cells"),
     Case(25, "semicolons in a .csv", table([line.replace(",", ";") for line in PLAIN], "text;label"), refused="holds no comma"),
     Case(25, "tabs in a .csv", table([line.replace(",", "\t") for line in PLAIN], "text\tlabel"), refused=r"holds no comma but 1 × tab[\s\S]*\.tsv"),

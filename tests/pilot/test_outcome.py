@@ -43,7 +43,7 @@ def test_who_waits_for_workers_hears_how_far_each_trial_has_come_and_only_what_i
     look()
     stepped(tmp_path / "trials" / "000" / "ends" / "linear-0.588", (30, 0.4))
     look()
-    assert face.lines[1:] == ["  at work: trial 0 (straight after 59% of its epochs) step 30 (loss 0.400)"]
+    assert face.lines[1:] == ["  at work: trial 0 (linear decay, 59% of its epochs) step 30 (loss 0.400)"]
 
 
 def test_it_says_nothing_before_its_time_and_passes_a_signal_on(tmp_path: Path) -> None:

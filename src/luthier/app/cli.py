@@ -183,7 +183,8 @@ def resume(
     run: Annotated[Path, typer.Argument(help="The folder of the run, or of the study.")],
     force: Force = False,
     allow_inexact: Annotated[
-        bool, typer.Option("--allow-inexact", help="Continue although the data, the software or the machine has changed; the run is marked.")
+        bool,
+        typer.Option("--allow-inexact", help="Continue although the data, the software or the machine has changed; the run is marked."),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,

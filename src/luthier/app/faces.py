@@ -159,7 +159,7 @@ def planned(made: Plan) -> list[str]:
     said = made.forecast
     low, high = said["seconds"] / (1 + said["spread"]), said["seconds"] * (1 + said["spread"])
     return [
-        f"{said['moving'] / 1e6:,.1f} of {said['parameters'] / 1e6:,.1f} million parameters move",
+        f"{said['moving'] / 1e6:,.1f} of {said['parameters'] / 1e6:,.1f} million parameters are trained",
         f"{plural(said['rows'], 'row')}, {plural(said['tokens'], 'token')} through the model in {plural(said['steps'], 'step')}, {plural(said['evaluations'], 'evaluation')}",
         f"training takes about {duration(said['seconds'])} ({duration(low)} to {duration(high)})",
         f"memory: about {size(said['memory'])} at its peak, of which {size(said['a_token'] * said['at_once'])} for {said['at_once']:,} tokens at once; {size(made.available)} are free",

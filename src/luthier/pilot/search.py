@@ -9,6 +9,7 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
+from luthier.core.words import plural
 from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.pilot.stages.asking import assigned, default_for, seconds_of
 from luthier.pilot.stages.beginning import begin
@@ -80,7 +81,7 @@ def search(
     if workers > 1:
         backend_of(backend)
     if trials is not None and trials < 2:
-        raise ExperimentError(f"a search of {trials} trials compares nothing", "give 2 or more, or use `luthier train`")
+        raise ExperimentError(f"a search of {plural(trials, 'trial')} compares nothing", "give 2 or more, or use `luthier train`")
     experiment, intake, choices = default_for(
         data, changes, face, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds
     )

@@ -100,7 +100,7 @@ STAY = {
 """Fields that a search leaves alone unless it is asked, and why."""
 ENDS = {
     "training.epochs": "not a dimension: the last trials end early and late, and the better end is taken",
-    "schedule.kind": "not a dimension: the learning rate stays until an end begins, and falls there straight or as a cosine, whichever is better",
+    "schedule.kind": "decided at the end: the learning rate stays constant in each trial; its decay, linear or cosine, is chosen when the best trial is finished",
 }
 """As `STAY`, where finalists have several ends."""
 

@@ -160,8 +160,9 @@ def _resume(run: Run, work: Work, evaluator: Evaluator) -> int:
         found.restore(work.masters)
         evaluator.restore(found.state)
         start = found.state["step"]
-        run.event("resumed", step=start)
     if not run.happened("trained"):
+        if found is not None:
+            run.event("resumed", step=start)
         for name in ("metrics.jsonl", "timing.jsonl", "samples.jsonl"):
             run.cut(name, start)
         for file in (run.folder / "validation_losses").glob("*"):  # also what a death left half written, under another name

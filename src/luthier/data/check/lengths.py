@@ -39,7 +39,7 @@ def _cut(sheet: Sheet, context: int) -> list[Finding]:
     usual = np.array(_tokens(sheet, [whole[row] for row in permutation(len(sheet), "lengths")[:SAMPLED].tolist()]))
     lost = min(1.0, sum(lengths[row] - context for row in long) / (float(usual.mean()) * len(sheet)))
     return [sheet.finding("lengths.cut", "warning" if len(long) > MANY * len(sheet) else "note",
-                          f"{len(long):,} of {len(sheet):,} rows are longer than the {context} tokens that are read; about {lost:.1%} of all tokens are lost",
+                          f"{len(long):,} of {len(sheet):,} rows {'is' if len(long) == 1 else 'are'} longer than the {context} tokens that are read; about {lost:.1%} of all tokens are lost",
                           "raise objective.max_length if the base reads more, or read long rows in pieces: --set objective.long_rows=windows (`luthier run` does where many are long)",
                           long, notes=[f"{lengths[row]:,} tokens" for row in long], longest=lengths[long[0]], median=float(np.median(usual)), lost=lost)]  # fmt: skip
 

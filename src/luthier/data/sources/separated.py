@@ -9,6 +9,7 @@ from itertools import chain, islice
 from typing import Any
 
 from luthier.core.errors import DataError
+from luthier.core.words import plural
 from luthier.data.rows import Reading, Rejected, Rows
 
 csv.field_size_limit(1 << 30)
@@ -85,7 +86,9 @@ def _rows(cells: Iterator[tuple[int, list[str]]], reading: Reading) -> Rows:
         if len(row) == width:
             found.add(line, dict(zip(names, row, strict=True)))
             continue
-        found.rejected.append(Rejected(path, line, f"{len(row)} cells where {width} are expected", row))
+        found.rejected.append(
+            Rejected(path, line, f"{plural(len(row), 'cell')} where {width} {'is' if width == 1 else 'are'} expected", row)
+        )
         if len(found.rejected) > max(MOST_BROKEN, found.met):
             break
     if len(found.rejected) > found.met:

@@ -138,6 +138,6 @@ def _forecast(work: Work, found: Smoke, experiment: Experiment, probe: Scores | 
     quality = f"validation {name} about {floor:.3f} or better" if probe is not None else f"validation {name} about {floor:.3f} or lower"
     moving = sum(master.numel() for master in work.masters.weights().values())
     parameters = sum(parameter.numel() for parameter in work.model.network.parameters())
-    claim = f"{moving / 1e6:.1f} of {parameters / 1e6:.1f} million parameters move; {plural(total, 'step')} in about {seconds:.0f} s; {size(peak())} of memory so far; {quality}"
+    claim = f"{moving / 1e6:.1f} of {parameters / 1e6:.1f} million parameters are trained; {plural(total, 'step')} in about {seconds:.0f} s; {size(peak())} of memory so far; {quality}"
     return Finding(check="forecast", claim=claim,
                    evidence={"parameters": parameters, "moving": moving, "memory_so_far": peak(), "steps": total, "seconds": seconds, "metric": name, "expected": floor, "a_step": step, "an_evaluation": look})  # fmt: skip

@@ -60,8 +60,8 @@ def _told(standings: dict[str, Standing], best: str) -> list[Finding]:
     """Which end was taken, and how it stands beside the others."""
     if len(standings) < 2:
         return []
-    scores = ", ".join(f"{said(name)} {one.score:.4f}" for name, one in sorted(standings.items(), key=lambda item: item[1].score))
-    claim = f"the run ends {said(best)}: validation losses {scores}"
+    scores = "; ".join(f"{said(name)} {one.score:.4f}" for name, one in sorted(standings.items(), key=lambda item: item[1].score))
+    claim = f"of the ways to end the run the best is: {said(best)}; validation losses: {scores}"
     evidence = {"end": best, "scores": {name: one.score for name, one in standings.items()}}
     lowest = min(standings, key=lambda name: standings[name].score)
     if best != lowest:
@@ -76,5 +76,4 @@ def _told(standings: dict[str, Standing], best: str) -> list[Finding]:
 def said(name: str) -> str:
     """An end, for a person."""
     shape, _, share = name.rpartition("-")
-    how = "straight" if shape == "linear" else "as a cosine"
-    return f"{how} after {'all' if float(share) == 1 else f'{float(share):.0%} of'} its epochs"
+    return f"{shape} decay, {'all' if float(share) == 1 else f'{float(share):.0%} of'} its epochs"

@@ -168,7 +168,7 @@ def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Pl
     for dimension in space if trials > 1 else ():
         way.face.say(f"  {dimension.said()}  ({dimension.why})")
     for path, why in stay.items() if trials > 1 else ():
-        way.face.say(f"  {path} stays: {why}")
+        way.face.say(f"  {path} is not searched: {why}")
     return made
 
 
