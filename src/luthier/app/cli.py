@@ -18,7 +18,7 @@ from luthier.app.typed import each_with_its_flag
 class Commands(TyperGroup):
     """The commands; a stop by Ctrl-C or another signal ends each with what to type next."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command that was typed."""
         try:
             return super().invoke(ctx)

@@ -70,7 +70,9 @@ class Fit:
         except EarlyStop:
             self.over = True
         except Stopped as stop:
-            if not stop.at_once:
+            if stop.at_once:
+                self.writer.abandon()
+            else:
                 self.checkpointer.save(self.done)
             raise
         finally:
