@@ -3,72 +3,37 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
+from luthier.app.estimates import plan, prove
+from luthier.app.group import Commands, print_version
+from luthier.app.models import models_app
+from luthier.app.options import Json, Quiet, Set
 from luthier.app.typed import each_with_its_flag
-
-
-class Commands(TyperGroup):
-    """The commands; a stop by Ctrl-C or another signal ends each with what to type next."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was typed."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as stop:  # before typer sees it, which says nothing
-            leave(stop)
-
-
-def leave(stop: KeyboardInterrupt) -> NoReturn:
-    """Say how to go on after a stop, and end the process as the shell expects it."""
-    from luthier.core.errors import Stopped
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break the last line
-    number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
-    print(f"luthier: {stop if isinstance(stop, Stopped) else 'stopped'}", file=sys.stderr, flush=True)
-    if isinstance(stop, Stopped) and stop.at_once:
-        os._exit(128 + number)  # nothing is waited for, not even a checkpoint that is being written
-    sys.exit(128 + number)
-
 
 app = typer.Typer(
     name="luthier", cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="From a raw file to a language model that is trained, proven better, and ready to use.",
 )  # fmt: skip
-models_app = typer.Typer(no_args_is_help=True, help="List, fetch and describe base models.", rich_markup_mode=None)
 app.add_typer(models_app, name="models")
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-
-        print(f"luthier {version('luthier')}")
-        raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)] = False,
 ) -> None:
     """From a raw file to a language model that is trained, proven better, and ready to use."""
 
 
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<time> when not given.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="A change to the experiment, path=value; one or several.")]
 Budget = Annotated[
     str | None,
     typer.Option(help="The most that all of it may take: 90s, 5m, 2h. A `run` whose time is enough for several runs is a search."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines, no progress bar.")]
 Force = Annotated[bool, typer.Option("--force", help="Continue after a no-go of the small run.")]
 
 
@@ -95,7 +60,10 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on a file: read, check, choose, train, judge on unseen test rows, report, ship."""
+    """Train a model on a file, judge it and ship it.
+
+    Reads, checks and splits the rows, chooses base and hyperparameters, trains, judges on the sealed test rows, writes a report and a bundle.
+    """
     from luthier.app.faces import ending, face
     from luthier.pilot.run import run as verb
 
@@ -115,7 +83,7 @@ def train(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train an experiment as it is written; judge, report and ship the result."""
+    """Train an experiment as it is written, judge and ship it."""
     from luthier.app.faces import ending, face
     from luthier.pilot.run import train as verb
 
@@ -156,7 +124,10 @@ def search(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search the hyperparameters; the trial that wins is trained on and is the final model."""
+    """Search the hyperparameters, train and ship the best.
+
+    Costs about as much as two runs. The trial that wins is trained to its end: it is the final model.
+    """
     from luthier.app.faces import ending, face
     from luthier.pilot.search import search as verb
 
@@ -172,7 +143,10 @@ def steer(
     space: Annotated[list[str] | None, typer.Option(help="Narrow a dimension of its space: optimizer.lr=5e-5..2e-4.")] = None,
     stop: Annotated[list[int] | None, typer.Option(help="Stop this trial where it is compared next.")] = None,
 ) -> None:
-    """Change a search that is running, from another terminal: narrow its space, or stop a trial."""
+    """Change a search while it runs.
+
+    Narrow its space or stop a trial, from another terminal.
+    """
     from luthier.pilot.steer import steer as verb
 
     print("\n".join(verb(study, space=space or (), stop=stop or ())))
@@ -189,7 +163,10 @@ def resume(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Continue a run or a search that was stopped; it ends with the same bits as if it had not been."""
+    """Continue a run or a search that was stopped.
+
+    It ends with the same bits as if it had not been stopped.
+    """
     from luthier.app.faces import ending, face
     from luthier.pilot.run import resume as verb
 
@@ -244,7 +221,7 @@ def chat(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="The folder of the run, or of the study.")]) -> None:
-    """Write the report.html of a run or a study again, from its folder."""
+    """Write the report.html of a run or a study again."""
     from luthier.pilot.report import report as verb
 
     print(verb(run))
@@ -268,7 +245,10 @@ def check(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check the rows: copies, leaks, wrong labels, shortcuts, personal data and more."""
+    """Check the rows for what spoils a model.
+
+    Finds copies, leaks, wrong labels, shortcuts, personal data and more.
+    """
     from luthier.app.faces import face
     from luthier.pilot.check import check as verb
 
@@ -298,7 +278,10 @@ def show(
     set: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Show one row as the model will see it, token by token, with what is learned."""
+    """Show one row as the model will see it.
+
+    Token by token, with what is learned.
+    """
     from luthier.app.faces import coloured
     from luthier.core.words import plural
     from luthier.pilot.show import ShownImage
@@ -325,63 +308,6 @@ def show(
 
 
 @app.command()
-def prove(
-    experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a run's folder.")],
-    set: Set = None,
-    seconds: Annotated[float, typer.Option(help="Stop after this many seconds.")] = 60.0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Prove the loss on an experiment's own rows and model, without training."""
-    from luthier.app.faces import face
-    from luthier.pilot.prove import prove as verb
-
-    with face(quiet or as_json) as shown:
-        found = verb(experiment, set=set or (), seconds=seconds, face=shown)
-    if as_json:
-        print(json.dumps([proof.model_dump() for proof in found], indent=2, ensure_ascii=False))
-    if any(proof.held is False for proof in found):
-        sys.exit(1)
-
-
-@app.command()
-def plan(
-    experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a run's folder.")],
-    set: Set = None,
-    seconds: Annotated[float, typer.Option(help="Measure for about this many seconds.")] = 30.0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Predict the time and the memory of a run, from a few measured steps."""
-    from luthier.app.faces import face, planned
-    from luthier.pilot.plan import plan as verb
-
-    with face(quiet or as_json) as shown:
-        made = verb(experiment, set=set or (), seconds=seconds, face=shown)
-    print(json.dumps({**made.forecast, "available": made.available}, indent=2) if as_json else "\n".join(planned(made)))
-
-
-@models_app.command("list")
-def list_models(as_json: Json = False) -> None:
-    """List the bases known by name."""
-    from luthier.pilot.models import models as verb
-
-    def line(row: dict[str, Any]) -> str:
-        where = "here" if row["here"] else f"{row['megabytes']} MB to fetch"
-        return f"{row['name']:<14} {row['kind']:<8} {row['licence']:<11} {row['language']:<13} {where:<16} {row['about']}"
-
-    _rows(verb(), as_json, line)
-
-
-@models_app.command("pull")
-def pull_model(name: str) -> None:
-    """Fetch a base, so that later runs need no connection."""
-    from luthier.pilot.models import pull as verb
-
-    print(verb(name, lambda line: print(line, file=sys.stderr))["folder"])
-
-
-@app.command()
 def similar(
     data: Annotated[str, typer.Argument(help="A file of rows with classes or answers, or a folder.")],
     bases: Annotated[
@@ -397,7 +323,10 @@ def similar(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare bases on your rows: which one suits them, how many blocks to freeze, which learning rate to start from."""
+    """Compare bases on your rows.
+
+    Says which one suits them, how many blocks to freeze, and which learning rate to start from.
+    """
     from luthier.app.faces import compared, face
     from luthier.pilot.similar import similar as verb
 
@@ -407,18 +336,8 @@ def similar(
     print(json.dumps([one.value() for one in done], indent=2) if as_json else "\n".join(compared(done)))
 
 
-@models_app.command("show")
-def show_model(name: str, as_json: Json = False) -> None:
-    """Show what is known about a base."""
-    from luthier.pilot.models import describe as verb
-
-    found = verb(name, lambda line: print(line, file=sys.stderr))
-    print(json.dumps(found, indent=2) if as_json else "\n".join(f"{key:<14} {value}" for key, value in found.items()))
-
-
-def _rows(rows: list[dict[str, Any]], as_json: bool, line: Any) -> None:
-    for row in rows:
-        print(json.dumps(row) if as_json else line(row))
+app.command()(prove)
+app.command()(plan)
 
 
 def main() -> None:
