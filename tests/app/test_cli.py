@@ -17,7 +17,7 @@ from tests.conftest import rows
 COMMANDS = ("run", "search", "similar", "check", "show", "prove", "plan", "train", "resume", "predict", "chat", "report", "models")
 
 
-def luthier(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+def luthier(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "luthier", *map(str, words)], check=False, capture_output=True, text=True, **options)  # type: ignore[call-overload]
 
 
