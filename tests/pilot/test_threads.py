@@ -32,7 +32,9 @@ def recorded(run: Run) -> int:
     return Experiment.load(run.folder / "experiment.yaml").environment["threads"]
 
 
-def test_a_run_that_began_on_two_threads_is_resumed_and_made_again_on_two_where_one_is_usual(bases: Any, table: Path, tmp_path: Path) -> None:
+def test_a_run_that_began_on_two_threads_is_resumed_and_made_again_on_two_where_one_is_usual(
+    bases: Any, table: Path, tmp_path: Path
+) -> None:
     """The first of them stops a run on two threads, the others begin on one."""
     asked: dict[str, Any] = {"base": str(bases("bert").folder), "set": SHORT, "force": True}
 
@@ -84,9 +86,13 @@ luthier.run(table, base=base, out=out, set=["training.steps=2", "training.dtype=
 """
 
 
-def test_a_run_says_so_once_where_torch_came_first_and_idle_threads_spin_as_long_as_they_like(bases: Any, table: Path, tmp_path: Path) -> None:
+def test_a_run_says_so_once_where_torch_came_first_and_idle_threads_spin_as_long_as_they_like(
+    bases: Any, table: Path, tmp_path: Path
+) -> None:
     for first, times in (("torch", 1), ("luthier", 0)):
-        shown = said(RUN, first, str(table), str(bases("bert").folder), str(tmp_path / first), OMP_NUM_THREADS="2", HF_HUB_OFFLINE="1").stdout
+        shown = said(
+            RUN, first, str(table), str(bases("bert").folder), str(tmp_path / first), OMP_NUM_THREADS="2", HF_HUB_OFFLINE="1"
+        ).stdout
         assert shown.count("torch was loaded before luthier") == times
         assert len(Run(tmp_path / first).happened("spin_unbounded")) == times
 
