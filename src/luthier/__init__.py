@@ -5,6 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.threads import bound_spinning
+
+bound_spinning()  # before torch is loaded
+
 if TYPE_CHECKING:
     from luthier.core.errors import (
         DataError,

@@ -71,7 +71,7 @@ class Experiment(Component):
     augment: Augment = Field(default_factory=lambda: Augment())
     training: Training = Field(default_factory=lambda: Training())
     environment: dict[str, Any] = Field(
-        default_factory=dict, description="Versions, threads and processor; filled in, and compared on resume."
+        default_factory=dict, description="Versions, threads and processor; filled in; on resume compared, and the threads set again."
     )
 
     @field_validator("objective", mode="before")

@@ -125,7 +125,9 @@ def test_the_bundle_scores_the_test_rows_as_the_verdict_did(finished: Run, table
     chosen = [json.loads(lines[row - 1]) for _, row in finished.json("splits.json")["rows"]["test"]]
     said = luthier.predict(finished.folder, [row["text"] for row in chosen])
     right = sum(one["label"] == row["label"] for one, row in zip(said, chosen, strict=True)) / len(chosen)
-    assert right == pytest.approx(finished.verdict["test"]["value"])  # type: ignore[index]
+    near = sum(max(one["probabilities"].values()) < 0.51 for one in said) / len(chosen)  # bf16 may round such a row to either side
+    float32 = finished.json("bundle/config.json")["dtype"] == "float32"
+    assert right == pytest.approx(finished.verdict["test"]["value"], abs=1e-9 if float32 else near + 1e-9)  # type: ignore[index]
 
 
 def test_a_chat_bundle_answers_and_talks(talked: Run) -> None:

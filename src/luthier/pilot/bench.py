@@ -149,11 +149,11 @@ def bench(
         begin(study, experiment, intake, choices, face, budget=None, force=True)
         from luthier.pilot.complete import opened_way
         from luthier.pilot.stages.proving import proven
-        from luthier.training.devices import settle
+        from luthier.training.devices import restored_threads, settle
         from luthier.training.watchers import Signals
 
         settle()
-        with Signals() as signals:
+        with Signals() as signals, restored_threads():
             way, experiment = opened_way(study, experiment, intake, face, clock, signals)
             proven(way, experiment)
     return Bench(study.folder.resolve(), dimensions)

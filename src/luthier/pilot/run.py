@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent, Watcher
@@ -107,7 +108,8 @@ def train(
     clock = Clock()
     face = face or Silent()
     seconds = seconds_of(budget)
-    experiment = written(experiment).set(*as_assignments(set)).model_copy(update={"environment": {}})
+    experiment = written(experiment).set(*as_assignments(set))
+    experiment = experiment.model_copy(update={"environment": _threads_again(experiment)})
     face.stage("data", experiment.data.path)
     intake = take_in(experiment.data)
     experiment = filled(experiment, intake)
@@ -155,6 +157,15 @@ def resume(
         from luthier.pilot.complete import complete
 
         return complete(place, experiment, intake, face, clock, watchers, other if allow_inexact else None)
+
+
+def _threads_again(experiment: Experiment) -> dict[str, Any]:
+    """Of what stands in an experiment about the machine, the number of threads, where all else is the same here: with it the same bytes come."""
+    if not experiment.environment:
+        return {}
+    from luthier.training.devices import differences
+
+    return {} if differences(experiment.environment) else {"threads": experiment.environment["threads"]}
 
 
 def _other_rows(experiment: Experiment, intake: Intake) -> list[str]:

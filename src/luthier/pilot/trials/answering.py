@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from luthier.core.errors import LuthierError, RunError
 from luthier.core.interfaces import Silent
 from luthier.core.run import Clock, Run
@@ -24,7 +22,7 @@ from luthier.studies.ends import trunk
 from luthier.studies.plan import Plan
 from luthier.studies.race import Trial
 from luthier.training.assemble import opened
-from luthier.training.devices import differences, settle
+from luthier.training.devices import differences, settle, use_threads
 from luthier.training.watchers import Signals
 
 
@@ -61,7 +59,7 @@ def stable_of(study: str) -> Stable:
     if plan.exists() and Plan.load(plan).ends:
         experiment = trunk(experiment)
     settle()
-    torch.set_num_threads(experiment.environment["threads"])
+    use_threads(experiment.environment["threads"])
     intake = take_in(experiment.data, checks=())
     base = resolve(experiment.model.base)
     tokenizer = load_tokenizer(base)
