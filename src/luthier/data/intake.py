@@ -17,7 +17,8 @@ from luthier.data.check.sheet import Sheet
 from luthier.data.infer import infer
 from luthier.data.near import clusters
 from luthier.data.parts import divided, together
-from luthier.data.rows import ENDINGS, Rejected, read
+from luthier.data.archives import choose_member, on_disk, tables_in
+from luthier.data.rows import ENDINGS, Rejected, format_of, plain_stem, read
 from luthier.data.spec import CLASSES, Data
 from luthier.data.split import PARTS
 from luthier.data.usable import classes, enough, said, set_aside, thinned, usable
@@ -98,7 +99,7 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
     spec = _three_files(spec)
     files = _files(spec)
     tables = {
-        name: read(Path(path), spec.format, spec.encoding, spec.header, spec.most_rows, spec.split_seed) for name, path in files.items()
+        name: read(Path(path), spec.format, spec.encoding, spec.header, spec.most_rows, spec.split_seed, spec.sheet) for name, path in files.items()
     }
     rejected = [row for rows in tables.values() for row in rows.rejected]
     enough({name: rows.values for name, rows in tables.items()}, rejected, spec.path)
@@ -132,7 +133,7 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
 def _files(spec: Data) -> dict[str, str]:
     """Part → its file, as far as it is given; none may be given twice."""
     given = (("train", spec.path), ("validation", spec.validation), ("test", spec.test))
-    files = {name: str(Path(path).absolute()) for name, path in given if path}
+    files = {name: str(choose_member(Path(path).absolute(), ENDINGS)) for name, path in given if path}
     twice = next((name for name in list(files)[1:] if files[name] == files["train"]), None)
     if twice:
         raise DataError(
@@ -143,7 +144,7 @@ def _files(spec: Data) -> dict[str, str]:
 
 def _fingerprint(spec: Data, files: Mapping[str, str]) -> dict[str, str]:
     """Part → hash of its file: those the experiment was made for, where it says so."""
-    found = {name: file_hash(Path(path)) for name, path in files.items()}
+    found = {name: file_hash(on_disk(Path(path))) for name, path in files.items()}
     changed = next((name for name in found if spec.fingerprint and spec.fingerprint.get(name) != found[name]), None)
     if changed:
         raise DataError(
@@ -171,12 +172,17 @@ def _refuse_leakage(spec: Data, sheet: Sheet, findings: list[Finding]) -> None:
 
 
 def _three_files(spec: Data) -> Data:
+    """The files of a folder or zip that are named for the parts of a split."""
     folder = Path(spec.path)
-    if not folder.is_dir():
+    if folder.is_dir():
+        files = sorted(folder.iterdir())
+    elif folder.suffix.lower() == ".zip" and folder.is_file():
+        files = [folder / name for name in tables_in(folder, ENDINGS)]
+    else:
         return spec
     found: dict[str, str] = {}
     for part, names in (("path", ("train",)), ("validation", ("validation", "valid", "dev", "val")), ("test", ("test",))):
-        for file in sorted(folder.iterdir()):
-            if file.stem in names and file.suffix.lower() in ENDINGS and file.suffix.lower() != ".txt":
+        for file in files:
+            if plain_stem(file) in names and format_of(file) and file.suffix.lower() != ".txt":
                 found.setdefault(part, str(file))
-    return spec.model_copy(update=found)
+    return spec.model_copy(update=found if "path" in found or folder.is_dir() else {})

@@ -35,7 +35,7 @@ def read_commas(reading: Reading) -> Rows:
         reader = csv.reader(stream, strict=True)
         last = [0]
         try:
-            return _rows(_numbered(reader, last), reading)
+            return table_of(_numbered(reader, last), reading)
         except csv.Error as problem:
             raise DataError(
                 f"{path}, line {last[0] + 1}: {problem} (a quote is opened and never closed, or stands inside a cell): {_line(reading, last[0] + 1)!r}",
@@ -47,7 +47,7 @@ def read_tabs(reading: Reading) -> Rows:
     """Read tab-separated rows; a quote is a character like any other."""
     with reading.stream(newline=None) as stream:
         lines = ((number, line.removesuffix("\n")) for number, line in enumerate(stream, 1))
-        return _rows(((number, line.split("\t")) for number, line in lines if line != ""), reading)
+        return table_of(((number, line.split("\t")) for number, line in lines if line != ""), reading)
 
 
 def _numbered(reader: Any, last: list[int]) -> Iterator[tuple[int, list[str]]]:
@@ -63,22 +63,33 @@ def _line(reading: Reading, number: int) -> str:
         return next(islice(stream, number - 1, None), "").rstrip("\r\n")[:60]
 
 
-def _rows(cells: Iterator[tuple[int, list[str]]], reading: Reading) -> Rows:
+def table_of(cells: Iterator[tuple[int, list[str]]], reading: Reading) -> Rows:
+    """Rows with names, of cells that are texts.
+
+    Args:
+        cells: the line of each row and its cells.
+        reading: what was asked for.
+
+    Raises:
+        DataError: no rows, columns without a name of their own, or rows of different widths.
+    """
     path, header = str(reading.path), reading.header
     firsts = list(islice(cells, LOOKED_AT))
     if not firsts:
         raise DataError(f"{path} holds no rows", "give a file with at least 30 rows")
     if header is None:
         header = not _first_row_is_data([row for _, row in firsts])
-    width = len(firsts[0][1]) if header else Counter(len(row) for _, row in firsts).most_common(1)[0][0]
+    widths = Counter(len(row) for _, row in firsts)
+    width = len(firsts[0][1]) if header else widths.most_common(1)[0][0]
     names = [name.strip() for name in firsts[0][1]] if header else [f"column_{number + 1}" for number in range(width)]
     if names[0] == "" and "column_1" not in names:
         names[0] = "column_1"  # a table's index, as pandas writes it
     if len(set(names)) < len(names) or "" in names:
         twice = next((name for name in names if names.count(name) > 1), "")
+        place = f" (column {names.index('') + 1})" if twice == "" else ""
         raise DataError(
-            f"{path}, line 1: the column name {twice!r} is {'empty' if twice == '' else 'there twice'}",
-            "give each column a name of its own",
+            f"{path}, line {firsts[0][0]}: the column name {twice!r}{place} is {'empty' if twice == '' else 'there twice'}",
+            "give each column a name of its own; the names stand in the first row",
         )
     found = reading.rows(names, header)
     for line, row in chain(firsts[1:] if header else firsts, cells):
@@ -89,10 +100,13 @@ def _rows(cells: Iterator[tuple[int, list[str]]], reading: Reading) -> Rows:
         if len(found.rejected) > max(MOST_BROKEN, found.met):
             break
     if len(found.rejected) > found.met:
+        usual = widths.most_common(1)[0][0]
         raise DataError(
             f"{path}: {len(found.rejected)} of {len(found.rejected) + found.met + header} rows do not have the {width} cells of the first line; "
             f"the first is line {found.rejected[0].line}",
-            "quote cells that contain the separator",
+            f"does a title stand above the names of the columns ({', '.join(firsts[0][1])[:60]!r})? Take it out: line 1 must name the {usual} columns"
+            if width == 1 and usual > 1 and header
+            else "quote cells that contain the separator",
         )
     return found
 
