@@ -19,9 +19,11 @@ from luthier.data.near import clusters
 from luthier.data.parts import divided, together
 from luthier.data.archives import choose_member, on_disk, tables_in
 from luthier.data.rows import ENDINGS, Rejected, format_of, plain_stem, read
+from luthier.data.sources.images import KEPT
 from luthier.data.spec import CLASSES, Data
 from luthier.data.split import PARTS
-from luthier.data.usable import classes, enough, said, set_aside, thinned, usable
+from luthier.data.unread import find_unread
+from luthier.data.usable import classes, enough, notes_of, said, set_aside, thinned, usable
 
 MOST_LEAKED = 0.01
 """Share of the given test rows that may also be training rows before the run is refused."""
@@ -30,6 +32,8 @@ QUICK = (
     "duplicates",
     "conflicts",
     "leakage",
+    "shares",
+    "groups",
     "balance",
     "spellings",
     "language",
@@ -82,8 +86,10 @@ class Intake:
         given = bool(self.spec.validation or self.spec.test or self.spec.time)
         firsts: dict[int, int] = {}
         known = [firsts.setdefault(self.clusters[record.source, record.row], number) for number, (record, _) in enumerate(rows)]
+        used = {*self.spec.input, self.spec.target, *KEPT}
+        others = tuple(dict.fromkeys(name for record, _ in rows for name in record.values if name not in used))
         return Sheet([record for record, _ in rows], [part for _, part in rows], given, self.spec.task or "", [text for text, _ in pairs],
-                     [label for _, label in pairs], known_clusters=known, **model)  # fmt: skip
+                     [label for _, label in pairs], known_clusters=known, target=self.spec.target, others=others, group=self.spec.group, **model)  # fmt: skip
 
 
 def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
@@ -119,7 +125,7 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
     images = filled.task == "image_classification"
     numbers = pictures.clusters([r.values["thumbnail"] for r in rows]) if images else clusters([said(r, filled)[0] for r in rows])
     known = {(record.source, record.row): number for record, number in zip(rows, numbers, strict=True)}
-    findings = [*set_aside(rejected), *thinned(tables, files, spec)]
+    findings = [*set_aside(rejected), *thinned(tables, files, spec), *notes_of(tables), *find_unread(tables["train"], shape, spec.input)]
     kept_together = together(parts, filled, known, findings)
     records = divided(parts, filled, kept_together)
     intake = Intake(filled, shape.reason, records, labels, rejected, findings, known, kept_together)

@@ -186,7 +186,8 @@ class Reading:
             if start.startswith(mark):
                 raise DataError(f"{path} is {kind}, not text", "give it its own ending (.parquet, .arrow), or save it as CSV")
         encoding = _encoding(start, path, self.encoding)
-        return io.TextIOWrapper(open_bytes(path), encoding=encoding, errors=_errors(path, encoding), newline=newline)
+        errors = _errors(path, encoding)
+        return io.TextIOWrapper(open_bytes(path), encoding=encoding, errors=errors, newline=newline)
 
 
 def format_of(path: Path) -> str | None:
