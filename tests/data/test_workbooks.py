@@ -34,6 +34,7 @@ def workbook(path: Path, merged: str = "", hidden: tuple[str, ...] = (), **sheet
         )
         styles = f'<Relationship Id="s" Type="{LINKS}/styles" Target="styles.xml"/>'
         package = "http://schemas.openxmlformats.org/package/2006/relationships"
+        book.writestr("_rels/.rels", f'<Relationships xmlns="{package}"><Relationship Id="r" Type="{LINKS}/officeDocument" Target="xl/workbook.xml"/></Relationships>')  # fmt: skip
         book.writestr("xl/workbook.xml", f'<workbook {MAIN} xmlns:r="{LINKS}"><sheets>{listed}</sheets></workbook>')
         book.writestr("xl/_rels/workbook.xml.rels", f'<Relationships xmlns="{package}">{links}{styles}</Relationships>')
         book.writestr("xl/styles.xml", f'<styleSheet {MAIN}><cellXfs count="2"><xf numFmtId="0"/><xf numFmtId="14"/></cellXfs></styleSheet>')

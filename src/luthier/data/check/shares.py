@@ -15,8 +15,8 @@ LEVEL = 0.001
 """Probability that chance alone makes any class of any two parts a finding."""
 LEAST_POINTS, LEAST_RATIO = 0.01, 1.33
 """A class is named when its shares differ by so much, and one is so many times the other: less hardly moves a score."""
-LEAST_MOVED = 0.1
-"""Many classes that differ a little each are a finding when so large a share of the rows would have to change its class, beyond chance."""
+LEAST_MOVED, MANY_CLASSES = 0.1, 10
+"""So many classes that differ a little each are a finding when so large a share of the rows would have to change its class, beyond chance."""
 SHOWN = 3
 
 
@@ -60,8 +60,8 @@ def _different(one: Mapping[str, int], two: Mapping[str, int], classes: Sequence
     beyond = [label for label in classes if gaps[label] > limit * spread[label] and _matters(_share(one, label), _share(two, label))]
     chance = math.sqrt(2 / math.pi)
     moved = (sum(gaps.values()) - chance * sum(spread.values())) / 2
-    noise = math.sqrt((1 - 2 / math.pi) * sum(value**2 for value in spread.values())) / 2
-    if not beyond and moved > max(LEAST_MOVED, limit * noise):
+    noise = math.sqrt((1 - 2 / math.pi) * sum(value**2 for value in spread.values()) / 2)  # √2 of what independent classes would give
+    if not beyond and len(classes) >= MANY_CLASSES and moved > max(LEAST_MOVED, limit * noise):
         beyond = [label for label in classes if gaps[label] > 0]
     return sorted(beyond, key=lambda label: (-gaps[label], label))
 
