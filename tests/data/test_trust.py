@@ -32,7 +32,10 @@ def parts_with(train: int, validation: int, test: int, of: Callable[[str, int], 
     """A sheet of given parts, each row's class a function of its part and number."""
     places = ["train"] * train + ["validation"] * validation + ["test"] * test
     numbers = [*range(train), *range(validation), *range(test)]
-    return sheet([(sentence(row), of(part, number)) for row, (part, number) in enumerate(zip(places, numbers, strict=True))], parts=lambda row: places[row])
+    return sheet(
+        [(sentence(row), of(part, number)) for row, (part, number) in enumerate(zip(places, numbers, strict=True))],
+        parts=lambda row: places[row],
+    )
 
 
 def test_given_parts_with_other_class_shares_are_a_finding_that_names_the_classes() -> None:
@@ -115,7 +118,9 @@ def labelled(column: str, value: Callable[[int], Any], near: bool) -> list[dict[
         ("label_id", lambda number: number // 2 % 2, True, False),  # the class by another name
     ],
 )
-def test_a_group_is_proposed_for_classes_only_by_name_and_evidence(column: str, value: Any, near: bool, proposed: bool, tmp_path: Path) -> None:
+def test_a_group_is_proposed_for_classes_only_by_name_and_evidence(
+    column: str, value: Any, near: bool, proposed: bool, tmp_path: Path
+) -> None:
     found = said(intake(tmp_path, labelled(column, value, near), target="label"), "groups")
     assert [one.remedy.endswith(f"--set data.group={column}") for one in found] == [True] * proposed
 
@@ -130,7 +135,16 @@ def test_both_texts_of_a_well_known_pair_are_read(names: tuple[str, str], tmp_pa
 
 
 def test_a_text_column_that_is_not_read_is_named_with_the_command_that_reads_it(tmp_path: Path) -> None:
-    made = [{"title": sentence(number), "body": f"{sentence(number + 200)} {sentence(number + 700)} and more", "label": "ab"[number % 2], "id": f"x{number}", "day": "2026-01-01"} for number in range(60)]
+    made = [
+        {
+            "title": sentence(number),
+            "body": f"{sentence(number + 200)} {sentence(number + 700)} and more",
+            "label": "ab"[number % 2],
+            "id": f"x{number}",
+            "day": "2026-01-01",
+        }
+        for number in range(60)
+    ]
     (found,) = said(intake(tmp_path, made), "columns.unread")
     assert "the text column 'title' (mean" in found.claim
     assert "read both: --input title,body --target label" in found.remedy

@@ -30,16 +30,22 @@ def workbook(path: Path, merged: str = "", hidden: tuple[str, ...] = (), **sheet
             for number, name in enumerate(sheets, 1)
         )
         links = "".join(
-            f'<Relationship Id="r{number}" Type="{LINKS}/worksheet" Target="worksheets/sheet{number}.xml"/>' for number in range(1, len(sheets) + 1)
+            f'<Relationship Id="r{number}" Type="{LINKS}/worksheet" Target="worksheets/sheet{number}.xml"/>'
+            for number in range(1, len(sheets) + 1)
         )
         styles = f'<Relationship Id="s" Type="{LINKS}/styles" Target="styles.xml"/>'
         package = "http://schemas.openxmlformats.org/package/2006/relationships"
         book.writestr("_rels/.rels", f'<Relationships xmlns="{package}"><Relationship Id="r" Type="{LINKS}/officeDocument" Target="xl/workbook.xml"/></Relationships>')  # fmt: skip
         book.writestr("xl/workbook.xml", f'<workbook {MAIN} xmlns:r="{LINKS}"><sheets>{listed}</sheets></workbook>')
         book.writestr("xl/_rels/workbook.xml.rels", f'<Relationships xmlns="{package}">{links}{styles}</Relationships>')
-        book.writestr("xl/styles.xml", f'<styleSheet {MAIN}><cellXfs count="2"><xf numFmtId="0"/><xf numFmtId="14"/></cellXfs></styleSheet>')
+        book.writestr(
+            "xl/styles.xml", f'<styleSheet {MAIN}><cellXfs count="2"><xf numFmtId="0"/><xf numFmtId="14"/></cellXfs></styleSheet>'
+        )
         for number, cells in enumerate(sheets.values(), 1):
-            body = "".join(f'<row r="{line}">{"".join(_cell(line, place, cell) for place, cell in enumerate(row))}</row>' for line, row in enumerate(cells, 1))
+            body = "".join(
+                f'<row r="{line}">{"".join(_cell(line, place, cell) for place, cell in enumerate(row))}</row>'
+                for line, row in enumerate(cells, 1)
+            )
             merge = f'<mergeCells count="1"><mergeCell ref="{merged}"/></mergeCells>' if merged and number == 1 else ""
             book.writestr(f"xl/worksheets/sheet{number}.xml", f"<worksheet {MAIN}><sheetData>{body}</sheetData>{merge}</worksheet>")
     return path  # fmt: skip
@@ -103,7 +109,10 @@ def test_merged_cells_and_formulas_without_a_result_are_said(tmp_path: Path) -> 
     cells[1][2] = ("=1+1", None)
     found = read(workbook(tmp_path / "rows.xlsx", merged="B2:B3", Data=cells))
     assert found.values[1]["label"] == "a"
-    assert ["1 cell was filled with the value of the merged cell" in claim or "formulas without a saved result" in claim for claim, _ in found.notes] == [True, True]
+    assert [
+        "1 cell was filled with the value of the merged cell" in claim or "formulas without a saved result" in claim
+        for claim, _ in found.notes
+    ] == [True, True]
 
 
 def test_a_workbook_that_cannot_be_read_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -96,7 +96,9 @@ def _open_member(path: Path, archive: Path) -> BinaryIO:
     try:
         info = directory.getinfo(name)
     except KeyError:
-        raise DataError(f"{archive} holds no {name!r}", nearest(name, [name for name in directory.namelist() if name[-1:] != "/"])) from None
+        raise DataError(
+            f"{archive} holds no {name!r}", nearest(name, [name for name in directory.namelist() if name[-1:] != "/"])
+        ) from None
     if info.flag_bits & 1:
         raise DataError(f"{path} is encrypted", "unpack it with its password, and give the file itself")
     return io.BufferedReader(_Unpacked(path, lambda: zipfile.ZipFile(archive).open(info), max(info.compress_size, 1)), 1 << 20)

@@ -22,7 +22,7 @@ from luthier.data.rows import ENDINGS, Rejected, format_of, plain_stem, read
 from luthier.data.sources.images import KEPT
 from luthier.data.spec import CLASSES, Data
 from luthier.data.split import PARTS
-from luthier.data.unread import find_unread
+from luthier.data.unread import find_file_names, find_unread
 from luthier.data.usable import classes, enough, notes_of, said, set_aside, thinned, usable
 
 MOST_LEAKED = 0.01
@@ -105,7 +105,8 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
     spec = _three_files(spec)
     files = _files(spec)
     tables = {
-        name: read(Path(path), spec.format, spec.encoding, spec.header, spec.most_rows, spec.split_seed, spec.sheet) for name, path in files.items()
+        name: read(Path(path), spec.format, spec.encoding, spec.header, spec.most_rows, spec.split_seed, spec.sheet)
+        for name, path in files.items()
     }
     rejected = [row for rows in tables.values() for row in rows.rejected]
     enough({name: rows.values for name, rows in tables.items()}, rejected, spec.path)
@@ -126,6 +127,7 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
     numbers = pictures.clusters([r.values["thumbnail"] for r in rows]) if images else clusters([said(r, filled)[0] for r in rows])
     known = {(record.source, record.row): number for record, number in zip(rows, numbers, strict=True)}
     findings = [*set_aside(rejected), *thinned(tables, files, spec), *notes_of(tables), *find_unread(tables["train"], shape, spec.input)]
+    findings += find_file_names(tables["train"], shape)
     kept_together = together(parts, filled, known, findings)
     records = divided(parts, filled, kept_together)
     intake = Intake(filled, shape.reason, records, labels, rejected, findings, known, kept_together)

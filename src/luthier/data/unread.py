@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ LEAST_DIFFERENT = 0.1
 SAME = 0.5
 """Share of the cells from which on a column is another form of one that is read."""
 NAMED = 3
+FILE = re.compile(r"[^\n]{0,250}\.(txt|md|pdf|docx?|html?|rtf|json|xml|csv|wav|mp3|flac|ogg|mp4|eml|png|jpe?g)", re.IGNORECASE)
 
 
 def find_unread(rows: Rows, shape: Shape, asked: Sequence[str]) -> list[Finding]:
@@ -51,6 +53,19 @@ def find_unread(rows: Rows, shape: Shape, asked: Sequence[str]) -> list[Finding]
             evidence={"unread": lengths},
         )
     ]
+
+
+def find_file_names(rows: Rows, shape: Shape) -> list[Finding]:
+    """An input column that names files instead of holding texts."""
+    some = rows.values[:LOOKED_AT]
+    if shape.task == "image_classification":
+        return []
+    for name in shape.input:
+        cells = [row[name].strip() for row in some if isinstance(row.get(name), str) and row[name].strip()]
+        if cells and sum(FILE.fullmatch(cell) is not None for cell in cells) > 0.9 * len(cells):
+            claim = f"the column {name!r} holds names of files ({cells[0][:60]!r}): the names are read, not what the files hold"
+            return [Finding(check="columns.files", severity="warning", claim=claim, remedy="put the texts themselves into the column, or give the folder of files")]  # fmt: skip
+    return []
 
 
 def _holds_texts(rows: Sequence[dict[str, Any]], name: str) -> bool:

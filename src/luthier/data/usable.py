@@ -53,7 +53,12 @@ def usable(rows: Rows, path: str, shape: Shape, rejected: list[Rejected]) -> lis
             rejected.append(Rejected(path, record.row, reason, dict(record.values)))
         else:
             kept.append(record)
-    if rows.values and not kept and shape.target in rows.columns and all(str(row.get(shape.target) or "").strip() == "" for row in rows.values):
+    if (
+        rows.values
+        and not kept
+        and shape.target in rows.columns
+        and all(str(row.get(shape.target) or "").strip() == "" for row in rows.values)
+    ):
         raise DataError(f"{path}: the column {shape.target!r} is empty in all {len(rows.values):,} rows", "fill it, or leave this file out")
     return kept
 
@@ -77,6 +82,8 @@ def _why_not(record: Record, shape: Shape) -> str:
     if not any(str(record.values.get(name) or "").strip() for name in shape.input):
         return "there is no text"
     label = record.values.get(shape.target)
+    if isinstance(label, dict | list):
+        return f"{shape.target} holds a {type(label).__name__}, not one label: a row has one class"
     if label is None or str(label).strip() == "":
         return f"there is no label ({shape.target!r} is empty)"
     return ""

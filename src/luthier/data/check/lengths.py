@@ -39,7 +39,11 @@ def _giant(sheet: Sheet) -> list[Finding]:
     """Single rows that are far longer than all others: a file pasted into a cell, or a quote that swallowed rows."""
     sizes = np.array([len(text) + (0 if sheet.classes else len(label)) for text, label in zip(sheet.texts, sheet.labels, strict=True)])
     usual = float(np.median(sizes)) if len(sizes) else 0.0
-    giant = [int(row) for row in np.argsort(-sizes, kind="stable")[: max(5, int(FEW_GIANT * len(sizes))) + 1] if sizes[row] >= max(GIANT, TIMES * usual)]
+    giant = [
+        int(row)
+        for row in np.argsort(-sizes, kind="stable")[: max(5, int(FEW_GIANT * len(sizes))) + 1]
+        if sizes[row] >= max(GIANT, TIMES * usual)
+    ]
     if not giant or sheet.images or len(giant) > max(5, FEW_GIANT * len(sizes)):
         return []
     first = sheet.records[giant[0]]

@@ -44,7 +44,9 @@ def check(sheet: Sheet) -> list[Finding]:
     else:
         other = next(part for part in pair if part != "train")
         claim = f"training and {other} rows have other class shares ({said}): the model learns to expect those of the training rows"
-        remedy = "take training rows as the others were taken, or try --set objective.class_weights=balanced; macro-F1 says more than accuracy"
+        remedy = (
+            "take training rows as the others were taken, or try --set objective.class_weights=balanced; macro-F1 says more than accuracy"
+        )
     return [sheet.finding("shares", "warning", claim, remedy, rows, shares=shares, parts=list(pair))]
 
 

@@ -12,6 +12,9 @@ from luthier.data.usable import tidy_label
 MISSING = {"nan", "na", "n/a", "null", "none", "nil", "?", "-", "--", "unknown", "undefined", "#n/a", "not available"}
 """How programs write a cell that holds nothing; a class of that name is often no class."""
 
+MANY_NUMBERS = 20
+"""Different numbers as labels from which on they look like amounts."""
+
 
 def check(sheet: Sheet) -> list[Finding]:
     """Labels that differ in case, spaces, punctuation, or as 1, 1.0, 01 and True do; nothing is merged by itself. Labels that read like empty cells."""
@@ -21,7 +24,7 @@ def check(sheet: Sheet) -> list[Finding]:
     groups: dict[str, list[str]] = defaultdict(list)
     for label in counts:
         groups[_meant(label)].append(label)
-    return _alike(sheet, counts, groups) + _missing(sheet, counts)
+    return _alike(sheet, counts, groups) + _missing(sheet, counts) + _amounts(counts)
 
 
 def _alike(sheet: Sheet, counts: Counter[str], groups: dict[str, list[str]]) -> list[Finding]:
@@ -49,6 +52,21 @@ def _missing(sheet: Sheet, counts: Counter[str]) -> list[Finding]:
     said = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in named)
     return [sheet.finding("spellings.missing", "note", f"labels that read like an empty cell are learned as classes: {said}",
                           "if these rows have no label, empty the cell: they are set aside then", rows, labels={label: counts[label] for label in named})]  # fmt: skip
+
+
+def _amounts(counts: Counter[str]) -> list[Finding]:
+    """Many numbers, as of a measure: they are learned as classes without an order."""
+    try:
+        numbers = [float(label) for label in counts]
+    except ValueError:
+        return []
+    codes = all(number.is_integer() for number in numbers) and max(numbers) - min(numbers) < 1.2 * len(
+        numbers
+    )  # as sets number their classes
+    if len(numbers) <= MANY_NUMBERS or codes:
+        return []
+    return [Finding(check="spellings.numbers", severity="warning", claim=f"the labels are {len(numbers):,} numbers from {min(numbers):g} to {max(numbers):g}: each is learned as a class of its own, without their order",
+                    evidence={"numbers": len(numbers)}, remedy="amounts are not learned here: make a few classes of them (low, middle, high), or name another column with --target")]  # fmt: skip
 
 
 def _meant(label: str) -> str:

@@ -120,7 +120,8 @@ def _refuse_unsound(reading: Reading) -> None:
         start = handle.read(8)
     if start.startswith(b"\xd0\xcf\x11\xe0"):
         raise DataError(
-            f"{path} is an old .xls workbook, or one with a password", "open it in a spreadsheet program and save it as .xlsx without a password"
+            f"{path} is an old .xls workbook, or one with a password",
+            "open it in a spreadsheet program and save it as .xlsx without a password",
         )
     if not start:
         raise DataError(f"{path} is empty", "give a file with at least 30 rows")
