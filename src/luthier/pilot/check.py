@@ -13,10 +13,13 @@ from luthier.core.finding import Finding
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import file_hash, write_file
 from luthier.core.words import plural
+from luthier.data.archives import on_disk
 from luthier.data.check import CHECKS
 from luthier.data.intake import QUICK, Intake, fitting, take_in
 from luthier.data.rows import ENDINGS, read, written
 from luthier.data.sources.images import KEPT
+from luthier.data.spec import CLASSES
+from luthier.data.usable import tidy_label
 from luthier.experiment import Changes, as_assignments
 from luthier.pilot.stages.asking import asked_for
 from luthier.studies.defaults import BASES
@@ -77,7 +80,7 @@ def check(
         set: changes to the data's settings: {"data.path": value}, or "data.path=value", one or several.
         model: also make the checks that look through a model (at 5,000 rows at most).
         page: write the flagged rows as a page here.
-        fix: write the training file without the rows that are certainly of no use here; what went is in FILE.journal.jsonl.
+        fix: write the training file here, without the rows that are certainly of no use and without spaces around labels; what was changed is in FILE.journal.jsonl.
         face: where progress is shown.
 
     Raises:
@@ -125,7 +128,7 @@ def _through(intake: Intake, base: str | None, face: Face) -> dict[str, Any]:
 
 
 def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) -> Path:
-    """The training file without what the checks would drop; the source stays as it is."""
+    """The training file without what the checks would drop, its labels without spaces around them; the source stays as it is."""
     source = Path(intake.spec.path)
     kind = ENDINGS.get(path.suffix.lower())
     if kind not in ("csv", "tsv", "jsonl"):
@@ -137,8 +140,12 @@ def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) 
         for file, line in found.evidence.get("drop", ()):
             if file == str(source):
                 why.setdefault(line, f"{found.check}: {found.claim}")
-    table = read(source, intake.spec.format, intake.spec.encoding, intake.spec.header)
+    table = read(source, intake.spec.format, intake.spec.encoding, intake.spec.header, sheet=intake.spec.sheet)
     rows = dict(zip(table.lines, table.values, strict=True))
+    changed = _tidied(rows, intake)
+    for line in changed.keys() & why.keys():
+        if str(rows[line][intake.spec.target or ""]) in intake.labels and why[line].startswith("set aside: the label "):
+            del why[line]  # it was alone with its spelling only
     columns = table.columns
     if intake.spec.task == "image_classification":  # named from where the new table lies; what was read from the files is read again
         columns = [name for name in columns if name not in KEPT]
@@ -149,16 +156,33 @@ def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) 
     journal = path.with_name(path.name + ".journal.jsonl")
     head = {
         "source": str(source),
-        "sha256": file_hash(source),
+        "sha256": file_hash(on_disk(source)),
         "result": path.name,
         "result_sha256": file_hash(path),
         "kept": len(kept),
         "dropped": len(why),
+        "changed": len(changed.keys() - why.keys()),
     }
-    lines = [head, *({"line": line, "why": reason, "row": rows.get(line)} for line, reason in sorted(why.items()))]
+    entries: dict[int, dict[str, Any]] = {line: {"line": line, "why": reason, "row": rows.get(line)} for line, reason in why.items()}
+    for line in changed.keys() - why.keys():
+        entries[line] = {"line": line, "why": "spellings: spaces around the label", "was": changed[line], "now": rows[line][intake.spec.target or ""]}  # fmt: skip
+    lines = [head, *(entries[line] for line in sorted(entries))]
     write_file(journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    face.say(f"{path}: {plural(len(kept), 'row')} kept, {len(why):,} dropped; each of them, with the reason, in {journal.name}")
+    mended = f", {plural(head['changed'], 'label')} without the spaces around" if head["changed"] else ""
+    face.say(f"{path}: {plural(len(kept), 'row')} kept, {len(why):,} dropped{mended}; each of them, with the reason, in {journal.name}")
     return path
+
+
+def _tidied(rows: dict[int, dict[str, Any]], intake: Intake) -> dict[int, str]:
+    """Take the spaces around labels away, in the rows; line → the label as it was."""
+    target, changed = intake.spec.target or "", {}
+    if intake.spec.task not in CLASSES:
+        return changed
+    for line, row in rows.items():
+        label = row.get(target)
+        if isinstance(label, str) and label.strip() and tidy_label(label) != label:
+            changed[line], rows[line] = label, {**row, target: tidy_label(label)}
+    return changed
 
 
 def _from(table: Path, file: Path) -> str:

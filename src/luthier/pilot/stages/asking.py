@@ -13,7 +13,7 @@ from luthier.core.hub import NAME
 from luthier.core.interfaces import Face
 from luthier.data.hub import from_hub
 from luthier.data.intake import Intake, take_in
-from luthier.data.rows import ENDINGS
+from luthier.data.rows import names_table
 from luthier.data.spec import Data
 from luthier.experiment import Experiment, number
 from luthier.studies.defaults import Choice, batch_for, choose, rate_for
@@ -55,13 +55,13 @@ def asked_for(
     columns = tuple(name.strip() for name in (input.split(",") if isinstance(input, str) else input or ()))
     given: dict[str, Any] = {"path": str(data), "target": target, "input": columns, "task": task, "validation": validation, "test": test}
     values = {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value not in (None, ())}
-    changes = {path.removeprefix("data."): number(text) for path, text in assigned(set).items() if path.startswith("data.")}
-    if "encoding" in changes:
-        changes["encoding"] = str(changes["encoding"])
+    typed = {path.removeprefix("data."): text for path, text in assigned(set).items() if path.startswith("data.")}
+    texts = ("encoding", "sheet", "group", "time", "target")  # a sheet or column may be called 2024
+    changes = {path: text if path in texts and number(text) is not None else number(text) for path, text in typed.items()}
     made = build(Data, {**values, **changes}, "data")
     assert isinstance(made, Data)
     name = str(data)
-    if not Path(name).exists() and NAME.match(name) and Path(name).suffix.lower() not in ENDINGS and not Path(name.split("/")[0]).exists():
+    if not Path(name).exists() and NAME.match(name) and not names_table(Path(name)) and not Path(name.split("/")[0]).exists():
         say(f"{name} is no file here: fetching the data set of that name from the hub")
         return from_hub(made, name)
     return made
