@@ -136,7 +136,9 @@ def test_a_well_known_model_without_its_owner_is_answered_with_its_id_on_the_hub
     assert "needs a connection" in caught.value.remedy
 
 
-@pytest.mark.parametrize("name, meant", [("minilm-l7", "minilm-l6"), ("mpnet", "mpnet-base"), ("MiniLM-L6", "minilm-l6"), ("smollm2-135", "smollm2-135m")])
+@pytest.mark.parametrize(
+    "name, meant", [("minilm-l7", "minilm-l6"), ("mpnet", "mpnet-base"), ("MiniLM-L6", "minilm-l6"), ("smollm2-135", "smollm2-135m")]
+)
 def test_an_embedded_base_is_suggested_only_for_a_name_that_is_nearly_its_own(name: str, meant: str) -> None:
     with pytest.raises(ModelError, match=f"did you mean '{meant}'"):
         resolve(name)
