@@ -7,10 +7,10 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from numbers import Number
+from typing import Any, cast
 
 from luthier.core.errors import DataError
-from luthier.core.run import plain
 
 Frame = Any
 """What `read_frame` reads; the libraries of data frames are no requirement, so no type of theirs can stand here."""
@@ -135,7 +135,8 @@ def _plain_cell(value: Any) -> Any:
         return [_plain_cell(item) for item in value]
     if isinstance(value, bytes):
         return value.hex()
-    value = plain(value)
+    if isinstance(value, Number) and hasattr(value, "item"):
+        value = cast(Any, value).item()  # of numpy
     if hasattr(value, "tolist"):
         return _plain_cell(value.tolist())
     if isinstance(value, float):
