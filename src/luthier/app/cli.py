@@ -39,7 +39,9 @@ Force = Annotated[bool, typer.Option("--force", help="Continue after a no-go of 
 
 @app.command()
 def run(
-    data: Annotated[str, typer.Argument(help="A csv, tsv, json or jsonl file, or a folder with train, validation and test files.")],
+    data: Annotated[
+        str, typer.Argument(help="A csv, tsv, json or jsonl file, or a folder with train, validation and test files; - for standard input.")
+    ],
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
     base: Annotated[
@@ -94,7 +96,9 @@ def train(
 
 @app.command()
 def search(
-    data: Annotated[str, typer.Argument(help="A file of rows or a folder; or an experiment.yaml, which is the default then.")],
+    data: Annotated[
+        str, typer.Argument(help="A file of rows or a folder; or an experiment.yaml, which is the default then; - for standard input.")
+    ],
     budget: Annotated[str, typer.Option(help="What all of it may cost: runs of the default (2x), or a time (10m).")] = "2x",
     trials: Annotated[int | None, typer.Option(help="So many, whatever they cost; as many as the budget pays for when not given.")] = None,
     space: Annotated[
@@ -178,42 +182,53 @@ def resume(
 @app.command()
 def predict(
     bundle: Annotated[Path, typer.Argument(help="RUN/bundle, or the run's folder.")],
-    data: Annotated[str, typer.Argument(help="A text in quotes, or a file of rows.")],
-    out: Annotated[Path | None, typer.Option(help="Write the rows with their predictions here (.csv or .jsonl).")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Tokens an answer may have.")] = 256,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A text in quotes, a file of rows, or - for standard input (JSON lines, CSV with a header, or one text a line)."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the rows with their predictions here, in the format of its ending: .csv .tsv .jsonl .json .parquet."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Write so many tokens an answer at most.")] = 256,
+    top: Annotated[int | None, typer.Option(min=1, help="Give so many of the likeliest classes, with their probabilities.")] = None,
+    abstain_below: Annotated[
+        float | None, typer.Option("--abstain-below", min=0, max=1, help="Leave the label out where the confidence is lower: 0.8.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
 ) -> None:
     """Classify texts, or answer prompts, with a bundle."""
-    from luthier.app.faces import clean
+    from luthier.app.faces import predicted, warn
     from luthier.pilot.predict import predict as verb
 
-    for row in verb(bundle, data, out=out, limit=limit):
-        if as_json:
-            print(json.dumps(row, ensure_ascii=False))
-        elif out is None:
-            print(clean(row["text"]) if "text" in row else f"{clean(row['label'])}  {row['probabilities'][row['label']]:.1%}")
+    rows = verb(bundle, data, out=out, limit=limit, top=top, abstain_below=abstain_below, say=warn)
+    for row in rows if as_json or out is None else ():
+        print(predicted(row, as_json))
     if out is not None and not as_json:
-        print(f"written to {out}")
+        unsure = sum(bool(row.get("abstained")) for row in rows)
+        print(
+            f"{len(rows):,} row{'' if len(rows) == 1 else 's'} written to {out}"
+            + (f", {unsure:,} of them without a label" if unsure else "")
+        )
 
 
 @app.command()
 def chat(
     bundle: Annotated[str, typer.Argument(help="RUN/bundle, the run's folder, or a decoder's name.")],
-    limit: Annotated[int, typer.Option(min=1, help="Tokens an answer may have.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, max=5, help="0 takes the likeliest token each time.")] = 0.0,
+    limit: Annotated[int, typer.Option(min=1, help="Write so many tokens an answer at most.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, max=5, help="Take chances with the tokens; 0 takes the likeliest each time.")] = 0.0,
+    file: Annotated[Path | None, typer.Option(help="Send the content of a text file as the first turn.")] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Of a pipe, send each line as a turn; else all of it is one.")] = False,
 ) -> None:
-    """Talk to a bundle; an empty line or Ctrl-D ends it."""
-    from luthier.app.faces import clean
+    """Talk to a bundle; a line of three double quotes begins and ends a turn of several lines; an empty line or Ctrl-D ends the chat."""
+    from luthier.app.faces import clean, warn
+    from luthier.app.turns import read_turns
     from luthier.pilot.predict import chat as verb
 
-    conversation = verb(bundle, limit=limit, temperature=temperature)
-    while True:
-        try:
-            text = input("you: " if sys.stdin.isatty() else "").strip()
-        except EOFError:
-            return
-        if not text:
-            return
+    conversation = verb(bundle, limit=limit, temperature=temperature, say=warn)
+    for text in read_turns(file, lines):
         for piece in conversation.say(text):
             print(clean(piece), end="", flush=True)
         print(flush=True)
@@ -229,7 +244,7 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of the run, or o
 
 @app.command()
 def check(
-    data: Annotated[str, typer.Argument(help="A file of rows, or a folder.")],
+    data: Annotated[str, typer.Argument(help="A file of rows, or a folder; - for standard input.")],
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
     base: Annotated[str | None, typer.Option(help="The base that will be trained; its tokenizer and context length are used.")] = None,
@@ -267,7 +282,7 @@ def check(
 
 @app.command()
 def show(
-    data: Annotated[str, typer.Argument(help="A file of rows, or a folder.")],
+    data: Annotated[str, typer.Argument(help="A file of rows, or a folder; - for standard input.")],
     row: Annotated[int | None, typer.Option(help="Show the row that begins on this line; the first training row when not given.")] = None,
     views: Annotated[int, typer.Option(help="Show this many augmented versions of it.", min=0, max=200)] = 0,
     page: Annotated[Path | None, typer.Option(help="Write an image and its augmented versions as a page here (.html).")] = None,
@@ -309,7 +324,7 @@ def show(
 
 @app.command()
 def similar(
-    data: Annotated[str, typer.Argument(help="A file of rows with classes or answers, or a folder.")],
+    data: Annotated[str, typer.Argument(help="A file of rows with classes or answers, or a folder; - for standard input.")],
     bases: Annotated[
         str,
         typer.Option(

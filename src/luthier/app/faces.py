@@ -26,6 +26,31 @@ def clean(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
 
 
+def warn(line: str) -> None:
+    """Say something beside the results, which go to standard output."""
+    print(f"luthier: {clean(line)}", file=sys.stderr)
+
+
+def predicted(row: dict[str, Any], as_json: bool) -> str:
+    """A prediction as a line: of a classifier its label and confidence; as JSON with all probabilities, or with those of the likeliest classes.
+
+    Args:
+        row: as `predict` returns it.
+        as_json: as a JSON object.
+    """
+    likeliest = {each["label"]: each["probability"] for each in row.get("top", ())}
+    if as_json:
+        said = {name: value for name, value in row.items() if name != "top"}
+        return json.dumps(said | ({"probabilities": likeliest} if likeliest else {}), ensure_ascii=False)
+    if "text" in row:
+        return clean(row["text"])
+    first = "(not sure)" if row.get("abstained") else clean(row["label"])
+    if row.get("abstained") and not likeliest:
+        likeliest = dict([max(row["probabilities"].items(), key=lambda pair: pair[1])])
+    others = [f"{clean(label)} {value:.1%}" for label, value in likeliest.items() if label != row["label"]]
+    return f"{first}  {row['confidence']:.1%}" + (f"  ({', '.join(others)})" if others else "")
+
+
 def coloured(pieces: Sequence[str], learned: Sequence[bool]) -> None:
     """Print a row's tokens; what is learned is green, or stands in ⟦ ⟧ where there are no colours."""
     from rich.console import Console

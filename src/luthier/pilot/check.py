@@ -17,11 +17,13 @@ from luthier.data.archives import on_disk
 from luthier.data.check import CHECKS
 from luthier.data.intake import QUICK, Intake, fitting, take_in
 from luthier.data.rows import ENDINGS, read, written
+from luthier.data.sources.frames import Frame
 from luthier.data.sources.images import KEPT
 from luthier.data.spec import CLASSES
 from luthier.data.usable import tidy_label
 from luthier.experiment import Changes, as_assignments
 from luthier.pilot.stages.asking import asked_for
+from luthier.pilot.stages.given import accepts_frames
 from luthier.studies.defaults import BASES
 
 WEIGHT = {"stop": 0, "warning": 1, "note": 2, "good": 3}
@@ -52,15 +54,16 @@ class Checked:
         )
 
 
+@accepts_frames
 def check(
-    data: str | Path,
+    data: str | Path | Frame,
     *,
     target: str | None = None,
     input: str | Sequence[str] | None = None,
     base: str | None = None,
     task: str | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
+    validation: str | Path | Frame | None = None,
+    test: str | Path | Frame | None = None,
     set: Changes = (),
     model: bool = True,
     page: str | Path | None = None,
@@ -70,13 +73,13 @@ def check(
     """Look for what makes a model look better than it is, or learn what it should not.
 
     Args:
-        data: a file of rows, or a folder.
+        data: a file of rows, or a folder; or rows in memory (a data frame, an Arrow table, a list of dicts), or "-" for standard input.
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read; inferred when not given.
         base: the base that will be trained; its tokens and context are what counts.
         task: classification or chat; inferred when not given.
-        validation: a file of validation rows, where the split is given.
-        test: a file of test rows, where the split is given.
+        validation: validation rows, where the split is given: a file, or rows in memory.
+        test: test rows, where the split is given: a file, or rows in memory.
         set: changes to the data's settings: {"data.path": value}, or "data.path=value", one or several.
         model: also make the checks that look through a model (at 5,000 rows at most).
         page: write the flagged rows as a page here.

@@ -11,20 +11,22 @@ from luthier.core.interfaces import Face, Silent, Watcher
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.data.intake import Intake, take_in
+from luthier.data.sources.frames import Frame
 from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.pilot.stages.asking import asked_for, assigned, chosen, filled, seconds_of, written
 from luthier.pilot.stages.beginning import begin, fresh_or_planned
+from luthier.pilot.stages.given import rows_in_run
 
 
 def run(
-    data: str | Path,
+    data: str | Path | Frame,
     *,
     target: str | None = None,
     input: str | Sequence[str] | None = None,
     base: str | None = None,
     task: str | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
+    validation: str | Path | Frame | None = None,
+    test: str | Path | Frame | None = None,
     budget: str | float | None = None,
     out: str | Path | None = None,
     set: Changes = (),
@@ -37,13 +39,14 @@ def run(
     """Read a file, choose a base and a starting point, try small, train, judge on sealed rows, report and ship.
 
     Args:
-        data: a .csv, .tsv, .json or .jsonl file, or a folder with train, validation and test files.
+        data: a .csv, .tsv, .json or .jsonl file, or a folder with train, validation and test files; or a data frame (pandas, polars),
+            an Arrow table or a list of dicts, which is written to data.jsonl in the run's folder; or "-" for standard input.
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read (a list, or names with commas); inferred when not given.
         base: a name from `luthier models list`, a folder, a bundle, or a hub id; or auto, for the one that suits the rows, of those on this machine.
         task: classification or chat; inferred when not given.
-        validation: a file of validation rows, where the split is given.
-        test: a file of test rows, where the split is given.
+        validation: validation rows, where the split is given: a file, or rows as for `data`.
+        test: test rows, where the split is given: a file, or rows as for `data`.
         budget: the most the whole run may take, such as "5m". Where it is enough for several runs, hyperparameters are searched; where it
             is not enough for one, the epochs are cut to fit.
         out: the run folder; `runs/<time>` when not given.
@@ -65,20 +68,24 @@ def run(
     face = face or Silent()
     seconds = seconds_of(budget)
     changes = as_assignments(set)
-    face.stage("data", str(data))
-    intake = take_in(asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=changes, say=face.say))
-    experiment, choices = chosen(intake, base, changes, seed, face, seconds)
-    place = Run.create(Path(out) if out else Path("runs") / Run.fresh_name())
-    with place.named_when_stopped(), place.owned():
-        searches = not (watchers or plan_only or experiment.data.folds)
-        stay = [*assigned(changes)] if searches else None
-        begin(place, experiment, intake, choices, face, budget=seconds, force=force, stay=stay)
-        if plan_only:
-            place.event("planned_only")
-            return place
-        from luthier.pilot.complete import complete
+    folder = Path(out) if out else Path("runs") / Run.fresh_name()
+    with rows_in_run(folder, data, validation, test) as (made, rows, validation_rows, test_rows):
+        face.stage("data", str(rows))
+        intake = take_in(
+            asked_for(rows, target=target, input=input, task=task, validation=validation_rows, test=test_rows, set=changes, say=face.say)
+        )
+        experiment, choices = chosen(intake, base, changes, seed, face, seconds)
+        place = made or Run.create(folder)
+        with place.named_when_stopped(), place.owned():
+            searches = not (watchers or plan_only or experiment.data.folds)
+            stay = [*assigned(changes)] if searches else None
+            begin(place, experiment, intake, choices, face, budget=seconds, force=force, stay=stay)
+            if plan_only:
+                place.event("planned_only")
+                return place
+            from luthier.pilot.complete import complete
 
-        return complete(place, experiment, intake, face, clock, watchers)
+            return complete(place, experiment, intake, face, clock, watchers)
 
 
 def train(

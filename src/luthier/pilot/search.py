@@ -10,9 +10,11 @@ from luthier.core.interfaces import Face, Silent
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.core.words import plural
+from luthier.data.sources.frames import Frame
 from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.pilot.stages.asking import assigned, default_for, seconds_of
 from luthier.pilot.stages.beginning import begin
+from luthier.pilot.stages.given import rows_in_run
 from luthier.studies.backends import backend_of
 from luthier.studies.defaults import space_for
 from luthier.studies.plan import Asked
@@ -23,7 +25,7 @@ BUDGET = "2x"
 
 
 def search(
-    data: str | Path,
+    data: str | Path | Frame,
     *,
     budget: str | float = BUDGET,
     trials: int | None = None,
@@ -45,7 +47,7 @@ def search(
     """Search the hyperparameters, train, judge on sealed rows, report and ship.
 
     Args:
-        data: a file of rows or a folder, or an experiment.yaml, which is the default then.
+        data: a file of rows or a folder, or an experiment.yaml, which is the default then; or rows in memory, or "-", as for `run`.
         budget: what everything may cost: in runs of the default ("2x") or in time ("10m").
         trials: so many, whatever they cost; as many as the budget pays for when not given.
         space: dimensions that join or take the place of the default ones, such as "optimizer.lr=1e-5..1e-3".
@@ -82,18 +84,20 @@ def search(
         backend_of(backend)
     if trials is not None and trials < 2:
         raise ExperimentError(f"a search of {plural(trials, 'trial')} compares nothing", "give 2 or more, or use `luthier train`")
-    experiment, intake, choices = default_for(
-        data, changes, face, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds
-    )
-    fixed = [*assigned(changes)]
-    _checked(experiment, trials or 2, fixed, space, points)
-    study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
-    with study.named_when_stopped(), study.owned():
-        Asked(seed, fixed, runs, seconds, trials, list(space), sampler, list(points), workers, backend).note(study)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
-        begin(study, experiment, intake, choices, face, budget=seconds, force=force)
-        from luthier.pilot.complete import complete
+    folder = Path(out) if out else Path("studies") / Run.fresh_name()
+    with rows_in_run(folder, data) as (made, rows):
+        experiment, intake, choices = default_for(
+            rows, changes, face, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds
+        )
+        fixed = [*assigned(changes)]
+        _checked(experiment, trials or 2, fixed, space, points)
+        study = Study((made or Run.create(folder)).folder)
+        with study.named_when_stopped(), study.owned():
+            Asked(seed, fixed, runs, seconds, trials, list(space), sampler, list(points), workers, backend).note(study)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
+            begin(study, experiment, intake, choices, face, budget=seconds, force=force)
+            from luthier.pilot.complete import complete
 
-        complete(study, experiment, intake, face, clock)
+            complete(study, experiment, intake, face, clock)
     return study
 
 

@@ -13,9 +13,11 @@ from luthier.core.interfaces import Silent
 from luthier.core.types import Record
 from luthier.data.augment import Augment
 from luthier.data.intake import Intake, take_in
+from luthier.data.sources.frames import Frame
 from luthier.data.sources.images import pixels
 from luthier.experiment import Changes, as_assignments, number
 from luthier.pilot.stages.asking import asked_for, assigned, chosen
+from luthier.pilot.stages.given import accepts_frames
 
 SIDE = 256
 """Of a shown image, at most, in pixels."""
@@ -71,8 +73,9 @@ class ShownImage:
     page: str | None
 
 
+@accepts_frames
 def show(
-    data: str | Path,
+    data: str | Path | Frame,
     row: int | None = None,
     *,
     views: int = 0,
@@ -86,7 +89,7 @@ def show(
     """Render one row as the model will see it, token by token, with what is learned; of an image, its changed views.
 
     Args:
-        data: a file of rows, or a folder.
+        data: a file of rows, or a folder; or rows in memory (a data frame, an Arrow table, a list of dicts), or "-" for standard input.
         row: the line it begins on; the first training row when not given.
         views: so many changed views of it, as `augment` makes them.
         page: an HTML file to write an image and its views to.
