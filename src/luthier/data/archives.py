@@ -121,7 +121,7 @@ class _Unpacked(io.RawIOBase):
         size: compressed.
     """
 
-    def __init__(self, path: Path, begin: Callable[[], IO[bytes]], size: int) -> None:
+    def __init__(self, path: Path, begin: Callable[[], IO[bytes] | gzip.GzipFile], size: int) -> None:
         super().__init__()
         self._path, self._begin, self._size, self._place = path, begin, size, 0
         self._stream = self._guarded(begin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 from luthier.core.finding import Finding
 from luthier.data.check.sheet import Sheet
@@ -74,7 +75,7 @@ def _of_classes(sheet: Sheet) -> list[Finding]:
     return [sheet.finding("groups", "note", claim, f"to test on others than those that were trained on: --set data.group={column}", rows, column=column, **numbers)]  # fmt: skip
 
 
-def _grouping_column(sheet: Sheet, clusters: Sequence[Sequence[int]], need_name: bool) -> tuple[str, Mapping[str, float]]:
+def _grouping_column(sheet: Sheet, clusters: Sequence[Sequence[int]], need_name: bool) -> tuple[str, Mapping[str, Any]]:
     """The column that keeps the clusters together, and its numbers; an empty name where there is none.
 
     Args:
@@ -93,7 +94,7 @@ def _grouping_column(sheet: Sheet, clusters: Sequence[Sequence[int]], need_name:
     return max(found, key=lambda each: each[:2])[2:] if found else ("", {})
 
 
-def _numbers(sheet: Sheet, column: str, clusters: Sequence[Sequence[int]]) -> Mapping[str, float] | None:
+def _numbers(sheet: Sheet, column: str, clusters: Sequence[Sequence[int]]) -> Mapping[str, Any] | None:
     """How well a column groups the clusters; None where it does not, or has not the shape of a group."""
     cells: list[Hashable] = [record.values.get(column) for record in sheet.records]
     if any(isinstance(cell, list | dict | float | bool) for cell in cells):
