@@ -11,15 +11,14 @@ from typing import Any
 
 from luthier.core.errors import DataError, nearest
 from luthier.core.types import Record
+from luthier.data.archives import on_disk
 from luthier.data.chat import asked, checked
-from luthier.data.rows import ENDINGS, Rows, read, sift
+from luthier.data.rows import Rows, names_table, read, sift
 from luthier.data.sources.frames import STDIN, format_of, in_memory, named, read_frame, read_stdin
 
 MEMORY = "the rows given"
 TURNS = ("messages", "conversations")
 """Columns that hold the turns of a conversation; a text there is one turn."""
-ARCHIVES = (".gz", ".zip", ".xlsx", ".xls")
-"""Endings that nobody gives to a text; whether such a file can be read is for `read` to say."""
 
 
 def rows_to_predict(data: Any, columns: Sequence[str], chat: bool) -> tuple[list[Record], Path | None]:
@@ -57,11 +56,11 @@ def _file(data: str | os.PathLike[str]) -> Path | None:
     if not isinstance(data, str):
         return path
     try:
-        exists = bool(data) and path.exists()
+        exists = bool(data) and on_disk(path).exists()
     except (OSError, ValueError):  # too long, or with a character that no file's name has
         return None
-    if not exists and " " not in data and "\n" not in data and path.suffix.lower() in (*ENDINGS, *ARCHIVES):
-        beside = [entry.name for entry in path.parent.iterdir() if entry.suffix.lower() in ENDINGS] if path.parent.is_dir() else []
+    if not exists and " " not in data and "\n" not in data and names_table(path):
+        beside = [entry.name for entry in path.parent.iterdir() if names_table(entry)] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}", nearest(path.name, beside) if beside else "check the path, or give a text as a list")
     return path if exists else None
 
