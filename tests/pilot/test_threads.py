@@ -23,6 +23,7 @@ SHORT = [*QUICK, "training.dtype=float32", "training.steps=6", "training.evaluat
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     assert torch.get_num_threads() == 1, "a run gives back the threads that it found"
     torch.set_num_threads(before)
