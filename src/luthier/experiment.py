@@ -52,6 +52,10 @@ class Training(Component):
         description="What the model computes in; auto chooses bfloat16 where the processor multiplies it fast, and is written down.",
     )
     evaluations_per_epoch: float = Field(default=2.0, gt=0, description="How often the model is evaluated on the validation rows.")
+    metric: str = Field(
+        default="auto",
+        description="Decides the checkpoint, early stopping, the search and the verdict: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss or f1:LABEL; for chat loss, bits_per_byte, chrf or rouge_l; or a function of your own, module:function. auto is replaced by what suits the rows, and written down.",
+    )
     patience: int = Field(default=6, ge=1, description="Evaluations without a better one before the run stops early.")
     checkpoint_seconds: float = Field(
         default=60.0, ge=0, description="At most this often a checkpoint is written, and no more often than 20 times what one costs."
@@ -164,7 +168,7 @@ class Experiment(Component):
         changed = self
         for assignment in (text for change in changes for text in as_assignments(change)):
             path, _, text = assignment.partition("=")
-            changed = changed.replace(path.strip(), number(text.strip()))
+            changed = changed.replace(path.strip(), text.strip() if path.strip() == "training.metric" else number(text.strip()))
         return changed
 
     def planned_steps(self, rows: int) -> int:

@@ -34,6 +34,12 @@ Budget = Annotated[
     str | None,
     typer.Option(help="The most that all of it may take: 90s, 5m, 2h. A `run` whose time is enough for several runs is a search."),
 ]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        help="What decides: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss, f1:LABEL; chat: loss, bits_per_byte, chrf, rouge_l; or module:function, your own."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Continue after a no-go of the small run.")]
 
 
@@ -51,6 +57,7 @@ def run(
         ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    metric: Metric = None,
     validation: Annotated[Path | None, typer.Option(help="A file of validation rows, where the split is given.")] = None,
     test: Annotated[Path | None, typer.Option(help="A file of test rows, where the split is given.")] = None,
     budget: Budget = None,
@@ -70,7 +77,7 @@ def run(
     from luthier.pilot.run import run as verb
 
     with face(quiet or as_json) as shown:
-        done = verb(data, target=target, input=input, base=base, task=task, validation=validation, test=test, budget=budget, out=out,
+        done = verb(data, target=target, input=input, base=base, task=task, metric=metric, validation=validation, test=test, budget=budget, out=out,
                     set=set or (), seed=seed, plan_only=plan_only, force=force, face=shown)  # fmt: skip
     ending(done, as_json)
 
@@ -80,6 +87,7 @@ def train(
     experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a folder that holds one.")],
     out: Out = None,
     set: Set = None,
+    metric: Metric = None,
     budget: Budget = None,
     force: Force = False,
     as_json: Json = False,
@@ -90,7 +98,7 @@ def train(
     from luthier.pilot.run import train as verb
 
     with face(quiet or as_json) as shown:
-        done = verb(experiment, out=out, set=set or (), budget=budget, force=force, face=shown)
+        done = verb(experiment, out=out, set=set or (), metric=metric, budget=budget, force=force, face=shown)
     ending(done, as_json)
 
 
@@ -117,6 +125,7 @@ def search(
         ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    metric: Metric = None,
     out: Annotated[Path | None, typer.Option("--out", help="The study's folder; studies/<time> when not given.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="A change to the default, path=value; the field stays so.")] = None,
     seed: Annotated[int, typer.Option(help="Of the order of rows, dropout, new weights, and the proposals.")] = 1,
@@ -137,7 +146,7 @@ def search(
 
     with face(quiet or as_json) as shown:
         done = verb(data, budget=budget, trials=trials, space=space or (), sampler=sampler, points=points or (), target=target,
-                    input=input, base=base, task=task, out=out, set=set or (), seed=seed, workers=workers, backend=backend, force=force, face=shown)  # fmt: skip
+                    input=input, base=base, task=task, metric=metric, out=out, set=set or (), seed=seed, workers=workers, backend=backend, force=force, face=shown)  # fmt: skip
     ending(done, as_json)
 
 

@@ -135,6 +135,9 @@ class Scores:
         target: the right class where there are classes, # (examples,)
         probabilities: class probabilities where there are classes, # (examples, classes)
         bytes: UTF-8 bytes of what is learned where it is text, # (examples,)
+        labels: the classes by name, in the order of their numbers; empty where nobody knows them.
+        outputs: generated answers, None for rows that were given none, # (examples,)
+        references: what was to be said, # (examples,)
     """
 
     loss: np.ndarray
@@ -142,6 +145,14 @@ class Scores:
     target: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     bytes: np.ndarray | None = None
+    labels: tuple[str, ...] = ()
+    outputs: np.ndarray | None = None
+    references: np.ndarray | None = None
+
+    def part(self, rows: np.ndarray) -> Scores:
+        """The scores of some of the rows, in the given order (with repetition)."""
+        columns = {name: value[rows] for name, value in vars(self).items() if name != "labels" and value is not None}
+        return Scores(**columns, labels=self.labels)
 
 
 @dataclass(frozen=True)

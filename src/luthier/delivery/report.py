@@ -10,7 +10,7 @@ from luthier.core.run import Run, write_file
 from luthier.core.words import plural, several
 from luthier.delivery import figures
 from luthier.delivery.page import findings, folded, page, section, table, text, title_of
-from luthier.evaluation.metrics import METRICS
+from luthier.evaluation.metrics import METRICS, describe_metric
 from luthier.evaluation.verdict import sentence, shown, times
 from luthier.experiment import Experiment
 
@@ -60,7 +60,7 @@ def _verdict(verdict: dict[str, Any]) -> str:
     ]
     direction = "more" if verdict["higher_is_better"] else "less"
     about = (
-        f"{metric}: {METRICS[metric].about}; {direction} is better. 95 % intervals from 2,000 resamples, the same rows for all. "
+        f"{metric}: {describe_metric(metric)}; {direction} is better. 95 % intervals from 2,000 resamples, the same rows for all. "
         f"The {plural(test['n'], 'test row')} were opened {times(verdict['test_opened'])}, after every choice was made."
     )
     chart = figures.intervals(rows, lambda value: shown(metric, value))
@@ -140,10 +140,10 @@ def _curves(run: Run, verdict: dict[str, Any]) -> str:
 
 
 def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
-    numbers = {name: value for name, value in verdict["test"].items() if name in METRICS}
+    numbers = {name: value for name, value in verdict["test"].items() if name in METRICS or ":" in name}
     body = table(
         ("on the test rows", ""),
-        [(METRICS[name].about, shown(name, value)) for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()],
+        [(describe_metric(name), shown(name, value)) for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()],
     )
     if "rouge_l" in details:
         body += f"<p>ROUGE-L against the references of {plural(details['rouge_l']['n'], 'short test row')}: {details['rouge_l']['value']:.3f}.</p>"

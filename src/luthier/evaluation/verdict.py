@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,9 +32,12 @@ def decide(task: str, metrics: tuple[str, ...], ours: Scores, base: tuple[str, S
     sign = 1 if metric.higher else -1
     low, high = interval(name, ours)
 
+    def all_of(scores: Scores) -> dict[str, float]:
+        return {other: value for other, value in measure(scores, metrics[1:]).items() if math.isfinite(value)}
+
     def described(label: str, scores: Scores) -> dict[str, Any]:
         own_low, own_high = interval(name, scores)
-        return {"name": label, "value": measure(scores, (name,))[name], "low": own_low, "high": own_high}
+        return {"name": label, "value": measure(scores, (name,))[name], "low": own_low, "high": own_high, "metrics": all_of(scores)}
 
     rivals = {"base": described(*base)}
     best = max(trivial, key=lambda label: sign * measure(trivial[label], (name,))[name])
@@ -50,7 +54,7 @@ def decide(task: str, metrics: tuple[str, ...], ours: Scores, base: tuple[str, S
             "low": low,
             "high": high,
             "n": len(ours.loss),
-            **{other: measure(ours, (other,))[other] for other in metrics[1:]},
+            **all_of(ours),
         },
         "base": rivals["base"],
         "trivial": rivals["trivial"],
@@ -74,7 +78,7 @@ def sentence(verdict: Mapping[str, Any]) -> str:
 
 def shown(metric: str, value: float, signed: bool = False) -> str:
     """A metric's value as a person reads it: shares in percent (points where it is a difference)."""
-    if metric in ("accuracy", "macro_f1", "calibration_error"):
+    if metric in ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error") or metric.startswith("f1:"):
         return f"{100 * value:+.1f} points" if signed else f"{100 * value:.1f} %"
     return f"{value:+.4f}" if signed else f"{value:.4f}"
 

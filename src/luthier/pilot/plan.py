@@ -101,7 +101,7 @@ def measured_here(asked: str) -> None:
         experiment = Experiment.of(yaml.safe_load(question["experiment"]))
         experiment = decided(experiment)
         intake = take_in(experiment.data, checks=())
-        experiment = filled(experiment, intake)
+        experiment = filled(experiment.replace("training.metric", "auto"), intake)  # it takes no part in a step
         base = resolve(experiment.model.base)
         work = assemble(experiment, base, load_tokenizer(base), intake.records)
         print(json.dumps(forecast(work, question["seconds"]).value()))

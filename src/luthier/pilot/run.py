@@ -12,10 +12,13 @@ from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.data.intake import Intake, take_in
 from luthier.data.sources.frames import Frame
+from luthier.evaluation.choice import AUTO
 from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.pilot.stages.asking import asked_for, assigned, chosen, filled, seconds_of, written
 from luthier.pilot.stages.beginning import begin, fresh_or_planned
 from luthier.pilot.stages.given import rows_in_run
+from luthier.pilot.stages.metric import confirm_metric, with_metric
+from luthier.studies.defaults import metric_for
 
 
 def run(
@@ -25,6 +28,7 @@ def run(
     input: str | Sequence[str] | None = None,
     base: str | None = None,
     task: str | None = None,
+    metric: str | None = None,
     validation: str | Path | Frame | None = None,
     test: str | Path | Frame | None = None,
     budget: str | float | None = None,
@@ -45,6 +49,7 @@ def run(
         input: the column or columns that are read (a list, or names with commas); inferred when not given.
         base: a name from `luthier models list`, a folder, a bundle, or a hub id; or auto, for the one that suits the rows, of those on this machine.
         task: classification or chat; inferred when not given.
+        metric: that decides the checkpoint, early stopping, the search and the verdict: "macro_f1", "f1:LABEL", "module:function" and others; what suits the rows when not given.
         validation: validation rows, where the split is given: a file, or rows as for `data`.
         test: test rows, where the split is given: a file, or rows as for `data`.
         budget: the most the whole run may take, such as "5m". Where it is enough for several runs, hyperparameters are searched; where it
@@ -67,7 +72,7 @@ def run(
     clock = Clock()
     face = face or Silent()
     seconds = seconds_of(budget)
-    changes = as_assignments(set)
+    changes = with_metric(as_assignments(set), metric)
     folder = Path(out) if out else Path("runs") / Run.fresh_name()
     with rows_in_run(folder, data, validation, test) as (made, rows, validation_rows, test_rows):
         face.stage("data", str(rows))
@@ -93,6 +98,7 @@ def train(
     *,
     out: str | Path | None = None,
     set: Changes = (),
+    metric: str | None = None,
     budget: str | float | None = None,
     force: bool = False,
     face: Face | None = None,
@@ -104,6 +110,7 @@ def train(
         experiment: an experiment.yaml, a run folder, or the value itself.
         out: the run folder; `runs/<time>` when not given. A folder made by `--plan-only` may be given again.
         set: changes: {"optimizer.lr": 1e-4}, or "path=value", one or several.
+        metric: that decides the checkpoint, early stopping, the search and the verdict: "macro_f1", "f1:LABEL", "module:function" and others; as written when not given.
         budget: the most the whole run may take, such as "5m".
         force: go on after a no-go of the small run.
         face: where progress is shown.
@@ -115,14 +122,16 @@ def train(
     clock = Clock()
     face = face or Silent()
     seconds = seconds_of(budget)
-    experiment = written(experiment).set(*as_assignments(set))
+    changes = with_metric(as_assignments(set), metric)
+    experiment = written(experiment).set(*changes)
     experiment = experiment.model_copy(update={"environment": _threads_again(experiment)})
     face.stage("data", experiment.data.path)
     intake = take_in(experiment.data)
-    experiment = filled(experiment, intake)
+    choices = metric_for(intake)[:1] if experiment.training.metric == AUTO else []
+    experiment = filled(experiment, intake, changes)
     place = fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
     with place.named_when_stopped(), place.owned():
-        begin(place, experiment, intake, [], face, budget=seconds, force=force)
+        begin(place, experiment, intake, choices, face, budget=seconds, force=force)
         from luthier.pilot.complete import complete
 
         return complete(place, experiment, intake, face, clock, watchers)
@@ -156,6 +165,7 @@ def resume(
             face.say(f"{place.folder} is finished: nothing to resume")
             return place
         experiment = Experiment.load(place.folder / "experiment.yaml")
+        confirm_metric(place, experiment, allow_inexact)
         if force:
             place.event("forced")
         face.stage("data", experiment.data.path)

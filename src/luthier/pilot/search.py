@@ -15,6 +15,7 @@ from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.pilot.stages.asking import assigned, default_for, seconds_of
 from luthier.pilot.stages.beginning import begin
 from luthier.pilot.stages.given import rows_in_run
+from luthier.pilot.stages.metric import with_metric
 from luthier.studies.backends import backend_of
 from luthier.studies.defaults import space_for
 from luthier.studies.plan import Asked
@@ -36,6 +37,7 @@ def search(
     input: str | Sequence[str] | None = None,
     base: str | None = None,
     task: str | None = None,
+    metric: str | None = None,
     out: str | Path | None = None,
     set: Changes = (),
     seed: int = 1,
@@ -57,6 +59,7 @@ def search(
         input: the column or columns that are read; inferred when not given.
         base: a name from `luthier models list`, a folder, a bundle, or a hub id; or auto, for the one that suits the rows, of those on this machine.
         task: classification or chat; inferred when not given.
+        metric: that decides the checkpoint, early stopping, the search and the verdict: "macro_f1", "f1:LABEL", "module:function" and others; what suits the rows when not given.
         out: the study's folder; `studies/<time>` when not given.
         set: changes to the default: {"optimizer.lr": 1e-4}, or "path=value", one or several; such a field stays as it is set.
         seed: of the order of rows, dropout, new weights, and the proposals.
@@ -75,7 +78,7 @@ def search(
     clock = Clock()
     face = face or Silent()
     runs, seconds = budget_of(budget)
-    changes = as_assignments(set)
+    changes = with_metric(as_assignments(set), metric)
     if sampler not in SAMPLERS:
         raise ExperimentError(f"there is no sampler {sampler!r}", f"choose one of {', '.join(SAMPLERS)}")
     if workers < 1:

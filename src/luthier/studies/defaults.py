@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ExperimentError
 from luthier.data.intake import Intake
+from luthier.evaluation.choice import AUTO
 from luthier.experiment import Experiment
 from luthier.objectives import OBJECTIVES
 from luthier.studies.space import Dimension, Space, parsed, value_at
@@ -69,6 +71,12 @@ STEPS = 100, 12
 ROWS_A_CLASS = (200, 8.0, "fewer than 200 rows a class: more passes")
 """Below this many training rows a class, at least this many epochs."""
 
+
+RARE = 0.1
+"""Of an even share of the training rows: a class that has less is all but invisible to accuracy."""
+EVEN = ("macro_f1", "balanced_accuracy")
+"""Metrics that count every class the same."""
+WEIGHTED, WHY_WEIGHTED = "balanced", "a rare class's rows count more"
 
 MANY_LONG = 0.1
 """Share of long rows above which they are read in windows."""
@@ -195,13 +203,14 @@ class Choice:
     reason: str
 
 
-def choose(intake: Intake, base: Base | None, seed: int) -> tuple[Experiment, list[Choice]]:
+def choose(intake: Intake, base: Base | None, seed: int, metric: str = AUTO) -> tuple[Experiment, list[Choice]]:
     """An experiment for these rows, with the reason for each value.
 
     Args:
         intake: the rows.
         base: that the person asked for; None takes the task's default.
         seed: of the experiment.
+        metric: that the person asked for.
 
     Raises:
         ExperimentError: the rows are for a task that has no objective.
@@ -227,6 +236,7 @@ def choose(intake: Intake, base: Base | None, seed: int) -> tuple[Experiment, li
         Choice("schedule.warmup", 0.1, "10 %: prevents early divergence (Mosbach et al. 2021)"),
         Choice("model.dropout", dropout, "the base's own" if dropout else "decoders are tuned without"),
         Choice("optimizer.weight_decay", decay, "not on biases and norms" if decay else "one pass over few rows needs none"),
+        *metric_for(intake, metric),
     ]
     long = _long(intake) if task == "classification" and len(intake.spec.input) == 1 else 0.0
     if long > MANY_LONG:
@@ -251,6 +261,35 @@ def choose(intake: Intake, base: Base | None, seed: int) -> tuple[Experiment, li
     for choice in choices:
         experiment = experiment.replace(choice.path, choice.value)
     return experiment, choices
+
+
+def metric_for(intake: Intake, asked: str = AUTO) -> list[Choice]:
+    """What decides, and class weights where a class is so rare that accuracy does not see it.
+
+    Args:
+        intake: the rows.
+        asked: the metric that the person asked for; it comes with weights where it counts every class the same.
+    """
+    if not intake.labels:
+        return [Choice("training.metric", "loss" if asked == AUTO else asked, "the answers' mean negative log-likelihood")]
+    rare = _rarest(intake)
+    if not rare:
+        return [Choice("training.metric", "accuracy" if asked == AUTO else asked, "no class is very rare: every row counts the same")]
+    chosen = [Choice("training.metric", "macro_f1" if asked == AUTO else asked, f"{rare}: macro-F1 decides, and classes are weighted")]
+    if chosen[0].value in EVEN:
+        chosen.append(Choice("objective.class_weights", WEIGHTED, f"{rare}: {WHY_WEIGHTED}"))
+    return chosen
+
+
+def _rarest(intake: Intake) -> str:
+    """Says which class has less than a tenth of an even share of the training rows; empty where none has."""
+    counts = Counter(dict.fromkeys(intake.labels, 0))
+    counts.update(str(record.values.get(intake.spec.target or "")) for record in intake.records["train"])
+    rows = len(intake.records["train"])
+    label = min(intake.labels, key=lambda label: counts[label])
+    if counts[label] >= RARE * rows / len(intake.labels):
+        return ""
+    return f"{label!r} has {counts[label]:,} of {rows:,} rows, less than a tenth of an even share"
 
 
 def batch_for(intake: Intake, epochs: float) -> Choice:

@@ -18,8 +18,9 @@ from luthier.core.randomness import permutation
 from luthier.core.types import Example, Scores
 from luthier.core.words import plural
 from luthier.evaluation.compare import paired
+from luthier.evaluation.generated import ANSWERED, add_answers
 from luthier.evaluation.metrics import measure
-from luthier.evaluation.score import score
+from luthier.evaluation.score import reads_answers, score
 from luthier.optim.schedules import Constant
 from luthier.training.steps import Work, steps
 
@@ -65,7 +66,7 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
     small = _small(work)
     held = small.validation[:FEWEST_ROWS]
     tokens = sum(len(example.tokens) for example in held)
-    before = score(small.model, small.objective, held)
+    before = score(small.model, small.objective, held, answers=0)
     weights = {name: master.clone() for name, master in small.masters.weights().items()}
     seen: list[Any] = []
     times: list[float] = []
@@ -79,8 +80,18 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
         if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)) or (now - began > limit and len(seen) >= 8):
             break
     scoring = time.monotonic()
-    after = score(small.model, small.objective, held)
+    after = score(small.model, small.objective, held, answers=0)
     scoring = (time.monotonic() - scoring) / tokens  # the second time: the first is slower, and only once
+    if reads_answers(work.objective, work.validation):
+        answered = time.monotonic()
+        after = add_answers(after, small.model, small.objective.tokenizer, held, ANSWERED)  # type: ignore[attr-defined]
+        answered = time.monotonic() - answered
+        scoring += answered / sum(
+            len(example.tokens) for example in work.validation
+        )  # each evaluation answers as many, however many rows it scores
+        face.say(
+            f"each evaluation also generates {min(ANSWERED, len(held))} answers: about {answered:.0f} s, because {work.objective.metrics[0]} decides"
+        )
     findings = [
         found
         for found in (
@@ -97,7 +108,10 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
     ]
     go = not any(found.severity == "stop" for found in findings)
     name = work.objective.metrics[0]
-    then, now_measured = measure(before, (name, "loss")), measure(after, (name, "loss"))
+    then, now_measured = (
+        measure(before, (name, "loss") if before.outputs is not None or after.outputs is None else ("loss",)),
+        measure(after, (name, "loss")),
+    )
     evidence = {
         "steps": len(seen),
         "rows": len(small.train),
@@ -230,7 +244,7 @@ def _answers_unrelated(work: Work, held: Sequence[Example]) -> Finding | None:
         asked = [token for token, learned in zip(other.tokens, other.target, strict=True) if not learned]
         said = [token for token, learned in zip(own.tokens, own.target, strict=True) if learned]
         swapped.append(replace(own, tokens=asked + said, target=[False] * len(asked) + [True] * len(said)))
-    value, low, _ = paired("loss", score(work.model, objective, rows), score(work.model, objective, swapped))
+    value, low, _ = paired("loss", score(work.model, objective, rows, answers=0), score(work.model, objective, swapped, answers=0))
     if low > 0:
         return None
     return Finding(check="smoke.answers", severity="warning", claim="the answers are no likelier after their own prompts than after other rows'",

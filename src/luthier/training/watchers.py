@@ -17,7 +17,7 @@ from luthier.core.interfaces import Face
 from luthier.core.run import Run
 from luthier.core.types import Scores, Step
 from luthier.data.batches import steps_in_epoch
-from luthier.evaluation.metrics import METRICS, measure
+from luthier.evaluation.metrics import measure, metric_of, never_predicted
 from luthier.evaluation.score import score
 from luthier.optim.schedules import share_done
 from luthier.training.checkpoints import Writer, name_of
@@ -173,7 +173,7 @@ class Evaluator:
         if better:
             self.best = {"step": number, **measured}
             self.writer.save(self.state(number), full=False, keep={number})
-        self.metrics.note(step=number, evaluation=measured, best=better)
+        self.metrics.note(step=number, evaluation=measured, best=better, **_unpredicted(scores))
         self.metrics.flush()
         (self.run.folder / "validation_losses").mkdir(exist_ok=True)
         save_file(
@@ -195,7 +195,7 @@ class Evaluator:
         """By how much a look is better than the best before it; below 0 where it is worse."""
         if name not in self.best:
             return math.inf
-        return (1 if METRICS[name].higher else -1) * (measured[name] - self.best[name])
+        return (1 if metric_of(name).higher else -1) * (measured[name] - self.best[name])
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint keeps about the run."""
@@ -205,6 +205,12 @@ class Evaluator:
         """Go back to a checkpoint's state."""
         self.best, self.worse, self.evaluated = state["best"], state["worse"], state["evaluated"]
         self.lowest = state.get("lowest")
+
+
+def _unpredicted(scores: Scores) -> dict[str, list[int]]:
+    """The classes that have rows and that no row was given, by number; nothing where there are none."""
+    missing = never_predicted(scores)
+    return {"never_predicted": missing} if missing else {}
 
 
 class Checkpointer:

@@ -12,6 +12,7 @@ from luthier.core.words import plural
 from luthier.data.intake import Intake
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
+from luthier.pilot.stages.metric import note_metric
 from luthier.studies.defaults import Choice
 
 
@@ -65,6 +66,7 @@ def begin(
         place.folder / "rejected.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False, default=str) + "\n" for row in intake.rejected)
     )
     place.event("created", seed=experiment.seed, budget=budget, stay=stay, choices=[vars(choice) for choice in choices])
+    note_metric(place, experiment)
     if force:
         place.event("forced")
     place.find(*intake.findings)

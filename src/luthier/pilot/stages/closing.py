@@ -13,6 +13,7 @@ from luthier.delivery.report import write_report
 from luthier.evaluation.verdict import finding
 from luthier.experiment import Experiment
 from luthier.pilot.stages.judging import judged
+from luthier.pilot.stages.unpredicted import missed_at, name_never_predicted
 from luthier.pilot.stages.way import Way
 from luthier.training import checkpoints
 from luthier.training.steps import Work
@@ -28,6 +29,7 @@ def concluded(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]
         best: the evaluation that chose it.
     """
     place, face = way.place, way.face
+    name_never_predicted(way, missed_at(place, best["step"]), "validation")
     face.stage("verdict", plural(len(way.intake.records["test"]), "sealed test row"))
     verdict = judged(way, experiment, work, best)
     face.stage("bundle")

@@ -12,13 +12,16 @@ import torch
 
 from luthier.core.types import Example, Scores
 from luthier.evaluation import baselines
-from luthier.evaluation.metrics import calibration, confusion, per_class
+from luthier.evaluation.choice import metrics_at_verdict
+from luthier.evaluation.generated import ANSWERED_AT_VERDICT
+from luthier.evaluation.metrics import calibration, confusion, never_predicted, per_class
 from luthier.evaluation.score import score
 from luthier.evaluation.verdict import decide, finding
 from luthier.experiment import Experiment
 from luthier.models.precision import compute_in
 from luthier.pilot.stages.features import Features
 from luthier.pilot.stages.samples import compared
+from luthier.pilot.stages.unpredicted import name_never_predicted
 from luthier.pilot.stages.way import Way
 from luthier.training.assemble import load_model, prefix
 from luthier.training.steps import Work
@@ -44,9 +47,9 @@ def judged(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -
         place.event("test_opened", rows=len(way.intake.records["test"]))
         test = way.examples("test")
         work.model.prefix = prefix(experiment, work.model, test, getattr(torch, experiment.training.dtype), {})
-        ours = score(work.model, work.objective, test, poll=way.signals.poll)
+        ours = score(work.model, work.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
         base, *trivial = [(name, scored(test)) for name, scored in rivals]
-    verdict = decide(task, work.objective.metrics, ours, base, dict(trivial))
+    verdict = decide(task, metrics_at_verdict(work.objective.metrics, task), ours, base, dict(trivial))
     verdict |= {
         "checkpoint": best["step"],
         "validation": {name: best[name] for name in work.objective.metrics},
@@ -54,6 +57,7 @@ def judged(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -
     }
     details = _rows(work, test, ours, base[1]) | (compared(way, work, test) if task == "chat" else _by_class(experiment, ours))
     place.write_json("evaluation.json", details)
+    name_never_predicted(way, never_predicted(ours), "test")
     place.find(finding(verdict))
     return verdict
 
@@ -66,7 +70,7 @@ def _chat_rivals(way: Way, experiment: Experiment, work: Work) -> Iterator[Rival
 
     def scored(test: Sequence[Example]) -> Scores:
         untouched.prefix = work.model.prefix  # frozen blocks say the same in both
-        return score(untouched, way.objective, test, poll=way.signals.poll)
+        return score(untouched, way.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
 
     yield [(f"{way.base.name}, untouched", scored), (trivial.name, trivial.score)]
 

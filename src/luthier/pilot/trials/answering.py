@@ -16,6 +16,7 @@ from luthier.data.intake import take_in
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
+from luthier.pilot.stages.metric import confirm_metric
 from luthier.pilot.stages.way import Way
 from luthier.pilot.trials.runner import Runner, Stable
 from luthier.studies.ends import trunk
@@ -55,6 +56,7 @@ def stable_of(study: str) -> Stable:
     """A study as one who only trains its trials sees it: its rows and its base are read once."""
     place = Run.open(Path(study))
     experiment = Experiment.load(place.folder / "experiment.yaml")
+    confirm_metric(place, experiment)
     plan = place.folder / "plan.yaml"
     if plan.exists() and Plan.load(plan).ends:
         experiment = trunk(experiment)

@@ -80,9 +80,9 @@ def searched(way: Way, experiment: Experiment) -> Study:
     if plan.ends:
         experiment = trunk(experiment)
     with _backend(asked, study, experiment) as backend:
-        stable = Stable(way, experiment, backend)
-        race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock), plan.portfolio,
-                    asked.workers, Abreast(study.folder, face, way.signals.poll))  # fmt: skip
+        stable, metric = Stable(way, experiment, backend), experiment.training.metric
+        race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock, metric), plan.portfolio,
+                    asked.workers, Abreast(study.folder, face, way.signals.poll), metric)  # fmt: skip
         if not study.noted("won"):
             face.stage("search", f"{plural(plan.trials, 'trial')}, about {plan.runs:.2f} runs with the final model")
         with stable.kept():
