@@ -8,7 +8,6 @@ from luthier.core.errors import ExperimentError
 from luthier.core.run import Run
 from luthier.data.intake import Intake
 from luthier.evaluation.choice import AUTO, resolve_metric
-from luthier.evaluation.metrics import needs_answers
 from luthier.evaluation.own import allow_function, describe_function, is_function, load_function
 from luthier.experiment import Experiment
 from luthier.studies.defaults import metric_for
@@ -69,8 +68,3 @@ def confirm_metric(place: Run, experiment: Experiment, allow_inexact: bool = Fal
             raise ExperimentError(f"the metric {name} has changed since the run began: it would not choose the same",
                                   f"put its file back, start a new run, or go on all the same: `luthier resume {place.folder} --allow-inexact`")  # fmt: skip
     load_function(name)
-
-
-def generates(experiment: Experiment) -> bool:
-    """Whether evaluations generate answers."""
-    return experiment.data.task == "chat" and needs_answers(experiment.training.metric, "chat")
