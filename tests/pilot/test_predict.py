@@ -253,17 +253,6 @@ def command(*words: object, said: str = "") -> tuple[str, LuthierError | None]:
 
 
 def test_predictions_from_the_command_line(classifier: Run, tmp_path: Path) -> None:
-    done = shell(
-        "predict", classifier.folder, "-", "--json", "--top", 1, "--abstain-below", 0.99, said="the phone was great\n\nthe film was dull\n"
-    )
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["row"] for row in found] == [1, 3], done.stderr
-    assert all(set(row) == {"row", "label", "confidence", "abstained", "probabilities"} and len(row["probabilities"]) == 1 for row in found)
-    plain = shell("predict", classifier.folder, "the phone was great", "--top", 2, "--abstain-below", 1).stdout
-    assert plain.startswith("(not sure)  ")
-    assert "yes " in plain
-    assert "no " in plain
-    out = tmp_path / "deep" / "said.csv"
     said = "the phone was great\n\nthe film was dull\n"
     shown, _ = command("predict", classifier.folder, "-", "--json", "--top", 1, "--abstain-below", 0.99, said=said)
     found = [json.loads(line) for line in shown.splitlines()]
