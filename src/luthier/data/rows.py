@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +17,7 @@ from luthier.core.errors import DataError, nearest
 from luthier.core.randomness import mix
 from luthier.core.types import Record
 from luthier.data.archives import TEXT_FORMATS, choose_member, is_packed, on_disk, open_bytes
+from luthier.data.encodings import choose_encoding, error_handling
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,6 @@ BINARY = {b"PAR1": "Parquet", b"ARROW1": "Arrow", b"%PDF": "PDF", b"SQLite": "SQ
 ROW_BYTES = 8 << 20
 """A row that holds more is set aside."""
 HALF = re.compile("[\ud800-\udfff]")
-FEW_BAD = 0.001
-"""Share of rows with invalid bytes up to which they are set aside; above it, the encoding is taken to be another one."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +183,8 @@ class Reading:
         for mark, kind in BINARY.items():
             if start.startswith(mark):
                 raise DataError(f"{path} is {kind}, not text", "give it its own ending (.parquet, .arrow), or save it as CSV")
-        encoding = _encoding(start, path, self.encoding)
-        errors = _errors(path, encoding)
+        encoding = choose_encoding(start, path, self.encoding)
+        errors = error_handling(path, encoding)
         return io.TextIOWrapper(open_bytes(path), encoding=encoding, errors=errors, newline=newline)
 
 
@@ -320,60 +318,6 @@ def unfit_reason(values: dict[str, Any]) -> str:
         if "\0" in text or (text is not value and "\\u0000" in text):
             return "a NUL byte inside the text"
     return f"it holds {size / (1 << 20):.0f} MiB, more than the {ROW_BYTES >> 20} MiB a row may have" if size > ROW_BYTES else ""
-
-
-def _encoding(start: bytes, path: Path, asked: str) -> str:
-    """What the bytes are read as: a byte order mark wins over what was asked."""
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
-    try:
-        codecs.lookup(asked)
-    except LookupError:
-        raise DataError(f"there is no encoding {asked!r}", "set data.encoding to utf-8, latin-1, cp1252, utf-16, …") from None
-    if asked.lower().replace("_", "-") not in ("utf-8", "utf8"):
-        return asked
-    if start.count(b"\0") > len(start) // 4:
-        raise DataError(f"{path} looks like UTF-16 without its byte order mark", "name it: --set data.encoding=utf-16-le (or utf-16-be)")
-    return "utf-8-sig"
-
-
-def _errors(path: Path, encoding: str) -> str:
-    """How invalid bytes are met: strictly where there are none, and so that their rows can be found where there are few.
-
-    Raises:
-        DataError: there are many; it is another encoding.
-    """
-    decoder = codecs.getincrementaldecoder(encoding)()
-    with open_bytes(path) as handle:
-        try:
-            for piece in iter(lambda: handle.read(1 << 20), b""):
-                decoder.decode(piece)
-            decoder.decode(b"", final=True)
-            return "strict"
-        except UnicodeDecodeError:
-            pass
-    with open_bytes(path) as handle:
-        raw = handle.read()
-    try:
-        raw.decode(encoding)
-    except UnicodeDecodeError as problem:
-        line = raw[: problem.start].count(b"\n") + 1
-        bad = sum(1 for _ in _bad_lines(raw)) if encoding == "utf-8-sig" else 0
-        if 0 < bad <= FEW_BAD * raw.count(b"\n"):
-            return "surrogateescape"
-        raise DataError(
-            f"{path}, line {line}, byte {problem.start}: {raw[problem.start : problem.start + 1]!r} is not {encoding.removesuffix('-sig')}",
-            "save the file as UTF-8, or name its encoding: --set data.encoding=cp1252",
-        ) from None
-    return "strict"
-
-
-def _bad_lines(raw: bytes) -> Iterator[int]:
-    for number, line in enumerate(raw.split(b"\n")):
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            yield number
 
 
 def written(kind: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
