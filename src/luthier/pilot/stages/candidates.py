@@ -79,8 +79,9 @@ def fit_candidates(way: Way, work: Work, features: Features, most_rows: int = ba
     divide_logits(work.model, temperatures[TRAINED])
     probe = LinearProbe(features.model, torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias), temperatures[PROBE])
     metric = work.objective.metrics[0]
-    ships = choose(held, metric)
-    why = explain(ships, metric, held)
+    asked = work.experiment.training.ships
+    ships = choose(held, metric) if asked == "auto" else asked
+    why = explain(ships, metric, held, asked != "auto")
     way.face.say(why)
     way.place.event("ships", candidate=ships, metric=metric, temperatures=temperatures, probe_rows=fitted.rows,
                     probe_seconds=round(probe_seconds, 2), validation={name: measure(scores, (metric, "loss")) for name, scores in held.items()})  # fmt: skip
@@ -88,13 +89,21 @@ def fit_candidates(way: Way, work: Work, features: Features, most_rows: int = ba
     return Candidates(ships, why, temperatures, held, seconds, probe)
 
 
-def explain(ships: str, metric: str, validation: Mapping[str, Scores]) -> str:
-    """Which candidate ships, and what the validation rows said of all, in one line."""
+def explain(ships: str, metric: str, validation: Mapping[str, Scores], asked: bool = False) -> str:
+    """Which candidate ships, and what the validation rows said of all, in one line.
+
+    Args:
+        ships: trained, probe or average.
+        metric: that decides.
+        validation: the scores of each on the validation rows.
+        asked: whether a person chose it, not the validation rows.
+    """
     values = {name: shown(metric, measure(scores, (metric,))[metric]) for name, scores in validation.items()}
+    start = "ships, as set" if asked else "ships"
     if ships == AVERAGE:
-        return f"ships: the average of {LABELS[TRAINED]} (validation {metric} {values[TRAINED]}) and {LABELS[PROBE]} ({values[PROBE]}): {values[AVERAGE]}"
+        return f"{start}: the average of {LABELS[TRAINED]} (validation {metric} {values[TRAINED]}) and {LABELS[PROBE]} ({values[PROBE]}): {values[AVERAGE]}"
     others = ", ".join(f"{'their average' if name == AVERAGE else LABELS[name]}: {values[name]}" for name in values if name != ships)
-    return f"ships: {LABELS[ships]} (validation {metric} {values[ships]}; {others})"
+    return f"{start}: {LABELS[ships]} (validation {metric} {values[ships]}; {others})"
 
 
 def score_candidates(
