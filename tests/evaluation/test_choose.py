@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from luthier.core.types import Scores
-from luthier.evaluation.calibrate import average
+from luthier.evaluation.calibrate import at_temperature, average, fit_temperature
 from luthier.evaluation.choose import choose, lead_of
 from luthier.evaluation.compare import paired
 
@@ -20,7 +20,8 @@ def drawn(count: int, skills: tuple[float, float], seed: int, classes: int = 3) 
         logits = skill * (np.eye(classes)[target] * skill + draws.normal(size=(count, classes)))
         shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         made[name] = Scores(-np.log(shares[np.arange(count), target]), np.ones(count), target, shares)
-    return made | {"average": average(made["trained"], made["probe"])}
+    both = average(made["trained"], made["probe"])
+    return made | {"average": at_temperature(both, fit_temperature(both))}
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "loss"])
@@ -41,7 +42,9 @@ def test_the_choice_is_seldom_far_from_the_best(rows: int) -> None:
     for seed in range(40):
         skills = (1.6, 0.8 + seed % 5 * 0.4)
         chosen = choose(drawn(rows, skills, seed), "accuracy")
-        right = {name: float((each.probabilities.argmax(1) == each.target).mean()) for name, each in drawn(4000, skills, seed + 999).items()}  # type: ignore[union-attr]
+        right = {
+            name: float((each.probabilities.argmax(1) == each.target).mean()) for name, each in drawn(4000, skills, seed + 999).items()
+        }  # type: ignore[union-attr]
         lost.append(max(right.values()) - right[chosen])
     assert np.mean(lost) < 0.01
 

@@ -51,6 +51,8 @@ def test_a_training_that_the_budget_cut_is_the_likely_reason_unless_it_won() -> 
     assert not cause(verdict("no_evidence", 0.0, -0.01, 0.01, ships="average"))
 
 
-@pytest.mark.parametrize("seconds, text", [(42.1, "50s"), (100.0, "100s"), (109.0, "110s"), (110.0, "2m"), (655.0, "11m"), (7200.0, "120m")])
+@pytest.mark.parametrize(
+    "seconds, text", [(42.1, "50s"), (100.0, "100s"), (109.0, "110s"), (110.0, "2m"), (655.0, "11m"), (7200.0, "120m")]
+)
 def test_a_budget_that_is_named_is_no_less_than_what_is_needed(seconds: float, text: str) -> None:
     assert budget(seconds) == text

@@ -27,7 +27,11 @@ def sentence(number: int) -> dict[str, str]:
     """A row whose class a word tells, but for one in ten, so that nobody is always right."""
     word = (GOOD if number % 2 else BAD)[number * 7 // 2 % 5]
     said = ("yes", "no")[number % 2] if number % 10 < 9 else ("no", "yes")[number % 2]
-    return {"text": f"the {('phone', 'film', 'meal')[number % 3]} {number} was {word}", "more": f"it was {word} {number % 7}", "label": said}
+    return {
+        "text": f"the {('phone', 'film', 'meal')[number % 3]} {number} was {word}",
+        "more": f"it was {word} {number % 7}",
+        "label": said,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +157,9 @@ def test_the_average_is_compared_with_the_probe_and_the_trivial_models(averaged:
 
 def test_a_bundle_of_an_average_or_a_probe_can_be_trained_further(bases, table: Path, idle: Run, averaged: Run, tmp_path: Path) -> None:
     for number, run in enumerate((idle, averaged)):
-        more = luthier.run(table, base=str(run.folder / "bundle"), input="text", target="label", out=tmp_path / str(number), set=IDLE, force=True)
+        more = luthier.run(
+            table, base=str(run.folder / "bundle"), input="text", target="label", out=tmp_path / str(number), set=IDLE, force=True
+        )
         assert more.verdict is not None
 
 
@@ -179,7 +185,9 @@ def test_a_run_stopped_in_its_closing_and_resumed_ships_the_same_bytes(averaged:
         assert resumed.verdict[name] == averaged.verdict[name]
 
 
-def test_where_the_budget_cut_the_training_the_verdict_says_so_and_names_one_that_would_be_enough(bases, table: Path, tmp_path: Path) -> None:
+def test_where_the_budget_cut_the_training_the_verdict_says_so_and_names_one_that_would_be_enough(
+    bases, table: Path, tmp_path: Path
+) -> None:
     said: list[str] = []
 
     class Listening(Silent):

@@ -110,8 +110,10 @@ def _write_trained(model: PackedNetwork, experiment: Experiment, base: Base, fol
 
 
 def _copy_base(base: Base, folder: Path) -> None:
-    """The base's weights as they are; its configuration names no classes, so that a text-classification pipeline of transformers, which would
-    put a head on it that knows nothing, fails instead."""
+    """The base's weights as they are, and its configuration without classes.
+
+    A text-classification pipeline of transformers would put a head on it that knows nothing; so it fails instead.
+    """
     folder.mkdir(exist_ok=True)
     shutil.copyfile(base.folder / "model.safetensors", folder / "model.safetensors")
     config = json.loads((base.folder / "config.json").read_text()) | {"id2label": {}, "label2id": {}}

@@ -106,9 +106,7 @@ def explain(ships: str, metric: str, validation: Mapping[str, Scores], asked: bo
     return f"{start}: {LABELS[ships]} (validation {metric} {values[ships]}; {others})"
 
 
-def score_candidates(
-    candidates: Candidates, work: Work, test: Sequence[Example], poll: Any
-) -> tuple[dict[str, Scores], dict[str, Scores]]:
+def score_candidates(candidates: Candidates, work: Work, test: Sequence[Example], poll: Any) -> tuple[dict[str, Scores], dict[str, Scores]]:
     """Every candidate on the test rows, once; the average is that of what the two said.
 
     Args:

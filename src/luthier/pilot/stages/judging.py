@@ -88,7 +88,8 @@ def judge_classifier(way: Way, experiment: Experiment, work: Work) -> tuple[dict
     details = _rows(work, test, ours, (LABELS[other], scores[other])) | _by_class(experiment, ours)
     details["temperature"] = candidates.temperatures[candidates.ships]
     details["calibration_error"] = {
-        when: measure(each, ("calibration_error",))["calibration_error"] for when, each in (("before", before[candidates.ships]), ("after", ours))
+        when: measure(each, ("calibration_error",))["calibration_error"]
+        for when, each in (("before", before[candidates.ships]), ("after", ours))
     }
     return found, details, candidates.shipped
 
