@@ -125,7 +125,7 @@ def test_where_training_wins_the_trained_model_ships_and_pipelines_are_calibrate
 
 
 @pytest.mark.parametrize("family, columns, changes", [
-    ("llama", ["text"], []), ("llama", ["text"], ["adaptation.kind=lora"]), ("mpnet", ["text"], []), ("roberta", ["text", "more"], []),
+    ("llama", ["text"], []), ("llama", ["text"], ["adaptation.kind=lora"]), ("mpnet", ["text"], []), ("roberta", ["text"], []), ("bert", ["text", "more"], []),
     ("bert", ["text"], ["objective.long_rows=windows", "objective.max_length=10", "objective.overlap=2"]),
     ("bert", ["text"], ["adaptation.kind=freeze", "adaptation.depth=1"]),
 ])  # fmt: skip
