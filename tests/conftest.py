@@ -7,7 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import luthier  # noqa: F401  # before torch: it says how long idle threads spin
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # no test asks how busy the machine is; `make test-modes` sets 2 as well
 
 import pytest
 import torch

@@ -5,8 +5,30 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.threads import bound_spinning
+
+bound_spinning()  # before torch is loaded
+
 if TYPE_CHECKING:
+    from luthier.core.errors import (
+        DataError,
+        DiskFailed,
+        DiskFull,
+        Diverged,
+        DoesNotFit,
+        ExperimentError,
+        LuthierError,
+        ModelError,
+        NoGo,
+        OutOfMemory,
+        RunError,
+        Stopped,
+    )
+    from luthier.core.finding import Finding
+    from luthier.core.interfaces import Watcher
     from luthier.core.run import Run
+    from luthier.core.study import Study
+    from luthier.core.types import Step
     from luthier.experiment import Experiment
     from luthier.pilot.bench import bench
     from luthier.pilot.check import check
@@ -20,10 +42,30 @@ if TYPE_CHECKING:
     from luthier.pilot.show import show
     from luthier.pilot.similar import similar
     from luthier.pilot.steer import steer
+    from luthier.training.prove import Disproved
+
+    __version__: str
 
 _PLACES = {
+    "DataError": "luthier.core.errors",
+    "DiskFailed": "luthier.core.errors",
+    "DiskFull": "luthier.core.errors",
+    "Disproved": "luthier.training.prove",
+    "Diverged": "luthier.core.errors",
+    "DoesNotFit": "luthier.core.errors",
     "Experiment": "luthier.experiment",
+    "ExperimentError": "luthier.core.errors",
+    "Finding": "luthier.core.finding",
+    "LuthierError": "luthier.core.errors",
+    "ModelError": "luthier.core.errors",
+    "NoGo": "luthier.core.errors",
+    "OutOfMemory": "luthier.core.errors",
     "Run": "luthier.core.run",
+    "RunError": "luthier.core.errors",
+    "Step": "luthier.core.types",
+    "Stopped": "luthier.core.errors",
+    "Study": "luthier.core.study",
+    "Watcher": "luthier.core.interfaces",
     "bench": "luthier.pilot.bench",
     "chat": "luthier.pilot.predict",
     "check": "luthier.pilot.check",
@@ -43,8 +85,26 @@ _PLACES = {
 }
 
 __all__ = [
+    "DataError",
+    "DiskFailed",
+    "DiskFull",
+    "Disproved",
+    "Diverged",
+    "DoesNotFit",
     "Experiment",
+    "ExperimentError",
+    "Finding",
+    "LuthierError",
+    "ModelError",
+    "NoGo",
+    "OutOfMemory",
     "Run",
+    "RunError",
+    "Step",
+    "Stopped",
+    "Study",
+    "Watcher",
+    "__version__",
     "bench",
     "chat",
     "check",
@@ -66,6 +126,16 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a noun or a verb when it is first used, so that `import luthier` costs nothing."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("luthier")
     if name not in _PLACES:
         raise AttributeError(f"module 'luthier' has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Every noun and verb, also those that have not been imported yet."""
+    helpers = {"Any", "TYPE_CHECKING", "annotations", "import_module"}
+    return sorted({*globals(), *__all__} - helpers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +24,12 @@ KINDS = {"objective": OBJECTIVES, "adaptation": ADAPTATIONS, "optimizer": OPTIMI
 """Fields that hold a component of several kinds, and the tables of those."""
 
 
+Changes = str | Mapping[str, Any] | Sequence[str]
+"""What a verb's `set` takes: {"optimizer.lr": 1e-4}, ["optimizer.lr=1e-4", "seed=2"], or "optimizer.lr=1e-4"."""
+
+
 class Training(Component):
-    """How long, in which portions, and when to look."""
+    """How long, in which portions, and when to evaluate."""
 
     epochs: float = Field(default=3.0, gt=0, description="How often the training rows are seen (HF: num_train_epochs).")
     steps: int | None = Field(default=None, ge=1, description="Optimizer steps; wins over `epochs` where set (HF: max_steps).")
@@ -46,7 +51,11 @@ class Training(Component):
         default="auto",
         description="What the model computes in; auto chooses bfloat16 where the processor multiplies it fast, and is written down.",
     )
-    evaluations_per_epoch: float = Field(default=2.0, gt=0, description="How often the validation rows are looked at.")
+    evaluations_per_epoch: float = Field(default=2.0, gt=0, description="How often the model is evaluated on the validation rows.")
+    metric: str = Field(
+        default="auto",
+        description="Decides the checkpoint, early stopping, the search and the verdict: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss or f1:LABEL; for chat loss, bits_per_byte, chrf or rouge_l; or a function of your own, module:function. auto is replaced by what suits the rows, and written down.",
+    )
     patience: int = Field(default=6, ge=1, description="Evaluations without a better one before the run stops early.")
     checkpoint_seconds: float = Field(
         default=60.0, ge=0, description="At most this often a checkpoint is written, and no more often than 20 times what one costs."
@@ -70,7 +79,7 @@ class Experiment(Component):
     augment: Augment = Field(default_factory=lambda: Augment())
     training: Training = Field(default_factory=lambda: Training())
     environment: dict[str, Any] = Field(
-        default_factory=dict, description="Versions, threads and processor; filled in, and compared on resume."
+        default_factory=dict, description="Versions, threads and processor; filled in; on resume compared, and the threads set again."
     )
 
     @field_validator("objective", mode="before")
@@ -151,18 +160,19 @@ class Experiment(Component):
             placed(whole, path, value)
         return Experiment.of(whole)
 
-    def set(self, *assignments: str) -> Experiment:
-        """A copy with several fields changed, each written `path=value`.
+    def set(self, *changes: str | Mapping[str, Any]) -> Experiment:
+        """A copy with several fields changed.
+
+        Args:
+            changes: each "path=value", or a mapping of paths to values.
 
         Raises:
             ExperimentError: an assignment without "=", or one that does not fit.
         """
         changed = self
-        for assignment in assignments:
-            path, equals, text = assignment.partition("=")
-            if not equals:
-                raise ExperimentError(f"--set {assignment!r} has no '='", "write it as path=value, such as optimizer.lr=3e-4")
-            changed = changed.replace(path.strip(), number(text.strip()))
+        for assignment in (text for change in changes for text in as_assignments(change)):
+            path, _, text = assignment.partition("=")
+            changed = changed.replace(path.strip(), text.strip() if path.strip() == "training.metric" else number(text.strip()))
         return changed
 
     def planned_steps(self, rows: int) -> int:
@@ -175,6 +185,58 @@ class Experiment(Component):
         """Optimizer steps of the run over this many training rows: fewer than planned where the schedule ends early."""
         schedule: Any = self.schedule
         return max(1, round(schedule.end * self.planned_steps(rows)))
+
+
+def as_assignments(changes: Changes | None) -> list[str]:
+    """Changes to an experiment as texts `path=value`, however they were given.
+
+    Args:
+        changes: a mapping of dotted paths to values, one text, several texts, or None.
+
+    Raises:
+        ExperimentError: it is something else, or a text has no "=".
+    """
+    example = 'give {"optimizer.lr": 3e-4}, ["optimizer.lr=3e-4"] or "optimizer.lr=3e-4"'
+    if changes is None:
+        return []
+    if isinstance(changes, Mapping):
+        return [text for path, value in changes.items() for text in _assignments_of(path, value, example)]
+    listed = [changes] if isinstance(changes, str) else changes
+    if not isinstance(listed, Sequence) or isinstance(listed, bytes):
+        raise ExperimentError(f"set={changes!r} is {type(changes).__name__}: it names no changes", example)
+    for text in listed:
+        if not isinstance(text, str):
+            raise ExperimentError(f"set holds {text!r}, which is no text of the form path=value", example)
+        if not text.partition("=")[0].strip() or "=" not in text:
+            raise ExperimentError(f"--set {text!r} has no '='", "write it as path=value, such as optimizer.lr=3e-4")
+    return [*listed]
+
+
+def _assignments_of(path: object, value: object, example: str) -> list[str]:
+    """A path and its value as a text that `number` reads back; the values of a nested mapping by their whole paths."""
+    if not isinstance(path, str) or "=" in path or not path.strip():
+        raise ExperimentError(f"set names the field {path!r}, which is no path", example)
+    if isinstance(value, Mapping):
+        return [text for name, inner in value.items() for text in _assignments_of(f"{path}.{name}", inner, example)]
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()  # type: ignore[attr-defined]  # numpy's and torch's numbers
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, str):
+        return [f"{path}={value}" if _reads_as_itself(value) else f"{path}={json.dumps(value, ensure_ascii=False)}"]
+    if not isinstance(value, bool | int | float | list | tuple | None):
+        raise ExperimentError(
+            f"set gives {path} {value!r}, which is {type(value).__name__}", "give a number, a text, True, False, None or a list of these"
+        )
+    return [f"{path}={json.dumps(value)}"]
+
+
+def _reads_as_itself(text: str) -> bool:
+    """Whether a text is still this text once YAML has read it: "no" and "1e-4" are not."""
+    try:
+        return text == text.strip() and number(text) == text
+    except yaml.YAMLError:
+        return False
 
 
 def number(text: str) -> Any:

@@ -17,7 +17,7 @@ from tests.conftest import rows
 COMMANDS = ("run", "search", "similar", "check", "show", "prove", "plan", "train", "resume", "predict", "chat", "report", "models")
 
 
-def luthier(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+def luthier(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "luthier", *map(str, words)], check=False, capture_output=True, text=True, **options)  # type: ignore[call-overload]
 
 
@@ -129,33 +129,71 @@ def test_run_predict_and_report_from_the_shell(bases, tmp_path: Path) -> None:
     (tmp_path / "run" / "report.html").unlink()
     assert luthier("report", tmp_path / "run").returncode == 0
     assert (tmp_path / "run" / "report.html").exists()
+    again = luthier("resume", tmp_path / "run")
+    assert again.stderr.splitlines() == [f"{tmp_path / 'run'} is finished: nothing to resume"]
 
 
-def test_ctrl_c_leaves_a_run_that_can_be_resumed(bases, tmp_path: Path) -> None:
-    words = [
-        "run",
-        made(tmp_path),
-        "--base",
-        bases("bert").folder,
-        "--out",
-        tmp_path / "run",
-        "--set",
-        "training.steps=100000",
-        "--force",
-        "--quiet",
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "luthier", *map(str, words)], stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-    )
+def begun(*words: object) -> subprocess.Popen[str]:
+    """The command as a process, once its training has begun."""
+    out = Path(str(words[words.index("--out") + 1]))
+    process = subprocess.Popen([sys.executable, "-m", "luthier", *map(str, words)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})  # fmt: skip
     until = time.monotonic() + 300
-    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < until:
-        time.sleep(0.1)
+    while not list(out.rglob("metrics.jsonl")) and time.monotonic() < until:
+        time.sleep(0.02)
+    return process
+
+
+def test_ctrl_c_twice_in_a_row_leaves_a_run_that_is_resumed_to_the_same_bytes(bases, tmp_path: Path) -> None:
+    folder, base = tmp_path / "a run", bases("bert").folder
+    process = begun("run", made(tmp_path), "--base", base, "--out", folder, "--set", "training.steps=900", "--force", "--quiet")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
-    assert "luthier resume" in said
+    assert said.splitlines()[-1] == f"luthier: stopped; go on with `luthier resume '{folder}'`"
     assert "Traceback" not in said
-    assert list((tmp_path / "run" / "checkpoints").glob("step-*/optimizer.safetensors"))
+    assert list((folder / "checkpoints").glob("step-*/optimizer.safetensors"))
+    assert not (folder / "verdict.json").exists()
+    resumed = luthier("resume", folder, "--quiet", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    (interrupted,) = [
+        event for event in map(json.loads, (folder / "events.jsonl").read_text().splitlines()) if event["event"] == "interrupted"
+    ]
+    assert json.loads(resumed.stdout)["seconds"] > interrupted["seconds"]
+    straight = luthier("train", folder / "experiment.yaml", "--out", tmp_path / "straight", "--force", "--quiet")
+    assert straight.returncode == 0, straight.stderr
+    for name in ("bundle/model.safetensors", "metrics.jsonl"):
+        assert (folder / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_ctrl_c_in_a_search_names_the_study(bases, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    process = begun("search", made(tmp_path), "--base", bases("bert").folder, "--out", folder, "--set", "training.steps=4000", "--trials", "2", "--force", "--quiet")  # fmt: skip
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 143, said
+    assert said.splitlines()[-1] == f"luthier: stopped; go on with `luthier resume {folder}`"
+
+
+def test_ctrl_c_before_anything_was_written_says_only_that_it_stopped(tmp_path: Path) -> None:
+    code = (
+        "import sys, luthier.pilot.run as pilot\n"
+        "def stopped(*a, **k):\n    raise KeyboardInterrupt\n"
+        "pilot.take_in = stopped\n"
+        f"sys.argv = ['luthier', 'run', {str(made(tmp_path))!r}]\n"
+        "from luthier.app.cli import main\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1] == "luthier: stopped"
+
+
+def test_the_version_is_printed() -> None:
+    from importlib.metadata import version
+
+    done = luthier("--version")
+    assert (done.returncode, done.stdout) == (0, f"luthier {version('luthier')}\n")
 
 
 def test_models_are_listed_with_where_they_are() -> None:

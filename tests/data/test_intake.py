@@ -52,7 +52,7 @@ def test_a_first_line_of_values_is_not_taken_for_names(tmp_path: Path) -> None:
 def test_rows_of_another_width_are_set_aside_with_their_line(tmp_path: Path) -> None:
     file = written(tmp_path, "a.csv", "text,label\na,x\nb\nc,y,z\nd,x\ne,y\n")
     rows = read(file)
-    assert [(row.line, row.reason) for row in rows.rejected] == [(3, "1 cells where 2 are expected"), (4, "3 cells where 2 are expected")]
+    assert [(row.line, row.reason) for row in rows.rejected] == [(3, "1 cell where 2 are expected"), (4, "3 cells where 2 are expected")]
     assert rows.lines == [2, 5, 6]
 
 

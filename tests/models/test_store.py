@@ -123,3 +123,29 @@ def test_a_base_with_other_weights_than_those_known_is_refused_and_not_kept(base
     with pytest.raises(ModelError, match="the package was changed"):
         resolve("pieced")
     assert not list((tmp_path / "home" / "models").iterdir())
+
+
+@pytest.mark.parametrize(
+    "name, hub_id", [("bert-base-uncased", "google-bert/bert-base-uncased"), ("distilbert-base-cased", "distilbert/distilbert-base-cased")]
+)
+def test_a_well_known_model_without_its_owner_is_answered_with_its_id_on_the_hub(name: str, hub_id: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        resolve(name)
+    assert "did you mean" not in caught.value.remedy
+    assert hub_id in caught.value.remedy
+    assert "needs a connection" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "name, meant", [("minilm-l7", "minilm-l6"), ("mpnet", "mpnet-base"), ("MiniLM-L6", "minilm-l6"), ("smollm2-135", "smollm2-135m")]
+)
+def test_an_embedded_base_is_suggested_only_for_a_name_that_is_nearly_its_own(name: str, meant: str) -> None:
+    with pytest.raises(ModelError, match=f"did you mean '{meant}'"):
+        resolve(name)
+
+
+def test_a_hub_id_that_cannot_be_reached_is_not_answered_with_another_model() -> None:
+    with pytest.raises(ModelError) as caught:
+        resolve("bert/bert-base-uncased")
+    assert "did you mean" not in str(caught.value)
+    assert "google-bert/bert-base-uncased" in caught.value.remedy

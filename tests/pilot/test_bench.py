@@ -20,7 +20,7 @@ __all__ = ["table"]
 
 @pytest.fixture(scope="module")
 def made(table: Path, bases: Any, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return luthier.bench(table, base=str(bases("bert").folder), out=tmp_path_factory.mktemp("bench") / "study", set=[*SET, "training.dtype=float32"], space=["optimizer.lr=1e-4..1e-1", "schedule.kind=linear|cosine"])  # fmt: skip
+    return luthier.bench(table, base=str(bases("bert").folder), out=tmp_path_factory.mktemp("bench") / "study", set=SET, space=["optimizer.lr=1e-4..1e-1", "schedule.kind=linear|cosine"])  # fmt: skip
 
 
 def test_an_optuna_study_drives_trials_prunes_them_and_its_best_becomes_a_run(made: Bench) -> None:

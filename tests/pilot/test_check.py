@@ -46,6 +46,29 @@ def test_fixing_writes_a_new_file_and_a_journal_and_leaves_the_source(rows: Path
         luthier.check(rows, model=False, fix=fixed)
 
 
+def test_fixing_takes_the_spaces_around_labels_away_and_says_which(tmp_path: Path) -> None:
+    labels = ["yes ", "\u00a0no", *("yes", "no") * 30, "yes  "]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": sentence(number), "label": label}) + "\n" for number, label in enumerate(labels)))
+    done = luthier.check(path, model=False, fix=tmp_path / "fixed.jsonl")
+    assert any("without the spaces is" in row.reason and "--fix" in row.reason for row in done.intake.rejected)
+    fixed = [json.loads(line)["label"] for line in (tmp_path / "fixed.jsonl").read_text().splitlines()]
+    assert fixed == [label.strip() for label in labels]  # none is dropped for being alone with its spelling
+    head, *changed = (json.loads(line) for line in (tmp_path / "fixed.jsonl.journal.jsonl").read_text().splitlines())
+    assert (head["kept"], head["dropped"], head["changed"]) == (63, 0, 3)
+    assert changed[0] == {"line": 1, "why": "spellings: spaces around the label", "was": "yes ", "now": "yes"}
+    assert take_in(Data(path=str(tmp_path / "fixed.jsonl"))).labels == ("no", "yes")
+
+
+def test_labels_that_differ_in_spaces_only_are_named_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    labels = [("yes", "no", "yes ")[number % 3] for number in range(60)]
+    path.write_text("".join(json.dumps({"text": sentence(number), "label": label}) + "\n" for number, label in enumerate(labels)))
+    found = next(one for one in luthier.check(path, model=False).findings if one.check == "spellings")
+    assert "'yes' = 'yes '" in found.claim
+    assert found.remedy == "each is a class of its own now: --fix takes the spaces around labels away"
+
+
 @pytest.mark.parametrize("name", ["fixed.csv", "fixed.tsv"])
 def test_a_fixed_table_reads_back_as_the_same_rows(rows: Path, tmp_path: Path, name: str) -> None:
     luthier.check(rows, model=False, fix=tmp_path / "fixed.jsonl")

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from luthier.core.interfaces import Silent
-from luthier.pilot.trials.outcome import Abreast
+from luthier.core.run import Clock
+from luthier.pilot.trials.outcome import Abreast, Crowd
+from luthier.studies.rungs import Decision, Rung
 
 
 class Heard(Silent):
@@ -41,7 +43,7 @@ def test_who_waits_for_workers_hears_how_far_each_trial_has_come_and_only_what_i
     look()
     stepped(tmp_path / "trials" / "000" / "ends" / "linear-0.588", (30, 0.4))
     look()
-    assert face.lines[1:] == ["  at work: trial 0 (straight after 59% of its epochs) step 30 (loss 0.400)"]
+    assert face.lines[1:] == ["  at work: trial 0 (linear decay, 59% of its epochs) step 30 (loss 0.400)"]
 
 
 def test_it_says_nothing_before_its_time_and_passes_a_signal_on(tmp_path: Path) -> None:
@@ -55,3 +57,17 @@ def test_it_says_nothing_before_its_time_and_passes_a_signal_on(tmp_path: Path) 
 
     with pytest.raises(KeyboardInterrupt):
         Abreast(tmp_path, face, stop)()
+
+
+@pytest.mark.parametrize(
+    "kept, reasons, said",
+    [
+        ((2,), {0: "worse", 1: "worse"}, "trial 2 continues, stopped: 0, 1"),
+        ((2, 0), {1: "worse"}, "trials 0 and 2 continue, stopped: 1"),
+        ((2, 0, 1), {}, "trials 0, 1 and 2 continue, none stopped"),
+    ],
+)
+def test_who_continues_is_a_sentence(kept: tuple[int, ...], reasons: dict[int, str], said: str) -> None:
+    face = Heard()
+    Crowd(face, Clock()).decided(Rung(share=0.25, trials=3, kept=len(kept)), Decision(kept, reasons))
+    assert face.lines == [f"  after 25.0% of a run: {said}"]

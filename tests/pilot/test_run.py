@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,7 +125,9 @@ def test_the_bundle_scores_the_test_rows_as_the_verdict_did(finished: Run, table
     chosen = [json.loads(lines[row - 1]) for _, row in finished.json("splits.json")["rows"]["test"]]
     said = luthier.predict(finished.folder, [row["text"] for row in chosen])
     right = sum(one["label"] == row["label"] for one, row in zip(said, chosen, strict=True)) / len(chosen)
-    assert right == pytest.approx(finished.verdict["test"]["value"])  # type: ignore[index]
+    near = sum(max(one["probabilities"].values()) < 0.51 for one in said) / len(chosen)  # bf16 may round such a row to either side
+    float32 = finished.json("bundle/config.json")["dtype"] == "float32"
+    assert right == pytest.approx(finished.verdict["test"]["value"], abs=1e-9 if float32 else near + 1e-9)  # type: ignore[index]
 
 
 def test_a_chat_bundle_answers_and_talks(talked: Run) -> None:
@@ -209,6 +212,76 @@ def test_a_run_killed_without_warning_resumes_to_the_same_bytes(finished: Run, t
     assert weights(luthier.resume(folder).folder) == weights(finished.folder)
     losses = [{file.name: file.read_bytes() for file in (run / "validation_losses").iterdir()} for run in (folder, finished.folder)]
     assert losses[0] == losses[1]
+
+
+def test_watchers_change_no_bits(finished: Run, tmp_path: Path) -> None:
+    seen: list[luthier.Step] = []
+    watched = luthier.train(finished.folder / "experiment.yaml", out=tmp_path / "run", watchers=[seen.append], force=True)
+    assert weights(watched.folder) == weights(finished.folder)
+    assert (watched.folder / "metrics.jsonl").read_bytes() == (finished.folder / "metrics.jsonl").read_bytes()
+    assert [step.number for step in seen] == [*range(1, seen[-1].total + 1)]
+    assert seen[-1].evaluation is not None
+    assert seen[-1].evaluation["step"] == seen[-1].number
+
+
+ENDED = """
+import os, sys, luthier
+from luthier.core.interfaces import Silent
+class Kills(Silent):
+    def stage(self, name, detail=""):
+        if name == "verdict":
+            os.kill(os.getpid(), 9)
+luthier.train(sys.argv[1], out=sys.argv[2], face=Kills(), watchers=[lambda step: step.stop() if step.number == 7 else None], force=True)
+"""
+
+
+def test_a_run_that_a_watcher_ends_is_judged_and_shipped_and_does_not_go_on_when_it_was_killed(finished: Run, tmp_path: Path) -> None:
+    from luthier.core.interfaces import Silent
+
+    stages: list[str] = []
+
+    class Hears(Silent):
+        def stage(self, name: str, detail: str = "") -> None:
+            stages.append(name)
+
+    experiment = finished.folder / "experiment.yaml"
+    ended = luthier.train(experiment, out=tmp_path / "one", watchers=[lambda step: step.stop() if step.number == 7 else None], force=True)
+    assert ended.verdict is not None
+    assert ended.happened("trained")[0]["step"] == 7
+    assert max(line["step"] for line in ended.lines("metrics.jsonl")) == 7
+    assert "a watcher ended the training there" in (ended.folder / "report.html").read_text()
+    killed = tmp_path / "two"
+    done = subprocess.run([sys.executable, "-c", ENDED, str(experiment), str(killed)], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    resumed = luthier.resume(killed, face=Hears())
+    assert weights(resumed.folder) == weights(ended.folder)
+    assert (resumed.folder / "metrics.jsonl").read_bytes() == (ended.folder / "metrics.jsonl").read_bytes()
+    assert stages == ["data", "base", "verdict", "bundle", "report"]  # nothing is trained any more, and nothing says so
+    assert resumed.verdict["seconds"] > 1  # type: ignore[index]  # those of the command that was killed are among them
+
+
+def test_a_stop_in_python_names_the_folder_and_is_a_keyboard_interrupt(finished: Run, tmp_path: Path) -> None:
+    def stop(step: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        luthier.train(finished.folder / "experiment.yaml", out=str(tmp_path / "run"), watchers=[stop], force=True)
+    assert isinstance(stopped.value, Stopped)
+    assert stopped.value.folder == tmp_path / "run"
+    assert str(stopped.value) == f"stopped; go on with `luthier resume {tmp_path / 'run'}`"
+
+
+def test_the_example_of_the_page_on_watchers_runs(bases, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "watchers.md").read_text()
+    (example, *_) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    small = f"{str(table)!r}, base={str(bases('bert').folder)!r}, set={QUICK!r}, force=True"
+    assert '"tickets.csv"' in example
+    names: dict[str, Any] = {}
+    exec(compile(example.replace('"tickets.csv"', small), "watchers.md", "exec"), names)
+    assert names["run"].verdict is not None
+    assert names["run"].happened("stopped_by_watcher")
+    assert (tmp_path / "losses.csv").read_text().startswith("step,loss")
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Run) -> None:
@@ -358,7 +431,7 @@ def hash_of(number: int) -> int:
 
 
 def test_a_rate_far_too_high_is_a_no_go_that_names_the_remedy(bases, table: Path, tmp_path: Path) -> None:
-    with pytest.raises(NoGo, match=r"the loss rose[\s\S]*lower the rate"):
+    with pytest.raises(NoGo, match=r"the loss rose[\s\S]*lower the learning rate"):
         luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", set=["optimizer.lr=3"])
 
 

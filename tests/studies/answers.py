@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -31,3 +32,10 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         raise MemoryError("not enough")
     score = float("nan") if kind == "nan" else question["value"]
     return {"score": score, "process": os.getpid()}
+
+
+def waiting(question: dict[str, Any]) -> dict[str, Any]:
+    """How long idle threads of this worker would spin, and whether torch is loaded already."""
+    from luthier.core.threads import bound_spinning
+
+    return {"bounded": bound_spinning(), "spins": os.environ["GOMP_SPINCOUNT"], "torch": "torch" in sys.modules}

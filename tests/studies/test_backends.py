@@ -20,6 +20,8 @@ from luthier.studies.rungs import Rung, rungs_for
 from tests.studies.test_race import ROWS, SPACE, Nobody
 
 TARGET = "tests.studies.answers:answer"
+LONG = 240.0
+"""Seconds that no worker needs to begin, however busy the machine is."""
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proce
 
 
 def test_a_worker_answers_one_question_after_the_other_and_prints_into_its_log(processes: Processes, tmp_path: Path) -> None:
-    found = [processes.ask({"kind": "number", "value": value}, 60) for value in (0.1, 1e-300, 1 / 3)]
+    found = [processes.ask({"kind": "number", "value": value}, LONG) for value in (0.1, 1e-300, 1 / 3)]
     assert [each["score"] for each in found] == [0.1, 1e-300, 1 / 3]
     assert len({each["process"] for each in found}) <= 2
     assert "goes to the log" in (tmp_path / "workers" / "worker-0.log").read_text()
@@ -49,12 +51,12 @@ def test_a_worker_answers_one_question_after_the_other_and_prints_into_its_log(p
 )
 def test_a_worker_that_is_lost_is_named_and_another_takes_its_place(processes: Processes, tmp_path: Path, kind: str, said: str) -> None:
     with pytest.raises(Lost, match=said):
-        processes.ask({"kind": kind, "mark": str(tmp_path / "mark")}, 3 if kind == "hangs" else 60)
-    assert processes.ask({"kind": "number", "value": 1.0}, 60)["score"] == 1.0
+        processes.ask({"kind": kind, "mark": str(tmp_path / "mark")}, 3 if kind == "hangs" else LONG)
+    assert processes.ask({"kind": "number", "value": 1.0}, LONG)["score"] == 1.0
 
 
 def test_a_question_over_which_a_worker_died_is_asked_once_more(processes: Processes, tmp_path: Path) -> None:
-    assert processes.ask({"kind": "killed once", "mark": str(tmp_path / "mark"), "value": 2.0}, 60)["score"] == 2.0
+    assert processes.ask({"kind": "killed once", "mark": str(tmp_path / "mark"), "value": 2.0}, LONG)["score"] == 2.0
 
 
 def test_an_unknown_backend_is_named_with_the_nearest() -> None:
@@ -75,7 +77,7 @@ class Asks:
         kind = KINDS.get(self.trial.number, "number")
         answer = self.processes.ask(
             {"kind": kind, "value": 1.0 - self.trial.number / 100 - share / 10, "mark": str(self.mark)},
-            self.patience if kind == "hangs" else 60,
+            self.patience if kind == "hangs" else LONG,
         )
         if "problem" in answer:
             raise RunError(answer["problem"])

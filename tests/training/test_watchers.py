@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from luthier.core.errors import Stopped
 from luthier.core.interfaces import Silent
 from luthier.core.run import Run
 from luthier.training import watchers
@@ -75,3 +77,95 @@ def test_a_run_that_is_interrupted_before_the_fall_has_no_best_yet(bases, record
     assert (begun.done, begun.evaluator.best, begun.over) == (5, {"step": 0}, False)
     fit = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, kind="wsd", decay=0.5)
     assert (fit.done, fit.evaluator.best["step"]) == (11, 8)
+
+
+def test_the_first_signal_stops_the_second_waits_and_the_third_ends_at_once() -> None:
+    with Signals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Stopped) as stopped:
+            signals.poll()
+        assert not stopped.value.at_once
+        with pytest.raises(Stopped) as forced:
+            signal.raise_signal(signal.SIGINT)
+        assert forced.value.at_once
+
+
+def test_a_signal_right_after_a_stop_means_the_same_stop_and_a_later_one_is_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for _ in range(2):
+            with Signals():
+                signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        late: Any = signal.getsignal(signal.SIGINT)
+        assert late.before is signal.default_int_handler  # however often it was stopped
+        monkeypatch.setattr(watchers, "LATE", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_watcher_sees_the_last_evaluation_also_after_a_resume(bases, records, tmp_path) -> None:
+    work = work_for(bases, records, "classification", training__steps=12, training__evaluations_per_epoch=1.0)
+    seen: dict[int, Any] = {}
+    run = Run.create(tmp_path / "run")
+    fit = Fit(run, work, Silent(), Signals(), [lambda step: seen.update({step.number: step.evaluation})])
+    every = fit.evaluator.looks.every
+    assert 1 < every < 6
+    fit.advance(every + 1)
+    fit.keep()
+    assert seen[1] is None
+    assert seen[every]["step"] == seen[every + 1]["step"] == every
+    assert {"loss", "accuracy"} <= set(seen[every])
+    again: dict[int, Any] = {}
+    work = work_for(bases, records, "classification", training__steps=12, training__evaluations_per_epoch=1.0)
+    Fit(run, work, Silent(), Signals(), [lambda step: again.update({step.number: step.evaluation})]).advance(every + 2)
+    assert again == {every + 2: seen[every]}
+
+
+def test_a_watcher_ends_the_training_and_the_last_step_is_evaluated(bases, records, tmp_path) -> None:
+    for kind in ("linear", "wsd"):
+        work = work_for(bases, records, "classification", training__steps=12, training__evaluations_per_epoch=1.0, schedule__kind=kind)
+        fit = Fit(Run.create(tmp_path / kind), work, Silent(), Signals(), [lambda step: step.stop() if step.number == 5 else None])
+        best = fit.finish()
+        assert fit.done == 5
+        assert best["step"] in looks_of(fit)
+        assert looks_of(fit)[-1] == 5
+        assert [(event["step"], event["total"]) for event in fit.run.happened("stopped_by_watcher")] == [(5, 12)]
+
+
+def test_a_run_that_a_watcher_has_ended_does_not_go_on_when_it_is_resumed(bases, records, tmp_path) -> None:
+    def made(folder: str) -> Run:
+        return Run(tmp_path / folder) if (tmp_path / folder).exists() else Run.create(tmp_path / folder)
+
+    def fit(folder: str, *more: Any) -> Fit:
+        work = work_for(bases, records, "classification", training__steps=12, training__evaluations_per_epoch=1.0)
+        return Fit(made(folder), work, Silent(), Signals(), more)
+
+    straight = fit("straight", lambda step: step.stop() if step.number == 5 else None)
+    straight.finish()
+    first = fit("killed")
+    first.advance(3)
+    first.keep()
+    first.run.event("stopped_by_watcher", step=5, total=12)  # killed right after it was written down, and before anything else was
+    second = fit("killed")
+    second.finish()
+    assert second.done == 5
+    assert (second.run.folder / "metrics.jsonl").read_bytes() == (straight.run.folder / "metrics.jsonl").read_bytes()
+
+
+def test_an_exception_in_a_watcher_keeps_what_was_done_and_names_the_folder(bases, records, tmp_path) -> None:
+    def careless(step: Any) -> None:
+        if step.number == 4:
+            raise ZeroDivisionError
+
+    work = work_for(bases, records, "classification", training__steps=12)
+    run = Run.create(tmp_path / "run")
+    with pytest.raises(ZeroDivisionError) as problem:
+        Fit(run, work, Silent(), Signals(), [careless]).finish()
+    assert f"luthier resume {run.folder}" in problem.value.__notes__[0]
+    work = work_for(bases, records, "classification", training__steps=12)
+    assert Fit(run, work, Silent(), Signals()).done == 4

@@ -19,7 +19,7 @@ class Full(Component):
 
     kind: Literal["full"] = "full"
     layer_decay: float = Field(
-        default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it."
+        default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the learning rate of the block above it."
     )
 
     def attach(self, model: Trainable) -> None:
@@ -42,7 +42,7 @@ class Freeze(Component):
         default=-1, ge=-1, description="Blocks kept, counted from the bottom; -1 keeps them all, so that only the head moves."
     )
     layer_decay: float = Field(
-        default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it."
+        default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the learning rate of the block above it."
     )
 
     def attach(self, model: Trainable) -> None:
@@ -75,7 +75,7 @@ class Gradual(Component):
     depth: int = Field(default=0, ge=0, description="Blocks that stay frozen to the end; 0 frees the embeddings too.")
     over: float = Field(default=0.5, gt=0, le=1, description="Share of the run after which everything above `depth` moves.")
     layer_decay: float = Field(
-        default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it."
+        default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the learning rate of the block above it."
     )
 
     def attach(self, model: Trainable) -> None:

@@ -26,7 +26,7 @@ class Lora(Component):
         default=("*",), description="Names or patterns of the linear layers inside the blocks; * is all of them."
     )
     layer_decay: float = Field(
-        default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the rate of the block above it."
+        default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the learning rate of the block above it."
     )
 
     def attach(self, model: Trainable) -> None:

@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from luthier.app.estimates import plan, prove
+from luthier.app.group import Commands, print_version
+from luthier.app.models import models_app
+from luthier.app.options import Json, Quiet, Set
 from luthier.app.typed import each_with_its_flag
 
 app = typer.Typer(
-    name="luthier", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    name="luthier", cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="From a raw file to a language model that is trained, proven better, and ready to use.",
 )  # fmt: skip
-models_app = typer.Typer(no_args_is_help=True, help="The bases: those known by name, and what is on this machine.", rich_markup_mode=None)
 app.add_typer(models_app, name="models")
 
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)] = False,
+) -> None:
+    """From a raw file to a language model that is trained, proven better, and ready to use."""
+
+
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<time> when not given.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="A change to the experiment, path=value; one or several.")]
 Budget = Annotated[
     str | None,
     typer.Option(help="The most that all of it may take: 90s, 5m, 2h. A `run` whose time is enough for several runs is a search."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines, no progress bar.")]
-Force = Annotated[bool, typer.Option("--force", help="Go on after a no-go of the small run.")]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        help="What decides: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss, f1:LABEL; chat: loss, bits_per_byte, chrf, rouge_l; or module:function, your own."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Continue after a no-go of the small run.")]
 
 
 @app.command()
 def run(
-    data: Annotated[str, typer.Argument(help="A csv, tsv, json or jsonl file, or a folder with train, validation and test files.")],
+    data: Annotated[
+        str, typer.Argument(help="A csv, tsv, json or jsonl file, or a folder with train, validation and test files; - for standard input.")
+    ],
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
     base: Annotated[
@@ -42,6 +57,7 @@ def run(
         ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    metric: Metric = None,
     validation: Annotated[Path | None, typer.Option(help="A file of validation rows, where the split is given.")] = None,
     test: Annotated[Path | None, typer.Option(help="A file of test rows, where the split is given.")] = None,
     budget: Budget = None,
@@ -53,12 +69,15 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """The whole way: read, choose, try small, train, judge on sealed rows, report, ship."""
+    """Train a model on a file, judge it and ship it.
+
+    Reads, checks and splits the rows, chooses base and hyperparameters, trains, judges on the sealed test rows, writes a report and a bundle.
+    """
     from luthier.app.faces import ending, face
     from luthier.pilot.run import run as verb
 
     with face(quiet or as_json) as shown:
-        done = verb(data, target=target, input=input, base=base, task=task, validation=validation, test=test, budget=budget, out=out,
+        done = verb(data, target=target, input=input, base=base, task=task, metric=metric, validation=validation, test=test, budget=budget, out=out,
                     set=set or (), seed=seed, plan_only=plan_only, force=force, face=shown)  # fmt: skip
     ending(done, as_json)
 
@@ -68,23 +87,26 @@ def train(
     experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a folder that holds one.")],
     out: Out = None,
     set: Set = None,
+    metric: Metric = None,
     budget: Budget = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run an experiment as it is written; judge, report and ship the result."""
+    """Train an experiment as it is written, judge and ship it."""
     from luthier.app.faces import ending, face
     from luthier.pilot.run import train as verb
 
     with face(quiet or as_json) as shown:
-        done = verb(experiment, out=out, set=set or (), budget=budget, force=force, face=shown)
+        done = verb(experiment, out=out, set=set or (), metric=metric, budget=budget, force=force, face=shown)
     ending(done, as_json)
 
 
 @app.command()
 def search(
-    data: Annotated[str, typer.Argument(help="A file of rows or a folder; or an experiment.yaml, which is the default then.")],
+    data: Annotated[
+        str, typer.Argument(help="A file of rows or a folder; or an experiment.yaml, which is the default then; - for standard input.")
+    ],
     budget: Annotated[str, typer.Option(help="What all of it may cost: runs of the default (2x), or a time (10m).")] = "2x",
     trials: Annotated[int | None, typer.Option(help="So many, whatever they cost; as many as the budget pays for when not given.")] = None,
     space: Annotated[
@@ -103,6 +125,7 @@ def search(
         ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    metric: Metric = None,
     out: Annotated[Path | None, typer.Option("--out", help="The study's folder; studies/<time> when not given.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="A change to the default, path=value; the field stays so.")] = None,
     seed: Annotated[int, typer.Option(help="Of the order of rows, dropout, new weights, and the proposals.")] = 1,
@@ -114,23 +137,29 @@ def search(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search the hyperparameters at about the price of one run; the trial that wins goes on and is the final model."""
+    """Search the hyperparameters, train and ship the best.
+
+    Costs about as much as two runs. The trial that wins is trained to its end: it is the final model.
+    """
     from luthier.app.faces import ending, face
     from luthier.pilot.search import search as verb
 
     with face(quiet or as_json) as shown:
         done = verb(data, budget=budget, trials=trials, space=space or (), sampler=sampler, points=points or (), target=target,
-                    input=input, base=base, task=task, out=out, set=set or (), seed=seed, workers=workers, backend=backend, force=force, face=shown)  # fmt: skip
+                    input=input, base=base, task=task, metric=metric, out=out, set=set or (), seed=seed, workers=workers, backend=backend, force=force, face=shown)  # fmt: skip
     ending(done, as_json)
 
 
 @app.command()
 def steer(
-    study: Annotated[Path, typer.Argument(help="The folder of a search that is at work, or was stopped.")],
-    space: Annotated[list[str] | None, typer.Option(help="A dimension of its space, narrower: optimizer.lr=5e-5..2e-4.")] = None,
-    stop: Annotated[list[int] | None, typer.Option(help="A trial that is to take no further part.")] = None,
+    study: Annotated[Path, typer.Argument(help="The folder of a search that is running, or was stopped.")],
+    space: Annotated[list[str] | None, typer.Option(help="Narrow a dimension of its space: optimizer.lr=5e-5..2e-4.")] = None,
+    stop: Annotated[list[int] | None, typer.Option(help="Stop this trial where it is compared next.")] = None,
 ) -> None:
-    """A hand on a search at work: narrow what it tries next, or stop a trial; say it from another terminal."""
+    """Change a search while it runs.
+
+    Narrow its space or stop a trial, from another terminal.
+    """
     from luthier.pilot.steer import steer as verb
 
     print("\n".join(verb(study, space=space or (), stop=stop or ())))
@@ -141,12 +170,16 @@ def resume(
     run: Annotated[Path, typer.Argument(help="The folder of the run, or of the study.")],
     force: Force = False,
     allow_inexact: Annotated[
-        bool, typer.Option("--allow-inexact", help="Go on although the data, the software or the machine is another; the run is marked.")
+        bool,
+        typer.Option("--allow-inexact", help="Continue although the data, the software or the machine has changed; the run is marked."),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Go on with a run that was stopped, to the same bits as if it had not been."""
+    """Continue a run or a search that was stopped.
+
+    It ends with the same bits as if it had not been stopped.
+    """
     from luthier.app.faces import ending, face
     from luthier.pilot.run import resume as verb
 
@@ -158,42 +191,53 @@ def resume(
 @app.command()
 def predict(
     bundle: Annotated[Path, typer.Argument(help="RUN/bundle, or the run's folder.")],
-    data: Annotated[str, typer.Argument(help="A text in quotes, or a file of rows.")],
-    out: Annotated[Path | None, typer.Option(help="Write the rows with their predictions here (.csv or .jsonl).")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Tokens an answer may have.")] = 256,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A text in quotes, a file of rows, or - for standard input (JSON lines, CSV with a header, or one text a line)."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the rows with their predictions here, in the format of its ending: .csv .tsv .jsonl .json .parquet."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Write so many tokens an answer at most.")] = 256,
+    top: Annotated[int | None, typer.Option(min=1, help="Give so many of the likeliest classes, with their probabilities.")] = None,
+    abstain_below: Annotated[
+        float | None, typer.Option("--abstain-below", min=0, max=1, help="Leave the label out where the confidence is lower: 0.8.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
 ) -> None:
     """Classify texts, or answer prompts, with a bundle."""
-    from luthier.app.faces import clean
+    from luthier.app.faces import predicted, warn
     from luthier.pilot.predict import predict as verb
 
-    for row in verb(bundle, data, out=out, limit=limit):
-        if as_json:
-            print(json.dumps(row, ensure_ascii=False))
-        elif out is None:
-            print(clean(row["text"]) if "text" in row else f"{clean(row['label'])}  {row['probabilities'][row['label']]:.1%}")
+    rows = verb(bundle, data, out=out, limit=limit, top=top, abstain_below=abstain_below, say=warn)
+    for row in rows if as_json or out is None else ():
+        print(predicted(row, as_json))
     if out is not None and not as_json:
-        print(f"written to {out}")
+        unsure = sum(bool(row.get("abstained")) for row in rows)
+        print(
+            f"{len(rows):,} row{'' if len(rows) == 1 else 's'} written to {out}"
+            + (f", {unsure:,} of them without a label" if unsure else "")
+        )
 
 
 @app.command()
 def chat(
     bundle: Annotated[str, typer.Argument(help="RUN/bundle, the run's folder, or a decoder's name.")],
-    limit: Annotated[int, typer.Option(min=1, help="Tokens an answer may have.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, max=5, help="0 takes the likeliest token each time.")] = 0.0,
+    limit: Annotated[int, typer.Option(min=1, help="Write so many tokens an answer at most.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, max=5, help="Take chances with the tokens; 0 takes the likeliest each time.")] = 0.0,
+    file: Annotated[Path | None, typer.Option(help="Send the content of a text file as the first turn.")] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Of a pipe, send each line as a turn; else all of it is one.")] = False,
 ) -> None:
-    """Talk to a bundle; an empty line or Ctrl-D ends it."""
-    from luthier.app.faces import clean
+    """Talk to a bundle; a line of three double quotes begins and ends a turn of several lines; an empty line or Ctrl-D ends the chat."""
+    from luthier.app.faces import clean, warn
+    from luthier.app.turns import read_turns
     from luthier.pilot.predict import chat as verb
 
-    conversation = verb(bundle, limit=limit, temperature=temperature)
-    while True:
-        try:
-            text = input("you: " if sys.stdin.isatty() else "").strip()
-        except EOFError:
-            return
-        if not text:
-            return
+    conversation = verb(bundle, limit=limit, temperature=temperature, say=warn)
+    for text in read_turns(file, lines):
         for piece in conversation.say(text):
             print(clean(piece), end="", flush=True)
         print(flush=True)
@@ -201,7 +245,7 @@ def chat(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="The folder of the run, or of the study.")]) -> None:
-    """Write the report.html of a run, or of a study, again from its folder."""
+    """Write the report.html of a run or a study again."""
     from luthier.pilot.report import report as verb
 
     print(verb(run))
@@ -209,15 +253,15 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of the run, or o
 
 @app.command()
 def check(
-    data: Annotated[str, typer.Argument(help="A file of rows, or a folder.")],
+    data: Annotated[str, typer.Argument(help="A file of rows, or a folder; - for standard input.")],
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
-    base: Annotated[str | None, typer.Option(help="The base that will be trained: its tokens and context count.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base that will be trained; its tokenizer and context length are used.")] = None,
     task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
     validation: Annotated[Path | None, typer.Option(help="A file of validation rows, where the split is given.")] = None,
     test: Annotated[Path | None, typer.Option(help="A file of test rows, where the split is given.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="A change to the data's settings, data.path=value.")] = None,
-    model: Annotated[bool, typer.Option("--model/--no-model", help="Also make the checks that look through a model.")] = True,
+    model: Annotated[bool, typer.Option("--model/--no-model", help="Also make the checks that need a model.")] = True,
     page: Annotated[Path | None, typer.Option(help="Write the flagged rows as a page here (.html).")] = None,
     fix: Annotated[
         Path | None, typer.Option(help="Write the training rows without those of no use here; the source stays as it is.")
@@ -225,7 +269,10 @@ def check(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """What is wrong with the rows: copies, leaks, wrong labels, shortcuts, personal data and more."""
+    """Check the rows for what spoils a model.
+
+    Finds copies, leaks, wrong labels, shortcuts, personal data and more.
+    """
     from luthier.app.faces import face
     from luthier.pilot.check import check as verb
 
@@ -244,19 +291,23 @@ def check(
 
 @app.command()
 def show(
-    data: Annotated[str, typer.Argument(help="A file of rows, or a folder.")],
-    row: Annotated[int | None, typer.Option(help="The line the row begins on; the first training row when not given.")] = None,
-    views: Annotated[int, typer.Option(help="So many changed views of it, as augment makes them.", min=0, max=200)] = 0,
-    page: Annotated[Path | None, typer.Option(help="An HTML file to write an image and its views to.")] = None,
+    data: Annotated[str, typer.Argument(help="A file of rows, or a folder; - for standard input.")],
+    row: Annotated[int | None, typer.Option(help="Show the row that begins on this line; the first training row when not given.")] = None,
+    views: Annotated[int, typer.Option(help="Show this many augmented versions of it.", min=0, max=200)] = 0,
+    page: Annotated[Path | None, typer.Option(help="Write an image and its augmented versions as a page here (.html).")] = None,
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
-    base: Annotated[str | None, typer.Option(help="The base whose tokenizer and template count.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base whose tokenizer and chat template are used.")] = None,
     task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
     set: Set = None,
     as_json: Json = False,
 ) -> None:
-    """One row as the model will see it, token by token, with what is learned."""
+    """Show one row as the model will see it.
+
+    Token by token, with what is learned.
+    """
     from luthier.app.faces import coloured
+    from luthier.core.words import plural
     from luthier.pilot.show import ShownImage
     from luthier.pilot.show import show as verb
 
@@ -270,7 +321,7 @@ def show(
             print(f"page     {done.page}")
         return
     print(
-        f"{done.file}, line {done.line} ({done.part}): {len(done.tokens)} tokens, {sum(done.learned)} learned"
+        f"{done.file}, line {done.line} ({done.part}): {plural(len(done.tokens), 'token')}, {sum(done.learned)} learned"
         + (f", {done.cut} cut off" if done.cut else "")
     )
     coloured(done.pieces, done.learned)
@@ -281,65 +332,8 @@ def show(
 
 
 @app.command()
-def prove(
-    experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a run's folder.")],
-    set: Set = None,
-    seconds: Annotated[float, typer.Option(help="At most.")] = 60.0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Prove the loss on an experiment's own rows and model, without training."""
-    from luthier.app.faces import face
-    from luthier.pilot.prove import prove as verb
-
-    with face(quiet or as_json) as shown:
-        found = verb(experiment, set=set or (), seconds=seconds, face=shown)
-    if as_json:
-        print(json.dumps([proof.model_dump() for proof in found], indent=2, ensure_ascii=False))
-    if any(proof.held is False for proof in found):
-        sys.exit(1)
-
-
-@app.command()
-def plan(
-    experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a run's folder.")],
-    set: Set = None,
-    seconds: Annotated[float, typer.Option(help="That the measuring may take, roughly.")] = 30.0,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """What a run will take in time and memory, from a few measured steps."""
-    from luthier.app.faces import face, planned
-    from luthier.pilot.plan import plan as verb
-
-    with face(quiet or as_json) as shown:
-        made = verb(experiment, set=set or (), seconds=seconds, face=shown)
-    print(json.dumps({**made.forecast, "available": made.available}, indent=2) if as_json else "\n".join(planned(made)))
-
-
-@models_app.command("list")
-def list_models(as_json: Json = False) -> None:
-    """The bases known by name."""
-    from luthier.pilot.models import models as verb
-
-    def line(row: dict[str, Any]) -> str:
-        where = "here" if row["here"] else f"{row['megabytes']} MB to fetch"
-        return f"{row['name']:<14} {row['kind']:<8} {row['licence']:<11} {row['language']:<13} {where:<16} {row['about']}"
-
-    _rows(verb(), as_json, line)
-
-
-@models_app.command("pull")
-def pull_model(name: str) -> None:
-    """Fetch a base, so that later runs need no connection."""
-    from luthier.pilot.models import pull as verb
-
-    print(verb(name, lambda line: print(line, file=sys.stderr))["folder"])
-
-
-@app.command()
 def similar(
-    data: Annotated[str, typer.Argument(help="A file of rows with classes or answers, or a folder.")],
+    data: Annotated[str, typer.Argument(help="A file of rows with classes or answers, or a folder; - for standard input.")],
     bases: Annotated[
         str,
         typer.Option(
@@ -353,7 +347,10 @@ def similar(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """How near the task is to what a base knows: which base, how many of its blocks may stay frozen, and the rate to start from."""
+    """Compare bases on your rows.
+
+    Says which one suits them, how many blocks to freeze, and which learning rate to start from.
+    """
     from luthier.app.faces import compared, face
     from luthier.pilot.similar import similar as verb
 
@@ -363,35 +360,19 @@ def similar(
     print(json.dumps([one.value() for one in done], indent=2) if as_json else "\n".join(compared(done)))
 
 
-@models_app.command("show")
-def show_model(name: str, as_json: Json = False) -> None:
-    """What is known about a base."""
-    from luthier.pilot.models import describe as verb
-
-    found = verb(name, lambda line: print(line, file=sys.stderr))
-    print(json.dumps(found, indent=2) if as_json else "\n".join(f"{key:<14} {value}" for key, value in found.items()))
-
-
-def _rows(rows: list[dict[str, Any]], as_json: bool, line: Any) -> None:
-    for row in rows:
-        print(json.dumps(row) if as_json else line(row))
+app.command()(prove)
+app.command()(plan)
 
 
 def main() -> None:
     """Run a command; every mistake a user can make ends in one message and exit code 2."""
-    from luthier.core.errors import LuthierError, Stopped
+    from luthier.core.errors import LuthierError
 
     try:
         app(args=each_with_its_flag(sys.argv[1:]))
     except LuthierError as problem:
         print(f"luthier: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)
-    except Stopped as stop:
-        print(f"luthier: {stop}; go on with `luthier resume RUN`", file=sys.stderr)
-        sys.exit(128 + stop.signal)
-    except KeyboardInterrupt:
-        print("luthier: interrupted; what was written is whole", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

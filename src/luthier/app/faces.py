@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.finding import Finding
 from luthier.core.types import Step
-from luthier.core.words import duration, size
+from luthier.core.words import duration, plural, size
 
 if TYPE_CHECKING:
     from luthier.pilot.plan import Plan
@@ -24,6 +24,31 @@ SECONDS_BETWEEN_LINES = 10.0
 def clean(text: str) -> str:
     """Text without the control characters that could steer a terminal."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
+
+
+def warn(line: str) -> None:
+    """Say something beside the results, which go to standard output."""
+    print(f"luthier: {clean(line)}", file=sys.stderr)
+
+
+def predicted(row: dict[str, Any], as_json: bool) -> str:
+    """A prediction as a line: of a classifier its label and confidence; as JSON with all probabilities, or with those of the likeliest classes.
+
+    Args:
+        row: as `predict` returns it.
+        as_json: as a JSON object.
+    """
+    likeliest = {each["label"]: each["probability"] for each in row.get("top", ())}
+    if as_json:
+        said = {name: value for name, value in row.items() if name != "top"}
+        return json.dumps(said | ({"probabilities": likeliest} if likeliest else {}), ensure_ascii=False)
+    if "text" in row:
+        return clean(row["text"])
+    first = "(not sure)" if row.get("abstained") else clean(row["label"])
+    if row.get("abstained") and not likeliest:
+        likeliest = dict([max(row["probabilities"].items(), key=lambda pair: pair[1])])
+    others = [f"{clean(label)} {value:.1%}" for label, value in likeliest.items() if label != row["label"]]
+    return f"{first}  {row['confidence']:.1%}" + (f"  ({', '.join(others)})" if others else "")
 
 
 def coloured(pieces: Sequence[str], learned: Sequence[bool]) -> None:
@@ -87,7 +112,7 @@ class Lines:
         passed = max(time.monotonic() - self.since, 1e-6)
         left = passed / (step.number - self.first) * (step.total - step.number)
         speed = f"{self.tokens / passed:,.0f} tokens/s  {duration(left)} left"
-        return f"step {step.number}/{step.total}  loss {step.loss:.4f}{self.validation}  rate {step.rate:.1e}  {speed}"
+        return f"step {step.number}/{step.total}  loss {step.loss:.4f}{self.validation}  learning rate {step.rate:.1e}  {speed}"
 
     def step(self, step: Step) -> None:
         """An optimizer step has happened."""
@@ -97,7 +122,7 @@ class Lines:
             self.put(f"  {line}")
 
     def evaluation(self, step: int, measured: dict[str, float], best: bool) -> None:
-        """The validation rows were looked at."""
+        """The validation rows were evaluated."""
         name, value = next(iter(measured.items()))
         self.validation = f"  validation {name} {value:.4f}"
         self.put(
@@ -159,8 +184,8 @@ def planned(made: Plan) -> list[str]:
     said = made.forecast
     low, high = said["seconds"] / (1 + said["spread"]), said["seconds"] * (1 + said["spread"])
     return [
-        f"{said['moving'] / 1e6:,.1f} of {said['parameters'] / 1e6:,.1f} million parameters move",
-        f"{said['rows']:,} rows, {said['tokens']:,} tokens through the model in {said['steps']:,} steps, {said['evaluations']} evaluations",
+        f"{said['moving'] / 1e6:,.1f} of {said['parameters'] / 1e6:,.1f} million parameters are trained",
+        f"{plural(said['rows'], 'row')}, {plural(said['tokens'], 'token')} through the model in {plural(said['steps'], 'step')}, {plural(said['evaluations'], 'evaluation')}",
         f"training takes about {duration(said['seconds'])} ({duration(low)} to {duration(high)})",
         f"memory: about {size(said['memory'])} at its peak, of which {size(said['a_token'] * said['at_once'])} for {said['at_once']:,} tokens at once; {size(made.available)} are free",
         f"disk: at most {size(said['disk'])}",
@@ -184,11 +209,15 @@ def compared(found: Sequence[Similar]) -> list[str]:
             )
         if one.fluency:
             lines.append(f"  the answers take {one.fluency.answers:.2f} bits a byte, given what stands before them")
-        words = {"close": "a close cousin of what it knows", "between": "neither close nor far", "far": "a far turn"}
+        words = {
+            "close": "close to what it was pretrained on",
+            "between": "neither close nor far",
+            "far": "far from what it was pretrained on",
+        }
         lines.append(f"  {words[one.near.kind]}: {one.near.reason}")
         others = f" (or {', '.join(map(str, one.depth.others))})" if one.depth.others else ""
         lines.append(f"  freeze {one.depth.blocks or 'nothing'}{others}: {one.depth.reason}")
-        lines.append(f"  a rate to start from: {one.rate:g}")
+        lines.append(f"  a learning rate to start from: {one.rate:g}")
     first = found[0]
     depths = "|".join(str(each) for each in sorted({first.depth.blocks, *first.depth.others}))
     freezing = f" --set adaptation.kind=freeze --space 'adaptation.depth={depths}'" if first.depth.blocks else ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class LuthierError(Exception):
@@ -73,16 +75,23 @@ class NoGo(LuthierError):
     exit_code = 1
 
 
-class Stopped(Exception):
-    """A signal asked the run to stop; what is needed to resume has been written.
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, or another signal, asked the run to stop; what is needed to resume has been written.
+
+    It is a `KeyboardInterrupt` and no `LuthierError`, so that code which catches errors and goes on does not swallow a Ctrl-C.
 
     Args:
         signal: the signal's number; the process exits with 128 + it.
+        folder: of the run or the study, where there is one to resume.
+        at_once: whether the stop was forced, so that nothing is waited for.
     """
 
-    def __init__(self, signal: int) -> None:
-        super().__init__(f"stopped by signal {signal}")
-        self.signal = signal
+    def __init__(self, signal: int, folder: Path | None = None, at_once: bool = False) -> None:
+        super().__init__(signal)
+        self.signal, self.folder, self.at_once = signal, folder, at_once
+
+    def __str__(self) -> str:
+        return f"stopped; go on with `luthier resume {shlex.quote(str(self.folder))}`" if self.folder else "stopped"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

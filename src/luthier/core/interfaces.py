@@ -88,7 +88,7 @@ class Face(Protocol):
         ...
 
     def evaluation(self, step: int, measured: dict[str, float], best: bool) -> None:
-        """The validation rows were looked at."""
+        """The validation rows were evaluated."""
         ...
 
 

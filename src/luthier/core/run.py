@@ -10,6 +10,7 @@ import json
 import math
 import os
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import DiskFailed, DiskFull, RunError
+from luthier.core.errors import DiskFailed, DiskFull, RunError, Stopped
 from luthier.core.finding import Finding
 
 
@@ -103,8 +104,8 @@ class Run:
         folder: where it is.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
 
     def __repr__(self) -> str:
         verdict = self.verdict
@@ -124,12 +125,13 @@ class Run:
         return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
     @classmethod
-    def create(cls, folder: Path) -> Run:
+    def create(cls, folder: str | Path) -> Run:
         """Make a new, empty run folder.
 
         Raises:
             RunError: something is already there.
         """
+        folder = Path(folder)
         if (folder / "experiment.yaml").exists():
             raise RunError(
                 f"{folder} already holds a run",
@@ -145,12 +147,13 @@ class Run:
         return cls(folder)
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
+    def open(cls, folder: str | Path) -> Run:
         """Open an existing run.
 
         Raises:
             RunError: there is none.
         """
+        folder = Path(folder)
         if not (folder / "experiment.yaml").is_file():
             raise RunError(f"{folder} is not a run folder: it has no experiment.yaml", "give the folder that `luthier run` printed")
         return cls(folder)
@@ -173,6 +176,21 @@ class Run:
             handle.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
             handle.flush()
             yield self
+
+    @contextlib.contextmanager
+    def named_when_stopped(self) -> Iterator[None]:
+        """Whoever stops the process meanwhile is told which folder to resume.
+
+        Raises:
+            Stopped: of this folder; also where it was a plain `KeyboardInterrupt`.
+        """
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+            at_once = stop.at_once if isinstance(stop, Stopped) else False
+            resumable = (self.folder / "experiment.yaml").exists()
+            raise Stopped(number, self.folder if resumable else None, at_once) from stop
 
     # reading
 

@@ -17,12 +17,13 @@ class Study(Run):
         return f"Study({str(self.folder)!r}, {f'the best is {winner!r}' if winner else 'unfinished'})"
 
     @classmethod
-    def open(cls, folder: Path) -> Study:
+    def open(cls, folder: str | Path) -> Study:
         """Open an existing study.
 
         Raises:
             RunError: there is none.
         """
+        folder = Path(folder)
         if not (folder / "plan.yaml").is_file():
             raise RunError(f"{folder} is not a study: it has no plan.yaml", "give the folder that `luthier search` printed")
         return cls(folder)

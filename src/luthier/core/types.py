@@ -135,6 +135,9 @@ class Scores:
         target: the right class where there are classes, # (examples,)
         probabilities: class probabilities where there are classes, # (examples, classes)
         bytes: UTF-8 bytes of what is learned where it is text, # (examples,)
+        labels: the classes by name, in the order of their numbers; empty where nobody knows them.
+        outputs: generated answers, None for rows that were given none, # (examples,)
+        references: what was to be said, # (examples,)
     """
 
     loss: np.ndarray
@@ -142,6 +145,14 @@ class Scores:
     target: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     bytes: np.ndarray | None = None
+    labels: tuple[str, ...] = ()
+    outputs: np.ndarray | None = None
+    references: np.ndarray | None = None
+
+    def part(self, rows: np.ndarray) -> Scores:
+        """The scores of some of the rows, in the given order (with repetition)."""
+        columns = {name: value[rows] for name, value in vars(self).items() if name != "labels" and value is not None}
+        return Scores(**columns, labels=self.labels)
 
 
 @dataclass(frozen=True)
@@ -158,6 +169,7 @@ class Step:
         rate: the learning rate used.
         gradient_norm: before clipping.
         epoch: how many times the training rows have been seen.
+        evaluation: the most recent evaluation on the validation rows: its `step` and its metrics; None before the first.
     """
 
     number: int
@@ -169,3 +181,14 @@ class Step:
     rate: float
     gradient_norm: float
     epoch: float
+    evaluation: dict[str, Any] | None = None
+    _requests: list[str] = field(default_factory=list, repr=False, compare=False)
+
+    def stop(self) -> None:
+        """End the training after this step; the run is still judged, reported and shipped."""
+        self._requests.append("stop")
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a watcher has asked for the end of the training."""
+        return bool(self._requests)

@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 
+def plural(number: int, noun: str) -> str:
+    """A count with its noun: "1 step", "1,201 steps", "2 classes", "3 queries".
+
+    Args:
+        number: how many.
+        noun: in the singular; of several words the last takes the plural.
+    """
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{number:,} {noun}es"
+    return f"{number:,} {noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{number:,} {noun}s"
+
+
 def several(count: int, noun: str, verb: str) -> str:
     """A count with its noun and verb: "1 row holds", "3 rows hold".
 

@@ -10,6 +10,7 @@ SOURCES = Table(
     jsonl="luthier.data.sources.objects:read_lines",
     parquet="luthier.data.sources.columns:read_parquet",
     arrow="luthier.data.sources.columns:read_arrow",
+    xlsx="luthier.data.sources.workbooks:read_workbook",
     saved="luthier.data.sources.columns:read_saved",
     images="luthier.data.sources.images:read_images",
     texts="luthier.data.sources.texts:read_texts",

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.core.errors import DataError, nearest
+from luthier.core.words import plural
 from luthier.data.rows import Rows
 
 TARGET_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "intent", "topic", "rating", "type", "y")
 TEXT_NAMES = ("text", "sentence", "review", "comment", "message", "feedback", "body", "content", "description", "title")
+PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"))
+"""Two texts of which the label speaks together, as the well-known sets name them: one alone cannot tell it."""
 CHAT_SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("messages",), "messages"),
     (("conversations",), "conversations"),
@@ -48,6 +51,7 @@ def infer(rows: Rows, path: str, task: str | None = None, input: tuple[str, ...]
     for name in (*input, *([target] if target else [])):
         if name not in rows.columns:
             raise DataError(f"{path} has no column {name!r}", nearest(name, rows.columns))
+        _refuse_empty(rows, path, name)
     if {"pixels", "thumbnail"} <= set(rows.columns) and task in (None, "image_classification"):
         return _images(rows, path, input, target)
     if {"chosen", "rejected"} <= set(rows.columns) and task in (None, "preference") and not target:
@@ -78,7 +82,7 @@ def _images(rows: Rows, path: str, input: tuple[str, ...], target: str | None) -
         "image_classification",
         column,
         target,
-        f"{column[0]!r} names images; {target!r} takes {kinds} values over {len(rows.values):,} rows",
+        f"{column[0]!r} names images; {target!r} takes {plural(kinds, 'value')} over {plural(len(rows.values), 'row')}",
     )
 
 
@@ -94,10 +98,14 @@ def _chat(rows: Rows, input: tuple[str, ...], target: str | None) -> Shape | Non
 
 def _classification(rows: Rows, path: str, input: tuple[str, ...], target: str | None) -> Shape:
     why = []
+    pair = () if input else _pair(rows, target)
     if target is None:
-        target = _target(rows, path, input)
+        target = _target(rows, path, input or pair)
         kinds = len({_text(row.get(target)) for row in rows.values})
-        why.append(f"{target!r} takes {kinds} values over {len(rows.values):,} rows")
+        why.append(f"{target!r} takes {plural(kinds, 'value')} over {plural(len(rows.values), 'row')}")
+    if pair:
+        input = pair
+        why.append(f"{pair[0]!r} and {pair[1]!r} are a pair of texts: both are read")
     if not input:
         lengths = {name: _mean_length(rows, name) for name in rows.columns if name != target}
         if not lengths:
@@ -107,6 +115,31 @@ def _classification(rows: Rows, path: str, input: tuple[str, ...], target: str |
         input = (best,)
         why.append(f"{best!r} holds the text (mean {lengths[best]:.0f} characters)")
     return Shape("classification", input, target, "; ".join(why) or "task and columns as given")
+
+
+def _pair(rows: Rows, target: str | None) -> tuple[str, ...]:
+    """The columns of a well-known pair of texts, where the table has both."""
+    known = {name.lower(): name for name in rows.columns if name != target}
+    found = (tuple(known[name] for name in pair) for pair in PAIRS if set(pair) <= set(known))
+    return next((pair for pair in found if all(_mean_length(rows, name) > 0 for name in pair)), ())
+
+
+def _refuse_empty(rows: Rows, path: str, name: str) -> None:
+    """Refuse a column that says nothing in any row.
+
+    Raises:
+        DataError: it is so.
+    """
+    if rows.values and all(_is_empty(row.get(name)) for row in rows.values):
+        others = [other for other in rows.columns if other != name and not all(_is_empty(row.get(other)) for row in rows.values)]
+        raise DataError(
+            f"{path}: the column {name!r} is empty in all {len(rows.values):,} rows",
+            f"fill it, or name another column ({', '.join(others[:8]) or 'there is none that holds anything'})",
+        )
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _target(rows: Rows, path: str, input: tuple[str, ...]) -> str:
@@ -119,7 +152,12 @@ def _target(rows: Rows, path: str, input: tuple[str, ...]) -> str:
         for name in rows.columns
         if name not in input and 2 <= score(name)[1] <= max(2, min(500, len(rows.values) // 3)) and _mean_length(rows, name) < 60
     ]
-    if not fitting:
+    best = min(fitting, key=score, default=None)
+    rank = score(best)[0] if best else len(TARGET_NAMES)
+    for name in rows.columns:  # an empty column called label is a mistake in the file: another one must not quietly take its place
+        if name.lower() in TARGET_NAMES[:rank]:
+            _refuse_empty(rows, path, name)
+    if best is None:
         constant = [name for name in rows.columns if score(name)[1] == 1]
         if constant and len(rows.columns) == 2:
             raise DataError(f"{path}: the column {constant[0]!r} holds one value only", "a classifier needs rows of at least 2 classes")
@@ -127,7 +165,7 @@ def _target(rows: Rows, path: str, input: tuple[str, ...]) -> str:
             f"{path}: none of the columns {', '.join(rows.columns)} looks like a label (2 or more values that repeat)",
             "name it: --target COLUMN",
         )
-    return min(fitting, key=score)
+    return best
 
 
 def _mean_length(rows: Rows, name: str) -> float:

@@ -12,15 +12,18 @@ from luthier.core.finding import Finding
 from luthier.core.run import file_hash
 from luthier.core.types import Record
 from luthier.data import pictures
+from luthier.data.archives import choose_member, on_disk, tables_in
 from luthier.data.check import CHECKS, OF_IMAGES
 from luthier.data.check.sheet import Sheet
 from luthier.data.infer import infer
 from luthier.data.near import clusters
 from luthier.data.parts import divided, together
-from luthier.data.rows import ENDINGS, Rejected, read
+from luthier.data.rows import ENDINGS, Rejected, format_of, plain_stem, read
+from luthier.data.sources.images import KEPT
 from luthier.data.spec import CLASSES, Data
 from luthier.data.split import PARTS
-from luthier.data.usable import classes, enough, said, set_aside, thinned, usable
+from luthier.data.unread import find_file_names, find_unread
+from luthier.data.usable import classes, enough, notes_of, said, set_aside, thinned, usable
 
 MOST_LEAKED = 0.01
 """Share of the given test rows that may also be training rows before the run is refused."""
@@ -29,6 +32,8 @@ QUICK = (
     "duplicates",
     "conflicts",
     "leakage",
+    "shares",
+    "groups",
     "balance",
     "spellings",
     "language",
@@ -81,8 +86,10 @@ class Intake:
         given = bool(self.spec.validation or self.spec.test or self.spec.time)
         firsts: dict[int, int] = {}
         known = [firsts.setdefault(self.clusters[record.source, record.row], number) for number, (record, _) in enumerate(rows)]
+        used = {*self.spec.input, self.spec.target, *KEPT}
+        others = tuple(dict.fromkeys(name for record, _ in rows for name in record.values if name not in used))
         return Sheet([record for record, _ in rows], [part for _, part in rows], given, self.spec.task or "", [text for text, _ in pairs],
-                     [label for _, label in pairs], known_clusters=known, **model)  # fmt: skip
+                     [label for _, label in pairs], known_clusters=known, target=self.spec.target, others=others, group=self.spec.group, **model)  # fmt: skip
 
 
 def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
@@ -98,7 +105,8 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
     spec = _three_files(spec)
     files = _files(spec)
     tables = {
-        name: read(Path(path), spec.format, spec.encoding, spec.header, spec.most_rows, spec.split_seed) for name, path in files.items()
+        name: read(Path(path), spec.format, spec.encoding, spec.header, spec.most_rows, spec.split_seed, spec.sheet)
+        for name, path in files.items()
     }
     rejected = [row for rows in tables.values() for row in rows.rejected]
     enough({name: rows.values for name, rows in tables.items()}, rejected, spec.path)
@@ -118,7 +126,8 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
     images = filled.task == "image_classification"
     numbers = pictures.clusters([r.values["thumbnail"] for r in rows]) if images else clusters([said(r, filled)[0] for r in rows])
     known = {(record.source, record.row): number for record, number in zip(rows, numbers, strict=True)}
-    findings = [*set_aside(rejected), *thinned(tables, files, spec)]
+    findings = [*set_aside(rejected), *thinned(tables, files, spec), *notes_of(tables), *find_unread(tables["train"], shape, spec.input)]
+    findings += find_file_names(tables["train"], shape)
     kept_together = together(parts, filled, known, findings)
     records = divided(parts, filled, kept_together)
     intake = Intake(filled, shape.reason, records, labels, rejected, findings, known, kept_together)
@@ -132,7 +141,7 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
 def _files(spec: Data) -> dict[str, str]:
     """Part → its file, as far as it is given; none may be given twice."""
     given = (("train", spec.path), ("validation", spec.validation), ("test", spec.test))
-    files = {name: str(Path(path).absolute()) for name, path in given if path}
+    files = {name: str(choose_member(Path(path).absolute(), ENDINGS)) for name, path in given if path}
     twice = next((name for name in list(files)[1:] if files[name] == files["train"]), None)
     if twice:
         raise DataError(
@@ -143,7 +152,7 @@ def _files(spec: Data) -> dict[str, str]:
 
 def _fingerprint(spec: Data, files: Mapping[str, str]) -> dict[str, str]:
     """Part → hash of its file: those the experiment was made for, where it says so."""
-    found = {name: file_hash(Path(path)) for name, path in files.items()}
+    found = {name: file_hash(on_disk(Path(path))) for name, path in files.items()}
     changed = next((name for name in found if spec.fingerprint and spec.fingerprint.get(name) != found[name]), None)
     if changed:
         raise DataError(
@@ -171,12 +180,17 @@ def _refuse_leakage(spec: Data, sheet: Sheet, findings: list[Finding]) -> None:
 
 
 def _three_files(spec: Data) -> Data:
+    """The files of a folder or zip that are named for the parts of a split."""
     folder = Path(spec.path)
-    if not folder.is_dir():
+    if folder.is_dir():
+        files = sorted(folder.iterdir())
+    elif folder.suffix.lower() == ".zip" and folder.is_file():
+        files = [folder / name for name in tables_in(folder, ENDINGS)]
+    else:
         return spec
     found: dict[str, str] = {}
     for part, names in (("path", ("train",)), ("validation", ("validation", "valid", "dev", "val")), ("test", ("test",))):
-        for file in sorted(folder.iterdir()):
-            if file.stem in names and file.suffix.lower() in ENDINGS and file.suffix.lower() != ".txt":
+        for file in files:
+            if plain_stem(file) in names and format_of(file) and file.suffix.lower() != ".txt":
                 found.setdefault(part, str(file))
-    return spec.model_copy(update=found)
+    return spec.model_copy(update=found if "path" in found or folder.is_dir() else {})

@@ -11,6 +11,7 @@ from typing import Any
 from luthier.core.errors import DataError
 from luthier.core.finding import Finding
 from luthier.core.types import Record
+from luthier.core.words import plural
 from luthier.data.near import normal
 from luthier.data.spec import CLASSES, Data
 from luthier.data.split import PARTS, joined, split, split_by_time
@@ -34,7 +35,7 @@ def together(parts: dict[str, list[Record]], spec: Data, known: dict[tuple[str, 
             for row, record in enumerate(rows)
         ]
         if len(parts) < 3 and not spec.time:
-            findings.append(Finding(check="split.template", severity="note", claim=f"{sum(large.values()):,} rows are near-duplicates of each other in {len(large)} clusters (a template?): only equal texts among them are kept in one part",
+            findings.append(Finding(check="split.template", severity="note", claim=f"{sum(large.values()):,} rows are near-duplicates of each other in {plural(len(large), 'cluster')} (a template?): only equal texts among them are kept in one part",
                                     evidence={"rows": sum(large.values()), "clusters": len(large)}))  # fmt: skip
     return {(record.source, record.row): key for record, key in zip(rows, keys, strict=True)}
 

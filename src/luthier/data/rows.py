@@ -17,6 +17,7 @@ import numpy as np
 from luthier.core.errors import DataError, nearest
 from luthier.core.randomness import mix
 from luthier.core.types import Record
+from luthier.data.archives import TEXT_FORMATS, choose_member, is_packed, on_disk, open_bytes
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Rows:
         most: rows that are kept, evenly by chance, of a file that holds more; 0 keeps all.
         seed: of that chance.
         met: rows that the file holds.
+        notes: what a person should know about how the file was read, each with its remedy.
     """
 
     columns: list[str]
@@ -59,6 +61,7 @@ class Rows:
     most: int = 0
     seed: int = 0
     met: int = 0
+    notes: list[tuple[str, str]] = field(default_factory=list)
     _below: int = 1 << 64
     _draws: list[int] = field(default_factory=list)
     _block: int = -1
@@ -106,7 +109,16 @@ ENDINGS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
 }
+UNREAD = {
+    **dict.fromkeys((".xls", ".xlsb", ".ods", ".numbers"), "open it in a spreadsheet program and save it as .xlsx, or as CSV (UTF-8)"),
+    **dict.fromkeys((".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar"), "unpack it, and give the file or folder itself; .gz and .zip are read"),
+    **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".dta", ".sav", ".rds", ".h5", ".db", ".sqlite", ".xml"), "save the table as CSV or Parquet"),
+    **dict.fromkeys((".pdf", ".docx", ".doc", ".html", ".htm", ".md"), "put the documents into a folder, and give the folder: each becomes a row"),
+}  # fmt: skip
+"""Endings of files that are not read, with the remedy."""
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
 BINARY = {b"PAR1": "Parquet", b"ARROW1": "Arrow", b"%PDF": "PDF", b"SQLite": "SQLite", b"\xd0\xcf\x11\xe0": "an old Office format"}
 ROW_BYTES = 8 << 20
@@ -126,6 +138,7 @@ class Reading:
         header: whether line 1 names the columns; None looks at the values.
         most: rows that are kept of a file that holds more; 0 keeps all.
         seed: decides which.
+        sheet: of a workbook, by its name or its number from 1; None takes the first that holds rows.
     """
 
     path: Path
@@ -133,6 +146,7 @@ class Reading:
     header: bool | None = None
     most: int = 0
     seed: int = 0
+    sheet: str | None = None
 
     def rows(self, columns: Sequence[str] = (), header: bool = True) -> Rows:
         """An empty table that keeps as many rows as was asked for."""
@@ -158,7 +172,7 @@ class Reading:
         """
         path = self.path
         try:
-            with path.open("rb") as handle:
+            with open_bytes(path) as handle:
                 start = handle.read(4096)
                 blank = not start.strip() and all(not piece.strip() for piece in iter(lambda: handle.read(1 << 20), b""))
         except OSError as problem:
@@ -167,49 +181,95 @@ class Reading:
             raise DataError(f"{path} is empty", "give a file with at least 30 rows")
         for mark, kind in PACKED.items():
             if start.startswith(mark):
-                raise DataError(f"{path} is compressed ({kind})", "unpack it first")
+                raise DataError(f"{path} is compressed ({kind})", _proper_name(path, kind))
         for mark, kind in BINARY.items():
             if start.startswith(mark):
                 raise DataError(f"{path} is {kind}, not text", "give it its own ending (.parquet, .arrow), or save it as CSV")
         encoding = _encoding(start, path, self.encoding)
-        return path.open(encoding=encoding, errors=_errors(path, encoding), newline=newline)
+        errors = _errors(path, encoding)
+        return io.TextIOWrapper(open_bytes(path), encoding=encoding, errors=errors, newline=newline)
 
 
-def read(path: Path, format: str | None = None, encoding: str = "utf-8", header: bool | None = None, most: int = 0, seed: int = 0) -> Rows:
+def format_of(path: Path) -> str | None:
+    """The format that a file's ending names, also where `.gz` follows it; None where it names none."""
+    plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return ENDINGS.get(plain.suffix.lower())
+
+
+def plain_stem(path: Path) -> str:
+    """A file's name without its endings: `train` of train.csv.gz."""
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+
+
+def names_table(path: Path) -> bool:
+    """Whether a name is that of a file of rows, by its ending: those that are read, those in a compressed file, and those that are refused with a remedy."""
+    return format_of(path) is not None or path.suffix.lower() in (".gz", ".zip", *UNREAD)
+
+
+def read(
+    path: Path,
+    format: str | None = None,
+    encoding: str = "utf-8",
+    header: bool | None = None,
+    most: int = 0,
+    seed: int = 0,
+    sheet: str | None = None,
+) -> Rows:
     """Read a file or folder of rows.
 
     Args:
-        path: the file, or a folder of texts or of a saved data set.
+        path: the file, a zip that holds one, a table in a zip (`reviews.zip/train.csv`), or a folder of texts or of a saved data set.
         format: a name from `data.SOURCES`; None takes it from the file's ending.
         encoding: how its bytes are to be read; a byte order mark is honoured.
         header: whether line 1 names the columns; None looks at the values.
         most: rows that are kept, evenly by chance, of a file that holds more; 0 keeps all.
         seed: of that chance.
+        sheet: of a workbook, by its name or its number from 1; None takes the first that holds rows.
 
     Raises:
         DataError: the file is missing, empty, in another encoding, or not of its format.
     """
     from luthier.data import SOURCES
 
-    if not path.exists():
-        beside = [entry.name for entry in path.parent.iterdir() if entry.suffix.lower() in ENDINGS] if path.parent.is_dir() else []
+    path = choose_member(path, ENDINGS)
+    there = on_disk(path)
+    if not there.exists():
+        beside = [entry.name for entry in path.parent.iterdir() if names_table(entry)] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}", nearest(path.name, beside) if beside else "check the path")
     if path.is_dir():
         format = format or _folder_format(path)
-    elif not path.is_file():
+    elif not there.is_file():
         raise DataError(f"{path} is not a file", "give a file of rows, or a folder with train, validation and test files")
-    name = format or ENDINGS.get(path.suffix.lower())
+    name = format or format_of(path)
     if name is None:
-        raise DataError(
-            f"{path}: the ending {path.suffix!r} names no format that is known", f"set data.format to one of {', '.join(SOURCES)}"
-        )
-    found = sift(SOURCES[name](Reading(path, encoding, header, most, seed)), str(path))
-    if path.is_dir():
+        ending = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
+        remedy = UNREAD.get(path.suffix.lower()) or f"set data.format to one of {', '.join(SOURCES)}"
+        raise DataError(f"{path}: the ending {ending!r} names no format that is read", UNREAD[".tar"] if ".tar" in ending else remedy)
+    if is_packed(path) and name not in TEXT_FORMATS:
+        raise DataError(f"{path}: {name} files are not read from compressed ones", "unpack it, and give the file itself")
+    found = sift(SOURCES[name](Reading(path, encoding, header, most, seed, sheet)), str(path))
+    if path.is_dir() or there != path:
         return found
     from luthier.data.sources.images import image_column, with_images
 
     column = image_column(found, path.parent)
     return with_images(found, column, path.parent, str(path)) if column else found
+
+
+def _proper_name(path: Path, kind: str) -> str:
+    """What to do with a compressed file that bears the name of another."""
+    if kind == "gzip":
+        return f"name it {path.name}.gz, or unpack it"
+    if kind != "zip":
+        return "unpack it first"
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            workbook = "xl/workbook.xml" in archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return "unpack it first"
+    return f"it is an Excel workbook: name it {path.stem}.xlsx" if workbook else f"name it {path.stem}.zip, or unpack it"
 
 
 def _folder_format(folder: Path) -> str:
@@ -230,7 +290,7 @@ def sift(rows: Rows, path: str) -> Rows:
         DataError: nothing is left.
     """
     rows.thin()
-    kept = Rows(columns=rows.columns, header=rows.header, rejected=rows.rejected)
+    kept = Rows(columns=rows.columns, header=rows.header, rejected=rows.rejected, notes=rows.notes)
     for line, values in zip(rows.lines, rows.values, strict=True):
         reason = _unfit(values)
         if reason:
@@ -284,7 +344,7 @@ def _errors(path: Path, encoding: str) -> str:
         DataError: there are many; it is another encoding.
     """
     decoder = codecs.getincrementaldecoder(encoding)()
-    with path.open("rb") as handle:
+    with open_bytes(path) as handle:
         try:
             for piece in iter(lambda: handle.read(1 << 20), b""):
                 decoder.decode(piece)
@@ -292,7 +352,8 @@ def _errors(path: Path, encoding: str) -> str:
             return "strict"
         except UnicodeDecodeError:
             pass
-    raw = path.read_bytes()
+    with open_bytes(path) as handle:
+        raw = handle.read()
     try:
         raw.decode(encoding)
     except UnicodeDecodeError as problem:

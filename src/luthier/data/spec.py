@@ -16,15 +16,18 @@ class Data(Component):
     """The data of an experiment."""
 
     path: str = Field(
-        description="The file of rows (csv, tsv, json, jsonl, parquet, arrow) or a folder; with `validation` and `test` given, the training rows."
+        description="The file of rows (csv, tsv, json, jsonl, also as .gz or in a .zip; parquet, arrow, xlsx) or a folder; with `validation` and `test` given, the training rows."
     )
     validation: str | None = Field(default=None, description="A file of validation rows, where the split is given.")
     test: str | None = Field(default=None, description="A file of test rows, where the split is given.")
     format: str | None = Field(
         default=None,
-        description="csv, tsv, json, jsonl, parquet, arrow, saved (a folder of the datasets library), images or texts (a folder of such files); taken from the ending when unset.",
+        description="csv, tsv, json, jsonl, parquet, arrow, xlsx, saved (a folder of the datasets library), images or texts (a folder of such files); taken from the ending when unset.",
     )
     encoding: str = Field(default="utf-8", description="How the bytes are read.")
+    sheet: str | None = Field(
+        default=None, description="The sheet of a workbook, by its name or its number from 1; the first that holds rows when unset."
+    )
     header: bool | None = Field(default=None, description="Whether line 1 names the columns; looked for when unset.")
     task: Literal["classification", "image_classification", "chat", "preference"] | None = Field(
         default=None, description="What the rows are for; inferred when unset."

@@ -9,6 +9,7 @@ import numpy as np
 
 from luthier.core.errors import DataError
 from luthier.core.randomness import mix
+from luthier.core.words import several
 from luthier.data.groups import Groups
 
 PARTS = ("train", "validation", "test")
@@ -54,7 +55,9 @@ def split(keys: Sequence[Hashable], strata: Sequence[Hashable], shares: dict[str
     needed = ["train", *(part for part in shares if shares[part])]
     if not all(parts[part] for part in needed):
         empty = ", ".join(part for part in needed if not parts[part])
-        raise DataError(f"{len(keys)} rows are too few for a split: nothing would be left for {empty}", "give at least 30 different rows")
+        raise DataError(
+            f"{several(len(keys), 'row', 'are')} too few for a split: nothing would be left for {empty}", "give at least 30 different rows"
+        )
     return {part: sorted(rows) for part, rows in parts.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from luthier.core.errors import DataError
 from luthier.core.finding import Finding
 from luthier.core.types import Record
-from luthier.core.words import several
+from luthier.core.words import plural, several
 from luthier.data.chat import conversation
 from luthier.data.infer import Shape
 from luthier.data.rows import Rejected, Rows
@@ -41,7 +41,7 @@ def usable(rows: Rows, path: str, shape: Shape, rejected: list[Rejected]) -> lis
         rejected: grows by the others.
 
     Raises:
-        DataError: the file lacks a column.
+        DataError: the file lacks a column, or holds no row that can be used.
     """
     missing = [name for name in (*shape.input, shape.target) if name not in rows.columns]
     if missing:
@@ -53,6 +53,13 @@ def usable(rows: Rows, path: str, shape: Shape, rejected: list[Rejected]) -> lis
             rejected.append(Rejected(path, record.row, reason, dict(record.values)))
         else:
             kept.append(record)
+    if (
+        rows.values
+        and not kept
+        and shape.target in rows.columns
+        and all(str(row.get(shape.target) or "").strip() == "" for row in rows.values)
+    ):
+        raise DataError(f"{path}: the column {shape.target!r} is empty in all {len(rows.values):,} rows", "fill it, or leave this file out")
     return kept
 
 
@@ -75,9 +82,16 @@ def _why_not(record: Record, shape: Shape) -> str:
     if not any(str(record.values.get(name) or "").strip() for name in shape.input):
         return "there is no text"
     label = record.values.get(shape.target)
+    if isinstance(label, dict | list):
+        return f"{shape.target} holds a {type(label).__name__}, not one label: a row has one class"
     if label is None or str(label).strip() == "":
-        return "there is no label"
+        return f"there is no label ({shape.target!r} is empty)"
     return ""
+
+
+def tidy_label(label: str) -> str:
+    """A label without the spaces and invisible signs around it."""
+    return label.strip().strip("\u200b\ufeff\u2060").strip()
 
 
 def classes(parts: dict[str, list[Record]], shape: Shape, rejected: list[Rejected], path: str) -> tuple[str, ...]:
@@ -123,6 +137,8 @@ def classes(parts: dict[str, list[Record]], shape: Shape, rejected: list[Rejecte
                     if counts[label(record)] < FEWEST_OF_A_CLASS
                     else f"the label {label(record)!r} is not in the training rows"
                 )
+                if tidy_label(label(record)) in kept:
+                    reason += f", {tidy_label(label(record))!r} without the spaces is (`luthier check DATA --fix` takes them away)"
                 rejected.append(Rejected(record.source, record.row, reason, dict(record.values)))
         parts[name] = [record for record in rows if label(record) not in few]
     return tuple(kept)
@@ -144,14 +160,21 @@ def set_aside(rejected: list[Rejected]) -> list[Finding]:
     """Rows that cannot be used, counted by their reasons."""
     if not rejected:
         return []
-    reasons = Counter(row.reason if len(row.reason) < 60 else row.reason[:57] + "…" for row in rejected)
-    return [Finding(check="rows", severity="warning", claim=several(len(rejected), "row", "were set aside"),
+    reasons = Counter(row.reason if len(row.reason) < 90 else row.reason[:87] + "…" for row in rejected)
+    listed = "; ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common(3)) + ("; …" if len(reasons) > 3 else "")
+    first = f"{Path(rejected[0].file).name}, line {rejected[0].line}"
+    return [Finding(check="rows", severity="warning", claim=f"{several(len(rejected), 'row', 'were set aside')}: {listed}; the first is {first}",
                     evidence={"reasons": dict(reasons.most_common(5)), "first": f"{rejected[0].file}, line {rejected[0].line}"},
                     remedy="look at rejected.jsonl in the run folder")]  # fmt: skip
 
 
+def notes_of(tables: Mapping[str, Rows]) -> list[Finding]:
+    """What the reader of a file had to decide by itself."""
+    return [Finding(check="rows", claim=claim, remedy=remedy) for table in tables.values() for claim, remedy in table.notes]
+
+
 def thinned(tables: Mapping[str, Rows], files: Mapping[str, str], spec: Data) -> list[Finding]:
     """Files that hold more rows than are used."""
-    return [Finding(check="rows", severity="warning", claim=f"{Path(files[name]).name} holds {table.met:,} rows: {spec.most_rows:,} of them, evenly by chance, are used",
+    return [Finding(check="rows", severity="warning", claim=f"{Path(files[name]).name} holds {plural(table.met, 'row')}: {spec.most_rows:,} of them, evenly by chance, are used",
                     evidence={"held": table.met, "used": spec.most_rows}, remedy="use more with --set data.most_rows=N (0 uses all): memory must hold them")
             for name, table in tables.items() if spec.most_rows and table.met > spec.most_rows]  # fmt: skip

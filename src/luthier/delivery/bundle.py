@@ -19,6 +19,7 @@ from luthier.core.run import file_hash, writing
 from luthier.experiment import Experiment
 from luthier.models.encode import depths_read
 from luthier.models.linear_probe import AveragedModel, LinearProbe
+from luthier.models.manifest import write_facts
 from luthier.models.precision import compute_in
 from luthier.models.pretrained import Classifier, PackedNetwork
 from luthier.models.store import KEPT_FILES, Base, inspect
@@ -73,7 +74,6 @@ def write_bundle(
                     shutil.copyfile(base.folder / name, aside / name)
         (aside / "README.md").write_text(card)
         about = {
-            "format": 1,
             "task": experiment.data.task,
             "objective": experiment.objective.model_dump(mode="json"),
             "input": list(experiment.data.input),
@@ -86,7 +86,7 @@ def write_bundle(
             "experiment": experiment.key,
             "sha256": file_hash(aside / "model.safetensors"),
         }
-        (aside / "luthier.json").write_text(json.dumps(about, indent=2, ensure_ascii=False))
+        write_facts(aside, about)  # last: it holds the hash of every other file
         for file in aside.rglob("*"):
             if file.is_file():
                 handle = os.open(file, os.O_RDONLY)
@@ -161,14 +161,14 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[Any, Any]:
     """A bundle's model, in the dtype it was evaluated in, and its objective.
 
     Args:
-        base: a bundle, resolved.
+        base: a bundle, resolved: its files were checked against its manifest.
         tokenizer: its own.
 
     Returns:
         The network; of a bundle that ships a linear probe or an average, a module with the same `model(batch)`.
 
     Raises:
-        ModelError: it is not a bundle, or its weights are not those that were written.
+        ModelError: it is not a bundle.
     """
     from luthier.models.pretrained import load_classifier, load_generator
     from luthier.objectives import OBJECTIVES
@@ -176,8 +176,6 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[Any, Any]:
     about = base.bundle
     if about is None:
         raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")
-    if base.fingerprint != about["sha256"]:
-        raise ModelError(f"{base.folder / 'model.safetensors'} is not what was written: its hash differs", "restore the bundle from a copy")
     spec = OBJECTIVES[about["objective"]["kind"]].model_validate(about["objective"])
     objective = spec.open(tokenizer, tuple(about["input"]), about["target"])
     dtype = getattr(torch, about["dtype"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from luthier.core.words import plural
+from luthier.delivery.page import title_of
 from luthier.evaluation.verdict import sentence, shown, times
 from luthier.experiment import Experiment
 from luthier.models.catalogue import PACKAGED
@@ -29,11 +30,11 @@ library_name: {"transformers" if ships == "trained" else "luthier"}
 {f"language: {known.language}" if known else ""}
 tags: [luthier]
 ---
-# {Path(experiment.data.path).stem}, from {base.name}
+# {title_of(experiment.data.path)}, from {base.name}
 
 {sentence(verdict)}
 
-| | {metric} on {verdict["test"]["n"]:,} test rows | 95 % interval |
+| | {metric} on {plural(verdict["test"]["n"], "test row")} | 95 % interval |
 |---|---|---|
 {_scores(verdict)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from luthier.core.finding import Finding
@@ -49,6 +50,44 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     top = "".join(f"<th>{text(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def folded(summary: str, body: str) -> str:
+    """A part that is closed until somebody opens it; both are HTML."""
+    return f"<details><summary>{summary}</summary>{body}</details>"
+
+
+PARTS = (
+    "train",
+    "training",
+    "validation",
+    "valid",
+    "dev",
+    "test",
+    "data",
+    "dataset",
+    "rows",
+    "table",
+    "examples",
+    "samples",
+    "all",
+    "output",
+    "export",
+)
+"""Names of files that say nothing about what is in them."""
+
+
+def title_of(path: str) -> str:
+    """What a page about a data set is called: the file's name, or the folder's where the file's says nothing ("train.csv").
+
+    Args:
+        path: of the data.
+    """
+    place = Path(path)
+    stem = place.name.split(".")[0] or place.name
+    if stem.lower() not in PARTS:
+        return stem
+    return next((part for part in reversed(place.absolute().parent.parts) if part != place.anchor and part.lower() not in PARTS), stem)
 
 
 def findings(found: Sequence[Finding]) -> str:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.run import Run, write_file
+from luthier.core.words import plural, several
 from luthier.delivery import figures
-from luthier.delivery.page import findings, page, section, table, text
-from luthier.evaluation.metrics import METRICS
+from luthier.delivery.page import findings, folded, page, section, table, text, title_of
+from luthier.evaluation.metrics import METRICS, describe_metric
 from luthier.evaluation.verdict import cause, sentence, shown, times
 from luthier.experiment import Experiment
 
+SHOWN_CLASSES = 20
+"""Classes whose scores stand open in the report; the others are folded."""
 WORDS = {"improved": "Improved", "no_evidence": "No evidence", "worse": "Worse"}
 
 
@@ -40,7 +43,7 @@ def write_report(run: Run) -> Path:
         findings(run.findings),
         _cost(run, verdict, experiment),
     ]
-    name = Path(experiment.data.path).stem
+    name = title_of(experiment.data.path)
     versions = ", ".join(f"{key} {value}" for key, value in experiment.environment.items() if key in ("luthier", "torch", "transformers"))
     footer = f"Experiment {experiment.key[:16]} · seed {experiment.seed} · {text(versions)}"
     whole = page(f"{name} · Luthier", name, f"on {experiment.model.base}", "".join(sections), footer)
@@ -63,8 +66,8 @@ def _verdict(verdict: dict[str, Any]) -> str:
     ]
     direction = "more" if verdict["higher_is_better"] else "less"
     about = (
-        f"{metric}: {METRICS[metric].about}; {direction} is better. 95 % intervals from 2,000 resamples, the same rows for all. "
-        f"The {test['n']:,} test rows were opened {times(verdict['test_opened'])}, after every choice was made."
+        f"{metric}: {describe_metric(metric)}; {direction} is better. 95 % intervals from 2,000 resamples, the same rows for all. "
+        f"The {plural(test['n'], 'test row')} were opened {times(verdict['test_opened'])}, after every choice was made."
     )
     if cause(verdict):
         about += f'</p><p class="warning">{text(_sentence(cause(verdict)))}'
@@ -112,7 +115,7 @@ def _data(run: Run, experiment: Experiment) -> str:
         ("learns", experiment.data.target),
         ("rows", ", ".join(f"{len(rows[part]):,} {part}" for part in ("train", "validation", "test"))),
         ("split", splits["how"]),
-        ("set aside", f"{len(run.lines('rejected.jsonl')):,} rows (rejected.jsonl)"),
+        ("set aside", f"{plural(len(run.lines('rejected.jsonl')), 'row')} (rejected.jsonl)"),
     ]
     labels = getattr(objective, "labels", ())
     if labels:
@@ -124,6 +127,9 @@ def _choices(run: Run, experiment: Experiment) -> str:
     created = run.happened("created")[0]
     rows = [(choice["path"], choice["value"], choice["reason"]) for choice in created["choices"] if choice["path"] != "data.task"]
     rows.append(("training.dtype", experiment.training.dtype, "decided by the machine, before step one"))
+    stopped = run.happened("stopped_by_watcher")
+    if stopped:
+        rows.append(("training.steps", stopped[-1]["step"], f"of {stopped[-1]['total']:,}: a watcher ended the training there"))
     cut = run.happened("cut_to_budget")
     if cut:
         rows.append(("training.steps", cut[-1]["steps"], f"of {cut[-1]['wanted']:,}: what the budget of {cut[-1]['budget']:.0f} s leaves"))
@@ -169,20 +175,20 @@ def _curves(run: Run, verdict: dict[str, Any]) -> str:
 
 
 def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
-    numbers = {name: value for name, value in verdict["test"].items() if name in METRICS}
+    numbers = {name: value for name, value in verdict["test"].items() if name in METRICS or ":" in name}
     body = table(
         ("on the test rows", ""),
-        [(METRICS[name].about, shown(name, value)) for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()],
+        [(describe_metric(name), shown(name, value)) for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()],
     )
     if "rouge_l" in details:
-        body += f"<p>ROUGE-L against the references of {details['rouge_l']['n']} short test rows: {details['rouge_l']['value']:.3f}.</p>"
+        body += f"<p>ROUGE-L against the references of {plural(details['rouge_l']['n'], 'short test row')}: {details['rouge_l']['value']:.3f}.</p>"
     if "confusion" in details:
         labels = details["labels"]
         rows = [
             (part["label"], part["n"], f"{part['precision']:.3f}", f"{part['recall']:.3f}", f"{part['f1']:.3f}")
             for part in sorted(details["per_class"], key=lambda part: part["f1"])
         ]
-        body += "<h3>Each class, the weakest first</h3>" + table(("class", "rows", "precision", "recall", "F1"), rows)
+        body += "<h3>Each class, the weakest first</h3>" + _classes(rows)
         if len(labels) <= 30:
             body += "<h3>What was taken for what</h3>" + figures.grid(details["confusion"], labels)
         else:
@@ -204,7 +210,7 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
         )
         body += f"<p>{_calibration(details)}</p>"
     if details.get("truncated"):
-        body += f'<p class="warning">{details["truncated"]} test rows were longer than objective.max_length and lost their end.</p>'
+        body += f'<p class="warning">{several(details["truncated"], "test row", "were longer than objective.max_length and cut at the end")}.</p>'
     return section("How good it is", body)
 
 
@@ -217,6 +223,15 @@ def _calibration(details: dict[str, Any]) -> str:
         f"Its confidence and its accuracy differ by {after} on the test rows; by {before} before temperature scaling "
         f"(temperature {details['temperature']:.2f}, fitted on the validation rows)."
     )
+
+
+def _classes(rows: Sequence[Sequence[Any]]) -> str:
+    """A table of all classes; of many only the weakest are open to view."""
+    head = ("class", "rows", "precision", "recall", "F1")
+    if len(rows) <= SHOWN_CLASSES:
+        return table(head, rows)
+    rest = rows[SHOWN_CLASSES:]
+    return table(head, rows[:SHOWN_CLASSES]) + folded(f"the other {plural(len(rest), 'class')}", table(head, rest))
 
 
 def _samples(details: dict[str, Any]) -> str:
@@ -258,7 +273,7 @@ def _cost(run: Run, verdict: dict[str, Any], experiment: Experiment) -> str:
     planned = run.happened("planned")
     facts = [
         ("whole run", f"{verdict['seconds']:.0f} s"),
-        ("training steps alone", f"{training:.0f} s for {len(steps):,} steps"),
+        ("training steps alone", f"{training:.0f} s for {plural(len(steps), 'step')}"),
         ("forecast of training", f"{planned[-1]['forecast']['seconds']:.0f} s" if planned else "none"),
         ("speed", f"{examples / max(training, 1e-9):,.0f} rows/s, {tokens / max(training, 1e-9):,.0f} tokens/s"),
         ("on", ", ".join(str(experiment.environment.get(name)) for name in ("device", "processor"))

@@ -11,9 +11,10 @@ import yaml
 
 from luthier.core.run import write_file
 from luthier.core.study import Study
-from luthier.core.words import duration
+from luthier.core.words import duration, plural
 from luthier.delivery import figures
-from luthier.delivery.page import findings, page, section, table, text
+from luthier.delivery.page import findings, page, section, table, text, title_of
+from luthier.evaluation.contributions import compared_by, value_of_score
 from luthier.evaluation.verdict import sentence
 
 
@@ -29,15 +30,26 @@ def write_study(study: Study) -> Path:
     plan = yaml.safe_load((study.folder / "plan.yaml").read_text())
     experiment = yaml.safe_load((study.folder / "experiment.yaml").read_text())
     trials = study.noted("proposed")
-    standings = [entry for entry in study.noted("standing") if isinstance(entry["score"], int | float)]
+    metric = experiment["training"].get("metric", "auto")
+    compared = compared_by(metric)
+    standings = [
+        {**entry, "value": value_of_score(metric, entry["score"])}
+        for entry in study.noted("standing")
+        if isinstance(entry["score"], int | float)
+    ]
     won = study.noted("won")[-1]["trial"]
     body = [_outcome(study, won), findings([found for found in study.findings if found.check.startswith("search")])]
     if plan["rungs"]:
-        body += [_trials(study, plan, trials, standings, won), _curves(standings, won), _space(plan, trials, standings, won)]
+        body += [
+            _trials(study, plan, trials, standings, won, compared),
+            _curves(standings, won, compared),
+            _space(plan, trials, standings, won, compared),
+        ]
     body += [_reasons(plan, experiment, trials[won]["values"] if trials else {}), _near(study), _cost(study, plan, standings)]
-    name = Path(experiment["data"]["path"]).stem
+    name = title_of(experiment["data"]["path"])
     write_file(
-        study.folder / "report.html", page(f"{name} · searched by Luthier", name, f"searched, {plan['trials']} trials", "".join(body))
+        study.folder / "report.html",
+        page(f"{name} · searched by Luthier", name, f"searched, {plural(plan['trials'], 'trial')}", "".join(body)),
     )
     return study.folder / "report.html"
 
@@ -56,14 +68,22 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _trials(study: Study, plan: dict[str, Any], trials: list[dict[str, Any]], standings: list[dict[str, Any]], won: int) -> str:
+def _trials(
+    study: Study, plan: dict[str, Any], trials: list[dict[str, Any]], standings: list[dict[str, Any]], won: int, compared: str
+) -> str:
     shares = sorted({entry["share"] for entry in standings})
-    seen = {(entry["trial"], entry["share"]): entry["score"] for entry in standings}
+    seen = {(entry["trial"], entry["share"]): entry["value"] for entry in standings}
     why = {int(trial): reason for entry in study.noted("rung") for trial, reason in entry["reasons"].items()}
     why |= {entry["trial"]: f"failed: {entry['why']}" for entry in study.noted("standing") if entry["why"]}
     why[won] = "the final model"
     paths = [dimension["path"] for dimension in plan["space"]]
-    head = ["trial", "by", *(path.split(".")[-1] for path in paths), *(f"loss after {share:.0%}" for share in shares), "what became of it"]
+    head = [
+        "trial",
+        "by",
+        *(path.split(".")[-1] for path in paths),
+        *(f"{compared} after {share:.0%}" for share in shares),
+        "what became of it",
+    ]
     rows = [
         [entry["trial"], entry["by"], *(_short(entry["values"].get(path, "–")) for path in paths),
          *(f"{seen[entry['trial'], share]:.4f}" if (entry["trial"], share) in seen else "" for share in shares), why.get(entry["trial"], "")]
@@ -74,32 +94,34 @@ def _trials(study: Study, plan: dict[str, Any], trials: list[dict[str, Any]], st
     )
 
 
-def _curves(standings: list[dict[str, Any]], won: int) -> str:
+def _curves(standings: list[dict[str, Any]], won: int, compared: str) -> str:
     series: dict[str, list[tuple[float, float]]] = {}
     for entry in standings:
-        series.setdefault(f"trial {entry['trial']}", []).append((entry["share"], entry["score"]))
+        series.setdefault(f"trial {entry['trial']}", []).append((entry["share"], entry["value"]))
     cost, at, leading, best = 0.0, dict.fromkeys((entry["trial"] for entry in standings), 0.0), [], math.inf
     for entry in standings:
         cost += entry["share"] - at[entry["trial"]]
         at[entry["trial"]] = entry["share"]
         best = min(best, entry["score"])
-        leading.append((cost, best))
-    body = "<h3>Validation loss at the rungs</h3>" + figures.fan(series, f"trial {won}", "share of a run", "validation loss")
-    body += "<h3>Best so far against cost</h3>" + figures.lines({"best so far": leading}, "cost in runs", "validation loss")
+        leading.append((cost, best if compared == "loss" or entry["value"] == entry["score"] else -best))
+    body = f"<h3>Validation {compared} at the rungs</h3>" + figures.fan(series, f"trial {won}", "share of a run", f"validation {compared}")
+    body += "<h3>Best so far against cost</h3>" + figures.lines({"best so far": leading}, "cost in runs", f"validation {compared}")
     return section("The race", body)
 
 
-def _space(plan: dict[str, Any], trials: list[dict[str, Any]], standings: list[dict[str, Any]], won: int) -> str:
+def _space(plan: dict[str, Any], trials: list[dict[str, Any]], standings: list[dict[str, Any]], won: int, compared: str) -> str:
     last = {entry["trial"]: entry["score"] for entry in standings}
     shown = [entry for entry in trials if entry["trial"] in last]
     axes = []
     for dimension in plan["space"]:
         path, values = dimension["path"], [entry["values"].get(dimension["path"]) for entry in shown]
         axes.append((path.split(".")[-1], ["–" if value is None else _short(value) for value in values], _places(dimension, values)))
-    first = {entry["trial"]: entry["score"] for entry in reversed(standings)}
+    first = {entry["trial"]: entry["value"] for entry in reversed(standings)}
     losses = [first[entry["trial"]] for entry in shown]
     low, high = min(losses), max(losses)
-    axes.append(("loss at the first rung", [f"{loss:.3f}" for loss in losses], [(loss - low) / ((high - low) or 1) for loss in losses]))
+    axes.append(
+        (f"{compared} at the first rung", [f"{loss:.3f}" for loss in losses], [(loss - low) / ((high - low) or 1) for loss in losses])
+    )
     best = next((place for place, entry in enumerate(shown) if entry["trial"] == won), 0)
     return section("The space", figures.parallel(axes, [f"trial {entry['trial']}" for entry in shown], best))
 

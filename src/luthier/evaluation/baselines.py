@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from luthier.core.types import Example, Scores
+from luthier.evaluation.generated import ANSWERED_AT_VERDICT, references_of, rows_to_answer
 
 REGULARISATION = (0.1, 1.0, 10.0)
 LENGTH = 4.0
@@ -207,7 +208,16 @@ def scores_of(probabilities: np.ndarray, examples: Sequence[Example]) -> Scores:
     """Probabilities as scores against the examples' targets."""
     target = np.array([example.target for example in examples])
     right = np.take_along_axis(probabilities, np.maximum(target, 0)[:, None], 1)[:, 0]
-    return Scores(-np.log(np.maximum(right, 1e-12)), np.ones(len(examples)), target, probabilities)
+    labels = examples[0].facts.get("labels", ()) if len(examples) else ()
+    return Scores(-np.log(np.maximum(right, 1e-12)), np.ones(len(examples)), target, probabilities, labels=labels)
+
+
+def _echoed(examples: Sequence[Example]) -> np.ndarray:
+    """The question again, of the rows that the models of a verdict answer: what a model says that only copies, # (examples,)"""
+    found = np.full(len(examples), None, dtype=object)
+    for row in rows_to_answer(examples, ANSWERED_AT_VERDICT):
+        found[row] = "".join(message["content"] for message in examples[row].facts["messages"][:-1][-1:])
+    return found
 
 
 def copier(train: Sequence[Example], validation: Sequence[Example], vocabulary: int) -> Rival:
@@ -231,7 +241,11 @@ def copier(train: Sequence[Example], validation: Sequence[Example], vocabulary: 
             losses.append(-np.log((1 - share) * common[said] + share * own[said]).sum())
             sizes.append(len(said))
         return Scores(
-            np.array(losses), np.array(sizes, dtype=float), bytes=np.array([float(example.facts["bytes"]) for example in examples])
+            np.array(losses),
+            np.array(sizes, dtype=float),
+            bytes=np.array([float(example.facts["bytes"]) for example in examples]),
+            outputs=_echoed(examples),
+            references=references_of(examples),
         )
 
     shares = {share: score(validation, share) for share in (0.0, 0.05, 0.1, 0.2, 0.4)}

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 
+from luthier.core.errors import ExperimentError
 from luthier.core.types import Scores
-from luthier.evaluation.metrics import METRICS
+from luthier.evaluation.metrics import Metric, metric_of, rows_of
+from luthier.evaluation.resamples import DRAWS, counts_of_rows
 
-DRAWS = 2000
+CALLS = 200
+"""Resamples of a metric that is measured on each by itself: a function of the user's."""
+_KEPT: dict[tuple[str, int, int, int], tuple[weakref.ref[Scores], np.ndarray]] = {}
 
 
 def interval(name: str, scores: Scores, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """A percentile bootstrap interval of one metric over the rows.
 
     Args:
-        name: in `METRICS`.
+        name: of the metric.
         scores: of a model on held-out rows.
         level: share of the resamples inside.
         seed: of the resampling.
     """
-    return _percentiles(np.array([METRICS[name].value(scores, rows) for rows in _resamples(len(scores.loss), seed)]), level)
+    return _percentiles(resampled(name, scores, seed), level)
 
 
 def paired(name: str, ours: Scores, rival: Scores, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
     """How much better ours is than the rival on the same rows.
 
     Args:
-        name: in `METRICS`.
+        name: of the metric.
         ours: per-row scores.
         rival: per-row scores, of the same rows in the same order.
         level: share of the resamples inside.
@@ -38,19 +44,61 @@ def paired(name: str, ours: Scores, rival: Scores, level: float = 0.95, seed: in
     Source: Efron & Tibshirani 1993, chapter 13; paired by drawing the same rows for both.
     """
     assert len(ours.loss) == len(rival.loss), "a paired comparison needs the same rows"
-    metric = METRICS[name]
+    metric = metric_of(name)
     sign = 1.0 if metric.higher else -1.0
+    both = np.intersect1d(rows_of(name, ours), rows_of(name, rival))
+    if len(both) < len(ours.loss):
+        ours, rival = ours.part(both), rival.part(both)
     rows = np.arange(len(ours.loss))
-    differences = np.array([metric.value(ours, drawn) - metric.value(rival, drawn) for drawn in _resamples(len(rows), seed)])
     value = sign * (metric.value(ours, rows) - metric.value(rival, rows))
-    low, high = _percentiles(sign * differences, level)
+    low, high = _percentiles(sign * (resampled(name, ours, seed) - resampled(name, rival, seed)), level)
     return value, low, high
 
 
-def _resamples(count: int, seed: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(seed)).integers(0, count, (DRAWS, count))
+def resampled(name: str, scores: Scores, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+    """A metric on resamples of the rows, the same resamples for every model with as many rows; kept as long as the scores are.
+
+    Args:
+        name: of the metric.
+        scores: of a model on held-out rows.
+        seed: of the resampling.
+        draws: how many resamples; fewer for a function of the user's.
+
+    Returns:
+        # (draws,); NaN where a function of the user's could not say anything about a resample.
+    """
+    key = name, id(scores), seed, draws
+    kept = _KEPT.get(key)
+    if kept is not None and kept[0]() is scores:
+        return kept[1]
+    rows = rows_of(name, scores)
+    part = scores if len(rows) == len(scores.loss) else scores.part(rows)
+    found = _measured(metric_of(name), part, seed, draws)
+    for old in [old for old, (reference, _) in _KEPT.items() if reference() is None]:
+        del _KEPT[old]
+    _KEPT[key] = weakref.ref(scores), found
+    return found
+
+
+def _measured(metric: Metric, scores: Scores, seed: int, draws: int) -> np.ndarray:
+    """The metric on each resample."""
+    count = len(scores.loss)
+    if metric.over is not None:
+        over = metric.over(scores)
+        return np.concatenate([over(counts) for counts in counts_of_rows(count, seed, draws)])
+    rows, found = np.arange(count), []
+    for counts in counts_of_rows(count, seed, min(draws, CALLS)):
+        for drawn in counts:
+            try:
+                found.append(metric.value(scores, np.repeat(rows, drawn.astype(int))))
+            except ExperimentError:  # it can say nothing of rows of one class alone
+                found.append(np.nan)
+    return np.array(found)
 
 
 def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return float("nan"), float("nan")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

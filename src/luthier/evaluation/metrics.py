@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from luthier.core.errors import ExperimentError, nearest
 from luthier.core.types import Scores
+from luthier.evaluation.auc import auc, auc_of_resamples
+from luthier.evaluation.overlap import chrf_counts, chrf_of, rouge_l
+from luthier.evaluation.own import call_function, higher_is_better, is_allowed, is_function
+from luthier.evaluation.resamples import sum_by_class
+
+OverResamples = Callable[[Scores], Callable[[np.ndarray], np.ndarray]]
+"""Scores → a function of how often each row was drawn, # (draws, rows) → (draws,)"""
 
 
 @dataclass(frozen=True)
@@ -19,11 +28,15 @@ class Metric:
         value: scores and chosen rows (with repetition) → the number.
         higher: whether more is better.
         about: one line for a person.
+        over: the same number for many resamples at once; None where each resample is measured by itself.
+        answers: whether it reads generated answers.
     """
 
     value: Callable[[Scores, np.ndarray], float]
     higher: bool
     about: str
+    over: OverResamples | None = None
+    answers: bool = False
 
 
 def accuracy(scores: Scores, rows: np.ndarray) -> float:
@@ -39,8 +52,18 @@ def macro_f1(scores: Scores, rows: np.ndarray) -> float:
     return float((2 * table.diagonal()[met > 0] / met[met > 0]).mean())
 
 
+def balanced_accuracy(scores: Scores, rows: np.ndarray) -> float:
+    """The share of rows that are right within each class that is there, averaged with equal weight."""
+    return float(_balanced_accuracy_of(*_tallies(scores, rows)))
+
+
+def mcc(scores: Scores, rows: np.ndarray) -> float:
+    """Matthews' correlation between the true and the likeliest classes: 1 for all right, 0 for no better than chance (Gorodkin 2004)."""
+    return float(_mcc_of(*_tallies(scores, rows)))
+
+
 def loss(scores: Scores, rows: np.ndarray) -> float:
-    """Nats for each learned unit (a row, or a token)."""
+    """Mean negative log-likelihood of a row (or of a token)."""
     return float(scores.loss[rows].sum() / scores.count[rows].sum())
 
 
@@ -57,19 +80,207 @@ def calibration_error(scores: Scores, rows: np.ndarray) -> float:
     return float(sum(part["n"] * abs(part["confidence"] - part["accuracy"]) for part in bins) / len(rows))
 
 
-METRICS: dict[str, Metric] = {
-    "accuracy": Metric(accuracy, True, "share of rows given the right class"),
-    "macro_f1": Metric(macro_f1, True, "F1 averaged over the classes"),
-    "loss": Metric(loss, False, "nats for each learned unit"),
-    "bits_per_byte": Metric(bits_per_byte, False, "bits for each byte of the answers"),
-    "calibration_error": Metric(calibration_error, False, "gap between confidence and accuracy"),
-}
+def chrf(scores: Scores, rows: np.ndarray) -> float:
+    """Character n-gram F-score of the generated answers against the references, 0 to 100, as sacreBLEU's."""
+    return float(chrf_of(_chrf_counts(scores)[rows].sum(0)))
 
 
-def measure(scores: Scores, names: tuple[str, ...]) -> dict[str, float]:
-    """Several metrics over all rows."""
-    rows = np.arange(len(scores.loss))
-    return {name: METRICS[name].value(scores, rows) for name in names}
+def mean_rouge_l(scores: Scores, rows: np.ndarray) -> float:
+    """ROUGE-L of the generated answers against the references, averaged."""
+    return float(_rouge_l_each(scores)[rows].mean())
+
+
+def _ratio(above: Callable[[Scores], np.ndarray], below: Callable[[Scores], np.ndarray]) -> OverResamples:
+    """A ratio of sums over the rows, for many resamples."""
+
+    def over(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
+        one, two = above(scores).astype(np.float64), below(scores).astype(np.float64)
+        return lambda counts: counts @ one / np.maximum(counts @ two, 1e-300)
+
+    return over
+
+
+def _ones(scores: Scores) -> np.ndarray:
+    return np.ones(len(scores.loss))
+
+
+def _of_tallies(number: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> OverResamples:
+    """A function of each class's rows that are right, named and there, for many resamples."""
+
+    def over(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
+        assert scores.target is not None and scores.probabilities is not None
+        said, target, classes = scores.probabilities.argmax(1), scores.target, scores.probabilities.shape[1]
+        rows, right = np.arange(len(target)), np.flatnonzero(said == target)
+        return lambda counts: number(
+            sum_by_class(counts, right, target[right], classes),
+            sum_by_class(counts, rows, said, classes),
+            sum_by_class(counts, rows, target, classes),
+        )
+
+    return over
+
+
+def _tallies(scores: Scores, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each class, how many rows are right, named and there."""
+    assert scores.target is not None and scores.probabilities is not None
+    table = confusion(scores.target[rows], scores.probabilities.argmax(1)[rows], scores.probabilities.shape[1]).astype(np.float64)
+    return table.diagonal(), table.sum(0), table.sum(1)
+
+
+def _f1_each(right: np.ndarray, named: np.ndarray, there: np.ndarray) -> np.ndarray:
+    return 2 * right / np.maximum(named + there, 1)
+
+
+def _macro_f1_of(right: np.ndarray, named: np.ndarray, there: np.ndarray) -> np.ndarray:
+    return _f1_each(right, named, there).sum(-1) / np.maximum((named + there > 0).sum(-1), 1)
+
+
+def _balanced_accuracy_of(right: np.ndarray, named: np.ndarray, there: np.ndarray) -> np.ndarray:
+    return (right / np.maximum(there, 1)).sum(-1) / np.maximum((there > 0).sum(-1), 1)
+
+
+def _mcc_of(right: np.ndarray, named: np.ndarray, there: np.ndarray) -> np.ndarray:
+    count = there.sum(-1)
+    spread = (count**2 - (named**2).sum(-1)) * (count**2 - (there**2).sum(-1))
+    return (right.sum(-1) * count - (named * there).sum(-1)) / np.sqrt(np.where(spread > 0, spread, np.inf))
+
+
+def _calibration_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
+    """As `calibration_error`, from the rows sorted once: a bin's sums are differences of running sums."""
+    assert scores.probabilities is not None
+    order = np.argsort(scores.probabilities.max(1), kind="stable")
+    confidence, right = scores.probabilities.max(1)[order], _right(scores)[order].astype(np.float64)
+    number = min(15, max(1, len(order) // 10))
+    sizes = np.array([len(part) for part in np.array_split(np.empty(len(order)), number)])
+    edges = np.concatenate([[0], np.cumsum(sizes)]).astype(np.float64)
+
+    def error(counts: np.ndarray) -> np.ndarray:
+        found = np.empty(len(counts))
+        for number, drawn in enumerate(counts.T[order].T):
+            seen = np.concatenate([[0.0], np.cumsum(drawn)])
+            gap = np.interp(edges, seen, np.concatenate([[0.0], np.cumsum(drawn * (confidence - right))]))
+            found[number] = np.abs(np.diff(gap)).sum() / edges[-1]
+        return found
+
+    return error
+
+
+def _chrf_counts(scores: Scores) -> np.ndarray:
+    assert scores.outputs is not None and scores.references is not None
+    return np.stack([chrf_counts(said or "", reference or "") for said, reference in zip(scores.outputs, scores.references, strict=True)])
+
+
+def _chrf_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
+    each = _chrf_counts(scores)
+    return lambda counts: chrf_of(counts @ each)
+
+
+def _rouge_l_each(scores: Scores) -> np.ndarray:
+    assert scores.outputs is not None and scores.references is not None
+    return np.array([rouge_l(said or "", reference or "") for said, reference in zip(scores.outputs, scores.references, strict=True)])
+
+
+def _bits(scores: Scores) -> np.ndarray:
+    return scores.loss / np.log(2)
+
+
+def _bytes(scores: Scores) -> np.ndarray:
+    assert scores.bytes is not None
+    return scores.bytes
+
+
+class _Metrics(dict[str, Metric]):
+    """The metrics with a fixed name; asked for another one, it makes `f1:LABEL` or `module:function`."""
+
+    def __missing__(self, name: str) -> Metric:
+        return _made(name)
+
+
+METRICS = _Metrics(
+    {
+        "accuracy": Metric(accuracy, True, "share of rows given the right class", _ratio(lambda scores: _right(scores), _ones)),
+        "macro_f1": Metric(macro_f1, True, "F1 averaged over the classes", _of_tallies(_macro_f1_of)),
+        "balanced_accuracy": Metric(
+            balanced_accuracy, True, "share of rows that are right, averaged over the classes", _of_tallies(_balanced_accuracy_of)
+        ),
+        "auc": Metric(auc, True, "area under the ROC curve, averaged over the classes", auc_of_resamples),
+        "mcc": Metric(mcc, True, "Matthews' correlation of true and predicted classes", _of_tallies(_mcc_of)),
+        "loss": Metric(
+            loss,
+            False,
+            "mean negative log-likelihood per row (or token), also called log loss",
+            _ratio(lambda scores: scores.loss, lambda scores: scores.count),
+        ),
+        "bits_per_byte": Metric(bits_per_byte, False, "bits for each byte of the answers", _ratio(_bits, _bytes)),
+        "calibration_error": Metric(calibration_error, False, "gap between confidence and accuracy", _calibration_of_resamples),
+        "chrf": Metric(chrf, True, "chrF of the generated answers, 0 to 100", _chrf_of_resamples, answers=True),
+        "rouge_l": Metric(mean_rouge_l, True, "ROUGE-L of the generated answers", _ratio(_rouge_l_each, _ones), answers=True),
+    }
+)
+"""A metric by its name; `name in METRICS` and iteration know the fixed names alone."""
+
+
+def metric_of(name: str) -> Metric:
+    """A metric by its name: one of `METRICS`, `f1:LABEL`, or a function of the user's.
+
+    Raises:
+        ExperimentError: there is none, or the function may not be imported.
+    """
+    return METRICS[name]
+
+
+def _made(name: str) -> Metric:
+    if name.startswith("f1:"):
+        return _f1_of(name.removeprefix("f1:"))
+    if is_function(name):
+        higher = not is_allowed(name) or higher_is_better(name)  # where it is not, measuring raises, and a page only wants its description
+        return Metric(partial(call_function, name), higher, describe_metric(name))
+    raise ExperimentError(f"there is no metric {name!r}", nearest(name, METRICS))
+
+
+def describe_metric(name: str) -> str:
+    """A metric in a few words, without importing a function of the user's."""
+    if name in METRICS:
+        return METRICS[name].about
+    return f"F1 of the class {name.removeprefix('f1:')}" if name.startswith("f1:") else f"{name}, a function of your own"
+
+
+def needs_answers(name: str, task: str) -> bool:
+    """Whether a metric reads generated answers, which cost time."""
+    return METRICS[name].answers if name in METRICS else task == "chat"
+
+
+def _f1_of(label: str) -> Metric:
+    """The F1 of one class, 0 where it is neither there nor named."""
+
+    def place(scores: Scores) -> int:
+        if label not in scores.labels:
+            raise ExperimentError(f"there is no class {label!r} to take the F1 of", nearest(label, scores.labels))
+        return scores.labels.index(label)
+
+    def value(scores: Scores, rows: np.ndarray) -> float:
+        return float(_f1_each(*_tallies(scores, rows))[place(scores)])
+
+    def over(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
+        number = place(scores)
+        return _of_tallies(lambda right, named, there: _f1_each(right, named, there)[:, number])(scores)
+
+    return Metric(value, True, describe_metric(f"f1:{label}"), over)
+
+
+def measure(scores: Scores, names: Sequence[str]) -> dict[str, float]:
+    """Several metrics over all rows (those with a generated answer, where a metric reads them)."""
+    return {name: metric_of(name).value(scores, rows_of(name, scores)) for name in names}
+
+
+def rows_of(name: str, scores: Scores) -> np.ndarray:
+    """The rows that a metric is taken over: all, or those with a generated answer where it reads them."""
+    reads_answers = METRICS[name].answers if name in METRICS else scores.probabilities is None
+    if not reads_answers:
+        return np.arange(len(scores.loss))
+    if scores.outputs is None:
+        raise ExperimentError(f"{name} reads generated answers, and there are none", "choose another metric: loss, bits_per_byte")
+    return np.flatnonzero([said is not None for said in scores.outputs])
 
 
 def _right(scores: Scores) -> np.ndarray:
@@ -99,6 +310,13 @@ def per_class(scores: Scores, labels: tuple[str, ...]) -> list[dict[str, Any]]:
     ]
 
 
+def never_predicted(scores: Scores) -> list[int]:
+    """The classes that some rows have and that no row was given, by number."""
+    if scores.target is None or scores.probabilities is None:
+        return []
+    return np.setdiff1d(scores.target[scores.target >= 0], scores.probabilities.argmax(1)).tolist()
+
+
 def calibration(scores: Scores, rows: np.ndarray | None = None, bins: int = 15) -> list[dict[str, float]]:
     """Confidence and accuracy in bins of equal size, least confident first."""
     assert scores.probabilities is not None
@@ -108,19 +326,3 @@ def calibration(scores: Scores, rows: np.ndarray | None = None, bins: int = 15) 
     return [
         {"confidence": float(confidence[part].mean()), "accuracy": float(right[part].mean()), "n": len(part)} for part in parts if len(part)
     ]
-
-
-def rouge_l(said: str, reference: str) -> float:
-    """F-measure of the longest common subsequence of words (Lin 2004, section 3.2), on lower-cased words and numbers."""
-    import re
-
-    one, two = (re.findall(r"[a-z0-9]+", text.lower()) for text in (said, reference))
-    if not one or not two:
-        return 0.0
-    lengths = [0] * (len(two) + 1)
-    for word in one:
-        previous = 0
-        for place, other in enumerate(two, 1):
-            previous, lengths[place] = lengths[place], previous + 1 if word == other else max(lengths[place], lengths[place - 1])
-    common = lengths[-1]
-    return 2 * common / (len(one) + len(two))

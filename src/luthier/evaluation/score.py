@@ -9,12 +9,19 @@ import numpy as np
 
 from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Scores
+from luthier.evaluation.generated import ANSWERED, add_answers
+from luthier.evaluation.metrics import needs_answers
 from luthier.models.memory import in_halves
 from luthier.models.modes import evaluating
 
 
 def score(
-    model: Any, objective: Objective, examples: Sequence[Example], tokens: int = 8192, poll: Callable[[], None] = lambda: None
+    model: Any,
+    objective: Objective,
+    examples: Sequence[Example],
+    tokens: int = 8192,
+    poll: Callable[[], None] = lambda: None,
+    answers: int = ANSWERED,
 ) -> Scores:
     """Score examples in batches of similar length, and give the results in the examples' order.
 
@@ -24,6 +31,7 @@ def score(
         examples: held-out rows.
         tokens: that go through the model at once.
         poll: called between batches; it may raise to stop.
+        answers: rows that are answered too, where the metric that decides reads answers.
 
     Raises:
         OutOfMemory: even one example is too much; batches that are too large for the memory are halved.
@@ -44,7 +52,15 @@ def score(
             poll()
             rows = [examples[position] for position in part]
             found += in_halves(lambda rows: objective.score(model, objective.collate(rows, 0, 0)), rows, "an evaluation")
-    return join(found, np.argsort(np.array([position for part in parts for position in part]), kind="stable"))
+    joined = join(found, np.argsort(np.array([position for part in parts for position in part]), kind="stable"))
+    if not answers or not reads_answers(objective, examples):
+        return joined
+    return add_answers(joined, model, objective.tokenizer, examples, answers, poll)  # type: ignore[attr-defined]
+
+
+def reads_answers(objective: Objective, examples: Sequence[Example]) -> bool:
+    """Whether the metric that decides reads generated answers."""
+    return bool(examples) and "messages" in examples[0].facts and needs_answers(objective.metrics[0], "chat")
 
 
 def join(parts: Sequence[Scores], order: np.ndarray) -> Scores:
@@ -54,4 +70,5 @@ def join(parts: Sequence[Scores], order: np.ndarray) -> Scores:
         values = [getattr(part, name) for part in parts]
         return None if values[0] is None else np.concatenate(values)[order]
 
-    return Scores(**{name: column(name) for name in ("loss", "count", "target", "probabilities", "bytes")})
+    columns = ("loss", "count", "target", "probabilities", "bytes", "outputs", "references")
+    return Scores(**{name: column(name) for name in columns}, labels=parts[0].labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,9 +40,9 @@ def decide(
     metric = METRICS[name]
     sign = 1 if metric.higher else -1
     low, high = interval(name, ours)
-    baselines = {"base": describe(name, *base)}
+    baselines = {"base": describe(metrics, *base)}
     best = max(trivial, key=lambda label: sign * measure(trivial[label], (name,))[name])
-    baselines["trivial"] = describe(name, best, trivial[best])
+    baselines["trivial"] = describe(metrics, best, trivial[best])
     strongest = max(("base", "trivial") if against_base else ("trivial",), key=lambda which: sign * baselines[which]["value"])
     value, worst, most = paired(name, ours, base[1] if strongest == "base" else trivial[best])
     word = "improved" if worst > 0 else "worse" if most < 0 else "no_evidence"
@@ -54,26 +55,31 @@ def decide(
             "low": low,
             "high": high,
             "n": len(ours.loss),
-            **{other: measure(ours, (other,))[other] for other in metrics[1:]},
+            **_others(metrics, ours),
         },
         "base": baselines["base"],
         "trivial": baselines["trivial"],
-        "others": [describe(name, label, scores) for label, scores in trivial.items() if label != best],
+        "others": [describe(metrics, label, scores) for label, scores in trivial.items() if label != best],
         "difference": {"against": strongest, "name": baselines[strongest]["name"], "value": value, "low": worst, "high": most},
         "verdict": word,
     }
 
 
-def describe(metric: str, label: str, scores: Scores) -> dict[str, Any]:
-    """A model's metric on the test rows, with its interval.
+def describe(metrics: tuple[str, ...], label: str, scores: Scores) -> dict[str, Any]:
+    """A model's metrics on the test rows, with the interval of the first.
 
     Args:
-        metric: in `METRICS`.
+        metrics: in `METRICS`; the first decides.
         label: the model, for a person.
         scores: on the test rows.
     """
-    low, high = interval(metric, scores)
-    return {"name": label, "value": measure(scores, (metric,))[metric], "low": low, "high": high}
+    low, high = interval(metrics[0], scores)
+    value = measure(scores, metrics[:1])[metrics[0]]
+    return {"name": label, "value": value, "low": low, "high": high, "metrics": _others(metrics, scores)}
+
+
+def _others(metrics: tuple[str, ...], scores: Scores) -> dict[str, float]:
+    return {name: value for name, value in measure(scores, metrics[1:]).items() if math.isfinite(value)}
 
 
 def sentence(verdict: Mapping[str, Any]) -> str:
@@ -101,7 +107,7 @@ def _bare(metric: str, value: float) -> str:
 
 def shown(metric: str, value: float, signed: bool = False) -> str:
     """A metric's value as a person reads it: shares in percent (points where it is a difference)."""
-    if metric in ("accuracy", "macro_f1", "calibration_error"):
+    if metric in ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error") or metric.startswith("f1:"):
         return f"{100 * value:+.1f} points" if signed else f"{100 * value:.1f} %"
     return f"{value:+.4f}" if signed else f"{value:.4f}"
 

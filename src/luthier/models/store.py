@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import os
@@ -20,6 +21,7 @@ from luthier.core.errors import ModelError, nearest
 from luthier.core.run import file_hash, writing
 from luthier.core.study import Study
 from luthier.models.catalogue import PACKAGED, Wheel
+from luthier.models.manifest import how_to_restore, is_bundle, read_bundle
 
 Say = Callable[[str], None]
 
@@ -31,7 +33,19 @@ FORBIDDEN_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_g
 KEPT_FILES = (
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
     "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja", "generation_config.json", "luthier.json",
+    "adapter/*", "probe.safetensors", "probe.json",
 )  # fmt: skip
+
+
+NEAR = 0.8
+"""How alike a wrong name and a base's must be before the one is suggested for the other."""
+OWNERS = {
+    "distilbert": "distilbert", "distilroberta": "distilbert", "bert-": "google-bert", "roberta": "FacebookAI", "xlm-roberta": "FacebookAI",
+    "camembert": "almanach", "deberta": "microsoft", "mpnet": "microsoft", "electra": "google", "all-minilm": "sentence-transformers",
+    "all-mpnet": "sentence-transformers", "paraphrase-": "sentence-transformers", "smollm": "HuggingFaceTB", "qwen": "Qwen",
+    "gemma": "google", "llama": "meta-llama", "mistral": "mistralai", "phi-": "microsoft",
+}  # fmt: skip
+"""Who owns the well-known models on the hub, by how their names begin; tutorials often leave the owner out."""
 
 
 @dataclass(frozen=True)
@@ -78,30 +92,57 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
     Raises:
         ModelError: not found, not reachable, damaged, or of a kind that is not supported.
     """
-    folder = Path(name).expanduser()
-    winner = Study(folder).winner if (folder / "ledger.jsonl").is_file() else None
-    folder = winner.folder if winner is not None else folder
-    if (folder / "bundle" / "config.json").is_file():
-        folder = folder / "bundle"
-    if (folder / "config.json").is_file():
-        return inspect(folder, name)
+    folder = _own_folder(Path(name).expanduser())
+    if (folder / "config.json").is_file() or is_bundle(folder):
+        return inspect(folder, name, say=say)
     if name in PACKAGED:
         if not (home() / name / "store.json").is_file():
             _pull(name, say)
         return inspect(home() / name, name, PACKAGED[name].language)
+    if (folder / "experiment.yaml").is_file():
+        raise ModelError(f"{folder} holds no bundle", how_to_restore(folder / "bundle"))
     if folder.exists():
         raise ModelError(f"{folder} holds no config.json", "give a folder with config.json, model.safetensors and tokenizer.json")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return inspect(_hub(name, say), name)
-    raise ModelError(f"there is no base {name!r}", nearest(name, PACKAGED) + "; or give a folder, a bundle, or a hub id such as owner/name")
+        return inspect(_hub(name, say), name, say=say)
+    raise ModelError(f"there is no base {name!r}", _suggest(name))
 
 
-def inspect(folder: Path, name: str, language: str = "") -> Base:
-    """Check a folder by rule before anything is loaded from it.
+def _own_folder(folder: Path) -> Path:
+    """Of a study its winner's bundle, of a run its bundle; any other folder as it is."""
+    winner = Study(folder).winner if (folder / "ledger.jsonl").is_file() else None
+    folder = winner.folder if winner is not None else folder
+    within = folder / "bundle"
+    return within if is_bundle(within) or (within / "config.json").is_file() else folder
+
+
+def _suggest(name: str) -> str:
+    """What else could be meant by a name that leads nowhere: an embedded base that is spelt nearly so, or an id of the hub."""
+    close = difflib.get_close_matches(name.lower(), PACKAGED, n=1, cutoff=NEAR)
+    close = close or [known for known in PACKAGED if len(name) > 3 and known.startswith(name.lower())]
+    owner = next((owner for start, owner in OWNERS.items() if name.lower().startswith(start)), None)
+    hub_id = f"{owner}/{name}" if owner else "google-bert/bert-base-uncased"
+    return (
+        (f"did you mean {close[0]!r}? " if close else "")
+        + f"Known by name: {', '.join(PACKAGED)}. A model of the hub is written owner/name"
+        + (f": {hub_id}" if owner else f", such as {hub_id}")
+        + ", and needs a connection the first time; or give a folder or a bundle"
+    )
+
+
+def inspect(folder: Path, name: str, language: str = "", say: Say = lambda line: None) -> Base:
+    """Check a folder by rule before anything is loaded from it; a bundle's files are checked against its manifest.
+
+    Args:
+        folder: of the model.
+        name: as it was asked for.
+        language: what it was trained to read, where that is known.
+        say: told where a bundle is of an older format.
 
     Raises:
-        ModelError: a key that would run foreign code, an architecture that is not supported, or no safetensors.
+        ModelError: a key that would run foreign code, an architecture that is not supported, no safetensors, or a bundle that is not whole.
     """
+    bundle, kept = read_bundle(folder, say) if is_bundle(folder) else (None, "")
     try:
         config = json.loads((folder / "config.json").read_text())
     except ValueError:
@@ -114,8 +155,7 @@ def inspect(folder: Path, name: str, language: str = "") -> Base:
     if not weights.is_file():
         other = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "nothing"
         raise ModelError(f"{name} has no model.safetensors (found: {other})", "only safetensors are opened; convert the model first")
-    kept = _remembered(folder, weights)
-    bundle = json.loads((folder / "luthier.json").read_text()) if (folder / "luthier.json").is_file() else None
+    kept = kept or _remembered(folder, weights)
     blocks = int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
     width = int(config.get("hidden_size") or config.get("dim") or 0)
     return Base(name, folder, "encoder" if family in ENCODERS else "decoder", kept, bundle, language, family, blocks, width)
@@ -262,7 +302,7 @@ def _hub(name: str, say: Say) -> Path:
     except hub.Unreachable as problem:
         raise ModelError(
             f"{name} is neither in the hub cache nor to be reached: {problem}",
-            f"use an embedded base ({', '.join(PACKAGED)}) or a local folder",
+            f"check the connection and the spelling (owner/name, such as google-bert/bert-base-uncased), or use an embedded base ({', '.join(PACKAGED)}) or a local folder",
         ) from None
 
 

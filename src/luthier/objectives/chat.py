@@ -40,7 +40,7 @@ class ChatObjective:
     """See `Chat`."""
 
     splits = True
-    metrics = ("loss", "bits_per_byte")
+    metrics: tuple[str, ...] = ("loss", "bits_per_byte")
 
     def __init__(self, spec: Chat, tokenizer: Any, input: tuple[str, ...], target: str) -> None:
         self.spec = spec

@@ -51,7 +51,7 @@ class ClassificationObjective:
     """See `Classification`."""
 
     splits = True
-    metrics = ("accuracy", "macro_f1", "loss", "calibration_error")
+    metrics: tuple[str, ...] = ("accuracy", "macro_f1", "loss", "calibration_error")
 
     def __init__(self, spec: Classification, tokenizer: Any, input: tuple[str, ...], target: str) -> None:
         self.spec = spec
@@ -70,7 +70,7 @@ class ClassificationObjective:
         number = {label: position for position, label in enumerate(self.spec.labels)}
         targets = (number.get(str(record.values.get(self.target)), -1) for record in records)
         return [
-            Example(index=position, tokens=tokens, target=target, record=record, facts=facts)
+            Example(index=position, tokens=tokens, target=target, record=record, facts={**facts, "labels": self.spec.labels})
             for position, (record, target, (tokens, facts)) in enumerate(zip(records, targets, read, strict=True))
         ]
 
@@ -152,4 +152,5 @@ class ClassificationObjective:
             count=torch.ones_like(target).double().cpu().numpy(),
             target=target.cpu().numpy(),
             probabilities=logged.double().exp().cpu().numpy(),
+            labels=self.spec.labels,
         )

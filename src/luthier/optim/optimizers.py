@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 class _Rated(Component):
     lr: float = Field(gt=0, description="The highest learning rate of the run (HF: learning_rate).")
-    head_lr: float | None = Field(default=None, gt=0, description="The rate of a head that is new; the same as `lr` when unset.")
+    head_lr: float | None = Field(default=None, gt=0, description="The learning rate of a new head; the same as `lr` when unset.")
     weight_decay: float = Field(
         default=0.01, ge=0, description="Pull towards zero; not on biases and norms, nor on the vectors of tokens that no training row has."
     )

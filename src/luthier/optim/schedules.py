@@ -11,7 +11,9 @@ from luthier.core.component import Component
 
 
 class _Warm(Component):
-    warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the run over which the rate rises from zero to `optimizer.lr`.")
+    warmup: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of the run over which the learning rate rises from zero to `optimizer.lr`."
+    )
 
     @property
     def end(self) -> float:
@@ -67,14 +69,14 @@ class WarmupStableDecay(_Warm):
     """
 
     kind: Literal["wsd"] = "wsd"
-    decay: float = Field(default=0.2, gt=0, le=1, description="Share of the run, at its end, over which the rate falls to zero.")
+    decay: float = Field(default=0.2, gt=0, le=1, description="Share of the run, at its end, over which the learning rate falls to zero.")
     until: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="Share of the planned run (`training.epochs`) at which the rate has come to zero and the run ends.",
+        description="Share of the planned run (`training.epochs`) at which the learning rate has come to zero and the run ends.",
     )
-    shape: Literal["linear", "cosine"] = Field(default="linear", description="How the rate falls: straight, or as half a cosine.")
+    shape: Literal["linear", "cosine"] = Field(default="linear", description="How the learning rate falls: straight, or as half a cosine.")
 
     @property
     def end(self) -> float:

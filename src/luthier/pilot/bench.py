@@ -12,6 +12,7 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
+from luthier.experiment import Changes, as_assignments
 from luthier.pilot.stages.asking import assigned, default_for
 from luthier.pilot.stages.beginning import begin
 from luthier.studies.defaults import space_for
@@ -117,7 +118,7 @@ def bench(
     base: str | None = None,
     task: str | None = None,
     out: str | Path | None = None,
-    set: Sequence[str] = (),
+    set: Changes = (),
     seed: int = 1,
     face: Face | None = None,
 ) -> Bench:
@@ -131,7 +132,7 @@ def bench(
         base: a name from `luthier models list`, a folder, a bundle, or a hub id.
         task: classification or chat; inferred when not given.
         out: the study's folder; `studies/<time>` when not given.
-        set: changes to the default, each "path=value"; such a field stays as it is set.
+        set: changes to the default: {"optimizer.lr": 1e-4}, or "path=value", one or several; such a field stays as it is set.
         seed: of the order of rows, dropout and new weights.
         face: where progress is shown.
 
@@ -140,18 +141,19 @@ def bench(
     """
     clock = Clock()
     face = face or Silent()
-    experiment, intake, choices = default_for(data, set, face, target=target, input=input, base=base, task=task, seed=seed)
-    dimensions, _ = space_for(experiment, MANY, [*assigned(set)], space)
+    changes = as_assignments(set)
+    experiment, intake, choices = default_for(data, changes, face, target=target, input=input, base=base, task=task, seed=seed)
+    dimensions, _ = space_for(experiment, MANY, [*assigned(changes)], space)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
-    with study.owned():
+    with study.named_when_stopped(), study.owned():
         begin(study, experiment, intake, choices, face, budget=None, force=True)
         from luthier.pilot.complete import opened_way
         from luthier.pilot.stages.proving import proven
-        from luthier.training.devices import settle
+        from luthier.training.devices import restored_threads, settle
         from luthier.training.watchers import Signals
 
         settle()
-        with Signals() as signals:
+        with Signals() as signals, restored_threads():
             way, experiment = opened_way(study, experiment, intake, face, clock, signals)
             proven(way, experiment)
     return Bench(study.folder.resolve(), dimensions)

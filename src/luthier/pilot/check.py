@@ -12,11 +12,18 @@ from luthier.core.errors import DataError
 from luthier.core.finding import Finding
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import file_hash, write_file
+from luthier.core.words import plural
+from luthier.data.archives import on_disk
 from luthier.data.check import CHECKS
 from luthier.data.intake import QUICK, Intake, fitting, take_in
 from luthier.data.rows import ENDINGS, read, written
+from luthier.data.sources.frames import Frame
 from luthier.data.sources.images import KEPT
+from luthier.data.spec import CLASSES
+from luthier.data.usable import tidy_label
+from luthier.experiment import Changes, as_assignments
 from luthier.pilot.stages.asking import asked_for
+from luthier.pilot.stages.given import accepts_frames
 from luthier.studies.defaults import BASES
 
 WEIGHT = {"stop": 0, "warning": 1, "note": 2, "good": 3}
@@ -40,19 +47,24 @@ class Checked:
 
     def __repr__(self) -> str:
         counts = {weight: sum(found.severity == weight for found in self.findings) for weight in WEIGHT}
-        return f"Checked({self.intake.count:,} rows: " + ", ".join(f"{count} {weight}" for weight, count in counts.items() if count) + ")"
+        return (
+            f"Checked({plural(self.intake.count, 'row')}: "
+            + ", ".join(f"{found} {weight}" for weight, found in counts.items() if found)
+            + ")"
+        )
 
 
+@accepts_frames
 def check(
-    data: str | Path,
+    data: str | Path | Frame,
     *,
     target: str | None = None,
     input: str | Sequence[str] | None = None,
     base: str | None = None,
     task: str | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
-    set: Sequence[str] = (),
+    validation: str | Path | Frame | None = None,
+    test: str | Path | Frame | None = None,
+    set: Changes = (),
     model: bool = True,
     page: str | Path | None = None,
     fix: str | Path | None = None,
@@ -61,17 +73,17 @@ def check(
     """Look for what makes a model look better than it is, or learn what it should not.
 
     Args:
-        data: a file of rows, or a folder.
+        data: a file of rows, or a folder; or rows in memory (a data frame, an Arrow table, a list of dicts), or "-" for standard input.
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read; inferred when not given.
         base: the base that will be trained; its tokens and context are what counts.
         task: classification or chat; inferred when not given.
-        validation: a file of validation rows, where the split is given.
-        test: a file of test rows, where the split is given.
-        set: changes to the data's settings, each "data.path=value".
+        validation: validation rows, where the split is given: a file, or rows in memory.
+        test: test rows, where the split is given: a file, or rows in memory.
+        set: changes to the data's settings: {"data.path": value}, or "data.path=value", one or several.
         model: also make the checks that look through a model (at 5,000 rows at most).
         page: write the flagged rows as a page here.
-        fix: write the training file without the rows that are certainly of no use here; what went is in FILE.journal.jsonl.
+        fix: write the training file here, without the rows that are certainly of no use and without spaces around labels; what was changed is in FILE.journal.jsonl.
         face: where progress is shown.
 
     Raises:
@@ -79,9 +91,9 @@ def check(
     """
     face = face or Silent()
     face.stage("data", str(data))
-    spec = asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set, say=face.say)
+    spec = asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=as_assignments(set), say=face.say)
     intake = take_in(spec, checks=())  # they are made below, with the model's eyes where it has some
-    face.say(f"{intake.reason}; {intake.count:,} rows")
+    face.say(f"{intake.reason}; {plural(intake.count, 'row')}")
     findings = list(intake.findings)
     model = model and intake.spec.task != "image_classification"  # no base looks at images yet
     sheet = intake.sheet(**(_through(intake, base, face) if model else {}))
@@ -108,7 +120,7 @@ def _through(intake: Intake, base: str | None, face: Face) -> dict[str, Any]:
     task = intake.spec.task or "classification"
     trained = resolve(base or BASES.get(task, "smollm2-135m"), face.say)
     looking = trained if trained.kind == "encoder" else resolve(BASES["classification"], face.say)
-    face.stage("model", f"{looking.name} looks at the rows")
+    face.stage("model", f"{looking.name} reads the rows")
     tokenizer = load_tokenizer(trained)
     return {
         "encode": encoder(looking),
@@ -119,7 +131,7 @@ def _through(intake: Intake, base: str | None, face: Face) -> dict[str, Any]:
 
 
 def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) -> Path:
-    """The training file without what the checks would drop; the source stays as it is."""
+    """The training file without what the checks would drop, its labels without spaces around them; the source stays as it is."""
     source = Path(intake.spec.path)
     kind = ENDINGS.get(path.suffix.lower())
     if kind not in ("csv", "tsv", "jsonl"):
@@ -131,8 +143,12 @@ def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) 
         for file, line in found.evidence.get("drop", ()):
             if file == str(source):
                 why.setdefault(line, f"{found.check}: {found.claim}")
-    table = read(source, intake.spec.format, intake.spec.encoding, intake.spec.header)
+    table = read(source, intake.spec.format, intake.spec.encoding, intake.spec.header, sheet=intake.spec.sheet)
     rows = dict(zip(table.lines, table.values, strict=True))
+    changed = _tidied(rows, intake)
+    for line in changed.keys() & why.keys():
+        if str(rows[line][intake.spec.target or ""]) in intake.labels and why[line].startswith("set aside: the label "):
+            del why[line]  # it was alone with its spelling only
     columns = table.columns
     if intake.spec.task == "image_classification":  # named from where the new table lies; what was read from the files is read again
         columns = [name for name in columns if name not in KEPT]
@@ -143,16 +159,33 @@ def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) 
     journal = path.with_name(path.name + ".journal.jsonl")
     head = {
         "source": str(source),
-        "sha256": file_hash(source),
+        "sha256": file_hash(on_disk(source)),
         "result": path.name,
         "result_sha256": file_hash(path),
         "kept": len(kept),
         "dropped": len(why),
+        "changed": len(changed.keys() - why.keys()),
     }
-    lines = [head, *({"line": line, "why": reason, "row": rows.get(line)} for line, reason in sorted(why.items()))]
+    entries: dict[int, dict[str, Any]] = {line: {"line": line, "why": reason, "row": rows.get(line)} for line, reason in why.items()}
+    for line in changed.keys() - why.keys():
+        entries[line] = {"line": line, "why": "spellings: spaces around the label", "was": changed[line], "now": rows[line][intake.spec.target or ""]}  # fmt: skip
+    lines = [head, *(entries[line] for line in sorted(entries))]
     write_file(journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    face.say(f"{path}: {len(kept):,} rows kept, {len(why):,} dropped; each of them, with the reason, in {journal.name}")
+    mended = f", {plural(head['changed'], 'label')} without the spaces around" if head["changed"] else ""
+    face.say(f"{path}: {plural(len(kept), 'row')} kept, {len(why):,} dropped{mended}; each of them, with the reason, in {journal.name}")
     return path
+
+
+def _tidied(rows: dict[int, dict[str, Any]], intake: Intake) -> dict[int, str]:
+    """Take the spaces around labels away, in the rows; line → the label as it was."""
+    target, changed = intake.spec.target or "", {}
+    if intake.spec.task not in CLASSES:
+        return changed
+    for line, row in rows.items():
+        label = row.get(target)
+        if isinstance(label, str) and label.strip() and tidy_label(label) != label:
+            changed[line], rows[line] = label, {**row, target: tidy_label(label)}
+    return changed
 
 
 def _from(table: Path, file: Path) -> str:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+import torch
+
 from luthier.core.errors import RunError
 from luthier.core.interfaces import Face, Watcher
 from luthier.core.run import Clock, Run, write_file
+from luthier.core.threads import bound_spinning
+from luthier.core.words import plural
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment
 from luthier.models.memory import give_back
@@ -18,11 +22,12 @@ from luthier.pilot.stages.folds import crossed
 from luthier.pilot.stages.planning import planned
 from luthier.pilot.stages.proving import proven
 from luthier.pilot.stages.samples import sampled
+from luthier.pilot.stages.spent import count_seconds, seconds_before
 from luthier.pilot.stages.way import Way
 from luthier.pilot.trials.racing import searched, to_search
 from luthier.studies.plan import Asked
 from luthier.training.assemble import opened
-from luthier.training.devices import decided, differences, environment, settle, shared
+from luthier.training.devices import choose_threads, decided, differences, environment, restored_threads, settle, use_threads
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
@@ -67,17 +72,20 @@ def _completed(
     """Every stage, in its order."""
     asked = Asked.of(place)
     workers = asked.workers if asked and asked.backend == "processes" else 1
-    with noted(place, clock), Signals() as signals, shared(workers):
+    before = seconds_before(place)
+    with count_seconds(place, clock, before), noted(place, clock), Signals() as signals, restored_threads():
         if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists() and not place.happened("searching"):
             closed(place, face, place.verdict)
             return place
-        way, experiment = opened_way(place, experiment, intake, face, clock, signals, inexact)
+        way, experiment = opened_way(place, experiment, intake, face, clock, signals, inexact, workers)
+        way.before = before
         proven(way, experiment)
         experiment = planned(way, experiment)
         if to_search(way, experiment):
             return searched(way, experiment)
         crossed(way, experiment)
-        face.stage("train", f"{experiment.total_steps(len(intake.records['train'])):,} steps")
+        if not place.happened("trained"):
+            face.stage("train", plural(experiment.total_steps(len(intake.records["train"])), "step"))
         work = way.work(experiment)
         if intake.spec.task == "chat":
             sampled(way, work, "before")
@@ -87,9 +95,16 @@ def _completed(
 
 
 def opened_way(
-    place: Run, experiment: Experiment, intake: Intake, face: Face, clock: Clock, signals: Signals, inexact: Sequence[str] | None = None
+    place: Run,
+    experiment: Experiment,
+    intake: Intake,
+    face: Face,
+    clock: Clock,
+    signals: Signals,
+    inexact: Sequence[str] | None = None,
+    workers: int = 1,
 ) -> tuple[Way, Experiment]:
-    """What the stages share, and the experiment with what depends on the machine decided."""
+    """What the stages share, and the experiment with what depends on the machine decided; from here on its threads are in use."""
     face.stage("base", experiment.model.base)
     base = resolve(experiment.model.base, face.say)
     tokenizer = load_tokenizer(base)
@@ -101,7 +116,7 @@ def opened_way(
     if intake.spec.task == "chat" and tokenizer.chat_template == PLAIN and not place.happened("plain_template"):
         place.event("plain_template")
         face.say(f"{base.name} brings no chat template: turns are laid out as 'User: …' and 'Assistant: …', in the bundle too")
-    experiment = _settled(place, experiment, base, inexact)
+    experiment = _settled(place, experiment, base, face, inexact, workers)
     return Way(place, intake, face, clock, signals, base, tokenizer, opened(experiment, tokenizer)), experiment
 
 
@@ -116,19 +131,20 @@ def noted(place: Run, clock: Clock) -> Iterator[None]:
         raise
 
 
-def _settled(place: Run, experiment: Experiment, base: Base, inexact: Sequence[str] | None) -> Experiment:
+def _settled(place: Run, experiment: Experiment, base: Base, face: Face, inexact: Sequence[str] | None, workers: int) -> Experiment:
     """Decide once what depends on the machine, or check that nothing of it has changed."""
-    now = environment()
-    if not experiment.environment:
+    if set(experiment.environment) <= {"threads"}:
         if experiment.model.fingerprint not in ("", base.fingerprint):
             raise RunError(
                 f"the weights of {base.name} are not those this experiment was made for",
                 "put the old base back, or empty model.fingerprint",
             )
+        _set_threads(place, face, experiment.environment.get("threads"), workers)
         settled = decided(experiment).replace("model.fingerprint", base.fingerprint)
-        settled = settled.model_copy(update={"environment": now})
+        settled = settled.model_copy(update={"environment": environment()})
         write_file(place.folder / "experiment.yaml", settled.yaml())
         return settled
+    _set_threads(place, face, experiment.environment["threads"], workers)
     differs = differences(experiment.environment)
     if experiment.model.fingerprint != base.fingerprint:
         differs.append("model.base: the weights are not those the run began with")
@@ -139,3 +155,38 @@ def _settled(place: Run, experiment: Experiment, base: Base, inexact: Sequence[s
     if differs:
         place.event("inexact", differences=differs)
     return experiment
+
+
+def _set_threads(place: Run, face: Face, recorded: int | None, workers: int) -> None:
+    """Compute on the threads that the experiment was or is to be trained on; where nobody knows yet, on as many as are free.
+
+    Args:
+        place: the run; what is unusual is an event of it.
+        face: is told the same.
+        recorded: in the experiment: with another number its bytes would not come again.
+        workers: that share the processors.
+    """
+    if recorded is not None:
+        now = max(1, torch.get_num_threads() // workers)
+        if now != recorded:
+            place.event("threads", number=recorded, instead_of=now, why="recorded")
+            face.say(
+                f"computing on {_threads(recorded)} instead of {now}: so the experiment says, and with another number other bytes come out"
+            )
+        use_threads(recorded)
+    else:
+        found = choose_threads(workers)
+        if found.number < found.usual:
+            place.event("threads", number=found.number, instead_of=found.usual, free=round(found.free or 0.0, 2), why="busy")
+            face.say(f"another program is busy: training with {found.number} of {_threads(found.usual)}")
+        use_threads(found.number)
+    if torch.get_num_threads() > 1 and not bound_spinning() and not place.happened("spin_unbounded"):
+        place.event("spin_unbounded")
+        face.say(
+            "torch was loaded before luthier: beside other programs a step may take many times as long; `import luthier` before `import torch`"
+        )
+
+
+def _threads(number: int) -> str:
+    """So many threads, for a person."""
+    return f"{number} thread" + "s" * (number != 1)

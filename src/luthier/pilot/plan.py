@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from luthier.core.errors import DoesNotFit, RunError
 from luthier.core.interfaces import Face, Silent
 from luthier.core.words import size
 from luthier.data.intake import take_in
-from luthier.experiment import Experiment
+from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.pilot.stages.asking import filled, written
 
 CHILD = "import sys; from luthier.pilot.plan import measured_here; measured_here(sys.argv[1])"
@@ -42,12 +41,12 @@ class Plan:
         return self.forecast["memory"] <= HEADROOM * self.available
 
 
-def plan(experiment: str | Path | Experiment, *, set: Sequence[str] = (), seconds: float = 30.0, face: Face | None = None) -> Plan:
+def plan(experiment: str | Path | Experiment, *, set: Changes = (), seconds: float = 30.0, face: Face | None = None) -> Plan:
     """Measure a few steps of an experiment in a process of its own, and say what the whole will take.
 
     Args:
         experiment: an experiment.yaml, a run folder, or the value itself (`luthier run DATA --plan-only` writes one).
-        set: changes, each "path=value".
+        set: changes: {"optimizer.lr": 1e-4}, or "path=value", one or several.
         seconds: that the measuring may take, roughly.
         face: where progress is shown.
 
@@ -56,7 +55,7 @@ def plan(experiment: str | Path | Experiment, *, set: Sequence[str] = (), second
         LuthierError: the experiment or its rows cannot be read.
     """
     face = face or Silent()
-    experiment = written(experiment).set(*set).model_copy(update={"environment": {}})
+    experiment = written(experiment).set(*as_assignments(set)).model_copy(update={"environment": {}})
     face.stage("data", experiment.data.path)
     take_in(experiment.data, checks=())  # what is wrong with it is said here, not in the child
     from luthier.training.devices import available
@@ -102,7 +101,7 @@ def measured_here(asked: str) -> None:
         experiment = Experiment.of(yaml.safe_load(question["experiment"]))
         experiment = decided(experiment)
         intake = take_in(experiment.data, checks=())
-        experiment = filled(experiment, intake)
+        experiment = filled(experiment.replace("training.metric", "auto"), intake)  # it takes no part in a step
         base = resolve(experiment.model.base)
         work = assemble(experiment, base, load_tokenizer(base), intake.records)
         print(json.dumps(forecast(work, question["seconds"]).value()))

@@ -2,52 +2,80 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import DataError, ModelError, nearest
-from luthier.core.run import write_file
+from luthier.core.errors import ExperimentError, ModelError, nearest
 from luthier.core.types import Message, Record
+from luthier.data.sources.frames import Frame
+from luthier.delivery.predictions import prepare_output, write_predictions
+from luthier.models.store import Base, resolve
+from luthier.pilot.stages.prediction_rows import rows_to_predict
+
+Say = Callable[[str], None]
 
 
 def predict(
-    bundle: str | Path, data: str | Path | Sequence[str], *, out: str | Path | None = None, limit: int = 256
+    bundle: str | Path,
+    data: str | Path | Sequence[str] | Frame,
+    *,
+    out: str | Path | None = None,
+    limit: int = 256,
+    top: int | None = None,
+    abstain_below: float | None = None,
+    say: Say | None = None,
 ) -> list[dict[str, Any]]:
     """Classify texts, or answer prompts.
 
     Args:
         bundle: RUN/bundle, or the run's folder.
-        data: one text, several texts, or a file of rows with the columns that the model was trained on.
-        out: where to write the rows with their predictions, as CSV or JSON lines by its ending.
+        data: one text, a list of texts, a dict (one row), a list of dicts, a data frame (pandas, polars), an Arrow table, a file of rows with
+            the columns that the model was trained on, or "-" for standard input. A text in a list is a text, whatever it says.
+        out: where to write the rows with their predictions: .csv, .tsv, .jsonl, .json or .parquet.
         limit: tokens an answer may have.
+        top: also give so many of the likeliest classes.
+        abstain_below: leave the label out where the confidence is lower than this (0 to 1).
+        say: told what a person should know; a warning where it is not given.
 
     Returns:
-        For each row `label` and `probabilities`, or `text`.
+        For each row `row` (its line in the file, or its position from 1), and either `text` or `label`, `confidence` and `probabilities`;
+        with `top` also `top`, a list of classes with their probabilities; with `abstain_below` also `abstained`.
 
     Raises:
-        LuthierError: no bundle there, or a file without the columns.
+        LuthierError: no whole bundle there, rows without what the model reads, or an `out` that cannot be written.
     """
-    model, objective, tokenizer, about = _open(bundle)
-    rows = _rows(data, about["input"])
-    if about["task"] == "classification":
-        found = _classified(model, objective, rows)
-    else:
-        found = _answered(model, tokenizer, about, rows, limit)
+    say = say or _warn
+    base, about = _resolve_bundle(bundle, say)
+    chat = about["task"] != "classification"
+    _check_options(chat, top, abstain_below)
+    rows, source = rows_to_predict(data, about["input"], chat)
+    values = [record.values for record in rows]
     if out is not None:
-        _write(Path(out), rows, found)
+        prepare_output(Path(out), values, chat=chat, source=source, bundle=base.folder)
+    model, objective, tokenizer = _load(base)
+    if chat:
+        found = _answered(model, tokenizer, about, rows, limit)
+    else:
+        found = [_decide(one, top, abstain_below) for one in _classified(model, objective, rows)]
+    found = [{"row": record.row, **one} for record, one in zip(rows, found, strict=True)]
+    if out is not None:
+        names = write_predictions(Path(out), values, [_as_columns(one) for one in found])
+        moved = next((name for name, column in names.items() if column != f"predicted_{name}"), None)
+        if moved:
+            say(f"the rows have columns named predicted_… already: the new ones end in {names[moved].removeprefix(f'predicted_{moved}')}")
     return found
 
 
-def chat(bundle: str | Path, *, limit: int = 256, temperature: float = 0.0) -> Conversation:
+def chat(bundle: str | Path, *, limit: int = 256, temperature: float = 0.0, say: Say | None = None) -> Conversation:
     """Open a conversation with a bundle or a base.
 
     Args:
         bundle: RUN/bundle, the run's folder, or a decoder's name.
         limit: tokens an answer may have.
         temperature: 0 takes the likeliest token each time.
+        say: told what a person should know; a warning where it is not given.
 
     Returns:
         Something to `say` to.
@@ -56,16 +84,15 @@ def chat(bundle: str | Path, *, limit: int = 256, temperature: float = 0.0) -> C
         LuthierError: it cannot write text.
     """
     from luthier.models.pretrained import load_generator, load_tokenizer
-    from luthier.models.store import resolve
+    from luthier.training.devices import settle
 
-    base = resolve(str(bundle))
-    tokenizer = load_tokenizer(base)
-    if base.bundle is not None:
-        model, _, tokenizer, about = _open(bundle)
-        if about["task"] != "chat":
-            raise ModelError(f"{bundle} is a classifier: it does not write text", 'use `luthier predict BUNDLE "text"`')
-    else:
-        model = load_generator(base, 0.0).eval()
+    settle()
+    base = resolve(str(bundle), say or _warn)
+    if base.bundle is None:
+        return Conversation(load_generator(base, 0.0).eval(), load_tokenizer(base), limit, temperature)
+    if base.bundle["task"] != "chat":
+        raise ModelError(f"{bundle} is a classifier: it does not write text", 'use `luthier predict BUNDLE "text"`')
+    model, _, tokenizer = _load(base)
     return Conversation(model, tokenizer, limit, temperature)
 
 
@@ -97,58 +124,67 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": said.strip() or "…"})
 
 
-def _open(bundle: str | Path) -> tuple[Any, Any, Any, dict[str, Any]]:
-    from luthier.delivery.bundle import open_bundle
-    from luthier.models.pretrained import load_tokenizer
-    from luthier.models.store import resolve
-    from luthier.training.devices import settle
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=3)
 
+
+def _resolve_bundle(bundle: str | Path, say: Say) -> tuple[Base, dict[str, Any]]:
+    """A bundle whose files were checked, and what Luthier wrote about it."""
     folder = Path(bundle)
     if not folder.exists():
         beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise ModelError(f"there is no bundle {bundle}", nearest(folder.name, beside))
+    base = resolve(str(bundle), say)
+    if base.bundle is None:
+        raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")
+    return base, base.bundle
+
+
+def _load(base: Base) -> tuple[Any, Any, Any]:
+    """A bundle's model, objective and tokenizer."""
+    from luthier.delivery.bundle import open_bundle
+    from luthier.models.pretrained import load_tokenizer
+    from luthier.training.devices import settle
+
     settle()
-    base = resolve(str(bundle))
     tokenizer = load_tokenizer(base)
-    model, objective = open_bundle(base, tokenizer)
-    return model, objective, tokenizer, dict(base.bundle or {})
+    return *open_bundle(base, tokenizer), tokenizer
 
 
-def _rows(data: str | Path | Sequence[str], columns: Sequence[str]) -> list[Record]:
-    from luthier.data.rows import read
-
-    if isinstance(data, str | Path) and _is_file(data):
-        table = read(Path(data))
-        missing = [name for name in columns if name not in table.columns]
-        if missing:
-            raise DataError(f"{data} has no column {missing[0]!r}, which the model was trained to read", nearest(missing[0], table.columns))
-        if table.rejected:
-            first = table.rejected[0]
-            raise DataError(f"{data}, line {first.line}: {first.reason}", "mend the row: a prediction for every row is promised")
-        return table.records(str(data))
-    texts = [str(data)] if isinstance(data, str | Path) else list(data)
-    if len(columns) > 1:
-        raise DataError(
-            f"the model reads {len(columns)} columns ({', '.join(columns)}): one text is not enough", "give a file with these columns"
-        )
-    return [Record(number, {columns[0]: _as_turn(text, columns[0])}) for number, text in enumerate(texts, 1)]
+def _check_options(chat: bool, top: int | None, abstain_below: float | None) -> None:
+    """Refuse options that do not fit, before anything is read."""
+    if chat and (top is not None or abstain_below is not None):
+        name = "top" if top is not None else "abstain_below"
+        raise ExperimentError(f"{name} is for classifiers: this model writes text, which has no classes", f"leave {name} out")
+    if top is not None and top < 1:
+        raise ExperimentError(f"top={top} names no class", "give 1 or more")
+    if abstain_below is not None and not 0 <= abstain_below <= 1:
+        raise ExperimentError(f"abstain_below={abstain_below} is no probability", "give a number from 0 to 1, such as 0.8")
 
 
-def _is_file(data: str | Path) -> bool:
-    from luthier.data import SOURCES
+def _decide(one: dict[str, Any], top: int | None, abstain_below: float | None) -> dict[str, Any]:
+    """A prediction with its likeliest classes, and without its label where it is not sure enough."""
+    decided = dict(one)
+    if abstain_below is not None:
+        decided["abstained"] = one["confidence"] < abstain_below
+        if decided["abstained"]:
+            decided["label"] = None
+    if top is not None:
+        likeliest = sorted(one["probabilities"].items(), key=lambda pair: -pair[1])[:top]
+        decided["top"] = [{"label": label, "probability": value} for label, value in likeliest]
+    return decided
 
-    path = Path(data)
-    try:
-        known = path.suffix.lower().lstrip(".") in {*SOURCES, "txt", "tab", "ndjson"}
-        if known and not path.exists() and " " not in str(data):
-            raise DataError(f"there is no file {path}", "check the path, or give a text in quotes")
-        return known and path.is_file()
-    except OSError:  # a text too long to be a file's name
-        return False
 
-
-def _as_turn(text: str, column: str) -> Any:
-    return [{"role": "user", "content": text}] if column in ("messages", "conversations") else text
+def _as_columns(one: dict[str, Any]) -> dict[str, Any]:
+    """A prediction as columns of a file, one value each."""
+    columns = {name: one[name] for name in ("text", "label") if name in one}
+    if "confidence" in one:
+        columns["confidence"] = round(one["confidence"], 6)
+    if "abstained" in one:
+        columns["abstained"] = one["abstained"]
+    for place, each in enumerate(one.get("top", ()), 1):
+        columns |= {f"top{place}_label": each["label"], f"top{place}_confidence": round(each["probability"], 6)}
+    return columns
 
 
 def _classified(model: Any, objective: Any, rows: Sequence[Record]) -> list[dict[str, Any]]:
@@ -160,7 +196,11 @@ def _classified(model: Any, objective: Any, rows: Sequence[Record]) -> list[dict
     labels = objective.spec.labels
     assert scores.probabilities is not None
     return [
-        {"label": labels[int(row.argmax())], "probabilities": {label: float(value) for label, value in zip(labels, row, strict=True)}}
+        {
+            "label": labels[int(row.argmax())],
+            "confidence": float(row.max()),
+            "probabilities": {label: float(value) for label, value in zip(labels, row, strict=True)},
+        }
         for row in scores.probabilities
     ]
 
@@ -174,35 +214,3 @@ def _answered(model: Any, tokenizer: Any, about: dict[str, Any], rows: Sequence[
     for start in range(0, len(prompts), 8):
         found += answers(model, tokenizer, prompts[start : start + 8], limit)
     return [{"text": text} for text in found]
-
-
-def _write(path: Path, rows: Sequence[Record], found: Sequence[dict[str, Any]]) -> None:
-    import json
-
-    if path.suffix == ".jsonl":
-        write_file(
-            path, "".join(json.dumps({**record.values, **one}, ensure_ascii=False) + "\n" for record, one in zip(rows, found, strict=True))
-        )
-        return
-    table = io.StringIO(newline="")
-    answers = ["label", "confidence"] if found and "label" in found[0] else ["text"]
-    columns = list(rows[0].values) if rows else []
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow([*columns, *(f"predicted_{name}" for name in answers)])
-    for record, one in zip(rows, found, strict=True):
-        said = [one["label"], f"{one['probabilities'][one['label']]:.6f}"] if "label" in one else [one["text"]]
-        writer.writerow([_harmless(str(value)) for value in [*record.values.values(), *said]])
-    write_file(path, table.getvalue())
-
-
-def _harmless(cell: str) -> str:
-    """A cell that a spreadsheet will not run as a formula (CWE-1236)."""
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") and not _is_number(cell) else cell
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

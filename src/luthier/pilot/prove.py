@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.core.interfaces import Face, Silent
 from luthier.data.intake import take_in
-from luthier.experiment import Experiment
+from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.pilot.stages.asking import written
@@ -18,12 +17,12 @@ from luthier.training.proofs.question import Proof
 from luthier.training.prove import prove as proofs_of
 
 
-def prove(experiment: str | Path | Experiment, *, set: Sequence[str] = (), seconds: float = 60.0, face: Face | None = None) -> list[Proof]:
+def prove(experiment: str | Path | Experiment, *, set: Changes = (), seconds: float = 60.0, face: Face | None = None) -> list[Proof]:
     """Prove the loss on an experiment's own rows and model, without training.
 
     Args:
         experiment: an experiment.yaml, a run folder, or the value itself (`luthier run DATA --plan-only` writes one).
-        set: changes, each "path=value".
+        set: changes: {"optimizer.lr": 1e-4}, or "path=value", one or several.
         seconds: at most.
         face: where progress is shown.
 
@@ -32,7 +31,7 @@ def prove(experiment: str | Path | Experiment, *, set: Sequence[str] = (), secon
     """
     settle()
     face = face or Silent()
-    experiment = written(experiment).set(*set)
+    experiment = written(experiment).set(*as_assignments(set))
     face.stage("data", experiment.data.path)
     intake = take_in(experiment.data)
     face.stage("base", experiment.model.base)

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent, Watcher
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.data.intake import Intake, take_in
-from luthier.experiment import Experiment
+from luthier.data.sources.frames import Frame
+from luthier.evaluation.choice import AUTO
+from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.pilot.stages.asking import asked_for, assigned, chosen, filled, seconds_of, written
 from luthier.pilot.stages.beginning import begin, fresh_or_planned
+from luthier.pilot.stages.given import rows_in_run
+from luthier.pilot.stages.metric import confirm_metric, with_metric
+from luthier.studies.defaults import metric_for
 
 
 def run(
-    data: str | Path,
+    data: str | Path | Frame,
     *,
     target: str | None = None,
     input: str | Sequence[str] | None = None,
     base: str | None = None,
     task: str | None = None,
-    validation: str | Path | None = None,
-    test: str | Path | None = None,
+    metric: str | None = None,
+    validation: str | Path | Frame | None = None,
+    test: str | Path | Frame | None = None,
     budget: str | float | None = None,
     out: str | Path | None = None,
-    set: Sequence[str] = (),
+    set: Changes = (),
     seed: int = 1,
     plan_only: bool = False,
     force: bool = False,
@@ -36,17 +43,19 @@ def run(
     """Read a file, choose a base and a starting point, try small, train, judge on sealed rows, report and ship.
 
     Args:
-        data: a .csv, .tsv, .json or .jsonl file, or a folder with train, validation and test files.
+        data: a .csv, .tsv, .json or .jsonl file, or a folder with train, validation and test files; or a data frame (pandas, polars),
+            an Arrow table or a list of dicts, which is written to data.jsonl in the run's folder; or "-" for standard input.
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read (a list, or names with commas); inferred when not given.
         base: a name from `luthier models list`, a folder, a bundle, or a hub id; or auto, for the one that suits the rows, of those on this machine.
         task: classification or chat; inferred when not given.
-        validation: a file of validation rows, where the split is given.
-        test: a file of test rows, where the split is given.
+        metric: that decides the checkpoint, early stopping, the search and the verdict: "macro_f1", "f1:LABEL", "module:function" and others; what suits the rows when not given.
+        validation: validation rows, where the split is given: a file, or rows as for `data`.
+        test: test rows, where the split is given: a file, or rows as for `data`.
         budget: the most the whole run may take, such as "5m". Where it is enough for several runs, hyperparameters are searched; where it
             is not enough for one, the epochs are cut to fit.
         out: the run folder; `runs/<time>` when not given.
-        set: changes to the experiment, each "path=value".
+        set: changes to the experiment: {"optimizer.lr": 1e-4}, or "path=value", one or several.
         seed: of the order of rows, dropout and new weights.
         plan_only: stop after writing experiment.yaml.
         force: go on after a no-go of the small run.
@@ -58,31 +67,38 @@ def run(
 
     Raises:
         LuthierError: what is wrong and what to do about it.
+        Stopped: Ctrl-C or another signal; it carries the folder to `resume`.
     """
     clock = Clock()
     face = face or Silent()
     seconds = seconds_of(budget)
-    face.stage("data", str(data))
-    intake = take_in(asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=set, say=face.say))
-    experiment, choices = chosen(intake, base, set, seed, face, seconds)
-    place = Run.create(Path(out) if out else Path("runs") / Run.fresh_name())
-    with place.owned():
-        searches = not (watchers or plan_only or experiment.data.folds)
-        stay = [*assigned(set)] if searches else None
-        begin(place, experiment, intake, choices, face, budget=seconds, force=force, stay=stay)
-        if plan_only:
-            place.event("planned_only")
-            return place
-        from luthier.pilot.complete import complete
+    changes = with_metric(as_assignments(set), metric)
+    folder = Path(out) if out else Path("runs") / Run.fresh_name()
+    with rows_in_run(folder, data, validation, test) as (made, rows, validation_rows, test_rows):
+        face.stage("data", str(rows))
+        intake = take_in(
+            asked_for(rows, target=target, input=input, task=task, validation=validation_rows, test=test_rows, set=changes, say=face.say)
+        )
+        experiment, choices = chosen(intake, base, changes, seed, face, seconds)
+        place = made or Run.create(folder)
+        with place.named_when_stopped(), place.owned():
+            searches = not (watchers or plan_only or experiment.data.folds)
+            stay = [*assigned(changes)] if searches else None
+            begin(place, experiment, intake, choices, face, budget=seconds, force=force, stay=stay)
+            if plan_only:
+                place.event("planned_only")
+                return place
+            from luthier.pilot.complete import complete
 
-        return complete(place, experiment, intake, face, clock, watchers)
+            return complete(place, experiment, intake, face, clock, watchers)
 
 
 def train(
     experiment: str | Path | Experiment,
     *,
     out: str | Path | None = None,
-    set: Sequence[str] = (),
+    set: Changes = (),
+    metric: str | None = None,
     budget: str | float | None = None,
     force: bool = False,
     face: Face | None = None,
@@ -93,7 +109,8 @@ def train(
     Args:
         experiment: an experiment.yaml, a run folder, or the value itself.
         out: the run folder; `runs/<time>` when not given. A folder made by `--plan-only` may be given again.
-        set: changes, each "path=value".
+        set: changes: {"optimizer.lr": 1e-4}, or "path=value", one or several.
+        metric: that decides the checkpoint, early stopping, the search and the verdict: "macro_f1", "f1:LABEL", "module:function" and others; as written when not given.
         budget: the most the whole run may take, such as "5m".
         force: go on after a no-go of the small run.
         face: where progress is shown.
@@ -105,13 +122,16 @@ def train(
     clock = Clock()
     face = face or Silent()
     seconds = seconds_of(budget)
-    experiment = written(experiment).set(*set).model_copy(update={"environment": {}})
+    changes = with_metric(as_assignments(set), metric)
+    experiment = written(experiment).set(*changes)
+    experiment = experiment.model_copy(update={"environment": _threads_again(experiment)})
     face.stage("data", experiment.data.path)
     intake = take_in(experiment.data)
-    experiment = filled(experiment, intake)
+    choices = metric_for(intake)[:1] if experiment.training.metric == AUTO else []
+    experiment = filled(experiment, intake, changes)
     place = fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
-    with place.owned():
-        begin(place, experiment, intake, [], face, budget=seconds, force=force)
+    with place.named_when_stopped(), place.owned():
+        begin(place, experiment, intake, choices, face, budget=seconds, force=force)
         from luthier.pilot.complete import complete
 
         return complete(place, experiment, intake, face, clock, watchers)
@@ -140,11 +160,12 @@ def resume(
         if allow_inexact:
             raise ExperimentError("the trials of a study are compared row by row: they need the same rows, software and machine",
                                   f"start a new one: `luthier search {place.folder}/experiment.yaml`")  # fmt: skip
-    with place.owned():
+    with place.named_when_stopped(), place.owned():
         if place.happened("finished"):
             face.say(f"{place.folder} is finished: nothing to resume")
             return place
         experiment = Experiment.load(place.folder / "experiment.yaml")
+        confirm_metric(place, experiment, allow_inexact)
         if force:
             place.event("forced")
         face.stage("data", experiment.data.path)
@@ -153,6 +174,15 @@ def resume(
         from luthier.pilot.complete import complete
 
         return complete(place, experiment, intake, face, clock, watchers, other if allow_inexact else None)
+
+
+def _threads_again(experiment: Experiment) -> dict[str, Any]:
+    """Of what stands in an experiment about the machine, the number of threads, where all else is the same here: with it the same bytes come."""
+    if not experiment.environment:
+        return {}
+    from luthier.training.devices import differences
+
+    return {} if differences(experiment.environment) else {"threads": experiment.environment["threads"]}
 
 
 def _other_rows(experiment: Experiment, intake: Intake) -> list[str]:

@@ -9,9 +9,13 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
-from luthier.experiment import Experiment
+from luthier.core.words import plural
+from luthier.data.sources.frames import Frame
+from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.pilot.stages.asking import assigned, default_for, seconds_of
 from luthier.pilot.stages.beginning import begin
+from luthier.pilot.stages.given import rows_in_run
+from luthier.pilot.stages.metric import with_metric
 from luthier.studies.backends import backend_of
 from luthier.studies.defaults import space_for
 from luthier.studies.plan import Asked
@@ -22,7 +26,7 @@ BUDGET = "2x"
 
 
 def search(
-    data: str | Path,
+    data: str | Path | Frame,
     *,
     budget: str | float = BUDGET,
     trials: int | None = None,
@@ -33,8 +37,9 @@ def search(
     input: str | Sequence[str] | None = None,
     base: str | None = None,
     task: str | None = None,
+    metric: str | None = None,
     out: str | Path | None = None,
-    set: Sequence[str] = (),
+    set: Changes = (),
     seed: int = 1,
     workers: int = 1,
     backend: str = "processes",
@@ -44,7 +49,7 @@ def search(
     """Search the hyperparameters, train, judge on sealed rows, report and ship.
 
     Args:
-        data: a file of rows or a folder, or an experiment.yaml, which is the default then.
+        data: a file of rows or a folder, or an experiment.yaml, which is the default then; or rows in memory, or "-", as for `run`.
         budget: what everything may cost: in runs of the default ("2x") or in time ("10m").
         trials: so many, whatever they cost; as many as the budget pays for when not given.
         space: dimensions that join or take the place of the default ones, such as "optimizer.lr=1e-5..1e-3".
@@ -54,8 +59,9 @@ def search(
         input: the column or columns that are read; inferred when not given.
         base: a name from `luthier models list`, a folder, a bundle, or a hub id; or auto, for the one that suits the rows, of those on this machine.
         task: classification or chat; inferred when not given.
+        metric: that decides the checkpoint, early stopping, the search and the verdict: "macro_f1", "f1:LABEL", "module:function" and others; what suits the rows when not given.
         out: the study's folder; `studies/<time>` when not given.
-        set: changes to the default, each "path=value"; such a field stays as it is set.
+        set: changes to the default: {"optimizer.lr": 1e-4}, or "path=value", one or several; such a field stays as it is set.
         seed: of the order of rows, dropout, new weights, and the proposals.
         workers: trials that are at work at a time; the processor's threads are divided among them.
         backend: where they work: processes (on this machine) or ray (on a cluster; its machines see the folders under the same paths).
@@ -67,10 +73,12 @@ def search(
 
     Raises:
         LuthierError: what is wrong and what to do about it.
+        Stopped: Ctrl-C or another signal; it carries the folder to `resume`.
     """
     clock = Clock()
     face = face or Silent()
     runs, seconds = budget_of(budget)
+    changes = with_metric(as_assignments(set), metric)
     if sampler not in SAMPLERS:
         raise ExperimentError(f"there is no sampler {sampler!r}", f"choose one of {', '.join(SAMPLERS)}")
     if workers < 1:
@@ -78,17 +86,21 @@ def search(
     if workers > 1:
         backend_of(backend)
     if trials is not None and trials < 2:
-        raise ExperimentError(f"a search of {trials} trials compares nothing", "give 2 or more, or use `luthier train`")
-    experiment, intake, choices = default_for(data, set, face, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds)
-    fixed = [*assigned(set)]
-    _checked(experiment, trials or 2, fixed, space, points)
-    study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
-    with study.owned():
-        Asked(seed, fixed, runs, seconds, trials, list(space), sampler, list(points), workers, backend).note(study)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
-        begin(study, experiment, intake, choices, face, budget=seconds, force=force)
-        from luthier.pilot.complete import complete
+        raise ExperimentError(f"a search of {plural(trials, 'trial')} compares nothing", "give 2 or more, or use `luthier train`")
+    folder = Path(out) if out else Path("studies") / Run.fresh_name()
+    with rows_in_run(folder, data) as (made, rows):
+        experiment, intake, choices = default_for(
+            rows, changes, face, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds
+        )
+        fixed = [*assigned(changes)]
+        _checked(experiment, trials or 2, fixed, space, points)
+        study = Study((made or Run.create(folder)).folder)
+        with study.named_when_stopped(), study.owned():
+            Asked(seed, fixed, runs, seconds, trials, list(space), sampler, list(points), workers, backend).note(study)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
+            begin(study, experiment, intake, choices, face, budget=seconds, force=force)
+            from luthier.pilot.complete import complete
 
-        complete(study, experiment, intake, face, clock)
+            complete(study, experiment, intake, face, clock)
     return study
 
 

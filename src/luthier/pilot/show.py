@@ -13,9 +13,11 @@ from luthier.core.interfaces import Silent
 from luthier.core.types import Record
 from luthier.data.augment import Augment
 from luthier.data.intake import Intake, take_in
+from luthier.data.sources.frames import Frame
 from luthier.data.sources.images import pixels
-from luthier.experiment import number
+from luthier.experiment import Changes, as_assignments, number
 from luthier.pilot.stages.asking import asked_for, assigned, chosen
+from luthier.pilot.stages.given import accepts_frames
 
 SIDE = 256
 """Of a shown image, at most, in pixels."""
@@ -71,8 +73,9 @@ class ShownImage:
     page: str | None
 
 
+@accepts_frames
 def show(
-    data: str | Path,
+    data: str | Path | Frame,
     row: int | None = None,
     *,
     views: int = 0,
@@ -81,12 +84,12 @@ def show(
     input: str | Sequence[str] | None = None,
     base: str | None = None,
     task: str | None = None,
-    set: Sequence[str] = (),
+    set: Changes = (),
 ) -> Shown | ShownImage:
     """Render one row as the model will see it, token by token, with what is learned; of an image, its changed views.
 
     Args:
-        data: a file of rows, or a folder.
+        data: a file of rows, or a folder; or rows in memory (a data frame, an Arrow table, a list of dicts), or "-" for standard input.
         row: the line it begins on; the first training row when not given.
         views: so many changed views of it, as `augment` makes them.
         page: an HTML file to write an image and its views to.
@@ -94,14 +97,15 @@ def show(
         input: the column or columns that are read; inferred when not given.
         base: the base whose tokenizer and template count; the task's default when not given.
         task: classification or chat; inferred when not given.
-        set: changes to the experiment, each "path=value".
+        set: changes to the experiment: {"optimizer.lr": 1e-4}, or "path=value", one or several.
 
     Raises:
         DataError: there is no such row, or it was set aside (and why).
     """
-    intake = take_in(asked_for(data, target=target, input=input, task=task, set=set), checks=())
+    given = as_assignments(set)
+    intake = take_in(asked_for(data, target=target, input=input, task=task, set=given), checks=())
     part, record = _found(intake, row)
-    changes = [item for item in set if not item.startswith("data.")]
+    changes = [item for item in given if not item.startswith("data.")]
     if intake.spec.task == "image_classification":
         return _image(intake, record, part, views, page, changes)
     from luthier.models.pretrained import load_tokenizer

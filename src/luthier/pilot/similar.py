@@ -7,31 +7,35 @@ from pathlib import Path
 
 from luthier.core.interfaces import Face, Silent
 from luthier.data.intake import take_in
+from luthier.data.sources.frames import Frame
+from luthier.experiment import Changes, as_assignments
 from luthier.models.store import resolve
 from luthier.pilot.stages.asking import asked_for
 from luthier.pilot.stages.choosing import at_hand, comparable
+from luthier.pilot.stages.given import accepts_frames
 from luthier.pilot.stages.nearness import Similar, known_of, ranked
 
 
+@accepts_frames
 def similar(
-    data: str | Path,
+    data: str | Path | Frame,
     bases: Sequence[str] = (),
     *,
     target: str | None = None,
     input: str | Sequence[str] | None = None,
     task: str | None = None,
-    set: Sequence[str] = (),
+    set: Changes = (),
     face: Face | None = None,
 ) -> list[Similar]:
     """Read up to 2,000 rows with each base once, and say how much of the task it knows.
 
     Args:
-        data: a file of rows with classes or answers, or a folder.
+        data: a file of rows with classes or answers, or a folder; or rows in memory, or "-" for standard input.
         bases: names from `luthier models list`, folders, bundles or hub ids; when empty, the known ones that are on this machine and fit the task.
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read; inferred when not given.
         task: classification or chat; inferred when not given.
-        set: changes to the experiment, each "path=value".
+        set: changes to the experiment: {"optimizer.lr": 1e-4}, or "path=value", one or several.
         face: where progress is shown.
 
     Returns:
@@ -42,7 +46,7 @@ def similar(
     """
     face = face or Silent()
     face.stage("data", str(data))
-    intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say), checks=())
+    intake = take_in(asked_for(data, target=target, input=input, task=task, set=as_assignments(set), say=face.say), checks=())
     fitting = comparable(intake)
     names = bases or at_hand(fitting, face)
     return ranked([known_of(resolve(name, face.say), intake, face) for name in names])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ExperimentError
 from luthier.data.intake import Intake
+from luthier.evaluation.choice import AUTO
 from luthier.experiment import Experiment
 from luthier.objectives import OBJECTIVES
 from luthier.studies.space import Dimension, Space, parsed, value_at
@@ -24,13 +26,13 @@ WIDE = 512
 """An encoder whose states are at least this wide is not a small one."""
 RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("small encoder", "full"): (1e-4, SMALL_ENCODER),
-    ("small encoder", "freeze"): (3e-4, "above a frozen prefix the rate can be higher"),
+    ("small encoder", "freeze"): (3e-4, "above a frozen prefix the learning rate can be higher"),
     ("small encoder", "gradual"): (1e-4, SMALL_ENCODER),
-    ("small encoder", "lora"): (1e-3, "adapters learn at about ten times the full rate"),
+    ("small encoder", "lora"): (1e-3, "adapters learn at about ten times the learning rate of full tuning"),
     ("encoder", "full"): (5e-5, ENCODER),
-    ("encoder", "freeze"): (1e-4, "above a frozen prefix the rate can be higher"),
+    ("encoder", "freeze"): (1e-4, "above a frozen prefix the learning rate can be higher"),
     ("encoder", "gradual"): (5e-5, ENCODER),
-    ("encoder", "lora"): (5e-4, "adapters learn at about ten times the full rate"),
+    ("encoder", "lora"): (5e-4, "adapters learn at about ten times the learning rate of full tuning"),
     ("decoder", "full"): (1e-4, "full fine-tuning of 100–400M decoders on fewer than 10,000 rows"),
     ("decoder", "freeze"): (1e-4, "as full fine-tuning"),
     ("decoder", "gradual"): (1e-4, "as full fine-tuning"),
@@ -70,6 +72,12 @@ ROWS_A_CLASS = (200, 8.0, "fewer than 200 rows a class: more passes")
 """Below this many training rows a class, at least this many epochs."""
 
 
+RARE = 0.1
+"""Of an even share of the training rows: a class that has less is all but invisible to accuracy."""
+EVEN = ("macro_f1", "balanced_accuracy")
+"""Metrics that count every class the same."""
+WEIGHTED, WHY_WEIGHTED = "balanced", "a rare class's rows count more"
+
 MANY_LONG = 0.1
 """Share of long rows above which they are read in windows."""
 CHARACTERS_A_TOKEN = 4.5
@@ -78,8 +86,8 @@ CHARACTERS_A_TOKEN = 4.5
 
 SPREADS: tuple[tuple[int, Dimension], ...] = (
     (2, Dimension(path="optimizer.lr", kind="log", low=1 / 30, high=30, centre=1.0, spread=0.9,
-                  why="the rate decides most; its best value lies within a factor of 2.5 of the default in two of three cases (Tinker's sweep, docs/log.md)")),
-    (10, Dimension(path="training.batch_size", kind="choice", options=(8, 16, 32), spread=0.5, why="goes with the rate")),
+                  why="the learning rate decides most; its best value lies within a factor of 2.5 of the default in two of three cases (Tinker's sweep, docs/log.md)")),
+    (10, Dimension(path="training.batch_size", kind="choice", options=(8, 16, 32), spread=0.5, why="goes with the learning rate")),
     (10, Dimension(path="model.dropout", kind="choice", options=(0.0, 0.1, 0.2), spread=0.5, why="more for noisy labels, a hypothesis")),
     (16, Dimension(path="optimizer.weight_decay", kind="choice", options=(0.0, 0.01, 0.1), spread=0.5, why="matters little in short runs")),
     (16, Dimension(path="schedule.warmup", kind="choice", options=(0.03, 0.1, 0.2), spread=0.5, why="more for higher rates")),
@@ -100,7 +108,7 @@ STAY = {
 """Fields that a search leaves alone unless it is asked, and why."""
 ENDS = {
     "training.epochs": "not a dimension: the last trials end early and late, and the better end is taken",
-    "schedule.kind": "not a dimension: the rate stays until an end begins, and falls there straight or as a cosine, whichever is better",
+    "schedule.kind": "decided at the end: the learning rate stays constant in each trial; its decay, linear or cosine, is chosen when the best trial is finished",
 }
 """As `STAY`, where finalists have several ends."""
 
@@ -195,13 +203,14 @@ class Choice:
     reason: str
 
 
-def choose(intake: Intake, base: Base | None, seed: int) -> tuple[Experiment, list[Choice]]:
+def choose(intake: Intake, base: Base | None, seed: int, metric: str = AUTO) -> tuple[Experiment, list[Choice]]:
     """An experiment for these rows, with the reason for each value.
 
     Args:
         intake: the rows.
         base: that the person asked for; None takes the task's default.
         seed: of the experiment.
+        metric: that the person asked for.
 
     Raises:
         ExperimentError: the rows are for a task that has no objective.
@@ -227,6 +236,7 @@ def choose(intake: Intake, base: Base | None, seed: int) -> tuple[Experiment, li
         Choice("schedule.warmup", 0.1, "10 %: prevents early divergence (Mosbach et al. 2021)"),
         Choice("model.dropout", dropout, "the base's own" if dropout else "decoders are tuned without"),
         Choice("optimizer.weight_decay", decay, "not on biases and norms" if decay else "one pass over few rows needs none"),
+        *metric_for(intake, metric),
     ]
     long = _long(intake) if task == "classification" and len(intake.spec.input) == 1 else 0.0
     if long > MANY_LONG:
@@ -251,6 +261,35 @@ def choose(intake: Intake, base: Base | None, seed: int) -> tuple[Experiment, li
     for choice in choices:
         experiment = experiment.replace(choice.path, choice.value)
     return experiment, choices
+
+
+def metric_for(intake: Intake, asked: str = AUTO) -> list[Choice]:
+    """What decides, and class weights where a class is so rare that accuracy does not see it.
+
+    Args:
+        intake: the rows.
+        asked: the metric that the person asked for; it comes with weights where it counts every class the same.
+    """
+    if not intake.labels:
+        return [Choice("training.metric", "loss" if asked == AUTO else asked, "the answers' mean negative log-likelihood")]
+    rare = _rarest(intake)
+    if not rare:
+        return [Choice("training.metric", "accuracy" if asked == AUTO else asked, "no class is very rare: every row counts the same")]
+    chosen = [Choice("training.metric", "macro_f1" if asked == AUTO else asked, f"{rare}: macro-F1 decides, and classes are weighted")]
+    if chosen[0].value in EVEN:
+        chosen.append(Choice("objective.class_weights", WEIGHTED, f"{rare}: {WHY_WEIGHTED}"))
+    return chosen
+
+
+def _rarest(intake: Intake) -> str:
+    """Says which class has less than a tenth of an even share of the training rows; empty where none has."""
+    counts = Counter(dict.fromkeys(intake.labels, 0))
+    counts.update(str(record.values.get(intake.spec.target or "")) for record in intake.records["train"])
+    rows = len(intake.records["train"])
+    label = min(intake.labels, key=lambda label: counts[label])
+    if counts[label] >= RARE * rows / len(intake.labels):
+        return ""
+    return f"{label!r} has {counts[label]:,} of {rows:,} rows, less than a tenth of an even share"
 
 
 def batch_for(intake: Intake, epochs: float) -> Choice:

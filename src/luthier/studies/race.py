@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from luthier.core.errors import DiskFailed, DiskFull, LuthierError, RunError, Stopped
 from luthier.core.study import Study
+from luthier.evaluation.contributions import describe_score
 from luthier.studies.propose import Tried, propose
 from luthier.studies.rungs import Decision, Rung, Standing, decide
 from luthier.studies.space import Dimension, Values
@@ -89,6 +90,7 @@ class Race:
         portfolio: points that are tried right after the default.
         workers: trials that are at work at a time; what is proposed depends on their number, and not on who is first.
         poll: called while others work; may raise to stop.
+        metric: that decides, for what is said.
     """
 
     study: Study
@@ -102,6 +104,7 @@ class Race:
     portfolio: Sequence[Values] = ()
     workers: int = 1
     poll: Callable[[], None] = lambda: None
+    metric: str = "loss"
 
     def __post_init__(self) -> None:
         self.trials = {entry["trial"]: Trial(entry["trial"], entry["values"], entry["by"]) for entry in self.study.noted("proposed")}
@@ -162,7 +165,7 @@ class Race:
         began = self.clock()
         try:
             score, losses = entrant.end(rung.share) if rung.falls else entrant.advance(rung.share)
-            why = "" if math.isfinite(score) else f"the validation loss is {score}"
+            why = "" if math.isfinite(score) else f"the {describe_score(self.metric, score)}"
         except (Stopped, DiskFull, DiskFailed):
             raise  # of the whole search
         except LuthierError as problem:
@@ -191,11 +194,11 @@ class Race:
     def _decided(self, number: int, rung: Rung, alive: Sequence[int]) -> list[int]:
         if number not in self.decisions:
             stopped = self.stopped
-            found = decide([self.standings[number, trial] for trial in alive if trial not in stopped], rung.kept)
+            found = decide([self.standings[number, trial] for trial in alive if trial not in stopped], rung.kept, self.metric)
             found = Decision(found.kept, {**found.reasons, **{trial: "stopped by hand" for trial in alive if trial in stopped}})
             if not found.kept:
                 raise RunError("every trial has failed: " + "; ".join(sorted({entry["why"] for entry in self.study.noted("standing") if entry["why"]}))[:300],
-                               "look at the first one's message; `luthier train` with a lower rate may say more")  # fmt: skip
+                               "look at the first one's message; `luthier train` with a lower learning rate may say more")  # fmt: skip
             self.study.note("rung", rung=number, share=rung.share, kept=list(found.kept), reasons={str(trial): why for trial, why in found.reasons.items()})  # fmt: skip
             self.decisions[number] = list(found.kept)
             self.spectator.decided(rung, found)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from luthier.evaluation.contributions import describe_score
+
 FIRST = (1 / 16, 1 / 8, 1 / 4)
 """Shares of a run after which its trials may first be compared."""
 STEPS = 64
@@ -123,12 +125,13 @@ class Decision:
     reasons: Mapping[int, str]
 
 
-def decide(standings: Sequence[Standing], kept: int) -> Decision:
+def decide(standings: Sequence[Standing], kept: int, metric: str = "loss") -> Decision:
     """Keep the best; the default stays as long as a challenger does, and it wins a tie with the last one.
 
     Args:
         standings: of the trials at the same rung.
         kept: how many go on.
+        metric: that decides, for the reasons.
     """
     order = sorted(standings, key=lambda one: (one.score, one.trial))
     sound = [one for one in order if math.isfinite(one.score)]
@@ -144,7 +147,9 @@ def decide(standings: Sequence[Standing], kept: int) -> Decision:
     best = chosen[0] if chosen else None
     for one in sound:
         if best is not None and one not in chosen and one.trial not in reasons:
-            reasons[one.trial] = f"validation loss {one.score:.4f}, against {best.score:.4f} of trial {best.trial}"
+            reasons[one.trial] = (
+                f"{describe_score(metric, one.score)}, against {describe_score(metric, best.score).rpartition(' ')[2]} of trial {best.trial}"
+            )
     return Decision(tuple(one.trial for one in chosen), reasons)
 
 

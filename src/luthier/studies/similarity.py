@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from luthier.core.words import plural
+
 NEIGHBOURS = 10
 DRAWS = 2_000
 FOLDS = 5
@@ -253,8 +255,8 @@ def depth(found: Sequence[Floor], rows: int, rarest: int, least: int = 0) -> Dep
     why = f"behind {enough.blocks} of {count} blocks a probe is right in {enough.probe:.1%} of rows, as good as anywhere ({best.probe:.1%} behind {best.blocks})"
     if rarest >= PLENTY and not least:
         others = tuple(sorted({chosen, max(chosen - 1, 1)} & set(range(1, count)), reverse=True))
-        return Depth(0, others, f"the rarest class has {rarest:,} rows: freezing gains time, not accuracy; {why}")
-    why = f"the default keeps {least}; {why}" if least else f"the rarest class has only {rarest:,} rows; {why}"
+        return Depth(0, others, f"the rarest class has {plural(rarest, 'row')}: freezing gains time, not accuracy; {why}")
+    why = f"the default keeps {least}; {why}" if least else f"the rarest class has only {plural(rarest, 'row')}; {why}"
     if chosen == cap < enough.blocks - 1:
         why += f"; with {rows:,} training rows no more than {cap} stay frozen"
     others = tuple(sorted({max(chosen - 1, 0), min(chosen + 1, count - 1), 0} - {chosen}, reverse=True))

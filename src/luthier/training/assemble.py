@@ -11,6 +11,7 @@ import torch
 from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Record
+from luthier.evaluation.choice import AUTO, metrics_at_evaluations
 from luthier.experiment import Experiment
 from luthier.models.prefix import MOST, Prefix
 from luthier.models.pretrained import PackedNetwork, load_classifier, load_generator
@@ -37,7 +38,11 @@ def load_model(experiment: Experiment, base: Base) -> PackedNetwork:
 def opened(experiment: Experiment, tokenizer: Any) -> Any:
     """The experiment's objective, at work with this tokenizer."""
     spec: Any = experiment.objective
-    return spec.open(tokenizer, experiment.data.input, experiment.data.target)
+    objective = spec.open(tokenizer, experiment.data.input, experiment.data.target)
+    first = experiment.training.metric
+    if first not in (AUTO, objective.metrics[0]):
+        objective.metrics = metrics_at_evaluations(first, objective.metrics, spec.kind)
+    return objective
 
 
 def assemble(experiment: Experiment, base: Base, tokenizer: Any, parts: Mapping[str, Sequence[Record]]) -> Work:

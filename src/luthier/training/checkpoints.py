@@ -189,6 +189,10 @@ class Writer:
         if waited > LONG:
             self.run.event("waited_for_checkpoint", checkpoint=checkpoint, seconds=round(waited, 2))
 
+    def abandon(self) -> None:
+        """Wait no longer for what is being written: the process is to end at once, and the checkpoints before it are whole."""
+        self._thread = None
+
 
 def _write_tensors(tensors: dict[str, Any], path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})

@@ -8,13 +8,16 @@ import os
 import platform
 import resource
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch.utils import deterministic
 
+from luthier.core.threads import allowed_processors, free_processors
 from luthier.experiment import Experiment
 
 AT_ONCE, AT_ONCE_ACCELERATED = 1024, 16_384
@@ -76,19 +79,76 @@ def environment() -> dict[str, Any]:
 
 
 def differences(then: dict[str, Any]) -> list[str]:
-    """How this environment differs from an earlier one, a line each."""
-    return [f"{name}: was {then.get(name)!r}, is {value!r}" for name, value in environment().items() if then.get(name) != value]
+    """How this environment differs from an earlier one, a line each; not in the number of threads, which is set again (`use_threads`)."""
+    return [
+        f"{name}: was {then.get(name)!r}, is {value!r}"
+        for name, value in environment().items()
+        if name != "threads" and then.get(name) != value
+    ]
+
+
+@dataclass(frozen=True)
+class Threads:
+    """How many threads a run computes on.
+
+    Args:
+        number: of them.
+        usual: of them, where nothing else is at work.
+        free: processors that were idle; None where nobody looked.
+    """
+
+    number: int
+    usual: int
+    free: float | None
+
+
+def choose_threads(workers: int = 1) -> Threads:
+    """As many threads as processors are free, and no more than torch would take or this process is allowed.
+
+    A thread that has no processor to itself holds up the others at the end of every product. What a person has set (OMP_NUM_THREADS, or
+    `torch.set_num_threads` to another number than torch's own) is taken.
+
+    Args:
+        workers: that share the processors, of which this process is one.
+    """
+    now, allowed = torch.get_num_threads(), allowed_processors()
+    if any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")) or now not in _torchs_own():
+        return Threads(max(1, now // workers), max(1, now // workers), None)
+    usual = max(1, min(now, int(allowed)))
+    free = free_processors() if usual > 1 else None
+    number = usual if free is None else max(1, min(usual, round(free)))
+    return Threads(max(1, number // workers), max(1, usual // workers), free)
+
+
+def _torchs_own() -> set[int]:
+    """Numbers of threads that torch may have taken by itself: the processors, or half of them where two are one core's."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {affinity, (affinity + 1) // 2, os.cpu_count() or 1}
+
+
+def use_threads(number: int) -> None:
+    """Compute on so many threads from now on: torch, and the linear algebra of NumPy and SciPy; the order of sums, so the bits, follow it.
+
+    Args:
+        number: also more than there are processors, as where a run that began on more is resumed.
+    """
+    torch.set_num_threads(number)
+    os.environ["OPENBLAS_NUM_THREADS"] = str(number)  # of SciPy, where it is loaded later
+    threadpool_limits(number, user_api="blas")
 
 
 @contextlib.contextmanager
-def shared(workers: int) -> Iterator[None]:
-    """The processor's threads divided among so many workers, of which this process is one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // workers))
+def restored_threads() -> Iterator[None]:
+    """Give back the number of threads that was in use before, whatever is set meanwhile."""
+    before, variable, pools = torch.get_num_threads(), os.environ.get("OPENBLAS_NUM_THREADS"), threadpool_limits(None, user_api="blas")
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        pools.restore_original_limits()
+        os.environ.pop("OPENBLAS_NUM_THREADS", None)
+        if variable is not None:
+            os.environ["OPENBLAS_NUM_THREADS"] = variable
 
 
 def settle() -> None:

@@ -16,9 +16,11 @@ from luthier.core.finding import Finding
 from luthier.core.interfaces import Face, Objective
 from luthier.core.randomness import permutation
 from luthier.core.types import Example, Scores
+from luthier.core.words import plural
 from luthier.evaluation.compare import paired
+from luthier.evaluation.generated import ANSWERED, add_answers
 from luthier.evaluation.metrics import measure
-from luthier.evaluation.score import score
+from luthier.evaluation.score import reads_answers, score
 from luthier.optim.schedules import Constant
 from luthier.training.steps import Work, steps
 
@@ -64,7 +66,7 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
     small = _small(work)
     held = small.validation[:FEWEST_ROWS]
     tokens = sum(len(example.tokens) for example in held)
-    before = score(small.model, small.objective, held)
+    before = score(small.model, small.objective, held, answers=0)
     weights = {name: master.clone() for name, master in small.masters.weights().items()}
     seen: list[Any] = []
     times: list[float] = []
@@ -78,8 +80,18 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
         if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)) or (now - began > limit and len(seen) >= 8):
             break
     scoring = time.monotonic()
-    after = score(small.model, small.objective, held)
+    after = score(small.model, small.objective, held, answers=0)
     scoring = (time.monotonic() - scoring) / tokens  # the second time: the first is slower, and only once
+    if reads_answers(work.objective, work.validation):
+        answered = time.monotonic()
+        after = add_answers(after, small.model, small.objective.tokenizer, held, ANSWERED)  # type: ignore[attr-defined]
+        answered = time.monotonic() - answered
+        scoring += answered / sum(
+            len(example.tokens) for example in work.validation
+        )  # each evaluation answers as many, however many rows it scores
+        face.say(
+            f"each evaluation also generates {min(ANSWERED, len(held))} answers: about {answered:.0f} s, because {work.objective.metrics[0]} decides"
+        )
     findings = [
         found
         for found in (
@@ -96,7 +108,10 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
     ]
     go = not any(found.severity == "stop" for found in findings)
     name = work.objective.metrics[0]
-    then, now_measured = measure(before, (name, "loss")), measure(after, (name, "loss"))
+    then, now_measured = (
+        measure(before, (name, "loss") if before.outputs is not None or after.outputs is None else ("loss",)),
+        measure(after, (name, "loss")),
+    )
     evidence = {
         "steps": len(seen),
         "rows": len(small.train),
@@ -104,7 +119,7 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
         "after": now_measured,
         **({"probe": measure(probe, (name, "loss"))} if probe else {}),
     }
-    claim = f"{'go' if go else 'no-go'}: after {len(seen)} steps on {len(small.train):,} rows the validation loss went from {then['loss']:.4f} to {now_measured['loss']:.4f}"
+    claim = f"{'go' if go else 'no-go'}: after {plural(len(seen), 'step')} on {plural(len(small.train), 'row')} the validation loss went from {then['loss']:.4f} to {now_measured['loss']:.4f}"
     findings.append(Finding(check="smoke", severity="good" if go else "stop", claim=claim, evidence=evidence,
                             remedy="" if go else "mend what is named above, or insist with --force"))  # fmt: skip
     return Smoke(
@@ -148,7 +163,7 @@ def _nothing_learned(seen: Sequence[Any]) -> Finding | None:
     if not empty:
         return None
     severity = "stop" if len(empty) > len(seen) / 2 else "warning"
-    return Finding(check="smoke.masked", severity=severity, claim=f"in {len(empty)} of {len(seen)} steps there was nothing to learn: every target is masked",
+    return Finding(check="smoke.masked", severity=severity, claim=f"in {len(empty)} of {plural(len(seen), 'step')} there was nothing to learn: every target is masked",
                    evidence={"steps": empty[:10]}, remedy="check that the rows have answers, and that objective.max_length does not cut them off")  # fmt: skip
 
 
@@ -204,7 +219,7 @@ def rate_too_high(work: Work, seen: Sequence[Any], before: Scores, after: Scores
     if learned or (late <= 1.05 * began and ended <= allowed):
         return None
     return Finding(check="smoke.rate", severity="stop", claim=f"the loss rose: {began:.3f} before, {ended:.3f} after, {np.mean(tail):.3f} on the last training steps",
-                   evidence={"before": began, "after": ended, "rate": work.masters.spec.lr}, remedy=f"lower the rate: --set optimizer.lr={work.masters.spec.lr / 10:.0e}")  # fmt: skip
+                   evidence={"before": began, "after": ended, "rate": work.masters.spec.lr}, remedy=f"lower the learning rate: --set optimizer.lr={work.masters.spec.lr / 10:.0e}")  # fmt: skip
 
 
 def _labels_unpredictable(probe: Scores | None, prior: Scores | None) -> Finding | None:
@@ -229,7 +244,7 @@ def _answers_unrelated(work: Work, held: Sequence[Example]) -> Finding | None:
         asked = [token for token, learned in zip(other.tokens, other.target, strict=True) if not learned]
         said = [token for token, learned in zip(own.tokens, own.target, strict=True) if learned]
         swapped.append(replace(own, tokens=asked + said, target=[False] * len(asked) + [True] * len(said)))
-    value, low, _ = paired("loss", score(work.model, objective, rows), score(work.model, objective, swapped))
+    value, low, _ = paired("loss", score(work.model, objective, rows, answers=0), score(work.model, objective, swapped, answers=0))
     if low > 0:
         return None
     return Finding(check="smoke.answers", severity="warning", claim="the answers are no likelier after their own prompts than after other rows'",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from luthier.core.errors import RunError, Stopped
 from luthier.core.interfaces import Face, Watcher
 from luthier.core.run import Run
+from luthier.core.types import Step
 from luthier.training import checkpoints
 from luthier.training.steps import Work, steps
 from luthier.training.watchers import Checkpointer, EarlyStop, Evaluator, Finite, MetricsFile, Signals
@@ -22,7 +24,7 @@ class Fit:
         work: the parts, as assembled.
         face: is told.
         signals: asked after each step.
-        more: watchers that see each step last.
+        more: watchers that see each step last, with the last evaluation, and may end the training by `step.stop()`.
     """
 
     def __init__(self, run: Run, work: Work, face: Face, signals: Signals, more: Sequence[Watcher] = ()) -> None:
@@ -35,7 +37,11 @@ class Fit:
         self.checkpointer = Checkpointer(work, self.writer, self.evaluator)
         self.done = _resume(run, work, self.evaluator)
         self.over = bool(run.happened("trained"))
-        self.watchers: list[Watcher] = [self.metrics, Finite(work, self.metrics), self.evaluator, self.checkpointer, face.step, *more]
+        self.watchers: list[Watcher] = [self.metrics, Finite(work, self.metrics), self.evaluator, face.step, self._show, self.checkpointer]
+        self.more = more
+        self.evaluator.latest = _latest_evaluation(run)
+        stopped = run.happened("stopped_by_watcher")
+        self.stop_at = stopped[-1]["step"] if stopped else 0  # where a watcher stopped the run once, it stops again
 
     def advance(self, until: int) -> None:
         """Train until so many steps are done, or nothing gets better.
@@ -52,6 +58,8 @@ class Fit:
         try:
             if self.done and self.evaluator.looks.due(self.done) and self.evaluator.evaluated != self.done:
                 self.evaluator.evaluate(self.done)  # the stop came between the step and its evaluation
+            if self.done and self.done == self.stop_at:
+                self._stop()
             for step in steps(self.work, self.done):
                 self.done = step.number
                 for watch in self.watchers:
@@ -61,13 +69,52 @@ class Fit:
                     break
         except EarlyStop:
             self.over = True
-        except Stopped:
-            self.checkpointer.save(self.done)
+        except Stopped as stop:
+            if stop.at_once:
+                self.writer.abandon()
+            else:
+                self.checkpointer.save(self.done)
             raise
         finally:
             self.metrics.flush()
             self.writer.wait()
         self.over = self.over or self.done >= self.work.total
+
+    def _show(self, step: Step) -> None:
+        """Show a step to the watchers of the person, and end the training where one of them asks for it or did so before an interruption.
+
+        Raises:
+            EarlyStop: the training is to end here.
+        """
+        asked = False
+        if self.more:
+            latest = self.evaluator.latest
+            seen = replace(step, evaluation=dict(latest) if latest else None)
+            try:
+                for watch in self.more:
+                    watch(seen)
+            except Exception as problem:
+                self.checkpointer.save(self.done)
+                problem.add_note(f"raised by a watcher after step {self.done}; the run goes on with `luthier resume {self.run.folder}`")
+                raise
+            asked = seen.stopping
+        if asked or self.done == self.stop_at:
+            self._stop()
+
+    def _stop(self) -> None:
+        """End the training here, as if the run had been planned to end here.
+
+        Raises:
+            EarlyStop: always, but after the last step, where there is nothing to stop.
+        """
+        if self.done >= self.work.total:
+            return
+        if not self.stop_at:
+            self.run.event("stopped_by_watcher", step=self.done, total=self.work.total)
+            self.stop_at = self.done
+        if self.evaluator.evaluated != self.done or not self.evaluator.best["step"]:
+            self.evaluator.evaluate(self.done, last=True)
+        raise EarlyStop
 
     def keep(self) -> None:
         """Write what is needed to go on from here in another process."""
@@ -101,6 +148,12 @@ def _shrunk(run: Run, face: Face, step: int, tokens: int) -> None:
     )
 
 
+def _latest_evaluation(run: Run) -> dict[str, Any] | None:
+    """The last evaluation that the run's folder tells of."""
+    told = [line for line in run.lines("metrics.jsonl") if "evaluation" in line]
+    return {"step": told[-1]["step"], **told[-1]["evaluation"]} if told else None
+
+
 def _resume(run: Run, work: Work, evaluator: Evaluator) -> int:
     """Go to the newest whole checkpoint and take back what was written after it."""
     found = checkpoints.newest(run)
@@ -109,8 +162,9 @@ def _resume(run: Run, work: Work, evaluator: Evaluator) -> int:
         found.restore(work.masters)
         evaluator.restore(found.state)
         start = found.state["step"]
-        run.event("resumed", step=start)
     if not run.happened("trained"):
+        if found is not None:
+            run.event("resumed", step=start)
         for name in ("metrics.jsonl", "timing.jsonl", "samples.jsonl"):
             run.cut(name, start)
         for file in (run.folder / "validation_losses").glob("*"):  # also what a death left half written, under another name

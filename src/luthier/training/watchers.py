@@ -17,7 +17,7 @@ from luthier.core.interfaces import Face
 from luthier.core.run import Run
 from luthier.core.types import Scores, Step
 from luthier.data.batches import steps_in_epoch
-from luthier.evaluation.metrics import METRICS, measure
+from luthier.evaluation.metrics import measure, metric_of, never_predicted
 from luthier.evaluation.score import score
 from luthier.optim.schedules import share_done
 from luthier.training.checkpoints import Writer, name_of
@@ -84,7 +84,7 @@ class Finite:
         self.metrics.run.event("diverged", step=step.number, loss=step.loss, gradient_norm=step.gradient_norm, rows=rows)
         raise Diverged(
             f"step {step.number}: the loss is {step.loss}, the gradient's norm {step.gradient_norm}; rows {rows[:8]}",
-            f"start again with a lower rate: --set optimizer.lr={step.rate / 10 or self.work.masters.spec.lr / 10:.0e}",
+            f"start again with a lower learning rate: --set optimizer.lr={step.rate / 10 or self.work.masters.spec.lr / 10:.0e}",
         )
 
 
@@ -136,6 +136,7 @@ class Evaluator:
         self.lowest: float | None = None  # loss of the looks that are as good as the best
         self.evaluated = 0
         self.seen: Scores | None = None
+        self.latest: dict[str, Any] | None = None
         self.looks = Looks(work)
 
     def __call__(self, step: Step) -> None:
@@ -147,8 +148,12 @@ class Evaluator:
         if self.looks.due(step.number):
             self.evaluate(step.number)
 
-    def evaluate(self, number: int) -> None:
+    def evaluate(self, number: int, last: bool = False) -> None:
         """Score the validation rows and act on it.
+
+        Args:
+            number: of the step that has just been done.
+            last: the training ends here, so this evaluation may be the best wherever the schedule stands.
 
         Raises:
             EarlyStop: `training.patience` evaluations brought nothing better.
@@ -158,7 +163,8 @@ class Evaluator:
         measured = measure(scores, names)
         self.evaluated = number
         self.seen = scores
-        gain = self._gain(measured, names[0]) if self.looks.counts(number) else None
+        self.latest = {"step": number, **measured}
+        gain = self._gain(measured, names[0]) if last or self.looks.counts(number) else None
         if gain is not None:
             gets_on = gain > 0 or (gain == 0 and self.lowest is not None and measured["loss"] < self.lowest)
             self.worse = 0 if gets_on else self.worse + 1
@@ -167,7 +173,7 @@ class Evaluator:
         if better:
             self.best = {"step": number, **measured}
             self.writer.save(self.state(number), full=False, keep={number})
-        self.metrics.note(step=number, evaluation=measured, best=better)
+        self.metrics.note(step=number, evaluation=measured, best=better, **_unpredicted(scores))
         self.metrics.flush()
         (self.run.folder / "validation_losses").mkdir(exist_ok=True)
         save_file(
@@ -189,7 +195,7 @@ class Evaluator:
         """By how much a look is better than the best before it; below 0 where it is worse."""
         if name not in self.best:
             return math.inf
-        return (1 if METRICS[name].higher else -1) * (measured[name] - self.best[name])
+        return (1 if metric_of(name).higher else -1) * (measured[name] - self.best[name])
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint keeps about the run."""
@@ -199,6 +205,12 @@ class Evaluator:
         """Go back to a checkpoint's state."""
         self.best, self.worse, self.evaluated = state["best"], state["worse"], state["evaluated"]
         self.lowest = state.get("lowest")
+
+
+def _unpredicted(scores: Scores) -> dict[str, list[int]]:
+    """The classes that have rows and that no row was given, by number; nothing where there are none."""
+    missing = never_predicted(scores)
+    return {"never_predicted": missing} if missing else {}
 
 
 class Checkpointer:
@@ -221,11 +233,19 @@ class Checkpointer:
         self.last = time.monotonic()
 
 
+LATE = 2.0
+"""Seconds after a stop in which another signal means the same stop: people press Ctrl-C twice."""
+
+
 class Signals:
-    """Turns SIGINT, SIGTERM and SIGHUP into a stop at the next safe place; a second one ends the process at once."""
+    """Turns SIGINT, SIGTERM and SIGHUP into a stop at the next safe place.
+
+    A second signal changes nothing, so that the checkpoint that is being written is not lost; a third one stops at once.
+    """
 
     def __init__(self) -> None:
         self.caught = 0
+        self.times = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -238,12 +258,13 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, _Late(handler) if self.caught and callable(handler) else handler)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self.caught:
-            raise KeyboardInterrupt
-        self.caught = number
+        self.times += 1
+        if self.times > 2:
+            raise Stopped(number, at_once=True)
+        self.caught = self.caught or number
 
     def poll(self) -> None:
         """Stop if asked to.
@@ -253,3 +274,20 @@ class Signals:
         """
         if self.caught:
             raise Stopped(self.caught)
+
+
+class _Late:
+    """Passes signals on to the handler that stood there before, except those that come right after a stop.
+
+    Args:
+        before: the handler.
+    """
+
+    def __init__(self, before: Any) -> None:
+        self.before = before.before if isinstance(before, _Late) else before
+        self.since = time.monotonic()
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """A signal has come."""
+        if time.monotonic() - self.since > LATE:
+            self.before(number, frame)

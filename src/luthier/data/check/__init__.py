@@ -8,6 +8,8 @@ CHECKS = Table(
     duplicates="luthier.data.check.duplicates:check",
     conflicts="luthier.data.check.conflicts:check",
     leakage="luthier.data.check.leakage:check",
+    shares="luthier.data.check.shares:check",
+    groups="luthier.data.check.groups:check",
     balance="luthier.data.check.balance:check",
     spellings="luthier.data.check.spellings:check",
     language="luthier.data.check.language:check",
@@ -21,5 +23,5 @@ CHECKS = Table(
     flattery="luthier.data.check.flattery:check",
 )
 """In the order in which they are told; the last three need a model's view of the rows."""
-OF_IMAGES = ("duplicates", "conflicts", "leakage", "balance", "spellings", "shortcuts", "images")
+OF_IMAGES = ("duplicates", "conflicts", "leakage", "shares", "balance", "spellings", "shortcuts", "images")
 """Those that say something of images too."""

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 
 from luthier.core.finding import Finding
+from luthier.core.words import plural, several
 from luthier.data.check.sheet import Sheet
 
 FEWEST_TESTED = 10
@@ -33,10 +34,10 @@ def check(sheet: Sheet) -> list[Finding]:
                                    "what the report says of these classes alone is chance; more rows of them would help", rows, classes={label: held[label] for label in few[:100]}))  # fmt: skip
     choosing = sum(part == "validation" for part in sheet.parts)
     if choosing < FEWEST_CHOOSING:
-        found.append(Finding(check="balance.folds", claim=f"{choosing} validation rows choose the checkpoint: the score they give owes much to chance",
+        found.append(Finding(check="balance.folds", claim=f"{several(choosing, 'validation row', 'choose')} the checkpoint: the score they give owes much to chance",
                              evidence={"validation_rows": choosing}, remedy="--set data.folds=5 says how much, for five more (short) runs on the rows that are not sealed"))  # fmt: skip
     detectable = smallest_difference(tested)
-    found.append(Finding(check="balance.power", claim=f"{tested:,} test rows: a difference below about {100 * detectable:.1f} points of accuracy cannot be told from chance",
+    found.append(Finding(check="balance.power", claim=f"{plural(tested, 'test row')}: a difference below about {100 * detectable:.1f} points of accuracy cannot be told from chance",
                          evidence={"test_rows": tested, "detectable": detectable}))  # fmt: skip
     return found
 

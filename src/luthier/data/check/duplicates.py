@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from luthier.core.finding import Finding
+from luthier.core.words import plural
 from luthier.data.check.sheet import Sheet
 
 MANY = 0.05
@@ -18,7 +19,7 @@ def check(sheet: Sheet) -> list[Finding]:
     if copies:
         notes = [f"as line {sheet.records[first[sheet.plain[row], sheet.labels[row]]].row}" for row in copies]
         found.append(sheet.finding("duplicates.exact", "warning" if len(copies) > MANY * len(sheet) else "note",
-                                   f"{len(copies):,} of {len(sheet):,} rows repeat another's text and label",
+                                   f"{len(copies):,} of {plural(len(sheet), 'row')} {'repeats' if len(copies) == 1 else 'repeat'} another's text and label",
                                    "copies are kept in one part, so they cannot flatter the score; --fix keeps the first of each", copies, drop=copies, notes=notes))  # fmt: skip
     groups: dict[int, list[int]] = defaultdict(list)
     for row, cluster in enumerate(sheet.clusters):
@@ -27,8 +28,8 @@ def check(sheet: Sheet) -> list[Finding]:
     if near:
         rows = [row for cluster in sorted(near, key=lambda cluster: -len(near[cluster])) for row in near[cluster]]
         largest = max(len(members) for members in near.values())
-        found.append(sheet.finding("duplicates.near", "note", f"{len(rows):,} rows lie in {len(near):,} clusters of near-duplicates, the largest of {largest:,}",
-                                   "a cluster is kept in one part; look whether a template hides behind the largest", rows,
+        found.append(sheet.finding("duplicates.near", "note", f"{len(rows):,} rows lie in {plural(len(near), 'cluster')} of near-duplicates, the largest of {largest:,}",
+                                   "a cluster is kept in one part; check whether a template lies behind the largest", rows,
                                    notes=[f"cluster of line {sheet.records[sheet.clusters[row]].row}" for row in rows],
                                    clusters=len(near), largest=largest, sizes=dict(Counter(len(members) for members in near.values()).most_common(10))))  # fmt: skip
     return found

@@ -6,6 +6,7 @@ import numpy as np
 
 from luthier.core.finding import Finding
 from luthier.core.randomness import permutation
+from luthier.core.words import plural
 from luthier.data.check.sheet import Sheet
 
 FOLDS = 5
@@ -41,7 +42,7 @@ def check(sheet: Sheet) -> list[Finding]:
     said = [f"rather {names[probabilities[place].argmax()]} ({probabilities[place].max():.0%})" for place in wrong]
     share = len(wrong) / len(rows)
     dropped = [rows[place] for place in wrong if bad[place] > 0.5 and (sheet.parts[rows[place]] == "train" or not sheet.given)]
-    return [sheet.finding("labels", "warning" if share > 0.02 else "note", f"{len(listed):,} of {len(rows):,} labels looked at are probably wrong ({share:.1%})",
+    return [sheet.finding("labels", "warning" if share > 0.02 else "note", f"{len(listed):,} of {plural(len(rows), 'label')} examined {'is' if len(listed) == 1 else 'are'} probably wrong ({share:.1%})",
                           "read the first ones: they are the likeliest; --fix takes those out of the training rows that are more likely wrong than right", listed, drop=dropped,
                           notes=said, noise=noise, looked_at=len(rows), of=len(sheet))]  # fmt: skip
 

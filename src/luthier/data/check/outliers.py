@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from luthier.core.finding import Finding
+from luthier.core.words import plural
 from luthier.data.check.sheet import Sheet
 
 NEIGHBOURS = 5
@@ -24,7 +25,7 @@ def check(sheet: Sheet) -> list[Finding]:
     if not len(far):
         return []
     rows = [sheet.sample[place] for place in far]
-    return [sheet.finding("outliers", "note", f"{len(rows):,} of {len(sheet.sample):,} rows looked at are unlike all others", "read them: are they meant to be here?",
+    return [sheet.finding("outliers", "note", f"{len(rows):,} of {plural(len(sheet.sample), 'row')} examined {'is' if len(rows) == 1 else 'are'} unlike all others", "read them: are they meant to be here?",
                           rows, notes=[f"distance {distance[place]:.2f}" for place in far], looked_at=len(sheet.sample), of=len(sheet), median=float(middle))]  # fmt: skip
 
 

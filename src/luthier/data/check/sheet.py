@@ -42,6 +42,9 @@ class Sheet:
         context: the most tokens the base reads; None where it is not known.
         control: the base's control tokens, as text.
         known_clusters: the clusters of near-duplicates, where they were found before.
+        target: the column that is learned.
+        others: the columns that are neither read nor learned.
+        group: the column whose rows stay in one part, where one was named.
     """
 
     records: Sequence[Record]
@@ -55,6 +58,9 @@ class Sheet:
     context: int | None = None
     control: tuple[str, ...] = ()
     known_clusters: Sequence[int] | None = None
+    target: str | None = None
+    others: tuple[str, ...] = ()
+    group: str | None = None
 
     def __len__(self) -> int:
         return len(self.records)

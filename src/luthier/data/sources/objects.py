@@ -44,11 +44,25 @@ def _array(reading: Reading) -> Rows:
     except (ValueError, RecursionError) as problem:
         raise DataError(f"{path} is not valid JSON: {problem}", "give a JSON array of objects, or one object a line as .jsonl") from None
     if not isinstance(rows, list):
-        raise DataError(f"{path} holds one {type(rows).__name__}, not a list of rows", "give a JSON array of objects")
+        raise DataError(f"{path} holds one {type(rows).__name__}, not a list of rows", _where_rows_lie(rows))
     found = reading.rows()
     for number, row in enumerate(rows, 1):
         _add(found, path, number, row)
     return _checked(found, path)
+
+
+def _where_rows_lie(held: Any) -> str:
+    """What to do with JSON that is no list of rows."""
+    inside = (
+        [key for key, value in held.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        if isinstance(held, dict)
+        else []
+    )
+    if inside:
+        return f"the rows lie under {inside[0]!r}: write that list alone into a file"
+    if isinstance(held, dict) and held and all(isinstance(value, dict | list) for value in held.values()):
+        return "the columns lie one below the other: write rows, as pandas does with to_json(path, orient='records')"
+    return "give a JSON array of objects"
 
 
 def _parse(text: str) -> Any:

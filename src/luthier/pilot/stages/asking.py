@@ -13,16 +13,15 @@ from luthier.core.hub import NAME
 from luthier.core.interfaces import Face
 from luthier.data.hub import from_hub
 from luthier.data.intake import Intake, take_in
-from luthier.data.rows import ENDINGS
+from luthier.data.rows import names_table
 from luthier.data.spec import Data
+from luthier.evaluation.choice import ALIASES, AUTO
 from luthier.experiment import Experiment, number
-from luthier.studies.defaults import Choice, batch_for, choose, rate_for
+from luthier.pilot.stages.metric import PATH, settle_metric
+from luthier.studies.defaults import Choice, batch_for, choose, metric_for, rate_for
 
 if TYPE_CHECKING:
     from luthier.models.store import Base
-
-AUTO = "auto"
-"""In place of a base: the one that suits the rows, of those that are on the machine."""
 
 
 def asked_for(
@@ -55,13 +54,13 @@ def asked_for(
     columns = tuple(name.strip() for name in (input.split(",") if isinstance(input, str) else input or ()))
     given: dict[str, Any] = {"path": str(data), "target": target, "input": columns, "task": task, "validation": validation, "test": test}
     values = {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value not in (None, ())}
-    changes = {path.removeprefix("data."): number(text) for path, text in assigned(set).items() if path.startswith("data.")}
-    if "encoding" in changes:
-        changes["encoding"] = str(changes["encoding"])
+    typed = {path.removeprefix("data."): text for path, text in assigned(set).items() if path.startswith("data.")}
+    texts = ("encoding", "sheet", "group", "time", "target")  # a sheet or column may be called 2024
+    changes = {path: text if path in texts and number(text) is not None else number(text) for path, text in typed.items()}
     made = build(Data, {**values, **changes}, "data")
     assert isinstance(made, Data)
     name = str(data)
-    if not Path(name).exists() and NAME.match(name) and Path(name).suffix.lower() not in ENDINGS and not Path(name.split("/")[0]).exists():
+    if not Path(name).exists() and NAME.match(name) and not names_table(Path(name)) and not Path(name.split("/")[0]).exists():
         say(f"{name} is no file here: fetching the data set of that name from the hub")
         return from_hub(made, name)
     return made
@@ -79,8 +78,17 @@ def written(experiment: str | Path | Experiment) -> Experiment:
     return Experiment.load(path / "experiment.yaml" if path.is_dir() else path)
 
 
-def filled(experiment: Experiment, intake: Intake) -> Experiment:
-    """The experiment with what only the rows can tell."""
+def filled(experiment: Experiment, intake: Intake, assignments: Sequence[str] = ()) -> Experiment:
+    """The experiment with what only the rows can tell.
+
+    Args:
+        experiment: as written.
+        intake: its rows.
+        assignments: changes as typed: a metric that is a function of the user's has to be among them.
+
+    Raises:
+        ExperimentError: the rows are for another task, or the metric does not fit it.
+    """
     objective: Any = experiment.objective
     if intake.labels and not objective.labels:
         objective = objective.model_copy(update={"labels": intake.labels})
@@ -89,7 +97,7 @@ def filled(experiment: Experiment, intake: Intake) -> Experiment:
             f"objective.kind is {objective.kind!r}, but the rows are for {intake.spec.task}",
             f"set data.task={objective.kind} and name the columns",
         )
-    return experiment.model_copy(update={"data": intake.spec, "objective": objective})
+    return settle_metric(experiment.model_copy(update={"data": intake.spec, "objective": objective}), intake, assignments)
 
 
 def seconds_of(budget: str | float | None) -> float | None:
@@ -118,26 +126,27 @@ def chosen(
 
     Args:
         intake: the rows.
-        base: its name, or `AUTO`; None takes the task's own.
+        base: its name, or `AUTO` for the one that suits the rows, of those on the machine; None takes the task's own.
         assignments: changes, each "path=value"; a base among them counts more.
         seed: of the experiment.
         face: is told.
         seconds: for everything; what is chosen should keep to them.
     """
     name = assigned(assignments).get("model.base", base)
+    metric = ALIASES.get(asked := assigned(assignments).get(PATH, AUTO), asked)
     if name is None:
-        return changed(*choose(intake, None, seed), assignments, intake, None)
+        return changed(*choose(intake, None, seed, metric), assignments, intake, None)
     if name == AUTO:
         from luthier.pilot.stages.choosing import suited
 
         suiting, why = suited(intake, seconds, face)
         others = [item for item in assignments if item.partition("=")[0].strip() != "model.base"]
-        experiment, choices = changed(*choose(intake, suiting, seed), others, intake, suiting)
+        experiment, choices = changed(*choose(intake, suiting, seed, metric), others, intake, suiting)
         return experiment, [replace(choice, reason=why) if choice.path == "model.base" else choice for choice in choices]
     from luthier.models.store import resolve
 
     found = resolve(name, face.say)
-    return changed(*choose(intake, found, seed), assignments, intake, found)
+    return changed(*choose(intake, found, seed, metric), assignments, intake, found)
 
 
 def changed(
@@ -155,6 +164,10 @@ def changed(
         brought.append(batch_for(intake, experiment.training.epochs))
     for choice in brought:
         experiment = experiment.replace(choice.path, choice.value)
+    experiment = settle_metric(experiment, intake, assignments)
+    if experiment.training.sampling == "balanced" and "objective.class_weights" not in paths and intake.labels:
+        experiment = experiment.replace("objective.class_weights", "none")  # rare rows come more often already
+        choices = [choice for choice in choices if choice.path != "objective.class_weights"]
     known = {*paths, *(choice.path for choice in brought)}
     if "adaptation.kind" in paths:
         known |= {choice.path for choice in choices if choice.path.startswith("adaptation.")}  # of the one that is not taken
@@ -176,7 +189,8 @@ def default_for(
         experiment = written(data).set(*set).model_copy(update={"environment": {}})
         face.stage("data", experiment.data.path)
         intake = take_in(experiment.data)
-        return filled(experiment, intake), intake, []
+        choices = metric_for(intake)[:1] if experiment.training.metric == AUTO else []
+        return filled(experiment, intake, set), intake, choices
     face.stage("data", str(data))
     intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say))
     experiment, choices = chosen(intake, base, set, seed, face, seconds)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from luthier.core.interfaces import Face
 from luthier.core.run import Run, write_file
+from luthier.core.words import plural
 from luthier.data.intake import Intake
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
+from luthier.pilot.stages.metric import note_metric
 from luthier.studies.defaults import Choice
 
 
@@ -64,12 +66,13 @@ def begin(
         place.folder / "rejected.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False, default=str) + "\n" for row in intake.rejected)
     )
     place.event("created", seed=experiment.seed, budget=budget, stay=stay, choices=[vars(choice) for choice in choices])
+    note_metric(place, experiment)
     if force:
         place.event("forced")
     place.find(*intake.findings)
     write_file(place.folder / "experiment.yaml", experiment.yaml())
     sizes = ", ".join(f"{len(rows):,} {part}" for part, rows in intake.records.items())
-    face.say(f"{intake.reason}; {sizes}" + (f"; {len(intake.labels)} classes" if intake.labels else ""))
+    face.say(f"{intake.reason}; {sizes}" + (f"; {plural(len(intake.labels), 'class')}" if intake.labels else ""))
     for finding in intake.findings:
         face.finding(finding)
     for choice in choices:

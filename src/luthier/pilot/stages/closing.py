@@ -6,12 +6,14 @@ from typing import Any
 
 from luthier.core.interfaces import Face
 from luthier.core.run import Run
+from luthier.core.words import plural
 from luthier.delivery.bundle import write_bundle
 from luthier.delivery.card import write_card
 from luthier.delivery.report import write_report
 from luthier.evaluation.verdict import finding
 from luthier.experiment import Experiment
 from luthier.pilot.stages.judging import judged
+from luthier.pilot.stages.unpredicted import missed_at, name_never_predicted
 from luthier.pilot.stages.way import Way
 from luthier.training import checkpoints
 from luthier.training.steps import Work
@@ -27,7 +29,8 @@ def concluded(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]
         best: the evaluation that chose it.
     """
     place, face = way.place, way.face
-    face.stage("verdict", f"{len(way.intake.records['test']):,} sealed rows")
+    name_never_predicted(way, missed_at(place, best["step"]), "validation")
+    face.stage("verdict", plural(len(way.intake.records["test"]), "sealed test row"))
     verdict, shipped = judged(way, experiment, work, best)
     face.stage("bundle")
     counts = {part: len(rows) for part, rows in way.intake.records.items()}

@@ -12,6 +12,7 @@ from luthier.core.finding import Finding
 from luthier.core.interfaces import Silent
 from luthier.core.run import Run
 from luthier.core.types import Example
+from luthier.core.words import plural, several
 from luthier.data.split import folds
 from luthier.experiment import Experiment
 from luthier.pilot.stages.way import Way
@@ -38,14 +39,16 @@ def crossed(way: Way, experiment: Experiment) -> None:
             "folds mix old and new rows, and data.time asks to keep them apart", "leave one of data.folds and data.time out"
         )
     if asked > len(rows) // 10:
-        raise ExperimentError(f"{len(rows)} rows are too few for {asked} folds", f"set data.folds to {max(2, len(rows) // 10)} or fewer")
+        raise ExperimentError(
+            f"{several(len(rows), 'row', 'are')} too few for {asked} folds", f"set data.folds to {max(2, len(rows) // 10)} or fewer"
+        )
     together = [way.intake.together[example.record.source, example.record.row] for example in rows]
     strata = [example.target if way.intake.labels else 0 for example in rows]
     parts = folds(together, strata, asked, experiment.data.split_seed)
     for number, held in enumerate(parts, 1):
         if any(event["fold"] == number for event in place.happened("fold")):
             continue
-        way.face.stage("fold", f"{number} of {asked}: {len(held):,} rows validate")
+        way.face.stage("fold", f"{number} of {asked}: {plural(len(held), 'validation row')}")
         inside = set(held)
         train = [example for position, example in enumerate(rows) if position not in inside]
         best = _fitted(way, experiment, number, train, [rows[position] for position in held])

@@ -13,7 +13,9 @@ from luthier.core.run import Run
 from luthier.core.types import Example, Scores
 from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
-from luthier.evaluation.metrics import calibration, confusion, measure, per_class
+from luthier.evaluation.choice import metrics_at_verdict
+from luthier.evaluation.generated import ANSWERED_AT_VERDICT
+from luthier.evaluation.metrics import calibration, confusion, measure, never_predicted, per_class
 from luthier.evaluation.score import score
 from luthier.evaluation.verdict import decide, describe, finding
 from luthier.experiment import Experiment
@@ -21,6 +23,7 @@ from luthier.models.precision import compute_in
 from luthier.pilot.stages.candidates import LABELS, PROBE, TRAINED, Candidates, fit_candidates, score_candidates
 from luthier.pilot.stages.features import Features
 from luthier.pilot.stages.samples import compared
+from luthier.pilot.stages.unpredicted import name_never_predicted
 from luthier.pilot.stages.way import Way
 from luthier.training.assemble import load_model, prefix
 from luthier.training.steps import Work
@@ -62,9 +65,9 @@ def judge_chat(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str, 
     copier = baselines.copier(way.examples("train"), way.examples("validation"), len(way.tokenizer))
     test = open_test(way, experiment, work)
     untouched.prefix = work.model.prefix  # frozen blocks say the same in both
-    ours = score(work.model, work.objective, test, poll=way.signals.poll)
-    base = f"{way.base.name}, untouched", score(untouched, way.objective, test, poll=way.signals.poll)
-    found = decide("chat", work.objective.metrics, ours, base, {copier.name: copier.score(test)})
+    ours = score(work.model, work.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
+    base = f"{way.base.name}, untouched", score(untouched, way.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
+    found = decide("chat", metrics_at_verdict(work.objective.metrics, "chat"), ours, base, {copier.name: copier.score(test)})
     return found, _rows(work, test, ours, base) | compared(way, work, test), Shipped()
 
 
@@ -78,14 +81,15 @@ def judge_classifier(way: Way, experiment: Experiment, work: Work) -> tuple[dict
         way.signals.poll()
         test = open_test(way, experiment, work)
         scores, before = score_candidates(candidates, work, test, way.signals.poll)
-    ours, metrics = scores[candidates.ships], work.objective.metrics
+    ours, metrics = scores[candidates.ships], metrics_at_verdict(work.objective.metrics, "classification")
     base = f"{way.base.name}, frozen + logistic regression", scores[PROBE]
     others = {rival.name: rival.score(test) for rival in trivial}
     found = decide("classification", metrics, ours, base, others, against_base=candidates.ships != PROBE)
     found |= {"ships": candidates.ships, "why": candidates.why, "candidates": []}
-    found["candidates"] = list_candidates(candidates, metrics[0], scores, {PROBE: found["base"], candidates.ships: found["test"]})
+    found["candidates"] = list_candidates(candidates, metrics, scores, {PROBE: found["base"], candidates.ships: found["test"]})
     other = TRAINED if candidates.ships == PROBE else PROBE
     details = _rows(work, test, ours, (LABELS[other], scores[other])) | _by_class(experiment, ours)
+    name_never_predicted(way, never_predicted(ours), "test")
     details["temperature"] = candidates.temperatures[candidates.ships]
     details["calibration_error"] = {
         when: measure(each, ("calibration_error",))["calibration_error"]
@@ -103,19 +107,20 @@ def open_test(way: Way, experiment: Experiment, work: Work) -> list[Example]:
 
 
 def list_candidates(
-    candidates: Candidates, metric: str, scores: Mapping[str, Scores], known: Mapping[str, Mapping[str, Any]]
+    candidates: Candidates, metrics: tuple[str, ...], scores: Mapping[str, Scores], known: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Each candidate with its validation and test scores, for verdict.json.
 
     Args:
         candidates: with their validation scores.
-        metric: that decides.
+        metrics: the first decides.
         scores: of each on the test rows.
         known: value and interval on the test rows where they have been computed already.
     """
+    metric = metrics[0]
 
     def tested(name: str) -> dict[str, Any]:
-        found = known[name] if name in known else describe(metric, name, scores[name])
+        found = known[name] if name in known else describe(metrics, name, scores[name])
         return {"metric": metric, **{key: found[key] for key in ("value", "low", "high")}}
 
     return [

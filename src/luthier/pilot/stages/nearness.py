@@ -14,6 +14,7 @@ from luthier.core.interfaces import Face
 from luthier.core.randomness import permutation
 from luthier.core.run import Clock
 from luthier.core.types import Example, Record
+from luthier.core.words import plural
 from luthier.data.chat import conversation
 from luthier.data.intake import Intake
 from luthier.data.split import folds
@@ -106,7 +107,7 @@ def known_of(base: Base, intake: Intake, face: Face, most: int = MOST_ROWS) -> S
     unsealed = [*intake.records["train"], *intake.records["validation"]]
     chosen = sorted(permutation(len(unsealed), intake.spec.split_seed, "similar")[:most].tolist())
     records = [unsealed[place] for place in chosen]
-    face.stage("similarity", f"{base.name}: one pass over {len(records):,} rows")
+    face.stage("similarity", f"{base.name}: one pass over {plural(len(records), 'row')}")
     size = round((base.folder / "model.safetensors").stat().st_size / 1e6, 1)
     if intake.spec.task == "chat":
         fluency, count = _fluency(base, records, intake)

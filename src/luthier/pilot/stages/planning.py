@@ -10,7 +10,7 @@ from luthier.core.finding import Finding
 from luthier.core.randomness import permutation
 from luthier.core.run import Run, write_file
 from luthier.core.types import Scores
-from luthier.core.words import size
+from luthier.core.words import plural, size
 from luthier.data.batches import steps_in_epoch
 from luthier.evaluation import baselines
 from luthier.evaluation.metrics import measure
@@ -123,7 +123,7 @@ def _within(way: Way, experiment: Experiment, work: Work, found: Smoke, budget: 
         return experiment
     steps = max(1, affordable)
     way.place.event("cut_to_budget", wanted=wanted, steps=steps, budget=budget)
-    way.face.say(f"the budget of {budget:.0f} s is enough for {steps:,} of {wanted:,} steps")
+    way.face.say(f"the budget of {budget:.0f} s is enough for {steps:,} of {plural(wanted, 'step')}")
     return experiment.replace("training.steps", steps)
 
 
@@ -138,6 +138,6 @@ def _forecast(work: Work, found: Smoke, experiment: Experiment, probe: Scores | 
     quality = f"validation {name} about {floor:.3f} or better" if probe is not None else f"validation {name} about {floor:.3f} or lower"
     moving = sum(master.numel() for master in work.masters.weights().values())
     parameters = sum(parameter.numel() for parameter in work.model.network.parameters())
-    claim = f"{moving / 1e6:.1f} of {parameters / 1e6:.1f} million parameters move; {total:,} steps in about {seconds:.0f} s; {size(peak())} of memory so far; {quality}"
+    claim = f"{moving / 1e6:.1f} of {parameters / 1e6:.1f} million parameters are trained; {plural(total, 'step')} in about {seconds:.0f} s; {size(peak())} of memory so far; {quality}"
     return Finding(check="forecast", claim=claim,
                    evidence={"parameters": parameters, "moving": moving, "memory_so_far": peak(), "steps": total, "seconds": seconds, "metric": name, "expected": floor, "a_step": step, "an_evaluation": look})  # fmt: skip

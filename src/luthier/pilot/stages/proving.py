@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from luthier.core.types import Record
+from luthier.core.words import plural
 from luthier.data.chat import asked, prompt
 from luthier.experiment import Experiment
 from luthier.pilot.stages.way import Way
@@ -41,7 +42,7 @@ def proven(way: Way, experiment: Experiment) -> None:
         where = f" ({first.evidence['file']}, line {first.evidence['line']})" if "file" in first.evidence else ""
         raise Disproved(f"disproved before step one: {first.name}: {first.claim}{where}",
                         f"nothing was trained; all proofs are in {way.place.folder / 'proofs.json'}. Mend what the proof names: the rows, the template or the base")  # fmt: skip
-    way.face.say(f"{held} proofs held" + (f"; not tried for lack of time: {', '.join(untried)}" if untried else ""))
+    way.face.say(f"{plural(held, 'proof')} held" + (f"; not tried for lack of time: {', '.join(untried)}" if untried else ""))
     way.place.event("proven", held=held, untried=untried)
 
 

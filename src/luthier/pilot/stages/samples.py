@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from luthier.core.types import Example
-from luthier.evaluation.metrics import rouge_l
+from luthier.evaluation.overlap import rouge_l
 from luthier.models.generate import answers
 from luthier.pilot.stages.way import Way
 from luthier.training.steps import Work

@@ -31,6 +31,7 @@ class Way:
         objective: knows what a batch means.
         prepared: part → examples, as they are asked for.
         prefixes: what was computed of frozen blocks.
+        before: seconds that earlier commands of the run took.
     """
 
     place: Run
@@ -43,6 +44,7 @@ class Way:
     objective: Objective
     prepared: dict[str, list[Example]] = field(default_factory=dict)
     prefixes: Prefixes = field(default_factory=dict)
+    before: float = 0.0
 
     def examples(self, part: str) -> list[Example]:
         """The examples of train, validation or test, prepared when they are first asked for."""
@@ -56,5 +58,5 @@ class Way:
 
     @property
     def spent(self) -> float:
-        """Seconds of this and all earlier, interrupted commands of the run."""
-        return self.clock() + sum(event["seconds"] for event in self.place.happened("interrupted"))
+        """Seconds of this and all earlier commands of the run, also of those that were killed."""
+        return self.before + self.clock()

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from luthier.core.errors import LuthierError, RunError
 from luthier.core.interfaces import Silent
 from luthier.core.run import Clock, Run
@@ -18,13 +16,14 @@ from luthier.data.intake import take_in
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
+from luthier.pilot.stages.metric import confirm_metric
 from luthier.pilot.stages.way import Way
 from luthier.pilot.trials.runner import Runner, Stable
 from luthier.studies.ends import trunk
 from luthier.studies.plan import Plan
 from luthier.studies.race import Trial
 from luthier.training.assemble import opened
-from luthier.training.devices import differences, settle
+from luthier.training.devices import differences, settle, use_threads
 from luthier.training.watchers import Signals
 
 
@@ -57,11 +56,12 @@ def stable_of(study: str) -> Stable:
     """A study as one who only trains its trials sees it: its rows and its base are read once."""
     place = Run.open(Path(study))
     experiment = Experiment.load(place.folder / "experiment.yaml")
+    confirm_metric(place, experiment)
     plan = place.folder / "plan.yaml"
     if plan.exists() and Plan.load(plan).ends:
         experiment = trunk(experiment)
     settle()
-    torch.set_num_threads(experiment.environment["threads"])
+    use_threads(experiment.environment["threads"])
     intake = take_in(experiment.data, checks=())
     base = resolve(experiment.model.base)
     tokenizer = load_tokenizer(base)

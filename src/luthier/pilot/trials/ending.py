@@ -5,6 +5,7 @@ from __future__ import annotations
 from luthier.core.finding import Finding
 from luthier.core.interfaces import Face
 from luthier.core.study import Study
+from luthier.evaluation.contributions import compared_by, describe_score
 from luthier.pilot.trials.runner import Runner
 from luthier.studies.plan import Plan
 from luthier.studies.race import Race
@@ -46,7 +47,7 @@ def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face) -> R
     best = min(standings, key=lambda name: standings[name].score, default=WHOLE)
     if best != WHOLE and tied(standings[best], whole):
         best = WHOLE
-    findings = _told({WHOLE: whole, **standings}, best)
+    findings = _told({WHOLE: whole, **standings}, best, race.metric)
     study.find(*findings)
     for finding in findings:
         face.finding(finding)
@@ -56,19 +57,22 @@ def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face) -> R
     return runner if best == WHOLE else runner.branch(*ways[best])
 
 
-def _told(standings: dict[str, Standing], best: str) -> list[Finding]:
+def _told(standings: dict[str, Standing], best: str, metric: str) -> list[Finding]:
     """Which end was taken, and how it stands beside the others."""
     if len(standings) < 2:
         return []
-    scores = ", ".join(f"{said(name)} {one.score:.4f}" for name, one in sorted(standings.items(), key=lambda item: item[1].score))
-    claim = f"the run ends {said(best)}: validation losses {scores}"
+    scores = "; ".join(
+        f"{said(name)} {describe_score(metric, one.score).rpartition(' ')[2]}"
+        for name, one in sorted(standings.items(), key=lambda item: item[1].score)
+    )
+    claim = f"of the ways to end the run the best is: {said(best)}; validation {compared_by(metric)}: {scores}"
     evidence = {"end": best, "scores": {name: one.score for name, one in standings.items()}}
     lowest = min(standings, key=lambda name: standings[name].score)
     if best != lowest:
         claim += "; a tie, and the whole run wins ties"
     if best != WHOLE:
         lead, error = gap(standings[best], standings[WHOLE])
-        claim += f"; {lead:.4f} ± {error:.4f} below the whole run's on the same rows"
+        claim += f"; {lead:.4f} ± {error:.4f} better than the whole run's on the same rows"
         evidence |= {"lead": lead, "standard_error": error}
     return [Finding(check="search.ends", severity="good", claim=claim, evidence=evidence)]
 
@@ -76,5 +80,4 @@ def _told(standings: dict[str, Standing], best: str) -> list[Finding]:
 def said(name: str) -> str:
     """An end, for a person."""
     shape, _, share = name.rpartition("-")
-    how = "straight" if shape == "linear" else "as a cosine"
-    return f"{how} after {'all' if float(share) == 1 else f'{float(share):.0%} of'} its epochs"
+    return f"{shape} decay, {'all' if float(share) == 1 else f'{float(share):.0%} of'} its epochs"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from luthier.core.finding import Finding
 from luthier.core.interfaces import Face
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
-from luthier.core.words import duration
+from luthier.core.words import duration, plural
+from luthier.evaluation.contributions import compared_by, describe_score
 from luthier.pilot.trials.ending import said
 from luthier.studies.plan import Plan
 from luthier.studies.propose import Tried, importance
@@ -23,14 +24,14 @@ from luthier.studies.rungs import Decision, Rung, Standing, expected_luck, gap, 
 class Crowd:
     """Says how the race goes."""
 
-    def __init__(self, face: Face, clock: Clock) -> None:
-        self.face, self.clock = face, clock
+    def __init__(self, face: Face, clock: Clock, metric: str = "loss") -> None:
+        self.face, self.clock, self.metric = face, clock, metric
 
     def standing(self, trial: Trial, rung: Rung, standing: Standing, best: Standing | None) -> None:
         """A trial has come to a rung."""
         leads = best is None or standing.score < best.score
         self.face.say(
-            f"  {named(trial):<44} {rung.share:>6.1%}  validation loss {standing.score:.4f}{' leads' if leads else ''}  {duration(self.clock())}"
+            f"  {named(trial):<44} {rung.share:>6.1%}  {describe_score(self.metric, standing.score)}{' leads' if leads else ''}  {duration(self.clock())}"
         )
 
     def failed(self, trial: Trial, why: str) -> None:
@@ -39,10 +40,15 @@ class Crowd:
 
     def decided(self, rung: Rung, decision: Decision) -> None:
         """It is decided who goes on."""
-        stopped = ", ".join(str(trial) for trial in sorted(decision.reasons))
-        self.face.say(
-            f"  after {rung.share:.1%} of a run trial {', '.join(str(trial) for trial in decision.kept)} of {rung.trials} goes on; stopped: {stopped or 'none'}"
-        )
+        stopped = f"stopped: {', '.join(map(str, sorted(decision.reasons)))}" if decision.reasons else "none stopped"
+        self.face.say(f"  after {rung.share:.1%} of a run: {_continuing(decision.kept)}, {stopped}")
+
+
+def _continuing(trials: Sequence[int]) -> str:
+    """Which trials go on: "trial 2 continues", "trials 0 and 2 continue"."""
+    if len(trials) == 1:
+        return f"trial {trials[0]} continues"
+    return f"trials {', '.join(map(str, sorted(trials)[:-1]))} and {max(trials)} continue"
 
 
 class Abreast:
@@ -105,13 +111,13 @@ def findings(study: Study, plan: Plan, race: Race, winner: Trial) -> list[Findin
     if losses is not None:
         error = float(losses.std(ddof=1) / np.sqrt(len(losses)))
         luck = expected_luck(plan.trials)
-        found.append(Finding(check="search.luck", claim=f"the best of {plan.trials} equal trials would seem {luck:.2f} standard errors better than it is: {luck * error:.4f} of validation loss, were their losses independent",
+        found.append(Finding(check="search.luck", claim=f"the best of {plan.trials} equal trials would seem {luck:.2f} standard errors better than it is: {luck * error:.4f} of validation {compared_by(race.metric)}, were their results independent",
                              evidence={"trials": plan.trials, "standard_errors": luck, "standard_error": error},
                              remedy="the sealed test rows took no part in the choice: believe them"))  # fmt: skip
     found += _what_mattered(plan, race)
     failed = [entry for entry in study.noted("standing") if entry["why"]]
     if failed:
-        found.append(Finding(check="search.failed", severity="warning", claim=f"{len(failed)} of {plan.trials} trials failed: {failed[0]['why']}",
+        found.append(Finding(check="search.failed", severity="warning", claim=f"{len(failed)} of {plural(plan.trials, 'trial')} failed: {failed[0]['why']}",
                              evidence={"trials": [entry["trial"] for entry in failed]}, remedy="narrow the space if it happens often"))  # fmt: skip
     return found
 
@@ -127,7 +133,7 @@ def _what_mattered(plan: Plan, race: Race) -> list[Finding]:
     if not shares:
         return []
     said = ", ".join(f"{path} {share:.0%}" for path, share in shares.items())
-    return [Finding(check="search.importance", severity="note", claim=f"what the validation losses after {plan.rungs[0].share:.1%} of a run depended on: {said}",
+    return [Finding(check="search.importance", severity="note", claim=f"what the trials' validation {compared_by(race.metric)} after {plan.rungs[0].share:.1%} of a run depended on: {said}",
                     evidence={"shares": shares, "trials": len(tried)})]  # fmt: skip
 
 
@@ -153,5 +159,5 @@ def _against_default(race: Race, winner: Trial, plan: Plan) -> Finding:
     lead, error = gap(ours, default)
     sure = "" if not tied(ours, default, 1.96) else ", which may still be chance"
     return Finding(check="search.default", severity="good",
-                   claim=f"trial {winner.number} was chosen ({said}): after {plan.rungs[number].share:.0%} of a run its validation loss is {lead:.4f} below the default's on the same rows, 95 % interval [{lead - 1.96 * error:.4f}, {lead + 1.96 * error:.4f}]{sure}",
+                   claim=f"trial {winner.number} was chosen ({said}): after {plan.rungs[number].share:.0%} of a run its validation {compared_by(race.metric)} is {lead:.4f} better than the default's on the same rows, 95 % interval [{lead - 1.96 * error:.4f}, {lead + 1.96 * error:.4f}]{sure}",
                    evidence={"trial": winner.number, "lead": lead, "standard_error": error, "share": plan.rungs[number].share})  # fmt: skip

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from luthier.core.finding import Finding
 from luthier.core.run import write_file
 from luthier.core.study import Study
+from luthier.core.words import plural
 from luthier.delivery.study import write_study
 from luthier.experiment import Experiment
 from luthier.pilot.stages.closing import concluded
@@ -57,7 +58,7 @@ def to_search(way: Way, experiment: Experiment) -> bool:
     trials = trials_within(runs, float(value_at(experiment, "schedule.warmup")), steps, ours(experiment, created["stay"], way.base))
     if trials < 2 or not space_for(experiment, trials, created["stay"])[0]:
         return False
-    way.face.say(f"the budget is enough for a search: {trials} trials; the one that wins is the final model")
+    way.face.say(f"the budget is enough for a search: {plural(trials, 'trial')}; the one that wins is the final model")
     Asked(experiment.seed, created["stay"], runs).note(place)
     return True
 
@@ -79,15 +80,17 @@ def searched(way: Way, experiment: Experiment) -> Study:
     if plan.ends:
         experiment = trunk(experiment)
     with _backend(asked, study, experiment) as backend:
-        stable = Stable(way, experiment, backend)
-        race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock), plan.portfolio,
-                    asked.workers, Abreast(study.folder, face, way.signals.poll))  # fmt: skip
-        face.stage("search", f"{plan.trials} trials, about {plan.runs:.2f} runs with the final model")
+        stable, metric = Stable(way, experiment, backend), experiment.training.metric
+        race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock, metric), plan.portfolio,
+                    asked.workers, Abreast(study.folder, face, way.signals.poll), metric)  # fmt: skip
+        if not study.noted("won"):
+            face.stage("search", f"{plural(plan.trials, 'trial')}, about {plan.runs:.2f} runs with the final model")
         with stable.kept():
             trial, entrant = race.run()
             if not isinstance(entrant, Runner):  # others have brought it here; from now on it is ours
                 entrant = Runner(stable, trial)
-            face.stage("train", f"trial {trial.number} to its end")
+            if not entrant.way.place.happened("trained") and entrant.way.place.verdict is None:
+                face.stage("train", f"trial {trial.number} to its end")
             entrant = ended(study, plan, race, entrant, face)
     findings = [] if study.happened("chosen") else outcome(study, plan, race, trial)
     study.find(*findings)
@@ -165,7 +168,7 @@ def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Pl
     for dimension in space if trials > 1 else ():
         way.face.say(f"  {dimension.said()}  ({dimension.why})")
     for path, why in stay.items() if trials > 1 else ():
-        way.face.say(f"  {path} stays: {why}")
+        way.face.say(f"  {path} is not searched: {why}")
     return made
 
 

@@ -13,8 +13,8 @@ from luthier.core.errors import Stopped
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import Run
 from luthier.core.study import Study
+from luthier.evaluation.contributions import contributions
 from luthier.evaluation.score import score
-from luthier.evaluation.tempered import tempered
 from luthier.experiment import Experiment
 from luthier.pilot.stages.beginning import begin
 from luthier.pilot.stages.way import Way
@@ -33,7 +33,7 @@ IN_MEMORY = 0.25
 
 
 Scored = tuple[float, np.ndarray]
-"""A validation score, smaller is better, and the losses of each validation row."""
+"""A validation score, smaller is better, and the contributions whose mean it is."""
 
 
 class Turn(Silent):
@@ -81,8 +81,7 @@ class Runner:
         seen = fit.evaluator.seen
         if seen is None or fit.evaluator.evaluated != fit.done:
             seen = score(fit.work.model, fit.work.objective, fit.work.validation, poll=self.way.signals.poll)
-        losses = tempered(seen)
-        return float(losses.mean()), losses
+        return contributions(seen, self.experiment.training.metric)
 
     def finish(self) -> Scored:
         """Train to the end.
@@ -92,8 +91,7 @@ class Runner:
         """
         fit = self.at_work()
         fit.finish()
-        losses = tempered(score(fit.work.model, fit.work.objective, fit.work.validation))
-        return float(losses.mean()), losses
+        return contributions(score(fit.work.model, fit.work.objective, fit.work.validation), self.experiment.training.metric)
 
     def end(self, share: float, shape: str = "linear") -> Scored:
         """Train a branch on whose rate falls to zero at this share of the run; the trial itself stays where the branch leaves it."""

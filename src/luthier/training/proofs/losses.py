@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from luthier.core.types import Batch, Example
+from luthier.core.words import plural
 from luthier.evaluation.score import score
 from luthier.models.modes import evaluating
 from luthier.models.precision import precisely
@@ -183,7 +184,7 @@ def judged_as_trained(question: Question) -> Proof:
     apart = abs(trained - judged) / max(abs(judged), 1e-2)
     same = float(loss.count) == float(scores.count.sum()) if plain else True
     held = same and (apart <= question.close or not plain)
-    return Proof(held=held, claim=f"training and evaluation count {loss.count:g} and {scores.count.sum():g} learned units, with losses of {trained:.4f} and {judged:.4f}",
+    return Proof(held=held, claim=f"training and evaluation count {loss.count:g} and {scores.count.sum():g} learned {'tokens' if question.chat else 'rows'}, with losses of {trained:.4f} and {judged:.4f}",
                  evidence={"relative_difference": apart, "weights_or_smoothing": not plain})  # fmt: skip
 
 
@@ -250,7 +251,7 @@ def a_few_rows_can_be_learned(question: Question) -> Proof:
         fell = max(losses[-2:]) < STUCK_SHARE * losses[0]
     timely = len(losses) == TRIED or fell or not math.isfinite(losses[-1])
     return Proof(held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "rate": rate},
-                 claim=f"{len(rows)} rows shown {len(losses)} times: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}" + ("" if timely else "; the time was up"))  # fmt: skip
+                 claim=f"{plural(len(rows), 'row')} shown {plural(len(losses), 'time')}: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}" + ("" if timely else "; the time was up"))  # fmt: skip
 
 
 def _different(rows: Sequence[Example]) -> list[Example]:

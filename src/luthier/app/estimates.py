@@ -1,0 +1,50 @@
+"""The commands that say what a run will do, before it is trained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luthier.app.options import Json, Quiet, Set
+
+
+def prove(
+    experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a run's folder.")],
+    set: Set = None,
+    seconds: Annotated[float, typer.Option(help="Stop after this many seconds.")] = 60.0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove the loss on your own rows, without training."""
+    from luthier.app.faces import face
+    from luthier.pilot.prove import prove as verb
+
+    with face(quiet or as_json) as shown:
+        found = verb(experiment, set=set or (), seconds=seconds, face=shown)
+    if as_json:
+        print(json.dumps([proof.model_dump() for proof in found], indent=2, ensure_ascii=False))
+    if any(proof.held is False for proof in found):
+        sys.exit(1)
+
+
+def plan(
+    experiment: Annotated[Path, typer.Argument(help="An experiment.yaml, or a run's folder.")],
+    set: Set = None,
+    seconds: Annotated[float, typer.Option(help="Measure for about this many seconds.")] = 30.0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict the time and the memory of a run.
+
+    Measures a few steps, in a process of its own.
+    """
+    from luthier.app.faces import face, planned
+    from luthier.pilot.plan import plan as verb
+
+    with face(quiet or as_json) as shown:
+        made = verb(experiment, set=set or (), seconds=seconds, face=shown)
+    print(json.dumps({**made.forecast, "available": made.available}, indent=2) if as_json else "\n".join(planned(made)))

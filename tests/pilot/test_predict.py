@@ -1,0 +1,283 @@
+"""What a bundle can be asked, and what it refuses to be asked; what its predictions hold."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import luthier
+from luthier.core.errors import DataError, ExperimentError
+from luthier.core.run import Run
+from tests.conftest import rows
+
+QUICK = ["training.steps=12", "optimizer.lr=0.003"]
+
+
+def made(folder: Path, lines: list[dict[str, Any]]) -> Path:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / "rows.jsonl"
+
+
+@pytest.fixture(scope="module")
+def classifier(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("classifier")
+    file = made(folder, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(120))])
+    return luthier.run(file, base=str(bases("bert").folder), out=folder / "run", set=QUICK, force=True)
+
+
+@pytest.fixture(scope="module")
+def pairs(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A classifier that reads two columns, the second of which may be empty."""
+    folder = tmp_path_factory.mktemp("pairs")
+    lines = [
+        {"title": row["text"], "body": str(number) if number % 3 else None, "label": row["label"]} for number, row in enumerate(rows(120))
+    ]
+    return luthier.run(made(folder, lines), base=str(bases("bert").folder), input="title,body", target="label", out=folder / "run", set=["training.steps=2"], force=True)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def talker(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("talker")
+    lines = [{"prompt": f"what about {number}?", "completion": row["text"]} for number, row in enumerate(rows(90))]
+    return luthier.run(made(folder, lines), base=str(bases("llama").folder), out=folder / "run", set=["training.steps=2"], force=True)
+
+
+@pytest.fixture(scope="module")
+def messenger(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A chat model whose rows hold whole conversations."""
+    folder = tmp_path_factory.mktemp("messenger")
+    lines = [
+        {"messages": [{"role": "user", "content": f"what about {number}?"}, {"role": "assistant", "content": row["text"]}]}
+        for number, row in enumerate(rows(90))
+    ]
+    return luthier.run(made(folder, lines), base=str(bases("llama").folder), out=folder / "run", set=["training.steps=2"], force=True)
+
+
+TEXTS = ["the phone was great", "the film was dull"]
+
+
+def probabilities(found: list[dict[str, Any]]) -> list[dict[str, float]]:
+    return [row["probabilities"] for row in found]
+
+
+def test_every_way_of_giving_the_same_texts_gives_the_same_predictions(
+    classifier: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    wanted = luthier.predict(classifier.folder, TEXTS)
+    assert [row["row"] for row in wanted] == [1, 2]
+    assert all(row["confidence"] == max(row["probabilities"].values()) == row["probabilities"][row["label"]] for row in wanted)
+    lines = [{"text": text, "label": "ignored"} for text in TEXTS]
+    files = {
+        "rows.csv": "text,label\nthe phone was great,a\nthe film was dull,b\n",
+        "rows.tsv": "text\tlabel\nthe phone was great\ta\nthe film was dull\tb\n",
+        "rows.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+        "rows.json": json.dumps(lines),
+        "texts.txt": "the phone was great\r\nthe film was dull\n",
+    }
+    given: list[Any] = [tuple(TEXTS), lines, pandas.DataFrame(lines), pyarrow.Table.from_pylist(lines)]
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+        given += [tmp_path / name, str(tmp_path / name)]
+    for each in given:
+        assert probabilities(luthier.predict(classifier.folder, each)) == probabilities(wanted), each
+    for name, content in files.items():
+        monkeypatch.setattr("sys.stdin", io.StringIO(content))
+        assert probabilities(luthier.predict(classifier.folder, "-")) == probabilities(wanted), name
+    assert luthier.predict(classifier.folder, TEXTS[0])[0]["label"] == wanted[0]["label"]
+    assert luthier.predict(classifier.folder, lines[0])[0]["label"] == wanted[0]["label"]
+    assert luthier.predict(classifier.folder, []) == []
+    assert luthier.predict(classifier.folder, pandas.DataFrame(lines)[:0]) == []
+
+
+def test_a_row_of_a_file_is_known_by_its_line(classifier: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.csv").write_text('text\n"on two\nlines"\ndull\n')
+    assert [row["row"] for row in luthier.predict(classifier.folder, tmp_path / "rows.csv")] == [2, 4]
+    monkeypatch.setattr("sys.stdin", io.StringIO("good\n\nbad\n"))
+    assert [row["row"] for row in luthier.predict(classifier.folder, "-")] == [1, 3]
+
+
+def test_what_is_no_text_is_refused_with_its_row_and_a_remedy(classifier: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas = pytest.importorskip("pandas")
+    wrong: list[tuple[Any, str]] = [
+        (["good", None], "row 2 is None, not a text"),
+        (["good", float("nan")], r"row 2 is missing \(NaN\)"),
+        (["good", 5], r"row 2 is an int \(5\), not a text"),
+        (["good", True], "row 2 is a bool"),
+        (["good", ["bad"]], "row 2 is a list"),
+        (["good", " "], "row 2: there is no text"),
+        (["good", {"text": "bad"}], "row 1 is a str, not a dict"),
+        ("", "row 1: there is no text"),
+        ("  ", "row 1: there is no text"),
+        (["half \ud800"], "row 1: half of a character pair"),
+        (["nul \0"], "row 1: a NUL byte"),
+        (None, "a NoneType is not something|None is not something"),
+        (5, r"an int \(5\) is not something"),
+        ((text for text in TEXTS), "a generator is not something"),
+        ({"good", "bad"}, "a set is not something"),
+        (pandas.Series(TEXTS), "a Series is one column"),
+        (pandas.DataFrame({"txt": TEXTS}), "no column 'text'.*\n.*did you mean 'txt'"),
+        (pandas.DataFrame({"text": ["good", None]}), "row 2: there is no text"),
+        (pandas.DataFrame({"text": [1.5, 2.0]}), r"row 1: text holds a float \(1.5\), not a text \(and 1 more\)"),
+        ({"txt": "good"}, "no column 'text'"),
+        ({"text": TEXTS}, "row 1: text holds a list, not a text"),
+        ([{"text": "good"}, {"note": "bad"}, {"text": None}], r"row 2: there is no text in text \(and 1 more\)"),
+    ]
+    for given, message in wrong:
+        with pytest.raises(DataError, match=message) as caught:
+            luthier.predict(classifier.folder, given)
+        assert caught.value.remedy
+    (tmp_path / "rows.csv").write_text("text,n\ngood,1\n,2\n")
+    with pytest.raises(DataError, match=r"rows\.csv, line 3: there is no text"):
+        luthier.predict(classifier.folder, tmp_path / "rows.csv")
+    (tmp_path / "head.csv").write_text("text,n\n")
+    with pytest.raises(DataError, match=r"holds no rows[\s\S]*at least one row"):
+        luthier.predict(classifier.folder, tmp_path / "head.csv")
+    for path in (tmp_path / "none", tmp_path / "none.csv", str(tmp_path / "none.csv"), "none.xlsx"):
+        with pytest.raises(DataError, match="there is no file"):
+            luthier.predict(classifier.folder, path)
+    (tmp_path / "odd.bin").write_bytes(b"\x01")
+    with pytest.raises(DataError):
+        luthier.predict(classifier.folder, str(tmp_path / "odd.bin"))
+    for content, message in (("", "standard input is empty"), ('{"text": "good"}\n{broken\n', "standard input, line 2: not a JSON object")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(content))
+        with pytest.raises(DataError, match=message):
+            luthier.predict(classifier.folder, "-")
+
+
+def test_a_second_column_may_be_missing_as_it_might_in_training(pairs: Run) -> None:
+    wanted = probabilities(luthier.predict(pairs.folder, [{"title": TEXTS[0], "body": ""}]))
+    for row in ({"title": TEXTS[0], "body": None}, {"title": TEXTS[0], "body": float("nan")}):
+        assert probabilities(luthier.predict(pairs.folder, row)) == wanted
+    many = luthier.predict(pairs.folder, [{"title": TEXTS[0]}, {"title": TEXTS[1], "body": 5}, {"body": "5"}])
+    assert probabilities(many)[:1] == [pytest.approx(wanted[0], abs=1e-5)]
+    with pytest.raises(DataError, match="no column 'body'"):
+        luthier.predict(pairs.folder, {"title": TEXTS[0]})
+    with pytest.raises(DataError, match="row 2: there is no text in title or body"):
+        luthier.predict(pairs.folder, [{"title": TEXTS[0], "body": "5"}, {"title": "", "body": None}])
+    for texts in (TEXTS[0], TEXTS):
+        with pytest.raises(DataError, match=r"reads 2 columns \(title, body\)"):
+            luthier.predict(pairs.folder, texts)
+
+
+def test_a_chat_model_takes_texts_rows_and_conversations_and_refuses_broken_ones(talker: Run, messenger: Run) -> None:
+    wanted = luthier.predict(talker.folder, "what about 3?", limit=4)
+    assert list(wanted[0]) == ["row", "text"]
+    assert luthier.predict(talker.folder, {"prompt": "what about 3?"}, limit=4) == wanted
+    turns = [{"role": "user", "content": "what about 3?"}]
+    wanted = luthier.predict(messenger.folder, "what about 3?", limit=4)
+    assert luthier.predict(messenger.folder, {"messages": turns}, limit=4) == wanted
+    assert luthier.predict(messenger.folder, [{"messages": [*turns, {"role": "assistant", "content": "so"}]}], limit=4) == wanted
+    for broken, message in (
+        ([{"role": "user", "content": None}], "turn 1 says nothing"),
+        ([{"role": "assistant", "content": "x"}], "turn 1 is from 'assistant'"),
+        ([], "turn 1 is from 'assistant'"),
+        (["x"], "not a list of turns"),
+    ):
+        with pytest.raises(DataError, match=f"row 1: .*{message}"):
+            luthier.predict(messenger.folder, {"messages": broken})
+    with pytest.raises(DataError, match="no column 'messages'"):
+        luthier.predict(messenger.folder, turns)
+    for options in ({"top": 2}, {"abstain_below": 0.5}):
+        with pytest.raises(ExperimentError, match="is for classifiers"):
+            luthier.predict(talker.folder, "what about 3?", **options)
+
+
+def test_the_likeliest_classes_and_what_is_not_sure_enough(classifier: Run) -> None:
+    plain = luthier.predict(classifier.folder, TEXTS)
+    found = luthier.predict(classifier.folder, TEXTS, top=3, abstain_below=1.0)
+    assert probabilities(found) == probabilities(plain)
+    for row, before in zip(found, plain, strict=True):
+        assert [each["probability"] for each in row["top"]] == sorted(before["probabilities"].values(), reverse=True)
+        assert row["top"][0]["label"] == before["label"]
+        assert (row["label"], row["abstained"], row["confidence"]) == (None, True, before["confidence"])
+    (row,) = luthier.predict(classifier.folder, TEXTS[:1], top=1, abstain_below=plain[0]["confidence"])
+    assert (row["label"], row["abstained"], len(row["top"])) == (plain[0]["label"], False, 1)  # as sure as asked for is sure enough
+    for wrong in ({"top": 0}, {"abstain_below": 80.0}, {"abstain_below": -0.1}):
+        with pytest.raises(ExperimentError):
+            luthier.predict(classifier.folder, TEXTS, **wrong)
+
+
+def test_predictions_are_written_beside_the_columns_of_the_rows_and_a_taken_name_is_said(
+    classifier: Run, talker: Run, tmp_path: Path
+) -> None:
+    lines = [{"text": text, "predicted_label": "mine"} for text in TEXTS]
+    told: list[str] = []
+    found = luthier.predict(classifier.folder, lines, out=tmp_path / "a" / "b.jsonl", top=2, abstain_below=1.0, say=told.append)
+    written = [json.loads(line) for line in (tmp_path / "a" / "b.jsonl").read_text().splitlines()]
+    names = ["label", "confidence", "abstained", "top1_label", "top1_confidence", "top2_label", "top2_confidence"]
+    assert [list(row) for row in written] == [["text", "predicted_label", *(f"predicted_{name}_2" for name in names)]] * 2
+    assert all(row["predicted_label"] == "mine" and row["predicted_label_2"] is None and row["predicted_abstained_2"] for row in written)
+    assert written[0]["predicted_top1_confidence_2"] == round(found[0]["confidence"], 6)
+    assert "end in _2" in told[0]
+    with pytest.warns(UserWarning, match="end in _2"):
+        luthier.predict(classifier.folder, lines, out=tmp_path / "c.csv")
+    asked = [{"prompt": "what about 3?", "text": "the user's own"}]
+    luthier.predict(talker.folder, asked, out=tmp_path / "said.jsonl", limit=4)
+    (row,) = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    assert list(row) == ["prompt", "text", "predicted_text"]
+    assert row["text"] == "the user's own"
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_predicted(
+    classifier: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.csv").write_text("text\ngood\n")
+
+    def load(base: Any) -> Any:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("luthier.pilot.predict._load", load)
+    for out in (tmp_path / "rows.csv", tmp_path / "x.xlsx", classifier.folder / "bundle" / "x.csv", classifier.folder / "metrics.jsonl"):
+        with pytest.raises(DataError):
+            luthier.predict(classifier.folder, tmp_path / "rows.csv", out=out)
+
+
+def shell(*words: object, said: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "luthier", *map(str, words)], check=False, capture_output=True, text=True, input=said)
+
+
+def test_predictions_from_the_shell(classifier: Run, tmp_path: Path) -> None:
+    done = shell(
+        "predict", classifier.folder, "-", "--json", "--top", 1, "--abstain-below", 0.99, said="the phone was great\n\nthe film was dull\n"
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["row"] for row in found] == [1, 3], done.stderr
+    assert all(set(row) == {"row", "label", "confidence", "abstained", "probabilities"} and len(row["probabilities"]) == 1 for row in found)
+    plain = shell("predict", classifier.folder, "the phone was great", "--top", 2, "--abstain-below", 1).stdout
+    assert plain.startswith("(not sure)  ")
+    assert "yes " in plain
+    assert "no " in plain
+    out = tmp_path / "deep" / "said.csv"
+    done = shell("predict", classifier.folder, "the phone was great", "--out", out, "--abstain-below", 1)
+    assert done.stdout == f"1 row written to {out}, 1 of them without a label\n"
+    assert out.read_text().splitlines()[0] == "text,predicted_label,predicted_confidence,predicted_abstained"
+    for words, message in (
+        (("predict", classifier.folder, "good", "--out", tmp_path / "x.xlsx"), "cannot be written as .xlsx"),
+        (("predict", classifier.folder, "-"), "standard input is empty"),
+    ):
+        done = shell(*words)
+        assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+def test_a_piped_text_of_several_lines_is_one_turn_of_a_chat(talker: Run, tmp_path: Path) -> None:
+    text = "what about 3?\n\nand what about 4?\n"
+    whole = shell("chat", talker.folder, "--limit", 4, said=text)
+    assert whole.returncode == 0, whole.stderr
+    (tmp_path / "text.txt").write_text(text)
+    assert shell("chat", talker.folder, "--limit", 4, "--file", tmp_path / "text.txt").stdout == whole.stdout
+    fenced = shell("chat", talker.folder, "--limit", 4, said=f'"""\n{text}"""\n')
+    assert fenced.stdout == whole.stdout
+    conversation = luthier.chat(talker.folder, limit=4)
+    assert "".join(conversation.say(text.strip())) + "\n" == whole.stdout
+    apart = shell("chat", talker.folder, "--limit", 4, "--lines", said=text)
+    conversation = luthier.chat(talker.folder, limit=4)
+    assert apart.stdout == "".join("".join(conversation.say(line)) + "\n" for line in text.splitlines() if line)
+    torn = shell("chat", talker.folder, "--limit", 4, said='"""\nhalf')
+    assert (torn.returncode, "never closed" in torn.stderr) == (2, True)
