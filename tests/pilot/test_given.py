@@ -75,7 +75,9 @@ def test_a_folder_that_holds_something_is_not_taken_for_rows_in_memory(tmp_path:
 
 
 def test_a_search_keeps_rows_in_memory_in_its_study(bases, tmp_path: Path) -> None:
-    study = luthier.search(LINES, base=str(bases("bert").folder), out=tmp_path / "study", trials=2, set=["training.steps=2"], force=True)
+    study = luthier.search(
+        LINES, base=str(bases("bert").folder), out=tmp_path / "study", trials=2, set=["training.epochs=2", "optimizer.lr=0.003"], force=True
+    )
     assert (tmp_path / "study" / "data.jsonl").is_file()
     assert study.winner is not None
 

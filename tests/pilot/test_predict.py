@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import luthier
-from luthier.core.errors import DataError, ExperimentError
+from luthier.app.cli import app
+from luthier.app.faces import clean
+from luthier.core.errors import DataError, ExperimentError, LuthierError
 from luthier.core.run import Run
 from tests.conftest import rows
 
@@ -239,45 +243,48 @@ def test_what_cannot_be_written_is_refused_before_anything_is_predicted(
             luthier.predict(classifier.folder, tmp_path / "rows.csv", out=out)
 
 
-def shell(*words: object, said: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "luthier", *map(str, words)], check=False, capture_output=True, text=True, input=said)
+def command(*words: object, said: str = "") -> tuple[str, LuthierError | None]:
+    """What a command prints, in this process (a new one has to load torch first), and the mistake it ends with."""
+    done = CliRunner().invoke(app, [str(word) for word in words], input=said)
+    if isinstance(done.exception, LuthierError):
+        return done.stdout, done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout, None
 
 
-def test_predictions_from_the_shell(classifier: Run, tmp_path: Path) -> None:
-    done = shell(
-        "predict", classifier.folder, "-", "--json", "--top", 1, "--abstain-below", 0.99, said="the phone was great\n\nthe film was dull\n"
-    )
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["row"] for row in found] == [1, 3], done.stderr
+def test_predictions_from_the_command_line(classifier: Run, tmp_path: Path) -> None:
+    said = "the phone was great\n\nthe film was dull\n"
+    shown, _ = command("predict", classifier.folder, "-", "--json", "--top", 1, "--abstain-below", 0.99, said=said)
+    found = [json.loads(line) for line in shown.splitlines()]
+    assert [row["row"] for row in found] == [1, 3]
     assert all(set(row) == {"row", "label", "confidence", "abstained", "probabilities"} and len(row["probabilities"]) == 1 for row in found)
-    plain = shell("predict", classifier.folder, "the phone was great", "--top", 2, "--abstain-below", 1).stdout
-    assert plain.startswith("(not sure)  ")
-    assert "yes " in plain
-    assert "no " in plain
+    shown, _ = command("predict", classifier.folder, "the phone was great", "--top", 2, "--abstain-below", 1)
+    assert re.fullmatch(r"\(not sure\)  [\d.]+%  \((yes|no) [\d.]+%, (yes|no) [\d.]+%\)\n", shown)
+    shown, _ = command("predict", classifier.folder, "the phone was great", "--abstain-below", 1)
+    assert re.fullmatch(r"\(not sure\)  [\d.]+%  \((yes|no) [\d.]+%\)\n", shown)
     out = tmp_path / "deep" / "said.csv"
-    done = shell("predict", classifier.folder, "the phone was great", "--out", out, "--abstain-below", 1)
-    assert done.stdout == f"1 row written to {out}, 1 of them without a label\n"
+    shown, _ = command("predict", classifier.folder, "the phone was great", "--out", out, "--abstain-below", 1)
+    assert shown == f"1 row written to {out}, 1 of them without a label\n"
     assert out.read_text().splitlines()[0] == "text,predicted_label,predicted_confidence,predicted_abstained"
-    for words, message in (
-        (("predict", classifier.folder, "good", "--out", tmp_path / "x.xlsx"), "cannot be written as .xlsx"),
-        (("predict", classifier.folder, "-"), "standard input is empty"),
-    ):
-        done = shell(*words)
-        assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    for words, message in ((("good", "--out", tmp_path / "x.xlsx"), "cannot be written as .xlsx"), (("-",), "standard input is empty")):
+        shown, mistake = command("predict", classifier.folder, *words)
+        assert (shown, message in str(mistake)) == ("", True)
+    done = subprocess.run(
+        [sys.executable, "-m", "luthier", "predict", classifier.folder, "-"], check=False, capture_output=True, text=True, input=""
+    )
+    assert (done.returncode, "standard input is empty" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
 
 
 def test_a_piped_text_of_several_lines_is_one_turn_of_a_chat(talker: Run, tmp_path: Path) -> None:
     text = "what about 3?\n\nand what about 4?\n"
-    whole = shell("chat", talker.folder, "--limit", 4, said=text)
-    assert whole.returncode == 0, whole.stderr
+    whole, _ = command("chat", talker.folder, "--limit", 4, said=text)
     (tmp_path / "text.txt").write_text(text)
-    assert shell("chat", talker.folder, "--limit", 4, "--file", tmp_path / "text.txt").stdout == whole.stdout
-    fenced = shell("chat", talker.folder, "--limit", 4, said=f'"""\n{text}"""\n')
-    assert fenced.stdout == whole.stdout
+    assert command("chat", talker.folder, "--limit", 4, "--file", tmp_path / "text.txt") == (whole, None)
+    assert command("chat", talker.folder, "--limit", 4, said=f'"""\n{text}"""\n') == (whole, None)
     conversation = luthier.chat(talker.folder, limit=4)
-    assert "".join(conversation.say(text.strip())) + "\n" == whole.stdout
-    apart = shell("chat", talker.folder, "--limit", 4, "--lines", said=text)
+    assert "".join(clean(piece) for piece in conversation.say(text.strip())) + "\n" == whole
+    apart, _ = command("chat", talker.folder, "--limit", 4, "--lines", said=text)
     conversation = luthier.chat(talker.folder, limit=4)
-    assert apart.stdout == "".join("".join(conversation.say(line)) + "\n" for line in text.splitlines() if line)
-    torn = shell("chat", talker.folder, "--limit", 4, said='"""\nhalf')
-    assert (torn.returncode, "never closed" in torn.stderr) == (2, True)
+    assert apart == "".join("".join(clean(piece) for piece in conversation.say(line)) + "\n" for line in text.splitlines() if line)
+    _, mistake = command("chat", talker.folder, "--limit", 4, said='"""\nhalf')
+    assert "never closed" in str(mistake)

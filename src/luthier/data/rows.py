@@ -292,7 +292,7 @@ def sift(rows: Rows, path: str) -> Rows:
     rows.thin()
     kept = Rows(columns=rows.columns, header=rows.header, rejected=rows.rejected, notes=rows.notes)
     for line, values in zip(rows.lines, rows.values, strict=True):
-        reason = _unfit(values)
+        reason = unfit_reason(values)
         if reason:
             kept.rejected.append(Rejected(path, line, reason, ascii(values)[:200]))
         else:
@@ -304,7 +304,7 @@ def sift(rows: Rows, path: str) -> Rows:
     return kept
 
 
-def _unfit(values: dict[str, Any]) -> str:
+def unfit_reason(values: dict[str, Any]) -> str:
     """Why no text can hold a row; empty where one can."""
     size = 0
     for value in values.values():

@@ -7,8 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from numbers import Number
-from typing import Any, cast
+from typing import Any
 
 from luthier.core.errors import DataError
 
@@ -135,8 +134,8 @@ def _plain_cell(value: Any) -> Any:
         return [_plain_cell(item) for item in value]
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, Number) and hasattr(value, "item"):
-        value = cast(Any, value).item()  # of numpy
+    if getattr(value, "ndim", 1) == 0 and getattr(getattr(value, "dtype", None), "kind", "") in tuple("biuf"):
+        value = value.item()  # a number of numpy
     if hasattr(value, "tolist"):
         return _plain_cell(value.tolist())
     if isinstance(value, float):

@@ -13,7 +13,7 @@ from luthier.core.errors import DataError, nearest
 from luthier.core.types import Record
 from luthier.data.archives import on_disk
 from luthier.data.chat import asked, checked
-from luthier.data.rows import Rows, names_table, read, sift
+from luthier.data.rows import Rows, names_table, read, unfit_reason
 from luthier.data.sources.frames import STDIN, format_of, in_memory, named, read_frame, read_stdin
 
 MEMORY = "the rows given"
@@ -30,7 +30,7 @@ def rows_to_predict(data: Any, columns: Sequence[str], chat: bool) -> tuple[list
         chat: whether it answers conversations.
 
     Returns:
-        The rows, numbered by their line in the file or their position; and the file, where there is one.
+        The rows, numbered by their line in the file or their position; and the file, where there is one (of a table in a zip file the zip file).
 
     Raises:
         DataError: a row that says nothing or something that is no text, a column that is missing, or data of another kind.
@@ -43,11 +43,11 @@ def rows_to_predict(data: Any, columns: Sequence[str], chat: bool) -> tuple[list
     else:
         where, table = MEMORY, _read_memory(data, columns)
     if not table.values:
-        return [], path
+        return [], path and on_disk(path)
     _refuse_missing(where, table, columns)
     records = table.records(where)
     _refuse_unfit(where, records, columns, chat)
-    return records, path
+    return records, path and on_disk(path)
 
 
 def _file(data: str | os.PathLike[str]) -> Path | None:
@@ -145,11 +145,11 @@ def _one_column(columns: Sequence[str], what: str) -> None:
 
 def _sifted(table: Rows) -> Rows:
     """The rows, unless one holds what no text can."""
-    if not table.values:
-        return table
-    kept = sift(table, MEMORY)
-    _refuse_rejected(kept, MEMORY)
-    return kept
+    for row, values in zip(table.lines, table.values, strict=True):
+        reason = unfit_reason(values)
+        if reason:
+            raise DataError(f"{_place(MEMORY, row)}: {reason}", "mend the row: a prediction for every row is promised")
+    return table
 
 
 def _refuse_rejected(table: Rows, where: str) -> None:
