@@ -60,6 +60,10 @@ class Training(Component):
     checkpoint_seconds: float = Field(
         default=60.0, ge=0, description="At most this often a checkpoint is written, and no more often than 20 times what one costs."
     )
+    ships: Literal["auto", "trained", "probe", "average"] = Field(
+        default="auto",
+        description="What a classifier's bundle holds; auto: the validation rows choose between the trained model, logistic regression on the untouched base (probe), and the average of both.",
+    )
 
 
 class Experiment(Component):

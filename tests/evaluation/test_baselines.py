@@ -1,4 +1,4 @@
-"""The rivals: logistic regression, whatever the columns look like."""
+"""The baselines: logistic regression, whatever the columns look like."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_less_loss_is_an_improvement() -> None:
 
 
 @pytest.mark.parametrize("skill, rival, word", [(3.0, 0.5, "improved"), (1.0, 1.0, "no_evidence"), (0.3, 3.0, "worse")])
-def test_the_verdict_is_against_the_better_rival(skill: float, rival: float, word: str) -> None:
+def test_the_verdict_is_against_the_strongest_baseline(skill: float, rival: float, word: str) -> None:
     ours, base, trivial = scores(400, 2, skill, 1), scores(400, 2, rival, 2), scores(400, 2, 0.0, 3)
     base = scores_like(base, ours)
     trivial = scores_like(trivial, ours)
@@ -110,7 +110,7 @@ def scores_like(found: Scores, ours: Scores) -> Scores:
     return Scores(found.loss, found.count, ours.target, np.where(swap, found.probabilities[:, ::-1], found.probabilities))
 
 
-def test_a_rivals_loss_is_that_of_its_probabilities() -> None:
+def test_a_baselines_loss_is_that_of_its_probabilities() -> None:
     from luthier.core.types import Example, Record
 
     examples = [Example(0, [], 1, Record(1, {})), Example(1, [], 0, Record(2, {}))]

@@ -5,24 +5,44 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from luthier.adaptation.lora import Lora
 from luthier.adaptation.lora_layer import merge, save_adapter
 from luthier.core.errors import ModelError
 from luthier.core.run import file_hash, writing
 from luthier.experiment import Experiment
+from luthier.models.encode import depths_read
+from luthier.models.linear_probe import AveragedModel, LinearProbe
 from luthier.models.manifest import write_facts
 from luthier.models.precision import compute_in
 from luthier.models.pretrained import Classifier, PackedNetwork
-from luthier.models.store import KEPT_FILES, Base
+from luthier.models.store import KEPT_FILES, Base, inspect
 
 
-def write_bundle(folder: Path, model: PackedNetwork, tokenizer: Any, experiment: Experiment, base: Base, card: str) -> None:
+@dataclass(frozen=True)
+class Shipped:
+    """Which of the candidates a bundle holds.
+
+    Args:
+        ships: trained, probe or average.
+        temperature: of the trained model (divided into its weights already), or of what ships instead.
+        probe: where it is part of what ships.
+    """
+
+    ships: str = "trained"
+    temperature: float = 1.0
+    probe: LinearProbe | None = None
+
+
+def write_bundle(
+    folder: Path, model: PackedNetwork, tokenizer: Any, experiment: Experiment, base: Base, card: str, shipped: Shipped | None = None
+) -> None:
     """Write a bundle aside, then put it in place at once. Adapters are written too, and folded into the weights.
 
     Args:
@@ -32,20 +52,21 @@ def write_bundle(folder: Path, model: PackedNetwork, tokenizer: Any, experiment:
         experiment: what the model was trained for.
         base: what it was trained from.
         card: README.md.
+        shipped: what of it ships; None is the trained model.
     """
+    shipped = shipped or Shipped()
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     with writing(str(folder)):
         aside.mkdir(parents=True)
-        network = model.network
-        if isinstance(experiment.adaptation, Lora):
-            names = {id(module): name for name, module in network.named_modules()}
-            head = [names[id(module)] for module in getattr(model, "head", [])]
-            task = "SEQ_CLS" if isinstance(model, Classifier) else "CAUSAL_LM"
-            save_adapter(network, experiment.adaptation, base.name, task, head, aside / "adapter")
-            merge(network)
-        _write_weights(network, aside)
-        _write_config(network, model, aside)
+        if shipped.ships == "probe":
+            _copy_base(base, aside)
+        else:
+            _write_trained(model, experiment, base, aside)
+        if shipped.ships == "average":
+            _copy_base(base, aside / "base")
+        if shipped.probe is not None:
+            _write_probe(shipped, experiment, len(model.blocks), aside)
         tokenizer.save_pretrained(aside)
         if not (aside / "tokenizer.json").exists():
             for name in KEPT_FILES:
@@ -58,6 +79,8 @@ def write_bundle(folder: Path, model: PackedNetwork, tokenizer: Any, experiment:
             "input": list(experiment.data.input),
             "target": experiment.data.target,
             "pooling": model.pooling if isinstance(model, Classifier) else None,
+            "ships": shipped.ships,
+            "temperature": shipped.temperature,
             "dtype": experiment.training.dtype,
             "base": {"name": base.name, "sha256": base.fingerprint},
             "experiment": experiment.key,
@@ -71,6 +94,49 @@ def write_bundle(folder: Path, model: PackedNetwork, tokenizer: Any, experiment:
                 os.close(handle)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
+
+
+def _write_trained(model: PackedNetwork, experiment: Experiment, base: Base, folder: Path) -> None:
+    """The trained network's adapter, weights and configuration."""
+    network = model.network
+    if isinstance(experiment.adaptation, Lora):
+        names = {id(module): name for name, module in network.named_modules()}
+        head = [names[id(module)] for module in getattr(model, "head", [])]
+        task = "SEQ_CLS" if isinstance(model, Classifier) else "CAUSAL_LM"
+        save_adapter(network, experiment.adaptation, base.name, task, head, folder / "adapter")
+        merge(network)
+    _write_weights(network, folder)
+    _write_config(network, model, folder)
+
+
+def _copy_base(base: Base, folder: Path) -> None:
+    """The base's weights as they are, and its configuration without classes.
+
+    A text-classification pipeline of transformers would put a head on it that knows nothing; so it fails instead.
+    """
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(base.folder / "model.safetensors", folder / "model.safetensors")
+    config = json.loads((base.folder / "config.json").read_text()) | {"id2label": {}, "label2id": {}}
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _write_probe(shipped: Shipped, experiment: Experiment, blocks: int, folder: Path) -> None:
+    """The matrix of the linear probe, and what it is multiplied with."""
+    probe = shipped.probe
+    assert probe is not None
+    state = {name: probe.get_buffer(name).detach().cpu().contiguous() for name in ("weight", "bias")}
+    save_file(state, folder / "probe.safetensors")
+    objective: Any = experiment.objective
+    about = {
+        "format": 1,
+        "labels": list(objective.labels),
+        "pooling": ["mean", "last"] if probe.base.causal else ["mean"],
+        "layers": depths_read(blocks),
+        "features": "for each pooling, for each layer: the states of a row's tokens behind so many blocks, pooled; all end to end",
+        "temperature": probe.temperature,
+        "average_temperature": shipped.temperature if shipped.ships == "average" else None,
+    }
+    (folder / "probe.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write_weights(network: Any, folder: Path) -> None:
@@ -91,12 +157,15 @@ def _write_config(network: Any, model: PackedNetwork, folder: Path) -> None:
         network.generation_config.save_pretrained(folder)
 
 
-def open_bundle(base: Base, tokenizer: Any) -> tuple[PackedNetwork, Any]:
+def open_bundle(base: Base, tokenizer: Any) -> tuple[Any, Any]:
     """A bundle's model, in the dtype it was evaluated in, and its objective.
 
     Args:
         base: a bundle, resolved: its files were checked against its manifest.
         tokenizer: its own.
+
+    Returns:
+        The network; of a bundle that ships a linear probe or an average, a module with the same `model(batch)`.
 
     Raises:
         ModelError: it is not a bundle.
@@ -109,8 +178,22 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[PackedNetwork, Any]:
         raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")
     spec = OBJECTIVES[about["objective"]["kind"]].model_validate(about["objective"])
     objective = spec.open(tokenizer, tuple(about["input"]), about["target"])
-    if about["task"] == "classification":
-        model: PackedNetwork = load_classifier(base, list(spec.labels), about["pooling"], 0.0, 0)
-    else:
-        model = load_generator(base, 0.0)
-    return compute_in(model, getattr(torch, about["dtype"])).eval(), objective
+    dtype = getattr(torch, about["dtype"])
+    if about["task"] != "classification":
+        return compute_in(load_generator(base, 0.0), dtype).eval(), objective
+    ships = about.get("ships", "trained")
+    network = compute_in(load_classifier(base, list(spec.labels), about["pooling"], 0.0, 0), dtype)
+    if ships == "trained":
+        return network.eval(), objective
+    if ships == "probe":
+        return _open_probe(base.folder, network).eval(), objective
+    untouched = inspect(base.folder / "base", f"{base.name}/base")
+    probe = _open_probe(base.folder, compute_in(load_classifier(untouched, list(spec.labels), about["pooling"], 0.0, 0), dtype))
+    return AveragedModel(network, probe, about["temperature"]).eval(), objective
+
+
+def _open_probe(folder: Path, untouched: PackedNetwork) -> LinearProbe:
+    """The linear probe of a bundle, on its base."""
+    about = json.loads((folder / "probe.json").read_text())
+    state = load_file(folder / "probe.safetensors")
+    return LinearProbe(untouched, state["weight"], state["bias"], about["temperature"])

@@ -21,15 +21,11 @@ def write_card(experiment: Experiment, base: Base, verdict: Mapping[str, Any], r
     metric = verdict["metric"]
     objective: Any = experiment.objective
     labels = f"- Classes: {', '.join(objective.labels)}\n" if task == "classification" else ""
-    use = (
-        'pipeline("text-classification", "PATH")("your text")'
-        if task == "classification"
-        else 'pipeline("text-generation", "PATH")([{"role": "user", "content": "…"}])'
-    )
+    ships = verdict.get("ships", "trained")
     return f"""---
 base_model: {base.name}
 pipeline_tag: {pipeline}
-library_name: transformers
+library_name: {"transformers" if ships == "trained" else "luthier"}
 {f"license: {known.licence.lower()}" if known else "license: other"}
 {f"language: {known.language}" if known else ""}
 tags: [luthier]
@@ -40,12 +36,10 @@ tags: [luthier]
 
 | | {metric} on {plural(verdict["test"]["n"], "test row")} | 95 % interval |
 |---|---|---|
-| this model | {shown(metric, verdict["test"]["value"])} | {shown(metric, verdict["test"]["low"])} – {shown(metric, verdict["test"]["high"])} |
-| base: {verdict["base"]["name"]} | {shown(metric, verdict["base"]["value"])} | {shown(metric, verdict["base"]["low"])} – {shown(metric, verdict["base"]["high"])} |
-| trivial: {verdict["trivial"]["name"]} | {shown(metric, verdict["trivial"]["value"])} | {shown(metric, verdict["trivial"]["low"])} – {shown(metric, verdict["trivial"]["high"])} |
+{_scores(verdict)}
 
 - Task: {task}; reads {" + ".join(experiment.data.input)}, learned {experiment.data.target}
-{labels}- Rows: {rows["train"]:,} train, {rows["validation"]:,} validation, {rows["test"]:,} test (opened {times(verdict["test_opened"])})
+{labels}{_held(verdict)}- Rows: {rows["train"]:,} train, {rows["validation"]:,} validation, {rows["test"]:,} test (opened {times(verdict["test_opened"])})
 - Data (SHA-256): {", ".join(value[:16] for value in experiment.data.fingerprint.values())}
 - Experiment: {experiment.key[:16]}
 
@@ -55,10 +49,47 @@ tags: [luthier]
 luthier predict PATH "your text"
 ```
 
-or, without Luthier: `from transformers import pipeline; {use}`
+{_without_luthier(task, ships, verdict)}
 
 ## Limits
 
 It has seen only rows like those it was trained on. The test rows come from the same source; other sources may be
 harder. Nothing has been measured about how it treats groups of people.
 """
+
+
+def _scores(verdict: Mapping[str, Any]) -> str:
+    """What ships, what else could have shipped, and the baselines, each with its interval on the test rows."""
+    metric = verdict["metric"]
+    rows = [("this model", verdict["test"])]
+    rows += [(f"not shipped: {each['label']}", each["test"]) for each in verdict.get("candidates", []) if not each["chosen"]]
+    rows += [(verdict[which]["name"], verdict[which]) for which in (("trivial",) if verdict.get("candidates") else ("base", "trivial"))]
+    return "\n".join(
+        f"| {label} | {shown(metric, found['value'])} | {shown(metric, found['low'])} – {shown(metric, found['high'])} |"
+        for label, found in rows
+    )
+
+
+def _held(verdict: Mapping[str, Any]) -> str:
+    """What the bundle holds, where candidates were compared."""
+    chosen = next((each for each in verdict.get("candidates", []) if each["chosen"]), None)
+    if chosen is None:
+        return ""
+    return f"- Holds {chosen['label']}: the validation rows chose it. Its probabilities are calibrated on them (temperature {chosen['temperature']:g})\n"
+
+
+def _without_luthier(task: str | None, ships: str, verdict: Mapping[str, Any]) -> str:
+    """What transformers alone can and cannot do with the bundle."""
+    if task != "classification":
+        return 'or, without Luthier: `from transformers import pipeline; pipeline("text-generation", "PATH")([{"role": "user", "content": "…"}])`'
+    if ships == "trained":
+        return 'or, without Luthier: `from transformers import pipeline; pipeline("text-classification", "PATH")("your text")`'
+    if ships == "average":
+        trained = next(each for each in verdict["candidates"] if each["name"] == "trained")
+        metric = trained["test"]["metric"]
+        return f"""The average needs Luthier. Without it, `pipeline("text-classification", "PATH")` of transformers loads one of the two: the trained model alone,
+calibrated ({metric} on the test rows {shown(metric, trained["test"]["value"])}). The other is in `base/` (the untouched base) and `probe.safetensors` (its classifier).
+`luthier run DATA --base PATH` trains the trained model further."""
+    return """The classes need Luthier: `model.safetensors` is the untouched base, and `probe.safetensors` the matrix that makes classes of its hidden states
+(`probe.json` says which). `AutoModel.from_pretrained("PATH")` of transformers loads the base; `pipeline("text-classification", "PATH")` fails, because there is no
+head. `luthier run DATA --base PATH` trains on the untouched base."""

@@ -11,7 +11,7 @@ from luthier.core.words import plural, several
 from luthier.delivery import figures
 from luthier.delivery.page import findings, folded, page, section, table, text, title_of
 from luthier.evaluation.metrics import METRICS, describe_metric
-from luthier.evaluation.verdict import sentence, shown, times
+from luthier.evaluation.verdict import cause, sentence, shown, times
 from luthier.experiment import Experiment
 
 SHOWN_CLASSES = 20
@@ -33,6 +33,7 @@ def write_report(run: Run) -> Path:
     details: dict[str, Any] = run.json("evaluation.json") or {}
     sections = [
         _verdict(verdict),
+        _candidates(verdict),
         _data(run, experiment),
         _choices(run, experiment),
         _curves(run, verdict),
@@ -53,20 +54,54 @@ def write_report(run: Run) -> Path:
 def _verdict(verdict: dict[str, Any]) -> str:
     metric = verdict["metric"]
     test = verdict["test"]
-    rows = [("this model", test["value"], test["low"], test["high"])]
+    rows = [("what ships", test["value"], test["low"], test["high"])]
     rows += [
-        (f"{baseline}: {verdict[baseline]['name']}", verdict[baseline]["value"], verdict[baseline]["low"], verdict[baseline]["high"])
-        for baseline in ("base", "trivial")
+        (each["label"], each["test"]["value"], each["test"]["low"], each["test"]["high"])
+        for each in verdict.get("candidates", [])
+        if not each["chosen"]
+    ]
+    rows += [
+        (verdict[which]["name"], verdict[which]["value"], verdict[which]["low"], verdict[which]["high"])
+        for which in (("trivial",) if verdict.get("candidates") else ("base", "trivial"))
     ]
     direction = "more" if verdict["higher_is_better"] else "less"
     about = (
         f"{metric}: {describe_metric(metric)}; {direction} is better. 95 % intervals from 2,000 resamples, the same rows for all. "
         f"The {plural(test['n'], 'test row')} were opened {times(verdict['test_opened'])}, after every choice was made."
     )
+    if cause(verdict):
+        about += f'</p><p class="warning">{text(_sentence(cause(verdict)))}'
     chart = figures.intervals(rows, lambda value: shown(metric, value))
     if verdict.get("inexact"):
         about += f'</p><p class="warning">Resumed where something had changed ({text("; ".join(verdict["inexact"]))}): another run of this experiment will not give the same bits.'
     return f'<section class="verdict {verdict["verdict"]}"><h2>{WORDS[verdict["verdict"]]}</h2><p class="claim">{text(sentence(verdict))}</p>{chart}<p class="about">{about}</p></section>'
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:].replace("`", "") + "."
+
+
+def _candidates(verdict: dict[str, Any]) -> str:
+    """What could have shipped, and what the validation rows chose."""
+    if not verdict.get("candidates"):
+        return ""
+    metric = verdict["metric"]
+    rows = [
+        (
+            each["label"] + (" (ships)" if each["chosen"] else ""),
+            shown(metric, each["validation"][metric]),
+            f"{shown(metric, each['test']['value'])} [{shown(metric, each['test']['low'])}, {shown(metric, each['test']['high'])}]",
+            f"{each['temperature']:.2f}",
+            f"{each['seconds']:.0f} s",
+        )
+        for each in verdict["candidates"]
+    ]
+    head = ("candidate", f"validation {metric}", f"test {metric}", "temperature", "beyond training")
+    return section(
+        "What ships",
+        table(head, rows),
+        f"{text(_sentence(verdict['why']))} The validation rows choose, before the test rows are opened.",
+    )
 
 
 def _data(run: Run, experiment: Experiment) -> str:
@@ -173,9 +208,21 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
         body += "<h3>Is it as sure as it should be?</h3>" + figures.lines(
             {"rows, in bins of equal size": points}, "confidence", "accuracy", diagonal=True
         )
+        body += f"<p>{_calibration(details)}</p>"
     if details.get("truncated"):
         body += f'<p class="warning">{several(details["truncated"], "test row", "were longer than objective.max_length and cut at the end")}.</p>'
     return section("How good it is", body)
+
+
+def _calibration(details: dict[str, Any]) -> str:
+    """How sure it is against how right it is, before and after its temperature."""
+    before, after = (shown("calibration_error", details["calibration_error"][when]) for when in ("before", "after"))
+    if details["temperature"] == 1.0 and before == after:
+        return f"Its confidence and its accuracy differ by {after} on the test rows; a temperature fitted on the validation rows would not help, so there is none."
+    return (
+        f"Its confidence and its accuracy differ by {after} on the test rows; by {before} before temperature scaling "
+        f"(temperature {details['temperature']:.2f}, fitted on the validation rows)."
+    )
 
 
 def _classes(rows: Sequence[Sequence[Any]]) -> str:
@@ -207,7 +254,7 @@ def _examples(details: dict[str, Any]) -> str:
                 else f'<span class="soft">{text(row["target"])}</span>'
             )
             made.append(
-                f'<article><p>{text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{text(row["file"])}, line {row["line"]} · loss {row["loss"]:.3f}, base {row["base_loss"]:.3f}</p></article>'
+                f'<article><p>{text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{text(row["file"])}, line {row["line"]} · loss {row["loss"]:.3f}, {text(details["other"])} {row["other_loss"]:.3f}</p></article>'
             )
         return "".join(made)
 

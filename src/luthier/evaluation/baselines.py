@@ -1,4 +1,4 @@
-"""The rivals: the base as it is, and the trivial models."""
+"""The baselines: logistic regression on the base as it is, and the trivial models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ REGULARISATION = (0.1, 1.0, 10.0)
 LENGTH = 4.0
 """Of a row's vector, about, so that the same strengths of regularisation suit every base."""
 MOST = 50_000
-"""Training rows, at most, that a rival on the base is fitted on, and one of each class; more would tell it little and take much memory."""
+"""Training rows, at most, that a baseline on the base is fitted on, and one of each class; more would tell it little and take much memory."""
+RULED_OUT = 1e-9
+"""The probability of a class that no training row had."""
 TOGETHER = 8192
 """Rows whose vectors are in memory at the same time."""
 
@@ -66,6 +68,47 @@ def words(train: Sequence[Example], validation: Sequence[Example], classes: int,
     return Rival("TF-IDF + logistic regression", lambda rows: scores_of(_all_classes(model, features(rows), classes), rows), scores)
 
 
+@dataclass(frozen=True)
+class Probe:
+    """Logistic regression on features, as one matrix on the features as they are.
+
+    Args:
+        weight: # (classes, features), fp64
+        bias: # (classes,), fp64
+        rows: that it was fitted on.
+        validation: its scores on the validation rows.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    rows: int
+    validation: Scores
+
+
+def fit_probe(
+    features: Callable[[Sequence[Example]], np.ndarray],
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    classes: int,
+    most_rows: int = MOST,
+) -> Probe:
+    """Fit logistic regression on features of equal spread; the validation rows choose its regularisation.
+
+    Args:
+        features: rows → what the untouched base makes of them, # (examples, features)
+        train: rows to fit on; of more than `most_rows` a part.
+        validation: rows that choose the regularisation.
+        classes: how many there are.
+        most_rows: training rows to fit on, about, and one of each class at least.
+    """
+    some = _some(train, most_rows)
+    seen, held = features(some), features(validation)
+    centre, scale = _even(seen)
+    model, _ = _fitted((seen - centre) * scale, (held - centre) * scale, some, validation, classes, REGULARISATION)
+    weight, bias = _folded(model, centre, scale, classes)
+    return Probe(weight, bias, len(some), scores_of(_softmax(held @ weight.T + bias), validation))
+
+
 def frozen(
     name: str, features: Callable[[Sequence[Example]], np.ndarray], train: Sequence[Example], validation: Sequence[Example], classes: int
 ) -> Rival:
@@ -73,26 +116,42 @@ def frozen(
 
     Args:
         name: of the base.
-        features: rows → what it makes of them, # (examples, width)
+        features: rows → what it makes of them, # (examples, features)
         train: rows to fit on; of very many a part.
         validation: rows that choose the regularisation.
         classes: how many there are.
     """
-    some = _some(train)
-    seen = features(some)
-    even = _even(seen)
-    model, scores = _fitted(even(seen), even(features(validation)), some, validation, classes, REGULARISATION)
+    probe = fit_probe(features, train, validation, classes, MOST)
 
     def score(examples: Sequence[Example]) -> Scores:
         parts = [examples[start : start + TOGETHER] for start in range(0, len(examples), TOGETHER)]
-        return scores_of(np.concatenate([_all_classes(model, even(features(part)), classes) for part in parts]), examples)
+        return scores_of(_softmax(np.concatenate([features(part) @ probe.weight.T + probe.bias for part in parts])), examples)
 
-    return Rival(f"{name}, frozen + logistic regression", score, scores)
+    return Rival(f"{name}, frozen + logistic regression", score, probe.validation)
 
 
-def _some(train: Sequence[Example]) -> Sequence[Example]:
+def _folded(model: Any, centre: np.ndarray, scale: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """A logistic regression on features of equal spread as one matrix and bias for the features themselves; a class that no row had is all but ruled out."""
+    weight, bias = np.zeros((classes, len(centre))), np.full(classes, np.log(RULED_OUT))
+    if not hasattr(model, "coef_"):  # all rows are of one class
+        bias[model.classes_] = 0.0
+        return weight, bias
+    slopes, start = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
+    if len(model.classes_) == 2:  # scikit-learn keeps the second class's logit alone
+        slopes, start = np.concatenate([0 * slopes, slopes]), np.concatenate([0 * start, start])
+    slopes = slopes * scale
+    weight[model.classes_], bias[model.classes_] = slopes, start - slopes @ centre
+    return weight, bias
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+def _some(train: Sequence[Example], most_rows: int) -> Sequence[Example]:
     """All rows, or about so many of each class as it has among all, one at least."""
-    every = -(-len(train) // MOST)
+    every = -(-len(train) // most_rows)
     if every == 1:
         return train
     seen: Counter[Any] = Counter()
@@ -104,12 +163,11 @@ def _some(train: Sequence[Example]) -> Sequence[Example]:
     return found
 
 
-def _even(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that gives every column the same mean and spread that it has in these rows, and rows a length of about `LENGTH`."""
+def _even(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What to take off every column, and what to multiply it by then, so that all have the same spread in these rows, and rows a length of about `LENGTH`."""
     centre, spread = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
     scale = LENGTH / np.sqrt(rows.shape[1]) / np.maximum(spread, 1e-6 + 1e-3 * spread.mean())
-    centre, scale = centre.astype(np.float32), scale.astype(np.float32)
-    return lambda others: (others - centre) * scale
+    return centre.astype(np.float32), scale.astype(np.float32)
 
 
 def _fitted(
@@ -141,7 +199,7 @@ def _fitted(
 
 def _all_classes(model: Any, features: Any, classes: int) -> np.ndarray:
     """Probabilities with a column for every class, also those that no training row had."""
-    found = np.full((features.shape[0], classes), 1e-9)
+    found = np.full((features.shape[0], classes), RULED_OUT)
     found[:, model.classes_] = model.predict_proba(features)
     return found / found.sum(1, keepdims=True)
 

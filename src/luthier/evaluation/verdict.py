@@ -1,4 +1,4 @@
-"""The last word: better than the better rival, beyond noise?"""
+"""The last word: better than the strongest baseline, beyond noise?"""
 
 from __future__ import annotations
 
@@ -8,21 +8,30 @@ from typing import Any
 
 from luthier.core.finding import Finding, Severity
 from luthier.core.types import Scores
+from luthier.core.words import duration
 from luthier.evaluation.compare import interval, paired
 from luthier.evaluation.metrics import METRICS, measure
 
 WORDS: dict[str, Severity] = {"improved": "good", "no_evidence": "warning", "worse": "stop"}
 
 
-def decide(task: str, metrics: tuple[str, ...], ours: Scores, base: tuple[str, Scores], trivial: Mapping[str, Scores]) -> dict[str, Any]:
-    """Compare with both rivals on the sealed test rows.
+def decide(
+    task: str,
+    metrics: tuple[str, ...],
+    ours: Scores,
+    base: tuple[str, Scores],
+    trivial: Mapping[str, Scores],
+    against_base: bool = True,
+) -> dict[str, Any]:
+    """Compare with the baselines on the sealed test rows.
 
     Args:
         task: classification or chat.
         metrics: the first decides.
-        ours: the trained model's scores.
+        ours: the scores of what ships.
         base: the untouched base's name and scores.
-        trivial: the trivial models' scores by name; the best of them is the trivial rival.
+        trivial: the trivial models' scores by name; the best of them is the trivial baseline.
+        against_base: False where the untouched base with logistic regression is itself what ships.
 
     Returns:
         The content of verdict.json, without the run's costs. `difference.value` is the improvement: positive is better.
@@ -31,19 +40,11 @@ def decide(task: str, metrics: tuple[str, ...], ours: Scores, base: tuple[str, S
     metric = METRICS[name]
     sign = 1 if metric.higher else -1
     low, high = interval(name, ours)
-
-    def all_of(scores: Scores) -> dict[str, float]:
-        return {other: value for other, value in measure(scores, metrics[1:]).items() if math.isfinite(value)}
-
-    def described(label: str, scores: Scores) -> dict[str, Any]:
-        own_low, own_high = interval(name, scores)
-        return {"name": label, "value": measure(scores, (name,))[name], "low": own_low, "high": own_high, "metrics": all_of(scores)}
-
-    rivals = {"base": described(*base)}
+    baselines = {"base": describe(metrics, *base)}
     best = max(trivial, key=lambda label: sign * measure(trivial[label], (name,))[name])
-    rivals["trivial"] = described(best, trivial[best])
-    better = max(rivals, key=lambda rival: sign * rivals[rival]["value"])
-    value, worst, most = paired(name, ours, base[1] if better == "base" else trivial[best])
+    baselines["trivial"] = describe(metrics, best, trivial[best])
+    strongest = max(("base", "trivial") if against_base else ("trivial",), key=lambda which: sign * baselines[which]["value"])
+    value, worst, most = paired(name, ours, base[1] if strongest == "base" else trivial[best])
     word = "improved" if worst > 0 else "worse" if most < 0 else "no_evidence"
     return {
         "task": task,
@@ -54,26 +55,54 @@ def decide(task: str, metrics: tuple[str, ...], ours: Scores, base: tuple[str, S
             "low": low,
             "high": high,
             "n": len(ours.loss),
-            **all_of(ours),
+            **_others(metrics, ours),
         },
-        "base": rivals["base"],
-        "trivial": rivals["trivial"],
-        "others": [described(label, scores) for label, scores in trivial.items() if label != best],
-        "difference": {"against": better, "name": rivals[better]["name"], "value": value, "low": worst, "high": most},
+        "base": baselines["base"],
+        "trivial": baselines["trivial"],
+        "others": [describe(metrics, label, scores) for label, scores in trivial.items() if label != best],
+        "difference": {"against": strongest, "name": baselines[strongest]["name"], "value": value, "low": worst, "high": most},
         "verdict": word,
     }
 
 
+def describe(metrics: tuple[str, ...], label: str, scores: Scores) -> dict[str, Any]:
+    """A model's metrics on the test rows, with the interval of the first.
+
+    Args:
+        metrics: in `METRICS`; the first decides.
+        label: the model, for a person.
+        scores: on the test rows.
+    """
+    low, high = interval(metrics[0], scores)
+    value = measure(scores, metrics[:1])[metrics[0]]
+    return {"name": label, "value": value, "low": low, "high": high, "metrics": _others(metrics, scores)}
+
+
+def _others(metrics: tuple[str, ...], scores: Scores) -> dict[str, float]:
+    return {name: value for name, value in measure(scores, metrics[1:]).items() if math.isfinite(value)}
+
+
 def sentence(verdict: Mapping[str, Any]) -> str:
     """The verdict for a person."""
-    difference = verdict["difference"]
-    amount = f"{shown(verdict['metric'], difference['value'], signed=True)} [{shown(verdict['metric'], difference['low'], signed=True)}, {shown(verdict['metric'], difference['high'], signed=True)}]"
-    rival = f"the better rival ({difference['name']})"
-    return {
-        "improved": f"Better than {rival} by {amount}: beyond noise on {verdict['test']['n']:,} unseen rows.",
-        "no_evidence": f"No evidence that it is better than {rival}: the difference is {amount} on {verdict['test']['n']:,} unseen rows.",
-        "worse": f"Worse than {rival} by {amount} on {verdict['test']['n']:,} unseen rows.",
-    }[verdict["verdict"]]
+    difference, metric, rows = verdict["difference"], verdict["metric"], f"{verdict['test']['n']:,} unseen rows"
+    ends = [difference["low"], difference["high"]]
+    if verdict["verdict"] == "worse":
+        amount = f"{_without_sign(metric, difference['value'])} [{', '.join(_bare(metric, -end) for end in reversed(ends))}]"
+        return f"Worse by {amount} than {difference['name']}, the strongest baseline, on {rows}."
+    value, what = difference["value"], ""
+    if not verdict["higher_is_better"]:
+        value, ends, what = -value, [-end for end in reversed(ends)], f"{metric} "
+    amount = f"{what}{shown(metric, value, signed=True)} [{', '.join(_bare(metric, end) for end in ends)}]"
+    end = {"improved": "better beyond noise", "no_evidence": "no evidence that it is better"}[verdict["verdict"]]
+    return f"{amount} against {difference['name']}, the strongest baseline: {end} on {rows}."
+
+
+def _without_sign(metric: str, value: float) -> str:
+    return shown(metric, abs(value), signed=True).removeprefix("+")
+
+
+def _bare(metric: str, value: float) -> str:
+    return shown(metric, value, signed=True).removeprefix("+").removesuffix(" points")
 
 
 def shown(metric: str, value: float, signed: bool = False) -> str:
@@ -88,17 +117,39 @@ def times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
+def cause(verdict: Mapping[str, Any]) -> str:
+    """What the budget's cut may explain, and which budget would not have cut; empty where there is nothing to explain.
+
+    Args:
+        verdict: with `cut` where the budget cut the training.
+    """
+    cut = verdict.get("cut")
+    if not cut or (verdict["verdict"] == "improved" and verdict.get("ships") != "probe"):
+        return ""
+    return (
+        f"the budget of {duration(cut['budget'])} cut the training to {cut['steps']:,} of {cut['wanted']:,} steps, which is the likely reason: "
+        f"`--budget {budget(cut['enough'])}` would be enough for all of them"
+    )
+
+
+def budget(seconds: float) -> str:
+    """A time as one types it after --budget, rounded up.
+
+    Args:
+        seconds: 0 or more.
+    """
+    return f"{-int(-seconds // 10) * 10}s" if seconds < 110 else f"{-int(-seconds // 60)}m"
+
+
 def finding(verdict: Mapping[str, Any]) -> Finding:
     """The verdict among the findings."""
-    remedies = {
-        "improved": "",
-        "no_evidence": "more rows, more epochs or a stronger base (`luthier similar` names it) may show a difference; or use the rival, it is simpler",
-        "worse": "use the rival; look at the findings for the reason",
-    }
+    more = "more rows, more training or a stronger base may help (`luthier similar` ranks the bases on this machine)"
+    remedies = {"improved": "", "no_evidence": more, "worse": f"{more}; the other findings may name the reason"}
+    remedy = "; ".join(part for part in (cause(verdict), remedies[verdict["verdict"]]) if part)
     return Finding(
         check="verdict",
         severity=WORDS[verdict["verdict"]],
         claim=sentence(verdict),
         evidence=dict(verdict["difference"]),
-        remedy=remedies[verdict["verdict"]],
+        remedy=remedy,
     )

@@ -21,7 +21,20 @@ TOGETHER = 2048
 
 
 def views(model: PackedNetwork, batch: Batch) -> np.ndarray:
-    """What an untouched base makes of rows: the mean of a row's tokens behind half of the blocks, two thirds, and all; of a decoder also its last token.
+    """What an untouched base makes of rows, as `layer_means` says it.
+
+    Args:
+        model: read in eval mode.
+        batch: rows.
+
+    Returns:
+        # (examples, views, width)
+    """
+    return layer_means(model, batch).cpu().numpy()
+
+
+def layer_means(model: PackedNetwork, batch: Batch) -> torch.Tensor:
+    """The mean of a row's tokens behind half of the blocks, two thirds, and all; of a decoder also its last token, at the same places.
 
     A base's top is made for what it was trained for; together with the floors below it tells more (docs/log.md).
 
@@ -32,12 +45,19 @@ def views(model: PackedNetwork, batch: Batch) -> np.ndarray:
     Returns:
         # (examples, views, width)
     """
-    count = len(model.blocks)
-    floors = sorted({round(count / 2), round(count * 2 / 3), count} - {0})
     with torch.no_grad():
-        states = [each.float() for each in model.floors(batch, floors)]
+        states = [each.float() for each in model.floors(batch, depths_read(len(model.blocks)))]
         poolings = ("mean", "last") if model.causal else ("mean",)
-        return torch.stack([by_row(each, batch, pooling) for pooling in poolings for each in states], 1).cpu().numpy()
+        return torch.stack([by_row(each, batch, pooling) for pooling in poolings for each in states], 1)
+
+
+def depths_read(blocks: int) -> list[int]:
+    """Behind how many blocks a base is read: half, two thirds, all.
+
+    Args:
+        blocks: that it has.
+    """
+    return sorted({round(blocks / 2), round(blocks * 2 / 3), blocks} - {0})
 
 
 def unit_rows(model: PackedNetwork, batch: Batch) -> np.ndarray:

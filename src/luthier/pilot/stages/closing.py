@@ -31,12 +31,11 @@ def concluded(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]
     place, face = way.place, way.face
     name_never_predicted(way, missed_at(place, best["step"]), "validation")
     face.stage("verdict", plural(len(way.intake.records["test"]), "sealed test row"))
-    verdict = judged(way, experiment, work, best)
+    verdict, shipped = judged(way, experiment, work, best)
     face.stage("bundle")
     counts = {part: len(rows) for part, rows in way.intake.records.items()}
-    write_bundle(
-        place.folder / "bundle", work.model, way.tokenizer, experiment, way.base, write_card(experiment, way.base, verdict, counts)
-    )
+    card = write_card(experiment, way.base, verdict, counts)
+    write_bundle(place.folder / "bundle", work.model, way.tokenizer, experiment, way.base, card, shipped)
     verdict["seconds"] = round(way.spent, 2)
     if place.happened("inexact"):
         verdict["inexact"] = place.happened("inexact")[-1]["differences"]

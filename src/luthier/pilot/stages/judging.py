@@ -1,24 +1,26 @@
-"""The sealed rows, opened once: the trained model against its rivals."""
+"""The sealed rows, opened once: what ships against what is left to compare it with."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from luthier.core.run import Run
 from luthier.core.types import Example, Scores
+from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
 from luthier.evaluation.choice import metrics_at_verdict
 from luthier.evaluation.generated import ANSWERED_AT_VERDICT
-from luthier.evaluation.metrics import calibration, confusion, never_predicted, per_class
+from luthier.evaluation.metrics import calibration, confusion, measure, never_predicted, per_class
 from luthier.evaluation.score import score
-from luthier.evaluation.verdict import decide, finding
+from luthier.evaluation.verdict import decide, describe, finding
 from luthier.experiment import Experiment
 from luthier.models.precision import compute_in
+from luthier.pilot.stages.candidates import LABELS, PROBE, TRAINED, Candidates, fit_candidates, score_candidates
 from luthier.pilot.stages.features import Features
 from luthier.pilot.stages.samples import compared
 from luthier.pilot.stages.unpredicted import name_never_predicted
@@ -26,65 +28,124 @@ from luthier.pilot.stages.way import Way
 from luthier.training.assemble import load_model, prefix
 from luthier.training.steps import Work
 
-Rivals = list[tuple[str, Callable[[Sequence[Example]], Scores]]]
-"""Names and scorers; the first is the base, the others are trivial."""
+LEEWAY = 1.1
+"""Of a forecast, so that a budget that is named as enough is."""
 
 
-def judged(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -> dict[str, Any]:
-    """Fit the rivals on the training rows, open the sealed rows once, and compare.
+def judged(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -> tuple[dict[str, Any], Shipped]:
+    """Fit the baselines on the training rows, open the sealed rows once, and compare.
 
     Args:
         way: knows the rows.
         experiment: of the run.
-        work: its model holds the chosen checkpoint.
+        work: its model holds the chosen checkpoint; a classifier's is at its temperature afterwards.
         best: the evaluation that chose it.
 
     Returns:
-        The content of verdict.json, without the run's seconds.
+        The content of verdict.json, without the run's seconds; and what ships.
     """
-    place, task = way.place, way.intake.spec.task or ""
-    with (_chat_rivals if task == "chat" else _class_rivals)(way, experiment, work) as rivals:
-        place.event("test_opened", rows=len(way.intake.records["test"]))
-        test = way.examples("test")
-        work.model.prefix = prefix(experiment, work.model, test, getattr(torch, experiment.training.dtype), {})
-        ours = score(work.model, work.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
-        base, *trivial = [(name, scored(test)) for name, scored in rivals]
-    verdict = decide(task, metrics_at_verdict(work.objective.metrics, task), ours, base, dict(trivial))
-    verdict |= {
+    place = way.place
+    found, details, shipped = (judge_chat if way.intake.spec.task == "chat" else judge_classifier)(way, experiment, work)
+    found |= {
         "checkpoint": best["step"],
         "validation": {name: best[name] for name in work.objective.metrics},
         "test_opened": len(place.happened("test_opened")),
     }
-    details = _rows(work, test, ours, base[1]) | (compared(way, work, test) if task == "chat" else _by_class(experiment, ours))
+    cut = budget_cut(place)
+    if cut:
+        found["cut"] = cut
     place.write_json("evaluation.json", details)
-    name_never_predicted(way, never_predicted(ours), "test")
-    place.find(finding(verdict))
-    return verdict
+    place.find(finding(found))
+    return found, shipped
 
 
-@contextlib.contextmanager
-def _chat_rivals(way: Way, experiment: Experiment, work: Work) -> Iterator[Rivals]:
-    """The untouched base, and word frequencies that copy."""
+def judge_chat(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
+    """The trained model against the untouched base, and word frequencies that copy."""
     untouched = compute_in(load_model(experiment, way.base), getattr(torch, experiment.training.dtype)).eval()
-    trivial = baselines.copier(way.examples("train"), way.examples("validation"), len(way.tokenizer))
+    copier = baselines.copier(way.examples("train"), way.examples("validation"), len(way.tokenizer))
+    test = open_test(way, experiment, work)
+    untouched.prefix = work.model.prefix  # frozen blocks say the same in both
+    ours = score(work.model, work.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
+    base = f"{way.base.name}, untouched", score(untouched, way.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
+    found = decide("chat", metrics_at_verdict(work.objective.metrics, "chat"), ours, base, {copier.name: copier.score(test)})
+    return found, _rows(work, test, ours, base) | compared(way, work, test), Shipped()
 
-    def scored(test: Sequence[Example]) -> Scores:
-        untouched.prefix = work.model.prefix  # frozen blocks say the same in both
-        return score(untouched, way.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
 
-    yield [(f"{way.base.name}, untouched", scored), (trivial.name, trivial.score)]
-
-
-@contextlib.contextmanager
-def _class_rivals(way: Way, experiment: Experiment, work: Work) -> Iterator[Rivals]:
-    """Logistic regression on the frozen base; and the most frequent class, and words alone."""
+def judge_classifier(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
+    """The candidate that the validation rows choose, against those that are simpler."""
     given = way.examples("train"), way.examples("validation"), len(way.intake.labels)
     with Features(way, experiment, work.model) as features:
-        base = baselines.frozen(way.base.name, features, *given)
+        candidates = fit_candidates(way, work, features)
         way.signals.poll()
         trivial = [baselines.majority(*given), baselines.words(*given, experiment.data.input)]
         way.signals.poll()
-        yield [(rival.name, rival.score) for rival in (base, *trivial)]
+        test = open_test(way, experiment, work)
+        scores, before = score_candidates(candidates, work, test, way.signals.poll)
+    ours, metrics = scores[candidates.ships], metrics_at_verdict(work.objective.metrics, "classification")
+    base = f"{way.base.name}, frozen + logistic regression", scores[PROBE]
+    others = {rival.name: rival.score(test) for rival in trivial}
+    found = decide("classification", metrics, ours, base, others, against_base=candidates.ships != PROBE)
+    found |= {"ships": candidates.ships, "why": candidates.why, "candidates": []}
+    found["candidates"] = list_candidates(candidates, metrics, scores, {PROBE: found["base"], candidates.ships: found["test"]})
+    other = TRAINED if candidates.ships == PROBE else PROBE
+    details = _rows(work, test, ours, (LABELS[other], scores[other])) | _by_class(experiment, ours)
+    name_never_predicted(way, never_predicted(ours), "test")
+    details["temperature"] = candidates.temperatures[candidates.ships]
+    details["calibration_error"] = {
+        when: measure(each, ("calibration_error",))["calibration_error"]
+        for when, each in (("before", before[candidates.ships]), ("after", ours))
+    }
+    return found, details, candidates.shipped
+
+
+def open_test(way: Way, experiment: Experiment, work: Work) -> list[Example]:
+    """The sealed rows, noted as opened; what frozen blocks say of them is kept for the models that share these."""
+    way.place.event("test_opened", rows=len(way.intake.records["test"]))
+    test = way.examples("test")
+    work.model.prefix = prefix(experiment, work.model, test, getattr(torch, experiment.training.dtype), {})
+    return test
+
+
+def list_candidates(
+    candidates: Candidates, metrics: tuple[str, ...], scores: Mapping[str, Scores], known: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Each candidate with its validation and test scores, for verdict.json.
+
+    Args:
+        candidates: with their validation scores.
+        metrics: the first decides.
+        scores: of each on the test rows.
+        known: value and interval on the test rows where they have been computed already.
+    """
+    metric = metrics[0]
+
+    def tested(name: str) -> dict[str, Any]:
+        found = known[name] if name in known else describe(metrics, name, scores[name])
+        return {"metric": metric, **{key: found[key] for key in ("value", "low", "high")}}
+
+    return [
+        {
+            "name": name,
+            "label": LABELS[name],
+            "validation": {metric: measure(candidates.validation[name], (metric,))[metric]},
+            "test": tested(name),
+            "temperature": candidates.temperatures[name],
+            "seconds": round(candidates.seconds[name], 2),
+            "chosen": name == candidates.ships,
+        }
+        for name in scores
+    ]
+
+
+def budget_cut(place: Run) -> dict[str, float] | None:
+    """How far the budget cut the training, and the seconds that would have been enough; None where it did not."""
+    happened, planned, trained = (place.happened(name) for name in ("cut_to_budget", "planned", "trained"))
+    if not happened or not planned or not trained or trained[-1]["step"] < happened[-1]["steps"]:  # it had stopped earlier by itself
+        return None
+    cut, forecast = happened[-1], planned[-1]["forecast"]
+    a_step = forecast["seconds"] / max(forecast["steps"], 1)  # the evaluations on the way included
+    enough = cut["budget"] + (cut["wanted"] - cut["steps"]) * a_step * LEEWAY
+    return {"steps": cut["steps"], "wanted": cut["wanted"], "budget": cut["budget"], "enough": round(enough, 1)}
 
 
 def _by_class(experiment: Experiment, ours: Scores) -> dict[str, Any]:
@@ -99,15 +160,15 @@ def _by_class(experiment: Experiment, ours: Scores) -> dict[str, Any]:
     }
 
 
-def _rows(work: Work, test: Sequence[Example], ours: Scores, base: Scores, shown: int = 8) -> dict[str, Any]:
-    """The rows it does worst and best on, and those it gained and lost most against the base."""
-    each, rival = (scores.loss / np.maximum(scores.count, 1) for scores in (ours, base))
+def _rows(work: Work, test: Sequence[Example], ours: Scores, other: tuple[str, Scores], shown: int = 8) -> dict[str, Any]:
+    """The rows it does worst and best on, with what another model loses there."""
+    each, theirs = (scores.loss / np.maximum(scores.count, 1) for scores in (ours, other[1]))
     told = np.flatnonzero(ours.count > 0)  # a row that was cut before its answer says nothing about the model
     labels: Any = getattr(work.experiment.objective, "labels", None)
 
     def row(position: int) -> dict[str, Any]:
         record = test[position].record
-        found = {"file": Path(record.source).name, "line": record.row, "loss": each[position], "base_loss": rival[position],
+        found = {"file": Path(record.source).name, "line": record.row, "loss": each[position], "other_loss": theirs[position],
                  "input": [str(record.values.get(name) or "")[:600] for name in work.experiment.data.input]}  # fmt: skip
         if labels and ours.probabilities is not None:
             said = int(ours.probabilities[position].argmax())
@@ -121,5 +182,5 @@ def _rows(work: Work, test: Sequence[Example], ours: Scores, base: Scores, shown
         return found
 
     order = told[np.argsort(-each[told], kind="stable")]
-    return {"worst": [row(position) for position in order[:shown]], "best": [row(position) for position in order[::-1][:shown]],
+    return {"other": other[0], "worst": [row(position) for position in order[:shown]], "best": [row(position) for position in order[::-1][:shown]],
             "truncated": sum(example.facts.get("cut", 0) > 0 for example in test)}  # fmt: skip

@@ -1,0 +1,127 @@
+"""What a classifier's run could ship: the trained model, logistic regression on the untouched base, or their average; validation rows choose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from luthier.core.types import Example, Scores
+from luthier.delivery.bundle import Shipped
+from luthier.evaluation import baselines
+from luthier.evaluation.calibrate import at_temperature, average, fit_temperature
+from luthier.evaluation.choose import choose
+from luthier.evaluation.metrics import measure
+from luthier.evaluation.score import score
+from luthier.evaluation.verdict import shown
+from luthier.models.linear_probe import LinearProbe, divide_logits
+from luthier.pilot.stages.features import Features
+from luthier.pilot.stages.way import Way
+from luthier.training.steps import Work
+
+TRAINED, PROBE, AVERAGE = "trained", "probe", "average"
+LABELS = {
+    TRAINED: "the trained model",
+    PROBE: "logistic regression on the untouched base",
+    AVERAGE: "the average of the trained model and logistic regression on the untouched base",
+}
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What could ship, each at its own temperature, and what does.
+
+    Args:
+        ships: trained, probe or average.
+        why: one line for a person.
+        temperatures: of each.
+        validation: the scores of each on the validation rows.
+        seconds: that each took beyond training.
+        probe: with its temperature; its base is in memory as long as the features are.
+    """
+
+    ships: str
+    why: str
+    temperatures: Mapping[str, float]
+    validation: Mapping[str, Scores]
+    seconds: Mapping[str, float]
+    probe: LinearProbe
+
+    @property
+    def shipped(self) -> Shipped:
+        """For the bundle."""
+        return Shipped(self.ships, self.temperatures[self.ships], None if self.ships == TRAINED else self.probe)
+
+
+def fit_candidates(way: Way, work: Work, features: Features, most_rows: int = baselines.MOST) -> Candidates:
+    """Fit the linear probe and the temperatures, and let the validation rows choose; the trained model is at its temperature then.
+
+    Args:
+        way: knows the rows.
+        work: its model holds the chosen checkpoint; its logits are divided by its temperature.
+        features: of the untouched base, in memory.
+        most_rows: training rows that the probe is fitted on, about.
+    """
+    began = time.monotonic()
+    train, validation, classes = way.examples("train"), way.examples("validation"), len(way.intake.labels)
+    fitted = baselines.fit_probe(features, train, validation, classes, most_rows)
+    probe_seconds = time.monotonic() - began
+    way.signals.poll()
+    raw = {TRAINED: score(work.model, work.objective, validation, poll=way.signals.poll), PROBE: fitted.validation}
+    temperatures = {name: fit_temperature(scores) for name, scores in raw.items()}
+    held = {name: at_temperature(scores, temperatures[name]) for name, scores in raw.items()}
+    both = average(held[TRAINED], held[PROBE])
+    temperatures[AVERAGE] = fit_temperature(both)
+    held[AVERAGE] = at_temperature(both, temperatures[AVERAGE])
+    divide_logits(work.model, temperatures[TRAINED])
+    probe = LinearProbe(features.model, torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias), temperatures[PROBE])
+    metric = work.objective.metrics[0]
+    asked = work.experiment.training.ships
+    ships = choose(held, metric) if asked == "auto" else asked
+    why = explain(ships, metric, held, asked != "auto")
+    way.face.say(why)
+    way.place.event("ships", candidate=ships, metric=metric, temperatures=temperatures, probe_rows=fitted.rows,
+                    probe_seconds=round(probe_seconds, 2), validation={name: measure(scores, (metric, "loss")) for name, scores in held.items()})  # fmt: skip
+    seconds = {TRAINED: 0.0, PROBE: probe_seconds, AVERAGE: probe_seconds}
+    return Candidates(ships, why, temperatures, held, seconds, probe)
+
+
+def explain(ships: str, metric: str, validation: Mapping[str, Scores], asked: bool = False) -> str:
+    """Which candidate ships, and what the validation rows said of all, in one line.
+
+    Args:
+        ships: trained, probe or average.
+        metric: that decides.
+        validation: the scores of each on the validation rows.
+        asked: whether a person chose it, not the validation rows.
+    """
+    values = {name: shown(metric, measure(scores, (metric,))[metric]) for name, scores in validation.items()}
+    start = "ships, as set" if asked else "ships"
+    if ships == AVERAGE:
+        return f"{start}: the average of {LABELS[TRAINED]} (validation {metric} {values[TRAINED]}) and {LABELS[PROBE]} ({values[PROBE]}): {values[AVERAGE]}"
+    others = ", ".join(f"{'their average' if name == AVERAGE else LABELS[name]}: {values[name]}" for name in values if name != ships)
+    return f"{start}: {LABELS[ships]} (validation {metric} {values[ships]}; {others})"
+
+
+def score_candidates(candidates: Candidates, work: Work, test: Sequence[Example], poll: Any) -> tuple[dict[str, Scores], dict[str, Scores]]:
+    """Every candidate on the test rows, once; the average is that of what the two said.
+
+    Args:
+        candidates: with the probe.
+        work: its model is at its temperature.
+        test: the sealed rows.
+        poll: called between batches.
+
+    Returns:
+        The scores of each at its temperature, and as they would be without any.
+    """
+    probe, temperatures = candidates.probe, candidates.temperatures
+    probe.base.prefix = work.model.prefix  # frozen blocks say the same in both
+    found = {model: score(module, work.objective, test, poll=poll) for model, module in ((TRAINED, work.model), (PROBE, probe))}
+    before = {name: at_temperature(scores, 1 / temperatures[name]) for name, scores in found.items()}
+    found[AVERAGE] = at_temperature(average(found[TRAINED], found[PROBE]), temperatures[AVERAGE])
+    before[AVERAGE] = average(before[TRAINED], before[PROBE])
+    return found, before

@@ -1,0 +1,65 @@
+"""One temperature: found where there is one, 1 where the rows are too few to tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from luthier.core.types import Scores
+from luthier.evaluation.calibrate import at_temperature, average, fit_temperature
+from luthier.evaluation.metrics import measure
+
+
+def scores(count: int, heat: float, seed: int = 0, classes: int = 4) -> Scores:
+    """Rows of a classifier that is calibrated at heat 1, and surer than it is right where the heat is above that."""
+    draws = np.random.default_rng(seed)
+    logits = draws.normal(size=(count, classes)) * 2
+    true = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    target = np.array([draws.choice(classes, p=share) for share in true])
+    shares = np.exp(heat * logits)
+    shares /= shares.sum(1, keepdims=True)
+    return Scores(-np.log(shares[np.arange(count), target]), np.ones(count), target, shares)
+
+
+@pytest.mark.parametrize("heat", [0.5, 2.0, 3.0])
+def test_the_temperature_that_was_planted_is_found(heat: float) -> None:
+    found = fit_temperature(scores(2000, heat))
+    assert found == pytest.approx(heat, rel=0.08)
+    test = scores(5000, heat, seed=1)
+    before, after = (measure(each, ("accuracy", "calibration_error", "loss")) for each in (test, at_temperature(test, found)))
+    assert after["calibration_error"] < before["calibration_error"] / 2
+    assert after["loss"] < before["loss"]
+    assert after["accuracy"] == before["accuracy"]
+
+
+def test_a_few_rows_that_are_all_right_do_not_make_a_model_sure_of_everything() -> None:
+    target = np.arange(40) % 2
+    shares = np.where(np.eye(2)[target] > 0, 0.9, 0.1)
+    found = fit_temperature(Scores(-np.log(shares[np.arange(40), target]), np.ones(40), target, shares))
+    assert 0.4 < found < 1.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_on_few_rows_a_calibrated_model_stays_about_as_it_is(seed: int) -> None:
+    assert fit_temperature(scores(60, 1.0, seed)) == pytest.approx(1.0, abs=0.45)
+    assert fit_temperature(scores(10, 3.0, seed)) == 1.0  # too few to tell
+
+
+def test_a_temperature_that_does_not_help_unseen_rows_is_1() -> None:
+    kept = [fit_temperature(scores(200, 1.0, seed)) for seed in range(10)]
+    assert kept.count(1.0) >= 4
+
+
+def test_a_temperature_and_its_inverse_are_nothing() -> None:
+    some = scores(50, 1.0)
+    back = at_temperature(at_temperature(some, 1.7), 1 / 1.7)
+    assert back.probabilities == pytest.approx(some.probabilities, abs=1e-9)
+    assert back.loss == pytest.approx(some.loss, abs=1e-9)
+
+
+def test_the_average_of_two_is_the_mean_of_what_they_say() -> None:
+    one, two = scores(50, 1.0), scores(50, 3.0)
+    both = average(one, two)
+    assert one.probabilities is not None and two.probabilities is not None and both.probabilities is not None
+    assert both.probabilities == pytest.approx((one.probabilities + two.probabilities) / 2)
+    assert both.loss == pytest.approx(-np.log(both.probabilities[np.arange(50), one.target]))

@@ -1,0 +1,58 @@
+"""The verdict in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from luthier.evaluation.verdict import budget, cause, finding, sentence
+
+
+def verdict(word: str, value: float, low: float, high: float, metric: str = "accuracy", **more: Any) -> dict[str, Any]:
+    difference = {"against": "trivial", "name": "TF-IDF + logistic regression", "value": value, "low": low, "high": high}
+    higher = metric == "accuracy"
+    return {"verdict": word, "metric": metric, "higher_is_better": higher, "difference": difference, "test": {"n": 1600}, **more}
+
+
+@pytest.mark.parametrize("given, words", [
+    (("improved", 0.031, 0.01, 0.052),
+     "+3.1 points [1.0, 5.2] against TF-IDF + logistic regression, the strongest baseline: better beyond noise on 1,600 unseen rows."),
+    (("no_evidence", -0.004, -0.02, 0.012),
+     "-0.4 points [-2.0, 1.2] against TF-IDF + logistic regression, the strongest baseline: no evidence that it is better on 1,600 unseen rows."),
+    (("worse", -0.085, -0.11, -0.06),
+     "Worse by 8.5 points [6.0, 11.0] than TF-IDF + logistic regression, the strongest baseline, on 1,600 unseen rows."),
+    (("improved", 0.12, 0.1, 0.15, "loss"),
+     "loss -0.1200 [-0.1500, -0.1000] against TF-IDF + logistic regression, the strongest baseline: better beyond noise on 1,600 unseen rows."),
+    (("worse", -0.12, -0.15, -0.1, "loss"),
+     "Worse by 0.1200 [0.1000, 0.1500] than TF-IDF + logistic regression, the strongest baseline, on 1,600 unseen rows."),
+])  # fmt: skip
+def test_a_verdict_is_one_plain_sentence(given: tuple[Any, ...], words: str) -> None:
+    assert sentence(verdict(*given)) == words
+
+
+@pytest.mark.parametrize("word, value", [("no_evidence", 0.0), ("worse", -0.1)])
+def test_nobody_is_told_to_use_a_model_of_which_there_is_no_file(word: str, value: float) -> None:
+    found = finding(verdict(word, value, value - 0.01, value + 0.01))
+    assert "rival" not in found.claim + found.remedy
+    assert "use the" not in found.remedy
+    assert "luthier similar" in found.remedy
+
+
+def test_a_training_that_the_budget_cut_is_the_likely_reason_unless_it_won() -> None:
+    cut = {"steps": 412, "wanted": 1201, "budget": 240.0, "enough": 655.0}
+    lost = verdict("no_evidence", 0.0, -0.01, 0.01, cut=cut, ships="average")
+    assert cause(lost) == (
+        "the budget of 4 min 00 s cut the training to 412 of 1,201 steps, which is the likely reason: `--budget 11m` would be enough for all of them"
+    )
+    assert cause(lost) in finding(lost).remedy
+    assert cause(verdict("improved", 0.1, 0.05, 0.15, cut=cut, ships="probe"))
+    assert not cause(verdict("improved", 0.1, 0.05, 0.15, cut=cut, ships="trained"))
+    assert not cause(verdict("no_evidence", 0.0, -0.01, 0.01, ships="average"))
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(42.1, "50s"), (100.0, "100s"), (109.0, "110s"), (110.0, "2m"), (655.0, "11m"), (7200.0, "120m")]
+)
+def test_a_budget_that_is_named_is_no_less_than_what_is_needed(seconds: float, text: str) -> None:
+    assert budget(seconds) == text
