@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -100,3 +102,62 @@ class WarmupStableDecay(_Warm):
 def share_done(step: int, total: int) -> float:
     """How much of the run is done in the middle of a step counted from 0; never 0 and never 1."""
     return (step + 1) / (total + 1)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A step from which on a run has fewer steps left than were planned.
+
+    Args:
+        step: steps that were done when it was decided.
+        total: steps of the whole run from then on.
+        evaluations: whether the validation rows are still scored before the end.
+    """
+
+    step: int
+    total: int
+    evaluations: bool = True
+
+
+def valid_cuts(total: int, cuts: Sequence[Cut]) -> list[Cut]:
+    """The cuts in the order of their steps, without those that would make the run longer again.
+
+    Args:
+        total: steps of the run before any cut.
+        cuts: in any order; after a run was killed, a cut of before may lie behind a later decision.
+    """
+    kept: list[Cut] = []
+    for cut in sorted(cuts, key=lambda cut: cut.step):
+        fewer_evaluations = not cut.evaluations and (not kept or kept[-1].evaluations)
+        if cut.step <= total and (cut.total < total or (cut.total == total and fewer_evaluations)):
+            kept.append(cut)
+            total = cut.total
+    return kept
+
+
+def progress(schedule: Any, step: int, planned: int, cuts: Sequence[Cut] = ()) -> tuple[float, float]:
+    """How much of the run is done in the middle of a step, and the factor of the learning rate there.
+
+    From a cut on the rate falls on a straight line from where it stands to zero at the new end. A cut during the warm-up lets the rate go on rising until it
+    meets the line that falls from the full rate.
+
+    Args:
+        schedule: of the run.
+        step: counted from 0.
+        planned: steps that the schedule was laid out for.
+        cuts: in the order of their steps, each with a smaller total than the one before.
+    """
+    share, ceiling = _progress(schedule, step, planned, [cut for cut in cuts if cut.total > cut.step])
+    return share, min(schedule.factor(share_done(step, planned)), ceiling)
+
+
+def _progress(schedule: Any, step: int, planned: int, cuts: Sequence[Cut]) -> tuple[float, float]:
+    """The done share, and the highest factor that is allowed in a step."""
+    past = [cut for cut in cuts if cut.step <= step]
+    if not past:
+        share = share_done(step, planned)
+        return share, 1.0 if share < schedule.warmup else schedule.factor(share)
+    *earlier, cut = past
+    began, ceiling = _progress(schedule, cut.step, planned, earlier)
+    passed = share_done(step - cut.step, cut.total - cut.step)
+    return began + (1 - began) * passed, ceiling * (1 - passed)

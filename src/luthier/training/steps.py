@@ -13,7 +13,7 @@ from luthier.data.batches import choose, steps_in_epoch
 from luthier.experiment import Experiment
 from luthier.models.memory import give_back, out_of_memory, smaller, undisturbed
 from luthier.optim.masters import Masters
-from luthier.optim.schedules import share_done
+from luthier.optim.schedules import Cut, progress, valid_cuts
 
 
 @dataclass
@@ -32,6 +32,8 @@ class Work:
         told: called with a new entry of `shrunk`.
         planned: optimizer steps that the schedule is laid out for, where it ends early; None: `total`.
         parts: a step's rows and a limit of tokens → the pieces that go through the model one after the other.
+        cuts: where the time did not suffice: from which step on the run has fewer steps left.
+        uncut: steps of the whole run before any cut.
     """
 
     experiment: Experiment
@@ -45,7 +47,23 @@ class Work:
     told: Callable[[int, int], None] = lambda step, limit: None
     planned: int | None = None
     parts: Callable[[Batch, int], list[Batch]] = Batch.split
+    cuts: list[Cut] = field(default_factory=list)
+    uncut: int = field(default=0, init=False)
     _classes: tuple[int, ...] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.uncut = self.total
+
+    def cut(self, *cuts: Cut) -> None:
+        """Let the run have fewer steps: the learning rate falls to zero at the new end."""
+        self.cuts = valid_cuts(self.uncut, [*self.cuts, *cuts])
+        self.total = self.cuts[-1].total if self.cuts else self.uncut
+
+    def progress(self, step: int) -> tuple[float, float]:
+        """The done share of the run in a step (counted from 0), and the factor of its learning rate."""
+        before = [self.uncut, *(cut.total for cut in self.cuts)]
+        lowered = [cut for cut, total in zip(self.cuts, before, strict=False) if cut.total < total]  # the others only leave out evaluations
+        return progress(self.experiment.schedule, step, self.planned or self.uncut, lowered)
 
     def limit(self, step: int) -> int:
         """Tokens that go through the model at once in this step."""
@@ -59,7 +77,7 @@ class Work:
 
     def brief(self, experiment: Experiment, train: list[Example], total: int) -> Work:
         """The same parts for a short training of its own, whose schedule is laid out for its own steps."""
-        return replace(self, experiment=experiment, train=train, total=total, planned=None)
+        return replace(self, experiment=experiment, train=train, total=total, planned=None, cuts=[])
 
     def chosen(self, step: int) -> list[Example]:
         """The training examples that make a step (counted from 0), as prepared."""
@@ -97,18 +115,17 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
     """
     experiment, objective, model, masters = work.experiment, work.objective, work.model, work.masters
     training = experiment.training
-    schedule: Any = experiment.schedule
     adaptation: Any = experiment.adaptation
     place = next(model.parameters()).device
     in_epoch = steps_in_epoch(len(work.train), training.batch_size)
     with undisturbed():
-        for number in range(start, work.total):
-            share = share_done(number, work.planned or work.total)
+        number = start
+        while number < work.total:  # which may become fewer meanwhile
+            share, factor = work.progress(number)
             adaptation.on_progress(model, share)
             rows = work.view(work.chosen(number), number)
             batch = objective.collate(rows, experiment.seed, number).to(place)
             total, count = _summed(work, batch, number)
-            factor = schedule.factor(share)
             norm = _moved_on(work, count, factor)
             yield Step(
                 number=number + 1,
@@ -121,6 +138,7 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
                 gradient_norm=norm,
                 epoch=(number + 1) / in_epoch,
             )
+            number += 1
 
 
 def _moved_on(work: Work, count: float, factor: float) -> float:

@@ -12,6 +12,7 @@ from luthier.core.interfaces import Face, Watcher
 from luthier.core.run import Run
 from luthier.core.types import Step
 from luthier.training import checkpoints
+from luthier.training.deadline import Deadline, TimeLimit, cuts_of
 from luthier.training.steps import Work, steps
 from luthier.training.watchers import Checkpointer, EarlyStop, Evaluator, Finite, MetricsFile, Signals
 
@@ -25,10 +26,14 @@ class Fit:
         face: is told.
         signals: asked after each step.
         more: watchers that see each step last, with the last evaluation, and may end the training by `step.stop()`.
+        limit: the time to keep to; where it does not suffice, the run is cut, and the event `cut_while_training` says so.
     """
 
-    def __init__(self, run: Run, work: Work, face: Face, signals: Signals, more: Sequence[Watcher] = ()) -> None:
-        self.run, self.work, self.signals = run, work, signals
+    def __init__(
+        self, run: Run, work: Work, face: Face, signals: Signals, more: Sequence[Watcher] = (), limit: TimeLimit | None = None
+    ) -> None:
+        self.run, self.work, self.face, self.signals = run, work, face, signals
+        work.cut(*cuts_of(run))
         work.shrunk = {event["step"] - 1: event["tokens"] for event in run.happened("shrunk")}  # what was decided once is obeyed
         work.told = lambda step, tokens: _shrunk(run, face, step, tokens)
         self.metrics = MetricsFile(run)
@@ -42,6 +47,21 @@ class Fit:
         self.evaluator.latest = _latest_evaluation(run)
         stopped = run.happened("stopped_by_watcher")
         self.stop_at = stopped[-1]["step"] if stopped else 0  # where a watcher stopped the run once, it stops again
+        self.deadline: Deadline | None = None
+        if limit is not None:
+            self.keep_to(limit)
+
+    def keep_to(self, limit: TimeLimit) -> None:
+        """Watch the clock from here on.
+
+        Args:
+            limit: the time to keep to.
+        """
+        if self.deadline is not None:
+            return
+        self.deadline = Deadline(self.work, self.run, self.face, self.evaluator.looks, limit, lambda: self.evaluator.best["step"])
+        # before the evaluator: a run that is cut to the step it has just done is evaluated there
+        self.watchers = [*self.watchers[:2], self.deadline, *self.watchers[2:], self.deadline.after]
 
     def advance(self, until: int) -> None:
         """Train until so many steps are done, or nothing gets better.
@@ -52,15 +72,18 @@ class Fit:
             OutOfMemory: one row alone is too much.
             DiskFull, DiskFailed: a checkpoint could not be written; those before it are whole.
         """
-        if self.over or self.done >= until:
+        waiting = self.done > 0 and self.evaluator.looks.due(self.done) and self.evaluator.evaluated != self.done
+        if self.over or (self.done >= until and not waiting):
             return
         self.metrics.last = time.monotonic()  # a pause is nobody's step
         try:
-            if self.done and self.evaluator.looks.due(self.done) and self.evaluator.evaluated != self.done:
+            if waiting:
                 self.evaluator.evaluate(self.done)  # the stop came between the step and its evaluation
             if self.done and self.done == self.stop_at:
                 self._stop()
-            for step in steps(self.work, self.done):
+            if self.deadline is not None:
+                self.deadline.begin()
+            for step in steps(self.work, self.done) if self.done < until else ():
                 self.done = step.number
                 for watch in self.watchers:
                     watch(step)

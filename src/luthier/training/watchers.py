@@ -19,7 +19,7 @@ from luthier.core.types import Scores, Step
 from luthier.data.batches import steps_in_epoch
 from luthier.evaluation.metrics import measure, metric_of, never_predicted
 from luthier.evaluation.score import score
-from luthier.optim.schedules import share_done
+from luthier.optim.schedules import Cut, share_done
 from luthier.training.checkpoints import Writer, name_of
 from luthier.training.steps import Work
 
@@ -92,7 +92,7 @@ class Looks:
     """When the validation rows are looked at, and which looks count.
 
     Where the rate stays and falls later, its fall is what makes the weights good: until it begins no look is the best, none stops the run, and every other
-    one is left out.
+    one is left out. Where the run was cut for lack of time, the looks before its end may be left out.
 
     Args:
         work: its experiment says how often.
@@ -101,20 +101,30 @@ class Looks:
     def __init__(self, work: Work) -> None:
         training = work.experiment.training
         schedule: Any = work.experiment.schedule
-        self.total, self.planned, self.stays = work.total, work.planned or work.total, float(schedule.stays)
+        self.work, self.planned, self.stays = work, work.planned or work.uncut, float(schedule.stays)
         per_epoch = steps_in_epoch(len(work.train), training.batch_size)
-        self.every = max(1, min(work.total, round(per_epoch / training.evaluations_per_epoch)))
+        self.every = max(1, min(work.uncut, round(per_epoch / training.evaluations_per_epoch)))
 
     def due(self, number: int) -> bool:
         """Whether there is a look after this step."""
-        return number == self.total or number % (self.every if self.counts(number) else 2 * self.every) == 0
+        cut = self._cut(number)
+        if cut is not None and not cut.evaluations:
+            return number == self.work.total and cut.total > cut.step  # a run that is stopped at once keeps its best checkpoint so far
+        return number == self.work.total or number % (self.every if self.counts(number) else 2 * self.every) == 0
 
     def counts(self, number: int) -> bool:
         """Whether a look after this step may be the best, or one too many without a better one."""
-        return number == self.total or share_done(number - 1, self.planned) > self.stays
+        if number == self.work.total or share_done(number - 1, self.planned) > self.stays:
+            return True
+        return any(cut.step < number and cut.total < self.work.uncut for cut in self.work.cuts)  # its rate falls
+
+    def _cut(self, number: int) -> Cut | None:
+        """The cut that holds after this step."""
+        past = [cut for cut in self.work.cuts if cut.step <= number]
+        return past[-1] if past else None
 
     def __len__(self) -> int:
-        return sum(self.due(number) for number in range(1, self.total + 1))
+        return sum(self.due(number) for number in range(1, self.work.total + 1))
 
 
 class Evaluator:

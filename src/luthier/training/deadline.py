@@ -1,0 +1,228 @@
+"""A time budget that is watched while a run trains: late runs get fewer steps, and their learning rate still falls to zero."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from luthier.core.interfaces import Face
+from luthier.core.run import Run
+from luthier.core.types import Step
+from luthier.core.words import duration
+from luthier.optim.schedules import Cut
+from luthier.training.steps import Work
+from luthier.training.watchers import Looks
+
+LATE = 1.03
+"""A run is late when its forecast is longer than this times the budget; a little is noise."""
+AIM = 0.98
+"""Share of the budget at which a run that is cut should end."""
+FEWEST = 12
+"""Steps, at least, that tell how fast a run is."""
+RECENT = 0.05
+"""Share of the time left over which the speed is measured, and over which a run must stay late before it is cut."""
+SHORTEST, LONGEST = 1.0, 10.0
+"""Seconds between which that time lies."""
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """What a run must keep to.
+
+    Args:
+        seconds: the budget for everything.
+        spent: seconds used so far.
+        closing: seconds that verdict, bundle and report take on a machine as quick as when it was planned.
+        step: seconds that a step was planned to take.
+        evaluation: seconds that scoring the validation rows was planned to take.
+    """
+
+    seconds: float
+    spent: Callable[[], float]
+    closing: float
+    step: float
+    evaluation: float
+
+
+class Speed:
+    """How long a step takes now: from the last seconds, by tokens, without the slowest one.
+
+    Args:
+        tokens: that a step has on average.
+        planned: seconds of a step, until something is known.
+    """
+
+    def __init__(self, tokens: float, planned: float) -> None:
+        self.tokens, self.planned = tokens, planned
+        self.seen: deque[tuple[float, int]] = deque()
+        self.span = 0.0
+        self.count = 0
+
+    def note(self, seconds: float, tokens: int, span: float) -> None:
+        """Add a step; those before the last `span` seconds are forgotten.
+
+        Args:
+            seconds: that it took.
+            tokens: that it had.
+            span: seconds to look back, and `FEWEST` steps at least.
+        """
+        self.seen.append((seconds, tokens))
+        self.span += seconds
+        self.count += 1
+        while len(self.seen) > FEWEST and self.span - self.seen[0][0] > span:
+            self.span -= self.seen.popleft()[0]
+
+    @property
+    def step(self) -> float:
+        """Seconds that an average step takes now."""
+        if len(self.seen) < 3:
+            return self.planned
+        slowest = max(self.seen)
+        tokens = sum(tokens for _, tokens in self.seen) - slowest[1]
+        return (self.span - slowest[0]) / max(tokens, 1) * self.tokens
+
+
+class Deadline:
+    """A watcher that compares the time left with what the rest of the run takes, and cuts the run where that is too much.
+
+    It sees each step twice: as `__call__` before the evaluation, and as `after` when everybody has seen it.
+
+    Args:
+        work: of the run; its steps are cut.
+        run: the event `cut_while_training` goes there before the first step under the new schedule.
+        face: is told.
+        looks: when the validation rows are scored.
+        limit: to keep to.
+        best: the step of the best evaluation so far; 0 where there is none.
+    """
+
+    def __init__(self, work: Work, run: Run, face: Face, looks: Looks, limit: TimeLimit, best: Callable[[], int]) -> None:
+        self.work, self.run, self.face, self.looks, self.limit, self.best = work, run, face, looks, limit, best
+        tokens = sum(len(example.tokens) for example in work.train) / max(len(work.train), 1)
+        self.speed = Speed(tokens * min(work.experiment.training.batch_size, len(work.train)), limit.step)
+        self.evaluation = limit.evaluation
+        self.last = limit.spent()
+        self.late_since: float | None = None
+
+    def begin(self) -> None:
+        """The training goes on after a pause, which was nobody's step."""
+        self.last = self.limit.spent()
+
+    def __call__(self, step: Step) -> None:
+        """Look at the clock, before the evaluation of this step."""
+        now = self.limit.spent()
+        patience = min(LONGEST, max(SHORTEST, RECENT * (self.limit.seconds - now)))
+        self.speed.note(now - self.last, step.tokens, patience)
+        self.last = now
+        if step.number >= self.work.total:
+            return
+        if now + self.limit.closing >= self.limit.seconds * LATE:
+            self._cut(step.number, now)
+        elif now + self.closing + self._rest(step.number) <= self.limit.seconds * LATE:
+            self.late_since = None
+        elif self.late_since is None:
+            self.late_since = now
+        elif now - self.late_since >= patience and self.speed.count >= 3:
+            self._cut(step.number, now)
+
+    def after(self, step: Step) -> None:
+        """Everybody has seen the step: what an evaluation took is no part of the next one."""
+        if self.looks.due(step.number):
+            now = self.limit.spent()
+            self.evaluation, self.last = now - self.last, now
+
+    @property
+    def slower(self) -> float:
+        """How many times slower a step is than planned."""
+        return self.speed.step / max(self.limit.step, 1e-9)
+
+    @property
+    def closing(self) -> float:
+        """Seconds that verdict, bundle and report would take now; half of the budget at most, for the closing can do with less."""
+        return max(self.limit.closing, min(self.limit.closing * self.slower, self.limit.seconds / 2))
+
+    def _evaluations(self, number: int) -> int:
+        """Evaluations that are still to come, the last one included."""
+        if self.work.cuts and not self.work.cuts[-1].evaluations:
+            return 1
+        return max(1, (self.work.total - number) // self.looks.every)
+
+    def _rest(self, number: int) -> float:
+        """Seconds until the last step and its evaluation."""
+        return (self.work.total - number) * self.speed.step + self._evaluations(number) * self.evaluation
+
+    def _cut(self, number: int, now: float) -> None:
+        """Decide what is left out, write it down, and obey."""
+        before = self.work.total
+        cut = fitting_cut(
+            number, before, self.limit.seconds * AIM - now - self.closing, self.speed.step, self.evaluation, self._evaluations(number), self.best() > 0
+        )  # fmt: skip
+        why = reason(self.slower)
+        factor = self.work.progress(number)[1]
+        self.run.event("cut_while_training", step=number, total=cut.total, evaluations=cut.evaluations, before=before, factor=factor, why=why,
+                       seconds=round(now, 2), budget=self.limit.seconds, a_step=self.speed.step, planned=self.limit.step)  # fmt: skip
+        self.work.cut(cut)
+        self.late_since = None
+        self.face.say(told(before, cut, why, self.limit.seconds))
+
+
+def fitting_cut(number: int, total: int, left: float, step: float, evaluation: float, evaluations: int, has_best: bool) -> Cut:
+    """What a late run leaves out: evaluations before its end first, then steps.
+
+    Args:
+        number: steps that are done.
+        total: steps of the run.
+        left: seconds for steps and evaluations.
+        step: seconds of a step.
+        evaluation: seconds of an evaluation.
+        evaluations: that are still to come.
+        has_best: whether there is an evaluated checkpoint.
+    """
+    if evaluations > 1 and (total - number) * step + evaluation <= left:
+        return Cut(number, total, evaluations=False)
+    keep = evaluations > 1 and evaluations * evaluation <= 0.1 * left
+    cost = step * 1.02 + (evaluations * evaluation / (total - number) if keep else 0.0)
+    steps = int((left - (0 if keep else evaluation)) / max(cost, 1e-9))
+    if steps < 1:
+        return Cut(number, number, evaluations=not has_best)
+    return Cut(number, max(number, min(number + steps, total - 1)), evaluations=keep)
+
+
+def reason(slower: float) -> str:
+    """Why a run is late, for a person.
+
+    Args:
+        slower: how many times slower a step is than planned.
+    """
+    if slower > 1.2 and os.getloadavg()[0] > (os.cpu_count() or 1) + 0.5:
+        return "another program is using the processor"
+    return f"a step takes {slower:.1f} times as long as planned" if slower > 1.05 else "there is less time left than planned"
+
+
+def told(before: int, cut: Cut, why: str, budget: float) -> str:
+    """A cut in one sentence."""
+    kept = f"to keep the {duration(budget)} budget"
+    if cut.total == cut.step:
+        return f"{why}: the run ends after step {cut.step:,} of {before:,} {kept}"
+    if cut.total == before:
+        return f"{why}: the validation rows are not scored again before the end, {kept}"
+    return f"{why}: the run was cut from {before:,} to {cut.total:,} steps {kept}"
+
+
+def cuts_of(run: Run) -> list[Cut]:
+    """The cuts that were decided in a run."""
+    return [Cut(event["step"], event["total"], event["evaluations"]) for event in run.happened("cut_while_training")]
+
+
+def copy_cuts(source: Run, run: Run) -> list[Cut]:
+    """Let a run obey the cuts of another one with the same experiment, so that it comes to the same bits.
+
+    Args:
+        source: the run that was cut.
+        run: the new one.
+    """
+    for event in source.happened("cut_while_training"):
+        run.event("cut_while_training", **{name: value for name, value in event.items() if name not in ("event", "at")})
+    return cuts_of(run)
