@@ -32,7 +32,9 @@ def options(
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/<time> when not given.")]
 Budget = Annotated[
     str | None,
-    typer.Option(help="The most that all of it may take: 90s, 5m, 2h. A `run` whose time is enough for several runs is a search."),
+    typer.Option(
+        help="The most that all of it may take, with its unit: 90s, 5m, 2h. It is watched: late runs are cut. A `run` whose time is enough for several runs is a search."
+    ),
 ]
 Metric = Annotated[
     str | None,
@@ -107,7 +109,9 @@ def search(
     data: Annotated[
         str, typer.Argument(help="A file of rows or a folder; or an experiment.yaml, which is the default then; - for standard input.")
     ],
-    budget: Annotated[str, typer.Option(help="What all of it may cost: runs of the default (2x), or a time (10m).")] = "2x",
+    budget: Annotated[
+        str, typer.Option(help="What all of it may cost: runs of the default (2x), or a time with its unit (90s, 10m, 2h).")
+    ] = "2x",
     trials: Annotated[int | None, typer.Option(help="So many, whatever they cost; as many as the budget pays for when not given.")] = None,
     space: Annotated[
         list[str] | None, typer.Option(help="What may vary: optimizer.lr=1e-5..1e-3, training.batch_size=8|16; may be given again.")

@@ -271,8 +271,9 @@ def _cost(run: Run, verdict: dict[str, Any], experiment: Experiment) -> str:
     training = sum(line["seconds"] for line in run.lines("timing.jsonl"))
     tokens, examples = sum(line["tokens"] for line in steps), sum(line["examples"] for line in steps)
     planned = run.happened("planned")
+    budget = run.happened("created")[-1]["budget"] if run.happened("created") else None
     facts = [
-        ("whole run", f"{verdict['seconds']:.0f} s"),
+        ("whole run", f"{verdict['seconds']:.0f} s" + (f" of a budget of {budget:.0f} s" if budget else "")),
         ("training steps alone", f"{training:.0f} s for {plural(len(steps), 'step')}"),
         ("forecast of training", f"{planned[-1]['forecast']['seconds']:.0f} s" if planned else "none"),
         ("speed", f"{examples / max(training, 1e-9):,.0f} rows/s, {tokens / max(training, 1e-9):,.0f} tokens/s"),

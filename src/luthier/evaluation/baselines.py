@@ -54,10 +54,19 @@ def majority(train: Sequence[Example], validation: Sequence[Example], classes: i
     return Rival("majority class", score, score(validation))
 
 
-def words(train: Sequence[Example], validation: Sequence[Example], classes: int, columns: Sequence[str]) -> Rival:
-    """Logistic regression on TF-IDF of words and word pairs."""
+def words(train: Sequence[Example], validation: Sequence[Example], classes: int, columns: Sequence[str], most_rows: int = 1 << 40) -> Rival:
+    """Logistic regression on TF-IDF of words and word pairs.
+
+    Args:
+        train: rows to fit on; of more than `most_rows` a part.
+        validation: rows that choose the regularisation.
+        classes: how many there are.
+        columns: that are read.
+        most_rows: training rows to fit on, about, and one of each class at least.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    train = _some(train, most_rows)
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
     vectorizer.fit([text_of(example, columns) or "empty" for example in [*train]] + ["empty"])
 
@@ -110,8 +119,9 @@ def fit_probe(
 
 
 def frozen(
-    name: str, features: Callable[[Sequence[Example]], np.ndarray], train: Sequence[Example], validation: Sequence[Example], classes: int
-) -> Rival:
+    name: str, features: Callable[[Sequence[Example]], np.ndarray], train: Sequence[Example], validation: Sequence[Example], classes: int,
+    most_rows: int = MOST,
+) -> Rival:  # fmt: skip
     """Logistic regression on what the untouched base makes of a row.
 
     Args:
@@ -120,8 +130,9 @@ def frozen(
         train: rows to fit on; of very many a part.
         validation: rows that choose the regularisation.
         classes: how many there are.
+        most_rows: training rows to fit on, about, and one of each class at least.
     """
-    probe = fit_probe(features, train, validation, classes, MOST)
+    probe = fit_probe(features, train, validation, classes, most_rows)
 
     def score(examples: Sequence[Example]) -> Scores:
         parts = [examples[start : start + TOGETHER] for start in range(0, len(examples), TOGETHER)]
@@ -151,13 +162,14 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 def _some(train: Sequence[Example], most_rows: int) -> Sequence[Example]:
     """All rows, or about so many of each class as it has among all, one at least."""
-    every = -(-len(train) // most_rows)
-    if every == 1:
+    share = most_rows / max(len(train), 1)
+    if share >= 1:
         return train
     seen: Counter[Any] = Counter()
     found = []
     for example in train:
-        if seen[example.target] % every == 0:
+        before = seen[example.target]
+        if not before or int(before * share) > int((before - 1) * share):
             found.append(example)
         seen[example.target] += 1
     return found

@@ -18,11 +18,13 @@ from luthier.models.memory import give_back
 from luthier.models.pretrained import PLAIN, load_tokenizer
 from luthier.models.store import PADDED, Base, resolve
 from luthier.pilot.stages.closing import closed, concluded
+from luthier.pilot.stages.closing_time import closing_of, keep_to_time
 from luthier.pilot.stages.folds import crossed
 from luthier.pilot.stages.planning import planned
 from luthier.pilot.stages.proving import proven
 from luthier.pilot.stages.samples import sampled
 from luthier.pilot.stages.spent import count_seconds, seconds_before
+from luthier.pilot.stages.time_budget import check_budget, limit_of, tell_cuts
 from luthier.pilot.stages.way import Way
 from luthier.pilot.trials.racing import searched, to_search
 from luthier.studies.plan import Asked
@@ -79,6 +81,7 @@ def _completed(
             return place
         way, experiment = opened_way(place, experiment, intake, face, clock, signals, inexact, workers)
         way.before = before
+        check_budget(way, experiment)
         proven(way, experiment)
         experiment = planned(way, experiment)
         if to_search(way, experiment):
@@ -90,7 +93,11 @@ def _completed(
         if intake.spec.task == "chat":
             sampled(way, work, "before")
         place.event("started", clock=clock())
-        concluded(way, experiment, work, Fit(place, work, face, signals, watchers).finish())
+        limit = limit_of(way)
+        best = Fit(place, work, face, signals, watchers, limit).finish()
+        keep_to_time(way, work, limit, closing_of(place))
+        tell_cuts(place, face)
+        concluded(way, experiment, work, best)
     return place
 
 

@@ -52,7 +52,7 @@ def run(
         metric: that decides the checkpoint, early stopping, the search and the verdict: "macro_f1", "f1:LABEL", "module:function" and others; what suits the rows when not given.
         validation: validation rows, where the split is given: a file, or rows as for `data`.
         test: test rows, where the split is given: a file, or rows as for `data`.
-        budget: the most the whole run may take, such as "5m". Where it is enough for several runs, hyperparameters are searched; where it
+        budget: the most the whole run may take: "90s", "5m", "2h", or a number of seconds. Where it is enough for several runs, hyperparameters are searched; where it
             is not enough for one, the epochs are cut to fit.
         out: the run folder; `runs/<time>` when not given.
         set: changes to the experiment: {"optimizer.lr": 1e-4}, or "path=value", one or several.
@@ -111,7 +111,7 @@ def train(
         out: the run folder; `runs/<time>` when not given. A folder made by `--plan-only` may be given again.
         set: changes: {"optimizer.lr": 1e-4}, or "path=value", one or several.
         metric: that decides the checkpoint, early stopping, the search and the verdict: "macro_f1", "f1:LABEL", "module:function" and others; as written when not given.
-        budget: the most the whole run may take, such as "5m".
+        budget: the most the whole run may take: "90s", "5m", "2h", or a number of seconds.
         force: go on after a no-go of the small run.
         face: where progress is shown.
         watchers: called after every training step.
@@ -122,6 +122,7 @@ def train(
     clock = Clock()
     face = face or Silent()
     seconds = seconds_of(budget)
+    source = None if isinstance(experiment, Experiment) or set or metric or budget is not None else run_of(Path(experiment))
     changes = with_metric(as_assignments(set), metric)
     experiment = written(experiment).set(*changes)
     experiment = experiment.model_copy(update={"environment": _threads_again(experiment)})
@@ -129,12 +130,31 @@ def train(
     intake = take_in(experiment.data)
     choices = metric_for(intake)[:1] if experiment.training.metric == AUTO else []
     experiment = filled(experiment, intake, changes)
+    cuts = cuts_while_training(source)
     place = fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
     with place.named_when_stopped(), place.owned():
         begin(place, experiment, intake, choices, face, budget=seconds, force=force)
+        for event in cuts:
+            place.event("cut_while_training", **event)
+        if cuts:
+            face.say(
+                f"{source} was cut while it trained, to {cuts[-1]['total']:,} steps: this run is cut in the same way (with --set or --budget it is not)"
+            )
         from luthier.pilot.complete import complete
 
         return complete(place, experiment, intake, face, clock, watchers)
+
+
+def run_of(path: Path) -> Run | None:
+    """The run that a folder, or the experiment.yaml in it, belongs to; None where it is a file by itself."""
+    folder = path if path.is_dir() else path.parent
+    return Run(folder) if path.name in ("experiment.yaml", folder.name) and (folder / "events.jsonl").exists() else None
+
+
+def cuts_while_training(source: Run | None) -> list[dict[str, Any]]:
+    """How the time budget of a run cut its steps while it trained: whoever makes the same bits again must do the same."""
+    events = source.happened("cut_while_training") if source else []
+    return [{name: value for name, value in event.items() if name not in ("event", "at")} for event in events]
 
 
 def resume(

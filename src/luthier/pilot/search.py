@@ -50,7 +50,7 @@ def search(
 
     Args:
         data: a file of rows or a folder, or an experiment.yaml, which is the default then; or rows in memory, or "-", as for `run`.
-        budget: what everything may cost: in runs of the default ("2x") or in time ("10m").
+        budget: what everything may cost: in runs of the default ("2x") or in time ("10m", or a number of seconds).
         trials: so many, whatever they cost; as many as the budget pays for when not given.
         space: dimensions that join or take the place of the default ones, such as "optimizer.lr=1e-5..1e-3".
         sampler: tpe, gp, random, cmaes, qmc, or prior; it joins the prior and what lies near the best.

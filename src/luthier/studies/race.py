@@ -91,6 +91,7 @@ class Race:
         workers: trials that are at work at a time; what is proposed depends on their number, and not on who is first.
         poll: called while others work; may raise to stop.
         metric: that decides, for what is said.
+        late: whether the time left is too short for so many more runs of the default; then challengers are dropped.
     """
 
     study: Study
@@ -105,6 +106,7 @@ class Race:
     workers: int = 1
     poll: Callable[[], None] = lambda: None
     metric: str = "loss"
+    late: Callable[[float], bool] = lambda runs: False
 
     def __post_init__(self) -> None:
         self.trials = {entry["trial"]: Trial(entry["trial"], entry["values"], entry["by"]) for entry in self.study.noted("proposed")}
@@ -112,6 +114,7 @@ class Race:
         self.decisions = {entry["rung"]: entry["kept"] for entry in self.study.noted("rung")}
         self.entrants: dict[int, Entrant] = {}
         self.heard = self.study.noted("heard")
+        self.timed_out = {trial for entry in self.study.noted("cut_to_time") for trial in entry.get("trials", ())}
 
     def run(self) -> tuple[Trial, Entrant]:
         """Race to the last rung.
@@ -126,6 +129,7 @@ class Race:
         for number, rung in enumerate(self.rungs):
             for start in range(0, len(alive), self.workers):
                 self._hear()
+                self._keep_to_time(number, alive)
                 self._come_to(number, rung, alive[start : start + self.workers])
             self._hear()
             alive = self._decided(number, rung, alive)
@@ -135,6 +139,22 @@ class Race:
         if not self.study.noted("won"):
             self.study.note("won", trial=winner, end="")
         return self.trials[winner], self._entrant(winner)
+
+    def _keep_to_time(self, number: int, alive: Sequence[int]) -> None:
+        """Where the time is too short to bring another trial to this rung and the best one to its end, those that have not come here are dropped."""
+        standing = [trial for trial in alive if trial not in self.stopped]
+        here = [trial for trial in standing if (number, trial) in self.standings]
+        waiting = [trial for trial in standing if trial not in here]
+        if not waiting or len(standing) < 2 or not (here or number):
+            return
+        before = self.rungs[number - 1].share if number else 0.0
+        share = self.rungs[number].share
+        if not self.late(share - before + 1 - (share if here else before)):
+            return
+        leader = None if here else min(standing, key=lambda trial: self.standings[number - 1, trial].score)
+        dropped = [trial for trial in waiting if trial != leader]
+        self.study.note("cut_to_time", rung=number, trials=dropped)
+        self.timed_out |= set(dropped)
 
     def _come_to(self, number: int, rung: Rung, wave: Sequence[int]) -> None:
         """Bring trials to a rung, together, and note how they stand in the order of their numbers."""
@@ -195,7 +215,15 @@ class Race:
         if number not in self.decisions:
             stopped = self.stopped
             found = decide([self.standings[number, trial] for trial in alive if trial not in stopped], rung.kept, self.metric)
-            found = Decision(found.kept, {**found.reasons, **{trial: "stopped by hand" for trial in alive if trial in stopped}})
+            found = Decision(
+                found.kept,
+                {
+                    **found.reasons,
+                    **{
+                        trial: "the time was short" if trial in self.timed_out else "stopped by hand" for trial in alive if trial in stopped
+                    },
+                },
+            )
             if not found.kept:
                 raise RunError("every trial has failed: " + "; ".join(sorted({entry["why"] for entry in self.study.noted("standing") if entry["why"]}))[:300],
                                "look at the first one's message; `luthier train` with a lower learning rate may say more")  # fmt: skip
@@ -224,8 +252,8 @@ class Race:
 
     @property
     def stopped(self) -> set[int]:
-        """Trials that a person has stopped."""
-        return {entry["request"]["stop"] for entry in self.heard if "stop" in entry["request"]}
+        """Trials that a person has stopped, or that there was no time for."""
+        return {entry["request"]["stop"] for entry in self.heard if "stop" in entry["request"]} | self.timed_out
 
     def _hear(self) -> None:
         """Take up what a person has asked for meanwhile; the ledger keeps it, and from which trial on it holds."""

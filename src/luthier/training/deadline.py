@@ -214,15 +214,3 @@ def told(before: int, cut: Cut, why: str, budget: float) -> str:
 def cuts_of(run: Run) -> list[Cut]:
     """The cuts that were decided in a run."""
     return [Cut(event["step"], event["total"], event["evaluations"]) for event in run.happened("cut_while_training")]
-
-
-def copy_cuts(source: Run, run: Run) -> list[Cut]:
-    """Let a run obey the cuts of another one with the same experiment, so that it comes to the same bits.
-
-    Args:
-        source: the run that was cut.
-        run: the new one.
-    """
-    for event in source.happened("cut_while_training"):
-        run.event("cut_while_training", **{name: value for name, value in event.items() if name not in ("event", "at")})
-    return cuts_of(run)

@@ -101,20 +101,22 @@ def filled(experiment: Experiment, intake: Intake, assignments: Sequence[str] = 
 
 
 def seconds_of(budget: str | float | None) -> float | None:
-    """A time span such as "90s", "5m", "1.5h" or a number of seconds.
+    """A time span such as "90s", "5m", "1.5h"; a number (not a text) is seconds.
 
     Raises:
-        ExperimentError: it is neither.
+        ExperimentError: it is neither, or a text without a unit.
     """
     if budget is None:
         return None
     text = str(budget).strip().lower()
     scale = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
+    if isinstance(budget, str) and scale is None and text.replace(".", "", 1).isdigit():
+        raise ExperimentError(f"the budget {budget!r} has no unit", f"say which: {text}s (seconds) or {text}m (minutes)? Known: s, m, h")
     try:
         value = float(text[:-1]) * scale if scale else float(text)
     except ValueError:
         value = -1.0
-    if not 0 < value < 1e9:
+    if isinstance(budget, bool) or not 0 < value < 1e9:
         raise ExperimentError(f"the budget {budget!r} is not a time", "write it as 90s, 5m or 2h")
     return value
 

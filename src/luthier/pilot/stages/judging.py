@@ -21,6 +21,7 @@ from luthier.evaluation.verdict import decide, describe, finding
 from luthier.experiment import Experiment
 from luthier.models.precision import compute_in
 from luthier.pilot.stages.candidates import LABELS, PROBE, TRAINED, Candidates, fit_candidates, score_candidates
+from luthier.pilot.stages.closing_time import planned_rows
 from luthier.pilot.stages.features import Features
 from luthier.pilot.stages.samples import compared
 from luthier.pilot.stages.unpredicted import name_never_predicted
@@ -75,9 +76,12 @@ def judge_classifier(way: Way, experiment: Experiment, work: Work) -> tuple[dict
     """The candidate that the validation rows choose, against those that are simpler."""
     given = way.examples("train"), way.examples("validation"), len(way.intake.labels)
     with Features(way, experiment, work.model) as features:
-        candidates = fit_candidates(way, work, features)
+        probe_rows, words_rows = planned_rows(way.place)
+        candidates = fit_candidates(way, work, features, probe_rows)
         way.signals.poll()
-        trivial = [baselines.majority(*given), baselines.words(*given, experiment.data.input)]
+        trivial = [baselines.majority(*given)]
+        if words_rows:  # 0: there was no time for it
+            trivial.append(baselines.words(*given, experiment.data.input, words_rows))
         way.signals.poll()
         test = open_test(way, experiment, work)
         scores, before = score_candidates(candidates, work, test, way.signals.poll)

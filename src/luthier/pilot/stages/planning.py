@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from luthier.core.errors import DiskFull, NoGo
 from luthier.core.finding import Finding
 from luthier.core.randomness import permutation
 from luthier.core.run import Run, write_file
-from luthier.core.types import Scores
+from luthier.core.types import Example, Scores
 from luthier.core.words import plural, size
 from luthier.data.batches import steps_in_epoch
 from luthier.evaluation import baselines
 from luthier.evaluation.metrics import measure
 from luthier.experiment import Experiment
+from luthier.pilot.stages.closing_time import ALWAYS, SHARE, WRITTEN, ClosingCosts, count_words, fit_seconds
 from luthier.pilot.stages.features import Features
 from luthier.pilot.stages.samples import SHOWN
+from luthier.pilot.stages.time_budget import FEWEST_STEPS, refuse
 from luthier.pilot.stages.way import Way
 from luthier.training.forecast import disk, peak
 from luthier.training.smoke import Smoke, smoke
@@ -25,6 +30,28 @@ from luthier.training.steps import Work
 RESERVE_SHARE = 0.03
 PROBED = 600
 """Training rows, and half as many validation rows, on which the small run tries whether the labels can be told from the text."""
+PROBED_SHORT = 200
+"""The same where the fit would take more than `PROBE_SHARE` of the budget."""
+PROBE_SHARE = 0.04
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a logistic regression on the frozen base made of a few rows, and what it took.
+
+    Args:
+        scores: on the validation rows; None where there are no classes.
+        prior: scores of the class shares alone.
+        a_token: seconds in which the untouched base reads a token.
+        features: numbers that it gives for a row.
+        slower: its fit against what is expected of this many rows.
+    """
+
+    scores: Scores | None = None
+    prior: Scores | None = None
+    a_token: float = 0.0
+    features: int = 0
+    slower: float = 1.0
 
 
 def planned(way: Way, experiment: Experiment) -> Experiment:
@@ -40,13 +67,16 @@ def planned(way: Way, experiment: Experiment) -> Experiment:
         return experiment
     face.stage("smoke", "a small run first")
     budget = created["budget"] or math.inf
-    probe, prior = _probed(way, experiment)
+    probed = fit_small_probe(way, experiment, budget)
+    probe = probed.scores
     way.signals.poll()
-    found = smoke(way.work(experiment), face, probe, prior, limit=0.15 * budget)
+    found = smoke(way.work(experiment), face, probe, probed.prior, limit=0.15 * budget)
     way.signals.poll()
     work = way.work(experiment)
+    closing: dict[str, float] = {}
     if found.go or forced:
-        experiment = _within(way, experiment, work, found, budget)
+        costs = closing_costs(way, work, found, probed)
+        experiment, closing = fit_into(way, experiment, work, found, costs, budget)
         if found.tokens:
             place.event("shrunk_before", tokens=found.tokens)
             face.say(f"memory is enough for {found.tokens:,} tokens at once: training.micro_batch_tokens is set to that")
@@ -62,7 +92,8 @@ def planned(way: Way, experiment: Experiment) -> Experiment:
         remedy = next((each.remedy for each in found.findings if each.severity == "stop" and each.remedy), "")
         raise NoGo(f"no-go after a small run: {reasons}", f"{remedy}; or insist: `luthier resume {place.folder} --force`")
     write_file(place.folder / "experiment.yaml", experiment.yaml())
-    place.event("planned", steps=experiment.total_steps(len(work.train)), seconds_a_token=found.seconds_a_token, forecast=forecast.evidence)
+    place.event("planned", steps=experiment.total_steps(len(work.train)), seconds_a_token=found.seconds_a_token, forecast=forecast.evidence,
+                **({"closing": closing, "probe_rows": closing["probe_rows"], "words_rows": closing["words_rows"]} if closing else {}))  # fmt: skip
     return experiment
 
 
@@ -84,17 +115,38 @@ def _space(place: Run, work: Work) -> list[Finding]:
     return [Finding(check="disk", severity="warning", claim=claim, evidence={"least": least, "most": most, "free": free}, remedy=remedy)]
 
 
-def _probed(way: Way, experiment: Experiment) -> tuple[Scores | None, Scores | None]:
-    """What a logistic regression on the frozen base, and the class shares alone, make of a few validation rows."""
+def fit_small_probe(way: Way, experiment: Experiment, budget: float = math.inf) -> Probed:
+    """What a logistic regression on the frozen base, and the class shares alone, make of a few validation rows.
+
+    Args:
+        way: knows the rows.
+        experiment: of the run.
+        budget: seconds; where the fit would take much of a short one, the rows are fewer.
+    """
     if way.intake.spec.task == "chat":
-        return None, None
+        return Probed()
     classes = len(way.intake.labels)
+    expected = fit_seconds(PROBED, 3 * way.base.width, classes)
+    most = PROBED if expected <= PROBE_SHARE * budget else PROBED_SHORT
     train, validation = way.examples("train"), way.examples("validation")
-    train = [train[row] for row in sorted(permutation(len(train), experiment.seed, "probe")[:PROBED])]
-    validation = [validation[row] for row in sorted(permutation(len(validation), experiment.seed, "probe")[: PROBED // 2])]
+    train = [train[row] for row in sorted(permutation(len(train), experiment.seed, "probe")[:most])]
+    validation = [validation[row] for row in sorted(permutation(len(validation), experiment.seed, "probe")[: most // 2])]
+    reading, width = 0.0, 1
     with Features(way, experiment) as features:
-        probe = baselines.frozen(way.base.name, features, train, validation, classes)
-    return probe.validation, baselines.majority(train, validation, classes).validation
+
+        def timed(examples: Sequence[Example]) -> object:
+            nonlocal reading, width
+            began = time.monotonic()
+            rows = features(examples)
+            reading, width = reading + time.monotonic() - began, rows.shape[1]
+            return rows
+
+        began = time.monotonic()
+        probe = baselines.frozen(way.base.name, timed, train, validation, classes)  # type: ignore[arg-type]
+        fitting = time.monotonic() - began - reading
+    tokens = sum(len(example.tokens) for example in [*train, *validation])
+    slower = min(10.0, max(0.5, fitting / fit_seconds(len(train), width, classes)))
+    return Probed(probe.validation, baselines.majority(train, validation, classes).validation, reading / max(tokens, 1), width, slower)
 
 
 def _costs(work: Work, found: Smoke) -> tuple[float, float]:
@@ -104,27 +156,91 @@ def _costs(work: Work, found: Smoke) -> tuple[float, float]:
     return mean * batch * found.seconds_a_token, sum(len(example.tokens) for example in work.validation) * found.seconds_a_scored_token
 
 
-def _within(way: Way, experiment: Experiment, work: Work, found: Smoke, budget: float) -> Experiment:
-    """Cut the steps to what the budget leaves after everything else."""
+def closing_costs(way: Way, work: Work, found: Smoke, probed: Probed) -> ClosingCosts:
+    """What verdict, bundle and report take, from what was measured in the small run.
+
+    Args:
+        way: knows the rows.
+        work: of the run.
+        found: by the small run.
+        probed: by the small fit on the base.
+    """
+    _, look = _costs(work, found)
+    test, chat = len(way.intake.records["test"]), way.intake.spec.task == "chat"
+    scored = look * test / max(len(work.validation), 1)
+    train, validation = (sum(len(example.tokens) for example in part) for part in (work.train, work.validation))
+    read = scored if chat else probed.a_token * validation * (1 + test / max(len(work.validation), 1))
+    weights = sum(parameter.numel() for parameter in work.model.network.parameters())
+    fixed = ALWAYS + look + scored + read + 2 * 4 * weights / WRITTEN
+    if chat:
+        return ClosingCosts(fixed + 2 * SHOWN * 64 * 0.03, len(work.train))
+    ngrams, sample, distinct, growth = count_words(work.train, work.experiment.data.input)
+    return ClosingCosts(fixed, len(work.train), len(way.intake.labels), probed.a_token * train / max(len(work.train), 1), probed.features,
+                        ngrams, sample, distinct, growth, probed.slower)  # fmt: skip
+
+
+def fit_into(
+    way: Way, experiment: Experiment, work: Work, found: Smoke, costs: ClosingCosts, budget: float
+) -> tuple[Experiment, dict[str, float]]:
+    """Cut the steps to what the budget leaves after everything else, and the rows that the baselines are fitted on to what the closing may take.
+
+    Args:
+        way: of the run.
+        experiment: as it begins.
+        work: of the run.
+        found: by the small run.
+        costs: of the closing.
+        budget: seconds; infinite where there is none.
+
+    Returns:
+        The experiment, and what was decided for the closing.
+
+    Raises:
+        ExperimentError: not even the smallest training fits into the budget.
+    """
     if budget == math.inf:
-        return experiment
+        return experiment, {}
     step, look = _costs(work, found)
     looks_a_step = experiment.training.evaluations_per_epoch / steps_in_epoch(len(work.train), experiment.training.batch_size)
-    tests = len(way.intake.records["test"]) / max(len(work.validation), 1)
-    rivals = tests  # the untouched base and the trivial models look at the test rows too
-    if way.intake.spec.task != "chat":
-        rivals += 1 + min(len(work.train), baselines.MOST) / max(len(work.validation), 1)  # and are fitted first
-    closing = look * (tests + rivals) + 4.0 + RESERVE_SHARE * budget
-    closing += 2 * SHOWN * 64 * 0.03 if way.intake.spec.task == "chat" else 0
-    left = budget - way.spent - closing
-    affordable = int(left / (step * 1.05 + (look + 0.3) * looks_a_step))
     wanted = experiment.total_steps(len(work.train))
+    least = 1 if way.place.happened("forced") else min(wanted, FEWEST_STEPS)
+    a_step = step * 1.05 + (look + 0.3) * looks_a_step
+    affordable, rows = 0, (0, 0)
+    for share in (SHARE, 0.0):  # where too little would be left for the training, the baselines get the fewest rows
+        rows = costs.rows_within(share * budget)
+        left = budget * (1 - RESERVE_SHARE) - way.spent - costs.seconds(*rows)
+        affordable = int(left / a_step)
+        if affordable >= least:
+            break
+    if affordable < least and not way.place.happened("forced"):
+        refuse(way, budget, 1.05 * (way.spent + costs.seconds(*rows) + least * a_step + look) / (1 - RESERVE_SHARE))
+    closing = describe_closing(way, costs, rows, found)
     if affordable >= wanted:
-        return experiment
+        return experiment, closing
     steps = max(1, affordable)
     way.place.event("cut_to_budget", wanted=wanted, steps=steps, budget=budget)
     way.face.say(f"the budget of {budget:.0f} s is enough for {steps:,} of {plural(wanted, 'step')}")
-    return experiment.replace("training.steps", steps)
+    return experiment.replace("training.steps", steps), closing
+
+
+def describe_closing(way: Way, costs: ClosingCosts, rows: tuple[int, int], found: Smoke) -> dict[str, float]:
+    """What is kept of the closing's costs: its parts in seconds, and on how many rows the baselines are fitted.
+
+    Args:
+        way: of the run; is told where the rows are fewer than there are.
+        costs: of the closing.
+        rows: for the probe and for TF-IDF.
+        found: by the small run.
+    """
+    probe, words = rows
+    if costs.classes and (probe < min(costs.rows, baselines.MOST) or words < costs.rows):
+        way.face.say(
+            f"so that the verdict comes in time, logistic regression is fitted on {probe:,} training rows on the base, and on {words:,} on TF-IDF"
+        )
+    fitted = (costs.probe(probe), costs.words(words)) if costs.classes else (0.0, 0.0)
+    before = SHOWN * 64 * 0.03 if not costs.classes else 0.0  # answers of the untouched base: before the training
+    return {"fixed": costs.fixed, "probe": fitted[0], "words": fitted[1], "before": before, "probe_rows": probe, "words_rows": words,
+            "fewest": costs.fewest, "a_scored_token": found.seconds_a_scored_token}  # fmt: skip
 
 
 def _forecast(work: Work, found: Smoke, experiment: Experiment, probe: Scores | None) -> Finding:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from luthier.core.finding import Finding
 from luthier.core.interfaces import Face
 from luthier.core.study import Study
@@ -9,13 +11,13 @@ from luthier.evaluation.contributions import compared_by, describe_score
 from luthier.pilot.trials.runner import Runner
 from luthier.studies.plan import Plan
 from luthier.studies.race import Race
-from luthier.studies.rungs import Standing, gap, tied
+from luthier.studies.rungs import LAST, Standing, gap, tied
 
 WHOLE = "linear-1.000"
 """The end that the trial itself comes to; it wins ties."""
 
 
-def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face) -> Runner:
+def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face, late: Callable[[float], bool] = lambda runs: False) -> Runner:
     """Bring the trial that is left to all its ends, and take the best by the same validation rows; which one is noted in the ledger.
 
     Args:
@@ -24,6 +26,7 @@ def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face) -> R
         race: has been run.
         runner: of the trial.
         face: is told.
+        late: whether the time left is too short for so many more runs of the default; then the trial's own end is the only one.
 
     Returns:
         The run that is the final model: the trial's own, or one of its branches.
@@ -41,7 +44,7 @@ def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face) -> R
         if rung.falls and study.trial(runner.trial.number, f"linear-{rung.share:.3f}").happened("forked"):
             standings[f"linear-{rung.share:.3f}"] = race.standings[number, runner.trial.number]
     for name, (share, shape) in ways.items():
-        if share == 1.0 and name != WHOLE and runner.branch(share, shape) is not runner:
+        if share == 1.0 and name != WHOLE and not _no_time(study, runner, name, late) and runner.branch(share, shape) is not runner:
             standings[name] = Standing(runner.trial.number, *runner.end(share, shape))
     whole = Standing(runner.trial.number, *runner.finish())
     best = min(standings, key=lambda name: standings[name].score, default=WHOLE)
@@ -55,6 +58,18 @@ def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face) -> R
         study.note("won", trial=runner.trial.number, end=best)
     study.note("ended", trial=runner.trial.number, scores={WHOLE: whole.score, **{name: one.score for name, one in standings.items()}})
     return runner if best == WHOLE else runner.branch(*ways[best])
+
+
+def _no_time(study: Study, runner: Runner, name: str, late: Callable[[float], bool]) -> bool:
+    """Whether an end is left out for lack of time; decided once, in the ledger."""
+    known = [entry["left_out"] for entry in study.noted("cut_to_time") if entry.get("end") == name]
+    if known:
+        return known[0]
+    fit = runner.at_work()
+    left_out = late(1 - fit.done / max(fit.work.total, 1) + 1 - LAST)
+    if left_out:
+        study.note("cut_to_time", end=name, left_out=True)
+    return left_out
 
 
 def _told(standings: dict[str, Standing], best: str, metric: str) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from luthier.core.finding import Finding
 from luthier.core.run import write_file
@@ -13,8 +13,10 @@ from luthier.core.words import plural
 from luthier.delivery.study import write_study
 from luthier.experiment import Experiment
 from luthier.pilot.stages.closing import concluded
+from luthier.pilot.stages.closing_time import closing_of, keep_to_time
 from luthier.pilot.stages.nearness import known_of
 from luthier.pilot.stages.samples import sampled
+from luthier.pilot.stages.time_budget import limit_of, tell_cuts
 from luthier.pilot.stages.way import Way
 from luthier.pilot.trials.ending import ended
 from luthier.pilot.trials.outcome import Abreast, Crowd
@@ -27,6 +29,7 @@ from luthier.studies.plan import Asked, Plan
 from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import cost_of, rungs_for, trials_within
 from luthier.studies.space import named, point, value_at
+from luthier.training.deadline import LATE
 
 FEWEST = 1.2
 """Runs that a budget must be worth for a search; below, the default alone is trained."""
@@ -81,17 +84,22 @@ def searched(way: Way, experiment: Experiment) -> Study:
         experiment = trunk(experiment)
     with _backend(asked, study, experiment) as backend:
         stable, metric = Stable(way, experiment, backend), experiment.training.metric
+        late = lateness(way, study, plan)
         race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock, metric), plan.portfolio,
-                    asked.workers, Abreast(study.folder, face, way.signals.poll), metric)  # fmt: skip
+                    asked.workers, Abreast(study.folder, face, way.signals.poll), metric, late)  # fmt: skip
         if not study.noted("won"):
             face.stage("search", f"{plural(plan.trials, 'trial')}, about {plan.runs:.2f} runs with the final model")
         with stable.kept():
             trial, entrant = race.run()
             if not isinstance(entrant, Runner):  # others have brought it here; from now on it is ours
                 entrant = Runner(stable, trial)
+            dropped = sorted(race.timed_out)
+            if dropped:
+                face.say(f"the time is short: {len(dropped)} of {plural(plan.trials, 'trial')} were left out, so that the best one comes to its end")
             if not entrant.way.place.happened("trained") and entrant.way.place.verdict is None:
                 face.stage("train", f"trial {trial.number} to its end")
-            entrant = ended(study, plan, race, entrant, face)
+            entrant.keep_to(limit_of(way))
+            entrant = ended(study, plan, race, entrant, face, late)
     findings = [] if study.happened("chosen") else outcome(study, plan, race, trial)
     study.find(*findings)
     for finding in findings:
@@ -121,10 +129,34 @@ def _backend(asked: Asked, study: Study, experiment: Experiment) -> Iterator[Bac
         made.close()
 
 
+def lateness(way: Way, study: Study, plan: Plan) -> Callable[[float], bool]:
+    """A function that tells whether the time left is too short for so many more runs of the default and the closing.
+
+    Args:
+        way: of the study.
+        study: its ledger says how long the trials took.
+        plan: of the search.
+    """
+    limit = limit_of(way)
+    if limit is None:
+        return lambda runs: False
+    run_seconds = way.place.happened("planned")[-1]["forecast"]["seconds"]
+    shares = [0.0, *(rung.share for rung in plan.rungs)]
+
+    def late(runs: float) -> bool:
+        stood = [entry for entry in study.noted("standing") if not entry["why"] and not plan.rungs[entry["rung"]].falls][-2:]
+        ratios = [entry["seconds"] / max((entry["share"] - shares[entry["rung"]]) * run_seconds * COMES_AND_GOES, 1e-9) for entry in stood]
+        slower = max(1.0, min(ratios, default=1.0))
+        return limit.spent() + (runs * run_seconds + limit.closing) * slower > limit.seconds * LATE
+
+    return late
+
+
 def _worth(way: Way, seconds: float) -> float:
     """How many runs of the default the rest of so many seconds pays for, once the verdict is paid."""
     forecast = way.place.happened("planned")[-1]["forecast"]
-    left = seconds - way.spent - forecast["an_evaluation"] * 6 - 0.05 * seconds
+    limit = limit_of(way)
+    left = seconds - way.spent - (limit.closing if limit else forecast["an_evaluation"] * 6) - 0.05 * seconds
     return left / max(forecast["seconds"] * COMES_AND_GOES, 1e-9)
 
 
@@ -205,6 +237,11 @@ def _closed(study: Study, way: Way, trial: Trial, runner: Runner, findings: Sequ
         fit = runner.at_work()
         runner.face.chosen = True
         best = fit.finish()
+        closing = closing_of(study)
+        if closing and not place.happened("closing_planned"):
+            place.event("closing_planned", probe_rows=closing["probe_rows"], words_rows=closing["words_rows"])
+        keep_to_time(runner.way, fit.work, limit_of(way), closing)
+        tell_cuts(place, way.face)
         concluded(runner.way, experiment, fit.work, best)
     shown = [f"{path} {value_at(experiment, path)}" for path in trial.values]
     way.face.say(f"the model of trial {trial.number} ({', '.join(shown)}) is in {place.folder / 'bundle'}")

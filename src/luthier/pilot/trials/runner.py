@@ -25,6 +25,7 @@ from luthier.studies.ends import end
 from luthier.studies.race import Trial
 from luthier.studies.space import Values, applied
 from luthier.training.assemble import opened
+from luthier.training.deadline import TimeLimit
 from luthier.training.devices import available
 from luthier.training.train import Fit
 
@@ -65,14 +66,28 @@ class Runner:
         self.face = Turn(stable.way.face)
         self.fit: Fit | None = None
         self.branches: dict[str, Runner] = {}
+        self.limit: TimeLimit | None = None
 
     def at_work(self) -> Fit:
         """Its training, in memory."""
         if self.fit is None:
             self.stable.make_room(self)
-            self.fit = Fit(self.way.place, self.way.work(self.experiment), self.face, self.way.signals)
+            self.fit = Fit(self.way.place, self.way.work(self.experiment), self.face, self.way.signals, limit=self.limit)
             self.stable.present.append(self)
         return self.fit
+
+    def keep_to(self, limit: TimeLimit | None) -> None:
+        """From here on it is the last trial, and its training is watched.
+
+        Args:
+            limit: of the study; None where it has no time budget.
+        """
+        if limit is None:
+            return
+        sizes = [experiment.training.batch_size for experiment in (self.experiment, self.stable.experiment)]
+        self.limit = replace(limit, step=limit.step * sizes[0] / sizes[1])
+        if self.fit is not None:
+            self.fit.keep_to(self.limit)
 
     def advance(self, share: float) -> Scored:
         """Train on to this share of the run, and look at the validation rows."""
@@ -110,10 +125,11 @@ class Runner:
             if not place.happened("forked"):
                 fit = self.at_work()
                 fit.advance(left)
-                if fit.over:
+                if fit.over or fit.work.cuts:  # a run that was cut has its one end
                     return self
                 fit.keep()
             self.branches[name] = Runner(self.stable, self.trial, name, values)
+            self.branches[name].limit = self.limit
             if not place.happened("forked"):
                 _forked(self.way.place, place, left)
         return self.branches[name]

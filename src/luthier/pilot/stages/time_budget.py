@@ -1,0 +1,145 @@
+"""A time budget: what of it is left for the training, when it is too small for anything, and what had to be left out."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from luthier.core.errors import ExperimentError
+from luthier.core.finding import Finding
+from luthier.core.interfaces import Face
+from luthier.core.run import Run
+from luthier.core.words import duration
+from luthier.evaluation.score import score
+from luthier.experiment import Experiment
+from luthier.pilot.stages.way import Way
+from luthier.training.assemble import load_model
+from luthier.training.deadline import TimeLimit
+
+FEWEST_STEPS = 20
+"""Steps, or all where fewer are planned, with which a training makes sense: the new head has left chance, and the warm-up is over."""
+SMALL_RUN_STEPS = 8
+"""Steps that the small run takes at the least."""
+SHORT = 120.0
+"""Seconds; a longer budget is looked at after the small run alone, which measures better."""
+SURE = 0.6
+"""A budget is refused before the small run where it is shorter than this share of what is reckoned: the small run knows better."""
+
+
+def limit_of(way: Way) -> TimeLimit | None:
+    """What a planned run must keep to; None where it has no time budget.
+
+    Args:
+        way: of the run, or of the study that it is a trial of.
+    """
+    budget, planned = way.place.happened("created")[-1]["budget"], way.place.happened("planned")
+    if not budget or not planned or not planned[-1].get("closing"):
+        return None
+    forecast, closing = planned[-1]["forecast"], planned[-1]["closing"]
+    seconds = closing["fixed"] + closing["probe"] + closing["words"] - closing["before"]
+    return TimeLimit(budget, lambda: way.spent, seconds, forecast["a_step"], forecast["an_evaluation"])
+
+
+def rounded_up(seconds: float) -> str:
+    """A time span as it is typed, a little longer: 40s, 150s, 10m."""
+    if seconds < 120:
+        return f"{5 * math.ceil(seconds / 5)}s"
+    return f"{30 * math.ceil(seconds / 30)}s" if seconds < 600 else f"{math.ceil(seconds / 60)}m"
+
+
+def refuse(way: Way, budget: float, smallest: float) -> None:
+    """Say that a budget is too short for anything, and which would do.
+
+    Args:
+        way: of the run; an event is written.
+        budget: seconds.
+        smallest: seconds that make sense.
+
+    Raises:
+        ExperimentError: always.
+    """
+    needed = rounded_up(max(smallest, budget + 1))
+    way.place.event("budget_too_short", budget=budget, smallest=needed)
+    raise ExperimentError(f"--budget {budget:g}s is too short for these rows: the smallest that makes sense is {needed}",
+                          f"give --budget {needed} or more (and a new --out), a smaller base or fewer rows; nothing was trained")  # fmt: skip
+
+
+def check_budget(way: Way, experiment: Experiment) -> None:
+    """Refuse a budget that is hopeless, as soon as that can be known: from what reading took, and one batch.
+
+    Args:
+        way: of a run whose rows and base are read.
+        experiment: of the run.
+
+    Raises:
+        ExperimentError: not even the smallest training fits.
+    """
+    place = way.place
+    budget = place.happened("created")[-1]["budget"]
+    if not budget or budget > SHORT or place.happened("planned") or place.happened("proven") or place.happened("forced"):
+        return
+    train, validation = way.examples("train"), way.examples("validation")
+    some = validation[:16]
+    model = load_model(experiment, way.base)
+    score(model, way.objective, some[:2])  # the first time is slower
+    began = time.monotonic()
+    score(model, way.objective, some)
+    a_token = (time.monotonic() - began) / max(sum(len(example.tokens) for example in some), 1)
+    mean = sum(len(example.tokens) for example in train) / max(len(train), 1)
+    step = 3 * a_token * mean * min(experiment.training.batch_size, len(train))  # forwards once, and backwards twice that
+    held = sum(len(example.tokens) for example in validation) * a_token
+    tests = held * len(way.intake.records["test"]) / max(len(validation), 1)
+    steps = SMALL_RUN_STEPS + min(FEWEST_STEPS, experiment.total_steps(len(train)))
+    smallest = way.spent + steps * step + 2 * held + 2 * tests + 4.0
+    if budget < SURE * smallest:
+        refuse(way, budget, 2 * smallest)
+
+
+def tell_cuts(place: Run, face: Face) -> None:
+    """Add what was left out to keep the budget to the findings of a run, and say it.
+
+    Args:
+        place: of a run that is trained.
+        face: is told.
+    """
+    found = find_cuts(place)
+    if found is not None:
+        place.find(found)
+        face.finding(found)
+
+
+def find_cuts(place: Run) -> Finding | None:
+    """What was left out to keep the budget, as a finding; None where nothing was, or where it was said before.
+
+    Args:
+        place: of a run that is trained.
+    """
+    if any(found.check == "budget" for found in place.findings):
+        return None
+    cuts, later = place.happened("cut_while_training"), place.happened("probe_rows")
+    said = []
+    evidence: dict[str, object] = {}
+    if cuts:
+        first, last = cuts[0], cuts[-1]
+        steps = (
+            f"the run was cut from {first['before']:,} to {last['total']:,} steps"
+            if last["total"] < first["before"]
+            else "evaluations were left out"
+        )
+        said.append(f"{first['why']}: {steps} to keep the {duration(first['budget'])} budget")
+        evidence |= {"budget": first["budget"], "from": first["before"], "to": last["total"], "at": [cut["step"] for cut in cuts], "seconds_a_step": last["a_step"], "planned": last["planned"]}  # fmt: skip
+    if later:
+        last = later[-1]
+        said.append(
+            f"for the verdict {last['left']:.0f} s were left of {last['expected']:.0f} needed: "
+            + (
+                f"the baselines were fitted on {last['probe_rows']:,} and {last['words_rows']:,} training rows"
+                if last["rows"]
+                else "ROUGE-L was left out"
+            )
+        )
+        evidence |= {"probe_rows": last["probe_rows"], "words_rows": last["words_rows"]}
+    if not said:
+        return None
+    return Finding(check="budget", severity="warning", claim="; ".join(said), evidence=evidence,
+                   remedy="run it again with a longer --budget, or when the machine is free, for the steps that were planned")  # fmt: skip
