@@ -266,3 +266,38 @@ def test_what_was_tried_outside_of_a_narrowed_space_is_still_known_to_the_sample
             values = propose(space, sampler, seed, 16, tried).values
             assert 1e-4 <= values["optimizer.lr"] <= 2e-4
             assert values["training.batch_size"] in (8, 16)
+
+
+def hurried(folder: Path, calls: list[Any], since: int, stop_at: int | None = None) -> Race:
+    """A race whose time becomes short after so many calls."""
+    made = race(folder, calls, stop_at)
+    made.late = lambda runs: len(made.standings) >= since
+    return made
+
+
+@pytest.mark.parametrize("since", [0, 1, 3, 8, 9, 10, 11])
+def test_a_race_that_is_late_drops_challengers_and_the_best_one_goes_on(tmp_path, since: int) -> None:
+    calls: list[Any] = []
+    winner, _ = hurried(tmp_path / "late", calls, since).run()
+    rungs = rungs_for(8, 0.1, 1000)
+    study = Study(tmp_path / "late")
+    stood = [entry for entry in study.noted("standing") if not entry["why"]]
+    cut = study.noted("cut_to_time")
+    assert cut
+    assert winner.number not in {trial for entry in cut for trial in entry["trials"]}
+    assert sum(trial == winner.number for trial, _ in calls) == len(rungs)
+    best = min((entry for entry in stood if entry["rung"] == cut[0]["rung"]), key=lambda entry: entry["score"], default=None)
+    assert best is None or since < 2 or winner.number == best["trial"] or winner.number == 0
+    assert any("the time was short" in entry["reasons"].values() for entry in study.noted("rung"))
+
+
+def test_a_late_race_that_is_killed_goes_on_without_those_it_dropped(tmp_path) -> None:
+    calls: list[Any] = []
+    hurried(tmp_path / "whole", calls, 4).run()
+    for stop_at in range(len(calls)):
+        folder = tmp_path / f"killed-{stop_at}"
+        with pytest.raises(KeyboardInterrupt):
+            hurried(folder, [], 4, stop_at).run()
+        late = hurried(folder, [], 4)
+        late.run()
+        assert [line for line in Study(folder).noted("rung")] == [line for line in Study(tmp_path / "whole").noted("rung")]

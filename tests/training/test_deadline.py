@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_no_cut_lets_the_rate_jump_or_rise_above_its_schedule(schedule: Any, cut
     factors = [progress(schedule, step, 100, cuts)[1] for step in range(cuts[-1].total)]
     for step, factor in enumerate(factors):
         assert 0 < factor <= schedule.factor(share_done(step, 100)) + 1e-12
-    assert all(abs(one - two) < 0.13 for one, two in zip(factors, factors[1:], strict=False))
+    assert all(abs(one - two) < 0.13 for one, two in pairwise(factors))
     assert factors[-1] < 0.1
     shares = [progress(schedule, step, 100, cuts)[0] for step in range(cuts[-1].total)]
     assert shares == sorted(shares)

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,7 @@ def count_words(train: Sequence[Example], columns: Sequence[str]) -> tuple[float
     half, total = 1, 0
     for number, example in enumerate(some, 1):
         words = re.findall(r"\w+", text_of(example, columns).lower()[:20_000])
-        found = {(word,) for word in words} | set(zip(words, words[1:], strict=False))
+        found = {(word,) for word in words} | set(pairwise(words))
         total += len(found)
         seen |= found
         if number == max(1, len(some) // 2):

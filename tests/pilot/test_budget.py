@@ -1,0 +1,168 @@
+"""A time budget: refused where it is no budget, reserved as measured, and kept whatever the machine does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import luthier
+from luthier.app.cli import app
+from luthier.core.errors import ExperimentError
+from luthier.core.interfaces import Silent
+from luthier.core.run import Clock, Run
+from luthier.core.types import Step
+from luthier.pilot.search import budget_of
+from luthier.pilot.stages.asking import seconds_of
+from luthier.pilot.stages.closing_time import ClosingCosts, count_words, planned_rows
+from luthier.pilot.stages.time_budget import rounded_up
+from tests.conftest import rows
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    file.write_text("".join(json.dumps({**row, "text": f"{row['text']} {number}"}) + "\n" for number, row in enumerate(rows(240))))
+    return file
+
+
+def test_a_budget_without_a_unit_is_refused_and_a_number_is_seconds() -> None:
+    for given in ("5", "2.5", " 90 "):
+        with pytest.raises(ExperimentError, match=r"has no unit[\s\S]*s \(seconds\) or"):
+            seconds_of(given)
+        with pytest.raises(ExperimentError, match="has no unit"):
+            budget_of(given)
+    assert seconds_of(5) == 5.0
+    assert seconds_of(2.5) == 2.5
+    assert seconds_of("1.5h") == 5400.0
+    assert budget_of(600) == (None, 600.0)
+    assert budget_of("2x") == (2.0, None)
+    for given in (True, "soon", "-5s", 0):
+        with pytest.raises(ExperimentError, match="not a time"):
+            seconds_of(given)
+
+
+@pytest.mark.parametrize("command", ["run", "train", "search"])
+def test_the_command_line_refuses_a_budget_without_a_unit(command: str, table: Path) -> None:
+    found = CliRunner().invoke(app, [command, str(table), "--budget", "5"])
+    assert isinstance(found.exception, ExperimentError)
+    assert "5s (seconds) or 5m (minutes)" in str(found.exception)
+
+
+def test_a_budget_too_short_for_anything_is_refused_with_the_smallest_that_makes_sense(bases, table: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ExperimentError, match=r"--budget 1s is too short for these rows: the smallest that makes sense is \d+[sm]"
+    ) as caught:
+        luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", budget="1s")
+    assert caught.value.exit_code == 2
+    assert "nothing was trained" in caught.value.remedy
+    for name in ("checkpoints", "bundle", "verdict.json", "metrics.jsonl"):
+        assert not (tmp_path / "run" / name).exists()
+
+
+def test_a_budget_that_the_small_run_has_used_up_is_refused_too(
+    bases, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.pilot.run.Clock", lambda: Clock(before=500.0))
+    with pytest.raises(ExperimentError, match=r"--budget 501s is too short for these rows: the smallest that makes sense is 5[1-9]0s|10m"):
+        luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", budget="501s", set=["training.epochs=2"])
+    assert not (tmp_path / "run" / "bundle").exists()
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(31.2, "35s"), (119, "120s"), (121, "150s"), (700, "12m")])
+def test_the_smallest_budget_is_a_round_one(seconds: float, said: str) -> None:
+    assert rounded_up(seconds) == said
+
+
+def costs(**changes: Any) -> ClosingCosts:
+    given: dict[str, Any] = {"fixed": 20.0, "rows": 15_000, "classes": 151, "a_row": 0.001, "features": 1152, "ngrams": 20.0, "sample": 400, "distinct": 4000.0}  # fmt: skip
+    return ClosingCosts(**{**given, **changes})
+
+
+def test_a_closing_that_is_too_long_fits_the_baselines_on_fewer_rows_tfidf_first() -> None:
+    whole = costs().seconds(15_000, 15_000)
+    assert costs().rows_within(whole + 1) == (15_000, 15_000)
+    probe, words = costs().rows_within(whole - 20)
+    assert probe == 15_000
+    assert words < 15_000
+    assert costs().seconds(probe, words) <= whole - 20
+    probe, words = costs().rows_within(80.0)
+    assert 755 <= words <= probe < 15_000
+    assert costs().rows_within(0.0) == (755, 755)  # five of each class
+    assert costs(classes=0).rows_within(0.0) == (0, 0)
+    assert costs(classes=0).seconds(0, 0) == 20.0
+    assert costs(slower=3.0).seconds(1000, 1000) > 2 * costs().seconds(1000, 1000) - 20.0
+
+
+def test_distinct_words_of_many_rows_are_foreseen_from_a_few(bases, records) -> None:
+    from luthier.core.types import Example, Record
+
+    draw = __import__("random").Random(1)
+    texts = [" ".join(f"w{int(draw.paretovariate(0.9))}" for _ in range(12)) for _ in range(4000)]
+    examples = [Example(number, [1], 0, Record(number, {"text": text})) for number, text in enumerate(texts)]
+    ngrams, sample, distinct, growth = count_words(examples, ["text"])
+    words = {pair for text in texts for pair in [*text.split(), *zip(text.split(), text.split()[1:], strict=False)]}
+    assert ngrams <= 23
+    assert 0.5 < distinct * (4000 / sample) ** growth / len(words) < 2
+
+
+def test_what_was_decided_last_about_the_rows_is_obeyed(tmp_path: Path) -> None:
+    place = Run.create(tmp_path / "run")
+    assert planned_rows(place)[0] == 50_000
+    place.event("planned", steps=3, probe_rows=900, words_rows=700)
+    assert planned_rows(place) == (900, 700)
+    place.event("probe_rows", rows=600, probe_rows=600, words_rows=0)
+    assert planned_rows(place) == (600, 0)
+
+
+class Jumps(Clock):
+    """A clock that somebody else's work makes jump."""
+
+    more = 0.0
+
+    def __call__(self) -> float:
+        return super().__call__() + Jumps.more
+
+
+class Told(Silent):
+    """A face that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+def test_a_machine_that_is_taken_away_leaves_a_verdict_a_bundle_and_a_run_that_can_be_made_again(
+    bases, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the training nine tenths of the budget are gone: the run ends, is judged, and says why; train makes the same bits."""
+    monkeypatch.setattr("luthier.pilot.run.Clock", Jumps)
+    Jumps.more = 0.0
+    face = Told()
+
+    def jump(step: Step) -> None:
+        if step.number == 60:
+            Jumps.more = 1000.0
+
+    asked = ["training.epochs=8", "training.checkpoint_seconds=0", "optimizer.lr=0.003"]
+    run = luthier.run(
+        table, base=str(bases("bert").folder), out=tmp_path / "run", budget=1000, set=asked, watchers=[jump], face=face, force=True
+    )
+    (cut,) = run.happened("cut_while_training")
+    assert (cut["step"], cut["total"]) == (61, 61)
+    assert run.verdict is not None
+    assert (run.folder / "bundle" / "luthier.json").exists()
+    (found,) = (finding for finding in run.findings if finding.check == "budget")
+    assert "to keep the 16 min 40 s budget" in found.claim
+    assert any("the run ends after step 61" in line for line in face.said)
+    assert "of a budget of 1000 s" in (run.folder / "report.html").read_text()
+    assert any(event["words_rows"] == 0 for event in run.happened("probe_rows"))  # and nothing was left for TF-IDF
+    monkeypatch.undo()
+    again = luthier.train(run.folder / "experiment.yaml", out=tmp_path / "again", force=True)
+    assert again.happened("cut_while_training")[0]["total"] == 61
+    assert (again.folder / "bundle" / "model.safetensors").read_bytes() == (run.folder / "bundle" / "model.safetensors").read_bytes()
