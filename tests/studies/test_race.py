@@ -300,4 +300,4 @@ def test_a_late_race_that_is_killed_goes_on_without_those_it_dropped(tmp_path) -
             hurried(folder, [], 4, stop_at).run()
         late = hurried(folder, [], 4)
         late.run()
-        assert [line for line in Study(folder).noted("rung")] == [line for line in Study(tmp_path / "whole").noted("rung")]
+        assert Study(folder).noted("rung") == Study(tmp_path / "whole").noted("rung")

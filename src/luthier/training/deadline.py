@@ -19,7 +19,7 @@ LATE = 1.03
 """A run is late when its forecast is longer than this times the budget; a little is noise."""
 AIM = 0.98
 """Share of the budget at which a run that is cut should end."""
-FEWEST = 12
+FEWEST = 8
 """Steps, at least, that tell how fast a run is."""
 RECENT = 0.05
 """Share of the time left over which the speed is measured, and over which a run must stay late before it is cut."""
@@ -83,6 +83,11 @@ class Speed:
         tokens = sum(tokens for _, tokens in self.seen) - slowest[1]
         return (self.span - slowest[0]) / max(tokens, 1) * self.tokens
 
+    def over(self, steps: int) -> float:
+        """Seconds that an average step takes, from the last so many alone."""
+        some = list(self.seen)[-max(2, steps) :]
+        return sum(seconds for seconds, _ in some) / max(sum(tokens for _, tokens in some), 1) * self.tokens
+
 
 class Deadline:
     """A watcher that compares the time left with what the rest of the run takes, and cuts the run where that is too much.
@@ -105,6 +110,7 @@ class Deadline:
         self.evaluation = limit.evaluation
         self.last = limit.spent()
         self.late_since: float | None = None
+        self.late_steps = 0
 
     def begin(self) -> None:
         """The training goes on after a pause, which was nobody's step."""
@@ -118,12 +124,13 @@ class Deadline:
         self.last = now
         if step.number >= self.work.total:
             return
+        self.late_steps += 1
         if now + self.limit.closing >= self.limit.seconds * LATE:
             self._cut(step.number, now)
         elif now + self.closing + self._rest(step.number) <= self.limit.seconds * LATE:
             self.late_since = None
         elif self.late_since is None:
-            self.late_since = now
+            self.late_since, self.late_steps = now, 0
         elif now - self.late_since >= patience and self.speed.count >= 3:
             self._cut(step.number, now)
 
@@ -156,13 +163,14 @@ class Deadline:
     def _cut(self, number: int, now: float) -> None:
         """Decide what is left out, write it down, and obey."""
         before = self.work.total
-        cut = fitting_cut(
-            number, before, self.limit.seconds * AIM - now - self.closing, self.speed.step, self.evaluation, self._evaluations(number), self.best() > 0
-        )  # fmt: skip
+        # what made it late is newer than the window: the steps since then tell how fast it is now
+        step = max(self.speed.step, self.speed.over(self.late_steps)) if self.late_since is not None else self.speed.step
+        left = self.limit.seconds * AIM - now - self.closing
+        cut = fitting_cut(number, before, left, step, self.evaluation, self._evaluations(number), self.best() > 0)
         why = reason(self.slower)
         factor = self.work.progress(number)[1]
         self.run.event("cut_while_training", step=number, total=cut.total, evaluations=cut.evaluations, before=before, factor=factor, why=why,
-                       seconds=round(now, 2), budget=self.limit.seconds, a_step=self.speed.step, planned=self.limit.step)  # fmt: skip
+                       seconds=round(now, 2), budget=self.limit.seconds, a_step=step, planned=self.limit.step)  # fmt: skip
         self.work.cut(cut)
         self.late_since = None
         self.face.say(told(before, cut, why, self.limit.seconds))
@@ -186,7 +194,7 @@ def fitting_cut(number: int, total: int, left: float, step: float, evaluation: f
     cost = step * 1.02 + (evaluations * evaluation / (total - number) if keep else 0.0)
     steps = int((left - (0 if keep else evaluation)) / max(cost, 1e-9))
     if steps < 1:
-        return Cut(number, number, evaluations=not has_best)
+        return Cut(number, number, evaluations=not has_best or left >= evaluation)
     return Cut(number, max(number, min(number + steps, total - 1)), evaluations=keep)
 
 
