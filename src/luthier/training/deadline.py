@@ -127,7 +127,7 @@ class Deadline:
         self.late_steps += 1
         if now + self.limit.closing >= self.limit.seconds * LATE:
             self._cut(step.number, now)
-        elif now + self.closing + self._rest(step.number) <= self.limit.seconds * LATE:
+        elif now + self.closing(self.slower) + self._rest(step.number) <= self.limit.seconds * LATE:
             self.late_since = None
         elif self.late_since is None:
             self.late_since, self.late_steps = now, 0
@@ -145,10 +145,13 @@ class Deadline:
         """How many times slower a step is than planned."""
         return self.speed.step / max(self.limit.step, 1e-9)
 
-    @property
-    def closing(self) -> float:
-        """Seconds that verdict, bundle and report would take now; half of the budget at most, for the closing can do with less."""
-        return max(self.limit.closing, min(self.limit.closing * self.slower, self.limit.seconds / 2))
+    def closing(self, slower: float) -> float:
+        """Seconds that verdict, bundle and report would take now; half of the budget at most, for the closing can do with less.
+
+        Args:
+            slower: how many times slower than planned the machine is.
+        """
+        return max(self.limit.closing, min(self.limit.closing * slower, self.limit.seconds / 2))
 
     def _evaluations(self, number: int) -> int:
         """Evaluations that are still to come, the last one included."""
@@ -165,9 +168,10 @@ class Deadline:
         before = self.work.total
         # what made it late is newer than the window: the steps since then tell how fast it is now
         step = max(self.speed.step, self.speed.over(self.late_steps)) if self.late_since is not None else self.speed.step
-        left = self.limit.seconds * AIM - now - self.closing
+        slower = step / max(self.limit.step, 1e-9)
+        left = self.limit.seconds * AIM - now - self.closing(slower)
         cut = fitting_cut(number, before, left, step, self.evaluation, self._evaluations(number), self.best() > 0)
-        why = reason(self.slower)
+        why = reason(slower)
         factor = self.work.progress(number)[1]
         self.run.event("cut_while_training", step=number, total=cut.total, evaluations=cut.evaluations, before=before, factor=factor, why=why,
                        seconds=round(now, 2), budget=self.limit.seconds, a_step=step, planned=self.limit.step)  # fmt: skip
