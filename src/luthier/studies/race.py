@@ -143,8 +143,8 @@ class Race:
     def _keep_to_time(self, number: int, alive: Sequence[int]) -> None:
         """Where the time is too short to bring another trial to this rung and the best one to its end, those that have not come here are dropped."""
         standing = [trial for trial in alive if trial not in self.stopped]
-        here = [trial for trial in standing if (number, trial) in self.standings]
-        waiting = [trial for trial in standing if trial not in here]
+        waiting = [trial for trial in standing if (number, trial) not in self.standings]
+        here = [trial for trial in standing if trial not in waiting and math.isfinite(self.standings[number, trial].score)]
         if not waiting or len(standing) < 2 or not (here or number):
             return
         before = self.rungs[number - 1].share if number else 0.0
