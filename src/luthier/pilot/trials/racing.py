@@ -95,7 +95,9 @@ def searched(way: Way, experiment: Experiment) -> Study:
                 entrant = Runner(stable, trial)
             dropped = sorted(race.timed_out)
             if dropped:
-                face.say(f"the time is short: {len(dropped)} of {plural(plan.trials, 'trial')} were left out, so that the best one comes to its end")
+                face.say(
+                    f"the time is short: {len(dropped)} of {plural(plan.trials, 'trial')} were left out, so that the best one comes to its end"
+                )
             if not entrant.way.place.happened("trained") and entrant.way.place.verdict is None:
                 face.stage("train", f"trial {trial.number} to its end")
             entrant.keep_to(limit_of(way))
