@@ -67,7 +67,7 @@ def test_a_budget_that_the_small_run_has_used_up_is_refused_too(
     bases, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("luthier.pilot.run.Clock", lambda: Clock(before=500.0))
-    with pytest.raises(ExperimentError, match=r"--budget 501s is too short for these rows: the smallest that makes sense is 5[1-9]0s|10m"):
+    with pytest.raises(ExperimentError, match=r"--budget 501s is too short for these rows: the smallest that makes sense is \d+[sm]"):
         luthier.run(
             table, base=str(bases("bert").folder), out=tmp_path / "run", budget="501s", set=["training.epochs=2", "optimizer.lr=0.003"]
         )
