@@ -142,14 +142,14 @@ class Told(Silent):
 def test_a_machine_that_is_taken_away_leaves_a_verdict_a_bundle_and_a_run_that_can_be_made_again(
     bases, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of the training nine tenths of the budget are gone: the run ends, is judged, and says why; train makes the same bits."""
+    """In the middle of the training more than the budget is gone: the run ends, is judged, and says why; train makes the same bits."""
     monkeypatch.setattr("luthier.pilot.run.Clock", Jumps)
     Jumps.more = 0.0
     face = Told()
 
     def jump(step: Step) -> None:
         if step.number == 60:
-            Jumps.more = 1000.0
+            Jumps.more = 1100.0
 
     asked = ["training.epochs=8", "training.checkpoint_seconds=0", "optimizer.lr=0.003"]
     run = luthier.run(
