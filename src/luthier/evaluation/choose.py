@@ -8,46 +8,44 @@ import numpy as np
 
 from luthier.core.types import Scores
 from luthier.evaluation.compare import paired
-from luthier.evaluation.metrics import measure
 
-METRIC_LEAD = 0.5
-"""Standard errors by which one alone must have the better metric than the average, to be preferred to it."""
-LOSS_LEAD = 1.0
-"""Standard errors by which one alone must have the lesser loss than the average, to be preferred to it."""
+BEYOND_NOISE = 1.0
+"""Standard errors of a paired difference from which on it decides."""
 INSIDE = 2 * 1.96
 """Standard errors between the ends of a 95 % interval."""
 
 
 def choose(candidates: Mapping[str, Scores], metric: str, average: str = "average") -> str:
-    """The average, unless one alone is better on the same rows: by half a standard error of the metric, or by one of the loss.
+    """The better one alone; the average only where it is better than that by more than a standard error.
 
-    Validation rows are few, and the mean of two classifiers is rarely worse than the better one; where it is, the rows say so. Of two that are both
-    better than the average the one with the lesser loss is taken; the first where they say the same.
+    Alone, the metric decides where its difference is beyond noise, and the log loss where it is not: of few validation rows the log loss tells more. The
+    average is two models to ship and to run, so the rows have to ask for it.
 
     Args:
-        candidates: their scores on the same validation rows, at their temperatures; the simpler ones first.
+        candidates: their scores on the same validation rows, at their temperatures.
         metric: in `METRICS`.
         average: the name of the one that is the average of the others.
     """
-    alone = {name: scores for name, scores in candidates.items() if name != average}
-    both = candidates[average]
-    better = [name for name, scores in alone.items() if beats(scores, both, metric)]
-    if not better:
-        return average
-    return min(better, key=lambda name: measure(alone[name], ("loss",))["loss"])
+    first, second = (name for name in candidates if name != average)
+    alone = second if is_better(candidates[second], candidates[first], metric) else first
+    both, one = candidates[average], candidates[alone]
+    worse, spread = lead_of(one, both, metric)
+    gain, error = lead_of(both, one, "loss")
+    return average if gain > BEYOND_NOISE * error and worse <= BEYOND_NOISE * spread else alone
 
 
-def beats(one: Scores, both: Scores, metric: str) -> bool:
-    """Whether a classifier alone is better than the average by enough, or says the very same.
+def is_better(one: Scores, other: Scores, metric: str) -> bool:
+    """Whether one alone is to be preferred to another alone.
 
     Args:
-        one: alone.
-        both: the average.
+        one: on the validation rows.
+        other: on the same rows in the same order.
         metric: in `METRICS`.
     """
-    lead, error = lead_of(one, both, metric)
-    gain, spread = lead_of(one, both, "loss")
-    return lead > METRIC_LEAD * error or gain > LOSS_LEAD * spread or (lead == 0 and gain == 0)
+    lead, error = lead_of(one, other, metric)
+    if abs(lead) > BEYOND_NOISE * error:
+        return lead > 0
+    return lead_of(one, other, "loss")[0] > 0
 
 
 def lead_of(one: Scores, other: Scores, metric: str) -> tuple[float, float]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import save
 
-from luthier.core.run import Run
+from luthier.core.run import Run, write_file
 from luthier.core.types import Example, Scores
 from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
@@ -93,6 +94,7 @@ def judge_classifier(way: Way, experiment: Experiment, work: Work) -> tuple[dict
     found["candidates"] = list_candidates(candidates, metrics, scores, {PROBE: found["base"], candidates.ships: found["test"]})
     other = TRAINED if candidates.ships == PROBE else PROBE
     details = _rows(work, test, ours, (LABELS[other], scores[other])) | _by_class(experiment, ours)
+    save_scores(way.place, candidates.validation, {**scores, **others})
     name_never_predicted(way, never_predicted(ours), "test")
     details["temperature"] = candidates.temperatures[candidates.ships]
     details["calibration_error"] = {
@@ -100,6 +102,23 @@ def judge_classifier(way: Way, experiment: Experiment, work: Work) -> tuple[dict
         for when, each in (("before", before[candidates.ships]), ("after", ours))
     }
     return found, details, candidates.shipped
+
+
+def save_scores(place: Run, validation: Mapping[str, Scores], test: Mapping[str, Scores]) -> None:
+    """Keep what each candidate and baseline lost on each row and whether it was right: what paired comparisons need.
+
+    Args:
+        place: candidate_scores.safetensors goes there.
+        validation: name → scores on the validation rows.
+        test: name → scores on the test rows.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for part, found in (("validation", validation), ("test", test)):
+        for name, scores in found.items():
+            assert scores.probabilities is not None
+            tensors[f"{part}.{name}.loss"] = scores.loss
+            tensors[f"{part}.{name}.right"] = (scores.probabilities.argmax(1) == scores.target).astype(np.uint8)
+    write_file(place.folder / "candidate_scores.safetensors", save(tensors))
 
 
 def open_test(way: Way, experiment: Experiment, work: Work) -> list[Example]:
@@ -143,13 +162,18 @@ def list_candidates(
 
 def budget_cut(place: Run) -> dict[str, float] | None:
     """How far the budget cut the training, and the seconds that would have been enough; None where it did not."""
-    happened, planned, trained = (place.happened(name) for name in ("cut_to_budget", "planned", "trained"))
-    if not happened or not planned or not trained or trained[-1]["step"] < happened[-1]["steps"]:  # it had stopped earlier by itself
+    before, late, planned, trained = (place.happened(name) for name in ("cut_to_budget", "cut_while_training", "planned", "trained"))
+    budget = place.happened("created")[-1]["budget"]
+    if not (before or late) or not planned or not trained or not budget:
         return None
-    cut, forecast = happened[-1], planned[-1]["forecast"]
+    left = late[-1]["total"] if late else before[-1]["steps"]
+    if trained[-1]["step"] < left:  # it had stopped earlier by itself
+        return None
+    forecast = planned[-1]["forecast"]
+    wanted = before[-1]["wanted"] if before else planned[-1]["steps"]
     a_step = forecast["seconds"] / max(forecast["steps"], 1)  # the evaluations on the way included
-    enough = cut["budget"] + (cut["wanted"] - cut["steps"]) * a_step * LEEWAY
-    return {"steps": cut["steps"], "wanted": cut["wanted"], "budget": cut["budget"], "enough": round(enough, 1)}
+    enough = budget + (wanted - left) * a_step * LEEWAY
+    return {"steps": left, "wanted": wanted, "budget": budget, "enough": round(enough, 1)}
 
 
 def _by_class(experiment: Experiment, ours: Scores) -> dict[str, Any]:
