@@ -17,6 +17,7 @@ from luthier.models.store import resolve
 from tests.conftest import rows
 
 QUICK = ["training.steps=2", "optimizer.lr=0.003"]
+TRAINED = [*QUICK, "adaptation.kind=lora", "training.ships=trained"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def classifier(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("classifier")
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps({**row, "text": f"{row['text']} {number}"}) + "\n" for number, row in enumerate(rows(120))))
-    return luthier.run(file, base=str(bases("bert").folder), out=folder / "run", set=[*QUICK, "adaptation.kind=lora"], force=True)
+    return luthier.run(file, base=str(bases("bert").folder), out=folder / "run", set=TRAINED, force=True)
 
 
 @pytest.fixture(scope="module")

@@ -58,8 +58,7 @@ def test_rows_that_are_scored_in_parts_have_the_scores_of_all_together(monkeypat
 
 
 @pytest.mark.parametrize("rare", [0, 3])
-def test_of_many_rows_a_part_is_fitted_on_and_no_class_is_lost(rare: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, "MOST", 1000)
+def test_of_many_rows_a_part_is_fitted_on_and_no_class_is_lost(rare: int) -> None:
     asked: list[int] = []
 
     def counted(examples: Sequence[Example]) -> np.ndarray:
@@ -68,7 +67,7 @@ def test_of_many_rows_a_part_is_fitted_on_and_no_class_is_lost(rare: int, monkey
 
     train = [Example(number, [1], int(number >= 3000 - rare), Record(number, {}), {}) for number in range(3000)]
     held = [Example(number, [1], number % 2, Record(number, {}), {}) for number in range(5000, 5040)]
-    found = frozen("small", counted, train, held, 2).score(held)
+    found = frozen("small", counted, train, held, 2, 1000).score(held)
     assert asked[0] in (1000, 1001)
     assert found.probabilities is not None
     assert np.isfinite(found.loss).all()

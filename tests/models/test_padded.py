@@ -81,7 +81,7 @@ def test_a_run_says_that_rows_are_padded_and_ships_what_it_trained(bases, tmp_pa
         "".join(json.dumps({**row, "text": f"{row['text']} {n}"}) + "\n" for n, row in enumerate(rows(120)))
     )
     run = luthier.run(tmp_path / "rows.jsonl", base=str(bases(family).folder), out=tmp_path / "run", force=True,
-                      set=["training.epochs=2", "optimizer.lr=1e-3", "adaptation.kind=freeze", "adaptation.depth=1"])  # fmt: skip
+                      set=["training.epochs=2", "optimizer.lr=1e-3", "adaptation.kind=freeze", "adaptation.depth=1", "training.ships=trained"])  # fmt: skip
     assert [event["family"] for event in run.happened("padded")] == [family]
     proofs = {proof["name"]: proof["held"] for proof in run.json("proofs.json")["proofs"]}
     assert "a row moves only itself" not in proofs

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent.parent.parent
 def test_the_feedback_example_becomes_a_classifier_that_transformers_can_use(tmp_path: Path) -> None:
     from transformers import pipeline
 
-    run = luthier.run(ROOT / "examples" / "feedback" / "feedback.csv", out=tmp_path / "run", set=["training.epochs=1"])
+    run = luthier.run(
+        ROOT / "examples" / "feedback" / "feedback.csv", out=tmp_path / "run", set=["training.epochs=1", "training.ships=trained"]
+    )
     verdict = run.verdict
     assert verdict is not None
     assert verdict["test"]["n"] == 600

@@ -92,11 +92,10 @@ def _candidates(verdict: dict[str, Any]) -> str:
             shown(metric, each["validation"][metric]),
             f"{shown(metric, each['test']['value'])} [{shown(metric, each['test']['low'])}, {shown(metric, each['test']['high'])}]",
             f"{each['temperature']:.2f}",
-            f"{each['seconds']:.0f} s",
         )
         for each in verdict["candidates"]
     ]
-    head = ("candidate", f"validation {metric}", f"test {metric}", "temperature", "beyond training")
+    head = ("candidate", f"validation {metric}", f"test {metric}", "temperature")
     return section(
         "What ships",
         table(head, rows),

@@ -13,7 +13,6 @@ from safetensors.numpy import load_file, save_file
 
 from luthier.core.errors import DiskFailed, DiskFull, LuthierError, RunError, Stopped
 from luthier.core.study import Study
-from luthier.evaluation.contributions import describe_score
 from luthier.studies.propose import Tried, propose
 from luthier.studies.rungs import Decision, Rung, Standing, decide
 from luthier.studies.space import Dimension, Values
@@ -185,7 +184,7 @@ class Race:
         began = self.clock()
         try:
             score, losses = entrant.end(rung.share) if rung.falls else entrant.advance(rung.share)
-            why = "" if math.isfinite(score) else f"the {describe_score(self.metric, score)}"
+            why = "" if math.isfinite(score) else f"the validation score is {score}"
         except (Stopped, DiskFull, DiskFailed):
             raise  # of the whole search
         except LuthierError as problem:

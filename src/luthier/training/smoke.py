@@ -83,15 +83,8 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
     after = score(small.model, small.objective, held, answers=0)
     scoring = (time.monotonic() - scoring) / tokens  # the second time: the first is slower, and only once
     if reads_answers(work.objective, work.validation):
-        answered = time.monotonic()
-        after = add_answers(after, small.model, small.objective.tokenizer, held, ANSWERED)  # type: ignore[attr-defined]
-        answered = time.monotonic() - answered
-        scoring += answered / sum(
-            len(example.tokens) for example in work.validation
-        )  # each evaluation answers as many, however many rows it scores
-        face.say(
-            f"each evaluation also generates {min(ANSWERED, len(held))} answers: about {answered:.0f} s, because {work.objective.metrics[0]} decides"
-        )
+        after, answering = _answered(small, held, after, face)
+        scoring += answering / sum(len(example.tokens) for example in work.validation)  # the same for each evaluation, whatever its rows
     findings = [
         found
         for found in (
@@ -125,6 +118,16 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
     return Smoke(
         go, findings, float(np.median(times[2:] or times)), scoring, time.monotonic() - began, min(small.shrunk.values(), default=0)
     )
+
+
+def _answered(small: Work, held: list[Example], scores: Scores, face: Face) -> tuple[Scores, float]:
+    """The scores with generated answers, and the seconds that those took."""
+    began = time.monotonic()
+    found = add_answers(scores, small.model, small.objective.tokenizer, held, ANSWERED)  # type: ignore[attr-defined]
+    seconds = time.monotonic() - began
+    name = small.objective.metrics[0]
+    face.say(f"each evaluation also generates {min(ANSWERED, len(held))} answers: about {seconds:.0f} s, because {name} decides")
+    return found, seconds
 
 
 def _small(work: Work) -> Work:

@@ -42,7 +42,7 @@ class Fit:
         self.checkpointer = Checkpointer(work, self.writer, self.evaluator)
         self.done = _resume(run, work, self.evaluator)
         self.over = bool(run.happened("trained"))
-        self.watchers: list[Watcher] = [self.metrics, Finite(work, self.metrics), self.evaluator, face.step, self._show, self.checkpointer]
+        self.watchers: list[Watcher] = [self.metrics, Finite(work, self.metrics), self.evaluator, face.step, self.checkpointer]
         self.more = more
         self.evaluator.latest = _latest_evaluation(run)
         stopped = run.happened("stopped_by_watcher")
@@ -59,7 +59,8 @@ class Fit:
         """
         if self.deadline is not None:
             return
-        self.deadline = Deadline(self.work, self.run, self.face, self.evaluator.looks, limit, lambda: self.evaluator.best["step"])
+        evaluator = self.evaluator  # not self: a training that nobody needs is freed at once
+        self.deadline = Deadline(self.work, self.run, self.face, evaluator.looks, limit, lambda: evaluator.best["step"])
         # before the evaluator: a run that is cut to the step it has just done is evaluated there
         self.watchers = [*self.watchers[:2], self.deadline, *self.watchers[2:], self.deadline.after]
 
@@ -86,6 +87,8 @@ class Fit:
             for step in steps(self.work, self.done) if self.done < until else ():
                 self.done = step.number
                 for watch in self.watchers:
+                    if watch is self.checkpointer:  # what a person's watchers ask for stands in the checkpoint
+                        self._show(step)
                     watch(step)
                 self.signals.poll()
                 if step.number == until:

@@ -153,7 +153,6 @@ def list_candidates(
             "validation": {metric: measure(candidates.validation[name], (metric,))[metric]},
             "test": tested(name),
             "temperature": candidates.temperatures[name],
-            "seconds": round(candidates.seconds[name], 2),
             "chosen": name == candidates.ships,
         }
         for name in scores
