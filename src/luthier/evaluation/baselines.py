@@ -66,7 +66,7 @@ def words(train: Sequence[Example], validation: Sequence[Example], classes: int,
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    train = _some(train, most_rows)
+    every, train = len(train), _some(train, most_rows)
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
     vectorizer.fit([text_of(example, columns) or "empty" for example in [*train]] + ["empty"])
 
@@ -74,7 +74,18 @@ def words(train: Sequence[Example], validation: Sequence[Example], classes: int,
         return vectorizer.transform([text_of(example, columns) for example in examples])
 
     model, scores = _fitted(features(train), features(validation), train, validation, classes, (1.0, 10.0, 100.0))
-    return Rival("TF-IDF + logistic regression", lambda rows: scores_of(_all_classes(model, features(rows), classes), rows), scores)
+    name = f"TF-IDF + logistic regression{share_of_rows(len(train), every)}"
+    return Rival(name, lambda rows: scores_of(_all_classes(model, features(rows), classes), rows), scores)
+
+
+def share_of_rows(fitted: int, every: int) -> str:
+    """What follows a baseline's name where it was fitted on a part of the training rows.
+
+    Args:
+        fitted: rows that it was fitted on.
+        every: training rows.
+    """
+    return f" (on {fitted:,} of {every:,} rows)" if fitted < every else ""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Candidates:
         temperatures: of each.
         validation: the scores of each on the validation rows.
         seconds: that each took beyond training.
+        probe_rows: training rows that the probe was fitted on.
         probe: with its temperature; its base is in memory as long as the features are.
     """
 
@@ -48,6 +49,7 @@ class Candidates:
     temperatures: Mapping[str, float]
     validation: Mapping[str, Scores]
     seconds: Mapping[str, float]
+    probe_rows: int
     probe: LinearProbe
 
     @property
@@ -86,7 +88,7 @@ def fit_candidates(way: Way, work: Work, features: Features, most_rows: int = ba
     way.place.event("ships", candidate=ships, metric=metric, temperatures=temperatures, probe_rows=fitted.rows,
                     probe_seconds=round(probe_seconds, 2), validation={name: measure(scores, (metric, "loss")) for name, scores in held.items()})  # fmt: skip
     seconds = {TRAINED: 0.0, PROBE: probe_seconds, AVERAGE: probe_seconds}
-    return Candidates(ships, why, temperatures, held, seconds, probe)
+    return Candidates(ships, why, temperatures, held, seconds, fitted.rows, probe)
 
 
 def explain(ships: str, metric: str, validation: Mapping[str, Scores], asked: bool = False) -> str:

@@ -21,11 +21,11 @@ from luthier.training.steps import Work
 
 ALWAYS = 4.0
 """Seconds of what every run does at its end and its beginning: Python starts, the report is written."""
-SHARE = 1 / 3
+SHARE = 1 / 2
 """Of a budget, that the closing may take before the baselines are fitted on fewer rows."""
 FITS = 3
 """Strengths of regularisation that are tried."""
-ITERATIONS_PROBE, ITERATIONS_WORDS = 120, 150
+ITERATIONS_PROBE, ITERATIONS_WORDS = 120, 40
 """Of L-BFGS in each fit, about."""
 DENSE, SPARSE, COPIED = 30e9, 0.7e9, 2e9
 """Dense and sparse multiplications, and bytes moved, in a second of one thread; a fit that is measured in the small run corrects them."""
@@ -149,7 +149,7 @@ def count_words(train: Sequence[Example], columns: Sequence[str]) -> tuple[float
 
 
 def planned_rows(place: Run) -> tuple[int, int]:
-    """Training rows that the probe and TF-IDF may be fitted on at most; 0: it is left out.
+    """Training rows that the probe and TF-IDF may be fitted on at most.
 
     Args:
         place: of a run; what was decided last is obeyed. Without a budget there is no limit but `MOST`.
@@ -194,9 +194,10 @@ def keep_to_time(way: Way, work: Work, limit: TimeLimit | None, closing: Mapping
         way.face.say("there is less time left than planned: ROUGE-L of a few test answers is left out")
     else:
         rows = max(min(probe, closing["fewest"]), int(probe * keep_probe))
-        words = int(words * keep_words) if keep_words > 0.1 else 0
-        note = f"TF-IDF on {words:,}" if words else "TF-IDF is left out"
-        way.face.say(f"there is less time left than planned: logistic regression on the base is fitted on {rows:,} training rows, {note}")
+        words = max(min(words, closing["fewest"]), int(words * keep_words))  # a verdict without it would compare with next to nothing
+        way.face.say(
+            f"there is less time left than planned: logistic regression is fitted on {rows:,} training rows on the base, on {words:,} on TF-IDF"
+        )
     place.event("probe_rows", rows=rows, probe_rows=rows, words_rows=words, left=round(left, 2), expected=round(fixed + fit + text, 2))
 
 

@@ -80,14 +80,12 @@ def judge_classifier(way: Way, experiment: Experiment, work: Work) -> tuple[dict
         probe_rows, words_rows = planned_rows(way.place)
         candidates = fit_candidates(way, work, features, probe_rows)
         way.signals.poll()
-        trivial = [baselines.majority(*given)]
-        if words_rows:  # 0: there was no time for it
-            trivial.append(baselines.words(*given, experiment.data.input, words_rows))
+        trivial = [baselines.majority(*given), baselines.words(*given, experiment.data.input, words_rows)]
         way.signals.poll()
         test = open_test(way, experiment, work)
         scores, before = score_candidates(candidates, work, test, way.signals.poll)
     ours, metrics = scores[candidates.ships], metrics_at_verdict(work.objective.metrics, "classification")
-    base = f"{way.base.name}, frozen + logistic regression", scores[PROBE]
+    base = f"{way.base.name}, frozen + logistic regression{baselines.share_of_rows(candidates.probe_rows, len(given[0]))}", scores[PROBE]
     others = {rival.name: rival.score(test) for rival in trivial}
     found = decide("classification", metrics, ours, base, others, against_base=candidates.ships != PROBE)
     found |= {"ships": candidates.ships, "why": candidates.why, "candidates": []}
