@@ -22,7 +22,7 @@ $(VENV)/.dev: $(VENV)/.installed
 	touch $@
 
 run: install
-	$(VENV)/bin/luthier run examples/feedback/feedback.csv --budget 110s
+	$(VENV)/bin/luthier run examples/intents --budget 110s
 
 test: $(VENV)/.dev
 	$(SIDE_BY_SIDE)

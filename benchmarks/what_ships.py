@@ -18,9 +18,9 @@ from luthier.core.randomness import permutation
 from luthier.data.rows import read
 from sets import files
 
-SETS = {"subj": 600, "trec": 800, "polarity": 800, "banking77": 3000, "hate": 1500, "clinc": 3000}
+SETS = {"subj": 600, "trec": 600, "polarity": 600, "banking77": 1200, "hate": 1000, "clinc": 1500}
 """Training rows (a tenth of them validate)."""
-TESTED = 1500
+TESTED = 1200
 ALONE = ("trained", "probe", "average")
 
 
@@ -34,7 +34,7 @@ def given(data: Path, out: Path, name: str, rows: int) -> tuple[Path, Path]:
     else:
         parts = {part: [(row["text"], row["category"]) for row in read(data / name / f"{part}.csv").values] for part in ("train", "test")}
     found = []
-    for part, taken in (("train", rows), ("test", len(parts["test"]))):
+    for part, taken in (("train", rows), ("test", TESTED)):
         path = out / f"{name}-{rows}-{part}.csv"
         chosen = [parts[part][place] for place in permutation(len(parts[part]), 0, name)[:taken]]
         with path.open("w", newline="") as handle:

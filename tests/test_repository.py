@@ -7,6 +7,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 
@@ -96,6 +97,11 @@ def test_the_examples_are_what_they_say() -> None:
     assert sum(row["sentiment"] == "positive" for row in feedback) == 1500
     clauses = [json.loads(line) for line in (ROOT / "examples" / "contracts" / "clauses.jsonl").read_text().split("\n") if line]
     assert len(clauses) == 436
+    for part, each in (("train", 18), ("test", 16)):
+        with (ROOT / "examples" / "intents" / f"{part}.csv").open(newline="") as file:
+            counts = Counter(row["intent"] for row in csv.DictReader(file))
+        assert len(counts) == 77
+        assert set(counts.values()) == {each}
     assert all(row["clause"] and row["plain_english"] for row in clauses)
 
 

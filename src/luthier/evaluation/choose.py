@@ -16,10 +16,10 @@ INSIDE = 2 * 1.96
 
 
 def choose(candidates: Mapping[str, Scores], metric: str, average: str = "average") -> str:
-    """The better one alone; the average only where it is better than that by more than a standard error.
+    """The one with the least log loss, unless the metric speaks against it beyond noise.
 
-    Alone, the metric decides where its difference is beyond noise, and the log loss where it is not: of few validation rows the log loss tells more. The
-    average is two models to ship and to run, so the rows have to ask for it.
+    Of few validation rows the log loss tells more than the metric does: on 14 runs what shipped was 0.25 points below the best candidate of the test rows in
+    the mean; always the trained model 1.9, always the average 0.35, the better metric 0.4 and more (docs/log.md).
 
     Args:
         candidates: their scores on the same validation rows, at their temperatures.
@@ -30,8 +30,8 @@ def choose(candidates: Mapping[str, Scores], metric: str, average: str = "averag
     alone = second if is_better(candidates[second], candidates[first], metric) else first
     both, one = candidates[average], candidates[alone]
     worse, spread = lead_of(one, both, metric)
-    gain, error = lead_of(both, one, "loss")
-    return average if gain > BEYOND_NOISE * error and worse <= BEYOND_NOISE * spread else alone
+    gain, _ = lead_of(both, one, "loss")
+    return average if gain > 0 and worse <= BEYOND_NOISE * spread else alone
 
 
 def is_better(one: Scores, other: Scores, metric: str) -> bool:
