@@ -126,8 +126,9 @@ def cause(verdict: Mapping[str, Any]) -> str:
     cut = verdict.get("cut")
     if not cut or (verdict["verdict"] == "improved" and verdict.get("ships") != "probe"):
         return ""
+    why = "which is the likely reason" if verdict["verdict"] != "improved" else "which is likely why the trained model does not ship"
     return (
-        f"the budget of {duration(cut['budget'])} cut the training to {cut['steps']:,} of {cut['wanted']:,} steps, which is the likely reason: "
+        f"the budget of {duration(cut['budget'])} cut the training to {cut['steps']:,} of {cut['wanted']:,} steps, {why}: "
         f"`--budget {budget(cut['enough'])}` would be enough for all of them"
     )
 
