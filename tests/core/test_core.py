@@ -102,3 +102,10 @@ def test_twenty_runs_started_in_the_same_second_have_twenty_names() -> None:
 )
 def test_a_count_agrees_with_its_verb(count: int, verb: str, said: str) -> None:
     assert several(count, "row", verb) == said
+
+
+def test_of_very_many_known_names_only_the_nearest_are_listed() -> None:
+    said = nearest("card_lostt", ["card_lost", *(f"other_{number}" for number in range(99))])
+    assert said.startswith("did you mean 'card_lost'? Known: card_lost")
+    assert said.endswith(" and 87 more")
+    assert len(said) < 300

@@ -94,6 +94,10 @@ class Stopped(KeyboardInterrupt):
         return f"stopped; go on with `luthier resume {shlex.quote(str(self.folder))}`" if self.folder else "stopped"
 
 
+LISTED = 40
+"""Names that are all listed in a message; of more only the nearest are."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence that names what is known, the nearest first.
 
@@ -102,5 +106,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     known = sorted(set(known))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    listed = ", ".join(known) if known else "nothing"
+    shown = known if len(known) <= LISTED else difflib.get_close_matches(name, known, n=LISTED // 3, cutoff=0.0)
+    listed = ", ".join(shown) + (f" and {len(known) - len(shown)} more" if len(shown) < len(known) else "") if known else "nothing"
     return (f"did you mean {close[0]!r}? " if close else "") + f"Known: {listed}"
