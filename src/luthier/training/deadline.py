@@ -202,13 +202,18 @@ def fitting_cut(number: int, total: int, left: float, step: float, evaluation: f
     return Cut(number, max(number, min(number + steps, total - 1)), evaluations=keep)
 
 
+def is_crowded() -> bool:
+    """Whether more wants to be computed on this machine than it has processors, over the last minute."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1) + 0.5
+
+
 def reason(slower: float) -> str:
     """Why a run is late, for a person.
 
     Args:
         slower: how many times slower a step is than planned.
     """
-    if slower > 1.2 and os.getloadavg()[0] > (os.cpu_count() or 1) + 0.5:
+    if slower > 1.2 and is_crowded():
         return "another program is using the processor"
     return f"a step takes {slower:.1f} times as long as planned" if slower > 1.05 else "there is less time left than planned"
 

@@ -14,7 +14,7 @@ from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.pilot.stages.way import Way
 from luthier.training.assemble import load_model
-from luthier.training.deadline import TimeLimit
+from luthier.training.deadline import TimeLimit, is_crowded
 
 FEWEST_STEPS = 20
 """Steps, or all where fewer are planned, with which a training makes sense: the new head has left chance, and the warm-up is over."""
@@ -60,7 +60,8 @@ def refuse(way: Way, budget: float, smallest: float) -> None:
     """
     needed = rounded_up(max(smallest, budget + 1))
     way.place.event("budget_too_short", budget=budget, smallest=needed)
-    raise ExperimentError(f"--budget {budget:g}s is too short for these rows: the smallest that makes sense is {needed}",
+    crowd = " while other programs use the processor" if is_crowded() else ""
+    raise ExperimentError(f"--budget {budget:g}s is too short for these rows: the smallest that makes sense is {needed}{crowd}",
                           f"give --budget {needed} or more (and a new --out), a smaller base or fewer rows; nothing was trained")  # fmt: skip
 
 
