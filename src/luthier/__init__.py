@@ -67,11 +67,9 @@ _PLACES = {
     "Study": "luthier.core.study",
     "Watcher": "luthier.core.interfaces",
     "bench": "luthier.pilot.bench",
-    "chat": "luthier.pilot.predict",
     "check": "luthier.pilot.check",
     "describe": "luthier.pilot.models",
     "plan": "luthier.pilot.plan",
-    "predict": "luthier.pilot.predict",
     "prove": "luthier.pilot.prove",
     "pull": "luthier.pilot.models",
     "report": "luthier.pilot.report",
@@ -82,6 +80,7 @@ _PLACES = {
     "similar": "luthier.pilot.similar",
     "steer": "luthier.pilot.steer",
     "train": "luthier.pilot.run",
+    **dict.fromkeys(("chat", "predict"), "luthier.pilot.predict"),
 }
 
 __all__ = [

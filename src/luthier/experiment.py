@@ -16,8 +16,8 @@ from luthier.core.component import Component, build, from_table, placed
 from luthier.core.errors import ExperimentError
 from luthier.data.augment import Augment
 from luthier.data.spec import Data
+from luthier.families import OBJECTIVES
 from luthier.models.spec import Model
-from luthier.objectives import OBJECTIVES
 from luthier.optim import OPTIMIZERS, SCHEDULES
 
 KINDS = {"objective": OBJECTIVES, "adaptation": ADAPTATIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}

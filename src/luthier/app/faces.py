@@ -242,6 +242,6 @@ def ending(done: Any, as_json: bool) -> None:
     elif verdict is None:
         print(f"\nplan     {done.folder / 'experiment.yaml'}\ntrain it luthier train {done.folder / 'experiment.yaml'} --out {done.folder}")
     else:
-        use = "chat" if verdict["task"] == "chat" else "predict"
-        text = "" if use == "chat" else ' "your text"'
-        print(f"\nreport   {done.folder / 'report.html'}\nbundle   {bundle}\nuse it   luthier {use} {bundle}{text}")
+        from luthier.families import family_of
+
+        print(f"\nreport   {done.folder / 'report.html'}\nbundle   {bundle}\nuse it   {family_of(verdict['task']).usage(str(bundle))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from luthier.core.finding import Finding
 from luthier.core.types import Batch, Example, Loss, Record, Scores, Step
@@ -32,12 +32,43 @@ class Objective(Protocol):
         """Names in `evaluation.METRICS`; the first decides."""
         ...
 
-    def prepare(self, records: Sequence[Record]) -> list[Example]:
+    @property
+    def unit(self) -> str:
+        """What the loss counts, for a person: row, token."""
+        ...
+
+    @property
+    def varies(self) -> str:
+        """What `augment` may change of a row: texts, images, or nothing."""
+        ...
+
+    @property
+    def drawn_tokens(self) -> Sequence[int] | None:
+        """Tokens that `collate` may put in beside those of the examples; None: no others."""
+        ...
+
+    def prepare(self, records: Sequence[Record]) -> Sequence[Example]:
         """Records to examples; pure, so it can be cached."""
         ...
 
+    def fit(self, train: Sequence[Example]) -> None:
+        """Take what has to be known of the training examples, such as class weights."""
+        ...
+
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
-        """A whole step's tensors."""
+        """A whole step's tensors, augmented where the experiment asks for it; in the step `HELD_OUT` as they are."""
+        ...
+
+    def prompt_tokens(self, example: Example) -> Sequence[int]:
+        """The tokens that a prediction begins from."""
+        ...
+
+    def reference_loss(self, model: torch.nn.Module, example: Example) -> torch.Tensor | None:
+        """An example's summed loss by the library's own forward pass, from the definition; None where there is none."""
+        ...
+
+    def swap_inputs(self, examples: Sequence[Example]) -> list[Example]:
+        """The same targets, each behind the input of another example; empty where the two cannot be taken apart."""
         ...
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> Loss:
@@ -49,8 +80,22 @@ class Objective(Protocol):
         ...
 
 
-class Trainable(Protocol):
-    """What an adaptation needs of a model: its blocks in order, and what is new on top of them."""
+class TrainableModel(Protocol):
+    """A network as the loop, the adaptations and the checkpoints see it; it is an `nn.Module` too."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows go through it end to end, so that frozen layers' outputs can be kept by row."""
+        ...
+
+    @property
+    def chance(self) -> Any:
+        """The keys of its dropout, by (seed, step, example)."""
+        ...
+
+    def parts(self, batch: Batch, limit: int) -> list[Batch]:
+        """The batch in micro-batches that cost at most so much."""
+        ...
 
     @property
     def blocks(self) -> torch.nn.ModuleList:
@@ -66,6 +111,10 @@ class Trainable(Protocol):
     def network(self) -> torch.nn.Module:
         """The module of transformers itself."""
         ...
+
+
+Trainable = TrainableModel
+"""What an adaptation needs of a model: its blocks in order, and what is new on top of them."""
 
 
 class Face(Protocol):

@@ -11,7 +11,7 @@ from luthier.core.errors import ExperimentError, nearest
 
 
 class Table:
-    """Maps a `kind` to the class that bears it.
+    """Maps a name to the class or value that bears it.
 
     Args:
         noun: what the table lists, for messages and for the entry point group `luthier.<noun>`.
@@ -22,6 +22,10 @@ class Table:
         self.noun = noun
         self._entries = entries
         self._foreign: dict[str, str] | None = None
+
+    def entries(self) -> dict[str, str]:
+        """Name → "module:attribute", those of other packages included."""
+        return self._all()
 
     def _all(self) -> dict[str, str]:
         if self._foreign is None:
@@ -35,7 +39,7 @@ class Table:
         return name in self._all()
 
     def __getitem__(self, name: str) -> Any:
-        """The class listed under `name`.
+        """What is listed under `name`.
 
         Raises:
             ExperimentError: no such name; the message gives the nearest.

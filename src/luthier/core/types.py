@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+HELD_OUT = -1
+"""The step of an evaluation, for `Objective.collate`: nothing is augmented, and what is drawn at random is the same each time."""
+
 Message = dict[str, str]
 """One turn of a conversation: `role` and `content`."""
 
@@ -35,17 +38,51 @@ class Example:
 
     Args:
         index: its number in the whole data set; randomness is keyed by it.
-        tokens: token ids.
-        target: what is to be learned: a class number, or which tokens are learned.
+        inputs: what goes into the model, by name: {"tokens": token ids} for text, {"pixels": an array} for an image.
+        target: what is to be learned: a class number, numbers, or which tokens are learned; None where the inputs are their own target.
         record: the row it was made from, to be shown.
+        size: what it costs: tokens, or whatever else the time of a step grows with; 1 or more.
+        units: loss terms that it teaches; 0 where nothing is learned from it.
+        stratum: its class, where training may draw the classes equally often.
         facts: what else the objective keeps about the row (bytes of the answer, truncation).
     """
 
     index: int
-    tokens: list[int]
+    inputs: Mapping[str, Any]
     target: Any
     record: Record
+    size: int
+    units: float = 1.0
+    stratum: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> Any:
+        """Its token ids, where it is text."""
+        return self.inputs["tokens"]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A further sequence for each example of a batch, such as what a decoder reads.
+
+    Args:
+        lengths: entries that belong to each example, # (examples,)
+        values: one entry a token, # name → (tokens, …)
+    """
+
+    lengths: torch.Tensor
+    values: Mapping[str, torch.Tensor]
+
+    def to(self, place: torch.device) -> Stream:
+        """The stream on a device."""
+        return Stream(self.lengths.to(place), {name: tensor.to(place) for name, tensor in self.values.items()})
+
+    def part(self, start: int, stop: int) -> Stream:
+        """The examples from `start` up to `stop`, as views."""
+        offsets = self.lengths.cumsum(0)
+        first, last = int(offsets[start - 1]) if start else 0, int(offsets[stop - 1]) if stop else 0
+        return Stream(self.lengths[start:stop], {name: tensor[first:last] for name, tensor in self.values.items()})
 
 
 @dataclass(frozen=True)
@@ -54,18 +91,25 @@ class Batch:
 
     Args:
         index: which examples these are, # (examples,)
-        lengths: entries of `flat` that belong to each example, # (examples,)
+        lengths: entries of `flat` that belong to each example; where there are none, what each costs, # (examples,)
         flat: one entry a token, # name → (tokens, …)
         each: one entry an example, # name → (examples, …)
+        streams: further sequences, by name.
     """
 
     index: torch.Tensor
     lengths: torch.Tensor
     flat: Mapping[str, torch.Tensor]
     each: Mapping[str, torch.Tensor]
+    streams: Mapping[str, Stream] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def size(self) -> int:
+        """What the batch costs: the sizes of its examples together."""
+        return int(self.lengths.sum()) + sum(int(stream.lengths.sum()) for stream in self.streams.values())
 
     def to(self, place: torch.device) -> Batch:
         """The batch on a device."""
@@ -73,38 +117,40 @@ class Batch:
             return self
         flat = {name: tensor.to(place) for name, tensor in self.flat.items()}
         each = {name: tensor.to(place) for name, tensor in self.each.items()}
-        return Batch(index=self.index.to(place), lengths=self.lengths.to(place), flat=flat, each=each)
+        streams = {name: stream.to(place) for name, stream in self.streams.items()}
+        return Batch(index=self.index.to(place), lengths=self.lengths.to(place), flat=flat, each=each, streams=streams)
 
     def part(self, start: int, stop: int) -> Batch:
         """The examples from `start` up to `stop`, as views."""
-        offsets = self.lengths.cumsum(0)
-        first = int(offsets[start - 1]) if start else 0
-        last = int(offsets[stop - 1]) if stop else 0
+        main = Stream(self.lengths, self.flat).part(start, stop)
         return Batch(
             index=self.index[start:stop],
-            lengths=self.lengths[start:stop],
-            flat={name: tensor[first:last] for name, tensor in self.flat.items()},
+            lengths=main.lengths,
+            flat=main.values,
             each={name: tensor[start:stop] for name, tensor in self.each.items()},
+            streams={name: stream.part(start, stop) for name, stream in self.streams.items()},
         )
 
-    def split(self, token_limit: int, saved: np.ndarray | None = None) -> list[Batch]:
-        """Cut into micro-batches of at most `token_limit` tokens (one example may exceed it).
+    def split(self, limit: int, shared: np.ndarray | None = None) -> list[Batch]:
+        """Cut into micro-batches that cost at most so much (one example may exceed it).
 
         Args:
-            token_limit: 1 or more.
-            saved: tokens that an example does not add where another one is in the same piece; what a piece's first two
+            limit: of tokens, or of what else `lengths` counts; 1 or more.
+            shared: tokens that an example does not add where another one is in the same piece; what a piece's first two
                 have in common comes on top of the limit, # (examples, examples)
         """
         lengths, parts, start, held = self.lengths.tolist(), [], 0, 0
+        for stream in self.streams.values():
+            lengths = [one + more for one, more in zip(lengths, stream.lengths.tolist(), strict=True)]
 
         def added(position: int) -> int:
             """What an example adds to the piece that begins at `start`; the first of a piece is beside the one behind it."""
             others = slice(start, position) if position > start else slice(position + 1, position + 2)
-            shared = 0 if saved is None else saved[position, others].max(initial=0)
-            return max(lengths[position] - int(shared), 1)
+            common = 0 if shared is None else shared[position, others].max(initial=0)
+            return max(lengths[position] - int(common), 1)
 
         for position in range(len(self)):
-            if position > start and held + added(position) > token_limit:
+            if position > start and held + added(position) > limit:
                 parts.append(self.part(start, position))
                 start, held = position, 0
             held += added(position)
@@ -138,6 +184,7 @@ class Scores:
         labels: the classes by name, in the order of their numbers; empty where nobody knows them.
         outputs: generated answers, None for rows that were given none, # (examples,)
         references: what was to be said, # (examples,)
+        more: what else a family's metrics need, # name → (examples, …)
     """
 
     loss: np.ndarray
@@ -148,11 +195,12 @@ class Scores:
     labels: tuple[str, ...] = ()
     outputs: np.ndarray | None = None
     references: np.ndarray | None = None
+    more: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def part(self, rows: np.ndarray) -> Scores:
         """The scores of some of the rows, in the given order (with repetition)."""
-        columns = {name: value[rows] for name, value in vars(self).items() if name != "labels" and value is not None}
-        return Scores(**columns, labels=self.labels)
+        columns = {name: value[rows] for name, value in vars(self).items() if name not in ("labels", "more") and value is not None}
+        return Scores(**columns, labels=self.labels, more={name: value[rows] for name, value in self.more.items()})
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""What a table of rows is for: which columns are read and which is learned."""
+"""What the columns of a table look like: a label, a text, a conversation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from luthier.core.errors import DataError, nearest
@@ -25,103 +25,67 @@ CHAT_SHAPES: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What was found, and why.
-
-    Args:
-        task: classification or chat.
-        input: the columns that are read.
-        target: the column that is learned.
-        reason: one sentence for the person.
-    """
-
-    task: str
-    input: tuple[str, ...]
-    target: str
-    reason: str
-
-
-def infer(rows: Rows, path: str, task: str | None = None, input: tuple[str, ...] = (), target: str | None = None) -> Shape:
-    """Find the task and its columns; what is given is taken, the rest is looked for.
+def refuse_columns(rows: Rows, path: str, names: Sequence[str]) -> None:
+    """Refuse columns that were named and are not there, or say nothing in any row.
 
     Raises:
-        DataError: a named column is not there, or nothing fits.
+        DataError: it is so.
     """
-    for name in (*input, *([target] if target else [])):
+    for name in names:
         if name not in rows.columns:
             raise DataError(f"{path} has no column {name!r}", nearest(name, rows.columns))
         _refuse_empty(rows, path, name)
-    if {"pixels", "thumbnail"} <= set(rows.columns) and task in (None, "image_classification"):
-        return _images(rows, path, input, target)
-    if {"chosen", "rejected"} <= set(rows.columns) and task in (None, "preference") and not target:
-        names = input or tuple(name for name in ("prompt", "question", "instruction") if name in rows.columns)[:1]
-        return Shape("preference", names, "chosen", "the columns chosen and rejected are preference pairs")
-    if task != "classification" and not (input and target):
-        shape = _chat(rows, input, target)
-        if shape is not None:
-            return shape
-    if task == "chat":
-        if input and target:
-            return Shape("chat", input, target, f"task and columns as given: {' + '.join(input)} → {target}")
-        raise DataError(
-            f"{path}: no conversation found among the columns {', '.join(rows.columns)}", "name them: --input question --target answer"
-        )
-    return _classification(rows, path, input, target)
 
 
-def _images(rows: Rows, path: str, input: tuple[str, ...], target: str | None) -> Shape:
-    from luthier.data.sources.images import ENDINGS, KEPT
+def find_conversation(rows: Rows, input: tuple[str, ...], target: str | None) -> tuple[tuple[str, ...], str] | None:
+    """The columns that make a conversation, as well-known data sets name them: what is read, and what is learned.
 
-    named = [name for name in rows.columns if str(rows.values[0].get(name) or "").lower().endswith(ENDINGS)]
-    column = input or (named[0],)
-    others = Rows(columns=[name for name in rows.columns if name not in (*column, *KEPT)], values=rows.values)
-    target = target or _target(others, path, column)
-    kinds = len({_text(row.get(target)) for row in rows.values})
-    return Shape(
-        "image_classification",
-        column,
-        target,
-        f"{column[0]!r} names images; {target!r} takes {plural(kinds, 'value')} over {plural(len(rows.values), 'row')}",
-    )
-
-
-def _chat(rows: Rows, input: tuple[str, ...], target: str | None) -> Shape | None:
+    Args:
+        rows: of the table.
+        input: columns that were named; only a shape with these is found.
+        target: the same.
+    """
     for names, learned in CHAT_SHAPES:
         if set(names) | {learned} <= set(rows.columns) and target in (None, learned) and input in ((), names):
             if names in (("question",), ("prompt",)) and len({str(row.get(learned)) for row in rows.values}) < len(rows.values) / 5:
                 continue
-            columns = learned if names == (learned,) else f"{' + '.join(names)} → {learned}"
-            return Shape("chat", names, learned, f"the columns {columns} are a conversation")
+            return names, learned
     return None
 
 
-def _classification(rows: Rows, path: str, input: tuple[str, ...], target: str | None) -> Shape:
-    why = []
-    pair = () if input else _pair(rows, target)
-    if target is None:
-        target = _target(rows, path, input or pair)
-        kinds = len({_text(row.get(target)) for row in rows.values})
-        why.append(f"{target!r} takes {plural(kinds, 'value')} over {plural(len(rows.values), 'row')}")
+def find_text(rows: Rows, path: str, target: str | None, pair: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """The column or columns that hold the text, and why.
+
+    Args:
+        rows: of the table.
+        path: for the message.
+        target: the column that is learned; it is not read.
+        pair: two columns that are read together, where the table has such.
+
+    Raises:
+        DataError: there is no other column.
+    """
     if pair:
-        input = pair
-        why.append(f"{pair[0]!r} and {pair[1]!r} are a pair of texts: both are read")
-    if not input:
-        lengths = {name: _mean_length(rows, name) for name in rows.columns if name != target}
-        if not lengths:
-            raise DataError(f"{path} has only the column {target!r}", "give the text in a column of its own")
-        named = [name for name in lengths if name.lower() in TEXT_NAMES and lengths[name] > 0.5 * max(lengths.values())]
-        best = named[0] if named else max(lengths, key=lambda name: lengths[name])
-        input = (best,)
-        why.append(f"{best!r} holds the text (mean {lengths[best]:.0f} characters)")
-    return Shape("classification", input, target, "; ".join(why) or "task and columns as given")
+        return pair, f"{pair[0]!r} and {pair[1]!r} are a pair of texts: both are read"
+    lengths = {name: mean_length(rows, name) for name in rows.columns if name != target}
+    if not lengths:
+        raise DataError(f"{path} has only the column {target!r}", "give the text in a column of its own")
+    named = [name for name in lengths if name.lower() in TEXT_NAMES and lengths[name] > 0.5 * max(lengths.values())]
+    best = named[0] if named else max(lengths, key=lambda name: lengths[name])
+    return (best,), f"{best!r} holds the text (mean {lengths[best]:.0f} characters)"
 
 
-def _pair(rows: Rows, target: str | None) -> tuple[str, ...]:
+def find_pair(rows: Rows, target: str | None) -> tuple[str, ...]:
     """The columns of a well-known pair of texts, where the table has both."""
     known = {name.lower(): name for name in rows.columns if name != target}
     found = (tuple(known[name] for name in pair) for pair in PAIRS if set(pair) <= set(known))
-    return next((pair for pair in found if all(_mean_length(rows, name) > 0 for name in pair)), ())
+    return next((pair for pair in found if all(mean_length(rows, name) > 0 for name in pair)), ())
+
+
+def count_values(rows: Rows, column: str) -> str:
+    """How many values a column takes, for a person."""
+    kinds = len({text_of(row.get(column)) for row in rows.values})
+    return f"{column!r} takes {plural(kinds, 'value')} over {plural(len(rows.values), 'row')}"
 
 
 def _refuse_empty(rows: Rows, path: str, name: str) -> None:
@@ -142,15 +106,26 @@ def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _target(rows: Rows, path: str, input: tuple[str, ...]) -> str:
+def find_label(rows: Rows, path: str, input: tuple[str, ...]) -> str:
+    """The column that looks like a label: a well-known name, or few values that repeat.
+
+    Args:
+        rows: of the table.
+        path: for the message.
+        input: columns that are read, and so no label.
+
+    Raises:
+        DataError: none does.
+    """
+
     def score(name: str) -> tuple[int, int]:
         named = TARGET_NAMES.index(name.lower()) if name.lower() in TARGET_NAMES else len(TARGET_NAMES)
-        return named, len({_text(row.get(name)) for row in rows.values})
+        return named, len({text_of(row.get(name)) for row in rows.values})
 
     fitting = [
         name
         for name in rows.columns
-        if name not in input and 2 <= score(name)[1] <= max(2, min(500, len(rows.values) // 3)) and _mean_length(rows, name) < 60
+        if name not in input and 2 <= score(name)[1] <= max(2, min(500, len(rows.values) // 3)) and mean_length(rows, name) < 60
     ]
     best = min(fitting, key=score, default=None)
     rank = score(best)[0] if best else len(TARGET_NAMES)
@@ -168,9 +143,11 @@ def _target(rows: Rows, path: str, input: tuple[str, ...]) -> str:
     return best
 
 
-def _mean_length(rows: Rows, name: str) -> float:
-    return sum(len(_text(row.get(name))) for row in rows.values) / max(len(rows.values), 1)
+def mean_length(rows: Rows, name: str) -> float:
+    """Characters of a column's cells in the mean."""
+    return sum(len(text_of(row.get(name))) for row in rows.values) / max(len(rows.values), 1)
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A cell as text."""
     return value if isinstance(value, str) else "" if value is None else str(value)

@@ -11,19 +11,17 @@ from luthier.core.errors import DataError, nearest
 from luthier.core.finding import Finding
 from luthier.core.run import file_hash
 from luthier.core.types import Record
-from luthier.data import pictures
 from luthier.data.archives import choose_member, on_disk, tables_in
 from luthier.data.check import CHECKS, OF_IMAGES
 from luthier.data.check.sheet import Sheet
-from luthier.data.infer import infer
-from luthier.data.near import clusters
 from luthier.data.parts import divided, together
+from luthier.data.reading import Recognise, RowKind, RowReader
 from luthier.data.rows import ENDINGS, Rejected, format_of, plain_stem, read
 from luthier.data.sources.images import KEPT
-from luthier.data.spec import CLASSES, Data
+from luthier.data.spec import Data
 from luthier.data.split import PARTS
 from luthier.data.unread import find_file_names, find_unread
-from luthier.data.usable import classes, enough, notes_of, said, set_aside, thinned, usable
+from luthier.data.usable import enough, notes_of, set_aside, thinned, usable
 
 MOST_LEAKED = 0.01
 """Share of the given test rows that may also be training rows before the run is refused."""
@@ -52,9 +50,10 @@ class Intake:
 
     Args:
         spec: with task, columns and fingerprints filled in.
+        reader: the family that recognised the rows.
         reason: why this task and these columns.
         records: part → rows.
-        labels: the classes, sorted; empty for chat.
+        labels: the classes, sorted; empty where there are none.
         rejected: what was set aside.
         findings: what a person should know about the rows.
         clusters: (file, line) → the number of its cluster of near-duplicates.
@@ -62,6 +61,7 @@ class Intake:
     """
 
     spec: Data
+    reader: RowReader
     reason: str
     records: dict[str, list[Record]]
     labels: tuple[str, ...]
@@ -82,21 +82,22 @@ class Intake:
             model: `encode`, `tokens`, `context` and `control` of a `Sheet`, where a base is at hand.
         """
         rows = [(record, part) for part in PARTS for record in self.records[part]]
-        pairs = [said(record, self.spec) for record, _ in rows]
+        views = [self.reader.view(record, self.spec) for record, _ in rows]
         given = bool(self.spec.validation or self.spec.test or self.spec.time)
         firsts: dict[int, int] = {}
         known = [firsts.setdefault(self.clusters[record.source, record.row], number) for number, (record, _) in enumerate(rows)]
         used = {*self.spec.input, self.spec.target, *KEPT}
         others = tuple(dict.fromkeys(name for record, _ in rows for name in record.values if name not in used))
-        return Sheet([record for record, _ in rows], [part for _, part in rows], given, self.spec.task or "", [text for text, _ in pairs],
-                     [label for _, label in pairs], known_clusters=known, target=self.spec.target, others=others, group=self.spec.group, **model)  # fmt: skip
+        return Sheet([record for record, _ in rows], [part for _, part in rows], given, self.reader.kind, [view.text for view in views],
+                     [view.target for view in views], known_clusters=known, target=self.spec.target, others=others, group=self.spec.group, **model)  # fmt: skip
 
 
-def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
+def take_in(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK) -> Intake:
     """Read, check and split.
 
     Args:
         spec: at least the path; a folder with train, validation (or dev) and test files is three files.
+        recognise: finds the family that reads such rows.
         checks: names in `data.check.CHECKS` of those to be made at once; none where the caller makes them itself.
 
     Raises:
@@ -110,29 +111,32 @@ def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
     }
     rejected = [row for rows in tables.values() for row in rows.rejected]
     enough({name: rows.values for name, rows in tables.items()}, rejected, spec.path)
-    shape = infer(tables["train"], spec.path, spec.task, spec.input, spec.target)
+    reader, shape = recognise(tables["train"], spec.path, spec)
     for column in (spec.group, spec.time):
         if column and column not in tables["train"].columns:
             raise DataError(f"{spec.path} has no column {column!r}", nearest(column, tables["train"].columns))
-    parts = {name: usable(rows, files[name], shape, rejected) for name, rows in tables.items()}
+    parts = {name: usable(rows, files[name], reader, shape, rejected) for name, rows in tables.items()}
     enough(parts, rejected, spec.path)
-    labels = classes(parts, shape, rejected, spec.path) if shape.task in CLASSES else ()
+    labels = reader.fit(parts, shape, rejected, spec.path)
     enough(parts, rejected, spec.path)
     fingerprint = _fingerprint(spec, files)
     places = {"path": files["train"], "validation": files.get("validation"), "test": files.get("test")}
     found_out = {"task": shape.task, "input": shape.input, "target": shape.target, "header": tables["train"].header}
     filled = spec.model_copy(update={**places, **found_out, "fingerprint": fingerprint})
     rows = [record for part in parts.values() for record in part]
-    images = filled.task == "image_classification"
-    numbers = pictures.clusters([r.values["thumbnail"] for r in rows]) if images else clusters([said(r, filled)[0] for r in rows])
-    known = {(record.source, record.row): number for record, number in zip(rows, numbers, strict=True)}
-    findings = [*set_aside(rejected), *thinned(tables, files, spec), *notes_of(tables), *find_unread(tables["train"], shape, spec.input)]
-    findings += find_file_names(tables["train"], shape)
-    kept_together = together(parts, filled, known, findings)
-    records = divided(parts, filled, kept_together)
-    intake = Intake(filled, shape.reason, records, labels, rejected, findings, known, kept_together)
+    known = {(record.source, record.row): number for record, number in zip(rows, reader.clusters(rows, filled), strict=True)}
+    findings = [
+        *set_aside(rejected),
+        *thinned(tables, files, spec),
+        *notes_of(tables),
+        *find_unread(tables["train"], shape, reader.kind, spec.input),
+    ]
+    findings += find_file_names(tables["train"], shape, reader.kind)
+    kept_together = together(parts, filled, reader, known, findings)
+    records = divided(parts, filled, reader, kept_together)
+    intake = Intake(filled, reader, shape.reason, records, labels, rejected, findings, known, kept_together)
     sheet = intake.sheet()
-    for name in fitting(checks, filled.task):
+    for name in fitting(checks, reader.kind):
         findings += CHECKS[name](sheet)
     _refuse_leakage(filled, sheet, findings)
     return intake
@@ -162,9 +166,9 @@ def _fingerprint(spec: Data, files: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def fitting(checks: Sequence[str], task: str | None) -> list[str]:
+def fitting(checks: Sequence[str], kind: RowKind) -> list[str]:
     """Those of the checks that say something of such rows."""
-    return [name for name in checks if task != "image_classification" or name in OF_IMAGES]
+    return [name for name in checks if not kind.images or name in OF_IMAGES]
 
 
 def _refuse_leakage(spec: Data, sheet: Sheet, findings: list[Finding]) -> None:

@@ -12,16 +12,17 @@ from luthier.core.errors import DataError
 from luthier.core.finding import Finding
 from luthier.core.types import Record
 from luthier.core.words import plural
-from luthier.data.near import normal
-from luthier.data.spec import CLASSES, Data
+from luthier.data.reading import RowReader
+from luthier.data.spec import Data
 from luthier.data.split import PARTS, joined, split, split_by_time
-from luthier.data.usable import said
 
 LARGEST = 0.1
 """Share of the rows that one cluster of near-duplicates may hold and still be kept together."""
 
 
-def together(parts: dict[str, list[Record]], spec: Data, known: dict[tuple[str, int], int], findings: list[Finding]) -> dict[Any, Any]:
+def together(
+    parts: dict[str, list[Record]], spec: Data, reader: RowReader, known: dict[tuple[str, int], int], findings: list[Finding]
+) -> dict[Any, Any]:
     """What keeps the rows that are not sealed in one part or fold with others: near-duplicates, and the group that was asked for."""
     rows = [record for part in parts if part != "test" for record in parts[part]]
     keys: list[Any] = [known[record.source, record.row] for record in rows]
@@ -30,22 +31,20 @@ def together(parts: dict[str, list[Record]], spec: Data, known: dict[tuple[str, 
         keys = joined(keys, [group or number for number, group in enumerate(groups)])  # a row without a group stands for itself
     large = {key: size for key, size in Counter(keys).items() if size > max(20, LARGEST * len(rows))}
     if large and not spec.group:
-        keys = [
-            f"same {record.values.get('pixels') or normal(said(record, spec)[0])}" if keys[row] in large else keys[row]
-            for row, record in enumerate(rows)
-        ]
+        keys = [f"same {reader.identity(record, spec)}" if keys[row] in large else keys[row] for row, record in enumerate(rows)]
         if len(parts) < 3 and not spec.time:
             findings.append(Finding(check="split.template", severity="note", claim=f"{sum(large.values()):,} rows are near-duplicates of each other in {plural(len(large), 'cluster')} (a template?): only equal texts among them are kept in one part",
                                     evidence={"rows": sum(large.values()), "clusters": len(large)}))  # fmt: skip
     return {(record.source, record.row): key for record, key in zip(rows, keys, strict=True)}
 
 
-def divided(parts: dict[str, list[Record]], spec: Data, together: dict[Any, Any]) -> dict[str, list[Record]]:
+def divided(parts: dict[str, list[Record]], spec: Data, reader: RowReader, together: dict[Any, Any]) -> dict[str, list[Record]]:
     """Train, validation and test; parts that are given stay as they are.
 
     Args:
         parts: part → rows, as given.
         spec: shares, seed, group and time.
+        reader: says which strata the parts should have in proportion.
         together: (file, line) → what keeps the row in one part with others.
 
     Raises:
@@ -61,7 +60,7 @@ def divided(parts: dict[str, list[Record]], spec: Data, together: dict[Any, Any]
         chosen = split_by_time([_moment(record, spec.time) for record in rows], shares)
     else:
         keys = [together[record.source, record.row] for record in rows]
-        strata = [str(record.values[spec.target or ""]) if spec.task in CLASSES else "" for record in rows]
+        strata = [reader.view(record, spec).stratum for record in rows]
         try:
             chosen = split(keys, strata, shares, spec.split_seed)
         except DataError:

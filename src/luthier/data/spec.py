@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from luthier.core.component import Component
-
-CLASSES = ("classification", "image_classification")
-"""The tasks whose rows have a class each."""
 
 
 class Data(Component):
@@ -29,9 +24,7 @@ class Data(Component):
         default=None, description="The sheet of a workbook, by its name or its number from 1; the first that holds rows when unset."
     )
     header: bool | None = Field(default=None, description="Whether line 1 names the columns; looked for when unset.")
-    task: Literal["classification", "image_classification", "chat", "preference"] | None = Field(
-        default=None, description="What the rows are for; inferred when unset."
-    )
+    task: str | None = Field(default=None, description="What the rows are for: a family's name; inferred when unset.")
     input: tuple[str, ...] = Field(default=(), description="The column or columns that are read; inferred when empty.")
     target: str | None = Field(default=None, description="The column to be learned; inferred when unset.")
     most_rows: int = Field(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.core.finding import Finding
-from luthier.data.infer import Shape
 from luthier.data.near import normal
+from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rows
 
 LOOKED_AT = 2_000
@@ -23,19 +23,20 @@ NAMED = 3
 FILE = re.compile(r"[^\n]{0,250}\.(txt|md|pdf|docx?|html?|rtf|json|xml|csv|wav|mp3|flac|ogg|mp4|eml|png|jpe?g)", re.IGNORECASE)
 
 
-def find_unread(rows: Rows, shape: Shape, asked: Sequence[str]) -> list[Finding]:
+def find_unread(rows: Rows, shape: Columns, kind: RowKind, asked: Sequence[str]) -> list[Finding]:
     """Text columns that are neither read nor learned, with the command that reads them too.
 
     Args:
         rows: of the training file.
         shape: the columns that are used.
+        kind: what the rows are like.
         asked: the columns that the person named; where there are some, the choice is theirs and nothing is said.
     """
-    if asked or shape.task not in ("classification", "chat") or shape.input == (shape.target,):
+    if asked or kind.images or kind.learns not in ("class", "answer") or shape.input == (shape.target,):
         return []
     some = rows.values[:LOOKED_AT]
-    read = [{normal(str(row.get(name) or "")) for name in (*shape.input, shape.target)} for row in some]
-    unread = [name for name in rows.columns if name not in (*shape.input, shape.target) and _holds_texts(some, name)]
+    read = [{normal(str(row.get(name) or "")) for name in shape.names} for row in some]
+    unread = [name for name in rows.columns if name not in shape.names and _holds_texts(some, name)]
     unread = [name for name in unread if sum(normal(row[name] or "") in texts for row, texts in zip(some, read, strict=True) if isinstance(row.get(name), str)) < SAME * len(some)]  # fmt: skip
     if not unread:
         return []
@@ -44,7 +45,7 @@ def find_unread(rows: Rows, shape: Shape, asked: Sequence[str]) -> list[Finding]
     more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
     one = len(unread) == 1
     columns = [name for name in rows.columns if name in (*shape.input, *unread[:NAMED])]
-    command = f"--input {','.join(columns)} --target {shape.target}" + (" --task chat" if shape.task == "chat" else "")
+    command = f"--input {','.join(columns)} --target {shape.target}" + (f" --task {shape.task}" if kind.learns == "answer" else "")
     return [
         Finding(
             check="columns.unread",
@@ -55,10 +56,10 @@ def find_unread(rows: Rows, shape: Shape, asked: Sequence[str]) -> list[Finding]
     ]
 
 
-def find_file_names(rows: Rows, shape: Shape) -> list[Finding]:
+def find_file_names(rows: Rows, shape: Columns, kind: RowKind) -> list[Finding]:
     """An input column that names files instead of holding texts."""
     some = rows.values[:LOOKED_AT]
-    if shape.task == "image_classification":
+    if kind.images:
         return []
     for name in shape.input:
         cells = [row[name].strip() for row in some if isinstance(row.get(name), str) and row[name].strip()]

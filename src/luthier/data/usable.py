@@ -11,8 +11,7 @@ from luthier.core.errors import DataError
 from luthier.core.finding import Finding
 from luthier.core.types import Record
 from luthier.core.words import plural, several
-from luthier.data.chat import conversation
-from luthier.data.infer import Shape
+from luthier.data.reading import Columns, RowReader
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 
@@ -20,35 +19,25 @@ FEWEST_ROWS = 30
 FEWEST_OF_A_CLASS = 3
 
 
-def said(record: Record, spec: Data) -> tuple[str, str]:
-    """What is read of a row, and what is learned of it."""
-    if spec.task == "chat":
-        messages = conversation(record.values, spec.input, spec.target or "")
-        return "\n\n".join(turn["content"] for turn in messages[:-1]), messages[-1]["content"]
-    texts = "\n\n".join(str(record.values.get(name) or "") for name in spec.input)
-    if spec.task == "preference":
-        return texts, str(record.values.get("chosen"))
-    return texts, str(record.values.get(spec.target or ""))
-
-
-def usable(rows: Rows, path: str, shape: Shape, rejected: list[Rejected]) -> list[Record]:
+def usable(rows: Rows, path: str, reader: RowReader, columns: Columns, rejected: list[Rejected]) -> list[Record]:
     """Rows that say something and have something to be learned.
 
     Args:
         rows: of a file.
         path: of it.
-        shape: the task and its columns.
+        reader: says why a row cannot be used.
+        columns: that are read and learned.
         rejected: grows by the others.
 
     Raises:
         DataError: the file lacks a column, or holds no row that can be used.
     """
-    missing = [name for name in (*shape.input, shape.target) if name not in rows.columns]
+    missing = [name for name in columns.names if name not in rows.columns]
     if missing:
         raise DataError(f"{path} has no column {missing[0]!r}", f"it has {', '.join(rows.columns)}; all files need the same columns")
     kept = []
     for record in rows.records(path):
-        reason = _why_not(record, shape)
+        reason = reader.reject_reason(record, columns)
         if reason:
             rejected.append(Rejected(path, record.row, reason, dict(record.values)))
         else:
@@ -56,36 +45,32 @@ def usable(rows: Rows, path: str, shape: Shape, rejected: list[Rejected]) -> lis
     if (
         rows.values
         and not kept
-        and shape.target in rows.columns
-        and all(str(row.get(shape.target) or "").strip() == "" for row in rows.values)
+        and columns.target in rows.columns
+        and all(str(row.get(columns.target) or "").strip() == "" for row in rows.values)
     ):
-        raise DataError(f"{path}: the column {shape.target!r} is empty in all {len(rows.values):,} rows", "fill it, or leave this file out")
+        raise DataError(
+            f"{path}: the column {columns.target!r} is empty in all {len(rows.values):,} rows", "fill it, or leave this file out"
+        )
     return kept
 
 
-def _why_not(record: Record, shape: Shape) -> str:
-    """Why a row cannot be used; nothing where it can."""
-    if shape.task == "chat":
-        try:
-            conversation(record.values, shape.input, shape.target)
-        except ValueError as problem:
-            return str(problem)
-        return ""
-    if shape.task == "preference":
-        better, worse = (str(record.values.get(name) or "").strip() for name in ("chosen", "rejected"))
-        return (
-            "chosen or rejected says nothing" if not better or not worse else "chosen and rejected are the same" if better == worse else ""
-        )
-    for name in shape.input:
+def reject_reason(record: Record, columns: Columns) -> str:
+    """Why a row of texts cannot be used: there is no text; empty where it can."""
+    for name in columns.input:
         if isinstance(record.values.get(name), dict | list):
             return f"{name} holds a {type(record.values[name]).__name__}, not a text"
-    if not any(str(record.values.get(name) or "").strip() for name in shape.input):
+    if not any(str(record.values.get(name) or "").strip() for name in columns.input):
         return "there is no text"
-    label = record.values.get(shape.target)
+    return ""
+
+
+def reject_label(record: Record, columns: Columns) -> str:
+    """Why a row's label cannot be used; empty where it can."""
+    label = record.values.get(columns.target or "")
     if isinstance(label, dict | list):
-        return f"{shape.target} holds a {type(label).__name__}, not one label: a row has one class"
+        return f"{columns.target} holds a {type(label).__name__}, not one label: a row has one class"
     if label is None or str(label).strip() == "":
-        return f"there is no label ({shape.target!r} is empty)"
+        return f"there is no label ({columns.target!r} is empty)"
     return ""
 
 
@@ -94,12 +79,12 @@ def tidy_label(label: str) -> str:
     return label.strip().strip("\u200b\ufeff\u2060").strip()
 
 
-def classes(parts: dict[str, list[Record]], shape: Shape, rejected: list[Rejected], path: str) -> tuple[str, ...]:
+def classes(parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
     """The classes that have rows enough; the rows of others are taken out of their parts.
 
     Args:
         parts: part → rows; they shrink.
-        shape: the task and its columns.
+        columns: the label's among them.
         rejected: grows by what is taken out.
         path: for the message.
 
@@ -108,7 +93,7 @@ def classes(parts: dict[str, list[Record]], shape: Shape, rejected: list[Rejecte
     """
 
     def label(record: Record) -> str:
-        return str(record.values[shape.target])
+        return str(record.values[columns.target or ""])
 
     counts = Counter(label(record) for rows in parts.values() for record in rows)
     total = sum(counts.values())
@@ -122,7 +107,7 @@ def classes(parts: dict[str, list[Record]], shape: Shape, rejected: list[Rejecte
     if len(kept) < 2:
         shown = f"{len(counts)} different values over {total} rows"
         raise DataError(
-            f"{path}: fewer than 2 classes have {FEWEST_OF_A_CLASS} rows or more ({shape.target!r} takes {shown})",
+            f"{path}: fewer than 2 classes have {FEWEST_OF_A_CLASS} rows or more ({columns.target!r} takes {shown})",
             "is it an id? Name the column with --target",
         )
     if len(parts) > 1:

@@ -7,7 +7,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -41,7 +41,7 @@ class Shipped:
 
 
 def write_bundle(
-    folder: Path, model: PackedNetwork, tokenizer: Any, experiment: Experiment, base: Base, card: str, shipped: Shipped | None = None
+    folder: Path, model: PackedNetwork, tokenizer: Any, experiment: Experiment, base: Base | None, card: str, shipped: Shipped | None = None
 ) -> None:
     """Write a bundle aside, then put it in place at once. Adapters are written too, and folded into the weights.
 
@@ -50,7 +50,7 @@ def write_bundle(
         model: at its best weights; adapters are merged in place.
         tokenizer: the base's.
         experiment: what the model was trained for.
-        base: what it was trained from.
+        base: what it was trained from; None where it was made from scratch.
         card: README.md.
         shipped: what of it ships; None is the trained model.
     """
@@ -59,16 +59,16 @@ def write_bundle(
     shutil.rmtree(aside, ignore_errors=True)
     with writing(str(folder)):
         aside.mkdir(parents=True)
-        if shipped.ships == "probe":
+        if base is not None and shipped.ships == "probe":
             _copy_base(base, aside)
         else:
             _write_trained(model, experiment, base, aside)
-        if shipped.ships == "average":
+        if base is not None and shipped.ships == "average":
             _copy_base(base, aside / "base")
         if shipped.probe is not None:
             _write_probe(shipped, experiment, len(model.blocks), aside)
         tokenizer.save_pretrained(aside)
-        if not (aside / "tokenizer.json").exists():
+        if base is not None and not (aside / "tokenizer.json").exists():
             for name in KEPT_FILES:
                 if name.startswith(("tokenizer", "vocab", "merges")) and (base.folder / name).is_file() and not (aside / name).exists():
                     shutil.copyfile(base.folder / name, aside / name)
@@ -78,11 +78,11 @@ def write_bundle(
             "objective": experiment.objective.model_dump(mode="json"),
             "input": list(experiment.data.input),
             "target": experiment.data.target,
-            "pooling": model.pooling if isinstance(model, Classifier) else None,
+            "pooling": getattr(model, "pooling", None),
             "ships": shipped.ships,
             "temperature": shipped.temperature,
             "dtype": experiment.training.dtype,
-            "base": {"name": base.name, "sha256": base.fingerprint},
+            "base": {"name": base.name, "sha256": base.fingerprint} if base is not None else None,
             "experiment": experiment.key,
             "sha256": file_hash(aside / "model.safetensors"),
         }
@@ -96,14 +96,14 @@ def write_bundle(
         aside.rename(folder)
 
 
-def _write_trained(model: PackedNetwork, experiment: Experiment, base: Base, folder: Path) -> None:
+def _write_trained(model: Any, experiment: Experiment, base: Base | None, folder: Path) -> None:
     """The trained network's adapter, weights and configuration."""
     network = model.network
     if isinstance(experiment.adaptation, Lora):
         names = {id(module): name for name, module in network.named_modules()}
         head = [names[id(module)] for module in getattr(model, "head", [])]
         task = "SEQ_CLS" if isinstance(model, Classifier) else "CAUSAL_LM"
-        save_adapter(network, experiment.adaptation, base.name, task, head, folder / "adapter")
+        save_adapter(network, experiment.adaptation, base.name if base is not None else "", task, head, folder / "adapter")
         merge(network)
     _write_weights(network, folder)
     _write_config(network, model, folder)
@@ -170,25 +170,24 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[Any, Any]:
     Raises:
         ModelError: it is not a bundle.
     """
-    from luthier.models.pretrained import load_classifier, load_generator
-    from luthier.objectives import OBJECTIVES
+    from luthier.families import family_of
+    from luthier.models.spec import Model
 
     about = base.bundle
     if about is None:
         raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")
-    spec = OBJECTIVES[about["objective"]["kind"]].model_validate(about["objective"])
+    family = family_of(about["task"])
+    spec: Any = family.spec_class.model_validate(about["objective"])
     objective = spec.open(tokenizer, tuple(about["input"]), about["target"])
     dtype = getattr(torch, about["dtype"])
-    if about["task"] != "classification":
-        return compute_in(load_generator(base, 0.0), dtype).eval(), objective
     ships = about.get("ships", "trained")
-    network = compute_in(load_classifier(base, list(spec.labels), about["pooling"], 0.0, 0), dtype)
+    network: Any = compute_in(cast(Any, family.load(spec, Model(dropout=0.0), base, 0)), dtype)
     if ships == "trained":
         return network.eval(), objective
     if ships == "probe":
         return _open_probe(base.folder, network).eval(), objective
     untouched = inspect(base.folder / "base", f"{base.name}/base")
-    probe = _open_probe(base.folder, compute_in(load_classifier(untouched, list(spec.labels), about["pooling"], 0.0, 0), dtype))
+    probe = _open_probe(base.folder, compute_in(cast(Any, family.load(spec, Model(dropout=0.0), untouched, 0)), dtype))
     return AveragedModel(network, probe, about["temperature"]).eval(), objective
 
 

@@ -9,28 +9,30 @@ from luthier.core.words import plural
 from luthier.delivery.page import title_of
 from luthier.evaluation.verdict import sentence, shown, times
 from luthier.experiment import Experiment
+from luthier.families import family_of
+from luthier.families.family import Family
 from luthier.models.catalogue import PACKAGED
 from luthier.models.store import Base
 
 
-def write_card(experiment: Experiment, base: Base, verdict: Mapping[str, Any], rows: Mapping[str, int]) -> str:
+def write_card(experiment: Experiment, base: Base | None, verdict: Mapping[str, Any], rows: Mapping[str, int]) -> str:
     """README.md of a bundle, with the metadata that model hubs read."""
-    task = experiment.data.task
-    pipeline = "text-classification" if task == "classification" else "text-generation"
-    known = PACKAGED.get(base.name)
+    family = family_of(experiment.data.task)
+    known = PACKAGED.get(base.name) if base is not None else None
+    origin = base.name if base is not None else "scratch"
     metric = verdict["metric"]
     objective: Any = experiment.objective
-    labels = f"- Classes: {', '.join(objective.labels)}\n" if task == "classification" else ""
+    labels = f"- Classes: {', '.join(objective.labels)}\n" if getattr(objective, "labels", ()) else ""
     ships = verdict.get("ships", "trained")
     return f"""---
-base_model: {base.name}
-pipeline_tag: {pipeline}
+{f"base_model: {base.name}" if base is not None else ""}
+pipeline_tag: {family.pipeline_tag}
 library_name: {"transformers" if ships == "trained" else "luthier"}
 {f"license: {known.licence.lower()}" if known else "license: other"}
 {f"language: {known.language}" if known else ""}
 tags: [luthier]
 ---
-# {title_of(experiment.data.path)}, from {base.name}
+# {title_of(experiment.data.path)}, from {origin}
 
 {sentence(verdict)}
 
@@ -38,7 +40,7 @@ tags: [luthier]
 |---|---|---|
 {_scores(verdict)}
 
-- Task: {task}; reads {" + ".join(experiment.data.input)}, learned {experiment.data.target}
+- Task: {family.name}; reads {" + ".join(experiment.data.input)}, {f"learned {experiment.data.target}" if experiment.data.target else "learned from itself"}
 {labels}{_held(verdict)}- Rows: {rows["train"]:,} train, {rows["validation"]:,} validation, {rows["test"]:,} test (opened {times(verdict["test_opened"])})
 - Data (SHA-256): {", ".join(value[:16] for value in experiment.data.fingerprint.values())}
 - Experiment: {experiment.key[:16]}
@@ -49,7 +51,7 @@ tags: [luthier]
 luthier predict PATH "your text"
 ```
 
-{_without_luthier(task, ships, verdict)}
+{_without_luthier(family, ships, verdict)}
 
 ## Limits
 
@@ -63,7 +65,11 @@ def _scores(verdict: Mapping[str, Any]) -> str:
     metric = verdict["metric"]
     rows = [("this model", verdict["test"])]
     rows += [(f"not shipped: {each['label']}", each["test"]) for each in verdict.get("candidates", []) if not each["chosen"]]
-    rows += [(verdict[which]["name"], verdict[which]) for which in (("trivial",) if verdict.get("candidates") else ("base", "trivial"))]
+    rows += [
+        (verdict[which]["name"], verdict[which])
+        for which in (("trivial",) if verdict.get("candidates") else ("base", "trivial"))
+        if verdict[which]
+    ]
     return "\n".join(
         f"| {label} | {shown(metric, found['value'])} | {shown(metric, found['low'])} – {shown(metric, found['high'])} |"
         for label, found in rows
@@ -78,12 +84,10 @@ def _held(verdict: Mapping[str, Any]) -> str:
     return f"- Holds {chosen['label']}: the validation rows chose it. Its probabilities are calibrated on them (temperature {chosen['temperature']:g})\n"
 
 
-def _without_luthier(task: str | None, ships: str, verdict: Mapping[str, Any]) -> str:
+def _without_luthier(family: Family, ships: str, verdict: Mapping[str, Any]) -> str:
     """What transformers alone can and cannot do with the bundle."""
-    if task != "classification":
-        return 'or, without Luthier: `from transformers import pipeline; pipeline("text-generation", "PATH")([{"role": "user", "content": "…"}])`'
     if ships == "trained":
-        return 'or, without Luthier: `from transformers import pipeline; pipeline("text-classification", "PATH")("your text")`'
+        return f"or, without Luthier: `{family.without_luthier()}`" if family.without_luthier() else ""
     if ships == "average":
         trained = next(each for each in verdict["candidates"] if each["name"] == "trained")
         metric = trained["test"]["metric"]

@@ -24,7 +24,7 @@ TOGETHER = 8192
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """A model to be measured against.
 
     Args:
@@ -38,12 +38,31 @@ class Rival:
     validation: Scores
 
 
+@dataclass(frozen=True)
+class BaselineContext:
+    """What a family fits its trivial models with.
+
+    Args:
+        columns: that are read.
+        classes: how many there are; 0 where there are none.
+        processor: the base's tokenizer, or what else makes numbers of a row.
+        most_rows: training rows that the dear ones are fitted on, about.
+        poll: called between fits; it may raise to stop.
+    """
+
+    columns: Sequence[str]
+    classes: int
+    processor: Any
+    most_rows: int = 1 << 40
+    poll: Callable[[], None] = lambda: None
+
+
 def text_of(example: Example, columns: Sequence[str]) -> str:
     """What is read of a row."""
     return "\n".join(str(example.record.values.get(name) or "") for name in columns)
 
 
-def majority(train: Sequence[Example], validation: Sequence[Example], classes: int) -> Rival:
+def majority(train: Sequence[Example], validation: Sequence[Example], classes: int) -> Baseline:
     """Always the most frequent class, with the training shares as probabilities."""
     counts = Counter(example.target for example in train)
     shares = np.array([(counts[number] + 1) / (len(train) + classes) for number in range(classes)])
@@ -51,10 +70,12 @@ def majority(train: Sequence[Example], validation: Sequence[Example], classes: i
     def score(examples: Sequence[Example]) -> Scores:
         return scores_of(np.tile(shares, (len(examples), 1)), examples)
 
-    return Rival("majority class", score, score(validation))
+    return Baseline("majority class", score, score(validation))
 
 
-def words(train: Sequence[Example], validation: Sequence[Example], classes: int, columns: Sequence[str], most_rows: int = 1 << 40) -> Rival:
+def words(
+    train: Sequence[Example], validation: Sequence[Example], classes: int, columns: Sequence[str], most_rows: int = 1 << 40
+) -> Baseline:
     """Logistic regression on TF-IDF of words and word pairs.
 
     Args:
@@ -75,7 +96,7 @@ def words(train: Sequence[Example], validation: Sequence[Example], classes: int,
 
     model, scores = _fitted(features(train), features(validation), train, validation, classes, (1.0, 10.0, 100.0))
     name = f"TF-IDF + logistic regression{share_of_rows(len(train), every)}"
-    return Rival(name, lambda rows: scores_of(_all_classes(model, features(rows), classes), rows), scores)
+    return Baseline(name, lambda rows: scores_of(_all_classes(model, features(rows), classes), rows), scores)
 
 
 def share_of_rows(fitted: int, every: int) -> str:
@@ -132,7 +153,7 @@ def fit_probe(
 def frozen(
     name: str, features: Callable[[Sequence[Example]], np.ndarray], train: Sequence[Example], validation: Sequence[Example], classes: int,
     most_rows: int = MOST,
-) -> Rival:  # fmt: skip
+) -> Baseline:  # fmt: skip
     """Logistic regression on what the untouched base makes of a row.
 
     Args:
@@ -149,7 +170,7 @@ def frozen(
         parts = [examples[start : start + TOGETHER] for start in range(0, len(examples), TOGETHER)]
         return scores_of(_softmax(np.concatenate([features(part) @ probe.weight.T + probe.bias for part in parts])), examples)
 
-    return Rival(f"{name}, frozen + logistic regression", score, probe.validation)
+    return Baseline(f"{name}, frozen + logistic regression", score, probe.validation)
 
 
 def _folded(model: Any, centre: np.ndarray, scale: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -243,7 +264,7 @@ def _echoed(examples: Sequence[Example]) -> np.ndarray:
     return found
 
 
-def copier(train: Sequence[Example], validation: Sequence[Example], vocabulary: int) -> Rival:
+def copier(train: Sequence[Example], validation: Sequence[Example], vocabulary: int) -> Baseline:
     """Each token from the training answers' frequencies, mixed with the row's own prompt (a cache model).
 
     Source: Kuhn & De Mori 1990; the share of the prompt is chosen on the validation rows.
@@ -273,4 +294,4 @@ def copier(train: Sequence[Example], validation: Sequence[Example], vocabulary: 
 
     shares = {share: score(validation, share) for share in (0.0, 0.05, 0.1, 0.2, 0.4)}
     best = min(shares, key=lambda share: shares[share].loss.sum())
-    return Rival("word frequencies + copying from the prompt", lambda examples: score(examples, best), shares[best])
+    return Baseline("word frequencies + copying from the prompt", lambda examples: score(examples, best), shares[best])

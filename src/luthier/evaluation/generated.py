@@ -26,10 +26,10 @@ def rows_to_answer(examples: Sequence[Example], most: int) -> list[int]:
         examples: held-out conversations.
         most: so many at most.
     """
-    whole = [row for row, example in enumerate(examples) if any(example.target) and not example.facts.get("cut", 0)]
+    whole = [row for row, example in enumerate(examples) if example.units and not example.facts.get("cut", 0)]
     short = [row for row in whole if _learned(examples[row]) <= LONGEST_REFERENCE and len(_prompt(examples[row])) <= LONGEST_PROMPT]
     if not short:
-        return sorted(sorted(whole, key=lambda row: len(examples[row].tokens))[:most])
+        return sorted(sorted(whole, key=lambda row: examples[row].size)[:most])
     return [short[number * len(short) // min(most, len(short))] for number in range(min(most, len(short)))]
 
 

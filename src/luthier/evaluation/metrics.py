@@ -245,9 +245,9 @@ def describe_metric(name: str) -> str:
     return f"F1 of the class {name.removeprefix('f1:')}" if name.startswith("f1:") else f"{name}, a function of your own"
 
 
-def needs_answers(name: str, task: str) -> bool:
-    """Whether a metric reads generated answers, which cost time."""
-    return METRICS[name].answers if name in METRICS else task == "chat"
+def needs_answers(name: str, generates: bool) -> bool:
+    """Whether a metric reads generated answers, which cost time; of a function of the user's it is so where the model answers in words."""
+    return METRICS[name].answers if name in METRICS else generates
 
 
 def _f1_of(label: str) -> Metric:
@@ -326,3 +326,19 @@ def calibration(scores: Scores, rows: np.ndarray | None = None, bins: int = 15) 
     return [
         {"confidence": float(confidence[part].mean()), "accuracy": float(right[part].mean()), "n": len(part)} for part in parts if len(part)
     ]
+
+
+def describe_classes(scores: Scores, labels: Sequence[str]) -> dict[str, Any]:
+    """Where a classifier is right, wrong, and too sure, for the report.
+
+    Args:
+        scores: on the test rows.
+        labels: the classes, in order.
+    """
+    assert scores.target is not None and scores.probabilities is not None
+    return {
+        "labels": list(labels),
+        "per_class": per_class(scores, tuple(labels)),
+        "confusion": confusion(scores.target, scores.probabilities.argmax(1), len(labels)).tolist(),
+        "calibration": calibration(scores),
+    }

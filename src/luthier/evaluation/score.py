@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from luthier.core.interfaces import Objective
-from luthier.core.types import Example, Scores
+from luthier.core.types import HELD_OUT, Example, Scores
 from luthier.evaluation.generated import ANSWERED, add_answers
 from luthier.evaluation.metrics import needs_answers
 from luthier.models.memory import in_halves
@@ -36,11 +36,11 @@ def score(
     Raises:
         OutOfMemory: even one example is too much; batches that are too large for the memory are halved.
     """
-    order = sorted(range(len(examples)), key=lambda position: len(examples[position].tokens))
+    order = sorted(range(len(examples)), key=lambda position: examples[position].size)
     parts: list[list[int]] = [[]]
     held = 0
     for position in order:
-        size = len(examples[position].tokens)
+        size = examples[position].size
         if parts[-1] and (held + size > tokens or len(parts[-1]) >= 256):
             parts.append([])
             held = 0
@@ -51,7 +51,7 @@ def score(
         for part in parts:
             poll()
             rows = [examples[position] for position in part]
-            found += in_halves(lambda rows: objective.score(model, objective.collate(rows, 0, 0)), rows, "an evaluation")
+            found += in_halves(lambda rows: objective.score(model, objective.collate(rows, 0, HELD_OUT)), rows, "an evaluation")
     joined = join(found, np.argsort(np.array([position for part in parts for position in part]), kind="stable"))
     if not answers or not reads_answers(objective, examples):
         return joined
@@ -60,7 +60,7 @@ def score(
 
 def reads_answers(objective: Objective, examples: Sequence[Example]) -> bool:
     """Whether the metric that decides reads generated answers."""
-    return bool(examples) and "messages" in examples[0].facts and needs_answers(objective.metrics[0], "chat")
+    return bool(examples) and "messages" in examples[0].facts and needs_answers(objective.metrics[0], True)
 
 
 def join(parts: Sequence[Scores], order: np.ndarray) -> Scores:
@@ -71,4 +71,5 @@ def join(parts: Sequence[Scores], order: np.ndarray) -> Scores:
         return None if values[0] is None else np.concatenate(values)[order]
 
     columns = ("loss", "count", "target", "probabilities", "bytes", "outputs", "references")
-    return Scores(**{name: column(name) for name in columns}, labels=parts[0].labels)
+    more = {name: np.concatenate([part.more[name] for part in parts])[order] for name in parts[0].more}
+    return Scores(**{name: column(name) for name in columns}, labels=parts[0].labels, more=more)

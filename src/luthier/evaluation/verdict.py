@@ -19,17 +19,17 @@ def decide(
     task: str,
     metrics: tuple[str, ...],
     ours: Scores,
-    base: tuple[str, Scores],
+    base: tuple[str, Scores] | None,
     trivial: Mapping[str, Scores],
     against_base: bool = True,
 ) -> dict[str, Any]:
     """Compare with the baselines on the sealed test rows.
 
     Args:
-        task: classification or chat.
+        task: the family's name.
         metrics: the first decides.
         ours: the scores of what ships.
-        base: the untouched base's name and scores.
+        base: the untouched base's name and scores; None where there is none.
         trivial: the trivial models' scores by name; the best of them is the trivial baseline.
         against_base: False where the untouched base with logistic regression is itself what ships.
 
@@ -40,11 +40,11 @@ def decide(
     metric = METRICS[name]
     sign = 1 if metric.higher else -1
     low, high = interval(name, ours)
-    baselines = {"base": describe(metrics, *base)}
+    baselines = {"base": describe(metrics, *base)} if base is not None else {}
     best = max(trivial, key=lambda label: sign * measure(trivial[label], (name,))[name])
     baselines["trivial"] = describe(metrics, best, trivial[best])
-    strongest = max(("base", "trivial") if against_base else ("trivial",), key=lambda which: sign * baselines[which]["value"])
-    value, worst, most = paired(name, ours, base[1] if strongest == "base" else trivial[best])
+    strongest = max(baselines if against_base else ("trivial",), key=lambda which: sign * baselines[which]["value"])
+    value, worst, most = paired(name, ours, base[1] if base is not None and strongest == "base" else trivial[best])
     word = "improved" if worst > 0 else "worse" if most < 0 else "no_evidence"
     return {
         "task": task,
@@ -57,7 +57,7 @@ def decide(
             "n": len(ours.loss),
             **_others(metrics, ours),
         },
-        "base": baselines["base"],
+        "base": baselines.get("base"),
         "trivial": baselines["trivial"],
         "others": [describe(metrics, label, scores) for label, scores in trivial.items() if label != best],
         "difference": {"against": strongest, "name": baselines[strongest]["name"], "value": value, "low": worst, "high": most},

@@ -56,6 +56,9 @@ def _pieces(package: str, inside: str, hashes: tuple[str, ...], first: int) -> t
     )
 
 
+READER = "minilm-l6"
+"""The encoder through which rows are looked at where another model is trained."""
+
 PACKAGED: dict[str, Packaged] = {
     "minilm-l6": Packaged(
         "encoder",

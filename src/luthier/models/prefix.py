@@ -41,10 +41,10 @@ class Prefix:
         self.boxed = False
         tokens = 0
         for example in examples:
-            key = _key(np.asarray(example.tokens), example.facts.get("segments"), example.facts.get("place"))
+            key = _key(np.asarray(example.tokens), example.inputs.get("segments"), example.inputs.get("place"))
             if key in self.spans:
                 continue
-            end = tokens + len(example.tokens)
+            end = tokens + example.size
             if self.chunks[-1] and end - self.starts[-1] > CHUNK:
                 self.chunks.append([])
                 self.starts.append(tokens)
@@ -56,14 +56,14 @@ class Prefix:
     @staticmethod
     def bytes(examples: Sequence[Example], width: int, dtype: torch.dtype) -> int:
         """What keeping these rows takes."""
-        return sum(len(example.tokens) for example in examples) * width * dtype.itemsize
+        return sum(example.size for example in examples) * width * dtype.itemsize
 
     @staticmethod
     def fingerprint(examples: Sequence[Example]) -> str:
         """A hash of what the rows say to the model."""
         found = hashlib.sha256()
         for example in examples:
-            found.update(_key(np.asarray(example.tokens), example.facts.get("segments"), example.facts.get("place")) + b"\n")
+            found.update(_key(np.asarray(example.tokens), example.inputs.get("segments"), example.inputs.get("place")) + b"\n")
         return found.hexdigest()
 
     def _compute(self, chunk: int, model: Any) -> None:
@@ -138,7 +138,7 @@ def _key(tokens: np.ndarray, segments: Any, place: Any) -> bytes:
 def _batch(examples: Sequence[Example]) -> Batch:
     flat = {"tokens": torch.tensor([token for example in examples for token in example.tokens])}
     for name in ("segments", "place"):
-        if name in examples[0].facts:
-            flat[name] = torch.tensor([value for example in examples for value in example.facts[name]])
-    lengths = torch.tensor([len(example.tokens) for example in examples])
+        if name in examples[0].inputs:
+            flat[name] = torch.tensor([value for example in examples for value in example.inputs[name]])
+    lengths = torch.tensor([example.size for example in examples])
     return Batch(index=torch.arange(len(examples)), lengths=lengths, flat=flat, each={})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from pydantic import Field
 from luthier.core.component import Component
 from luthier.core.types import Batch, Example, Loss, Record, Scores
 from luthier.data.chat import conversation, render
+from luthier.objectives.objective import BaseObjective
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,30 +38,24 @@ class Chat(Component):
         return ChatObjective(self, tokenizer, input, target)
 
 
-class ChatObjective:
+class ChatObjective(BaseObjective):
     """See `Chat`."""
 
-    splits = True
+    unit = "token"
     metrics: tuple[str, ...] = ("loss", "bits_per_byte")
-
-    def __init__(self, spec: Chat, tokenizer: Any, input: tuple[str, ...], target: str) -> None:
-        self.spec = spec
-        self.tokenizer = tokenizer
-        self.input = input
-        self.target = target
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """Render the rows with the base's own template."""
         examples = []
         for position, record in enumerate(records):
-            messages = conversation(record.values, self.input, self.target)
+            messages = conversation(record.values, self.input, self.target or "")
             rendered = render(self.tokenizer, messages)
             kept = min(len(rendered.tokens), self.spec.max_length)
             learned = rendered.learned[:kept]
             said = sum(len(message["content"].encode()) for message in messages if message["role"] == "assistant")
             share = sum(learned) / max(sum(rendered.learned), 1)
             facts = {"messages": messages, "cut": len(rendered.tokens) - kept, "bytes": said * share}
-            examples.append(Example(position, rendered.tokens[:kept], learned, record, facts))
+            examples.append(Example(position, {"tokens": rendered.tokens[:kept]}, learned, record, kept, float(sum(learned)), facts=facts))
         return examples
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
@@ -73,10 +69,40 @@ class ChatObjective:
         ]
         return Batch(
             index=torch.tensor([example.index for example in examples]),
-            lengths=torch.tensor([len(example.tokens) for example in examples]),
+            lengths=torch.tensor([example.size for example in examples]),
             flat={"tokens": torch.tensor([token for example in examples for token in example.tokens]), "next": torch.tensor(following)},
             each={"bytes": torch.tensor([example.facts["bytes"] for example in examples])},
         )
+
+    def prompt_tokens(self, example: Example) -> list[int]:
+        """The tokens before the last answer."""
+        if not example.units:
+            return example.tokens
+        end = max(place for place, learned in enumerate(example.target) if learned)
+        while end > 0 and example.target[end - 1]:
+            end -= 1
+        return example.tokens[:end]
+
+    def reference_loss(self, model: nn.Module, example: Example) -> Tensor:
+        """The loss from the definition, by transformers' own forward pass: token t is foretold from those before it."""
+        import torch
+
+        device = next(model.parameters()).device
+        tokens = torch.tensor([example.tokens], device=device)
+        with cast(Any, model).generating() as network:
+            said = network(input_ids=tokens).logits[0, :-1].float().log_softmax(-1)
+        own = -said.gather(1, tokens[0, 1:, None])[:, 0]
+        return own[torch.tensor(example.target[1:], device=device)].sum()
+
+    def swap_inputs(self, examples: Sequence[Example]) -> list[Example]:
+        """Each answer behind the prompt of the next row."""
+        swapped = []
+        for own, other in zip(examples, [*examples[1:], *examples[:1]], strict=True):
+            asked = [token for token, learned in zip(other.tokens, other.target, strict=True) if not learned]
+            said = [token for token, learned in zip(own.tokens, own.target, strict=True) if learned]
+            target = [False] * len(asked) + [True] * len(said)
+            swapped.append(replace(own, inputs={"tokens": asked + said}, target=target, size=len(target), units=float(len(said))))
+        return swapped
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Cross-entropy summed over the learned tokens; their number is the count."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.types import Batch, Example, Loss, Record, Scores
+from luthier.objectives.objective import BaseObjective
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,17 +49,14 @@ class Classification(Component):
         return ClassificationObjective(self, tokenizer, input, target)
 
 
-class ClassificationObjective:
+class ClassificationObjective(BaseObjective):
     """See `Classification`."""
 
-    splits = True
+    varies = "texts"
     metrics: tuple[str, ...] = ("accuracy", "macro_f1", "loss", "calibration_error")
 
     def __init__(self, spec: Classification, tokenizer: Any, input: tuple[str, ...], target: str) -> None:
-        self.spec = spec
-        self.tokenizer = tokenizer
-        self.input = input
-        self.target = target
+        super().__init__(spec, tokenizer, input, target)
         self.weights: list[float] = [1.0] * len(spec.labels)
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
@@ -68,10 +67,19 @@ class ClassificationObjective:
         texts = columns[:2] if len(columns) <= 2 else [["\n\n".join(parts) for parts in zip(*columns, strict=True)]]
         read = self._windows(texts[0]) if self.windowed else self._once(texts)
         number = {label: position for position, label in enumerate(self.spec.labels)}
-        targets = (number.get(str(record.values.get(self.target)), -1) for record in records)
+        targets = (number.get(str(record.values.get(self.target or "")), -1) for record in records)
         return [
-            Example(index=position, tokens=tokens, target=target, record=record, facts={**facts, "labels": self.spec.labels})
-            for position, (record, target, (tokens, facts)) in enumerate(zip(records, targets, read, strict=True))
+            Example(
+                index=position,
+                inputs=inputs,
+                target=target,
+                record=record,
+                size=len(inputs["tokens"]),
+                units=float(target >= 0),
+                stratum=target,
+                facts={"cut": cut, "labels": self.spec.labels},
+            )
+            for position, (record, target, (inputs, cut)) in enumerate(zip(records, targets, read, strict=True))
         ]
 
     @property
@@ -79,15 +87,15 @@ class ClassificationObjective:
         """Whether long rows are read in pieces; two texts that are read together are not."""
         return self.spec.long_rows == "windows" and len(self.input) != 2
 
-    def _once(self, texts: list[list[str]]) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    def _once(self, texts: list[list[str]]) -> Iterator[tuple[dict[str, list[int]], int]]:
         """The tokens of each row up to what is read, and what was cut."""
         whole = self.tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
         encoded = self.tokenizer(*texts, truncation=True, max_length=self.spec.max_length, return_token_type_ids=len(texts) == 2)
         for position, tokens in enumerate(encoded["input_ids"]):
             segments = {"segments": encoded["token_type_ids"][position]} if len(texts) == 2 else {}
-            yield tokens, {"cut": len(whole[position]) - len(tokens), **segments}
+            yield {"tokens": tokens, **segments}, len(whole[position]) - len(tokens)
 
-    def _windows(self, texts: list[str]) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    def _windows(self, texts: list[str]) -> Iterator[tuple[dict[str, list[int]], int]]:
         """The tokens of each row's windows end to end, where each window begins anew, and what lies behind the last."""
         longest, overlap = self.spec.max_length, min(self.spec.overlap, self.spec.max_length // 2)
         encoded = self.tokenizer(texts, truncation=True, max_length=longest, stride=overlap, return_overflowing_tokens=True)
@@ -97,36 +105,41 @@ class ClassificationObjective:
             rows[row].append(piece)
         for pieces in rows:
             kept, lost = pieces[: self.spec.most_windows], pieces[self.spec.most_windows :]
-            yield (
-                [token for piece in kept for token in piece],
-                {
-                    "cut": sum(len(piece) - again for piece in lost),
-                    "place": [place for piece in kept for place in range(len(piece))],
-                },
-            )
+            tokens = [token for piece in kept for token in piece]
+            places = [place for piece in kept for place in range(len(piece))]
+            yield {"tokens": tokens, "place": places}, sum(len(piece) - again for piece in lost)
 
-    def weigh(self, examples: Sequence[Example]) -> None:
+    def fit(self, train: Sequence[Example]) -> None:
         """Set the class weights from the training examples."""
         if self.spec.class_weights == "balanced":
-            counts = Counter(example.target for example in examples)
+            counts = Counter(example.target for example in train)
             classes = len(self.spec.labels)
-            self.weights = [len(examples) / (classes * max(counts[number], 1)) for number in range(classes)]
+            self.weights = [len(train) / (classes * max(counts[number], 1)) for number in range(classes)]
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
         """Tokens end to end (and, for rows in windows, each token's place in its window); one class a row."""
         import torch
 
-        flat = {"tokens": torch.tensor([token for example in examples for token in example.tokens])}
-        if "segments" in examples[0].facts:
-            flat["segments"] = torch.tensor([segment for example in examples for segment in example.facts["segments"]])
-        if "place" in examples[0].facts:
-            flat["place"] = torch.tensor([place for example in examples for place in example.facts["place"]])
+        if self.changes(step):
+            examples = self._changed(examples, seed, step)
         return Batch(
             index=torch.tensor([example.index for example in examples]),
-            lengths=torch.tensor([len(example.tokens) for example in examples]),
-            flat=flat,
+            lengths=torch.tensor([example.size for example in examples]),
+            flat={name: torch.tensor([value for example in examples for value in example.inputs[name]]) for name in examples[0].inputs},
             each={"target": torch.tensor([example.target for example in examples])},
         )
+
+    def _changed(self, examples: Sequence[Example], seed: int, step: int) -> list[Example]:
+        """The rows as they are learned from in this step: some of their texts changed."""
+        augment, found = self.augment, []
+        assert augment is not None
+        for row in examples:
+            if augment.changes(seed, step, row.index):
+                values = {name: augment.view(str(row.record.values.get(name) or ""), seed, step, row.index) for name in self.input}
+                (changed,) = self.prepare([replace(row.record, values={**row.record.values, **values})])
+                row = replace(changed, index=row.index)
+            found.append(row)
+        return found
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Cross-entropy, summed with the class weights; the count is the sum of those weights."""

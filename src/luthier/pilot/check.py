@@ -15,16 +15,17 @@ from luthier.core.run import file_hash, write_file
 from luthier.core.words import plural
 from luthier.data.archives import on_disk
 from luthier.data.check import CHECKS
-from luthier.data.intake import QUICK, Intake, fitting, take_in
+from luthier.data.intake import QUICK, Intake, fitting
 from luthier.data.rows import ENDINGS, read, written
 from luthier.data.sources.frames import Frame
 from luthier.data.sources.images import KEPT
-from luthier.data.spec import CLASSES
 from luthier.data.usable import tidy_label
 from luthier.experiment import Changes, as_assignments
+from luthier.families import family_of
+from luthier.families.recognise import take_in
+from luthier.models.catalogue import READER
 from luthier.pilot.stages.asking import asked_for
 from luthier.pilot.stages.given import accepts_frames
-from luthier.studies.defaults import BASES
 
 WEIGHT = {"stop": 0, "warning": 1, "note": 2, "good": 3}
 
@@ -95,9 +96,9 @@ def check(
     intake = take_in(spec, checks=())  # they are made below, with the model's eyes where it has some
     face.say(f"{intake.reason}; {plural(intake.count, 'row')}")
     findings = list(intake.findings)
-    model = model and intake.spec.task != "image_classification"  # no base looks at images yet
+    model = model and not intake.reader.kind.images  # no base looks at images yet
     sheet = intake.sheet(**(_through(intake, base, face) if model else {}))
-    for name in fitting(list(CHECKS) if model else QUICK, intake.spec.task):
+    for name in fitting(list(CHECKS) if model else QUICK, intake.reader.kind):
         findings += CHECKS[name](sheet)
     findings.sort(key=lambda found: WEIGHT[found.severity])
     for found in findings:
@@ -115,17 +116,16 @@ def _through(intake: Intake, base: str | None, face: Face) -> dict[str, Any]:
     from luthier.models.encode import counter, encoder
     from luthier.models.pretrained import load_tokenizer
     from luthier.models.store import resolve
-    from luthier.objectives import OBJECTIVES
 
-    task = intake.spec.task or "classification"
-    trained = resolve(base or BASES.get(task, "smollm2-135m"), face.say)
-    looking = trained if trained.kind == "encoder" else resolve(BASES["classification"], face.say)
+    family = family_of(intake.spec.task)
+    trained = resolve(base or family.base or READER, face.say)
+    looking = trained if trained.kind == "encoder" else resolve(READER, face.say)
     face.stage("model", f"{looking.name} reads the rows")
     tokenizer = load_tokenizer(trained)
     return {
         "encode": encoder(looking),
         "tokens": counter(tokenizer),
-        "context": OBJECTIVES[task]().max_length if task in OBJECTIVES else None,
+        "context": getattr(family.Spec(), "max_length", None) if family.Spec else None,
         "control": tuple(tokenizer.all_special_tokens),
     }
 
@@ -150,7 +150,7 @@ def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) 
         if str(rows[line][intake.spec.target or ""]) in intake.labels and why[line].startswith("set aside: the label "):
             del why[line]  # it was alone with its spelling only
     columns = table.columns
-    if intake.spec.task == "image_classification":  # named from where the new table lies; what was read from the files is read again
+    if intake.reader.kind.images:  # named from where the new table lies; what was read from the files is read again
         columns = [name for name in columns if name not in KEPT]
         image, folder = intake.spec.input[0], source if source.is_dir() else source.parent
         rows = {line: {name: row[name] for name in columns} | {image: _from(path, folder / row[image])} for line, row in rows.items()}
@@ -179,7 +179,7 @@ def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) 
 def _tidied(rows: dict[int, dict[str, Any]], intake: Intake) -> dict[int, str]:
     """Take the spaces around labels away, in the rows; line → the label as it was."""
     target, changed = intake.spec.target or "", {}
-    if intake.spec.task not in CLASSES:
+    if not intake.reader.kind.classes:
         return changed
     for line, row in rows.items():
         label = row.get(target)

@@ -14,8 +14,9 @@ from luthier.core.threads import bound_spinning
 from luthier.core.words import plural
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment
+from luthier.families import family_of
 from luthier.models.memory import give_back
-from luthier.models.pretrained import PLAIN, load_tokenizer
+from luthier.models.pretrained import PLAIN
 from luthier.models.store import PADDED, Base, resolve
 from luthier.pilot.stages.closing import closed, concluded
 from luthier.pilot.stages.closing_time import closing_of, keep_to_time
@@ -90,7 +91,7 @@ def _completed(
         if not place.happened("trained"):
             face.stage("train", plural(experiment.total_steps(len(intake.records["train"])), "step"))
         work = way.work(experiment)
-        if intake.spec.task == "chat":
+        if way.family.generates:
             sampled(way, work, "before")
         place.event("started", clock=clock())
         limit = limit_of(way)
@@ -113,14 +114,15 @@ def opened_way(
 ) -> tuple[Way, Experiment]:
     """What the stages share, and the experiment with what depends on the machine decided; from here on its threads are in use."""
     face.stage("base", experiment.model.base)
-    base = resolve(experiment.model.base, face.say)
-    tokenizer = load_tokenizer(base)
-    if base.family in PADDED and not place.happened("padded"):
+    family = family_of(intake.spec.task)
+    base = resolve(experiment.model.base, face.say) if experiment.model.base else None
+    tokenizer = family.load_processor(base)
+    if base is not None and base.family in PADDED and not place.happened("padded"):
         place.event("padded", family=base.family)
         face.say(
             f"{base.name}: the attention of {base.family} has no way in for packed rows, so rows of similar length are padded: slower, with the same results"
         )
-    if intake.spec.task == "chat" and tokenizer.chat_template == PLAIN and not place.happened("plain_template"):
+    if base is not None and family.generates and tokenizer.chat_template == PLAIN and not place.happened("plain_template"):
         place.event("plain_template")
         face.say(f"{base.name} brings no chat template: turns are laid out as 'User: …' and 'Assistant: …', in the bundle too")
     experiment = _settled(place, experiment, base, face, inexact, workers)
@@ -138,22 +140,23 @@ def noted(place: Run, clock: Clock) -> Iterator[None]:
         raise
 
 
-def _settled(place: Run, experiment: Experiment, base: Base, face: Face, inexact: Sequence[str] | None, workers: int) -> Experiment:
+def _settled(place: Run, experiment: Experiment, base: Base | None, face: Face, inexact: Sequence[str] | None, workers: int) -> Experiment:
     """Decide once what depends on the machine, or check that nothing of it has changed."""
+    weights = base.fingerprint if base is not None else ""
     if set(experiment.environment) <= {"threads"}:
-        if experiment.model.fingerprint not in ("", base.fingerprint):
+        if experiment.model.fingerprint not in ("", weights):
             raise RunError(
-                f"the weights of {base.name} are not those this experiment was made for",
+                f"the weights of {experiment.model.base} are not those this experiment was made for",
                 "put the old base back, or empty model.fingerprint",
             )
         _set_threads(place, face, experiment.environment.get("threads"), workers)
-        settled = decided(experiment).replace("model.fingerprint", base.fingerprint)
+        settled = decided(experiment).replace("model.fingerprint", weights)
         settled = settled.model_copy(update={"environment": environment()})
         write_file(place.folder / "experiment.yaml", settled.yaml())
         return settled
     _set_threads(place, face, experiment.environment["threads"], workers)
     differs = differences(experiment.environment)
-    if experiment.model.fingerprint != base.fingerprint:
+    if experiment.model.fingerprint != weights:
         differs.append("model.base: the weights are not those the run began with")
     differs += inexact or []
     if differs and inexact is None:

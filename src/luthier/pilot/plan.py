@@ -12,8 +12,9 @@ from typing import Any
 from luthier.core.errors import DoesNotFit, RunError
 from luthier.core.interfaces import Face, Silent
 from luthier.core.words import size
-from luthier.data.intake import take_in
 from luthier.experiment import Changes, Experiment, as_assignments
+from luthier.families import family_of
+from luthier.families.recognise import take_in
 from luthier.pilot.stages.asking import filled, written
 
 CHILD = "import sys; from luthier.pilot.plan import measured_here; measured_here(sys.argv[1])"
@@ -87,7 +88,6 @@ def plan(experiment: str | Path | Experiment, *, set: Changes = (), seconds: flo
 def measured_here(asked: str) -> None:
     """What the child does: measure, and say it as the last line."""
     from luthier.core.errors import LuthierError
-    from luthier.models.pretrained import load_tokenizer
     from luthier.models.store import resolve
     from luthier.training.assemble import assemble
     from luthier.training.devices import decided, settle
@@ -102,8 +102,8 @@ def measured_here(asked: str) -> None:
         experiment = decided(experiment)
         intake = take_in(experiment.data, checks=())
         experiment = filled(experiment.replace("training.metric", "auto"), intake)  # it takes no part in a step
-        base = resolve(experiment.model.base)
-        work = assemble(experiment, base, load_tokenizer(base), intake.records)
+        base = resolve(experiment.model.base) if experiment.model.base else None
+        work = assemble(experiment, base, family_of(intake.spec.task).load_processor(base), intake.records)
         print(json.dumps(forecast(work, question["seconds"]).value()))
     except LuthierError as problem:
         print(json.dumps({"problem": problem.message, "remedy": problem.remedy}))

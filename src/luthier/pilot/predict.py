@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import ExperimentError, ModelError, nearest
-from luthier.core.types import Message, Record
+from luthier.core.types import Message
 from luthier.data.sources.frames import Frame
+from luthier.data.spec import Data
 from luthier.delivery.predictions import prepare_output, write_predictions
+from luthier.families import family_of
+from luthier.families.family import Family
 from luthier.models.store import Base, resolve
 from luthier.pilot.stages.prediction_rows import rows_to_predict
 
@@ -48,17 +51,15 @@ def predict(
     """
     say = say or _warn
     base, about = _resolve_bundle(bundle, say)
-    chat = about["task"] != "classification"
-    _check_options(chat, top, abstain_below)
-    rows, source = rows_to_predict(data, about["input"], chat)
+    family = family_of(about["task"])
+    _check_options(family, top, abstain_below)
+    rows, source = rows_to_predict(data, about["input"], family.generates)
     values = [record.values for record in rows]
     if out is not None:
-        prepare_output(Path(out), values, chat=chat, source=source, bundle=base.folder)
+        prepare_output(Path(out), values, chat=family.generates, source=source, bundle=base.folder)
     model, objective, tokenizer = _load(base)
-    if chat:
-        found = _answered(model, tokenizer, about, rows, limit)
-    else:
-        found = [_decide(one, top, abstain_below) for one in _classified(model, objective, rows)]
+    read = Data(path="", input=tuple(about["input"]))
+    found = [_decide(one, top, abstain_below) for one in family.predict(model, objective, tokenizer, rows, read, limit)]
     found = [{"row": record.row, **one} for record, one in zip(rows, found, strict=True)]
     if out is not None:
         names = write_predictions(Path(out), values, [_as_columns(one) for one in found])
@@ -90,8 +91,10 @@ def chat(bundle: str | Path, *, limit: int = 256, temperature: float = 0.0, say:
     base = resolve(str(bundle), say or _warn)
     if base.bundle is None:
         return Conversation(load_generator(base, 0.0).eval(), load_tokenizer(base), limit, temperature)
-    if base.bundle["task"] != "chat":
-        raise ModelError(f"{bundle} is a classifier: it does not write text", 'use `luthier predict BUNDLE "text"`')
+    family = family_of(base.bundle["task"])
+    if not family.generates:
+        what = "a classifier" if family.kind.classes else f"a {family.name} model"
+        raise ModelError(f"{bundle} is {what}: it does not write text", 'use `luthier predict BUNDLE "text"`')
     model, _, tokenizer = _load(base)
     return Conversation(model, tokenizer, limit, temperature)
 
@@ -143,19 +146,20 @@ def _resolve_bundle(bundle: str | Path, say: Say) -> tuple[Base, dict[str, Any]]
 def _load(base: Base) -> tuple[Any, Any, Any]:
     """A bundle's model, objective and tokenizer."""
     from luthier.delivery.bundle import open_bundle
-    from luthier.models.pretrained import load_tokenizer
     from luthier.training.devices import settle
 
     settle()
-    tokenizer = load_tokenizer(base)
+    assert base.bundle is not None
+    tokenizer = family_of(base.bundle["task"]).load_processor(base)
     return *open_bundle(base, tokenizer), tokenizer
 
 
-def _check_options(chat: bool, top: int | None, abstain_below: float | None) -> None:
+def _check_options(family: Family, top: int | None, abstain_below: float | None) -> None:
     """Refuse options that do not fit, before anything is read."""
-    if chat and (top is not None or abstain_below is not None):
+    if not family.kind.classes and (top is not None or abstain_below is not None):
         name = "top" if top is not None else "abstain_below"
-        raise ExperimentError(f"{name} is for classifiers: this model writes text, which has no classes", f"leave {name} out")
+        what = "writes text, which has no classes" if family.generates else "does not choose one class a row"
+        raise ExperimentError(f"{name} is for classifiers: this model {what}", f"leave {name} out")
     if top is not None and top < 1:
         raise ExperimentError(f"top={top} names no class", "give 1 or more")
     if abstain_below is not None and not 0 <= abstain_below <= 1:
@@ -185,32 +189,3 @@ def _as_columns(one: dict[str, Any]) -> dict[str, Any]:
     for place, each in enumerate(one.get("top", ()), 1):
         columns |= {f"top{place}_label": each["label"], f"top{place}_confidence": round(each["probability"], 6)}
     return columns
-
-
-def _classified(model: Any, objective: Any, rows: Sequence[Record]) -> list[dict[str, Any]]:
-    from luthier.evaluation.score import score
-
-    if not rows:
-        return []
-    scores = score(model, objective, objective.prepare(rows))
-    labels = objective.spec.labels
-    assert scores.probabilities is not None
-    return [
-        {
-            "label": labels[int(row.argmax())],
-            "confidence": float(row.max()),
-            "probabilities": {label: float(value) for label, value in zip(labels, row, strict=True)},
-        }
-        for row in scores.probabilities
-    ]
-
-
-def _answered(model: Any, tokenizer: Any, about: dict[str, Any], rows: Sequence[Record], limit: int) -> list[dict[str, Any]]:
-    from luthier.data.chat import asked, prompt
-    from luthier.models.generate import answers
-
-    prompts = [prompt(tokenizer, asked(record.values, tuple(about["input"])))[0] for record in rows]
-    found: list[str] = []
-    for start in range(0, len(prompts), 8):
-        found += answers(model, tokenizer, prompts[start : start + 8], limit)
-    return [{"text": text} for text in found]

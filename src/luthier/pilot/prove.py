@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from luthier.core.interfaces import Face, Silent
-from luthier.data.intake import take_in
+from luthier.core.proof import Proof
 from luthier.experiment import Changes, Experiment, as_assignments
-from luthier.models.pretrained import load_tokenizer
+from luthier.families import family_of
+from luthier.families.recognise import take_in
 from luthier.models.store import resolve
 from luthier.pilot.stages.asking import written
 from luthier.pilot.stages.proving import served, told
 from luthier.training.assemble import build, opened
 from luthier.training.devices import decided, settle
-from luthier.training.proofs.question import Proof
 from luthier.training.prove import prove as proofs_of
 
 
@@ -35,8 +35,8 @@ def prove(experiment: str | Path | Experiment, *, set: Changes = (), seconds: fl
     face.stage("data", experiment.data.path)
     intake = take_in(experiment.data)
     face.stage("base", experiment.model.base)
-    base = resolve(experiment.model.base, face.say)
-    tokenizer = load_tokenizer(base)
+    base = resolve(experiment.model.base, face.say) if experiment.model.base else None
+    tokenizer = family_of(intake.spec.task).load_processor(base)
     experiment = decided(experiment)
     objective = opened(experiment, tokenizer)
     work = build(experiment, base, objective, objective.prepare(intake.records["train"]), objective.prepare(intake.records["validation"]))

@@ -10,15 +10,16 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face, Silent, Watcher
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
-from luthier.data.intake import Intake, take_in
+from luthier.data.intake import Intake
 from luthier.data.sources.frames import Frame
 from luthier.evaluation.choice import AUTO
 from luthier.experiment import Changes, Experiment, as_assignments
+from luthier.families import family_of
+from luthier.families.recognise import take_in
 from luthier.pilot.stages.asking import asked_for, assigned, chosen, filled, seconds_of, written
 from luthier.pilot.stages.beginning import begin, fresh_or_planned
 from luthier.pilot.stages.given import rows_in_run
 from luthier.pilot.stages.metric import confirm_metric, with_metric
-from luthier.studies.defaults import metric_for
 
 
 def run(
@@ -128,7 +129,7 @@ def train(
     experiment = experiment.model_copy(update={"environment": _threads_again(experiment)})
     face.stage("data", experiment.data.path)
     intake = take_in(experiment.data)
-    choices = metric_for(intake)[:1] if experiment.training.metric == AUTO else []
+    choices = family_of(intake.spec.task).metric(intake, AUTO)[:1] if experiment.training.metric == AUTO else []
     experiment = filled(experiment, intake, changes)
     cuts = cuts_while_training(source)
     place = fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())

@@ -12,10 +12,12 @@ from luthier.core.errors import DataError
 from luthier.core.interfaces import Silent
 from luthier.core.types import Record
 from luthier.data.augment import Augment
-from luthier.data.intake import Intake, take_in
+from luthier.data.intake import Intake
 from luthier.data.sources.frames import Frame
 from luthier.data.sources.images import pixels
 from luthier.experiment import Changes, as_assignments, number
+from luthier.families import family_of
+from luthier.families.recognise import take_in
 from luthier.pilot.stages.asking import asked_for, assigned, chosen
 from luthier.pilot.stages.given import accepts_frames
 
@@ -106,17 +108,16 @@ def show(
     intake = take_in(asked_for(data, target=target, input=input, task=task, set=given), checks=())
     part, record = _found(intake, row)
     changes = [item for item in given if not item.startswith("data.")]
-    if intake.spec.task == "image_classification":
+    if intake.reader.kind.images:
         return _image(intake, record, part, views, page, changes)
-    from luthier.models.pretrained import load_tokenizer
     from luthier.models.store import resolve
     from luthier.training.assemble import opened
 
     experiment, _ = chosen(intake, base, changes, 1, Silent())
-    tokenizer: Any = load_tokenizer(resolve(experiment.model.base))
+    tokenizer: Any = family_of(intake.spec.task).load_processor(resolve(experiment.model.base))
     example = opened(experiment, tokenizer).prepare([record])[0]
     pieces = [tokenizer.decode([token]) for token in example.tokens]
-    chat = isinstance(example.target, list)
+    chat = intake.reader.kind.learns == "answer"
     if views and chat:
         raise DataError("augment changes texts of a classifier and images, not conversations", "leave --views out")
     text = " ".join(str(record.values.get(name) or "") for name in intake.spec.input)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.core.interfaces import Face, Silent
-from luthier.data.intake import take_in
 from luthier.data.sources.frames import Frame
 from luthier.experiment import Changes, as_assignments
+from luthier.families.recognise import take_in
 from luthier.models.store import resolve
 from luthier.pilot.stages.asking import asked_for
 from luthier.pilot.stages.choosing import at_hand, comparable

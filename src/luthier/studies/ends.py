@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from luthier.experiment import Experiment
-from luthier.studies.defaults import FALLING, role_of
+from luthier.families import family_of
 from luthier.studies.rungs import FALL, LAST
 from luthier.studies.space import Values, applied, value_at
 
@@ -30,7 +30,7 @@ def ours(experiment: Experiment, paths: Sequence[str], base: Base | None = None)
         paths: about which the person has said something.
         base: of the experiment; None takes it for the task's own.
     """
-    if role_of(experiment.data.task, base) in FALLING:
+    if not family_of(experiment.data.task).may_set_schedule(base):
         return False
     said = any(path.startswith("schedule.") and path != "schedule.warmup" for path in paths)
     return value_at(experiment, "schedule.kind") == "linear" and not said

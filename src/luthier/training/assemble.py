@@ -13,48 +13,49 @@ from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Record
 from luthier.evaluation.choice import AUTO, metrics_at_evaluations
 from luthier.experiment import Experiment
+from luthier.families import family_of
 from luthier.models.prefix import MOST, Prefix
-from luthier.models.pretrained import PackedNetwork, load_classifier, load_generator
 from luthier.models.store import Base
-from luthier.objectives.classification import Classification, ClassificationObjective
 from luthier.optim.masters import Masters
 from luthier.training.devices import device
 from luthier.training.steps import Work
 
 
-def load_model(experiment: Experiment, base: Base) -> PackedNetwork:
+def load_model(experiment: Experiment, base: Base | None) -> Any:
     """The experiment's network, in fp32, on the device."""
-    objective = experiment.objective
-    if isinstance(objective, Classification):
-        pooling = objective.pooling
-        if pooling == "auto":
-            pooling = "cls" if base.kind == "encoder" else "last"
-        model: PackedNetwork = load_classifier(base, list(objective.labels), pooling, experiment.model.dropout, experiment.seed)
-    else:
-        model = load_generator(base, experiment.model.dropout)
+    spec: Any = experiment.objective
+    model: Any = family_of(spec.kind).load(spec, experiment.model, base, experiment.seed)
     return model.to(device())
 
 
-def opened(experiment: Experiment, tokenizer: Any) -> Any:
+def opened(experiment: Experiment, processor: Any) -> Any:
     """The experiment's objective, at work with this tokenizer."""
     spec: Any = experiment.objective
-    objective = spec.open(tokenizer, experiment.data.input, experiment.data.target)
+    family = family_of(spec.kind)
+    objective = spec.open(processor, experiment.data.input, experiment.data.target)
     first = experiment.training.metric
     if first not in (AUTO, objective.metrics[0]):
-        objective.metrics = metrics_at_evaluations(first, objective.metrics, spec.kind)
+        objective.metrics = metrics_at_evaluations(first, objective.metrics, family.generates)
+    if experiment.augment.share:
+        if not objective.varies:
+            raise ExperimentError(
+                f"augment changes texts or images that have a class or a number: a {family.name} model would learn broken answers",
+                "leave augment.share at 0",
+            )
+        objective.augment = experiment.augment
     return objective
 
 
-def assemble(experiment: Experiment, base: Base, tokenizer: Any, parts: Mapping[str, Sequence[Record]]) -> Work:
+def assemble(experiment: Experiment, base: Base | None, processor: Any, parts: Mapping[str, Sequence[Record]]) -> Work:
     """Build everything that a run needs, from the rows on.
 
     Args:
         experiment: resolved: task, columns and dtype are set.
-        base: from the store.
-        tokenizer: the base's.
+        base: from the store; None where the network is made from scratch.
+        processor: the base's tokenizer.
         parts: the records of train and validation.
     """
-    objective = opened(experiment, tokenizer)
+    objective = opened(experiment, processor)
     return build(experiment, base, objective, objective.prepare(parts["train"]), objective.prepare(parts["validation"]))
 
 
@@ -64,17 +65,17 @@ Prefixes = dict[tuple[Any, ...], Prefix]
 
 def build(
     experiment: Experiment,
-    base: Base,
+    base: Base | None,
     objective: Objective,
-    train: list[Example],
-    validation: list[Example],
+    train: Sequence[Example],
+    validation: Sequence[Example],
     prefixes: Prefixes | None = None,
 ) -> Work:
     """Build everything that a run needs, for examples that are prepared.
 
     Args:
         experiment: resolved: task, columns and dtype are set.
-        base: from the store.
+        base: from the store; None where the network is made from scratch.
         objective: knows what a batch means.
         train: the examples that are learned from.
         validation: the examples that choose the checkpoint.
@@ -82,14 +83,9 @@ def build(
     """
     adaptation: Any = experiment.adaptation
     optimizer: Any = experiment.optimizer
-    if isinstance(objective, ClassificationObjective):
-        objective.weigh(train)
-    elif experiment.training.sampling == "balanced":
-        raise ExperimentError("training.sampling=balanced needs classes, and conversations have none", "leave it at each")
-    elif experiment.augment.share:
-        raise ExperimentError(
-            "augment changes the texts of a classifier: it would make a chat model learn broken answers", "leave augment.share at 0"
-        )
+    objective.fit(train)
+    if experiment.training.sampling == "balanced" and any(example.stratum is None for example in train):
+        raise ExperimentError("training.sampling=balanced needs classes, and these rows have none", "leave it at each")
     model = load_model(experiment, base)
     adaptation.attach(model)
     adaptation.on_progress(model, 1.0)  # by the end everything that may ever move is free
@@ -97,18 +93,20 @@ def build(
     adaptation.on_progress(model, 0.0)
     factor = rates(model, optimizer, adaptation)
     dtype = getattr(torch, experiment.training.dtype)
-    masters = Masters(model.network, optimizer, dtype, movable, factor, {} if experiment.augment.share else met(model, train))
+    masters = Masters(model.network, optimizer, dtype, movable, factor, {} if experiment.augment.share else met(model, train, objective))
     model.prefix = prefix(experiment, model, [*train, *validation], dtype, {} if prefixes is None else prefixes)
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned, parts=model.parts)
 
 
-def prefix(experiment: Experiment, model: PackedNetwork, examples: Sequence[Example], dtype: torch.dtype, known: Prefixes) -> Prefix | None:
+def prefix(experiment: Experiment, model: Any, examples: Sequence[Example], dtype: torch.dtype, known: Prefixes) -> Prefix | None:
     """Where blocks stay frozen to the end, what keeps their output; None where none do, rows change in each step or are padded, or it would be too much to keep."""
     adaptation: Any = experiment.adaptation
     depth = adaptation.frozen(model, 1.0)
+    if not depth or not model.packs or experiment.augment.share:
+        return None
     width = model.network.config.hidden_size
-    if not depth or not model.packs or experiment.augment.share or Prefix.bytes(examples, width, dtype) > MOST:
+    if Prefix.bytes(examples, width, dtype) > MOST:
         return None
     key = (depth, dtype, experiment.model.base, Prefix.fingerprint(examples))
     if key not in known:
@@ -116,12 +114,14 @@ def prefix(experiment: Experiment, model: PackedNetwork, examples: Sequence[Exam
     return known[key]
 
 
-def met(model: PackedNetwork, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """The tokens that training will meet, by the name of the embedding; none where the same weights also say what comes next, for that moves all of them.
+def met(model: Any, examples: Sequence[Example], objective: Objective) -> dict[str, torch.Tensor]:
+    """The tokens that training will meet, by the name of the embedding; none where there is no embedding, or where the same weights also say what comes next, for that moves all of them.
 
     The embedding's gradient becomes sparse.
     """
     network: Any = model.network
+    if not model.packs and not hasattr(network, "get_input_embeddings"):
+        return {}
     embedding = network.get_input_embeddings()
     said = network.get_output_embeddings()
     if said is not None and said.weight is embedding.weight:
@@ -129,11 +129,12 @@ def met(model: PackedNetwork, examples: Sequence[Example]) -> dict[str, torch.Te
         return {}
     embedding.sparse = True
     (name,) = (name for name, parameter in network.named_parameters() if parameter is embedding.weight)
-    tokens = np.unique(np.concatenate([np.asarray(example.tokens) for example in examples]))
+    drawn = [np.asarray(objective.drawn_tokens)] if objective.drawn_tokens is not None else []
+    tokens = np.unique(np.concatenate([*(np.asarray(example.tokens) for example in examples), *drawn]))
     return {name: torch.from_numpy(tokens.astype(np.int64)).to(embedding.weight.device)}
 
 
-def rates(model: PackedNetwork, optimizer: Any, adaptation: Any) -> Any:
+def rates(model: Any, optimizer: Any, adaptation: Any) -> Any:
     """A parameter's multiple of the rate: the head may have its own, and lower blocks may learn more slowly."""
     names = {id(parameter): name for name, parameter in model.network.named_parameters()}
     heads = {names[id(parameter)] for module in getattr(model, "head", []) for parameter in module.parameters()}

@@ -90,17 +90,17 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
     """
     training = work.experiment.training
     order = [choose(step, len(work.train), training.batch_size, work.experiment.seed) for step in range(work.total)]
-    sizes = np.array([len(example.tokens) for example in work.train])
+    sizes = np.array([example.size for example in work.train])
     tokens = np.array([int(sizes[chosen].sum()) for chosen in order])
     by_size = np.argsort(tokens, kind="stable")
     picked = by_size[np.unique(np.linspace(0, len(by_size) - 1, SAMPLED).round().astype(int))].tolist()
-    first = min(work.train, key=lambda example: len(example.tokens))
+    first = min(work.train, key=lambda example: example.size)
     _timed(work, [first])  # gradients and the optimizer's state exist from here on
     fixed = peak()
     longest = picked[-1]
     cold = _timed(work, [work.train[row] for row in order[longest]])  # what is slow only once is slow here
     at_once = max(_going(work, part) for part in work.parts(_batch(work, order[longest]), training.micro_batch_tokens))
-    a_token = max(0.0, (peak() - fixed) / max(at_once - len(first.tokens), 1))
+    a_token = max(0.0, (peak() - fixed) / max(at_once - first.size, 1))
     until = time.monotonic() + seconds
     measured = []
     for number in [longest, *(each for each in picked if each != longest)]:
@@ -110,10 +110,10 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
     whole, spread = _over_all(measured, tokens)
     once = max(0.0, cold - measured[0][1])
     held = work.validation[:: max(1, len(work.validation) // 64)][:64]
-    score(work.model, work.objective, sorted(work.validation, key=lambda example: -len(example.tokens))[:256])  # as much at once as ever
+    score(work.model, work.objective, sorted(work.validation, key=lambda example: -example.size)[:256])  # as much at once as ever
     began = time.monotonic()
     score(work.model, work.objective, held)
-    a_look = (time.monotonic() - began) * sum(len(each.tokens) for each in work.validation) / max(sum(len(each.tokens) for each in held), 1)
+    a_look = (time.monotonic() - began) * sum(each.size for each in work.validation) / max(sum(each.size for each in held), 1)
     looks = len(Looks(work))
     moving = sum(master.numel() for master in work.masters.weights().values())
     kept = (looks + 1) * 4 * moving / KEPT_A_SECOND  # each look may be the best so far, and the best is read again
@@ -142,8 +142,8 @@ def _batch(work: Work, chosen: np.ndarray) -> Batch:
 
 def _going(work: Work, part: Batch) -> int:
     """Tokens of a piece that go through the network."""
-    past = work.model.past(part)
-    return int(part.lengths.sum()) if past is None else len(past.kept)
+    past = work.model.past(part) if work.model.packs else None
+    return part.size if past is None else len(past.kept)
 
 
 def _timed(work: Work, rows: list[Any]) -> float:

@@ -7,32 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from luthier.core.errors import LuthierError
+from luthier.core.proof import Proof
 from luthier.core.randomness import permutation
-from luthier.core.types import Example, Record
-from luthier.training.proofs import losses, tokens
-from luthier.training.proofs.question import Proof, Question
+from luthier.core.types import Record
+from luthier.families import family_of
+from luthier.training.proofs import losses
+from luthier.training.proofs.question import Question
 from luthier.training.steps import Work
 
 ROWS = 4
 LONGEST = 96
-TOKEN_PROOFS = (
-    tokens.something_is_learned,
-    tokens.trained_is_served,
-    tokens.the_answer_is_learned_and_nothing_else,
-    tokens.the_end_is_learned,
-    tokens.control_tokens_stand_once,
-)
-PROOFS: tuple[Callable[[Question], Proof | None], ...] = (
-    *TOKEN_PROOFS,
-    losses.packed_is_alone,
-    losses.a_row_moves_only_itself,
-    losses.judged_as_trained,
-    losses.starts_where_it_must,
-    losses.padding_changes_nothing,
-    losses.accumulated_is_whole,
-    losses.a_few_rows_can_be_learned,
-)
-"""In this order: those that only read tokens first, the dearest last."""
+READ = (losses.packed_is_alone, losses.a_row_moves_only_itself, losses.judged_as_trained)
+MOVE = (losses.accumulated_is_whole, losses.a_few_rows_can_be_learned)
+"""Proofs for every family: those that read the model, and those that compute gradients; the dearest last."""
 
 
 class Disproved(LuthierError):
@@ -41,22 +28,23 @@ class Disproved(LuthierError):
     exit_code = 1
 
 
-def prove(work: Work, serve: Callable[[Record], list[int]], seconds: float) -> list[Proof]:
+def prove(work: Work, serve: Callable[[Record], Any], seconds: float) -> list[Proof]:
     """Try every proof within the time.
 
     Args:
         work: assembled for this purpose; it is used up.
-        serve: a row → the tokens that prediction would give the model.
+        serve: a row → what prediction would give the model.
         seconds: at most; what does not fit is said to be untried.
     """
     until = time.monotonic() + seconds
     order = permutation(len(work.train), work.experiment.seed, "proofs").tolist()
-    able = [work.train[row] for row in order if _learns(work.train[row])]
-    short = [example for example in able if len(example.tokens) <= LONGEST] or sorted(able, key=lambda each: len(each.tokens))
+    able = [work.train[row] for row in order if work.train[row].units]
+    short = [example for example in able if example.size <= LONGEST] or sorted(able, key=lambda each: each.size)
     question = Question(work, serve, short[:ROWS], until)
+    reading, asking = family_of(work.experiment.objective.kind).proofs()  # type: ignore[attr-defined]
     found = []
-    for proof in PROOFS:
-        if time.monotonic() > until or (len(question.rows) < 2 and proof not in TOKEN_PROOFS):
+    for proof in (*reading, *READ, *asking, *MOVE):
+        if time.monotonic() > until or (len(question.rows) < 2 and proof not in reading):
             found.append(
                 Proof(
                     name=_name(proof), held=None, claim="not tried: " + ("the time was up" if question.rows else "no row teaches anything")
@@ -71,10 +59,6 @@ def prove(work: Work, serve: Callable[[Record], list[int]], seconds: float) -> l
 
 def _name(proof: Any) -> str:
     return proof.__name__.replace("_", " ").strip()
-
-
-def _learns(example: Example) -> bool:
-    return any(example.target) if isinstance(example.target, list) else example.target >= 0
 
 
 def disproved(proofs: Sequence[Proof]) -> Iterator[Proof]:

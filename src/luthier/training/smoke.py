@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
     began = time.monotonic()
     small = _small(work)
     held = small.validation[:FEWEST_ROWS]
-    tokens = sum(len(example.tokens) for example in held)
+    tokens = sum(example.size for example in held)
     before = score(small.model, small.objective, held, answers=0)
     weights = {name: master.clone() for name, master in small.masters.weights().items()}
     seen: list[Any] = []
@@ -84,7 +84,7 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
     scoring = (time.monotonic() - scoring) / tokens  # the second time: the first is slower, and only once
     if reads_answers(work.objective, work.validation):
         after, answering = _answered(small, held, after, face)
-        scoring += answering / sum(len(example.tokens) for example in work.validation)  # the same for each evaluation, whatever its rows
+        scoring += answering / sum(example.size for example in work.validation)  # the same for each evaluation, whatever its rows
     findings = [
         found
         for found in (
@@ -120,7 +120,7 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
     )
 
 
-def _answered(small: Work, held: list[Example], scores: Scores, face: Face) -> tuple[Scores, float]:
+def _answered(small: Work, held: Sequence[Example], scores: Scores, face: Face) -> tuple[Scores, float]:
     """The scores with generated answers, and the seconds that those took."""
     began = time.monotonic()
     found = add_answers(scores, small.model, small.objective.tokenizer, held, ANSWERED)  # type: ignore[attr-defined]
@@ -135,7 +135,7 @@ def _small(work: Work) -> Work:
     count = min(len(work.train), max(FEWEST_ROWS, round(SHARE * len(work.train))))
     experiment = work.experiment
     chosen = sorted(permutation(len(work.train), experiment.seed, "smoke")[:count])
-    long = sum(len(example.tokens) for example in work.train) > LONG_ROWS * len(work.train)
+    long = sum(example.size for example in work.train) > LONG_ROWS * len(work.train)
     batch = max(1, experiment.training.batch_size // 4) if long else experiment.training.batch_size
     training = experiment.training.model_copy(update={"batch_size": batch})
     schedule = Constant(warmup=0.1)
@@ -150,7 +150,7 @@ def _cut(work: Work) -> Finding | None:
     cut = [example for example in work.train if example.facts.get("cut", 0) > 0]
     if not cut:
         return None
-    silent = [example for example in cut if isinstance(example.target, list) and not any(example.target)]
+    silent = [example for example in cut if not example.units]
     lost = f", and {len(silent):,} of them lose their whole answer" if silent else ""
     return Finding(
         check="smoke.cut",
@@ -239,14 +239,10 @@ def _labels_unpredictable(probe: Scores | None, prior: Scores | None) -> Finding
 def _answers_unrelated(work: Work, held: Sequence[Example]) -> Finding | None:
     """Whether an answer is likelier after its own prompt than after another row's."""
     objective: Objective = work.objective
-    rows = [example for example in held if len(example.tokens) <= 400][:12]
-    if len(rows) < 6 or "messages" not in rows[0].facts:
+    rows = [example for example in held if example.size <= 400][:12]
+    swapped = objective.swap_inputs(rows)
+    if len(rows) < 6 or not swapped:
         return None
-    swapped = []
-    for own, other in zip(rows, rows[1:] + rows[:1], strict=True):
-        asked = [token for token, learned in zip(other.tokens, other.target, strict=True) if not learned]
-        said = [token for token, learned in zip(own.tokens, own.target, strict=True) if learned]
-        swapped.append(replace(own, tokens=asked + said, target=[False] * len(asked) + [True] * len(said)))
     value, low, _ = paired("loss", score(work.model, objective, rows, answers=0), score(work.model, objective, swapped, answers=0))
     if low > 0:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,8 +40,8 @@ class Work:
     objective: Objective
     model: Any
     masters: Masters
-    train: list[Example]
-    validation: list[Example]
+    train: Sequence[Example]
+    validation: Sequence[Example]
     total: int
     shrunk: dict[int, int] = field(default_factory=dict)
     told: Callable[[int, int], None] = lambda step, limit: None
@@ -75,7 +75,7 @@ class Work:
         self.shrunk[step] = limit
         self.told(step, limit)
 
-    def brief(self, experiment: Experiment, train: list[Example], total: int) -> Work:
+    def brief(self, experiment: Experiment, train: Sequence[Example], total: int) -> Work:
         """The same parts for a short training of its own, whose schedule is laid out for its own steps."""
         return replace(self, experiment=experiment, train=train, total=total, planned=None, cuts=[])
 
@@ -83,24 +83,10 @@ class Work:
         """The training examples that make a step (counted from 0), as prepared."""
         training = self.experiment.training
         if training.sampling == "balanced" and self._classes is None:
-            self._classes = tuple(example.target for example in self.train)
+            self._classes = tuple(example.stratum or 0 for example in self.train)
         return [
             self.train[position] for position in choose(step, len(self.train), training.batch_size, self.experiment.seed, self._classes)
         ]
-
-    def view(self, rows: list[Example], step: int) -> list[Example]:
-        """The rows as they are learned from in this step: some of them changed, where `augment` asks for it."""
-        augment, seed, columns = self.experiment.augment, self.experiment.seed, self.experiment.data.input
-        if not augment.share:
-            return rows
-        found = []
-        for row in rows:
-            if augment.changes(seed, step, row.index):
-                values = {name: augment.view(str(row.record.values.get(name) or ""), seed, step, row.index) for name in columns}
-                (changed,) = self.objective.prepare([replace(row.record, values={**row.record.values, **values})])
-                row = replace(changed, index=row.index)
-            found.append(row)
-        return found
 
 
 def steps(work: Work, start: int = 0) -> Iterator[Step]:
@@ -123,8 +109,7 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
         while number < work.total:  # which may become fewer meanwhile
             share, factor = work.progress(number)
             adaptation.on_progress(model, share)
-            rows = work.view(work.chosen(number), number)
-            batch = objective.collate(rows, experiment.seed, number).to(place)
+            batch = objective.collate(work.chosen(number), experiment.seed, number).to(place)
             total, count = _summed(work, batch, number)
             norm = _moved_on(work, count, factor)
             yield Step(
@@ -132,7 +117,7 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
                 total=work.total,
                 loss=total / count if count else 0.0,
                 count=count,
-                tokens=int(batch.lengths.sum()),
+                tokens=batch.size,
                 examples=len(batch),
                 rate=masters.spec.lr * factor,
                 gradient_norm=norm,

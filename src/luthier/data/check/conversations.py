@@ -27,7 +27,7 @@ OFTEN = 0.02
 
 def check(sheet: Sheet) -> list[Finding]:
     """Answers that repeat their prompt or each other, and control tokens written into the text."""
-    if sheet.task != "chat":
+    if sheet.kind.learns != "answer":
         return []
     found = []
     echoed = [row for row in range(len(sheet)) if len(said := normal(sheet.labels[row])) > 20 and said in sheet.plain[row]]

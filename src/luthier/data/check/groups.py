@@ -32,7 +32,7 @@ def check(sheet: Sheet) -> list[Finding]:
     """Answers that are repeated, and a column that would keep rows together which belong together."""
     if sheet.group or sheet.given or sheet.images or len(sheet) < 30:
         return []
-    return _of_classes(sheet) if sheet.classes else _of_answers(sheet)
+    return _of_classes(sheet) if sheet.classes else _of_answers(sheet) if sheet.kind.answers else []
 
 
 def _of_answers(sheet: Sheet) -> list[Finding]:

@@ -13,7 +13,7 @@ from luthier.core.finding import Finding, Severity
 from luthier.core.randomness import permutation
 from luthier.core.types import Record
 from luthier.data.near import clusters, normal
-from luthier.data.spec import CLASSES
+from luthier.data.reading import RowKind
 
 SHOWN = 200
 """Rows that a finding carries with it; the count is of all."""
@@ -34,7 +34,7 @@ class Sheet:
         records: as read.
         parts: train, validation or test for each.
         given: whether the parts came as files of their own.
-        task: classification, image_classification, chat or preference.
+        kind: what the rows are like.
         texts: what is read of each; of an image, its file's name.
         labels: what is learned of each: the class, or the answer.
         encode: texts → vectors of unit length, # (texts, width); None where no model is at hand.
@@ -50,7 +50,7 @@ class Sheet:
     records: Sequence[Record]
     parts: Sequence[str]
     given: bool
-    task: str
+    kind: RowKind
     texts: list[str]
     labels: list[str]
     encode: Callable[[Sequence[str]], np.ndarray] | None = None
@@ -68,12 +68,12 @@ class Sheet:
     @property
     def classes(self) -> bool:
         """Whether each row has a class."""
-        return self.task in CLASSES
+        return self.kind.classes
 
     @property
     def images(self) -> bool:
         """Whether the rows are images."""
-        return self.task == "image_classification"
+        return self.kind.images
 
     @cached_property
     def plain(self) -> list[str]:

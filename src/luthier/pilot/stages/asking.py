@@ -12,13 +12,16 @@ from luthier.core.errors import ExperimentError
 from luthier.core.hub import NAME
 from luthier.core.interfaces import Face
 from luthier.data.hub import from_hub
-from luthier.data.intake import Intake, take_in
+from luthier.data.intake import Intake
 from luthier.data.rows import names_table
 from luthier.data.spec import Data
 from luthier.evaluation.choice import ALIASES, AUTO
 from luthier.experiment import Experiment, number
+from luthier.families import family_of
+from luthier.families.family import Choice
+from luthier.families.recognise import take_in
 from luthier.pilot.stages.metric import PATH, settle_metric
-from luthier.studies.defaults import Choice, batch_for, choose, metric_for, rate_for
+from luthier.studies.defaults import choose
 
 if TYPE_CHECKING:
     from luthier.models.store import Base
@@ -41,7 +44,7 @@ def asked_for(
         data: a file of rows, a folder, or a data set of the hub (owner/name).
         target: the column to be learned.
         input: the column or columns that are read (a list, or names with commas).
-        task: classification or chat.
+        task: a family's name.
         validation: a file of validation rows.
         test: a file of test rows.
         set: changes to the experiment, each "path=value"; those of the data count here, for they come before reading.
@@ -161,9 +164,9 @@ def changed(
     adaptation: Any = experiment.adaptation
     brought: list[Choice] = []
     if "adaptation.kind" in paths and "optimizer.lr" not in paths:
-        brought.append(Choice("optimizer.lr", *rate_for(intake.spec.task, base, adaptation.kind)))
+        brought.append(Choice("optimizer.lr", *family_of(intake.spec.task).learning_rate(base, adaptation.kind)))
     if "training.epochs" in paths and "training.batch_size" not in paths:
-        brought.append(batch_for(intake, experiment.training.epochs))
+        brought.append(family_of(intake.spec.task).batch_size(intake, experiment.training.epochs))
     for choice in brought:
         experiment = experiment.replace(choice.path, choice.value)
     experiment = settle_metric(experiment, intake, assignments)
@@ -191,7 +194,7 @@ def default_for(
         experiment = written(data).set(*set).model_copy(update={"environment": {}})
         face.stage("data", experiment.data.path)
         intake = take_in(experiment.data)
-        choices = metric_for(intake)[:1] if experiment.training.metric == AUTO else []
+        choices = family_of(intake.spec.task).metric(intake, AUTO)[:1] if experiment.training.metric == AUTO else []
         return filled(experiment, intake, set), intake, choices
     face.stage("data", str(data))
     intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say))

@@ -12,8 +12,9 @@ from luthier.core.words import plural
 from luthier.data.intake import Intake
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
+from luthier.families import family_of
+from luthier.families.family import Choice
 from luthier.pilot.stages.metric import note_metric
-from luthier.studies.defaults import Choice
 
 
 def fresh_or_planned(folder: Path) -> Run:
@@ -32,7 +33,7 @@ def how_split(spec: Data) -> str:
     if spec.time:
         return f"by time ({spec.time}): the newest rows are tested"
     kept = f"rows of the same {spec.group}, and " if spec.group else ""
-    return ("by class, " if spec.task == "classification" else "by chance, ") + f"{kept}near-duplicates together"
+    return ("by class, " if family_of(spec.task).kind.classes else "by chance, ") + f"{kept}near-duplicates together"
 
 
 def begin(

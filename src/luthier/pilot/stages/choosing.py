@@ -8,9 +8,10 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Face
 from luthier.core.run import Clock
 from luthier.data.intake import Intake
+from luthier.families import family_of
 from luthier.models.store import Base, resolve, stored
 from luthier.pilot.stages.nearness import Similar, known_of, ranked
-from luthier.studies.defaults import BASES, choose
+from luthier.studies.defaults import choose
 
 PASSES = 3
 """A step of training takes about as long as reading its rows three times: forwards once, and backwards twice that."""
@@ -26,17 +27,19 @@ def comparable(intake: Intake) -> str:
     Raises:
         ExperimentError: they cannot.
     """
-    if intake.spec.task not in BASES:
+    family = family_of(intake.spec.task)
+    if family.Spec is None or family.base is None or family.kind.images:
         raise ExperimentError(
             f"{intake.reason}: similarity is read off classes or answers", "give rows with a label column, or conversations"
         )
-    return intake.spec.task
+    return intake.spec.task or ""
 
 
 def at_hand(task: str, face: Face) -> list[str]:
     """The bases known by name that fit a task and need no fetching, its own in any case; what else there is is said."""
-    fitting = [base for base in stored() if task == "classification" or base["kind"] == "decoder"]
-    here = [base["name"] for base in fitting if base["here"] or base["name"] == BASES[task]]
+    family = family_of(task)
+    fitting = [base for base in stored() if base["kind"] in family.base_kinds]
+    here = [base["name"] for base in fitting if base["here"] or base["name"] == family.base]
     for base in fitting:
         if base["name"] not in here:
             face.say(f"not compared, because it is not here: {base['name']} ({base['megabytes']} MB); luthier models pull {base['name']}")

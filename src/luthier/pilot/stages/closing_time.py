@@ -189,7 +189,7 @@ def keep_to_time(way: Way, work: Work, limit: TimeLimit | None, closing: Mapping
     if fixed + fit + text <= left:
         return
     keep_words, keep_probe = share_of(left - fixed - fit, text), share_of(left - fixed, fit)
-    if way.intake.spec.task == "chat":
+    if not way.family.probes:
         rows, words = 0, 0
         way.face.say("there is less time left than planned: ROUGE-L of a few test answers is left out")
     else:
@@ -211,4 +211,4 @@ def time_scoring(way: Way, work: Work) -> float:
     some = work.validation[:: max(1, len(work.validation) // TIMED)][:TIMED]
     began = time.monotonic()
     score(work.model, work.objective, some, poll=way.signals.poll)
-    return (time.monotonic() - began) / max(sum(len(example.tokens) for example in some), 1)
+    return (time.monotonic() - began) / max(sum(example.size for example in some), 1)

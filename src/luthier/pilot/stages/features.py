@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier.core.types import Example
+from luthier.core.types import HELD_OUT, Example
 from luthier.experiment import Experiment
 from luthier.models.encode import in_parts, views
 from luthier.models.precision import compute_in
@@ -45,6 +45,6 @@ class Features:
 
         def some(rows: list[int]) -> np.ndarray:
             self.way.signals.poll()
-            return views(self.model, self.way.objective.collate([examples[row] for row in rows], 0, 0).to(device))
+            return views(self.model, self.way.objective.collate([examples[row] for row in rows], 0, HELD_OUT).to(device))
 
-        return in_parts([len(example.tokens) for example in examples], some).reshape(len(examples), -1)
+        return in_parts([example.size for example in examples], some).reshape(len(examples), -1)

@@ -43,7 +43,7 @@ def crossed(way: Way, experiment: Experiment) -> None:
             f"{several(len(rows), 'row', 'are')} too few for {asked} folds", f"set data.folds to {max(2, len(rows) // 10)} or fewer"
         )
     together = [way.intake.together[example.record.source, example.record.row] for example in rows]
-    strata = [example.target if way.intake.labels else 0 for example in rows]
+    strata = [example.stratum or 0 for example in rows]
     parts = folds(together, strata, asked, experiment.data.split_seed)
     for number, held in enumerate(parts, 1):
         if any(event["fold"] == number for event in place.happened("fold")):

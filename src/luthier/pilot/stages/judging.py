@@ -16,7 +16,7 @@ from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
 from luthier.evaluation.choice import metrics_at_verdict
 from luthier.evaluation.generated import ANSWERED_AT_VERDICT
-from luthier.evaluation.metrics import calibration, confusion, measure, never_predicted, per_class
+from luthier.evaluation.metrics import measure, never_predicted
 from luthier.evaluation.score import score
 from luthier.evaluation.verdict import decide, describe, finding
 from luthier.experiment import Experiment
@@ -47,7 +47,7 @@ def judged(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -
         The content of verdict.json, without the run's seconds; and what ships.
     """
     place = way.place
-    found, details, shipped = (judge_chat if way.intake.spec.task == "chat" else judge_classifier)(way, experiment, work)
+    found, details, shipped = (judge_candidates if way.family.probes else judge_alone)(way, experiment, work)
     found |= {
         "checkpoint": best["step"],
         "validation": {name: best[name] for name in work.objective.metrics},
@@ -61,37 +61,47 @@ def judged(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -
     return found, shipped
 
 
-def judge_chat(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
-    """The trained model against the untouched base, and word frequencies that copy."""
-    untouched = compute_in(load_model(experiment, way.base), getattr(torch, experiment.training.dtype)).eval()
-    copier = baselines.copier(way.examples("train"), way.examples("validation"), len(way.tokenizer))
+def judge_alone(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
+    """The trained model against the untouched base, where that can be scored with the same loss, and the family's trivial models."""
+    family = way.family
+    untouched = None
+    if family.compares_untouched and way.base is not None:
+        untouched = compute_in(load_model(experiment, way.base), getattr(torch, experiment.training.dtype)).eval()
+    trivial = family.baselines(way.examples("train"), way.examples("validation"), baseline_context(way, experiment))
     test = open_test(way, experiment, work)
-    untouched.prefix = work.model.prefix  # frozen blocks say the same in both
     ours = score(work.model, work.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
-    base = f"{way.base.name}, untouched", score(untouched, way.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
-    found = decide("chat", metrics_at_verdict(work.objective.metrics, "chat"), ours, base, {copier.name: copier.score(test)})
-    return found, _rows(work, test, ours, base) | compared(way, work, test), Shipped()
+    base = None
+    if untouched is not None and way.base is not None:
+        untouched.prefix = work.model.prefix  # frozen blocks say the same in both
+        base = f"{way.base.name}, untouched", score(untouched, way.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
+    others = {rival.name: rival.score(test) for rival in trivial}
+    found = decide(family.name, metrics_at_verdict(work.objective.metrics, family), ours, base, others)
+    details = _rows(way, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)
+    if family.generates:
+        details |= compared(way, work, test)
+    return found, details, Shipped()
 
 
-def judge_classifier(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
+def judge_candidates(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
     """The candidate that the validation rows choose, against those that are simpler."""
-    given = way.examples("train"), way.examples("validation"), len(way.intake.labels)
+    train, validation = way.examples("train"), way.examples("validation")
+    assert way.base is not None
     with Features(way, experiment, work.model) as features:
         probe_rows, words_rows = planned_rows(way.place)
         candidates = fit_candidates(way, work, features, probe_rows)
         way.signals.poll()
-        trivial = [baselines.majority(*given), baselines.words(*given, experiment.data.input, words_rows)]
+        trivial = way.family.baselines(train, validation, baseline_context(way, experiment, words_rows))
         way.signals.poll()
         test = open_test(way, experiment, work)
         scores, before = score_candidates(candidates, work, test, way.signals.poll)
-    ours, metrics = scores[candidates.ships], metrics_at_verdict(work.objective.metrics, "classification")
-    base = f"{way.base.name}, frozen + logistic regression{baselines.share_of_rows(candidates.probe_rows, len(given[0]))}", scores[PROBE]
+    ours, metrics = scores[candidates.ships], metrics_at_verdict(work.objective.metrics, way.family)
+    base = f"{way.base.name}, frozen + logistic regression{baselines.share_of_rows(candidates.probe_rows, len(train))}", scores[PROBE]
     others = {rival.name: rival.score(test) for rival in trivial}
-    found = decide("classification", metrics, ours, base, others, against_base=candidates.ships != PROBE)
+    found = decide(way.family.name, metrics, ours, base, others, against_base=candidates.ships != PROBE)
     found |= {"ships": candidates.ships, "why": candidates.why, "candidates": []}
     found["candidates"] = list_candidates(candidates, metrics, scores, {PROBE: found["base"], candidates.ships: found["test"]})
     other = TRAINED if candidates.ships == PROBE else PROBE
-    details = _rows(work, test, ours, (LABELS[other], scores[other])) | _by_class(experiment, ours)
+    details = _rows(way, work, test, ours, (LABELS[other], scores[other])) | way.family.details(ours, experiment.objective)
     save_scores(way.place, candidates.validation, {**scores, **others})
     name_never_predicted(way, never_predicted(ours), "test")
     details["temperature"] = candidates.temperatures[candidates.ships]
@@ -100,6 +110,11 @@ def judge_classifier(way: Way, experiment: Experiment, work: Work) -> tuple[dict
         for when, each in (("before", before[candidates.ships]), ("after", ours))
     }
     return found, details, candidates.shipped
+
+
+def baseline_context(way: Way, experiment: Experiment, most_rows: int = 1 << 40) -> baselines.BaselineContext:
+    """What the family fits its trivial models with."""
+    return baselines.BaselineContext(experiment.data.input, len(way.intake.labels), way.tokenizer, most_rows, way.signals.poll)
 
 
 def save_scores(place: Run, validation: Mapping[str, Scores], test: Mapping[str, Scores]) -> None:
@@ -119,7 +134,7 @@ def save_scores(place: Run, validation: Mapping[str, Scores], test: Mapping[str,
     write_file(place.folder / "candidate_scores.safetensors", save(tensors))
 
 
-def open_test(way: Way, experiment: Experiment, work: Work) -> list[Example]:
+def open_test(way: Way, experiment: Experiment, work: Work) -> Sequence[Example]:
     """The sealed rows, noted as opened; what frozen blocks say of them is kept for the models that share these."""
     way.place.event("test_opened", rows=len(way.intake.records["test"]))
     test = way.examples("test")
@@ -173,21 +188,10 @@ def budget_cut(place: Run) -> dict[str, float] | None:
     return {"steps": left, "wanted": wanted, "budget": budget, "enough": round(enough, 1)}
 
 
-def _by_class(experiment: Experiment, ours: Scores) -> dict[str, Any]:
-    """Where a classifier is right, wrong, and too sure."""
-    labels = getattr(experiment.objective, "labels", ())
-    assert ours.target is not None and ours.probabilities is not None
-    return {
-        "labels": list(labels),
-        "per_class": per_class(ours, labels),
-        "confusion": confusion(ours.target, ours.probabilities.argmax(1), len(labels)).tolist(),
-        "calibration": calibration(ours),
-    }
-
-
-def _rows(work: Work, test: Sequence[Example], ours: Scores, other: tuple[str, Scores], shown: int = 8) -> dict[str, Any]:
+def _rows(way: Way, work: Work, test: Sequence[Example], ours: Scores, other: tuple[str, Scores] | None, shown: int = 8) -> dict[str, Any]:
     """The rows it does worst and best on, with what another model loses there."""
-    each, theirs = (scores.loss / np.maximum(scores.count, 1) for scores in (ours, other[1]))
+    each = ours.loss / np.maximum(ours.count, 1)
+    theirs = other[1].loss / np.maximum(other[1].count, 1) if other is not None else np.full(len(each), np.nan)
     told = np.flatnonzero(ours.count > 0)  # a row that was cut before its answer says nothing about the model
     labels: Any = getattr(work.experiment.objective, "labels", None)
 
@@ -195,17 +199,14 @@ def _rows(work: Work, test: Sequence[Example], ours: Scores, other: tuple[str, S
         record = test[position].record
         found = {"file": Path(record.source).name, "line": record.row, "loss": each[position], "other_loss": theirs[position],
                  "input": [str(record.values.get(name) or "")[:600] for name in work.experiment.data.input]}  # fmt: skip
+        target = way.family.target_text(test[position])
         if labels and ours.probabilities is not None:
             said = int(ours.probabilities[position].argmax())
-            found |= {
-                "target": labels[test[position].target],
-                "said": labels[said],
-                "confidence": float(ours.probabilities[position, said]),
-            }
+            found |= {"target": target, "said": labels[said], "confidence": float(ours.probabilities[position, said])}
         else:
-            found |= {"target": test[position].facts["messages"][-1]["content"][:600]}
+            found |= {"target": target[:600]}
         return found
 
     order = told[np.argsort(-each[told], kind="stable")]
-    return {"other": other[0], "worst": [row(position) for position in order[:shown]], "best": [row(position) for position in order[::-1][:shown]],
+    return {"other": other[0] if other is not None else "", "worst": [row(position) for position in order[:shown]], "best": [row(position) for position in order[::-1][:shown]],
             "truncated": sum(example.facts.get("cut", 0) > 0 for example in test)}  # fmt: skip

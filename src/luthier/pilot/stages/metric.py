@@ -10,7 +10,7 @@ from luthier.data.intake import Intake
 from luthier.evaluation.choice import AUTO, resolve_metric
 from luthier.evaluation.own import allow_function, describe_function, is_function, load_function
 from luthier.experiment import Experiment
-from luthier.studies.defaults import metric_for
+from luthier.families import family_of
 
 PATH = "training.metric"
 
@@ -32,8 +32,8 @@ def settle_metric(experiment: Experiment, intake: Intake, assignments: Sequence[
         ExperimentError: there is no such metric, it does not fit the task, or it is a function that nobody has named.
     """
     name = experiment.training.metric
-    task = intake.spec.task or ""
-    found = str(metric_for(intake)[0].value) if name == AUTO else resolve_metric(name, task, intake.labels)
+    family = family_of(intake.spec.task)
+    found = str(family.metric(intake, AUTO)[0].value) if name == AUTO else resolve_metric(name, family, intake.labels)
     if is_function(found):
         if any(item.partition("=")[0].strip() == PATH and item.partition("=")[2].strip() == name for item in assignments):
             allow_function(found)

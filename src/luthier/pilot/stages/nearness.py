@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +16,14 @@ from luthier.core.randomness import permutation
 from luthier.core.run import Clock
 from luthier.core.types import Example, Record
 from luthier.core.words import plural
-from luthier.data.chat import conversation
 from luthier.data.intake import Intake
 from luthier.data.split import folds
 from luthier.evaluation.score import score
+from luthier.families import family_of
 from luthier.models.encode import layers
 from luthier.models.precision import compute_in
 from luthier.models.pretrained import load_generator, load_tokenizer
 from luthier.models.store import Base
-from luthier.objectives.chat import Chat
-from luthier.studies.defaults import adaptation_for, rate_for
 from luthier.studies.similarity import (
     FOLDS,
     MOST_ROWS,
@@ -109,21 +108,22 @@ def known_of(base: Base, intake: Intake, face: Face, most: int = MOST_ROWS) -> S
     records = [unsealed[place] for place in chosen]
     face.stage("similarity", f"{base.name}: one pass over {plural(len(records), 'row')}")
     size = round((base.folder / "model.safetensors").stat().st_size / 1e6, 1)
-    if intake.spec.task == "chat":
+    family = family_of(intake.spec.task)
+    if family.generates:
         fluency, count = _fluency(base, records, intake)
         near = turn(fluency)
         proposed = depth_for(near, count)
-        rate, _ = rate_for("chat", base, "freeze" if proposed.blocks else "full")
+        rate, _ = family.learning_rate(base, "freeze" if proposed.blocks else "full")
         return Similar(base.name, size, [], fluency, near, proposed, rate, round(clock(), 2), len(fluency.rows))
     texts = ["\n\n".join(str(record.values.get(name) or "") for name in intake.spec.input) for record in records]
     number = {label: place for place, label in enumerate(sorted({str(record.values[intake.spec.target or ""]) for record in records}))}
     labels = np.array([number[str(record.values[intake.spec.target or ""])] for record in records])
     parts = folds([intake.together[record.source, record.row] for record in records], labels.tolist(), FOLDS, intake.spec.split_seed)
     seen = floors(layers(base, texts, choose_dtype("auto")), labels, parts)
-    rows, kept = len(intake.records["train"]), adaptation_for("classification", base)[0].get("depth", 0)
+    rows, kept = len(intake.records["train"]), family.depth_kept(base)
     rarest = round(rows * float(np.bincount(labels).min() / len(labels)))
     near, proposed = nearness(seen, labels), depth(seen, rows, rarest, kept)
-    rate, _ = rate_for("classification", base, "freeze" if proposed.blocks else "full")
+    rate, _ = family.learning_rate(base, "freeze" if proposed.blocks else "full")
     return Similar(base.name, size, seen, None, near, proposed, float(f"{rate * near.rate:.2g}"), round(clock(), 2), len(records))
 
 
@@ -145,13 +145,14 @@ def _fluency(base: Base, records: Sequence[Record], intake: Intake) -> tuple[Flu
     tokenizer = load_tokenizer(base)
     model = compute_in(load_generator(base, 0.0).eval(), getattr(torch, choose_dtype("auto")))
     spec = intake.spec
-    objective = Chat().open(tokenizer, spec.input, spec.target or "")
+    hyperparameters: Any = family_of(spec.task).spec_class()
+    objective = hyperparameters.open(tokenizer, spec.input, spec.target or "")
     examples: list[Example] = []
     texts: list[str] = []
     for record in records:
         (example,) = objective.prepare([record])
-        text = "\n".join(str(message["content"]) for message in conversation(record.values, spec.input, spec.target or ""))
-        if example.facts["bytes"] and any(example.target):
+        text = "\n".join(str(message["content"]) for message in example.facts["messages"])
+        if example.facts["bytes"] and example.units:
             examples.append(example)
             texts.append(text)
         if sum(len(each.encode()) for each in texts) > MOST_BYTES:
@@ -167,10 +168,14 @@ def _fluency(base: Base, records: Sequence[Record], intake: Intake) -> tuple[Flu
         """Bits a byte, and tokens a word, of texts without a template."""
         rows = []
         for place, text in enumerate(given):
-            tokens = tokenizer(text, truncation=True, max_length=Chat().max_length)["input_ids"]
+            tokens = tokenizer(text, truncation=True, max_length=hyperparameters.max_length)["input_ids"]
             if len(tokens) > 1:
                 size = len(tokenizer.decode(tokens[1:]).encode())
-                rows.append(Example(place, tokens, [True] * len(tokens), records[0], {"bytes": size}))
+                rows.append(
+                    Example(
+                        place, {"tokens": tokens}, [True] * len(tokens), records[0], len(tokens), float(len(tokens)), facts={"bytes": size}
+                    )
+                )
         each = bits(rows)
         words = sum(len(text.split()) for text in given)
         return float(each[:, 0].sum() / each[:, 1].sum()), sum(len(tokenizer(text)["input_ids"]) for text in given) / max(words, 1)

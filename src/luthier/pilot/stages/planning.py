@@ -123,7 +123,7 @@ def fit_small_probe(way: Way, experiment: Experiment, budget: float = math.inf) 
         experiment: of the run.
         budget: seconds; where the fit would take much of a short one, the rows are fewer.
     """
-    if way.intake.spec.task == "chat":
+    if not way.family.probes or way.base is None:
         return Probed()
     classes = len(way.intake.labels)
     expected = fit_seconds(PROBED, 3 * way.base.width, classes)
@@ -144,16 +144,16 @@ def fit_small_probe(way: Way, experiment: Experiment, budget: float = math.inf) 
         began = time.monotonic()
         probe = baselines.frozen(way.base.name, timed, train, validation, classes)  # type: ignore[arg-type]
         fitting = time.monotonic() - began - reading
-    tokens = sum(len(example.tokens) for example in [*train, *validation])
+    tokens = sum(example.size for example in [*train, *validation])
     slower = min(10.0, max(0.5, fitting / fit_seconds(len(train), width, classes)))
     return Probed(probe.validation, baselines.majority(train, validation, classes).validation, reading / max(tokens, 1), width, slower)
 
 
 def _costs(work: Work, found: Smoke) -> tuple[float, float]:
     """Seconds of one training step, and of one look at the validation rows."""
-    mean = sum(len(example.tokens) for example in work.train) / len(work.train)
+    mean = sum(example.size for example in work.train) / len(work.train)
     batch = min(work.experiment.training.batch_size, len(work.train))
-    return mean * batch * found.seconds_a_token, sum(len(example.tokens) for example in work.validation) * found.seconds_a_scored_token
+    return mean * batch * found.seconds_a_token, sum(example.size for example in work.validation) * found.seconds_a_scored_token
 
 
 def closing_costs(way: Way, work: Work, found: Smoke, probed: Probed) -> ClosingCosts:
@@ -166,14 +166,14 @@ def closing_costs(way: Way, work: Work, found: Smoke, probed: Probed) -> Closing
         probed: by the small fit on the base.
     """
     _, look = _costs(work, found)
-    test, chat = len(way.intake.records["test"]), way.intake.spec.task == "chat"
+    test, alone = len(way.intake.records["test"]), not way.family.probes
     scored = look * test / max(len(work.validation), 1)
-    train, validation = (sum(len(example.tokens) for example in part) for part in (work.train, work.validation))
-    read = scored if chat else probed.a_token * validation * (1 + test / max(len(work.validation), 1))
+    train, validation = (sum(example.size for example in part) for part in (work.train, work.validation))
+    read = scored if alone else probed.a_token * validation * (1 + test / max(len(work.validation), 1))
     weights = sum(parameter.numel() for parameter in work.model.network.parameters())
     fixed = ALWAYS + look + scored + read + 2 * 4 * weights / WRITTEN
-    if chat:
-        return ClosingCosts(fixed + 2 * SHOWN * 64 * 0.03, len(work.train))
+    if alone:
+        return ClosingCosts(fixed + (2 * SHOWN * 64 * 0.03 if way.family.generates else 0.0), len(work.train))
     ngrams, sample, distinct, growth = count_words(work.train, work.experiment.data.input)
     return ClosingCosts(fixed, len(work.train), len(way.intake.labels), probed.a_token * train / max(len(work.train), 1), probed.features,
                         ngrams, sample, distinct, growth, probed.slower)  # fmt: skip

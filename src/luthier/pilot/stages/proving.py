@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from luthier.core.proof import Proof
 from luthier.core.types import Record
 from luthier.core.words import plural
-from luthier.data.chat import asked, prompt
 from luthier.experiment import Experiment
+from luthier.families import family_of
 from luthier.pilot.stages.way import Way
-from luthier.training.proofs.question import Proof
 from luthier.training.prove import Disproved, disproved
 from luthier.training.prove import prove as proofs_of
 
@@ -52,14 +52,8 @@ def told(proof: Proof) -> str:
     return f"{MARKS[proof.held]} {proof.name}: {proof.claim}{where}"
 
 
-def served(experiment: Experiment, objective: Any, tokenizer: Any) -> Callable[[Record], list[int]]:
-    """A row → the tokens that `predict` gives the model: the same functions, without the answer."""
+def served(experiment: Experiment, objective: Any, processor: Any) -> Callable[[Record], Any]:
+    """A row → what `predict` gives the model: the same functions, without the target."""
     data = experiment.data
-    if data.task == "chat":
-        return lambda record: prompt(tokenizer, asked(record.values, data.input))[0]
-
-    def tokens(record: Record) -> list[int]:
-        bare = Record(record.row, {name: value for name, value in record.values.items() if name in data.input}, record.source)
-        return objective.prepare([bare])[0].tokens
-
-    return tokens
+    family = family_of(data.task)
+    return lambda record: family.served(record, data, objective, processor)

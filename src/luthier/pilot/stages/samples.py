@@ -19,7 +19,7 @@ SHOWN = 8
 
 def chosen(examples: Sequence[Example]) -> list[Example]:
     """A few examples whose prompts and answers are short enough to be shown."""
-    return sorted(examples, key=lambda example: len(example.tokens))[len(examples) // 8 :][:SHOWN]
+    return sorted(examples, key=lambda example: example.size)[len(examples) // 8 :][:SHOWN]
 
 
 def sampled(way: Way, work: Work, when: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,8 @@ from luthier.core.run import Clock, Run
 from luthier.core.types import Example
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment
+from luthier.families import family_of
+from luthier.families.family import Family
 from luthier.models.store import Base
 from luthier.training.assemble import Prefixes, build
 from luthier.training.steps import Work
@@ -27,7 +30,7 @@ class Way:
         clock: seconds since the command began.
         signals: polled between pieces of work.
         base: resolved.
-        tokenizer: the base's.
+        tokenizer: the base's, or what else makes numbers of a row.
         objective: knows what a batch means.
         prepared: part → examples, as they are asked for.
         prefixes: what was computed of frozen blocks.
@@ -39,14 +42,19 @@ class Way:
     face: Face
     clock: Clock
     signals: Signals
-    base: Base
+    base: Base | None
     tokenizer: Any
     objective: Objective
-    prepared: dict[str, list[Example]] = field(default_factory=dict)
+    prepared: dict[str, Sequence[Example]] = field(default_factory=dict)
     prefixes: Prefixes = field(default_factory=dict)
     before: float = 0.0
 
-    def examples(self, part: str) -> list[Example]:
+    @property
+    def family(self) -> Family:
+        """The family of the rows."""
+        return family_of(self.intake.spec.task)
+
+    def examples(self, part: str) -> Sequence[Example]:
         """The examples of train, validation or test, prepared when they are first asked for."""
         if part not in self.prepared:
             self.prepared[part] = self.objective.prepare(self.intake.records[part])

@@ -12,9 +12,9 @@ from typing import Any
 from luthier.core.errors import LuthierError, RunError
 from luthier.core.interfaces import Silent
 from luthier.core.run import Clock, Run
-from luthier.data.intake import take_in
 from luthier.experiment import Experiment
-from luthier.models.pretrained import load_tokenizer
+from luthier.families import family_of
+from luthier.families.recognise import take_in
 from luthier.models.store import resolve
 from luthier.pilot.stages.metric import confirm_metric
 from luthier.pilot.stages.way import Way
@@ -63,8 +63,8 @@ def stable_of(study: str) -> Stable:
     settle()
     use_threads(experiment.environment["threads"])
     intake = take_in(experiment.data, checks=())
-    base = resolve(experiment.model.base)
-    tokenizer = load_tokenizer(base)
+    base = resolve(experiment.model.base) if experiment.model.base else None
+    tokenizer = family_of(intake.spec.task).load_processor(base)
     way = Way(place, intake, Silent(), Clock(), Signals(), base, tokenizer, opened(experiment, tokenizer))
     return Stable(way, experiment)
 

@@ -216,6 +216,8 @@ def _depths(way: Way, experiment: Experiment, trials: int, settled: Sequence[str
         settled: paths about which the person has said something.
     """
     least = min(trials for trials, _ in FREEZING)
+    if way.base is None or not (way.family.probes or way.family.generates):
+        return ()  # nothing pretrained, or nothing that one pass could tell
     if trials < least or value_at(experiment, "adaptation.kind") != "full" or any(path.startswith("adaptation.") for path in settled):
         return ()
     found = known_of(way.base, way.intake, way.face)
@@ -231,7 +233,7 @@ def _closed(study: Study, way: Way, trial: Trial, runner: Runner, findings: Sequ
     place = runner.way.place
     experiment = runner.experiment
     if place.verdict is None or not (place.folder / "bundle" / "luthier.json").exists():
-        if way.intake.spec.task == "chat":
+        if way.family.generates:
             sampled(runner.way, runner.way.work(experiment), "before")
         if not place.happened("chosen"):
             place.find(*findings)

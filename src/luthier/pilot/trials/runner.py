@@ -16,11 +16,11 @@ from luthier.core.study import Study
 from luthier.evaluation.contributions import contributions
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
+from luthier.families.family import Choice
 from luthier.pilot.stages.beginning import begin
 from luthier.pilot.stages.way import Way
 from luthier.pilot.trials.afar import Afar
 from luthier.studies.backends import Backend
-from luthier.studies.defaults import Choice
 from luthier.studies.ends import end
 from luthier.studies.race import Trial
 from luthier.studies.space import Values, applied

@@ -1,4 +1,4 @@
-"""What a proof is, and what it has to work with."""
+"""What a proof has to work with."""
 
 from __future__ import annotations
 
@@ -7,33 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import Field
 
-from luthier.core.component import Component
+from luthier.core.interfaces import Objective
+from luthier.core.proof import CLOSE_FP32
 from luthier.core.randomness import permutation
-from luthier.core.types import Batch, Example, Record
+from luthier.core.types import HELD_OUT, Batch, Example, Record
 from luthier.training.steps import Work
 
 READ = 2_000
 """Rows whose tokens are looked at; the model itself sees four short ones."""
-CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+CLOSE = {torch.float32: CLOSE_FP32, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 """How near two ways of computing the same must be, by the dtype of the weights."""
-
-
-class Proof(Component):
-    """One thing that must be so, and whether it is.
-
-    Args:
-        name: of the proof; filled in by who asks.
-        held: whether it is so; None where it could not be tried.
-        claim: one sentence.
-        evidence: the numbers, and the row that speaks against it.
-    """
-
-    name: str = ""
-    held: bool | None
-    claim: str
-    evidence: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass
@@ -42,20 +26,35 @@ class Question:
 
     Args:
         work: assembled for this purpose; it is used up.
-        serve: a row → the tokens that prediction would give the model.
+        serve: a row → what prediction would give the model.
         rows: a few short training examples.
         until: when the time is up, on `time.monotonic`.
     """
 
     work: Work
-    serve: Callable[[Record], list[int]]
+    serve: Callable[[Record], Any]
     rows: list[Example]
     until: float
 
     @property
-    def chat(self) -> bool:
-        """Whether text is learned, rather than a class."""
-        return bool(self.work.train) and isinstance(self.work.train[0].target, list)
+    def model(self) -> Any:
+        """Assembled for this purpose; it is used up."""
+        return self.work.model
+
+    @property
+    def objective(self) -> Objective:
+        """Knows what a batch means."""
+        return self.work.objective
+
+    @property
+    def spec(self) -> Any:
+        """The hyperparameters of what is learned."""
+        return self.work.experiment.objective
+
+    @property
+    def train(self) -> Sequence[Example]:
+        """The training examples."""
+        return self.work.train
 
     @property
     def tokenizer(self) -> Any:
@@ -74,11 +73,6 @@ class Question:
         return [train[row] for row in sorted(permutation(len(train), "proofs")[:READ].tolist())]
 
     def batch(self, rows: Sequence[Example]) -> Batch:
-        """The rows as a step would see them, on the model's device."""
+        """The rows as an evaluation would see them, on the model's device."""
         work = self.work
-        return work.objective.collate(rows, work.experiment.seed, 0).to(next(work.model.parameters()).device)
-
-
-def row_of(example: Example) -> dict[str, Any]:
-    """Where a person finds the row again."""
-    return {"file": example.record.source, "line": example.record.row}
+        return work.objective.collate(rows, work.experiment.seed, HELD_OUT).to(next(work.model.parameters()).device)

@@ -1,0 +1,51 @@
+"""What is special about one kind of model and data: one family a file, its parts always in the same order, and one line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.core.table import Table
+from luthier.families.family import Family
+
+FAMILIES: Table = Table(
+    "family",
+    classification="luthier.families.text_classification:FAMILY",
+    chat="luthier.families.chat:FAMILY",
+    image_classification="luthier.families.image_classification:FAMILY",
+    preference="luthier.families.preference:FAMILY",
+)
+"""Name → family; packages add theirs by an entry point in the group `luthier.family`."""
+
+
+def family_of(task: str | None) -> Family:
+    """The family of this name.
+
+    Raises:
+        ExperimentError: there is none; the message gives the nearest.
+    """
+    found: Family = FAMILIES[task or ""]
+    return found
+
+
+class Objectives(Table):
+    """Name of a family → the hyperparameters of what it learns: they stand under `objective` in an experiment."""
+
+    def __init__(self) -> None:
+        super().__init__("objective")
+
+    def _all(self) -> dict[str, str]:
+        return FAMILIES.entries()
+
+    def __contains__(self, name: str) -> bool:
+        return name in FAMILIES and FAMILIES[name].Spec is not None
+
+    def __getitem__(self, name: str) -> Any:
+        """The class of the hyperparameters.
+
+        Raises:
+            ExperimentError: there is no such family, or its rows cannot be trained on.
+        """
+        return family_of(name).spec_class
+
+
+OBJECTIVES = Objectives()

@@ -1,0 +1,177 @@
+"""Chat and instruction tuning: a decoder learns to answer as the assistant does in the rows, and nothing else of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import DataError
+from luthier.core.proof import ProofFunction
+from luthier.core.types import Example, Record
+from luthier.data.chat import asked as asked_turns
+from luthier.data.chat import conversation, prompt
+from luthier.data.infer import find_conversation
+from luthier.data.reading import Columns, RowKind, RowView
+from luthier.data.rows import Rows
+from luthier.data.spec import Data
+from luthier.families import chat_proofs, text_defaults, token_proofs
+from luthier.families.family import Choice, Family
+from luthier.objectives.chat import Chat
+
+if TYPE_CHECKING:
+    from luthier.data.intake import Intake
+    from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.pretrained import Generator
+    from luthier.models.spec import Model
+    from luthier.models.store import Base
+
+EPOCHS = ((500, 2, "few rows"), (1 << 62, 1, "one pass; more overfits small decoders"))
+"""Below this many training rows, epochs, and why."""
+BATCHES = (8,)
+"""Rows a step."""
+STEPS = 100
+"""That a run should have."""
+ANSWERED_TOGETHER = 8
+
+
+class ChatFamily(Family):
+    """See the module."""
+
+    name = "chat"
+    kind = RowKind("text", "answer")
+    specificity = 1
+    Spec = Chat
+    base = "smollm2-135m"
+    base_kinds = ("decoder",)
+    metrics = ("loss", "bits_per_byte", "chrf", "rouge_l")
+    compares_untouched = True
+    generates = True
+    pipeline_tag = "text-generation"
+
+    # rows
+
+    def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
+        """Columns of a well-known conversation; any others where a person insists and names them."""
+        if asked.task is None and asked.input and asked.target:
+            return None
+        found = find_conversation(rows, asked.input, asked.target) if not (asked.input and asked.target) else None
+        if found is not None:
+            names, learned = found
+            columns = learned if names == (learned,) else f"{' + '.join(names)} → {learned}"
+            return Columns(self.name, names, learned, f"the columns {columns} are a conversation")
+        if asked.task is None:
+            return None
+        if asked.input and asked.target:
+            return Columns(self.name, asked.input, asked.target, f"task and columns as given: {' + '.join(asked.input)} → {asked.target}")
+        raise DataError(
+            f"{path}: no conversation found among the columns {', '.join(rows.columns)}", "name them: --input question --target answer"
+        )
+
+    def reject_reason(self, record: Record, columns: Columns) -> str:
+        """What is no conversation that ends with an answer."""
+        try:
+            conversation(record.values, columns.input, columns.target or "")
+        except ValueError as problem:
+            return str(problem)
+        return ""
+
+    def view(self, record: Record, data: Data) -> RowView:
+        """All turns but the last, and the last."""
+        messages = conversation(record.values, data.input, data.target or "")
+        return RowView("\n\n".join(turn["content"] for turn in messages[:-1]), messages[-1]["content"])
+
+    # starting point
+
+    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+        """One or two epochs of full fine-tuning."""
+        rows = len(intake.records["train"])
+        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
+        adaptation, adapted = text_defaults.adaptation_for("decoder", 0)
+        return [
+            *(Choice(f"adaptation.{name}", value, adapted) for name, value in adaptation.items()),
+            Choice("optimizer.lr", *self.learning_rate(base, adaptation["kind"])),
+            Choice("training.epochs", epochs, why),
+            self.batch_size(intake, epochs),
+            *text_defaults.schedule(),
+            *text_defaults.regularisation(dropout=0.0, decay=0.0),
+            *self.metric(intake, metric),
+        ]
+
+    def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
+        """That of decoders."""
+        return text_defaults.learning_rate("decoder", base, adaptation)
+
+    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+        """A few rows a step: answers are long."""
+        return text_defaults.largest_batch(BATCHES, len(intake.records["train"]) * epochs, STEPS)
+
+    def metric(self, intake: Intake, asked: str) -> list[Choice]:
+        """The loss of the answers."""
+        return [Choice("training.metric", "loss" if asked == "auto" else asked, "the answers' mean negative log-likelihood")]
+
+    def adaptations(self, base: Base | None) -> tuple[str, ...]:
+        """Those whose learning rates are known."""
+        return text_defaults.adaptations("decoder")
+
+    # model and loss
+
+    def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> Generator:
+        """The base with its own head."""
+        from luthier.models.pretrained import load_generator
+
+        assert base is not None
+        return load_generator(base, model.dropout)
+
+    # proofs
+
+    def proofs(self) -> tuple[tuple[ProofFunction, ...], tuple[ProofFunction, ...]]:
+        """The answer and its end are learned and nothing else; padding changes nothing."""
+        read = (
+            chat_proofs.something_is_learned,
+            token_proofs.trained_is_served,
+            chat_proofs.the_answer_is_learned_and_nothing_else,
+            chat_proofs.the_end_is_learned,
+            chat_proofs.control_tokens_stand_once,
+        )
+        return read, (chat_proofs.starts_where_it_must, chat_proofs.padding_changes_nothing)
+
+    def served(self, record: Record, data: Data, objective: Any, processor: Any) -> Any:
+        """The turns that wait for an answer."""
+        return {"tokens": prompt(processor, asked_turns(record.values, data.input))[0]}
+
+    # judging
+
+    def baselines(self, train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
+        """Word frequencies that copy from the prompt."""
+        from luthier.evaluation.baselines import copier
+
+        return [copier(train, validation, len(context.processor))]
+
+    def target_text(self, example: Example) -> str:
+        """The last answer."""
+        return example.facts["messages"][-1]["content"]
+
+    # use
+
+    def predict(
+        self, model: Any, objective: Any, processor: Any, records: Sequence[Record], data: Data, limit: int
+    ) -> list[dict[str, Any]]:
+        """The likeliest answer to each."""
+        from luthier.models.generate import answers
+
+        prompts = [self.served(record, data, objective, processor)["tokens"] for record in records]
+        found: list[str] = []
+        for start in range(0, len(prompts), ANSWERED_TOGETHER):
+            found += answers(model, processor, prompts[start : start + ANSWERED_TOGETHER], limit)
+        return [{"text": text} for text in found]
+
+    def usage(self, bundle: str) -> str:
+        """A conversation."""
+        return f"luthier chat {bundle}"
+
+    def without_luthier(self) -> str:
+        """A pipeline of transformers."""
+        return 'from transformers import pipeline; pipeline("text-generation", "PATH")([{"role": "user", "content": "…"}])'
+
+
+FAMILY = ChatFamily()

@@ -1,0 +1,45 @@
+"""Rows that can be read, checked and split, and not be trained on yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from luthier.core.types import Record
+from luthier.data.spec import Data
+from luthier.families.family import Choice, Family
+
+if TYPE_CHECKING:
+    from luthier.data.intake import Intake
+    from luthier.models.spec import Model
+    from luthier.models.store import Base
+
+
+class CheckedOnly(Family):
+    """A family without an objective: everything beyond its rows is refused with the remedy."""
+
+    def _refuse(self) -> NoReturn:
+        _ = self.spec_class
+        raise AssertionError("a family that is only checked has no hyperparameters")
+
+    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+        """Refused."""
+        self._refuse()
+
+    def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
+        """Refused."""
+        self._refuse()
+
+    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+        """Refused."""
+        self._refuse()
+
+    def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> Any:
+        """Refused."""
+        self._refuse()
+
+    def predict(
+        self, model: Any, objective: Any, processor: Any, records: Sequence[Record], data: Data, limit: int
+    ) -> list[dict[str, Any]]:
+        """Refused."""
+        self._refuse()

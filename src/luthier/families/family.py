@@ -1,0 +1,232 @@
+"""What every family answers, in the order in which a run asks: rows, starting point, model and loss, proofs, judging, use."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.component import Component
+from luthier.core.errors import ExperimentError
+from luthier.core.types import Example, Record, Scores
+from luthier.data.near import clusters, normal
+from luthier.data.reading import Columns, RowKind, RowView
+from luthier.data.rows import Rejected, Rows
+from luthier.data.spec import Data
+from luthier.data.usable import reject_reason
+
+if TYPE_CHECKING:
+    from luthier.core.interfaces import Objective, TrainableModel
+    from luthier.core.proof import ProofFunction
+    from luthier.data.intake import Intake
+    from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.spec import Model
+    from luthier.models.store import Base
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen value.
+
+    Args:
+        path: its field in the experiment.
+        value: what was chosen.
+        reason: why.
+    """
+
+    path: str
+    value: Any
+    reason: str
+
+
+class Family(ABC):
+    """One kind of model and data. A method without a default has to be written; the others suit texts that are read one row at a time."""
+
+    name: str
+    """As after `--task`, and as `objective.kind`."""
+    kind: RowKind = RowKind()
+    """What its rows are like."""
+    specificity: int = 0
+    """Of several families that recognise a table the one with the highest takes it."""
+    Spec: type[Component] | None = None
+    """The hyperparameters of what is learned; its `open` gives the objective. None: such rows can be checked, not trained on."""
+    base: str | None = None
+    """The base that is taken if nobody says another; None: the network is made from scratch."""
+    base_kinds: tuple[str, ...] = ("encoder", "decoder")
+    """Kinds of bases that it can be trained on."""
+    metrics: tuple[str, ...] = ("loss",)
+    """The metrics that may decide, all of which the verdict gives of every model."""
+    probes: bool = False
+    """Whether logistic regression on the untouched base is a candidate to ship."""
+    compares_untouched: bool = False
+    """Whether the untouched base can be scored with the same loss, and so is a baseline."""
+    generates: bool = False
+    """Whether it answers in words."""
+    pipeline_tag: str = ""
+    """What model hubs call it."""
+
+    @property
+    def spec_class(self) -> type[Component]:
+        """The hyperparameters of what is learned.
+
+        Raises:
+            ExperimentError: such rows can be checked, not trained on.
+        """
+        if self.Spec is None:
+            raise ExperimentError(f"rows for {self.name} can be checked (`luthier check`), and not be trained on yet", self.instead)
+        return self.Spec
+
+    instead: str = "only rows of text can be trained on so far"
+    """The remedy where the rows cannot be trained on."""
+
+    # rows
+
+    @abstractmethod
+    def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
+        """The columns that it would read of a table; None where it does not recognise it.
+
+        Args:
+            rows: of the training file.
+            path: of it, for messages.
+            asked: what the person named; `asked.task` is this family's name where they insist.
+
+        Raises:
+            DataError: why not, where the person insists or somebody should know.
+        """
+
+    def reject_reason(self, record: Record, columns: Columns) -> str:
+        """Why a row cannot be used; empty where it can."""
+        return reject_reason(record, columns)
+
+    def view(self, record: Record, data: Data) -> RowView:
+        """A row as splits and checks see it."""
+        target = str(record.values.get(data.target)) if data.target else ""
+        return RowView("\n\n".join(str(record.values.get(name) or "") for name in data.input), target)
+
+    def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
+        """The classes that the rows have, where they have some; rows that cannot be learned from leave their parts."""
+        return ()
+
+    def clusters(self, records: Sequence[Record], data: Data) -> Sequence[int]:
+        """For each row the number of its cluster of near-duplicates."""
+        return clusters([self.view(record, data).text for record in records])
+
+    def identity(self, record: Record, data: Data) -> str:
+        """What copies of a row have in common."""
+        return normal(self.view(record, data).text)
+
+    # starting point
+
+    @abstractmethod
+    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+        """The hyperparameters for these rows and this base, each with its reason.
+
+        Args:
+            intake: the rows.
+            base: that the person asked for; None takes the family's own.
+            metric: that the person asked for, or "auto".
+        """
+
+    @abstractmethod
+    def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
+        """The learning rate to start from with an adaptation, and where it comes from."""
+
+    @abstractmethod
+    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+        """Rows a step, for so many epochs over these rows."""
+
+    def metric(self, intake: Intake, asked: str) -> list[Choice]:
+        """What decides, and what goes with it.
+
+        Args:
+            intake: the rows.
+            asked: the metric that the person asked for, or "auto".
+        """
+        return [Choice("training.metric", self.metrics[0] if asked == "auto" else asked, "what is learned is what is measured")]
+
+    def depth_kept(self, base: Base) -> int:
+        """Blocks of a base that stay frozen by default."""
+        return 0
+
+    def adaptations(self, base: Base | None) -> tuple[str, ...]:
+        """Adaptations whose learning rates are known, for the search."""
+        return ("full", "freeze", "gradual", "lora")
+
+    def may_set_schedule(self, base: Base | None) -> bool:
+        """Whether a search may hold the learning rate and let it fall at the end."""
+        return True
+
+    # model and loss
+
+    @abstractmethod
+    def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> TrainableModel:
+        """The network, in fp32.
+
+        Args:
+            spec: the hyperparameters of what is learned, with the classes filled in.
+            model: dropout, and what else stands under `model` in the experiment.
+            base: from the store, a bundle of this family included; None where it is made from scratch.
+            seed: of what is new in it.
+        """
+
+    def load_processor(self, base: Base | None) -> Any:
+        """What makes numbers of a row: the base's tokenizer."""
+        from luthier.models.pretrained import load_tokenizer
+
+        assert base is not None
+        return load_tokenizer(base)
+
+    # proofs
+
+    def proofs(self) -> tuple[tuple[ProofFunction, ...], tuple[ProofFunction, ...]]:
+        """Proofs of its own: those that only read examples, and those that ask the model."""
+        return (), ()
+
+    def served(self, record: Record, data: Data, objective: Any, processor: Any) -> Any:
+        """What prediction gives the model for a row: the same functions as in training, without the target."""
+        bare = Record(record.row, {name: value for name, value in record.values.items() if name in data.input}, record.source)
+        return objective.prepare([bare])[0].inputs
+
+    # judging
+
+    def baselines(self, train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
+        """The trivial models that it has to beat, fitted."""
+        return []
+
+    def target_text(self, example: Example) -> str:
+        """What was to be said of a row, for the report."""
+        return str(example.target)
+
+    def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
+        """What the report shows of its own: tables and figures as data."""
+        return {}
+
+    # use
+
+    @abstractmethod
+    def predict(
+        self, model: Any, objective: Objective, processor: Any, records: Sequence[Record], data: Data, limit: int
+    ) -> list[dict[str, Any]]:
+        """What a bundle says of rows.
+
+        Args:
+            model: in eval mode.
+            objective: as the evaluation used it.
+            processor: of the bundle.
+            records: the rows.
+            data: the columns that are read.
+            limit: tokens that an answer may have.
+        """
+
+    def usage(self, bundle: str) -> str:
+        """What to type to use a bundle."""
+        return f'luthier predict {bundle} "your text"'
+
+    def without_luthier(self) -> str:
+        """How transformers alone uses a bundle; empty where it cannot."""
+        return ""
+
+
+Served = Callable[[Record], Any]
+"""A row → what prediction gives the model."""

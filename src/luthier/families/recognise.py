@@ -1,0 +1,58 @@
+"""Who reads a table: every family is asked, and the one that knows most about it takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from luthier.core.errors import DataError
+from luthier.data.infer import refuse_columns
+from luthier.data.intake import QUICK, Intake
+from luthier.data.intake import take_in as take_in_rows
+from luthier.data.reading import Columns
+from luthier.data.rows import Rows
+from luthier.data.spec import Data
+from luthier.families import FAMILIES, family_of
+from luthier.families.family import Family
+
+
+def recognise(rows: Rows, path: str, asked: Data) -> tuple[Family, Columns]:
+    """The family that reads a table, and its columns.
+
+    Args:
+        rows: of the training file.
+        path: of it, for messages.
+        asked: what the person named; a task that is named is obeyed or refused.
+
+    Raises:
+        DataError: a column that is not there, or rows that nobody recognises, or not the family that was named.
+        ExperimentError: there is no family of that name.
+    """
+    refuse_columns(rows, path, [*asked.input, *([asked.target] if asked.target else [])])
+    if asked.task is not None:
+        family = family_of(asked.task)
+        found = family.match(rows, path, asked)
+        if found is None:
+            raise DataError(f"{path}: the columns {', '.join(rows.columns)} hold nothing for {asked.task}", "name them with --input and --target, or leave --task out")  # fmt: skip
+        return family, found
+    matching: list[tuple[Family, Columns]] = []
+    problem: DataError | None = None
+    for family in sorted((family_of(name) for name in FAMILIES), key=lambda family: -family.specificity):
+        try:
+            found = family.match(rows, path, asked)
+        except DataError as reason:
+            problem = reason
+            continue
+        if found is not None:
+            matching.append((family, found))
+    if not matching:
+        raise problem or DataError(f"{path}: nothing in it is recognised", "name what it is for: --task")
+    family, found = matching[0]
+    others = [other.name for other, _ in matching[1:] if other.Spec is not None]
+    more = f"; {' and '.join(others)} could read them too: --task {others[0]}" if others else ""
+    return family, replace(found, reason=found.reason + more)
+
+
+def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
+    """Read, check and split, by whichever family recognises the rows; see `data.intake.take_in`."""
+    return take_in_rows(spec, recognise, checks)

@@ -1,0 +1,52 @@
+"""What objectives have in common, where they say nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.types import HELD_OUT, Example
+
+if TYPE_CHECKING:
+    import torch
+
+    from luthier.data.augment import Augment
+
+
+class BaseObjective:
+    """The parts of the contract that most objectives need not write; see `core.interfaces.Objective`."""
+
+    splits = True
+    unit = "row"
+    """What the loss counts, for a person."""
+    varies = ""
+    """What `augment` may change: texts, images, or nothing."""
+    augment: Augment | None = None
+    """Set for training where the experiment asks for changed views of the rows."""
+    drawn_tokens: Sequence[int] | None = None
+    """Tokens that `collate` may put in beside those of the examples; None: no others."""
+
+    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+        self.spec = spec
+        self.tokenizer = processor
+        self.input = input
+        self.target = target
+
+    def fit(self, train: Sequence[Example]) -> None:
+        """Nothing has to be known of the training examples."""
+
+    def changes(self, step: int) -> bool:
+        """Whether rows are changed in this step: never held-out ones."""
+        return step != HELD_OUT and self.augment is not None and bool(self.augment.share)
+
+    def prompt_tokens(self, example: Example) -> Any:
+        """What a prediction begins from: all of a row."""
+        return example.tokens
+
+    def reference_loss(self, model: Any, example: Example) -> torch.Tensor | None:
+        """Nobody else can say what the loss must be."""
+        return None
+
+    def swap_inputs(self, examples: Sequence[Example]) -> list[Example]:
+        """Inputs and targets cannot be taken apart."""
+        return []
