@@ -30,7 +30,7 @@ NO_END = 1e9
 STEPS = """
 import json, sys, time
 import luthier
-from luthier.data.intake import take_in
+from luthier.families.recognise import take_in
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve

@@ -12,7 +12,7 @@ from statistics import median
 OURS = """
 import sys, tempfile, time
 from pathlib import Path
-from luthier.data.intake import take_in
+from luthier.families.recognise import take_in
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean, median
 
 from luthier.adaptation.lora import Lora
-from luthier.studies.defaults import rate_for
+from luthier.families import family_of
 
 ROW = re.compile(r"^\|([^|]+\|)+\s*$")
 DIVERGED = 2.0
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, help="instead of the default")
     asked = parser.parse_args()
     cells = table(asked.data / "tinker_sweep" / "sft_sweep.md")
-    rate, why = rate_for("chat", None, "lora")
+    rate, why = family_of("chat").learning_rate(None, "lora")
     default = asked.rank or Lora().rank
     print(f"{len(cells)} models, {sum(map(len, cells.values()))} cells; the default: rate {rate:g} ({why}), rank {default}")
     at_rank, joint = [], []

@@ -22,12 +22,14 @@ from safetensors.torch import load_file, save_file
 
 from light import drawn, fit, known, looked, note, told, way
 from luthier.core.run import Clock
-from luthier.data.intake import Intake, take_in
+from luthier.data.intake import Intake
 from luthier.data.spec import Data
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
+from luthier.families import family_of
+from luthier.families.recognise import take_in
 from luthier.models.store import resolve
-from luthier.studies.defaults import batch_for, choose, rate_for, space_for
+from luthier.studies.defaults import choose, space_for
 from luthier.studies.propose import FROM_PRIOR
 from luthier.studies.space import Values, applied
 from luthier.training.devices import decided, settle
@@ -80,7 +82,7 @@ def adapted(kind: str, rate: float | None = None, **more: Any) -> Values:
     return {
         "adaptation.kind": kind,
         **{f"adaptation.{name}": value for name, value in more.items()},
-        "optimizer.lr": rate or rate_for("classification", None, kind)[0],
+        "optimizer.lr": rate or family_of("classification").learning_rate(None, kind)[0],
     }
 
 
@@ -115,7 +117,9 @@ def filled(asked: Any, seed: int, grid: str, name: str) -> None:
             if key in done or base not in asked.only or values.get("adaptation.depth", 0) not in (0, *asked.depths):
                 continue
             experiment, _ = choose(intake, resolve(str(cut(asked.bases, base))), seed)
-            experiment = experiment.replace("training.epochs", EPOCHS).replace("training.batch_size", batch_for(intake, EPOCHS).value)
+            experiment = experiment.replace("training.epochs", EPOCHS).replace(
+                "training.batch_size", family_of("classification").batch_size(intake, EPOCHS).value
+            )
             experiment = applied(decided(experiment), values)
             note(asked.out, key, {**trained(intake, experiment), "tested": len(intake.records["test"])})
 

@@ -12,11 +12,11 @@ import numpy as np
 import luthier
 from luthier.app.faces import Lines
 from luthier.core.randomness import mix, permutation
-from luthier.data.intake import take_in
 from luthier.delivery.bundle import open_bundle
 from luthier.evaluation.compare import paired
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
+from luthier.families.recognise import take_in
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 

@@ -25,9 +25,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from tests.conftest import make_base, rows
+
 import luthier
 from luthier.core.run import Run
-from tests.conftest import make_base, rows
 
 CLOCK = ("seconds", "at", "clock", "time")
 """Keys of facts that another run of the same experiment does not repeat."""

@@ -15,8 +15,8 @@ import numpy as np
 
 from luthier.core.randomness import mix, permutation
 from luthier.data.check.labels import FOLDS, doubts, looked_at_twice
-from luthier.data.intake import take_in
 from luthier.data.spec import Data
+from luthier.families.recognise import take_in
 from luthier.models.encode import encoder
 from luthier.models.store import resolve
 

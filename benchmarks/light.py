@@ -13,12 +13,13 @@ from luthier.core.interfaces import Silent
 from luthier.core.randomness import mix
 from luthier.core.run import Clock, Run
 from luthier.core.types import Scores
-from luthier.data.intake import Intake, take_in
+from luthier.data.intake import Intake
 from luthier.data.spec import Data
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.evaluation.tempered import tempered
 from luthier.experiment import Experiment
+from luthier.families.recognise import take_in
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.pilot.stages.way import Way

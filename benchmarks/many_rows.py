@@ -17,7 +17,7 @@ from pathlib import Path
 READ = """
 import json, resource, sys, time
 from pathlib import Path
-from luthier.data.intake import take_in
+from luthier.families.recognise import take_in
 from luthier.data.rows import read
 from luthier.data.spec import Data
 path, most, whole = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"

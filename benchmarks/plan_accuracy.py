@@ -34,7 +34,7 @@ import json, sys, tempfile, time
 from pathlib import Path
 from luthier.core.interfaces import Silent
 from luthier.core.run import Run
-from luthier.data.intake import take_in
+from luthier.families.recognise import take_in
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve

@@ -66,7 +66,10 @@ def cost(base: Base, length: int, rows: int, depth: int, count: int = 3) -> floa
     }))  # fmt: skip
     draws = np.random.Generator(np.random.Philox(0))
     examples = [
-        Example(number, draws.integers(1000, 30000, length).tolist(), number % 2, Record(number + 1, {})) for number in range(rows * 2)
+        Example(
+            number, {"tokens": draws.integers(1000, 30000, length).tolist()}, number % 2, Record(number + 1, {}), length, stratum=number % 2
+        )
+        for number in range(rows * 2)
     ]
     objective: Any = opened(experiment, load_tokenizer(base))
     work = build(experiment, base, objective, examples, examples[:2])

@@ -26,9 +26,9 @@ import luthier
 from luthier.app.faces import Lines
 from luthier.core.run import Run
 from luthier.core.study import Study
-from luthier.data.intake import take_in
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
+from luthier.families.recognise import take_in
 from luthier.models.store import resolve
 from luthier.studies.space import value_at
 from sets import files

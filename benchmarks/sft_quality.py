@@ -57,7 +57,7 @@ print("RESULT", total / count)
 
 HELD = """
 import json, sys, tempfile
-from luthier.data.intake import take_in
+from luthier.families.recognise import take_in
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve

@@ -21,7 +21,7 @@ from classify_speed import figures, measured
 PREPARE = """
 import json, sys, tempfile
 from luthier.core.randomness import permutation
-from luthier.data.intake import take_in
+from luthier.families.recognise import take_in
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
@@ -45,7 +45,7 @@ print("RESULT", len(examples))
 
 OURS = """
 import resource, sys, tempfile, time
-from luthier.data.intake import take_in
+from luthier.families.recognise import take_in
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 
 from light import known, note
-from luthier.data.intake import take_in
 from luthier.data.spec import Data
+from luthier.families.recognise import take_in
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.studies.defaults import choose

@@ -22,8 +22,8 @@ import numpy as np
 from finetune_table import BASES, DEPTHS, SETS, WHOLE, adapted, cut
 from light import known
 from luthier.core.component import Component
-from luthier.data.intake import take_in
 from luthier.data.spec import Data
+from luthier.families.recognise import take_in
 from luthier.models.encode import layers
 from luthier.models.store import Base
 from luthier.pilot.similar import similar

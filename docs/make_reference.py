@@ -13,8 +13,8 @@ from luthier.data.augment import Augment
 from luthier.data.image_views import ImageViews
 from luthier.data.spec import Data
 from luthier.experiment import Experiment, Training
+from luthier.families import OBJECTIVES
 from luthier.models.spec import Model
-from luthier.objectives import OBJECTIVES
 from luthier.optim import OPTIMIZERS, SCHEDULES
 
 

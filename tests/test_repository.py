@@ -58,19 +58,19 @@ def test_a_verb_never_bears_a_rooms_name() -> None:
 
 @pytest.mark.parametrize(
     "room, table",
-    [("objectives", "OBJECTIVES"), ("adaptation", "ADAPTATIONS"), ("optim", "OPTIMIZERS"), ("optim", "SCHEDULES"), ("data", "SOURCES")],
+    [("families", "FAMILIES"), ("families", "OBJECTIVES"), ("adaptation", "ADAPTATIONS"), ("optim", "OPTIMIZERS"), ("optim", "SCHEDULES"), ("data", "SOURCES")],
 )
 def test_every_line_of_every_table_leads_somewhere(room: str, table: str) -> None:
     listed = getattr(import_module(f"luthier.{room}"), table)
     for name in listed:
-        assert callable(listed[name])
+        assert callable(listed[name]) or listed[name].name == name
     with pytest.raises(Exception, match="there is no"):
         listed["nothing"]
 
 
 def test_specs_can_be_listed_without_torch() -> None:
     code = (
-        "import sys\nfrom luthier.adaptation import ADAPTATIONS\nfrom luthier.objectives import OBJECTIVES\nfrom luthier.optim import OPTIMIZERS, SCHEDULES\n"
+        "import sys\nfrom luthier.adaptation import ADAPTATIONS\nfrom luthier.families import OBJECTIVES\nfrom luthier.optim import OPTIMIZERS, SCHEDULES\n"
         "[table[name] for table in (ADAPTATIONS, OBJECTIVES, OPTIMIZERS, SCHEDULES) for name in table]\nimport luthier.experiment\nprint('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "False"

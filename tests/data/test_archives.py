@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.intake import take_in
 from luthier.data.rows import names_table, read
 from luthier.data.spec import Data
+from luthier.families.recognise import take_in
 from tests.data.test_malformed import PLAIN, jsonl, rows, sentence, table
 
 WRITTEN = {

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from luthier.core.errors import ExperimentError
+from luthier.core.types import HELD_OUT
 from luthier.data.augment import Augment
 from luthier.training.steps import steps
 from tests.data.test_malformed import sentence
@@ -58,10 +59,10 @@ def test_a_text_never_loses_all_its_words() -> None:
 def test_only_training_rows_are_changed_and_two_runs_agree_to_the_bit(bases, records) -> None:
     changes = {"augment": {"share": 1.0, "drop": 0.3}}
     work = work_for(bases, records, "classification", **changes)
-    seen = [len(example.tokens) for example in work.view(work.train, 0)]
-    assert sum(seen) < sum(len(example.tokens) for example in work.train)
-    assert [example.index for example in work.view(work.train, 0)] == [example.index for example in work.train]
-    assert [example.target for example in work.view(work.train, 0)] == [example.target for example in work.train]
+    learned, held = (work.objective.collate(work.train, 1, step) for step in (0, HELD_OUT))
+    assert learned.size < held.size == sum(example.size for example in work.train)
+    assert learned.index.tolist() == held.index.tolist() == [example.index for example in work.train]
+    assert learned.each["target"].tolist() == [example.target for example in work.train]
     tokens = [step.tokens for step in steps(work)]
     plain = [step.tokens for step in steps(work_for(bases, records, "classification"))]
     assert all(one < two for one, two in zip(tokens, plain, strict=True))

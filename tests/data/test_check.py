@@ -16,6 +16,7 @@ from luthier.data.check.balance import smallest_difference
 from luthier.data.check.labels import QUIET, doubts, looked_at_twice, noise_of, out_of_fold, suspects, wrongness
 from luthier.data.check.personal import found_in, iban, luhn
 from luthier.data.check.sheet import Sheet
+from luthier.families import family_of
 from tests.data.test_malformed import sentence
 
 
@@ -25,7 +26,7 @@ def sheet(
     rows = rows or [(sentence(number), "ab"[number % 2]) for number in range(80)]
     places = [parts(number) if parts else ("train", "train", "train", "validation", "test")[number % 5] for number in range(len(rows))]
     return Sheet(
-        [Record(number + 1, {}, "rows.csv") for number in range(len(rows))], places, parts is not None, task,
+        [Record(number + 1, {}, "rows.csv") for number in range(len(rows))], places, parts is not None, family_of(task).kind,
         [text for text, _ in rows], [label for _, label in rows], **more,
     )  # fmt: skip
 

@@ -10,10 +10,10 @@ from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from luthier.core.errors import DataError
-from luthier.data.intake import take_in
 from luthier.data.rows import read
 from luthier.data.sources import documents
 from luthier.data.spec import Data
+from luthier.families.recognise import take_in
 from tests.data.test_malformed import sentence
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 import luthier
 from luthier.core.errors import DataError, ExperimentError
 from luthier.data import pictures
-from luthier.data.intake import take_in
 from luthier.data.rows import read
 from luthier.data.sources import images
 from luthier.data.spec import Data
+from luthier.families.recognise import take_in
 
 
 def picture(seed: int, side: int = 96) -> Image.Image:

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
-from luthier.data.infer import infer
-from luthier.data.intake import take_in
 from luthier.data.rows import Rows, read
 from luthier.data.spec import Data
 from luthier.data.split import folds, split
+from luthier.families.recognise import recognise, take_in
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -125,7 +124,7 @@ CHAT: list[tuple[dict[str, object], tuple[str, ...], str]] = [
 @pytest.mark.parametrize("row, input, target", CHAT)
 def test_the_shapes_of_conversations_are_known(row: dict[str, object], input: tuple[str, ...], target: str) -> None:
     rows = Rows(columns=list(row), values=[{**row, target: f"{row[target]}{number}"} for number in range(40)], lines=list(range(40)))
-    shape = infer(rows, "a.jsonl")
+    _, shape = recognise(rows, "a.jsonl", Data(path="a.jsonl"))
     assert (shape.task, shape.input, shape.target) == ("chat", input, target)
 
 

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.intake import Intake, take_in
+from luthier.data.intake import Intake
 from luthier.data.rows import read
 from luthier.data.spec import Data
+from luthier.families.recognise import take_in
 
 WORDS = (
     "river stone window garden letter market winter silver candle harbour meadow pencil engine basket copper violin "

@@ -12,8 +12,9 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.core.finding import Finding
 from luthier.data.check import CHECKS
-from luthier.data.intake import Intake, take_in
+from luthier.data.intake import Intake
 from luthier.data.spec import Data
+from luthier.families.recognise import take_in
 from tests.data.test_check import sheet
 from tests.data.test_malformed import jsonl, rows, sentence, table
 

@@ -10,9 +10,9 @@ from xml.sax.saxutils import escape
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.intake import take_in
 from luthier.data.rows import read
 from luthier.data.spec import Data
+from luthier.families.recognise import take_in
 from tests.data.test_malformed import rows, sentence
 
 pytest.importorskip("python_calamine")

@@ -27,7 +27,7 @@ def features(examples: Sequence[Example]) -> np.ndarray:
 
 
 def rows(count: int, first: int = 0) -> list[Example]:
-    return [Example(number, [1], number % CLASSES, Record(number, {}), {}) for number in range(first, first + count)]
+    return [Example(number, {"tokens": [1]}, number % CLASSES, Record(number, {}), 1) for number in range(first, first + count)]
 
 
 def test_the_base_is_scikit_learns_logistic_regression_on_columns_of_equal_spread() -> None:
@@ -65,8 +65,8 @@ def test_of_many_rows_a_part_is_fitted_on_and_no_class_is_lost(rare: int) -> Non
         asked.append(len(examples))
         return features(examples)
 
-    train = [Example(number, [1], int(number >= 3000 - rare), Record(number, {}), {}) for number in range(3000)]
-    held = [Example(number, [1], number % 2, Record(number, {}), {}) for number in range(5000, 5040)]
+    train = [Example(number, {"tokens": [1]}, int(number >= 3000 - rare), Record(number, {}), 1) for number in range(3000)]
+    held = [Example(number, {"tokens": [1]}, number % 2, Record(number, {}), 1) for number in range(5000, 5040)]
     found = frozen("small", counted, train, held, 2, 1000).score(held)
     assert asked[0] in (1000, 1001)
     assert found.probabilities is not None

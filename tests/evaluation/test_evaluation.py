@@ -113,5 +113,5 @@ def scores_like(found: Scores, ours: Scores) -> Scores:
 def test_a_baselines_loss_is_that_of_its_probabilities() -> None:
     from luthier.core.types import Example, Record
 
-    examples = [Example(0, [], 1, Record(1, {})), Example(1, [], 0, Record(2, {}))]
+    examples = [Example(0, {"tokens": []}, 1, Record(1, {}), 1), Example(1, {"tokens": []}, 0, Record(2, {}), 1)]
     assert scores_of(np.array([[0.25, 0.75], [0.5, 0.5]]), examples).loss == pytest.approx([-np.log(0.75), -np.log(0.5)])

@@ -40,7 +40,7 @@ def test_class_weights_and_smoothing_equal_torchs(bases, records, smoothing: flo
         "label",  # type: ignore[attr-defined]
     )
     few = [example for example in work.train if example.target == 0][:3] + [example for example in work.train if example.target == 1][:9]
-    objective.weigh(few)
+    objective.fit(few)
     weights = torch.tensor([12 / (2 * 3), 12 / (2 * 9)]) if weighted else torch.ones(2)
     batch = objective.collate(few[:7], 0, 0)  # not the rows that the weights come from: there the weights' mean is 1
     loss = objective.loss(work.model.eval(), batch)
@@ -101,7 +101,7 @@ def test_a_pair_of_columns_is_read_as_transformers_reads_pairs(bases, records) -
     example = objective.prepare(records[:1])[0]
     expected = load_tokenizer(bases("bert"))(records[0].values["text"], records[0].values["label"], return_token_type_ids=True)
     assert example.tokens == expected["input_ids"]
-    assert example.facts["segments"] == expected["token_type_ids"]
+    assert example.inputs["segments"] == expected["token_type_ids"]
     assert objective.collate([example], 0, 0).flat["segments"].tolist() == expected["token_type_ids"]
 
 

@@ -41,7 +41,7 @@ def test_the_windows_of_a_row_hold_all_of_it_and_overlap_as_asked(bases) -> None
     tokenizer = load_tokenizer(bases("bert"))
     for example in work.train:
         whole = tokenizer(example.record.values["text"], add_special_tokens=False)["input_ids"]
-        starts = [number for number, place in enumerate(example.facts["place"]) if place == 0]
+        starts = [number for number, place in enumerate(example.inputs["place"]) if place == 0]
         pieces = [example.tokens[start:stop] for start, stop in zip(starts, [*starts[1:], len(example.tokens)], strict=True)]
         inner = [piece[1:-1] for piece in pieces]  # without [CLS] and [SEP]
         assert all(len(piece) <= 32 for piece in pieces)
@@ -55,10 +55,10 @@ def test_a_row_in_windows_is_judged_by_the_mean_of_what_its_windows_say_alone(ba
     work = windowed(bases, objective__pooling=pooling)
     work.model.eval()
     long = max(work.train, key=lambda example: len(example.tokens))
-    starts = [number for number, place in enumerate(long.facts["place"]) if place == 0]
+    starts = [number for number, place in enumerate(long.inputs["place"]) if place == 0]
     assert len(starts) > 5
     alone = [
-        Example(number, long.tokens[start:stop], 0, long.record, {"place": list(range(stop - start))})
+        Example(number, {"tokens": long.tokens[start:stop], "place": list(range(stop - start))}, 0, long.record, stop - start)
         for number, (start, stop) in enumerate(zip(starts, [*starts[1:], len(long.tokens)], strict=True))
     ]
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_what_lies_behind_the_last_window_is_counted(bases) -> None:
     long = max(work.train, key=lambda example: example.facts["cut"])
     whole = load_tokenizer(bases("bert"))(long.record.values["text"])["input_ids"]
     assert long.facts["cut"] == len(whole) - len(long.tokens) + 8 + 2  # the second window repeats 8 and has its own [CLS] and [SEP]
-    assert long.facts["place"].count(0) == 2
+    assert long.inputs["place"].count(0) == 2
 
 
 def test_the_end_of_a_long_row_has_a_say_in_windows_and_none_when_cut(bases) -> None:

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from luthier.core.interfaces import Silent
-from luthier.data.intake import take_in
+from luthier.families.recognise import take_in
 from luthier.pilot.stages import choosing
 from luthier.pilot.stages.asking import asked_for, default_for
 

@@ -104,7 +104,7 @@ def test_distinct_words_of_many_rows_are_foreseen_from_a_few(bases, records) -> 
 
     draw = __import__("random").Random(1)
     texts = [" ".join(f"w{int(draw.paretovariate(0.9))}" for _ in range(12)) for _ in range(4000)]
-    examples = [Example(number, [1], 0, Record(number, {"text": text})) for number, text in enumerate(texts)]
+    examples = [Example(number, {"tokens": [1]}, 0, Record(number, {"text": text}), 1) for number, text in enumerate(texts)]
     ngrams, sample, distinct, growth = count_words(examples, ["text"])
     words = {pair for text in texts for pair in [*text.split(), *zip(text.split(), text.split()[1:], strict=False)]}
     assert ngrams <= 23

@@ -10,8 +10,8 @@ import pytest
 
 import luthier
 from luthier.core.errors import DataError
-from luthier.data.intake import take_in
 from luthier.data.spec import Data
+from luthier.families.recognise import take_in
 from luthier.training.prove import Disproved
 from tests.data.test_malformed import sentence
 

@@ -17,6 +17,7 @@ from luthier.core.randomness import mix
 from luthier.core.types import Batch, Example, Loss, Record, Scores
 from luthier.models.dropout import Chance
 from luthier.models.pretrained import PackedNetwork, load_tokenizer
+from luthier.objectives.objective import BaseObjective
 from luthier.optim.masters import Masters
 from luthier.training.steps import Work, steps
 from tests.training.test_steps import close, experiment
@@ -24,18 +25,20 @@ from tests.training.test_steps import close, experiment
 MASK = 0
 
 
-class MaskedWords:
+class MaskedWords(BaseObjective):
     """Masked language modelling: its masks are drawn in `collate`."""
 
-    splits = True
     metrics = ("loss",)
 
     def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+        super().__init__(None, tokenizer, ("text",), None)
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         encoded = self.tokenizer([record.values["text"] for record in records])["input_ids"]
-        return [Example(number, tokens, None, record) for number, (tokens, record) in enumerate(zip(encoded, records, strict=True))]
+        return [
+            Example(number, {"tokens": tokens}, None, record, len(tokens))
+            for number, (tokens, record) in enumerate(zip(encoded, records, strict=True))
+        ]
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
         tokens, hidden = [], []
@@ -60,11 +63,13 @@ class MaskedWords:
         raise NotImplementedError
 
 
-class Cooccurrence:
+class Cooccurrence(BaseObjective):
     """GloVe: its pass over the corpus is `prepare`; an example is a pair of words (Pennington et al. 2014, equation 8)."""
 
-    splits = True
     metrics = ("loss",)
+
+    def __init__(self) -> None:
+        super().__init__(None, None, ("text",), None)
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         counts: dict[tuple[int, int], float] = {}
@@ -77,7 +82,7 @@ class Cooccurrence:
                     if place + distance < len(sentence):
                         for pair in ((word, sentence[place + distance]), (sentence[place + distance], word)):
                             counts[pair] = counts.get(pair, 0.0) + 1 / distance
-        return [Example(place, [], (*pair, count), records[0]) for place, (pair, count) in enumerate(sorted(counts.items()))]
+        return [Example(place, {}, (*pair, count), records[0], 1) for place, (pair, count) in enumerate(sorted(counts.items()))]
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
         pairs = torch.tensor([example.target[:2] for example in examples])

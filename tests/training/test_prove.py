@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from luthier.core.proof import Proof
 from luthier.core.types import Example, Loss, Record
 from luthier.data import chat
+from luthier.families import family_of
 from luthier.models import packing, pretrained
 from luthier.models.pretrained import load_tokenizer
 from luthier.objectives.chat import ChatObjective
@@ -18,8 +20,7 @@ from luthier.objectives.classification import ClassificationObjective
 from luthier.optim.masters import Masters
 from luthier.pilot.stages.proving import served
 from luthier.training.assemble import assemble
-from luthier.training.proofs.question import Proof
-from luthier.training.prove import PROOFS, disproved, prove
+from luthier.training.prove import MOVE, READ, disproved, prove
 from luthier.training.steps import Work
 from tests.training.test_steps import experiment
 
@@ -65,7 +66,8 @@ def test_a_healthy_configuration_raises_no_alarm_and_leaves_nothing_untried(base
     found = prove(work, serve, seconds=FOREVER)
     assert not list(disproved(found)), [proof.claim for proof in disproved(found)]
     assert all(proof.held for proof in found)
-    assert len(found) == (len(PROOFS) if task == "chat" else len(PROOFS) - 3)
+    reading, asking = family_of(task).proofs()
+    assert len(found) == len(reading) + len(READ) + len(asking) + len(MOVE)
 
 
 # twenty bugs that trainers have had, injected one at a time
@@ -93,47 +95,54 @@ def prepared(change: Callable[[Example, Any], Example]) -> Callable[[pytest.Monk
     return plant
 
 
+def changed(example: Example, tokens: list[int] | None = None, target: Any = None, **more: Any) -> Example:
+    """Other tokens or targets, with the size and units that go with them."""
+    tokens, target = example.tokens if tokens is None else tokens, example.target if target is None else target
+    units = float(sum(target)) if isinstance(target, list) else example.units
+    return replace(example, inputs={**example.inputs, "tokens": tokens}, target=target, size=len(tokens), units=units, **more)
+
+
 def first_learned(example: Example) -> int:
     return example.target.index(True)
 
 
 def end_masked(example: Example, objective: Any) -> Example:
-    return replace(example, target=[learned and token != 2 for token, learned in zip(example.tokens, example.target, strict=True)])
+    return changed(example, target=[learned and token != 2 for token, learned in zip(example.tokens, example.target, strict=True)])
 
 
 def end_missing(example: Example, objective: Any) -> Example:
-    return replace(example, tokens=example.tokens[:-1], target=example.target[:-1])
+    return changed(example, tokens=example.tokens[:-1], target=example.target[:-1])
 
 
 def prompt_learned(example: Example, objective: Any) -> Example:
-    return replace(example, target=[True] * len(example.tokens))
+    return changed(example, target=[True] * len(example.tokens))
 
 
 def wrong_marker(example: Example, objective: Any) -> Example:
     """The answer is looked for one token too late, so its first word is not learned."""
     place = first_learned(example)
-    return replace(example, target=[learned and number > place for number, learned in enumerate(example.target)])
+    return changed(example, target=[learned and number > place for number, learned in enumerate(example.target)])
 
 
 def marker_too_early(example: Example, objective: Any) -> Example:
     """The opening of the answer's turn is learned too."""
     place = first_learned(example)
-    return replace(example, target=[learned or place - 3 <= number < place for number, learned in enumerate(example.target)])
+    return changed(example, target=[learned or place - 3 <= number < place for number, learned in enumerate(example.target)])
 
 
 def all_masked(example: Example, objective: Any) -> Example:
-    return replace(example, target=[False] * len(example.tokens))
+    return changed(example, target=[False] * len(example.tokens))
 
 
 def cut_answers(example: Example, objective: Any) -> Example:
     """Over-long rows lose their answers."""
     place = first_learned(example)
-    return replace(example, tokens=example.tokens[:place], target=example.target[:place], facts={**example.facts, "cut": 9})
+    return changed(example, tokens=example.tokens[:place], target=example.target[:place], facts={**example.facts, "cut": 9})
 
 
 def begun_twice(example: Example, objective: Any) -> Example:
     first = example.tokens[0]
-    return replace(
+    return changed(
         example, tokens=[first, *example.tokens], target=[False, *example.target] if isinstance(example.target, list) else example.target
     )
 
@@ -141,14 +150,14 @@ def begun_twice(example: Example, objective: Any) -> Example:
 def whitespace_lost(example: Example, objective: Any) -> Example:
     """The trainer joins prompt and answer without the line end that the server puts there."""
     place = first_learned(example) - 1
-    return replace(
+    return changed(
         example, tokens=example.tokens[:place] + example.tokens[place + 1 :], target=example.target[:place] + example.target[place + 1 :]
     )
 
 
 def no_generation_prompt(patch: pytest.MonkeyPatch) -> None:
     """What is served lacks the opening of the assistant's turn."""
-    import luthier.pilot.stages.proving as place
+    import luthier.families.chat as place
 
     own = place.prompt
     patch.setattr(place, "prompt", lambda tokenizer, messages: (own(tokenizer, messages)[0][:-3], ""))

@@ -25,7 +25,7 @@ def test_healthy_work_gets_go_and_no_warning(bases, records) -> None:
 
 def test_targets_that_are_all_masked_get_no_go(bases, chats) -> None:
     work = work_for(bases, chats, "chat", training__steps=200)
-    work.train = [replace(example, target=[False] * len(example.tokens)) for example in work.train]
+    work.train = [replace(example, target=[False] * len(example.tokens), units=0.0) for example in work.train]
     go, spoke = checks(work)
     assert not go
     assert "smoke.masked" in spoke

@@ -177,7 +177,7 @@ def test_the_vectors_of_tokens_that_no_row_has_stay_and_the_others_move_as_in_a_
     bases, records, monkeypatch, dtype: str
 ) -> None:
     few = work_for(bases, records, "classification", training__dtype=dtype)
-    monkeypatch.setattr("luthier.training.assemble.met", lambda model, examples: {})
+    monkeypatch.setattr("luthier.training.assemble.met", lambda model, examples, objective: {})
     whole = work_for(bases, records, "classification", training__dtype=dtype)
     assert not whole.masters.met
     met = few.masters.met[EMBEDDING].tokens
@@ -306,7 +306,7 @@ def test_a_step_in_which_every_target_is_masked_moves_nothing_and_is_no_divergen
     from luthier.training.watchers import Finite, MetricsFile
 
     work = work_for(bases, chats, "chat", training__micro_batch_tokens=60)
-    work.train = [replace(example, target=[False] * len(example.tokens)) for example in work.train]
+    work.train = [replace(example, target=[False] * len(example.tokens), units=0.0) for example in work.train]
     before = {name: master.clone() for name, master in work.masters.weights().items()}
     step = next(steps(work))
     assert (step.loss, step.count, step.gradient_norm) == (0.0, 0.0, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from luthier.core.table import Table
@@ -35,6 +36,9 @@ class Objectives(Table):
 
     def _all(self) -> dict[str, str]:
         return FAMILIES.entries()
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in FAMILIES if FAMILIES[name].Spec is not None)
 
     def __contains__(self, name: str) -> bool:
         return name in FAMILIES and FAMILIES[name].Spec is not None

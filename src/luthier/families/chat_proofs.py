@@ -11,7 +11,6 @@ import numpy as np
 from luthier.core.proof import CLOSE_FP32, Proof, ProofContext, row_of
 from luthier.core.types import Example, Message
 from luthier.data.chat import prompt
-from luthier.evaluation.score import score
 from luthier.models.modes import evaluating
 
 
@@ -112,6 +111,8 @@ def control_tokens_stand_once(context: ProofContext) -> Proof:
 
 def starts_where_it_must(context: ProofContext) -> Proof:
     """A language model knows more than nothing, and about this place: the same targets, moved by one, are less likely."""
+    from luthier.evaluation.score import score
+
     scores = score(context.model, context.objective, context.rows)
     began = float(scores.loss.sum() / scores.count.sum())
     vocabulary = math.log(len(context.tokenizer))

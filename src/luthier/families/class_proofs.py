@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 from luthier.core.proof import Proof, ProofContext
-from luthier.evaluation.score import score
 
 
 def starts_where_it_must(context: ProofContext) -> Proof:
     """A new head knows nothing: its loss is the logarithm of the number of classes."""
+    from luthier.evaluation.score import score
+
     scores = score(context.model, context.objective, context.rows)
     began = float(scores.loss.sum() / scores.count.sum())
     expected = math.log(len(context.spec.labels))
