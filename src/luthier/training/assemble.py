@@ -97,7 +97,8 @@ def build(
     adaptation.on_progress(model, 0.0)
     factor = rates(model, optimizer, adaptation)
     dtype = getattr(torch, experiment.training.dtype)
-    masters = Masters(model.network, optimizer, dtype, movable, factor, {} if experiment.augment.share else met(model, train))
+    drawn = getattr(objective, "drawn_tokens", None)  # by `collate`, beside those of the examples
+    masters = Masters(model.network, optimizer, dtype, movable, factor, {} if experiment.augment.share else met(model, train, drawn))
     model.prefix = prefix(experiment, model, [*train, *validation], dtype, {} if prefixes is None else prefixes)
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned, parts=model.parts)
@@ -116,8 +117,8 @@ def prefix(experiment: Experiment, model: PackedNetwork, examples: Sequence[Exam
     return known[key]
 
 
-def met(model: PackedNetwork, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """The tokens that training will meet, by the name of the embedding; none where the same weights also say what comes next, for that moves all of them.
+def met(model: PackedNetwork, examples: Sequence[Example], drawn: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
+    """The tokens that training will meet, in the examples or drawn in `collate`, by the name of the embedding; none where the same weights also say what comes next, for that moves all of them.
 
     The embedding's gradient becomes sparse.
     """
@@ -129,7 +130,9 @@ def met(model: PackedNetwork, examples: Sequence[Example]) -> dict[str, torch.Te
         return {}
     embedding.sparse = True
     (name,) = (name for name, parameter in network.named_parameters() if parameter is embedding.weight)
-    tokens = np.unique(np.concatenate([np.asarray(example.tokens) for example in examples]))
+    tokens = np.unique(
+        np.concatenate([*(np.asarray(example.tokens) for example in examples), np.asarray(() if drawn is None else drawn, dtype=np.int64)])
+    )
     return {name: torch.from_numpy(tokens.astype(np.int64)).to(embedding.weight.device)}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from luthier.core.errors import LuthierError
 from luthier.core.randomness import permutation
 from luthier.core.types import Example, Record
-from luthier.training.proofs import losses, tokens
+from luthier.training.proofs import losses, randomness, tokens
 from luthier.training.proofs.question import Proof, Question
 from luthier.training.steps import Work
 
@@ -29,6 +29,7 @@ PROOFS: tuple[Callable[[Question], Proof | None], ...] = (
     losses.judged_as_trained,
     losses.starts_where_it_must,
     losses.padding_changes_nothing,
+    randomness.randomness_is_keyed,
     losses.accumulated_is_whole,
     losses.a_few_rows_can_be_learned,
 )
