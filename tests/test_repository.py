@@ -58,7 +58,14 @@ def test_a_verb_never_bears_a_rooms_name() -> None:
 
 @pytest.mark.parametrize(
     "room, table",
-    [("families", "FAMILIES"), ("families", "OBJECTIVES"), ("adaptation", "ADAPTATIONS"), ("optim", "OPTIMIZERS"), ("optim", "SCHEDULES"), ("data", "SOURCES")],
+    [
+        ("families", "FAMILIES"),
+        ("families", "OBJECTIVES"),
+        ("adaptation", "ADAPTATIONS"),
+        ("optim", "OPTIMIZERS"),
+        ("optim", "SCHEDULES"),
+        ("data", "SOURCES"),
+    ],
 )
 def test_every_line_of_every_table_leads_somewhere(room: str, table: str) -> None:
     listed = getattr(import_module(f"luthier.{room}"), table)

@@ -34,6 +34,9 @@ class Weights:
     def weights(self) -> dict[str, torch.Tensor]:
         return self.tensors
 
+    def buffers(self) -> dict[str, torch.Tensor]:
+        return {}
+
     def tokens(self) -> dict[str, torch.Tensor]:
         return {}
 

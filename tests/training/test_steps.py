@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from luthier.core.errors import ExperimentError
 from luthier.data.batches import choose
 from luthier.experiment import Experiment
+from luthier.objectives.classification import ClassificationObjective
 from luthier.optim.schedules import share_done
 from luthier.training.assemble import assemble
 from luthier.training.steps import Work, steps
@@ -214,18 +215,34 @@ def test_gradients_in_bf16_go_to_the_masters_as_they_come_and_stay_where_nobody_
             assert torch.equal(gradient, kept[0][name].float()), name
 
 
-def test_a_token_that_training_does_not_meet_is_read_but_not_moved(bases, records) -> None:
-    work = work_for(bases, records, "classification")
-    stranger = next(token for token in range(5, 200) if token not in set(work.masters.met[EMBEDDING].tokens.tolist()))
+def step_with_a_strange_token(work: Work) -> int:
+    """Put a token that no training row holds into a batch, and make its gradients."""
+    stranger = next(token for token in range(5, 200) if token not in {token for example in work.train for token in example.tokens})
     batch = work.objective.collate(work.train[:4], 1, 0)
     batch.flat["tokens"][2] = stranger
     with work.model.chance.keyed(1, 0, batch.index, batch.lengths):
         loss = work.objective.loss(work.model, batch)
     with work.masters.collecting():
         loss.total.backward()
-    found = work.masters.outer[EMBEDDING].grad
-    assert found is not None
-    assert torch.count_nonzero(found.abs().sum(1)) == len(set(batch.flat["tokens"].tolist()) - {stranger})
+    return stranger
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gradient_for_a_token_whose_row_is_not_kept_is_an_error_that_names_it(bases, records, dtype: str) -> None:
+    work = work_for(bases, records, "classification", training__dtype=dtype)
+    stranger = next(token for token in range(5, 200) if token not in set(work.masters.met[EMBEDDING].tokens.tolist()))
+    with pytest.raises(ExperimentError, match=rf"{EMBEDDING} has a gradient at token {stranger},[\s\S]*drawn_tokens"):
+        step_with_a_strange_token(work)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_token_that_the_objective_may_draw_has_a_row_that_moves(bases, records, monkeypatch, dtype: str) -> None:
+    monkeypatch.setattr(ClassificationObjective, "drawn_tokens", range(200), raising=False)
+    work = work_for(bases, records, "classification", training__dtype=dtype)
+    before = dict(work.model.network.named_parameters())[EMBEDDING].detach().clone()
+    stranger = step_with_a_strange_token(work)
+    work.masters.step(4.0, 1.0)
+    assert not torch.equal(dict(work.model.network.named_parameters())[EMBEDDING][stranger], before[stranger])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

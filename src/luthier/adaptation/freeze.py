@@ -11,6 +11,8 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Trainable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
 
@@ -104,7 +106,8 @@ class Gradual(Component):
 def freeze_below(model: Trainable, depth: int) -> None:
     """Freeze the embeddings and the first `depth` blocks (nothing when 0) and set train and eval mode to match.
 
-    A weight that the head shares with the embeddings is frozen with them.
+    A weight that the head shares with the embeddings is frozen with them. A batch norm whose weights do not move keeps its statistics too, inside of
+    the blocks or outside.
     """
     model.network.train()
     for parameter in model.network.parameters():
@@ -123,10 +126,30 @@ def freeze_below(model: Trainable, depth: int) -> None:
     for name, module in model.network.named_modules():
         if name.endswith("embeddings"):
             module.eval()
+    keep_statistics(model, (*list(model.blocks)[depth:], *_final_norms(model)))
+
+
+def keep_statistics(model: Trainable, moving: Sequence[nn.Module] = ()) -> None:
+    """Put each batch norm whose weights do not move into eval mode: it normalises by the statistics that it has, and they stay.
+
+    Args:
+        model: which parameters move is set.
+        moving: modules, beside the head, inside which a batch norm without weights keeps moving.
+    """
+    from luthier.models.modes import has_statistics  # torch, which a spec does without
+
+    inside = {id(module) for part in (*moving, *model.head) for module in part.modules()}
+    for module in model.network.modules():
+        if not has_statistics(module):
+            continue
+        own = list(module.parameters())
+        if not any(parameter.requires_grad for parameter in own) and (own or id(module) not in inside):
+            module.eval()
 
 
 def _final_norms(model: Trainable) -> list[nn.Module]:
-    """The norm between the last block and the head."""
-    return [
-        module for name, module in model.network.named_modules() if name.endswith((".norm", ".final_layernorm")) and ".layers." not in name
-    ]
+    """The norm between the last block and the head: outside of the blocks, and registered behind them."""
+    modules = list(model.network.named_modules())
+    inside = {id(module) for block in model.blocks for module in block.modules()}
+    last = max((place for place, (_, module) in enumerate(modules) if id(module) in inside), default=-1)
+    return [module for name, module in modules[last + 1 :] if name.endswith((".norm", ".final_layernorm")) and ".layers." not in name]

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
+from luthier.adaptation.freeze import keep_statistics
 from luthier.adaptation.select import matching
 from luthier.core.component import Component
 from luthier.core.interfaces import Trainable
@@ -41,6 +42,7 @@ class Lora(Component):
         moving = {id(parameter) for module in model.head for parameter in module.parameters()}
         for parameter in model.network.parameters():
             parameter.requires_grad_(id(parameter) in moving)
+        keep_statistics(model)
         names = {id(module): name for name, module in model.network.named_modules()}
         linear = [names[id(module)] for block in model.blocks for module in block.modules() if type(module).__name__ == "Linear"]
         for name in matching(linear, self.targets, "adaptation.targets"):

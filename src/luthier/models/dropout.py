@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from luthier.core.errors import ModelError, nearest
 from luthier.core.randomness import mix
+from luthier.models.unkeyed import refuse_unkeyed
 
 LEVELS = 1 << 16
 TABLES = ("pos_dropout",)
@@ -76,23 +79,92 @@ def _bits(value: float, dtype: torch.dtype) -> int:
 
 
 @dataclass
-class Chance:
-    """Where the dropout of a model finds the keys of the rows that are passing through.
+class Stream:
+    """The keys of one stream of tokens of a micro-batch.
 
     Args:
-        tokens: a key for each token, # (tokens,) int32
-        examples: a key for each example, # (examples,) int32
+        tokens: a key for each token, # (tokens,) int32; None while nothing passes through.
         laid: how many rows the tokens are laid out in, all as long; 0 where they are a stream.
-        tables: what a key for each row of a table is made of: the same for every micro-batch of a step.
+        examples: what the keys of each example are made of, # (examples,) uint64
     """
 
     tokens: Tensor | None = None
-    examples: Tensor | None = None
     laid: int = 0
+    examples: np.ndarray | None = None
+    _maps: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, examples: np.ndarray, lengths: Tensor, device: torch.device) -> Stream:
+        """The keys of a stream: each token's is made of its example's and its place within it.
+
+        Args:
+            examples: # (examples,) uint64
+            lengths: tokens of each, # (examples,)
+            device: where the keys go.
+        """
+        sizes = lengths.cpu().numpy()
+        within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        tokens = mix(np.repeat(examples, sizes), within)
+        return cls(torch.from_numpy(_signed(tokens)).to(device), 0, examples)
+
+    def is_map(self, shape: Sequence[int]) -> bool:
+        """Whether values of this shape come example by example, as the maps of a convolution do, rather than as a stream or as padded rows.
+
+        Args:
+            shape: (examples, channels, height, width), (examples, length, channels), or any other with three axes or more.
+        """
+        if self.laid or self.examples is None or len(shape) < 3 or shape[0] != len(self.examples):
+            return False
+        if len(shape) > 3 or len(self.examples) > 1 or self.tokens is None:
+            return True
+        return len(self.tokens) != shape[1]  # otherwise the stream of one example
+
+    def of_map(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """A key for each row of a map, made of its example and of its place along every axis but the last: padding behind a row changes none.
+
+        Args:
+            shape: whose first axis is the examples.
+            device: where the keys go.
+
+        Returns:
+            # (all axes but the last, flat) int32
+        """
+        axes = tuple(shape[1:-1])
+        if axes not in self._maps:
+            assert self.examples is not None
+            keys = self.examples
+            for size in axes:
+                keys = mix(keys[..., None], np.arange(size))
+            self._maps[axes] = torch.from_numpy(_signed(keys.reshape(-1))).to(device)
+        return self._maps[axes]
+
+
+@dataclass
+class Chance:
+    """Where the dropout of a model finds the keys of the rows that are passing through.
+
+    Most models read one stream of tokens. One that reads several (the source and the target of a translation) names the others in `keyed`; a layer
+    finds its own by its `Dropout.stream` or by the context `stream`.
+
+    Args:
+        examples: a key for each example, # (examples,) int32
+        tables: what a key for each row of a table is made of: the same for every micro-batch of a step.
+        main: the stream that has no name, or the one that a context put in its place.
+        named: the other streams.
+    """
+
+    examples: Tensor | None = None
     tables: tuple[int | str, ...] = ()
+    main: Stream = field(default_factory=Stream)
+    named: dict[str, Stream] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> Tensor | None:
+        """A key for each token of the stream that has no name, # (tokens,) int32"""
+        return self.main.tokens
 
     @contextlib.contextmanager
-    def keyed(self, seed: int, step: int, index: Tensor, lengths: Tensor) -> Iterator[None]:
+    def keyed(self, seed: int, step: int, index: Tensor, lengths: Tensor, streams: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         """Set the keys of a micro-batch for the time of its forward pass.
 
         Args:
@@ -100,45 +172,89 @@ class Chance:
             step: counted from 0.
             index: which examples, # (examples,)
             lengths: tokens of each, # (examples,)
+            streams: of further streams, by name, the tokens of each example, # name → (examples,)
         """
         device = index.device
         examples = mix(seed, "dropout", step, index.cpu().numpy())
-        sizes = lengths.cpu().numpy()
-        within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        tokens = mix(np.repeat(examples, sizes), within)
         self.examples = torch.from_numpy(_signed(examples)).to(device)
-        self.tokens = torch.from_numpy(_signed(tokens)).to(device)
+        self.main = Stream.of(examples, lengths, device)
+        self.named = {name: Stream.of(mix(examples, "stream", name), sizes, device) for name, sizes in (streams or {}).items()}
         self.tables = (seed, "dropout table", step)
         try:
             yield
         finally:
-            self.tokens = self.examples = None
-            self.tables = ()
+            self.examples, self.main, self.named, self.tables = None, Stream(), {}, ()
 
     @contextlib.contextmanager
-    def laid_out(self, source: Tensor, rows: int) -> Iterator[None]:
+    def stream(self, name: str) -> Iterator[None]:
+        """For the time of the context, what passes belongs to the stream of this name.
+
+        Args:
+            name: as in `keyed`.
+
+        Raises:
+            ModelError: the micro-batch has no such stream.
+        """
+        before, self.main = self.main, self._find(name)
+        try:
+            yield
+        finally:
+            self.main = before
+
+    @contextlib.contextmanager
+    def laid_out(self, source: Tensor, rows: int, stream: str = "") -> Iterator[None]:
         """For the time of the context, the tokens are those of padded rows, or of another stream.
 
         Args:
             source: where each place takes its token from, # (rows × length,)
             rows: how many; 0: a stream.
+            stream: whose tokens; "": of the one that has no name.
         """
-        before, self.laid = self.tokens, rows
-        if self.tokens is not None:
-            self.tokens = self.tokens.index_select(0, source)
+        own = self._find(stream)
+        before = own.tokens, own.laid
+        own.laid = rows
+        if own.tokens is not None:
+            own.tokens = own.tokens.index_select(0, source)
         try:
             yield
         finally:
-            self.tokens, self.laid = before, 0
+            own.tokens, own.laid = before
 
-    def rows(self, count: int) -> Tensor:
+    def _find(self, name: str) -> Stream:
+        """The stream of this name."""
+        if not name or self.examples is None:  # nothing is keyed: nothing is dropped
+            return self.main
+        if name not in self.named:
+            raise ModelError(
+                f"dropout met the stream {name!r}, which this micro-batch does not have: {nearest(name, self.named)}",
+                "name its lengths where the keys are set: `keyed(…, streams={name: lengths})`",
+            )
+        return self.named[name]
+
+    def rows(self, count: int, stream: str = "") -> Tensor:
         """The keys that fit `count` rows: tokens, examples, or each head's view of padded rows, # (rows × heads × length,)"""
-        for keys in (self.tokens, self.examples):
+        own = self._find(stream)
+        for keys in (own.tokens, self.examples):
             if keys is not None and len(keys) == count:
                 return keys
-        if self.laid and self.tokens is not None and count % len(self.tokens) == 0:
-            return by_head(self.tokens, self.laid, count // len(self.tokens)).flatten()
+        if own.laid and own.tokens is not None and count % len(own.tokens) == 0:
+            return by_head(own.tokens, own.laid, count // len(own.tokens)).flatten()
         raise RuntimeError(f"dropout met {count} rows, but no keys were set for that many")
+
+    def of(self, values: Tensor, stream: str = "") -> Tensor:
+        """The keys of what passes, one for each of its rows.
+
+        Args:
+            values: # (tokens, width), (1, tokens, width), (rows, length, width) of padded rows, (examples, width), or maps: (examples, …, width)
+            stream: that they belong to.
+
+        Returns:
+            # (rows,) int32
+        """
+        own = self._find(stream)
+        if own.is_map(values.shape):
+            return own.of_map(values.shape, values.device)
+        return self.rows(math.prod(values.shape[:-1]), stream)
 
     def table(self, count: int) -> Tensor:
         """A key for each row of a table that all examples read, # (count,)"""
@@ -171,34 +287,41 @@ class Dropout(nn.Module):
         chance: where the keys of the passing rows are found.
         site: this place's name.
         table: what passes is a table that all examples read.
+        stream: which of the micro-batch's streams the rows belong to; "": the one that has no name.
     """
 
-    def __init__(self, p: float, chance: Chance, site: str, table: bool = False) -> None:
+    def __init__(self, p: float, chance: Chance, site: str, table: bool = False, stream: str = "") -> None:
         super().__init__()
         self.p = p
         self.chance = chance
         self.site = site_key(site)
         self.table = table
+        self.stream = stream
 
     def forward(self, values: Tensor) -> Tensor:
-        """Drop entries of `values`, # (…, width) with one row a token or an example."""
+        """Drop entries of `values`, # (…, width) with one row a token or an example, or maps, whose first axis is the examples."""
         if not self.training or self.p == 0:
             return values
-        count = values.numel() // values.shape[-1]
-        keys = (self.chance.table(count).to(values.device) if self.table else self.chance.rows(count)) ^ self.site
-        return values * kept_scale(keys, values.shape[-1], self.p, values.dtype).view(values.shape)
+        width = values.shape[-1]
+        keys = self.chance.table(values.numel() // width).to(values.device) if self.table else self.chance.of(values, self.stream)
+        return values * kept_scale(keys ^ self.site, width, self.p, values.dtype).view(values.shape)
 
 
-def attach(model: nn.Module, probability: float) -> Chance:
+def attach(model: nn.Module, probability: float, streams: Mapping[str, str] | None = None) -> Chance:
     """Replace every `nn.Dropout` of a model by ours.
 
     Args:
         model: changed in place.
         probability: for all of them, except inside low-rank adapters, which bring their own.
+        streams: of a model that reads several streams, the beginning of a dotted module name → the name of the stream that passes there.
 
     Returns:
         The handle that sets the keys.
+
+    Raises:
+        ModelError: a layer draws random numbers that cannot be keyed.
     """
+    refuse_unkeyed(model)
     chance = Chance()
     for name, module in list(model.named_modules()):
         if isinstance(module, Dropout):
@@ -206,5 +329,12 @@ def attach(model: nn.Module, probability: float) -> Chance:
             continue
         for child_name, child in list(module.named_children()):
             if isinstance(child, nn.Dropout):
-                setattr(module, child_name, Dropout(probability, chance, f"{name}.{child_name}", child_name in TABLES))
+                site = f"{name}.{child_name}"
+                setattr(module, child_name, Dropout(probability, chance, site, child_name in TABLES, _stream_at(site.lstrip("."), streams)))
     return chance
+
+
+def _stream_at(site: str, streams: Mapping[str, str] | None) -> str:
+    """The stream of the longest prefix that a site's name begins with; "" where none does."""
+    found = [prefix for prefix in streams or {} if f"{site}.".startswith(f"{prefix.rstrip('.')}.")]
+    return (streams or {})[max(found, key=len)] if found else ""

@@ -21,3 +21,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Whether a module normalises over the rows of a micro-batch, or keeps running statistics of them: batch norm and its kin.
+
+    Args:
+        module: alone; what lies inside it is not looked at.
+    """
+    return isinstance(module, nn.modules.batchnorm._NormBase) or "running_mean" in module._buffers
+
+
+def mixes_rows(model: nn.Module) -> bool:
+    """Whether what a row teaches depends on the rows beside it, for a batch norm is in train mode: such a step must not be split into micro-batches."""
+    return any(module.training and isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())

@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from luthier.models.modes import has_statistics
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -16,13 +18,16 @@ def compute_in(network: Network, dtype: torch.dtype) -> Network:
     """Round the weights, in place, and leave the buffers as they are, as transformers loads it.
 
     The frequencies that positions are told by are buffers: in bf16 they would be some hundredths of a turn off at once, and whole turns after some hundred tokens.
+    A batch norm stays in fp32 whole: torch wants its weights as precise as its statistics, and takes rounded inputs all the same.
 
     Args:
         network: changed; its parameters stay the same objects.
         dtype: of the weights from now on.
     """
+    precise = {id(parameter) for module in network.modules() if has_statistics(module) for parameter in module.parameters(recurse=False)}
     for parameter in network.parameters():
-        parameter.data = parameter.data.to(dtype)
+        if id(parameter) not in precise:
+            parameter.data = parameter.data.to(dtype)
     return network
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luthier.models.buffers import Buffers
 from luthier.models.precision import compute_in
 from luthier.optim.met import Met
 from luthier.optim.optimizers import decays
@@ -27,7 +28,8 @@ class Masters:
 
     Where the network computes in fp32 the weights are the network's own. Where it computes in bf16, a precise copy
     is kept, each micro-batch's gradients are added up in fp32, and the result is rounded into the network once a step.
-    Of an embedding only the rows of tokens that training meets can move, so only those are kept.
+    Of an embedding only the rows of tokens that training meets can move, so only those are kept. The network's persistent buffers stay its own, in their
+    own dtype.
 
     Args:
         network: in fp32, as loaded.
@@ -49,7 +51,8 @@ class Masters:
     ) -> None:
         self.spec = optimizer
         self.inner = {name: parameter for name, parameter in network.named_parameters() if name in movable}
-        self.met = {name: Met(tokens, len(self.inner[name])) for name, tokens in (met or {}).items() if name in movable}
+        self._buffers = Buffers(network)
+        self.met = {name: Met(tokens, len(self.inner[name]), name) for name, tokens in (met or {}).items() if name in movable}
         copies = dtype != torch.float32
         self.outer: dict[str, Tensor] = {name: self._outer(name, parameter, copies) for name, parameter in self.inner.items()}
         if copies:
@@ -126,10 +129,16 @@ class Masters:
             self._rooms[name] = torch.empty_like(master, requires_grad=False)
         return self._rooms[name]
 
-    def forget(self) -> None:
-        """Throw away the gradients of a step that could not be finished."""
+    def forget(self, buffers: Mapping[str, Tensor] | None = None) -> None:
+        """Throw away what a step that could not be finished has left: its gradients, and what its forward passes have put into the buffers.
+
+        Args:
+            buffers: what `buffers` returned before the step.
+        """
         for parameter in (*self.inner.values(), *self.outer.values()):
             parameter.grad = None
+        if buffers is not None:
+            self._buffers.restore(buffers)
 
     def step(self, count: float, factor: float) -> float:
         """Divide the summed gradients once, clip them, and move.
@@ -171,6 +180,10 @@ class Masters:
         """The precise weights, by name."""
         return {name: master.detach() for name, master in self.outer.items()}
 
+    def buffers(self) -> dict[str, Tensor]:
+        """A copy of the network's persistent buffers, by name: unlike the weights they move with each forward pass, not with the step."""
+        return self._buffers.copy()
+
     def state(self) -> dict[str, Tensor]:
         """The optimizer's moments and counters, by parameter and name."""
         kept = {}
@@ -185,8 +198,17 @@ class Masters:
         return {name + MET: met.tokens for name, met in self.met.items()}
 
     def restore(self, weights: dict[str, Tensor], state: dict[str, Tensor] | None = None) -> None:
-        """Go back to kept weights and, where given, to the optimizer's state; of other rows, that meet other tokens, to what both have."""
+        """Go back to kept weights and, where given, to the optimizer's state; of other rows, that meet other tokens, to what both have.
+
+        Args:
+            weights: what `weights`, `buffers` and `tokens` returned, in one.
+            state: what `state` returned.
+
+        Raises:
+            RunError: a buffer of the network is not among them.
+        """
         self.before_moving()
+        self._buffers.restore(weights)
         then = {name: weights.get(name + MET, met.tokens) for name, met in self.met.items()}
         with torch.no_grad():
             for name, master in self.outer.items():

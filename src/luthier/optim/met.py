@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from luthier.core.errors import ExperimentError
+
+NAMED = 5
+"""Tokens that an error names at most."""
+
 
 class Met:
     """Which tokens of a vocabulary are met, and where each one's row lies among those that are kept.
@@ -12,10 +17,11 @@ class Met:
     Args:
         tokens: # (met,)
         size: of the vocabulary.
+        name: the embedding's, for errors.
     """
 
-    def __init__(self, tokens: Tensor, size: int) -> None:
-        self.tokens = tokens
+    def __init__(self, tokens: Tensor, size: int, name: str = "the embedding") -> None:
+        self.tokens, self.name = tokens, name
         places = torch.arange(len(tokens), device=tokens.device)
         self.place = torch.full((size,), -1, device=tokens.device).index_copy_(0, tokens, places)  # -1: never met
         self._zeros: Tensor | None = None  # these two are large and asked for in every step: fresh memory comes page by page
@@ -31,10 +37,30 @@ class Met:
         return self._zeros
 
     def add(self, rows: Tensor, gradient: Tensor) -> Tensor:
-        """Add a table's sparse gradient to the rows that it is for, # (met, width)"""
-        place = self.place.index_select(0, gradient._indices()[0])
+        """Add a table's sparse gradient to the rows that it is for, # (met, width)
+
+        Raises:
+            ExperimentError: a row that is not kept would have to move.
+        """
+        tokens, values = gradient._indices()[0], gradient._values()
+        place = self.place.index_select(0, tokens)
         known = place >= 0
-        return rows.index_add_(0, place[known], gradient._values()[known].to(rows.dtype))
+        kept = place[known]
+        if len(kept) < len(place):
+            self._refuse_strangers(tokens[~known], values[~known])
+            values = values[known]
+        return rows.index_add_(0, kept, values.to(rows.dtype))
+
+    def _refuse_strangers(self, tokens: Tensor, gradients: Tensor) -> None:
+        """Raise where tokens whose rows are not kept have a gradient that is not zero."""
+        moved = tokens[gradients.ne(0).any(1)].unique().tolist()
+        if not moved:
+            return
+        named = ", ".join(map(str, moved[:NAMED])) + (f" and {len(moved) - NAMED} more" if len(moved) > NAMED else "")
+        raise ExperimentError(
+            f"{self.name} has a gradient at token {named}, but only the rows of tokens that the training examples hold are kept ({len(self.tokens):,} of {len(self.place):,}): the others would silently stay as they are",
+            "let the objective name the tokens that `collate` may draw, in its attribute `drawn_tokens`",
+        )
 
     def put(self, rows: Tensor, kept: Tensor, tokens: Tensor) -> Tensor:
         """Set the rows to what was kept for the same tokens; those of tokens that nothing was kept for stay as they are.

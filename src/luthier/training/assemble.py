@@ -115,7 +115,7 @@ def prefix(experiment: Experiment, model: Any, examples: Sequence[Example], dtyp
 
 
 def met(model: Any, examples: Sequence[Example], objective: Objective) -> dict[str, torch.Tensor]:
-    """The tokens that training will meet, by the name of the embedding; none where there is no embedding, or where the same weights also say what comes next, for that moves all of them.
+    """The tokens that training will meet, in the examples or drawn in `collate`, by the name of the embedding; none where there is no embedding, or where the same weights also say what comes next, for that moves all of them.
 
     The embedding's gradient becomes sparse.
     """

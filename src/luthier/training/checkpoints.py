@@ -17,6 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from luthier.core.errors import DiskFull, RunError
 from luthier.core.run import Run, disk_problem, file_hash, write_file, writing
@@ -44,7 +45,7 @@ class Checkpoint:
         return (self.folder / "optimizer.safetensors").exists()
 
     def restore(self, masters: Masters) -> None:
-        """Put the weights, and where there is one the optimizer's state, back."""
+        """Put the weights and the persistent buffers, and where there is one the optimizer's state, back."""
         state = load_file(self.folder / "optimizer.safetensors") if self.full else None
         masters.restore(load_file(self.folder / "model.safetensors"), state)
 
@@ -55,9 +56,10 @@ def space(masters: Masters) -> tuple[int, int]:
     Args:
         masters: weights and optimizer.
     """
+    buffers = sum(tensor.nbytes for tensor in masters.buffers().values())
     weights = sum(tensor.nbytes for tensor in masters.weights().values())
-    full = 3 * weights  # and two moments
-    return 2 * weights, weights + 3 * full  # the best; two to resume from, and one being written
+    full = 3 * weights + buffers  # and two moments
+    return 2 * (weights + buffers), weights + buffers + 3 * full  # the best; two to resume from, and one being written
 
 
 def name_of(step: int) -> str:
@@ -65,7 +67,7 @@ def name_of(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def save(run: Run, masters: Masters, state: dict[str, Any], full: bool) -> Path:
+def save(run: Run, masters: Masters, state: dict[str, Any], full: bool, buffers: dict[str, Tensor] | None = None) -> Path:
     """Write a checkpoint.
 
     Args:
@@ -73,6 +75,7 @@ def save(run: Run, masters: Masters, state: dict[str, Any], full: bool) -> Path:
         masters: weights and optimizer.
         state: step, best evaluation, early stopping; JSON.
         full: whether the optimizer's state is kept too.
+        buffers: the network's persistent ones at this step; None: as they are now.
 
     Raises:
         DiskFull: there is no space; earlier checkpoints are as they were.
@@ -83,7 +86,8 @@ def save(run: Run, masters: Masters, state: dict[str, Any], full: bool) -> Path:
         return final
     aside = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    weights, moments = masters.weights() | masters.tokens(), masters.state() if full else {}
+    buffers = masters.buffers() if buffers is None else buffers
+    weights, moments = masters.weights() | buffers | masters.tokens(), masters.state() if full else {}
     needed = sum(tensor.nbytes for tensor in [*weights.values(), *moments.values()])
     with writing(str(final)):
         final.parent.mkdir(exist_ok=True)
@@ -124,7 +128,8 @@ def save(run: Run, masters: Masters, state: dict[str, Any], full: bool) -> Path:
 class Writer:
     """Writes a checkpoint beside the next step: one at a time, and the weights wait for it before they move.
 
-    So nothing is copied, and what is written is what stood there when it was asked for.
+    So no weights are copied, and what is written is what stood there when it was asked for. Persistent buffers move with each forward pass, not with the
+    weights, so they are copied when it is asked for.
 
     Args:
         run: its folder.
@@ -157,11 +162,12 @@ class Writer:
             DiskFull, DiskFailed: of the checkpoint before this one.
         """
         self.wait()
+        buffers = self.masters.buffers()
 
         def write() -> None:
             began = time.monotonic()
             try:
-                save(self.run, self.masters, state, full)
+                save(self.run, self.masters, state, full, buffers)
                 tidy(self.run, keep)
             except BaseException as problem:
                 self._problem = problem

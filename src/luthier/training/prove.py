@@ -11,14 +11,14 @@ from luthier.core.proof import Proof
 from luthier.core.randomness import permutation
 from luthier.core.types import Record
 from luthier.families import family_of
-from luthier.training.proofs import losses
+from luthier.training.proofs import losses, randomness
 from luthier.training.proofs.question import Question
 from luthier.training.steps import Work
 
 ROWS = 4
 LONGEST = 96
 READ = (losses.packed_is_alone, losses.a_row_moves_only_itself, losses.judged_as_trained)
-MOVE = (losses.accumulated_is_whole, losses.a_few_rows_can_be_learned)
+MOVE = (randomness.randomness_is_keyed, losses.accumulated_is_whole, losses.a_few_rows_can_be_learned)
 """Proofs for every family: those that read the model, and those that compute gradients; the dearest last."""
 
 

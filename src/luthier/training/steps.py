@@ -141,10 +141,11 @@ def _moved_on(work: Work, count: float, factor: float) -> float:
 
 def _summed(work: Work, batch: Batch, number: int) -> tuple[float, float]:
     """The step's summed loss and count, its gradients left in the masters; where memory does not suffice, in smaller pieces."""
+    buffers = work.masters.buffers()
     found = _attempted(work, batch, number)
     while found is None:
         give_back()
-        work.masters.forget()
+        work.masters.forget(buffers)
         limit = smaller(work.limit(number), len(batch), lambda limit: len(work.parts(batch, limit))) if work.objective.splits else 0
         if not limit:
             raise OutOfMemory(

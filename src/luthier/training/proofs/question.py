@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from luthier.core.interfaces import Objective
 from luthier.core.proof import CLOSE_FP32
 from luthier.core.randomness import permutation
 from luthier.core.types import HELD_OUT, Batch, Example, Record
+from luthier.models.buffers import keep_buffers
 from luthier.training.steps import Work
 
 READ = 2_000
@@ -76,3 +78,21 @@ class Question:
         """The rows as an evaluation would see them, on the model's device."""
         work = self.work
         return work.objective.collate(rows, work.experiment.seed, HELD_OUT).to(next(work.model.parameters()).device)
+
+
+@contextlib.contextmanager
+def as_at_the_end(work: Work) -> Iterator[None]:
+    """The model in the modes in which training has it when all moves that ever will, with nothing left out of frozen blocks; afterwards as before.
+
+    Args:
+        work: at its beginning.
+    """
+    adaptation: Any = work.experiment.adaptation
+    kept_states, work.model.prefix = getattr(work.model, "prefix", None), None
+    adaptation.on_progress(work.model, 1.0)
+    try:
+        with keep_buffers(work.model):
+            yield
+    finally:
+        adaptation.on_progress(work.model, 0.0)
+        work.model.prefix = kept_states
