@@ -1,24 +1,24 @@
-# Each target does the set-up that it needs; the versions stand in pyproject.toml.
+# Each target does the set-up that it needs; the ranges of versions stand in pyproject.toml, the exact ones in requirements.lock.
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
-TORCH := torch==2.13.0
+LOCK := requirements.lock
 # small models gain nothing from a second thread: two files of tests at a time instead, each on one
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: install run test test-modes torture check docs clean
+.PHONY: install run test test-modes torture test-lowest wheel lock check docs clean
 
 install: $(VENV)/.installed
 
 # torch first and by itself: whatever comes after finds it there
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install $(TORCH)
-	$(PIP) install -e .
+	$(PIP) install -c $(LOCK) torch
+	$(PIP) install -c $(LOCK) -e .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) install -e '.[dev]'
+	$(PIP) install -c $(LOCK) -e '.[dev]'
 	touch $@
 
 run: install
@@ -34,8 +34,30 @@ test-modes: $(VENV)/.dev
 	echo "== beside a busy program"; $(VENV)/bin/python -c "import torch; a = torch.rand(768, 768); exec('while True: a @ a')" & busy=$$!; \
 	trap "kill $$busy" EXIT; $(SIDE_BY_SIDE) --timeout 1200
 
+# with the lowest versions within the ranges (torch's excepted)
+test-lowest: $(VENV)/.dev
+	$(PYTHON) -m venv .lowest
+	$(VENV)/bin/python .ci/link_torch.py $$(.lowest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	$(VENV)/bin/python .ci/lowest.py > .lowest/constraints
+	.lowest/bin/python -m pip --quiet install -c .lowest/constraints -e '.[dev]'
+	OMP_NUM_THREADS=1 .lowest/bin/python -m pytest -n 2 --dist loadfile
+
 torture: $(VENV)/.dev
 	KILLS=$${KILLS:-200} $(SIDE_BY_SIDE) tests/torture --timeout 3600
+
+# the wheel, built and installed in an environment of its own, away from this folder
+wheel: $(VENV)/.dev
+	.ci/wheel $(VENV)/bin/python
+
+# the newest versions within the ranges; run the tests before you commit it
+lock:
+	$(PYTHON) -m venv .lock
+	.lock/bin/python -m pip --quiet install torch==2.13.0
+	.lock/bin/python -m pip --quiet install -e '.[dev]'
+	sed -n '/^#/p' $(LOCK) > .lock/requirements
+	.lock/bin/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)[+].*/\1/' >> .lock/requirements
+	mv .lock/requirements $(LOCK)
+	rm -rf .lock
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -48,4 +70,4 @@ docs: $(VENV)/.dev
 	$(VENV)/bin/python docs/make_reference.py > docs/reference.md
 
 clean:
-	rm -rf $(VENV) site .pytest_cache .ruff_cache
+	rm -rf $(VENV) .lock .lowest site dist .pytest_cache .ruff_cache

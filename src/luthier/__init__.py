@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from luthier.experiment import Experiment
     from luthier.pilot.bench import bench
     from luthier.pilot.check import check
-    from luthier.pilot.models import describe, pull
+    from luthier.pilot.models import describe, pull, remove
     from luthier.pilot.plan import plan
     from luthier.pilot.predict import chat, predict
     from luthier.pilot.prove import prove
@@ -72,6 +72,7 @@ _PLACES = {
     "plan": "luthier.pilot.plan",
     "prove": "luthier.pilot.prove",
     "pull": "luthier.pilot.models",
+    "remove": "luthier.pilot.models",
     "report": "luthier.pilot.report",
     "resume": "luthier.pilot.run",
     "run": "luthier.pilot.run",
@@ -112,6 +113,7 @@ __all__ = [
     "predict",
     "prove",
     "pull",
+    "remove",
     "report",
     "resume",
     "run",

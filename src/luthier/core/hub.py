@@ -42,6 +42,13 @@ class Unreachable(Exception):
     """The hub, or what was asked of it, is not there; the text says why."""
 
 
+def cache_folder() -> Path:
+    """The folder in which the hub's client keeps models and data sets; other programs use it too."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub").expanduser()
+
+
 def files_of(name: str, kind: str) -> dict[str, int]:
     """The files of a repository and their bytes.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
 import io
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import DataError
+from luthier.core.extras import require_extra
 from luthier.core.run import write_file
 from luthier.data.sources.frames import json_lines
 
@@ -38,8 +38,8 @@ def prepare_output(path: Path, rows: Sequence[Row], *, chat: bool, source: Path 
     if ending not in WRITERS:
         raise DataError(f"predictions cannot be written as {ending or 'a file without ending'}: {path}", f"name it {_endings()}")
     _refuse_overwriting(path, source, bundle)
-    if ending == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise DataError(f"{path}: writing Parquet needs pyarrow", "pip install 'luthier[parquet]', or name it .csv or .jsonl")
+    if ending == ".parquet":
+        require_extra("pyarrow", f"{path}: writing Parquet", DataError, "name it .csv or .jsonl")
     if ending == ".tsv" and chat:
         raise DataError(f"{path}: answers may hold line ends, which a tab-separated file cannot", "name it .csv or .jsonl")
     WRITERS[ending](path, columns_of(rows), rows)  # whether the format can hold them

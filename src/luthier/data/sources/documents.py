@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from luthier.core.errors import DataError
+from luthier.core.extras import require_extra
 from luthier.data.sources.apart import LIMITS, told
 
-NEEDS = {".pdf": ("pypdf", "pypdf"), ".docx": ("docx", "python-docx"), ".html": ("html", ""), ".htm": ("html", "")}
+NEEDS = {".pdf": "pypdf", ".docx": "docx", ".html": "", ".htm": ""}
 SECONDS = 60
 MEMORY = 2 << 30
 """For one document."""
@@ -80,8 +80,7 @@ def texts_of(files: Sequence[Path]) -> Iterator[tuple[str | None, str]]:
         DataError: an extractor is not installed.
     """
     for path in files:
-        module, package = NEEDS[path.suffix.lower()]
-        if importlib.util.find_spec(module) is None:
-            raise DataError(f"{path}: reading {path.suffix} files needs {package}", "pip install 'luthier[documents]'")
+        if module := NEEDS[path.suffix.lower()]:
+            require_extra(module, f"{path}: reading {path.suffix} files", DataError)
     for said in told(READER, files, SECONDS, MEMORY):
         yield said.get("text"), said.get("why", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.core.errors import DataError
+from luthier.core.extras import require_extra
 
 Frame = Any
 """What `read_frame` reads; the libraries of data frames are no requirement, so no type of theirs can stand here."""
@@ -101,8 +101,7 @@ def _of_table(data: Any) -> list[Any]:
 
 
 def _through_arrow(data: Any) -> list[Any]:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise DataError(f"reading {named(data)} needs pyarrow", "pip install 'luthier[parquet]', or give a list of dicts")
+    require_extra("pyarrow", f"reading {named(data)}", DataError, "give a list of dicts")
     import pyarrow
     from pyarrow.interchange import from_dataframe
 

@@ -5,13 +5,13 @@ Of each its size, a hash of its pixels and a small grey picture are kept in the 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from luthier.core.errors import DataError
+from luthier.core.extras import require_extra
 from luthier.data.rows import Reading, Rejected, Rows
 from luthier.data.sources.apart import LIMITS, told
 
@@ -126,8 +126,7 @@ def with_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
     Raises:
         DataError: Pillow is not installed, or no image can be read.
     """
-    if importlib.util.find_spec("PIL") is None:
-        raise DataError(f"{path}: reading images needs Pillow", "pip install 'luthier[images]'")
+    require_extra("PIL", f"{path}: reading images", DataError)
     found = Rows(
         columns=[*table.columns, *(name for name in KEPT if name not in table.columns)], header=table.header, rejected=table.rejected
     )

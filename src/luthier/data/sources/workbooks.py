@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from itertools import chain, islice
 from typing import Any
 
 from luthier.core.errors import DataError, nearest
+from luthier.core.extras import require_extra
 from luthier.core.words import several
 from luthier.data.archives import ALWAYS, MOST_TIMES
 from luthier.data.rows import Reading, Rows
@@ -88,8 +88,7 @@ def read_workbook(reading: Reading) -> Rows:
         DataError: no reader is installed, the file is damaged or locked, or there is no such sheet.
     """
     path = reading.path
-    if importlib.util.find_spec("python_calamine") is None:
-        raise DataError(f"{path}: reading Excel workbooks needs python-calamine", "pip install 'luthier[excel]', or save the sheet as CSV")
+    require_extra("python_calamine", f"{path}: reading Excel workbooks", DataError, "save the sheet as CSV")
     _refuse_unsound(reading)
     lines = _said(reading)
     about = next(lines)
