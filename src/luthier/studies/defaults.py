@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 BASES = {"classification": "minilm-l6", "chat": "smollm2-135m"}
 
-READER = "a decoder whose new head has few steps: 60 and 180 of them, three sets (docs/log.md)"
-SMALL_ENCODER = "small encoders: 3e-5 to 3e-4 (BERT-small grid; docs/log.md)"
-ENCODER = "encoders of BERT's size: 2e-5 to 5e-5 (the grids of BERT and RoBERTa; docs/log.md)"
+READER = "a decoder whose new head has few steps: 60 and 180 of them, three sets (docs/defaults.md)"
+SMALL_ENCODER = "small encoders: 3e-5 to 3e-4 (BERT-small grid; docs/defaults.md)"
+ENCODER = "encoders of BERT's size: 2e-5 to 5e-5 (the grids of BERT and RoBERTa; docs/defaults.md)"
 WIDE = 512
 """An encoder whose states are at least this wide is not a small one."""
 RATES: dict[tuple[str, str], tuple[float, str]] = {
@@ -44,13 +44,13 @@ RATES: dict[tuple[str, str], tuple[float, str]] = {
 }
 """(what the base does, adaptation) → rate and where it comes from; a reader is a decoder that classifies."""
 SCALES: dict[tuple[str, str], tuple[float, str]] = {
-    ("reader", "gemma3_text"): (1 / 6, "Gemma 3 with a new head: 1e-4 was better than 3e-4 and 6e-4, three sets (docs/log.md)"),
-    ("decoder", "gemma3_text"): (1 / 5, "Gemma 3: 1e-5 and 3e-5 learned in thirty steps what 1e-4 did not (docs/log.md)"),
+    ("reader", "gemma3_text"): (1 / 6, "Gemma 3 with a new head: 1e-4 was better than 3e-4 and 6e-4, three sets (docs/defaults.md)"),
+    ("decoder", "gemma3_text"): (1 / 5, "Gemma 3: 1e-5 and 3e-5 learned in thirty steps what 1e-4 did not (docs/defaults.md)"),
 }
 """(what the base does, its family) → what the rate is multiplied by where the base's own weights move, and where that comes from."""
 
 FALLING = ("reader",)
-"""What a base does whose rate has to fall all the way, also in a search: one that stays for half of sixty steps costs a decoder with a new head two to six points (docs/log.md)."""
+"""What a base does whose rate has to fall all the way, also in a search: one that stays for half of sixty steps costs a decoder with a new head two to six points (docs/log/2026-11.md#rates-that-stay-in-short-runs)."""
 
 EPOCHS: dict[str, tuple[tuple[int, float, str], ...]] = {
     "classification": (
@@ -64,9 +64,9 @@ EPOCHS: dict[str, tuple[tuple[int, float, str], ...]] = {
 """task → (below this many training rows, epochs, why)."""
 
 BATCHES = {"classification": (32, 16, 8, 4), "chat": (8,)}
-"""task → rows a step, the most first: 32 are as good as 16 where the steps suffice, in four fifths of the time (docs/log.md)."""
+"""task → rows a step, the most first: 32 are as good as 16 where the steps suffice, in four fifths of the time (docs/log/2026-11.md#where-128-seconds-of-a-search-go)."""
 STEPS = 100, 12
-"""That a classifier's run should have, and so many more for each class: 20 classes lost 2 points in 200 steps of 32 rows against 400 of 16 (docs/log.md)."""
+"""That a classifier's run should have, and so many more for each class: 20 classes lost 2 points in 200 steps of 32 rows against 400 of 16 (docs/log/2026-11.md#where-128-seconds-of-a-search-go)."""
 
 ROWS_A_CLASS = (200, 8.0, "fewer than 200 rows a class: more passes")
 """Below this many training rows a class, at least this many epochs."""
@@ -86,7 +86,7 @@ CHARACTERS_A_TOKEN = 4.5
 
 SPREADS: tuple[tuple[int, Dimension], ...] = (
     (2, Dimension(path="optimizer.lr", kind="log", low=1 / 30, high=30, centre=1.0, spread=0.9,
-                  why="the learning rate decides most; its best value lies within a factor of 2.5 of the default in two of three cases (Tinker's sweep, docs/log.md)")),
+                  why="the learning rate decides most; its best value lies within a factor of 2.5 of the default in two of three cases (Tinker's sweep, docs/defaults.md)")),
     (10, Dimension(path="training.batch_size", kind="choice", options=(8, 16, 32), spread=0.5, why="goes with the learning rate")),
     (10, Dimension(path="model.dropout", kind="choice", options=(0.0, 0.1, 0.2), spread=0.5, why="more for noisy labels, a hypothesis")),
     (16, Dimension(path="optimizer.weight_decay", kind="choice", options=(0.0, 0.01, 0.1), spread=0.5, why="matters little in short runs")),
@@ -329,7 +329,7 @@ def role_of(task: str | None, base: Base | None) -> str:
 def adaptation_for(task: str, base: Base | None) -> tuple[dict[str, Any], str]:
     """What moves by default, and why."""
     if base is not None and base.blocks > 1 and role_of(task, base) == "reader":
-        return {"kind": "freeze", "depth": base.blocks // 2}, "a decoder that classifies does better with its lower half kept (docs/log.md)"
+        return {"kind": "freeze", "depth": base.blocks // 2}, "a decoder that classifies does better with its lower half kept (docs/defaults.md)"
     return {"kind": "full"}, "a base of this size is tuned whole"
 
 
