@@ -329,7 +329,8 @@ def role_of(task: str | None, base: Base | None) -> str:
 def adaptation_for(task: str, base: Base | None) -> tuple[dict[str, Any], str]:
     """What moves by default, and why."""
     if base is not None and base.blocks > 1 and role_of(task, base) == "reader":
-        return {"kind": "freeze", "depth": base.blocks // 2}, "a decoder that classifies does better with its lower half kept (docs/defaults.md)"
+        why = "a decoder that classifies does better with its lower half kept (docs/defaults.md)"
+        return {"kind": "freeze", "depth": base.blocks // 2}, why
     return {"kind": "full"}, "a base of this size is tuned whole"
 
 
