@@ -30,6 +30,16 @@ def test_help_lists_the_verbs_and_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", heavy], check=False, capture_output=True, text=True).stdout.strip().endswith("[]")
 
 
+@pytest.mark.parametrize(
+    "words, at, found", [("luthier se", 1, "search"), ("luthier run --bud", 2, "--budget"), ("luthier models pu", 2, "pull")]
+)
+def test_the_shell_completes_commands_and_options(words: str, at: int, found: str) -> None:
+    asked = {"_LUTHIER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(at)}
+    code = "import sys; sys.argv = ['luthier']\nfrom luthier.app.cli import main\ntry: main()\nexcept SystemExit: pass\nprint([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env={**os.environ, **asked})
+    assert done.stdout.split() == [found, "[]"], done.stderr
+
+
 def test_the_run_folder_exists_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys, luthier.pilot.run as pilot, luthier.core.run as core\n"

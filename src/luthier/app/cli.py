@@ -16,7 +16,7 @@ from luthier.app.options import Json, Quiet, Set
 from luthier.app.typed import each_with_its_flag
 
 app = typer.Typer(
-    name="luthier", cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    name="luthier", cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="From a raw file to a language model that is trained, proven better, and ready to use.",
 )  # fmt: skip
 app.add_typer(models_app, name="models")

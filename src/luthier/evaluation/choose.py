@@ -19,7 +19,7 @@ def choose(candidates: Mapping[str, Scores], metric: str, average: str = "averag
     """The one with the least log loss, unless the metric speaks against it beyond noise.
 
     Of few validation rows the log loss tells more than the metric does: on 14 runs what shipped was 0.25 points below the best candidate of the test rows in
-    the mean; always the trained model 1.9, always the average 0.35, the better metric 0.4 and more (docs/log.md).
+    the mean; always the trained model 1.9, always the average 0.35, the better metric 0.4 and more (docs/log/2026-11.md#what-ships).
 
     Args:
         candidates: their scores on the same validation rows, at their temperatures.

@@ -35,9 +35,9 @@ EPOCHS = (
 ROWS_A_CLASS = (200, 8.0, "fewer than 200 rows a class: more passes")
 """Below this many training rows a class, at least this many epochs."""
 BATCHES = (32, 16, 8, 4)
-"""Rows a step, the most first: 32 are as good as 16 where the steps suffice, in four fifths of the time (docs/log.md)."""
+"""Rows a step, the most first: 32 are as good as 16 where the steps suffice, in four fifths of the time (docs/log/2026-11.md#where-128-seconds-of-a-search-go)."""
 STEPS = 100, 12
-"""That a run should have, and so many more for each class: 20 classes lost 2 points in 200 steps of 32 rows against 400 of 16 (docs/log.md)."""
+"""That a run should have, and so many more for each class: 20 classes lost 2 points in 200 steps of 32 rows against 400 of 16 (docs/log/2026-11.md#where-128-seconds-of-a-search-go)."""
 RARE = 0.1
 """Of an even share of the training rows: a class that has less is all but invisible to accuracy."""
 EVEN = ("macro_f1", "balanced_accuracy")
@@ -142,7 +142,7 @@ class TextClassification(Family):
         return chosen
 
     def depth_kept(self, base: Base) -> int:
-        """A decoder that classifies does better with its lower half kept (docs/log.md)."""
+        """A decoder that classifies does better with its lower half kept (docs/defaults.md)."""
         return base.blocks // 2 if base.blocks > 1 and self.role(base) == "reader" else 0
 
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
@@ -150,7 +150,7 @@ class TextClassification(Family):
         return text_defaults.adaptations(self.role(base))
 
     def may_set_schedule(self, base: Base | None) -> bool:
-        """The learning rate of a decoder with a new head has to fall all the way: one that stays for half of sixty steps costs two to six points (docs/log.md)."""
+        """The learning rate of a decoder with a new head has to fall all the way: one that stays for half of sixty steps costs two to six points (docs/log/2026-11.md#rates-that-stay-in-short-runs)."""
         return self.role(base) != "reader"
 
     def _rarest(self, intake: Intake) -> str:

@@ -10,9 +10,9 @@ from luthier.families.family import Choice
 if TYPE_CHECKING:
     from luthier.models.store import Base
 
-READER = "a decoder whose new head has few steps: 60 and 180 of them, three sets (docs/log.md)"
-SMALL_ENCODER = "small encoders: 3e-5 to 3e-4 (BERT-small grid; docs/log.md)"
-ENCODER = "encoders of BERT's size: 2e-5 to 5e-5 (the grids of BERT and RoBERTa; docs/log.md)"
+READER = "a decoder whose new head has few steps: 60 and 180 of them, three sets (docs/defaults.md)"
+SMALL_ENCODER = "small encoders: 3e-5 to 3e-4 (BERT-small grid; docs/defaults.md)"
+ENCODER = "encoders of BERT's size: 2e-5 to 5e-5 (the grids of BERT and RoBERTa; docs/defaults.md)"
 RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("small encoder", "full"): (1e-4, SMALL_ENCODER),
     ("small encoder", "freeze"): (3e-4, "above a frozen prefix the learning rate can be higher"),
@@ -33,8 +33,8 @@ RATES: dict[tuple[str, str], tuple[float, str]] = {
 }
 """(what the base does, adaptation) → learning rate and where it comes from; a reader is a decoder that classifies."""
 SCALES: dict[tuple[str, str], tuple[float, str]] = {
-    ("reader", "gemma3_text"): (1 / 6, "Gemma 3 with a new head: 1e-4 was better than 3e-4 and 6e-4, three sets (docs/log.md)"),
-    ("decoder", "gemma3_text"): (1 / 5, "Gemma 3: 1e-5 and 3e-5 learned in thirty steps what 1e-4 did not (docs/log.md)"),
+    ("reader", "gemma3_text"): (1 / 6, "Gemma 3 with a new head: 1e-4 was better than 3e-4 and 6e-4, three sets (docs/defaults.md)"),
+    ("decoder", "gemma3_text"): (1 / 5, "Gemma 3: 1e-5 and 3e-5 learned in thirty steps what 1e-4 did not (docs/defaults.md)"),
 }
 """(what the base does, its architecture) → what the learning rate is multiplied by where the base's own weights move, and where that comes from."""
 
@@ -56,7 +56,7 @@ def adaptations(role: str) -> tuple[str, ...]:
 def adaptation_for(role: str, depth: int) -> tuple[dict[str, Any], str]:
     """What moves by default, and why."""
     if depth and role == "reader":
-        return {"kind": "freeze", "depth": depth}, "a decoder that classifies does better with its lower half kept (docs/log.md)"
+        return {"kind": "freeze", "depth": depth}, "a decoder that classifies does better with its lower half kept (docs/defaults.md)"
     return {"kind": "full"}, "a base of this size is tuned whole"
 
 

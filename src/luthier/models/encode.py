@@ -36,7 +36,7 @@ def views(model: PackedNetwork, batch: Batch) -> np.ndarray:
 def layer_means(model: PackedNetwork, batch: Batch) -> torch.Tensor:
     """The mean of a row's tokens behind half of the blocks, two thirds, and all; of a decoder also its last token, at the same places.
 
-    A base's top is made for what it was trained for; together with the floors below it tells more (docs/log.md).
+    A base's top is made for what it was trained for; together with the floors below it tells more (docs/log/2026-11.md#the-untouched-base-was-read-in-the-wrong-place).
 
     Args:
         model: read in eval mode.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SPREADS: tuple[tuple[int, Dimension], ...] = (
     (2, Dimension(path="optimizer.lr", kind="log", low=1 / 30, high=30, centre=1.0, spread=0.9,
-                  why="the learning rate decides most; its best value lies within a factor of 2.5 of the default in two of three cases (Tinker's sweep, docs/log.md)")),
+                  why="the learning rate decides most; its best value lies within a factor of 2.5 of the default in two of three cases (Tinker's sweep, docs/defaults.md)")),
     (10, Dimension(path="training.batch_size", kind="choice", options=(8, 16, 32), spread=0.5, why="goes with the learning rate")),
     (10, Dimension(path="model.dropout", kind="choice", options=(0.0, 0.1, 0.2), spread=0.5, why="more for noisy labels, a hypothesis")),
     (16, Dimension(path="optimizer.weight_decay", kind="choice", options=(0.0, 0.01, 0.1), spread=0.5, why="matters little in short runs")),

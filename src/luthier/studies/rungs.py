@@ -28,7 +28,7 @@ MOST_TRIALS = 32
 OVERHEAD = 0.03
 """Of a trial, in runs: building the model, keeping it."""
 FALL = 0.15
-"""Share of an early end's own length over which its rate falls (Hägele et al. 2024: 10 to 20 %). The whole run's falls from `LAST` on: 15 % of it cost a point (docs/log.md)."""
+"""Share of an early end's own length over which its rate falls (Hägele et al. 2024: 10 to 20 %). The whole run's falls from `LAST` on: 15 % of it cost a point (docs/log/2026-11.md#searches-beside-optuna-four-of-five-sets)."""
 
 
 def early(share: float) -> float:

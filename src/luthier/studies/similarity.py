@@ -19,13 +19,13 @@ MOST_ROWS = 2_000
 CAPS = ((1_000, 3 / 4), (10_000, 2 / 3), (1 << 62, 1 / 3))
 """Below so many training rows, at most this share of the blocks is kept frozen."""
 PLENTY = 100
-"""Training rows of the rarest class from which nothing is gained by keeping blocks frozen but time (eleven sets, docs/log.md)."""
+"""Training rows of the rarest class from which nothing is gained by keeping blocks frozen but time (eleven sets, docs/log/2026-11.md#how-deep-to-freeze-three-seeds)."""
 FEW = 1 / 3
 """Of the blocks, that stay at least where it has fewer."""
 CLOSE, FAR = 0.2, 0.5
 """Shares of what guessing leaves, that are left to be learned."""
 USUAL, RATES = 0.3, (0.3, 2.0)
-"""Where the usual rate is right, and how far another one may be from it: a hypothesis (docs/log.md)."""
+"""Where the usual rate is right, and how far another one may be from it: a hypothesis (docs/search.md#how-deep-to-freeze-and-on-which-base)."""
 STRANGE, SPLIT = 0.3, 1.5
 """Bits a byte above plain English, and times its tokens a word, from which texts are strange to a base."""
 PLAIN = (
@@ -113,7 +113,7 @@ def nearest(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def probe(rows: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) -> np.ndarray:
     """The class that ridge regression on the other folds says, # (rows,); its strength is chosen by leaving each of their rows out.
 
-    Not by generalised cross-validation, which takes a mean for what a row says of itself: with fewer rows than columns it may choose far too small a strength (docs/log.md).
+    Not by generalised cross-validation, which takes a mean for what a row says of itself: with fewer rows than columns it may choose far too small a strength (docs/log/2026-11.md#two-faults-that-typing-it-brought-to-light).
 
     Source: Allen 1974 (the prediction sum of squares).
     """

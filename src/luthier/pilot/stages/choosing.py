@@ -16,7 +16,7 @@ from luthier.studies.defaults import choose
 PASSES = 3
 """A step of training takes about as long as reading its rows three times: forwards once, and backwards twice that."""
 ROWS = 500
-"""That are read with each base: with 480 the base that was proposed was 0.1 points behind the best (docs/log.md)."""
+"""That are read with each base: with 480 the base that was proposed was 0.1 points behind the best (docs/log/2026-11.md#which-base-four-whole-ones)."""
 COMPARING = 1 / 8
 """Of the time, that may go into it."""
 

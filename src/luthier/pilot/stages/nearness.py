@@ -43,7 +43,7 @@ from luthier.studies.similarity import (
 from luthier.training.devices import choose_dtype
 
 TIE = 0.2
-"""A base whose chance to be the best is this great is as good as the best as far as frozen states can tell: the largest of them is proposed, because more of it can move (docs/log.md)."""
+"""A base whose chance to be the best is this great is as good as the best as far as frozen states can tell: the largest of them is proposed, because more of it can move (docs/log/2026-11.md#bases-and-depths-against-training)."""
 MOST_BYTES = 30_000
 """Of conversations, that are read: a generator takes its time."""
 

@@ -36,7 +36,7 @@ FEWEST = 1.2
 ENOUGH = 2.0
 """Runs that the time must be worth where nobody asked for a search."""
 COMES_AND_GOES = 1.2
-"""What a search takes of its steps' time, for trials that are put aside and taken up again (docs/log.md)."""
+"""What a search takes of its steps' time, for trials that are put aside and taken up again (docs/log/2026-11.md#a-budget-that-is-kept)."""
 MOST = 3.0
 """Runs that a search costs at most where nobody asked for one: what a longer budget buys is small (docs/search.md)."""
 
