@@ -11,7 +11,6 @@ import numpy as np
 from luthier.core.proof import CLOSE_FP32, Proof, ProofContext, row_of
 from luthier.core.types import Example, Message
 from luthier.data.chat import prompt
-from luthier.models.modes import evaluating
 
 
 def something_is_learned(context: ProofContext) -> Proof:
@@ -127,6 +126,8 @@ def starts_where_it_must(context: ProofContext) -> Proof:
 
 def _shifted_loss(context: ProofContext, example: Example) -> float:
     """The loss when each learned token is asked for one place too late."""
+    from luthier.models.modes import evaluating
+
     late = replace(example, inputs={"tokens": [example.tokens[0], *example.tokens[:-1]]})
     batch = context.batch([example])
     moved_by_one = replace(batch, flat={**batch.flat, "next": context.batch([late]).flat["next"]})
