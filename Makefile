@@ -64,6 +64,7 @@ check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/basedpyright
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python .ci/door.py
 	$(VENV)/bin/mkdocs build --strict --quiet
 
 docs: $(VENV)/.dev

@@ -58,7 +58,9 @@ def run(
             help="A name from `luthier models list`, a folder, a bundle, or a hub id; auto: what suits the rows best of the bases here."
         ),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What the rows are for: classification, chat or another family; inferred when not given.")
+    ] = None,
     metric: Metric = None,
     validation: Annotated[Path | None, typer.Option(help="A file of validation rows, where the split is given.")] = None,
     test: Annotated[Path | None, typer.Option(help="A file of test rows, where the split is given.")] = None,
@@ -128,7 +130,9 @@ def search(
             help="A name from `luthier models list`, a folder, a bundle, or a hub id; auto: what suits the rows best of the bases here."
         ),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What the rows are for: classification, chat or another family; inferred when not given.")
+    ] = None,
     metric: Metric = None,
     out: Annotated[Path | None, typer.Option("--out", help="The study's folder; studies/<time> when not given.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="A change to the default, path=value; the field stays so.")] = None,
@@ -261,7 +265,9 @@ def check(
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
     base: Annotated[str | None, typer.Option(help="The base that will be trained; its tokenizer and context length are used.")] = None,
-    task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What the rows are for: classification, chat or another family; inferred when not given.")
+    ] = None,
     validation: Annotated[Path | None, typer.Option(help="A file of validation rows, where the split is given.")] = None,
     test: Annotated[Path | None, typer.Option(help="A file of test rows, where the split is given.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="A change to the data's settings, data.path=value.")] = None,
@@ -302,7 +308,9 @@ def show(
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
     base: Annotated[str | None, typer.Option(help="The base whose tokenizer and chat template are used.")] = None,
-    task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What the rows are for: classification, chat or another family; inferred when not given.")
+    ] = None,
     set: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -346,7 +354,9 @@ def similar(
     ] = "",
     target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
     input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
-    task: Annotated[str | None, typer.Option(help="classification or chat; inferred when not given.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What the rows are for: classification, chat or another family; inferred when not given.")
+    ] = None,
     set: Set = None,
     as_json: Json = False,
     quiet: Quiet = False,

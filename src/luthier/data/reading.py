@@ -43,7 +43,7 @@ class RowKind:
     """
 
     reads: Literal["text", "image"] = "text"
-    learns: Literal["class", "classes", "number", "answer", "preference", "nothing"] = "class"
+    learns: Literal["class", "classes", "number", "answer", "better answer", "nothing"] = "class"
 
     @property
     def classes(self) -> bool:
@@ -53,7 +53,7 @@ class RowKind:
     @property
     def answers(self) -> bool:
         """Whether an answer in words is learned, or a preference between two."""
-        return self.learns in ("answer", "preference")
+        return self.learns in ("answer", "better answer")
 
     @property
     def images(self) -> bool:

@@ -63,6 +63,7 @@ def _verdict(verdict: dict[str, Any]) -> str:
     rows += [
         (verdict[which]["name"], verdict[which]["value"], verdict[which]["low"], verdict[which]["high"])
         for which in (("trivial",) if verdict.get("candidates") else ("base", "trivial"))
+        if verdict[which]
     ]
     direction = "more" if verdict["higher_is_better"] else "less"
     about = (

@@ -9,7 +9,15 @@ from luthier.core.errors import ExperimentError, nearest
 from luthier.evaluation.metrics import METRICS
 from luthier.evaluation.own import is_function
 
-ALIASES = {"log_loss": "loss", "f1_macro": "macro_f1", "f1": "macro_f1", "roc_auc": "auc", "matthews_corrcoef": "mcc"}
+ALIASES = {
+    "mean_absolute_error": "mae",
+    "root_mean_squared_error": "rmse",
+    "log_loss": "loss",
+    "f1_macro": "macro_f1",
+    "f1": "macro_f1",
+    "roc_auc": "auc",
+    "matthews_corrcoef": "mcc",
+}
 """Names by which people know a metric, and ours."""
 AUTO = "auto"
 

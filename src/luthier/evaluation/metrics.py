@@ -11,6 +11,7 @@ import numpy as np
 
 from luthier.core.errors import ExperimentError, nearest
 from luthier.core.types import Scores
+from luthier.evaluation import numbers
 from luthier.evaluation.auc import auc, auc_of_resamples
 from luthier.evaluation.overlap import chrf_counts, chrf_of, rouge_l
 from luthier.evaluation.own import call_function, higher_is_better, is_allowed, is_function
@@ -215,6 +216,15 @@ METRICS = _Metrics(
         "calibration_error": Metric(calibration_error, False, "gap between confidence and accuracy", _calibration_of_resamples),
         "chrf": Metric(chrf, True, "chrF of the generated answers, 0 to 100", _chrf_of_resamples, answers=True),
         "rouge_l": Metric(mean_rouge_l, True, "ROUGE-L of the generated answers", _ratio(_rouge_l_each, _ones), answers=True),
+        "mae": Metric(numbers.mean_absolute_error, False, "mean absolute error, in the target's own unit"),
+        "rmse": Metric(numbers.root_mean_squared_error, False, "root of the mean squared error, in the target's own unit"),
+        "r2": Metric(numbers.r2, True, "share of the variance explained"),
+        "spearman": Metric(numbers.spearman, True, "rank correlation of predicted and true numbers"),
+        "micro_f1": Metric(numbers.micro_f1, True, "F1 over all labels of all rows together"),
+        "label_macro_f1": Metric(numbers.label_macro_f1, True, "F1 averaged over the labels"),
+        "exact_match": Metric(numbers.exact_match, True, "share of rows all of whose labels are right"),
+        "masked_accuracy": Metric(numbers.masked_accuracy, True, "share of hidden tokens that are guessed"),
+        "perplexity": Metric(numbers.perplexity, False, "exponential of the mean loss of a token"),
     }
 )
 """A metric by its name; `name in METRICS` and iteration know the fixed names alone."""

@@ -12,6 +12,8 @@ from luthier.core.words import duration
 from luthier.evaluation.compare import interval, paired
 from luthier.evaluation.metrics import METRICS, measure
 
+SHARES = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "micro_f1", "label_macro_f1", "exact_match", "masked_accuracy")
+"""Metrics that are shares, shown in percent."""
 WORDS: dict[str, Severity] = {"improved": "good", "no_evidence": "warning", "worse": "stop"}
 
 
@@ -107,7 +109,7 @@ def _bare(metric: str, value: float) -> str:
 
 def shown(metric: str, value: float, signed: bool = False) -> str:
     """A metric's value as a person reads it: shares in percent (points where it is a difference)."""
-    if metric in ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error") or metric.startswith("f1:"):
+    if metric in SHARES or metric.startswith("f1:"):
         return f"{100 * value:+.1f} points" if signed else f"{100 * value:.1f} %"
     return f"{value:+.4f}" if signed else f"{value:.4f}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.component import Component
@@ -170,8 +171,25 @@ class Family(ABC):
             seed: of what is new in it.
         """
 
-    def load_processor(self, base: Base | None) -> Any:
-        """What makes numbers of a row: the base's tokenizer."""
+    def fit_spec(self, spec: Any, intake: Intake) -> Any:
+        """The hyperparameters with what only the training rows can tell: the classes, a number's mean and spread. It stands in the experiment from then on.
+
+        Args:
+            spec: as written.
+            intake: the rows.
+        """
+        if intake.labels and not spec.labels:
+            return spec.model_copy(update={"labels": intake.labels})
+        return spec
+
+    def load_processor(self, base: Base | None, spec: Any, intake: Intake | None = None) -> Any:
+        """What makes numbers of a row: the base's tokenizer. It has `save_pretrained`, and a bundle is a base.
+
+        Args:
+            base: from the store; None where all is made from scratch.
+            spec: the hyperparameters of what is learned.
+            intake: the rows, where a tokenizer has to be made from the training rows: the same rows give the same one.
+        """
         from luthier.models.pretrained import load_tokenizer
 
         assert base is not None
@@ -203,6 +221,15 @@ class Family(ABC):
         return {}
 
     # use
+
+    def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None] | None:
+        """Rows that a bundle is asked about, where they are no texts; None leaves the reading to others.
+
+        Args:
+            data: as given to `predict`.
+            columns: that the model reads.
+        """
+        return None
 
     @abstractmethod
     def predict(

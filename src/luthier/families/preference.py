@@ -16,7 +16,7 @@ class Preference(CheckedOnly):
     """See the module."""
 
     name = "preference"
-    kind = RowKind("text", "preference")
+    kind = RowKind("text", "better answer")
     specificity = 2
     base = "smollm2-135m"
     base_kinds = ("decoder",)

@@ -116,7 +116,7 @@ def opened_way(
     face.stage("base", experiment.model.base)
     family = family_of(intake.spec.task)
     base = resolve(experiment.model.base, face.say) if experiment.model.base else None
-    tokenizer = family.load_processor(base)
+    tokenizer = family.load_processor(base, experiment.objective, intake)
     if base is not None and base.family in PADDED and not place.happened("padded"):
         place.event("padded", family=base.family)
         face.say(

@@ -103,7 +103,7 @@ def measured_here(asked: str) -> None:
         intake = take_in(experiment.data, checks=())
         experiment = filled(experiment.replace("training.metric", "auto"), intake)  # it takes no part in a step
         base = resolve(experiment.model.base) if experiment.model.base else None
-        work = assemble(experiment, base, family_of(intake.spec.task).load_processor(base), intake.records)
+        work = assemble(experiment, base, family_of(intake.spec.task).load_processor(base, experiment.objective, intake), intake.records)
         print(json.dumps(forecast(work, question["seconds"]).value()))
     except LuthierError as problem:
         print(json.dumps({"problem": problem.message, "remedy": problem.remedy}))

@@ -53,7 +53,7 @@ def predict(
     base, about = _resolve_bundle(bundle, say)
     family = family_of(about["task"])
     _check_options(family, top, abstain_below)
-    rows, source = rows_to_predict(data, about["input"], family.generates)
+    rows, source = family.rows_to_predict(data, about["input"]) or rows_to_predict(data, about["input"], family.generates)
     values = [record.values for record in rows]
     if out is not None:
         prepare_output(Path(out), values, chat=family.generates, source=source, bundle=base.folder)
@@ -150,7 +150,8 @@ def _load(base: Base) -> tuple[Any, Any, Any]:
 
     settle()
     assert base.bundle is not None
-    tokenizer = family_of(base.bundle["task"]).load_processor(base)
+    family = family_of(base.bundle["task"])
+    tokenizer = family.load_processor(base, family.spec_class.model_validate(base.bundle["objective"]))
     return *open_bundle(base, tokenizer), tokenizer
 
 

@@ -36,7 +36,7 @@ def prove(experiment: str | Path | Experiment, *, set: Changes = (), seconds: fl
     intake = take_in(experiment.data)
     face.stage("base", experiment.model.base)
     base = resolve(experiment.model.base, face.say) if experiment.model.base else None
-    tokenizer = family_of(intake.spec.task).load_processor(base)
+    tokenizer = family_of(intake.spec.task).load_processor(base, experiment.objective, intake)
     experiment = decided(experiment)
     objective = opened(experiment, tokenizer)
     work = build(experiment, base, objective, objective.prepare(intake.records["train"]), objective.prepare(intake.records["validation"]))

@@ -114,7 +114,8 @@ def show(
     from luthier.training.assemble import opened
 
     experiment, _ = chosen(intake, base, changes, 1, Silent())
-    tokenizer: Any = family_of(intake.spec.task).load_processor(resolve(experiment.model.base))
+    base_of_it = resolve(experiment.model.base) if experiment.model.base else None
+    tokenizer: Any = family_of(intake.spec.task).load_processor(base_of_it, experiment.objective, intake)
     example = opened(experiment, tokenizer).prepare([record])[0]
     pieces = [tokenizer.decode([token]) for token in example.tokens]
     chat = intake.reader.kind.learns == "answer"

@@ -159,8 +159,7 @@ def choose(intake: Intake, base: Base | None, seed: int, metric: str = AUTO) -> 
             "training": {"evaluations_per_epoch": 4.0 if values["training.epochs"] <= 1 else 2.0},
         }
     )
-    if intake.labels:
-        experiment = experiment.replace("objective.labels", list(intake.labels))
+    experiment = experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, intake)})
     for choice in choices:
         experiment = experiment.replace(choice.path, choice.value)
     return experiment, choices

@@ -93,8 +93,8 @@ def filled(experiment: Experiment, intake: Intake, assignments: Sequence[str] = 
         ExperimentError: the rows are for another task, or the metric does not fit it.
     """
     objective: Any = experiment.objective
-    if intake.labels and not objective.labels:
-        objective = objective.model_copy(update={"labels": intake.labels})
+    if objective.kind == intake.spec.task:
+        objective = family_of(intake.spec.task).fit_spec(objective, intake)
     if objective.kind != intake.spec.task:
         raise ExperimentError(
             f"objective.kind is {objective.kind!r}, but the rows are for {intake.spec.task}",

@@ -64,7 +64,7 @@ def stable_of(study: str) -> Stable:
     use_threads(experiment.environment["threads"])
     intake = take_in(experiment.data, checks=())
     base = resolve(experiment.model.base) if experiment.model.base else None
-    tokenizer = family_of(intake.spec.task).load_processor(base)
+    tokenizer = family_of(intake.spec.task).load_processor(base, experiment.objective, intake)
     way = Way(place, intake, Silent(), Clock(), Signals(), base, tokenizer, opened(experiment, tokenizer))
     return Stable(way, experiment)
 
