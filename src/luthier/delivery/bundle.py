@@ -140,9 +140,15 @@ def _write_probe(shipped: Shipped, experiment: Experiment, blocks: int, folder: 
 
 
 def _write_weights(network: Any, folder: Path) -> None:
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    if getattr(network.config, "tie_word_embeddings", False):
-        state.pop("lm_head.weight", None)
+    state: dict[str, torch.Tensor] = {}
+    written: set[tuple[int, torch.Size]] = set()
+    for name, tensor in network.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = (tensor.data_ptr(), tensor.shape)
+        if place in written and tensor.numel():
+            continue  # tied to one that is written: transformers ties it again
+        written.add(place)
+        state[name] = tensor
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -46,6 +46,7 @@ class BaselineContext:
         columns: that are read.
         classes: how many there are; 0 where there are none.
         processor: the base's tokenizer, or what else makes numbers of a row.
+        objective: as the run opened it.
         most_rows: training rows that the dear ones are fitted on, about.
         poll: called between fits; it may raise to stop.
     """
@@ -53,6 +54,7 @@ class BaselineContext:
     columns: Sequence[str]
     classes: int
     processor: Any
+    objective: Any
     most_rows: int = 1 << 40
     poll: Callable[[], None] = lambda: None
 

@@ -13,6 +13,7 @@ FAMILIES: Table = Table(
     classification="luthier.families.text_classification:FAMILY",
     chat="luthier.families.chat:FAMILY",
     image_classification="luthier.families.image_classification:FAMILY",
+    masked_lm="luthier.families.masked_lm:FAMILY",
     preference="luthier.families.preference:FAMILY",
 )
 """Name → family; packages add theirs by an entry point in the group `luthier.family`."""

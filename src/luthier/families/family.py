@@ -54,6 +54,8 @@ class Family(ABC):
     """The hyperparameters of what is learned; its `open` gives the objective. None: such rows can be checked, not trained on."""
     base: str | None = None
     """The base that is taken if nobody says another; None: the network is made from scratch."""
+    from_scratch: bool = False
+    """Whether `--base scratch` makes a network that knows nothing."""
     base_kinds: tuple[str, ...] = ("encoder", "decoder")
     """Kinds of bases that it can be trained on."""
     metrics: tuple[str, ...] = ("loss",)

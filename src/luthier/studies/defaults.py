@@ -120,7 +120,7 @@ def _centred(dimension: Dimension, value: Any) -> Dimension:
     return dimension.model_copy(update={"centre": value, "options": options})
 
 
-def choose(intake: Intake, base: Base | None, seed: int, metric: str = AUTO) -> tuple[Experiment, list[Choice]]:
+def choose(intake: Intake, base: Base | None, seed: int, metric: str = AUTO, scratch: bool = False) -> tuple[Experiment, list[Choice]]:
     """An experiment for these rows, with the reason for each value.
 
     Args:
@@ -128,6 +128,7 @@ def choose(intake: Intake, base: Base | None, seed: int, metric: str = AUTO) -> 
         base: that the person asked for; None takes the family's own.
         seed: of the experiment.
         metric: that the person asked for.
+        scratch: with nothing pretrained.
 
     Raises:
         ExperimentError: such rows can be checked, not trained on.
@@ -135,9 +136,11 @@ def choose(intake: Intake, base: Base | None, seed: int, metric: str = AUTO) -> 
     family = family_of(intake.spec.task)
     if family.Spec is None:
         raise ExperimentError(f"{intake.reason}: they can be checked (`luthier check`), and not be trained on yet", family.instead)
+    if scratch and not family.from_scratch:
+        raise ExperimentError(f"a {family.name} model is not made from scratch", f"choose a base, such as --base {family.base}")
     found = family.defaults(intake, base, metric)
     values = {choice.path: choice.value for choice in found}
-    name, why = (base.name, "as asked") if base else (family.base, f"the embedded base for {family.name}")
+    name, why = (base.name, "as asked") if base else (None if scratch else family.base, f"the embedded base for {family.name}")
     choices = [
         Choice("data.task", family.name, intake.reason),
         *(

@@ -20,6 +20,7 @@ from luthier.experiment import Experiment, number
 from luthier.families import family_of
 from luthier.families.family import Choice
 from luthier.families.recognise import take_in
+from luthier.models.spec import SCRATCH
 from luthier.pilot.stages.metric import PATH, settle_metric
 from luthier.studies.defaults import choose
 
@@ -141,6 +142,9 @@ def chosen(
     metric = ALIASES.get(asked := assigned(assignments).get(PATH, AUTO), asked)
     if name is None:
         return changed(*choose(intake, None, seed, metric), assignments, intake, None)
+    if name in (SCRATCH, ""):
+        others = [item for item in assignments if item.partition("=")[0].strip() != "model.base"]
+        return changed(*choose(intake, None, seed, metric, scratch=True), others, intake, None)
     if name == AUTO:
         from luthier.pilot.stages.choosing import suited
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from luthier.core.proof import Proof, row_of
-from luthier.core.types import Batch, Example
+from luthier.core.types import HELD_OUT, Batch, Example
 from luthier.core.words import plural
 from luthier.evaluation.score import score
 from luthier.models.dropout import Dropout
@@ -179,7 +179,7 @@ def a_few_rows_can_be_learned(question: Question) -> Proof:
     rate = QUICK_RATES.get((work.masters.spec.kind, kind), QUICK_RATES[work.masters.spec.kind, ""])
     training = work.experiment.training.model_copy(update={"batch_size": len(rows)})
     experiment = work.experiment.model_copy(update={"training": training, "schedule": _Flat(rate, work.masters.spec.lr)})
-    small = work.brief(experiment, rows, TRIED)
+    small = replace(work.brief(experiment, rows, TRIED), objective=_DrawnAlike(work.objective))
     losses: list[float] = []
     fell = False
     with _without_dropout(work.model):
@@ -193,6 +193,20 @@ def a_few_rows_can_be_learned(question: Question) -> Proof:
     timely = len(losses) == TRIED or fell or not math.isfinite(losses[-1])
     return Proof(held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "rate": rate},
                  claim=f"{plural(len(rows), 'row')} shown {plural(len(losses), 'time')}: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}" + ("" if timely else "; the time was up"))  # fmt: skip
+
+
+class _DrawnAlike:
+    """An objective that draws the same masks in every step: what is learned by heart has to stay the same."""
+
+    def __init__(self, objective: Any) -> None:
+        self.objective = objective
+
+    def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
+        """As an evaluation would."""
+        return self.objective.collate(examples, seed, HELD_OUT)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.objective, name)
 
 
 def _different(rows: Sequence[Example]) -> list[Example]:

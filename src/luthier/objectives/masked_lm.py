@@ -1,0 +1,149 @@
+"""Masked language modelling: some tokens of a text are hidden, and guessed from those around them.
+
+Source: Devlin et al. 2019, "BERT", section 3.1; Liu et al. 2019, "RoBERTa", section 4.1 (masks drawn anew each time).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from luthier.core.component import Component
+from luthier.core.errors import ExperimentError
+from luthier.core.randomness import mix
+from luthier.core.types import HELD_OUT, Batch, Example, Loss, Record, Scores
+from luthier.objectives.objective import BaseObjective
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+DRAWS = 1 << 20
+HIDDEN, RANDOM = 0.8, 0.9
+"""Of the tokens that are guessed, up to these shares: hidden behind the mask token; replaced by any token; the rest stay as they are."""
+
+
+class MaskedLm(Component):
+    """Learn a language by guessing hidden tokens of its texts."""
+
+    kind: Literal["masked_lm"] = "masked_lm"
+    max_length: int = Field(default=128, ge=8, description="Tokens of a row that are read; a longer row loses its end, counted.")
+    mask_share: float = Field(
+        default=0.15,
+        gt=0,
+        le=0.6,
+        description="Share of the tokens that are guessed (HF: mlm_probability); larger models learn faster with up to 0.4.",
+    )
+    whole_words: bool = Field(default=False, description="Hide all pieces of a word, or none.")
+    vocabulary: int = Field(
+        default=8_000, ge=300, description="Tokens of a tokenizer that is made from scratch; fewer where the rows hold fewer."
+    )
+    layers: int = Field(default=4, ge=1, description="Blocks of a network that is made from scratch.")
+    width: int = Field(default=128, ge=16, multiple_of=16, description="Numbers a token is in a network that is made from scratch.")
+
+    def open(self, tokenizer: Any, input: tuple[str, ...], target: str | None) -> MaskedLmObjective:
+        """The objective at work.
+
+        Args:
+            tokenizer: with a mask token.
+            input: the columns that are read.
+            target: None: the texts are their own target.
+
+        Raises:
+            ExperimentError: the tokenizer has no mask token.
+        """
+        if tokenizer.mask_token_id is None:
+            raise ExperimentError("the base's tokenizer has no mask token, so nothing can be hidden", "use another base, or --base scratch")
+        return MaskedLmObjective(self, tokenizer, input, target)
+
+
+class MaskedLmObjective(BaseObjective):
+    """See `MaskedLm`."""
+
+    unit = "token"
+    metrics: tuple[str, ...] = ("loss", "perplexity", "masked_accuracy")
+
+    @property
+    def drawn_tokens(self) -> Sequence[int]:
+        """Any: a token may be replaced by every other."""
+        return range(len(self.tokenizer))
+
+    def prepare(self, records: Sequence[Record]) -> list[Example]:
+        """Encode the rows, several columns joined by an empty line."""
+        if not records:
+            return []
+        texts = ["\n\n".join(str(record.values.get(name) or "") for name in self.input) for record in records]
+        whole = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+        encoded = self.tokenizer(texts, truncation=True, max_length=self.spec.max_length)
+        examples = []
+        for position, (record, tokens) in enumerate(zip(records, encoded["input_ids"], strict=True)):
+            words = [-1 if word is None else word for word in encoded.word_ids(position)]
+            able = sum(word >= 0 for word in words)
+            facts = {"cut": len(whole[position]) - len(tokens), "words": words, "text": texts[position]}
+            examples.append(Example(position, {"tokens": tokens}, None, record, len(tokens), float(able), facts=facts))
+        return examples
+
+    def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
+        """Tokens end to end, some of them hidden; for each hidden one what it was, or -1."""
+        import torch
+
+        tokens, hidden = [], []
+        for example in examples:
+            one, other = self._hide(example, 0 if step == HELD_OUT else seed, step)
+            tokens.append(one)
+            hidden.append(other)
+        return Batch(
+            index=torch.tensor([example.index for example in examples]),
+            lengths=torch.tensor([example.size for example in examples]),
+            flat={"tokens": torch.from_numpy(np.concatenate(tokens)), "hidden": torch.from_numpy(np.concatenate(hidden))},
+            each={},
+        )
+
+    def hide(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
+        """A held-out row as evaluations see it: its tokens with some hidden, and what those were, # (tokens,), (tokens,)"""
+        return self._hide(example, 0, HELD_OUT)
+
+    def _hide(self, example: Example, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """A row's tokens with some hidden, and what those were: a function of seed, step and row alone, # (tokens,), (tokens,)"""
+        tokens, words = np.array(example.tokens), np.array(example.facts["words"])
+        places = words if self.spec.whole_words else np.arange(len(tokens))
+        draws = (mix(seed, "mask", step, example.index, places) % np.uint64(DRAWS)).astype(float) / DRAWS
+        draws[words < 0] = 2.0  # what the tokenizer puts around a text is never guessed
+        guessed = (draws < self.spec.mask_share) | ((draws == draws.min()) & (draws < 1))  # one at least, where there is one
+        how = (mix(seed, "how", step, example.index, np.arange(len(tokens))) % np.uint64(DRAWS)).astype(float) / DRAWS
+        other = (mix(seed, "other", step, example.index, np.arange(len(tokens))) % np.uint64(len(self.tokenizer))).astype(np.int64)
+        shown = np.where(guessed & (how < HIDDEN), self.tokenizer.mask_token_id, tokens)
+        shown = np.where(guessed & (how >= HIDDEN) & (how < RANDOM), other, shown)
+        return shown.astype(np.int64), np.where(guessed, tokens, -1).astype(np.int64)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Cross-entropy summed over the hidden tokens; their number is the count."""
+        from torch.nn.functional import cross_entropy
+
+        logits, target = _guesses(model, batch)
+        return Loss(cross_entropy(logits.float(), target, reduction="sum"), float(len(target)))
+
+    def score(self, model: nn.Module, batch: Batch) -> Scores:
+        """The loss summed over each row's hidden tokens, and how many of them are guessed."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        with torch.no_grad():
+            logits, target = _guesses(model, batch)
+            losses = cross_entropy(logits.float(), target, reduction="none").double()
+            right = (logits.argmax(-1) == target).double()
+        rows = torch.arange(len(batch), device=target.device).repeat_interleave(batch.lengths)[batch.flat["hidden"] >= 0]
+        empty = torch.zeros(len(batch), dtype=torch.double, device=target.device)
+
+        def by_row(values: Tensor) -> np.ndarray:
+            return empty.index_add(0, rows, values).cpu().numpy()
+
+        return Scores(loss=by_row(losses), count=by_row(torch.ones_like(losses)), more={"right": by_row(right)})
+
+
+def _guesses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The scores of every token at each hidden place, and which it was, # (hidden, vocabulary), (hidden,)"""
+    positions = (batch.flat["hidden"] >= 0).nonzero()[:, 0]
+    return model.guess(model.hidden(batch).index_select(0, positions)), batch.flat["hidden"].index_select(0, positions)
