@@ -1,0 +1,74 @@
+"""One row a family: its tiny data, its tiny base, and what is asked of its bundle. A family of the table without a row here fails the contract suite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import make_base, rows
+
+QUICK = ("training.epochs=2", "optimizer.lr=0.003", "training.checkpoint_seconds=0")
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a family is tried.
+
+    Args:
+        write: a folder → the rows, as a file or folder in it.
+        base: the architecture of a tiny base, or "scratch".
+        options: of `luthier.run`.
+        changes: to the experiment.
+        ask: what `luthier.predict` is given.
+        answered: a prediction → what it says, for a comparison; a number in it may differ in the last digits.
+    """
+
+    write: Callable[[Path], Path]
+    base: str
+    ask: Sequence[Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
+
+
+def write_lines(folder: Path, table: Sequence[dict[str, Any]]) -> Path:
+    """Rows as a file."""
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in table))
+    return file
+
+
+def texts() -> list[dict[str, Any]]:
+    """Rows with a class that a word tells, no two alike."""
+    return [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(240))]
+
+
+CASES: dict[str, Case] = {
+    "classification": Case(lambda folder: write_lines(folder, texts()), "bert", ["the phone was great", "an awful meal"]),
+    "chat": Case(
+        lambda folder: write_lines(
+            folder, [{"prompt": f"what about {number}?", "completion": row["text"]} for number, row in enumerate(rows(90))]
+        ),
+        "llama",
+        ["what about 3?"],
+    ),
+    "masked_lm": Case(
+        lambda folder: write_lines(folder, [{"text": row["text"]} for row in texts()]),
+        "scratch",
+        ["the phone was [MASK]"],
+        {"task": "masked_lm"},
+        ("objective.vocabulary=400", "objective.layers=2", "objective.width=32"),
+    ),
+}
+
+
+def base_of(case: Case, folder: Path) -> str:
+    """The name of a case's base, made where it has to be."""
+    if case.base == "scratch":
+        return "scratch"
+    place = folder / case.base
+    if not (place / "config.json").exists():
+        make_base(place, case.base)
+    return str(place)

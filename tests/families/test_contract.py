@@ -1,0 +1,254 @@
+"""What every family promises, tried on each of the table: recognised, split, proven, trained as a plain loop trains, resumed to the same bytes, judged, shipped, used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import luthier
+from luthier.core.run import Run
+from luthier.core.types import Loss, Scores
+from luthier.evaluation.metrics import measure
+from luthier.evaluation.score import score
+from luthier.experiment import Experiment
+from luthier.families import FAMILIES, family_of
+from luthier.families.recognise import take_in
+from luthier.models.store import resolve
+from luthier.optim.schedules import progress
+from luthier.training.assemble import assemble
+from luthier.training.devices import decided
+from luthier.training.prove import disproved, prove
+from luthier.training.steps import Work, steps
+from tests.families.cases import CASES, QUICK, Case, base_of
+
+FOREVER = 1e6
+TRAINED = [name for name in FAMILIES if family_of(name).Spec is not None]
+
+
+@dataclass
+class Tried:
+    """A family's finished run."""
+
+    name: str
+    case: Case
+    rows: Path
+    base: str
+    run: Run
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Name of a family → its run, made once."""
+    made: dict[str, Tried] = {}
+    folder = tmp_path_factory.mktemp("families")
+
+    def one(name: str) -> Tried:
+        if name not in made:
+            case, place = CASES[name], folder / name
+            place.mkdir()
+            rows, base = case.write(place), base_of(case, folder)
+            run = luthier.run(rows, base=base, out=place / "run", set=[*QUICK, *case.changes], force=True, **case.options)
+            made[name] = Tried(name, case, rows, base, run)
+        return made[name]
+
+    return one
+
+
+def work_of(it: Tried, **changes: Any) -> Work:
+    """The run's parts, built anew."""
+    experiment = Experiment.load(it.run.folder / "experiment.yaml").model_copy(update={"environment": {}})
+    for path, value in changes.items():
+        experiment = experiment.replace(path.replace("__", "."), value)
+    experiment = decided(experiment)
+    intake = take_in(experiment.data, checks=())
+    base = resolve(experiment.model.base) if experiment.model.base else None
+    return assemble(experiment, base, family_of(it.name).load_processor(base, experiment.objective, intake), intake.records)
+
+
+def weights_of(bundle: Path) -> dict[str, torch.Tensor]:
+    return load_file(bundle / "model.safetensors")
+
+
+def test_every_family_that_can_be_trained_has_a_row() -> None:
+    assert sorted(CASES) == sorted(TRAINED)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_its_rows_are_recognised_split_and_proven(tried: Any, name: str) -> None:
+    it = tried(name)
+    experiment = Experiment.load(it.run.folder / "experiment.yaml")
+    assert experiment.data.task == name == experiment.objective.kind  # type: ignore[attr-defined]
+    parts = it.run.json("splits.json")["rows"]
+    assert all(parts[part] for part in ("train", "validation", "test"))
+    places = [tuple(row) for rows in parts.values() for row in rows]
+    assert len(set(places)) == len(places)
+    proofs = it.run.json("proofs.json")["proofs"]
+    assert len(proofs) >= 6
+    assert all(proof["held"] for proof in proofs), [proof for proof in proofs if not proof["held"]]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_two_steps_are_those_of_a_plain_loop(tried: Any, name: str) -> None:
+    changes = {"model__dropout": 0.0, "training__dtype": "float32", "training__micro_batch_tokens": 1 << 30}
+    ours, plain = (work_of(tried(name), **changes) for _ in range(2))
+    expected, network = plain.experiment, plain.model.network
+    spec: Any = expected.optimizer
+    network.train()
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [each for each in network.parameters() if each.ndim >= 2 and each.requires_grad], "weight_decay": spec.weight_decay},
+            {"params": [each for each in network.parameters() if each.ndim < 2 and each.requires_grad], "weight_decay": 0.0},
+        ],
+        lr=spec.lr,
+        betas=(spec.beta1, spec.beta2) if hasattr(spec, "beta1") else (0.9, 0.999),
+        eps=getattr(spec, "eps", 1e-8),
+    )
+    for embedding in (module for module in network.modules() if isinstance(module, torch.nn.Embedding)):
+        embedding.sparse = False
+    for number in range(2):
+        batch = plain.objective.collate(plain.chosen(number), expected.seed, number)
+        with plain.model.chance.keyed(expected.seed, number, batch.index, batch.lengths):
+            loss = plain.objective.loss(plain.model, batch)
+        optimizer.zero_grad()
+        (loss.total / loss.count).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), spec.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = spec.lr * progress(expected.schedule, number, plain.total)[1]
+        optimizer.step()
+    taken = steps(ours)
+    for _ in range(2):
+        next(taken)
+    now = dict(ours.model.network.named_parameters())
+    start = dict(work_of(tried(name), **changes).model.network.named_parameters())
+    moved = sum(float((value.detach() - start[key].detach()).norm() ** 2) for key, value in network.named_parameters()) ** 0.5
+    apart = sum(float((value.detach() - now[key].detach()).norm() ** 2) for key, value in network.named_parameters()) ** 0.5
+    assert moved > 0
+    assert apart < 0.02 * moved, (apart, moved)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_micro_batches_change_nothing_or_it_says_that_it_does_not_split(tried: Any, name: str) -> None:
+    whole, split = (
+        work_of(tried(name), model__dropout=0.0, training__dtype="float32", training__micro_batch_tokens=limit) for limit in (1 << 30, 1)
+    )
+    for work in (whole, split):
+        next(steps(work))
+    one, two = whole.masters.weights(), split.masters.weights()
+    if not whole.objective.splits:
+        assert all(torch.equal(one[key], two[key]) for key in one)
+        return
+    assert all(torch.allclose(one[key], two[key], atol=3e-5) for key in one)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_was_stopped_and_resumed_ships_the_same_bytes(tried: Any, name: str, tmp_path: Path) -> None:
+    it = tried(name)
+
+    def stop(step: Any) -> None:
+        if step.number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        luthier.run(
+            it.rows, base=it.base, out=tmp_path / "run", set=[*QUICK, *it.case.changes], force=True, watchers=[stop], **it.case.options
+        )
+    again = luthier.resume(tmp_path / "run")
+    one, two = weights_of(it.run.folder / "bundle"), weights_of(again.folder / "bundle")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    first, second = it.run.verdict, again.verdict
+    assert first is not None and second is not None
+    assert first["test"] == second["test"]
+
+
+class Page(HTMLParser):
+    """Counts what stands in a page, and refuses tags that do not close."""
+
+    EMPTY = ("meta", "link", "br", "img", "input", "hr", "circle", "line", "path", "rect", "polyline", "polygon", "col", "use")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_its_report_is_a_whole_page_that_tells_the_verdict(tried: Any, name: str) -> None:
+    page = Page()
+    page.feed((tried(name).run.folder / "report.html").read_text())
+    assert not page.open
+    said = " ".join(page.texts)
+    assert "unseen rows" in said
+    assert "Traceback" not in said
+
+
+def test_every_bundle_says_in_a_fresh_process_what_it_says_here(tried: Any) -> None:
+    asked = {name: (str(tried(name).run.folder), list(tried(name).case.ask)) for name in TRAINED}
+    here = {name: luthier.predict(folder, rows) for name, (folder, rows) in asked.items()}
+    code = f"import json, luthier\nprint('ANSWER' + json.dumps({{name: luthier.predict(folder, rows) for name, (folder, rows) in {asked!r}.items()}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    there = json.loads(done.stdout.split("ANSWER")[-1])
+    for name in TRAINED:
+        assert json.loads(json.dumps(here[name])) == there[name]
+        assert len(there[name]) == len(asked[name][1])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_bundle_scores_what_the_verdict_says(tried: Any, name: str) -> None:
+    from luthier.delivery.bundle import open_bundle
+
+    it = tried(name)
+    base = resolve(str(it.run.folder))
+    assert base.bundle is not None and it.run.verdict is not None
+    family = family_of(name)
+    model, objective = open_bundle(base, family.load_processor(base, family.spec_class.model_validate(base.bundle["objective"])))
+    intake = take_in(Experiment.load(it.run.folder / "experiment.yaml").data, checks=())
+    metric = it.run.verdict["metric"]
+    found = measure(score(model, objective, objective.prepare(intake.records["test"])), (metric,))[metric]
+    assert found == pytest.approx(it.run.verdict["test"]["value"], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_planted_bugs_are_caught(tried: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is averaged in each micro-batch by itself, and an evaluation that counts other rows than training."""
+    work = work_of(tried(name), model__dropout=0.0)
+    own_loss, own_score = type(work.objective).loss, type(work.objective).score
+
+    def served(record: Any) -> Any:
+        return family_of(name).served(record, work.experiment.data, work.objective, work.objective.tokenizer)  # type: ignore[attr-defined]
+
+    def averaged(self: Any, model: Any, batch: Any) -> Loss:
+        found = own_loss(self, model, batch)
+        return Loss(found.total / max(found.count, 1), 1.0)
+
+    def halved(self: Any, model: Any, batch: Any) -> Scores:
+        found = own_score(self, model, batch)
+        return Scores(found.loss / 2, found.count, found.target, found.probabilities, found.bytes, found.labels, more=found.more)
+
+    monkeypatch.setattr(type(work.objective), "score", halved)
+    assert "judged as trained" in {proof.name for proof in disproved(prove(work, served, FOREVER))}
+    monkeypatch.setattr(type(work.objective), "score", own_score)
+    if work.objective.splits:
+        work = work_of(tried(name), model__dropout=0.0)
+        monkeypatch.setattr(type(work.objective), "loss", averaged)
+        assert {"accumulated is whole", "judged as trained"} & {proof.name for proof in disproved(prove(work, served, FOREVER))}
