@@ -62,7 +62,9 @@ def test_a_family_of_another_package_goes_the_whole_way(tmp_path: Path) -> None:
     install(site)
     make_base(tmp_path / "bert", "bert")
     table = tmp_path / "rows.jsonl"
-    table.write_text("".join(json.dumps({"said": f"{row['text']} {number}", "felt": row["label"]}) + "\n" for number, row in enumerate(rows(240))))
+    table.write_text(
+        "".join(json.dumps({"said": f"{row['text']} {number}", "felt": row["label"]}) + "\n" for number, row in enumerate(rows(240)))
+    )
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-c", WAY, str(table), str(tmp_path / "bert"), str(tmp_path / "run")],

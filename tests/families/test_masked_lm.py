@@ -1,0 +1,165 @@
+"""Masked language modelling: what is hidden, what the loss is, and who is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import luthier
+from luthier.core.errors import DataError, ExperimentError
+from luthier.core.types import HELD_OUT, Record
+from luthier.data.spec import Data
+from luthier.families.recognise import take_in
+from luthier.models.masked import make_masked, make_tokenizer
+from luthier.objectives.masked_lm import MaskedLm, MaskedLmObjective
+from tests.conftest import rows
+
+TEXTS = [row["text"] for row in rows()]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return make_tokenizer(TEXTS, 400)
+
+
+def objective(tokenizer: Any, **fields: Any) -> MaskedLmObjective:
+    return MaskedLm(**fields).open(tokenizer, ("text",), None)
+
+
+def examples(at_work: MaskedLmObjective, texts: list[str] = TEXTS) -> Any:
+    return at_work.prepare([Record(number, {"text": text}) for number, text in enumerate(texts, 1)])
+
+
+def test_a_network_of_zeros_loses_the_logarithm_of_its_vocabulary(tokenizer) -> None:
+    at_work = objective(tokenizer)
+    model = make_masked(400, 2, 32, 0.0, 1).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    loss = at_work.loss(model, at_work.collate(examples(at_work)[:8], 1, 0))
+    assert float(loss.total.detach()) / loss.count == pytest.approx(math.log(400), rel=1e-5)
+
+
+def test_a_rows_loss_is_that_of_transformers(tokenizer) -> None:
+    at_work = objective(tokenizer, mask_share=0.4)
+    model = make_masked(400, 2, 32, 0.0, 1).eval()
+    rows_of_it = examples(at_work)[:5]
+    batch = at_work.collate(rows_of_it, 0, HELD_OUT)
+    found = at_work.score(model, batch)
+    ends = batch.lengths.cumsum(0).tolist()
+    model.network.set_attn_implementation("eager")
+    for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        labels = batch.flat["hidden"][start:end].clone()
+        labels[labels < 0] = -100
+        with torch.no_grad():
+            theirs = model.network(input_ids=batch.flat["tokens"][None, start:end], labels=labels[None]).loss
+        assert found.loss[number] / found.count[number] == pytest.approx(float(theirs), rel=1e-4)
+
+
+def test_masks_are_drawn_anew_each_step_alike_each_time_and_whatever_stands_beside_a_row(tokenizer) -> None:
+    at_work = objective(tokenizer)
+    some = examples(at_work)[:6]
+    one, again, later = (at_work.collate(some, 1, step).flat["hidden"] for step in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, later)
+    alone = at_work.collate(some[2:3], 1, 0).flat["hidden"]
+    start = int(sum(example.size for example in some[:2]))
+    assert torch.equal(one[start : start + some[2].size], alone)
+
+
+def test_evaluations_hide_the_same_tokens_under_every_seed(tokenizer) -> None:
+    at_work = objective(tokenizer)
+    some = examples(at_work)[:6]
+    assert torch.equal(at_work.collate(some, 1, HELD_OUT).flat["hidden"], at_work.collate(some, 2, HELD_OUT).flat["hidden"])
+
+
+@pytest.mark.parametrize("share", [0.15, 0.4])
+def test_about_the_asked_share_is_guessed_four_fifths_of_it_hidden_and_never_what_the_tokenizer_adds(tokenizer, share: float) -> None:
+    at_work = objective(tokenizer, mask_share=share)
+    some = examples(at_work, [" ".join(TEXTS[start : start + 5]) for start in range(0, 60, 5)])
+    guessed = hidden = able = kept = 0
+    for step in range(40):
+        batch = at_work.collate(some, 3, step)
+        tokens, wanted = batch.flat["tokens"].numpy(), batch.flat["hidden"].numpy()
+        whole = np.concatenate([example.tokens for example in some])
+        words = np.concatenate([example.facts["words"] for example in some])
+        assert (wanted[words < 0] < 0).all()
+        assert (wanted[wanted >= 0] == whole[wanted >= 0]).all()
+        able += int((words >= 0).sum())
+        guessed += int((wanted >= 0).sum())
+        hidden += int((tokens[wanted >= 0] == tokenizer.mask_token_id).sum())
+        kept += int((tokens[wanted >= 0] == whole[wanted >= 0]).sum())
+    assert guessed / able == pytest.approx(share, abs=0.02)
+    assert hidden / guessed == pytest.approx(0.8, abs=0.02)
+    assert kept / guessed == pytest.approx(0.1, abs=0.02)
+
+
+def test_whole_words_are_hidden_with_all_their_pieces(tokenizer) -> None:
+    at_work = objective(tokenizer, whole_words=True)
+    some = examples(at_work, ["unbelievably extraordinary circumstances happen"] * 20)
+    pieces = 0
+    for example in some:
+        wanted = at_work.collate([example], 1, 0).flat["hidden"].numpy() >= 0
+        words = np.array(example.facts["words"])
+        for word in set(words[words >= 0].tolist()):
+            assert len(set(wanted[words == word].tolist())) == 1
+            pieces += int((words == word).sum() > 1)
+    assert pieces
+
+
+def test_the_same_texts_give_the_same_tokenizer(tokenizer) -> None:
+    assert make_tokenizer(TEXTS, 400).get_vocab() == tokenizer.get_vocab()
+    assert tokenizer.decode(tokenizer("the Phone was great")["input_ids"], skip_special_tokens=True).strip() == "the Phone was great"
+
+
+def written(folder: Path, table: list[dict[str, str]]) -> Path:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in table))
+    return file
+
+
+def test_the_task_is_obeyed_where_it_is_named_and_a_label_is_not_read(tmp_path: Path) -> None:
+    file = written(tmp_path, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
+    found = take_in(Data(path=str(file), task="masked_lm"))
+    assert (found.spec.task, found.spec.input, found.spec.target, found.labels) == ("masked_lm", ("text",), None, ())
+    assert take_in(Data(path=str(file))).spec.task == "classification"
+
+
+def test_a_target_and_a_classifier_from_scratch_are_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
+    with pytest.raises(DataError, match="learns from the texts alone"):
+        luthier.run(file, task="masked_lm", target="label", out=tmp_path / "one")
+    with pytest.raises(ExperimentError, match="not made from scratch"):
+        luthier.run(file, base="scratch", out=tmp_path / "two")
+
+
+def test_a_base_without_a_mask_token_is_refused_with_what_to_do(bases, tmp_path: Path) -> None:
+    file = written(tmp_path, [{"text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
+    with pytest.raises(ExperimentError, match="no mask token"):
+        luthier.run(file, task="masked_lm", base=str(bases("bert").folder), out=tmp_path / "run")
+
+
+def test_a_bundle_goes_on_is_a_base_for_a_classifier_and_says_where_a_gap_is_missing(tmp_path: Path) -> None:
+    table = [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(240))]
+    file = written(tmp_path, table)
+    small = ["objective.vocabulary=400", "objective.layers=2", "objective.width=64", "training.epochs=3", "optimizer.lr=0.003"]
+    first = luthier.run(file, task="masked_lm", base="scratch", out=tmp_path / "first", set=small, force=True)
+    assert first.verdict is not None and first.verdict["base"] is None
+    with pytest.raises(DataError, match="row 1 has no gap"):
+        luthier.predict(first.folder, ["nothing is hidden here"])
+    (filled,) = luthier.predict(first.folder, ["the [MASK] number 3 was [MASK]"])
+    assert len(filled["words"]) == 2 and all(len(words) == 5 for words in filled["words"])
+    more = luthier.run(file, task="masked_lm", base=str(first.folder), out=tmp_path / "more", set=["training.epochs=3"], force=True)
+    assert more.verdict is not None
+    assert more.verdict["test"]["value"] < first.verdict["test"]["value"]
+    assert more.verdict["base"]["value"] == pytest.approx(first.verdict["test"]["value"], rel=1e-4)
+    classes = luthier.run(
+        file, base=str(first.folder), out=tmp_path / "classes", set=["training.epochs=4", "optimizer.lr=0.003", "training.ships=trained"]
+    )
+    assert classes.verdict is not None and classes.verdict["test"]["value"] > 0.8
