@@ -60,4 +60,4 @@ def test_the_rate_of_a_decoder_with_a_new_head_falls_all_the_way_in_a_search_too
     classifies = applied(experiment(), {"data.task": "classification"})
     assert not ours(classifies, [], bases("llama"))
     assert ours(classifies, [], bases("bert"))
-    assert ours(applied(experiment(), {"data.task": "chat"}), [], bases("llama"))
+    assert ours(applied(experiment(), {"objective.kind": "chat"}), [], bases("llama"))

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from luthier.core.randomness import mix
 from luthier.core.types import Batch, Example, Loss, Record, Scores
 from luthier.models.dropout import attach
+from luthier.objectives.objective import BaseObjective
 from luthier.optim.masters import Masters
 from luthier.training.steps import Work
 from tests.training.test_steps import experiment
@@ -61,16 +62,17 @@ class Model(nn.Module):
         return [self.network.head]
 
 
-class Images:
+class Images(BaseObjective):
     """Which half of an image is the brighter one."""
 
     metrics = ("loss",)
 
     def __init__(self, splits: bool = False) -> None:
+        super().__init__(None, None, ("pixels",), "label")
         self.splits = splits
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
-        return [Example(number, [], record.values["label"], record) for number, record in enumerate(records)]
+        return [Example(number, {"pixels": record.values["pixels"].tolist()}, record.values["label"], record, 1) for number, record in enumerate(records)]
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
         pixels = torch.stack([torch.from_numpy(example.record.values["pixels"]) for example in examples])

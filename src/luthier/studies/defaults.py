@@ -106,7 +106,8 @@ def _following(dimension: Dimension, experiment: Experiment, base: Base | None) 
     """The rate, which is another one for another adaptation."""
     if dimension.path != "optimizer.lr":
         return dimension
-    family = family_of(experiment.data.task)
+    objective: Any = experiment.objective
+    family = family_of(objective.kind)
     now = family.learning_rate(base, value_at(experiment, "adaptation.kind"))[0]
     rates = {adaptation: family.learning_rate(base, adaptation)[0] / now for adaptation in family.adaptations(base)}
     return dimension.model_copy(update={"multiples": {"adaptation.kind": rates}})

@@ -6,7 +6,7 @@ Source: Hu et al. 2024, "MiniCPM", section 4; Hägele et al. 2024, "Scaling laws
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luthier.experiment import Experiment
 from luthier.families import family_of
@@ -30,7 +30,8 @@ def ours(experiment: Experiment, paths: Sequence[str], base: Base | None = None)
         paths: about which the person has said something.
         base: of the experiment; None takes it for the task's own.
     """
-    if not family_of(experiment.data.task).may_set_schedule(base):
+    objective: Any = experiment.objective
+    if not family_of(objective.kind).may_set_schedule(base):
         return False
     said = any(path.startswith("schedule.") and path != "schedule.warmup" for path in paths)
     return value_at(experiment, "schedule.kind") == "linear" and not said
