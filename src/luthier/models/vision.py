@@ -10,6 +10,7 @@ import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it i
 import torch
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
+from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 
 from luthier.core.errors import ModelError
 from luthier.models.dropout import attach
@@ -26,6 +27,9 @@ STEM = 4
 """The stem's convolution and its pooling make the sides of an image smaller by this."""
 LEAST = 2
 """Side that the last stage's maps have at least: of one row alone a batch norm needs more than one value."""
+MOMENTUM = 0.3
+"""Of a batch norm's running statistics: with torch's 0.1 they lag behind a network that learns from few images, and held-out images are judged by
+statistics that are not its own: after 30 steps a loss of 1.39 where it was 0.44 (600 chest X-rays)."""
 STAGES = 4
 """At most; each doubles the channels and halves the sides."""
 
@@ -50,6 +54,8 @@ class ImageNetwork(nn.Module):
         self.chance = attach(network, dropout)
         for name, module in network.named_modules():
             module.luthier_site = name
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = MOMENTUM
         self.prefix: Any = None
 
     @property
@@ -88,6 +94,10 @@ def stages_for(side: int) -> int:
 def new_network(labels: Sequence[str], channels: int, side: int, width: int, depth: int, dropout: float, seed: int) -> ImageNetwork:
     """A ResNet of basic layers with new weights; its head is zero, so it begins by giving every class the same chance.
 
+    The last batch norm of each layer begins at zero as well, so a layer begins by passing its input on.
+
+    Source: Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1.
+
     Args:
         labels: the classes, in order.
         channels: 1 for grey images, 3 for coloured ones.
@@ -111,6 +121,9 @@ def new_network(labels: Sequence[str], channels: int, side: int, width: int, dep
     with torch.no_grad():
         for parameter in network.classifier.parameters():
             parameter.zero_()
+        for module in network.modules():
+            if isinstance(module, ResNetBasicLayer):
+                cast(Any, module.layer[-1]).normalization.weight.zero_()
     return ImageNetwork(network, dropout)
 
 
