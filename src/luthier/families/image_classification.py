@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.core.errors import DataError, ExperimentError, nearest
+from luthier.core.errors import DataError, nearest
 from luthier.core.proof import Proof, ProofContext, ProofFunction, row_of
 from luthier.core.types import Example, Record, Scores
 from luthier.data import pictures
@@ -49,8 +49,6 @@ RATES = {"full": 1e-3, "freeze": 3e-4, "gradual": 3e-4, "lora": 1e-3}
 """Adaptation → learning rate."""
 SMALL, LARGE, FEW_PIXELS = 32, 64, 48
 """Sides of the squares, and the side of an image below which the smaller one is enough."""
-FEWEST_PIXELS = 8
-"""Side that the network needs."""
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 """Pillow's names of images without colour."""
 SEEN = 16

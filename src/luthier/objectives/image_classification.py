@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from luthier.core.component import Component
 from luthier.core.errors import DataError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+FEWEST_PIXELS = 8
+"""Side that the network needs."""
 UNIT = 64
 """Pixels that count as one in what an image costs: a step's rows then cost about what rows of text do."""
 
@@ -65,6 +67,13 @@ class ImageClassification(Component):
         default="none", description="balanced: a class counts by the inverse of its share, as scikit-learn's."
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes.")
+
+    @field_validator("side")
+    @classmethod
+    def _wide_enough(cls, side: int) -> int:
+        if 0 < side < FEWEST_PIXELS:
+            raise ValueError(f"the network needs {FEWEST_PIXELS} pixels or more")
+        return side
 
     def open(self, processor: Any, input: tuple[str, ...], target: str) -> ImageClassificationObjective:
         """The objective at work.
