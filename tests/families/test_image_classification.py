@@ -37,7 +37,7 @@ from luthier.pilot.predict import _load
 from luthier.training.assemble import assemble
 from luthier.training.steps import Work, steps
 
-FEW = ["objective.side=16", "objective.width=8", "training.epochs=12", "training.batch_size=16", "optimizer.lr=3e-3"]
+FEW = ["objective.side=16", "objective.width=8", "training.epochs=8", "training.batch_size=16", "optimizer.lr=3e-3"]
 
 
 def shape(number: int, mode: str = "RGB", side: int = 20) -> Image.Image:
@@ -108,8 +108,6 @@ def test_a_folder_goes_the_whole_way_and_beats_its_baselines(finished: Run) -> N
         "majority class",
         "nearest class mean of small pictures",
     }
-    experiment = Experiment.read(finished.folder / "experiment.yaml") if hasattr(Experiment, "read") else None
-    assert experiment is None or experiment.objective.colour == "rgb"  # type: ignore[attr-defined]
     proofs = json.loads((finished.folder / "proofs.json").read_text())["proofs"]
     assert all(proof["held"] for proof in proofs)
     assert {"pixels are served", "starts where it must"} <= {proof["name"] for proof in proofs}
@@ -146,7 +144,10 @@ def test_a_fresh_process_predicts_from_a_folder_a_table_and_a_file(finished: Run
     finally:
         table.unlink()
     of_folder, of_table, of_file = json.loads(done.stdout)
-    assert of_folder == of_table  # batch norm in eval mode: the images beside it change nothing
+    assert [one["row"] for one in of_table] == [2, 3, 4]  # lines of the table
+    assert [one | {"row": 0} for one in of_folder] == [
+        one | {"row": 0} for one in of_table
+    ]  # batch norm in eval mode: the images beside it change nothing
     assert of_file[0]["probabilities"] == pytest.approx(of_table[0]["probabilities"], abs=1e-6)
     with (tmp_path / "said.csv").open() as file:
         written = list(csv.DictReader(file))
@@ -234,7 +235,7 @@ def test_a_new_network_begins_at_the_logarithm_of_the_number_of_classes(shapes: 
     work = work_for(shapes, objective__label_smoothing=smoothing)
     batch = work.objective.collate(work.train[:6], 7, HELD_OUT)
     loss = work.objective.loss(work.model, batch)
-    assert float(loss.total) / loss.count == pytest.approx(math.log(2), rel=1e-6)
+    assert float(loss.total.detach()) / loss.count == pytest.approx(math.log(2), rel=1e-6)
     assert not any(parameter.any() for parameter in work.model.network.classifier.parameters())
 
 

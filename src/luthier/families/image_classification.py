@@ -150,10 +150,6 @@ class ImageClassification(Family):
     def fit_spec(self, spec: Any, intake: Intake) -> Any:
         """The classes, the side and the colour that suit the training images."""
         spec = super().fit_spec(spec, intake)
-        if 0 < spec.side < FEWEST_PIXELS:
-            raise ExperimentError(
-                f"objective.side={spec.side}: the network needs {FEWEST_PIXELS} pixels or more", "--set objective.side=32"
-            )
         rows = [record.values for record in intake.records["train"]]
         found: dict[str, Any] = {}
         if not spec.side:
