@@ -31,6 +31,7 @@ from luthier.experiment import Experiment
 from luthier.families.image_classification import FAMILY
 from luthier.families.recognise import take_in
 from luthier.models import store, vision
+from luthier.models.spec import Model
 from luthier.objectives import image_classification
 from luthier.optim.schedules import share_done
 from luthier.pilot.predict import _load
@@ -156,7 +157,7 @@ def test_a_fresh_process_predicts_from_a_folder_a_table_and_a_file(finished: Run
 
 def test_transformers_alone_says_the_same_of_a_bundle(finished: Run, shapes: Path) -> None:
     base = store.resolve(str(finished.folder))
-    network = ResNetForImageClassification.from_pretrained(base.folder).eval()
+    network: Any = ResNetForImageClassification.from_pretrained(base.folder).eval()
     told = json.loads((base.folder / "preprocessor_config.json").read_text())
     file = shapes / "cross" / "000.png"
     image = Image.open(file).resize((told["size"]["width"], told["size"]["height"]), told["resample"])
@@ -311,19 +312,15 @@ def test_a_side_that_is_too_small_and_a_base_for_text_are_refused(bases: Any, sh
     with pytest.raises(LuthierError, match=r"side.* 8 pixels or more"):
         luthier.run(shapes, out=tmp_path / "one", set=["objective.side=4"])
     with pytest.raises(ModelError, match="reads no images"):
-        FAMILY.load(image_classification.ImageClassification(labels=("a", "b"), side=16, colour="rgb"), _Dry(), bases("bert"), 0)
-
-
-class _Dry:
-    """What stands under `model`, without dropout."""
-
-    dropout = 0.0
+        FAMILY.load(
+            image_classification.ImageClassification(labels=("a", "b"), side=16, colour="rgb"), Model(dropout=0.0), bases("bert"), 0
+        )
 
 
 def test_a_bundle_can_be_trained_further_with_its_head_kept(finished: Run) -> None:
     base = store.resolve(str(finished.folder))
     spec = image_classification.ImageClassification(labels=("cross", "disc"), side=16, colour="rgb", width=8)
-    network = FAMILY.load(spec, _Dry(), base, 0).network  # type: ignore[arg-type]
+    network = FAMILY.load(spec, Model(dropout=0.0), base, 0).network
     kept = load_file(base.folder / "model.safetensors")
     assert all(torch.equal(tensor, kept[name]) for name, tensor in network.state_dict().items())
 
