@@ -65,6 +65,7 @@ class ImageClassification(Family):
     specificity = 3
     Spec = Images
     base_kinds = ("image",)
+    from_scratch = True
     metrics = ("accuracy", "macro_f1", "balanced_accuracy", "auc", "mcc", "loss")
     pipeline_tag = "image-classification"
 
