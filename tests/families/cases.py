@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import make_base, rows
+from tests.families.test_image_classification import write as write_shapes
 
 QUICK = ("training.epochs=2", "optimizer.lr=0.003", "training.checkpoint_seconds=0")
 
@@ -53,6 +54,12 @@ CASES: dict[str, Case] = {
         ),
         "llama",
         ["what about 3?"],
+    ),
+    "image_classification": Case(
+        lambda folder: write_shapes(folder, count=90),
+        "scratch",
+        [str(Path(__file__).parents[2] / "docs" / "images" / "report.png")],
+        changes=("objective.side=16", "objective.width=8"),
     ),
     "masked_lm": Case(
         lambda folder: write_lines(folder, [{"text": row["text"]} for row in texts()]),

@@ -72,7 +72,7 @@ class Images(BaseObjective):
         self.splits = splits
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
-        return [Example(number, {"pixels": record.values["pixels"].tolist()}, record.values["label"], record, 1) for number, record in enumerate(records)]
+        return [Example(number, {}, record.values["label"], record, 1) for number, record in enumerate(records)]
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
         pixels = torch.stack([torch.from_numpy(example.record.values["pixels"]) for example in examples])

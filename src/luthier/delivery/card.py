@@ -48,7 +48,7 @@ tags: [luthier]
 ## Use
 
 ```
-luthier predict PATH "your text"
+{family.usage("PATH")}
 ```
 
 {_without_luthier(family, ships, verdict)}

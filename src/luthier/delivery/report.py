@@ -208,7 +208,8 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
         body += "<h3>Is it as sure as it should be?</h3>" + figures.lines(
             {"rows, in bins of equal size": points}, "confidence", "accuracy", diagonal=True
         )
-        body += f"<p>{_calibration(details)}</p>"
+        if "temperature" in details:  # of a family without a linear probe none is fitted
+            body += f"<p>{_calibration(details)}</p>"
     if details.get("truncated"):
         body += f'<p class="warning">{several(details["truncated"], "test row", "were longer than objective.max_length and cut at the end")}.</p>'
     return section("How good it is", body)

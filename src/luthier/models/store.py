@@ -28,13 +28,15 @@ Say = Callable[[str], None]
 
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet", "deberta-v2")
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3", "phi3")
+VISION = ("resnet",)
+"""They read images."""
 PADDED = ("mpnet", "deberta-v2")
 """Families whose attention has no way in for packed rows."""
 FORBIDDEN_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
 KEPT_FILES = (
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
     "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja", "generation_config.json", "luthier.json",
-    "adapter/*", "probe.safetensors", "probe.json", "base/*",
+    "preprocessor_config.json", "adapter/*", "probe.safetensors", "probe.json", "base/*",
 )  # fmt: skip
 
 
@@ -56,13 +58,13 @@ class Base:
     Args:
         name: as it was asked for.
         folder: where its files are.
-        kind: encoder or decoder.
+        kind: encoder, decoder, or image.
         fingerprint: SHA-256 of its weights.
         bundle: what Luthier wrote about it, where it is a bundle.
         language: what it was trained to read; empty where that is not known.
         family: its architecture, as transformers names it.
-        blocks: how many lie on top of each other; 0 where that is not known.
-        width: of a token's state; 0 where that is not known.
+        blocks: how many lie on top of each other, of an image's network its stages; 0 where that is not known.
+        width: of a token's state, or of an image's; 0 where that is not known.
     """
 
     name: str
@@ -150,16 +152,17 @@ def inspect(folder: Path, name: str, language: str = "", say: Say = lambda line:
         raise ModelError(f"{folder / 'config.json'} is not valid JSON", "fetch the model again") from None
     _refuse(config, folder)
     family = config.get("model_type", "")
-    if family not in ENCODERS + DECODERS:
-        raise ModelError(f"{name}: the architecture {family!r} is not supported", nearest(family, ENCODERS + DECODERS))
+    if family not in ENCODERS + DECODERS + VISION:
+        raise ModelError(f"{name}: the architecture {family!r} is not supported", nearest(family, ENCODERS + DECODERS + VISION))
     weights = folder / "model.safetensors"
     if not weights.is_file():
         other = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "nothing"
         raise ModelError(f"{name} has no model.safetensors (found: {other})", "only safetensors are opened; convert the model first")
     kept = kept or _remembered(folder, weights)
-    blocks = int(config.get("num_hidden_layers") or config.get("n_layers") or 0)
-    width = int(config.get("hidden_size") or config.get("dim") or 0)
-    return Base(name, folder, "encoder" if family in ENCODERS else "decoder", kept, bundle, language, family, blocks, width)
+    kind = "encoder" if family in ENCODERS else "image" if family in VISION else "decoder"
+    blocks = int(config.get("num_hidden_layers") or config.get("n_layers") or len(config.get("depths") or ()))
+    width = int(config.get("hidden_size") or config.get("dim") or (config.get("hidden_sizes") or [0])[-1])
+    return Base(name, folder, kind, kept, bundle, language, family, blocks, width)
 
 
 def _remembered(folder: Path, weights: Path) -> str:

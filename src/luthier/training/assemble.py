@@ -115,13 +115,13 @@ def prefix(experiment: Experiment, model: Any, examples: Sequence[Example], dtyp
 
 
 def met(model: Any, examples: Sequence[Example], objective: Objective) -> dict[str, torch.Tensor]:
-    """The tokens that training will meet, in the examples or drawn in `collate`, by the name of the embedding; none where there is no embedding, or where the same weights also say what comes next, for that moves all of them.
+    """The tokens that training will meet, in the examples or drawn in `collate`, by the name of the embedding; none where rows are no tokens, or where the same weights also say what comes next, for that moves all of them.
 
     The embedding's gradient becomes sparse.
     """
     network: Any = model.network
-    if not model.packs and not hasattr(network, "get_input_embeddings"):
-        return {}
+    if not model.packs and (not hasattr(network, "get_input_embeddings") or "tokens" not in examples[0].inputs):
+        return {}  # every network of transformers has the method; one that reads no tokens refuses it
     embedding = network.get_input_embeddings()
     said = network.get_output_embeddings()
     if said is not None and said.weight is embedding.weight:

@@ -30,7 +30,7 @@ LEARNED_SHARE = 0.8
 STUCK_SHARE = 0.95
 """Of the first loss: what is above it after all steps has not learned."""
 QUICK_RATES = {("adamw", "full"): 2e-4, ("adamw", ""): 3e-3, ("adam", "full"): 2e-4, ("adam", ""): 3e-3, ("sgd", ""): 0.05}
-"""(optimizer, adaptation) → a rate at which a few rows are learned by heart; "" stands for any other adaptation."""
+"""(optimizer, adaptation) → a rate at which a few rows are learned by heart; "" stands for any other adaptation, and for a network from scratch."""
 
 
 def packed_is_alone(question: Question) -> Proof:
@@ -175,7 +175,7 @@ def a_few_rows_can_be_learned(question: Question) -> Proof:
     rows = _different(question.rows)[:4]
     if any(example.units > 1 for example in rows):  # a row that teaches many units is enough to learn by heart
         rows = sorted(question.rows, key=lambda example: example.size)[:2]
-    kind = work.experiment.adaptation.kind  # type: ignore[attr-defined]
+    kind = work.experiment.adaptation.kind if work.experiment.model.base else ""  # type: ignore[attr-defined]
     rate = QUICK_RATES.get((work.masters.spec.kind, kind), QUICK_RATES[work.masters.spec.kind, ""])
     training = work.experiment.training.model_copy(update={"batch_size": len(rows)})
     experiment = work.experiment.model_copy(update={"training": training, "schedule": _Flat(rate, work.masters.spec.lr)})
