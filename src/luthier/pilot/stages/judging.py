@@ -204,7 +204,8 @@ def _rows(way: Way, work: Work, test: Sequence[Example], ours: Scores, other: tu
             said = int(ours.probabilities[position].argmax())
             found |= {"target": target, "said": labels[said], "confidence": float(ours.probabilities[position, said])}
         else:
-            found |= {"target": target[:600]}
+            said = way.family.said_text(ours, position)
+            found |= {"target": target[:600], **({"said": said} if said else {})}
         return found
 
     order = told[np.argsort(-each[told], kind="stable")]
