@@ -75,6 +75,8 @@ class TextClassification(Family):
         if not input:
             input, reason = find_text(rows, path, target, pair)
             why.append(reason)
+        if asked.task is None and all(isinstance(row.get(target), list) for row in rows.values):
+            return None
         return Columns(self.name, input, target, "; ".join(why) or "task and columns as given")
 
     def reject_reason(self, record: Record, columns: Columns) -> str:

@@ -29,6 +29,8 @@ LEARNED_SHARE = 0.8
 """Of the first loss: when two steps in a row lie below it, no more are needed."""
 STUCK_SHARE = 0.95
 """Of the first loss: what is above it after all steps has not learned."""
+KNOWN = 0.05
+"""Below this a row is known already, and there is little left to learn: a number near the mean, for one, begins there."""
 QUICK_RATES = {("adamw", "full"): 2e-4, ("adamw", ""): 3e-3, ("adam", "full"): 2e-4, ("adam", ""): 3e-3, ("sgd", ""): 0.05}
 """(optimizer, adaptation) → a rate at which a few rows are learned by heart; "" stands for any other adaptation."""
 
@@ -189,7 +191,7 @@ def a_few_rows_can_be_learned(question: Question) -> Proof:
             if fell or time.monotonic() > question.until or not math.isfinite(step.loss):
                 break
     if len(losses) == TRIED:
-        fell = max(losses[-2:]) < STUCK_SHARE * losses[0]
+        fell = max(losses[-2:]) < max(STUCK_SHARE * losses[0], KNOWN)
     timely = len(losses) == TRIED or fell or not math.isfinite(losses[-1])
     return Proof(held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "rate": rate},
                  claim=f"{plural(len(rows), 'row')} shown {plural(len(losses), 'time')}: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}" + ("" if timely else "; the time was up"))  # fmt: skip
