@@ -114,7 +114,9 @@ def judge_candidates(way: Way, experiment: Experiment, work: Work) -> tuple[dict
 
 def baseline_context(way: Way, experiment: Experiment, most_rows: int = 1 << 40) -> baselines.BaselineContext:
     """What the family fits its trivial models with."""
-    return baselines.BaselineContext(experiment.data.input, len(way.intake.labels), way.tokenizer, way.objective, most_rows, way.signals.poll)
+    return baselines.BaselineContext(
+        experiment.data.input, len(way.intake.labels), way.tokenizer, way.objective, most_rows, way.signals.poll
+    )
 
 
 def save_scores(place: Run, validation: Mapping[str, Scores], test: Mapping[str, Scores]) -> None:
