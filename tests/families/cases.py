@@ -51,7 +51,12 @@ TOPICS = {"food": ("pizza", "soup", "bread"), "music": ("piano", "drum", "choir"
 
 def numbers() -> list[dict[str, Any]]:
     """Rows with a number that lies about 1 or about 5, as a word tells."""
-    return [{"text": row["text"], "stars": (5 if row["label"] == "yes" else 1) + number % 7 / 10} for number, row in enumerate(texts())]
+    made = []
+    for number, row in enumerate(texts()):
+        word = row["text"].split(" was ")[1].split()[0]
+        text = f"{PLACES[number % 11]} {number} {word} {word} {word}"
+        made.append({"text": text, "stars": (5 if row["label"] == "yes" else 1) + number % 7 / 10})
+    return made
 
 
 def several_labels() -> list[dict[str, Any]]:
