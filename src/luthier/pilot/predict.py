@@ -188,7 +188,7 @@ def _as_columns(one: dict[str, Any]) -> dict[str, Any]:
         if name == "row":
             continue
         if value is None or isinstance(value, str | int | float):
-            columns[name] = round(value, 6) if name == "confidence" else value
+            columns[name] = round(value, 6) if name == "confidence" and isinstance(value, float) else value
         elif isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
             columns[name] = "; ".join(str(item) for item in value)
     for place, each in enumerate(one.get("top", ()), 1):
