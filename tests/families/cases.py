@@ -46,6 +46,30 @@ def texts() -> list[dict[str, Any]]:
     return [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(240))]
 
 
+PLACES = ("river", "stone", "garden", "window", "market", "doctor", "engine", "violin", "pepper", "castle", "ladder")
+TOPICS = {"food": ("pizza", "soup", "bread"), "music": ("piano", "drum", "choir")}
+
+
+def numbers() -> list[dict[str, Any]]:
+    """Rows with a number that lies about 1 or about 5, as a word tells."""
+    made = []
+    for number, row in enumerate(texts()):
+        word = row["text"].split(" was ")[1].split()[0]
+        text = f"{PLACES[number % 11]} {number} {word} {word} {word}"
+        made.append({"text": text, "stars": (5 if row["label"] == "yes" else 1) + number % 7 / 10})
+    return made
+
+
+def several_labels() -> list[dict[str, Any]]:
+    """Rows with none, one or two labels, which their words tell."""
+    made = []
+    for number in range(240):
+        topics = [topic for place, topic in enumerate(TOPICS) if number >> place & 1]
+        words = [TOPICS[topic][number // 4 % 3] for topic in topics] * 2
+        made.append({"text": " ".join([PLACES[number % 11], PLACES[number * 3 // 11 % 11], str(number), *words]), "topics": topics})
+    return made
+
+
 CASES: dict[str, Case] = {
     "classification": Case(lambda folder: write_lines(folder, texts()), "bert", ["the phone was great", "an awful meal"]),
     "chat": Case(
@@ -68,6 +92,8 @@ CASES: dict[str, Case] = {
         {"task": "masked_lm"},
         ("objective.vocabulary=400", "objective.layers=2", "objective.width=32"),
     ),
+    "regression": Case(lambda folder: write_lines(folder, numbers()), "bert", ["the phone was great", "an awful meal"]),
+    "multi_label": Case(lambda folder: write_lines(folder, several_labels()), "bert", ["pizza and a choir", "a window"]),
 }
 
 

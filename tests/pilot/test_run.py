@@ -43,7 +43,9 @@ def conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(bases, table: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return luthier.run(table, base=str(bases("bert").folder), out=tmp_path_factory.mktemp("runs") / "run", set=[*QUICK, "training.ships=trained"])
+    return luthier.run(
+        table, base=str(bases("bert").folder), out=tmp_path_factory.mktemp("runs") / "run", set=[*QUICK, "training.ships=trained"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,9 @@ def test_a_bundle_can_be_trained_further_on_new_rows(finished: Run, table: Path,
     from safetensors.torch import load_file
 
     one, two = load_file(first), load_file(second)
-    scale = float(two["classifier.weight"].norm() / one["classifier.weight"].norm())  # each is at the temperature of its own validation rows
+    scale = float(
+        two["classifier.weight"].norm() / one["classifier.weight"].norm()
+    )  # each is at the temperature of its own validation rows
     assert torch.allclose(scale * one["classifier.weight"], two["classifier.weight"], atol=1e-5)
     assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in one if not name.startswith("classifier"))
 

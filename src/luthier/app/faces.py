@@ -44,6 +44,9 @@ def predicted(row: dict[str, Any], as_json: bool) -> str:
         return json.dumps(said | ({"probabilities": likeliest} if likeliest else {}), ensure_ascii=False)
     if "text" in row:
         return clean(row["text"])
+    if "label" not in row:  # a number, or several labels
+        (said,) = (value for name, value in row.items() if name not in ("row", "probabilities"))
+        return clean("; ".join(said) or "(no label)") if isinstance(said, list) else f"{said:.6g}"
     first = "(not sure)" if row.get("abstained") else clean(row["label"])
     if row.get("abstained") and not likeliest:
         likeliest = dict([max(row["probabilities"].items(), key=lambda pair: pair[1])])

@@ -210,6 +210,8 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
         )
         if "temperature" in details:  # of a family without a linear probe none is fitted
             body += f"<p>{_calibration(details)}</p>"
+    for each in details.get("tables", ()):
+        body += f"<h3>{text(each['title'])}</h3>" + table(each["head"], each["rows"])
     if details.get("truncated"):
         body += f'<p class="warning">{several(details["truncated"], "test row", "were longer than objective.max_length and cut at the end")}.</p>'
     return section("How good it is", body)
@@ -249,8 +251,9 @@ def _examples(details: dict[str, Any]) -> str:
     def cards(rows: Sequence[dict[str, Any]]) -> str:
         made = []
         for row in rows:
+            sure = f" ({row['confidence']:.0%} sure)" if "confidence" in row else ""
             said = (
-                f"said <b>{text(row['said'])}</b> ({row['confidence']:.0%} sure), is <b>{text(row['target'])}</b>"
+                f"said <b>{text(row['said'])}</b>{sure}, is <b>{text(row['target'])}</b>"
                 if "said" in row
                 else f'<span class="soft">{text(row["target"])}</span>'
             )

@@ -87,18 +87,25 @@ def words(
         columns: that are read.
         most_rows: training rows to fit on, about, and one of each class at least.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     every, train = len(train), _some(train, most_rows)
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    vectorizer.fit([text_of(example, columns) or "empty" for example in [*train]] + ["empty"])
-
-    def features(examples: Sequence[Example]) -> Any:
-        return vectorizer.transform([text_of(example, columns) for example in examples])
-
+    features = tf_idf(train, columns)
     model, scores = _fitted(features(train), features(validation), train, validation, classes, (1.0, 10.0, 100.0))
     name = f"TF-IDF + logistic regression{share_of_rows(len(train), every)}"
     return Baseline(name, lambda rows: scores_of(_all_classes(model, features(rows), classes), rows), scores)
+
+
+def tf_idf(train: Sequence[Example], columns: Sequence[str]) -> Callable[[Sequence[Example]], Any]:
+    """TF-IDF of words and word pairs: rows → a sparse matrix, # (examples, features)
+
+    Args:
+        train: rows that say which words there are, and how rare.
+        columns: that are read.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    vectorizer.fit([text_of(example, columns) or "empty" for example in [*train]] + ["empty"])
+    return lambda examples: vectorizer.transform([text_of(example, columns) for example in examples])
 
 
 def share_of_rows(fitted: int, every: int) -> str:

@@ -15,6 +15,8 @@ FAMILIES: Table = Table(
     image_classification="luthier.families.image_classification:FAMILY",
     masked_lm="luthier.families.masked_lm:FAMILY",
     preference="luthier.families.preference:FAMILY",
+    regression="luthier.families.regression:FAMILY",
+    multi_label="luthier.families.multi_label:FAMILY",
 )
 """Name → family; packages add theirs by an entry point in the group `luthier.family`."""
 

@@ -218,8 +218,12 @@ class Family(ABC):
         """What was to be said of a row, for the report."""
         return str(example.target)
 
+    def said_text(self, scores: Scores, position: int) -> str:
+        """What was said of a row, for the report, where that is not one class; empty where it shows nothing."""
+        return ""
+
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
-        """What the report shows of its own: tables and figures as data."""
+        """What the report shows of its own, as data; of any family `tables`: each a `title`, a `head` and `rows`."""
         return {}
 
     # use

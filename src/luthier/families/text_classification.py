@@ -75,6 +75,8 @@ class TextClassification(Family):
         if not input:
             input, reason = find_text(rows, path, target, pair)
             why.append(reason)
+        if asked.task is None and all(isinstance(row.get(target), list) for row in rows.values):
+            return None
         return Columns(self.name, input, target, "; ".join(why) or "task and columns as given")
 
     def reject_reason(self, record: Record, columns: Columns) -> str:
@@ -173,13 +175,28 @@ class TextClassification(Family):
 
     def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> Classifier:
         """The base with a head for the classes."""
+        return self.with_outputs(list(spec.labels), spec, model, base, seed)
+
+    def with_outputs(
+        self, names: list[str], spec: Any, model: Model, base: Base | None, seed: int, problem: str = "single_label_classification"
+    ) -> Classifier:
+        """The base with a head of so many outputs.
+
+        Args:
+            names: of the outputs, in order.
+            spec: says what the head reads.
+            model: dropout.
+            base: from the store.
+            seed: of the head.
+            problem: what the outputs mean, as transformers calls it.
+        """
         from luthier.models.pretrained import load_classifier
 
         assert base is not None
         pooling = spec.pooling
         if pooling == "auto":
             pooling = "cls" if base.kind == "encoder" else "last"
-        return load_classifier(base, list(spec.labels), pooling, model.dropout, seed)
+        return load_classifier(base, names, pooling, model.dropout, seed, problem)
 
     # proofs
 

@@ -9,7 +9,8 @@ def something_is_learned(context: ProofContext) -> Proof:
     """Rows have something to learn; it is counted."""
     train = context.train
     none = [example for example in train if not example.units]
-    return Proof(held=not none, claim=f"{len(train):,} rows have a class each" if not none else f"{len(none):,} rows have no class",
+    learned = getattr(context.objective, "learned", "class")
+    return Proof(held=not none, claim=f"{len(train):,} rows have a {learned} each" if not none else f"{len(none):,} rows have no {learned}",
                  evidence={"rows": len(train), **(row_of(none[0]) if none else {})})  # fmt: skip
 
 

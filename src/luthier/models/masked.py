@@ -90,8 +90,9 @@ def make_masked(vocabulary: int, layers: int, width: int, dropout: float, seed: 
     torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=max(1, width // 32), intermediate_size=4 * width,
-        max_position_embeddings=LONGEST, type_vocab_size=2, pad_token_id=0, attn_implementation="eager",
+        max_position_embeddings=LONGEST, type_vocab_size=2, pad_token_id=0,
     )  # fmt: skip
+    config._attn_implementation = "eager"
     return MaskedModel(BertForMaskedLM(config), dropout, new=False)
 
 

@@ -329,15 +329,18 @@ def load_tokenizer(base: Base) -> Any:
     return tokenizer
 
 
-def load_classifier(base: Base, labels: list[str], pooling: str, dropout: float, seed: int) -> Classifier:
+def load_classifier(
+    base: Base, labels: list[str], pooling: str, dropout: float, seed: int, problem: str = "single_label_classification"
+) -> Classifier:
     """A base with a head for these labels; a head that fits in the base (a bundle) is kept.
 
     Args:
         base: encoder or decoder.
-        labels: the class names, in order.
+        labels: the names of the outputs, in order: classes, labels, or what a number is.
         pooling: cls, mean or last.
         dropout: share of activations dropped while training.
         seed: of a new head's first weights.
+        problem: what the outputs mean, as transformers calls it.
     """
     torch.manual_seed(seed)
     names = dict(enumerate(labels))
@@ -347,7 +350,7 @@ def load_classifier(base: Base, labels: list[str], pooling: str, dropout: float,
         dtype=torch.float32,
         attn_implementation="eager",
         ignore_mismatched_sizes=True,
-        problem_type="single_label_classification",
+        problem_type=problem,
         output_loading_info=True,
         **options,
     )

@@ -65,10 +65,9 @@ class MaskedLmObjective(BaseObjective):
     unit = "token"
     metrics: tuple[str, ...] = ("loss", "perplexity", "masked_accuracy")
 
-    @property
-    def drawn_tokens(self) -> Sequence[int]:
-        """Any: a token may be replaced by every other."""
-        return range(len(self.tokenizer))
+    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+        super().__init__(spec, processor, input, target)
+        self.drawn_tokens = range(len(processor))  # any: a token may be replaced by every other
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """Encode the rows, several columns joined by an empty line."""

@@ -43,7 +43,8 @@ def predict(
         say: told what a person should know; a warning where it is not given.
 
     Returns:
-        For each row `row` (its line in the file, or its position from 1), and either `text` or `label`, `confidence` and `probabilities`;
+        For each row `row` (its line in the file, or its position from 1), and what the model says: `text`, or `label`, `confidence` and
+        `probabilities`, or a number as `value`, or `labels` and `probabilities`;
         with `top` also `top`, a list of classes with their probabilities; with `abstain_below` also `abstained`.
 
     Raises:
@@ -181,12 +182,15 @@ def _decide(one: dict[str, Any], top: int | None, abstain_below: float | None) -
 
 
 def _as_columns(one: dict[str, Any]) -> dict[str, Any]:
-    """A prediction as columns of a file, one value each."""
-    columns = {name: one[name] for name in ("text", "label") if name in one}
-    if "confidence" in one:
-        columns["confidence"] = round(one["confidence"], 6)
-    if "abstained" in one:
-        columns["abstained"] = one["abstained"]
+    """A prediction as columns of a file, one value each: what is one value already, and lists of such, joined; of the likeliest classes two columns each."""
+    columns: dict[str, Any] = {}
+    for name, value in one.items():
+        if name == "row":
+            continue
+        if value is None or isinstance(value, str | int | float):
+            columns[name] = round(value, 6) if name == "confidence" and isinstance(value, float) else value
+        elif isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+            columns[name] = "; ".join(str(item) for item in value)
     for place, each in enumerate(one.get("top", ()), 1):
         columns |= {f"top{place}_label": each["label"], f"top{place}_confidence": round(each["probability"], 6)}
     return columns

@@ -66,7 +66,7 @@ def _amounts(counts: Counter[str]) -> list[Finding]:
     if len(numbers) <= MANY_NUMBERS or codes:
         return []
     return [Finding(check="spellings.numbers", severity="warning", claim=f"the labels are {len(numbers):,} numbers from {min(numbers):g} to {max(numbers):g}: each is learned as a class of its own, without their order",
-                    evidence={"numbers": len(numbers)}, remedy="amounts are not learned here: make a few classes of them (low, middle, high), or name another column with --target")]  # fmt: skip
+                    evidence={"numbers": len(numbers)}, remedy="learn them as amounts: --task regression; or make a few classes of them (low, middle, high), or name another column with --target")]  # fmt: skip
 
 
 def _meant(label: str) -> str:

@@ -114,7 +114,9 @@ def judge_candidates(way: Way, experiment: Experiment, work: Work) -> tuple[dict
 
 def baseline_context(way: Way, experiment: Experiment, most_rows: int = 1 << 40) -> baselines.BaselineContext:
     """What the family fits its trivial models with."""
-    return baselines.BaselineContext(experiment.data.input, len(way.intake.labels), way.tokenizer, way.objective, most_rows, way.signals.poll)
+    return baselines.BaselineContext(
+        experiment.data.input, len(way.intake.labels), way.tokenizer, way.objective, most_rows, way.signals.poll
+    )
 
 
 def save_scores(place: Run, validation: Mapping[str, Scores], test: Mapping[str, Scores]) -> None:
@@ -204,7 +206,8 @@ def _rows(way: Way, work: Work, test: Sequence[Example], ours: Scores, other: tu
             said = int(ours.probabilities[position].argmax())
             found |= {"target": target, "said": labels[said], "confidence": float(ours.probabilities[position, said])}
         else:
-            found |= {"target": target[:600]}
+            said = way.family.said_text(ours, position)
+            found |= {"target": target[:600], **({"said": said} if said else {})}
         return found
 
     order = told[np.argsort(-each[told], kind="stable")]

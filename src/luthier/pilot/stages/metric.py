@@ -33,7 +33,11 @@ def settle_metric(experiment: Experiment, intake: Intake, assignments: Sequence[
     """
     name = experiment.training.metric
     family = family_of(intake.spec.task)
-    found = str(family.metric(intake, AUTO)[0].value) if name == AUTO else resolve_metric(name, family, intake.labels)
+    found = (
+        str(family.metric(intake, AUTO)[0].value)
+        if name == AUTO
+        else resolve_metric(name, family, intake.labels if family.kind.classes else ())
+    )
     if is_function(found):
         if any(item.partition("=")[0].strip() == PATH and item.partition("=")[2].strip() == name for item in assignments):
             allow_function(found)

@@ -16,7 +16,7 @@ from luthier.core.types import Example, Scores
 from luthier.core.words import plural, size
 from luthier.data.batches import steps_in_epoch
 from luthier.evaluation import baselines
-from luthier.evaluation.metrics import measure
+from luthier.evaluation.metrics import measure, metric_of
 from luthier.experiment import Experiment
 from luthier.pilot.stages.closing_time import ALWAYS, SHARE, WRITTEN, ClosingCosts, count_words, fit_seconds
 from luthier.pilot.stages.features import Features
@@ -251,7 +251,8 @@ def _forecast(work: Work, found: Smoke, experiment: Experiment, probe: Scores | 
     seconds = total * step + (total / per_epoch * experiment.training.evaluations_per_epoch + 1) * look
     name = work.objective.metrics[0]
     floor = measure(probe, (name,))[name] if probe is not None else found.findings[-1].evidence["after"][name]
-    quality = f"validation {name} about {floor:.3f} or better" if probe is not None else f"validation {name} about {floor:.3f} or lower"
+    end = "better" if probe is not None or metric_of(name).higher else "lower"
+    quality = f"validation {name} about {floor:.3f} or {end}"
     moving = sum(master.numel() for master in work.masters.weights().values())
     parameters = sum(parameter.numel() for parameter in work.model.network.parameters())
     claim = f"{moving / 1e6:.1f} of {parameters / 1e6:.1f} million parameters are trained; {plural(total, 'step')} in about {seconds:.0f} s; {size(peak())} of memory so far; {quality}"

@@ -1,0 +1,142 @@
+"""Several labels a row, or none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from luthier.core.component import Component
+from luthier.core.types import Batch, Example, Loss, Record, Scores
+from luthier.objectives.text_rows import LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+SEPARATORS = re.compile("[;|]")
+"""What stands between the labels of a cell that is a text."""
+
+
+class MultiLabel(Component):
+    """Learn which labels belong to a text, or to two texts read together; each is decided by itself."""
+
+    kind: Literal["multi_label"] = "multi_label"
+    labels: tuple[str, ...] = Field(default=(), description="The labels, in order; taken from the training rows when empty.")
+    pooling: Pooling = "auto"
+    max_length: MaxLength = 256
+    long_rows: LongRows = "cut"
+    overlap: Overlap = 32
+    most_windows: MostWindows = 16
+
+    def open(self, tokenizer: Any, input: tuple[str, ...], target: str) -> MultiLabelObjective:
+        """The objective at work.
+
+        Args:
+            tokenizer: the base's.
+            input: the columns that are read.
+            target: the column that is learned.
+        """
+        return MultiLabelObjective(self, tokenizer, input, target)
+
+
+def listed(cell: Any) -> list[Any] | None:
+    """The items of a cell that is a list, or a text that is one in JSON; None where it is neither."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        try:
+            cell = json.loads(cell)
+        except ValueError:
+            return None
+    return list(cell) if isinstance(cell, list | tuple) else None
+
+
+def labels_of(cell: Any) -> tuple[str, ...] | None:
+    """The labels of a cell, each once, in their order; None where the cell says nothing, which is not the same as an empty list.
+
+    >>> labels_of("sport; travel"), labels_of('["sport"]'), labels_of([]), labels_of(" ")
+    (('sport', 'travel'), ('sport',), (), None)
+
+    Raises:
+        ValueError: it holds something that is no label.
+    """
+    items = listed(cell)
+    if items is None:
+        if cell is None or isinstance(cell, dict) or not str(cell).strip():
+            if isinstance(cell, dict):
+                raise ValueError("holds a dict, not labels")
+            return None
+        items = SEPARATORS.split(str(cell))
+    wrong = next((item for item in items if isinstance(item, dict | list)), None)
+    if wrong is not None:
+        raise ValueError(f"holds a {type(wrong).__name__} among its labels")
+    named = (str(item).strip() for item in items if item is not None)
+    return tuple(dict.fromkeys(label for label in named if label))
+
+
+def scores_of_labels(probabilities: np.ndarray, actual: np.ndarray, labels: tuple[str, ...]) -> Scores:
+    """Probabilities as scores: the loss of a row is the cross-entropy of all its labels together.
+
+    Args:
+        probabilities: # (examples, labels)
+        actual: 1 where the row has the label, 0 where not, # (examples, labels)
+        labels: by name.
+    """
+    sure = np.clip(np.where(actual >= 0.5, probabilities, 1 - probabilities), 1e-12, 1.0)
+    return Scores(-np.log(sure).sum(1), np.ones(len(actual)), labels=labels, more={"predicted": probabilities, "actual": actual})
+
+
+class MultiLabelObjective(TextObjective):
+    """See `MultiLabel`."""
+
+    metrics: tuple[str, ...] = ("micro_f1", "label_macro_f1", "exact_match", "loss")
+    learned = "set of labels"
+
+    def prepare(self, records: Sequence[Record]) -> list[Example]:
+        """Encode the rows; the target is a 0 or 1 for each label."""
+        if not records:
+            return []
+        cells = [labels_of(record.values.get(self.target or "")) for record in records]
+        return [
+            Example(
+                index=position,
+                inputs=inputs,
+                target=tuple(float(label in (cell or ())) for label in self.spec.labels),
+                record=record,
+                size=len(inputs["tokens"]),
+                units=float(cell is not None),
+                facts={"cut": cut, "labels": self.spec.labels},
+            )
+            for position, (record, cell, (inputs, cut)) in enumerate(zip(records, cells, self.read(records), strict=True))
+        ]
+
+    def targets(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Which labels each has, # (examples, labels)"""
+        import torch
+
+        return torch.tensor([example.target for example in examples], dtype=torch.float32)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Binary cross-entropy, summed over the labels and the rows; every row counts one."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        total = binary_cross_entropy_with_logits(model(batch).float(), batch.each["target"], reduction="sum")
+        return Loss(total, float(len(batch)))
+
+    def score(self, model: nn.Module, batch: Batch) -> Scores:
+        """The probability of each label, and the plain cross-entropy."""
+        import torch
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        with torch.no_grad():
+            logits = model(batch).float()
+            loss = binary_cross_entropy_with_logits(logits, batch.each["target"], reduction="none").double().sum(1)
+        return Scores(
+            loss=loss.cpu().numpy(),
+            count=np.ones(len(batch)),
+            labels=self.spec.labels,
+            more={"predicted": logits.double().sigmoid().cpu().numpy(), "actual": batch.each["target"].double().cpu().numpy()},
+        )

@@ -1,0 +1,105 @@
+"""How rows of texts become tokens, for every objective that reads a row and says one thing of it: a class, a number, several labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from luthier.core.types import Batch, Example, Record
+from luthier.objectives.objective import BaseObjective
+
+if TYPE_CHECKING:
+    import torch
+
+Pooling = Annotated[
+    Literal["auto", "cls", "mean", "last"],
+    Field(
+        description="What the head reads of a row: the first token through the base's own head (cls), the mean of all, or the last; auto is cls for encoders and last for decoders."
+    ),
+]
+MaxLength = Annotated[int, Field(ge=8, description="Tokens that are read at once; `long_rows` says what becomes of longer rows.")]
+LongRows = Annotated[
+    Literal["cut", "windows"],
+    Field(description="cut: a longer row loses its end, counted; windows: it is read in pieces, and their mean decides once for the row."),
+]
+Overlap = Annotated[int, Field(ge=0, description="Tokens that a window shares with the one before it.")]
+MostWindows = Annotated[int, Field(ge=1, description="Windows a row may have; what lies behind them is lost, counted.")]
+
+
+class TextObjective(BaseObjective):
+    """Reads a text, or two texts together; what is learned of them is for the objective to say."""
+
+    varies = "texts"
+    learned = "class"
+    """What each row has to be learned from, for a person."""
+
+    def prepare(self, records: Sequence[Record]) -> list[Example]:
+        """Records to examples."""
+        raise NotImplementedError
+
+    def targets(self, examples: Sequence[Example]) -> torch.Tensor:
+        """What is to be learned of each, # (examples, …)"""
+        raise NotImplementedError
+
+    def read(self, records: Sequence[Record]) -> Iterator[tuple[dict[str, list[int]], int]]:
+        """The tokens of each row, and how many were cut; a pair of columns is encoded as the base was trained to read pairs."""
+        columns = [[str(record.values.get(name) or "") for record in records] for name in self.input]
+        texts = columns[:2] if len(columns) <= 2 else [["\n\n".join(parts) for parts in zip(*columns, strict=True)]]
+        return self._windows(texts[0]) if self.windowed else self._once(texts)
+
+    @property
+    def windowed(self) -> bool:
+        """Whether long rows are read in pieces; two texts that are read together are not."""
+        return self.spec.long_rows == "windows" and len(self.input) != 2
+
+    def _once(self, texts: list[list[str]]) -> Iterator[tuple[dict[str, list[int]], int]]:
+        """The tokens of each row up to what is read, and what was cut."""
+        whole = self.tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
+        encoded = self.tokenizer(*texts, truncation=True, max_length=self.spec.max_length, return_token_type_ids=len(texts) == 2)
+        for position, tokens in enumerate(encoded["input_ids"]):
+            segments = {"segments": encoded["token_type_ids"][position]} if len(texts) == 2 else {}
+            yield {"tokens": tokens, **segments}, len(whole[position]) - len(tokens)
+
+    def _windows(self, texts: list[str]) -> Iterator[tuple[dict[str, list[int]], int]]:
+        """The tokens of each row's windows end to end, where each window begins anew, and what lies behind the last."""
+        longest, overlap = self.spec.max_length, min(self.spec.overlap, self.spec.max_length // 2)
+        encoded = self.tokenizer(texts, truncation=True, max_length=longest, stride=overlap, return_overflowing_tokens=True)
+        again = overlap + self.tokenizer.num_special_tokens_to_add()  # of each window, what is not new in it
+        rows: list[list[list[int]]] = [[] for _ in texts]
+        for row, piece in zip(encoded["overflow_to_sample_mapping"], encoded["input_ids"], strict=True):
+            rows[row].append(piece)
+        for pieces in rows:
+            kept, lost = pieces[: self.spec.most_windows], pieces[self.spec.most_windows :]
+            tokens = [token for piece in kept for token in piece]
+            places = [place for piece in kept for place in range(len(piece))]
+            yield {"tokens": tokens, "place": places}, sum(len(piece) - again for piece in lost)
+
+    def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
+        """Tokens end to end (and, for rows in windows, each token's place in its window), and what is to be learned of each row."""
+        import torch
+
+        if self.changes(step):
+            examples = self._changed(examples, seed, step)
+        return Batch(
+            index=torch.tensor([example.index for example in examples]),
+            lengths=torch.tensor([example.size for example in examples]),
+            flat={name: torch.tensor([value for example in examples for value in example.inputs[name]]) for name in examples[0].inputs},
+            each={"target": self.targets(examples)},
+        )
+
+    def _changed(self, examples: Sequence[Example], seed: int, step: int) -> list[Example]:
+        """The rows as they are learned from in this step: some of their texts changed."""
+        augment, found = self.augment, []
+        assert augment is not None
+        for row in examples:
+            if augment.changes(seed, step, row.index):
+                values: dict[str, Any] = {
+                    name: augment.view(str(row.record.values.get(name) or ""), seed, step, row.index) for name in self.input
+                }
+                (changed,) = self.prepare([replace(row.record, values={**row.record.values, **values})])
+                row = replace(changed, index=row.index)
+            found.append(row)
+        return found
