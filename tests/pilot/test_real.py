@@ -13,14 +13,16 @@ def test_the_feedback_example_becomes_a_classifier_that_transformers_can_use(tmp
     from transformers import pipeline
 
     run = luthier.run(
-        ROOT / "examples" / "feedback" / "feedback.csv", out=tmp_path / "run", set=["training.epochs=1", "training.ships=trained"]
+        ROOT / "examples" / "feedback" / "feedback.csv",
+        out=tmp_path / "run",
+        set=["data.most_rows=1200", "training.epochs=2", "training.ships=trained"],
     )
     verdict = run.verdict
     assert verdict is not None
-    assert verdict["test"]["n"] == 600
-    assert verdict["test"]["value"] > 0.86
-    assert 0.88 < verdict["base"]["value"] < 0.93
-    assert 0.78 < verdict["trivial"]["value"] < 0.87
+    assert verdict["test"]["n"] == 240
+    assert verdict["test"]["value"] > 0.82
+    assert 0.82 < verdict["base"]["value"] < 0.96
+    assert 0.68 < verdict["trivial"]["value"] < 0.88
     assert not [finding for finding in run.findings if finding.severity in ("warning", "stop") and finding.check.startswith("smoke")]
     texts = ["Works out of the box, I love it.", "It broke after two days and nobody answered."]
     theirs = pipeline("text-classification", str(run.folder / "bundle"))(texts)
