@@ -81,7 +81,7 @@ _PLACES = {
     "similar": "luthier.pilot.similar",
     "steer": "luthier.pilot.steer",
     "train": "luthier.pilot.run",
-    **dict.fromkeys(("chat", "predict"), "luthier.pilot.predict"),
+    **dict.fromkeys("chat predict".split(), "luthier.pilot.predict"),
 }
 
 __all__ = [

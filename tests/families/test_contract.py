@@ -235,7 +235,7 @@ def test_planted_bugs_are_caught(tried: Any, name: str, monkeypatch: pytest.Monk
     own_loss, own_score = type(work.objective).loss, type(work.objective).score
 
     def served(record: Any) -> Any:
-        return family_of(name).served(record, work.experiment.data, work.objective, work.objective.tokenizer)  # type: ignore[attr-defined]
+        return family_of(name).served(record, work.objective)
 
     def averaged(self: Any, model: Any, batch: Any) -> Loss:
         found = own_loss(self, model, batch)

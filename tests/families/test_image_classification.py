@@ -119,7 +119,7 @@ def test_a_folder_goes_the_whole_way_and_beats_its_baselines(finished: Run) -> N
 def test_prediction_says_what_the_evaluation_said(finished: Run, shapes: Path) -> None:
     base = store.resolve(str(finished.folder))
     assert (base.kind, base.family, base.blocks, base.width) == ("image", "resnet", 2, 16)
-    model, objective, _ = _load(base)
+    model, objective = _load(base)
     test = take_in(Data(path=str(shapes)), checks=()).records["test"]
     scores = score(model, objective, objective.prepare(test))
     assert scores.probabilities is not None

@@ -51,7 +51,7 @@ def pieces(bases: Any, rows: list[Record], task: str, family: str, changes: dict
     asked = experiment(task, base.name, **changes)
     tokenizer = load_tokenizer(base)
     work = assemble(asked, base, tokenizer, {"train": rows[:40], "validation": rows[40:]})
-    return work, served(asked, work.objective, tokenizer)
+    return work, served(work.objective, asked.data.task)
 
 
 def failed(bases: Any, rows: list[Record], task: str, family: str | None = None, **changes: Any) -> dict[str, Proof]:

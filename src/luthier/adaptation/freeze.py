@@ -8,7 +8,7 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.errors import ExperimentError
-from luthier.core.interfaces import Trainable
+from luthier.core.interfaces import TrainableModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,14 +24,14 @@ class Full(Component):
         default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the learning rate of the block above it."
     )
 
-    def attach(self, model: Trainable) -> None:
+    def attach(self, model: TrainableModel) -> None:
         """Let everything move."""
         freeze_below(model, 0)
 
-    def on_progress(self, model: Trainable, share: float) -> None:
+    def on_progress(self, model: TrainableModel, share: float) -> None:
         """Nothing changes on the way."""
 
-    def frozen(self, model: Trainable, share: float) -> int:
+    def frozen(self, model: TrainableModel, share: float) -> int:
         """How many blocks are frozen at this share of the run."""
         return 0
 
@@ -47,7 +47,7 @@ class Freeze(Component):
         default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the learning rate of the block above it."
     )
 
-    def attach(self, model: Trainable) -> None:
+    def attach(self, model: TrainableModel) -> None:
         """Freeze the prefix.
 
         Raises:
@@ -62,10 +62,10 @@ class Freeze(Component):
             )
         freeze_below(model, self.frozen(model, 0.0))
 
-    def on_progress(self, model: Trainable, share: float) -> None:
+    def on_progress(self, model: TrainableModel, share: float) -> None:
         """Nothing changes on the way."""
 
-    def frozen(self, model: Trainable, share: float) -> int:
+    def frozen(self, model: TrainableModel, share: float) -> int:
         """How many blocks are frozen at this share of the run."""
         return len(model.blocks) if self.depth == -1 else self.depth
 
@@ -80,7 +80,7 @@ class Gradual(Component):
         default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the learning rate of the block above it."
     )
 
-    def attach(self, model: Trainable) -> None:
+    def attach(self, model: TrainableModel) -> None:
         """Freeze what is frozen at the start.
 
         Raises:
@@ -92,18 +92,18 @@ class Gradual(Component):
             )
         freeze_below(model, self.frozen(model, 0.0))
 
-    def on_progress(self, model: Trainable, share: float) -> None:
+    def on_progress(self, model: TrainableModel, share: float) -> None:
         """Free the blocks whose turn has come: a pure function of the share, so resuming is free."""
         freeze_below(model, self.frozen(model, share))
 
-    def frozen(self, model: Trainable, share: float) -> int:
+    def frozen(self, model: TrainableModel, share: float) -> int:
         """How many blocks are frozen at this share of the run."""
         count = len(model.blocks)
         start = count if model.head else count - 1
         return max(self.depth, start - int(min(share / self.over, 1.0) * (start - self.depth)))
 
 
-def freeze_below(model: Trainable, depth: int) -> None:
+def freeze_below(model: TrainableModel, depth: int) -> None:
     """Freeze the embeddings and the first `depth` blocks (nothing when 0) and set train and eval mode to match.
 
     A weight that the head shares with the embeddings is frozen with them. A batch norm whose weights do not move keeps its statistics too, inside of
@@ -129,7 +129,7 @@ def freeze_below(model: Trainable, depth: int) -> None:
     keep_statistics(model, (*list(model.blocks)[depth:], *_final_norms(model)))
 
 
-def keep_statistics(model: Trainable, moving: Sequence[nn.Module] = ()) -> None:
+def keep_statistics(model: TrainableModel, moving: Sequence[nn.Module] = ()) -> None:
     """Put each batch norm whose weights do not move into eval mode: it normalises by the statistics that it has, and they stay.
 
     Args:
@@ -147,7 +147,7 @@ def keep_statistics(model: Trainable, moving: Sequence[nn.Module] = ()) -> None:
             module.eval()
 
 
-def _final_norms(model: Trainable) -> list[nn.Module]:
+def _final_norms(model: TrainableModel) -> list[nn.Module]:
     """The norm between the last block and the head: outside of the blocks, and registered behind them."""
     modules = list(model.network.named_modules())
     inside = {id(module) for block in model.blocks for module in block.modules()}

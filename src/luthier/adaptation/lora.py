@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.adaptation.freeze import keep_statistics
 from luthier.adaptation.select import matching
 from luthier.core.component import Component
-from luthier.core.interfaces import Trainable
+from luthier.core.interfaces import TrainableModel
 
 
 class Lora(Component):
@@ -30,7 +30,7 @@ class Lora(Component):
         default=1.0, gt=0, le=1, description="Each block below the top learns at this multiple of the learning rate of the block above it."
     )
 
-    def attach(self, model: Trainable) -> None:
+    def attach(self, model: TrainableModel) -> None:
         """Freeze the base and put an adapter beside each target.
 
         Raises:
@@ -50,9 +50,9 @@ class Lora(Component):
             owner = model.network.get_submodule(parent)
             setattr(owner, child, LoraLinear(getattr(owner, child), self.rank, self.alpha, self.dropout, name, cast(Any, model).chance))
 
-    def on_progress(self, model: Trainable, share: float) -> None:
+    def on_progress(self, model: TrainableModel, share: float) -> None:
         """Nothing changes on the way."""
 
-    def frozen(self, model: Trainable, share: float) -> int:
+    def frozen(self, model: TrainableModel, share: float) -> int:
         """No block is frozen as a whole."""
         return 0

@@ -33,6 +33,21 @@ class Objective(Protocol):
         ...
 
     @property
+    def spec(self) -> Any:
+        """Its hyperparameters."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """What makes numbers of a row: the base's tokenizer, or what takes its place."""
+        ...
+
+    @property
+    def input(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        ...
+
+    @property
     def unit(self) -> str:
         """What the loss counts, for a person: row, token."""
         ...
@@ -111,10 +126,6 @@ class TrainableModel(Protocol):
     def network(self) -> torch.nn.Module:
         """The module of transformers itself."""
         ...
-
-
-Trainable = TrainableModel
-"""What an adaptation needs of a model: its blocks in order, and what is new on top of them."""
 
 
 class Face(Protocol):

@@ -143,12 +143,11 @@ def _write_weights(network: Any, folder: Path) -> None:
     state: dict[str, torch.Tensor] = {}
     written: set[tuple[int, torch.Size]] = set()
     for name, tensor in network.state_dict().items():
-        tensor = tensor.detach().cpu().contiguous()
         place = (tensor.data_ptr(), tensor.shape)
         if place in written and tensor.numel():
             continue  # tied to one that is written: transformers ties it again
         written.add(place)
-        state[name] = tensor
+        state[name] = tensor.detach().cpu().contiguous()
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 

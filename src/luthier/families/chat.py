@@ -14,6 +14,7 @@ from luthier.data.infer import find_conversation
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rows
 from luthier.data.spec import Data
+from luthier.evaluation.choice import AUTO
 from luthier.families import chat_proofs, text_defaults, token_proofs
 from luthier.families.family import Choice, Family
 from luthier.objectives.chat import Chat
@@ -107,7 +108,7 @@ class ChatFamily(Family):
 
     def metric(self, intake: Intake, asked: str) -> list[Choice]:
         """The loss of the answers."""
-        return [Choice("training.metric", "loss" if asked == "auto" else asked, "the answers' mean negative log-likelihood")]
+        return [Choice("training.metric", "loss" if asked == AUTO else asked, "the answers' mean negative log-likelihood")]
 
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
         """Those whose learning rates are known."""
@@ -135,9 +136,9 @@ class ChatFamily(Family):
         )
         return read, (chat_proofs.starts_where_it_must, chat_proofs.padding_changes_nothing)
 
-    def served(self, record: Record, data: Data, objective: Any, processor: Any) -> Any:
+    def served(self, record: Record, objective: Any) -> Any:
         """The turns that wait for an answer."""
-        return {"tokens": prompt(processor, asked_turns(record.values, data.input))[0]}
+        return {"tokens": prompt(objective.tokenizer, asked_turns(record.values, objective.input))[0]}
 
     # judging
 
@@ -153,16 +154,14 @@ class ChatFamily(Family):
 
     # use
 
-    def predict(
-        self, model: Any, objective: Any, processor: Any, records: Sequence[Record], data: Data, limit: int
-    ) -> list[dict[str, Any]]:
+    def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
         """The likeliest answer to each."""
         from luthier.models.generate import answers
 
-        prompts = [self.served(record, data, objective, processor)["tokens"] for record in records]
+        prompts = [self.served(record, objective)["tokens"] for record in records]
         found: list[str] = []
         for start in range(0, len(prompts), ANSWERED_TOGETHER):
-            found += answers(model, processor, prompts[start : start + ANSWERED_TOGETHER], limit)
+            found += answers(model, objective.tokenizer, prompts[start : start + ANSWERED_TOGETHER], limit)
         return [{"text": text} for text in found]
 
     def usage(self, bundle: str) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from luthier.core.types import Record
-from luthier.data.spec import Data
 from luthier.families.family import Choice, Family
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ class CheckedOnly(Family):
         """Refused."""
         self._refuse()
 
-    def predict(
-        self, model: Any, objective: Any, processor: Any, records: Sequence[Record], data: Data, limit: int
-    ) -> list[dict[str, Any]]:
+    def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
         """Refused."""
         self._refuse()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,10 @@ from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.data.usable import reject_reason
+from luthier.evaluation.choice import AUTO
 
 if TYPE_CHECKING:
-    from luthier.core.interfaces import Objective, TrainableModel
+    from luthier.core.interfaces import TrainableModel
     from luthier.core.proof import ProofFunction
     from luthier.data.intake import Intake
     from luthier.evaluation.baselines import Baseline, BaselineContext
@@ -146,7 +147,7 @@ class Family(ABC):
             intake: the rows.
             asked: the metric that the person asked for, or "auto".
         """
-        return [Choice("training.metric", self.metrics[0] if asked == "auto" else asked, "what is learned is what is measured")]
+        return [Choice("training.metric", self.metrics[0] if asked == AUTO else asked, "what is learned is what is measured")]
 
     def depth_kept(self, base: Base) -> int:
         """Blocks of a base that stay frozen by default."""
@@ -203,9 +204,9 @@ class Family(ABC):
         """Proofs of its own: those that only read examples, and those that ask the model."""
         return (), ()
 
-    def served(self, record: Record, data: Data, objective: Any, processor: Any) -> Any:
+    def served(self, record: Record, objective: Any) -> Any:
         """What prediction gives the model for a row: the same functions as in training, without the target."""
-        bare = Record(record.row, {name: value for name, value in record.values.items() if name in data.input}, record.source)
+        bare = Record(record.row, {name: value for name, value in record.values.items() if name in objective.input}, record.source)
         return objective.prepare([bare])[0].inputs
 
     # judging
@@ -238,17 +239,13 @@ class Family(ABC):
         return None
 
     @abstractmethod
-    def predict(
-        self, model: Any, objective: Objective, processor: Any, records: Sequence[Record], data: Data, limit: int
-    ) -> list[dict[str, Any]]:
+    def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
         """What a bundle says of rows.
 
         Args:
             model: in eval mode.
-            objective: as the evaluation used it.
-            processor: of the bundle.
+            objective: as the evaluation used it; it has the columns and the bundle's tokenizer.
             records: the rows.
-            data: the columns that are read.
             limit: tokens that an answer may have.
         """
 
@@ -259,7 +256,3 @@ class Family(ABC):
     def without_luthier(self) -> str:
         """How transformers alone uses a bundle; empty where it cannot."""
         return ""
-
-
-Served = Callable[[Record], Any]
-"""A row → what prediction gives the model."""

@@ -13,15 +13,13 @@ from luthier.core.proof import Proof, ProofContext, ProofFunction, row_of
 from luthier.core.types import Example, Record, Scores
 from luthier.data import pictures
 from luthier.data.infer import count_values, find_label
-from luthier.data.reading import Columns, RowKind, RowView
-from luthier.data.rows import Rejected, Rows, names_table, read
+from luthier.data.reading import Columns, RowKind
+from luthier.data.rows import Rows, names_table, read
 from luthier.data.sources.images import ENDINGS, KEPT, images_of
 from luthier.data.spec import Data
-from luthier.data.usable import classes, reject_label, reject_reason
 from luthier.families import text_defaults
-from luthier.families.class_proofs import starts_where_it_must
-from luthier.families.family import Choice, Family
-from luthier.families.text_classification import FAMILY as TEXTS
+from luthier.families.class_family import ClassFamily, starts_where_it_must
+from luthier.families.family import Choice
 from luthier.objectives.image_classification import ImageClassification as Images
 from luthier.objectives.image_classification import Squares
 
@@ -57,7 +55,7 @@ SPREADS = tuple(10.0**power for power in (-3, -2.5, -2, -1.5, -1, -0.5, 0))
 """What the nearest class mean tries: by how much of a picture's whole variance two pictures of a class may differ."""
 
 
-class ImageClassification(Family):
+class ImageClassification(ClassFamily):
     """See the module; the network is a ResNet, made from scratch."""
 
     name = "image_classification"
@@ -66,7 +64,6 @@ class ImageClassification(Family):
     Spec = Images
     base_kinds = ("image",)
     from_scratch = True
-    metrics = ("accuracy", "macro_f1", "balanced_accuracy", "auc", "mcc", "loss")
     pipeline_tag = "image-classification"
 
     # rows
@@ -80,19 +77,6 @@ class ImageClassification(Family):
         others = Rows(columns=[name for name in rows.columns if name not in (*column, *KEPT)], values=rows.values)
         target = asked.target or find_label(others, path, column)
         return Columns(self.name, column, target, f"{column[0]!r} names images; {count_values(rows, target)}")
-
-    def reject_reason(self, record: Record, columns: Columns) -> str:
-        """Without an image or without a label a row teaches nothing."""
-        return reject_reason(record, columns) or reject_label(record, columns)
-
-    def view(self, record: Record, data: Data) -> RowView:
-        """The classes are split in proportion."""
-        seen = super().view(record, data)
-        return RowView(seen.text, seen.target, seen.target)
-
-    def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
-        """The classes that have rows enough."""
-        return classes(parts, columns, rejected, path)
 
     def clusters(self, records: Sequence[Record], data: Data) -> Sequence[int]:
         """By how the images look."""
@@ -129,10 +113,6 @@ class ImageClassification(Family):
     def batch_size(self, intake: Intake, epochs: float) -> Choice:
         """The most images a step that leave a run as many steps as it should have."""
         return text_defaults.largest_batch(BATCHES, len(intake.records["train"]) * epochs, STEPS)
-
-    def metric(self, intake: Intake, asked: str) -> list[Choice]:
-        """As for texts: accuracy, or macro-F1 where a class is rare."""
-        return TEXTS.metric(intake, asked)
 
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
         """A new network has nothing that could be kept."""
@@ -180,27 +160,11 @@ class ImageClassification(Family):
         context.poll()
         return [frequent, nearest_mean(train, validation, context.classes)]
 
-    def target_text(self, example: Example) -> str:
-        """The class."""
-        return example.facts["labels"][example.target]
-
-    def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
-        """Where it is right, wrong, and too sure."""
-        from luthier.evaluation.metrics import describe_classes
-
-        return describe_classes(scores, spec.labels)
-
     # use
 
     def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None]:
         """An image, several, a folder of them, a table that names them, or rows."""
         return images_asked(data, columns[0])
-
-    def predict(
-        self, model: Any, objective: Any, processor: Any, records: Sequence[Record], data: Data, limit: int
-    ) -> list[dict[str, Any]]:
-        """The class, how sure, and the probability of each."""
-        return TEXTS.predict(model, objective, processor, records, data, limit)
 
     def usage(self, bundle: str) -> str:
         """What to type to use a bundle."""

@@ -133,11 +133,11 @@ class MaskedLmFamily(Family):
 
     # use
 
-    def predict(
-        self, model: Any, objective: Any, processor: Any, records: Sequence[Record], data: Data, limit: int
-    ) -> list[dict[str, Any]]:
+    def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
         """The likeliest words for each gap, and the text with the likeliest of all."""
         import torch
+
+        processor = objective.tokenizer
 
         found = []
         for record, example in zip(records, objective.prepare(records), strict=True):

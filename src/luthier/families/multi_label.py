@@ -16,9 +16,10 @@ from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.data.usable import FEWEST_OF_A_CLASS, reject_reason
+from luthier.evaluation.choice import AUTO
 from luthier.families import token_proofs
 from luthier.families.family import Choice
-from luthier.families.text_classification import TextClassification
+from luthier.families.text_family import TextFamily
 from luthier.objectives.multi_label import SEPARATORS, MultiLabel, labels_of, listed, scores_of_labels
 
 if TYPE_CHECKING:
@@ -39,16 +40,14 @@ SAID = 0.5
 SHOWN = 5
 
 
-class TextLabels(TextClassification):
-    """See the module; what a text needs is as in classification."""
+class TextLabels(TextFamily):
+    """See the module."""
 
     name = "multi_label"
     kind = RowKind("text", "classes")
     specificity = 2
     Spec = MultiLabel
     metrics = ("micro_f1", "label_macro_f1", "exact_match", "loss")
-    probes = False
-    pipeline_tag = "text-classification"
 
     # rows
 
@@ -106,7 +105,7 @@ class TextLabels(TextClassification):
     def metric(self, intake: Intake, asked: str) -> list[Choice]:
         """F1 over all labels."""
         why = "every label of every row counts the same; that most rows have not a label does not help, as it would with accuracy"
-        return [Choice("training.metric", "micro_f1" if asked == "auto" else asked, why)]
+        return [Choice("training.metric", "micro_f1" if asked == AUTO else asked, why)]
 
     # model and loss
 
@@ -118,8 +117,7 @@ class TextLabels(TextClassification):
 
     def proofs(self) -> tuple[tuple[ProofFunction, ...], tuple[ProofFunction, ...]]:
         """What is read is what is served; a new head knows nothing."""
-        read = (token_proofs.something_is_learned, token_proofs.trained_is_served, token_proofs.control_tokens_stand_once)
-        return read, (starts_undecided,)
+        return token_proofs.READ, (starts_undecided,)
 
     # judging
 
@@ -152,9 +150,7 @@ class TextLabels(TextClassification):
 
     # use
 
-    def predict(
-        self, model: Any, objective: Any, processor: Any, records: Sequence[Record], data: Data, limit: int
-    ) -> list[dict[str, Any]]:
+    def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
         """The labels that are likelier than not, and the probability of each."""
         from luthier.evaluation.score import score
 

@@ -11,13 +11,14 @@ from luthier.core.errors import DataError
 from luthier.core.proof import Proof, ProofContext, ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.data.infer import TARGET_NAMES, find_label, find_pair, find_text
-from luthier.data.reading import Columns, RowKind, RowView
+from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.data.usable import reject_reason
+from luthier.evaluation.choice import AUTO
 from luthier.families import token_proofs
-from luthier.families.family import Choice, Family
-from luthier.families.text_classification import TextClassification
+from luthier.families.family import Choice
+from luthier.families.text_family import TextFamily
 from luthier.objectives.regression import Regression, number_of, scores_of_numbers
 
 if TYPE_CHECKING:
@@ -42,16 +43,14 @@ PARTS = 5
 """Of the test rows by their number, for the report."""
 
 
-class TextRegression(TextClassification):
-    """See the module; what a text needs is as in classification."""
+class TextRegression(TextFamily):
+    """See the module."""
 
     name = "regression"
     kind = RowKind("text", "number")
     specificity = 1
     Spec = Regression
     metrics = ("rmse", "mae", "r2", "spearman", "loss")
-    probes = False
-    pipeline_tag = "text-classification"
 
     # rows
 
@@ -86,10 +85,6 @@ class TextRegression(TextClassification):
             return f"there is no number ({columns.target!r} is empty)"
         return f"{columns.target} is {str(cell)[:40]!r}, which is not a finite number" if math.isnan(number_of(cell)) else ""
 
-    def view(self, record: Record, data: Data) -> RowView:
-        """Nothing has to be split in proportion."""
-        return Family.view(self, record, data)
-
     def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
         """There are no classes; numbers that are all the same teach nothing."""
         numbers = {number_of(record.values.get(columns.target or "")) for record in parts["train"]}
@@ -102,7 +97,7 @@ class TextRegression(TextClassification):
     def metric(self, intake: Intake, asked: str) -> list[Choice]:
         """The root of what is learned."""
         why = "the root of what is learned, in the target's own unit; large errors count more than in mae"
-        return [Choice("training.metric", "rmse" if asked == "auto" else asked, why)]
+        return [Choice("training.metric", "rmse" if asked == AUTO else asked, why)]
 
     # model and loss
 
@@ -126,8 +121,7 @@ class TextRegression(TextClassification):
 
     def proofs(self) -> tuple[tuple[ProofFunction, ...], tuple[ProofFunction, ...]]:
         """What is read is what is served; a new head knows nothing."""
-        read = (token_proofs.something_is_learned, token_proofs.trained_is_served, token_proofs.control_tokens_stand_once)
-        return read, (starts_near_the_mean,)
+        return token_proofs.READ, (starts_near_the_mean,)
 
     # judging
 
@@ -161,9 +155,7 @@ class TextRegression(TextClassification):
 
     # use
 
-    def predict(
-        self, model: Any, objective: Any, processor: Any, records: Sequence[Record], data: Data, limit: int
-    ) -> list[dict[str, Any]]:
+    def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
         """The number, in the unit of the training rows."""
         from luthier.evaluation.score import score
 

@@ -50,3 +50,7 @@ def control_tokens_stand_once(context: ProofContext) -> Proof:
         claim="control tokens stand where the template puts them, and the beginning stands once",
         evidence={"rows": len(context.read)},
     )
+
+
+READ = (something_is_learned, trained_is_served, control_tokens_stand_once)
+"""Those that a family needs which reads all of a text and says one thing of it."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.types import Batch, Example, Loss, Record, Scores
-from luthier.objectives.text_rows import LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
+from luthier.objectives.text_rows import MAX_LENGTH, LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ class Classification(Component):
         default="none", description="balanced: a class counts by the inverse of its share, as scikit-learn's."
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes.")
-    max_length: MaxLength = 256
+    max_length: MaxLength = MAX_LENGTH
     long_rows: LongRows = "cut"
     overlap: Overlap = 32
     most_windows: MostWindows = 16
@@ -57,20 +57,8 @@ class ClassificationObjective(TextObjective):
         if not records:
             return []
         number = {label: position for position, label in enumerate(self.spec.labels)}
-        targets = (number.get(str(record.values.get(self.target or "")), -1) for record in records)
-        return [
-            Example(
-                index=position,
-                inputs=inputs,
-                target=target,
-                record=record,
-                size=len(inputs["tokens"]),
-                units=float(target >= 0),
-                stratum=target,
-                facts={"cut": cut, "labels": self.spec.labels},
-            )
-            for position, (record, target, (inputs, cut)) in enumerate(zip(records, targets, self.read(records), strict=True))
-        ]
+        targets = [number.get(str(record.values.get(self.target or "")), -1) for record in records]
+        return self.examples(records, targets, lambda target: target >= 0, strata=True, labels=self.spec.labels)
 
     def fit(self, train: Sequence[Example]) -> None:
         """Set the class weights from the training examples."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.types import Batch, Example, Loss, Record, Scores
-from luthier.objectives.text_rows import LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
+from luthier.objectives.text_rows import MAX_LENGTH, LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class MultiLabel(Component):
     kind: Literal["multi_label"] = "multi_label"
     labels: tuple[str, ...] = Field(default=(), description="The labels, in order; taken from the training rows when empty.")
     pooling: Pooling = "auto"
-    max_length: MaxLength = 256
+    max_length: MaxLength = MAX_LENGTH
     long_rows: LongRows = "cut"
     overlap: Overlap = 32
     most_windows: MostWindows = 16
@@ -100,24 +100,14 @@ class MultiLabelObjective(TextObjective):
         if not records:
             return []
         cells = [labels_of(record.values.get(self.target or "")) for record in records]
-        return [
-            Example(
-                index=position,
-                inputs=inputs,
-                target=tuple(float(label in (cell or ())) for label in self.spec.labels),
-                record=record,
-                size=len(inputs["tokens"]),
-                units=float(cell is not None),
-                facts={"cut": cut, "labels": self.spec.labels},
-            )
-            for position, (record, cell, (inputs, cut)) in enumerate(zip(records, cells, self.read(records), strict=True))
-        ]
+        targets = [None if cell is None else tuple(float(label in cell) for label in self.spec.labels) for cell in cells]
+        return self.examples(records, targets, lambda target: target is not None, labels=self.spec.labels)
 
     def targets(self, examples: Sequence[Example]) -> torch.Tensor:
         """Which labels each has, # (examples, labels)"""
         import torch
 
-        return torch.tensor([example.target for example in examples], dtype=torch.float32)
+        return torch.tensor([example.target or (0.0,) * len(self.spec.labels) for example in examples], dtype=torch.float32)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Binary cross-entropy, summed over the labels and the rows; every row counts one."""

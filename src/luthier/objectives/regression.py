@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.types import Batch, Example, Loss, Record, Scores
-from luthier.objectives.text_rows import LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
+from luthier.objectives.text_rows import MAX_LENGTH, LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ class Regression(Component):
         default=None, gt=0, description="Standard deviation of the targets: they are divided by it; from the training rows when unset."
     )
     pooling: Pooling = "auto"
-    max_length: MaxLength = 256
+    max_length: MaxLength = MAX_LENGTH
     long_rows: LongRows = "cut"
     overlap: Overlap = 32
     most_windows: MostWindows = 16
@@ -90,18 +90,7 @@ class RegressionObjective(TextObjective):
         if not records:
             return []
         targets = [number_of(record.values.get(self.target or "")) for record in records]
-        return [
-            Example(
-                index=position,
-                inputs=inputs,
-                target=target,
-                record=record,
-                size=len(inputs["tokens"]),
-                units=float(math.isfinite(target)),
-                facts={"cut": cut, "spread": self.spread},
-            )
-            for position, (record, target, (inputs, cut)) in enumerate(zip(records, targets, self.read(records), strict=True))
-        ]
+        return self.examples(records, targets, math.isfinite, spread=self.spread)
 
     def targets(self, examples: Sequence[Example]) -> torch.Tensor:
         """How many standard deviations each lies above the mean, # (examples,)"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +20,8 @@ Pooling = Annotated[
         description="What the head reads of a row: the first token through the base's own head (cls), the mean of all, or the last; auto is cls for encoders and last for decoders."
     ),
 ]
+MAX_LENGTH = 256
+"""Tokens that are read at once if nobody says otherwise."""
 MaxLength = Annotated[int, Field(ge=8, description="Tokens that are read at once; `long_rows` says what becomes of longer rows.")]
 LongRows = Annotated[
     Literal["cut", "windows"],
@@ -49,6 +51,32 @@ class TextObjective(BaseObjective):
         columns = [[str(record.values.get(name) or "") for record in records] for name in self.input]
         texts = columns[:2] if len(columns) <= 2 else [["\n\n".join(parts) for parts in zip(*columns, strict=True)]]
         return self._windows(texts[0]) if self.windowed else self._once(texts)
+
+    def examples(
+        self, records: Sequence[Record], targets: Sequence[Any], learns: Callable[[Any], bool], strata: bool = False, **facts: Any
+    ) -> list[Example]:
+        """The rows with their tokens, ready to be collated.
+
+        Args:
+            records: rows.
+            targets: what is learned of each.
+            learns: whether something is learned from a target.
+            strata: whether a target is the row's class.
+            facts: kept about every row, beside the tokens that were cut.
+        """
+        return [
+            Example(
+                index=position,
+                inputs=inputs,
+                target=target,
+                record=record,
+                size=len(inputs["tokens"]),
+                units=float(learns(target)),
+                stratum=target if strata else None,
+                facts={"cut": cut, **facts},
+            )
+            for position, (record, target, (inputs, cut)) in enumerate(zip(records, targets, self.read(records), strict=True))
+        ]
 
     @property
     def windowed(self) -> bool:

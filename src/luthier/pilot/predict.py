@@ -10,7 +10,6 @@ from typing import Any
 from luthier.core.errors import ExperimentError, ModelError, nearest
 from luthier.core.types import Message
 from luthier.data.sources.frames import Frame
-from luthier.data.spec import Data
 from luthier.delivery.predictions import prepare_output, write_predictions
 from luthier.families import family_of
 from luthier.families.family import Family
@@ -58,9 +57,8 @@ def predict(
     values = [record.values for record in rows]
     if out is not None:
         prepare_output(Path(out), values, chat=family.generates, source=source, bundle=base.folder)
-    model, objective, tokenizer = _load(base)
-    read = Data(path="", input=tuple(about["input"]))
-    found = [_decide(one, top, abstain_below) for one in family.predict(model, objective, tokenizer, rows, read, limit)]
+    model, objective = _load(base)
+    found = [_decide(one, top, abstain_below) for one in family.predict(model, objective, rows, limit)]
     found = [{"row": record.row, **one} for record, one in zip(rows, found, strict=True)]
     if out is not None:
         names = write_predictions(Path(out), values, [_as_columns(one) for one in found])
@@ -96,8 +94,8 @@ def chat(bundle: str | Path, *, limit: int = 256, temperature: float = 0.0, say:
     if not family.generates:
         what = "a classifier" if family.kind.classes else f"a {family.name} model"
         raise ModelError(f"{bundle} is {what}: it does not write text", 'use `luthier predict BUNDLE "text"`')
-    model, _, tokenizer = _load(base)
-    return Conversation(model, tokenizer, limit, temperature)
+    model, objective = _load(base)
+    return Conversation(model, objective.tokenizer, limit, temperature)
 
 
 class Conversation:
@@ -144,8 +142,8 @@ def _resolve_bundle(bundle: str | Path, say: Say) -> tuple[Base, dict[str, Any]]
     return base, base.bundle
 
 
-def _load(base: Base) -> tuple[Any, Any, Any]:
-    """A bundle's model, objective and tokenizer."""
+def _load(base: Base) -> tuple[Any, Any]:
+    """A bundle's model, and its objective with the bundle's tokenizer."""
     from luthier.delivery.bundle import open_bundle
     from luthier.training.devices import settle
 
@@ -153,7 +151,7 @@ def _load(base: Base) -> tuple[Any, Any, Any]:
     assert base.bundle is not None
     family = family_of(base.bundle["task"])
     tokenizer = family.load_processor(base, family.spec_class.model_validate(base.bundle["objective"]))
-    return *open_bundle(base, tokenizer), tokenizer
+    return open_bundle(base, tokenizer)
 
 
 def _check_options(family: Family, top: int | None, abstain_below: float | None) -> None:

@@ -41,7 +41,7 @@ def prove(experiment: str | Path | Experiment, *, set: Changes = (), seconds: fl
     objective = opened(experiment, tokenizer)
     work = build(experiment, base, objective, objective.prepare(intake.records["train"]), objective.prepare(intake.records["validation"]))
     face.stage("proofs")
-    found = proofs_of(work, served(experiment, objective, tokenizer), seconds)
+    found = proofs_of(work, served(objective, experiment.data.task), seconds)
     for proof in found:
         face.say(told(proof))
     return found

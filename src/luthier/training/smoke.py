@@ -100,24 +100,27 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
         if found is not None
     ]
     go = not any(found.severity == "stop" for found in findings)
-    name = work.objective.metrics[0]
-    then, now_measured = (
-        measure(before, (name, "loss") if before.outputs is not None or after.outputs is None else ("loss",)),
-        measure(after, (name, "loss")),
-    )
-    evidence = {
-        "steps": len(seen),
-        "rows": len(small.train),
-        "before": then,
-        "after": now_measured,
-        **({"probe": measure(probe, (name, "loss"))} if probe else {}),
-    }
-    claim = f"{'go' if go else 'no-go'}: after {plural(len(seen), 'step')} on {plural(len(small.train), 'row')} the validation loss went from {then['loss']:.4f} to {now_measured['loss']:.4f}"
-    findings.append(Finding(check="smoke", severity="good" if go else "stop", claim=claim, evidence=evidence,
-                            remedy="" if go else "mend what is named above, or insist with --force"))  # fmt: skip
+    findings.append(_conclusion(go, small, len(seen), before, after, probe))
     return Smoke(
         go, findings, float(np.median(times[2:] or times)), scoring, time.monotonic() - began, min(small.shrunk.values(), default=0)
     )
+
+
+def _conclusion(go: bool, small: Work, taken: int, before: Scores, after: Scores, probe: Scores | None) -> Finding:
+    """Go or no-go, with the validation scores before and after so many steps."""
+    name = small.objective.metrics[0]
+    then = measure(before, (name, "loss") if before.outputs is not None or after.outputs is None else ("loss",))
+    now = measure(after, (name, "loss"))
+    evidence = {
+        "steps": taken,
+        "rows": len(small.train),
+        "before": then,
+        "after": now,
+        **({"probe": measure(probe, (name, "loss"))} if probe else {}),
+    }
+    claim = f"{'go' if go else 'no-go'}: after {plural(taken, 'step')} on {plural(len(small.train), 'row')} the validation loss went from {then['loss']:.4f} to {now['loss']:.4f}"
+    return Finding(check="smoke", severity="good" if go else "stop", claim=claim, evidence=evidence,
+                   remedy="" if go else "mend what is named above, or insist with --force")  # fmt: skip
 
 
 def _answered(small: Work, held: Sequence[Example], scores: Scores, face: Face) -> tuple[Scores, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from luthier.core.interfaces import Objective
 from luthier.core.proof import Proof
 from luthier.core.types import Record
 from luthier.core.words import plural
@@ -30,7 +31,7 @@ def proven(way: Way, experiment: Experiment) -> None:
     way.face.stage("proofs", "the loss proves itself")
     budget = way.place.happened("created")[-1]["budget"]
     seconds = min(SECONDS, SHARE * budget) if budget else SECONDS
-    found = proofs_of(way.work(experiment), served(experiment, way.objective, way.tokenizer), seconds)
+    found = proofs_of(way.work(experiment), served(way.objective, experiment.data.task), seconds)
     way.place.write_json("proofs.json", {"proofs": [proof.model_dump() for proof in found]})
     failed = list(disproved(found))
     held = sum(proof.held is True for proof in found)
@@ -52,8 +53,7 @@ def told(proof: Proof) -> str:
     return f"{MARKS[proof.held]} {proof.name}: {proof.claim}{where}"
 
 
-def served(experiment: Experiment, objective: Any, processor: Any) -> Callable[[Record], Any]:
+def served(objective: Objective, task: str | None) -> Callable[[Record], Any]:
     """A row → what `predict` gives the model: the same functions, without the target."""
-    data = experiment.data
-    family = family_of(data.task)
-    return lambda record: family.served(record, data, objective, processor)
+    family = family_of(task)
+    return lambda record: family.served(record, objective)

@@ -1,0 +1,122 @@
+"""What families have in common that put a head on a base and say one thing of a text, or of two texts read together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from luthier.families import text_defaults
+from luthier.families.family import Choice, Family
+from luthier.objectives.text_rows import MAX_LENGTH
+
+if TYPE_CHECKING:
+    from luthier.data.intake import Intake
+    from luthier.models.pretrained import Classifier
+    from luthier.models.spec import Model
+    from luthier.models.store import Base
+
+EPOCHS = (
+    (500, 12, "few rows: more passes"),
+    (2_000, 6, "a few thousand rows"),
+    (5_000, 4, "a few thousand rows"),
+    (1 << 62, 3, "many rows"),
+)
+"""Below this many training rows, epochs, and why."""
+ROWS_A_CLASS = (200, 8.0, "fewer than 200 rows a class: more passes")
+"""Below this many training rows a class, at least this many epochs."""
+BATCHES = (32, 16, 8, 4)
+"""Rows a step, the most first: 32 are as good as 16 where the steps suffice, in four fifths of the time (docs/log/2026-11.md#where-128-seconds-of-a-search-go)."""
+STEPS = 100, 12
+"""That a run should have, and so many more for each class: 20 classes lost 2 points in 200 steps of 32 rows against 400 of 16 (docs/log/2026-11.md#where-128-seconds-of-a-search-go)."""
+MANY_LONG = 0.1
+"""Share of long rows above which they are read in windows."""
+CHARACTERS_A_TOKEN = 4.5
+"""Of English prose, roughly."""
+WIDE = 512
+"""An encoder whose states are at least this wide is not a small one."""
+
+
+class TextFamily(Family):
+    """A text and a new head."""
+
+    base = "minilm-l6"
+    pipeline_tag = "text-classification"
+
+    # starting point
+
+    def role(self, base: Base | None) -> str:
+        """An encoder, small or not; a decoder that classifies is a reader."""
+        if base is not None and base.kind == "decoder":
+            return "reader"
+        return "encoder" if base is not None and base.width >= WIDE else "small encoder"
+
+    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+        """By rows, rows a class, and the base's role."""
+        rows = len(intake.records["train"])
+        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
+        if intake.labels and rows / len(intake.labels) < ROWS_A_CLASS[0] and epochs < ROWS_A_CLASS[1]:
+            epochs, why = ROWS_A_CLASS[1:]
+        role = self.role(base)
+        adaptation, adapted = text_defaults.adaptation_for(role, self.depth_kept(base) if base is not None else 0)
+        choices = [
+            *(Choice(f"adaptation.{name}", value, adapted) for name, value in adaptation.items()),
+            Choice("optimizer.lr", *self.learning_rate(base, adaptation["kind"])),
+            Choice("training.epochs", epochs, why),
+            self.batch_size(intake, epochs),
+            *text_defaults.schedule(),
+            *text_defaults.regularisation(dropout=0.1 if role.endswith("encoder") else 0.0, decay=0.01),
+            *self.metric(intake, metric),
+        ]
+        long = self._long(intake) if len(intake.spec.input) == 1 else 0.0
+        if long > MANY_LONG:
+            reason = f"about {long:.0%} of the rows are too long to be read at once: they are read in pieces"
+            choices.append(Choice("objective.long_rows", "windows", reason))
+        return choices
+
+    def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
+        """By what the base does and how it is adapted."""
+        return text_defaults.learning_rate(self.role(base), base, adaptation)
+
+    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+        """The most rows a step that leave a run as many steps as it should have."""
+        return text_defaults.largest_batch(BATCHES, len(intake.records["train"]) * epochs, STEPS[0] + STEPS[1] * len(intake.labels))
+
+    def depth_kept(self, base: Base) -> int:
+        """A decoder that classifies does better with its lower half kept (docs/defaults.md)."""
+        return base.blocks // 2 if base.blocks > 1 and self.role(base) == "reader" else 0
+
+    def adaptations(self, base: Base | None) -> tuple[str, ...]:
+        """Those whose learning rates are known."""
+        return text_defaults.adaptations(self.role(base))
+
+    def may_set_schedule(self, base: Base | None) -> bool:
+        """The learning rate of a decoder with a new head has to fall all the way: one that stays for half of sixty steps costs two to six points (docs/log/2026-11.md#rates-that-stay-in-short-runs)."""
+        return self.role(base) != "reader"
+
+    def _long(self, intake: Intake) -> float:
+        """About which share of the rows has more tokens than are read at once."""
+        limit = MAX_LENGTH * CHARACTERS_A_TOKEN
+        texts = [str(record.values.get(intake.spec.input[0]) or "") for record in intake.records["train"]]
+        return sum(len(text) > limit for text in texts) / len(texts)
+
+    # model and loss
+
+    def with_outputs(
+        self, names: list[str], spec: Any, model: Model, base: Base | None, seed: int, problem: str = "single_label_classification"
+    ) -> Classifier:
+        """The base with a head of so many outputs.
+
+        Args:
+            names: of the outputs, in order.
+            spec: says what the head reads.
+            model: dropout.
+            base: from the store.
+            seed: of the head.
+            problem: what the outputs mean, as transformers calls it.
+        """
+        from luthier.models.pretrained import load_classifier
+
+        assert base is not None
+        pooling = spec.pooling
+        if pooling == "auto":
+            pooling = "cls" if base.kind == "encoder" else "last"
+        return load_classifier(base, names, pooling, model.dropout, seed, problem)
