@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 LOCK := requirements.lock
-# small models gain nothing from a second thread: two files of tests at a time instead, each on one
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+# small models gain nothing from a second thread: two files of tests at a time instead, each on one; the slow files first (tests/conftest.py)
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: install run test test-modes torture test-lowest wheel lock check docs clean
 
@@ -43,7 +43,7 @@ test-lowest: $(VENV)/.dev
 	OMP_NUM_THREADS=1 .lowest/bin/python -m pytest -n 2 --dist loadfile
 
 torture: $(VENV)/.dev
-	KILLS=$${KILLS:-200} $(SIDE_BY_SIDE) tests/torture --timeout 3600
+	KILLS=$${KILLS:-200} $(SIDE_BY_SIDE) tests/torture --timeout 3600 -k "$(or $(ONLY),test)"
 
 # the wheel, built and installed in an environment of its own, away from this folder
 wheel: $(VENV)/.dev
