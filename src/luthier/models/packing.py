@@ -93,6 +93,15 @@ class Group:
             self._known[window] = _as_mask(visible, dtype)
         return self._known[window]
 
+    def hidden_by_row(self, window: int, dtype: torch.dtype) -> Tensor:
+        """The same for each row by itself, in one piece, # (rows, asking length, length)"""
+        if -1 - window not in self._known:
+            hidden = self.hidden(window, dtype)
+            self._known[-1 - window] = hidden.expand(self.asking.rows, *([1] * (hidden.ndim - 3)), *hidden.shape[-2:]).reshape(
+                self.asking.rows, *hidden.shape[-2:]
+            )
+        return self._known[-1 - window]
+
 
 @dataclass(frozen=True)
 class Packing:

@@ -1,0 +1,132 @@
+"""Kernels compiled once for a machine and kept beside the models; loading them takes milliseconds and no compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.core.errors import ModelError
+from luthier.models import kernels
+from luthier.models.kernels import KERNELS, Kernel
+from luthier.models.store import home
+
+TYPES = {"b": torch.bfloat16, "f": torch.float32, "i": torch.int64}
+USUAL = {"tokens": 160, "width": 576, "rows": 4, "key heads": 3, "shared": 5, "asking": 48, "length": 112, "heads": 9, "vocabulary": 4096}
+"""Lengths of the axes while compiling: the code is made for any."""
+OPTIONS = {"cpp.dynamic_threads": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
+
+
+class Compiled:
+    """The kernels, each under its name; takes and returns tensors as the plain function does.
+
+    Args:
+        folder: where they are kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._loaded = {name: torch._C._aoti.AOTIModelPackageLoader(str(folder / f"{name}.pt2"), "model", False, 1, -1) for name in KERNELS}
+
+    def __getattr__(self, name: str) -> Any:
+        run = self.__dict__["_loaded"][name].boxed_run
+
+        def call(*tensors: Tensor) -> Any:
+            found = run([tensor.contiguous() for tensor in tensors])  # the code was made for tensors that lie in one piece
+            return found[0] if len(found) == 1 else tuple(found)
+
+        self.__dict__[name] = call
+        return call
+
+
+def kept() -> Path:
+    """Where the kernels of this processor, torch and source are kept, whether they are there or not."""
+    source = Path(kernels.__file__).read_bytes()
+    named = [torch.__version__, torch.backends.cpu.get_cpu_capability(), str(torch.cpu._is_amx_tile_supported()), str(OPTIONS)]
+    return home().parent / "kernels" / hashlib.sha256(b"\0".join([source, *(name.encode() for name in named)])).hexdigest()[:16]
+
+
+def are_kept() -> bool:
+    """Whether the kernels need not be compiled any more."""
+    return kept().is_dir()
+
+
+def can_compile() -> bool:
+    """Whether there is a C++ compiler."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+def load() -> Compiled:
+    """The kernels; compiled first where they are not kept, which takes about a minute.
+
+    Raises:
+        ModelError: there is no compiler, or it failed.
+    """
+    folder = kept()
+    if not folder.is_dir():
+        _build(folder)
+    return Compiled(folder)
+
+
+def _build(folder: Path) -> None:
+    """In a process of its own: the compiler's Python part takes memory that training needs."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as room:
+        names = list(KERNELS)
+        halves = [names[::2], names[1::2]]
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-m", "luthier.models.compiled", room, *half],
+                env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": f"{room}/work{number}"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number, half in enumerate(halves)
+        ]
+        said = [process.communicate()[1] for process in running]
+        if any(process.returncode for process in running):
+            raise ModelError(
+                f"the kernels could not be compiled: {''.join(said).strip()[-500:]}",
+                "install a C++ compiler (g++), or set training.kernels=plain",
+            )
+        for number in range(len(halves)):
+            shutil.rmtree(f"{room}/work{number}", ignore_errors=True)
+        if not folder.is_dir():  # another run may have been faster
+            shutil.copytree(room, folder.with_suffix(".new"), dirs_exist_ok=True)
+            folder.with_suffix(".new").rename(folder)
+
+
+def _compile(kernel: Kernel, target: Path) -> None:
+    """Compile for axes of any length, but for those that are fixed."""
+    from torch._inductor import aoti_compile_and_package
+    from torch.export import Dim, export
+
+    class Module(torch.nn.Module):
+        def forward(self, *tensors: Tensor) -> Any:
+            return kernel.function(*tensors)
+
+    tensors = [_example(shape, TYPES[letter]) for shape, letter in zip(kernel.shapes, kernel.types, strict=True)]
+    anyhow = {name: Dim(name.replace(" ", "_"), min=1) for shape in kernel.shapes for name in shape if isinstance(name, str)}
+    axes = [{axis: anyhow[name] for axis, name in enumerate(shape) if isinstance(name, str)} for shape in kernel.shapes]
+    with torch.no_grad():
+        made = export(Module(), tuple(tensors), dynamic_shapes=(tuple(axes),), strict=False)
+        aoti_compile_and_package(made, package_path=str(target), inductor_configs=OPTIONS)
+
+
+def _example(shape: Sequence[str | int], dtype: torch.dtype) -> Tensor:
+    lengths = [USUAL[name] if isinstance(name, str) else name for name in shape]
+    return torch.ones(lengths, dtype=dtype) if dtype == torch.int64 or not lengths else torch.randn(lengths).to(dtype)
+
+
+if __name__ == "__main__":
+    for each in sys.argv[2:]:
+        _compile(KERNELS[each], Path(sys.argv[1]) / f"{each}.pt2")

@@ -1,0 +1,156 @@
+"""The parts of a decoder between its products, each as one compiled pass forward and one back.
+
+Only training goes this way: evaluations, bundles and proofs compute as transformers does. What a pass can say again on the way back it does not keep,
+so less memory is held than by torch's own operations.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luthier.models.compiled import Compiled
+from luthier.models.packed import packed_attention
+
+NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
+"""Classes of transformers that norm as `kernels.rms_norm` does."""
+FEEDS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
+"""Classes whose forward pass is down(act(gate(x)) × up(x))."""
+ATTENTIONS = ("LlamaAttention", "MistralAttention", "Qwen2Attention")
+"""Classes that rotate queries and keys as they come from their products."""
+HEAD_WIDTH = 64
+"""That `kernels.rotate` is compiled for."""
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: Tensor, kernels: Compiled) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        said, factor = kernels.rms_norm(rows, weight, eps)
+        ctx.save_for_backward(rows, weight, factor)
+        ctx.kernels = kernels
+        return said.view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        rows, weight, factor = ctx.saved_tensors
+        d_said = gradients[0].reshape(rows.shape)
+        d_x = ctx.kernels.rms_norm_back(d_said, rows, weight, factor).view(gradients[0].shape)
+        d_weight = ctx.kernels.rms_norm_weight_back(d_said, rows, factor).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        return d_x, d_weight, None, None
+
+
+class _Gated(torch.autograd.Function):
+    """SiLU of the gate times the rest."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, kernels: Compiled) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        ctx.kernels = kernels
+        return kernels.swiglu(gate, up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        _, d_gate, d_up = ctx.kernels.swiglu_back(*ctx.saved_tensors, gradients[0])
+        return d_gate, d_up, None
+
+
+class _Feed(torch.autograd.Function):
+    """A whole feed-forward layer, whose inner states are said again on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor, kernels: Compiled) -> Tensor:
+        bent, rest = x @ gate.t(), x @ up.t()
+        ctx.save_for_backward(x, bent, rest, gate, up, down)
+        ctx.kernels = kernels
+        return kernels.swiglu(bent, rest) @ down.t()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, bent, rest, gate, up, down = ctx.saved_tensors
+        d_said = gradients[0]
+        inner, d_bent, d_rest = ctx.kernels.swiglu_back(bent, rest, d_said @ down)
+        needs = ctx.needs_input_grad
+        d_down = d_said.t() @ inner if needs[3] else None
+        d_gate, d_up = (each.t() @ x if needed else None for each, needed in ((d_bent, needs[1]), (d_rest, needs[2])))
+        d_x = torch.addmm(d_bent @ gate, d_rest, up) if needs[0] else None
+        return d_x, d_gate, d_up, d_down, None
+
+
+class _Rotated(torch.autograd.Function):
+    """Queries or keys, told their positions."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, factor: Tensor, kernels: Compiled) -> Tensor:
+        ctx.save_for_backward(cos, sin, factor)
+        ctx.kernels = kernels
+        return kernels.rotate(x, cos, sin, factor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        cos, sin, factor = ctx.saved_tensors
+        return ctx.kernels.rotate(gradients[0], cos, -sin, factor), None, None, None, None
+
+
+def fuse(network: Any, kernels: Compiled) -> int:
+    """Let the parts of a network that are known here compute in compiled passes while it trains in bf16.
+
+    Args:
+        network: of transformers; changed in place, its parameters stay the same objects.
+        kernels: as loaded.
+
+    Returns:
+        how many modules were changed.
+    """
+    changed = 0
+    for module in network.modules():
+        name = type(module).__name__
+        if name in NORMS:
+            _instead(module, _norm, kernels, torch.tensor(module.variance_epsilon))
+        elif name in FEEDS and module.config.hidden_act == "silu":
+            _instead(module, _feed, kernels)
+        elif name in ATTENTIONS and module.head_dim == HEAD_WIDTH:
+            _instead(module, _attend, kernels, torch.tensor(float(module.scaling)), torch.tensor(1.0))
+        else:
+            continue
+        changed += 1
+    return changed
+
+
+def _instead(module: nn.Module, forward: Any, *more: Any) -> None:
+    """Put a forward pass before the module's own, which is taken where gradients are not asked for or numbers are precise."""
+    own = module.forward
+
+    def chosen(self: nn.Module, *given: Any, **named: Any) -> Any:
+        x = given[0] if given else named["hidden_states"]
+        if not (self.training and torch.is_grad_enabled() and x.dtype == torch.bfloat16):
+            return own(*given, **named)
+        return forward(self, own, *more, *given, **named)
+
+    module.forward = types.MethodType(chosen, module)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _norm(self: Any, own: Any, kernels: Compiled, eps: Tensor, x: Tensor) -> Tensor:
+    return _Norm.apply(x, self.weight, eps, kernels)  # pyright: ignore[reportReturnType]
+
+
+def _feed(self: Any, own: Any, kernels: Compiled, x: Tensor) -> Tensor:
+    layers = (self.gate_proj, self.up_proj, self.down_proj)
+    rows = x.reshape(-1, x.shape[-1])
+    if all(type(layer) is nn.Linear and layer.bias is None for layer in layers):
+        return _Feed.apply(rows, *(layer.weight for layer in layers), kernels).view(x.shape)  # pyright: ignore
+    return self.down_proj(_Gated.apply(self.gate_proj(rows), self.up_proj(rows), kernels)).view(x.shape)
+
+
+def _attend(self: Any, own: Any, kernels: Compiled, scale: Tensor, one: Tensor, hidden_states: Tensor, **named: Any) -> tuple[Tensor, None]:
+    if "packing" not in named:
+        return own(hidden_states, **named)
+    cos, sin = (table[0] for table in named["position_embeddings"])
+    rows = hidden_states[0]
+    query, key, value = (layer(rows).view(len(rows), -1, self.head_dim) for layer in (self.q_proj, self.k_proj, self.v_proj))
+    query, key = _Rotated.apply(query, cos, sin, scale, kernels), _Rotated.apply(key, cos, sin, one, kernels)
+    said = packed_attention(self, query, key, value, named["packing"], self.scaling, getattr(self, "sliding_window", None) or 0, kernels)
+    return self.o_proj(said.flatten(1))[None], None

@@ -1,0 +1,133 @@
+"""What a compiler turns into one pass over memory each: small functions of tensors, and their ways back.
+
+Every function is plain torch, so it is also its own reference. They are compiled for bf16 alone (`models.compiled`); sums and powers are taken in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """Root mean square norm (Zhang & Sennrich 2019), rounded before the weight as Llama does it.
+
+    Args:
+        x: # (tokens, width)
+        weight: # (width,)
+        eps: keeps the division finite, # ()
+
+    Returns:
+        the normed rows, # (tokens, width), and what each was multiplied by, # (tokens, 1) fp32
+    """
+    precise = x.float()
+    factor = torch.rsqrt(precise.square().mean(-1, keepdim=True) + eps)
+    return (precise * factor).to(x.dtype) * weight, factor
+
+
+def rms_norm_back(d_said: Tensor, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
+    """The gradient of what was normed, # (tokens, width); see `rms_norm`."""
+    normed = x.float() * factor
+    pulled = d_said.float() * weight.float()
+    return (factor * (pulled - normed * (pulled * normed).mean(-1, keepdim=True))).to(x.dtype)
+
+
+def rms_norm_weight_back(d_said: Tensor, x: Tensor, factor: Tensor) -> Tensor:
+    """The gradient of the norm's weight, # (width,) fp32; see `rms_norm`."""
+    return (d_said.float() * (x.float() * factor)).sum(0)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """SiLU of the gate times the rest (Shazeer 2020), # (tokens, inner)"""
+    precise = gate.float()
+    return (precise * torch.sigmoid(precise) * up.float()).to(gate.dtype)
+
+
+def swiglu_back(gate: Tensor, up: Tensor, d_said: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `swiglu` said, once more, and the gradients of gate and rest, each # (tokens, inner)"""
+    g, u, d = gate.float(), up.float(), d_said.float()
+    share = torch.sigmoid(g)
+    bent = g * share
+    return (bent * u).to(gate.dtype), (d * u * (share + bent * (1 - share))).to(gate.dtype), (d * bent).to(gate.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, factor: Tensor) -> Tensor:
+    """Tell positions by rotation (Su et al. 2021); the way back is the same with the other sign of `sin`.
+
+    Args:
+        x: # (tokens, heads, width)
+        cos: of each token's place, the second half as the first, # (tokens, width)
+        sin: the same.
+        factor: what all is multiplied by, # ()
+    """
+    half = x.shape[-1] // 2
+    one, other = x[..., :half].float(), x[..., half:].float()
+    c, s = cos[:, None, :half].float() * factor, sin[:, None, :half].float() * factor
+    return torch.cat([(one * c - other * s).to(x.dtype), (other * c + one * s).to(x.dtype)], -1)
+
+
+def attention_back(score: Tensor, hidden: Tensor, total: Tensor, d_share: Tensor, pulled: Tensor) -> tuple[Tensor, Tensor]:
+    """Of softmax attention, what each token looks at, and the gradient of its scores, each as `score` (Dao et al. 2022, section B.4).
+
+    Args:
+        score: # (rows, key heads, shared, asking length, length)
+        hidden: 0 where a token looks, the smallest number elsewhere, # (rows, asking length, length)
+        total: the logarithm of the sum of the exponentials of its scores, # (rows, key heads, shared, asking length) fp32
+        d_share: the gradient of what it looks at, as `score`
+        pulled: of what it said times its gradient, the sum, as `total`
+    """
+    share = torch.exp(score.float() + hidden[:, None, None].float() - total[..., None])
+    return share.to(score.dtype), (share * (d_share.float() - pulled[..., None])).to(score.dtype)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """What each position loses, # (positions,) fp32, and the gradient of its logits, # (positions, vocabulary)
+
+    Args:
+        logits: # (positions, vocabulary)
+        target: the right one, # (positions,)
+    """
+    precise = logits.float()
+    largest = precise.amax(-1, keepdim=True)
+    risen = torch.exp(precise - largest)
+    total = risen.sum(-1, keepdim=True)
+    right = torch.arange(logits.shape[-1], device=logits.device) == target[:, None]
+    lost = (largest + total.log())[:, 0] - logits.gather(1, target[:, None])[:, 0].float()
+    return lost, (risen / total - right.float()).to(logits.dtype)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A function and how to compile it.
+
+    Args:
+        function: of tensors alone.
+        shapes: of its arguments: the names of axes, or numbers for those of fixed length; () is a single number.
+        types: of its arguments, a letter each: b bfloat16, f float32, i int64.
+    """
+
+    function: Callable[..., Any]
+    shapes: tuple[tuple[str | int, ...], ...]
+    types: str
+
+
+ROWS = ("tokens", "width")
+SCORES = ("rows", "key heads", "shared", "asking", "length")
+KERNELS = {
+    kernel.function.__name__: kernel
+    for kernel in (
+        Kernel(rms_norm, (ROWS, ("width",), ()), "bbf"),
+        Kernel(rms_norm_back, (ROWS, ROWS, ("width",), ("tokens", 1)), "bbbf"),
+        Kernel(rms_norm_weight_back, (ROWS, ROWS, ("tokens", 1)), "bbf"),
+        Kernel(swiglu, (ROWS, ROWS), "bb"),
+        Kernel(swiglu_back, (ROWS, ROWS, ROWS), "bbb"),
+        Kernel(rotate, (("tokens", "heads", 64), ("tokens", 64), ("tokens", 64), ()), "bbbf"),
+        Kernel(attention_back, (SCORES, ("rows", "asking", "length"), SCORES[:-1], SCORES, SCORES[:-1]), "bbfbf"),
+        Kernel(cross_entropy, (("tokens", "vocabulary"), ("tokens",)), "bi"),
+    )
+}
+"""All that are compiled, by name."""
