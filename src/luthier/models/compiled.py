@@ -21,7 +21,7 @@ from luthier.models.kernels import KERNELS, Kernel
 from luthier.models.store import home
 
 TYPES = {"b": torch.bfloat16, "f": torch.float32, "i": torch.int64}
-USUAL = {"tokens": 160, "width": 576, "rows": 4, "key heads": 3, "shared": 5, "asking": 48, "length": 112, "heads": 9, "vocabulary": 4096}
+USUAL = {"tokens": 160, "width": 576, "rows": 4, "key heads": 3, "shared": 5, "asking": 48, "length": 112, "heads": 9, "vocabulary": 4096, "numbers": 4160}
 """Lengths of the axes while compiling: the code is made for any."""
 OPTIONS = {"cpp.dynamic_threads": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
 
@@ -41,7 +41,7 @@ class Compiled:
 
         def call(*tensors: Tensor) -> Any:
             found = run([tensor.contiguous() for tensor in tensors])  # the code was made for tensors that lie in one piece
-            return found[0] if len(found) == 1 else tuple(found)
+            return (found[0] if len(found) == 1 else tuple(found)) if found else None
 
         self.__dict__[name] = call
         return call

@@ -84,20 +84,49 @@ def attention_back(score: Tensor, hidden: Tensor, total: Tensor, d_share: Tensor
     return share.to(score.dtype), (share * (d_share.float() - pulled[..., None])).to(score.dtype)
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """What each position loses, # (positions,) fp32, and the gradient of its logits, # (positions, vocabulary)
+def cross_entropy_(logits: Tensor, target: Tensor) -> Tensor:
+    """What each position loses, # (positions,) fp32; the logits become the gradient of the sum.
 
     Args:
-        logits: # (positions, vocabulary)
+        logits: changed, # (positions, vocabulary)
         target: the right one, # (positions,)
     """
     precise = logits.float()
     largest = precise.amax(-1, keepdim=True)
-    risen = torch.exp(precise - largest)
-    total = risen.sum(-1, keepdim=True)
-    right = torch.arange(logits.shape[-1], device=logits.device) == target[:, None]
-    lost = (largest + total.log())[:, 0] - logits.gather(1, target[:, None])[:, 0].float()
-    return lost, (risen / total - right.float()).to(logits.dtype)
+    total = torch.exp(precise - largest).sum(-1, keepdim=True).log() + largest
+    lost = total[:, 0] - logits.gather(1, target[:, None])[:, 0].float()
+    place = torch.arange(logits.shape[-1], device=logits.device, dtype=torch.int32)
+    right = place == target[:, None].to(torch.int32)
+    logits.copy_((torch.exp(precise - total) - torch.where(right, 1.0, 0.0)).to(logits.dtype))
+    return lost
+
+
+def square_sum(values: Tensor) -> Tensor:
+    """The sum of the squares, # (numbers,) → () fp32"""
+    return values.float().square().sum()
+
+
+def adamw_(weight: Tensor, mean: Tensor, square: Tensor, rounded: Tensor, gradient: Tensor, numbers: Tensor) -> None:
+    """A step of AdamW (Loshchilov & Hutter 2019, algorithm 2), and the moved weights rounded for the next pass.
+
+    Args:
+        weight: changed, # (numbers,) fp32
+        mean: of the gradients, changed, # (numbers,) fp32
+        square: the mean of their squares, changed, # (numbers,) fp32
+        rounded: receives the weights, # (numbers,) bf16
+        gradient: # (numbers,) bf16
+        numbers: what the gradient is multiplied by; what decay leaves of a weight; of both betas, the beta and its complement; the step's size;
+            the root of the second correction; epsilon, # (9,) fp32
+    """
+    scale, left, beta, other, beta_square, other_square, size, root, eps = numbers.unbind()
+    g = gradient.float() * scale
+    m = mean * beta + g * other
+    v = square * beta_square + g * g * other_square
+    w = weight * left - size * m / (v.sqrt() / root + eps)
+    mean.copy_(m)
+    square.copy_(v)
+    weight.copy_(w)
+    rounded.copy_(w.to(rounded.dtype))
 
 
 @dataclass(frozen=True)
@@ -127,7 +156,9 @@ KERNELS = {
         Kernel(swiglu_back, (ROWS, ROWS, ROWS), "bbb"),
         Kernel(rotate, (("tokens", "heads", 64), ("tokens", 64), ("tokens", 64), ()), "bbbf"),
         Kernel(attention_back, (SCORES, ("rows", "asking", "length"), SCORES[:-1], SCORES, SCORES[:-1]), "bbfbf"),
-        Kernel(cross_entropy, (("tokens", "vocabulary"), ("tokens",)), "bi"),
+        Kernel(cross_entropy_, (("tokens", "vocabulary"), ("tokens",)), "bi"),
+        Kernel(square_sum, (("numbers",),), "b"),
+        Kernel(adamw_, (("numbers",),) * 5 + ((9,),), "fffbbf"),
     )
 }
 """All that are compiled, by name."""

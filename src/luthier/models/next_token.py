@@ -11,7 +11,7 @@ PRECISE = 64
 """Positions whose logits exist in fp32 at once: few enough to stay in a processor's caches."""
 
 
-def next_token_loss(said: Tensor, weight: Tensor, target: Tensor, chunk: int = 256) -> tuple[Tensor, Tensor]:
+def next_token_loss(said: Tensor, weight: Tensor, target: Tensor, chunk: int = 256, kernels: Any = None) -> tuple[Tensor, Tensor]:
     """Cross-entropy, summed and of each position.
 
     Args:
@@ -19,18 +19,19 @@ def next_token_loss(said: Tensor, weight: Tensor, target: Tensor, chunk: int = 2
         weight: the output embedding, # (vocabulary, width)
         target: the token to be said, # (learned,)
         chunk: positions whose logits exist at once.
+        kernels: the compiled ones, where they are used.
 
     Returns:
         the sum, which gradients flow back from, and what each position adds to it, without gradient, # (learned,) fp32
     """
-    return cast(tuple[Tensor, Tensor], _ChunkedCrossEntropy.apply(said, weight, target, chunk, torch.is_grad_enabled()))
+    return cast(tuple[Tensor, Tensor], _ChunkedCrossEntropy.apply(said, weight, target, chunk, torch.is_grad_enabled(), kernels))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """A sum's gradient is known but for one factor, so it is made on the way forward, while a chunk's logits exist."""
 
     @staticmethod
-    def forward(ctx: Any, said: Tensor, weight: Tensor, target: Tensor, chunk: int, learning: bool) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, said: Tensor, weight: Tensor, target: Tensor, chunk: int, learning: bool, kernels: Any) -> tuple[Tensor, Tensor]:
         losses = said.new_empty(len(said), dtype=torch.float32)
         states_learn, weight_learns = (learning and needed for needed in ctx.needs_input_grad[:2])
         d_said = torch.empty_like(said) if states_learn else None
@@ -39,7 +40,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(said), chunk):
             part = slice(start, start + chunk)
             logits = torch.mm(said[part], weight.t(), out=room[: len(said[part])])  # (chunk, vocabulary)
-            losses[part] = _lost(logits, target[part], states_learn or weight_learns)
+            if kernels is not None and learning:
+                losses[part] = kernels.cross_entropy_(logits, target[part])
+            else:
+                losses[part] = _lost(logits, target[part], states_learn or weight_learns)
             if d_said is not None:
                 d_said[part] = logits @ weight
             if weight_learns:
@@ -57,7 +61,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx.gradients = None
         if float(factor) != 1.0:
             d_said, d_weight = (None if gradient is None else gradient.mul_(factor.to(gradient.dtype)) for gradient in (d_said, d_weight))
-        return d_said, d_weight, None, None, None
+        return d_said, d_weight, None, None, None, None
 
 
 def _lost(logits: Tensor, target: Tensor, learning: bool) -> Tensor:

@@ -20,7 +20,9 @@ from luthier.core.errors import ModelError
 from luthier.core.types import Batch
 from luthier.models import packed, padded
 from luthier.models.dropout import Dropout, attach
+from luthier.models.compiled import Compiled
 from luthier.models.floors import said, states
+from luthier.models.fused import fuse
 from luthier.models.modes import evaluating
 from luthier.models.packing import pack
 from luthier.models.past import Past, apart, filled, same_past, saved
@@ -69,6 +71,19 @@ class PackedNetwork(nn.Module):
         if self.packs:
             network.set_attn_implementation(packed.NAME)
         self.prefix: Prefix | None = None
+        self.kernels: Compiled | None = None
+
+    def use(self, kernels: Compiled) -> Compiled | None:
+        """Compute by compiled kernels while training.
+
+        Args:
+            kernels: as loaded.
+
+        Returns:
+            the kernels; None where nothing of this network is known to them.
+        """
+        self.kernels = kernels if fuse(self.network, kernels) else None
+        return self.kernels
 
     @property
     def body(self) -> Any:

@@ -109,7 +109,8 @@ class ChatObjective(BaseObjective):
         from luthier.models.next_token import next_token_loss
 
         said, target = _learned(model, batch)
-        total, _ = next_token_loss(said, cast(Any, model).network.lm_head.weight, target)
+        network: Any = model
+        total, _ = next_token_loss(said, network.network.lm_head.weight, target, kernels=network.kernels)
         return Loss(total, float(len(target)))
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:

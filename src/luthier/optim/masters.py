@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from luthier.models.buffers import Buffers
 from luthier.models.precision import compute_in
 from luthier.optim.met import Met
-from luthier.optim.optimizers import decays
+from luthier.optim.optimizers import AdamW, decays
 
 MET = "/met"
 LARGE = 1 << 22
@@ -38,6 +39,7 @@ class Masters:
         movable: names of the parameters that may ever move.
         factor: a parameter's multiple of the rate, by name.
         met: of an embedding whose gradient is sparse, the tokens that training meets, by its name, # (met,)
+        kernels: the compiled ones, where they are used: a step of AdamW is then one pass, and gradients of one micro-batch wait as they come.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Masters:
         movable: set[str],
         factor: Callable[[str], float],
         met: Mapping[str, Tensor] | None = None,
+        kernels: Any = None,
     ) -> None:
         self.spec = optimizer
         self.inner = {name: parameter for name, parameter in network.named_parameters() if name in movable}
@@ -60,6 +63,8 @@ class Masters:
         self.copies = copies
         self._collecting = False
         self._rooms: dict[str, Tensor] = {}
+        self._waiting: dict[str, Tensor] = {}  # gradients that came once, in bf16
+        self._kernels = kernels if copies and isinstance(optimizer, AdamW) else None
         for name in self.inner if copies else self.met:
             self._watch(name)
         self.before_moving: Callable[[], None] = lambda: None  # whoever still reads the weights puts a wait here
@@ -114,12 +119,23 @@ class Masters:
             master.grad = self.met[name].add(self.met[name].zeros(master) if master.grad is None else master.grad, gradient)
             return
         gradient = gradient.to_dense() if gradient.is_sparse else gradient
+        if self._kernels is not None and master.grad is None and name not in self._waiting:
+            self._waiting[name] = gradient
+            return
+        self._widen(name)
         if master.grad is None:
             master.grad = self._room(name, master).copy_(gradient)
         else:
             rows = max(1, PIECE * len(gradient) // gradient.numel())
             for total, piece in zip(master.grad.split(rows), gradient.split(rows), strict=True):
                 total += piece  # a sum of two precisions makes a copy first, of as much as is added at once
+
+    def _widen(self, *names: str) -> None:
+        """Gradients that wait become the first of a sum in fp32."""
+        for name in names:
+            if name in self._waiting:
+                master = self.outer[name]
+                master.grad = self._room(name, master).copy_(self._waiting.pop(name))
 
     def _room(self, name: str, master: Tensor) -> Tensor:
         """Where a step's gradient goes; for the largest the same memory each time, because fresh memory comes page by page."""
@@ -137,6 +153,7 @@ class Masters:
         """
         for parameter in (*self.inner.values(), *self.outer.values()):
             parameter.grad = None
+        self._waiting.clear()
         if buffers is not None:
             self._buffers.restore(buffers)
 
@@ -152,27 +169,65 @@ class Masters:
         """
         self.before_moving()
         gradients = [master.grad for master in self.outer.values() if master.grad is not None]
-        if not gradients or count == 0:
+        if not (gradients or self._waiting) or count == 0:
             self.optimizer.zero_grad(set_to_none=True)
+            self._waiting.clear()
             return 0.0
-        norm = float(torch.nn.utils.get_total_norm(gradients)) / count
+        squares = [self._kernels.square_sum(gradient.flatten()) for gradient in self._waiting.values()]
+        known = float(torch.stack(squares).double().sum()) if squares else 0.0
+        norm = math.sqrt(float(torch.nn.utils.get_total_norm(gradients)) ** 2 + known) / count if squares else float(torch.nn.utils.get_total_norm(gradients)) / count
         shrink = min(1.0, self.spec.clip / (norm + 1e-6)) if self.spec.clip else 1.0
-        torch.ops.aten._foreach_mul_.Tensor(gradients, torch.tensor(shrink / count, device=gradients[0].device))
+        if gradients:
+            torch.ops.aten._foreach_mul_.Tensor(gradients, torch.tensor(shrink / count, device=gradients[0].device))
         for group, (scale, _) in zip(self.optimizer.param_groups, self.groups, strict=True):
             group["lr"] = self.spec.lr * scale * factor
-        self.optimizer.step()
+        moved = self._moved_at_once(shrink / count)
+        if gradients:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.publish()
+        self.publish(moved)
         return norm
 
-    def publish(self) -> None:
-        """Put the precise weights into the network, rounded to what it computes in."""
+    def _moved_at_once(self, scale: float) -> set[str]:
+        """Take the optimizer's step for the gradients that wait, and publish what it says, in one pass a parameter.
+
+        Args:
+            scale: what the gradients are multiplied by.
+
+        Returns:
+            the names of those that are done.
+        """
+        if not self._waiting:
+            return set()
+        beta, beta_square = self.spec.betas
+        for group, names in zip(self.optimizer.param_groups, self.groups.values(), strict=True):
+            for name in names:
+                if name not in self._waiting:
+                    continue
+                master, gradient = self.outer[name].detach(), self._waiting[name]
+                state = self.optimizer.state[self.outer[name]]
+                if not state:
+                    state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(master), exp_avg_sq=torch.zeros_like(master))
+                state["step"] += 1
+                taken = float(state["step"])
+                numbers = [scale, 1 - group["lr"] * group["weight_decay"], beta, 1 - beta, beta_square, 1 - beta_square]
+                numbers += [group["lr"] / (1 - beta**taken), math.sqrt(1 - beta_square**taken), self.spec.eps]
+                rounded = self.inner[name].detach()
+                flat = (tensor.view(-1) for tensor in (master, state["exp_avg"], state["exp_avg_sq"], rounded, gradient.contiguous()))
+                self._kernels.adamw_(*flat, torch.tensor(numbers))
+        done = set(self._waiting)
+        self._waiting.clear()
+        return done
+
+    def publish(self, done: Collection[str] = ()) -> None:
+        """Put the precise weights into the network, rounded to what it computes in; `done`: names of those that are there."""
         with torch.no_grad():
             for name, met in self.met.items():
                 met.publish(self.outer[name], self.inner[name])
             if self.copies:
-                names = [name for name in self.inner if name not in self.met]
-                torch.ops.aten._foreach_copy_.default([self.inner[name] for name in names], [self.outer[name] for name in names])
+                names = [name for name in self.inner if name not in self.met and name not in done]
+                if names:
+                    torch.ops.aten._foreach_copy_.default([self.inner[name] for name in names], [self.outer[name] for name in names])
 
     # what a checkpoint keeps
 

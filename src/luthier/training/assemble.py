@@ -14,6 +14,7 @@ from luthier.core.types import Example, Record
 from luthier.evaluation.choice import AUTO, metrics_at_evaluations
 from luthier.experiment import Experiment
 from luthier.families import family_of
+from luthier.models import compiled
 from luthier.models.prefix import MOST, Prefix
 from luthier.models.store import Base
 from luthier.optim.masters import Masters
@@ -93,7 +94,9 @@ def build(
     adaptation.on_progress(model, 0.0)
     factor = rates(model, optimizer, adaptation)
     dtype = getattr(torch, experiment.training.dtype)
-    masters = Masters(model.network, optimizer, dtype, movable, factor, {} if experiment.augment.share else met(model, train, objective))
+    kernels = model.use(compiled.load()) if experiment.training.kernels == "compiled" and hasattr(model, "use") else None
+    known = {} if experiment.augment.share else met(model, train, objective)
+    masters = Masters(model.network, optimizer, dtype, movable, factor, known, kernels)
     model.prefix = prefix(experiment, model, [*train, *validation], dtype, {} if prefixes is None else prefixes)
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned, parts=model.parts)

@@ -19,8 +19,9 @@ from torch.utils import deterministic
 
 from luthier.core.threads import allowed_processors, free_processors
 from luthier.experiment import Experiment
+from luthier.models import compiled
 
-AT_ONCE, AT_ONCE_ACCELERATED = 1024, 16_384
+AT_ONCE, AT_ONCE_COMPILED, AT_ONCE_ACCELERATED = 1024, 4096, 16_384
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
 VERY_LARGE = 1 << 24
 MADV_HUGEPAGE = 14  # Linux's mman.h
@@ -28,13 +29,36 @@ HEAP = 8 << 30
 
 
 def decided(experiment: Experiment) -> Experiment:
-    """The experiment with what it leaves to the machine: what the model computes in, and how many tokens go through it at once.
+    """The experiment with what it leaves to the machine: what the model computes in, by which kernels, and how many tokens go through it at once.
 
-    More tokens at once than keep an accelerator's units busy, or than a processor's caches hold, only take memory.
+    More tokens at once than keep an accelerator's units busy, or than a processor's caches hold, only take memory; compiled kernels take less of it a token.
     """
     training = experiment.training
-    at_once = training.micro_batch_tokens or (AT_ONCE_ACCELERATED if torch.cuda.is_available() else AT_ONCE)
-    return experiment.replace("training.dtype", choose_dtype(training.dtype)).replace("training.micro_batch_tokens", at_once)
+    dtype = choose_dtype(training.dtype)
+    kernels = choose_kernels(training.kernels, dtype)
+    on_processor = AT_ONCE_COMPILED if kernels == "compiled" else AT_ONCE
+    at_once = training.micro_batch_tokens or (AT_ONCE_ACCELERATED if torch.cuda.is_available() else on_processor)
+    chosen = {"dtype": dtype, "kernels": kernels, "micro_batch_tokens": at_once}
+    return experiment.set({f"training.{name}": value for name, value in chosen.items()})
+
+
+def choose_kernels(asked: str, dtype: str) -> str:
+    """Which kernels the model computes by: the compiled ones on a processor with tiles, where they are kept.
+
+    On tiles products are so fast that what lies between them takes most of a step.
+
+    Args:
+        asked: auto, plain or compiled.
+        dtype: what the model computes in.
+    """
+    if asked != "auto":
+        return asked
+    return "compiled" if could_be_compiled(dtype) and compiled.are_kept() else "plain"
+
+
+def could_be_compiled(dtype: str) -> bool:
+    """Whether compiled kernels would be the faster ones here, for a model that computes in `dtype`."""
+    return choose_dtype(dtype) == "bfloat16" and not torch.cuda.is_available() and bfloat16_units() == "tiles"
 
 
 def choose_dtype(asked: str) -> str:
