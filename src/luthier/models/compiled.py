@@ -21,7 +21,7 @@ from luthier.models.kernels import KERNELS, Kernel
 from luthier.models.store import home
 
 TYPES = {"b": torch.bfloat16, "f": torch.float32, "i": torch.int64}
-USUAL = {"tokens": 160, "width": 576, "rows": 4, "key heads": 3, "shared": 5, "asking": 48, "length": 112, "heads": 9, "vocabulary": 4096, "numbers": 4160}
+USUAL = {"tokens": 160, "width": 576, "asking": 480, "length": 112, "heads": 9, "vocabulary": 4096, "numbers": 4160}
 """Lengths of the axes while compiling: the code is made for any."""
 OPTIONS = {"cpp.dynamic_threads": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
 

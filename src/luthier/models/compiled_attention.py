@@ -60,7 +60,6 @@ def _back(
     shared = heads // key_heads
     d_said = group.asking.gather(gradient, clear=True)
     pulled = (d_said.float() * said).sum(-1)
-    hidden = group.hidden_by_row(window, q.dtype)
     later = length - asking if group.before is not None else 0  # how much further than its own place a token may see
     if asking <= 2 * BLOCK:
         blocks = [(0, asking, length)]
@@ -71,15 +70,14 @@ def _back(
     for start, end, reach in blocks:
         asked, answered = (each[:, :, start:end].reshape(rows, key_heads, -1, width) for each in (q, d_said))
         keys, values = k[:, :, :reach], v[:, :, :reach]
-        shape = (rows, key_heads, shared, end - start, reach)
         share, d_score = kernels.attention_back(
-            (asked @ keys.transpose(-1, -2)).view(shape),
-            hidden[:, start:end, :reach],
-            total[:, :, start:end].reshape(shape[:-1]),
-            (answered @ values.transpose(-1, -2)).view(shape),
-            pulled[:, :, start:end].reshape(shape[:-1]),
+            (asked @ keys.transpose(-1, -2)).view(-1, reach),
+            (answered @ values.transpose(-1, -2)).view(-1, reach),
+            total[:, :, start:end].flatten(),
+            pulled[:, :, start:end].flatten(),
+            *_sees(group, start, end, heads, window),
         )
-        share, d_score = share.flatten(2, 3), d_score.flatten(2, 3)
+        share, d_score = (each.view(rows, key_heads, shared * (end - start), reach) for each in (share, d_score))
         d_query.append((d_score @ keys).view(rows, heads, end - start, width))
         more_key, more_value = d_score.transpose(-1, -2) @ asked, share.transpose(-1, -2) @ answered
         if d_key is None or d_value is None:
@@ -88,3 +86,14 @@ def _back(
         d_value[:, :, :reach] += more_value
     assert d_key is not None and d_value is not None
     return torch.cat(d_query, 2), d_key.to(q.dtype), d_value.to(q.dtype)
+
+
+def _sees(group: Group, start: int, end: int, heads: int, window: int) -> tuple[Tensor, Tensor]:
+    """The first and the last place that tokens see, of every row and head, each # (rows × heads × (end - start),) fp32"""
+    key = ("sees", start, end, heads, window)
+    if key not in group.known:  # every block of the network asks for the same
+        last = torch.arange(start, end, dtype=torch.float32).expand(group.asking.rows, 1, -1)
+        last = (last if group.before is None else last + group.before[:, None, None]).expand(-1, heads, -1).flatten()
+        first = last - window + 1 if window > 0 else torch.zeros_like(last)
+        group.known[key] = (first, last)
+    return group.known[key]

@@ -21,6 +21,8 @@ FEEDS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
 """Classes whose forward pass is down(act(gate(x)) × up(x))."""
 ATTENTIONS = ("LlamaAttention", "MistralAttention", "Qwen2Attention")
 """Classes that rotate queries and keys as they come from their products."""
+ADAPTER = "LoraLinear"
+"""The class of low-rank adapters, which lies in a room above this one."""
 HEAD_WIDTH = 64
 """That `kernels.rotate` is compiled for."""
 
@@ -74,10 +76,52 @@ class _Feed(torch.autograd.Function):
         d_said = gradients[0]
         inner, d_bent, d_rest = ctx.kernels.swiglu_back(bent, rest, d_said @ down)
         needs = ctx.needs_input_grad
-        d_down = d_said.t() @ inner if needs[3] else None
-        d_gate, d_up = (each.t() @ x if needed else None for each, needed in ((d_bent, needs[1]), (d_rest, needs[2])))
+        turned = ctx.kernels.turned  # products with a factor that lies the other way take half as long again
+        d_down = turned(d_said) @ inner if needs[3] else None
+        d_gate, d_up = (turned(each) @ x if needed else None for each, needed in ((d_bent, needs[1]), (d_rest, needs[2])))
         d_x = torch.addmm(d_bent @ gate, d_rest, up) if needs[0] else None
         return d_x, d_gate, d_up, d_down, None
+
+
+class _Joined(torch.autograd.Function):
+    """Several layers without bias that read the same, as one product: three narrow ones take longer than one that is as wide as all."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernels: Compiled, *weights: Tensor) -> Any:
+        joined = torch.cat(weights)
+        ctx.save_for_backward(x, *weights)
+        ctx.kernels = kernels
+        return (x @ joined.t()).split([len(weight) for weight in weights], 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, *weights = ctx.saved_tensors
+        d_said = torch.cat(gradients, 1)
+        d_x = d_said @ torch.cat(weights) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[2:]):
+            return d_x, None, *[None] * len(weights)
+        d_joined = ctx.kernels.turned(d_said) @ x
+        return d_x, None, *d_joined.split([len(weight) for weight in weights])
+
+
+class _Adapted(torch.autograd.Function):
+    """A layer and its low-rank adapter, whose products are added where the layer's own stand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, kernels: Compiled) -> Tensor:
+        thin = x @ down.t()
+        ctx.save_for_backward(x, weight, down, up, thin)
+        ctx.scale, ctx.kernels = scale, kernels
+        return nn.functional.linear(x, weight, bias).addmm_(thin, up.t(), alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, weight, down, up, thin = ctx.saved_tensors
+        d_said, turned = gradients[0], ctx.kernels.turned
+        d_thin = (d_said @ up).mul_(ctx.scale)
+        d_x = (d_said @ weight).addmm_(d_thin, down) if ctx.needs_input_grad[0] else None
+        d_up = turned((turned(thin) @ d_said).mul_(ctx.scale))
+        return d_x, None, None, turned(d_thin) @ x, d_up, None, None
 
 
 class _Rotated(torch.autograd.Function):
@@ -114,6 +158,8 @@ def fuse(network: Any, kernels: Compiled) -> int:
             _instead(module, _feed, kernels)
         elif name in ATTENTIONS and module.head_dim == HEAD_WIDTH:
             _instead(module, _attend, kernels, torch.tensor(float(module.scaling)), torch.tensor(1.0))
+        elif name == ADAPTER:
+            _instead(module, _adapted, kernels)
         else:
             continue
         changed += 1
@@ -140,9 +186,22 @@ def _norm(self: Any, own: Any, kernels: Compiled, eps: Tensor, x: Tensor) -> Ten
 def _feed(self: Any, own: Any, kernels: Compiled, x: Tensor) -> Tensor:
     layers = (self.gate_proj, self.up_proj, self.down_proj)
     rows = x.reshape(-1, x.shape[-1])
-    if all(type(layer) is nn.Linear and layer.bias is None for layer in layers):
+    if _plain(*layers):
         return _Feed.apply(rows, *(layer.weight for layer in layers), kernels).view(x.shape)  # pyright: ignore
     return self.down_proj(_Gated.apply(self.gate_proj(rows), self.up_proj(rows), kernels)).view(x.shape)
+
+
+def _plain(*layers: nn.Module) -> bool:
+    """Whether layers are products and nothing else."""
+    return all(type(layer) is nn.Linear and layer.bias is None for layer in layers)
+
+
+def _adapted(self: Any, own: Any, kernels: Compiled, x: Tensor) -> Tensor:
+    if self.dropout.p or any(parameter.requires_grad for parameter in self.base.parameters()):
+        return own(x)
+    rows = x.reshape(-1, x.shape[-1])
+    said: Any = _Adapted.apply(rows, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale, kernels)
+    return said.view(*x.shape[:-1], -1)
 
 
 def _attend(self: Any, own: Any, kernels: Compiled, scale: Tensor, one: Tensor, hidden_states: Tensor, **named: Any) -> tuple[Tensor, None]:
@@ -150,7 +209,12 @@ def _attend(self: Any, own: Any, kernels: Compiled, scale: Tensor, one: Tensor, 
         return own(hidden_states, **named)
     cos, sin = (table[0] for table in named["position_embeddings"])
     rows = hidden_states[0]
-    query, key, value = (layer(rows).view(len(rows), -1, self.head_dim) for layer in (self.q_proj, self.k_proj, self.v_proj))
+    layers = (self.q_proj, self.k_proj, self.v_proj)
+    if _plain(*layers):
+        said = _Joined.apply(rows, kernels, *(layer.weight for layer in layers))
+    else:
+        said = [layer(rows) for layer in layers]
+    query, key, value = (each.reshape(len(rows), -1, self.head_dim) for each in said)  # pyright: ignore
     query, key = _Rotated.apply(query, cos, sin, scale, kernels), _Rotated.apply(key, cos, sin, one, kernels)
     said = packed_attention(self, query, key, value, named["packing"], self.scaling, getattr(self, "sliding_window", None) or 0, kernels)
     return self.o_proj(said.flatten(1))[None], None

@@ -70,18 +70,26 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, factor: Tensor) -> Tensor:
     return torch.cat([(one * c - other * s).to(x.dtype), (other * c + one * s).to(x.dtype)], -1)
 
 
-def attention_back(score: Tensor, hidden: Tensor, total: Tensor, d_share: Tensor, pulled: Tensor) -> tuple[Tensor, Tensor]:
+def attention_back(score: Tensor, d_share: Tensor, total: Tensor, pulled: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """Of softmax attention, what each token looks at, and the gradient of its scores, each as `score` (Dao et al. 2022, section B.4).
 
     Args:
-        score: # (rows, key heads, shared, asking length, length)
-        hidden: 0 where a token looks, the smallest number elsewhere, # (rows, asking length, length)
-        total: the logarithm of the sum of the exponentials of its scores, # (rows, key heads, shared, asking length) fp32
-        d_share: the gradient of what it looks at, as `score`
-        pulled: of what it said times its gradient, the sum, as `total`
+        score: of every token that asks, in every head, # (asking, length)
+        d_share: the gradient of what it looks at, # (asking, length)
+        total: the logarithm of the sum of the exponentials of its scores, # (asking,) fp32
+        pulled: what it said times its gradient, the sum, # (asking,) fp32
+        first: the first place that it sees, # (asking,) fp32
+        last: the last place that it sees, # (asking,) fp32
     """
-    share = torch.exp(score.float() + hidden[:, None, None].float() - total[..., None])
-    return share.to(score.dtype), (share * (d_share.float() - pulled[..., None])).to(score.dtype)
+    place = torch.arange(score.shape[-1], device=score.device, dtype=torch.int32).float()
+    visible = (place >= first[:, None]) & (place <= last[:, None])
+    share = torch.exp(torch.where(visible, score.float() - total[:, None], -torch.inf))
+    return share.to(score.dtype), (share * (d_share.float() - pulled[:, None])).to(score.dtype)
+
+
+def turned(values: Tensor) -> Tensor:
+    """Columns as rows, in one piece, # (tokens, width) → (width, tokens)"""
+    return values.t().contiguous()
 
 
 def cross_entropy_(logits: Tensor, target: Tensor) -> Tensor:
@@ -145,7 +153,7 @@ class Kernel:
 
 
 ROWS = ("tokens", "width")
-SCORES = ("rows", "key heads", "shared", "asking", "length")
+SCORES = ("asking", "length")
 KERNELS = {
     kernel.function.__name__: kernel
     for kernel in (
@@ -155,7 +163,8 @@ KERNELS = {
         Kernel(swiglu, (ROWS, ROWS), "bb"),
         Kernel(swiglu_back, (ROWS, ROWS, ROWS), "bbb"),
         Kernel(rotate, (("tokens", "heads", 64), ("tokens", 64), ("tokens", 64), ()), "bbbf"),
-        Kernel(attention_back, (SCORES, ("rows", "asking", "length"), SCORES[:-1], SCORES, SCORES[:-1]), "bbfbf"),
+        Kernel(attention_back, (SCORES, SCORES, *(SCORES[:1],) * 4), "bbffff"),
+        Kernel(turned, (ROWS,), "b"),
         Kernel(cross_entropy_, (("tokens", "vocabulary"), ("tokens",)), "bi"),
         Kernel(square_sum, (("numbers",),), "b"),
         Kernel(adamw_, (("numbers",),) * 5 + ((9,),), "fffbbf"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,6 +75,7 @@ class Group:
     mask: Tensor | None
     before: Tensor | None
     _known: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def visible(self, window: int) -> Tensor:
         """Which places each asking token looks at: itself and those before it, the last `window` of them where it is not 0.
