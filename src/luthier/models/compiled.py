@@ -23,7 +23,27 @@ from luthier.models.store import home
 TYPES = {"b": torch.bfloat16, "f": torch.float32, "i": torch.int64}
 USUAL = {"tokens": 160, "width": 576, "asking": 480, "length": 112, "heads": 9, "vocabulary": 4096, "numbers": 4160}
 """Lengths of the axes while compiling: the code is made for any."""
-OPTIONS = {"cpp.dynamic_threads": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
+WORTH = 3e14
+"""Operations of a training that takes ten minutes on two cores."""
+OPTIONS: dict[str, Any] = {"cpp.dynamic_threads": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
+
+
+class Plain:
+    """The kernels as plain functions: what the compiled ones are measured by.
+
+    Args:
+        dtype: that networks compute in by them.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def fits(self, head_width: int) -> bool:
+        """Whether heads of this width can be rotated."""
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        return KERNELS[name].function
 
 
 class Compiled:
@@ -32,6 +52,12 @@ class Compiled:
     Args:
         folder: where they are kept.
     """
+
+    dtype = torch.bfloat16
+
+    def fits(self, head_width: int) -> bool:
+        """Whether heads of this width can be rotated."""
+        return head_width == KERNELS["rotate"].shapes[0][-1]
 
     def __init__(self, folder: Path) -> None:
         self._loaded = {name: torch._C._aoti.AOTIModelPackageLoader(str(folder / f"{name}.pt2"), "model", False, 1, -1) for name in KERNELS}
@@ -45,6 +71,9 @@ class Compiled:
 
         self.__dict__[name] = call
         return call
+
+
+Kernels = Compiled | Plain
 
 
 def kept() -> Path:
@@ -62,6 +91,11 @@ def are_kept() -> bool:
 def can_compile() -> bool:
     """Whether there is a C++ compiler."""
     return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+def pays(operations: float) -> bool:
+    """Whether a training of so many operations is long enough to compile the kernels for it: a third of it is saved, and a minute spent."""
+    return operations > WORTH
 
 
 def load() -> Compiled:

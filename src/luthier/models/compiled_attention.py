@@ -38,28 +38,32 @@ class CompiledAttention(torch.autograd.Function):
                 scale=1.0,
             )
             said.append(rows)
-            kept.append((q, k, v, rows, total))
+            kept.append((q, k, v, total))
+        stream = packing.scatter(said)
         ctx.packing, ctx.window, ctx.kept, ctx.kernels = packing, window, kept, kernels
-        return packing.scatter(said)
+        ctx.save_for_backward(stream)  # the layer behind keeps the same
+        return stream
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         packing: Packing = ctx.packing
         gradient = gradients[0].contiguous()
-        found = [_back(group, gradient, *kept, ctx.window, ctx.kernels) for group, kept in zip(packing.groups, ctx.kept, strict=True)]
+        (said,) = ctx.saved_tensors
+        pulled = (gradient.float() * said).sum(-1, keepdim=True)  # (tokens, heads, 1)
+        found = [_back(group, gradient, pulled, *kept, ctx.window, ctx.kernels) for group, kept in zip(packing.groups, ctx.kept, strict=True)]
         ctx.kept = None
         d_query, d_key, d_value = zip(*found, strict=True)
         return packing.scatter(d_query, clear=True), packing.added(d_key), packing.added(d_value), None, None, None
 
 
 def _back(
-    group: Group, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, said: Tensor, total: Tensor, window: int, kernels: Any
+    group: Group, gradient: Tensor, pulled: Tensor, q: Tensor, k: Tensor, v: Tensor, total: Tensor, window: int, kernels: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of one group's queries, keys and values."""
     (rows, heads, asking, width), key_heads, length = q.shape, k.shape[1], k.shape[2]
     shared = heads // key_heads
     d_said = group.asking.gather(gradient, clear=True)
-    pulled = (d_said.float() * said).sum(-1)
+    pulled = group.asking.gather(pulled, clear=False)[..., 0]
     later = length - asking if group.before is not None else 0  # how much further than its own place a token may see
     if asking <= 2 * BLOCK:
         blocks = [(0, asking, length)]

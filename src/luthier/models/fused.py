@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.models.compiled import Compiled
+from luthier.models.compiled import Kernels
 from luthier.models.packed import packed_attention
 
 NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
@@ -21,15 +21,17 @@ FEEDS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
 """Classes whose forward pass is down(act(gate(x)) × up(x))."""
 ATTENTIONS = ("LlamaAttention", "MistralAttention", "Qwen2Attention")
 """Classes that rotate queries and keys as they come from their products."""
+WINDOWED = ("MistralAttention",)
+"""Of them, those whose every layer looks back as far as the configuration says."""
 ADAPTER = "LoraLinear"
 """The class of low-rank adapters, which lies in a room above this one."""
-HEAD_WIDTH = 64
-"""That `kernels.rotate` is compiled for."""
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""Families of bases whose networks have such classes."""
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: Tensor, kernels: Compiled) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: Tensor, kernels: Kernels) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         said, factor = kernels.rms_norm(rows, weight, eps)
         ctx.save_for_backward(rows, weight, factor)
@@ -49,7 +51,7 @@ class _Gated(torch.autograd.Function):
     """SiLU of the gate times the rest."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, kernels: Compiled) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, kernels: Kernels) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.kernels = kernels
         return kernels.swiglu(gate, up)
@@ -64,7 +66,7 @@ class _Feed(torch.autograd.Function):
     """A whole feed-forward layer, whose inner states are said again on the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor, kernels: Compiled) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor, kernels: Kernels) -> Tensor:
         bent, rest = x @ gate.t(), x @ up.t()
         ctx.save_for_backward(x, bent, rest, gate, up, down)
         ctx.kernels = kernels
@@ -76,9 +78,9 @@ class _Feed(torch.autograd.Function):
         d_said = gradients[0]
         inner, d_bent, d_rest = ctx.kernels.swiglu_back(bent, rest, d_said @ down)
         needs = ctx.needs_input_grad
-        turned = ctx.kernels.turned  # products with a factor that lies the other way take half as long again
-        d_down = turned(d_said) @ inner if needs[3] else None
-        d_gate, d_up = (turned(each) @ x if needed else None for each, needed in ((d_bent, needs[1]), (d_rest, needs[2])))
+        # a product whose first factor lies the other way takes half as long again: turning pays for the narrow gradient alone
+        d_down = ctx.kernels.turned(d_said) @ inner if needs[3] else None
+        d_gate, d_up = (each.t() @ x if needed else None for each, needed in ((d_bent, needs[1]), (d_rest, needs[2])))
         d_x = torch.addmm(d_bent @ gate, d_rest, up) if needs[0] else None
         return d_x, d_gate, d_up, d_down, None
 
@@ -87,7 +89,7 @@ class _Joined(torch.autograd.Function):
     """Several layers without bias that read the same, as one product: three narrow ones take longer than one that is as wide as all."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernels: Compiled, *weights: Tensor) -> Any:
+    def forward(ctx: Any, x: Tensor, kernels: Kernels, *weights: Tensor) -> Any:
         joined = torch.cat(weights)
         ctx.save_for_backward(x, *weights)
         ctx.kernels = kernels
@@ -108,7 +110,7 @@ class _Adapted(torch.autograd.Function):
     """A layer and its low-rank adapter, whose products are added where the layer's own stand."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, kernels: Compiled) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, kernels: Kernels) -> Tensor:
         thin = x @ down.t()
         ctx.save_for_backward(x, weight, down, up, thin)
         ctx.scale, ctx.kernels = scale, kernels
@@ -128,7 +130,7 @@ class _Rotated(torch.autograd.Function):
     """Queries or keys, told their positions."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, factor: Tensor, kernels: Compiled) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, factor: Tensor, kernels: Kernels) -> Tensor:
         ctx.save_for_backward(cos, sin, factor)
         ctx.kernels = kernels
         return kernels.rotate(x, cos, sin, factor)
@@ -139,7 +141,7 @@ class _Rotated(torch.autograd.Function):
         return ctx.kernels.rotate(gradients[0], cos, -sin, factor), None, None, None, None
 
 
-def fuse(network: Any, kernels: Compiled) -> int:
+def fuse(network: Any, kernels: Kernels) -> int:
     """Let the parts of a network that are known here compute in compiled passes while it trains in bf16.
 
     Args:
@@ -153,37 +155,37 @@ def fuse(network: Any, kernels: Compiled) -> int:
     for module in network.modules():
         name = type(module).__name__
         if name in NORMS:
-            _instead(module, _norm, kernels, torch.tensor(module.variance_epsilon))
+            _instead(module, kernels.dtype, _norm, kernels, torch.tensor(module.variance_epsilon))
         elif name in FEEDS and module.config.hidden_act == "silu":
-            _instead(module, _feed, kernels)
-        elif name in ATTENTIONS and module.head_dim == HEAD_WIDTH:
-            _instead(module, _attend, kernels, torch.tensor(float(module.scaling)), torch.tensor(1.0))
+            _instead(module, kernels.dtype, _feed, kernels)
+        elif name in ATTENTIONS and kernels.fits(module.head_dim):
+            _instead(module, kernels.dtype, _attend, kernels, torch.tensor(float(module.scaling)), torch.tensor(1.0))
         elif name == ADAPTER:
-            _instead(module, _adapted, kernels)
+            _instead(module, kernels.dtype, _adapted, kernels)
         else:
             continue
         changed += 1
     return changed
 
 
-def _instead(module: nn.Module, forward: Any, *more: Any) -> None:
-    """Put a forward pass before the module's own, which is taken where gradients are not asked for or numbers are precise."""
+def _instead(module: nn.Module, dtype: torch.dtype, forward: Any, *more: Any) -> None:
+    """Put a forward pass before the module's own, which is taken where gradients are not asked for or numbers are of another kind."""
     own = module.forward
 
     def chosen(self: nn.Module, *given: Any, **named: Any) -> Any:
         x = given[0] if given else named["hidden_states"]
-        if not (self.training and torch.is_grad_enabled() and x.dtype == torch.bfloat16):
+        if not (self.training and torch.is_grad_enabled() and x.dtype == dtype):
             return own(*given, **named)
         return forward(self, own, *more, *given, **named)
 
     module.forward = types.MethodType(chosen, module)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _norm(self: Any, own: Any, kernels: Compiled, eps: Tensor, x: Tensor) -> Tensor:
+def _norm(self: Any, own: Any, kernels: Kernels, eps: Tensor, x: Tensor) -> Tensor:
     return _Norm.apply(x, self.weight, eps, kernels)  # pyright: ignore[reportReturnType]
 
 
-def _feed(self: Any, own: Any, kernels: Compiled, x: Tensor) -> Tensor:
+def _feed(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor:
     layers = (self.gate_proj, self.up_proj, self.down_proj)
     rows = x.reshape(-1, x.shape[-1])
     if _plain(*layers):
@@ -196,7 +198,7 @@ def _plain(*layers: nn.Module) -> bool:
     return all(type(layer) is nn.Linear and layer.bias is None for layer in layers)
 
 
-def _adapted(self: Any, own: Any, kernels: Compiled, x: Tensor) -> Tensor:
+def _adapted(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor:
     if self.dropout.p or any(parameter.requires_grad for parameter in self.base.parameters()):
         return own(x)
     rows = x.reshape(-1, x.shape[-1])
@@ -204,7 +206,7 @@ def _adapted(self: Any, own: Any, kernels: Compiled, x: Tensor) -> Tensor:
     return said.view(*x.shape[:-1], -1)
 
 
-def _attend(self: Any, own: Any, kernels: Compiled, scale: Tensor, one: Tensor, hidden_states: Tensor, **named: Any) -> tuple[Tensor, None]:
+def _attend(self: Any, own: Any, kernels: Kernels, scale: Tensor, one: Tensor, hidden_states: Tensor, **named: Any) -> tuple[Tensor, None]:
     if "packing" not in named:
         return own(hidden_states, **named)
     cos, sin = (table[0] for table in named["position_embeddings"])
@@ -216,5 +218,6 @@ def _attend(self: Any, own: Any, kernels: Compiled, scale: Tensor, one: Tensor, 
         said = [layer(rows) for layer in layers]
     query, key, value = (each.reshape(len(rows), -1, self.head_dim) for each in said)  # pyright: ignore
     query, key = _Rotated.apply(query, cos, sin, scale, kernels), _Rotated.apply(key, cos, sin, one, kernels)
-    said = packed_attention(self, query, key, value, named["packing"], self.scaling, getattr(self, "sliding_window", None) or 0, kernels)
+    window = getattr(self, "sliding_window", getattr(self.config, "sliding_window", None) if type(self).__name__ in WINDOWED else None) or 0
+    said = packed_attention(self, query, key, value, named["packing"], self.scaling, window, kernels)
     return self.o_proj(said.flatten(1))[None], None

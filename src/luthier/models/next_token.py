@@ -24,7 +24,7 @@ def next_token_loss(said: Tensor, weight: Tensor, target: Tensor, chunk: int = 2
     Returns:
         the sum, which gradients flow back from, and what each position adds to it, without gradient, # (learned,) fp32
     """
-    kernels = kernels if said.dtype == torch.bfloat16 else None  # they are made for that alone
+    kernels = kernels if kernels is not None and said.dtype == kernels.dtype else None  # they are made for that alone
     return cast(tuple[Tensor, Tensor], _ChunkedCrossEntropy.apply(said, weight, target, chunk, torch.is_grad_enabled(), kernels))
 
 
@@ -48,8 +48,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if d_said is not None:
                 d_said[part] = logits @ weight
             if weight_learns:
-                turned = logits.t() if kernels is None else kernels.turned(logits)
-                d_weight = turned @ said[part] if d_weight is None else d_weight.addmm_(turned, said[part])
+                d_weight = logits.t() @ said[part] if d_weight is None else d_weight.addmm_(logits.t(), said[part])
         if weight_learns and d_weight is None:
             d_weight = torch.zeros_like(weight)
         ctx.gradients = d_said, d_weight

@@ -68,13 +68,13 @@ class Group:
         seen: all tokens of the rows.
         mask: what is added to the scores so that padding is not seen, # (rows, 1, 1, length) or None
         before: of each row, the tokens before the first that asks, # (rows,); None: all of them ask
+        known: what every block of a network asks for again, by what was asked.
     """
 
     asking: Side
     seen: Side
     mask: Tensor | None
     before: Tensor | None
-    _known: dict[int, Tensor] = field(default_factory=dict, repr=False)
     known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def visible(self, window: int) -> Tensor:
@@ -90,19 +90,18 @@ class Group:
         """What is added to the scores so that a token looks at what is visible alone, # (…, asking length, length)"""
         if self.before is None:
             return _unseen(self.seen.length, window, dtype, self.seen.source.device)
-        if window not in self._known:  # every block asks for the same
+        if ("hidden", window) not in self.known:
             visible = self.visible(window)[:, :, None]
-            self._known[window] = _as_mask(visible, dtype)
-        return self._known[window]
+            self.known["hidden", window] = _as_mask(visible, dtype)
+        return self.known["hidden", window]
 
     def hidden_by_row(self, window: int, dtype: torch.dtype) -> Tensor:
         """The same for each row by itself, in one piece, # (rows, asking length, length)"""
-        if -1 - window not in self._known:
+        if ("by row", window) not in self.known:
             hidden = self.hidden(window, dtype)
-            self._known[-1 - window] = hidden.expand(self.asking.rows, *([1] * (hidden.ndim - 3)), *hidden.shape[-2:]).reshape(
-                self.asking.rows, *hidden.shape[-2:]
-            )
-        return self._known[-1 - window]
+            shape = (self.asking.rows, self.asking.length, self.seen.length)
+            self.known["by row", window] = hidden.view(-1, *shape[1:]).expand(shape).contiguous()
+        return self.known["by row", window]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from luthier.core.errors import ModelError
 from luthier.core.types import Batch
 from luthier.models import packed, padded
 from luthier.models.dropout import Dropout, attach
-from luthier.models.compiled import Compiled
+from luthier.models.compiled import Kernels
 from luthier.models.floors import said, states
 from luthier.models.fused import fuse
 from luthier.models.modes import evaluating
@@ -71,9 +71,9 @@ class PackedNetwork(nn.Module):
         if self.packs:
             network.set_attn_implementation(packed.NAME)
         self.prefix: Prefix | None = None
-        self.kernels: Compiled | None = None
+        self.kernels: Kernels | None = None
 
-    def use(self, kernels: Compiled) -> Compiled | None:
+    def use(self, kernels: Kernels) -> Kernels | None:
         """Compute by compiled kernels while training.
 
         Args:

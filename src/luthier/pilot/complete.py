@@ -18,6 +18,7 @@ from luthier.families import family_of
 from luthier.models.memory import give_back
 from luthier.models.pretrained import PLAIN
 from luthier.models.store import PADDED, Base, resolve
+from luthier.pilot.stages.compiling import compile_where_it_pays
 from luthier.pilot.stages.closing import closed, concluded
 from luthier.pilot.stages.closing_time import closing_of, keep_to_time
 from luthier.pilot.stages.folds import crossed
@@ -125,6 +126,7 @@ def opened_way(
     if base is not None and family.generates and tokenizer.chat_template == PLAIN and not place.happened("plain_template"):
         place.event("plain_template")
         face.say(f"{base.name} brings no chat template: turns are laid out as 'User: …' and 'Assistant: …', in the bundle too")
+    compile_where_it_pays(place, experiment, base, intake, face)
     experiment = _settled(place, experiment, base, face, inexact, workers)
     return Way(place, intake, face, clock, signals, base, tokenizer, opened(experiment, tokenizer)), experiment
 
