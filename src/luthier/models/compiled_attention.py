@@ -63,8 +63,8 @@ def _back(
     (rows, heads, asking, width), key_heads, length = q.shape, k.shape[1], k.shape[2]
     shared = heads // key_heads
     d_said = group.asking.gather(gradient, clear=True)
-    pulled = group.asking.gather(pulled, clear=False)[..., 0]
-    later = length - asking if group.before is not None else 0  # how much further than its own place a token may see
+    pulled = group.asking.gather(pulled, clear=True)[..., 0]  # padding asks for nothing, so it pulls at no key
+    later = 0 if group.before is None else int(group.before.max())  # how much further than its own place a token may see
     if asking <= 2 * BLOCK:
         blocks = [(0, asking, length)]
     else:

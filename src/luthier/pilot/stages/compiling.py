@@ -1,0 +1,48 @@
+"""Whether this run compiles the kernels that make its steps faster, before anything depends on them."""
+
+from __future__ import annotations
+
+from luthier.core.errors import ModelError
+from luthier.core.interfaces import Face
+from luthier.core.run import Run
+from luthier.data.intake import Intake
+from luthier.experiment import Experiment
+from luthier.models import compiled, fused
+from luthier.models.store import Base
+from luthier.training.devices import could_be_compiled
+
+CHARACTERS_A_TOKEN = 4
+BYTES_A_WEIGHT = 4
+
+
+def compile_where_it_pays(place: Run, experiment: Experiment, base: Base | None, intake: Intake, face: Face) -> None:
+    """Compile the kernels where they are not kept yet and the run is long enough to repay it.
+
+    Args:
+        place: the run.
+        experiment: before what depends on the machine is decided.
+        base: whose training they would make faster.
+        intake: the rows.
+        face: is told what happens.
+    """
+    training = experiment.training
+    if training.kernels != "auto" or base is None or base.family not in fused.FAMILIES or not could_be_compiled(training.dtype):
+        return
+    if compiled.are_kept() or not compiled.can_compile() or not compiled.pays(_operations(experiment, base, intake)):
+        return
+    face.say("compiling kernels for this processor: about a minute, once; later runs find them")
+    try:
+        compiled.load()
+    except ModelError as problem:
+        place.event("not_compiled", problem=problem.message)
+        face.say(f"{problem.message}; this run goes on without them")
+
+
+def _operations(experiment: Experiment, base: Base, intake: Intake) -> float:
+    """What the training takes, roughly: six operations for each weight and token."""
+    rows = intake.records["train"]
+    characters = sum(len(str(value)) for record in rows for value in record.values.values())
+    training = experiment.training
+    epochs = training.steps * training.batch_size / max(len(rows), 1) if training.steps else training.epochs
+    weights = sum(file.stat().st_size for file in base.folder.glob("*.safetensors")) / BYTES_A_WEIGHT
+    return 6 * weights * characters / CHARACTERS_A_TOKEN * epochs
