@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from luthier.models import compiled
 from luthier.training import devices
 from luthier.training.devices import decided
 from tests.training.test_steps import experiment
@@ -27,6 +28,31 @@ def test_bf16_is_chosen_where_the_processor_multiplies_it_and_what_is_asked_for_
     asked = decided(experiment("classification", "bert", training__dtype="float32", training__micro_batch_tokens=70))
     assert (asked.training.dtype, asked.training.micro_batch_tokens) == ("float32", 70)
     assert decided(left) == left
+
+
+@pytest.mark.parametrize(
+    ("family", "tiles", "kept", "dtype", "kernels"),
+    [
+        ("llama", True, True, "auto", "compiled"),
+        ("llama", True, False, "auto", "plain"),
+        ("llama", False, True, "auto", "plain"),
+        ("llama", True, True, "float32", "plain"),
+        ("bert", True, True, "auto", "plain"),
+    ],
+)
+def test_compiled_kernels_are_chosen_on_tiles_where_they_are_kept_and_know_the_base(
+    bases, monkeypatch: pytest.MonkeyPatch, family: str, tiles: bool, kept: bool, dtype: str, kernels: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(compiled, "are_kept", lambda: kept)
+    asked = experiment("classification", "bert", training__dtype=dtype, training__micro_batch_tokens=0)
+    found = decided(asked, bases(family))
+    assert found.training.kernels == kernels
+    assert found.training.micro_batch_tokens == (devices.AT_ONCE_COMPILED if kernels == "compiled" else devices.AT_ONCE)
+    assert decided(found, bases(family)) == found
+    assert decided(asked.replace("training.kernels", "plain"), bases(family)).training.kernels == "plain"
 
 
 PAGES = """

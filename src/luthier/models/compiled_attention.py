@@ -65,10 +65,8 @@ def _back(
     d_said = group.asking.gather(gradient, clear=True)
     pulled = group.asking.gather(pulled, clear=True)[..., 0]  # padding asks for nothing, so it pulls at no key
     later = 0 if group.before is None else int(group.before.max())  # how much further than its own place a token may see
-    if asking <= 2 * BLOCK:
-        blocks = [(0, asking, length)]
-    else:
-        blocks = [(start, min(start + BLOCK, asking), min(start + BLOCK + later, length)) for start in range(0, asking, BLOCK)]
+    size = -(-asking // max(1, round(asking / BLOCK))) if asking > 2 * BLOCK else asking  # blocks of equal length: a short last one costs as many calls
+    blocks = [(start, min(start + size, asking), min(start + size + later, length)) for start in range(0, asking, size)]
     d_query: list[Tensor] = []
     d_key, d_value = (torch.zeros(k.shape, dtype=torch.float32) if len(blocks) > 1 else None for _ in range(2))
     for start, end, reach in blocks:

@@ -25,8 +25,6 @@ WINDOWED = ("MistralAttention",)
 """Of them, those whose every layer looks back as far as the configuration says."""
 ADAPTER = "LoraLinear"
 """The class of low-rank adapters, which lies in a room above this one."""
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Families of bases whose networks have such classes."""
 
 
 class _Norm(torch.autograd.Function):

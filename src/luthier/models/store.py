@@ -32,6 +32,9 @@ VISION = ("resnet",)
 """They read images."""
 PADDED = ("mpnet", "deberta-v2")
 """Families whose attention has no way in for packed rows."""
+
+COMPILED = ("llama", "mistral", "qwen2", "qwen3")
+"""Families whose networks can train in compiled passes (`models.fused`)."""
 FORBIDDEN_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
 KEPT_FILES = (
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",

@@ -152,7 +152,7 @@ def _settled(place: Run, experiment: Experiment, base: Base | None, face: Face, 
                 "put the old base back, or empty model.fingerprint",
             )
         _set_threads(place, face, experiment.environment.get("threads"), workers)
-        settled = decided(experiment).replace("model.fingerprint", weights)
+        settled = decided(experiment, base).replace("model.fingerprint", weights)
         settled = settled.model_copy(update={"environment": environment()})
         write_file(place.folder / "experiment.yaml", settled.yaml())
         return settled

@@ -99,10 +99,10 @@ def measured_here(asked: str) -> None:
         import yaml
 
         experiment = Experiment.of(yaml.safe_load(question["experiment"]))
-        experiment = decided(experiment)
         intake = take_in(experiment.data, checks=())
         experiment = filled(experiment.replace("training.metric", "auto"), intake)  # it takes no part in a step
         base = resolve(experiment.model.base) if experiment.model.base else None
+        experiment = decided(experiment, base)
         work = assemble(experiment, base, family_of(intake.spec.task).load_processor(base, experiment.objective, intake), intake.records)
         print(json.dumps(forecast(work, question["seconds"]).value()))
     except LuthierError as problem:

@@ -37,7 +37,7 @@ def prove(experiment: str | Path | Experiment, *, set: Changes = (), seconds: fl
     face.stage("base", experiment.model.base)
     base = resolve(experiment.model.base, face.say) if experiment.model.base else None
     tokenizer = family_of(intake.spec.task).load_processor(base, experiment.objective, intake)
-    experiment = decided(experiment)
+    experiment = decided(experiment, base)
     objective = opened(experiment, tokenizer)
     work = build(experiment, base, objective, objective.prepare(intake.records["train"]), objective.prepare(intake.records["validation"]))
     face.stage("proofs")

@@ -20,6 +20,7 @@ from torch.utils import deterministic
 from luthier.core.threads import allowed_processors, free_processors
 from luthier.experiment import Experiment
 from luthier.models import compiled
+from luthier.models.store import COMPILED, Base
 
 AT_ONCE, AT_ONCE_COMPILED, AT_ONCE_ACCELERATED = 1024, 4096, 16_384
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
@@ -28,21 +29,25 @@ MADV_HUGEPAGE = 14  # Linux's mman.h
 HEAP = 8 << 30
 
 
-def decided(experiment: Experiment) -> Experiment:
+def decided(experiment: Experiment, base: Base | None = None) -> Experiment:
     """The experiment with what it leaves to the machine: what the model computes in, by which kernels, and how many tokens go through it at once.
 
     More tokens at once than keep an accelerator's units busy, or than a processor's caches hold, only take memory; compiled kernels take less of it a token.
+
+    Args:
+        experiment: whose `training` may hold auto and 0.
+        base: that is trained; where none is given, kernels stay plain unless they are asked for.
     """
     training = experiment.training
     dtype = choose_dtype(training.dtype)
-    kernels = choose_kernels(training.kernels, dtype)
+    kernels = choose_kernels(training.kernels, dtype, base)
     on_processor = AT_ONCE_COMPILED if kernels == "compiled" else AT_ONCE
     at_once = training.micro_batch_tokens or (AT_ONCE_ACCELERATED if torch.cuda.is_available() else on_processor)
     chosen = {"dtype": dtype, "kernels": kernels, "micro_batch_tokens": at_once}
     return experiment.set({f"training.{name}": value for name, value in chosen.items()})
 
 
-def choose_kernels(asked: str, dtype: str) -> str:
+def choose_kernels(asked: str, dtype: str, base: Base | None) -> str:
     """Which kernels the model computes by: the compiled ones on a processor with tiles, where they are kept.
 
     On tiles products are so fast that what lies between them takes most of a step.
@@ -50,15 +55,22 @@ def choose_kernels(asked: str, dtype: str) -> str:
     Args:
         asked: auto, plain or compiled.
         dtype: what the model computes in.
+        base: that is trained.
     """
     if asked != "auto":
         return asked
-    return "compiled" if could_be_compiled(dtype) and compiled.are_kept() else "plain"
+    return "compiled" if base is not None and compiled_is_faster(dtype, base) and compiled.are_kept() else "plain"
 
 
-def could_be_compiled(dtype: str) -> bool:
-    """Whether compiled kernels would be the faster ones here, for a model that computes in `dtype`."""
-    return choose_dtype(dtype) == "bfloat16" and not torch.cuda.is_available() and bfloat16_units() == "tiles"
+def compiled_is_faster(dtype: str, base: Base) -> bool:
+    """Whether compiled kernels would be the faster ones here.
+
+    Args:
+        dtype: what the model computes in, or auto.
+        base: that is trained.
+    """
+    here = choose_dtype(dtype) == "bfloat16" and not torch.cuda.is_available() and bfloat16_units() == "tiles"
+    return here and base.family in COMPILED
 
 
 def choose_dtype(asked: str) -> str:

@@ -7,9 +7,9 @@ from luthier.core.interfaces import Face
 from luthier.core.run import Run
 from luthier.data.intake import Intake
 from luthier.experiment import Experiment
-from luthier.models import compiled, fused
+from luthier.models import compiled
 from luthier.models.store import Base
-from luthier.training.devices import could_be_compiled
+from luthier.training.devices import compiled_is_faster
 
 CHARACTERS_A_TOKEN = 4
 BYTES_A_WEIGHT = 4
@@ -26,7 +26,7 @@ def compile_where_it_pays(place: Run, experiment: Experiment, base: Base | None,
         face: is told what happens.
     """
     training = experiment.training
-    if training.kernels != "auto" or base is None or base.family not in fused.FAMILIES or not could_be_compiled(training.dtype):
+    if training.kernels != "auto" or base is None or not compiled_is_faster(training.dtype, base):
         return
     if compiled.are_kept() or not compiled.can_compile() or not compiled.pays(_operations(experiment, base, intake)):
         return
