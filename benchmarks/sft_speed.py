@@ -180,7 +180,9 @@ if __name__ == "__main__":
     results = given.out / f"results-{given.adaptation}-{given.steps}.jsonl"
     kept = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     for number in range(len(kept), given.rounds):
-        speed, peak, operations, *products = figures(sys.executable, OURS, given.out, given.steps, given.adaptation, *(["--compiled"] if given.compiled else []))
+        speed, peak, operations, *products = figures(
+            sys.executable, OURS, given.out, given.steps, given.adaptation, *(["--compiled"] if given.compiled else [])
+        )
         row = {
             "round": number,
             "luthier": speed,

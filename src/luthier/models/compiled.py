@@ -60,7 +60,9 @@ class Compiled:
         return head_width == KERNELS["rotate"].shapes[0][-1]
 
     def __init__(self, folder: Path) -> None:
-        self._loaded = {name: torch._C._aoti.AOTIModelPackageLoader(str(folder / f"{name}.pt2"), "model", False, 1, -1) for name in KERNELS}
+        packages: Any = torch._C  # torch's own `aoti_load_package` loads its whole compiler first: seconds, and 200 MB
+        opened = packages._aoti.AOTIModelPackageLoader
+        self._loaded = {name: opened(str(folder / f"{name}.pt2"), "model", False, 1, -1) for name in KERNELS}
 
     def __getattr__(self, name: str) -> Any:
         run = self.__dict__["_loaded"][name].boxed_run

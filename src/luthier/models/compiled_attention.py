@@ -46,26 +46,32 @@ class CompiledAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """The gradients of queries, keys and values; `gradients`: of what was said, # (tokens, heads, width)"""
         packing: Packing = ctx.packing
         gradient = gradients[0].contiguous()
         (said,) = ctx.saved_tensors
         pulled = (gradient.float() * said).sum(-1, keepdim=True)  # (tokens, heads, 1)
-        found = [_back(group, gradient, pulled, *kept, ctx.window, ctx.kernels) for group, kept in zip(packing.groups, ctx.kept, strict=True)]
+        found = [
+            _back(group, gradient, pulled, kept, ctx.window, ctx.kernels) for group, kept in zip(packing.groups, ctx.kept, strict=True)
+        ]
         ctx.kept = None
         d_query, d_key, d_value = zip(*found, strict=True)
         return packing.scatter(d_query, clear=True), packing.added(d_key), packing.added(d_value), None, None, None
 
 
 def _back(
-    group: Group, gradient: Tensor, pulled: Tensor, q: Tensor, k: Tensor, v: Tensor, total: Tensor, window: int, kernels: Any
+    group: Group, gradient: Tensor, pulled: Tensor, kept: tuple[Tensor, ...], window: int, kernels: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of one group's queries, keys and values."""
+    q, k, v, total = kept
     (rows, heads, asking, width), key_heads, length = q.shape, k.shape[1], k.shape[2]
     shared = heads // key_heads
     d_said = group.asking.gather(gradient, clear=True)
     pulled = group.asking.gather(pulled, clear=True)[..., 0]  # padding asks for nothing, so it pulls at no key
     later = 0 if group.before is None else int(group.before.max())  # how much further than its own place a token may see
-    size = -(-asking // max(1, round(asking / BLOCK))) if asking > 2 * BLOCK else asking  # blocks of equal length: a short last one costs as many calls
+    size = (
+        -(-asking // max(1, round(asking / BLOCK))) if asking > 2 * BLOCK else asking
+    )  # blocks of equal length: a short last one costs as many calls
     blocks = [(start, min(start + size, asking), min(start + size + later, length)) for start in range(0, asking, size)]
     d_query: list[Tensor] = []
     d_key, d_value = (torch.zeros(k.shape, dtype=torch.float32) if len(blocks) > 1 else None for _ in range(2))

@@ -108,7 +108,9 @@ class _Adapted(torch.autograd.Function):
     """A layer and its low-rank adapter, whose products are added where the layer's own stand."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, kernels: Kernels) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, kernels: Kernels
+    ) -> Tensor:
         thin = x @ down.t()
         ctx.save_for_backward(x, weight, down, up, thin)
         ctx.scale, ctx.kernels = scale, kernels

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from luthier.models.dropout import by_head, kept_scale, site_key
 from luthier.models.compiled_attention import CompiledAttention
+from luthier.models.dropout import by_head, kept_scale, site_key
 from luthier.models.packing import Group, Packing
 
 NAME = "luthier_packed"

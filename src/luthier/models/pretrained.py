@@ -19,8 +19,8 @@ from transformers.utils import logging
 from luthier.core.errors import ModelError
 from luthier.core.types import Batch
 from luthier.models import packed, padded
-from luthier.models.dropout import Dropout, attach
 from luthier.models.compiled import Kernels
+from luthier.models.dropout import Dropout, attach
 from luthier.models.floors import said, states
 from luthier.models.fused import fuse
 from luthier.models.modes import evaluating

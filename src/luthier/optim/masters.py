@@ -64,7 +64,7 @@ class Masters:
         self._collecting = False
         self._rooms: dict[str, Tensor] = {}
         self._waiting: dict[str, Tensor] = {}  # gradients that came once, in bf16
-        self._kernels = kernels if copies and isinstance(optimizer, AdamW) else None
+        self._kernels: Any = kernels if copies and isinstance(optimizer, AdamW) else None
         for name in self.inner if copies else self.met:
             self._watch(name)
         self.before_moving: Callable[[], None] = lambda: None  # whoever still reads the weights puts a wait here
@@ -173,9 +173,7 @@ class Masters:
             self.optimizer.zero_grad(set_to_none=True)
             self._waiting.clear()
             return 0.0
-        squares = [self._kernels.square_sum(gradient.flatten()) for gradient in self._waiting.values()]
-        known = float(torch.stack(squares).double().sum()) if squares else 0.0
-        norm = math.sqrt(float(torch.nn.utils.get_total_norm(gradients)) ** 2 + known) / count if squares else float(torch.nn.utils.get_total_norm(gradients)) / count
+        norm = self._norm(gradients) / count
         shrink = min(1.0, self.spec.clip / (norm + 1e-6)) if self.spec.clip else 1.0
         if gradients:
             torch.ops.aten._foreach_mul_.Tensor(gradients, torch.tensor(shrink / count, device=gradients[0].device))
@@ -187,6 +185,14 @@ class Masters:
         self.optimizer.zero_grad(set_to_none=True)
         self.publish(moved)
         return norm
+
+    def _norm(self, gradients: list[Tensor]) -> float:
+        """Of these and of those that wait."""
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        if not self._waiting:
+            return norm
+        squares = torch.stack([self._kernels.square_sum(gradient.flatten()) for gradient in self._waiting.values()])
+        return math.sqrt(norm**2 + float(squares.double().sum()))
 
     def _moved_at_once(self, scale: float) -> set[str]:
         """Take the optimizer's step for the gradients that wait, and publish what it says, in one pass a parameter.

@@ -18,9 +18,9 @@ from luthier.families import family_of
 from luthier.models.memory import give_back
 from luthier.models.pretrained import PLAIN
 from luthier.models.store import PADDED, Base, resolve
-from luthier.pilot.stages.compiling import compile_where_it_pays
 from luthier.pilot.stages.closing import closed, concluded
 from luthier.pilot.stages.closing_time import closing_of, keep_to_time
+from luthier.pilot.stages.compiling import compile_where_it_pays
 from luthier.pilot.stages.folds import crossed
 from luthier.pilot.stages.planning import planned
 from luthier.pilot.stages.proving import proven
