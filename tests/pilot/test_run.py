@@ -146,12 +146,13 @@ def test_a_bundle_can_be_trained_further_on_new_rows(finished: Run, table: Path,
     first, second = (folder / "bundle" / "model.safetensors" for folder in (finished.folder, run.folder))
     from safetensors.torch import load_file
 
-    one, two = load_file(first), load_file(second)
+    rounded = 2**-7 if any(weight.dtype == torch.bfloat16 for weight in load_file(first).values()) else 0.0
+    one, two = ({name: weight.float() for name, weight in load_file(file).items()} for file in (first, second))
     scale = float(
         two["classifier.weight"].norm() / one["classifier.weight"].norm()
     )  # each is at the temperature of its own validation rows
-    assert torch.allclose(scale * one["classifier.weight"], two["classifier.weight"], atol=1e-5)
-    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in one if not name.startswith("classifier"))
+    assert torch.allclose(scale * one["classifier.weight"], two["classifier.weight"], rtol=rounded, atol=1e-5)
+    assert all(torch.allclose(one[name], two[name], rtol=rounded, atol=1e-5) for name in one if not name.startswith("classifier"))
 
 
 @pytest.mark.parametrize("task", ["classification", "chat"])
