@@ -60,6 +60,19 @@ def test_loss_and_gradients_in_fp32_are_those_of_transformers(
         assert float((found[name] - gradient).norm()) <= 1e-4 * float(gradient.norm()) + 1e-6, name
 
 
+def test_with_dropout_the_attention_is_transformers(bases) -> None:
+    model = load_generator(bases("llama"), 0.3)
+    model.train()
+    batch = batch_of(LENGTHS["short"], model.network.config.vocab_size)
+    with model.chance.keyed(1, 2, batch.index, batch.lengths):
+        loss, expected = gradients(model, batch)
+        model.use(Plain(torch.float32))
+        fused_loss, found = gradients(model, batch)
+    assert fused_loss == pytest.approx(loss, rel=1e-5)
+    for name, gradient in expected.items():
+        assert float((found[name] - gradient).norm()) <= 1e-4 * float(gradient.norm()) + 1e-6, name
+
+
 def test_evaluations_and_other_numbers_go_transformers_way_to_the_bit(bases) -> None:
     model = load_generator(bases("llama"), 0.0)
     batch = batch_of(LENGTHS["short"], model.network.config.vocab_size)

@@ -164,5 +164,7 @@ def _example(shape: Sequence[str | int], dtype: torch.dtype) -> Tensor:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        load()
     for each in sys.argv[2:]:
         _compile(KERNELS[each], Path(sys.argv[1]) / f"{each}.pt2")

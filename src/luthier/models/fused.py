@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.models.compiled import Kernels
-from luthier.models.packed import packed_attention
+from luthier.models.compiled_attention import CompiledAttention
 
 NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 """Classes of transformers that norm as `kernels.rms_norm` does."""
@@ -207,17 +207,18 @@ def _adapted(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor:
 
 
 def _attend(self: Any, own: Any, kernels: Kernels, scale: Tensor, one: Tensor, hidden_states: Tensor, **named: Any) -> tuple[Tensor, None]:
-    if "packing" not in named:
+    packing = named.get("packing")
+    if packing is None or packing.dropout or not packing.causal:  # the kernels know neither
         return own(hidden_states, **named)
     cos, sin = (table[0] for table in named["position_embeddings"])
     rows = hidden_states[0]
     layers = (self.q_proj, self.k_proj, self.v_proj)
     if _plain(*layers):
-        said = _Joined.apply(rows, kernels, *(layer.weight for layer in layers))
+        found: Any = _Joined.apply(rows, kernels, *(layer.weight for layer in layers))
     else:
-        said = [layer(rows) for layer in layers]
-    query, key, value = (each.reshape(len(rows), -1, self.head_dim) for each in said)  # pyright: ignore
+        found = [layer(rows) for layer in layers]
+    query, key, value = (each.reshape(len(rows), -1, self.head_dim) for each in found)
     query, key = _Rotated.apply(query, cos, sin, scale, kernels), _Rotated.apply(key, cos, sin, one, kernels)
     window = getattr(self, "sliding_window", getattr(self.config, "sliding_window", None) if type(self).__name__ in WINDOWED else None) or 0
-    said = packed_attention(self, query, key, value, named["packing"], self.scaling, window, kernels)
+    said: Any = CompiledAttention.apply(query, key, value, packing, window, kernels)
     return self.o_proj(said.flatten(1))[None], None

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from luthier.models.compiled_attention import CompiledAttention
 from luthier.models.dropout import by_head, kept_scale, site_key
 from luthier.models.packing import Group, Packing
 
@@ -142,35 +141,11 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
         packing = replace(packing, dropout=0.0)
     scale = options.get("scaling") or query.shape[-1] ** -0.5
     window = (options.get("sliding_window") or 0) if packing.causal else 0
-    q, k, v = (tensor.squeeze(0).transpose(0, 1).contiguous() for tensor in (query, key, value))
-    return packed_attention(module, q, k, v, packing, scale, window).unsqueeze(0), None
-
-
-def packed_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, window: int, kernels: Any = None
-) -> Tensor:
-    """The same for tensors that lie as products leave them.
-
-    Args:
-        module: the attention layer that asks.
-        query: # (tokens, heads, width)
-        key: # (tokens, key heads, width)
-        value: # (tokens, key heads, width)
-        packing: who sees whom.
-        scale: of the scores.
-        window: how far back a token looks, 0: to the beginning.
-        kernels: the compiled ones, where they are used; queries then come scaled.
-
-    Returns:
-        # (tokens, heads, width)
-    """
-    if packing.causal and packing.dropout == 0:
-        if kernels is not None:
-            return cast(Tensor, CompiledAttention.apply(query, key, value, packing, window, kernels))
-        if _fused_pays(query, packing):
-            return _causal(query, key, value, packing, scale, window)
     site = site_key(f"attention {getattr(module, 'luthier_site', getattr(module, 'layer_idx', 0))}")
-    return cast(Tensor, _Attention.apply(query, key, value, packing, scale, site, window))
+    q, k, v = (tensor.squeeze(0).transpose(0, 1).contiguous() for tensor in (query, key, value))
+    if packing.causal and packing.dropout == 0 and _fused_pays(q, packing):
+        return _causal(q, k, v, packing, scale, window).unsqueeze(0), None
+    return cast(Tensor, _Attention.apply(q, k, v, packing, scale, site, window)).unsqueeze(0), None
 
 
 AttentionInterface.register(NAME, attention)
