@@ -11,6 +11,7 @@ import torch
 
 from luthier.core.errors import ModelError
 from luthier.models import compiled
+from luthier.pilot.stages import compiling
 from luthier.pilot.stages.compiling import compile_where_it_pays
 from tests.training.test_steps import experiment
 
@@ -40,7 +41,7 @@ def tried(
     monkeypatch.setattr(compiled, "are_kept", lambda: facts.get("kept", False))
     monkeypatch.setattr(compiled, "can_compile", lambda: facts.get("compiler", True))
     monkeypatch.setattr(compiled, "load", load)
-    monkeypatch.setattr(compiled, "WORTH", 2e9)  # the bases are tiny
+    monkeypatch.setattr(compiling, "WORTH", 2e9)  # the bases are tiny
     place: Any = Place()
     face: Any = SimpleNamespace(say=said.append)
     intake: Any = SimpleNamespace(records={"train": [SimpleNamespace(values={"text": "x" * 1000})] * rows})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from luthier.core.errors import ExperimentError
 from luthier.models import compiled
 from luthier.training import devices
 from luthier.training.devices import decided
@@ -53,6 +54,11 @@ def test_compiled_kernels_are_chosen_on_tiles_where_they_are_kept_and_know_the_b
     assert found.training.micro_batch_tokens == (devices.AT_ONCE_COMPILED if kernels == "compiled" else devices.AT_ONCE)
     assert decided(found, bases(family)) == found
     assert decided(asked.replace("training.kernels", "plain"), bases(family)).training.kernels == "plain"
+
+
+def test_compiled_kernels_are_refused_where_they_cannot_be_used(bases) -> None:
+    with pytest.raises(ExperimentError, match="bfloat16 on a processor"):
+        decided(experiment("classification", "bert", training__dtype="float32", training__kernels="compiled"), bases("llama"))
 
 
 PAGES = """

@@ -23,8 +23,6 @@ from luthier.models.store import home
 TYPES = {"b": torch.bfloat16, "f": torch.float32, "i": torch.int64}
 USUAL = {"tokens": 160, "width": 576, "asking": 480, "length": 112, "heads": 9, "vocabulary": 4096, "numbers": 4160}
 """Lengths of the axes while compiling: the code is made for any."""
-WORTH = 3e14
-"""Operations of a training that takes ten minutes on two cores."""
 OPTIONS: dict[str, Any] = {"cpp.dynamic_threads": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
 
 
@@ -62,7 +60,7 @@ class Compiled:
     def __init__(self, folder: Path) -> None:
         packages: Any = torch._C  # torch's own `aoti_load_package` loads its whole compiler first: seconds, and 200 MB
         opened = packages._aoti.AOTIModelPackageLoader
-        self._loaded = {name: opened(str(folder / f"{name}.pt2"), "model", False, 1, -1) for name in KERNELS}
+        self._loaded = {file.stem: opened(str(file), "model", False, 1, -1) for file in folder.glob("*.pt2")}
 
     def __getattr__(self, name: str) -> Any:
         run = self.__dict__["_loaded"][name].boxed_run
@@ -95,11 +93,6 @@ def can_compile() -> bool:
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
-def pays(operations: float) -> bool:
-    """Whether a training of so many operations is long enough to compile the kernels for it: a third of it is saved, and a minute spent."""
-    return operations > WORTH
-
-
 def load() -> Compiled:
     """The kernels; compiled first where they are not kept, which takes about a minute.
 
@@ -108,15 +101,22 @@ def load() -> Compiled:
     """
     folder = kept()
     if not folder.is_dir():
-        _build(folder)
+        build(folder, list(KERNELS))
     return Compiled(folder)
 
 
-def _build(folder: Path) -> None:
-    """In a process of its own: the compiler's Python part takes memory that training needs."""
+def build(folder: Path, names: Sequence[str]) -> None:
+    """Compile kernels, in processes of their own: the compiler's Python part takes memory that training needs.
+
+    Args:
+        folder: appears when all of them are there.
+        names: of them.
+
+    Raises:
+        ModelError: the compiler failed.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as room:
-        names = list(KERNELS)
         halves = [names[::2], names[1::2]]
         running = [
             subprocess.Popen(
@@ -151,7 +151,7 @@ def _compile(kernel: Kernel, target: Path) -> None:
             return kernel.function(*tensors)
 
     tensors = [_example(shape, TYPES[letter]) for shape, letter in zip(kernel.shapes, kernel.types, strict=True)]
-    anyhow = {name: Dim(name.replace(" ", "_"), min=1) for shape in kernel.shapes for name in shape if isinstance(name, str)}
+    anyhow = {name: Dim(name, min=1) for shape in kernel.shapes for name in shape if isinstance(name, str)}
     axes = [{axis: anyhow[name] for axis, name in enumerate(shape) if isinstance(name, str)} for shape in kernel.shapes]
     with torch.no_grad():
         made = export(Module(), tuple(tensors), dynamic_shapes=(tuple(axes),), strict=False)

@@ -17,6 +17,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.utils import deterministic
 
+from luthier.core.errors import ExperimentError
 from luthier.core.threads import allowed_processors, free_processors
 from luthier.experiment import Experiment
 from luthier.models import compiled
@@ -56,7 +57,15 @@ def choose_kernels(asked: str, dtype: str, base: Base | None) -> str:
         asked: auto, plain or compiled.
         dtype: what the model computes in.
         base: that is trained.
+
+    Raises:
+        ExperimentError: compiled kernels are asked for where they cannot be used.
     """
+    if asked == "compiled" and (dtype != "bfloat16" or torch.cuda.is_available()):
+        raise ExperimentError(
+            f"training.kernels=compiled is for bfloat16 on a processor, and this run computes in {dtype} on {device().type}",
+            "leave training.kernels at auto",
+        )
     if asked != "auto":
         return asked
     return "compiled" if base is not None and compiled_is_faster(dtype, base) and compiled.are_kept() else "plain"
