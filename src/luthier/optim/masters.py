@@ -130,12 +130,11 @@ class Masters:
             for total, piece in zip(master.grad.split(rows), gradient.split(rows), strict=True):
                 total += piece  # a sum of two precisions makes a copy first, of as much as is added at once
 
-    def _widen(self, *names: str) -> None:
-        """Gradients that wait become the first of a sum in fp32."""
-        for name in names:
-            if name in self._waiting:
-                master = self.outer[name]
-                master.grad = self._room(name, master).copy_(self._waiting.pop(name))
+    def _widen(self, name: str) -> None:
+        """A gradient that waits becomes the first of a sum in fp32."""
+        if name in self._waiting:
+            master = self.outer[name]
+            master.grad = self._room(name, master).copy_(self._waiting.pop(name))
 
     def _room(self, name: str, master: Tensor) -> Tensor:
         """Where a step's gradient goes; for the largest the same memory each time, because fresh memory comes page by page."""
