@@ -94,7 +94,7 @@ def test_a_wrong_norm_is_noticed(bases) -> None:
     class Wrong(Plain):
         def __getattr__(self, name: str) -> Any:
             own = super().__getattr__(name)
-            return own if name != "rms_norm_back" else lambda *given: own(*given) * 1.02
+            return own if name != "rms_norm_backward" else lambda *given: own(*given) * 1.02
 
     model = load_generator(bases("llama"), 0.0)
     model.train()

@@ -31,15 +31,15 @@ def test_the_norm_is_llamas_and_so_are_its_gradients() -> None:
     assert near(said, expected)
     assert x.grad is not None
     assert own.weight.grad is not None
-    assert near(kernels.rms_norm_back(d_said, x.detach(), own.weight.detach(), factor), x.grad)
-    assert near(kernels.rms_norm_weight_back(d_said, x.detach(), factor), own.weight.grad)
+    assert near(kernels.rms_norm_backward(d_said, x.detach(), own.weight.detach(), factor), x.grad)
+    assert near(kernels.rms_norm_weight_backward(d_said, x.detach(), factor), own.weight.grad)
 
 
 def test_the_gated_unit_is_silu_times_the_rest_and_so_are_its_gradients() -> None:
     gate, up, d_said = drawn(7, 40).requires_grad_(), drawn(40, 7).t().contiguous().requires_grad_(), drawn(8, 40)[:7]
     expected = nn.functional.silu(gate) * up
     expected.backward(d_said)
-    said, d_gate, d_up = kernels.swiglu_back(gate.detach(), up.detach(), d_said)
+    said, d_gate, d_up = kernels.swiglu_backward(gate.detach(), up.detach(), d_said)
     assert near(said, expected)
     assert near(kernels.swiglu(gate.detach(), up.detach()), expected)
     assert gate.grad is not None
@@ -52,10 +52,10 @@ def test_the_rotation_is_llamas_and_the_other_way_undoes_it() -> None:
     x, angle, one = drawn(11, 3, 64), drawn(11, 32).repeat(1, 2), torch.tensor(1.0)
     cos, sin = angle.cos(), angle.sin()
     expected, _ = apply_rotary_pos_emb(x.transpose(0, 1)[None], x.transpose(0, 1)[None], cos[None], sin[None])
-    turned = kernels.rotate(x, cos, sin, one)
+    turned = kernels.rotary(x, cos, sin, one)
     assert near(turned, expected[0].transpose(0, 1))
-    assert near(kernels.rotate(turned, cos, -sin, one), x)
-    assert near(kernels.rotate(x, cos, sin, torch.tensor(0.25)), turned / 4)
+    assert near(kernels.rotary(turned, cos, -sin, one), x)
+    assert near(kernels.rotary(x, cos, sin, torch.tensor(0.25)), turned / 4)
 
 
 def test_attentions_way_back_is_that_of_softmax() -> None:
@@ -66,7 +66,7 @@ def test_attentions_way_back_is_that_of_softmax() -> None:
     share = score.masked_fill(hidden, -torch.inf).softmax(-1)
     share.backward(d_share)
     total = score.masked_fill(hidden, -torch.inf).logsumexp(-1)
-    said, d_score = kernels.attention_back(score.detach(), d_share, total.detach(), (share * d_share).sum(-1).detach(), first, last)
+    said, d_score = kernels.attention_backward(score.detach(), d_share, total.detach(), (share * d_share).sum(-1).detach(), first, last)
     assert score.grad is not None
     assert near(said, share)
     assert near(d_score, score.grad)
@@ -97,7 +97,7 @@ def test_the_optimizers_pass_is_torchs_adamw() -> None:
     assert float(kernels.square_sum(own)) == pytest.approx(float(own.square().sum()), rel=1e-5)
 
 
-BUILT = ("rms_norm", "attention_back", "adamw_")
+BUILT = ("rms_norm", "attention_backward", "adamw_")
 """Of each sort one: a sum over rows, several axes of places, tensors that are changed."""
 
 

@@ -38,7 +38,7 @@ def tried(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    monkeypatch.setattr(compiled, "are_kept", lambda: facts.get("kept", False))
+    monkeypatch.setattr(compiled, "are_cached", lambda: facts.get("kept", False))
     monkeypatch.setattr(compiled, "can_compile", lambda: facts.get("compiler", True))
     monkeypatch.setattr(compiled, "load", load)
     monkeypatch.setattr(compiling, "WORTH", 2e9)  # the bases are tiny

@@ -47,7 +47,7 @@ def test_compiled_kernels_are_chosen_on_tiles_where_they_are_kept_and_know_the_b
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(compiled, "are_kept", lambda: kept)
+    monkeypatch.setattr(compiled, "are_cached", lambda: kept)
     asked = experiment("classification", "bert", training__dtype=dtype, training__micro_batch_tokens=0)
     found = decided(asked, bases(family))
     assert found.training.kernels == kernels

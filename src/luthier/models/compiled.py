@@ -21,7 +21,7 @@ from luthier.models.kernels import KERNELS, Kernel
 from luthier.models.store import home
 
 TYPES = {"b": torch.bfloat16, "f": torch.float32, "i": torch.int64}
-USUAL = {"tokens": 160, "width": 576, "asking": 480, "length": 112, "heads": 9, "vocabulary": 4096, "numbers": 4160}
+EXAMPLE_SIZES = {"tokens": 160, "width": 576, "asking": 480, "length": 112, "heads": 9, "vocabulary": 4096, "numbers": 4160}
 """Lengths of the axes while compiling: the code is made for any."""
 OPTIONS: dict[str, Any] = {"cpp.dynamic_threads": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
 
@@ -55,7 +55,7 @@ class Compiled:
 
     def fits(self, head_width: int) -> bool:
         """Whether heads of this width can be rotated."""
-        return head_width == KERNELS["rotate"].shapes[0][-1]
+        return head_width == KERNELS["rotary"].shapes[0][-1]
 
     def __init__(self, folder: Path) -> None:
         packages: Any = torch._C  # torch's own `aoti_load_package` loads its whole compiler first: seconds, and 200 MB
@@ -76,16 +76,16 @@ class Compiled:
 Kernels = Compiled | Plain
 
 
-def kept() -> Path:
+def cache_folder() -> Path:
     """Where the kernels of this processor, torch and source are kept, whether they are there or not."""
     source = Path(kernels.__file__).read_bytes()
     named = [torch.__version__, torch.backends.cpu.get_cpu_capability(), str(torch.cpu._is_amx_tile_supported()), str(OPTIONS)]
     return home().parent / "kernels" / hashlib.sha256(b"\0".join([source, *(name.encode() for name in named)])).hexdigest()[:16]
 
 
-def are_kept() -> bool:
+def are_cached() -> bool:
     """Whether the kernels need not be compiled any more."""
-    return kept().is_dir()
+    return cache_folder().is_dir()
 
 
 def can_compile() -> bool:
@@ -99,7 +99,7 @@ def load() -> Compiled:
     Raises:
         ModelError: there is no compiler, or it failed.
     """
-    folder = kept()
+    folder = cache_folder()
     if not folder.is_dir():
         build(folder, list(KERNELS))
     return Compiled(folder)
@@ -159,7 +159,7 @@ def _compile(kernel: Kernel, target: Path) -> None:
 
 
 def _example(shape: Sequence[str | int], dtype: torch.dtype) -> Tensor:
-    lengths = [USUAL[name] if isinstance(name, str) else name for name in shape]
+    lengths = [EXAMPLE_SIZES[name] if isinstance(name, str) else name for name in shape]
     return torch.ones(lengths, dtype=dtype) if dtype == torch.int64 or not lengths else torch.randn(lengths).to(dtype)
 
 

@@ -1,7 +1,7 @@
-"""Causal attention in bf16 on a processor: torch's own pass forward, products and a compiled kernel back.
+"""Causal attention in bf16 on a processor: torch's own forward pass; the backward pass in batched products and a compiled kernel.
 
-Torch's way back takes two to five times as long as batched products do, but those compute the half that no token sees as well. So the tokens that ask are
-taken in blocks, each with the keys up to its last one, and what they look at is said again from the scores' logarithms: nothing of it is kept.
+Torch's own backward pass takes two to five times as long as batched products do, but those also compute the half that the causal mask hides. So queries are
+taken in blocks, each with the keys up to its last one, and the probabilities are computed again from the log-sum-exp of the scores instead of being kept.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.models.compiled import Kernels
 from luthier.models.packing import Group, Packing
 
 BLOCK = 128
@@ -21,7 +22,7 @@ class CompiledAttention(torch.autograd.Function):
     """Softmax attention within each row; each token sees those before it and itself."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int, kernels: Any) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int, kernels: Kernels) -> Tensor:
         """Attend; query, scaled: (tokens, heads, width), key and value: (tokens, key heads, width)."""
         kept: list[tuple[Tensor, ...]] = []
         said: list[Tensor] = []
@@ -34,7 +35,7 @@ class CompiledAttention(torch.autograd.Function):
                 k.repeat_interleave(shared, 1),
                 v.repeat_interleave(shared, 1),
                 is_causal=plain,
-                attn_mask=None if plain else group.hidden_by_row(window, q.dtype)[:, None],
+                attn_mask=None if plain else _mask(group, window, q.dtype),
                 scale=1.0,
             )
             said.append(rows)
@@ -59,8 +60,14 @@ class CompiledAttention(torch.autograd.Function):
         return packing.scatter(d_query, clear=True), packing.added(d_key), packing.added(d_value), None, None, None
 
 
+def _mask(group: Group, window: int, dtype: torch.dtype) -> Tensor:
+    """What hides places, as torch takes it, # (asking length, length) or (rows, 1, asking length, length)"""
+    hidden = group.hidden(window, dtype)
+    return hidden if hidden.ndim == 2 else hidden.squeeze(2)
+
+
 def _back(
-    group: Group, gradient: Tensor, pulled: Tensor, kept: tuple[Tensor, ...], window: int, kernels: Any
+    group: Group, gradient: Tensor, pulled: Tensor, kept: tuple[Tensor, ...], window: int, kernels: Kernels
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of one group's queries, keys and values."""
     q, k, v, total = kept
@@ -78,7 +85,7 @@ def _back(
     for start, end, reach in blocks:
         asked, answered = (each[:, :, start:end].reshape(rows, key_heads, -1, width) for each in (q, d_said))
         keys, values = k[:, :, :reach], v[:, :, :reach]
-        share, d_score = kernels.attention_back(
+        share, d_score = kernels.attention_backward(
             (asked @ keys.transpose(-1, -2)).view(-1, reach),
             (answered @ values.transpose(-1, -2)).view(-1, reach),
             total[:, :, start:end].flatten(),

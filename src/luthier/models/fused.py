@@ -1,7 +1,7 @@
-"""The parts of a decoder between its products, each as one compiled pass forward and one back.
+"""The parts of a decoder between its matrix products, each with one fused forward and one fused backward pass.
 
-Only training goes this way: evaluations, bundles and proofs compute as transformers does. What a pass can say again on the way back it does not keep,
-so less memory is held than by torch's own operations.
+Only training in bf16 uses them: evaluations, bundles and whatever is computed in fp32 go through transformers' own code. What a backward pass can compute again
+is not kept, so less memory is held than by torch's own operations.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ ADAPTER = "LoraLinear"
 """The class of low-rank adapters, which lies in a room above this one."""
 
 
-class _Norm(torch.autograd.Function):
+class _RmsNorm(torch.autograd.Function):
+    """Root mean square norm."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: Tensor, kernels: Kernels) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
@@ -40,12 +42,12 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         rows, weight, factor = ctx.saved_tensors
         d_said = gradients[0].reshape(rows.shape)
-        d_x = ctx.kernels.rms_norm_back(d_said, rows, weight, factor).view(gradients[0].shape)
-        d_weight = ctx.kernels.rms_norm_weight_back(d_said, rows, factor).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        d_x = ctx.kernels.rms_norm_backward(d_said, rows, weight, factor).view(gradients[0].shape)
+        d_weight = ctx.kernels.rms_norm_weight_backward(d_said, rows, factor).to(weight.dtype) if ctx.needs_input_grad[1] else None
         return d_x, d_weight, None, None
 
 
-class _Gated(torch.autograd.Function):
+class _Swiglu(torch.autograd.Function):
     """SiLU of the gate times the rest."""
 
     @staticmethod
@@ -56,12 +58,12 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        _, d_gate, d_up = ctx.kernels.swiglu_back(*ctx.saved_tensors, gradients[0])
+        _, d_gate, d_up = ctx.kernels.swiglu_backward(*ctx.saved_tensors, gradients[0])
         return d_gate, d_up, None
 
 
-class _Feed(torch.autograd.Function):
-    """A whole feed-forward layer, whose inner states are said again on the way back."""
+class _FeedForward(torch.autograd.Function):
+    """A whole feed-forward layer; its activations are computed again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor, kernels: Kernels) -> Tensor:
@@ -74,16 +76,16 @@ class _Feed(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, bent, rest, gate, up, down = ctx.saved_tensors
         d_said = gradients[0]
-        inner, d_bent, d_rest = ctx.kernels.swiglu_back(bent, rest, d_said @ down)
+        inner, d_bent, d_rest = ctx.kernels.swiglu_backward(bent, rest, d_said @ down)
         needs = ctx.needs_input_grad
         # a product whose first factor lies the other way takes half as long again: turning pays for the narrow gradient alone
-        d_down = ctx.kernels.turned(d_said) @ inner if needs[3] else None
+        d_down = ctx.kernels.transposed(d_said) @ inner if needs[3] else None
         d_gate, d_up = (each.t() @ x if needed else None for each, needed in ((d_bent, needs[1]), (d_rest, needs[2])))
         d_x = torch.addmm(d_bent @ gate, d_rest, up) if needs[0] else None
         return d_x, d_gate, d_up, d_down, None
 
 
-class _Joined(torch.autograd.Function):
+class _JointLinear(torch.autograd.Function):
     """Several layers without bias that read the same, as one product: three narrow ones take longer than one that is as wide as all."""
 
     @staticmethod
@@ -100,11 +102,11 @@ class _Joined(torch.autograd.Function):
         d_x = d_said @ torch.cat(weights) if ctx.needs_input_grad[0] else None
         if not any(ctx.needs_input_grad[2:]):
             return d_x, None, *[None] * len(weights)
-        d_joined = ctx.kernels.turned(d_said) @ x
+        d_joined = ctx.kernels.transposed(d_said) @ x
         return d_x, None, *d_joined.split([len(weight) for weight in weights])
 
 
-class _Adapted(torch.autograd.Function):
+class _LowRank(torch.autograd.Function):
     """A layer and its low-rank adapter, whose products are added where the layer's own stand."""
 
     @staticmethod
@@ -119,26 +121,26 @@ class _Adapted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, weight, down, up, thin = ctx.saved_tensors
-        d_said, turned = gradients[0], ctx.kernels.turned
+        d_said, transposed = gradients[0], ctx.kernels.transposed
         d_thin = (d_said @ up).mul_(ctx.scale)
         d_x = (d_said @ weight).addmm_(d_thin, down) if ctx.needs_input_grad[0] else None
-        d_up = turned((turned(thin) @ d_said).mul_(ctx.scale))
-        return d_x, None, None, turned(d_thin) @ x, d_up, None, None
+        d_up = transposed((transposed(thin) @ d_said).mul_(ctx.scale))
+        return d_x, None, None, transposed(d_thin) @ x, d_up, None, None
 
 
-class _Rotated(torch.autograd.Function):
-    """Queries or keys, told their positions."""
+class _Rotary(torch.autograd.Function):
+    """Rotary position embedding of queries or keys."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, factor: Tensor, kernels: Kernels) -> Tensor:
         ctx.save_for_backward(cos, sin, factor)
         ctx.kernels = kernels
-        return kernels.rotate(x, cos, sin, factor)
+        return kernels.rotary(x, cos, sin, factor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         cos, sin, factor = ctx.saved_tensors
-        return ctx.kernels.rotate(gradients[0], cos, -sin, factor), None, None, None, None
+        return ctx.kernels.rotary(gradients[0], cos, -sin, factor), None, None, None, None
 
 
 def fuse(network: Any, kernels: Kernels) -> int:
@@ -182,15 +184,15 @@ def _instead(module: nn.Module, dtype: torch.dtype, forward: Any, *more: Any) ->
 
 
 def _norm(self: Any, own: Any, kernels: Kernels, eps: Tensor, x: Tensor) -> Tensor:
-    return _Norm.apply(x, self.weight, eps, kernels)  # pyright: ignore[reportReturnType]
+    return _RmsNorm.apply(x, self.weight, eps, kernels)  # pyright: ignore[reportReturnType]
 
 
 def _feed(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor:
     layers = (self.gate_proj, self.up_proj, self.down_proj)
     rows = x.reshape(-1, x.shape[-1])
     if _plain(*layers):
-        return _Feed.apply(rows, *(layer.weight for layer in layers), kernels).view(x.shape)  # pyright: ignore
-    return self.down_proj(_Gated.apply(self.gate_proj(rows), self.up_proj(rows), kernels)).view(x.shape)
+        return _FeedForward.apply(rows, *(layer.weight for layer in layers), kernels).view(x.shape)  # pyright: ignore
+    return self.down_proj(_Swiglu.apply(self.gate_proj(rows), self.up_proj(rows), kernels)).view(x.shape)
 
 
 def _plain(*layers: nn.Module) -> bool:
@@ -202,7 +204,7 @@ def _adapted(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor:
     if self.dropout.p or any(parameter.requires_grad for parameter in self.base.parameters()):
         return own(x)
     rows = x.reshape(-1, x.shape[-1])
-    said: Any = _Adapted.apply(rows, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale, kernels)
+    said: Any = _LowRank.apply(rows, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale, kernels)
     return said.view(*x.shape[:-1], -1)
 
 
@@ -214,11 +216,11 @@ def _attend(self: Any, own: Any, kernels: Kernels, scale: Tensor, one: Tensor, h
     rows = hidden_states[0]
     layers = (self.q_proj, self.k_proj, self.v_proj)
     if _plain(*layers):
-        found: Any = _Joined.apply(rows, kernels, *(layer.weight for layer in layers))
+        found: Any = _JointLinear.apply(rows, kernels, *(layer.weight for layer in layers))
     else:
         found = [layer(rows) for layer in layers]
     query, key, value = (each.reshape(len(rows), -1, self.head_dim) for each in found)
-    query, key = _Rotated.apply(query, cos, sin, scale, kernels), _Rotated.apply(key, cos, sin, one, kernels)
+    query, key = _Rotary.apply(query, cos, sin, scale, kernels), _Rotary.apply(key, cos, sin, one, kernels)
     window = getattr(self, "sliding_window", getattr(self.config, "sliding_window", None) if type(self).__name__ in WINDOWED else None) or 0
     said: Any = CompiledAttention.apply(query, key, value, packing, window, kernels)
     return self.o_proj(said.flatten(1))[None], None

@@ -1,6 +1,7 @@
-"""What a compiler turns into one pass over memory each: small functions of tensors, and their ways back.
+"""Fused kernels: small functions of tensors, and their backward passes, that a compiler turns into one pass over memory each.
 
 Every function is plain torch, so it is also its own reference. They are compiled for bf16 alone (`models.compiled`); sums and powers are taken in fp32.
+A name that ends in an underscore changes its arguments, as in torch.
 """
 
 from __future__ import annotations
@@ -29,38 +30,38 @@ def rms_norm(x: Tensor, weight: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     return (precise * factor).to(x.dtype) * weight, factor
 
 
-def rms_norm_back(d_said: Tensor, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
-    """The gradient of what was normed, # (tokens, width); see `rms_norm`."""
+def rms_norm_backward(d_said: Tensor, x: Tensor, weight: Tensor, factor: Tensor) -> Tensor:
+    """The gradient of the input of `rms_norm`, # (tokens, width)"""
     normed = x.float() * factor
     pulled = d_said.float() * weight.float()
     return (factor * (pulled - normed * (pulled * normed).mean(-1, keepdim=True))).to(x.dtype)
 
 
-def rms_norm_weight_back(d_said: Tensor, x: Tensor, factor: Tensor) -> Tensor:
-    """The gradient of the norm's weight, # (width,) fp32; see `rms_norm`."""
+def rms_norm_weight_backward(d_said: Tensor, x: Tensor, factor: Tensor) -> Tensor:
+    """The gradient of the weight of `rms_norm`, # (width,) fp32"""
     return (d_said.float() * (x.float() * factor)).sum(0)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """SiLU of the gate times the rest (Shazeer 2020), # (tokens, inner)"""
+    """SiLU of the gate times the up projection (Shazeer 2020), # (tokens, inner)"""
     precise = gate.float()
     return (precise * torch.sigmoid(precise) * up.float()).to(gate.dtype)
 
 
-def swiglu_back(gate: Tensor, up: Tensor, d_said: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What `swiglu` said, once more, and the gradients of gate and rest, each # (tokens, inner)"""
+def swiglu_backward(gate: Tensor, up: Tensor, d_said: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The output of `swiglu`, computed again, and the gradients of gate and up projection, each # (tokens, inner)"""
     g, u, d = gate.float(), up.float(), d_said.float()
     share = torch.sigmoid(g)
     bent = g * share
     return (bent * u).to(gate.dtype), (d * u * (share + bent * (1 - share))).to(gate.dtype), (d * bent).to(gate.dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, factor: Tensor) -> Tensor:
-    """Tell positions by rotation (Su et al. 2021); the way back is the same with the other sign of `sin`.
+def rotary(x: Tensor, cos: Tensor, sin: Tensor, factor: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021); its backward pass is the same with the other sign of `sin`.
 
     Args:
         x: # (tokens, heads, width)
-        cos: of each token's place, the second half as the first, # (tokens, width)
+        cos: of each token's angles, the second half as the first, # (tokens, width)
         sin: the same.
         factor: what all is multiplied by, # ()
     """
@@ -70,16 +71,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, factor: Tensor) -> Tensor:
     return torch.cat([(one * c - other * s).to(x.dtype), (other * c + one * s).to(x.dtype)], -1)
 
 
-def attention_back(score: Tensor, d_share: Tensor, total: Tensor, pulled: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Of softmax attention, what each token looks at, and the gradient of its scores, each as `score` (Dao et al. 2022, section B.4).
+def attention_backward(score: Tensor, d_share: Tensor, total: Tensor, pulled: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """The probabilities of softmax attention, computed again, and the gradient of the scores, each as `score` (Dao et al. 2022, section B.4).
 
     Args:
-        score: of every token that asks, in every head, # (asking, length)
-        d_share: the gradient of what it looks at, # (asking, length)
-        total: the logarithm of the sum of the exponentials of its scores, # (asking,) fp32
-        pulled: what it said times its gradient, the sum, # (asking,) fp32
-        first: the first place that it sees, # (asking,) fp32
-        last: the last place that it sees, # (asking,) fp32
+        score: of every query, in every head, # (asking, length)
+        d_share: the gradient of the probabilities, # (asking, length)
+        total: the log-sum-exp of its scores, # (asking,) fp32
+        pulled: the output times its gradient, summed, # (asking,) fp32
+        first: the first position that it sees, # (asking,) fp32
+        last: the last position that it sees, # (asking,) fp32
     """
     place = torch.arange(score.shape[-1], device=score.device, dtype=torch.int32).float()
     visible = (place >= first[:, None]) & (place <= last[:, None])
@@ -87,17 +88,17 @@ def attention_back(score: Tensor, d_share: Tensor, total: Tensor, pulled: Tensor
     return share.to(score.dtype), (share * (d_share.float() - pulled[:, None])).to(score.dtype)
 
 
-def turned(values: Tensor) -> Tensor:
-    """Columns as rows, in one piece, # (tokens, width) → (width, tokens)"""
+def transposed(values: Tensor) -> Tensor:
+    """The transpose, contiguous, # (tokens, width) → (width, tokens)"""
     return values.t().contiguous()
 
 
 def cross_entropy_(logits: Tensor, target: Tensor) -> Tensor:
-    """What each position loses, # (positions,) fp32; the logits become the gradient of the sum.
+    """The cross-entropy of each position, # (positions,) fp32; the logits become the gradient of their sum.
 
     Args:
         logits: changed, # (positions, vocabulary)
-        target: the right one, # (positions,)
+        target: the right class, # (positions,)
     """
     precise = logits.float()
     largest = precise.amax(-1, keepdim=True)
@@ -115,7 +116,7 @@ def square_sum(values: Tensor) -> Tensor:
 
 
 def adamw_(weight: Tensor, mean: Tensor, square: Tensor, rounded: Tensor, gradient: Tensor, numbers: Tensor) -> None:
-    """A step of AdamW (Loshchilov & Hutter 2019, algorithm 2), and the moved weights rounded for the next pass.
+    """A step of AdamW (Loshchilov & Hutter 2019, algorithm 2); the new weights are also written in bf16 for the network.
 
     Args:
         weight: changed, # (numbers,) fp32
@@ -158,13 +159,13 @@ KERNELS = {
     kernel.function.__name__: kernel
     for kernel in (
         Kernel(rms_norm, (ROWS, ("width",), ()), "bbf"),
-        Kernel(rms_norm_back, (ROWS, ROWS, ("width",), ("tokens", 1)), "bbbf"),
-        Kernel(rms_norm_weight_back, (ROWS, ROWS, ("tokens", 1)), "bbf"),
+        Kernel(rms_norm_backward, (ROWS, ROWS, ("width",), ("tokens", 1)), "bbbf"),
+        Kernel(rms_norm_weight_backward, (ROWS, ROWS, ("tokens", 1)), "bbf"),
         Kernel(swiglu, (ROWS, ROWS), "bb"),
-        Kernel(swiglu_back, (ROWS, ROWS, ROWS), "bbb"),
-        Kernel(rotate, (("tokens", "heads", 64), ("tokens", 64), ("tokens", 64), ()), "bbbf"),
-        Kernel(attention_back, (SCORES, SCORES, *(SCORES[:1],) * 4), "bbffff"),
-        Kernel(turned, (ROWS,), "b"),
+        Kernel(swiglu_backward, (ROWS, ROWS, ROWS), "bbb"),
+        Kernel(rotary, (("tokens", "heads", 64), ("tokens", 64), ("tokens", 64), ()), "bbbf"),
+        Kernel(attention_backward, (SCORES, SCORES, *(SCORES[:1],) * 4), "bbffff"),
+        Kernel(transposed, (ROWS,), "b"),
         Kernel(cross_entropy_, (("tokens", "vocabulary"), ("tokens",)), "bi"),
         Kernel(square_sum, (("numbers",),), "b"),
         Kernel(adamw_, (("numbers",),) * 5 + ((9,),), "fffbbf"),

@@ -7,11 +7,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from luthier.models.compiled import Kernels
+
 PRECISE = 64
 """Positions whose logits exist in fp32 at once: few enough to stay in a processor's caches."""
 
 
-def next_token_loss(said: Tensor, weight: Tensor, target: Tensor, chunk: int = 256, kernels: Any = None) -> tuple[Tensor, Tensor]:
+def next_token_loss(
+    said: Tensor, weight: Tensor, target: Tensor, chunk: int = 256, kernels: Kernels | None = None
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy, summed and of each position.
 
     Args:
@@ -32,7 +36,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """A sum's gradient is known but for one factor, so it is made on the way forward, while a chunk's logits exist."""
 
     @staticmethod
-    def forward(ctx: Any, said: Tensor, weight: Tensor, target: Tensor, chunk: int, learning: bool, kernels: Any) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, said: Tensor, weight: Tensor, target: Tensor, chunk: int, learning: bool, kernels: Kernels | None
+    ) -> tuple[Tensor, Tensor]:
         losses = said.new_empty(len(said), dtype=torch.float32)
         states_learn, weight_learns = (learning and needed for needed in ctx.needs_input_grad[:2])
         d_said = torch.empty_like(said) if states_learn else None

@@ -95,14 +95,6 @@ class Group:
             self.known["hidden", window] = _as_mask(visible, dtype)
         return self.known["hidden", window]
 
-    def hidden_by_row(self, window: int, dtype: torch.dtype) -> Tensor:
-        """The same for each row by itself, in one piece, # (rows, asking length, length)"""
-        if ("by row", window) not in self.known:
-            hidden = self.hidden(window, dtype)
-            shape = (self.asking.rows, self.asking.length, self.seen.length)
-            self.known["by row", window] = hidden.view(-1, *shape[1:]).expand(shape).contiguous()
-        return self.known["by row", window]
-
 
 @dataclass(frozen=True)
 class Packing:

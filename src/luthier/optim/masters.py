@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.models.buffers import Buffers
+from luthier.models.compiled import Kernels
 from luthier.models.precision import compute_in
 from luthier.optim.met import Met
 from luthier.optim.optimizers import AdamW, decays
@@ -50,7 +51,7 @@ class Masters:
         movable: set[str],
         factor: Callable[[str], float],
         met: Mapping[str, Tensor] | None = None,
-        kernels: Any = None,
+        kernels: Kernels | None = None,
     ) -> None:
         self.spec = optimizer
         self.inner = {name: parameter for name, parameter in network.named_parameters() if name in movable}

@@ -68,7 +68,7 @@ def choose_kernels(asked: str, dtype: str, base: Base | None) -> str:
         )
     if asked != "auto":
         return asked
-    return "compiled" if base is not None and compiled_is_faster(dtype, base) and compiled.are_kept() else "plain"
+    return "compiled" if base is not None and compiled_is_faster(dtype, base) and compiled.are_cached() else "plain"
 
 
 def compiled_is_faster(dtype: str, base: Base) -> bool:

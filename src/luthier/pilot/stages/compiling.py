@@ -30,7 +30,7 @@ def compile_where_it_pays(place: Run, experiment: Experiment, base: Base | None,
     training = experiment.training
     if training.kernels != "auto" or base is None or not compiled_is_faster(training.dtype, base):
         return
-    if compiled.are_kept() or not compiled.can_compile() or _operations(experiment, base, intake) < WORTH:
+    if compiled.are_cached() or not compiled.can_compile() or _operations(experiment, base, intake) < WORTH:
         return
     face.say("compiling kernels for this processor: about a minute, once; later runs find them")
     try:
