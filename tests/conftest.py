@@ -10,6 +10,7 @@ from typing import Any
 import luthier  # noqa: F401  # before torch: it says how long idle threads spin
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["LUTHIER_KERNELS"] = "no kernels are kept here"  # whether this machine has compiled some decides nothing
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # no test asks how busy the machine is; `make test-modes` sets 2 as well
 
 import pytest

@@ -77,10 +77,13 @@ Kernels = Compiled | Plain
 
 
 def cache_folder() -> Path:
-    """Where the kernels of this processor, torch and source are kept, whether they are there or not."""
+    """Where the kernels of this processor, torch and source are kept, whether they are there or not: below `LUTHIER_KERNELS`, else beside the models."""
     source = Path(kernels.__file__).read_bytes()
     named = [torch.__version__, torch.backends.cpu.get_cpu_capability(), str(torch.cpu._is_amx_tile_supported()), str(OPTIONS)]
-    return home().parent / "kernels" / hashlib.sha256(b"\0".join([source, *(name.encode() for name in named)])).hexdigest()[:16]
+    return (
+        Path(os.environ.get("LUTHIER_KERNELS") or home().parent / "kernels")
+        / hashlib.sha256(b"\0".join([source, *(name.encode() for name in named)])).hexdigest()[:16]
+    )
 
 
 def are_cached() -> bool:

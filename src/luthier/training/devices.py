@@ -64,7 +64,7 @@ def choose_kernels(asked: str, dtype: str, base: Base | None) -> str:
     if asked == "compiled" and (dtype != "bfloat16" or torch.cuda.is_available()):
         raise ExperimentError(
             f"training.kernels=compiled is for bfloat16 on a processor, and this run computes in {dtype} on {device().type}",
-            "leave training.kernels at auto",
+            "set training.kernels=auto",
         )
     if asked != "auto":
         return asked
