@@ -112,6 +112,8 @@ def take_in(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK) -> 
     rejected = [row for rows in tables.values() for row in rows.rejected]
     enough({name: rows.values for name, rows in tables.items()}, rejected, spec.path)
     reader, shape = recognise(tables["train"], spec.path, spec)
+    if shape.time and not (spec.time or spec.group):
+        spec = spec.model_copy(update={"time": shape.time})
     for column in (spec.group, spec.time):
         if column and column not in tables["train"].columns:
             raise DataError(f"{spec.path} has no column {column!r}", nearest(column, tables["train"].columns))

@@ -20,12 +20,14 @@ class Columns:
         input: the columns that are read.
         target: the column that is learned; None where the rows are their own target.
         reason: one sentence for the person.
+        time: the column by which rows are split, the last ones tested, where nobody named another; None splits by chance.
     """
 
     task: str
     input: tuple[str, ...]
     target: str | None
     reason: str
+    time: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ class Data(Component):
     test: str | None = Field(default=None, description="A file of test rows, where the split is given.")
     format: str | None = Field(
         default=None,
-        description="csv, tsv, json, jsonl, parquet, arrow, xlsx, saved (a folder of the datasets library), images or texts (a folder of such files); taken from the ending when unset.",
+        description="csv, tsv, json, jsonl, parquet, arrow, xlsx, saved (a folder of the datasets library), images or texts (a folder of such files), passages (a text file or a folder of them, few documents cut into passages); taken from the ending when unset.",
     )
     encoding: str = Field(default="utf-8", description="How the bytes are read.")
     sheet: str | None = Field(

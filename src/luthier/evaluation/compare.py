@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 
 import numpy as np
 
 from luthier.core.errors import ExperimentError
 from luthier.core.types import Scores
 from luthier.evaluation.metrics import Metric, metric_of, rows_of
-from luthier.evaluation.resamples import DRAWS, counts_of_rows
+from luthier.evaluation.resamples import CHUNK, DRAWS, counts_of_rows
 
 CALLS = 200
 """Resamples of a metric that is measured on each by itself: a function of the user's."""
@@ -85,15 +86,29 @@ def _measured(metric: Metric, scores: Scores, seed: int, draws: int) -> np.ndarr
     count = len(scores.loss)
     if metric.over is not None:
         over = metric.over(scores)
-        return np.concatenate([over(counts) for counts in counts_of_rows(count, seed, draws)])
+        return np.concatenate([over(counts) for counts in _counts(scores, seed, draws)])
     rows, found = np.arange(count), []
-    for counts in counts_of_rows(count, seed, min(draws, CALLS)):
+    for counts in _counts(scores, seed, min(draws, CALLS)):
         for drawn in counts:
             try:
                 found.append(metric.value(scores, np.repeat(rows, drawn.astype(int))))
             except ExperimentError:  # it can say nothing of rows of one class alone
                 found.append(np.nan)
     return np.array(found)
+
+
+def _counts(scores: Scores, seed: int, draws: int) -> Iterator[np.ndarray]:
+    """How often each example is in each resample; those of a group (the blocks of a document) are drawn together, # (draws in a chunk, examples)
+
+    Source: Davison & Hinkley 1997, section 3.8 (the cluster bootstrap).
+    """
+    if scores.groups is None:
+        yield from counts_of_rows(len(scores.loss), seed, draws)
+        return
+    kinds, group = np.unique(scores.groups, return_inverse=True)
+    step = max(1, CHUNK // len(group))
+    for counts in counts_of_rows(len(kinds), seed, draws):
+        yield from (counts[start : start + step, group] for start in range(0, len(counts), step))
 
 
 def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:

@@ -70,6 +70,6 @@ def join(parts: Sequence[Scores], order: np.ndarray) -> Scores:
         values = [getattr(part, name) for part in parts]
         return None if values[0] is None else np.concatenate(values)[order]
 
-    columns = ("loss", "count", "target", "probabilities", "bytes", "outputs", "references")
+    columns = ("loss", "count", "target", "probabilities", "bytes", "outputs", "references", "groups")
     more = {name: np.concatenate([part.more[name] for part in parts])[order] for name in parts[0].more}
     return Scores(**{name: column(name) for name in columns}, labels=parts[0].labels, more=more)

@@ -56,7 +56,7 @@ def decide(
             "value": measure(ours, (name,))[name],
             "low": low,
             "high": high,
-            "n": len(ours.loss),
+            "n": ours.rows,
             **_others(metrics, ours),
         },
         "base": baselines.get("base"),

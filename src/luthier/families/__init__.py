@@ -12,6 +12,7 @@ FAMILIES: Table = Table(
     "family",
     classification="luthier.families.text_classification:FAMILY",
     chat="luthier.families.chat:FAMILY",
+    causal_lm="luthier.families.causal_lm:FAMILY",
     image_classification="luthier.families.image_classification:FAMILY",
     masked_lm="luthier.families.masked_lm:FAMILY",
     preference="luthier.families.preference:FAMILY",

@@ -86,6 +86,10 @@ class Family(ABC):
 
     # rows
 
+    def file_format(self, path: Path) -> str | None:
+        """How a file or folder is read where a person insists on this family and its ending says something else: a name from `data.SOURCES`."""
+        return None
+
     @abstractmethod
     def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
         """The columns that it would read of a table; None where it does not recognise it.
@@ -213,6 +217,10 @@ class Family(ABC):
 
     def baselines(self, train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
         """The trivial models that it has to beat, fitted."""
+        return []
+
+    def samples(self, model: Any, objective: Any, validation: Sequence[Example]) -> list[dict[str, Any]]:
+        """What the model says at an evaluation of the same few rows each time, for samples.jsonl: `row`, `asked`, `said`; where that is more than numbers."""
         return []
 
     def target_text(self, example: Example) -> str:

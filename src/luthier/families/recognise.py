@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from luthier.core.errors import DataError
 from luthier.data.infer import refuse_columns
@@ -55,4 +56,6 @@ def recognise(rows: Rows, path: str, asked: Data) -> tuple[Family, Columns]:
 
 def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
     """Read, check and split, by whichever family recognises the rows; see `data.intake.take_in`."""
+    if spec.task and spec.format is None:
+        spec = spec.model_copy(update={"format": family_of(spec.task).file_format(Path(spec.path))})
     return take_in_rows(spec, recognise, checks)

@@ -13,6 +13,10 @@ from luthier.models.memory import in_halves
 from luthier.models.pretrained import Generator
 
 
+TOP = 50
+"""Likeliest tokens that are drawn from."""
+
+
 def ends(tokenizer: Any) -> int:
     """The token that ends an answer."""
     return int(tokenizer.eos_token_id)
@@ -75,3 +79,34 @@ def stream(model: Generator, tokenizer: Any, prompt: list[int], limit: int, temp
         thread.start()
         yield from (str(piece) for piece in streamer)
         thread.join()
+
+
+def continuations(
+    model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int, end: int, temperature: float, seed: int
+) -> list[str]:
+    """How a few texts go on.
+
+    Args:
+        model: the language model.
+        tokenizer: its tokenizer.
+        prompts: token ids.
+        limit: tokens that are added at most.
+        end: the token at which a text ends.
+        temperature: 0 takes the likeliest token each time; above, tokens are drawn.
+        seed: of the draws: the same prompt goes on in the same way.
+
+    Raises:
+        OutOfMemory: even one prompt is too much.
+    """
+    said = []
+    device = next(model.parameters()).device
+    for prompt in prompts:
+        ids = torch.tensor([prompt], device=device)
+        options: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": TOP} if temperature > 0 else {"do_sample": False}
+        with torch.random.fork_rng(devices=[device] if ids.is_cuda else []), model.generating() as network:
+            torch.manual_seed(seed)
+            made = network.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, eos_token_id=end, pad_token_id=end, **options
+            )
+        said.append(tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True))
+    return said

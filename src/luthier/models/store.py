@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core import hub
+from luthier.core.cache import cache_folder
 from luthier.core.errors import ModelError, nearest
 from luthier.core.run import file_hash, writing
 from luthier.core.study import Study
@@ -83,9 +84,7 @@ class Base:
 
 def home() -> Path:
     """Where models are kept: `LUTHIER_HOME`, else the user's cache folder."""
-    named = os.environ.get("LUTHIER_HOME")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(named) if named else cache / "luthier") / "models"
+    return cache_folder() / "models"
 
 
 def resolve(name: str, say: Say = lambda line: None) -> Base:

@@ -19,6 +19,7 @@ from luthier.core.types import Scores, Step
 from luthier.data.batches import steps_in_epoch
 from luthier.evaluation.metrics import measure, metric_of, never_predicted
 from luthier.evaluation.score import score
+from luthier.families import family_of
 from luthier.optim.schedules import Cut, share_done
 from luthier.training.checkpoints import Writer, name_of
 from luthier.training.steps import Work
@@ -195,6 +196,9 @@ class Evaluator:
                 {"step": number, "row": example.record.row, "probabilities": np.round(scores.probabilities[position], 5).tolist()}
                 for position, example in enumerate(self.work.validation[:SAMPLES])
             ])  # fmt: skip
+        said = family_of(self.work.experiment.objective.kind).samples(self.work.model, self.work.objective, self.work.validation)  # type: ignore[attr-defined]
+        if said:
+            self.run.append("samples.jsonl", *[{"step": number, **line} for line in said])
         self.face.evaluation(number, measured, better)
         if self.worse >= self.work.experiment.training.patience:
             self.run.event("early_stop", step=number, best=self.best["step"])
