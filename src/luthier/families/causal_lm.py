@@ -118,7 +118,9 @@ class CausalLmFamily(Family):
 
     def metric(self, intake: Intake, asked: str) -> list[Choice]:
         """Bits for each byte of the text: comparable between tokenizers, and with compressors."""
-        return [Choice("training.metric", "bits_per_byte" if asked == AUTO else asked, "comparable between tokenizers, and with compressors")]
+        return [
+            Choice("training.metric", "bits_per_byte" if asked == AUTO else asked, "comparable between tokenizers, and with compressors")
+        ]
 
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
         """Those whose learning rates are known; a network from scratch learns with all its weights."""
@@ -136,7 +138,10 @@ class CausalLmFamily(Family):
 
         width, heads = spec.size
         if width % (2 * heads):
-            raise ModelError(f"a width of {width} cannot be divided among {heads} heads in pairs", f"choose heads so that {width} is a multiple of twice their number")
+            raise ModelError(
+                f"a width of {width} cannot be divided among {heads} heads in pairs",
+                f"choose heads so that {width} is a multiple of twice their number",
+            )
         return make_generator(spec.vocabulary, spec.depth, width, heads, spec.context, model.dropout, seed)
 
     def fit_spec(self, spec: Any, intake: Intake) -> Any:

@@ -14,7 +14,11 @@ VOCABULARIES = (
 """Below this many training characters, tokens of a tokenizer from scratch, characters of a token (about, English), and why."""
 EPOCHS = (
     (200_000, 20, "few texts: passes until the validation texts say stop"),
-    (3_000_000, 6, "up to some four passes a text seen again is worth nearly as much as a new one, and up to sixteen something (Muennighoff et al. 2023)"),
+    (
+        3_000_000,
+        6,
+        "up to some four passes a text seen again is worth nearly as much as a new one, and up to sixteen something (Muennighoff et al. 2023)",
+    ),
     (30_000_000, 3, "up to four passes a text seen again is worth nearly as much as a new one (Muennighoff et al. 2023)"),
     (1 << 62, 1, "much text: each once"),
 )
@@ -62,7 +66,9 @@ def batch_size(characters: int, epochs: float) -> Choice:
     tokens = characters / row(VOCABULARIES, characters)[1] * epochs
     _, batch = step_law(1, tokens)
     rows = max(1, round(min(batch, tokens / FEWEST_STEPS) / CONTEXT["scratch"][0]))
-    return Choice("training.batch_size", rows, f"the Step Law for {tokens / 1e6:.1f} million tokens: {batch:,.0f} tokens a step (Li et al. 2025)")
+    return Choice(
+        "training.batch_size", rows, f"the Step Law for {tokens / 1e6:.1f} million tokens: {batch:,.0f} tokens a step (Li et al. 2025)"
+    )
 
 
 def from_scratch(characters: int) -> list[Choice]:
@@ -87,7 +93,9 @@ def from_scratch(characters: int) -> list[Choice]:
         Choice("objective.depth", depth, why_depth),
         Choice("objective.context", context, why_context),
         Choice("optimizer.lr", float(f"{rate:.2g}"), law + cut),
-        Choice("optimizer.betas", (0.9, 0.95), "as for pretraining: the second moment forgets sooner (Brown et al. 2020; Touvron et al. 2023)"),
+        Choice(
+            "optimizer.betas", (0.9, 0.95), "as for pretraining: the second moment forgets sooner (Brown et al. 2020; Touvron et al. 2023)"
+        ),
         Choice("training.epochs", epochs, why_epochs),
         batch_size(characters, epochs),
         Choice("schedule.kind", "linear", "straight to zero beats cosine-to-10 % (D2Z)"),

@@ -13,7 +13,6 @@ from luthier.core.randomness import seed_of
 from luthier.models.memory import in_halves
 from luthier.models.pretrained import Generator
 
-
 TOP = 50
 """Likeliest tokens that are drawn from."""
 
@@ -82,9 +81,7 @@ def stream(model: Generator, tokenizer: Any, prompt: list[int], limit: int, temp
         thread.join()
 
 
-def continuations(
-    model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int, end: int, temperature: float
-) -> list[str]:
+def continuations(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int, end: int, temperature: float) -> list[str]:
     """How a few texts go on.
 
     Args:
