@@ -30,6 +30,7 @@ from luthier.training.assemble import assemble
 from luthier.training.devices import decided
 from luthier.training.prove import disproved, prove
 from tests.conftest import rows
+from tests.families.cases import CASES
 
 TEXTS = [f"{row['text']}, {row['label']} 😀 naïve\nand so on\n" for row in rows()]
 
@@ -273,7 +274,7 @@ def test_xz_takes_behind_the_training_text_what_it_takes_more_with_it(tokenizer)
         lzma.compress(before, lzma.FORMAT_RAW, filters=filters)
     )
     assert float(found.loss.sum()) / math.log(2) == pytest.approx(8 * more, rel=1e-6)
-    assert float(found.bytes.sum()) == len(text)
+    assert found.bytes is not None and float(found.bytes.sum()) == len(text)
     assert float(n_grams(parts[0], parts[1], context).score(parts[2]).loss.sum()) < float(found.loss.sum())
 
 
@@ -358,9 +359,8 @@ def test_a_bundle_goes_on_with_a_text_in_the_same_way_each_time_and_is_a_base(tm
     on = luthier.run(novel(tmp_path, "more.txt"), task="causal_lm", base=str(run.folder), out=tmp_path / "on",
                      set={"training.steps": 4, "objective.context": 16}, force=True)  # fmt: skip
     assert on.verdict is not None and on.verdict["base"]["name"].endswith("untouched")
-    for task, table in (
-        ("classification", rows(90)),
-        ("chat", [{"prompt": f"what {n}?", "completion": row["text"]} for n, row in enumerate(rows(90))]),
-    ):
-        after = luthier.run(table, task=task, base=str(run.folder), out=tmp_path / task, set={"training.steps": 4}, force=True)
+    for task in ("classification", "chat"):
+        (tmp_path / task).mkdir()
+        table = CASES[task].write(tmp_path / task)
+        after = luthier.run(table, task=task, base=str(run.folder), out=tmp_path / f"{task}_run", set={"training.steps": 4}, force=True)
         assert after.verdict is not None

@@ -155,7 +155,7 @@ def _index(document: Encoded, number: int, start: int, context: int) -> np.ndarr
     return np.stack([begins + start, begins, lengths, np.full(len(begins), number), np.diff(edges)], 1)
 
 
-def joined(examples: Sequence[Example]) -> Iterator[np.ndarray]:
+def joined(examples: Iterable[Example]) -> Iterator[np.ndarray]:
     """The tokens of blocks, those that follow each other in a document as one, each with its last target, # (tokens,)
 
     Args:
@@ -167,9 +167,9 @@ def joined(examples: Sequence[Example]) -> Iterator[np.ndarray]:
         if last is not None and (
             example.facts["document"] != last.facts["document"] or example.facts["at"] != last.facts["at"] + last.size
         ):
-            yield np.concatenate([*parts, last.target[-1:]]).astype(np.int64)
+            yield np.concatenate([*parts, last.target[-1:]]).astype(np.int32)
             parts = []
         parts.append(example.tokens)
         last = example
     if last is not None:
-        yield np.concatenate([*parts, last.target[-1:]]).astype(np.int64)
+        yield np.concatenate([*parts, last.target[-1:]]).astype(np.int32)

@@ -59,7 +59,7 @@ class FileText(Mapping[str, Any]):
 
 
 def _unix(text: str) -> str:
-    """The text with one sign for the end of a line: `\\r\\n` would be learned as two."""
+    """The text with one sign for the end of a line: the two of other systems would be learned as such."""
     return text.replace("\r\n", "\n")
 
 
