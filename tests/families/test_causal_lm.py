@@ -349,7 +349,7 @@ def test_documents_in_one_block_are_caught(novels, monkeypatch) -> None:
 
 def test_a_bundle_goes_on_with_a_text_in_the_same_way_each_time_and_is_a_base(tmp_path) -> None:
     small = {"objective.vocabulary": 300, "objective.depth": 1, "objective.width": 32, "objective.heads": 2, "objective.context": 16,
-             "training.steps": 12}  # fmt: skip
+             "training.steps": 12, "optimizer.lr": 1e-5}  # fmt: skip  # it knows nothing afterwards, as proofs of those that go on expect
     run = luthier.run(novel(tmp_path), task="causal_lm", out=tmp_path / "run", set=small, force=True)
     one, two = luthier.predict(run.folder, ["The phone", "Line"], limit=8), luthier.predict(run.folder, ["Line", "The phone"], limit=8)
     assert one[0]["text"] == two[1]["text"]

@@ -186,8 +186,8 @@ class CausalLmFamily(Family):
         return [{"row": example.record.row, "asked": one, "said": other} for example, one, other in zip(shown, asked, said, strict=True)]
 
     def target_text(self, example: Example) -> str:
-        """The document that a block is of; see `said_text`."""
-        return f"block at token {example.facts['at']:,}, {example.size:,} tokens"
+        """Which block of its document it is."""
+        return f"{example.size:,} tokens, from token {example.facts['at']:,} of the document on"
 
     # use
 

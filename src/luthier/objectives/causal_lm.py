@@ -122,6 +122,10 @@ class CausalLmObjective(BaseObjective):
             },
         )
 
+    def learned_tokens(self, example: Example) -> list[bool]:
+        """All but the first, which nothing foretells in this block."""
+        return [False, *[True] * (example.size - 1)]
+
     def reference_loss(self, model: nn.Module, example: Example) -> Tensor:
         """The loss from the definition, by transformers' own forward pass: token t is foretold from those before it."""
         import torch

@@ -192,8 +192,8 @@ def _cuts(whole: Any, length: int) -> list[tuple[int, int]]:
 
 def _cut(whole: Any, place: int, reach: int) -> int:
     """The first place from here on, within reach, where a line ends, or a word; never inside a character."""
-    newline, space = ("\n", " ") if isinstance(whole, str) else (b"\n", b" ")
-    for sign in (newline, space):
+    signs: Any = ("\n", " ") if isinstance(whole, str) else (b"\n", b" ")
+    for sign in signs:
         at = whole.find(sign, place, place + reach)
         if at >= 0:
             return at + 1
