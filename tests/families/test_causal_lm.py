@@ -1,4 +1,4 @@
-"""Causal language modelling: what is foretold, what it loses, who is refused, and which planted bugs are caught by name."""
+"""Causal language modelling: what is predicted, what it loses, who is refused, and which planted bugs are caught by name."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_loss_and_gradients_are_those_of_plain_torch(tokenizer) -> None:
         assert torch.allclose(one.grad.to_dense(), other.grad, atol=1e-4), name
 
 
-def test_the_blocks_of_a_document_foretell_each_of_its_tokens_once(tokenizer) -> None:
+def test_the_blocks_of_a_document_predict_each_of_its_tokens_once(tokenizer) -> None:
     at_work = objective(tokenizer)
     found = blocks(at_work)
     for number, text in enumerate(TEXTS):
@@ -312,7 +312,7 @@ def test_a_label_that_is_shifted_by_one_is_caught(novels, monkeypatch, shift: in
         return replace(batch, flat={**batch.flat, "next": batch.flat["next"].roll(shift)})
 
     planted(monkeypatch, moved)
-    assert "each token is foretold once" in failed(novels)
+    assert "each token is predicted once" in failed(novels)
 
 
 def test_padding_that_is_learned_is_caught(novels, monkeypatch) -> None:
@@ -323,7 +323,7 @@ def test_padding_that_is_learned_is_caught(novels, monkeypatch) -> None:
         return replace(batch, flat=flat, lengths=torch.full_like(batch.lengths, longest))
 
     planted(monkeypatch, padded)
-    assert "each token is foretold once" in failed(novels)
+    assert "each token is predicted once" in failed(novels)
 
 
 def test_documents_that_see_each_other_are_caught(novels, monkeypatch) -> None:
@@ -341,7 +341,7 @@ def test_documents_in_one_block_are_caught(novels, monkeypatch) -> None:
         return Blocks(records, both, self.spec.context, len(self.tokenizer))
 
     monkeypatch.setattr(CausalLmObjective, "prepare", run_together)
-    assert "each token is foretold once" in failed(novels)
+    assert "each token is predicted once" in failed(novels)
 
 
 # the whole way

@@ -43,7 +43,7 @@ def encode_document(text: str, encode: Encode, before: int, end: int | None) -> 
     Args:
         text: the document.
         encode: the tokenizer.
-        before: the token that stands before each document, so that its first one can be foretold.
+        before: the token that stands before each document, so that its first one can be predicted.
         end: the token that ends it; None where the text goes on.
     """
     tokens, places, start = [np.array([before])], [np.array([0])], 0
@@ -83,7 +83,7 @@ def _bytes_before(text: str) -> np.ndarray:
 
 
 class Blocks(Sequence[Example]):
-    """Documents in blocks of the context's length, each of whose tokens but the first one is foretold once.
+    """Documents in blocks of the context's length, each of whose tokens but the first one is predicted once.
 
     Args:
         records: the documents.
@@ -146,7 +146,7 @@ class Blocks(Sequence[Example]):
 
 
 def _index(document: Encoded, number: int, start: int, context: int) -> np.ndarray:
-    """The blocks of a document: where each begins in the array and in the document, its length, its document, and the bytes of what it foretells, # (blocks, 5)"""
+    """The blocks of a document: where each begins in the array and in the document, its length, its document, and the bytes of what it predicts, # (blocks, 5)"""
     begins = np.arange(0, max(len(document.tokens) - 1, 0), context)
     if not len(begins):
         return np.empty((0, 5), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""An n-gram model with modified Kneser–Ney smoothing, on the same tokens: what counting alone foretells.
+"""An n-gram model with modified Kneser–Ney smoothing, on the same tokens: what counting alone predicts.
 
 Source: Chen & Goodman 1999, "An empirical study of smoothing techniques for language modeling", section 3.
 """

@@ -161,7 +161,7 @@ class CausalLmFamily(Family):
     # proofs
 
     def proofs(self) -> tuple[tuple[ProofFunction, ...], tuple[ProofFunction, ...]]:
-        """Each token of a document is foretold once, and what is read is what is served."""
+        """Each token of a document is predicted once, and what is read is what is served."""
         return PROOFS
 
     def serving_inputs(self, record: Record, objective: Any) -> Any:
@@ -171,7 +171,7 @@ class CausalLmFamily(Family):
     # judging
 
     def baselines(self, train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
-        """What counting foretells, and a general compressor."""
+        """What counting predicts, and a general compressor."""
         return [n_grams(train, validation, context), xz(train, validation, context)]
 
     def samples(self, model: Any, objective: Any, validation: Sequence[Example]) -> list[dict[str, Any]]:
