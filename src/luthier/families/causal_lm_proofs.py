@@ -26,8 +26,8 @@ def something_is_learned(context: ProofContext) -> Proof:
     for example in context.train:
         tokens += int(example.units)
         documents += example.facts["at"] == 0
-    return Proof(held=tokens > 0, claim=f"{tokens:,} tokens of {documents:,} documents are predicted, in {len(context.train):,} blocks",
-                 evidence={"tokens": tokens, "documents": documents, "blocks": len(context.train)})  # fmt: skip
+    return Proof(held=tokens > 0, claim=f"{tokens:,} tokens of {documents:,} rows are predicted, in {len(context.train):,} blocks",
+                 evidence={"tokens": tokens, "rows": documents, "blocks": len(context.train)})  # fmt: skip
 
 
 def trained_is_served(context: ProofContext) -> Proof:
