@@ -131,10 +131,11 @@ class Blocks(Sequence[Example]):
 
     def _example(self, number: int) -> Example:
         start, length, owner = int(self.starts[number]), int(self.lengths[number]), int(self.owners[number])
+        tokens = self.tokens[start : start + length + 1].astype(np.int64)
         return Example(
             index=number,
-            inputs={"tokens": self.tokens[start : start + length]},
-            target=self.tokens[start + 1 : start + length + 1],
+            inputs={"tokens": tokens[:-1]},
+            target=tokens[1:],
             record=self.records[owner],
             size=length,
             units=float(length),

@@ -149,7 +149,13 @@ class CausalLmFamily(Family):
         return spec.model_copy(update={"ends": dataset.spec.format != PASSAGES or dataset.spec.time != POSITION})
 
     def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
-        """The base's tokenizer, or one made from the training texts."""
+        """The base's tokenizer, or one made from the training texts.
+
+        Raises:
+            ModelError: the base is an encoder.
+        """
+        if base is not None and base.kind not in self.base_kinds:
+            raise ModelError(f"{base.name} is an {base.kind}: it cannot write text", "use a decoder, such as --base smollm2-135m")
         if base is not None:
             return super().load_processor(base, spec, dataset)
         from luthier.models.causal import make_bpe

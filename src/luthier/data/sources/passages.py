@@ -147,7 +147,7 @@ def _documents(files: Sequence[Path], root: Path, encoding: str, rejected: list[
                 found = _plain(Reading(path, encoding))
             except DataError as problem:
                 if path == root:
-                    raise
+                    raise DataError(problem.message, "give some text" if "30 rows" in problem.remedy else problem.remedy) from None
                 why = problem.message.removeprefix(f"{path} ")
         if found is None:
             rejected.append(Rejected(str(path), number, why, path.name))
