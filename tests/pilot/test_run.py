@@ -201,6 +201,8 @@ def test_every_adaptation_goes_the_whole_way_and_resumes_to_the_same_bytes(bases
 
 KILLED = """
 import os, sys, luthier
+from luthier.app.group import collect_seldom
+collect_seldom()
 def kill(step):
     if step.number == int(sys.argv[3]):
         os.kill(os.getpid(), 9)
@@ -233,6 +235,8 @@ def test_watchers_change_no_bits(finished: Run, tmp_path: Path) -> None:
 
 ENDED = """
 import os, sys, luthier
+from luthier.app.group import collect_seldom
+collect_seldom()
 from luthier.core.interfaces import Silent
 class Kills(Silent):
     def stage(self, name, detail=""):
