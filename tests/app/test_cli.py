@@ -218,7 +218,7 @@ def test_ctrl_c_before_anything_was_written_says_only_that_it_stopped(tmp_path: 
     code = (
         "import sys, luthier.pilot.run as pilot\n"
         "def stopped(*a, **k):\n    raise KeyboardInterrupt\n"
-        "pilot.take_in = stopped\n"
+        "pilot.load_dataset = stopped\n"
         f"sys.argv = ['luthier', 'run', {str(made(tmp_path))!r}]\n"
         "from luthier.app.cli import main\nmain()\n"
     )
