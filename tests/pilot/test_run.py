@@ -237,8 +237,8 @@ ENDED = """
 import os, sys, luthier
 from luthier.app.group import collect_seldom
 collect_seldom()
-from luthier.core.interfaces import Silent
-class Kills(Silent):
+from luthier.core.interfaces import NullReporter
+class Kills(NullReporter):
     def stage(self, name, detail=""):
         if name == "verdict":
             os.kill(os.getpid(), 9)
