@@ -14,6 +14,7 @@ from luthier.core.types import Example, Record
 from luthier.data.infer import find_text
 from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rows, format_of, plain_stem
+from luthier.data.sources.passages import POSITION
 from luthier.data.sources.texts import ENDINGS, texts_in
 from luthier.data.spec import Data
 from luthier.evaluation import words as known_words
@@ -70,7 +71,8 @@ class VectorFamily(Family):
         if asked.target:
             raise DataError(f"{path}: {self.name} learns from the texts alone, and --target {asked.target} was given", "leave --target out")
         input, why = (asked.input, "task and columns as given") if asked.input else find_text(rows, path, None, ())
-        return Columns(self.name, input, None, why)
+        passages = asked.format == PASSAGES and POSITION in rows.columns
+        return Columns(self.name, input, None, why, POSITION if passages else None)
 
     # model and loss
 
@@ -81,8 +83,13 @@ class VectorFamily(Family):
         return load_tables(base, self.biases) if base is not None else make_tables(spec.words, spec.width, self.biases, seed)
 
     def fit_spec(self, spec: Any, intake: Intake) -> Any:
-        """How many words have a vector: it is known once they are counted."""
-        return spec
+        """How many words have a vector.
+
+        Raises:
+            ExperimentError: a vocabulary is asked for that is larger than the rows hold.
+            DataError: too few words are frequent enough.
+        """
+        return spec.model_copy(update={"words": len(self.load_processor(None, spec, intake))})
 
     def load_processor(self, base: Base | None, spec: Any, intake: Intake | None = None) -> Any:
         """The bundle's vocabulary, or the words of the training rows that are frequent enough.
@@ -91,12 +98,12 @@ class VectorFamily(Family):
             ExperimentError: a vocabulary is asked for that is larger than the rows hold.
             DataError: too few words are frequent enough.
         """
-        from luthier.models.word_vectors import count_words, load_vocabulary, make_vocabulary
+        from luthier.models.word_vectors import load_vocabulary, make_vocabulary
 
         if base is not None:
             return load_vocabulary(base.folder)
         assert intake is not None
-        counts = count_words((text_of(record, intake.spec.input) for record in intake.records["train"]), spec.lowercase)
+        counts = _counted(intake, spec.lowercase)
         made = make_vocabulary(counts, spec.least_count, spec.vocabulary, spec.lowercase)
         if len(made) < FEWEST_WORDS:
             raise DataError(
@@ -168,6 +175,18 @@ class VectorFamily(Family):
 
 
 FEWEST_WORDS = 8
+"""That a vocabulary has, at least."""
+_last: dict[str, Any] = {}
+
+
+def _counted(intake: Intake, lowercase: bool) -> Any:
+    """How often each word stands in the training rows; asked for several times of the same rows, counted once."""
+    from luthier.models.word_vectors import count_words
+
+    key = intake.spec.model_dump_json(exclude={"path"}) + str((lowercase, len(intake.records["train"])))
+    if _last.get("key") != key:
+        _last.update(key=key, counts=count_words((text_of(record, intake.spec.input) for record in intake.records["train"]), lowercase))
+    return _last["counts"]
 
 
 def estimate_words(intake: Intake) -> tuple[float, float]:

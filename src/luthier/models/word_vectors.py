@@ -198,3 +198,21 @@ def load_tables(base: Base) -> WordVectors:
     tables = Tables(*state["words.weight"].shape, biases="word_biases.weight" in state)
     tables.load_state_dict(state)
     return WordVectors(tables)
+
+
+def write_word2vec(folder: Path, words: Sequence[str], vectors: np.ndarray) -> None:
+    """Write vectors in word2vec's two formats, `vectors.txt` and `vectors.bin`, which gensim, spaCy and fastText's tools read.
+
+    Args:
+        folder: they go there.
+        words: each with a row of `vectors`.
+        vectors: # (words, width)
+    """
+    vectors = np.ascontiguousarray(vectors, dtype="<f4")
+    head = f"{len(words)} {vectors.shape[1]}\n"
+    with (folder / "vectors.txt").open("w", encoding="utf-8") as text, (folder / "vectors.bin").open("wb") as binary:
+        text.write(head)
+        binary.write(head.encode())
+        for word, vector in zip(words, vectors, strict=True):
+            text.write(f"{word} {' '.join(f'{value:.6g}' for value in vector.tolist())}\n")
+            binary.write(word.encode() + b" " + vector.tobytes() + b"\n")

@@ -55,6 +55,7 @@ class Word2Vec(Component):
     )
     least_count: int = Field(default=5, ge=1, description="Times that a word is in the training rows, at least, to have a vector (gensim: min_count).")
     vocabulary: int = Field(default=0, ge=0, description="Words that have a vector, the most frequent; 0 takes all that are frequent enough.")
+    words: int = Field(default=0, ge=0, description="Words that have a vector; filled in once the training rows are counted.")
     lowercase: bool = Field(default=True, description="Read texts in lower case.")
     analogies: str = Field(
         default="", description="A file of analogies to judge the vectors by, as questions-words.txt: four words a line, sections begin with a colon."
@@ -112,7 +113,7 @@ class Word2VecObjective(BaseObjective):
             index=torch.tensor([example.index for example in examples]),
             lengths=torch.tensor([example.size for example in examples]),
             flat=flat,
-            each={},
+            each={"row": torch.tensor([example.facts["row"] for example in examples])},
         )
 
     def _noise(self, groups: int, seed: int, step: int) -> np.ndarray:
@@ -143,17 +144,10 @@ class Word2VecObjective(BaseObjective):
         windows, cbow = self.windows(batch), self.spec.model == "cbow"
         with torch.no_grad():
             each = losses_of_words(network.words.weight, network.contexts.weight, windows, cbow).double()
-        return self.by_row(batch, each)
-
-    def by_row(self, batch: Batch, losses: Any) -> Scores:
-        """Losses of words as those of the rows that they stand in, # (words,)"""
-        import torch
-
-        windows = self.windows(batch)
-        counts = (windows.pairs > 0 if self.spec.model == "cbow" else windows.pairs).double()
-        rows, empty = batch.flat["texts"], torch.zeros(len(batch) + 1, dtype=torch.double, device=losses.device)
-        loss, count = (empty.index_add(0, rows, values)[:-1].cpu().numpy() for values in (losses, counts))
-        return Scores(loss=loss, count=count)
+        counts = (windows.pairs > 0 if cbow else windows.pairs).double()
+        rows, empty = batch.flat["texts"], torch.zeros(len(batch) + 1, dtype=torch.double, device=each.device)
+        loss, count = (empty.index_add(0, rows, values)[:-1].cpu().numpy() for values in (each, counts))
+        return Scores(loss=loss, count=count, groups=batch.each["row"].cpu().numpy())
 
     def windows(self, batch: Batch) -> Windows:
         """The batch's words with their windows."""

@@ -59,5 +59,7 @@ class WordPieces(Sequence[Example]):
 
     def _example(self, number: int) -> Example:
         start, length = int(self.starts[number]), int(self.lengths[number])
-        words = self.words[start : start + length]
-        return Example(number, {"tokens": words}, None, self.records[self.owners[number]], max(length, 1), float(length > 1), facts={"at": int(self.at[number])})
+        owner = int(self.owners[number])
+        facts = {"at": int(self.at[number]), "row": owner}
+        inputs = {"tokens": self.words[start : start + length]}
+        return Example(number, inputs, None, self.records[owner], max(length, 1), float(length > 1), facts=facts)

@@ -76,6 +76,7 @@ class Adagrad(_Rated):
         """Torch's optimizer over groups with `params`, `lr` and `weight_decay`."""
         import torch
 
+        torch.sparse.check_sparse_tensor_invariants.disable()  # as it is; said, so that torch does not warn
         return torch.optim.Adagrad(groups, lr=self.lr, eps=self.eps)
 
 

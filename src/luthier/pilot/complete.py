@@ -90,7 +90,7 @@ def _completed(
             return searched(way, experiment)
         crossed(way, experiment)
         if not place.happened("trained"):
-            face.stage("train", plural(experiment.total_steps(len(intake.records["train"])), "step"))
+            face.stage("train", plural(experiment.total_steps(len(way.examples("train"))), "step"))
         work = way.work(experiment)
         if way.family.generates:
             sampled(way, work, "before")

@@ -166,4 +166,4 @@ def choose(intake: Intake, base: Base | None, seed: int, metric: str = AUTO, scr
     experiment = experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, intake)})
     for choice in choices:
         experiment = experiment.replace(choice.path, choice.value)
-    return experiment, choices
+    return experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, intake)}), choices

@@ -173,6 +173,9 @@ def changed(
         brought.append(family_of(intake.spec.task).batch_size(intake, experiment.training.epochs))
     for choice in brought:
         experiment = experiment.replace(choice.path, choice.value)
+    if any(path.startswith("objective.") for path in paths):  # what only the rows can tell may depend on it
+        family = family_of(intake.spec.task)
+        experiment = experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, intake)})
     experiment = settle_metric(experiment, intake, assignments)
     if experiment.training.sampling == "balanced" and "objective.class_weights" not in paths and intake.labels:
         experiment = experiment.replace("objective.class_weights", "none")  # rare rows come more often already

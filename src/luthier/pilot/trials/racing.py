@@ -57,7 +57,7 @@ def to_search(way: Way, experiment: Experiment) -> bool:
     runs = min(MOST, _worth(way, created["budget"]))
     if runs < ENOUGH:
         return False
-    steps = experiment.total_steps(len(way.intake.records["train"]))
+    steps = experiment.total_steps(len(way.examples("train")))
     trials = trials_within(runs, float(value_at(experiment, "schedule.warmup")), steps, ours(experiment, created["stay"], way.base))
     if trials < 2 or not space_for(experiment, trials, created["stay"])[0]:
         return False
@@ -174,7 +174,7 @@ def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Pl
             way.face.say(f"the budget is worth {max(runs, 0):.1f} runs: too little for a search; the default is trained")
             runs = 1.0
     warmup = float(value_at(experiment, "schedule.warmup"))
-    steps = experiment.total_steps(len(way.intake.records["train"]))
+    steps = experiment.total_steps(len(way.examples("train")))
     names = [path for text in asked.points for path in named(text)]
     ends = ours(experiment, [*asked.fixed, *names, *(text.partition("=")[0].strip() for text in asked.space)], way.base)
     trials = asked.trials or trials_within(runs, warmup, steps, ends)

@@ -120,7 +120,7 @@ class Runner:
         """A run that has done what this trial has, and goes on to an end of its own; the trial itself where it has come to an end before."""
         name = f"{shape}-{share:.3f}"
         if name not in self.branches:
-            left, values = end(self.experiment, len(self.way.intake.records["train"]), share, shape)
+            left, values = end(self.experiment, len(self.way.examples("train")), share, shape)
             place = self.stable.study.trial(self.trial.number, name)
             if not place.happened("forked"):
                 fit = self.at_work()
