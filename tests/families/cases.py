@@ -106,7 +106,7 @@ CASES: dict[str, Case] = {
         "scratch",
         ["phone", "phone - great + awful"],
         {"task": "word2vec"},
-        ("objective.width=8", "objective.least_count=1"),
+        ("objective.width=8", "objective.least_count=1", "training.batch_size=32"),
     ),
     "glove": Case(
         lambda folder: write_lines(folder, word_salad()),

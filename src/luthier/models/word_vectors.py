@@ -186,16 +186,23 @@ def make_tables(vocabulary: int, width: int, biases: bool, seed: int) -> WordVec
     return WordVectors(tables)
 
 
-def load_tables(base: Base) -> WordVectors:
+def load_tables(base: Base, biases: bool) -> WordVectors:
     """The vectors of a bundle.
 
+    Args:
+        base: the bundle.
+        biases: whether each word has a number besides.
+
     Raises:
-        ModelError: the base is something else.
+        ModelError: the base is something else, or vectors that were learned otherwise.
     """
     if base.kind != "vectors":
         raise ModelError(f"{base.name} holds no word vectors", "give the bundle of a word2vec or glove run, or leave --base out")
     state = load_file(base.folder / "model.safetensors")
-    tables = Tables(*state["words.weight"].shape, biases="word_biases.weight" in state)
+    if biases != ("word_biases.weight" in state):
+        learned = "word2vec" if biases else "glove"
+        raise ModelError(f"{base.name} holds vectors of a {learned} run, which are learned otherwise", f"go on with --task {learned}, or leave --base out")
+    tables = Tables(*state["words.weight"].shape, biases=biases)
     tables.load_state_dict(state)
     return WordVectors(tables)
 
