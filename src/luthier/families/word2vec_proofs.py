@@ -15,6 +15,8 @@ LOOKED_AT = 64
 APART = 0.1
 """Total variation between drawn and expected negatives, over the most frequent words, above which they are not drawn as they should be."""
 FREQUENT = 20
+DRAWN, STEPS = 20_000, 50
+"""Negatives that are looked at, and steps at most that they are taken from."""
 
 
 def something_is_learned(context: ProofContext) -> Proof:
@@ -58,20 +60,26 @@ def negatives_are_drawn(context: ProofContext) -> Proof:
     """Negative samples come as often as their distribution says, whatever words stand beside them, and others in each step."""
     objective: Any = context.objective
     rows = [context.train[place] for place in range(min(LOOKED_AT, len(context.train)))]
-    drawn, steps = [], 0
-    while sum(map(len, drawn)) < 20_000 and steps < 50:
-        drawn.append(objective.windows(objective.collate(rows, 1, steps)).noise.flatten().numpy())
-        steps += 1
     expected = np.diff(objective.noise, prepend=0.0)
+    drawn, steps, beside, chance = [], 0, [], []
+    while sum(map(len, drawn)) < DRAWN and steps < STEPS:
+        windows = objective.windows(objective.collate(rows, 1, steps))
+        noise, centres = windows.noise.numpy(), windows.centres.numpy().reshape(len(windows.noise), -1)
+        drawn.append(noise.flatten())
+        beside += [float(np.isin(some, own).mean()) for some, own in zip(noise, centres, strict=True)]
+        chance += [float(expected[np.unique(own)].sum()) for own in centres]
+        steps += 1
     frequent = np.argsort(-expected, kind="stable")[:FREQUENT]
     found = np.bincount(np.concatenate(drawn), minlength=len(expected)) / sum(map(len, drawn))
     apart = float(np.abs(found[frequent] - expected[frequent]).sum() / max(expected[frequent].sum(), 1e-12))
     counted = np.maximum(objective.tokenizer.counts, 1).astype(float) ** context.spec.noise_power
     off = float(np.abs(expected - counted / counted.sum()).max())
     again = len(drawn) > 1 and np.array_equal(drawn[0], drawn[1])
-    held = apart < APART + 2 / math.sqrt(sum(map(len, drawn)) / FREQUENT) and off < 1e-6 and not again
+    near = float(np.mean(beside) - np.mean(chance))  # how much more often they stand beside the words that they are contrasted with
+    slack = 2 / math.sqrt(sum(map(len, drawn)) / FREQUENT)
+    held = apart < APART + slack and abs(near) < APART / 2 + slack and off < 1e-6 and not again
     said = "negative samples are words of the whole vocabulary, as frequent as they should be" if held else "negative samples are not drawn from their distribution: are they words of the windows?"
-    return Proof(held=held, claim=said, evidence={"apart": apart, "drawn": sum(map(len, drawn)), "same_in_each_step": bool(again)})
+    return Proof(held=held, claim=said, evidence={"apart": apart, "beside_by_more_than_chance": near, "drawn": sum(map(len, drawn)), "same_in_each_step": bool(again)})
 
 
 def knowing_nothing_costs_what_it_must(context: ProofContext) -> Proof:
