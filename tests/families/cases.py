@@ -88,6 +88,13 @@ CASES: dict[str, Case] = {
         "llama",
         ["what about 3?"],
     ),
+    "causal_lm": Case(
+        lambda folder: write_lines(folder, [{"text": f"{row['text']}, and so was the {row['text'].split()[1]} before"} for row in texts()]),
+        "scratch",
+        ["the phone number"],
+        {"task": "causal_lm"},
+        ("objective.vocabulary=300", "objective.depth=2", "objective.width=32", "objective.heads=2", "objective.context=16"),
+    ),
     "image_classification": Case(
         lambda folder: write_shapes(folder, count=90),
         "scratch",

@@ -164,7 +164,9 @@ def joined(examples: Sequence[Example]) -> Iterator[np.ndarray]:
     parts: list[Any] = []
     last: Example | None = None
     for example in examples:
-        if last is not None and (example.facts["document"] != last.facts["document"] or example.facts["at"] != last.facts["at"] + last.size):
+        if last is not None and (
+            example.facts["document"] != last.facts["document"] or example.facts["at"] != last.facts["at"] + last.size
+        ):
             yield np.concatenate([*parts, last.target[-1:]]).astype(np.int64)
             parts = []
         parts.append(example.tokens)

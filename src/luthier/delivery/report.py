@@ -16,6 +16,8 @@ from luthier.experiment import Experiment
 
 SHOWN_CLASSES = 20
 """Classes whose scores stand open in the report; the others are folded."""
+SHOWN_SAMPLES = 6
+"""Evaluations whose samples are shown, evenly over the training."""
 WORDS = {"improved": "Improved", "no_evidence": "No evidence", "worse": "Worse"}
 
 
@@ -39,6 +41,7 @@ def write_report(run: Run) -> Path:
         _curves(run, verdict),
         _quality(verdict, details),
         _samples(details),
+        _written(run),
         _examples(details),
         findings(run.findings),
         _cost(run, verdict, experiment),
@@ -247,6 +250,25 @@ def _samples(details: dict[str, Any]) -> str:
         for row in details["samples"]
     )
     return section("What it says, before and after", cards, "The same validation prompts; the likeliest token each time.")
+
+
+def _written(run: Run) -> str:
+    """What the model said at each evaluation of the same rows, where that is words."""
+    lines = [line for line in run.lines("samples.jsonl") if "when" not in line and "said" in line]
+    if not lines:
+        return ""
+    cards = []
+    for row in dict.fromkeys(line["row"] for line in lines):
+        own = [line for line in lines if line["row"] == row]
+        said = "".join(f"<dt>step {line['step']:,}</dt><dd>{text(line['said'])}</dd>" for line in _evenly(own))
+        cards.append(f'<article><p class="asked">{text(own[0]["asked"])}</p><dl>{said}</dl></article>')
+    return section("What it says, through the training", "".join(cards), "The same beginnings of validation rows at each evaluation.")
+
+
+def _evenly(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Some of the lines, evenly over all, the first and the last among them."""
+    count = min(len(lines), SHOWN_SAMPLES)
+    return [lines[round(place * (len(lines) - 1) / max(count - 1, 1))] for place in range(count)]
 
 
 def _examples(details: dict[str, Any]) -> str:

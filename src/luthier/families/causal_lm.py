@@ -41,8 +41,6 @@ TOKENIZER_READS = 50_000_000
 """Characters that a tokenizer is made from at most, evenly from all training texts."""
 COUNTED = 4_000_000
 """Training tokens that the n-gram model counts at most."""
-ROWS_OF_BASE = 8
-"""Rows of a step where a base goes on."""
 SHOWN, ASKED, SAID = 2, 16, 64
 """Samples at each evaluation, the tokens that they begin with, and the tokens that are added."""
 TEMPERATURE = 0.8
@@ -95,8 +93,7 @@ class CausalLmFamily(Family):
         """By how much text there is; from a base as decoders are tuned."""
         adaptation = Choice("adaptation.kind", "full", "a language is learned with all weights")
         if base is None:
-            found, _ = causal_lm_defaults.from_scratch(_characters(intake))
-            return [adaptation, *found, *self.metric(intake, metric)]
+            return [adaptation, *causal_lm_defaults.from_scratch(_characters(intake)), *self.metric(intake, metric)]
         epochs = 1
         return [
             adaptation,
@@ -116,12 +113,14 @@ class CausalLmFamily(Family):
         return text_defaults.learning_rate("decoder", base, adaptation)
 
     def batch_size(self, intake: Intake, epochs: float) -> Choice:
-        """Blocks a step."""
-        return Choice("training.batch_size", ROWS_OF_BASE, f"{ROWS_OF_BASE} blocks: some thousand tokens a step, as the Step Law has it for some million tokens")
+        """Blocks a step, by the Step Law."""
+        return causal_lm_defaults.batch_size(_characters(intake), epochs)
 
     def metric(self, intake: Intake, asked: str) -> list[Choice]:
         """Bits for each byte of the text: comparable between tokenizers, and with compressors."""
-        return [Choice("training.metric", "bits_per_byte" if asked == AUTO else asked, "comparable between tokenizers, and with compressors")]
+        return [
+            Choice("training.metric", "bits_per_byte" if asked == AUTO else asked, "comparable between tokenizers, and with compressors")
+        ]
 
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
         """Those whose learning rates are known; a network from scratch learns with all its weights."""
@@ -139,7 +138,10 @@ class CausalLmFamily(Family):
 
         width, heads = spec.size
         if width % (2 * heads):
-            raise ModelError(f"a width of {width} cannot be divided among {heads} heads in pairs", f"choose heads so that {width} is a multiple of twice their number")
+            raise ModelError(
+                f"a width of {width} cannot be divided among {heads} heads in pairs",
+                f"choose heads so that {width} is a multiple of twice their number",
+            )
         return make_generator(spec.vocabulary, spec.depth, width, heads, spec.context, model.dropout, seed)
 
     def fit_spec(self, spec: Any, intake: Intake) -> Any:
@@ -179,7 +181,7 @@ class CausalLmFamily(Family):
         step = max(1, len(validation) // SHOWN)
         shown = [validation[place] for place in range(0, len(validation), step)][:SHOWN]
         prompts = [np.asarray(example.tokens)[:ASKED].astype(np.int64).tolist() for example in shown]
-        said = continuations(model, objective.tokenizer, prompts, SAID, objective.end, TEMPERATURE, 0)
+        said = continuations(model, objective.tokenizer, prompts, SAID, objective.end, TEMPERATURE)
         asked = [objective.tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
         return [{"row": example.record.row, "asked": one, "said": other} for example, one, other in zip(shown, asked, said, strict=True)]
 
@@ -194,7 +196,7 @@ class CausalLmFamily(Family):
         from luthier.models.generate import continuations
 
         prompts = [_prompt(record, objective)[-objective.spec.context :] for record in records]
-        said = continuations(model, objective.tokenizer, prompts, limit, objective.end, TEMPERATURE, 0)
+        said = continuations(model, objective.tokenizer, prompts, limit, objective.end, TEMPERATURE)
         return [{"text": text} for text in said]
 
     def usage(self, bundle: str) -> str:

@@ -6,21 +6,25 @@ from luthier.families.family import Choice
 
 VOCABULARIES = (
     (200_000, 257, 1.0, "too little text for longer tokens to be met often: bytes"),
-    (3_000_000, 1_000, 2.2, "a byte-level BPE whose tokens are each met some hundred times"),
-    (30_000_000, 4_000, 3.2, "a byte-level BPE whose tokens are each met some hundred times"),
+    (3_000_000, 500, 1.9, "a byte-level BPE whose tokens are each met some hundred times"),
+    (30_000_000, 4_000, 3.4, "a byte-level BPE whose tokens are each met some hundred times"),
     (300_000_000, 8_000, 3.7, "a byte-level BPE; its table is a small part of the network"),
     (1 << 62, 16_000, 4.1, "a byte-level BPE; its table is a small part of the network"),
 )
 """Below this many training characters, tokens of a tokenizer from scratch, characters of a token (about, English), and why."""
 EPOCHS = (
     (200_000, 20, "few texts: passes until the validation texts say stop"),
-    (3_000_000, 8, "up to some four passes a text seen again is worth nearly as much as a new one, and up to sixteen something (Muennighoff et al. 2023)"),
+    (
+        3_000_000,
+        6,
+        "up to some four passes a text seen again is worth nearly as much as a new one, and up to sixteen something (Muennighoff et al. 2023)",
+    ),
     (30_000_000, 3, "up to four passes a text seen again is worth nearly as much as a new one (Muennighoff et al. 2023)"),
     (1 << 62, 1, "much text: each once"),
 )
 """Below this many training characters, passes, and why."""
 DEPTHS = (
-    (1_000_000, 3, "little text: a small network"),
+    (5_000_000, 3, "little text: a small network"),
     (30_000_000, 4, "what two cores train in minutes"),
     (300_000_000, 6, "some hundred million tokens"),
     (1 << 62, 8, "much text"),
@@ -52,14 +56,26 @@ def step_law(parameters: float, tokens: float) -> tuple[float, float]:
     return min(HIGHEST_RATE, 1.79 * parameters**-0.713 * tokens**0.307), 0.58 * tokens**0.571
 
 
-def from_scratch(characters: int) -> tuple[list[Choice], float]:
+def batch_size(characters: int, epochs: float) -> Choice:
+    """Blocks a step by the Step Law, for so many passes over the training texts.
+
+    Args:
+        characters: of the training rows.
+        epochs: passes over them.
+    """
+    tokens = characters / row(VOCABULARIES, characters)[1] * epochs
+    _, batch = step_law(1, tokens)
+    rows = max(1, round(min(batch, tokens / FEWEST_STEPS) / CONTEXT["scratch"][0]))
+    return Choice(
+        "training.batch_size", rows, f"the Step Law for {tokens / 1e6:.1f} million tokens: {batch:,.0f} tokens a step (Li et al. 2025)"
+    )
+
+
+def from_scratch(characters: int) -> list[Choice]:
     """The network, its tokenizer and how it is trained, by how much text there is.
 
     Args:
         characters: of the training rows.
-
-    Returns:
-        the choices, and rows of a step
     """
     from luthier.models.causal import parameters
 
@@ -69,20 +85,21 @@ def from_scratch(characters: int) -> tuple[list[Choice], float]:
     depth, why_depth = row(DEPTHS, tokens)
     context, why_context = CONTEXT["scratch"]
     weights = parameters(depth, 64 * depth)
-    rate, batch = step_law(weights, tokens)
+    rate, _ = step_law(weights, tokens)
     law = f"the Step Law for {weights / 1e6:.1f} million weights and {tokens / 1e6:.1f} million tokens (Li et al. 2025)"
     cut = ", cut to what small networks bear" if rate == HIGHEST_RATE else ""
-    rows = max(1, round(min(batch, tokens / FEWEST_STEPS) / context))
     return [
         Choice("objective.vocabulary", vocabulary, why_vocabulary),
         Choice("objective.depth", depth, why_depth),
         Choice("objective.context", context, why_context),
         Choice("optimizer.lr", float(f"{rate:.2g}"), law + cut),
-        Choice("optimizer.betas", (0.9, 0.95), "as for pretraining: the second moment forgets sooner (Brown et al. 2020; Touvron et al. 2023)"),
+        Choice(
+            "optimizer.betas", (0.9, 0.95), "as for pretraining: the second moment forgets sooner (Brown et al. 2020; Touvron et al. 2023)"
+        ),
         Choice("training.epochs", epochs, why_epochs),
-        Choice("training.batch_size", rows, law),
+        batch_size(characters, epochs),
         Choice("schedule.kind", "linear", "straight to zero beats cosine-to-10 % (D2Z)"),
         Choice("schedule.warmup", 0.05, "a network that knows nothing needs little"),
         Choice("model.dropout", 0.0, "the validation texts say when to stop"),
         Choice("optimizer.weight_decay", 0.1, "as for pretraining (Brown et al. 2020)"),
-    ], rows
+    ]

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import TextIteratorStreamer
 
+from luthier.core.randomness import seed_of
 from luthier.models.memory import in_halves
 from luthier.models.pretrained import Generator
-
 
 TOP = 50
 """Likeliest tokens that are drawn from."""
@@ -81,9 +81,7 @@ def stream(model: Generator, tokenizer: Any, prompt: list[int], limit: int, temp
         thread.join()
 
 
-def continuations(
-    model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int, end: int, temperature: float, seed: int
-) -> list[str]:
+def continuations(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int, end: int, temperature: float) -> list[str]:
     """How a few texts go on.
 
     Args:
@@ -92,8 +90,7 @@ def continuations(
         prompts: token ids.
         limit: tokens that are added at most.
         end: the token at which a text ends.
-        temperature: 0 takes the likeliest token each time; above, tokens are drawn.
-        seed: of the draws: the same prompt goes on in the same way.
+        temperature: 0 takes the likeliest token each time; above, tokens are drawn, for the same prompt the same ones each time.
 
     Raises:
         OutOfMemory: even one prompt is too much.
@@ -104,7 +101,7 @@ def continuations(
         ids = torch.tensor([prompt], device=device)
         options: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": TOP} if temperature > 0 else {"do_sample": False}
         with torch.random.fork_rng(devices=[device] if ids.is_cuda else []), model.generating() as network:
-            torch.manual_seed(seed)
+            torch.manual_seed(seed_of("continuation", *prompt))
             made = network.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, eos_token_id=end, pad_token_id=end, **options
             )

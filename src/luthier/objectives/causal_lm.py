@@ -37,12 +37,15 @@ class CausalLm(Component):
     width: int = Field(
         default=0, ge=0, multiple_of=8, description="Numbers a token is in a network that is made from scratch; 0 takes 64 for each block."
     )
-    heads: int = Field(default=0, ge=0, description="Attention heads of a network that is made from scratch; 0 takes one for each 64 of its width.")
+    heads: int = Field(
+        default=0, ge=0, description="Attention heads of a network that is made from scratch; 0 takes one for each 64 of its width."
+    )
     vocabulary: int = Field(
         default=4_000, ge=257, description="Tokens of a tokenizer that is made from scratch; 257 takes bytes as they are."
     )
     ends: bool = Field(
-        default=True, description="Whether the end of a row is learned: of whole documents, not of passages; filled in where files are cut into passages."
+        default=True,
+        description="Whether the end of a row is learned: of whole documents, not of passages; filled in where files are cut into passages.",
     )
 
     @property

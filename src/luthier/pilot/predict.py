@@ -93,7 +93,7 @@ def chat(bundle: str | Path, *, limit: int = 256, temperature: float = 0.0, say:
     family = family_of(base.bundle["task"])
     if not family.generates:
         what = "a classifier" if family.kind.classes else f"a {family.name} model"
-        raise ModelError(f"{bundle} is {what}: it does not write text", 'use `luthier predict BUNDLE "text"`')
+        raise ModelError(f"{bundle} is {what}: it holds no conversation", 'use `luthier predict BUNDLE "text"`')
     model, objective = _load(base)
     return Conversation(model, objective.tokenizer, limit, temperature)
 

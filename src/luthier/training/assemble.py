@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -60,6 +61,33 @@ def assemble(experiment: Experiment, base: Base | None, processor: Any, parts: M
     return build(experiment, base, objective, objective.prepare(parts["train"]), objective.prepare(parts["validation"]))
 
 
+class Joined(Sequence[Example]):
+    """Two sequences of examples as one, without a list of both: they may be made as they are asked for.
+
+    Args:
+        first: these come first.
+        second: behind them.
+    """
+
+    def __init__(self, first: Sequence[Example], second: Sequence[Example]) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    @overload
+    def __getitem__(self, position: int) -> Example: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Example]: ...
+    def __getitem__(self, position: int | slice) -> Example | list[Example]:
+        if isinstance(position, slice):
+            return [self[number] for number in range(*position.indices(len(self)))]
+        return self.first[position] if position < len(self.first) else self.second[position - len(self.first)]
+
+    def __iter__(self) -> Iterator[Example]:
+        return chain(self.first, self.second)
+
+
 Prefixes = dict[tuple[Any, ...], Prefix]
 """What was computed of frozen blocks, by depth, width of numbers and rows: trials on the same base share it."""
 
@@ -97,7 +125,7 @@ def build(
     kernels = model.use(compiled.load()) if experiment.training.kernels == "compiled" and hasattr(model, "use") else None
     known = {} if experiment.augment.share else met(model, train, objective)
     masters = Masters(model.network, optimizer, dtype, movable, factor, known, kernels)
-    model.prefix = prefix(experiment, model, [*train, *validation], dtype, {} if prefixes is None else prefixes)
+    model.prefix = prefix(experiment, model, Joined(train, validation), dtype, {} if prefixes is None else prefixes)
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned, parts=model.parts)
 
@@ -132,9 +160,12 @@ def met(model: Any, examples: Sequence[Example], objective: Objective) -> dict[s
         return {}
     embedding.sparse = True
     (name,) = (name for name, parameter in network.named_parameters() if parameter is embedding.weight)
-    drawn = [np.asarray(objective.drawn_tokens)] if objective.drawn_tokens is not None else []
-    tokens = np.unique(np.concatenate([*(np.asarray(example.tokens) for example in examples), *drawn]))
-    return {name: torch.from_numpy(tokens.astype(np.int64)).to(embedding.weight.device)}
+    seen = np.zeros(len(embedding.weight), dtype=bool)  # one example at a time: together they may be more than memory holds
+    if objective.drawn_tokens is not None:
+        seen[np.asarray(objective.drawn_tokens)] = True
+    for example in examples:
+        seen[np.asarray(example.tokens)] = True
+    return {name: torch.from_numpy(np.flatnonzero(seen)).to(embedding.weight.device)}
 
 
 def rates(model: Any, optimizer: Any, adaptation: Any) -> Any:

@@ -103,7 +103,11 @@ def read_passages(reading: Reading) -> Rows:
     documents = list(_documents(files, path, reading.encoding, found.rejected))
     total = sum(document.characters for document in documents)
     if total < FEWEST_CHARACTERS:
-        first = f"; the first of {len(found.rejected)} set aside is {Path(found.rejected[0].file).name}: {found.rejected[0].reason}" if found.rejected else ""
+        first = (
+            f"; the first of {len(found.rejected)} set aside is {Path(found.rejected[0].file).name}: {found.rejected[0].reason}"
+            if found.rejected
+            else ""
+        )
         raise DataError(
             f"{path} holds {plural(len(documents), 'document')} with {total:,} characters: of fewer than {FEWEST_CHARACTERS:,} nothing would be left to test on{first}",
             "give more text",

@@ -31,7 +31,7 @@ def how_split(spec: Data) -> str:
     if spec.validation and spec.test:
         return "given"
     if spec.time:
-        return f"by time ({spec.time}): the newest rows are tested"
+        return f"by {spec.time}: the last rows (of times the newest) are tested"
     kept = f"rows of the same {spec.group}, and " if spec.group else ""
     return ("by class, " if family_of(spec.task).kind.classes else "by chance, ") + f"{kept}near-duplicates together"
 

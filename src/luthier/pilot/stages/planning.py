@@ -166,10 +166,11 @@ def closing_costs(way: Way, work: Work, found: Smoke, probed: Probed) -> Closing
         probed: by the small fit on the base.
     """
     _, look = _costs(work, found)
-    test, alone = len(way.intake.records["test"]), not way.family.probes
-    scored = look * test / max(len(work.validation), 1)
+    alone = not way.family.probes
+    more = len(way.intake.records["test"]) / max(len(way.intake.records["validation"]), 1)  # of the rows: an example may be a part of one
+    scored = look * more
     train, validation = (sum(example.size for example in part) for part in (work.train, work.validation))
-    read = scored if alone else probed.a_token * validation * (1 + test / max(len(work.validation), 1))
+    read = scored if alone else probed.a_token * validation * (1 + more)
     weights = sum(parameter.numel() for parameter in work.model.network.parameters())
     fixed = ALWAYS + look + scored + read + 2 * 4 * weights / WRITTEN
     if alone:

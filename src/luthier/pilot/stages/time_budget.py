@@ -92,7 +92,7 @@ def check_budget(way: Way, experiment: Experiment) -> None:
     mean = sum(len(example.tokens) for example in train) / max(len(train), 1)
     step = 3 * a_token * mean * min(experiment.training.batch_size, len(train))  # forwards once, and backwards twice that
     held = sum(len(example.tokens) for example in validation) * a_token
-    tests = held * len(way.intake.records["test"]) / max(len(validation), 1)
+    tests = held * len(way.intake.records["test"]) / max(len(way.intake.records["validation"]), 1)
     steps = SMALL_RUN_STEPS + min(FEWEST_STEPS, experiment.total_steps(len(train)))
     smallest = way.spent + steps * step + 2 * held + 2 * tests + 4.0
     if budget < SURE * smallest:
