@@ -143,7 +143,11 @@ def stanford(programs: Path, texts: Path, epochs: int, folder: Path) -> tuple[fl
     began = _children()
     steps = (
         ([programs / "vocab_count", "-min-count", GLOVE["least_count"], "-verbose", 0], texts, "vocab"),
-        ([programs / "cooccur", "-memory", 2, "-vocab-file", folder / "vocab", "-window-size", GLOVE["window"], "-verbose", 0], texts, "counts"),
+        (
+            [programs / "cooccur", "-memory", 2, "-vocab-file", folder / "vocab", "-window-size", GLOVE["window"], "-verbose", 0],
+            texts,
+            "counts",
+        ),
         ([programs / "shuffle", "-memory", 2, "-verbose", 0, "-temp-file", folder / "temporary"], folder / "counts", "shuffled"),
     )
     for command, source, name in steps:
@@ -200,12 +204,19 @@ def main() -> None:
     epochs, repeats = (2, 1) if asked.quick else (5, asked.repeats)
     for repeat in range(repeats):
         for model in ("skip_gram", "cbow"):
-            changes = {f"objective.{name}": value for name, value in SETTING.items()} | {"objective.model": model, "training.epochs": epochs}
+            changes = {f"objective.{name}": value for name, value in SETTING.items()} | {
+                "objective.model": model,
+                "training.epochs": epochs,
+            }
 
             def train(model: str = model, changes: dict[str, Any] = changes, repeat: int = repeat) -> dict[str, Any]:
                 out = asked.out / f"ours-{model}-{repeat}"
                 found = ours(texts, "word2vec", changes, repeat + 1, out)
-                return found | {"words_a_second": found["words"] * epochs / found["seconds"]} | judge(out / str(epochs) / "vectors.txt", asked.data)
+                return (
+                    found
+                    | {"words_a_second": found["words"] * epochs / found["seconds"]}
+                    | judge(out / str(epochs) / "vectors.txt", asked.data)
+                )
 
             def peer(model: str = model, repeat: int = repeat) -> dict[str, Any]:
                 out = asked.out / f"gensim-{model}-{repeat}.txt"
@@ -222,7 +233,9 @@ def main() -> None:
             out = asked.out / f"ours-glove-{repeat}"
             found = ours(texts, "glove", changes, repeat + 1, out)
             seconds = found["seconds"] + found["prepared"]
-            return found | {"words_a_second": found["words"] * 3 * epochs / seconds} | judge(out / str(3 * epochs) / "vectors.txt", asked.data)
+            return (
+                found | {"words_a_second": found["words"] * 3 * epochs / seconds} | judge(out / str(3 * epochs) / "vectors.txt", asked.data)
+            )
 
         def fit_peer(repeat: int = repeat) -> dict[str, Any]:
             seconds, vectors = stanford(asked.glove, texts, 3 * epochs, asked.out / f"stanford-{repeat}")
@@ -244,7 +257,15 @@ def follow(texts: Path, task: str, data: Path, out: Path, epochs: int) -> dict[s
     shares = [judge(out / str(epoch + 1) / "vectors.txt", data)["analogies"] for epoch in range(len(losses))]
     chosen = int(np.argmin(losses))
     agreed = float(spearmanr(losses, shares)[0]) if len(set(shares)) > 1 else 0.0
-    return {"losses": losses, "analogies": shares, "rank_correlation": agreed, "chosen": chosen + 1, "at_chosen": shares[chosen], "best": max(shares), "wall": time.monotonic() - began}
+    return {
+        "losses": losses,
+        "analogies": shares,
+        "rank_correlation": agreed,
+        "chosen": chosen + 1,
+        "at_chosen": shares[chosen],
+        "best": max(shares),
+        "wall": time.monotonic() - began,
+    }
 
 
 if __name__ == "__main__":

@@ -9,7 +9,15 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.core.randomness import mix
-from luthier.evaluation.words import Words, answer_analogies, compare_similarities, draw_map, own_questions, read_questions, read_similarities
+from luthier.evaluation.words import (
+    Words,
+    answer_analogies,
+    compare_similarities,
+    draw_map,
+    own_questions,
+    read_questions,
+    read_similarities,
+)
 
 PLANE = Words.of(["man", "woman", "king", "queen", "stone"], np.array([[1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 1], [-1, 0, 0.0]]))
 
@@ -29,7 +37,7 @@ def test_analogies_are_counted_by_section_where_all_words_have_vectors(tmp_path:
     assert answer_analogies(PLANE, questions, lowercase=True) == [("family", 2, 2, 2), ("other", 2, 1, 1)]
     assert answer_analogies(PLANE, questions, lowercase=False)[0] == ("family", 2, 1, 1)
     file.write_text("man king woman\n")
-    with pytest.raises(DataError, match="line 1: .* holds 3 words"):
+    with pytest.raises(DataError, match=r"line 1: .* holds 3 words"):
         read_questions(file)
     assert all(len({*each}) == 4 or each[0] == each[2] or len(each) == 4 for asked in own_questions().values() for each in asked)
 

@@ -77,7 +77,13 @@ def test_counts_of_fewer_rows_stand_for_as_many_words_as_were_trained_on() -> No
     texts = salad(200, 20, 24)
     at_work = objective(texts)
     whole, part = at_work.prepare(records(texts)), at_work.prepare(records(texts[:50]))
-    assert abs(float(np.average(whole.columns["logarithms"], weights=whole.columns["weights"])) - float(np.average(part.columns["logarithms"], weights=part.columns["weights"]))) < 0.3  # type: ignore[attr-defined]
+    assert (
+        abs(
+            float(np.average(whole.columns["logarithms"], weights=whole.columns["weights"]))
+            - float(np.average(part.columns["logarithms"], weights=part.columns["weights"]))
+        )
+        < 0.3
+    )  # type: ignore[attr-defined]
 
 
 def test_numbers_of_words_are_found_where_counts_are_their_products() -> None:
@@ -96,7 +102,9 @@ def test_planted_bugs_are_caught_by_name(tried: Any, monkeypatch: pytest.MonkeyP
 
     assert not caught()
     own = GloveObjective.loss
-    monkeypatch.setattr(GloveObjective, "loss", lambda self, model, batch: Loss(own(self, model, batch).total, float(len(batch.flat["weights"]))))
+    monkeypatch.setattr(
+        GloveObjective, "loss", lambda self, model, batch: Loss(own(self, model, batch).total, float(len(batch.flat["weights"])))
+    )
     assert {"knowing nothing costs what it must", "judged as trained"} & caught()
     monkeypatch.setattr(GloveObjective, "loss", own)
     prepare = GloveObjective.prepare

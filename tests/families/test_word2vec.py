@@ -97,7 +97,9 @@ def test_planted_bugs_are_caught_by_name(tried: Any, model: str, monkeypatch: py
 
     def caught() -> set[str]:
         work = work_of(it, objective__model=model)
-        return {proof.name for proof in disproved(prove(work, lambda record: family_of("word2vec").served(record, work.objective), FOREVER))}
+        return {
+            proof.name for proof in disproved(prove(work, lambda record: family_of("word2vec").served(record, work.objective), FOREVER))
+        }
 
     assert not caught()
     kind = Word2VecObjective
@@ -164,7 +166,9 @@ def test_baselines_are_scored_with_the_same_loss_and_counts_beat_frequencies_whe
 
 def test_a_bundle_is_read_by_others_goes_on_and_says_which_words_are_near(tmp_path: Path) -> None:
     file = written(tmp_path, salad(240, 20, 40))
-    first = luthier.run(file, task="word2vec", out=tmp_path / "first", set=[*SMALL, "training.epochs=8", "objective.model=cbow"], force=True)
+    first = luthier.run(
+        file, task="word2vec", out=tmp_path / "first", set=[*SMALL, "training.epochs=8", "objective.model=cbow"], force=True
+    )
     bundle = first.folder / "bundle"
     vectors = load_file(bundle / "model.safetensors")["words.weight"].numpy()
     words = json.loads((bundle / "vocabulary.json").read_text())["words"]
@@ -184,7 +188,14 @@ def test_a_bundle_is_read_by_others_goes_on_and_says_which_words_are_near(tmp_pa
     assert sum_of["unknown"] == ["unheard"] and "word3" not in sum_of["text"].split(", ")
     with pytest.raises(DataError, match="row 1: none of its words"):
         luthier.predict(first.folder, ["unheard of"])
-    more = luthier.run(file, task="word2vec", base=str(first.folder), out=tmp_path / "more", set=[*SMALL, "training.epochs=2", "objective.model=cbow"], force=True)
+    more = luthier.run(
+        file,
+        task="word2vec",
+        base=str(first.folder),
+        out=tmp_path / "more",
+        set=[*SMALL, "training.epochs=2", "objective.model=cbow"],
+        force=True,
+    )
     assert more.verdict is not None and first.verdict is not None
     assert more.verdict["base"]["value"] == pytest.approx(first.verdict["test"]["value"], rel=1e-4)
     with pytest.raises(ModelError, match="word2vec run, which are learned otherwise"):

@@ -33,11 +33,17 @@ def tables() -> tuple[Tensor, Tensor]:
     return torch.randn(VOCABULARY, WIDTH, requires_grad=True), torch.randn(VOCABULARY, WIDTH, requires_grad=True)
 
 
-def one_by_one(inputs: Tensor, outputs: Tensor, windows: Windows, words: np.ndarray, texts: np.ndarray, sizes: np.ndarray, cbow: bool) -> Tensor:
+def one_by_one(
+    inputs: Tensor, outputs: Tensor, windows: Windows, words: np.ndarray, texts: np.ndarray, sizes: np.ndarray, cbow: bool
+) -> Tensor:
     """The definition: every pair, and every negative sample of the group of its word, weighted to `NEGATIVES` of them in the mean."""
     total = torch.zeros(())
     for place, word in enumerate(words):
-        near = [other for other in range(place - sizes[place], place + sizes[place] + 1) if 0 <= other < len(words) and other != place and texts[other] == texts[place]]
+        near = [
+            other
+            for other in range(place - sizes[place], place + sizes[place] + 1)
+            if 0 <= other < len(words) and other != place and texts[other] == texts[place]
+        ]
         if not near:
             continue
         drawn = outputs[windows.noise[place // SHARING]]

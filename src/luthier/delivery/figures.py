@@ -163,7 +163,9 @@ def labelled_map(clusters: Sequence[tuple[str, Sequence[tuple[str, float, float]
             free = all(abs(at_y - other_y) > 12 or abs(at_x - other_x) > wide + other for other_x, other_y, other in taken)
             if free:
                 taken.append((at_x, at_y, wide))
-                parts.append(f'<text class="w{number % 8}" x="{at_x:.1f}" y="{at_y + 4:.1f}" text-anchor="middle">{html.escape(word)}{told}</text>')
+                parts.append(
+                    f'<text class="w{number % 8}" x="{at_x:.1f}" y="{at_y + 4:.1f}" text-anchor="middle">{html.escape(word)}{told}</text>'
+                )
             else:
                 parts.append(f'<circle class="w{number % 8}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="2.5">{told}</circle>')
     legend = "".join(f'<span class="key w{number % 8}">{html.escape(name)}</span>' for number, (name, _) in enumerate(clusters))

@@ -97,7 +97,9 @@ def read_questions(path: Path) -> dict[str, list[tuple[str, ...]]]:
             continue
         words = tuple(line.split())
         if len(words) != 4:
-            raise DataError(f"{path}, line {number}: {line[:60]!r} holds {len(words)} words", "write four a line: Athens Greece Paris France")
+            raise DataError(
+                f"{path}, line {number}: {line[:60]!r} holds {len(words)} words", "write four a line: Athens Greece Paris France"
+            )
         found.setdefault(section, []).append(words)
     return found
 
@@ -157,7 +159,10 @@ def answer_analogies(words: Words, questions: Mapping[str, Sequence[tuple[str, .
 def compare_similarities(words: Words, pairs: Sequence[tuple[str, str, float]], lowercase: bool) -> tuple[float, int]:
     """The rank correlation of cosines with people's judgements, and how many pairs have vectors."""
     known = words.numbers()
-    placed = [(known.get(one.lower() if lowercase else one, -1), known.get(two.lower() if lowercase else two, -1), judged) for one, two, judged in pairs]
+    placed = [
+        (known.get(one.lower() if lowercase else one, -1), known.get(two.lower() if lowercase else two, -1), judged)
+        for one, two, judged in pairs
+    ]
     kept = [each for each in placed if min(each[:2]) >= 0]
     if len(kept) < 3:
         return float("nan"), len(kept)

@@ -67,7 +67,11 @@ class GloveFamily(VectorFamily):
             Choice("training.epochs", epochs, why),
             Choice("training.evaluations_per_epoch", 1.0, "one look an epoch"),
             self.batch_size(intake, epochs),
-            Choice("objective.least_count", 2 if words < SMALL else 5, "few words" if words < SMALL else "as the authors: rarer words learn little"),
+            Choice(
+                "objective.least_count",
+                2 if words < SMALL else 5,
+                "few words" if words < SMALL else "as the authors: rarer words learn little",
+            ),
             *self.metric(intake, metric),
         ]
 
@@ -79,7 +83,11 @@ class GloveFamily(VectorFamily):
         """Examples of some thousand counts each."""
         cells = CELLS_A_WORD * estimate_words(intake)[0] * epochs
         step = next((step for step in STEP_CELLS if cells >= step * STEPS), STEP_CELLS[-1])
-        return Choice("training.batch_size", max(1, step // CELLS), f"{step:,} counts a step, {CELLS:,} an example: the most that leave some {STEPS} steps")
+        return Choice(
+            "training.batch_size",
+            max(1, step // CELLS),
+            f"{step:,} counts a step, {CELLS:,} an example: the most that leave some {STEPS} steps",
+        )
 
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
         """There are no blocks to freeze."""
@@ -110,7 +118,9 @@ def factorised(train: Sequence[Example], validation: Sequence[Example], context:
     from luthier.evaluation.baselines import Baseline
 
     vocabulary, width = len(context.processor), min(context.objective.spec.width, len(context.processor) - 1)
-    first, second, logs, weights = (np.concatenate([example.inputs[name] for example in train]) for name in ("tokens", "others", "logarithms", "weights"))
+    first, second, logs, weights = (
+        np.concatenate([example.inputs[name] for example in train]) for name in ("tokens", "others", "logarithms", "weights")
+    )
     numbers = fit_numbers(first, second, logs.astype(float), weights.astype(float), vocabulary)
     context.poll()
     counts = np.exp(logs.astype(float))

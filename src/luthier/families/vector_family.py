@@ -129,7 +129,9 @@ class VectorFamily(Family):
         words = known_words.Words.of(vocabulary.words, model.vectors().cpu().numpy())
         tables = [_nearest_table(words), _analogy_table(words, spec, vocabulary.lowercase)]
         if spec.similarities:
-            rank, count = known_words.compare_similarities(words, known_words.read_similarities(Path(spec.similarities)), vocabulary.lowercase)
+            rank, count = known_words.compare_similarities(
+                words, known_words.read_similarities(Path(spec.similarities)), vocabulary.lowercase
+            )
             head = ("pairs with vectors", "rank correlation with people's judgements")
             tables.append({"title": f"Similarity: {Path(spec.similarities).name}", "head": head, "rows": [(count, f"{rank:.3f}")]})
         drawn = known_words.draw_map(words, SKIPPED, MAPPED, CLUSTERS)
@@ -170,7 +172,7 @@ class VectorFamily(Family):
         return f'luthier predict {bundle} "king"   or a sum: luthier predict {bundle} "king - man + woman"'
 
     def without_luthier(self) -> str:
-        """gensim's reader."""
+        """Gensim's reader."""
         return 'from gensim.models import KeyedVectors; KeyedVectors.load_word2vec_format("PATH/vectors.bin", binary=True)'
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example
@@ -46,10 +46,18 @@ class Word2VecFamily(VectorFamily):
         """By the number of words."""
         words, _ = estimate_words(intake)
         epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if words < limit)
-        least = Choice("objective.least_count", 2 if words < SMALL else 5, "few words" if words < SMALL else "as word2vec and gensim: rarer words learn little")
+        least = Choice(
+            "objective.least_count",
+            2 if words < SMALL else 5,
+            "few words" if words < SMALL else "as word2vec and gensim: rarer words learn little",
+        )
         return [
             Choice("adaptation.kind", "full", "all vectors move"),
-            Choice("optimizer.kind", "adagrad", "a word's own learning rate: rare words move far, frequent ones settle; only rows that were read move"),
+            Choice(
+                "optimizer.kind",
+                "adagrad",
+                "a word's own learning rate: rare words move far, frequent ones settle; only rows that were read move",
+            ),
             Choice("optimizer.lr", *self.learning_rate(base, "full")),
             Choice("optimizer.clip", 0.0, "AdaGrad does not depend on the size of gradients"),
             Choice("optimizer.weight_decay", 0.0, "only rows that were read move"),
@@ -73,7 +81,11 @@ class Word2VecFamily(VectorFamily):
         words, a_row = estimate_words(intake)
         step = next((step for step in STEP_WORDS if words * epochs >= step * STEPS), STEP_WORDS[-1])
         rows = max(1, round(step / max(min(a_row, LONGEST), 1)))
-        return Choice("training.batch_size", rows, f"about {step:,} words a step: large steps are products of matrices, and {STEPS} steps a run should have")
+        return Choice(
+            "training.batch_size",
+            rows,
+            f"about {step:,} words a step: large steps are products of matrices, and {STEPS} steps a run should have",
+        )
 
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
         """There are no blocks to freeze."""

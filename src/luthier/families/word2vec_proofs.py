@@ -26,7 +26,9 @@ def something_is_learned(context: ProofContext) -> Proof:
         words += len(example.tokens)
         if not example.units:
             empty.append(example)
-    claim = f"{words:,} words of the training rows have one of {len(context.tokenizer):,} vectors" + (f"; {len(empty):,} rows have fewer than two" if empty else "")
+    claim = f"{words:,} words of the training rows have one of {len(context.tokenizer):,} vectors" + (
+        f"; {len(empty):,} rows have fewer than two" if empty else ""
+    )
     return Proof(held=words > 0 and len(empty) < len(context.train), claim=claim, evidence={"words": words, "empty": len(empty)})
 
 
@@ -42,7 +44,9 @@ def pairs_stand_in_windows(context: ProofContext) -> Proof:
     for place, own in enumerate(texts):
         row = band[place // run, place % run].nonzero()[:, 0].tolist()
         others = [place // run * run + column - reach for column in row]
-        known = [other for other in others if not 0 <= other < len(texts) or texts[other] != own or other == place or abs(other - place) > reach]
+        known = [
+            other for other in others if not 0 <= other < len(texts) or texts[other] != own or other == place or abs(other - place) > reach
+        ]
         expected = set(range(min(others, default=place), max(others, default=place) + 1)) - {place}
         if known or (own == len(rows) and others) or set(others) != expected:
             problem = f"word {place} of a step is paired with words {others}: they are not its neighbours in its own row"
@@ -78,8 +82,16 @@ def negatives_are_drawn(context: ProofContext) -> Proof:
     near = float(np.mean(beside) - np.mean(chance))  # how much more often they stand beside the words that they are contrasted with
     slack = 2 / math.sqrt(sum(map(len, drawn)) / FREQUENT)
     held = apart < APART + slack and abs(near) < APART / 2 + slack and off < 1e-6 and not again
-    said = "negative samples are words of the whole vocabulary, as frequent as they should be" if held else "negative samples are not drawn from their distribution: are they words of the windows?"
-    return Proof(held=held, claim=said, evidence={"apart": apart, "beside_by_more_than_chance": near, "drawn": sum(map(len, drawn)), "same_in_each_step": bool(again)})
+    said = (
+        "negative samples are words of the whole vocabulary, as frequent as they should be"
+        if held
+        else "negative samples are not drawn from their distribution: are they words of the windows?"
+    )
+    return Proof(
+        held=held,
+        claim=said,
+        evidence={"apart": apart, "beside_by_more_than_chance": near, "drawn": sum(map(len, drawn)), "same_in_each_step": bool(again)},
+    )
 
 
 def knowing_nothing_costs_what_it_must(context: ProofContext) -> Proof:

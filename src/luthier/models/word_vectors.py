@@ -71,7 +71,9 @@ def load_vocabulary(folder: Path) -> Vocabulary:
         about = json.loads((folder / VOCABULARY).read_text())
         return Vocabulary(about["words"], about["counts"], about["lowercase"], about["total"])
     except (OSError, ValueError, KeyError) as problem:
-        raise ModelError(f"{folder} holds no vocabulary of word vectors ({problem})", "give the bundle of a word2vec or glove run") from None
+        raise ModelError(
+            f"{folder} holds no vocabulary of word vectors ({problem})", "give the bundle of a word2vec or glove run"
+        ) from None
 
 
 def count_words(texts: Iterable[str], lowercase: bool) -> Counter[str]:
@@ -200,8 +202,10 @@ def load_tables(base: Base, biases: bool) -> WordVectors:
         raise ModelError(f"{base.name} holds no word vectors", "give the bundle of a word2vec or glove run, or leave --base out")
     state = load_file(base.folder / "model.safetensors")
     if biases != ("word_biases.weight" in state):
-        learned = "word2vec" if biases else "glove"
-        raise ModelError(f"{base.name} holds vectors of a {learned} run, which are learned otherwise", f"go on with --task {learned}, or leave --base out")
+        task = (base.bundle or {}).get("task", "another task")
+        raise ModelError(
+            f"{base.name} holds vectors of a {task} run, which are learned otherwise", f"go on with --task {task}, or leave --base out"
+        )
     tables = Tables(*state["words.weight"].shape, biases=biases)
     tables.load_state_dict(state)
     return WordVectors(tables)

@@ -37,17 +37,30 @@ class Glove(Component):
 
     kind: Literal["glove"] = "glove"
     width: int = Field(default=100, ge=2, le=2_000, description="Numbers of a vector (GloVe: vector-size).")
-    window: int = Field(default=10, ge=1, le=64, description="Words to either side that count, one at distance d as 1/d (GloVe: window-size).")
-    most: float = Field(default=10.0, gt=0, description="A count from which on a pair weighs no more (GloVe: x-max; 100 for billions of words, 10 for millions).")
+    window: int = Field(
+        default=10, ge=1, le=64, description="Words to either side that count, one at distance d as 1/d (GloVe: window-size)."
+    )
+    most: float = Field(
+        default=10.0,
+        gt=0,
+        description="A count from which on a pair weighs no more (GloVe: x-max; 100 for billions of words, 10 for millions).",
+    )
     power: float = Field(default=0.75, ge=0, le=1, description="How a pair's weight grows with its count below that (GloVe: alpha).")
-    least_count: int = Field(default=5, ge=1, description="Times that a word is in the training rows, at least, to have a vector (GloVe: min-count).")
-    vocabulary: int = Field(default=0, ge=0, description="Words that have a vector, the most frequent; 0 takes all that are frequent enough.")
+    least_count: int = Field(
+        default=5, ge=1, description="Times that a word is in the training rows, at least, to have a vector (GloVe: min-count)."
+    )
+    vocabulary: int = Field(
+        default=0, ge=0, description="Words that have a vector, the most frequent; 0 takes all that are frequent enough."
+    )
     words: int = Field(default=0, ge=0, description="Words that have a vector; filled in once the training rows are counted.")
     lowercase: bool = Field(default=True, description="Read texts in lower case.")
     analogies: str = Field(
-        default="", description="A file of analogies to judge the vectors by, as questions-words.txt: four words a line, sections begin with a colon."
+        default="",
+        description="A file of analogies to judge the vectors by, as questions-words.txt: four words a line, sections begin with a colon.",
     )
-    similarities: str = Field(default="", description="A file of word pairs with a person's judgement to judge the vectors by: two words and a number a line.")
+    similarities: str = Field(
+        default="", description="A file of word pairs with a person's judgement to judge the vectors by: two words and a number a line."
+    )
 
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str | None) -> GloveObjective:
         """The objective at work.
@@ -72,7 +85,9 @@ class Counts(Sequence[Example]):
         source: the file of the rows.
     """
 
-    def __init__(self, first: np.ndarray, second: np.ndarray, logarithms: np.ndarray, weights: np.ndarray, words: Sequence[str], source: str) -> None:
+    def __init__(
+        self, first: np.ndarray, second: np.ndarray, logarithms: np.ndarray, weights: np.ndarray, words: Sequence[str], source: str
+    ) -> None:
         self.columns = {"tokens": first, "others": second, "logarithms": logarithms, "weights": weights}
         self.words, self.source = words, source
 
@@ -133,7 +148,12 @@ class GloveObjective(BaseObjective):
         longer = math.log(total / max(held, 1))
         weights = np.minimum(counts / self.spec.most, 1.0) ** self.spec.power
         return Counts(
-            first, second, (np.log(counts) + longer).astype(np.float32), weights.astype(np.float32), vocabulary.words, records[0].source if records else ""
+            first,
+            second,
+            (np.log(counts) + longer).astype(np.float32),
+            weights.astype(np.float32),
+            vocabulary.words,
+            records[0].source if records else "",
         )
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
@@ -146,7 +166,12 @@ class GloveObjective(BaseObjective):
         return Batch(
             index=torch.tensor([example.index for example in examples]),
             lengths=torch.tensor([example.size for example in examples]),
-            flat={"first": flat("tokens", np.int64), "second": flat("others", np.int64), "logarithms": flat("logarithms", np.float32), "weights": flat("weights", np.float32)},
+            flat={
+                "first": flat("tokens", np.int64),
+                "second": flat("others", np.int64),
+                "logarithms": flat("logarithms", np.float32),
+                "weights": flat("weights", np.float32),
+            },
             each={},
         )
 

@@ -16,7 +16,9 @@ class _Fitted(torch.autograd.Function):
     """The summed loss with its gradient, computed in one go; the tables' gradients hold the rows that were read, each once."""
 
     @staticmethod
-    def forward(ctx: Any, words: Tensor, contexts: Tensor, word_biases: Tensor, context_biases: Tensor, pairs: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        ctx: Any, words: Tensor, contexts: Tensor, word_biases: Tensor, context_biases: Tensor, pairs: Mapping[str, Tensor]
+    ) -> Tensor:
         first, second = pairs["first"], pairs["second"]
         apart = _apart(words, contexts, word_biases, context_biases, pairs)
         slopes = apart * pairs["weights"]

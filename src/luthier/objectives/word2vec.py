@@ -40,7 +40,9 @@ class Word2Vec(Component):
     window: int = Field(
         default=5, ge=1, le=32, description="Words to either side at most; each word's window is drawn from 1 to this (gensim: window)."
     )
-    negatives: int = Field(default=5, ge=1, le=50, description="Words drawn at random that each pair is contrasted with (gensim: negative).")
+    negatives: int = Field(
+        default=5, ge=1, le=50, description="Words drawn at random that each pair is contrasted with (gensim: negative)."
+    )
     shared_negatives: int = Field(
         default=32,
         ge=1,
@@ -51,16 +53,25 @@ class Word2Vec(Component):
         default=0.75, ge=0, le=1, description="Words are drawn as often as they are there, to this power (gensim: ns_exponent)."
     )
     subsample: float = Field(
-        default=1e-3, ge=0, description="Words more frequent than this share are left out at random, the more so the more frequent; 0 keeps all (gensim: sample)."
+        default=1e-3,
+        ge=0,
+        description="Words more frequent than this share are left out at random, the more so the more frequent; 0 keeps all (gensim: sample).",
     )
-    least_count: int = Field(default=5, ge=1, description="Times that a word is in the training rows, at least, to have a vector (gensim: min_count).")
-    vocabulary: int = Field(default=0, ge=0, description="Words that have a vector, the most frequent; 0 takes all that are frequent enough.")
+    least_count: int = Field(
+        default=5, ge=1, description="Times that a word is in the training rows, at least, to have a vector (gensim: min_count)."
+    )
+    vocabulary: int = Field(
+        default=0, ge=0, description="Words that have a vector, the most frequent; 0 takes all that are frequent enough."
+    )
     words: int = Field(default=0, ge=0, description="Words that have a vector; filled in once the training rows are counted.")
     lowercase: bool = Field(default=True, description="Read texts in lower case.")
     analogies: str = Field(
-        default="", description="A file of analogies to judge the vectors by, as questions-words.txt: four words a line, sections begin with a colon."
+        default="",
+        description="A file of analogies to judge the vectors by, as questions-words.txt: four words a line, sections begin with a colon.",
     )
-    similarities: str = Field(default="", description="A file of word pairs with a person's judgement to judge the vectors by: two words and a number a line.")
+    similarities: str = Field(
+        default="", description="A file of word pairs with a person's judgement to judge the vectors by: two words and a number a line."
+    )
 
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str | None) -> Word2VecObjective:
         """The objective at work.

@@ -69,7 +69,9 @@ class Adagrad(_Rated):
 
     kind: Literal["adagrad"] = "adagrad"
     moves_rows: ClassVar[bool] = True
-    weight_decay: float = Field(default=0.0, ge=0, description="Pull towards zero; not possible where only the rows of a table move that a step has read.")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="Pull towards zero; not possible where only the rows of a table move that a step has read."
+    )
     eps: float = Field(default=1e-10, gt=0, description="Keeps the division finite.")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
