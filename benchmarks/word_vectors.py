@@ -49,7 +49,7 @@ import torch
 from luthier.core.types import Record
 from luthier.data.spec import Data
 from luthier.families import family_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.word_vectors import write_word2vec
 from luthier.evaluation.score import score
 from luthier.studies.defaults import choose
@@ -59,14 +59,14 @@ from luthier.training.steps import steps
 torch.set_num_threads(1)
 settle()
 file, task, changes, seed, out = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])
-intake = take_in(Data(path=file, task=task, format="tsv", header=False, validation_share=0.02, test_share=0.02), checks=())
-experiment, _ = choose(intake, None, seed, scratch=True)
+dataset = load_dataset(Data(path=file, task=task, format="tsv", header=False, validation_share=0.02, test_share=0.02), checks=())
+experiment, _ = choose(dataset, None, seed, scratch=True)
 experiment = experiment.set(changes)
 family = family_of(task)
-experiment = decided(experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, intake)}))
-vocabulary = family.load_processor(None, experiment.objective, intake)
+experiment = decided(experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, dataset)}))
+vocabulary = family.load_processor(None, experiment.objective, dataset)
 began = time.process_time()
-work = assemble(experiment, None, vocabulary, intake.records)
+work = assemble(experiment, None, vocabulary, dataset.records)
 prepared = time.process_time() - began
 out.mkdir(parents=True, exist_ok=True)
 per_epoch = -(-len(work.train) // experiment.training.batch_size)

@@ -22,7 +22,7 @@ from luthier.evaluation.baselines import BaselineContext
 from luthier.experiment import Experiment
 from luthier.families import causal_lm_defaults, family_of
 from luthier.families.causal_lm import n_grams, xz
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.causal import inner_width, make_bpe, make_generator, parameters
 from luthier.objectives.causal_lm import SEPARATOR, CausalLm, CausalLmObjective
 from luthier.studies.defaults import choose
@@ -159,21 +159,21 @@ def novel(folder: Path, name: str = "novel.txt", lines: int = 900) -> Path:
 
 def test_one_document_becomes_passages_whose_last_ones_are_tested(tmp_path) -> None:
     file = novel(tmp_path)
-    intake = take_in(Data(path=str(file), task="causal_lm"), checks=())
-    parts = {part: [record.values["text"] for record in records] for part, records in intake.records.items()}
+    dataset = load_dataset(Data(path=str(file), task="causal_lm"), checks=())
+    parts = {part: [record.values["text"] for record in records] for part, records in dataset.records.items()}
     assert "".join(parts["train"] + parts["validation"] + parts["test"]) == file.read_text()
     assert len(parts["test"]) >= 20
     assert all(text.endswith("\n") for text in parts["train"])
     family = family_of("causal_lm")
-    assert not family.fit_spec(CausalLm(), intake).ends
+    assert not family.fit_spec(CausalLm(), dataset).ends
 
 
 def test_a_folder_of_many_documents_is_split_by_documents(tmp_path) -> None:
     for number in range(40):
         novel(tmp_path, f"{number}.txt", 20 + number)
-    intake = take_in(Data(path=str(tmp_path), task="causal_lm"), checks=())
-    assert intake.count == 40
-    assert family_of("causal_lm").fit_spec(CausalLm(), intake).ends
+    dataset = load_dataset(Data(path=str(tmp_path), task="causal_lm"), checks=())
+    assert dataset.count == 40
+    assert family_of("causal_lm").fit_spec(CausalLm(), dataset).ends
 
 
 def test_bytes_that_are_no_utf8_and_ends_of_lines_of_other_systems_are_read(tmp_path) -> None:
@@ -181,21 +181,21 @@ def test_bytes_that_are_no_utf8_and_ends_of_lines_of_other_systems_are_read(tmp_
     (tmp_path / "dos.txt").write_bytes(plain.replace("\n", "\r\n").encode())
     (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + plain.encode())
     for name in ("dos.txt", "marked.txt"):
-        intake = take_in(Data(path=str(tmp_path / name), task="causal_lm"), checks=())
-        assert "".join(record.values["text"] for part in ("train", "validation", "test") for record in intake.records[part]) == plain
+        dataset = load_dataset(Data(path=str(tmp_path / name), task="causal_lm"), checks=())
+        assert "".join(record.values["text"] for part in ("train", "validation", "test") for record in dataset.records[part]) == plain
 
 
 def test_too_little_text_is_refused_with_what_would_do(tmp_path) -> None:
     file = tmp_path / "note.txt"
     file.write_text("a short note\n" * 20)
     with pytest.raises(DataError, match="1 document with 260 characters") as caught:
-        take_in(Data(path=str(file), task="causal_lm"))
+        load_dataset(Data(path=str(file), task="causal_lm"))
     assert "more text" in caught.value.remedy
 
 
 def test_a_target_is_refused(tmp_path) -> None:
     with pytest.raises(DataError, match="learns from the texts alone"):
-        take_in(Data(path=str(novel(tmp_path)), task="causal_lm", target="file"))
+        load_dataset(Data(path=str(novel(tmp_path)), task="causal_lm", target="file"))
 
 
 def test_an_encoder_is_refused_as_a_base(bases, tmp_path) -> None:
@@ -282,17 +282,17 @@ def test_xz_takes_behind_the_training_text_what_it_takes_more_with_it(tokenizer)
 
 @pytest.fixture(scope="module")
 def novels(tmp_path_factory) -> Any:
-    return take_in(Data(path=str(novel(tmp_path_factory.mktemp("novels"))), task="causal_lm"), checks=())
+    return load_dataset(Data(path=str(novel(tmp_path_factory.mktemp("novels"))), task="causal_lm"), checks=())
 
 
-def failed(intake: Any) -> set[str]:
+def failed(dataset: Any) -> set[str]:
     """The proofs that fail on a tiny run over these rows."""
     family = family_of("causal_lm")
-    experiment, _ = choose(intake, None, 1, scratch=True)
+    experiment, _ = choose(dataset, None, 1, scratch=True)
     small = ("vocabulary=300", "depth=2", "width=32", "heads=2", "context=16")
     experiment = decided(experiment.set(*(f"objective.{each}" for each in small), "training.dtype=float32", "optimizer.lr=0.003"))
-    work = assemble(experiment, None, family.load_processor(None, experiment.objective, intake), intake.records)
-    return {proof.name for proof in disproved(prove(work, lambda record: family.served(record, work.objective), 1e6))}
+    work = assemble(experiment, None, family.load_processor(None, experiment.objective, dataset), dataset.records)
+    return {proof.name for proof in disproved(prove(work, lambda record: family.serving_inputs(record, work.objective), 1e6))}
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:

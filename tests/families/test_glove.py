@@ -98,7 +98,7 @@ def test_planted_bugs_are_caught_by_name(tried: Any, monkeypatch: pytest.MonkeyP
 
     def caught() -> set[str]:
         work = work_of(it)
-        return {proof.name for proof in disproved(prove(work, lambda record: FAMILY.served(record, work.objective), FOREVER))}
+        return {proof.name for proof in disproved(prove(work, lambda record: FAMILY.serving_inputs(record, work.objective), FOREVER))}
 
     assert not caught()
     own = GloveObjective.loss

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -50,11 +51,11 @@ class Words:
         vectors: # (words, width) of float32
     """
 
-    words: Sequence[str]
+    words: list[str]
     vectors: np.ndarray
 
     @classmethod
-    def of(cls, words: Sequence[str], vectors: np.ndarray) -> Words:
+    def of(cls, words: list[str], vectors: np.ndarray) -> Words:
         """Words with vectors of any length; one of zeros stays so."""
         return cls(words, (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32))
 
@@ -167,7 +168,8 @@ def compare_similarities(words: Words, pairs: Sequence[tuple[str, str, float]], 
     if len(kept) < 3:
         return float("nan"), len(kept)
     cosines = [float(words.vectors[one] @ words.vectors[two]) for one, two, _ in kept]
-    return float(spearmanr(cosines, [judged for _, _, judged in kept])[0]), len(kept)
+    found: Any = spearmanr(cosines, [judged for _, _, judged in kept])
+    return float(found.statistic), len(kept)
 
 
 def draw_map(words: Words, skip: int, count: int, clusters: int) -> list[tuple[str, list[tuple[str, float, float]]]]:
@@ -189,7 +191,8 @@ def draw_map(words: Words, skip: int, count: int, clusters: int) -> list[tuple[s
     if len(names) < 4:
         return []
     clusters = max(2, min(clusters, len(names) // 8))
-    found = KMeans(clusters, n_init=4, random_state=seed_of("map")).fit(vectors)
+    kind: Any = KMeans
+    found = kind(clusters, n_init=4, random_state=seed_of("map")).fit(vectors)
     centred = vectors - vectors.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:2] * np.sign(axes[:2][np.arange(2), np.abs(axes[:2]).argmax(1)])[:, None]

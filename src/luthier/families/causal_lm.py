@@ -25,7 +25,7 @@ from luthier.families.family import Choice, Family
 from luthier.objectives.causal_lm import SEPARATOR, CausalLm
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.pretrained import Generator
     from luthier.models.spec import Model
@@ -78,32 +78,32 @@ class CausalLmFamily(Family):
         passages = asked.format == PASSAGES and POSITION in rows.columns
         return Columns(self.name, input, None, why, POSITION if passages else None)
 
-    def view(self, record: Record, data: Data) -> RowView:
+    def row_view(self, record: Record, data: Data) -> RowView:
         """The text; of a long one its beginning, middle and end."""
-        return RowView(_excerpt(super().view(record, data).text), "")
+        return RowView(_excerpt(super().row_view(record, data).text), "")
 
     def clusters(self, records: Sequence[Record], data: Data) -> Sequence[int]:
         """Near-duplicates by whole texts; of a very large corpus by excerpts."""
-        whole = [super(CausalLmFamily, self).view(record, data).text for record in _while_short(records, data)]
+        whole = [super(CausalLmFamily, self).row_view(record, data).text for record in _while_short(records, data)]
         return clusters(whole) if len(whole) == len(records) else super().clusters(records, data)
 
     # starting point
 
-    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By how much text there is; from a base as decoders are tuned."""
         adaptation = Choice("adaptation.kind", "full", "a language is learned with all weights")
         if base is None:
-            return [adaptation, *causal_lm_defaults.from_scratch(_characters(intake)), *self.metric(intake, metric)]
+            return [adaptation, *causal_lm_defaults.from_scratch(_characters(dataset)), *self.metric(dataset, metric)]
         epochs = 1
         return [
             adaptation,
             Choice("objective.context", *causal_lm_defaults.CONTEXT["base"]),
             Choice("optimizer.lr", *self.learning_rate(base, "full")),
             Choice("training.epochs", epochs, "one pass: a base forgets, and learns a domain soon"),
-            self.batch_size(intake, epochs),
+            self.batch_size(dataset, epochs),
             *text_defaults.schedule(),
             *text_defaults.regularisation(dropout=0.0, decay=0.0),
-            *self.metric(intake, metric),
+            *self.metric(dataset, metric),
         ]
 
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
@@ -112,11 +112,11 @@ class CausalLmFamily(Family):
             return causal_lm_defaults.HIGHEST_RATE, "a small network from scratch"
         return text_defaults.learning_rate("decoder", base, adaptation)
 
-    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """Blocks a step, by the Step Law."""
-        return causal_lm_defaults.batch_size(_characters(intake), epochs)
+        return causal_lm_defaults.batch_size(_characters(dataset), epochs)
 
-    def metric(self, intake: Intake, asked: str) -> list[Choice]:
+    def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """Bits for each byte of the text: comparable between tokenizers, and with compressors."""
         return [
             Choice("training.metric", "bits_per_byte" if asked == AUTO else asked, "comparable between tokenizers, and with compressors")
@@ -144,19 +144,19 @@ class CausalLmFamily(Family):
             )
         return make_generator(spec.vocabulary, spec.depth, width, heads, spec.context, model.dropout, seed)
 
-    def fit_spec(self, spec: Any, intake: Intake) -> Any:
+    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """Whether rows are whole documents, whose end can be learned."""
-        return spec.model_copy(update={"ends": intake.spec.format != PASSAGES or intake.spec.time != POSITION})
+        return spec.model_copy(update={"ends": dataset.spec.format != PASSAGES or dataset.spec.time != POSITION})
 
-    def load_processor(self, base: Base | None, spec: Any, intake: Intake | None = None) -> Any:
+    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
         """The base's tokenizer, or one made from the training texts."""
         if base is not None:
-            return super().load_processor(base, spec, intake)
+            return super().load_processor(base, spec, dataset)
         from luthier.models.causal import make_bpe
 
-        assert intake is not None
-        share = min(1.0, TOKENIZER_READS / max(_characters(intake), 1))
-        return make_bpe(_texts(intake, share), spec.vocabulary, SEPARATOR)
+        assert dataset is not None
+        share = min(1.0, TOKENIZER_READS / max(_characters(dataset), 1))
+        return make_bpe(_texts(dataset, share), spec.vocabulary, SEPARATOR)
 
     # proofs
 
@@ -164,7 +164,7 @@ class CausalLmFamily(Family):
         """Each token of a document is foretold once, and what is read is what is served."""
         return PROOFS
 
-    def served(self, record: Record, objective: Any) -> Any:
+    def serving_inputs(self, record: Record, objective: Any) -> Any:
         """The text behind the token that stands before each document."""
         return {"tokens": _prompt(record, objective)}
 
@@ -186,7 +186,7 @@ class CausalLmFamily(Family):
         return [{"row": example.record.row, "asked": one, "said": other} for example, one, other in zip(shown, asked, said, strict=True)]
 
     def target_text(self, example: Example) -> str:
-        """The document that a block is of; see `said_text`."""
+        """The document that a block is of; see `predicted_text`."""
         return f"block at token {example.facts['at']:,}, {example.size:,} tokens"
 
     # use
@@ -232,16 +232,16 @@ def _while_short(records: Sequence[Record], data: Data) -> Iterator[Record]:
         yield record
 
 
-def _characters(intake: Intake) -> int:
+def _characters(dataset: Dataset) -> int:
     """Of the training texts."""
-    return sum(len(str(record.values.get(name) or "")) for record in intake.records["train"] for name in intake.spec.input)
+    return sum(len(str(record.values.get(name) or "")) for record in dataset.records["train"] for name in dataset.spec.input)
 
 
-def _texts(intake: Intake, share: float) -> Iterator[str]:
+def _texts(dataset: Dataset, share: float) -> Iterator[str]:
     """This share of the training texts, evenly."""
-    for number, record in enumerate(intake.records["train"]):
+    for number, record in enumerate(dataset.records["train"]):
         if int((number + 1) * share) > int(number * share):
-            yield "\n\n".join(str(record.values.get(name) or "") for name in intake.spec.input)
+            yield "\n\n".join(str(record.values.get(name) or "") for name in dataset.spec.input)
 
 
 def _scores(losses: Sequence[float], examples: Sequence[Example]) -> Scores:

@@ -15,7 +15,7 @@ from luthier.families.vector_family import VectorFamily, estimate_words
 from luthier.objectives.glove import CELLS, Glove
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.store import Base
 
@@ -25,7 +25,11 @@ EPOCHS = (
     (1 << 62, 10, "many counts"),
 )
 """Below this many training words, epochs, and why."""
-RATE = 0.1, "AdaGrad: twice the authors' 0.05, for many counts move a vector together"
+RATES = (
+    (1_000_000, 0.1, "AdaGrad: twice the authors' 0.05, for many counts move a vector together"),
+    (1 << 62, 0.3, "AdaGrad: of 0.1 and 0.3 the lower held-out loss on ten novels, in steps of 65,536 counts (docs/word-vectors.md)"),
+)
+"""Below this many training words, the learning rate, and where it comes from."""
 STEP_CELLS = (65_536, 16_384, 4_096)
 """Counts of a step, the most first."""
 STEPS = 500
@@ -50,14 +54,14 @@ class GloveFamily(VectorFamily):
 
     # starting point
 
-    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By the number of words."""
-        words, _ = estimate_words(intake)
+        words, _ = estimate_words(dataset)
         epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if words < limit)
         return [
             Choice("adaptation.kind", "full", "all vectors move"),
             Choice("optimizer.kind", "adagrad", "as the authors: a word's own learning rate"),
-            Choice("optimizer.lr", *self.learning_rate(base, "full")),
+            Choice("optimizer.lr", *next((rate, why) for limit, rate, why in RATES if words < limit)),
             Choice("optimizer.clip", 0.0, "AdaGrad does not depend on the size of gradients"),
             Choice("optimizer.weight_decay", 0.0, "only rows that were read move"),
             Choice("schedule.kind", "linear", "straight to zero"),
@@ -66,22 +70,22 @@ class GloveFamily(VectorFamily):
             Choice("training.dtype", "float32", "a vector moves by less than bfloat16 can tell"),
             Choice("training.epochs", epochs, why),
             Choice("training.evaluations_per_epoch", 1.0, "one look an epoch"),
-            self.batch_size(intake, epochs),
+            self.batch_size(dataset, epochs),
             Choice(
                 "objective.least_count",
                 2 if words < SMALL else 5,
                 "few words" if words < SMALL else "as the authors: rarer words learn little",
             ),
-            *self.metric(intake, metric),
+            *self.metric(dataset, metric),
         ]
 
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
-        """The same for new and known vectors: AdaGrad lowers it by itself."""
-        return RATE
+        """That of a few hundred thousand words, which is never too high."""
+        return RATES[0][1:]
 
-    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """Examples of some thousand counts each."""
-        cells = CELLS_A_WORD * estimate_words(intake)[0] * epochs
+        cells = CELLS_A_WORD * estimate_words(dataset)[0] * epochs
         step = next((step for step in STEP_CELLS if cells >= step * STEPS), STEP_CELLS[-1])
         return Choice(
             "training.batch_size",
@@ -127,7 +131,8 @@ def factorised(train: Sequence[Example], validation: Sequence[Example], context:
     alone = np.bincount(first, counts, vocabulary)
     information = np.maximum(logs + math.log(counts.sum()) - np.log(alone[first]) - np.log(alone[second]), 0)
     matrix = csr_matrix((information, (first, second)), shape=(vocabulary, vocabulary))
-    left, values, right = svds(matrix, k=width, v0=np.ones(vocabulary), random_state=0)
+    found: Any = svds(matrix, k=width, v0=np.ones(vocabulary))
+    left, values, right = found
     roots = np.sqrt(values)
     tried = []
     for scale in SCALES:

@@ -22,7 +22,7 @@ from luthier.families.family import Family
 from luthier.objectives.word_pieces import text_of
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.models.spec import Model
     from luthier.models.store import Base
     from luthier.models.word_vectors import WordVectors
@@ -82,16 +82,16 @@ class VectorFamily(Family):
 
         return load_tables(base, self.biases) if base is not None else make_tables(spec.words, spec.width, self.biases, seed)
 
-    def fit_spec(self, spec: Any, intake: Intake) -> Any:
+    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """How many words have a vector.
 
         Raises:
             ExperimentError: a vocabulary is asked for that is larger than the rows hold.
             DataError: too few words are frequent enough.
         """
-        return spec.model_copy(update={"words": len(self.load_processor(None, spec, intake))})
+        return spec.model_copy(update={"words": len(self.load_processor(None, spec, dataset))})
 
-    def load_processor(self, base: Base | None, spec: Any, intake: Intake | None = None) -> Any:
+    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
         """The bundle's vocabulary, or the words of the training rows that are frequent enough.
 
         Raises:
@@ -102,12 +102,12 @@ class VectorFamily(Family):
 
         if base is not None:
             return load_vocabulary(base.folder)
-        assert intake is not None
-        counts = _counted(intake, spec.lowercase)
+        assert dataset is not None
+        counts = _counted(dataset, spec.lowercase)
         made = make_vocabulary(counts, spec.least_count, spec.vocabulary, spec.lowercase)
         if len(made) < FEWEST_WORDS:
             raise DataError(
-                f"{intake.spec.path}: {len(made):,} of {len(counts):,} different words of the training rows are there {spec.least_count} times or more: too few for vectors",
+                f"{dataset.spec.path}: {len(made):,} of {len(counts):,} different words of the training rows are there {spec.least_count} times or more: too few for vectors",
                 "give more text, or lower objective.least_count",
             )
         if spec.vocabulary > len(made):
@@ -141,11 +141,11 @@ class VectorFamily(Family):
 
     # use
 
-    def write_files(self, folder: Path, model: Any, processor: Any) -> None:
+    def write_files(self, folder: Path, model: Any, processor: Any) -> list[str]:
         """The vectors as word2vec's own two formats."""
         from luthier.models.word_vectors import write_word2vec
 
-        write_word2vec(folder, processor.words, model.vectors().cpu().numpy())
+        return write_word2vec(folder, processor.words, model.vectors().cpu().numpy())
 
     def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
         """The words nearest to the words of each row; words behind a minus that stands alone are taken away."""
@@ -181,20 +181,20 @@ FEWEST_WORDS = 8
 _last: dict[str, Any] = {}
 
 
-def _counted(intake: Intake, lowercase: bool) -> Any:
+def _counted(dataset: Dataset, lowercase: bool) -> Any:
     """How often each word stands in the training rows; asked for several times of the same rows, counted once."""
     from luthier.models.word_vectors import count_words
 
-    key = intake.spec.model_dump_json(exclude={"path"}) + str((lowercase, len(intake.records["train"])))
+    key = dataset.spec.model_dump_json(exclude={"path"}) + str((lowercase, len(dataset.records["train"])))
     if _last.get("key") != key:
-        _last.update(key=key, counts=count_words((text_of(record, intake.spec.input) for record in intake.records["train"]), lowercase))
+        _last.update(key=key, counts=count_words((text_of(record, dataset.spec.input) for record in dataset.records["train"]), lowercase))
     return _last["counts"]
 
 
-def estimate_words(intake: Intake) -> tuple[float, float]:
+def estimate_words(dataset: Dataset) -> tuple[float, float]:
     """About how many words the training rows have together, and in the mean."""
-    rows = intake.records["train"]
-    characters = sum(len(text_of(record, intake.spec.input)) for record in rows)
+    rows = dataset.records["train"]
+    characters = sum(len(text_of(record, dataset.spec.input)) for record in rows)
     return characters / CHARACTERS_A_WORD, characters / CHARACTERS_A_WORD / max(len(rows), 1)
 
 

@@ -14,18 +14,22 @@ from luthier.objectives.word2vec import Word2Vec
 from luthier.objectives.word_pieces import LONGEST
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.store import Base
 
 EPOCHS = (
-    (300_000, 20, "few words: more passes, until the validation rows say stop"),
+    (300_000, 15, "few words: more passes (docs/word-vectors.md)"),
     (3_000_000, 10, "some million words"),
     (30_000_000, 5, "as word2vec and gensim"),
     (1 << 62, 3, "much text"),
 )
 """Below this many training words, epochs, and why."""
-RATE = 0.2, "AdaGrad: of 0.05, 0.1, 0.2 and 0.3 the lowest held-out loss on ten novels (docs/word-vectors.md)"
+RATES = (
+    (300_000, 0.1, "AdaGrad: a whole novel; 0.2 learned it by heart (docs/word-vectors.md)"),
+    (1 << 62, 0.2, "AdaGrad: of 0.05, 0.1, 0.2 and 0.3 the lowest held-out loss on ten novels (docs/word-vectors.md)"),
+)
+"""Below this many training words, the learning rate, and where it comes from."""
 STEP_WORDS = (8_192, 4_096, 2_048)
 """Words of a step, the most first."""
 STEPS = 500
@@ -42,9 +46,9 @@ class Word2VecFamily(VectorFamily):
 
     # starting point
 
-    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By the number of words."""
-        words, _ = estimate_words(intake)
+        words, _ = estimate_words(dataset)
         epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if words < limit)
         least = Choice(
             "objective.least_count",
@@ -58,7 +62,7 @@ class Word2VecFamily(VectorFamily):
                 "adagrad",
                 "a word's own learning rate: rare words move far, frequent ones settle; only rows that were read move",
             ),
-            Choice("optimizer.lr", *self.learning_rate(base, "full")),
+            Choice("optimizer.lr", *next((rate, why) for limit, rate, why in RATES if words < limit)),
             Choice("optimizer.clip", 0.0, "AdaGrad does not depend on the size of gradients"),
             Choice("optimizer.weight_decay", 0.0, "only rows that were read move"),
             Choice("schedule.kind", "linear", "as word2vec: straight to zero"),
@@ -67,18 +71,18 @@ class Word2VecFamily(VectorFamily):
             Choice("training.dtype", "float32", "a vector moves by less than bfloat16 can tell"),
             Choice("training.epochs", epochs, why),
             Choice("training.evaluations_per_epoch", 1.0, "an evaluation costs a tenth of an epoch"),
-            self.batch_size(intake, epochs),
+            self.batch_size(dataset, epochs),
             least,
-            *self.metric(intake, metric),
+            *self.metric(dataset, metric),
         ]
 
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
-        """The same for new and known vectors: AdaGrad lowers it by itself."""
-        return RATE
+        """That of a few hundred thousand words, which is never too high."""
+        return RATES[0][1:]
 
-    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """Rows, or pieces of long rows, of a step: the most words that leave a run as many steps as it should have."""
-        words, a_row = estimate_words(intake)
+        words, a_row = estimate_words(dataset)
         step = next((step for step in STEP_WORDS if words * epochs >= step * STEPS), STEP_WORDS[-1])
         rows = max(1, round(step / max(min(a_row, LONGEST), 1)))
         return Choice(

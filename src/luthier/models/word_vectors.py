@@ -148,12 +148,12 @@ class WordVectors(nn.Module):
     def __init__(self, network: Tables) -> None:
         super().__init__()
         self.network = network
-        self.chance = attach(network, 0.0)
-        self.prefix: Any = None
+        self.dropout_keys = attach(network, 0.0)
+        self.frozen_cache: Any = None
         self.blocks = nn.ModuleList()
         self.head: list[nn.Module] = []
 
-    def parts(self, batch: Batch, limit: int) -> list[Batch]:
+    def micro_batches(self, batch: Batch, limit: int) -> list[Batch]:
         """The batch in micro-batches that cost at most so much."""
         return batch.split(limit)
 
@@ -211,8 +211,8 @@ def load_tables(base: Base, biases: bool) -> WordVectors:
     return WordVectors(tables)
 
 
-def write_word2vec(folder: Path, words: Sequence[str], vectors: np.ndarray) -> None:
-    """Write vectors in word2vec's two formats, `vectors.txt` and `vectors.bin`, which gensim, spaCy and fastText's tools read.
+def write_word2vec(folder: Path, words: Sequence[str], vectors: np.ndarray) -> list[str]:
+    """Write vectors in word2vec's two formats, `vectors.txt` and `vectors.bin`, which gensim and others read; the names of both.
 
     Args:
         folder: they go there.
@@ -227,3 +227,4 @@ def write_word2vec(folder: Path, words: Sequence[str], vectors: np.ndarray) -> N
         for word, vector in zip(words, vectors, strict=True):
             text.write(f"{word} {' '.join(f'{value:.6g}' for value in vector.tolist())}\n")
             binary.write(word.encode() + b" " + vector.tobytes() + b"\n")
+    return ["vectors.txt", "vectors.bin"]

@@ -86,7 +86,7 @@ class Counts(Sequence[Example]):
     """
 
     def __init__(
-        self, first: np.ndarray, second: np.ndarray, logarithms: np.ndarray, weights: np.ndarray, words: Sequence[str], source: str
+        self, first: np.ndarray, second: np.ndarray, logarithms: np.ndarray, weights: np.ndarray, words: list[str], source: str
     ) -> None:
         self.columns = {"tokens": first, "others": second, "logarithms": logarithms, "weights": weights}
         self.words, self.source = words, source
@@ -112,7 +112,9 @@ class Counts(Sequence[Example]):
     def _example(self, number: int) -> Example:
         inputs = {name: values[number * CELLS : (number + 1) * CELLS] for name, values in self.columns.items()}
         largest = np.argsort(-inputs["logarithms"], kind="stable")[:NAMED]
-        shown = ", ".join(f"{self.words[inputs['tokens'][place]]} {self.words[inputs['others'][place]]}" for place in largest)
+        shown = ", ".join(
+            f"{self.words[int(inputs['tokens'][place])]} {self.words[int(inputs['others'][place])]}" for place in largest.tolist()
+        )
         record = Record(number + 1, {"pairs": shown}, self.source)
         return Example(number, inputs, None, record, len(inputs["tokens"]), float(inputs["weights"].sum()))
 
@@ -147,12 +149,13 @@ class GloveObjective(BaseObjective):
         first, second, counts = first[order].astype(np.int32), second[order].astype(np.int32), counts[order]
         longer = math.log(total / max(held, 1))
         weights = np.minimum(counts / self.spec.most, 1.0) ** self.spec.power
+        words: list[str] = vocabulary.words
         return Counts(
             first,
             second,
             (np.log(counts) + longer).astype(np.float32),
             weights.astype(np.float32),
-            vocabulary.words,
+            words,
             records[0].source if records else "",
         )
 

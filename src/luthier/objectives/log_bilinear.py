@@ -72,4 +72,5 @@ def summed_loss(network: Any, pairs: Mapping[str, Tensor]) -> Tensor:
 
 def errors(network: Any, pairs: Mapping[str, Tensor]) -> Tensor:
     """By how much the logarithm of each count is missed, without gradients, # (pairs,)"""
-    return _apart(*(getattr(network, name).weight.detach() for name in TABLES), pairs)
+    words, contexts, word_biases, context_biases = (getattr(network, name).weight.detach() for name in TABLES)
+    return _apart(words, contexts, word_biases, context_biases, pairs)

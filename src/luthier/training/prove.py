@@ -14,7 +14,7 @@ from luthier.core.randomness import permutation
 from luthier.core.types import Example, Record
 from luthier.families import family_of
 from luthier.training.proofs import losses, randomness
-from luthier.training.proofs.question import Question
+from luthier.training.proofs.context import ProofInputs
 from luthier.training.steps import Work
 
 ROWS = 4
@@ -40,18 +40,18 @@ def prove(work: Work, serve: Callable[[Record], Any], seconds: float) -> list[Pr
     """
     until = time.monotonic() + seconds
     order = permutation(len(work.train), work.experiment.seed, "proofs").tolist()
-    question = Question(work, serve, _short_rows(work.train, order), until)
+    context = ProofInputs(work, serve, _short_rows(work.train, order), until)
     reading, asking = family_of(work.experiment.objective.kind).proofs()  # type: ignore[attr-defined]
     found = []
     for proof in (*reading, *READ, *asking, *MOVE):
-        if time.monotonic() > until or (len(question.rows) < 2 and proof not in reading):
+        if time.monotonic() > until or (len(context.rows) < 2 and proof not in reading):
             found.append(
                 Proof(
-                    name=_name(proof), held=None, claim="not tried: " + ("the time was up" if question.rows else "no row teaches anything")
+                    name=_name(proof), held=None, claim="not tried: " + ("the time was up" if context.rows else "no row teaches anything")
                 )
             )
             continue
-        answer = proof(question)
+        answer = proof(context)
         if answer is not None:
             found.append(answer.model_copy(update={"name": _name(proof)}))
     return found
