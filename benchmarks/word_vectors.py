@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-WORD = re.compile(r"\w+(?:['’]\w+)*")
+WORD = re.compile(r"[^\W_]+(?:['’_][^\W_]+)*")
 SETTING = {"width": 100, "window": 5, "negatives": 5, "least_count": 5}
 GLOVE = {"width": 100, "window": 10, "most": 10, "least_count": 5}
 SETS = {"WS-353": "EN-WS-353-ALL.txt", "MEN": "EN-MEN-TR-3k.txt", "SimLex-999": "EN-SIMLEX-999.txt"}

@@ -36,7 +36,7 @@ STEPS = 500
 """That a run should have."""
 CELLS_A_WORD = 4.0
 """Counts that a word of the training rows brings, about, in some million words."""
-SMALL = 100_000
+SMALL = 20_000
 """Words below which a word may be rarer."""
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """What the factorised matrix is multiplied by; the validation counts choose. 0 leaves the frequencies alone."""

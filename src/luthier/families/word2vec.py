@@ -34,7 +34,7 @@ STEP_WORDS = (8_192, 4_096, 2_048)
 """Words of a step, the most first."""
 STEPS = 500
 """That a run should have."""
-SMALL = 100_000
+SMALL = 20_000
 """Words below which a word may be rarer."""
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from luthier.core.types import Batch
     from luthier.models.store import Base
 
-WORD = re.compile(r"\w+(?:['’]\w+)*")
+WORD = re.compile(r"[^\W_]+(?:['’_][^\W_]+)*")
 KIND = "word_vectors"
 """As `model_type` in config.json."""
 VOCABULARY = "vocabulary.json"
@@ -47,7 +47,7 @@ class Vocabulary:
         return len(self.words)
 
     def split(self, text: str) -> list[str]:
-        """The words of a text: runs of letters, digits and underscores, an apostrophe inside a word included."""
+        """The words of a text: runs of letters and digits; an apostrophe or underscore inside a word belongs to it."""
         return WORD.findall(text.lower() if self.lowercase else text)
 
     def encode(self, text: str) -> np.ndarray:
