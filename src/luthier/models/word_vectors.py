@@ -55,6 +55,10 @@ class Vocabulary:
         known = self.numbers
         return np.fromiter((known[word] for word in self.split(text) if word in known), dtype=np.int32)
 
+    def decode(self, numbers: Iterable[int]) -> str:
+        """The words with these numbers."""
+        return " ".join(self.words[number] for number in numbers)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write it into a bundle."""
         about = {"lowercase": self.lowercase, "total": self.total, "words": self.words, "counts": self.counts.tolist()}
