@@ -1,4 +1,4 @@
-"""Causal language modelling: what is foretold, what it loses, who is refused, and which planted bugs are caught by name."""
+"""Causal language modelling: what is predicted, what it loses, who is refused, and which planted bugs are caught by name."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from luthier.training.assemble import assemble
 from luthier.training.devices import decided
 from luthier.training.prove import disproved, prove
 from tests.conftest import rows
+from tests.families.cases import CASES
 
 TEXTS = [f"{row['text']}, {row['label']} 😀 naïve\nand so on\n" for row in rows()]
 
@@ -76,7 +77,7 @@ def test_loss_and_gradients_are_those_of_plain_torch(tokenizer) -> None:
         assert torch.allclose(one.grad.to_dense(), other.grad, atol=1e-4), name
 
 
-def test_the_blocks_of_a_document_foretell_each_of_its_tokens_once(tokenizer) -> None:
+def test_the_blocks_of_a_document_predict_each_of_its_tokens_once(tokenizer) -> None:
     at_work = objective(tokenizer)
     found = blocks(at_work)
     for number, text in enumerate(TEXTS):
@@ -273,7 +274,7 @@ def test_xz_takes_behind_the_training_text_what_it_takes_more_with_it(tokenizer)
         lzma.compress(before, lzma.FORMAT_RAW, filters=filters)
     )
     assert float(found.loss.sum()) / math.log(2) == pytest.approx(8 * more, rel=1e-6)
-    assert float(found.bytes.sum()) == len(text)
+    assert found.bytes is not None and float(found.bytes.sum()) == len(text)
     assert float(n_grams(parts[0], parts[1], context).score(parts[2]).loss.sum()) < float(found.loss.sum())
 
 
@@ -311,7 +312,7 @@ def test_a_label_that_is_shifted_by_one_is_caught(novels, monkeypatch, shift: in
         return replace(batch, flat={**batch.flat, "next": batch.flat["next"].roll(shift)})
 
     planted(monkeypatch, moved)
-    assert "each token is foretold once" in failed(novels)
+    assert "each token is predicted once" in failed(novels)
 
 
 def test_padding_that_is_learned_is_caught(novels, monkeypatch) -> None:
@@ -322,7 +323,7 @@ def test_padding_that_is_learned_is_caught(novels, monkeypatch) -> None:
         return replace(batch, flat=flat, lengths=torch.full_like(batch.lengths, longest))
 
     planted(monkeypatch, padded)
-    assert "each token is foretold once" in failed(novels)
+    assert "each token is predicted once" in failed(novels)
 
 
 def test_documents_that_see_each_other_are_caught(novels, monkeypatch) -> None:
@@ -340,7 +341,7 @@ def test_documents_in_one_block_are_caught(novels, monkeypatch) -> None:
         return Blocks(records, both, self.spec.context, len(self.tokenizer))
 
     monkeypatch.setattr(CausalLmObjective, "prepare", run_together)
-    assert "each token is foretold once" in failed(novels)
+    assert "each token is predicted once" in failed(novels)
 
 
 # the whole way
@@ -348,7 +349,7 @@ def test_documents_in_one_block_are_caught(novels, monkeypatch) -> None:
 
 def test_a_bundle_goes_on_with_a_text_in_the_same_way_each_time_and_is_a_base(tmp_path) -> None:
     small = {"objective.vocabulary": 300, "objective.depth": 1, "objective.width": 32, "objective.heads": 2, "objective.context": 16,
-             "training.steps": 12}  # fmt: skip
+             "training.steps": 12, "optimizer.lr": 1e-5}  # fmt: skip  # it knows nothing afterwards, as proofs of those that go on expect
     run = luthier.run(novel(tmp_path), task="causal_lm", out=tmp_path / "run", set=small, force=True)
     one, two = luthier.predict(run.folder, ["The phone", "Line"], limit=8), luthier.predict(run.folder, ["Line", "The phone"], limit=8)
     assert one[0]["text"] == two[1]["text"]
@@ -358,9 +359,8 @@ def test_a_bundle_goes_on_with_a_text_in_the_same_way_each_time_and_is_a_base(tm
     on = luthier.run(novel(tmp_path, "more.txt"), task="causal_lm", base=str(run.folder), out=tmp_path / "on",
                      set={"training.steps": 4, "objective.context": 16}, force=True)  # fmt: skip
     assert on.verdict is not None and on.verdict["base"]["name"].endswith("untouched")
-    for task, table in (
-        ("classification", rows(90)),
-        ("chat", [{"prompt": f"what {n}?", "completion": row["text"]} for n, row in enumerate(rows(90))]),
-    ):
-        after = luthier.run(table, task=task, base=str(run.folder), out=tmp_path / task, set={"training.steps": 4}, force=True)
+    for task in ("classification", "chat"):
+        (tmp_path / task).mkdir()
+        table = CASES[task].write(tmp_path / task)
+        after = luthier.run(table, task=task, base=str(run.folder), out=tmp_path / f"{task}_run", set={"training.steps": 4}, force=True)
         assert after.verdict is not None

@@ -43,7 +43,7 @@ def encode_document(text: str, encode: Encode, before: int, end: int | None) -> 
     Args:
         text: the document.
         encode: the tokenizer.
-        before: the token that stands before each document, so that its first one can be foretold.
+        before: the token that stands before each document, so that its first one can be predicted.
         end: the token that ends it; None where the text goes on.
     """
     tokens, places, start = [np.array([before])], [np.array([0])], 0
@@ -83,7 +83,7 @@ def _bytes_before(text: str) -> np.ndarray:
 
 
 class Blocks(Sequence[Example]):
-    """Documents in blocks of the context's length, each of whose tokens but the first one is foretold once.
+    """Documents in blocks of the context's length, each of whose tokens but the first one is predicted once.
 
     Args:
         records: the documents.
@@ -131,10 +131,11 @@ class Blocks(Sequence[Example]):
 
     def _example(self, number: int) -> Example:
         start, length, owner = int(self.starts[number]), int(self.lengths[number]), int(self.owners[number])
+        tokens = self.tokens[start : start + length + 1].astype(np.int64)
         return Example(
             index=number,
-            inputs={"tokens": self.tokens[start : start + length]},
-            target=self.tokens[start + 1 : start + length + 1],
+            inputs={"tokens": tokens[:-1]},
+            target=tokens[1:],
             record=self.records[owner],
             size=length,
             units=float(length),
@@ -146,7 +147,7 @@ class Blocks(Sequence[Example]):
 
 
 def _index(document: Encoded, number: int, start: int, context: int) -> np.ndarray:
-    """The blocks of a document: where each begins in the array and in the document, its length, its document, and the bytes of what it foretells, # (blocks, 5)"""
+    """The blocks of a document: where each begins in the array and in the document, its length, its document, and the bytes of what it predicts, # (blocks, 5)"""
     begins = np.arange(0, max(len(document.tokens) - 1, 0), context)
     if not len(begins):
         return np.empty((0, 5), dtype=np.int64)
@@ -155,7 +156,7 @@ def _index(document: Encoded, number: int, start: int, context: int) -> np.ndarr
     return np.stack([begins + start, begins, lengths, np.full(len(begins), number), np.diff(edges)], 1)
 
 
-def joined(examples: Sequence[Example]) -> Iterator[np.ndarray]:
+def joined(examples: Iterable[Example]) -> Iterator[np.ndarray]:
     """The tokens of blocks, those that follow each other in a document as one, each with its last target, # (tokens,)
 
     Args:
@@ -167,9 +168,9 @@ def joined(examples: Sequence[Example]) -> Iterator[np.ndarray]:
         if last is not None and (
             example.facts["document"] != last.facts["document"] or example.facts["at"] != last.facts["at"] + last.size
         ):
-            yield np.concatenate([*parts, last.target[-1:]]).astype(np.int64)
+            yield np.concatenate([*parts, last.target[-1:]]).astype(np.int32)
             parts = []
         parts.append(example.tokens)
         last = example
     if last is not None:
-        yield np.concatenate([*parts, last.target[-1:]]).astype(np.int64)
+        yield np.concatenate([*parts, last.target[-1:]]).astype(np.int32)

@@ -1,11 +1,11 @@
-"""An n-gram model with modified Kneser–Ney smoothing, on the same tokens: what counting alone foretells.
+"""An n-gram model with modified Kneser–Ney smoothing, on the same tokens: what counting alone predicts.
 
 Source: Chen & Goodman 1999, "An empirical study of smoothing techniques for language modeling", section 3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,16 +125,15 @@ def _looked_up(keys: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.nd
     return np.where(known[place] == keys, values[place], 0.0)
 
 
-def most_of(documents: Sequence[np.ndarray], most: int, seed: int = 0) -> list[np.ndarray]:
-    """As many documents as hold about so many tokens, evenly by chance.
+def few_of(documents: int, share: float, seed: int = 0) -> np.ndarray:
+    """Which of the documents are counted where there are too many: about this share of them, by chance, one at least, # (documents,)
 
     Args:
-        documents: their tokens.
-        most: tokens at most, about.
+        documents: how many.
+        share: 1 or more takes all.
         seed: of the chance.
     """
-    total = sum(len(each) for each in documents)
-    if total <= most:
-        return list(documents)
-    drawn = mix(seed, "n-grams", np.arange(len(documents))).astype(np.float64) / 2**64
-    return [each for each, draw in zip(documents, drawn, strict=True) if draw < most / total]
+    if share >= 1:
+        return np.ones(documents, dtype=bool)
+    draws = mix(seed, "n-grams", np.arange(documents)).astype(np.float64) / 2**64
+    return (draws < share) | (draws == draws.min())

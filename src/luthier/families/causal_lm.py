@@ -149,7 +149,13 @@ class CausalLmFamily(Family):
         return spec.model_copy(update={"ends": dataset.spec.format != PASSAGES or dataset.spec.time != POSITION})
 
     def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
-        """The base's tokenizer, or one made from the training texts."""
+        """The base's tokenizer, or one made from the training texts.
+
+        Raises:
+            ModelError: the base is an encoder.
+        """
+        if base is not None and base.kind not in self.base_kinds:
+            raise ModelError(f"{base.name} is an {base.kind}: it cannot write text", "use a decoder, such as --base smollm2-135m")
         if base is not None:
             return super().load_processor(base, spec, dataset)
         from luthier.models.causal import make_bpe
@@ -161,7 +167,7 @@ class CausalLmFamily(Family):
     # proofs
 
     def proofs(self) -> tuple[tuple[ProofFunction, ...], tuple[ProofFunction, ...]]:
-        """Each token of a document is foretold once, and what is read is what is served."""
+        """Each token of a document is predicted once, and what is read is what is served."""
         return PROOFS
 
     def serving_inputs(self, record: Record, objective: Any) -> Any:
@@ -171,7 +177,7 @@ class CausalLmFamily(Family):
     # judging
 
     def baselines(self, train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
-        """What counting foretells, and a general compressor."""
+        """What counting predicts, and a general compressor."""
         return [n_grams(train, validation, context), xz(train, validation, context)]
 
     def samples(self, model: Any, objective: Any, validation: Sequence[Example]) -> list[dict[str, Any]]:
@@ -186,8 +192,8 @@ class CausalLmFamily(Family):
         return [{"row": example.record.row, "asked": one, "said": other} for example, one, other in zip(shown, asked, said, strict=True)]
 
     def target_text(self, example: Example) -> str:
-        """The document that a block is of; see `predicted_text`."""
-        return f"block at token {example.facts['at']:,}, {example.size:,} tokens"
+        """Which block of its document it is."""
+        return f"{example.size:,} tokens, from token {example.facts['at']:,} of the document on"
 
     # use
 
@@ -258,12 +264,12 @@ def n_grams(train: Sequence[Example], validation: Sequence[Example], context: Ba
     """A 5-gram model with modified Kneser–Ney smoothing, on the same tokens and behind the same past."""
     from luthier.data.blocks import joined
     from luthier.evaluation.baselines import Baseline
-    from luthier.evaluation.ngrams import ORDER, KneserNey, most_of
+    from luthier.evaluation.ngrams import ORDER, KneserNey, few_of
 
-    documents = list(joined(train))
-    counted = most_of(documents, COUNTED)
-    total, kept = (sum(len(each) for each in part) for part in (documents, counted))
-    model = KneserNey(counted, len(context.processor))
+    total = sum(example.size for example in train)
+    chosen = few_of(max((example.facts["document"] for example in train), default=0) + 1, COUNTED / max(total, 1))
+    kept = sum(example.size for example in train if chosen[example.facts["document"]])
+    model = KneserNey(joined(example for example in train if chosen[example.facts["document"]]), len(context.processor))
 
     def score(examples: Sequence[Example]) -> Scores:
         return _scores([float(model.losses(np.append(each.tokens, each.target[-1:])).sum()) for each in examples], examples)

@@ -1,4 +1,4 @@
-"""Proofs for causal language modelling: each token of a document is foretold once, from those before it in the same document, and nothing else is learned."""
+"""Proofs for causal language modelling: each token of a document is predicted once, from those before it in the same document, and nothing else is learned."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ READ_CHARACTERS = 2_000_000
 
 
 def something_is_learned(context: ProofContext) -> Proof:
-    """Documents have tokens to foretell; they are counted."""
+    """Documents have tokens to predict; they are counted."""
     tokens, documents = 0, 0
     for example in context.train:
         tokens += int(example.units)
         documents += example.facts["at"] == 0
-    return Proof(held=tokens > 0, claim=f"{tokens:,} tokens of {documents:,} documents are foretold, in {len(context.train):,} blocks",
-                 evidence={"tokens": tokens, "documents": documents, "blocks": len(context.train)})  # fmt: skip
+    return Proof(held=tokens > 0, claim=f"{tokens:,} tokens of {documents:,} rows are predicted, in {len(context.train):,} blocks",
+                 evidence={"tokens": tokens, "rows": documents, "blocks": len(context.train)})  # fmt: skip
 
 
 def trained_is_served(context: ProofContext) -> Proof:
@@ -43,7 +43,7 @@ def trained_is_served(context: ProofContext) -> Proof:
     return Proof(held=True, claim="the tokens trained on are those that predict gives the model", evidence={"blocks": len(blocks)})
 
 
-def each_token_is_foretold_once(context: ProofContext) -> Proof:
+def each_token_is_predicted_once(context: ProofContext) -> Proof:
     """What a block is asked for is what follows in its own document, and the blocks of a document ask for all of it, once."""
     objective: Any = context.objective
     asked: Counter[int] = Counter()
@@ -105,5 +105,5 @@ def _first(one: list[int], other: list[int]) -> int:
     return next((place for place, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), min(len(one), len(other)))
 
 
-PROOFS = (something_is_learned, trained_is_served, each_token_is_foretold_once), (starts_where_it_must,)
+PROOFS = (something_is_learned, trained_is_served, each_token_is_predicted_once), (starts_where_it_must,)
 """Those that only read examples, and those that ask the model."""

@@ -1,4 +1,4 @@
-"""Causal language modelling: each token of a document is foretold from those before it, in blocks of the context's length.
+"""Causal language modelling: each token of a document is predicted from those before it, in blocks of the context's length.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; documents do not see each other (Zhao et al. 2024, intra-document masking).
 """
@@ -25,7 +25,7 @@ SEPARATOR = "<|endoftext|>"
 
 
 class CausalLm(Component):
-    """Learn a language, or a domain, by foretelling the next token of its texts."""
+    """Learn a language, or a domain, by predicting the next token of its texts."""
 
     kind: Literal["causal_lm"] = "causal_lm"
     context: int = Field(
@@ -122,8 +122,12 @@ class CausalLmObjective(BaseObjective):
             },
         )
 
+    def learned_tokens(self, example: Example) -> list[bool]:
+        """All but the first, which nothing predicts in this block."""
+        return [False, *[True] * (example.size - 1)]
+
     def reference_loss(self, model: nn.Module, example: Example) -> Tensor:
-        """The loss from the definition, by transformers' own forward pass: token t is foretold from those before it."""
+        """The loss from the definition, by transformers' own forward pass: token t is predicted from those before it."""
         import torch
 
         device = next(model.parameters()).device

@@ -74,6 +74,10 @@ class ChatObjective(BaseObjective):
             each={"bytes": torch.tensor([example.facts["bytes"] for example in examples])},
         )
 
+    def learned_tokens(self, example: Example) -> list[bool]:
+        """Those of the answers."""
+        return list(example.target)
+
     def prompt_tokens(self, example: Example) -> list[int]:
         """The tokens before the last answer."""
         if not example.units:

@@ -39,6 +39,10 @@ class BaseObjective:
         """Whether rows are changed in this step: never held-out ones."""
         return step != HELD_OUT and self.augment is not None and bool(self.augment.share)
 
+    def learned_tokens(self, example: Example) -> list[bool]:
+        """Which of an example's tokens the model has to say, to be shown."""
+        return [False] * len(example.tokens)
+
     def prompt_tokens(self, example: Example) -> Any:
         """What a prediction begins from: all of a row."""
         return example.tokens

@@ -116,15 +116,15 @@ def show(
     experiment, _ = chosen(dataset, base, changes, 1, NullReporter())
     base_of_it = resolve(experiment.model.base) if experiment.model.base else None
     tokenizer: Any = family_of(dataset.spec.task).load_processor(base_of_it, experiment.objective, dataset)
-    example = opened(experiment, tokenizer).prepare([record])[0]
+    objective = opened(experiment, tokenizer)
+    example = objective.prepare([record])[0]
     pieces = [tokenizer.decode([token]) for token in example.tokens]
-    chat = dataset.reader.kind.learns == "answer"
-    if views and chat:
-        raise DataError("augment changes texts of a classifier and images, not conversations", "leave --views out")
+    if views and not objective.varies:
+        raise DataError("augment changes texts that have a class or a number, and images", "leave --views out")
     text = " ".join(str(record.values.get(name) or "") for name in dataset.spec.input)
     return Shown(
-        record.source, record.row, part, pieces, list(example.tokens), list(example.target) if chat else [False] * len(pieces),
-        "" if chat else str(record.values.get(dataset.spec.target or "")), int(example.facts.get("cut", 0)),
+        record.source, record.row, part, pieces, [int(token) for token in example.tokens], objective.learned_tokens(example),
+        "" if dataset.reader.kind.answers else str(record.values.get(dataset.spec.target or "") or ""), int(example.facts.get("cut", 0)),
         [experiment.augment.view(text, experiment.seed, step, record.row) for step in range(views)],
     )  # fmt: skip
 

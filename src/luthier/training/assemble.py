@@ -125,7 +125,9 @@ def build(
     kernels = model.use(compiled.load()) if experiment.training.kernels == "compiled" and hasattr(model, "use") else None
     known = {} if experiment.augment.share else sparse_tokens(model, train, objective)
     masters = Masters(model.network, optimizer, dtype, movable, factor, known, kernels)
-    model.frozen_cache = make_frozen_cache(experiment, model, Joined(train, validation), dtype, {} if frozen_caches is None else frozen_caches)
+    model.frozen_cache = make_frozen_cache(
+        experiment, model, Joined(train, validation), dtype, {} if frozen_caches is None else frozen_caches
+    )
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned, micro_batches=model.micro_batches)
 

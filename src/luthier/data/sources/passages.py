@@ -59,7 +59,7 @@ class FileText(Mapping[str, Any]):
 
 
 def _unix(text: str) -> str:
-    """The text with one sign for the end of a line: `\\r\\n` would be learned as two."""
+    """The text with one sign for the end of a line: the two of other systems would be learned as such."""
     return text.replace("\r\n", "\n")
 
 
@@ -147,7 +147,7 @@ def _documents(files: Sequence[Path], root: Path, encoding: str, rejected: list[
                 found = _plain(Reading(path, encoding))
             except DataError as problem:
                 if path == root:
-                    raise
+                    raise DataError(problem.message, "give some text" if "30 rows" in problem.remedy else problem.remedy) from None
                 why = problem.message.removeprefix(f"{path} ")
         if found is None:
             rejected.append(Rejected(str(path), number, why, path.name))
@@ -192,8 +192,8 @@ def _cuts(whole: Any, length: int) -> list[tuple[int, int]]:
 
 def _cut(whole: Any, place: int, reach: int) -> int:
     """The first place from here on, within reach, where a line ends, or a word; never inside a character."""
-    newline, space = ("\n", " ") if isinstance(whole, str) else (b"\n", b" ")
-    for sign in (newline, space):
+    signs: Any = ("\n", " ") if isinstance(whole, str) else (b"\n", b" ")
+    for sign in signs:
         at = whole.find(sign, place, place + reach)
         if at >= 0:
             return at + 1

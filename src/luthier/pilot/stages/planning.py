@@ -167,7 +167,8 @@ def closing_costs(context: RunContext, work: Work, found: Smoke, probed: Probed)
     """
     _, look = _costs(work, found)
     alone = not context.family.probes
-    more = len(context.dataset.records["test"]) / max(len(context.dataset.records["validation"]), 1)  # of the rows: an example may be a part of one
+    held = context.dataset.records
+    more = len(held["test"]) / max(len(held["validation"]), 1)  # of the rows: an example may be a part of one
     scored = look * more
     train, validation = (sum(example.size for example in part) for part in (work.train, work.validation))
     read = scored if alone else probed.a_token * validation * (1 + more)
