@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from luthier.core.randomness import mix
 from tests.conftest import make_base, rows
 from tests.families.test_image_classification import write as write_shapes
 
@@ -70,6 +73,12 @@ def several_labels() -> list[dict[str, Any]]:
     return made
 
 
+def word_salad() -> list[dict[str, Any]]:
+    """Rows of words that stand beside each other at random, the first ones more often."""
+    drawn = mix("salad", np.arange(240 * 20)).reshape(240, 20) % np.uint64(1 << 20)
+    return [{"text": " ".join(f"word{int(64 * (value / (1 << 20)) ** 2)}" for value in row)} for row in drawn.astype(float)]
+
+
 CASES: dict[str, Case] = {
     "classification": Case(lambda folder: write_lines(folder, texts()), "bert", ["the phone was great", "an awful meal"]),
     "chat": Case(
@@ -98,6 +107,20 @@ CASES: dict[str, Case] = {
         ["the phone was [MASK]"],
         {"task": "masked_lm"},
         ("objective.vocabulary=400", "objective.layers=2", "objective.width=32"),
+    ),
+    "word2vec": Case(
+        lambda folder: write_lines(folder, [{"text": row["text"]} for row in texts()]),
+        "scratch",
+        ["phone", "phone - great + awful"],
+        {"task": "word2vec"},
+        ("objective.width=8", "objective.least_count=1", "training.batch_size=32"),
+    ),
+    "glove": Case(
+        lambda folder: write_lines(folder, word_salad()),
+        "scratch",
+        ["word3"],
+        {"task": "glove"},
+        ("objective.width=8", "objective.least_count=1", "training.batch_size=1"),
     ),
     "regression": Case(lambda folder: write_lines(folder, numbers()), "bert", ["the phone was great", "an awful meal"]),
     "multi_label": Case(lambda folder: write_lines(folder, several_labels()), "bert", ["pizza and a choir", "a window"]),

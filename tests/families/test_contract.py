@@ -103,14 +103,16 @@ def test_two_steps_are_those_of_a_plain_loop(tried: Any, name: str) -> None:
     expected, network = plain.experiment, plain.model.network
     spec: Any = expected.optimizer
     network.train()
-    optimizer = torch.optim.AdamW(
+    of_rows = {"lr": spec.lr, "eps": getattr(spec, "eps", 1e-8)}
+    moments = {"betas": (spec.beta1, spec.beta2) if hasattr(spec, "beta1") else (0.9, 0.999)}
+    kind, more = (torch.optim.Adagrad, {}) if spec.kind == "adagrad" else (torch.optim.AdamW, moments)
+    optimizer = kind(
         [
             {"params": [each for each in network.parameters() if each.ndim >= 2 and each.requires_grad], "weight_decay": spec.weight_decay},
             {"params": [each for each in network.parameters() if each.ndim < 2 and each.requires_grad], "weight_decay": 0.0},
         ],
-        lr=spec.lr,
-        betas=(spec.beta1, spec.beta2) if hasattr(spec, "beta1") else (0.9, 0.999),
-        eps=getattr(spec, "eps", 1e-8),
+        **of_rows,
+        **more,
     )
     for embedding in (module for module in network.modules() if isinstance(module, torch.nn.Embedding)):
         embedding.sparse = False
@@ -120,7 +122,10 @@ def test_two_steps_are_those_of_a_plain_loop(tried: Any, name: str) -> None:
             loss = plain.objective.loss(plain.model, batch)
         optimizer.zero_grad()
         (loss.total / loss.count).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), spec.clip)
+        for each in network.parameters():
+            each.grad = each.grad.to_dense() if each.grad is not None and each.grad.is_sparse else each.grad
+        if spec.clip:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), spec.clip)
         for group in optimizer.param_groups:
             group["lr"] = spec.lr * progress(expected.schedule, number, plain.total)[1]
         optimizer.step()

@@ -9,6 +9,7 @@ from pydantic import Field
 from luthier.adaptation.freeze import keep_statistics
 from luthier.adaptation.select import matching
 from luthier.core.component import Component
+from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import TrainableModel
 
 
@@ -34,10 +35,12 @@ class Lora(Component):
         """Freeze the base and put an adapter beside each target.
 
         Raises:
-            ExperimentError: a target matches no linear layer.
+            ExperimentError: a target matches no linear layer, or there are no blocks.
         """
         from luthier.adaptation.lora_layer import LoraLinear
 
+        if not len(model.blocks):
+            raise ExperimentError("this network has no blocks that adapters could go into", "leave adaptation.kind=full")
         model.network.train()
         moving = {id(parameter) for module in model.head for parameter in module.parameters()}
         for parameter in model.network.parameters():

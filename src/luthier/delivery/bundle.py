@@ -17,6 +17,7 @@ from luthier.adaptation.lora_layer import merge, save_adapter
 from luthier.core.errors import ModelError
 from luthier.core.run import file_hash, writing
 from luthier.experiment import Experiment
+from luthier.families import family_of
 from luthier.models.encode import depths_read
 from luthier.models.linear_probe import AveragedModel, LinearProbe
 from luthier.models.manifest import write_facts
@@ -68,6 +69,7 @@ def write_bundle(
         if shipped.probe is not None:
             _write_probe(shipped, experiment, len(model.blocks), aside)
         tokenizer.save_pretrained(aside)
+        family_of(experiment.data.task).write_files(aside, model, tokenizer)
         if base is not None and not (aside / "tokenizer.json").exists():
             for name in KEPT_FILES:
                 if name.startswith(("tokenizer", "vocab", "merges")) and (base.folder / name).is_file() and not (aside / name).exists():
@@ -175,7 +177,6 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[Any, Any]:
     Raises:
         ModelError: it is not a bundle.
     """
-    from luthier.families import family_of
     from luthier.models.spec import Model
 
     about = base.bundle

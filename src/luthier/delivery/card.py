@@ -27,7 +27,7 @@ def write_card(experiment: Experiment, base: Base | None, verdict: Mapping[str, 
     return f"""---
 {f"base_model: {base.name}" if base is not None else ""}
 pipeline_tag: {family.pipeline_tag}
-library_name: {"transformers" if ships == "trained" else "luthier"}
+library_name: {family.library if ships == "trained" else "luthier"}
 {f"license: {known.licence.lower()}" if known else "license: other"}
 {f"language: {known.language}" if known else ""}
 tags: [luthier]

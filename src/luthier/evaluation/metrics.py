@@ -212,6 +212,12 @@ METRICS = _Metrics(
             "mean negative log-likelihood per row (or token), also called log loss",
             _ratio(lambda scores: scores.loss, lambda scores: scores.count),
         ),
+        "log_count_error": Metric(
+            loss,
+            False,
+            "weighted squared error of the logarithm of a count",
+            _ratio(lambda scores: scores.loss, lambda scores: scores.count),
+        ),
         "bits_per_byte": Metric(bits_per_byte, False, "bits for each byte of what is to be said", _ratio(_bits, _bytes)),
         "calibration_error": Metric(calibration_error, False, "gap between confidence and accuracy", _calibration_of_resamples),
         "chrf": Metric(chrf, True, "chrF of the generated answers, 0 to 100", _chrf_of_resamples, answers=True),

@@ -69,6 +69,8 @@ class Family(ABC):
     """Whether it answers in words."""
     pipeline_tag: str = ""
     """What model hubs call it."""
+    library: str = "transformers"
+    """Which library reads its bundles without Luthier, as model hubs call it."""
 
     @property
     def spec_class(self) -> type[Component]:
@@ -235,7 +237,26 @@ class Family(ABC):
         """What the report shows of its own, as data; of any family `tables`: each a `title`, a `head` and `rows`."""
         return {}
 
+    def describe_model(self, model: Any, objective: Any) -> dict[str, Any]:
+        """What the report shows of the trained model itself, as data: more `tables`, and `figures`, each with its `kind`, `title` and `about` (see `delivery.figures.drawn`).
+
+        Args:
+            model: that ships, in eval mode.
+            objective: as the run opened it.
+        """
+        return {}
+
     # use
+
+    def write_files(self, folder: Path, model: Any, processor: Any) -> list[str]:
+        """Write into a bundle what other programs read of it, beside the weights; the names of these files, none by default.
+
+        Args:
+            folder: of the bundle; all that is in it is in its manifest.
+            model: that ships.
+            processor: what `load_processor` gave.
+        """
+        return []
 
     def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None] | None:
         """Rows that a bundle is asked about, where they are no texts; None leaves the reading to others.

@@ -6,6 +6,7 @@ OPTIMIZERS = Table(
     "optimizer",
     adamw="luthier.optim.optimizers:AdamW",
     adam="luthier.optim.optimizers:Adam",
+    adagrad="luthier.optim.optimizers:Adagrad",
     sgd="luthier.optim.optimizers:Sgd",
 )
 SCHEDULES = Table(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luthier.core.errors import ExperimentError
 from luthier.models.buffers import Buffers
 from luthier.models.compiled import Kernels
 from luthier.models.precision import compute_in
@@ -170,7 +171,7 @@ class Masters:
             The gradient's norm before clipping.
         """
         self.before_moving()
-        gradients = [master.grad for master in self.outer.values() if master.grad is not None]
+        gradients = [self._numbers(master) for master in self.outer.values() if master.grad is not None]
         if not (gradients or self._waiting) or count == 0:
             self.optimizer.zero_grad(set_to_none=True)
             self._waiting.clear()
@@ -187,6 +188,26 @@ class Masters:
         self.optimizer.zero_grad(set_to_none=True)
         self.publish(moved)
         return norm
+
+    def _numbers(self, master: Tensor) -> Tensor:
+        """A gradient's numbers, to be scaled in place; of a table's sparse gradient those of the rows that were read, each row once.
+
+        Raises:
+            ExperimentError: weight decay is asked for, which would have to move the other rows too.
+        """
+        assert master.grad is not None
+        if not master.grad.is_sparse:
+            return master.grad
+        if not self.spec.moves_rows:
+            master.grad = master.grad.to_dense()
+            return master.grad
+        if self.spec.weight_decay:
+            raise ExperimentError(
+                "optimizer.weight_decay pulls at every row of a table, and here only the rows move that a step has read",
+                "set optimizer.weight_decay=0",
+            )
+        master.grad = master.grad.coalesce()
+        return master.grad._values()
 
     def _norm(self, gradients: list[Tensor]) -> float:
         """Of these and of those that wait."""

@@ -166,4 +166,4 @@ def choose(dataset: Dataset, base: Base | None, seed: int, metric: str = AUTO, s
     experiment = experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, dataset)})
     for choice in choices:
         experiment = experiment.replace(choice.path, choice.value)
-    return experiment, choices
+    return experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, dataset)}), choices

@@ -173,6 +173,9 @@ def changed(
         brought.append(family_of(dataset.spec.task).batch_size(dataset, experiment.training.epochs))
     for choice in brought:
         experiment = experiment.replace(choice.path, choice.value)
+    if any(path.startswith("objective.") for path in paths):  # what only the rows can tell may depend on it
+        family = family_of(dataset.spec.task)
+        experiment = experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, dataset)})
     experiment = settle_metric(experiment, dataset, assignments)
     if experiment.training.sampling == "balanced" and "objective.class_weights" not in paths and dataset.labels:
         experiment = experiment.replace("objective.class_weights", "none")  # rare rows come more often already

@@ -80,6 +80,7 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
     others = {rival.name: rival.score(test) for rival in trivial}
     found = decide(family.name, metrics_at_verdict(work.objective.metrics, family), ours, base, others)
     details = _rows(context, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)
+    details = join_details(details, family.describe_model(work.model.eval(), context.objective))
     if family.generates:
         details |= compared(context, work, test)
     return found, details, Shipped()
@@ -113,6 +114,12 @@ def judge_candidates(context: RunContext, experiment: Experiment, work: Work) ->
         for when, each in (("before", before[candidates.ships]), ("after", ours))
     }
     return found, details, candidates.shipped
+
+
+def join_details(details: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """What the report shows, with more of it: lists, such as the tables, are put together."""
+    both = {name: [*details[name], *value] for name, value in more.items() if isinstance(value, list) and name in details}
+    return details | more | both
 
 
 def baseline_context(context: RunContext, experiment: Experiment, most_rows: int = 1 << 40) -> baselines.BaselineContext:
