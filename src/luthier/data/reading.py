@@ -20,12 +20,14 @@ class Columns:
         input: the columns that are read.
         target: the column that is learned; None where the rows are their own target.
         reason: one sentence for the person.
+        normal: the target's value of the rows to be learned from, where only those are; empty where all are; None where the family knows no such thing.
     """
 
     task: str
     input: tuple[str, ...]
     target: str | None
     reason: str
+    normal: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

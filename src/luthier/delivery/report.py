@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.core.pictures import data_url
 from luthier.core.run import Run, write_file
 from luthier.core.words import plural, several
 from luthier.delivery import figures
+from luthier.delivery.card import what_is_learned
 from luthier.delivery.page import findings, folded, page, section, table, text, title_of
 from luthier.evaluation.metrics import METRICS, describe_metric
 from luthier.evaluation.verdict import cause, sentence, shown, times
 from luthier.experiment import Experiment
 
+PICTURE = 128
+"""Pixels on a page that a row's picture is wide and high."""
 SHOWN_CLASSES = 20
 """Classes whose scores stand open in the report; the others are folded."""
 WORDS = {"improved": "Improved", "no_evidence": "No evidence", "worse": "Worse"}
@@ -39,6 +43,7 @@ def write_report(run: Run) -> Path:
         _curves(run, verdict),
         _quality(verdict, details),
         _samples(details),
+        _pictures(details),
         _examples(details),
         findings(run.findings),
         _cost(run, verdict, experiment),
@@ -112,7 +117,7 @@ def _data(run: Run, experiment: Experiment) -> str:
         ("file", ", ".join(Path(path).name for path in (experiment.data.path, experiment.data.validation, experiment.data.test) if path)),
         ("task", experiment.data.task),
         ("reads", " + ".join(experiment.data.input)),
-        ("learns", experiment.data.target),
+        ("learns", what_is_learned(experiment)),
         ("rows", ", ".join(f"{len(rows[part]):,} {part}" for part in ("train", "validation", "test"))),
         ("split", splits["how"]),
         ("set aside", f"{plural(len(run.lines('rejected.jsonl')), 'row')} (rejected.jsonl)"),
@@ -245,6 +250,22 @@ def _samples(details: dict[str, Any]) -> str:
         for row in details["samples"]
     )
     return section("What it says, before and after", cards, "The same validation prompts; the likeliest token each time.")
+
+
+def _pictures(details: dict[str, Any]) -> str:
+    """Rows that a family shows as pictures, each with its caption."""
+    shown_rows = details.get("pictures")
+    if not shown_rows:
+        return ""
+
+    def drawn(image: dict[str, Any]) -> str:
+        return f'<img alt="{text(image["name"])}" title="{text(image["name"])}" width="{PICTURE}" height="{PICTURE}" style="image-rendering:pixelated" src="{data_url(image)}">'
+
+    cards = "".join(
+        f"<article><p>{' '.join(drawn(image) for image in row['images'])}</p><p>{text(row['caption'])}</p></article>"
+        for row in shown_rows["rows"]
+    )
+    return section(text(shown_rows["title"]), cards, text(shown_rows["about"]))
 
 
 def _examples(details: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Images: a folder with a sub-folder for each class, or a table that names the files.
+"""Images: a folder with a sub-folder for each class, a folder of images without classes, or a table that names the files.
 
 Of each its size, a hash of its pixels and a small grey picture are kept in the row: enough to find copies and to show it. The pixels stay in the file.
 """
@@ -79,17 +79,23 @@ def pixels(path: Path, side: int) -> np.ndarray:
 
 
 def read_images(reading: Reading) -> Rows:
-    """Read a folder's images in the order of their names; links are not followed out of it."""
+    """Read a folder's images in the order of their names, each with its sub-folder as its label where there are some; links are not followed out of it."""
     folder = reading.path
     files = images_of(folder)
     if not files:
         raise DataError(
             f"the folder {folder} holds no images ({', '.join(ENDINGS)})", "give a folder with a sub-folder of images for each class"
         )
-    labelled = all(len(path.relative_to(folder).parts) > 1 for path in files)
-    if not labelled:
+    loose = [path for path in files if len(path.relative_to(folder).parts) == 1]
+    if len(loose) == len(files):
+        table = reading.rows(["image"])
+        for number, path in enumerate(files, 1):
+            table.add(number, {"image": path.name})
+        table.thin()
+        return with_images(table, "image", folder, str(folder))
+    if loose:
         raise DataError(
-            f"{folder}: {next(path.name for path in files if len(path.relative_to(folder).parts) == 1)} lies in no sub-folder, so it has no class",
+            f"{folder}: {loose[0].name} lies in no sub-folder, so it has no class, and {next(path for path in files if path not in loose).relative_to(folder)} has one",
             "put the images of each class into a sub-folder of its own, or give a table with the columns image and label",
         )
     table = reading.rows(["image", "label"])

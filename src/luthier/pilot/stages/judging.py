@@ -68,6 +68,10 @@ def judge_alone(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str,
     if family.compares_untouched and way.base is not None:
         untouched = compute_in(load_model(experiment, way.base), getattr(torch, experiment.training.dtype)).eval()
     trivial = family.baselines(way.examples("train"), way.examples("validation"), baseline_context(way, experiment))
+    fitted = family.fit_after_training(work.model, work.objective, way.examples("validation"))
+    if fitted:
+        way.face.say(fitted)
+        way.place.event("fitted_after_training", what=fitted)
     test = open_test(way, experiment, work)
     ours = score(work.model, work.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
     base = None
@@ -75,8 +79,10 @@ def judge_alone(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str,
         untouched.prefix = work.model.prefix  # frozen blocks say the same in both
         base = f"{way.base.name}, untouched", score(untouched, way.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
     others = {rival.name: rival.score(test) for rival in trivial}
-    found = decide(family.name, metrics_at_verdict(work.objective.metrics, family), ours, base, others)
+    metrics = family.metrics_of_verdict(metrics_at_verdict(work.objective.metrics, family), ours)
+    found = decide(family.name, metrics, ours, base, others)
     details = _rows(way, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)
+    details["pictures"] = family.pictures(work.model, work.objective, test, ours)
     if family.generates:
         details |= compared(way, work, test)
     return found, details, Shipped()
