@@ -77,10 +77,31 @@ def _verdict(verdict: dict[str, Any]) -> str:
     )
     if cause(verdict):
         about += f'</p><p class="warning">{text(_sentence(cause(verdict)))}'
-    chart = figures.intervals(rows, lambda value: shown(metric, value))
+    chart = figures.intervals(rows, lambda value: shown(metric, value)) + _other_baselines(verdict)
     if verdict.get("inexact"):
         about += f'</p><p class="warning">Resumed where something had changed ({text("; ".join(verdict["inexact"]))}): another run of this experiment will not give the same bits.'
     return f'<section class="verdict {verdict["verdict"]}"><h2>{WORDS[verdict["verdict"]]}</h2><p class="claim">{text(sentence(verdict))}</p>{chart}<p class="about">{about}</p></section>'
+
+
+def _other_baselines(verdict: dict[str, Any]) -> str:
+    """The weaker baselines, and by how much what ships is better than each on the same rows."""
+    others = [each for each in verdict.get("others", []) if "difference" in each]
+    if not others:
+        return ""
+    metric = verdict["metric"]
+
+    def signed(value: float) -> str:
+        return shown(metric, value, signed=True)
+
+    rows = [
+        (
+            each["name"],
+            f"{shown(metric, each['value'])} [{shown(metric, each['low'])}, {shown(metric, each['high'])}]",
+            f"{signed(each['difference'][0])} [{signed(each['difference'][1])}, {signed(each['difference'][2])}]",
+        )
+        for each in others
+    ]
+    return table(("weaker baseline", metric, "what ships is better by"), rows)
 
 
 def _sentence(words: str) -> str:

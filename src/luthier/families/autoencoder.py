@@ -10,7 +10,7 @@ import numpy as np
 
 from luthier.core.errors import DataError, nearest
 from luthier.core.pictures import as_data
-from luthier.core.proof import Proof, ProofContext, ProofFunction, row_of
+from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.core.words import plural
 from luthier.data import pictures
@@ -21,7 +21,7 @@ from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
 from luthier.data.usable import reject_label
 from luthier.evaluation.choice import AUTO
-from luthier.families import text_defaults
+from luthier.families import autoencoder_proofs, text_defaults
 from luthier.families.anomaly_baselines import component_baseline, flat_pictures, mean_picture
 from luthier.families.family import Choice, Family
 from luthier.families.image_classification import find_image, fit_squares, images_asked, pixels_are_served
@@ -167,7 +167,7 @@ class ImageAutoencoder(Family):
 
     def proofs(self) -> tuple[tuple[ProofFunction, ...], tuple[ProofFunction, ...]]:
         """What is trained on is what is served; held-out rows stay as they are; a new decoder knows nothing."""
-        return (pixels_are_served, normal_rows_alone_are_learned), (held_out_rows_have_no_noise, starts_in_middle_grey)
+        return (pixels_are_served, *autoencoder_proofs.READ), autoencoder_proofs.ASK
 
     # judging
 
@@ -231,7 +231,11 @@ class ImageAutoencoder(Family):
                 "caption": f"{example.record.values[objective.input[0]]}{label}: score {anomaly[position]:.4g}, {called} the threshold of {threshold:.4g}",
                 "images": [as_data("as it is", image), as_data("as it is drawn", again), as_data("where they differ", apart)],
             })  # fmt: skip
-        return {"title": "The most anomalous test images", "about": "As it is, as it is drawn again from its code, and where the two differ.", "rows": rows}
+        return {
+            "title": "The most anomalous test images",
+            "about": "As it is, as it is drawn again from its code, and where the two differ.",
+            "rows": rows,
+        }
 
     # use
 
@@ -310,46 +314,6 @@ def shown_share(count: int, of: int) -> str:
 
     ends = binomtest(count, of).proportion_ci(method="wilson")
     return f"{100 * count / of:.1f} % [{100 * ends.low:.1f}, {100 * ends.high:.1f}]"
-
-
-def normal_rows_alone_are_learned(context: ProofContext) -> Proof:
-    """No training row is known to be abnormal."""
-    wrong = [example for example in context.train if example.facts["abnormal"] > 0]
-    claim = f"{len(wrong):,} training rows are known to be abnormal" if wrong else f"none of {len(context.train):,} training rows is known to be abnormal"
-    return Proof(held=not wrong, claim=claim, evidence={"abnormal": len(wrong), **(row_of(wrong[0]) if wrong else {})})
-
-
-def held_out_rows_have_no_noise(context: ProofContext) -> Proof:
-    """What an evaluation draws of a row is what the network draws of the bare image, twice the same."""
-    import torch
-
-    from luthier.models.modes import evaluating
-
-    model: Any = context.model
-    one, two = context.batch(context.rows), context.batch(context.rows)
-    with evaluating(model), torch.no_grad():
-        bare = model.network.decode(model.network.encode(model.target(one).to(model.network.to_code.weight.dtype))[0]).float()
-        apart = max(float((model(batch)[0] - bare).abs().max()) for batch in (one, two))
-    added = sorted({"noise", "draw"} & set(one.each))
-    held = not added and apart <= context.close
-    claim = f"held-out images go in as they are: {len(context.rows)} are drawn the same twice" if held else f"held-out images are changed before they go in ({', '.join(added) or f'what is drawn differs by {apart:.2g}'})"
-    return Proof(held=held, claim=claim, evidence={"largest_difference": apart, "added": added})
-
-
-def starts_in_middle_grey(context: ProofContext) -> Proof | None:
-    """A new decoder draws middle grey: the loss of a pixel begins at the mean square of the pixels."""
-    from luthier.evaluation.score import score
-
-    model: Any = context.model
-    if not model.new:
-        return None
-    scores = score(model, context.objective, context.rows)
-    began = float(scores.loss.sum() / scores.count.sum())
-    pixels = np.stack([example.inputs["pixels"] for example in context.rows]).astype(np.float64) / 127.5 - 1
-    expected = float((pixels**2).mean())
-    besides = context.spec.kl_weight if context.spec.variant == "variational" else 0.0  # a new code is not far from a normal distribution
-    held = expected * (1 - 1e-3) <= began <= expected * (1 + 1e-3) + besides
-    return Proof(held=held, claim=f"the loss of a pixel begins at {began:.4f}; middle grey has {expected:.4f}", evidence={"loss": began, "expected": expected})
 
 
 FAMILY = ImageAutoencoder()

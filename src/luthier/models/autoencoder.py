@@ -5,6 +5,7 @@ Source: Hinton & Salakhutdinov 2006, "Reducing the Dimensionality of Data with N
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it is imported
@@ -47,8 +48,7 @@ class ResNetAutoencoder(ResNetPreTrainedModel):
         for _ in self.sides[1:]:
             widths.append(max(NARROWEST, widths[-1] // 2))
         self.decoder = nn.ModuleList(
-            nn.ModuleList([nn.Conv2d(wide, narrow, 3, padding=1, bias=False), nn.BatchNorm2d(narrow)])
-            for wide, narrow in zip(widths, widths[1:], strict=False)
+            nn.ModuleList([nn.Conv2d(wide, narrow, 3, padding=1, bias=False), nn.BatchNorm2d(narrow)]) for wide, narrow in pairwise(widths)
         )
         self.to_pixels = nn.Conv2d(widths[-1], config.num_channels, 3, padding=1)
         self.register_buffer("threshold", torch.tensor(float("inf")))
@@ -56,7 +56,7 @@ class ResNetAutoencoder(ResNetPreTrainedModel):
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """The code of each image, and its log variance where the code is variational, # (examples, channels, side, side) → (examples, code)"""
-        found = self.to_code(self.resnet(pixels).last_hidden_state.flatten(1))
+        found = self.to_code(cast(Any, self.resnet(pixels)).last_hidden_state.flatten(1))
         if not self.config.variational:
             return found, None
         mean, log_variance = found.chunk(2, dim=1)
@@ -64,7 +64,7 @@ class ResNetAutoencoder(ResNetPreTrainedModel):
 
     def decode(self, code: Tensor) -> Tensor:
         """The image that a code stands for, from -1 to 1 and a little beyond, # (examples, code) → (examples, channels, side, side)"""
-        top, side = self.config.hidden_sizes[-1], self.sides[0]
+        top, side = cast(Any, self.config).hidden_sizes[-1], self.sides[0]
         maps = relu(self.from_code(self.dropout(code))).view(len(code), top, side, side)
         for wide, (convolution, norm) in zip(self.sides[1:], cast(Any, self.decoder), strict=True):
             maps = relu(norm(convolution(interpolate(maps, size=(wide, wide), mode="nearest"))))
@@ -210,7 +210,7 @@ def load_autoencoder(base: Base, channels: int, side: int, code: int, variationa
         )
     _describe(config, side, code, variational)
     torch.manual_seed(seed)
-    network, loaded = ResNetAutoencoder.from_pretrained(
+    network, loaded = cast(Any, ResNetAutoencoder).from_pretrained(
         base.folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
     )
     mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in loaded["mismatched_keys"]}

@@ -34,7 +34,9 @@ class Autoencoder(Component):
         default="plain",
         description="plain; denoising: what goes in has noise, what is drawn has none; variational: the code is drawn at random around its mean, and all codes together look like a normal distribution.",
     )
-    code: int = Field(default=32, ge=1, le=4096, description="Numbers that an image is written as; the baseline PCA has as many components.")
+    code: int = Field(
+        default=32, ge=1, le=4096, description="Numbers that an image is written as; the baseline PCA has as many components."
+    )
     side: int = Field(
         default=0,
         ge=0,
@@ -47,7 +49,10 @@ class Autoencoder(Component):
     width: int = Field(default=32, ge=4, le=512, description="Channels of the encoder's first stage; each further stage has twice as many.")
     depth: int = Field(default=1, ge=1, le=16, description="Residual layers of each stage of the encoder, of two convolutions each.")
     noise: float = Field(
-        default=0.1, gt=0, le=1, description="Of the denoising variant: standard deviation of the noise, as a share of the way from black to white."
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Of the denoising variant: standard deviation of the noise, as a share of the way from black to white.",
     )
     kl_weight: float = Field(
         default=0.05,
@@ -59,7 +64,10 @@ class Autoencoder(Component):
         description="How unusual an image is. relative: the squared error over the image's own variance, the share of it that is not drawn; error: the squared error of a pixel, which rises with the contrast.",
     )
     false_alarms: float = Field(
-        default=0.05, gt=0, lt=0.5, description="Share of normal images that may be called anomalous; the threshold is fitted on validation rows."
+        default=0.05,
+        gt=0,
+        lt=0.5,
+        description="Share of normal images that may be called anomalous; the threshold is fitted on validation rows.",
     )
     normal: str | None = Field(default=None, description="The class that is normal; filled in from data.normal.")
 

@@ -107,7 +107,9 @@ class ImageClassificationObjective(ClassificationObjective):
         """
         number = {label: position for position, label in enumerate(self.spec.labels)}
         found = []
-        for position, (record, pixels) in enumerate(zip(records, decode(records, self.input[0], self.spec.side, self.spec.channels), strict=True)):
+        for position, (record, pixels) in enumerate(
+            zip(records, decode(records, self.input[0], self.spec.side, self.spec.channels), strict=True)
+        ):
             target = number.get(str(record.values.get(self.target or "")), -1)
             found.append(
                 Example(
