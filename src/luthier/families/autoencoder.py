@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from luthier.models.store import Base
 
 EPOCHS = (
-    (500, 60, "few images, and nothing pretrained: many passes"),
+    (200, 300, "very few images, and nothing pretrained: as many steps need many passes"),
+    (500, 100, "few images, and nothing pretrained: many passes"),
     (2_000, 40, "some hundred images, and nothing pretrained: many passes"),
     (10_000, 15, "a few thousand images"),
     (1 << 62, 6, "many images"),
@@ -46,6 +47,8 @@ BATCHES = (32, 16)
 """Images a step, the most first; in fewer a batch norm's statistics say little."""
 STEPS = 200
 """That a run should have."""
+EVALUATIONS = 40
+"""Of a run, about, where it has many epochs."""
 PATIENCE = 12
 """Evaluations without a better one."""
 RATES = {"full": 1e-3, "freeze": 1e-3, "gradual": 1e-3}
@@ -117,7 +120,7 @@ class ImageAutoencoder(Family):
             Choice("optimizer.lr", *self.learning_rate(base, "full")),
             Choice("training.epochs", epochs, why),
             self.batch_size(intake, epochs),
-            Choice("training.evaluations_per_epoch", 1.0, "often enough to find the best of many passes"),
+            Choice("training.evaluations_per_epoch", min(1.0, EVALUATIONS / epochs), "often enough to find the best of many passes"),
             Choice("training.patience", PATIENCE, "a network from scratch gets better by fits and starts"),
             Choice("training.dtype", "float32", "convolutions with batch norm are not measured in bf16"),
             *text_defaults.schedule(),
@@ -207,6 +210,8 @@ class ImageAutoencoder(Family):
 
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """What the threshold finds, and what it calls wrongly."""
+        from luthier.evaluation.two_classes import shown_share
+
         if "flagged" not in scores.more:
             return {}
         flagged, abnormal = scores.more["flagged"] > 0, scores.more["abnormal"]
@@ -306,14 +311,6 @@ def threshold_of(scores: np.ndarray, share: float) -> float:
     """
     place = int(np.ceil((len(scores) + 1) * (1 - share)))
     return float(scores[min(place, len(scores)) - 1])
-
-
-def shown_share(count: int, of: int) -> str:
-    """A share in percent with its Wilson interval."""
-    from scipy.stats import binomtest
-
-    ends = binomtest(count, of).proportion_ci(method="wilson")
-    return f"{100 * count / of:.1f} % [{100 * ends.low:.1f}, {100 * ends.high:.1f}]"
 
 
 FAMILY = ImageAutoencoder()

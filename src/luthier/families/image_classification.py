@@ -151,6 +151,13 @@ class ImageClassification(ClassFamily):
         context.poll()
         return [frequent, nearest_mean(train, validation, context.classes)]
 
+    def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
+        """As of any classes; of two also sensitivity and specificity."""
+        from luthier.evaluation.two_classes import describe_two_classes
+
+        found = super().details(scores, spec)
+        return {**found, "tables": [describe_two_classes(scores, spec.labels)]} if len(spec.labels) == 2 else found
+
     # use
 
     def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None]:

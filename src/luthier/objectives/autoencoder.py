@@ -35,7 +35,10 @@ class Autoencoder(Component):
         description="plain; denoising: what goes in has noise, what is drawn has none; variational: the code is drawn at random around its mean, and all codes together look like a normal distribution.",
     )
     code: int = Field(
-        default=32, ge=1, le=4096, description="Numbers that an image is written as; the baseline PCA has as many components."
+        default=16,
+        ge=1,
+        le=4096,
+        description="Numbers that an image is written as; the baseline PCA has as many components. Fewer leave less of what is unusual in the drawing.",
     )
     side: int = Field(
         default=0,

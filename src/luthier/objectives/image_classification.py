@@ -13,8 +13,8 @@ from luthier.core.component import Component
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
 from luthier.core.types import Batch, Example, Record
-from luthier.data.sources.apart import LIMITS, told
-from luthier.data.sources.images import MEMORY, SECONDS
+from luthier.data.sources.apart import told
+from luthier.data.sources.images import DECODING, MEMORY, SECONDS
 from luthier.objectives.classification import ClassificationObjective
 from luthier.objectives.objective import BaseObjective
 
@@ -28,20 +28,18 @@ UNIT = 64
 """Pixels that count as one in what an image costs: a step's rows then cost about what rows of text do."""
 
 READER = (
-    LIMITS
+    DECODING
     + """
-from PIL import Image, ImageOps
+from PIL import ImageOps
 side, mode = int(sys.argv[2]), sys.argv[3]
 for line in sys.stdin:
     try:
         with Image.open(json.loads(line)) as image:
-            turned = ImageOps.exif_transpose(image)
-            if turned.mode.startswith("I"):  # 16 bits of grey: the upper 8 of them
-                turned = turned.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+            turned = eight_bits(ImageOps.exif_transpose(image))
             small = turned.convert("RGB").convert(mode).resize((side, side), Image.Resampling.BILINEAR)
         said = {"bytes": small.tobytes().hex()}
     except BaseException as problem:
-        said = {"why": f"{type(problem).__name__}: {problem}"[:300]}
+        said = {"why": why(problem, json.loads(line))[:300]}
     print(json.dumps(said), flush=True)
 """
 )

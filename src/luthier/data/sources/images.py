@@ -25,11 +25,45 @@ SIDE = 32
 KEPT = ("width", "height", "mode", "pixels", "thumbnail")
 """What a row says of its image: its size, its kind of colour, the SHA-256 of its decoded pixels, and a grey picture of 32 × 32 bytes in hex."""
 
-READER = (
+DECODING = (
     LIMITS
+    + """
+from PIL import Image, UnidentifiedImageError
+
+
+def eight_bits(image):
+    if image.mode.startswith("I"):  # 16 bits of grey: the upper 8 of them
+        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions (mode F): save it with 8 or 16 bits of grey")
+    return image
+
+
+def why(problem, path):
+    said = str(problem).replace(path, "the file")
+    if isinstance(problem, UnidentifiedImageError):
+        with open(path, "rb") as file:
+            start = file.read(512)
+        if not start:
+            return "it is empty"
+        try:
+            start.decode()
+        except UnicodeDecodeError:
+            return "it is no image of a kind that is read"
+        return "it is no image: it holds text"
+    if "truncated" in said or "Truncated" in said or "EOF" in said:
+        return f"it is cut off (truncated): {said}"
+    return said if isinstance(problem, ValueError) else f"{type(problem).__name__}: {said}"
+
+
+"""
+)
+"""How a child's script begins that decodes images: deep grey is made flat, and what is wrong with a file is said in a few words."""
+
+READER = (
+    DECODING
     + f"""
 import hashlib
-from PIL import Image
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours: it names the file
 for line in sys.stdin:
     try:
@@ -38,23 +72,22 @@ for line in sys.stdin:
             if width * height > {LARGEST}:
                 raise ValueError(f"it has {{width}} × {{height}} pixels, more than {LARGEST >> 20} million")
             mode = image.mode
-            whole = image.convert("RGB")
+            whole = eight_bits(image).convert("RGB")
         grey = whole.convert("L").resize(({SIDE}, {SIDE}), Image.Resampling.BOX).tobytes()
         pixels = hashlib.sha256(f"{{width}} {{height}} ".encode() + whole.tobytes()).hexdigest()
         said = {{"width": width, "height": height, "mode": mode, "pixels": pixels, "thumbnail": grey.hex()}}
     except BaseException as problem:
-        said = {{"why": f"{{type(problem).__name__}}: {{problem}}"[:300]}}
+        said = {{"why": why(problem, json.loads(line))[:300]}}
     print(json.dumps(said), flush=True)
 """
 )
 
 PIXELS = (
-    LIMITS
+    DECODING
     + """
-from PIL import Image
 for line in sys.stdin:
     with Image.open(json.loads(line)) as image:
-        whole = image.convert("RGB")
+        whole = eight_bits(image).convert("RGB")
     whole.thumbnail((int(sys.argv[2]),) * 2)
     print(json.dumps({"size": whole.size, "bytes": whole.tobytes().hex()}), flush=True)
 """
