@@ -31,8 +31,8 @@ class Autoencoder(Component):
 
     kind: Literal["autoencoder"] = "autoencoder"
     variant: Literal["plain", "denoising", "variational"] = Field(
-        default="plain",
-        description="plain; denoising: what goes in has noise, what is drawn has none; variational: the code is drawn at random around its mean, and all codes together look like a normal distribution.",
+        default="denoising",
+        description="denoising: what goes in has noise, what is drawn has none, so that few images are not learned by heart; plain: without noise; variational: the code is drawn at random around its mean, and all codes together look like a normal distribution.",
     )
     code: int = Field(
         default=16,
