@@ -260,6 +260,11 @@ def test_a_classifiers_network_is_a_base_of_an_autoencoder_and_frozen_stages_kee
     assert {name for name in before if name.startswith("decoder.")} <= moved
 
 
+def test_adapters_are_refused_where_no_block_has_a_linear_layer(finished: Run, shapes: Path) -> None:
+    with pytest.raises(ExperimentError, match="adapters stand beside linear layers, and the blocks of ResNetAutoencoder have none"):
+        work_for(shapes, store.resolve(str(finished.folder)), adaptation={"kind": "lora"})
+
+
 def test_planted_bugs_are_caught_by_name(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise on held-out rows; a loss divided by rows instead of pixels; an evaluation by the statistics of the batch at hand; statistics that stand still."""
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from luthier.adaptation.freeze import keep_statistics
 from luthier.adaptation.select import matching
 from luthier.core.component import Component
+from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import TrainableModel
 
 
@@ -45,6 +46,11 @@ class Lora(Component):
         keep_statistics(model)
         names = {id(module): name for name, module in model.network.named_modules()}
         linear = [names[id(module)] for block in model.blocks for module in block.modules() if type(module).__name__ == "Linear"]
+        if not linear:
+            raise ExperimentError(
+                f"adapters stand beside linear layers, and the blocks of {type(model.network).__name__} have none",
+                "let other parameters move: adaptation.kind=full, or freeze",
+            )
         for name in matching(linear, self.targets, "adaptation.targets"):
             parent, _, child = name.rpartition(".")
             owner = model.network.get_submodule(parent)

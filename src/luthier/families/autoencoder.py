@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from luthier.models.store import Base
 
 EPOCHS = (
-    (200, 300, "very few images, and nothing pretrained: as many steps need many passes"),
     (500, 100, "few images, and nothing pretrained: many passes"),
     (2_000, 40, "some hundred images, and nothing pretrained: many passes"),
     (10_000, 15, "a few thousand images"),
@@ -47,8 +46,8 @@ BATCHES = (32, 16)
 """Images a step, the most first; in fewer a batch norm's statistics say little."""
 STEPS = 200
 """That a run should have."""
-EVALUATIONS = 40
-"""Of a run, about, where it has many epochs."""
+MANY_EPOCHS = 50
+"""From which on every other one is evaluated."""
 PATIENCE = 12
 """Evaluations without a better one."""
 RATES = {"full": 1e-3, "freeze": 1e-3, "gradual": 1e-3}
@@ -120,7 +119,7 @@ class ImageAutoencoder(Family):
             Choice("optimizer.lr", *self.learning_rate(base, "full")),
             Choice("training.epochs", epochs, why),
             self.batch_size(intake, epochs),
-            Choice("training.evaluations_per_epoch", min(1.0, EVALUATIONS / epochs), "often enough to find the best of many passes"),
+            Choice("training.evaluations_per_epoch", 0.5 if epochs > MANY_EPOCHS else 1.0, "often enough to find the best of many passes"),
             Choice("training.patience", PATIENCE, "a network from scratch gets better by fits and starts"),
             Choice("training.dtype", "float32", "convolutions with batch norm are not measured in bf16"),
             *text_defaults.schedule(),
