@@ -26,7 +26,7 @@ from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families.anomaly_baselines import component_baseline, mean_picture, pixels_of
 from luthier.families.autoencoder import FAMILY, threshold_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models import autoencoder as networks
 from luthier.models import store
 from luthier.objectives.autoencoder import Autoencoder, AutoencoderObjective, normal_draws
@@ -58,9 +58,9 @@ def network(variant: str = "plain", seed: int = 1) -> networks.AutoencoderModel:
 
 def work_for(path: Path, base: store.Base | None = None, objective: dict[str, Any] | None = None, adaptation: Any = None) -> Work:
     """Two steps on a folder's images."""
-    intake = take_in(Data(path=str(path), task="autoencoder"), checks=())
+    dataset = load_dataset(Data(path=str(path), task="autoencoder"), checks=())
     value: dict[str, Any] = {
-        "data": intake.spec.model_dump(mode="json"),
+        "data": dataset.spec.model_dump(mode="json"),
         "objective": {"kind": "autoencoder", "side": 16, "colour": "grey", "code": 4, "width": 4, **(objective or {})},
         "model": {"base": base.name if base else "", "dropout": 0.0},
         "adaptation": adaptation or {"kind": "full"},
@@ -69,7 +69,7 @@ def work_for(path: Path, base: store.Base | None = None, objective: dict[str, An
         "training": {"batch_size": 8, "steps": 2, "dtype": "float32"},
     }
     made = Experiment.of(value)
-    return assemble(made, base, FAMILY.load_processor(base, made.objective), intake.records)
+    return assemble(made, base, FAMILY.load_processor(base, made.objective), dataset.records)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_prediction_gives_the_score_of_the_evaluation_and_the_threshold_of_the_v
     from luthier.pilot.predict import _load
 
     model, at_work = _load(store.resolve(str(finished.folder)))
-    records = take_in(Data(path=str(shapes), task="autoencoder", normal="disc"), checks=()).records
+    records = load_dataset(Data(path=str(shapes), task="autoencoder", normal="disc"), checks=()).records
     normal = [each for each in at_work.prepare(records["validation"]) if each.facts["abnormal"] == 0]
     expected = np.sort(score(model, at_work, normal).more["anomaly"])
     assert float(model.network.threshold) == pytest.approx(threshold_of(expected, 0.05), rel=1e-5)
@@ -270,7 +270,7 @@ def test_planted_bugs_are_caught_by_name(shapes: Path, monkeypatch: pytest.Monke
 
     def caught() -> set[str]:
         work = work_for(shapes, objective={"variant": "denoising"})
-        return {proof.name for proof in disproved(prove(work, lambda record: FAMILY.served(record, work.objective), 1e6))}
+        return {proof.name for proof in disproved(prove(work, lambda record: FAMILY.serving_inputs(record, work.objective), 1e6))}
 
     assert not caught()
     own_collate, own_loss, own_score = AutoencoderObjective.collate, AutoencoderObjective.loss, AutoencoderObjective.score
@@ -299,10 +299,10 @@ def test_planted_bugs_are_caught_by_name(shapes: Path, monkeypatch: pytest.Monke
 def test_a_folder_without_classes_is_an_autoencoders_and_a_labelled_one_only_when_asked(shapes: Path, tmp_path: Path) -> None:
     for number in range(40):
         shape(number, "L").save(tmp_path / f"{number:02}.png")
-    found = take_in(Data(path=str(tmp_path)), checks=())
+    found = load_dataset(Data(path=str(tmp_path)), checks=())
     assert (found.spec.task, found.spec.target, found.spec.normal) == ("autoencoder", None, "")
-    assert take_in(Data(path=str(shapes)), checks=()).spec.task == "image_classification"
-    asked = take_in(Data(path=str(shapes), task="autoencoder"), checks=())
+    assert load_dataset(Data(path=str(shapes)), checks=()).spec.task == "image_classification"
+    asked = load_dataset(Data(path=str(shapes), task="autoencoder"), checks=())
     assert (asked.spec.task, asked.spec.normal) == ("autoencoder", "")
     assert "say which is normal with --set data.normal=CLASS" in asked.reason
 
@@ -312,11 +312,11 @@ def test_the_class_that_is_normal_is_found_by_its_name(tmp_path: Path) -> None:
         place = tmp_path / ("Healthy" if number % 2 else "sick")
         place.mkdir(exist_ok=True)
         shape(number, "L").save(place / f"{number:02}.png")
-    found = take_in(Data(path=str(tmp_path), task="autoencoder"), checks=())
+    found = load_dataset(Data(path=str(tmp_path), task="autoencoder"), checks=())
     assert (found.spec.target, found.spec.normal) == ("label", "Healthy")
     assert {record.values["label"] for record in found.records["train"]} == {"Healthy"}
     assert {record.values["label"] for record in found.records["test"]} == {"Healthy", "sick"}
-    every = take_in(Data(path=str(tmp_path), task="autoencoder", normal=""), checks=())
+    every = load_dataset(Data(path=str(tmp_path), task="autoencoder", normal=""), checks=())
     assert every.spec.target is None
     assert len(every.records["train"]) > len(found.records["train"])
 
@@ -330,7 +330,7 @@ def test_the_class_that_is_normal_is_found_by_its_name(tmp_path: Path) -> None:
 )
 def test_a_normal_class_that_cannot_be_is_refused_with_the_remedy(shapes: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError) as problem:
-        take_in(Data(path=str(shapes), **change), checks=())
+        load_dataset(Data(path=str(shapes), **change), checks=())
     import re
 
     assert re.search(message, str(problem.value))
@@ -340,11 +340,11 @@ def test_texts_wrong_bases_and_metrics_without_classes_are_refused(shapes: Path,
     table = tmp_path / "rows.csv"
     table.write_text("text,label\n" + "".join(f"a text number {n},{n % 2}\n" for n in range(40)))
     with pytest.raises(DataError, match="an autoencoder learns from images"):
-        take_in(Data(path=str(table), task="autoencoder"))
+        load_dataset(Data(path=str(table), task="autoencoder"))
     with pytest.raises(ModelError, match="it reads no images"):
         networks.load_autoencoder(bases("bert"), 1, 16, 4, False, 0.0, 1)
     with pytest.raises(ExperimentError, match="anomaly_auc needs rows that are known"):
         luthier.run(shapes, task="autoencoder", metric="anomaly_auc", out=tmp_path / "run", set=SMALL)
     with pytest.raises(LuthierError, match=r"few\.png|too few|at least"):
         Image.new("L", (20, 20)).save(tmp_path / "few.png")
-        take_in(Data(path=str(tmp_path), format="images"))
+        load_dataset(Data(path=str(tmp_path), format="images"))

@@ -29,7 +29,7 @@ from luthier.objectives.autoencoder import Autoencoder
 from luthier.objectives.image_classification import Squares
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.autoencoder import AutoencoderModel
     from luthier.models.spec import Model
@@ -96,7 +96,7 @@ class ImageAutoencoder(Family):
         """Where one class is normal, a row without a class says nothing."""
         return super().reject_reason(record, columns) or (reject_label(record, columns) if columns.normal else "")
 
-    def view(self, record: Record, data: Data) -> RowView:
+    def row_view(self, record: Record, data: Data) -> RowView:
         """Known classes are split in proportion."""
         return RowView(str(record.values.get(data.input[0]) or ""), "", str(record.values.get(data.target) or "") if data.target else "")
 
@@ -110,35 +110,35 @@ class ImageAutoencoder(Family):
 
     # starting point
 
-    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By rows."""
-        rows = len(intake.records["train"])
+        rows = len(dataset.records["train"])
         epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
         return [
             Choice("adaptation.kind", "full", "encoder and decoder are learned together"),
             Choice("optimizer.lr", *self.learning_rate(base, "full")),
             Choice("training.epochs", epochs, why),
-            self.batch_size(intake, epochs),
+            self.batch_size(dataset, epochs),
             Choice("training.evaluations_per_epoch", 0.5 if epochs > MANY_EPOCHS else 1.0, "often enough to find the best of many passes"),
             Choice("training.patience", PATIENCE, "a network from scratch gets better by fits and starts"),
             Choice("training.dtype", "float32", "convolutions with batch norm are not measured in bf16"),
             *text_defaults.schedule(),
             Choice("model.dropout", 0.0, "the short code regularises already"),
             Choice("optimizer.weight_decay", 0.01, "not on biases and norms"),
-            *self.metric(intake, metric),
+            *self.metric(dataset, metric),
         ]
 
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """By the adaptation."""
         return RATES.get(adaptation, 1e-3), "AdamW's own default suits a small network with batch norm"
 
-    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """The most images a step that leave a run as many steps as it should have."""
-        return text_defaults.largest_batch(BATCHES, len(intake.records["train"]) * epochs, STEPS)
+        return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, STEPS)
 
-    def metric(self, intake: Intake, asked: str) -> list[Choice]:
+    def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """The loss on normal validation rows chooses the checkpoint: it needs no abnormal rows."""
-        why = "what is learned is what is measured" + ("; the verdict is on the anomaly AUC" if intake.spec.normal else "")
+        why = "what is learned is what is measured" + ("; the verdict is on the anomaly AUC" if dataset.spec.normal else "")
         return [Choice("training.metric", "loss" if asked == AUTO else asked, why)]
 
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
@@ -156,12 +156,12 @@ class ImageAutoencoder(Family):
             return autoencoder.load_autoencoder(base, spec.channels, spec.side, spec.code, variational, model.dropout, seed)
         return autoencoder.new_autoencoder(spec.channels, spec.side, spec.width, spec.depth, spec.code, variational, model.dropout, seed)
 
-    def fit_spec(self, spec: Any, intake: Intake) -> Any:
+    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """The side and the colour that suit the training images, and the class that is normal."""
-        normal = intake.spec.normal or None
-        return fit_squares(spec.model_copy(update={"normal": normal}) if normal else spec, intake)
+        normal = dataset.spec.normal or None
+        return fit_squares(spec.model_copy(update={"normal": normal}) if normal else spec, dataset)
 
-    def load_processor(self, base: Base | None, spec: Any, intake: Intake | None = None) -> Squares:
+    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Squares:
         """How images are made into squares, as transformers writes it."""
         return Squares(spec.side, spec.channels)
 

@@ -104,13 +104,13 @@ class AutoencoderModel(nn.Module):
         super().__init__()
         self.network = network
         self.dropout = dropout
-        self.chance = attach(network, dropout)
+        self.dropout_keys = attach(network, dropout)
         self.new = new
         for name, module in network.named_modules():
             cast(Any, module).luthier_site = name
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = MOMENTUM
-        self.prefix: Any = None
+        self.frozen_cache: Any = None
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -123,7 +123,7 @@ class AutoencoderModel(nn.Module):
         network = self.network
         return [network.to_code, network.from_code, network.decoder, network.to_pixels]
 
-    def parts(self, batch: Batch, limit: int) -> list[Batch]:
+    def micro_batches(self, batch: Batch, limit: int) -> list[Batch]:
         """The batch in micro-batches that cost at most so much."""
         return batch.split(limit)
 
