@@ -118,6 +118,7 @@ def test_the_variational_loss_is_the_evidence_lower_bound_of_torchs_distribution
     batch = at_work.collate(rows, 1, 0)
     pixels = model.target(batch)
     mean, log_variance = model.network.encode(pixels)
+    assert log_variance is not None
     code = mean + (0.5 * log_variance).exp() * batch.each["draw"]
     variance = 0.25  # of a pixel's noise: half of the weight
     likelihood = Normal(model.network.decode(code), math.sqrt(variance)).log_prob(pixels).sum() + pixels.numel() * math.log(
@@ -305,6 +306,11 @@ def test_a_folder_without_classes_is_an_autoencoders_and_a_labelled_one_only_whe
     asked = load_dataset(Data(path=str(shapes), task="autoencoder"), checks=())
     assert (asked.spec.task, asked.spec.normal) == ("autoencoder", "")
     assert "say which is normal with --set data.normal=CLASS" in asked.reason
+
+
+def test_an_image_without_a_class_is_shown_without_one(shapes: Path) -> None:
+    assert luthier.show(shapes, task="autoencoder").target == ""
+    assert luthier.show(shapes).target in ("cross", "disc")
 
 
 def test_the_class_that_is_normal_is_found_by_its_name(tmp_path: Path) -> None:
