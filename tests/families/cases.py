@@ -101,6 +101,13 @@ CASES: dict[str, Case] = {
         [str(Path(__file__).parents[2] / "docs" / "images" / "report.png")],
         changes=("objective.side=16", "objective.width=8"),
     ),
+    "autoencoder": Case(
+        lambda folder: write_shapes(folder, count=120),
+        "scratch",
+        [str(Path(__file__).parents[2] / "docs" / "images" / "report.png")],
+        {"task": "autoencoder"},
+        ("data.normal=disc", "objective.side=16", "objective.width=8", "objective.code=4"),
+    ),
     "masked_lm": Case(
         lambda folder: write_lines(folder, [{"text": row["text"]} for row in texts()]),
         "scratch",

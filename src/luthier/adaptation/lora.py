@@ -48,6 +48,11 @@ class Lora(Component):
         keep_statistics(model)
         names = {id(module): name for name, module in model.network.named_modules()}
         linear = [names[id(module)] for block in model.blocks for module in block.modules() if type(module).__name__ == "Linear"]
+        if not linear:
+            raise ExperimentError(
+                f"adapters stand beside linear layers, and the blocks of {type(model.network).__name__} have none",
+                "let other parameters move: adaptation.kind=full, or freeze",
+            )
         for name in matching(linear, self.targets, "adaptation.targets"):
             parent, _, child = name.rpartition(".")
             owner = model.network.get_submodule(parent)

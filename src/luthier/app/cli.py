@@ -328,7 +328,8 @@ def show(
         print(json.dumps(vars(done), ensure_ascii=False))
         return
     if isinstance(done, ShownImage):
-        print(f"{done.file}, row {done.line} ({done.part}): {done.width} × {done.height} pixels, of the class {done.target}")
+        known = f", of the class {done.target}" if done.target else ""
+        print(f"{done.file}, row {done.line} ({done.part}): {done.width} × {done.height} pixels{known}")
         if done.page:
             print(f"page     {done.page}")
         return

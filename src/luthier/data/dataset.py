@@ -14,7 +14,7 @@ from luthier.core.types import Record
 from luthier.data.archives import choose_member, on_disk, tables_in
 from luthier.data.check import CHECKS, OF_IMAGES
 from luthier.data.check.sheet import Sheet
-from luthier.data.parts import divided, together
+from luthier.data.parts import divided, keep_normal, together
 from luthier.data.reading import Recognise, RowKind, RowReader
 from luthier.data.rows import ENDINGS, Rejected, format_of, plain_stem, read
 from luthier.data.sources.images import KEPT
@@ -123,7 +123,9 @@ def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK
     enough(parts, rejected, spec.path)
     fingerprint = _fingerprint(spec, files)
     places = {"path": files["train"], "validation": files.get("validation"), "test": files.get("test")}
-    found_out = {"task": shape.task, "input": shape.input, "target": shape.target, "header": tables["train"].header}
+    if spec.normal and shape.normal is None:
+        raise DataError(f"data.normal={spec.normal}: a {shape.task} model learns from the rows of every class", "leave data.normal out, or choose another --task")  # fmt: skip
+    found_out = {"task": shape.task, "input": shape.input, "target": shape.target, "header": tables["train"].header, "normal": shape.normal}
     filled = spec.model_copy(update={**places, **found_out, "fingerprint": fingerprint})
     rows = [record for part in parts.values() for record in part]
     known = {(record.source, record.row): number for record, number in zip(rows, reader.clusters(rows, filled), strict=True)}
@@ -136,6 +138,7 @@ def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK
     findings += find_file_names(tables["train"], shape, reader.kind)
     kept_together = together(parts, filled, reader, known, findings)
     records = divided(parts, filled, reader, kept_together)
+    findings += keep_normal(records, filled)
     dataset = Dataset(filled, reader, shape.reason, records, labels, rejected, findings, known, kept_together)
     sheet = dataset.sheet()
     for name in fitting(checks, reader.kind):

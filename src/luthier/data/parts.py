@@ -18,6 +18,8 @@ from luthier.data.split import PARTS, joined, split, split_by_time
 
 LARGEST = 0.1
 """Share of the rows that one cluster of near-duplicates may hold and still be kept together."""
+FEWEST_NORMAL = 10
+"""Training rows of the class that is normal."""
 
 
 def together(
@@ -71,6 +73,33 @@ def divided(parts: dict[str, list[Record]], spec: Data, reader: RowReader, toget
                 "choose a column with more values for data.group, or leave it out",
             ) from None
     return {part: parts[part] if part != "train" and part in parts else [rows[row] for row in chosen[part]] for part in PARTS}
+
+
+def keep_normal(records: dict[str, list[Record]], spec: Data) -> list[Finding]:
+    """Where one class is learned alone, take the rows of all others out of the training rows; what was done, for a person.
+
+    Args:
+        records: part → rows; changed in place.
+        spec: with `normal` and the target filled in.
+
+    Raises:
+        DataError: too few rows are left to learn from.
+    """
+    if not spec.normal:
+        return []
+    every = records["train"]
+    records["train"] = [record for record in every if str(record.values.get(spec.target or "")) == spec.normal]
+    left = len(records["train"])
+    if left < FEWEST_NORMAL:
+        raise DataError(
+            f"{spec.path}: {plural(left, 'training row')} of the class {spec.normal!r} are too few to learn what is normal (at least {FEWEST_NORMAL})",
+            "give more of them, or name another class with --set data.normal=CLASS",
+        )
+    if left == len(every):
+        return []
+    claim = f"the {left:,} training rows of the class {spec.normal!r} alone are learned from; {plural(len(every) - left, 'training row')} of other classes are not used"
+    return [Finding(check="split.normal", severity="note", claim=claim, remedy="learn from all rows with --set data.normal=",
+                    evidence={"normal": left, "others": len(every) - left})]  # fmt: skip
 
 
 def _moment(record: Record, column: str) -> float:

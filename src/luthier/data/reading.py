@@ -21,6 +21,7 @@ class Columns:
         target: the column that is learned; None where the rows are their own target.
         reason: one sentence for the person.
         time: the column by which rows are split, the last ones tested, where nobody named another; None splits by chance.
+        normal: the target's value of the rows to be learned from, where only those are; empty where all are; None where the family knows no such thing.
     """
 
     task: str
@@ -28,6 +29,7 @@ class Columns:
     target: str | None
     reason: str
     time: str | None = None
+    normal: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

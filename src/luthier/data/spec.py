@@ -27,6 +27,10 @@ class Data(Component):
     task: str | None = Field(default=None, description="What the rows are for: a family's name; inferred when unset.")
     input: tuple[str, ...] = Field(default=(), description="The column or columns that are read; inferred when empty.")
     target: str | None = Field(default=None, description="The column to be learned; inferred when unset.")
+    normal: str | None = Field(
+        default=None,
+        description="The class of the rows to be learned from, where a family learns what is normal; rows of other classes are kept for validation and test. Found by its name (normal, healthy, good, …) when unset; empty learns from all rows.",
+    )
     most_rows: int = Field(
         default=1_000_000,
         ge=0,

@@ -40,7 +40,7 @@ tags: [luthier]
 |---|---|---|
 {_scores(verdict)}
 
-- Task: {family.name}; reads {" + ".join(experiment.data.input)}, {f"learned {experiment.data.target}" if experiment.data.target else "learned from itself"}
+- Task: {family.name}; reads {" + ".join(experiment.data.input)}, learned {what_is_learned(experiment)}
 {labels}{_held(verdict)}- Rows: {rows["train"]:,} train, {rows["validation"]:,} validation, {rows["test"]:,} test (opened {times(verdict["test_opened"])})
 - Data (SHA-256): {", ".join(value[:16] for value in experiment.data.fingerprint.values())}
 - Experiment: {experiment.key[:16]}
@@ -58,6 +58,14 @@ tags: [luthier]
 It has seen only rows like those it was trained on. The test rows come from the same source; other sources may be
 harder. Nothing has been measured about how it treats groups of people.
 """
+
+
+def what_is_learned(experiment: Experiment) -> str:
+    """The column that is learned; or that rows are their own target, and which of them, where a class is known and not learned."""
+    data = experiment.data
+    if family_of(data.task).kind.learns != "nothing":
+        return data.target or "from itself"
+    return f"from itself, from rows whose {data.target} is {data.normal}" if data.target and data.normal else "from itself"
 
 
 def _scores(verdict: Mapping[str, Any]) -> str:

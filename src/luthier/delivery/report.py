@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.core.pictures import data_url
 from luthier.core.run import Run, write_file
 from luthier.core.words import plural, several
 from luthier.delivery import figures
+from luthier.delivery.card import what_is_learned
 from luthier.delivery.page import findings, folded, page, section, table, text, title_of
 from luthier.evaluation.metrics import METRICS, describe_metric
 from luthier.evaluation.verdict import cause, sentence, shown, times
 from luthier.experiment import Experiment
 
+PICTURE = 128
+"""Pixels on a page that a row's picture is wide and high."""
 SHOWN_CLASSES = 20
 """Classes whose scores stand open in the report; the others are folded."""
 SHOWN_SAMPLES = 6
@@ -42,6 +46,7 @@ def write_report(run: Run) -> Path:
         _quality(verdict, details),
         _samples(details),
         _written(run),
+        _pictures(details),
         _examples(details),
         findings(run.findings),
         _cost(run, verdict, experiment),
@@ -75,10 +80,31 @@ def _verdict(verdict: dict[str, Any]) -> str:
     )
     if cause(verdict):
         about += f'</p><p class="warning">{text(_sentence(cause(verdict)))}'
-    chart = figures.intervals(rows, lambda value: shown(metric, value))
+    chart = figures.intervals(rows, lambda value: shown(metric, value)) + _other_baselines(verdict)
     if verdict.get("inexact"):
         about += f'</p><p class="warning">Resumed where something had changed ({text("; ".join(verdict["inexact"]))}): another run of this experiment will not give the same bits.'
     return f'<section class="verdict {verdict["verdict"]}"><h2>{WORDS[verdict["verdict"]]}</h2><p class="claim">{text(sentence(verdict))}</p>{chart}<p class="about">{about}</p></section>'
+
+
+def _other_baselines(verdict: dict[str, Any]) -> str:
+    """The weaker baselines, and by how much what ships is better than each on the same rows."""
+    others = [each for each in verdict.get("others", []) if "difference" in each]
+    if not others:
+        return ""
+    metric = verdict["metric"]
+
+    def signed(value: float) -> str:
+        return shown(metric, value, signed=True)
+
+    rows = [
+        (
+            each["name"],
+            f"{shown(metric, each['value'])} [{shown(metric, each['low'])}, {shown(metric, each['high'])}]",
+            f"{signed(each['difference'][0])} [{signed(each['difference'][1])}, {signed(each['difference'][2])}]",
+        )
+        for each in others
+    ]
+    return table(("weaker baseline", metric, "what ships is better by"), rows)
 
 
 def _sentence(words: str) -> str:
@@ -115,7 +141,7 @@ def _data(run: Run, experiment: Experiment) -> str:
         ("file", ", ".join(Path(path).name for path in (experiment.data.path, experiment.data.validation, experiment.data.test) if path)),
         ("task", experiment.data.task),
         ("reads", " + ".join(experiment.data.input)),
-        ("learns", experiment.data.target),
+        ("learns", what_is_learned(experiment)),
         ("rows", ", ".join(f"{len(rows[part]):,} {part}" for part in ("train", "validation", "test"))),
         ("split", splits["how"]),
         ("set aside", f"{plural(len(run.lines('rejected.jsonl')), 'row')} (rejected.jsonl)"),
@@ -216,7 +242,7 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
     for each in details.get("tables", ()):
         body += f"<h3>{text(each['title'])}</h3>" + table(each["head"], each["rows"])
     for each in details.get("figures", ()):
-        body += f"<h3>{text(each['title'])}</h3><p class=\"about\">{text(each['about'])}</p>" + figures.drawn(each)
+        body += f'<h3>{text(each["title"])}</h3><p class="about">{text(each["about"])}</p>' + figures.drawn(each)
     if details.get("truncated"):
         body += f'<p class="warning">{several(details["truncated"], "test row", "were longer than objective.max_length and cut at the end")}.</p>'
     return section("How good it is", body)
@@ -269,6 +295,22 @@ def _evenly(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Some of the lines, evenly over all, the first and the last among them."""
     count = min(len(lines), SHOWN_SAMPLES)
     return [lines[round(place * (len(lines) - 1) / max(count - 1, 1))] for place in range(count)]
+
+
+def _pictures(details: dict[str, Any]) -> str:
+    """Rows that a family shows as pictures, each with its caption."""
+    shown_rows = details.get("pictures")
+    if not shown_rows:
+        return ""
+
+    def drawn(image: dict[str, Any]) -> str:
+        return f'<img alt="{text(image["name"])}" title="{text(image["name"])}" width="{PICTURE}" height="{PICTURE}" style="image-rendering:pixelated" src="{data_url(image)}">'
+
+    cards = "".join(
+        f"<article><p>{' '.join(drawn(image) for image in row['images'])}</p><p>{text(row['caption'])}</p></article>"
+        for row in shown_rows["rows"]
+    )
+    return section(text(shown_rows["title"]), cards, text(shown_rows["about"]))
 
 
 def _examples(details: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from luthier.core.errors import ExperimentError, nearest
 from luthier.core.types import Scores
 from luthier.evaluation import numbers
-from luthier.evaluation.auc import auc, auc_of_resamples
+from luthier.evaluation.auc import anomaly_auc, anomaly_auc_of_resamples, auc, auc_of_resamples
 from luthier.evaluation.overlap import chrf_counts, chrf_of, rouge_l
 from luthier.evaluation.own import call_function, higher_is_better, is_allowed, is_function
 from luthier.evaluation.resamples import sum_by_class
@@ -230,6 +230,9 @@ METRICS = _Metrics(
         "label_macro_f1": Metric(numbers.label_macro_f1, True, "F1 averaged over the labels"),
         "exact_match": Metric(numbers.exact_match, True, "share of rows all of whose labels are right"),
         "masked_accuracy": Metric(numbers.masked_accuracy, True, "share of hidden tokens that are guessed"),
+        "anomaly_auc": Metric(
+            anomaly_auc, True, "area under the ROC curve of the anomaly score: abnormal rows against normal ones", anomaly_auc_of_resamples
+        ),
         "perplexity": Metric(numbers.perplexity, False, "exponential of the mean loss of a token"),
     }
 )

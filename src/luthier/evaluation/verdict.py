@@ -36,7 +36,8 @@ def decide(
         against_base: False where the untouched base with logistic regression is itself what ships.
 
     Returns:
-        The content of verdict.json, without the run's costs. `difference.value` is the improvement: positive is better.
+        The content of verdict.json, without the run's costs. `difference.value` is the improvement: positive is better; of the other baselines
+        `difference` is the improvement over each and its interval.
     """
     name = metrics[0]
     metric = METRICS[name]
@@ -61,7 +62,11 @@ def decide(
         },
         "base": baselines.get("base"),
         "trivial": baselines["trivial"],
-        "others": [describe(metrics, label, scores) for label, scores in trivial.items() if label != best],
+        "others": [
+            describe(metrics, label, scores) | {"difference": paired(name, ours, scores)}
+            for label, scores in trivial.items()
+            if label != best
+        ],
         "difference": {"against": strongest, "name": baselines[strongest]["name"], "value": value, "low": worst, "high": most},
         "verdict": word,
     }

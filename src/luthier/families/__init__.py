@@ -19,6 +19,7 @@ FAMILIES: Table = Table(
     word2vec="luthier.families.word2vec:FAMILY",
     preference="luthier.families.preference:FAMILY",
     regression="luthier.families.regression:FAMILY",
+    autoencoder="luthier.families.autoencoder:FAMILY",
     multi_label="luthier.families.multi_label:FAMILY",
 )
 """Name → family; packages add theirs by an entry point in the group `luthier.family`."""

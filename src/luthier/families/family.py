@@ -225,6 +225,29 @@ class Family(ABC):
         """What the model says at an evaluation of the same few rows each time, for samples.jsonl: `row`, `asked`, `said`; where that is more than numbers."""
         return []
 
+    def fit_after_training(self, model: Any, objective: Any, validation: Sequence[Example]) -> str:
+        """Fit what prediction needs beside the weights, such as a threshold, before the test rows are opened; what was found, for a person.
+
+        Args:
+            model: at its best weights; what is fitted stays in its buffers, and so in the bundle.
+            objective: as the run opened it.
+            validation: the validation rows.
+        """
+        return ""
+
+    def metrics_of_verdict(self, metrics: tuple[str, ...], scores: Scores) -> tuple[str, ...]:
+        """The metrics in the order of the verdict: the first decides there.
+
+        Args:
+            metrics: the first chose the checkpoint.
+            scores: of the trained model on the test rows.
+        """
+        return metrics
+
+    def pictures(self, model: Any, objective: Any, examples: Sequence[Example], scores: Scores) -> dict[str, Any]:
+        """Rows that the report shows as pictures: a `title`, an `about`, and `rows` of a `caption` and `images` (`core.pictures.as_data`); empty for none."""
+        return {}
+
     def target_text(self, example: Example) -> str:
         """What was to be said of a row, for the report."""
         return str(example.target)

@@ -72,8 +72,7 @@ class ImageClassification(ClassFamily):
         """Rows that name images, which the reader has looked at, and a label."""
         if not {"pixels", "thumbnail"} <= set(rows.columns):
             return None
-        named = [name for name in rows.columns if str(rows.values[0].get(name) or "").lower().endswith(ENDINGS)]
-        column = asked.input or (named[0],)
+        column = asked.input or (find_image(rows),)
         others = Rows(columns=[name for name in rows.columns if name not in (*column, *KEPT)], values=rows.values)
         target = asked.target or find_label(others, path, column)
         return Columns(self.name, column, target, f"{column[0]!r} names images; {count_values(rows, target)}")
@@ -130,15 +129,7 @@ class ImageClassification(ClassFamily):
 
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """The classes, the side and the colour that suit the training images."""
-        spec = super().fit_spec(spec, dataset)
-        rows = [record.values for record in dataset.records["train"]]
-        found: dict[str, Any] = {}
-        if not spec.side:
-            sides = sorted(min(row["width"], row["height"]) for row in rows)
-            found["side"] = SMALL if sides[len(sides) // 2] < FEW_PIXELS else LARGE
-        if spec.colour == "auto":
-            found["colour"] = "grey" if all(row["mode"] in GREY for row in rows) else "rgb"
-        return spec.model_copy(update=found) if found else spec
+        return fit_squares(super().fit_spec(spec, dataset), dataset)
 
     def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Squares:
         """How images are made into squares, as transformers writes it."""
@@ -160,6 +151,13 @@ class ImageClassification(ClassFamily):
         context.poll()
         return [frequent, nearest_mean(train, validation, context.classes)]
 
+    def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
+        """As of any classes; of two also sensitivity and specificity."""
+        from luthier.evaluation.two_classes import describe_two_classes
+
+        found = super().details(scores, spec)
+        return {**found, "tables": [describe_two_classes(scores, spec.labels)]} if len(spec.labels) == 2 else found
+
     # use
 
     def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None]:
@@ -169,6 +167,28 @@ class ImageClassification(ClassFamily):
     def usage(self, bundle: str) -> str:
         """What to type to use a bundle."""
         return f"luthier predict {bundle} image.png"
+
+
+def find_image(rows: Rows) -> str:
+    """The column that names the images of rows that the reader has looked at."""
+    return next(name for name in rows.columns if str(rows.values[0].get(name) or "").lower().endswith(ENDINGS))
+
+
+def fit_squares(spec: Any, dataset: Dataset) -> Any:
+    """The hyperparameters with the side and the colour that suit the training images, where they are not set.
+
+    Args:
+        spec: with `side` and `colour`.
+        dataset: the rows.
+    """
+    rows = [record.values for record in dataset.records["train"]]
+    found: dict[str, Any] = {}
+    if not spec.side:
+        sides = sorted(min(row["width"], row["height"]) for row in rows)
+        found["side"] = SMALL if sides[len(sides) // 2] < FEW_PIXELS else LARGE
+    if spec.colour == "auto":
+        found["colour"] = "grey" if all(row["mode"] in GREY for row in rows) else "rgb"
+    return spec.model_copy(update=found) if found else spec
 
 
 def images_asked(data: Any, column: str) -> tuple[list[Record], Path | None]:

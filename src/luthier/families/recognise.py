@@ -49,7 +49,7 @@ def recognise(rows: Rows, path: str, asked: Data) -> tuple[Family, Columns]:
     if not matching:
         raise problem or DataError(f"{path}: nothing in it is recognised", "name what it is for: --task")
     family, found = matching[0]
-    others = [other.name for other, _ in matching[1:] if other.Spec is not None]
+    others = [other.name for other, _ in matching[1:] if other.Spec is not None and other.kind.reads == family.kind.reads]
     more = f"; {' and '.join(others)} could read them too: --task {others[0]}" if others else ""
     return family, replace(found, reason=found.reason + more)
 

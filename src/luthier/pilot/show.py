@@ -154,9 +154,9 @@ def _image(dataset: Dataset, record: Record, part: str, views: int, page: str | 
     augment = cast(Augment, build(Augment, whole, "augment"))
     picture = pixels(file, SIDE)
     made = [augment.images.view(picture, 1, step, record.row) for step in range(views)]
-    values, label = record.values, str(record.values.get(dataset.spec.target or ""))
+    values, label = record.values, str(record.values.get(dataset.spec.target, "")) if dataset.spec.target else ""
     if page is not None:
-        write_views(Path(page), f"{file.name} · {label}", picture, made, augment.images.model_dump())
+        write_views(Path(page), " · ".join(filter(None, (file.name, label))), picture, made, augment.images.model_dump())
     elif views:
         raise DataError("the views of an image need a page to be shown on", "add --page views.html")
     return ShownImage(str(file), record.row, part, label, int(values["width"]), int(values["height"]), str(page) if page else None)

@@ -59,7 +59,7 @@ def asked_for(
     given: dict[str, Any] = {"path": str(data), "target": target, "input": columns, "task": task, "validation": validation, "test": test}
     values = {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value not in (None, ())}
     typed = {path.removeprefix("data."): text for path, text in assigned(set).items() if path.startswith("data.")}
-    texts = ("encoding", "sheet", "group", "time", "target")  # a sheet or column may be called 2024
+    texts = ("encoding", "sheet", "group", "time", "target", "normal")  # a sheet or column may be called 2024
     changes = {path: text if path in texts and number(text) is not None else number(text) for path, text in typed.items()}
     made = build(Data, {**values, **changes}, "data")
     assert isinstance(made, Data)

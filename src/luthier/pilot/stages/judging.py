@@ -68,6 +68,10 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
     if family.compares_untouched and context.base is not None:
         untouched = compute_in(load_model(experiment, context.base), getattr(torch, experiment.training.dtype)).eval()
     trivial = family.baselines(context.examples("train"), context.examples("validation"), baseline_context(context, experiment))
+    fitted = family.fit_after_training(work.model, work.objective, context.examples("validation"))
+    if fitted:
+        context.reporter.say(fitted)
+        context.run.event("fitted_after_training", what=fitted)
     test = open_test(context, experiment, work)
     ours = score(work.model, work.objective, test, poll=context.signals.poll, answers=ANSWERED_AT_VERDICT)
     base = None
@@ -78,9 +82,11 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
             score(untouched, context.objective, test, poll=context.signals.poll, answers=ANSWERED_AT_VERDICT),
         )
     others = {rival.name: rival.score(test) for rival in trivial}
-    found = decide(family.name, metrics_at_verdict(work.objective.metrics, family), ours, base, others)
+    metrics = family.metrics_of_verdict(metrics_at_verdict(work.objective.metrics, family), ours)
+    found = decide(family.name, metrics, ours, base, others)
     details = _rows(context, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)
     details = join_details(details, family.describe_model(work.model.eval(), context.objective))
+    details["pictures"] = family.pictures(work.model, work.objective, test, ours)
     if family.generates:
         details |= compared(context, work, test)
     return found, details, Shipped()
