@@ -118,7 +118,7 @@ def show(
     tokenizer: Any = family_of(intake.spec.task).load_processor(base_of_it, experiment.objective, intake)
     example = opened(experiment, tokenizer).prepare([record])[0]
     pieces = [tokenizer.decode([token]) for token in example.tokens]
-    chat = intake.reader.kind.learns == "answer"
+    chat = intake.reader.kind.answers
     if views and chat:
         raise DataError("augment changes texts of a classifier and images, not conversations", "leave --views out")
     text = " ".join(str(record.values.get(name) or "") for name in intake.spec.input)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from luthier.core.cache import Cache
 from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Record
@@ -71,6 +72,7 @@ def build(
     train: Sequence[Example],
     validation: Sequence[Example],
     prefixes: Prefixes | None = None,
+    cache: Cache | None = None,
 ) -> Work:
     """Build everything that a run needs, for examples that are prepared.
 
@@ -81,6 +83,7 @@ def build(
         train: the examples that are learned from.
         validation: the examples that choose the checkpoint.
         prefixes: what earlier works on the same base have computed of frozen blocks; it grows.
+        cache: what the objective has to compute of the untouched model once; None keeps it for this work alone.
     """
     adaptation: Any = experiment.adaptation
     optimizer: Any = experiment.optimizer
@@ -98,6 +101,7 @@ def build(
     known = {} if experiment.augment.share else met(model, train, objective)
     masters = Masters(model.network, optimizer, dtype, movable, factor, known, kernels)
     model.prefix = prefix(experiment, model, [*train, *validation], dtype, {} if prefixes is None else prefixes)
+    objective.begin(model, [*train, *validation], cache or Cache())
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned, parts=model.parts)
 

@@ -69,7 +69,7 @@ def _fitted(way: Way, experiment: Experiment, number: int, train: list[Example],
     """The best evaluation of a run on one fold's training rows; of its folder the curves are kept, the weights are not."""
     folder = way.place.folder / "folds" / f"fold-{number}"
     shutil.rmtree(folder, ignore_errors=True)
-    work = build(experiment, way.base, way.objective, train, held)
+    work = build(experiment, way.base, way.objective, train, held, cache=way.cache)
     best = Fit(Run.create(folder), work, _Quiet(way), way.signals).finish()
     shutil.rmtree(folder / "checkpoints")
     return best

@@ -65,14 +65,16 @@ def judge_alone(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str,
     """The trained model against the untouched base, where that can be scored with the same loss, and the family's trivial models."""
     family = way.family
     untouched = None
-    if family.compares_untouched and way.base is not None:
+    if (family.compares_untouched or family.has_reference) and way.base is not None:
         untouched = compute_in(load_model(experiment, way.base), getattr(torch, experiment.training.dtype)).eval()
     trivial = family.baselines(way.examples("train"), way.examples("validation"), baseline_context(way, experiment))
     test = open_test(way, experiment, work)
+    if untouched is not None:
+        untouched.prefix = work.model.prefix  # frozen blocks say the same in both
+        work.objective.begin(untouched, test, way.cache)
     ours = score(work.model, work.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
     base = None
-    if untouched is not None and way.base is not None:
-        untouched.prefix = work.model.prefix  # frozen blocks say the same in both
+    if family.compares_untouched and untouched is not None and way.base is not None:
         base = f"{way.base.name}, untouched", score(untouched, way.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
     others = {rival.name: rival.score(test) for rival in trivial}
     found = decide(family.name, metrics_at_verdict(work.objective.metrics, family), ours, base, others)
