@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import make_base, rows
+from tests.conftest import BAD, GOOD, make_base, rows
 from tests.families.test_image_classification import write as write_shapes
 
 QUICK = ("training.epochs=2", "optimizer.lr=0.003", "training.checkpoint_seconds=0")
@@ -70,6 +70,15 @@ def several_labels() -> list[dict[str, Any]]:
     return made
 
 
+def pairs() -> list[dict[str, Any]]:
+    """A prompt with a kind and an unkind answer, of which the kind one is better."""
+    made = []
+    for number in range(120):
+        better, worse = (f"it was {words[number % 5]}" + " indeed" * (number // step % 3) for words, step in ((GOOD, 1), (BAD, 3)))
+        made.append({"prompt": f"what about the {PLACES[number % 11]} {number}?", "chosen": better, "rejected": worse})
+    return made
+
+
 CASES: dict[str, Case] = {
     "classification": Case(lambda folder: write_lines(folder, texts()), "bert", ["the phone was great", "an awful meal"]),
     "chat": Case(
@@ -92,6 +101,7 @@ CASES: dict[str, Case] = {
         {"task": "masked_lm"},
         ("objective.vocabulary=400", "objective.layers=2", "objective.width=32"),
     ),
+    "preference": Case(lambda folder: write_lines(folder, pairs()), "llama", ["what about the river 3?"]),
     "regression": Case(lambda folder: write_lines(folder, numbers()), "bert", ["the phone was great", "an awful meal"]),
     "multi_label": Case(lambda folder: write_lines(folder, several_labels()), "bert", ["pizza and a choir", "a window"]),
 }

@@ -148,7 +148,12 @@ class PreferenceFamily(ChatFamily):
             preference_proofs.both_answers_are_compared_and_nothing_else,
             preference_proofs.both_ends_are_learned,
         )
-        return read, (preference_proofs.starts_as_the_reference, preference_proofs.the_better_answer_is_preferred)
+        ask = (
+            preference_proofs.starts_as_the_reference,
+            preference_proofs.log_probabilities_are_exact,
+            preference_proofs.the_better_answer_is_preferred,
+        )
+        return read, ask
 
     def served(self, record: Record, objective: Any) -> Any:
         """The turns that wait for an answer."""

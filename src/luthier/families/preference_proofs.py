@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from luthier.core.proof import Proof, ProofContext, row_of
@@ -85,8 +86,6 @@ def starts_as_the_reference(context: ProofContext) -> Proof:
 
 def the_better_answer_is_preferred(context: ProofContext) -> Proof:
     """A step on a pair makes its better answer likelier against the worse one: the loss falls in the direction in which transformers' own log-probabilities of the two part."""
-    import torch
-
     from luthier.models.modes import evaluating
     from luthier.models.precision import precisely
 
@@ -96,28 +95,62 @@ def the_better_answer_is_preferred(context: ProofContext) -> Proof:
     try:
         with evaluating(model), precisely(model.network):
             falls = _gradient(model, lambda: context.objective.loss(model, context.batch([example])).total)
-            parts = _gradient(model, lambda: _said(context, example, 0) - _said(context, example, 1))
+            parts = _gradient(model, lambda: _taken(context, _said(context, example, 0)) - _taken(context, _said(context, example, 1)))
     finally:
         model.prefix = kept
-    alike = float(torch.dot(falls, parts) / (falls.norm() * parts.norm()).clamp(min=1e-30))
+    alike = _dot(falls, parts) / max((_dot(falls, falls) * _dot(parts, parts)) ** 0.5, 1e-30)
     held = alike <= -ALIKE
     claim = "a step makes the better answer likelier against the worse one" if held else (
         "a step would make the worse answer likelier: the preference is reversed" if alike >= ALIKE else "the loss does not compare the two answers")  # fmt: skip
     return Proof(held=held, claim=f"{claim} (cosine {alike:.4f} with the gradient of their log-probabilities)", evidence={"cosine": alike, **row_of(example)})
 
 
+def log_probabilities_are_exact(context: ProofContext) -> Proof:
+    """Both answers' log-probabilities, of a pair in one pass whose prompt is read once, are those of transformers' own forward pass of each by itself; in fp32."""
+    from luthier.core.proof import CLOSE_FP32
+    from luthier.models.modes import evaluating
+    from luthier.models.precision import precisely
+    from luthier.objectives.reference import said_of
+
+    model: Any = context.model
+    example = min(context.rows, key=lambda each: each.size)
+    kept, model.prefix = getattr(model, "prefix", None), None
+    try:
+        with evaluating(model), precisely(model.network):
+            (ours,) = said_of(context.objective, model, [example])
+            theirs = [_said(context, example, side).detach() for side in (0, 1)]
+    finally:
+        model.prefix = kept
+    first = example.facts["lengths"][0]
+    apart = max(abs(float(one.sum()) - float(two.sum())) / max(abs(float(two.sum())), 1e-2) for one, two in zip((ours[:first], ours[first:]), theirs, strict=True))
+    return Proof(held=apart <= CLOSE_FP32, claim=f"the answers' log-probabilities are transformers' own (they differ by {apart:.1e})",
+                 evidence={"relative_difference": apart, "allowed": CLOSE_FP32, **row_of(example)})  # fmt: skip
+
+
 def _said(context: ProofContext, example: Example, side: int) -> Any:
-    """The log-probability of one of a row's answers, read from the row anew, by transformers' own forward pass."""
+    """The log-probabilities of the tokens of one of a row's answers, read from the row anew, by transformers' own forward pass, # (learned,)"""
     from luthier.models.generate import log_probabilities_of
 
     pair = pair_of(example.record.values, context.objective.input)
     asked, whole = prompt(context.tokenizer, pair.prompt)[0], render(context.tokenizer, pair.messages(side)).tokens
-    found = log_probabilities_of(context.model, whole[: context.spec.max_length])[len(asked) - 1 :]
-    return found.mean() if context.spec.per_token else found.sum()
+    model: Any = context.model
+    return log_probabilities_of(model, whole[: context.spec.max_length])[len(asked) - 1 :]
 
 
-def _gradient(model: Any, make: Any) -> Any:
-    """The gradient of a number, over all weights that move, # (weights,)"""
+def _taken(context: ProofContext, said: Any) -> Any:
+    """An answer's log-probability from those of its tokens, as the loss takes it."""
+    return said.mean() if context.spec.per_token else said.sum()
+
+
+def _dot(ones: Sequence[Any], others: Sequence[Any]) -> float:
+    """The product of two gradients, given weight by weight."""
+    import torch
+
+    return sum(float((one * other).sum(dtype=torch.float64)) for one, other in zip(ones, others, strict=True))
+
+
+def _gradient(model: Any, make: Callable[[], Any]) -> list[Any]:
+    """The gradient of a number, for each weight that moves."""
     import torch
 
     moving = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
@@ -125,7 +158,6 @@ def _gradient(model: Any, make: Any) -> Any:
         parameter.grad = None
     make().backward()
     found = [torch.zeros_like(each) if each.grad is None else each.grad for each in moving]
-    flat = torch.cat([(each.to_dense() if each.is_sparse else each).float().flatten() for each in found])
     for parameter in moving:
         parameter.grad = None
-    return flat
+    return [(each.to_dense() if each.is_sparse else each).float() for each in found]

@@ -146,23 +146,6 @@ class PreferenceObjective(BaseObjective):
         """The prompt's."""
         return example.facts["prompt"]
 
-    def reference_loss(self, model: nn.Module, example: Example) -> Tensor:
-        """The loss from the definition, by transformers' own forward pass, one side at a time."""
-        import torch
-
-        from luthier.models.generate import log_probabilities_of
-
-        start = example.inputs["place"].index(0, 1)
-        sides = [log_probabilities_of(model, example.tokens[part], gradient=False) for part in (slice(start), slice(start, None))]
-        found = [side[-length:] for side, length in zip(sides, example.facts["lengths"], strict=True)]
-        known = torch.from_numpy(self.reference.of(example)).to(found[0].device)
-        chosen, rejected = known.split([len(side) for side in found])
-        return self.spec.losses(self._mean(found[0] - chosen) - self._mean(found[1] - rejected))
-
-    def _mean(self, tokens: Tensor) -> Tensor:
-        """An answer's log-probability from those of its tokens, as the loss takes it."""
-        return tokens.mean() if self.spec.per_token else tokens.sum()
-
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The loss summed over the pairs; their number is the count."""
         gained = log_probabilities(model, batch, gradient=True) - complete(batch, model)
