@@ -16,7 +16,11 @@ LAYOUTS = {
     "TRL, whole conversations": ({"chosen": [USER, GOOD], "rejected": [USER, BAD]}, ("chosen",)),
     "UltraFeedback, a text before whole conversations": ({"prompt": "hi", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, ("prompt",)),
     "LLaMA-Factory, sharegpt": (
-        {"conversations": [{"from": "human", "value": "hi"}], "chosen": {"from": "gpt", "value": "hello"}, "rejected": {"from": "gpt", "value": "no"}},
+        {
+            "conversations": [{"from": "human", "value": "hi"}],
+            "chosen": {"from": "gpt", "value": "hello"},
+            "rejected": {"from": "gpt", "value": "no"},
+        },
         ("conversations",),
     ),
 }
@@ -30,9 +34,16 @@ def test_every_layout_is_the_same_pair(layout: str) -> None:
 
 
 def test_several_columns_are_one_prompt_and_a_system_turn_stays() -> None:
-    assert pair_of({"instruction": "do", "input": "this", "chosen": "a", "rejected": "b"}, ("instruction", "input")).prompt[0]["content"] == "do\n\nthis"
+    assert (
+        pair_of({"instruction": "do", "input": "this", "chosen": "a", "rejected": "b"}, ("instruction", "input")).prompt[0]["content"]
+        == "do\n\nthis"
+    )
     system = {"from": "system", "value": "be kind"}
-    values = {"conversations": [system, {"from": "human", "value": "hi"}], "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}}
+    values = {
+        "conversations": [system, {"from": "human", "value": "hi"}],
+        "chosen": {"from": "gpt", "value": "a"},
+        "rejected": {"from": "gpt", "value": "b"},
+    }
     assert [turn["role"] for turn in pair_of(values, ("conversations",)).prompt] == ["system", "user"]
 
 

@@ -152,14 +152,18 @@ def test_a_prompt_that_is_learned_and_an_end_that_is_not_are_caught(bases: Any, 
         first, second = example.facts["lengths"]
         learned = list(example.target)
         learned[asked - 3 : asked] = [True] * 3
-        return replace(example, target=learned, facts={**example.facts, "lengths": (first + 3, second), "key": example.facts["key"][1:] + b"p"})
+        return replace(
+            example, target=learned, facts={**example.facts, "lengths": (first + 3, second), "key": example.facts["key"][1:] + b"p"}
+        )
 
     def without_end(self: Any, position: int, record: Record) -> Any:
         example = own(self, position, record)
         first, second = example.facts["lengths"]
         learned = list(example.target)
         learned[example.inputs["place"].index(0, 1) - 1] = learned[-1] = False
-        return replace(example, target=learned, facts={**example.facts, "lengths": (first - 1, second - 1), "key": example.facts["key"][1:] + b"e"})
+        return replace(
+            example, target=learned, facts={**example.facts, "lengths": (first - 1, second - 1), "key": example.facts["key"][1:] + b"e"}
+        )
 
     for bug, name in ((with_prompt, "both answers are compared and nothing else"), (without_end, "both ends are learned")):
         monkeypatch.setattr(PreferenceObjective, "_prepared", bug)

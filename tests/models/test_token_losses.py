@@ -15,7 +15,10 @@ def test_losses_and_their_gradients_are_those_of_cross_entropy_whatever_is_made_
     said, weight, target = torch.randn(37, 8), torch.randn(50, 8), torch.randint(50, (37,))
     factors = torch.randn(37)
     gradients = []
-    for function in (lambda one, two: token_losses(one, two, target, chunk=10), lambda one, two: cross_entropy(one @ two.t(), target, reduction="none")):
+    for function in (
+        lambda one, two: token_losses(one, two, target, chunk=10),
+        lambda one, two: cross_entropy(one @ two.t(), target, reduction="none"),
+    ):
         one, two = said.clone().requires_grad_(), weight.clone().requires_grad_(weight_moves)
         losses = function(one, two)
         (torch.tanh(losses) * factors).sum().backward()

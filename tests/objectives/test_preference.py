@@ -62,20 +62,24 @@ def plain_loss(policy: Any, reference: Any, base: Any, records: list[Record], sp
         ratios = {}
         for side in ("chosen", "rejected"):
             turns = [{"role": "user", "content": record.values["prompt"]}, {"role": "assistant", "content": record.values[side]}]
-            asked = tokenizer(tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True), add_special_tokens=False)["input_ids"]
+            asked = tokenizer(
+                tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True), add_special_tokens=False
+            )["input_ids"]
             answer = tokenizer(record.values[side] + "<|im_end|>", add_special_tokens=False)["input_ids"]
             tokens = torch.tensor([asked + answer])
             said = [
                 network(input_ids=tokens).logits[0, :-1].log_softmax(-1).gather(1, tokens[0, 1:, None])[len(asked) - 1 :, 0]
                 for network in (policy, reference)
             ]
-            ratios[side] = (said[0] - said[1].detach()).mean() if spec.per_token else (said[0] - said[1].detach()).sum()
+            ratios[side] = (said[0] - said[1].detach()).mean() if spec.averages else (said[0] - said[1].detach()).sum()
         lead = ratios["chosen"] - ratios["rejected"]
         total = total + ((lead - 1 / (2 * spec.beta)) ** 2 if spec.loss == "ipo" else -torch.log(torch.sigmoid(spec.beta * lead)))
     return total
 
 
-@pytest.mark.parametrize("fields", [{}, {"beta": 0.5}, {"loss": "ipo"}, {"loss": "ipo", "per_token": True, "beta": 0.3}, {"per_token": True}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"beta": 0.5}, {"loss": "ipo"}, {"loss": "ipo", "per_token": False, "beta": 0.3}, {"per_token": True}]
+)
 def test_loss_and_gradients_are_those_of_the_paper(base: Any, reference: Referenced, policy: Any, fields: dict[str, Any]) -> None:
     records = pairs(6)
     at_work = objective(base, **fields)

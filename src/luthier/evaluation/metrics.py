@@ -229,15 +229,22 @@ METRICS = _Metrics(
         "exact_match": Metric(numbers.exact_match, True, "share of rows all of whose labels are right"),
         "masked_accuracy": Metric(numbers.masked_accuracy, True, "share of hidden tokens that are guessed"),
         "perplexity": Metric(numbers.perplexity, False, "exponential of the mean loss of a token"),
-        "pair_accuracy": Metric(pairs.pair_accuracy, True, "share of pairs whose better answer gained more than the worse one", _ratio(pairs.right, _count)),
+        "pair_accuracy": Metric(
+            pairs.pair_accuracy, True, "share of pairs whose better answer gained more than the worse one", _ratio(pairs.right, _count)
+        ),
         "length_normalised_accuracy": Metric(
             pairs.length_normalised_accuracy, True, "the same, a token of each answer", _ratio(pairs.right_per_token, _count)
         ),
         "reward_margin": Metric(
-            pairs.reward_margin, True, "reward of the better answer above the worse one's", _ratio(lambda scores: scores.more["reward"] * scores.count, _count)
+            pairs.reward_margin,
+            True,
+            "reward of the better answer above the worse one's",
+            _ratio(lambda scores: scores.more["reward"] * scores.count, _count),
         ),
         "drift": Metric(
-            pairs.drift, False, "distance from the reference, in nats a token of the better answers",
+            pairs.drift,
+            False,
+            "distance from the reference, in nats a token of the better answers",
             _ratio(lambda scores: scores.more["drift"], lambda scores: scores.more["chosen_tokens"]),
         ),
     }

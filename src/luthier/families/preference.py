@@ -39,7 +39,7 @@ STEPS = 100
 """That a run should have."""
 RATES = {
     "full": (2e-6, "decoders learn preferences at a fiftieth of the rate of fine-tuning (SmolLM2's own recipe: 1e-6)"),
-    "lora": (5e-5, "adapters learn at about ten times the learning rate of full tuning"),
+    "lora": (1e-4, "300 pairs, 27 steps: 0.87 of held-out pairs told right"),
 }
 """Adaptation → learning rate and where it comes from; what is not named is as full tuning."""
 
@@ -70,7 +70,9 @@ class PreferenceFamily(ChatFamily):
         if not names and any(isinstance(row.get(SIDES[0]), list) for row in rows.values):
             names = SIDES[:1]  # the answers are whole conversations, and hold their prompt
         if not names:
-            raise DataError(f"{path}: the columns chosen and rejected are preference pairs, and no column holds their prompt", "name it: --input COLUMN")
+            raise DataError(
+                f"{path}: the columns chosen and rejected are preference pairs, and no column holds their prompt", "name it: --input COLUMN"
+            )
         return Columns(self.name, names, SIDES[0], "the columns chosen and rejected are preference pairs")
 
     def reject_reason(self, record: Record, columns: Columns) -> str:

@@ -70,7 +70,11 @@ def both_ends_are_learned(context: ProofContext) -> Proof:
             if example.tokens[last] != end:
                 return Proof(held=False, claim=f"the {side} answer ends without the token that stops generation: where it ends would not be compared",
                              evidence={**row_of(example), "ends_with": example.tokens[last], "stops_at": end})  # fmt: skip
-    return Proof(held=True, claim="both answers end with the token that stops generation, and it is compared", evidence={"token": end, "rows": len(whole)})
+    return Proof(
+        held=True,
+        claim="both answers end with the token that stops generation, and it is compared",
+        evidence={"token": end, "rows": len(whole)},
+    )
 
 
 def starts_as_the_reference(context: ProofContext) -> Proof:
@@ -102,7 +106,11 @@ def the_better_answer_is_preferred(context: ProofContext) -> Proof:
     held = alike <= -ALIKE
     claim = "a step makes the better answer likelier against the worse one" if held else (
         "a step would make the worse answer likelier: the preference is reversed" if alike >= ALIKE else "the loss does not compare the two answers")  # fmt: skip
-    return Proof(held=held, claim=f"{claim} (cosine {alike:.4f} with the gradient of their log-probabilities)", evidence={"cosine": alike, **row_of(example)})
+    return Proof(
+        held=held,
+        claim=f"{claim} (cosine {alike:.4f} with the gradient of their log-probabilities)",
+        evidence={"cosine": alike, **row_of(example)},
+    )
 
 
 def log_probabilities_are_exact(context: ProofContext) -> Proof:
@@ -122,7 +130,10 @@ def log_probabilities_are_exact(context: ProofContext) -> Proof:
     finally:
         model.prefix = kept
     first = example.facts["lengths"][0]
-    apart = max(abs(float(one.sum()) - float(two.sum())) / max(abs(float(two.sum())), 1e-2) for one, two in zip((ours[:first], ours[first:]), theirs, strict=True))
+    apart = max(
+        abs(float(one.sum()) - float(two.sum())) / max(abs(float(two.sum())), 1e-2)
+        for one, two in zip((ours[:first], ours[first:]), theirs, strict=True)
+    )
     return Proof(held=apart <= CLOSE_FP32, claim=f"the answers' log-probabilities are transformers' own (they differ by {apart:.1e})",
                  evidence={"relative_difference": apart, "allowed": CLOSE_FP32, **row_of(example)})  # fmt: skip
 
@@ -139,7 +150,7 @@ def _said(context: ProofContext, example: Example, side: int) -> Any:
 
 def _taken(context: ProofContext, said: Any) -> Any:
     """An answer's log-probability from those of its tokens, as the loss takes it."""
-    return said.mean() if context.spec.per_token else said.sum()
+    return said.mean() if context.spec.averages else said.sum()
 
 
 def _dot(ones: Sequence[Any], others: Sequence[Any]) -> float:

@@ -54,7 +54,11 @@ def trivial_models(train: Sequence[Example], validation: Sequence[Example], obje
 
 
 def _told_by(
-    feature: Callable[[Sequence[Example]], np.ndarray], names: tuple[str, str], train: Sequence[Example], validation: Sequence[Example], objective: Any
+    feature: Callable[[Sequence[Example]], np.ndarray],
+    names: tuple[str, str],
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    objective: Any,
 ) -> Baseline:
     """Pairs told by one number: the lead of the better answer is a multiple of it, which the training pairs choose by the objective's own loss.
 
@@ -78,13 +82,18 @@ def _told_by(
     def losses(lead: np.ndarray) -> np.ndarray:
         return objective.spec.losses(torch.from_numpy(lead)).numpy()
 
-    found = minimize_scalar(lambda weight: float((losses(weight * seen / scale) * taught).sum()), bounds=(-STEEPEST, STEEPEST), method="bounded")
+    found = minimize_scalar(
+        lambda weight: float((losses(weight * seen / scale) * taught).sum()), bounds=(-STEEPEST, STEEPEST), method="bounded"
+    )
     weight = float(found.x)
 
     def score(examples: Sequence[Example]) -> Scores:
         lead, count = weight * feature(examples) / scale, np.array([example.units for example in examples])
         unknown = np.full(len(lead), np.nan)
-        more = {"reward": lead * objective.spec.beta, **dict.fromkeys(("chosen", "rejected", "chosen_tokens", "rejected_tokens", "drift"), unknown)}
+        more = {
+            "reward": lead * objective.spec.beta,
+            **dict.fromkeys(("chosen", "rejected", "chosen_tokens", "rejected_tokens", "drift"), unknown),
+        }
         return Scores(losses(lead) * count, count, more=more)
 
     return Baseline(names[0] if weight >= 0 else names[1], score, score(validation))
@@ -129,7 +138,9 @@ def _by_length(scores: Scores) -> dict[str, Any]:
         low, high = interval("pair_accuracy", some)
         value, per_token = (measure(some, (metric,))[metric] for metric in ("pair_accuracy", "length_normalised_accuracy"))
         share = len(chosen) / max(float((scores.count > 0).sum()), 1)
-        rows.append((name, f"{len(chosen):,} ({share:.0%})", f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]", f"{100 * per_token:.1f} %"))
+        rows.append(
+            (name, f"{len(chosen):,} ({share:.0%})", f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]", f"{100 * per_token:.1f} %")
+        )
     head = ("the better answer is …", "pairs", "told right", "told right, a token")
     return {"title": "Is it length that was learned?", "head": head, "rows": rows}
 

@@ -47,7 +47,9 @@ def load_referenced(base: Base, dropout: float, trained: bool) -> Referenced:
         dropout: share of activations dropped while training.
         trained: whether it is a bundle whose origin is the base that it names; otherwise it is its own origin.
     """
-    return load_generator(base, dropout, lambda network, share: Referenced(network, share, base, lambda: _trained_from(base) if trained else base))
+    return load_generator(
+        base, dropout, lambda network, share: Referenced(network, share, base, lambda: _trained_from(base) if trained else base)
+    )
 
 
 def _trained_from(bundle: Base) -> Base:

@@ -32,13 +32,18 @@ class Preference(Component):
         description="dpo: the log loss of telling which answer is better (TRL: loss_type=sigmoid, LLaMA-Factory: pref_loss=sigmoid); ipo: the squared distance to a fixed lead, which does not grow for ever where the pairs are all alike.",
     )
     beta: float = Field(
-        default=0.1, gt=0, description="How strongly leaving the reference is held back (TRL: beta, LLaMA-Factory: pref_beta); small values let the model move far."
+        default=0.1,
+        gt=0,
+        description="How strongly leaving the reference is held back (TRL: beta, LLaMA-Factory: pref_beta); small values let the model move far.",
     )
-    per_token: bool = Field(
-        default=False, description="Compare the mean log-probability of an answer's tokens, not their sum: long answers count no more than short ones (TRL does so for ipo)."
+    per_token: bool | None = Field(
+        default=None,
+        description="Compare the mean log-probability of an answer's tokens, not their sum. Unset: for ipo, as TRL does and its authors confirmed; not for dpo.",
     )
     max_length: int = Field(
-        default=1024, ge=16, description="Tokens that prompt and one answer may have (TRL: max_length, LLaMA-Factory: cutoff_len); longer ones lose their end, counted."
+        default=1024,
+        ge=16,
+        description="Tokens that prompt and one answer may have (TRL: max_length, LLaMA-Factory: cutoff_len); longer ones lose their end, counted.",
     )
 
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str | None) -> PreferenceObjective:
@@ -62,6 +67,11 @@ class Preference(Component):
         if self.loss == "ipo":
             return (lead - 1 / (2 * self.beta)) ** 2
         return -logsigmoid(self.beta * lead)
+
+    @property
+    def averages(self) -> bool:
+        """Whether an answer's log-probability is the mean of its tokens', not their sum."""
+        return self.loss == "ipo" if self.per_token is None else self.per_token
 
     @property
     def at_start(self) -> float:
@@ -176,14 +186,12 @@ class PreferenceObjective(BaseObjective):
             "chosen_tokens": batch.each["sides"][:, 0].double(),
             "rejected_tokens": batch.each["sides"][:, 1].double(),
         }
-        return Scores(
-            losses.cpu().numpy(), taught.cpu().numpy(), more={name: column.cpu().numpy() for name, column in columns.items()}
-        )
+        return Scores(losses.cpu().numpy(), taught.cpu().numpy(), more={name: column.cpu().numpy() for name, column in columns.items()})
 
     def _lead(self, gained: Tensor, batch: Batch) -> Tensor:
         """How much likelier the better answer became than the worse one, # (learned,) → (pairs,)"""
         sides = by_side(gained, batch)
-        if self.spec.per_token:
+        if self.spec.averages:
             sides = sides / batch.each["sides"].clamp(min=1)
         return sides[:, 0] - sides[:, 1]
 
