@@ -101,8 +101,9 @@ TRL_LOSS = (
     + """
 from safetensors.torch import save_file
 out, kind, count, base = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-policy = AutoModelForCausalLM.from_pretrained(out + "/policy", dtype=torch.float32)
-reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+options = {"dtype": torch.float32, "attn_implementation": sys.argv[5]}
+policy = AutoModelForCausalLM.from_pretrained(out + "/policy", **options)
+reference = AutoModelForCausalLM.from_pretrained(base, **options)
 tokenizer = AutoTokenizer.from_pretrained(base)
 trainer = Ready(model=policy, ref_model=reference, args=config(loss_type=["sigmoid" if kind == "dpo" else kind]), train_dataset=Dataset.from_list(rows[:count]),
                 processing_class=tokenizer)
@@ -110,7 +111,7 @@ batch = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id or 0)(rows
 trainer.model.eval()
 loss = trainer._compute_loss(trainer.model, batch, return_outputs=False)
 loss.backward()
-save_file({name: each.grad.contiguous() for name, each in trainer.model.named_parameters()}, f"{out}/theirs-{kind}.safetensors")
+save_file({name: each.grad.contiguous() for name, each in trainer.model.named_parameters()}, f"{out}/{sys.argv[5]}-{kind}.safetensors")
 print("RESULT", loss.item())
 """
 )
@@ -169,17 +170,15 @@ Ready(
 )
 
 
-def compare(out: Path, kind: str, ours: float, theirs: float) -> dict[str, float | str]:
-    """How far the losses and the gradients of the two are apart."""
+def compare(out: Path, kind: str, names: tuple[str, str]) -> tuple[float, float, float]:
+    """How far two gradients are apart: the share of the second's length, the largest single difference, and that length."""
     from safetensors.torch import load_file
 
-    one, other = (load_file(out / f"{who}-{kind}.safetensors") for who in ("ours", "theirs"))
-    names = sorted(one.keys() & other.keys())
-    apart = sum(float((one[name] - other[name]).double().square().sum()) for name in names) ** 0.5
-    whole = sum(float(other[name].double().square().sum()) for name in names) ** 0.5
-    most = max(float((one[name] - other[name]).abs().max()) for name in names)
-    return {"loss": kind, "luthier": ours, "trl": theirs, "apart": abs(ours - theirs) / abs(theirs), "tensors": len(names), "gradient norm": whole,
-            "gradients apart": apart / whole, "largest difference": most}  # fmt: skip
+    one, other = (load_file(out / f"{who}-{kind}.safetensors") for who in names)
+    shared = sorted(one.keys() & other.keys())
+    apart = sum(float((one[name] - other[name]).double().square().sum()) for name in shared) ** 0.5
+    whole = sum(float(other[name].double().square().sum()) for name in shared) ** 0.5
+    return apart / whole, max(float((one[name] - other[name]).abs().max()) for name in shared), whole
 
 
 if __name__ == "__main__":
@@ -214,8 +213,11 @@ if __name__ == "__main__":
     for kind in ("dpo", "ipo"):
         if not any(row.get("loss") == kind for row in kept):
             ours = measured(sys.executable, OUR_LOSS, given.out, kind, compared)
-            theirs = measured(given.peer_python, TRL_LOSS, given.out, kind, compared, base)
-            keep(dict(compare(given.out, kind, ours, theirs)))
+            theirs = {name: measured(given.peer_python, TRL_LOSS, given.out, kind, compared, base, name) for name in ("sdpa", "eager")}
+            apart, most, length = compare(given.out, kind, ("ours", "sdpa"))
+            keep({"loss": kind, "luthier": ours, "trl": theirs["sdpa"], "apart": abs(ours - theirs["sdpa"]) / theirs["sdpa"],
+                  "gradients apart": apart, "largest difference": most, "gradient length": length,
+                  "trl's two attentions apart": compare(given.out, kind, ("eager", "sdpa"))[0]})  # fmt: skip
     for number in range(rounds):
         for dtype in dtypes:
             if any(row.get("round") == number and row["dtype"] == dtype for row in kept):

@@ -189,7 +189,8 @@ def test_a_loss_that_forgets_the_worse_answer_is_caught(bases: Any, monkeypatch:
 def test_training_tells_new_pairs_and_training_on_reversed_ones_tells_them_wrong(bases: Any, loss: str) -> None:
     told = []
     for table in (pairs()[:90], turned(pairs()[:90])):
-        work = work_for(bases("llama"), table, held=pairs()[90:], **{"objective.loss": loss})
+        changes: dict[str, Any] = {"objective.loss": loss}
+        work = work_for(bases("llama"), table, held=pairs()[90:], **changes)
         for _ in steps(work):
             pass
         told.append(measure(score(work.model, work.objective, work.validation), ("pair_accuracy",))["pair_accuracy"])
@@ -283,6 +284,7 @@ def test_a_bundle_talks_is_a_base_and_is_measured_against_what_it_was_trained_fr
 def test_a_run_from_adapters_and_one_with_all_weights_moving_have_the_same_reference(bases: Any) -> None:
     known = []
     for kind in ("lora", "full"):
-        work = work_for(bases("llama"), pairs()[:40], **{"adaptation.kind": kind})
+        changes: dict[str, Any] = {"adaptation.kind": kind}
+        work = work_for(bases("llama"), pairs()[:40], **changes)
         known.append([work.objective.reference.of(example) for example in work.train])  # type: ignore[attr-defined]
     assert all((one == other).all() for one, other in zip(*known, strict=True))

@@ -97,6 +97,7 @@ def test_loss_and_gradients_are_those_of_the_paper(base: Any, reference: Referen
     expected.backward()
     for (name, one), two in zip(network.named_parameters(), plain.parameters(), strict=True):
         ours = one.grad.to_dense() if one.grad.is_sparse else one.grad
+        assert two.grad is not None
         torch.testing.assert_close(ours, two.grad, rtol=1e-4, atol=1e-5 * max(1.0, float(two.grad.abs().max())), msg=name)
 
 

@@ -82,7 +82,7 @@ def _told_by(
     def losses(lead: np.ndarray) -> np.ndarray:
         return objective.spec.losses(torch.from_numpy(lead)).numpy()
 
-    found = minimize_scalar(
+    found: Any = minimize_scalar(
         lambda weight: float((losses(weight * seen / scale) * taught).sum()), bounds=(-STEEPEST, STEEPEST), method="bounded"
     )
     weight = float(found.x)
