@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import luthier  # noqa: F401  # before torch: it says how long idle threads spin
 
+gc.disable()  # until all tests are collected
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["LUTHIER_KERNELS"] = "no kernels are kept here"  # whether this machine has compiled some decides nothing
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # no test asks how busy the machine is; `make test-modes` sets 2 as well
@@ -36,6 +39,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow files first, each whole."""
     places = [next((place for place, name in enumerate(SLOW) if name in str(item.path)), len(SLOW)) for item in items]
     items[:] = [item for _, item in sorted(zip(places, items, strict=True), key=lambda pair: pair[0])]
+
+
+imported = 0
+
+
+def pytest_collection_finish() -> None:
+    """Let Python's collector look again: what was imported and collected until here stays anyway."""
+    gc.enable()
+
+
+def pytest_runtest_setup() -> None:
+    """Let Python's collector pass over what imports have brought: torch, transformers and the tests take it a quarter of a second each time."""
+    global imported
+    if len(sys.modules) > imported + 50:
+        gc.collect()
+        gc.freeze()
+        imported = len(sys.modules)
 
 
 GOOD = ("good", "great", "lovely", "fine", "superb")

@@ -17,7 +17,7 @@ from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.families import family_of
 from luthier.families.preference_report import describe_pairs, trivial_models
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.referenced import load_referenced
 from luthier.objectives.preference import Preference, PreferenceObjective
@@ -48,7 +48,10 @@ def work_for(base: Any, table: list[dict[str, Any]], held: list[dict[str, Any]] 
 
 def failed(work: Work) -> set[str]:
     """The proofs that failed."""
-    return {proof.name for proof in disproved(prove(work, lambda record: family_of("preference").served(record, work.objective), FOREVER))}
+    return {
+        proof.name
+        for proof in disproved(prove(work, lambda record: family_of("preference").serving_inputs(record, work.objective), FOREVER))
+    }
 
 
 def turned(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -73,7 +76,7 @@ def test_pairs_are_recognised_with_their_prompt_however_it_is_laid_out(tmp_path:
         ],
     }  # fmt: skip
     for column, table in layouts.items():
-        found = take_in(Data(path=str(write_lines(tmp_path, table))))
+        found = load_dataset(Data(path=str(write_lines(tmp_path, table))))
         assert (found.spec.task, found.spec.input, found.spec.target, found.count) == ("preference", (column,), "chosen", 120)
         assert not [finding for finding in found.findings if finding.check == "columns.unread"]
 
@@ -81,10 +84,10 @@ def test_pairs_are_recognised_with_their_prompt_however_it_is_laid_out(tmp_path:
 def test_pairs_without_a_prompt_or_an_answer_column_are_refused_with_what_to_name(tmp_path: Path) -> None:
     bare = write_lines(tmp_path, [{"chosen": row["chosen"], "rejected": row["rejected"]} for row in pairs()])
     with pytest.raises(DataError, match="no column holds their prompt"):
-        take_in(Data(path=str(bare), task="preference"))
+        load_dataset(Data(path=str(bare), task="preference"))
     single = write_lines(tmp_path, [{"prompt": row["prompt"], "chosen": row["chosen"]} for row in pairs()])
     with pytest.raises(DataError, match="no column 'rejected'"):
-        take_in(Data(path=str(single), task="preference"))
+        load_dataset(Data(path=str(single), task="preference"))
 
 
 def test_equal_answers_empty_ones_and_pairs_that_contradict_each_other_are_set_aside_by_name(tmp_path: Path) -> None:
@@ -92,7 +95,7 @@ def test_equal_answers_empty_ones_and_pairs_that_contradict_each_other_are_set_a
     table[3] = {**table[3], "rejected": table[3]["chosen"] + " "}
     table[4] = {**table[4], "chosen": ""}
     table.append(turned(table[7:8])[0])
-    found = take_in(Data(path=str(write_lines(tmp_path, table))))
+    found = load_dataset(Data(path=str(write_lines(tmp_path, table))))
     assert {row.line: row.reason for row in found.rejected} == {
         4: "chosen and rejected are the same",
         5: "chosen says nothing",
@@ -105,7 +108,7 @@ def test_equal_answers_empty_ones_and_pairs_that_contradict_each_other_are_set_a
 def test_only_unusable_pairs_are_one_clear_message(tmp_path: Path) -> None:
     same = [{**row, "rejected": row["chosen"]} for row in pairs()]
     with pytest.raises(LuthierError, match="chosen and rejected are the same"):
-        take_in(Data(path=str(write_lines(tmp_path, same))))
+        load_dataset(Data(path=str(write_lines(tmp_path, same))))
 
 
 # planted bugs
@@ -131,7 +134,7 @@ def test_a_loss_with_its_sign_turned_is_caught_by_name(bases: Any, monkeypatch: 
     own = PreferenceObjective._lead
     monkeypatch.setattr(PreferenceObjective, "_lead", lambda self, gained, batch: -own(self, gained, batch))
     work = work_for(bases("llama"), pairs())
-    (proof,) = [each for each in prove(work, lambda record: family_of("preference").served(record, work.objective), FOREVER) if each.name == "the better answer is preferred"]  # fmt: skip
+    (proof,) = [each for each in prove(work, lambda record: family_of("preference").serving_inputs(record, work.objective), FOREVER) if each.name == "the better answer is preferred"]  # fmt: skip
     assert proof.held is False
     assert "the preference is reversed" in proof.claim
 

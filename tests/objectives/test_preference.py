@@ -118,9 +118,9 @@ def test_a_pair_is_one_row_of_both_sides_whose_prompt_goes_through_the_network_o
     assert example.size == len(example.tokens) == 2 * asked + sum(example.facts["lengths"])
     assert sum(example.target) == sum(example.facts["lengths"])
     batch = at_work.collate(at_work.prepare(pairs(4)), 0, 0)
-    assert [len(part) for part in reference.parts(batch, 1)] == [1, 1, 1, 1]
-    past = reference.past(at_work.collate([example], 0, 0))
-    assert past is not None and len(past.kept) - past.behind <= asked + sum(example.facts["lengths"])
+    assert [len(part) for part in reference.micro_batches(batch, 1)] == [1, 1, 1, 1]
+    shared = reference.shared_prefix(at_work.collate([example], 0, 0))
+    assert shared is not None and len(shared.kept) - shared.behind <= asked + sum(example.facts["lengths"])
 
 
 class Counting:

@@ -15,7 +15,7 @@ import pytest
 
 import luthier
 from luthier.core.errors import Stopped
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from tests.conftest import BAD, GOOD
 
@@ -163,8 +163,8 @@ def test_a_bundle_of_an_average_or_a_probe_can_be_trained_further(bases, table: 
         assert more.verdict is not None
 
 
-class Stopping(Silent):
-    """A face at which a signal comes when a stage begins."""
+class Stopping(NullReporter):
+    """A reporter at which a signal comes when a stage begins."""
 
     def __init__(self, stage: str) -> None:
         self.name = stage
@@ -177,7 +177,7 @@ class Stopping(Silent):
 @pytest.mark.parametrize("stage", ["verdict", "bundle", "report"])
 def test_a_run_stopped_in_its_closing_and_resumed_ships_the_same_bytes(averaged: Run, tmp_path: Path, stage: str) -> None:
     with pytest.raises(Stopped):
-        luthier.train(averaged.folder / "experiment.yaml", out=tmp_path / "run", force=True, face=Stopping(stage))
+        luthier.train(averaged.folder / "experiment.yaml", out=tmp_path / "run", force=True, reporter=Stopping(stage))
     resumed = luthier.resume(tmp_path / "run")
     assert hashes(resumed.folder) == hashes(averaged.folder)
     assert resumed.verdict is not None and averaged.verdict is not None
@@ -190,13 +190,13 @@ def test_where_the_budget_cut_the_training_the_verdict_says_so_and_names_one_tha
 ) -> None:
     said: list[str] = []
 
-    class Listening(Silent):
+    class Listening(NullReporter):
         def finding(self, finding: Any) -> None:
             said.append(f"{finding.claim} {finding.remedy}")
 
     run = ran(
         table, bases("bert"), tmp_path / "run", "training.dtype=float32", "training.epochs=20000", "optimizer.lr=1e-9", "training.patience=100000",
-        budget="25s", watchers=[lambda step: None], face=Listening(),
+        budget="25s", watchers=[lambda step: None], reporter=Listening(),
     )  # fmt: skip
     verdict: Any = run.verdict
     assert verdict["ships"] == "probe"

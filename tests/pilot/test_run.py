@@ -238,16 +238,16 @@ class Kills(Silent):
     def stage(self, name, detail=""):
         if name == "verdict":
             os.kill(os.getpid(), 9)
-luthier.train(sys.argv[1], out=sys.argv[2], face=Kills(), watchers=[lambda step: step.stop() if step.number == 7 else None], force=True)
+luthier.train(sys.argv[1], out=sys.argv[2], reporter=Kills(), watchers=[lambda step: step.stop() if step.number == 7 else None], force=True)
 """
 
 
 def test_a_run_that_a_watcher_ends_is_judged_and_shipped_and_does_not_go_on_when_it_was_killed(finished: Run, tmp_path: Path) -> None:
-    from luthier.core.interfaces import Silent
+    from luthier.core.interfaces import NullReporter
 
     stages: list[str] = []
 
-    class Hears(Silent):
+    class Hears(NullReporter):
         def stage(self, name: str, detail: str = "") -> None:
             stages.append(name)
 
@@ -260,7 +260,7 @@ def test_a_run_that_a_watcher_ends_is_judged_and_shipped_and_does_not_go_on_when
     killed = tmp_path / "two"
     done = subprocess.run([sys.executable, "-c", ENDED, str(experiment), str(killed)], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    resumed = luthier.resume(killed, face=Hears())
+    resumed = luthier.resume(killed, reporter=Hears())
     assert weights(resumed.folder) == weights(ended.folder)
     assert (resumed.folder / "metrics.jsonl").read_bytes() == (ended.folder / "metrics.jsonl").read_bytes()
     assert stages == ["data", "base", "verdict", "bundle", "report"]  # nothing is trained any more, and nothing says so

@@ -14,7 +14,7 @@ import luthier
 from luthier.app.cli import app
 from luthier.core.errors import ExperimentError, NoGo, Stopped
 from luthier.core.finding import Finding
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.core.study import Study
 from luthier.experiment import Experiment
@@ -96,7 +96,7 @@ def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table,
     texts = ["river stone good", "river stone bad"]
     assert luthier.predict(tmp_path / "run" / "bundle", texts) == luthier.predict(found.winner.folder / "bundle", texts)
     with pytest.raises(KeyboardInterrupt):
-        luthier.run(table, out=tmp_path / "cut", budget="1h", face=Stops(4), **given)
+        luthier.run(table, out=tmp_path / "cut", budget="1h", reporter=Stops(4), **given)
     again = luthier.resume(tmp_path / "cut")
     assert ledger(again) == ledger(found)  # type: ignore[arg-type]
     assert weights(again.winner) == weights(found.winner)
@@ -104,7 +104,7 @@ def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table,
 
 @pytest.mark.parametrize("worth", [1.9, 2.0])
 def test_a_run_becomes_a_search_from_two_runs_worth_of_time_on(table, bases, tmp_path, monkeypatch, worth: float) -> None:
-    monkeypatch.setattr("luthier.pilot.trials.racing._worth", lambda way, seconds: worth)
+    monkeypatch.setattr("luthier.pilot.trials.racing._worth", lambda context, seconds: worth)
     given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=4"], "force": True}
     assert isinstance(luthier.run(table, out=tmp_path / "run", budget="1h", **given), Study) == (worth >= 2)
 
@@ -193,7 +193,7 @@ def test_steering_is_checked_before_it_is_asked(study, table, bases, tmp_path) -
     with pytest.raises(ExperimentError, match="has chosen already"):
         luthier.steer(study.folder, stop=[1])
     with pytest.raises(KeyboardInterrupt):
-        searched(table, bases, tmp_path / "cut", face=Stops(3))
+        searched(table, bases, tmp_path / "cut", reporter=Stops(3))
     cut = tmp_path / "cut"
     for asked, said in (
         ({}, "nothing was asked"),
@@ -217,7 +217,7 @@ def test_steering_is_checked_before_it_is_asked(study, table, bases, tmp_path) -
     assert "stopped by hand" in (cut / "report.html").read_text()
 
 
-class Stops(Silent):
+class Stops(NullReporter):
     """Pulls the plug when a line has been said, or an evaluation shown, so many times."""
 
     def __init__(self, after: int, evaluations: int = 0) -> None:
@@ -238,7 +238,7 @@ class Stops(Silent):
 @pytest.mark.parametrize(("lines", "evaluations"), [(10, 0), (99, 2)])  # at an end, on the way to the last one
 def test_a_study_that_is_killed_goes_on_with_the_same_trials_to_the_same_bits(study, table, bases, lines, evaluations, tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        searched(table, bases, tmp_path / "cut", face=Stops(lines, evaluations))
+        searched(table, bases, tmp_path / "cut", reporter=Stops(lines, evaluations))
     assert not (tmp_path / "cut" / "report.html").exists()
     again = luthier.resume(tmp_path / "cut")
     assert isinstance(again, Study)
@@ -256,7 +256,7 @@ def test_a_signal_keeps_what_the_trials_have_done_and_nothing_is_trained_twice(s
                 signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Stopped):
-        searched(table, bases, tmp_path / "cut", face=Signalled(3))
+        searched(table, bases, tmp_path / "cut", reporter=Signalled(3))
     cut = Study(tmp_path / "cut")
     assert [number for number in range(3) if list((cut.trial(number).folder / "checkpoints").glob("step-*/optimizer.safetensors"))] == [
         0,
@@ -325,14 +325,14 @@ def test_with_ten_trials_freezing_is_searched_around_what_one_pass_over_the_rows
 def test_a_budget_too_small_for_a_search_trains_the_default(table, bases, tmp_path) -> None:
     said: list[str] = []
 
-    class Listens(Silent):
+    class Listens(NullReporter):
         def say(self, line: str) -> None:
             said.append(line)
 
         def finding(self, finding: Finding) -> None:
             said.append(finding.claim)
 
-    found = searched(table, bases, tmp_path / "one", trials=None, budget="1x", face=Listens())
+    found = searched(table, bases, tmp_path / "one", trials=None, budget="1x", reporter=Listens())
     assert found.winner is not None
     assert found.winner.folder.name == "000"
     assert luthier_plan(found)["trials"] == 1

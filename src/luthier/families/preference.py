@@ -23,7 +23,7 @@ from luthier.families.preference_report import describe_pairs, trivial_models
 from luthier.objectives.preference import Preference
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.referenced import Referenced
     from luthier.models.spec import Model
@@ -83,7 +83,7 @@ class PreferenceFamily(ChatFamily):
             return str(problem)
         return ""
 
-    def view(self, record: Record, data: Data) -> RowView:
+    def row_view(self, record: Record, data: Data) -> RowView:
         """The prompt, and the better answer."""
         pair = pair_of(record.values, data.input)
         return RowView("\n\n".join(turn["content"] for turn in pair.prompt), pair.answers[0])
@@ -103,29 +103,29 @@ class PreferenceFamily(ChatFamily):
 
     # starting point
 
-    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """Adapters, whose reference is the base itself."""
-        rows = len(intake.records["train"])
+        rows = len(dataset.records["train"])
         epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
         return [
             Choice("adaptation.kind", "lora", "adapters leave the base as it is, and it is the reference"),
             Choice("optimizer.lr", *self.learning_rate(base, "lora")),
             Choice("training.epochs", epochs, why),
-            self.batch_size(intake, epochs),
+            self.batch_size(dataset, epochs),
             *text_defaults.schedule(),
             *text_defaults.regularisation(dropout=0.0, decay=0.0),
-            *self.metric(intake, metric),
+            *self.metric(dataset, metric),
         ]
 
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """Far below that of fine-tuning: what is learned is a difference, and the rest should stay."""
         return RATES.get(adaptation, RATES["full"])
 
-    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """The most pairs a step that leave a run as many steps as it should have."""
-        return text_defaults.largest_batch(BATCHES, len(intake.records["train"]) * epochs, STEPS)
+        return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, STEPS)
 
-    def metric(self, intake: Intake, asked: str) -> list[Choice]:
+    def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """The share of pairs that are told right: the loss depends on beta and on how far the model has moved."""
         name = self.metrics[0] if asked == AUTO else asked
         return [Choice("training.metric", name, "pairs whose better answer gained more than the worse one")]
@@ -157,7 +157,7 @@ class PreferenceFamily(ChatFamily):
         )
         return read, ask
 
-    def served(self, record: Record, objective: Any) -> Any:
+    def serving_inputs(self, record: Record, objective: Any) -> Any:
         """The turns that wait for an answer."""
         return {"tokens": prompt(objective.tokenizer, asked_turns(record.values, objective.input))[0]}
 

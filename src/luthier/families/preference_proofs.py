@@ -95,13 +95,13 @@ def the_better_answer_is_preferred(context: ProofContext) -> Proof:
 
     model: Any = context.model
     example = min(context.rows, key=lambda each: each.size)
-    kept, model.prefix = getattr(model, "prefix", None), None
+    kept, model.frozen_cache = getattr(model, "frozen_cache", None), None
     try:
         with evaluating(model), precisely(model.network):
             falls = _gradient(model, lambda: context.objective.loss(model, context.batch([example])).total)
             parts = _gradient(model, lambda: _taken(context, _said(context, example, 0)) - _taken(context, _said(context, example, 1)))
     finally:
-        model.prefix = kept
+        model.frozen_cache = kept
     alike = _dot(falls, parts) / max((_dot(falls, falls) * _dot(parts, parts)) ** 0.5, 1e-30)
     held = alike <= -ALIKE
     claim = "a step makes the better answer likelier against the worse one" if held else (
@@ -122,13 +122,13 @@ def log_probabilities_are_exact(context: ProofContext) -> Proof:
 
     model: Any = context.model
     example = min(context.rows, key=lambda each: each.size)
-    kept, model.prefix = getattr(model, "prefix", None), None
+    kept, model.frozen_cache = getattr(model, "frozen_cache", None), None
     try:
         with evaluating(model), precisely(model.network):
             (ours,) = said_of(context.objective, model, [example])
             theirs = [_said(context, example, side).detach() for side in (0, 1)]
     finally:
-        model.prefix = kept
+        model.frozen_cache = kept
     first = example.facts["lengths"][0]
     apart = max(
         abs(float(one.sum()) - float(two.sum())) / max(abs(float(two.sum())), 1e-2)

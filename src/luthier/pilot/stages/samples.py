@@ -11,7 +11,7 @@ from luthier.core.types import Example
 from luthier.evaluation.generated import answer_length, prompt_of
 from luthier.evaluation.overlap import rouge_l
 from luthier.models.generate import answers
-from luthier.pilot.stages.way import Way
+from luthier.pilot.stages.context import RunContext
 from luthier.training.steps import Work
 
 SHOWN = 8
@@ -23,29 +23,29 @@ def chosen(examples: Sequence[Example]) -> list[Example]:
     return sorted(examples, key=lambda example: example.size)[len(examples) // 8 :][:SHOWN]
 
 
-def sampled(way: Way, work: Work, when: str) -> list[dict[str, Any]]:
+def sampled(context: RunContext, work: Work, when: str) -> list[dict[str, Any]]:
     """What the model answers to a few validation prompts."""
-    kept = [line for line in way.place.lines("samples.jsonl") if line.get("when") == when]
+    kept = [line for line in context.run.lines("samples.jsonl") if line.get("when") == when]
     if kept:
         return kept
     shown = chosen(work.validation)
     limit = min(96, max(answer_length(example) for example in shown) + 8)
-    said = answers(work.model, way.tokenizer, [prompt_of(example) for example in shown], limit)
+    said = answers(work.model, context.tokenizer, [prompt_of(example) for example in shown], limit)
     lines = [{"step": 0, "when": when, "row": example.record.row, "asked": example.facts["messages"][-2]["content"], "expected": example.facts["messages"][-1]["content"], "said": text}
              for example, text in zip(shown, said, strict=True)]  # fmt: skip
-    way.place.append("samples.jsonl", *lines)
+    context.run.append("samples.jsonl", *lines)
     return lines
 
 
-def compared(way: Way, work: Work, test: Sequence[Example]) -> dict[str, Any]:
+def compared(context: RunContext, work: Work, test: Sequence[Example]) -> dict[str, Any]:
     """The same prompts after training; and ROUGE-L on test rows whose references are short."""
-    before, after = sampled(way, work, "before"), sampled(way, work, "after")
+    before, after = sampled(context, work, "before"), sampled(context, work, "after")
     shown = [{**then, "after": now["said"], "before": then["said"]} for then, now in zip(before, after, strict=True)]
     found: dict[str, Any] = {"samples": shown}
     lengths = [answer_length(example) for example in test]
-    if float(np.median(lengths)) <= 64 and not way.place.happened("probe_rows"):  # there: no time for it
+    if float(np.median(lengths)) <= 64 and not context.run.happened("probe_rows"):  # there: no time for it
         few = chosen(test)
-        said = answers(work.model, way.tokenizer, [prompt_of(example) for example in few], 96)
+        said = answers(work.model, context.tokenizer, [prompt_of(example) for example in few], 96)
         values = [rouge_l(text, example.facts["messages"][-1]["content"]) for text, example in zip(said, few, strict=True)]
         found["rouge_l"] = {"value": float(np.mean(values)), "n": len(values)}
     return found
