@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from luthier.core.randomness import mix
-from tests.conftest import make_base, rows
+from tests.conftest import BAD, GOOD, make_base, rows
 from tests.families.test_image_classification import write as write_shapes
 
 QUICK = ("training.steps=16", "optimizer.lr=0.003", "training.checkpoint_seconds=0")
@@ -79,6 +79,15 @@ def word_salad() -> list[dict[str, Any]]:
     return [{"text": " ".join(f"word{int(64 * (value / (1 << 20)) ** 2)}" for value in row)} for row in drawn.astype(float)]
 
 
+def pairs() -> list[dict[str, Any]]:
+    """A prompt with a kind and an unkind answer, of which the kind one is better."""
+    made = []
+    for number in range(120):
+        better, worse = (f"it was {words[number % 5]}" + " indeed" * (number // step % 3) for words, step in ((GOOD, 1), (BAD, 3)))
+        made.append({"prompt": f"what about the {PLACES[number % 11]} {number}?", "chosen": better, "rejected": worse})
+    return made
+
+
 CASES: dict[str, Case] = {
     "classification": Case(lambda folder: write_lines(folder, texts()), "bert", ["the phone was great", "an awful meal"]),
     "chat": Case(
@@ -129,6 +138,7 @@ CASES: dict[str, Case] = {
         {"task": "glove"},
         ("objective.width=8", "objective.least_count=1", "training.batch_size=1"),
     ),
+    "preference": Case(lambda folder: write_lines(folder, pairs()), "llama", ["what about the river 3?"]),
     "regression": Case(lambda folder: write_lines(folder, numbers()), "bert", ["the phone was great", "an awful meal"]),
     "multi_label": Case(lambda folder: write_lines(folder, several_labels()), "bert", ["pizza and a choir", "a window"]),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from luthier.core.cache import Cache
 from luthier.core.finding import Finding
 from luthier.core.types import Batch, Example, Loss, Record, Scores, Step
 
@@ -68,6 +69,16 @@ class Objective(Protocol):
 
     def fit(self, train: Sequence[Example]) -> None:
         """Take what has to be known of the training examples, such as class weights."""
+        ...
+
+    def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
+        """Take what has to be known of the model as it is before step one, such as what a reference model says of the rows.
+
+        Args:
+            model: assembled, with nothing trained yet; or the base, untouched.
+            examples: that will be asked about.
+            cache: where what took long is kept.
+        """
         ...
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:

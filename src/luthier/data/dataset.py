@@ -86,7 +86,7 @@ class Dataset:
         given = bool(self.spec.validation or self.spec.test or self.spec.time)
         firsts: dict[int, int] = {}
         known = [firsts.setdefault(self.clusters[record.source, record.row], number) for number, (record, _) in enumerate(rows)]
-        used = {*self.spec.input, self.spec.target, *KEPT}
+        used = {*self.spec.input, self.spec.target, *self.reader.kind.beside, *KEPT}
         others = tuple(dict.fromkeys(name for record, _ in rows for name in record.values if name not in used))
         return Sheet([record for record, _ in rows], [part for _, part in rows], given, self.reader.kind, [view.text for view in views],
                      [view.target for view in views], known_clusters=known, target=self.spec.target, others=others, group=self.spec.group, **model)  # fmt: skip

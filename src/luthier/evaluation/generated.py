@@ -27,7 +27,7 @@ def rows_to_answer(examples: Sequence[Example], most: int) -> list[int]:
         most: so many at most.
     """
     whole = [row for row, example in enumerate(examples) if example.units and not example.facts.get("cut", 0)]
-    short = [row for row in whole if _learned(examples[row]) <= LONGEST_REFERENCE and len(_prompt(examples[row])) <= LONGEST_PROMPT]
+    short = [row for row in whole if answer_length(examples[row]) <= LONGEST_REFERENCE and len(prompt_of(examples[row])) <= LONGEST_PROMPT]
     if not short:
         return sorted(sorted(whole, key=lambda row: examples[row].size)[:most])
     return [short[number * len(short) // min(most, len(short))] for number in range(min(most, len(short)))]
@@ -48,13 +48,13 @@ def add_answers(
     """
     from luthier.models.generate import answers
 
-    rows = sorted(rows_to_answer(examples, most), key=lambda row: len(_prompt(examples[row])))
+    rows = sorted(rows_to_answer(examples, most), key=lambda row: len(prompt_of(examples[row])))
     outputs = np.full(len(examples), None, dtype=object)
     for start in range(0, len(rows), AT_ONCE):
         poll()
         part = rows[start : start + AT_ONCE]
-        limit = min(LONGEST_REFERENCE, max(_learned(examples[row]) for row in part)) + 8
-        outputs[part] = answers(model, tokenizer, [_prompt(examples[row]) for row in part], limit)
+        limit = min(LONGEST_REFERENCE, max(answer_length(examples[row]) for row in part)) + 8
+        outputs[part] = answers(model, tokenizer, [prompt_of(examples[row]) for row in part], limit)
     return replace(scores, outputs=outputs, references=references_of(examples))
 
 
@@ -65,8 +65,10 @@ def references_of(examples: Sequence[Example]) -> np.ndarray:
     return found
 
 
-def _prompt(example: Example) -> list[int]:
-    """The tokens before the last answer."""
+def prompt_of(example: Example) -> list[int]:
+    """The tokens before the last answer; of a row that holds several conversations those that its objective has named."""
+    if "prompt" in example.facts:
+        return list(example.facts["prompt"])
     end = len(example.target) - 1
     while end >= 0 and not example.target[end]:
         end -= 1
@@ -75,6 +77,7 @@ def _prompt(example: Example) -> list[int]:
     return example.tokens[: end + 1]
 
 
-def _learned(example: Example) -> int:
-    """Tokens of the last answer."""
-    return sum(example.target[len(_prompt(example)) :])
+def answer_length(example: Example) -> int:
+    """Tokens of the answer to that prompt."""
+    start = len(prompt_of(example))
+    return next((place for place, learned in enumerate(example.target[start:]) if not learned), len(example.target) - start)

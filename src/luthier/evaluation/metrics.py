@@ -11,7 +11,7 @@ import numpy as np
 
 from luthier.core.errors import ExperimentError, nearest
 from luthier.core.types import Scores
-from luthier.evaluation import numbers
+from luthier.evaluation import numbers, pairs
 from luthier.evaluation.auc import anomaly_auc, anomaly_auc_of_resamples, auc, auc_of_resamples
 from luthier.evaluation.overlap import chrf_counts, chrf_of, rouge_l
 from luthier.evaluation.own import call_function, higher_is_better, is_allowed, is_function
@@ -99,6 +99,10 @@ def _ratio(above: Callable[[Scores], np.ndarray], below: Callable[[Scores], np.n
         return lambda counts: counts @ one / np.maximum(counts @ two, 1e-300)
 
     return over
+
+
+def _count(scores: Scores) -> np.ndarray:
+    return scores.count
 
 
 def _ones(scores: Scores) -> np.ndarray:
@@ -234,6 +238,24 @@ METRICS = _Metrics(
             anomaly_auc, True, "area under the ROC curve of the anomaly score: abnormal rows against normal ones", anomaly_auc_of_resamples
         ),
         "perplexity": Metric(numbers.perplexity, False, "exponential of the mean loss of a token"),
+        "pair_accuracy": Metric(
+            pairs.pair_accuracy, True, "share of pairs whose better answer gained more than the worse one", _ratio(pairs.right, _count)
+        ),
+        "length_normalised_accuracy": Metric(
+            pairs.length_normalised_accuracy, True, "the same, a token of each answer", _ratio(pairs.right_per_token, _count)
+        ),
+        "reward_margin": Metric(
+            pairs.reward_margin,
+            True,
+            "reward of the better answer above the worse one's",
+            _ratio(lambda scores: scores.more["reward"] * scores.count, _count),
+        ),
+        "drift": Metric(
+            pairs.drift,
+            False,
+            "distance from the reference, in nats a token of the better answers",
+            _ratio(lambda scores: scores.more["drift"], lambda scores: scores.more["chosen_tokens"]),
+        ),
     }
 )
 """A metric by its name; `name in METRICS` and iteration know the fixed names alone."""

@@ -12,7 +12,8 @@ from luthier.core.words import duration
 from luthier.evaluation.compare import interval, paired
 from luthier.evaluation.metrics import METRICS, measure
 
-SHARES = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "micro_f1", "label_macro_f1", "exact_match", "masked_accuracy")
+SHARES = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "micro_f1", "label_macro_f1", "exact_match", "masked_accuracy", "pair_accuracy",
+          "length_normalised_accuracy")  # fmt: skip
 """Metrics that are shares, shown in percent."""
 WORDS: dict[str, Severity] = {"improved": "good", "no_evidence": "warning", "worse": "stop"}
 

@@ -107,3 +107,17 @@ def continuations(model: Generator, tokenizer: Any, prompts: Sequence[list[int]]
             )
         said.append(tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True))
     return said
+
+
+def log_probabilities_of(model: Generator, tokens: Sequence[int], gradient: bool = True) -> torch.Tensor:
+    """The log-probability of each token but the first behind those before it, by transformers' own forward pass, # (tokens - 1,)
+
+    Args:
+        model: the language model.
+        tokens: of one text, # (tokens,)
+        gradient: whether gradients shall flow back.
+    """
+    row = torch.tensor([list(tokens)], device=next(model.parameters()).device)
+    with model.generating() as network, torch.set_grad_enabled(gradient):
+        said = network(input_ids=row).logits[0, :-1].float().log_softmax(-1)
+    return said.gather(1, row[0, 1:, None])[:, 0]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it is imported
 
@@ -377,8 +377,16 @@ def load_classifier(
     return Classifier(network, dropout, pooling)
 
 
-def load_generator(base: Base, dropout: float) -> Generator:
+Made = TypeVar("Made", bound=Generator)
+
+
+def load_generator(base: Base, dropout: float, make: Callable[[Any, float], Made] = Generator) -> Made:
     """A causal language model.
+
+    Args:
+        base: a decoder.
+        dropout: share of activations dropped while training.
+        make: the network and this share → the model.
 
     Raises:
         ModelError: the base is an encoder.
@@ -387,4 +395,4 @@ def load_generator(base: Base, dropout: float) -> Generator:
         raise ModelError(f"{base.name} is an encoder: it cannot write text", "use a decoder, such as --base smollm2-135m")
     network = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, attn_implementation="eager")
     network.config.attention_dropout = dropout
-    return Generator(network, dropout)
+    return make(network, dropout)

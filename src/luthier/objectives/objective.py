@@ -10,6 +10,7 @@ from luthier.core.types import HELD_OUT, Example
 if TYPE_CHECKING:
     import torch
 
+    from luthier.core.cache import Cache
     from luthier.data.augment import Augment
 
 
@@ -34,6 +35,9 @@ class BaseObjective:
 
     def fit(self, train: Sequence[Example]) -> None:
         """Nothing has to be known of the training examples."""
+
+    def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
+        """Nothing has to be known of the model before step one."""
 
     def changes(self, step: int) -> bool:
         """Whether rows are changed in this step: never held-out ones."""

@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 
+from luthier.core.cache import Cache
 from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Record
@@ -99,6 +100,7 @@ def build(
     train: Sequence[Example],
     validation: Sequence[Example],
     frozen_caches: FrozenLayerCaches | None = None,
+    cache: Cache | None = None,
 ) -> Work:
     """Build everything that a run needs, for examples that are prepared.
 
@@ -109,6 +111,7 @@ def build(
         train: the examples that are learned from.
         validation: the examples that choose the checkpoint.
         frozen_caches: frozen-layer caches that earlier works on the same base have filled; it grows.
+        cache: what the objective has to compute of the untouched model once; None keeps it for this work alone.
     """
     adaptation: Any = experiment.adaptation
     optimizer: Any = experiment.optimizer
@@ -128,6 +131,7 @@ def build(
     model.frozen_cache = make_frozen_cache(
         experiment, model, Joined(train, validation), dtype, {} if frozen_caches is None else frozen_caches
     )
+    objective.begin(model, Joined(train, validation), cache or Cache())
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned, micro_batches=model.micro_batches)
 

@@ -69,7 +69,7 @@ def _fitted(context: RunContext, experiment: Experiment, number: int, train: lis
     """The best evaluation of a run on one fold's training rows; of its folder the curves are kept, the weights are not."""
     folder = context.run.folder / "folds" / f"fold-{number}"
     shutil.rmtree(folder, ignore_errors=True)
-    work = build(experiment, context.base, context.objective, train, held)
+    work = build(experiment, context.base, context.objective, train, held, cache=context.cache)
     best = Fit(Run.create(folder), work, _Quiet(context), context.signals).finish()
     shutil.rmtree(folder / "checkpoints")
     return best

@@ -65,7 +65,7 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
     """The trained model against the untouched base, where that can be scored with the same loss, and the family's trivial models."""
     family = context.family
     untouched = None
-    if family.compares_untouched and context.base is not None:
+    if (family.compares_untouched or family.has_reference) and context.base is not None:
         untouched = compute_in(load_model(experiment, context.base), getattr(torch, experiment.training.dtype)).eval()
     trivial = family.baselines(context.examples("train"), context.examples("validation"), baseline_context(context, experiment))
     fitted = family.fit_after_training(work.model, work.objective, context.examples("validation"))
@@ -73,10 +73,12 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
         context.reporter.say(fitted)
         context.run.event("fitted_after_training", what=fitted)
     test = open_test(context, experiment, work)
+    if untouched is not None:
+        untouched.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
+        work.objective.begin(untouched, test, context.cache)
     ours = score(work.model, work.objective, test, poll=context.signals.poll, answers=ANSWERED_AT_VERDICT)
     base = None
-    if untouched is not None and context.base is not None:
-        untouched.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
+    if family.compares_untouched and untouched is not None and context.base is not None:
         base = (
             f"{context.base.name}, untouched",
             score(untouched, context.objective, test, poll=context.signals.poll, answers=ANSWERED_AT_VERDICT),

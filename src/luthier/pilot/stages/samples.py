@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from luthier.core.types import Example
+from luthier.evaluation.generated import answer_length, prompt_of
 from luthier.evaluation.overlap import rouge_l
 from luthier.models.generate import answers
 from luthier.pilot.stages.context import RunContext
@@ -28,9 +29,8 @@ def sampled(context: RunContext, work: Work, when: str) -> list[dict[str, Any]]:
     if kept:
         return kept
     shown = chosen(work.validation)
-    prompts = [[token for token, learned in zip(example.tokens, example.target, strict=True) if not learned] for example in shown]
-    limit = min(96, max(sum(example.target) for example in shown) + 8)
-    said = answers(work.model, context.tokenizer, prompts, limit)
+    limit = min(96, max(answer_length(example) for example in shown) + 8)
+    said = answers(work.model, context.tokenizer, [prompt_of(example) for example in shown], limit)
     lines = [{"step": 0, "when": when, "row": example.record.row, "asked": example.facts["messages"][-2]["content"], "expected": example.facts["messages"][-1]["content"], "said": text}
              for example, text in zip(shown, said, strict=True)]  # fmt: skip
     context.run.append("samples.jsonl", *lines)
@@ -42,11 +42,10 @@ def compared(context: RunContext, work: Work, test: Sequence[Example]) -> dict[s
     before, after = sampled(context, work, "before"), sampled(context, work, "after")
     shown = [{**then, "after": now["said"], "before": then["said"]} for then, now in zip(before, after, strict=True)]
     found: dict[str, Any] = {"samples": shown}
-    lengths = [sum(example.target) for example in test]
+    lengths = [answer_length(example) for example in test]
     if float(np.median(lengths)) <= 64 and not context.run.happened("probe_rows"):  # there: no time for it
         few = chosen(test)
-        prompts = [[token for token, learned in zip(example.tokens, example.target, strict=True) if not learned] for example in few]
-        said = answers(work.model, context.tokenizer, prompts, 96)
+        said = answers(work.model, context.tokenizer, [prompt_of(example) for example in few], 96)
         values = [rouge_l(text, example.facts["messages"][-1]["content"]) for text, example in zip(said, few, strict=True)]
         found["rouge_l"] = {"value": float(np.mean(values)), "n": len(values)}
     return found
