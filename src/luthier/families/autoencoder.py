@@ -89,8 +89,9 @@ class ImageAutoencoder(Family):
             if asked.normal:
                 raise DataError(f"{path}: data.normal={asked.normal} names a class, and no column holds classes", "name the column with --target, or leave data.normal out")  # fmt: skip
             more = "" if insists else "; for classes, a sub-folder or a column for them is needed"
-            return Columns(self.name, column, None, why + more, "")
-        return Columns(self.name, column, *choose_normal(rows, path, target, asked.normal, why))
+            return Columns(self.name, column, None, why + more, normal="")
+        target, why, normal = choose_normal(rows, path, target, asked.normal, why)
+        return Columns(self.name, column, target, why, normal=normal)
 
     def reject_reason(self, record: Record, columns: Columns) -> str:
         """Where one class is normal, a row without a class says nothing."""

@@ -76,7 +76,7 @@ class CausalLmFamily(Family):
             raise DataError(f"{path}: {self.name} learns from the texts alone, and --target {asked.target} was given", "leave --target out")
         input, why = (asked.input, "task and columns as given") if asked.input else find_text(rows, path, None, ())
         passages = asked.format == PASSAGES and POSITION in rows.columns
-        return Columns(self.name, input, None, why, POSITION if passages else None)
+        return Columns(self.name, input, None, why, time=POSITION if passages else None)
 
     def row_view(self, record: Record, data: Data) -> RowView:
         """The text; of a long one its beginning, middle and end."""

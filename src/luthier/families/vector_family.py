@@ -72,7 +72,7 @@ class VectorFamily(Family):
             raise DataError(f"{path}: {self.name} learns from the texts alone, and --target {asked.target} was given", "leave --target out")
         input, why = (asked.input, "task and columns as given") if asked.input else find_text(rows, path, None, ())
         passages = asked.format == PASSAGES and POSITION in rows.columns
-        return Columns(self.name, input, None, why, POSITION if passages else None)
+        return Columns(self.name, input, None, why, time=POSITION if passages else None)
 
     # model and loss
 
