@@ -13,8 +13,8 @@ from luthier.core.component import Component
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
 from luthier.core.types import Batch, Example, Record
-from luthier.data.sources.apart import LIMITS, told
 from luthier.data.sources.images import MEMORY, SECONDS
+from luthier.data.sources.sandbox import LIMITS, read_each
 from luthier.objectives.classification import ClassificationObjective
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ class ImageClassificationObjective(ClassificationObjective):
         side, channels = self.spec.side, self.spec.channels
         places = [place_of(record, self.input[0]) for record in records]
         found = []
-        for record, said in zip(records, told(READER, places, SECONDS, MEMORY, str(side), "L" if channels == 1 else "RGB"), strict=True):
+        for record, said in zip(
+            records, read_each(READER, places, SECONDS, MEMORY, str(side), "L" if channels == 1 else "RGB"), strict=True
+        ):
             if "why" in said:
                 where = f"{record.source}, " if record.source else ""
                 raise DataError(
@@ -170,11 +172,11 @@ class ImageClassificationObjective(ClassificationObjective):
         """The loss by transformers' own forward pass, which is given labels and an image from -1 to 1."""
         import torch
 
-        from luthier.models.modes import evaluating
+        from luthier.models.modes import eval_mode
 
         weight = next(model.parameters())
         pixels = torch.tensor(example.inputs["pixels"], device=weight.device).permute(2, 0, 1)[None].float()
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             said = cast(Any, model).network(pixel_values=((pixels - 127.5) / 127.5).to(weight.dtype)).logits.float()
         return torch.nn.functional.cross_entropy(said, torch.tensor([example.target], device=weight.device))
 
