@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -355,9 +356,26 @@ def test_the_reported_loss_is_the_mean_over_what_was_learned(bases, records) -> 
     assert 0 < step.loss < 5
 
 
-def test_what_is_there_before_training_is_passed_over_by_the_collector_until_it_ends(bases, records) -> None:
+@pytest.fixture
+def unfrozen() -> Iterator[None]:
+    """A collector that passes over nothing, as in a process that no test has prepared."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+def test_what_is_there_before_training_is_passed_over_by_the_collector_until_it_ends(bases, records, unfrozen) -> None:
     walk = steps(work_for(bases, records, "classification"))
     next(walk)
     assert gc.get_freeze_count() > 100_000  # torch and transformers alone have more
     walk.close()
     assert gc.get_freeze_count() == 0
+
+
+def test_what_somebody_has_frozen_stays_frozen_after_training(bases, records, unfrozen) -> None:
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    walk = steps(work_for(bases, records, "classification"))
+    next(walk)
+    walk.close()
+    assert frozen * 0.9 < gc.get_freeze_count() <= frozen  # objects that are not needed any more go as ever

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from luthier.app.estimates import plan, prove
-from luthier.app.group import Commands, print_version
+from luthier.app.group import Commands, collect_seldom, print_version
 from luthier.app.models import models_app
 from luthier.app.options import Json, Quiet, Set
 from luthier.app.typed import repeat_flags
@@ -382,6 +382,7 @@ def main() -> None:
     """Run a command; every mistake a user can make ends in one message and exit code 2."""
     from luthier.core.errors import LuthierError
 
+    collect_seldom()
     try:
         app(args=repeat_flags(sys.argv[1:]))
     except LuthierError as problem:
