@@ -123,13 +123,13 @@ from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.training.assemble import assemble
-from luthier.training.devices import decided, settle
+from luthier.training.devices import decide_device_fields, configure_torch
 from luthier.training.steps import steps
-settle()
+configure_torch()
 out, count, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 base = resolve("smollm2-135m")
 records = [Record(number, json.loads(line)) for number, line in enumerate(open(out + "/rows.jsonl"), 1)]
-experiment = decided(Experiment.of({
+experiment = decide_device_fields(Experiment.of({
     "data": {"path": "rows.jsonl", "task": "preference", "input": ["prompt"], "target": "chosen"}, "objective": {"kind": "preference", "max_length": 4096},
     "model": {"base": base.name, "dropout": 0.0}, "adaptation": {"kind": "lora"}, "optimizer": {"kind": "adamw", "lr": 5e-5}, "schedule": {"kind": "linear"},
     "training": {"batch_size": 8, "steps": count + 1, "dtype": dtype},

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, SerializeAsAny, field_validator
 
 from luthier.adaptation import ADAPTATIONS
-from luthier.core.component import Component, build, from_table, placed
+from luthier.core.component import Component, build, from_table, set_at_path
 from luthier.core.errors import ExperimentError
 from luthier.data.augment import Augment
 from luthier.data.spec import Data
@@ -161,7 +161,7 @@ class Experiment(Component):
             fits = KINDS[room][value].model_fields
             whole[room] = {**{name: kept for name, kept in whole[room].items() if name in fits}, "kind": value}
         else:
-            placed(whole, path, value)
+            set_at_path(whole, path, value)
         return Experiment.of(whole)
 
     def set(self, *changes: str | Mapping[str, Any]) -> Experiment:
@@ -188,7 +188,7 @@ class Experiment(Component):
     def total_steps(self, rows: int) -> int:
         """Optimizer steps of the run over this many training rows: fewer than planned where the schedule ends early."""
         schedule: Any = self.schedule
-        return max(1, round(schedule.end * self.planned_steps(rows)))
+        return max(1, round(schedule.end_fraction * self.planned_steps(rows)))
 
 
 def as_assignments(changes: Changes | None) -> list[str]:

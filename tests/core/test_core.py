@@ -79,7 +79,7 @@ def test_a_torn_last_line_is_cut_off_and_a_damaged_middle_is_named(tmp_path: Pat
     assert run.lines("metrics.jsonl") == [{"step": 1}, {"step": 2}]
     run.append("metrics.jsonl", {"step": 3, "loss": float("nan")})
     assert run.lines("metrics.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3, "loss": "NaN"}]
-    run.cut("metrics.jsonl", 2)
+    run.truncate("metrics.jsonl", 2)
     assert len(run.lines("metrics.jsonl")) == 2
     (tmp_path / "events.jsonl").write_text('{"a": 1}\n{broken\n{"a": 2}\n')
     with pytest.raises(RunError, match=r"events\.jsonl, line 2"):

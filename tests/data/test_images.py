@@ -13,7 +13,7 @@ from PIL import Image
 
 import luthier
 from luthier.core.errors import DataError
-from luthier.data import pictures
+from luthier.data import similar_images
 from luthier.data.rows import read
 from luthier.data.sources import images
 from luthier.data.spec import Data
@@ -56,7 +56,7 @@ def thumbnail(image: Image.Image) -> str:
 @pytest.mark.parametrize("kind", COPIES)
 def test_changed_copies_are_found_and_other_images_are_not(kind: str) -> None:
     own = [picture(seed) for seed in range(300)]
-    found = pictures.clusters([thumbnail(image) for image in (*own, *(COPIES[kind](image) for image in own[:150]))])
+    found = similar_images.clusters([thumbnail(image) for image in (*own, *(COPIES[kind](image) for image in own[:150]))])
     assert sum(found[300 + number] == number for number in range(150)) >= 0.98 * 150
     assert found[:300] == list(range(300))
 
@@ -147,7 +147,7 @@ def test_sixteen_bits_of_grey_are_seen_by_their_upper_eight_and_are_no_copies_of
         Image.fromarray(deep).save(folder / "cat" / f"deep{number}.{ending}")
     found = [row for row in read(folder).values if "deep" in row["image"]]
     assert found[0]["pixels"] != found[1]["pixels"]
-    assert pictures.clusters([row["thumbnail"] for row in found]) == [0, 1]
+    assert similar_images.clusters([row["thumbnail"] for row in found]) == [0, 1]
     flat = thumbnail(picture(201).convert("L"))
     apart = np.abs(np.frombuffer(bytes.fromhex(found[0]["thumbnail"]), np.uint8).astype(int) - np.frombuffer(bytes.fromhex(flat), np.uint8))
     assert apart.max() <= 1

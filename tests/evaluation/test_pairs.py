@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from luthier.core.types import Scores
-from luthier.evaluation.compare import interval, paired
+from luthier.evaluation.compare import interval, paired_interval
 from luthier.evaluation.metrics import measure
 
 
@@ -42,5 +42,5 @@ def test_drift_is_a_token_and_intervals_hold_what_they_are_of() -> None:
     assert value == pytest.approx(np.arange(40).sum() / 10 / 160)
     low, high = interval("drift", some)
     assert low < value < high
-    gain, low, high = paired("pair_accuracy", some, scores(-np.linspace(-1, 3, 40)))
+    gain, low, high = paired_interval("pair_accuracy", some, scores(-np.linspace(-1, 3, 40)))
     assert low < gain < high and gain == pytest.approx(0.5)

@@ -31,7 +31,7 @@ from luthier.models import autoencoder as networks
 from luthier.models import store
 from luthier.objectives.autoencoder import Autoencoder, AutoencoderObjective, normal_draws
 from luthier.training.assemble import assemble
-from luthier.training.prove import disproved, prove
+from luthier.training.prove import find_disproved, prove
 from luthier.training.steps import Work, steps
 from tests.families.test_image_classification import shape, write
 
@@ -271,7 +271,7 @@ def test_planted_bugs_are_caught_by_name(shapes: Path, monkeypatch: pytest.Monke
 
     def caught() -> set[str]:
         work = work_for(shapes, objective={"variant": "denoising"})
-        return {proof.name for proof in disproved(prove(work, lambda record: FAMILY.serving_inputs(record, work.objective), 1e6))}
+        return {proof.name for proof in find_disproved(prove(work, lambda record: FAMILY.serving_inputs(record, work.objective), 1e6))}
 
     assert not caught()
     own_collate, own_loss, own_score = AutoencoderObjective.collate, AutoencoderObjective.loss, AutoencoderObjective.score

@@ -27,8 +27,8 @@ from luthier.models.causal import inner_width, make_bpe, make_generator, paramet
 from luthier.objectives.causal_lm import SEPARATOR, CausalLm, CausalLmObjective
 from luthier.studies.defaults import choose
 from luthier.training.assemble import assemble
-from luthier.training.devices import decided
-from luthier.training.prove import disproved, prove
+from luthier.training.devices import decide_device_fields
+from luthier.training.prove import find_disproved, prove
 from tests.conftest import rows
 from tests.families.cases import CASES
 
@@ -291,9 +291,11 @@ def failed(dataset: Any) -> set[str]:
     family = family_of("causal_lm")
     experiment, _ = choose(dataset, None, 1, scratch=True)
     small = ("vocabulary=300", "depth=2", "width=32", "heads=2", "context=16")
-    experiment = decided(experiment.set(*(f"objective.{each}" for each in small), "training.dtype=float32", "optimizer.lr=0.003"))
+    experiment = decide_device_fields(
+        experiment.set(*(f"objective.{each}" for each in small), "training.dtype=float32", "optimizer.lr=0.003")
+    )
     work = assemble(experiment, None, family.load_processor(None, experiment.objective, dataset), dataset.records)
-    return {proof.name for proof in disproved(prove(work, lambda record: family.serving_inputs(record, work.objective), 1e6))}
+    return {proof.name for proof in find_disproved(prove(work, lambda record: family.serving_inputs(record, work.objective), 1e6))}
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:

@@ -25,8 +25,8 @@ from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
 from luthier.optim.schedules import progress
 from luthier.training.assemble import assemble
-from luthier.training.devices import decided
-from luthier.training.prove import disproved, prove
+from luthier.training.devices import decide_device_fields
+from luthier.training.prove import find_disproved, prove
 from luthier.training.steps import Work, steps
 from tests.families.cases import CASES, QUICK, Case, base_of
 
@@ -68,7 +68,7 @@ def work_of(it: Tried, **changes: Any) -> Work:
     experiment = Experiment.load(it.run.folder / "experiment.yaml").model_copy(update={"environment": {}})
     for path, value in changes.items():
         experiment = experiment.replace(path.replace("__", "."), value)
-    experiment = decided(experiment)
+    experiment = decide_device_fields(experiment)
     dataset = load_dataset(experiment.data, checks=())
     base = resolve(experiment.model.base) if experiment.model.base else None
     return assemble(experiment, base, family_of(it.name).load_processor(base, experiment.objective, dataset), dataset.records)
@@ -117,7 +117,7 @@ def test_two_steps_are_those_of_a_plain_loop(tried: Any, name: str) -> None:
     for embedding in (module for module in network.modules() if isinstance(module, torch.nn.Embedding)):
         embedding.sparse = False
     for number in range(2):
-        batch = plain.objective.collate(plain.chosen(number), expected.seed, number)
+        batch = plain.objective.collate(plain.examples_of_step(number), expected.seed, number)
         with plain.model.dropout_keys.keyed(expected.seed, number, batch.index, batch.lengths):
             loss = plain.objective.loss(plain.model, batch)
         optimizer.zero_grad()
@@ -251,9 +251,9 @@ def test_planted_bugs_are_caught(tried: Any, name: str, monkeypatch: pytest.Monk
         return Scores(found.loss / 2, found.count, found.target, found.probabilities, found.bytes, found.labels, more=found.more)
 
     monkeypatch.setattr(type(work.objective), "score", halved)
-    assert "judged as trained" in {proof.name for proof in disproved(prove(work, served, FOREVER))}
+    assert "judged as trained" in {proof.name for proof in find_disproved(prove(work, served, FOREVER))}
     monkeypatch.setattr(type(work.objective), "score", own_score)
     if work.objective.splits:
         work = work_of(tried(name), model__dropout=0.0)
         monkeypatch.setattr(type(work.objective), "loss", averaged)
-        assert {"accumulated is whole", "judged as trained"} & {proof.name for proof in disproved(prove(work, served, FOREVER))}
+        assert {"accumulated is whole", "judged as trained"} & {proof.name for proof in find_disproved(prove(work, served, FOREVER))}

@@ -17,7 +17,7 @@ from luthier.families.glove import FAMILY, fit_numbers
 from luthier.models.word_vectors import count_words, make_tables, make_vocabulary
 from luthier.objectives.glove import Glove, GloveObjective
 from luthier.objectives.log_bilinear import TABLES, summed_loss
-from luthier.training.prove import disproved, prove
+from luthier.training.prove import find_disproved, prove
 from tests.families.test_contract import FOREVER, tried, work_of  # noqa: F401  # a fixture
 from tests.families.test_word2vec import salad, written
 
@@ -98,7 +98,7 @@ def test_planted_bugs_are_caught_by_name(tried: Any, monkeypatch: pytest.MonkeyP
 
     def caught() -> set[str]:
         work = work_of(it)
-        return {proof.name for proof in disproved(prove(work, lambda record: FAMILY.serving_inputs(record, work.objective), FOREVER))}
+        return {proof.name for proof in find_disproved(prove(work, lambda record: FAMILY.serving_inputs(record, work.objective), FOREVER))}
 
     assert not caught()
     own = GloveObjective.loss

@@ -22,7 +22,7 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.models.referenced import load_referenced
 from luthier.objectives.preference import Preference, PreferenceObjective
 from luthier.training.assemble import assemble
-from luthier.training.prove import disproved, prove
+from luthier.training.prove import find_disproved, prove
 from luthier.training.steps import Work, steps
 from tests.families.cases import pairs, write_lines
 from tests.training.test_steps import experiment
@@ -50,7 +50,7 @@ def failed(work: Work) -> set[str]:
     """The proofs that failed."""
     return {
         proof.name
-        for proof in disproved(prove(work, lambda record: family_of("preference").serving_inputs(record, work.objective), FOREVER))
+        for proof in find_disproved(prove(work, lambda record: family_of("preference").serving_inputs(record, work.objective), FOREVER))
     }
 
 

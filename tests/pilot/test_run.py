@@ -64,7 +64,7 @@ def test_a_run_leaves_the_folder_that_was_promised(finished: Run, talked: Run) -
         assert list((run.folder / "validation_losses").glob("*.safetensors"))
         (checkpoint,) = (run.folder / "checkpoints").iterdir()  # the best weights; what it would take to go on is not needed any more
         assert {file.name for file in checkpoint.iterdir()} == {"model.safetensors", "state.json", "manifest.json"}
-        assert verify(checkpoint).state["step"] == run.happened("trained")[0]["best"]["step"]
+        assert verify(checkpoint).state["step"] == run.events_named("trained")[0]["best"]["step"]
 
 
 def test_the_verdict_holds_what_was_promised(finished: Run, talked: Run) -> None:
@@ -258,7 +258,7 @@ def test_a_run_that_a_watcher_ends_is_judged_and_shipped_and_does_not_go_on_when
     experiment = finished.folder / "experiment.yaml"
     ended = luthier.train(experiment, out=tmp_path / "one", watchers=[lambda step: step.stop() if step.number == 7 else None], force=True)
     assert ended.verdict is not None
-    assert ended.happened("trained")[0]["step"] == 7
+    assert ended.events_named("trained")[0]["step"] == 7
     assert max(line["step"] for line in ended.lines("metrics.jsonl")) == 7
     assert "a watcher ended the training there" in (ended.folder / "report.html").read_text()
     killed = tmp_path / "two"
@@ -291,7 +291,7 @@ def test_the_example_of_the_page_on_watchers_runs(bases, table: Path, tmp_path: 
     names: dict[str, Any] = {}
     exec(compile(example.replace('"tickets.csv"', small), "watchers.md", "exec"), names)
     assert names["run"].verdict is not None
-    assert names["run"].happened("stopped_by_watcher")
+    assert names["run"].events_named("stopped_by_watcher")
     assert (tmp_path / "losses.csv").read_text().startswith("step,loss")
 
 
@@ -313,7 +313,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(finished: Run, tmp_path: P
     content[-5] ^= 1
     (newest / "optimizer.safetensors").write_bytes(content)
     resumed = luthier.resume(tmp_path / "run")
-    assert resumed.happened("checkpoint_rejected")
+    assert resumed.events_named("checkpoint_rejected")
     assert weights(resumed.folder) == weights(finished.folder)
 
 
@@ -383,7 +383,7 @@ def test_a_budget_cuts_the_steps_and_is_kept(bases, table: Path, tmp_path: Path)
         budget="20s",
         force=True,
     )
-    (cut,) = run.happened("cut_to_budget")
+    (cut,) = run.events_named("cut_to_budget")
     (forecast,) = (finding for finding in run.findings if finding.check == "forecast")
     assert forecast.evidence["seconds"] < 20  # as measured before step one: the plan is kept, whatever else the machine does then
     assert cut["wanted"] % 3000 == 0
@@ -415,7 +415,7 @@ def test_a_run_that_lacks_only_its_report_gets_it_without_opening_the_test_rows_
     (tmp_path / "run" / "events.jsonl").write_text("\n".join(events) + "\n")
     resumed = luthier.resume(tmp_path / "run")
     assert (resumed.folder / "report.html").exists()
-    assert len(resumed.happened("test_opened")) == 1
+    assert len(resumed.events_named("test_opened")) == 1
 
 
 def test_a_folder_in_use_is_refused_with_the_name_of_its_owner(finished: Run) -> None:

@@ -1,4 +1,4 @@
-"""The protocols that the rooms fill: one loop, and an object that knows what a batch means."""
+"""The protocols between rooms: objective, trainable model, reporter, watcher."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class TrainableModel(Protocol):
 
 
 class Reporter(Protocol):
-    """Where a long verb says what it does; the terminal, a notebook, or nobody."""
+    """Shows the progress of a long command: in a terminal, in a notebook, or nowhere."""
 
     def stage(self, name: str, detail: str = "") -> None:
         """A part of the way begins."""

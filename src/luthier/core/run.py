@@ -22,20 +22,20 @@ from luthier.core.errors import DiskFailed, DiskFull, RunError, Stopped
 from luthier.core.finding import Finding
 
 
-def plain(value: Any) -> Any:
+def as_json_value(value: Any) -> Any:
     """A value as JSON can hold it: NaN and infinities become the words "NaN", "Infinity", "-Infinity"."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): as_json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [as_json_value(item) for item in value]
     number: Any = value
     return number.item() if hasattr(number, "item") and getattr(number, "ndim", 1) == 0 else value
 
 
 @contextlib.contextmanager
-def writing(what: str) -> Iterator[None]:
+def name_disk_errors(what: str) -> Iterator[None]:
     """Name a full or failing disk for what it is.
 
     Raises:
@@ -75,7 +75,7 @@ def write_file(path: Path, content: bytes | str) -> None:
     """Write a whole file so that a reader sees the old one or the new one, never half of it."""
     data = content.encode() if isinstance(content, str) else content
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(str(path)):
+    with name_disk_errors(str(path)):
         try:
             with aside.open("wb") as handle:
                 handle.write(data)
@@ -140,7 +140,7 @@ class Run:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not empty", "choose another --out")
         try:
-            with writing(str(folder)):
+            with name_disk_errors(str(folder)):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise RunError(f"cannot create {folder}: {problem.strerror}", "choose an --out that you may write to") from None
@@ -178,7 +178,7 @@ class Run:
             yield self
 
     @contextlib.contextmanager
-    def named_when_stopped(self) -> Iterator[None]:
+    def name_folder_when_stopped(self) -> Iterator[None]:
         """Whoever stops the process meanwhile is told which folder to resume.
 
         Raises:
@@ -226,7 +226,7 @@ class Run:
         """What the analyses said."""
         return [Finding.model_validate(line) for line in self.lines("findings.jsonl")]
 
-    def happened(self, event: str) -> list[dict[str, Any]]:
+    def events_named(self, event: str) -> list[dict[str, Any]]:
         """The events of one name, in order."""
         return [line for line in self.lines("events.jsonl") if line["event"] == event]
 
@@ -234,15 +234,15 @@ class Run:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a whole JSON file at once."""
-        write_file(self.folder / name, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+        write_file(self.folder / name, json.dumps(as_json_value(value), indent=2, ensure_ascii=False) + "\n")
 
     def append(self, name: str, *entries: dict[str, Any]) -> None:
         """Add lines to a JSONL file, after cutting off a torn last line."""
         if not entries:
             return
         path = self.folder / name
-        text = "".join(json.dumps(plain(entry), ensure_ascii=False) + "\n" for entry in entries)
-        with writing(str(path)), path.open("ab+") as handle:
+        text = "".join(json.dumps(as_json_value(entry), ensure_ascii=False) + "\n" for entry in entries)
+        with name_disk_errors(str(path)), path.open("ab+") as handle:
             if handle.tell():
                 handle.seek(-1, os.SEEK_END)
                 if handle.read(1) != b"\n":
@@ -254,11 +254,11 @@ class Run:
         """Record that something happened; the wall clock is there to be read, never to be computed with."""
         self.append("events.jsonl", {"event": event, **facts, "at": f"{datetime.now():%Y-%m-%dT%H:%M:%S}"})
 
-    def find(self, *findings: Finding) -> None:
+    def add_findings(self, *findings: Finding) -> None:
         """Record findings."""
         self.append("findings.jsonl", *[finding.model_dump() for finding in findings])
 
-    def cut(self, name: str, last_step: int) -> None:
+    def truncate(self, name: str, last_step: int) -> None:
         """Take back the lines of a JSONL file that come after a step (on resume)."""
         path = self.folder / name
         if path.exists():

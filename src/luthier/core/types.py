@@ -1,4 +1,4 @@
-"""The words that travel between rooms, as types."""
+"""The data types that pass between rooms: record, example, batch, loss, scores, step."""
 
 from __future__ import annotations
 

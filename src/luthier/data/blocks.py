@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 
 from luthier.core.cache import cache_folder
-from luthier.core.run import writing
+from luthier.core.run import name_disk_errors
 from luthier.core.types import Example, Record
 
 IN_MEMORY = 64 << 20
@@ -98,7 +98,7 @@ class Blocks(Sequence[Example]):
         index: list[np.ndarray] = []
         written = 0
         folder = cache_folder()
-        with writing(str(folder)):
+        with name_disk_errors(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:
                 for number, document in enumerate(encoded):

@@ -53,11 +53,11 @@ def conversation(values: Any, input: tuple[str, ...], target: str) -> list[Messa
     if input == (target,):
         messages: list[Any] = turns_of(values.get(target), target)
     else:
-        messages = [*asked(values, input), {"role": "assistant", "content": values.get(target)}]
-    return checked(messages)
+        messages = [*prompt_turns(values, input), {"role": "assistant", "content": values.get(target)}]
+    return check_turns(messages)
 
 
-def asked(values: Any, input: tuple[str, ...]) -> list[Message]:
+def prompt_turns(values: Any, input: tuple[str, ...]) -> list[Message]:
     """A row as the turns that wait for an answer: what prediction reads of it.
 
     Args:
@@ -88,7 +88,7 @@ def turns_of(held: Any, column: str) -> list[Any]:
     return [{**turn, "role": ROLES.get(turn["role"], turn["role"])} for turn in turns]
 
 
-def checked(messages: list[Any]) -> list[Message]:
+def check_turns(messages: list[Any]) -> list[Message]:
     """Messages whose roles alternate and whose turns say something.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.core.types import Message
-from luthier.data.chat import asked, checked, turns_of
+from luthier.data.chat import check_turns, prompt_turns, turns_of
 
 SIDES = ("chosen", "rejected")
 """The columns of the better and the worse answer, as everybody names them."""
@@ -41,7 +41,7 @@ def pair_of(values: Any, input: tuple[str, ...]) -> Pair:
     Raises:
         ValueError: why the row is no pair that can be learned from.
     """
-    prompt = asked(values, input)
+    prompt = prompt_turns(values, input)
     answers = []
     for column in SIDES:
         held = values.get(column)
@@ -58,5 +58,5 @@ def pair_of(values: Any, input: tuple[str, ...]) -> Pair:
     if answers[0].strip() == answers[1].strip():
         raise ValueError("chosen and rejected are the same")
     found = Pair(prompt, (answers[0], answers[1]))
-    checked(found.messages(0))
+    check_turns(found.messages(0))
     return found

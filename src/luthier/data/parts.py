@@ -1,4 +1,4 @@
-"""Which rows stay together, and which part each of them is in."""
+"""Split rows into train, validation and test; near-duplicates and groups stay in one part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from luthier.core.types import Record
 from luthier.core.words import plural
 from luthier.data.reading import RowReader
 from luthier.data.spec import Data
-from luthier.data.split import PARTS, joined, split, split_by_time
+from luthier.data.split import PARTS, join_groups, split, split_by_time
 
 LARGEST = 0.1
 """Share of the rows that one cluster of near-duplicates may hold and still be kept together."""
@@ -22,7 +22,7 @@ FEWEST_NORMAL = 10
 """Training rows of the class that is normal."""
 
 
-def together(
+def split_groups(
     parts: dict[str, list[Record]], spec: Data, reader: RowReader, known: dict[tuple[str, int], int], findings: list[Finding]
 ) -> dict[Any, Any]:
     """What keeps the rows that are not sealed in one part or fold with others: near-duplicates, and the group that was asked for."""
@@ -30,7 +30,7 @@ def together(
     keys: list[Any] = [known[record.source, record.row] for record in rows]
     if spec.group:
         groups = [str(record.values.get(spec.group) or "").strip() for record in rows]
-        keys = joined(keys, [group or number for number, group in enumerate(groups)])  # a row without a group stands for itself
+        keys = join_groups(keys, [group or number for number, group in enumerate(groups)])  # a row without a group stands for itself
     large = {key: size for key, size in Counter(keys).items() if size > max(20, LARGEST * len(rows))}
     if large and not spec.group:
         keys = [f"same {reader.identity(record, spec)}" if keys[row] in large else keys[row] for row, record in enumerate(rows)]
@@ -40,7 +40,7 @@ def together(
     return {(record.source, record.row): key for record, key in zip(rows, keys, strict=True)}
 
 
-def divided(parts: dict[str, list[Record]], spec: Data, reader: RowReader, together: dict[Any, Any]) -> dict[str, list[Record]]:
+def split_rows(parts: dict[str, list[Record]], spec: Data, reader: RowReader, together: dict[Any, Any]) -> dict[str, list[Record]]:
     """Train, validation and test; parts that are given stay as they are.
 
     Args:

@@ -62,7 +62,7 @@ def lines(
         parts.append(f'<line class="guide" x1="{at_x(x_low):.1f}" y1="{at_y(y_low):.1f}" x2="{at_x(1):.1f}" y2="{at_y(1):.1f}"/>')
     for number, (name, one) in enumerate(series.items()):
         kept = [(px, py) for px, py in one if py == py]
-        path = " ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in _thinned(kept))
+        path = " ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in _thin(kept))
         parts.append(f'<polyline class="c{number}" points="{path}"/>')
         if len(kept) <= 60:
             parts += [
@@ -94,7 +94,7 @@ def _frame(
     return parts
 
 
-def _thinned(points: Points, most: int = 800) -> Points:
+def _thin(points: Points, most: int = 800) -> Points:
     """At most so many points: the mean of each stretch."""
     if len(points) <= most:
         return points

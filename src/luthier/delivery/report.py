@@ -11,9 +11,9 @@ from luthier.core.run import Run, write_file
 from luthier.core.words import plural, several
 from luthier.delivery import figures
 from luthier.delivery.card import what_is_learned
-from luthier.delivery.page import findings, folded, page, section, table, text, title_of
+from luthier.delivery.page import collapsed, findings, page, section, table, text, title_of
 from luthier.evaluation.metrics import METRICS, describe_metric
-from luthier.evaluation.verdict import cause, sentence, shown, times
+from luthier.evaluation.verdict import explain_cut, format_count, format_value, verdict_sentence
 from luthier.experiment import Experiment
 
 PICTURE = 128
@@ -76,14 +76,14 @@ def _verdict(verdict: dict[str, Any]) -> str:
     direction = "more" if verdict["higher_is_better"] else "less"
     about = (
         f"{metric}: {describe_metric(metric)}; {direction} is better. 95 % intervals from 2,000 resamples, the same rows for all. "
-        f"The {plural(test['n'], 'test row')} were opened {times(verdict['test_opened'])}, after every choice was made."
+        f"The {plural(test['n'], 'test row')} were opened {format_count(verdict['test_opened'])}, after every choice was made."
     )
-    if cause(verdict):
-        about += f'</p><p class="warning">{text(_sentence(cause(verdict)))}'
-    chart = figures.intervals(rows, lambda value: shown(metric, value)) + _other_baselines(verdict)
+    if explain_cut(verdict):
+        about += f'</p><p class="warning">{text(_sentence(explain_cut(verdict)))}'
+    chart = figures.intervals(rows, lambda value: format_value(metric, value)) + _other_baselines(verdict)
     if verdict.get("inexact"):
         about += f'</p><p class="warning">Resumed where something had changed ({text("; ".join(verdict["inexact"]))}): another run of this experiment will not give the same bits.'
-    return f'<section class="verdict {verdict["verdict"]}"><h2>{WORDS[verdict["verdict"]]}</h2><p class="claim">{text(sentence(verdict))}</p>{chart}<p class="about">{about}</p></section>'
+    return f'<section class="verdict {verdict["verdict"]}"><h2>{WORDS[verdict["verdict"]]}</h2><p class="claim">{text(verdict_sentence(verdict))}</p>{chart}<p class="about">{about}</p></section>'
 
 
 def _other_baselines(verdict: dict[str, Any]) -> str:
@@ -94,12 +94,12 @@ def _other_baselines(verdict: dict[str, Any]) -> str:
     metric = verdict["metric"]
 
     def signed(value: float) -> str:
-        return shown(metric, value, signed=True)
+        return format_value(metric, value, signed=True)
 
     rows = [
         (
             each["name"],
-            f"{shown(metric, each['value'])} [{shown(metric, each['low'])}, {shown(metric, each['high'])}]",
+            f"{format_value(metric, each['value'])} [{format_value(metric, each['low'])}, {format_value(metric, each['high'])}]",
             f"{signed(each['difference'][0])} [{signed(each['difference'][1])}, {signed(each['difference'][2])}]",
         )
         for each in others
@@ -119,8 +119,8 @@ def _candidates(verdict: dict[str, Any]) -> str:
     rows = [
         (
             each["label"] + (" (ships)" if each["chosen"] else ""),
-            shown(metric, each["validation"][metric]),
-            f"{shown(metric, each['test']['value'])} [{shown(metric, each['test']['low'])}, {shown(metric, each['test']['high'])}]",
+            format_value(metric, each["validation"][metric]),
+            f"{format_value(metric, each['test']['value'])} [{format_value(metric, each['test']['low'])}, {format_value(metric, each['test']['high'])}]",
             f"{each['temperature']:.2f}",
         )
         for each in verdict["candidates"]
@@ -153,13 +153,13 @@ def _data(run: Run, experiment: Experiment) -> str:
 
 
 def _choices(run: Run, experiment: Experiment) -> str:
-    created = run.happened("created")[0]
+    created = run.events_named("created")[0]
     rows = [(choice["path"], choice["value"], choice["reason"]) for choice in created["choices"] if choice["path"] != "data.task"]
     rows.append(("training.dtype", experiment.training.dtype, "decided by the machine, before step one"))
-    stopped = run.happened("stopped_by_watcher")
+    stopped = run.events_named("stopped_by_watcher")
     if stopped:
         rows.append(("training.steps", stopped[-1]["step"], f"of {stopped[-1]['total']:,}: a watcher ended the training there"))
-    cut = run.happened("cut_to_budget")
+    cut = run.events_named("cut_to_budget")
     if cut:
         rows.append(("training.steps", cut[-1]["steps"], f"of {cut[-1]['wanted']:,}: what the budget of {cut[-1]['budget']:.0f} s leaves"))
     return section(
@@ -207,7 +207,10 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
     numbers = {name: value for name, value in verdict["test"].items() if name in METRICS or ":" in name}
     body = table(
         ("on the test rows", ""),
-        [(describe_metric(name), shown(name, value)) for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()],
+        [
+            (describe_metric(name), format_value(name, value))
+            for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()
+        ],
     )
     if "rouge_l" in details:
         body += f"<p>ROUGE-L against the references of {plural(details['rouge_l']['n'], 'short test row')}: {details['rouge_l']['value']:.3f}.</p>"
@@ -250,7 +253,7 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
 
 def _calibration(details: dict[str, Any]) -> str:
     """How sure it is against how right it is, before and after its temperature."""
-    before, after = (shown("calibration_error", details["calibration_error"][when]) for when in ("before", "after"))
+    before, after = (format_value("calibration_error", details["calibration_error"][when]) for when in ("before", "after"))
     if details["temperature"] == 1.0 and before == after:
         return f"Its confidence and its accuracy differ by {after} on the test rows; a temperature fitted on the validation rows would not help, so there is none."
     return (
@@ -265,7 +268,7 @@ def _classes(rows: Sequence[Sequence[Any]]) -> str:
     if len(rows) <= SHOWN_CLASSES:
         return table(head, rows)
     rest = rows[SHOWN_CLASSES:]
-    return table(head, rows[:SHOWN_CLASSES]) + folded(f"the other {plural(len(rest), 'class')}", table(head, rest))
+    return table(head, rows[:SHOWN_CLASSES]) + collapsed(f"the other {plural(len(rest), 'class')}", table(head, rest))
 
 
 def _samples(details: dict[str, Any]) -> str:
@@ -340,8 +343,8 @@ def _cost(run: Run, verdict: dict[str, Any], experiment: Experiment) -> str:
     steps = [line for line in run.lines("metrics.jsonl") if "tokens" in line]
     training = sum(line["seconds"] for line in run.lines("timing.jsonl"))
     tokens, examples = sum(line["tokens"] for line in steps), sum(line["examples"] for line in steps)
-    planned = run.happened("planned")
-    budget = run.happened("created")[-1]["budget"] if run.happened("created") else None
+    planned = run.events_named("planned")
+    budget = run.events_named("created")[-1]["budget"] if run.events_named("created") else None
     facts = [
         ("whole run", f"{verdict['seconds']:.0f} s" + (f" of a budget of {budget:.0f} s" if budget else "")),
         ("training steps alone", f"{training:.0f} s for {plural(len(steps), 'step')}"),

@@ -26,10 +26,10 @@ def interval(name: str, scores: Scores, level: float = 0.95, seed: int = 0) -> t
         level: share of the resamples inside.
         seed: of the resampling.
     """
-    return _percentiles(resampled(name, scores, seed), level)
+    return _percentiles(bootstrap_metric(name, scores, seed), level)
 
 
-def paired(name: str, ours: Scores, rival: Scores, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
+def paired_interval(name: str, ours: Scores, rival: Scores, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
     """How much better ours is than the rival on the same rows.
 
     Args:
@@ -52,11 +52,11 @@ def paired(name: str, ours: Scores, rival: Scores, level: float = 0.95, seed: in
         ours, rival = ours.part(both), rival.part(both)
     rows = np.arange(len(ours.loss))
     value = sign * (metric.value(ours, rows) - metric.value(rival, rows))
-    low, high = _percentiles(sign * (resampled(name, ours, seed) - resampled(name, rival, seed)), level)
+    low, high = _percentiles(sign * (bootstrap_metric(name, ours, seed) - bootstrap_metric(name, rival, seed)), level)
     return value, low, high
 
 
-def resampled(name: str, scores: Scores, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+def bootstrap_metric(name: str, scores: Scores, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
     """A metric on resamples of the rows, the same resamples for every model with as many rows; kept as long as the scores are.
 
     Args:

@@ -14,8 +14,8 @@ from luthier.core.types import Scores
 from luthier.evaluation import numbers, pairs
 from luthier.evaluation.auc import anomaly_auc, anomaly_auc_of_resamples, auc, auc_of_resamples
 from luthier.evaluation.overlap import chrf_counts, chrf_of, rouge_l
-from luthier.evaluation.own import call_function, higher_is_better, is_allowed, is_function
 from luthier.evaluation.resamples import sum_by_class
+from luthier.evaluation.user_metric import call_function, higher_is_better, is_allowed, is_function
 
 OverResamples = Callable[[Scores], Callable[[np.ndarray], np.ndarray]]
 """Scores → a function of how often each row was drawn, # (draws, rows) → (draws,)"""
@@ -351,7 +351,7 @@ def per_class(scores: Scores, labels: tuple[str, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def never_predicted(scores: Scores) -> list[int]:
+def find_never_predicted(scores: Scores) -> list[int]:
     """The classes that some rows have and that no row was given, by number."""
     if scores.target is None or scores.probabilities is None:
         return []

@@ -9,10 +9,10 @@ import numpy as np
 
 from luthier.core.interfaces import Objective
 from luthier.core.types import HELD_OUT, Example, Scores
-from luthier.evaluation.generated import ANSWERED, add_answers
+from luthier.evaluation.generated_answers import ANSWERED, add_answers
 from luthier.evaluation.metrics import needs_answers
-from luthier.models.memory import in_halves
-from luthier.models.modes import evaluating
+from luthier.models.memory import retry_halved
+from luthier.models.modes import eval_mode
 
 
 def score(
@@ -47,11 +47,11 @@ def score(
         parts[-1].append(position)
         held += size
     found = []
-    with evaluating(model):
+    with eval_mode(model):
         for part in parts:
             poll()
             rows = [examples[position] for position in part]
-            found += in_halves(lambda rows: objective.score(model, objective.collate(rows, 0, HELD_OUT)), rows, "an evaluation")
+            found += retry_halved(lambda rows: objective.score(model, objective.collate(rows, 0, HELD_OUT)), rows, "an evaluation")
     joined = join(found, np.argsort(np.array([position for part in parts for position in part]), kind="stable"))
     if not answers or not reads_answers(objective, examples):
         return joined

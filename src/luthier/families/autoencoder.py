@@ -13,14 +13,14 @@ from luthier.core.pictures import as_data
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.core.words import plural
-from luthier.data import pictures
+from luthier.data import similar_images
 from luthier.data.infer import TARGET_NAMES, find_label, text_of
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rows
 from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
-from luthier.data.usable import reject_label
-from luthier.evaluation.choice import AUTO
+from luthier.data.usable_rows import reject_label
+from luthier.evaluation.metric_choice import AUTO
 from luthier.families import autoencoder_proofs, text_defaults
 from luthier.families.anomaly_baselines import component_baseline, flat_pictures, mean_picture
 from luthier.families.family import Choice, Family
@@ -103,7 +103,7 @@ class ImageAutoencoder(Family):
 
     def clusters(self, records: Sequence[Record], data: Data) -> Sequence[int]:
         """By how the images look."""
-        return pictures.clusters([record.values["thumbnail"] for record in records])
+        return similar_images.clusters([record.values["thumbnail"] for record in records])
 
     def identity(self, record: Record, data: Data) -> str:
         """The hash of the pixels."""

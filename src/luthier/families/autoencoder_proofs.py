@@ -25,11 +25,11 @@ def held_out_rows_have_no_noise(context: ProofContext) -> Proof:
     """What an evaluation draws of a row is what the network draws of the bare image, twice the same."""
     import torch
 
-    from luthier.models.modes import evaluating
+    from luthier.models.modes import eval_mode
 
     model: Any = context.model
     one, two = context.batch(context.rows), context.batch(context.rows)
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         bare = model.network.decode(model.network.encode(model.target(one).to(model.network.to_code.weight.dtype))[0]).float()
         apart = max(float((model(batch)[0] - bare).abs().max()) for batch in (one, two))
     added = sorted({"noise", "draw"} & set(one.each))
@@ -51,7 +51,7 @@ def statistics_move_in_training_alone(context: ProofContext) -> Proof:
 
     from luthier.evaluation.score import score
     from luthier.models.buffers import Buffers, keep_buffers
-    from luthier.models.modes import evaluating, has_statistics
+    from luthier.models.modes import eval_mode, has_statistics
 
     model: Any = context.model
     kept, last = Buffers(model.network), model.network.to_pixels.weight
@@ -62,7 +62,7 @@ def statistics_move_in_training_alone(context: ProofContext) -> Proof:
         together = score(model, context.objective, context.rows).loss
         alone = np.array([score(model, context.objective, [example]).loss[0] for example in context.rows])
         judged = kept.copy()
-        with evaluating(model):
+        with eval_mode(model):
             model.train()
             context.objective.loss(model, context.batch(context.rows))
         trained = kept.copy()

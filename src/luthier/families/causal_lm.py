@@ -12,13 +12,13 @@ from luthier.core.errors import DataError, ModelError
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.data.infer import find_text
-from luthier.data.near import clusters
+from luthier.data.near_duplicates import clusters
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rows, format_of, plain_stem
 from luthier.data.sources.passages import POSITION
 from luthier.data.sources.texts import ENDINGS, texts_in
 from luthier.data.spec import Data
-from luthier.evaluation.choice import AUTO
+from luthier.evaluation.metric_choice import AUTO
 from luthier.families import causal_lm_defaults, text_defaults
 from luthier.families.causal_lm_proofs import PROOFS
 from luthier.families.family import Choice, Family

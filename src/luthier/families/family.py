@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.component import Component
 from luthier.core.errors import ExperimentError
 from luthier.core.types import Example, Record, Scores
-from luthier.data.near import clusters, normal
+from luthier.data.near_duplicates import clusters, normalise
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
-from luthier.data.usable import reject_reason
-from luthier.evaluation.choice import AUTO
+from luthier.data.usable_rows import reject_reason
+from luthier.evaluation.metric_choice import AUTO
 
 if TYPE_CHECKING:
     from luthier.core.interfaces import TrainableModel
@@ -126,7 +126,7 @@ class Family(ABC):
 
     def identity(self, record: Record, data: Data) -> str:
         """What copies of a row have in common."""
-        return normal(self.row_view(record, data).text)
+        return normalise(self.row_view(record, data).text)
 
     # starting point
 

@@ -184,7 +184,7 @@ def knowing_nothing_costs_what_it_must(context: ProofContext) -> Proof:
     """Tables of zeros lose the weighted mean of the squared logarithms."""
     import torch
 
-    from luthier.models.modes import evaluating
+    from luthier.models.modes import eval_mode
 
     model: Any = context.model
     rows = context.rows
@@ -192,7 +192,7 @@ def knowing_nothing_costs_what_it_must(context: ProofContext) -> Proof:
     expected = float((weights * logs**2).sum() / weights.sum())
     kept = {name: parameter.detach().clone() for name, parameter in model.network.named_parameters()}
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), eval_mode(model):
             for parameter in model.network.parameters():
                 parameter.zero_()
             found = context.objective.loss(model, context.batch(rows))

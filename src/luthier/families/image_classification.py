@@ -11,7 +11,7 @@ import numpy as np
 from luthier.core.errors import DataError, nearest
 from luthier.core.proof import Proof, ProofContext, ProofFunction, row_of
 from luthier.core.types import Example, Record, Scores
-from luthier.data import pictures
+from luthier.data import similar_images
 from luthier.data.infer import count_values, find_label
 from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rows, names_table, read
@@ -79,7 +79,7 @@ class ImageClassification(ClassFamily):
 
     def clusters(self, records: Sequence[Record], data: Data) -> Sequence[int]:
         """By how the images look."""
-        return pictures.clusters([record.values["thumbnail"] for record in records])
+        return similar_images.clusters([record.values["thumbnail"] for record in records])
 
     def identity(self, record: Record, data: Data) -> str:
         """The hash of the pixels."""
@@ -147,7 +147,7 @@ class ImageClassification(ClassFamily):
         """The most frequent class, and the nearest class mean of small pictures."""
         from luthier.evaluation import baselines
 
-        frequent = baselines.majority(train, validation, context.classes)
+        frequent = baselines.majority_baseline(train, validation, context.classes)
         context.poll()
         return [frequent, nearest_mean(train, validation, context.classes)]
 

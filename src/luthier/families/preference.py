@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import DataError
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
-from luthier.data.chat import asked as asked_turns
-from luthier.data.chat import prompt
-from luthier.data.near import normal
+from luthier.data.chat import prompt, prompt_turns
+from luthier.data.near_duplicates import normalise
 from luthier.data.pairs import SIDES, pair_of
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
-from luthier.evaluation.choice import AUTO
+from luthier.evaluation.metric_choice import AUTO
 from luthier.families import preference_proofs, text_defaults, token_proofs
 from luthier.families.chat import ChatFamily
 from luthier.families.family import Choice
@@ -159,7 +158,7 @@ class PreferenceFamily(ChatFamily):
 
     def serving_inputs(self, record: Record, objective: Any) -> Any:
         """The turns that wait for an answer."""
-        return {"tokens": prompt(objective.tokenizer, asked_turns(record.values, objective.input))[0]}
+        return {"tokens": prompt(objective.tokenizer, prompt_turns(record.values, objective.input))[0]}
 
     # judging
 
@@ -175,7 +174,7 @@ class PreferenceFamily(ChatFamily):
 def _as_text(record: Record, input: tuple[str, ...]) -> tuple[str, str, str]:
     """A pair as prompt, better and worse answer, without case, spaces and punctuation."""
     pair = pair_of(record.values, input)
-    return normal("\n".join(turn["content"] for turn in pair.prompt)), normal(pair.answers[0]), normal(pair.answers[1])
+    return normalise("\n".join(turn["content"] for turn in pair.prompt)), normalise(pair.answers[0]), normalise(pair.answers[1])
 
 
 def _turned(pair: tuple[str, str, str]) -> tuple[str, str, str]:

@@ -90,14 +90,14 @@ def starts_as_the_reference(context: ProofContext) -> Proof:
 
 def the_better_answer_is_preferred(context: ProofContext) -> Proof:
     """A step on a pair makes its better answer likelier against the worse one: the loss falls in the direction in which transformers' own log-probabilities of the two part."""
-    from luthier.models.modes import evaluating
-    from luthier.models.precision import precisely
+    from luthier.models.modes import eval_mode
+    from luthier.models.precision import in_fp32
 
     model: Any = context.model
     example = min(context.rows, key=lambda each: each.size)
     kept, model.frozen_cache = getattr(model, "frozen_cache", None), None
     try:
-        with evaluating(model), precisely(model.network):
+        with eval_mode(model), in_fp32(model.network):
             falls = _gradient(model, lambda: context.objective.loss(model, context.batch([example])).total)
             parts = _gradient(model, lambda: _taken(context, _said(context, example, 0)) - _taken(context, _said(context, example, 1)))
     finally:
@@ -116,15 +116,15 @@ def the_better_answer_is_preferred(context: ProofContext) -> Proof:
 def log_probabilities_are_exact(context: ProofContext) -> Proof:
     """Both answers' log-probabilities, of a pair in one pass whose prompt is read once, are those of transformers' own forward pass of each by itself; in fp32."""
     from luthier.core.proof import CLOSE_FP32
-    from luthier.models.modes import evaluating
-    from luthier.models.precision import precisely
+    from luthier.models.modes import eval_mode
+    from luthier.models.precision import in_fp32
     from luthier.objectives.reference import said_of
 
     model: Any = context.model
     example = min(context.rows, key=lambda each: each.size)
     kept, model.frozen_cache = getattr(model, "frozen_cache", None), None
     try:
-        with evaluating(model), precisely(model.network):
+        with eval_mode(model), in_fp32(model.network):
             (ours,) = said_of(context.objective, model, [example])
             theirs = [_said(context, example, side).detach() for side in (0, 1)]
     finally:

@@ -147,7 +147,7 @@ def _by_length(scores: Scores) -> dict[str, Any]:
 
 def _against(scores: Scores) -> dict[str, Any]:
     """Accuracy beside that of two simple rules, with paired intervals."""
-    from luthier.evaluation.compare import paired
+    from luthier.evaluation.compare import paired_interval
     from luthier.evaluation.metrics import measure
 
     more = scores.more
@@ -159,7 +159,7 @@ def _against(scores: Scores) -> dict[str, Any]:
     rows = []
     for name, lead in rules.items():
         rule = replace(scores, more={**more, "reward": lead})
-        gain, low, high = paired("pair_accuracy", scores, rule)
+        gain, low, high = paired_interval("pair_accuracy", scores, rule)
         value = measure(rule, ("pair_accuracy",))["pair_accuracy"]
         rows.append((name, f"{100 * value:.1f} %", f"{100 * own:.1f} %", f"{100 * gain:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"))
     return {"title": "Pairs told right", "head": ("rule", "the rule", "this model", "difference, the same pairs"), "rows": rows}

@@ -98,14 +98,14 @@ def knowing_nothing_costs_what_it_must(context: ProofContext) -> Proof:
     """Vectors of zeros give every pair and every negative the same chance: a pair loses (1 + negatives) × log 2, in training and in an evaluation."""
     import torch
 
-    from luthier.models.modes import evaluating
+    from luthier.models.modes import eval_mode
 
     model: Any = context.model
     objective: Any = context.objective
     rows, expected = context.rows, (1 + context.spec.negatives) * math.log(2)
     kept = {name: parameter.detach().clone() for name, parameter in model.network.named_parameters()}
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), eval_mode(model):
             for parameter in model.network.parameters():
                 parameter.zero_()
             trained = objective.loss(model, objective.collate(rows, 1, 0).to(next(model.parameters()).device))

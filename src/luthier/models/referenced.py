@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from luthier.core.errors import LuthierError, ModelError
-from luthier.models.precision import compute_in
+from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import Generator, load_generator
 from luthier.models.store import Base, resolve
 
@@ -34,7 +34,7 @@ class Referenced(Generator):
         """
         if not self._origin:
             weight = next(self.parameters())
-            loaded: Any = compute_in(load_generator(self.source(), 0.0), weight.dtype)
+            loaded: Any = round_weights_to(load_generator(self.source(), 0.0), weight.dtype)
             self._origin.append(loaded.to(weight.device).eval())
         return self._origin[0]
 

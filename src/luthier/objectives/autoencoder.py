@@ -250,12 +250,12 @@ class AutoencoderObjective(BaseObjective):
         """The same by the network's own parts, in the order of the definition."""
         import torch
 
-        from luthier.models.modes import evaluating
+        from luthier.models.modes import eval_mode
 
         network: Any = cast(Any, model).network
         weight = network.to_code.weight
         pixels = torch.tensor(example.inputs["pixels"], device=weight.device).permute(2, 0, 1)[None].float()
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             target = (pixels - 127.5) / 127.5
             mean, log_variance = network.encode(target.to(weight.dtype))
             total = ((network.decode(mean).float() - target) ** 2).sum()
@@ -268,10 +268,10 @@ class AutoencoderObjective(BaseObjective):
         """What the model draws of images, # (examples, side, side, channels) of uint8"""
         import torch
 
-        from luthier.models.modes import evaluating
+        from luthier.models.modes import eval_mode
 
         place = next(model.parameters()).device
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             drawn = cast(Any, model)(self.collate(examples, 0, HELD_OUT).to(place))[0]
         levels = ((drawn.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return levels.permute(0, 2, 3, 1).cpu().numpy()

@@ -133,7 +133,7 @@ class CausalLmObjective(BaseObjective):
         device = next(model.parameters()).device
         tokens = torch.from_numpy(np.asarray(example.tokens).astype(np.int64)).to(device)
         following = torch.from_numpy(np.asarray(example.target).astype(np.int64)).to(device)
-        with cast(Any, model).generating() as network:
+        with cast(Any, model).for_generation() as network:
             said = network(input_ids=tokens[None]).logits[0].float().log_softmax(-1)
         return -said.gather(1, following[:, None]).sum()
 

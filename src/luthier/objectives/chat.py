@@ -93,7 +93,7 @@ class ChatObjective(BaseObjective):
 
         device = next(model.parameters()).device
         tokens = torch.tensor([example.tokens], device=device)
-        with cast(Any, model).generating() as network:
+        with cast(Any, model).for_generation() as network:
             said = network(input_ids=tokens).logits[0, :-1].float().log_softmax(-1)
         own = -said.gather(1, tokens[0, 1:, None])[:, 0]
         return own[torch.tensor(example.target[1:], device=device)].sum()

@@ -13,8 +13,8 @@ from luthier.core.component import Component
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
 from luthier.core.types import Batch, Example, Record
-from luthier.data.sources.apart import told
 from luthier.data.sources.images import DECODING, MEMORY, SECONDS
+from luthier.data.sources.sandbox import read_each
 from luthier.objectives.classification import ClassificationObjective
 from luthier.objectives.objective import BaseObjective
 
@@ -146,11 +146,11 @@ class ImageClassificationObjective(ClassificationObjective):
         """The loss by transformers' own forward pass, which is given labels and an image from -1 to 1."""
         import torch
 
-        from luthier.models.modes import evaluating
+        from luthier.models.modes import eval_mode
 
         weight = next(model.parameters())
         pixels = torch.tensor(example.inputs["pixels"], device=weight.device).permute(2, 0, 1)[None].float()
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             said = cast(Any, model).network(pixel_values=((pixels - 127.5) / 127.5).to(weight.dtype)).logits.float()
         return torch.nn.functional.cross_entropy(said, torch.tensor([example.target], device=weight.device))
 
@@ -172,7 +172,7 @@ def decode(records: Sequence[Record], column: str, side: int, channels: int) -> 
     require_extra("PIL", "reading images", DataError)
     places = [place_of(record, column) for record in records]
     found = []
-    for record, said in zip(records, told(READER, places, SECONDS, MEMORY, str(side), "L" if channels == 1 else "RGB"), strict=True):
+    for record, said in zip(records, read_each(READER, places, SECONDS, MEMORY, str(side), "L" if channels == 1 else "RGB"), strict=True):
         if "why" in said:
             where = f"{record.source}, " if record.source else ""
             raise DataError(

@@ -91,16 +91,16 @@ def make_key(tokens: Sequence[int], places: Sequence[int], learned: Sequence[boo
 
 def said_of(objective: Any, model: Any, examples: Sequence[Example]) -> list[np.ndarray]:
     """The log-probability of each learned token under a model as it is now, # one (learned,) a row, fp32"""
-    from luthier.models.memory import in_halves
-    from luthier.models.modes import evaluating
+    from luthier.models.memory import retry_halved
+    from luthier.models.modes import eval_mode
 
     device = next(model.parameters()).device
 
     def some(rows: Sequence[Example]) -> np.ndarray:
         return log_probabilities(model, objective.collate(rows, 0, HELD_OUT).to(device)).float().cpu().numpy()
 
-    with evaluating(model):
-        found = np.concatenate(in_halves(some, examples, "the reference"))
+    with eval_mode(model):
+        found = np.concatenate(retry_halved(some, examples, "the reference"))
     return np.split(found, np.cumsum([sum(example.target) for example in examples])[:-1])
 
 
@@ -134,14 +134,14 @@ def complete(batch: Batch, model: Any) -> torch.Tensor:
     """
     import torch
 
-    from luthier.models.modes import evaluating
+    from luthier.models.modes import eval_mode
 
     known = batch.flat["reference"][batch.flat["next"] >= 0]
     missing = torch.isnan(known)
     if not missing.any():
         return known
     origin = model.origin()
-    with evaluating(origin):
+    with eval_mode(origin):
         return torch.where(missing, log_probabilities(origin, batch), known)
 
 

@@ -1,4 +1,4 @@
-"""How parameters move: the optimizer, its rate over time, and the precise copy of the weights."""
+"""How parameters move: the optimizer, the learning-rate schedule, and the fp32 master weights."""
 
 from luthier.core.table import Table
 

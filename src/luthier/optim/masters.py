@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from luthier.core.errors import ExperimentError
 from luthier.models.buffers import Buffers
 from luthier.models.compiled import Kernels
-from luthier.models.precision import compute_in
+from luthier.models.precision import round_weights_to
 from luthier.optim.optimizers import AdamW, decays
 from luthier.optim.sparse_rows import SparseRows
 
@@ -63,7 +63,7 @@ class Masters:
         copies = dtype != torch.float32
         self.outer: dict[str, Tensor] = {name: self._outer(name, parameter, copies) for name, parameter in self.inner.items()}
         if copies:
-            compute_in(network, dtype)
+            round_weights_to(network, dtype)
         self.copies = copies
         self._collecting = False
         self._rooms: dict[str, Tensor] = {}
@@ -103,7 +103,7 @@ class Masters:
 
     def _watch(self, name: str) -> None:
         """Hear of a parameter's gradient; the parameter holds no reference back, so that both go when nobody needs them."""
-        take, watched = weakref.WeakMethod(self._take), self.inner[name]
+        take, watched = weakref.WeakMethod(self._accumulate), self.inner[name]
 
         def heard(parameter: Tensor) -> None:
             taking = take()
@@ -114,7 +114,7 @@ class Masters:
         watched.requires_grad_(True).register_post_accumulate_grad_hook(heard)  # one that moves later is heard of then
         watched.requires_grad_(moving)
 
-    def _take(self, name: str, parameter: Tensor) -> None:
+    def _accumulate(self, name: str, parameter: Tensor) -> None:
         if not self._collecting or parameter.grad is None:
             return
         master, gradient = self.outer[name], parameter.grad
@@ -148,7 +148,7 @@ class Masters:
             self._rooms[name] = torch.empty_like(master, requires_grad=False)
         return self._rooms[name]
 
-    def forget(self, buffers: Mapping[str, Tensor] | None = None) -> None:
+    def zero_grad(self, buffers: Mapping[str, Tensor] | None = None) -> None:
         """Throw away what a step that could not be finished has left: its gradients, and what its forward passes have put into the buffers.
 
         Args:
@@ -182,11 +182,11 @@ class Masters:
             torch.ops.aten._foreach_mul_.Tensor(gradients, torch.tensor(shrink / count, device=gradients[0].device))
         for group, (scale, _) in zip(self.optimizer.param_groups, self.groups, strict=True):
             group["lr"] = self.spec.lr * scale * factor
-        moved = self._moved_at_once(shrink / count)
+        moved = self._step_in_one_pass(shrink / count)
         if gradients:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.publish(moved)
+        self.copy_to_model(moved)
         return norm
 
     def _numbers(self, master: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ class Masters:
         squares = torch.stack([self._kernels.square_sum(gradient.flatten()) for gradient in self._waiting.values()])
         return math.sqrt(norm**2 + float(squares.double().sum()))
 
-    def _moved_at_once(self, scale: float) -> set[str]:
+    def _step_in_one_pass(self, scale: float) -> set[str]:
         """Take the optimizer's step for the gradients that wait, and publish what it says, in one pass a parameter.
 
         Args:
@@ -248,7 +248,7 @@ class Masters:
         self._waiting.clear()
         return done
 
-    def publish(self, done: Collection[str] = ()) -> None:
+    def copy_to_model(self, done: Collection[str] = ()) -> None:
         """Put the precise weights into the network, rounded to what it computes in; `done`: names of those that are there."""
         with torch.no_grad():
             for name, sparse_rows in self.sparse_rows.items():
@@ -301,7 +301,7 @@ class Masters:
                     continue
                 self.inner[name].index_copy_(0, then[name], weights[name].to(self.inner[name].dtype))
                 self.sparse_rows[name].restore(master, weights[name], then[name])
-        self.publish()
+        self.copy_to_model()
         for key, value in (state or {}).items():
             name, _, field = key.rpartition("/")
             master = self.outer[name]

@@ -84,9 +84,9 @@ def chat(bundle: str | Path, *, limit: int = 256, temperature: float = 0.0, say:
         LuthierError: it cannot write text.
     """
     from luthier.models.pretrained import load_generator, load_tokenizer
-    from luthier.training.devices import settle
+    from luthier.training.devices import configure_torch
 
-    settle()
+    configure_torch()
     base = resolve(str(bundle), say or _warn)
     if base.bundle is None:
         return Conversation(load_generator(base, 0.0).eval(), load_tokenizer(base), limit, temperature)
@@ -115,12 +115,12 @@ class Conversation:
     def say(self, text: str) -> Iterator[str]:
         """The answer, piece by piece; when it is through, it is part of the conversation."""
         from luthier.data.chat import prompt
-        from luthier.models.generate import stream
+        from luthier.models.generate import stream_answer
 
         self.messages.append({"role": "user", "content": text})
         tokens, _ = prompt(self.tokenizer, self.messages)
         said = ""
-        for piece in stream(self.model, self.tokenizer, tokens, self.limit, self.temperature):
+        for piece in stream_answer(self.model, self.tokenizer, tokens, self.limit, self.temperature):
             said += piece
             yield piece
         self.messages.append({"role": "assistant", "content": said.strip() or "…"})
@@ -145,9 +145,9 @@ def _resolve_bundle(bundle: str | Path, say: Say) -> tuple[Base, dict[str, Any]]
 def _load(base: Base) -> tuple[Any, Any]:
     """A bundle's model, and its objective with the bundle's tokenizer."""
     from luthier.delivery.bundle import open_bundle
-    from luthier.training.devices import settle
+    from luthier.training.devices import configure_torch
 
-    settle()
+    configure_torch()
     assert base.bundle is not None
     family = family_of(base.bundle["task"])
     tokenizer = family.load_processor(base, family.spec_class.model_validate(base.bundle["objective"]))

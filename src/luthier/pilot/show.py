@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from luthier.core.component import build, placed
+from luthier.core.component import build, set_at_path
 from luthier.core.errors import DataError
 from luthier.core.interfaces import NullReporter
 from luthier.core.types import Record
@@ -18,8 +18,8 @@ from luthier.data.sources.images import pixels
 from luthier.experiment import Changes, as_assignments, number
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
-from luthier.pilot.stages.asking import asked_for, assigned, chosen
-from luthier.pilot.stages.given import accepts_frames
+from luthier.pilot.stages.given_rows import accepts_frames
+from luthier.pilot.stages.options import choose_experiment, data_spec, parse_assignments
 
 SIDE = 256
 """Of a shown image, at most, in pixels."""
@@ -105,18 +105,18 @@ def show(
         DataError: there is no such row, or it was set aside (and why).
     """
     given = as_assignments(set)
-    dataset = load_dataset(asked_for(data, target=target, input=input, task=task, set=given), checks=())
-    part, record = _found(dataset, row)
+    dataset = load_dataset(data_spec(data, target=target, input=input, task=task, set=given), checks=())
+    part, record = _find_row(dataset, row)
     changes = [item for item in given if not item.startswith("data.")]
     if dataset.reader.kind.images:
         return _image(dataset, record, part, views, page, changes)
     from luthier.models.store import resolve
-    from luthier.training.assemble import opened
+    from luthier.training.assemble import open_objective
 
-    experiment, _ = chosen(dataset, base, changes, 1, NullReporter())
+    experiment, _ = choose_experiment(dataset, base, changes, 1, NullReporter())
     base_of_it = resolve(experiment.model.base) if experiment.model.base else None
     tokenizer: Any = family_of(dataset.spec.task).load_processor(base_of_it, experiment.objective, dataset)
-    objective = opened(experiment, tokenizer)
+    objective = open_objective(experiment, tokenizer)
     example = objective.prepare([record])[0]
     pieces = [tokenizer.decode([token]) for token in example.tokens]
     if views and not objective.varies:
@@ -129,7 +129,7 @@ def show(
     )  # fmt: skip
 
 
-def _found(dataset: Dataset, row: int | None) -> tuple[str, Record]:
+def _find_row(dataset: Dataset, row: int | None) -> tuple[str, Record]:
     """The row that begins on a line, and its part."""
     rows = [(part, record) for part, records in dataset.records.items() for record in records]
     found = rows[0] if row is None else next(((part, record) for part, record in rows if record.row == row), None)
@@ -149,8 +149,8 @@ def _image(dataset: Dataset, record: Record, part: str, views: int, page: str | 
     source = Path(record.source)
     file = (source if source.is_dir() else source.parent) / str(record.values[dataset.spec.input[0]])
     whole = Augment().model_dump()
-    for path, text in assigned(changes).items():
-        placed(whole, path.removeprefix("augment."), number(text), "augment")
+    for path, text in parse_assignments(changes).items():
+        set_at_path(whole, path.removeprefix("augment."), number(text), "augment")
     augment = cast(Augment, build(Augment, whole, "augment"))
     picture = pixels(file, SIDE)
     made = [augment.images.view(picture, 1, step, record.row) for step in range(views)]

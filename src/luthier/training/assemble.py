@@ -13,7 +13,7 @@ from luthier.core.cache import Cache
 from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Record
-from luthier.evaluation.choice import AUTO, metrics_at_evaluations
+from luthier.evaluation.metric_choice import AUTO, metrics_at_evaluations
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.models import compiled
@@ -31,7 +31,7 @@ def load_model(experiment: Experiment, base: Base | None) -> Any:
     return model.to(device())
 
 
-def opened(experiment: Experiment, processor: Any) -> Any:
+def open_objective(experiment: Experiment, processor: Any) -> Any:
     """The experiment's objective, at work with this tokenizer."""
     spec: Any = experiment.objective
     family = family_of(spec.kind)
@@ -58,7 +58,7 @@ def assemble(experiment: Experiment, base: Base | None, processor: Any, parts: M
         processor: the base's tokenizer.
         parts: the records of train and validation.
     """
-    objective = opened(experiment, processor)
+    objective = open_objective(experiment, processor)
     return build(experiment, base, objective, objective.prepare(parts["train"]), objective.prepare(parts["validation"]))
 
 

@@ -72,6 +72,6 @@ def _name(proof: Any) -> str:
     return proof.__name__.replace("_", " ").strip()
 
 
-def disproved(proofs: Sequence[Proof]) -> Iterator[Proof]:
+def find_disproved(proofs: Sequence[Proof]) -> Iterator[Proof]:
     """Those that failed."""
     return (proof for proof in proofs if proof.held is False)

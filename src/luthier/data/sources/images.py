@@ -13,7 +13,7 @@ import numpy as np
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
 from luthier.data.rows import Reading, Rejected, Rows
-from luthier.data.sources.apart import LIMITS, told
+from luthier.data.sources.sandbox import LIMITS, read_each
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 SECONDS = 60
@@ -104,7 +104,7 @@ def pixels(path: Path, side: int) -> np.ndarray:
     Raises:
         DataError: it cannot be decoded.
     """
-    (said,) = told(PIXELS, [path], SECONDS, MEMORY, str(side))
+    (said,) = read_each(PIXELS, [path], SECONDS, MEMORY, str(side))
     if "why" in said:
         raise DataError(f"{path} cannot be decoded: {said['why']}", "look at the file")
     width, height = said["size"]
@@ -125,7 +125,7 @@ def read_images(reading: Reading) -> Rows:
         for number, path in enumerate(files, 1):
             table.add(number, {"image": path.name})
         table.thin()
-        return with_images(table, "image", folder, str(folder))
+        return describe_images(table, "image", folder, str(folder))
     if loose:
         raise DataError(
             f"{folder}: {loose[0].name} lies in no sub-folder, so it has no class, and {next(path for path in files if path not in loose).relative_to(folder)} has one",
@@ -135,7 +135,7 @@ def read_images(reading: Reading) -> Rows:
     for number, path in enumerate(files, 1):
         table.add(number, {"image": str(path.relative_to(folder)), "label": path.relative_to(folder).parts[0]})
     table.thin()
-    return with_images(table, "image", folder, str(folder))
+    return describe_images(table, "image", folder, str(folder))
 
 
 def images_of(folder: Path) -> list[Path]:
@@ -153,7 +153,7 @@ def image_column(table: Rows, folder: Path) -> str | None:
     return None
 
 
-def with_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
+def describe_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
     """The table with what its images say of themselves; rows whose image cannot be read are set aside.
 
     Args:
@@ -172,7 +172,7 @@ def with_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
     root = folder.resolve()
     places = [(root / str(row.get(column) or "")).resolve() for row in table.values]
     inside = [place.is_relative_to(root) and place.is_file() for place in places]
-    said = told(READER, _only(places, inside), SECONDS, MEMORY)
+    said = read_each(READER, _only(places, inside), SECONDS, MEMORY)
     for line, row, there in zip(table.lines, table.values, inside, strict=True):
         facts = next(said) if there else {"why": f"there is no file {row.get(column)!r} beside the table"}
         if "why" in facts:

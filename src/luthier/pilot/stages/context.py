@@ -1,4 +1,4 @@
-"""What the stages of one run share."""
+"""The run context: what the stages of one run share."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from luthier.training.watchers import Signals
 
 @dataclass
 class RunContext:
-    """A run on its way, and the prepared rows that its stages have in common.
+    """What the stages of a run share: its folder, rows, base, objective and prepared examples.
 
     Args:
-        place: the run.
+        run: the run folder.
         dataset: its rows.
         reporter: shows progress.
         clock: seconds since the command began.
