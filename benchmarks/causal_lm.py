@@ -115,10 +115,10 @@ def nanogpt(place: Path, python: str, seed: int, steps: int) -> tuple[float, flo
     options = {**SETTING, "max_iters": steps, "lr_decay_iters": steps, "eval_interval": steps, "eval_iters": 200, "log_interval": 1}
     command = [python, script.name, "config/train_shakespeare_char.py", "--device=cpu", "--compile=False"]
     done = subprocess.run([*command, *(f"--{name}={value}" for name, value in options.items())], cwd=place, capture_output=True, text=True)
-    losses = re.findall(r"val loss ([0-9.]+)", done.stdout)
+    losses = re.findall(rf"step {steps}: train loss [0-9.]+, val loss ([0-9.]+)", done.stdout)
     times = [float(found) / 1000 for found in re.findall(r"time ([0-9.]+)ms", done.stdout)]
-    if not losses:
-        raise SystemExit(done.stderr[-2000:])
+    if done.returncode or not losses:
+        raise SystemExit(f"nanoGPT ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-2000:]}")
     return float(losses[-1]), ROWS * CONTEXT / median(times)
 
 
