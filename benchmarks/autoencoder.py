@@ -26,7 +26,7 @@ from PIL import Image
 import luthier
 from luthier.core.randomness import permutation
 
-VARIANTS = ("plain", "denoising", "variational")
+VARIANTS = ("denoising", "plain", "variational")
 FOLDS = 5
 UNSEEN = 9
 """Of Fashion-MNIST the class that is never seen: ankle boots."""

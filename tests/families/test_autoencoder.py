@@ -200,6 +200,7 @@ def test_normal_rows_alone_are_learned_from_and_the_verdict_is_on_the_anomaly_au
     names = {verdict["trivial"]["name"], *(other["name"] for other in verdict["others"])}
     assert names == {"the mean image", "PCA with 4 components", "low contrast alone"}
     assert all(len(other["difference"]) == 3 for other in verdict["others"])
+    assert json.loads((finished.folder / "splits.json").read_text())["how"].startswith("by class")
     found = next(each for each in finished.findings if each.check == "split.normal")
     assert "'disc' alone are learned from" in found.claim
     proofs = json.loads((finished.folder / "proofs.json").read_text())["proofs"]
