@@ -185,9 +185,9 @@ def test_ctrl_c_twice_in_a_row_leaves_a_run_that_is_resumed_to_the_same_bytes(ba
     while not mark.exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    mark.unlink()
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
+    mark.unlink()
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == f"luthier: stopped; go on with `luthier resume '{folder}'`"

@@ -205,7 +205,7 @@ def test_its_report_is_a_whole_page_that_tells_the_verdict(tried: Any, name: str
 def test_every_bundle_says_in_a_fresh_process_what_it_says_here(tried: Any) -> None:
     asked = {name: (str(tried(name).run.folder), list(tried(name).case.ask)) for name in TRAINED}
     here = {name: luthier.predict(folder, rows) for name, (folder, rows) in asked.items()}
-    code = f"import json, luthier\nprint('ANSWER' + json.dumps({{name: luthier.predict(folder, rows) for name, (folder, rows) in {asked!r}.items()}}))"
+    code = f"import json, luthier\nfrom luthier.app.group import collect_seldom\ncollect_seldom()\nprint('ANSWER' + json.dumps({{name: luthier.predict(folder, rows) for name, (folder, rows) in {asked!r}.items()}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     there = json.loads(done.stdout.split("ANSWER")[-1])
     for name in TRAINED:

@@ -21,7 +21,7 @@ from luthier.experiment import Experiment
 from luthier.pilot.stages.asking import default_for
 from tests.conftest import rows
 
-QUICK = ["training.epochs=2", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
+QUICK = ["training.steps=16", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
 COST = """
 def cost(targets, probabilities, labels):
     return float(((probabilities.argmax(1) == 0) & (targets == 1)).mean())

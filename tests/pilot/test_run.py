@@ -22,7 +22,7 @@ from luthier.core.run import Run
 from luthier.training.checkpoints import verify
 from tests.conftest import rows
 
-QUICK = ["training.epochs=2", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
+QUICK = ["training.steps=16", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_a_run_stopped_at_a_step_and_resumed_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize("adaptation", ["freeze", "gradual", "lora"])
 def test_every_adaptation_goes_the_whole_way_and_resumes_to_the_same_bytes(bases, table: Path, tmp_path: Path, adaptation: str) -> None:
-    changes = [*QUICK, f"adaptation.kind={adaptation}", "model.dropout=0.1"]
+    changes = [*QUICK, f"adaptation.kind={adaptation}", "model.dropout=0.1", "training.ships=trained"]
     straight = luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "one", set=changes, force=True)
 
     def stop(step: Any) -> None:
@@ -201,6 +201,8 @@ def test_every_adaptation_goes_the_whole_way_and_resumes_to_the_same_bytes(bases
 
 KILLED = """
 import os, sys, luthier
+from luthier.app.group import collect_seldom
+collect_seldom()
 def kill(step):
     if step.number == int(sys.argv[3]):
         os.kill(os.getpid(), 9)
@@ -233,8 +235,10 @@ def test_watchers_change_no_bits(finished: Run, tmp_path: Path) -> None:
 
 ENDED = """
 import os, sys, luthier
-from luthier.core.interfaces import Silent
-class Kills(Silent):
+from luthier.app.group import collect_seldom
+collect_seldom()
+from luthier.core.interfaces import NullReporter
+class Kills(NullReporter):
     def stage(self, name, detail=""):
         if name == "verdict":
             os.kill(os.getpid(), 9)

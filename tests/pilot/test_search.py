@@ -22,7 +22,7 @@ from luthier.pilot.trials.runner import Runner
 from luthier.studies.rungs import early
 from tests.data.test_malformed import sentence
 
-SET = ["training.epochs=8", "training.batch_size=8", "optimizer.lr=3e-3", "model.dropout=0.1", "training.dtype=float32"]
+SET = ["training.epochs=4", "training.batch_size=8", "optimizer.lr=3e-3", "model.dropout=0.1", "training.dtype=float32"]
 """In float32 on every processor: which trial wins, and when patience ends, is a matter of small numbers."""
 
 
@@ -87,7 +87,7 @@ def test_a_study_can_be_used_where_a_run_can(study) -> None:
 
 
 def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table, bases, tmp_path) -> None:
-    given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=8", "model.dropout=0"], "force": True}
+    given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=4", "model.dropout=0"], "force": True}
     found = luthier.run(table, out=tmp_path / "run", budget="1h", **given)
     assert isinstance(found, Study)
     plan = luthier_plan(found)
@@ -140,8 +140,8 @@ def test_every_end_is_a_run_that_train_makes_again_to_the_byte(study, tmp_path) 
     assert [place.name for place in places] == ["cosine-1.000", "linear-0.588"]
     for place in places:
         branch = Run(place)
-        assert branch.happened("forked")[0]["step"] == 56  # of 112
-        assert branch.happened("trained")[0]["step"] == {"c": 112, "l": 66}[place.name[0]]
+        assert branch.happened("forked")[0]["step"] == 28  # of 56
+        assert branch.happened("trained")[0]["step"] == {"c": 56, "l": 33}[place.name[0]]
         again = luthier.train(place / "experiment.yaml", out=tmp_path / place.name, force=True)
         assert again.lines("metrics.jsonl") == branch.lines("metrics.jsonl")
         best = again.happened("trained")[0]["best"]

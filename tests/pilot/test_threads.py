@@ -80,11 +80,11 @@ if sys.argv[2] == "torch":
     import torch
 from luthier.app.group import collect_seldom
 collect_seldom()
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.pilot.complete import _set_threads
 {WAIT}
-class Shown(Silent):
+class Shown(NullReporter):
     def say(self, line):
         print(line)
 for turn in range(2):
