@@ -39,7 +39,7 @@ STEPS = 100
 """That a run should have."""
 RATES = {
     "full": (2e-6, "decoders learn preferences at a fiftieth of the rate of fine-tuning (SmolLM2's own recipe: 1e-6)"),
-    "lora": (1e-4, "300 pairs, 27 steps: 0.87 of held-out pairs told right"),
+    "lora": (1e-4, "a third of that of fine-tuning with adapters; at it 27 steps on 210 pairs were still gaining"),
 }
 """Adaptation → learning rate and where it comes from; what is not named is as full tuning."""
 
