@@ -39,7 +39,10 @@ STEPS = 100
 """That a run should have."""
 RATES = {
     "full": (2e-6, "decoders learn preferences at a fiftieth of the rate of fine-tuning (SmolLM2's own recipe: 1e-6)"),
-    "lora": (2e-4, "below that of fine-tuning with adapters; 27 steps on 212 pairs: 0.92 of sealed ones told right (1e-4, like pairs: 0.75)"),
+    "lora": (
+        2e-4,
+        "below that of fine-tuning with adapters; 27 steps on 212 pairs: 0.92 of sealed ones told right (1e-4, like pairs: 0.75)",
+    ),
 }
 """Adaptation → learning rate and where it comes from; what is not named is as full tuning."""
 
