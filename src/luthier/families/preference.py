@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PROMPTS = (("prompt",), ("question",), ("instruction", "input"), ("instruction",), ("conversations",), ("messages",))
 """Columns that hold the prompt, as well-known data sets name them."""
-EPOCHS = ((1_000, 3, "few pairs"), (5_000, 2, "some thousand pairs"), (1 << 62, 1, "one pass: Tülu 3 and Zephyr took one to three"))
+EPOCHS = ((5_000, 2, "few pairs"), (1 << 62, 1, "one pass: Tülu 3 and Zephyr took one to three"))
 """Below this many training pairs, epochs, and why."""
 BATCHES = (16, 8)
 """Pairs a step."""
@@ -38,7 +38,10 @@ STEPS = 100
 """That a run should have."""
 RATES = {
     "full": (2e-6, "decoders learn preferences at a fiftieth of the rate of fine-tuning (SmolLM2's own recipe: 1e-6)"),
-    "lora": (1e-4, "300 pairs, 27 steps: 0.87 of held-out pairs told right"),
+    "lora": (
+        2e-4,
+        "below that of fine-tuning with adapters; 27 steps on 212 pairs: 0.92 of sealed ones told right (1e-4, like pairs: 0.75)",
+    ),
 }
 """Adaptation → learning rate and where it comes from; what is not named is as full tuning."""
 
