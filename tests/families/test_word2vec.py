@@ -98,7 +98,8 @@ def test_planted_bugs_are_caught_by_name(tried: Any, model: str, monkeypatch: py
     def caught() -> set[str]:
         work = work_of(it, objective__model=model)
         return {
-            proof.name for proof in disproved(prove(work, lambda record: family_of("word2vec").serving_inputs(record, work.objective), FOREVER))
+            proof.name
+            for proof in disproved(prove(work, lambda record: family_of("word2vec").serving_inputs(record, work.objective), FOREVER))
         }
 
     assert not caught()

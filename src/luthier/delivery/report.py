@@ -216,7 +216,7 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
     for each in details.get("tables", ()):
         body += f"<h3>{text(each['title'])}</h3>" + table(each["head"], each["rows"])
     for each in details.get("figures", ()):
-        body += f"<h3>{text(each['title'])}</h3><p class=\"about\">{text(each['about'])}</p>" + figures.drawn(each)
+        body += f'<h3>{text(each["title"])}</h3><p class="about">{text(each["about"])}</p>' + figures.drawn(each)
     if details.get("truncated"):
         body += f'<p class="warning">{several(details["truncated"], "test row", "were longer than objective.max_length and cut at the end")}.</p>'
     return section("How good it is", body)

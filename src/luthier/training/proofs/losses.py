@@ -34,7 +34,14 @@ SLOWER = 10
 """Times slower the rows are shown again where they were not learned (a squared error has no upper end, and at a quick rate it may swing); faster where the loss fell all the time, and too little."""
 KNOWN = 0.05
 """Below this a row is known already, and there is little left to learn: a number near the mean, for one, begins there."""
-QUICK_RATES = {("adamw", "full"): 2e-4, ("adamw", ""): 3e-3, ("adam", "full"): 2e-4, ("adam", ""): 3e-3, ("sgd", ""): 0.05, ("adagrad", ""): 0.3}
+QUICK_RATES = {
+    ("adamw", "full"): 2e-4,
+    ("adamw", ""): 3e-3,
+    ("adam", "full"): 2e-4,
+    ("adam", ""): 3e-3,
+    ("sgd", ""): 0.05,
+    ("adagrad", ""): 0.3,
+}
 """(optimizer, adaptation) → a rate at which a few rows are learned by heart; "" stands for any other adaptation, and for a network from scratch."""
 
 
