@@ -256,7 +256,8 @@ def follow(texts: Path, task: str, data: Path, out: Path, epochs: int) -> dict[s
     losses = ours(texts, task, {"training.epochs": epochs}, 1, out, each=True)["losses"]
     shares = [judge(out / str(epoch + 1) / "vectors.txt", data)["analogies"] for epoch in range(len(losses))]
     chosen = int(np.argmin(losses))
-    agreed = float(spearmanr(losses, shares)[0]) if len(set(shares)) > 1 else 0.0
+    correlated: Any = spearmanr(losses, shares)
+    agreed = float(correlated.statistic) if len(set(shares)) > 1 else 0.0
     return {
         "losses": losses,
         "analogies": shares,
