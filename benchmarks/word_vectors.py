@@ -144,7 +144,19 @@ def stanford(programs: Path, texts: Path, epochs: int, folder: Path) -> tuple[fl
     steps = (
         ([programs / "vocab_count", "-min-count", GLOVE["least_count"], "-verbose", 0], texts, "vocab"),
         (
-            [programs / "cooccur", "-memory", 2, "-vocab-file", folder / "vocab", "-window-size", GLOVE["window"], "-verbose", 0],
+            [
+                programs / "cooccur",
+                "-memory",
+                2,
+                "-vocab-file",
+                folder / "vocab",
+                "-window-size",
+                GLOVE["window"],
+                "-overflow-file",
+                folder / "overflow",
+                "-verbose",
+                0,
+            ],
             texts,
             "counts",
         ),
