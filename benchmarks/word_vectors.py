@@ -144,7 +144,19 @@ def stanford(programs: Path, texts: Path, epochs: int, folder: Path) -> tuple[fl
     steps = (
         ([programs / "vocab_count", "-min-count", GLOVE["least_count"], "-verbose", 0], texts, "vocab"),
         (
-            [programs / "cooccur", "-memory", 2, "-vocab-file", folder / "vocab", "-window-size", GLOVE["window"], "-verbose", 0],
+            [
+                programs / "cooccur",
+                "-memory",
+                2,
+                "-vocab-file",
+                folder / "vocab",
+                "-window-size",
+                GLOVE["window"],
+                "-overflow-file",
+                folder / "overflow",
+                "-verbose",
+                0,
+            ],
             texts,
             "counts",
         ),
@@ -256,7 +268,8 @@ def follow(texts: Path, task: str, data: Path, out: Path, epochs: int) -> dict[s
     losses = ours(texts, task, {"training.epochs": epochs}, 1, out, each=True)["losses"]
     shares = [judge(out / str(epoch + 1) / "vectors.txt", data)["analogies"] for epoch in range(len(losses))]
     chosen = int(np.argmin(losses))
-    agreed = float(np.asarray(spearmanr(losses, shares))[0]) if len(set(shares)) > 1 else 0.0
+    correlated: Any = spearmanr(losses, shares)
+    agreed = float(correlated.statistic) if len(set(shares)) > 1 else 0.0
     return {
         "losses": losses,
         "analogies": shares,

@@ -32,6 +32,8 @@ RATES = (
 """Below this many training words, the learning rate, and where it comes from."""
 STEP_CELLS = (65_536, 16_384, 4_096)
 """Counts of a step, the most first."""
+AT_ONCE = 1 << 17
+"""Counts that go through the model at once."""
 STEPS = 500
 """That a run should have."""
 CELLS_A_WORD = 4.0
@@ -69,6 +71,7 @@ class GloveFamily(VectorFamily):
             Choice("model.dropout", 0.0, "there is nothing to drop"),
             Choice("training.dtype", "float32", "a vector moves by less than bfloat16 can tell"),
             Choice("training.epochs", epochs, why),
+            Choice("training.micro_batch_tokens", AT_ONCE, "a count takes next to no memory: a step goes through at once"),
             Choice("training.evaluations_per_epoch", 1.0, "one look an epoch"),
             self.batch_size(dataset, epochs),
             Choice(
