@@ -19,6 +19,7 @@ from luthier.data.usable import reject_reason
 from luthier.evaluation.choice import AUTO
 
 if TYPE_CHECKING:
+    from luthier.core.finding import Finding
     from luthier.core.interfaces import TrainableModel
     from luthier.core.proof import ProofFunction
     from luthier.data.intake import Intake
@@ -67,6 +68,8 @@ class Family(ABC):
     """Whether the untouched base can be scored with the same loss, and so is a baseline."""
     generates: bool = False
     """Whether it answers in words."""
+    converses: bool = False
+    """Whether it answers the turns of a conversation: `luthier chat` can talk to it, and bases are compared by what they foresee of its answers."""
     pipeline_tag: str = ""
     """What model hubs call it."""
 
@@ -222,6 +225,10 @@ class Family(ABC):
     def said_text(self, scores: Scores, position: int) -> str:
         """What was said of a row, for the report, where that is not one class; empty where it shows nothing."""
         return ""
+
+    def findings(self, scores: Scores, spec: Any) -> list[Finding]:
+        """What a person should know of its answers on the test rows, beside the verdict."""
+        return []
 
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """What the report shows of its own, as data; of any family `tables`: each a `title`, a `head` and `rows`."""

@@ -116,15 +116,17 @@ def show(
     experiment, _ = chosen(intake, base, changes, 1, Silent())
     base_of_it = resolve(experiment.model.base) if experiment.model.base else None
     tokenizer: Any = family_of(intake.spec.task).load_processor(base_of_it, experiment.objective, intake)
-    example = opened(experiment, tokenizer).prepare([record])[0]
-    pieces = [tokenizer.decode([token]) for token in example.tokens]
-    chat = intake.reader.kind.learns == "answer"
-    if views and chat:
-        raise DataError("augment changes texts of a classifier and images, not conversations", "leave --views out")
+    objective = opened(experiment, tokenizer)
+    example = objective.prepare([record])[0]
+    tokens, learned = objective.shown(example)
+    pieces = [tokenizer.decode([token]) for token in tokens]
+    answers = intake.reader.kind.learns == "answer"
+    if views and answers:
+        raise DataError("augment changes texts of a classifier and images, not answers", "leave --views out")
     text = " ".join(str(record.values.get(name) or "") for name in intake.spec.input)
     return Shown(
-        record.source, record.row, part, pieces, list(example.tokens), list(example.target) if chat else [False] * len(pieces),
-        "" if chat else str(record.values.get(intake.spec.target or "")), int(example.facts.get("cut", 0)),
+        record.source, record.row, part, pieces, tokens, learned,
+        "" if answers else str(record.values.get(intake.spec.target or "")), int(example.facts.get("cut", 0)),
         [experiment.augment.view(text, experiment.seed, step, record.row) for step in range(views)],
     )  # fmt: skip
 

@@ -163,7 +163,7 @@ def _attempted(work: Work, batch: Batch, number: int) -> tuple[float, float] | N
     total, count = 0.0, 0.0
     try:
         for part in work.parts(batch, work.limit(number)) if work.objective.splits else [batch]:
-            with model.chance.keyed(seed, number, part.index, part.lengths):
+            with model.chance.keyed(seed, number, part.index, part.lengths, part.stream_lengths):
                 loss = work.objective.loss(model, part)
             if loss.total.requires_grad:
                 with work.masters.collecting():

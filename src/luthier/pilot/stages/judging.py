@@ -15,7 +15,6 @@ from luthier.core.types import Example, Scores
 from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
 from luthier.evaluation.choice import metrics_at_verdict
-from luthier.evaluation.generated import ANSWERED_AT_VERDICT
 from luthier.evaluation.metrics import measure, never_predicted
 from luthier.evaluation.score import score
 from luthier.evaluation.verdict import decide, describe, finding
@@ -69,14 +68,15 @@ def judge_alone(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str,
         untouched = compute_in(load_model(experiment, way.base), getattr(torch, experiment.training.dtype)).eval()
     trivial = family.baselines(way.examples("train"), way.examples("validation"), baseline_context(way, experiment))
     test = open_test(way, experiment, work)
-    ours = score(work.model, work.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
+    ours = score(work.model, work.objective, test, poll=way.signals.poll, answers=way.objective.answered_at_verdict)
     base = None
     if untouched is not None and way.base is not None:
         untouched.prefix = work.model.prefix  # frozen blocks say the same in both
-        base = f"{way.base.name}, untouched", score(untouched, way.objective, test, poll=way.signals.poll, answers=ANSWERED_AT_VERDICT)
+        base = f"{way.base.name}, untouched", score(untouched, way.objective, test, poll=way.signals.poll, answers=way.objective.answered_at_verdict)
     others = {rival.name: rival.score(test) for rival in trivial}
     found = decide(family.name, metrics_at_verdict(work.objective.metrics, family), ours, base, others)
     details = _rows(way, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)
+    way.place.find(*family.findings(ours, experiment.objective))
     if family.generates:
         details |= compared(way, work, test)
     return found, details, Shipped()

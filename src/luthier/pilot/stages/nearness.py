@@ -109,7 +109,7 @@ def known_of(base: Base, intake: Intake, face: Face, most: int = MOST_ROWS) -> S
     face.stage("similarity", f"{base.name}: one pass over {plural(len(records), 'row')}")
     size = round((base.folder / "model.safetensors").stat().st_size / 1e6, 1)
     family = family_of(intake.spec.task)
-    if family.generates:
+    if family.converses:
         fluency, count = _fluency(base, records, intake)
         near = turn(fluency)
         proposed = depth_for(near, count)

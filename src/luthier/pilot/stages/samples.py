@@ -1,4 +1,4 @@
-"""What a chat model answers, before and after."""
+"""What a model that writes says, before and after."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 
 from luthier.core.types import Example
 from luthier.evaluation.overlap import rouge_l
-from luthier.models.generate import answers
 from luthier.pilot.stages.way import Way
 from luthier.training.steps import Work
 
 SHOWN = 8
 """Answers that are written at each occasion."""
+LONGEST = 96
+"""Tokens that such an answer may have."""
 
 
 def chosen(examples: Sequence[Example]) -> list[Example]:
@@ -27,11 +28,10 @@ def sampled(way: Way, work: Work, when: str) -> list[dict[str, Any]]:
     kept = [line for line in way.place.lines("samples.jsonl") if line.get("when") == when]
     if kept:
         return kept
-    shown = chosen(work.validation)
-    prompts = [[token for token, learned in zip(example.tokens, example.target, strict=True) if not learned] for example in shown]
-    limit = min(96, max(sum(example.target) for example in shown) + 8)
-    said = answers(work.model, way.tokenizer, prompts, limit)
-    lines = [{"step": 0, "when": when, "row": example.record.row, "asked": example.facts["messages"][-2]["content"], "expected": example.facts["messages"][-1]["content"], "said": text}
+    objective, shown = work.objective, chosen(work.validation)
+    limit = min(LONGEST, max(objective.lengths(example)[1] for example in shown) + 8)
+    said = objective.answer(work.model, shown, limit)
+    lines = [{"step": 0, "when": when, "row": example.record.row, "asked": objective.asked(example), "expected": objective.reference(example), "said": text}
              for example, text in zip(shown, said, strict=True)]  # fmt: skip
     way.place.append("samples.jsonl", *lines)
     return lines
@@ -42,11 +42,11 @@ def compared(way: Way, work: Work, test: Sequence[Example]) -> dict[str, Any]:
     before, after = sampled(way, work, "before"), sampled(way, work, "after")
     shown = [{**then, "after": now["said"], "before": then["said"]} for then, now in zip(before, after, strict=True)]
     found: dict[str, Any] = {"samples": shown}
-    lengths = [sum(example.target) for example in test]
-    if float(np.median(lengths)) <= 64 and not way.place.happened("probe_rows"):  # there: no time for it
+    objective = work.objective
+    lengths = [objective.lengths(example)[1] for example in test]
+    if "rouge_l" in way.family.metrics and float(np.median(lengths)) <= 64 and not way.place.happened("probe_rows"):  # there: no time for it
         few = chosen(test)
-        prompts = [[token for token, learned in zip(example.tokens, example.target, strict=True) if not learned] for example in few]
-        said = answers(work.model, way.tokenizer, prompts, 96)
-        values = [rouge_l(text, example.facts["messages"][-1]["content"]) for text, example in zip(said, few, strict=True)]
+        said = objective.answer(work.model, few, LONGEST)
+        values = [rouge_l(text, objective.reference(example)) for text, example in zip(said, few, strict=True)]
         found["rouge_l"] = {"value": float(np.mean(values)), "n": len(values)}
     return found

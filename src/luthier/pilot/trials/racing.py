@@ -216,7 +216,7 @@ def _depths(way: Way, experiment: Experiment, trials: int, settled: Sequence[str
         settled: paths about which the person has said something.
     """
     least = min(trials for trials, _ in FREEZING)
-    if way.base is None or not (way.family.probes or way.family.generates):
+    if way.base is None or not (way.family.probes or way.family.converses):
         return ()  # nothing pretrained, or nothing that one pass could tell
     if trials < least or value_at(experiment, "adaptation.kind") != "full" or any(path.startswith("adaptation.") for path in settled):
         return ()
