@@ -68,7 +68,8 @@ class EncoderDecoder(nn.Module):
     @property
     def start(self) -> int:
         """The token that the decoder begins from."""
-        return int(self.network.config.decoder_start_token_id)
+        config = self.network.config
+        return int(config.pad_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id)
 
     def parts(self, batch: Batch, limit: int) -> list[Batch]:
         """The batch in micro-batches that cost at most so much."""
