@@ -109,14 +109,14 @@ def test_two_steps_are_those_of_a_plain_loop(tried: Any, name: str) -> None:
             {"params": [each for each in network.parameters() if each.ndim < 2 and each.requires_grad], "weight_decay": 0.0},
         ],
         lr=spec.lr,
-        betas=(spec.beta1, spec.beta2) if hasattr(spec, "beta1") else (0.9, 0.999),
+        betas=getattr(spec, "betas", (0.9, 0.999)),
         eps=getattr(spec, "eps", 1e-8),
     )
     for embedding in (module for module in network.modules() if isinstance(module, torch.nn.Embedding)):
         embedding.sparse = False
     for number in range(2):
         batch = plain.objective.collate(plain.chosen(number), expected.seed, number)
-        with plain.model.chance.keyed(expected.seed, number, batch.index, batch.lengths):
+        with plain.model.chance.keyed(expected.seed, number, batch.index, batch.lengths, batch.stream_lengths):
             loss = plain.objective.loss(plain.model, batch)
         optimizer.zero_grad()
         (loss.total / loss.count).backward()

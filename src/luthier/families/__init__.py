@@ -17,6 +17,7 @@ FAMILIES: Table = Table(
     preference="luthier.families.preference:FAMILY",
     regression="luthier.families.regression:FAMILY",
     multi_label="luthier.families.multi_label:FAMILY",
+    translation="luthier.families.translation:FAMILY",
 )
 """Name → family; packages add theirs by an entry point in the group `luthier.family`."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it is imported
@@ -17,6 +18,7 @@ from luthier.core.errors import ModelError, nearest
 from luthier.core.types import Batch
 from luthier.models.dropout import attach, kept_scale, site_key
 from luthier.models.halves import Attention, Half, halves_of
+from luthier.models.modes import evaluating
 from luthier.models.pairs import Layout, Side, lay_out
 from luthier.models.store import TRANSLATORS, Base
 
@@ -71,6 +73,20 @@ class EncoderDecoder(nn.Module):
         config = self.network.config
         return int(config.pad_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id)
 
+    @contextlib.contextmanager
+    def generating(self) -> Iterator[Any]:
+        """The network as transformers itself computes it, in eval mode and one dtype, for the time of the context."""
+        dtype = next(self.network.parameters()).dtype
+        tables = [(module, name, buffer) for module in self.network.modules() for name, buffer in module.named_buffers(recurse=False)]
+        for module, name, buffer in tables:
+            setattr(module, name, buffer.to(dtype) if buffer.is_floating_point() else buffer)
+        try:
+            with evaluating(self), torch.no_grad():
+                yield self.network
+        finally:
+            for module, name, buffer in tables:
+                setattr(module, name, buffer)
+
     def parts(self, batch: Batch, limit: int) -> list[Batch]:
         """The batch in micro-batches that cost at most so much."""
         return batch.split(limit)
@@ -87,9 +103,11 @@ class EncoderDecoder(nn.Module):
         """The decoder's last state of every target token, as the output matrix reads it, # (target tokens, width)
 
         Args:
-            batch: with `flat["tokens"]` and the stream "target" with `shown`, what the decoder reads.
+            batch: with `flat["tokens"]` and the stream "target" with `shown`, what the decoder reads; -1 where a row begins.
         """
         target = batch.streams[TARGET]
+        shown = target.values["shown"]
+        shown = shown.masked_fill(shown < 0, self.start)
         layout = lay_out(batch.lengths, target.lengths)
         seen = self._encode(batch, layout)
         half = halves_of(self.network)[1]
@@ -97,7 +115,7 @@ class EncoderDecoder(nn.Module):
             (block.crossing.key(seen), block.crossing.value(seen)) for block in half.blocks if block.crossing is not None
         ]  # of the source: before the target's keys of dropout are in their place
         with self.chance.stream(TARGET):
-            values = self._dropped(half.embed(target.values["shown"], places_in(target.lengths)), half.module, "embedding")
+            values = self._dropped(half.embed(shown, places_in(target.lengths)), half.module, "embedding")
             for block, (key, value) in zip(half.blocks, crossed, strict=True):
                 assert block.crossing is not None
                 own, crossing = block.attention, block.crossing

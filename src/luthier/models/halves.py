@@ -85,6 +85,11 @@ T5S = ("t5", "mt5")
 """Families with norms before and relative positions."""
 
 
+def without_bias(linear: Any) -> Change:
+    """A layer of keys without its bias, which moves all scores of a query alike, so that softmax does not see it: its gradient is noise, which Adam would follow."""
+    return lambda values: nn.functional.linear(values, linear.weight) if isinstance(linear, nn.Linear) else linear(values)
+
+
 def _same(values: Tensor) -> Tensor:
     return values
 
@@ -97,10 +102,11 @@ def _marian(stack: Any) -> Half:
 
     def embed(tokens: Tensor, places: Tensor) -> Tensor:
         positions = nn.functional.embedding(places + offset, stack.embed_positions.weight)
-        return norm(stack.embed_tokens(tokens) * scale + positions)
+        values = stack.embed_tokens(tokens) * scale
+        return norm(values + positions.to(values.dtype))  # a table of sines stays precise
 
     def attention(module: Any, around: Change) -> Attention:
-        return Attention(module.q_proj, module.k_proj, module.v_proj, module.out_proj, around, module.num_heads, module.scaling)
+        return Attention(module.q_proj, without_bias(module.k_proj), module.v_proj, module.out_proj, around, module.num_heads, module.scaling)
 
     def block(layer: Any) -> Block:
         crossing = attention(layer.encoder_attn, layer.encoder_attn_layer_norm) if hasattr(layer, "encoder_attn") else None
