@@ -59,8 +59,6 @@ def _written(model: EncoderDecoder, rows: Sequence[tuple[Sequence[int], int]], h
     tokens = torch.full((len(rows) * how.beams,), model.start, device=steps.device)
     while True:
         scores = steps.next_scores(tokens)
-        if how.never:
-            scores[:, list(how.never)] = -torch.inf
         chosen = beams.advance(scores.view(-1, how.beams, scores.shape[-1]))
         if not beams.going:
             return [cast(list[int], text) for text in beams.texts]
@@ -204,9 +202,10 @@ class _Beams:
         """
         beams, vocabulary = self.how.beams, scores.shape[-1]
         self.length += 1
+        shares = scores.log_softmax(-1) if beams > 1 else scores
+        shares[..., list(self.how.never)] = -torch.inf  # behind the softmax, as transformers does it: texts are compared as they are likely
         if beams == 1:
-            return self._advance_greedily(scores[:, 0])
-        shares = scores.log_softmax(-1)
+            return self._advance_greedily(shares[:, 0])
         before = torch.full(shares.shape[:2], -1e9, device=shares.device)
         for place, row in enumerate(self.going):
             for beam, (score, _) in enumerate(row.running):
