@@ -1,4 +1,4 @@
-"""The encoders and decoders of Marian, BART and T5, seen as the same parts."""
+"""The encoders and decoders of Marian, Pegasus, BART and T5, seen as the same parts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Half:
         blocks: first to last.
         embed: token ids and their places within their rows → what goes into the first block.
         last: behind the last block.
-        before: whether norms stand before what they belong to (T5) or behind it (Marian, BART).
+        before: whether norms stand before what they belong to (T5, Pegasus) or behind it (Marian, BART).
         bias: lengths of what asks and of what is looked at, and where asking begins → what is added to the scores, # (1, heads, asking, looked at)
     """
 
@@ -95,7 +95,7 @@ def _same(values: Tensor) -> Tensor:
 
 
 def _marian(stack: Any) -> Half:
-    """Of Marian and BART, which differ in positions and in a norm behind the embeddings."""
+    """Of Marian, Pegasus and BART, which differ in positions, in a norm behind the embeddings (BART) and in where norms stand (Pegasus: before)."""
     offset = getattr(stack.embed_positions, "offset", 0)
     scale = getattr(stack, "embed_scale", 1.0)  # BART's embedding multiplies by itself
     norm = getattr(stack, "layernorm_embedding", _same)
@@ -118,7 +118,8 @@ def _marian(stack: Any) -> Half:
             layer.final_layer_norm,
         )
 
-    return Half(stack, [block(layer) for layer in stack.layers], embed, _same, False, None)
+    last = getattr(stack, "layer_norm", None)  # it is there where norms stand before their layers
+    return Half(stack, [block(layer) for layer in stack.layers], embed, last or _same, last is not None, None)
 
 
 def _t5(stack: Any) -> Half:

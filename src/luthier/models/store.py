@@ -30,7 +30,7 @@ ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilber
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3", "phi3")
 VISION = ("resnet",)
 """They read images."""
-TRANSLATORS = ("marian", "bart", "t5", "mt5")
+TRANSLATORS = ("marian", "pegasus", "bart", "t5", "mt5")
 """They read one text and write another: an encoder and a decoder."""
 PADDED = ("mpnet", "deberta-v2")
 """Families whose attention has no way in for packed rows."""
