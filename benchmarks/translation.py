@@ -192,7 +192,9 @@ def measure_quality(given: argparse.Namespace, folder: Path) -> None:
         if "evaluation" in line:
             spent = sum(seconds for step, seconds in timed if step <= line["step"])
             curve.append({"step": line["step"], "training_seconds": round(spent, 1), **line["evaluation"]})
-    print(json.dumps({"test": verdict.get("test"), "answers": verdict.get("answers"), "against": verdict.get("difference"), "curve": curve}))
+    print(
+        json.dumps({"test": verdict.get("test"), "answers": verdict.get("answers"), "against": verdict.get("difference"), "curve": curve})
+    )
 
 
 if __name__ == "__main__":

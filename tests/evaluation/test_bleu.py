@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_words_are_cut_as_sacrebleu_cuts_them() -> None:
         assert words_13a(text) == cut(text.rstrip()).split()
 
 
-def scores(said: list[str | None], meant: list[str]) -> Scores:
+def scores(said: Sequence[str | None], meant: Sequence[str]) -> Scores:
     outputs, references = np.array(said, dtype=object), np.array(meant, dtype=object)
     return Scores(np.ones(len(said)), np.ones(len(said)), outputs=outputs, references=references)
 
@@ -43,7 +44,7 @@ def scores(said: list[str | None], meant: list[str]) -> Scores:
 def test_rows_that_were_not_answered_are_left_out_and_the_interval_holds_the_value() -> None:
     rng = random.Random(9)
     meant = texts(rng, 60, 4)
-    said: list[str | None] = [text if number % 3 else texts(rng, 1, 3)[0] for number, text in enumerate(meant)]
+    said: list[str] = [text if number % 3 else texts(rng, 1, 3)[0] for number, text in enumerate(meant)]
     whole = scores(said, meant)
     value = measure(whole, ("bleu",))["bleu"]
     low, high = interval("bleu", whole)

@@ -70,7 +70,13 @@ def several_labels() -> list[dict[str, Any]]:
     return made
 
 
-WORDS = dict(zip("a the dog cat house bird fish sees finds likes red big small".split(), "ein der hund katze haus vogel fisch sieht findet mag rot gross klein".split(), strict=True))
+WORDS: dict[str, str] = dict(
+    zip(
+        "a the dog cat house bird fish sees finds likes red big small".split(),
+        "ein der hund katze haus vogel fisch sieht findet mag rot gross klein".split(),
+        strict=True,
+    )
+)
 
 
 def pairs() -> list[dict[str, Any]]:
@@ -78,7 +84,13 @@ def pairs() -> list[dict[str, Any]]:
     articles, nouns, verbs, adjectives = (list(WORDS)[start:stop] for start, stop in ((0, 2), (2, 7), (7, 10), (10, 13)))
     made = []
     for number in range(240):
-        picked = (articles[number % 2], adjectives[number // 2 % 3], nouns[number // 6 % 5], verbs[number // 30 % 3], nouns[number * 7 // 11 % 5])
+        picked = (
+            articles[number % 2],
+            adjectives[number // 2 % 3],
+            nouns[number // 6 % 5],
+            verbs[number // 30 % 3],
+            nouns[number * 7 // 11 % 5],
+        )
         words = [*picked, str(number)][: 4 + number % 3]
         made.append({"en": " ".join(words) + f" {number}", "de": " ".join(WORDS.get(word, word) for word in words) + f" {number}"})
     return made

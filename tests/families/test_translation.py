@@ -33,7 +33,14 @@ from luthier.training.steps import Work
 from tests.families.cases import pairs, write_lines
 
 PAIRS = pairs()
-SMALL = ("objective.vocabulary=400", "objective.layers=1", "objective.width=32", "objective.beams=2", "training.epochs=2", "optimizer.lr=0.003")
+SMALL = (
+    "objective.vocabulary=400",
+    "objective.layers=1",
+    "objective.width=32",
+    "objective.beams=2",
+    "training.epochs=2",
+    "optimizer.lr=0.003",
+)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +171,10 @@ def test_an_attention_that_sees_padding_is_caught_by_name(tokenizer: Any, tmp_pa
 
 
 def test_columns_of_languages_are_recognised_and_both_sides_keep_rows_together(tmp_path: Path) -> None:
-    table = [{"de": f"das ist der satz mit der nummer {n} und {n * 7}", "en": f"this is the {n * 3} sentence that has the number {n}"} for n in range(60)]
+    table = [
+        {"de": f"das ist der satz mit der nummer {n} und {n * 7}", "en": f"this is the {n * 3} sentence that has the number {n}"}
+        for n in range(60)
+    ]
     table.append({"de": table[0]["de"], "en": "an altogether different wording of what stands in the first line"})
     table.append({"de": "ganz andere woerter als irgendwo sonst in dieser datei", "en": table[1]["en"]})
     intake = take_in(Data(path=str(write_lines(tmp_path, table))), checks=())
@@ -232,7 +242,9 @@ def test_a_bundle_is_a_base_and_transformers_opens_it(tmp_path: Path) -> None:
     assert more.verdict["test"]["loss"] < first.verdict["test"]["loss"]
     (said,) = luthier.predict(more.folder, ["the big dog sees a cat 3"])
     network, tokenizer = (kind.from_pretrained(more.folder / "bundle") for kind in (AutoModelForSeq2SeqLM, AutoTokenizer))
-    made = network.float().generate(**tokenizer("the big dog sees a cat 3", return_tensors="pt"), num_beams=2, max_new_tokens=40, early_stopping=False)
+    made = network.float().generate(
+        **tokenizer("the big dog sees a cat 3", return_tensors="pt"), num_beams=2, max_new_tokens=40, early_stopping=False
+    )
     if json.loads((more.folder / "bundle" / "luthier.json").read_text())["dtype"] == "float32":
         assert tokenizer.decode(made[0], skip_special_tokens=True).strip()[:20] == said["text"][:20]
     with pytest.raises(ModelError, match="does not hold conversations"):
@@ -241,10 +253,13 @@ def test_a_bundle_is_a_base_and_transformers_opens_it(tmp_path: Path) -> None:
         luthier.run(file, task="translation", input="de", target="en", metric="accuracy", out=tmp_path / "no")
 
 
-def test_a_t5_folder_is_a_base_with_adapters_and_with_frozen_blocks_and_an_encoder_is_not(bases: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_t5_folder_is_a_base_with_adapters_and_with_frozen_blocks_and_an_encoder_is_not(
+    bases: Any, tokenizer: Any, tmp_path: Path
+) -> None:
     file, folder = write_lines(tmp_path, PAIRS), tmp_path / "t5"
     torch.manual_seed(0)
-    config = T5Config(vocab_size=400, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    config = T5Config(vocab_size=400, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+    config.decoder_start_token_id = 0
     T5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for adaptation in (["adaptation.kind=lora", "adaptation.rank=4"], ["adaptation.kind=freeze", "adaptation.depth=2"]):

@@ -28,7 +28,8 @@ def bart(dropout: float) -> EncoderDecoder:
 
 
 def t5(dropout: float) -> EncoderDecoder:
-    config = T5Config(**SMALL, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    config = T5Config(**SMALL, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+    config.decoder_start_token_id = 0
     return EncoderDecoder(T5ForConditionalGeneration(config), dropout)
 
 

@@ -162,7 +162,9 @@ class TranslationFamily(Family):
             Choice("training.epochs", epochs, why),
             self.batch_size(intake, epochs),
             *text_defaults.schedule(),
-            Choice("training.evaluations_per_epoch", round(LOOKS / epochs, 3), f"about {LOOKS} evaluations in all: each of them translates"),
+            Choice(
+                "training.evaluations_per_epoch", round(LOOKS / epochs, 3), f"about {LOOKS} evaluations in all: each of them translates"
+            ),
             Choice("model.dropout", *dropout),
             Choice("optimizer.weight_decay", 1e-4, "fairseq's recipe for small translation sets"),
             *self.metric(intake, metric),
@@ -172,7 +174,11 @@ class TranslationFamily(Family):
         """Higher where nothing can be forgotten."""
         kind = "scratch" if base is None else "small" if base.width <= SMALL else base.family if base.family in RATES else "base"
         rate, why = RATES[kind]
-        return (rate, why) if adaptation != "lora" else (min(10 * rate, 1e-2), "adapters learn at about ten times the learning rate of full tuning")
+        return (
+            (rate, why)
+            if adaptation != "lora"
+            else (min(10 * rate, 1e-2), "adapters learn at about ten times the learning rate of full tuning")
+        )
 
     def batch_size(self, intake: Intake, epochs: float) -> Choice:
         """The most rows a step that leave a run as many steps as it should have."""
@@ -285,7 +291,7 @@ class TranslationFamily(Family):
         return f'luthier predict {bundle} "your text"   or, for other pairs: luthier run more.tsv --task {self.name} --base {bundle}'
 
     def without_luthier(self) -> str:
-        """transformers' own way."""
+        """A few lines of transformers."""
         return (
             'from transformers import AutoModelForSeq2SeqLM, AutoTokenizer; tokenizer = AutoTokenizer.from_pretrained("PATH"); '
             'tokenizer.decode(AutoModelForSeq2SeqLM.from_pretrained("PATH").generate(**tokenizer("…", return_tensors="pt"))[0], skip_special_tokens=True)'

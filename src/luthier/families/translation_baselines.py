@@ -75,14 +75,14 @@ def nearest_rows(texts: Sequence[str], poll: Callable[[], None]) -> Callable[[Se
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b", dtype=np.float32)
-    vectors = vectorizer.fit_transform([text or "empty" for text in [*texts, "empty"]])[: len(texts)]
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    vectors: Any = vectorizer.fit_transform([text or "empty" for text in [*texts, "empty"]])[: len(texts)]
     often = np.asarray((vectors > 0).sum(0)).ravel() > max(FREQUENT * len(texts), 10)
 
     def search(asked: Sequence[str]) -> list[int]:
         if not asked:
             return []
-        vectors_asked: Any = vectorizer.transform(asked).tolil(copy=False).tocsr()
+        vectors_asked: Any = vectorizer.transform(asked)
         vectors_asked.data[often[vectors_asked.indices]] *= 1e-3  # they decide only where nothing else does
         found = []
         for start in range(0, len(asked), CHUNK):

@@ -50,7 +50,11 @@ def each_word_is_learned_behind_those_before_it(context: ProofContext) -> Proof:
     for example, (_, shown, spoken) in zip(examples, _sides(context, examples), strict=True):
         if shown[:1] != [BEGIN] or shown[1:] != spoken[:-1]:
             early = shown == spoken
-            what = "the decoder reads the very token that it is to say" if early else "the decoder reads other tokens than those before the one that it is to say"
+            what = (
+                "the decoder reads the very token that it is to say"
+                if early
+                else "the decoder reads other tokens than those before the one that it is to say"
+            )
             return Proof(held=False, claim=f"teacher forcing is shifted wrongly: {what}", evidence={**row_of(example), "read": shown[:8], "to_say": spoken[:8]})  # fmt: skip
         if spoken != list(example.target):
             return Proof(held=False, claim="other tokens are learned than those of the target", evidence={**row_of(example), "learned": spoken[:8], "target": list(example.target)[:8]})  # fmt: skip
@@ -120,7 +124,9 @@ def padding_changes_nothing(context: ProofContext) -> Proof:
     shown = padded([[model.start, *target[:-1]] for target in targets], pad)
     with model.generating() as network:
         logits = network(input_ids=padded(sources, pad), attention_mask=seen, decoder_input_ids=shown, use_cache=False).logits
-        theirs = float(torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), spoken.flatten(), ignore_index=-100, reduction="sum"))
+        theirs = float(
+            torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), spoken.flatten(), ignore_index=-100, reduction="sum")
+        )
     apart = abs(ours - theirs) / max(abs(theirs), 1e-2)
     return Proof(held=apart <= context.close, claim=f"rows end to end lose {ours:.4f}, and padded by transformers' own forward pass {theirs:.4f}",
                  evidence={"relative_difference": apart, "allowed": context.close})  # fmt: skip

@@ -157,7 +157,15 @@ class EncoderDecoder(nn.Module):
         return self._look(at, at.query(values), at.key(values), at.value(values), layout, (side, side), half, side == 1)
 
     def _look(
-        self, at: Attention, query: Tensor, key: Tensor, value: Tensor, layout: Layout, sides: tuple[int, int], half: Half | None, causal: bool
+        self,
+        at: Attention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        layout: Layout,
+        sides: tuple[int, int],
+        half: Half | None,
+        causal: bool,
     ) -> Tensor:
         """Attention in each group of rows, and what its output layer makes of it."""
         found = []
@@ -247,11 +255,12 @@ def make_translator(vocabulary: int, layers: int, width: int, dropout: float, se
 
     torch.manual_seed(seed)
     heads = max(1, width // 32)
+    marks: dict[str, Any] = {"pad_token_id": PAD, "eos_token_id": END, "bos_token_id": None, "forced_eos_token_id": None}
     config = PegasusConfig(
         vocab_size=vocabulary, d_model=width, encoder_layers=layers, decoder_layers=layers, encoder_attention_heads=heads,
         decoder_attention_heads=heads, encoder_ffn_dim=2 * width, decoder_ffn_dim=2 * width, activation_function="relu",
         max_position_embeddings=LONGEST, scale_embedding=True, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
-        pad_token_id=PAD, eos_token_id=END, bos_token_id=None, decoder_start_token_id=PAD, forced_eos_token_id=None,
+        decoder_start_token_id=PAD, **marks,
     )  # fmt: skip
     config._attn_implementation = "eager"
     network = PegasusForConditionalGeneration(config)

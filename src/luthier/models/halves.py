@@ -106,7 +106,9 @@ def _marian(stack: Any) -> Half:
         return norm(values + positions.to(values.dtype))  # a table of sines stays precise
 
     def attention(module: Any, around: Change) -> Attention:
-        return Attention(module.q_proj, without_bias(module.k_proj), module.v_proj, module.out_proj, around, module.num_heads, module.scaling)
+        return Attention(
+            module.q_proj, without_bias(module.k_proj), module.v_proj, module.out_proj, around, module.num_heads, module.scaling
+        )
 
     def block(layer: Any) -> Block:
         crossing = attention(layer.encoder_attn, layer.encoder_attn_layer_norm) if hasattr(layer, "encoder_attn") else None
@@ -141,4 +143,6 @@ def _t5(stack: Any) -> Half:
     def bias(asking: int, looked_at: int, begins: int) -> Tensor:
         return relative.compute_bias(asking, looked_at, past_seen_tokens=begins)
 
-    return Half(stack, [block(each) for each in stack.block], lambda tokens, places: stack.embed_tokens(tokens), stack.final_layer_norm, True, bias)
+    return Half(
+        stack, [block(each) for each in stack.block], lambda tokens, places: stack.embed_tokens(tokens), stack.final_layer_norm, True, bias
+    )

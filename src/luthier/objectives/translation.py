@@ -34,7 +34,10 @@ class Translation(Component):
         default=128, ge=8, le=512, description="Tokens that a source or a target may have; a longer one loses its end, counted."
     )
     label_smoothing: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of each target token that is spread evenly over the vocabulary (HF: label_smoothing_factor)."
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Share of each target token that is spread evenly over the vocabulary (HF: label_smoothing_factor).",
     )
     vocabulary: int = Field(
         default=0,
@@ -45,13 +48,18 @@ class Translation(Component):
     layers: int = Field(default=4, ge=1, description="Blocks of the encoder and of the decoder of a network that is made from scratch.")
     width: int = Field(default=128, ge=32, multiple_of=32, description="Numbers a token is in a network that is made from scratch.")
     beams: int = Field(
-        default=4, ge=1, le=32, description="Texts that are kept while a translation is written (HF: num_beams); 1 takes the likeliest token each time."
+        default=4,
+        ge=1,
+        le=32,
+        description="Texts that are kept while a translation is written (HF: num_beams); 1 takes the likeliest token each time.",
     )
     length_penalty: float = Field(
         default=1.0, ge=0, le=4, description="A text's log-probability is divided by its length to this power before texts are compared."
     )
     prefix: str = Field(
-        default="", max_length=200, description="Stands before every source, where a base wants to be told what to do: 'translate English to German: ' for T5."
+        default="",
+        max_length=200,
+        description="Stands before every source, where a base wants to be told what to do: 'translate English to German: ' for T5.",
     )
 
     @field_validator("vocabulary")

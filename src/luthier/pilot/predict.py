@@ -93,7 +93,10 @@ def chat(bundle: str | Path, *, limit: int = 256, temperature: float = 0.0, say:
     family = family_of(base.bundle["task"])
     if not family.converses:
         what = "a classifier" if family.kind.classes else f"a {family.name} model"
-        raise ModelError(f"{bundle} is {what}: it does not {'hold conversations' if family.generates else 'write text'}", 'use `luthier predict BUNDLE "text"`')
+        raise ModelError(
+            f"{bundle} is {what}: it does not {'hold conversations' if family.generates else 'write text'}",
+            'use `luthier predict BUNDLE "text"`',
+        )
     model, objective = _load(base)
     return Conversation(model, objective.tokenizer, limit, temperature)
 

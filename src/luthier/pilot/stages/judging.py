@@ -72,7 +72,10 @@ def judge_alone(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str,
     base = None
     if untouched is not None and way.base is not None:
         untouched.prefix = work.model.prefix  # frozen blocks say the same in both
-        base = f"{way.base.name}, untouched", score(untouched, way.objective, test, poll=way.signals.poll, answers=way.objective.answered_at_verdict)
+        base = (
+            f"{way.base.name}, untouched",
+            score(untouched, way.objective, test, poll=way.signals.poll, answers=way.objective.answered_at_verdict),
+        )
     others = {rival.name: rival.score(test) for rival in trivial}
     found = decide(family.name, metrics_at_verdict(work.objective.metrics, family), ours, base, others)
     details = _rows(way, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)

@@ -44,7 +44,9 @@ def compared(way: Way, work: Work, test: Sequence[Example]) -> dict[str, Any]:
     found: dict[str, Any] = {"samples": shown}
     objective = work.objective
     lengths = [objective.lengths(example)[1] for example in test]
-    if "rouge_l" in way.family.metrics and float(np.median(lengths)) <= 64 and not way.place.happened("probe_rows"):  # there: no time for it
+    if (
+        "rouge_l" in way.family.metrics and float(np.median(lengths)) <= 64 and not way.place.happened("probe_rows")
+    ):  # there: no time for it
         few = chosen(test)
         said = objective.answer(work.model, few, LONGEST)
         values = [rouge_l(text, objective.reference(example)) for text, example in zip(said, few, strict=True)]
