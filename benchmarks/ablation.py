@@ -62,16 +62,16 @@ def trained(asked: Any) -> None:
         if (name, trial, seed) in known(asked.out / "pool.jsonl"):
             continue
         with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-            intake, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed)
+            dataset, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed)
             experiment = trunk(experiment.replace("training.epochs", EPOCHS).replace("training.batch_size", BATCH))
             rate = rates(experiment, asked.prior, asked.anywhere)[trial]
             experiment = applied(experiment, {"optimizer.lr": rate})
-            shared = way(Path(scratch) / "way", intake, experiment, signals)
+            shared = way(Path(scratch) / "way", dataset, experiment, signals)
             training = fit(shared, Path(scratch) / "trunk", experiment)
             losses: dict[str, np.ndarray] = {}
             for share in LOOKS:
                 losses[f"{share:g}"], losses[f"averaged-{share:g}"] = looks(training, round(share * training.work.total))
-            steps, values = end(experiment, len(intake.records["train"]), early(LAST))
+            steps, values = end(experiment, len(dataset.records["train"]), early(LAST))
             training.advance(steps)
             training.keep()
             branch = fork(shared, training, Path(scratch) / "early", applied(experiment, values))

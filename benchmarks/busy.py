@@ -30,7 +30,7 @@ NO_END = 1e9
 STEPS = """
 import json, sys, time
 import luthier
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
@@ -43,11 +43,11 @@ data, base, dtype, rows, threads = sys.argv[1], sys.argv[2], sys.argv[3], int(sy
 settle()
 if threads:
     torch.set_num_threads(threads)
-intake = take_in(Data(path=data))
+dataset = load_dataset(Data(path=data))
 base = resolve(base)
-experiment, _ = choose(intake, base, 1)
+experiment, _ = choose(dataset, base, 1)
 experiment = decided(experiment.replace("training.dtype", dtype).replace("training.batch_size", rows).replace("training.steps", 100_000))
-work = steps(assemble(experiment, base, load_tokenizer(base), intake.records))
+work = steps(assemble(experiment, base, load_tokenizer(base), dataset.records))
 print(json.dumps({"dtype": experiment.training.dtype, "threads": torch.get_num_threads()}), flush=True)
 for line in sys.stdin:
     times, began = [], time.monotonic()

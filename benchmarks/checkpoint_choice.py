@@ -88,12 +88,12 @@ def main() -> None:
                 if (name, seed, kind) in done:
                     continue
                 with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-                    intake, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed)
+                    dataset, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed)
                     experiment = experiment.replace("training.patience", NEVER)
                     experiment = trunk(experiment) if kind == "trunk" else experiment
                     if kind.startswith("epochs-"):
                         experiment = experiment.replace("training.epochs", float(kind.removeprefix("epochs-")))
-                    shared = way(Path(scratch) / "way", intake, experiment, signals)
+                    shared = way(Path(scratch) / "way", dataset, experiment, signals)
                     training = fit(shared, Path(scratch) / "run", experiment)
                     looks: list[dict[str, Any]] = []
                     while not training.over:

@@ -12,7 +12,7 @@ from statistics import median
 OURS = """
 import sys, tempfile, time
 from pathlib import Path
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
@@ -22,11 +22,11 @@ from luthier.training.devices import settle, decided
 from luthier.training.steps import steps
 data, count, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 settle()
-intake = take_in(Data(path=data + "/sst2"))
-experiment, _ = choose(intake, None, 1)
+dataset = load_dataset(Data(path=data + "/sst2"))
+experiment, _ = choose(dataset, None, 1)
 experiment = decided(experiment.replace("training.dtype", dtype))
 base = resolve("minilm-l6")
-work = assemble(experiment, base, load_tokenizer(base), intake.records)
+work = assemble(experiment, base, load_tokenizer(base), dataset.records)
 rows = 0
 for step in steps(work):
     if step.number == 2:

@@ -16,7 +16,7 @@ from typing import Any
 
 from light import begun, fit, known, note, told, way
 from luthier.experiment import Experiment
-from luthier.pilot.stages.way import Way
+from luthier.pilot.stages.context import RunContext
 from luthier.studies.space import applied
 from luthier.training.devices import settle
 from luthier.training.train import Fit
@@ -34,7 +34,7 @@ def ended(experiment: Experiment, until: float, shape: str, share: float = SHARE
     return applied(experiment, values)
 
 
-def fork(shared: Way, trunk: Fit, place: Path, experiment: Experiment) -> Fit:
+def fork(shared: RunContext, trunk: Fit, place: Path, experiment: Experiment) -> Fit:
     """A training that goes on from where a trunk stands."""
     shutil.copytree(trunk.run.folder / "checkpoints", place / "checkpoints")
     end = fit(shared, place, experiment)
@@ -42,7 +42,7 @@ def fork(shared: Way, trunk: Fit, place: Path, experiment: Experiment) -> Fit:
     return end
 
 
-def falls(out: Path, key: tuple[Any, ...], shared: Way, scratch: Path, experiment: Experiment, shares: Sequence[float]) -> None:
+def falls(out: Path, key: tuple[Any, ...], shared: RunContext, scratch: Path, experiment: Experiment, shares: Sequence[float]) -> None:
     """One trunk, whose rate begins to fall sooner or later; all come to the end."""
     experiment = experiment.replace("training.patience", 1000)
     trunk = fit(shared, scratch / "trunk", ended(experiment, 1.0, "linear", 0.01))
@@ -72,9 +72,9 @@ def main() -> None:
         for scale in RATES[:1] if asked.falls else RATES:
             for name in asked.sets:
                 with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-                    intake, experiment = begun(asked.data, Path(scratch), name, asked.rows, 1000, seed)
+                    dataset, experiment = begun(asked.data, Path(scratch), name, asked.rows, 1000, seed)
                     experiment = applied(experiment, {"optimizer.lr": scale * 1e-4})
-                    shared = way(Path(scratch) / "way", intake, experiment, signals)
+                    shared = way(Path(scratch) / "way", dataset, experiment, signals)
 
                     if (name, seed, scale, "falling") not in done:
                         note(asked.out, (name, seed, scale, "falling"), told(shared, fit(shared, Path(scratch) / "falling", experiment)))

@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 
 from light import drawn, fit, known, looked, note, told, way
 from luthier.core.run import Clock
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.data.spec import Data
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families import family_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
 from luthier.studies.defaults import choose, space_for
 from luthier.studies.propose import FROM_PRIOR
@@ -111,24 +111,24 @@ def filled(asked: Any, seed: int, grid: str, name: str) -> None:
     done = known(asked.out)
     with tempfile.TemporaryDirectory() as scratch:
         train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)
-        intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
-        for base, values in planned(grid, choose(intake, None, seed)[0]):
+        dataset = load_dataset(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
+        for base, values in planned(grid, choose(dataset, None, seed)[0]):
             key = (name, asked.rows, base, json.dumps(values), seed)
             if key in done or base not in asked.only or values.get("adaptation.depth", 0) not in (0, *asked.depths):
                 continue
-            experiment, _ = choose(intake, resolve(str(cut(asked.bases, base))), seed)
+            experiment, _ = choose(dataset, resolve(str(cut(asked.bases, base))), seed)
             experiment = experiment.replace("training.epochs", EPOCHS).replace(
-                "training.batch_size", family_of("classification").batch_size(intake, EPOCHS).value
+                "training.batch_size", family_of("classification").batch_size(dataset, EPOCHS).value
             )
             experiment = applied(decided(experiment), values)
-            note(asked.out, key, {**trained(intake, experiment), "tested": len(intake.records["test"])})
+            note(asked.out, key, {**trained(dataset, experiment), "tested": len(dataset.records["test"])})
 
 
-def trained(intake: Intake, experiment: Experiment) -> dict[str, Any]:
+def trained(dataset: Dataset, experiment: Experiment) -> dict[str, Any]:
     """A run with its curve."""
     clock, found = Clock(), {}
     with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-        shared = way(Path(scratch) / "way", intake, experiment, signals)
+        shared = way(Path(scratch) / "way", dataset, experiment, signals)
         training = fit(shared, Path(scratch) / "run", experiment)
         for share in SHARES:
             training.advance(round(share * training.work.total))

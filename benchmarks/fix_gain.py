@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 import luthier
-from luthier.app.faces import Lines
+from luthier.app.reporters import Lines
 from luthier.core.randomness import mix, permutation
 from luthier.delivery.bundle import open_bundle
 from luthier.evaluation.compare import paired
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 
@@ -76,7 +76,7 @@ def gain(parts: dict[str, list[dict[str, str]]], noise: float, out: Path, seed: 
     files = {"noised": write(out / "noised.jsonl", noised), "fixed": out / "fixed.jsonl"}
     validation, test = (write(out / f"{part}.jsonl", parts[part]) for part in ("validation", "test"))
     if not files["fixed"].exists():
-        luthier.check(files["noised"], validation=validation, test=test, fix=files["fixed"], face=Lines())
+        luthier.check(files["noised"], validation=validation, test=test, fix=files["fixed"], reporter=Lines())
     journal = [json.loads(line) for line in (out / "fixed.jsonl.journal.jsonl").read_text().split("\n")[1:] if line]
     doubted = {line["line"] for line in journal if line["why"].startswith("labels")}
     print(json.dumps({"rows": len(train), "wrong": int(wrong.sum()), "dropped": len(journal), "for_their_labels": len(doubted),
@@ -85,13 +85,13 @@ def gain(parts: dict[str, list[dict[str, str]]], noise: float, out: Path, seed: 
     for name, file in files.items():
         folder = out / f"run-{name}-{seed}"
         if (folder / "experiment.yaml").exists():
-            luthier.resume(folder, face=Lines())
+            luthier.resume(folder, reporter=Lines())
         else:
-            luthier.run(file, validation=validation, test=test, out=folder, seed=seed, set=["data.allow_leakage=true"], face=Lines())
+            luthier.run(file, validation=validation, test=test, out=folder, seed=seed, set=["data.allow_leakage=true"], reporter=Lines())
         base = resolve(str(folder / "bundle"))
         model, objective = open_bundle(base, load_tokenizer(base))
-        intake = take_in(luthier.Experiment.load(folder / "experiment.yaml").data)
-        scores[name] = score(model, objective, objective.prepare(intake.records["test"]))
+        dataset = load_dataset(luthier.Experiment.load(folder / "experiment.yaml").data)
+        scores[name] = score(model, objective, objective.prepare(dataset.records["test"]))
     value, low, high = paired("accuracy", scores["fixed"], scores["noised"])
     measured = {name: measure(found, ("accuracy",))["accuracy"] for name, found in scores.items()}
     return {**measured, "gain": value, "low": low, "high": high}

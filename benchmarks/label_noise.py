@@ -16,7 +16,7 @@ import numpy as np
 from luthier.core.randomness import mix, permutation
 from luthier.data.check.labels import FOLDS, doubts, looked_at_twice
 from luthier.data.spec import Data
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.encode import encoder
 from luthier.models.store import resolve
 
@@ -55,7 +55,7 @@ def rows_of(path: Path, out: Path) -> tuple[list[str], list[str]]:
         pairs = [line.split(" ", 1) for line in path.read_bytes().decode("latin-1").split("\n") if " " in line]
         made.write_text("".join(json.dumps({"label": label, "text": text}) + "\n" for label, text in pairs))
         path = made
-    sheet = take_in(Data(path=str(path), allow_leakage=True)).sheet()
+    sheet = load_dataset(Data(path=str(path), allow_leakage=True)).sheet()
     return sheet.texts, sheet.labels
 
 

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.randomness import mix
 from luthier.core.run import Clock, Run
 from luthier.core.types import Scores
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.data.spec import Data
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.evaluation.tempered import tempered
 from luthier.experiment import Experiment
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
-from luthier.pilot.stages.way import Way
+from luthier.pilot.stages.context import RunContext
 from luthier.studies.defaults import choose
 from luthier.studies.propose import Tried, propose
 from luthier.studies.space import Space, Values
@@ -33,20 +33,20 @@ from luthier.training.watchers import Signals
 from sets import files
 
 
-def way(folder: Path, intake: Intake, experiment: Experiment, signals: Signals) -> Way:
+def way(folder: Path, dataset: Dataset, experiment: Experiment, signals: Signals) -> RunContext:
     """What trainings on the same rows and the same base share."""
     base = resolve(experiment.model.base)
     tokenizer = load_tokenizer(base)
-    return Way(Run.create(folder), intake, Silent(), Clock(), signals, base, tokenizer, opened(experiment, tokenizer))
+    return RunContext(Run.create(folder), dataset, NullReporter(), Clock(), signals, base, tokenizer, opened(experiment, tokenizer))
 
 
-def fit(shared: Way, folder: Path, experiment: Experiment) -> Fit:
+def fit(shared: RunContext, folder: Path, experiment: Experiment) -> Fit:
     """A training in the folder; it goes on from what lies there."""
     place = Run(folder) if folder.exists() else Run.create(folder)
-    return Fit(place, shared.work(experiment), Silent(), shared.signals)
+    return Fit(place, shared.work(experiment), NullReporter(), shared.signals)
 
 
-def told(shared: Way, training: Fit) -> dict[str, Any]:
+def told(shared: RunContext, training: Fit) -> dict[str, Any]:
     """How the best weights of a training, which goes to its end now, do on the validation and test rows."""
     training.finish()
     found: dict[str, Any] = {"steps": training.done}
@@ -63,14 +63,14 @@ def looked(part: str, scores: Scores) -> dict[str, float]:
 
 def begun(
     data: Path, scratch: Path, name: str, rows: int, tested: int, seed: int, wrong: float = 0.0, base: str = ""
-) -> tuple[Intake, Experiment]:
+) -> tuple[Dataset, Experiment]:
     """The rows of a set, a fifth of them to choose by, and the default for them (and for a base); test rows keep their labels where a share of the others is wrong."""
     train, test = files(data, scratch, name, rows, tested)
     if wrong:
         _spoil(train, wrong)
-    intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
-    experiment, _ = choose(intake, resolve(base) if base else None, seed)
-    return intake, decided(experiment)
+    dataset = load_dataset(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
+    experiment, _ = choose(dataset, resolve(base) if base else None, seed)
+    return dataset, decided(experiment)
 
 
 def _spoil(path: Path, share: float) -> None:

@@ -17,12 +17,12 @@ from pathlib import Path
 READ = """
 import json, resource, sys, time
 from pathlib import Path
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.data.rows import read
 from luthier.data.spec import Data
 path, most, whole = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
 before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-count = take_in(Data(path=path, most_rows=most)).count if whole else len(read(Path(path), most=most).values)
+count = load_dataset(Data(path=path, most_rows=most)).count if whole else len(read(Path(path), most=most).values)
 print(json.dumps({"rows": count, "MB": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, "seconds": time.monotonic() - began}))
 """
 

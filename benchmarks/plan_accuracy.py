@@ -34,7 +34,7 @@ import json, sys, tempfile, time
 from pathlib import Path
 from luthier.core.interfaces import Silent
 from luthier.core.run import Run
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
@@ -45,9 +45,9 @@ from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 settle()
 experiment = decided(Experiment.load(Path(sys.argv[1])).replace("training.patience", 1000))
-intake = take_in(experiment.data, checks=())
+dataset = load_dataset(experiment.data, checks=())
 base = resolve(experiment.model.base)
-work = assemble(experiment, base, load_tokenizer(base), intake.records)
+work = assemble(experiment, base, load_tokenizer(base), dataset.records)
 with tempfile.TemporaryDirectory() as folder, Signals() as signals:
     began = time.monotonic()
     Fit(Run.create(Path(folder) / "run"), work, Silent(), signals).finish()

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import luthier
-from luthier.app.faces import Lines
+from luthier.app.reporters import Lines
 
 SETS: dict[str, dict[str, str]] = {
     "sst2": {"data": "sst2"},
@@ -28,9 +28,9 @@ if __name__ == "__main__":
             folder = given.out / f"{name}-{seed}"
             paths = {key: given.data / path for key, path in SETS[name].items()}
             if (folder / "experiment.yaml").exists():
-                run = luthier.resume(folder, face=Lines())
+                run = luthier.resume(folder, reporter=Lines())
             else:
-                run = luthier.run(paths.pop("data"), seed=seed, out=folder, face=Lines(), **paths)  # type: ignore[arg-type]
+                run = luthier.run(paths.pop("data"), seed=seed, out=folder, reporter=Lines(), **paths)  # type: ignore[arg-type]
             assert run.verdict is not None
             values.append(run.verdict["test"]["value"])
             print(

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import luthier
-from luthier.app.faces import Lines
+from luthier.app.reporters import Lines
 from luthier.core.run import Run
 from luthier.core.study import Study
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
 from luthier.studies.space import value_at
 from sets import files
@@ -107,8 +107,8 @@ def peer(out: Path, train: Path, test: Path, asked: argparse.Namespace) -> dict[
     kept = out.parent / f"{out.name}.json"
     if not kept.exists():
         out.mkdir(exist_ok=True)
-        intake = take_in(Data.model_validate({"path": str(train), "test": str(test), "validation_share": 0.2}))
-        for part, records in intake.records.items():
+        dataset = load_dataset(Data.model_validate({"path": str(train), "test": str(test), "validation_share": 0.2}))
+        for part, records in dataset.records.items():
             with (out / f"{part}.csv").open("w", newline="") as handle:
                 csv.writer(handle).writerows([record.values["text"], record.values["label"]] for record in records)
         given = (asked.trials, PEER_SEED, asked.epochs, asked.batches)
@@ -173,7 +173,7 @@ def main() -> None:
                 print(json.dumps({"set": name, "peer": found}), flush=True)
             if asked.only_peer:
                 continue
-            given: dict[str, Any] = {"base": asked.base, "set": fixed, "seed": seed, "face": Lines(), "force": True}
+            given: dict[str, Any] = {"base": asked.base, "set": fixed, "seed": seed, "reporter": Lines(), "force": True}
             tag = "-".join([*of, str(seed), *(item.replace("=", "") for item in asked.set)])
             alone_at, searched_at = asked.out / f"{tag}-default", asked.out / f"{tag}-{asked.budget}"
             study, whole = timed(searched_at, partial(luthier.search, train, out=searched_at, budget=asked.budget, **given))

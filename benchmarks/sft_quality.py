@@ -13,7 +13,7 @@ from pathlib import Path
 
 import luthier
 from classify_speed import measured
-from luthier.app.faces import Lines
+from luthier.app.reporters import Lines
 from luthier.models.store import resolve
 from sft_speed import PREPARE
 
@@ -57,15 +57,15 @@ print("RESULT", total / count)
 
 HELD = """
 import json, sys, tempfile
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.objectives.chat import Chat
 base = resolve("smollm2-135m")
-intake = take_in(Data(path=sys.argv[1], allow_leakage=True))
+dataset = load_dataset(Data(path=sys.argv[1], allow_leakage=True))
 with open(sys.argv[2], "w") as file:
-    for example in Chat().open(load_tokenizer(base), intake.spec.input, intake.spec.target).prepare(intake.records["test"]):
+    for example in Chat().open(load_tokenizer(base), dataset.spec.input, dataset.spec.target).prepare(dataset.records["test"]):
         file.write(json.dumps({"input_ids": example.tokens, "completion_mask": [int(learned) for learned in example.target]}) + "\\n")
 print("RESULT", 1)
 """
@@ -79,9 +79,9 @@ def compared(data: Path, out: Path, seed: int) -> dict[str, object]:
         measured(sys.executable, PREPARE, data, rows, seed)
     folder = out / "run"
     run = (
-        luthier.resume(folder, face=Lines())
+        luthier.resume(folder, reporter=Lines())
         if (folder / "experiment.yaml").exists()
-        else luthier.run(rows, out=folder, set=["data.allow_leakage=true"], seed=seed, face=Lines())
+        else luthier.run(rows, out=folder, set=["data.allow_leakage=true"], seed=seed, reporter=Lines())
     )
     assert run.verdict is not None
     kept = out / "trainer.json"

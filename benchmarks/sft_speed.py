@@ -21,7 +21,7 @@ from classify_speed import figures, measured
 PREPARE = """
 import json, sys, tempfile
 from luthier.core.randomness import permutation
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
@@ -33,8 +33,8 @@ for part, chosen in (("train", order[:900]), ("validation", order[900:939]), ("t
     with open(f"{target}/{part}.jsonl", "w") as file:
         file.writelines(json.dumps(rows[row]) + "\\n" for row in chosen)
 base = resolve("smollm2-135m")
-intake = take_in(Data(path=target, allow_leakage=True))
-examples = Chat().open(load_tokenizer(base), intake.spec.input, intake.spec.target).prepare(intake.records["train"])
+dataset = load_dataset(Data(path=target, allow_leakage=True))
+examples = Chat().open(load_tokenizer(base), dataset.spec.input, dataset.spec.target).prepare(dataset.records["train"])
 order = permutation(900, int(seed), "order", 0)
 with open(f"{target}/tokens.jsonl", "w") as file:
     for row in order:
@@ -45,7 +45,7 @@ print("RESULT", len(examples))
 
 OURS = """
 import resource, sys, tempfile, time
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.data.spec import Data
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
@@ -54,14 +54,14 @@ from luthier.training.assemble import assemble
 from luthier.training.devices import settle, decided
 from luthier.training.steps import steps
 settle()
-intake = take_in(Data(path=sys.argv[1], allow_leakage=True))
-experiment, _ = choose(intake, None, 1)
+dataset = load_dataset(Data(path=sys.argv[1], allow_leakage=True))
+experiment, _ = choose(dataset, None, 1)
 base = resolve("smollm2-135m")
 if "--compiled" in sys.argv:
     from luthier.models import compiled
     compiled.load()  # once for a machine; a run of ten minutes does the same
 experiment = decided(experiment, base).replace("adaptation.kind", sys.argv[3])
-work = assemble(experiment, base, load_tokenizer(base), intake.records)
+work = assemble(experiment, base, load_tokenizer(base), dataset.records)
 count, tokens = int(sys.argv[2]), 0
 for step in steps(work):
     if step.number == 1:

@@ -16,7 +16,7 @@ from statistics import median
 
 from light import known, note
 from luthier.data.spec import Data
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.studies.defaults import choose
@@ -46,11 +46,11 @@ def measured(data: Path, words: int, adaptation: str, pairs: int, at_once: int) 
                 asked = {"role": "user", "content": f"{row['instruction']} {row['input']}".strip()}
                 before = [{"role": "system", "content": prompt}] if words else []
                 file.write(json.dumps({"messages": [*before, asked, {"role": "assistant", "content": row["output"]}]}) + "\n")
-        intake = take_in(Data(path=str(path), allow_leakage=True), checks=())
-    experiment, _ = choose(intake, None, 1)
+        dataset = load_dataset(Data(path=str(path), allow_leakage=True), checks=())
+    experiment, _ = choose(dataset, None, 1)
     experiment = decided(experiment.replace("training.micro_batch_tokens", at_once)).replace("adaptation.kind", adaptation)
     base = resolve("smollm2-135m")
-    work = assemble(experiment, base, load_tokenizer(base), intake.records)
+    work = assemble(experiment, base, load_tokenizer(base), dataset.records)
     shares, through, whole, speeds = work.model._shares, 0, 0, ([], [])
     walk = steps(work)
     for number in range(2 * pairs + 2):
@@ -58,9 +58,9 @@ def measured(data: Path, words: int, adaptation: str, pairs: int, at_once: int) 
         work.model._shares = shares if together else (lambda batch: False)
         if together:
             batch = work.objective.collate(work.chosen(number), experiment.seed, number)
-            for part in work.parts(batch, work.limit(number)):
-                past = work.model.past(part)
-                through += int(part.lengths.sum()) if past is None else len(past.kept)
+            for part in work.micro_batches(batch, work.limit(number)):
+                shared_prefix = work.model.shared_prefix(part)
+                through += int(part.lengths.sum()) if shared_prefix is None else len(shared_prefix.kept)
             whole += int(batch.lengths.sum())
         began = time.monotonic()
         step = next(walk)

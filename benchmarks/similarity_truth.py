@@ -23,7 +23,7 @@ from finetune_table import BASES, DEPTHS, SETS, WHOLE, adapted, cut
 from light import known
 from luthier.core.component import Component
 from luthier.data.spec import Data
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.encode import layers
 from luthier.models.store import Base
 from luthier.pilot.similar import similar
@@ -125,9 +125,9 @@ def judged(asked: Any) -> None:
             read: dict[str, np.ndarray] = {}
             with watched(read):
                 found = similar(train, list(given), set=fixed)
-            intake = take_in(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
-            rows = [*intake.records["train"], *intake.records["validation"]]
-            number = {label: place for place, label in enumerate(intake.labels)}
+            dataset = load_dataset(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
+            rows = [*dataset.records["train"], *dataset.records["validation"]]
+            number = {label: place for place, label in enumerate(dataset.labels)}
             labels = np.array([number[row.values["label"]] for row in rows])
             scores = {base: logme(read[folder], labels) for folder, base in given.items()}
         best = max(accuracy.values())

@@ -25,23 +25,23 @@ import json, sys
 from pathlib import Path
 from luthier.data.spec import Data
 from luthier.families import family_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.studies.defaults import choose
 from luthier.training.assemble import assemble
 from luthier.training.devices import decided, settle
 settle()
 folder = Path(sys.argv[1])
-intake = take_in(Data(path=str(folder / "train.tsv"), validation=str(folder / "validation.tsv"), test=str(folder / "test.tsv"), task="translation",
+dataset = load_dataset(Data(path=str(folder / "train.tsv"), validation=str(folder / "validation.tsv"), test=str(folder / "test.tsv"), task="translation",
                       input=("en",), target="de", allow_leakage=True), checks=())
-experiment, _ = choose(intake, None, 1)
+experiment, _ = choose(dataset, None, 1)
 experiment = decided(experiment)
-work = assemble(experiment, None, family_of("translation").load_processor(None, experiment.objective, intake), intake.records)
+work = assemble(experiment, None, family_of("translation").load_processor(None, experiment.objective, dataset), dataset.records)
 work.model.network.save_pretrained(folder / "network")
 with (folder / "tokens.jsonl").open("w") as file:
     for number in range(int(sys.argv[2])):
         for row in work.chosen(number):
             file.write(json.dumps({"input_ids": row.tokens, "labels": row.target}) + "\\n")
-test = work.objective.prepare(intake.records["test"])
+test = work.objective.prepare(dataset.records["test"])
 with (folder / "held.jsonl").open("w") as file:
     file.writelines(json.dumps({"input_ids": row.tokens}) + "\\n" for row in test)
 (folder / "step.json").write_text(json.dumps({"batch": experiment.training.batch_size, "lr": experiment.optimizer.lr, "dropout": experiment.model.dropout}))
@@ -52,18 +52,18 @@ import json, sys, time
 from pathlib import Path
 from luthier.data.spec import Data
 from luthier.families import family_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.studies.defaults import choose
 from luthier.training.assemble import assemble
 from luthier.training.devices import decided, settle
 from luthier.training.steps import steps
 settle()
 folder, count, dtype = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-intake = take_in(Data(path=str(folder / "train.tsv"), validation=str(folder / "validation.tsv"), test=str(folder / "test.tsv"), task="translation",
+dataset = load_dataset(Data(path=str(folder / "train.tsv"), validation=str(folder / "validation.tsv"), test=str(folder / "test.tsv"), task="translation",
                       input=("en",), target="de", allow_leakage=True), checks=())
-experiment, _ = choose(intake, None, 1)
+experiment, _ = choose(dataset, None, 1)
 experiment = decided(experiment.replace("training.dtype", dtype))
-work = assemble(experiment, None, family_of("translation").load_processor(None, experiment.objective, intake), intake.records)
+work = assemble(experiment, None, family_of("translation").load_processor(None, experiment.objective, dataset), dataset.records)
 tokens = 0
 for step in steps(work):
     if step.number == 2:

@@ -34,11 +34,11 @@ def trained(asked: Any) -> None:
         if key in known(asked.out):
             continue
         with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-            intake, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed, wrong, asked.base)
+            dataset, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed, wrong, asked.base)
             for item in [*asked.set, *change.split()]:
                 path, _, value = item.partition("=")
                 experiment = experiment.replace(path, json.loads(value) if value[0] in "-.0123456789[" else value)
-            shared = way(Path(scratch) / "way", intake, experiment, signals)
+            shared = way(Path(scratch) / "way", dataset, experiment, signals)
             note(asked.out, key, told(shared, fit(shared, Path(scratch) / "run", experiment)))
 
 

@@ -82,9 +82,9 @@ def test_a_pattern_that_matches_nothing_is_an_error_with_the_nearest_name() -> N
 
 def test_lower_layers_learn_more_slowly_and_the_head_at_its_own_rate(bases, records) -> None:
     work = work_for(bases, records, "classification", adaptation__layer_decay=0.5, optimizer__head_lr=1e-2)
-    from luthier.training.assemble import rates
+    from luthier.training.assemble import lr_multipliers
 
-    factor = rates(work.model, work.experiment.optimizer, work.experiment.adaptation)
+    factor = lr_multipliers(work.model, work.experiment.optimizer, work.experiment.adaptation)
     assert factor("classifier.weight") == pytest.approx(10.0)
     found = [factor(f"bert.encoder.layer.{number}.output.dense.weight") for number in range(3)]
     assert found == [0.25, 0.5, 1.0]

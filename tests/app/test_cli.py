@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import luthier as package
 from tests.conftest import rows
 
 COMMANDS = ("run", "search", "similar", "check", "show", "prove", "plan", "train", "resume", "predict", "chat", "report", "models")
@@ -19,6 +21,13 @@ COMMANDS = ("run", "search", "similar", "check", "show", "prove", "plan", "train
 
 def luthier(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "luthier", *map(str, words)], check=False, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+
+
+def here(*words: object) -> int:
+    """The exit code of a command in this process, where torch is loaded already."""
+    from luthier.app.cli import app
+
+    return CliRunner().invoke(app, [str(word) for word in words]).exit_code
 
 
 def test_help_lists_the_verbs_and_imports_no_torch() -> None:
@@ -60,8 +69,6 @@ def made(folder: Path, count: int = 120) -> Path:
 
 
 def test_every_command_is_a_verb_of_the_package() -> None:
-    import luthier as package
-
     for name in set(COMMANDS) - {"models"}:
         assert callable(getattr(package, name))
     assert package.__all__ == sorted(package.__all__, key=lambda name: (name.islower(), name))
@@ -129,7 +136,7 @@ def test_run_predict_and_report_from_the_shell(bases, tmp_path: Path) -> None:
     assert sum(one["probabilities"].values()) == pytest.approx(1)
     table = tmp_path / "new.csv"
     table.write_text('text,note\nthe film was dull,=1+1\n"great, indeed",b\n')
-    assert luthier("predict", tmp_path / "run", table, "--out", tmp_path / "said.csv").returncode == 0
+    assert here("predict", tmp_path / "run", table, "--out", tmp_path / "said.csv") == 0
     lines = (tmp_path / "said.csv").read_text().splitlines()
     assert lines[0] == "text,note,predicted_label,predicted_confidence"
     assert len(lines) == 3
@@ -137,7 +144,7 @@ def test_run_predict_and_report_from_the_shell(bases, tmp_path: Path) -> None:
     missing = luthier("predict", tmp_path / "run", tmp_path / "none.csv")
     assert missing.returncode == 2
     (tmp_path / "run" / "report.html").unlink()
-    assert luthier("report", tmp_path / "run").returncode == 0
+    assert here("report", tmp_path / "run") == 0
     assert (tmp_path / "run" / "report.html").exists()
     again = luthier("resume", tmp_path / "run")
     assert again.stderr.splitlines() == [f"{tmp_path / 'run'} is finished: nothing to resume"]
@@ -153,26 +160,47 @@ def begun(*words: object) -> subprocess.Popen[str]:
     return process
 
 
+WAITS = """
+import sys, time
+from pathlib import Path
+import luthier.pilot.run as pilot
+from luthier.app.cli import main
+own, mark = pilot.run, Path(sys.argv.pop(1))
+def wait(step):
+    if step.number == 9:
+        mark.touch()
+        while mark.exists():
+            time.sleep(0.01)
+pilot.run = lambda *words, **options: own(*words, **options, watchers=[wait])
+main()
+"""
+"""The command; in step 9 of the training it writes a mark and waits until that is taken away."""
+
+
 def test_ctrl_c_twice_in_a_row_leaves_a_run_that_is_resumed_to_the_same_bytes(bases, tmp_path: Path) -> None:
-    folder, base = tmp_path / "a run", bases("bert").folder
-    process = begun("run", made(tmp_path), "--base", base, "--out", folder, "--set", "training.steps=900", "--force", "--quiet")
+    folder, mark, base = tmp_path / "a run", tmp_path / "mark", bases("bert").folder
+    words = ("run", made(tmp_path), "--base", base, "--out", folder, "--set", "training.steps=20", "--force", "--quiet")
+    process = subprocess.Popen([sys.executable, "-c", WAITS, str(mark), *map(str, words)], stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 300
+    while not mark.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
+    mark.unlink()
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == f"luthier: stopped; go on with `luthier resume '{folder}'`"
     assert "Traceback" not in said
-    assert list((folder / "checkpoints").glob("step-*/optimizer.safetensors"))
+    assert list((folder / "checkpoints").glob("step-000009/optimizer.safetensors"))
     assert not (folder / "verdict.json").exists()
-    resumed = luthier("resume", folder, "--quiet", "--json")
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = package.resume(folder)
     (interrupted,) = [
         event for event in map(json.loads, (folder / "events.jsonl").read_text().splitlines()) if event["event"] == "interrupted"
     ]
-    assert json.loads(resumed.stdout)["seconds"] > interrupted["seconds"]
-    straight = luthier("train", folder / "experiment.yaml", "--out", tmp_path / "straight", "--force", "--quiet")
-    assert straight.returncode == 0, straight.stderr
+    assert resumed.verdict is not None
+    assert resumed.verdict["seconds"] > interrupted["seconds"]  # type: ignore[operator]
+    package.train(folder / "experiment.yaml", out=tmp_path / "straight", force=True)
     for name in ("bundle/model.safetensors", "metrics.jsonl"):
         assert (folder / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
 
@@ -190,7 +218,7 @@ def test_ctrl_c_before_anything_was_written_says_only_that_it_stopped(tmp_path: 
     code = (
         "import sys, luthier.pilot.run as pilot\n"
         "def stopped(*a, **k):\n    raise KeyboardInterrupt\n"
-        "pilot.take_in = stopped\n"
+        "pilot.load_dataset = stopped\n"
         f"sys.argv = ['luthier', 'run', {str(made(tmp_path))!r}]\n"
         "from luthier.app.cli import main\nmain()\n"
     )

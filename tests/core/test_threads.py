@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,11 +18,36 @@ from luthier.studies.backends import Processes
 LINUX = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell which processors are idle")
 
 
+def undecided(**variables: str) -> dict[str, str]:
+    """An environment in which nobody has decided about threads but these variables."""
+    decides = {*threads.OWN, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+    return {name: value for name, value in os.environ.items() if name not in decides} | variables
+
+
 def said(code: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """What a fresh process prints, in which nobody has decided about threads but these variables."""
-    decides = {*threads.OWN, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
-    clean = {name: value for name, value in os.environ.items() if name not in decides}
-    return subprocess.run([sys.executable, "-c", code, *words], env={**clean, **variables}, capture_output=True, text=True, check=True)
+    asked = [sys.executable, "-c", code, *words]
+    return subprocess.run(asked, env=undecided(**variables), capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+
+
+WAIT = "print('ready', flush=True); sys.stdin.readline()"
+"""Where a process has imported what it needs: busy programs beside that would only make it last."""
+
+
+def begun(code: str, *words: str, **variables: str) -> subprocess.Popen[str]:
+    """A fresh process that has come to WAIT."""
+    asked = [sys.executable, "-c", code, *words]
+    process = subprocess.Popen(asked, env=undecided(**variables), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    """What it prints when it goes on."""
+    shown, _ = process.communicate("\n")
+    assert process.returncode == 0
+    return shown
 
 
 @contextlib.contextmanager
@@ -106,9 +130,10 @@ def test_beside_busy_programs_no_processor_is_free() -> None:
     assert found < 0.2 * len(os.sched_getaffinity(0)) + 0.2
 
 
-CHOICE = """
+CHOICE = f"""
 import dataclasses, json, sys, torch
 from luthier.training.devices import choose_threads, restored_threads, use_threads
+{WAIT}
 if sys.argv[1:]:
     torch.set_num_threads(int(sys.argv[1]))
 usual = torch.get_num_threads()
@@ -116,22 +141,17 @@ with restored_threads():
     found = choose_threads()
     use_threads(found.number)
     used = torch.get_num_threads()
-print(json.dumps({**dataclasses.asdict(found), "torchs": usual, "used": used, "after": torch.get_num_threads()}))
+print(json.dumps(dict(dataclasses.asdict(found), torchs=usual, used=used, after=torch.get_num_threads())))
 """
-
-
-def choice(*words: str, **variables: str) -> dict[str, Any]:
-    return json.loads(said(CHOICE, *words, **variables).stdout)
 
 
 @LINUX
 def test_beside_busy_programs_one_thread_is_taken_unless_a_person_has_said_how_many() -> None:
-    with busy():
-        found = choice()
-        assert found["number"] == found["used"] == 1
-        assert found["after"] == found["torchs"]
-        assert (found["free"] is None) == (found["usual"] == 1)
-        asked = choice(OMP_NUM_THREADS="2")
-        assert (asked["number"], asked["free"]) == (asked["torchs"], None)
-        set_before = choice(str(5 + 2 * (os.cpu_count() or 1)))
-        assert (set_before["number"], set_before["free"]) == (5 + 2 * (os.cpu_count() or 1), None)
+    many = 5 + 2 * (os.cpu_count() or 1)
+    with begun(CHOICE) as one, begun(CHOICE, OMP_NUM_THREADS="2") as two, begun(CHOICE, str(many)) as three, busy():
+        found, asked, set_before = (json.loads(answer(process)) for process in (one, two, three))
+    assert found["number"] == found["used"] == 1
+    assert found["after"] == found["torchs"]
+    assert (found["free"] is None) == (found["usual"] == 1)
+    assert (asked["number"], asked["free"]) == (asked["torchs"], None)
+    assert (set_before["number"], set_before["free"]) == (many, None)

@@ -12,7 +12,7 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.data.rows import names_table, read
 from luthier.data.spec import Data
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from tests.data.test_malformed import PLAIN, jsonl, rows, sentence, table
 
 WRITTEN = {
@@ -45,16 +45,16 @@ def test_a_table_in_gzip_or_zip_is_read_as_the_same_rows_on_the_same_lines(kind:
 
 def test_the_fingerprint_is_of_the_file_as_it_lies_there(tmp_path: Path) -> None:
     path = zipped(tmp_path / "rows.zip", rows__csv=WRITTEN["csv"])
-    found = take_in(Data(path=str(path)), checks=())
+    found = load_dataset(Data(path=str(path)), checks=())
     assert found.spec.fingerprint == {"train": hashlib.sha256(path.read_bytes()).hexdigest()}
-    again = take_in(found.spec, checks=())  # as a resumed run reads it
+    again = load_dataset(found.spec, checks=())  # as a resumed run reads it
     assert [record.values for record in again.records["test"]] == [record.values for record in found.records["test"]]
 
 
 def test_train_and_test_files_in_a_zip_are_the_parts_of_the_split(tmp_path: Path) -> None:
     tests = table([f"{sentence(number)},{'ab'[number % 2]}" for number in range(300, 330)])
     path = zipped(tmp_path / "rows.zip", **{"set/train__csv": WRITTEN["csv"], "set/test__csv": tests, "__MACOSX/set/._train__csv": b"\0\1"})
-    found = take_in(Data(path=str(path)), checks=())
+    found = load_dataset(Data(path=str(path)), checks=())
     assert len(found.records["test"]) == 30
     assert found.spec.test == str(path / "set/test.csv")
     with pytest.raises(DataError, match=r"holds 2 tables: .*[\s\S]*name one of them: .*rows\.zip/set/test\.csv") as caught:

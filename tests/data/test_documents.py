@@ -13,7 +13,7 @@ from luthier.core.errors import DataError
 from luthier.data.rows import read
 from luthier.data.sources import documents
 from luthier.data.spec import Data
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from tests.data.test_malformed import sentence
 
 
@@ -64,13 +64,13 @@ def test_sub_folders_are_labels_and_the_rows_can_be_taken_in(tmp_path: Path) -> 
         for number in range(start, start + 20):
             (tmp_path / label / f"{number}.txt").write_text(sentence(number))
         write_docx(tmp_path / label / "last.docx", sentence(start + 50))
-    found = take_in(Data(path=str(tmp_path)))
+    found = load_dataset(Data(path=str(tmp_path)))
     assert found.labels == ("lease", "sale")
     assert found.count == 42
     assert found.spec.input == ("text",)
     with pytest.raises(DataError, match="is not the file this experiment was made for"):
         (tmp_path / "sale" / "100.txt").write_text("changed")
-        take_in(found.spec)
+        load_dataset(found.spec)
 
 
 def test_a_document_that_cannot_be_read_is_set_aside_with_its_name(tmp_path: Path) -> None:

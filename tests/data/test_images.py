@@ -17,7 +17,7 @@ from luthier.data import pictures
 from luthier.data.rows import read
 from luthier.data.sources import images
 from luthier.data.spec import Data
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 
 
 def picture(seed: int, side: int = 96) -> Image.Image:
@@ -68,7 +68,7 @@ def test_a_folder_of_images_is_a_table_of_files_and_classes(folder: Path) -> Non
     first = rows.values[0]
     assert (first["image"], first["label"], first["width"], first["height"], first["mode"]) == ("cat/001.png", "cat", 96, 96, "RGB")
     assert first["pixels"] == rows.values[0]["pixels"] != rows.values[1]["pixels"]
-    assert take_in(Data(path=str(folder))).spec.task == "image_classification"
+    assert load_dataset(Data(path=str(folder))).spec.task == "image_classification"
 
 
 def test_copies_among_the_images_are_told_and_kept_in_one_part(folder: Path, tmp_path: Path) -> None:
@@ -81,12 +81,12 @@ def test_copies_among_the_images_are_told_and_kept_in_one_part(folder: Path, tmp
     assert told["duplicates.exact"].evidence["count"] == 3
     assert told["duplicates.near"].evidence["clusters"] == 3
     assert told["conflicts"].evidence["texts"] == 1
-    part = {record.values["image"]: name for name, records in checked.intake.records.items() for record in records}
+    part = {record.values["image"]: name for name, records in checked.dataset.records.items() for record in records}
     for number in (4, 6, 8):
         assert part[f"dog/copy{number}.bmp"] == part[f"dog/{number:03}.png"]
         assert part[f"dog/near{number}.png"] == part[f"dog/{number + 20:03}.png"]
     assert (tmp_path / "page.html").read_text().count("data:image/png;base64") >= 3
-    again = take_in(Data(path=str(tmp_path / "clean.csv")))  # the table names the files from where it lies
+    again = load_dataset(Data(path=str(tmp_path / "clean.csv")))  # the table names the files from where it lies
     assert again.count == 67 - 3 - 2
 
 
@@ -145,7 +145,7 @@ def test_a_table_names_no_file_outside_of_its_folder(folder: Path, tmp_path: Pat
     assert len(rows.values) == 60
     assert [row.line for row in rows.rejected] == [62, 63]
     assert all("there is no file" in row.reason for row in rows.rejected)
-    found = take_in(Data(path=str(table)))
+    found = load_dataset(Data(path=str(table)))
     assert (found.spec.input, found.spec.target) == (("file",), "kind")
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.data.rows import read
 from luthier.data.spec import Data
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 
 WORDS = (
     "river stone window garden letter market winter silver candle harbour meadow pencil engine basket copper violin "
@@ -84,12 +84,12 @@ class Case:
     refused: str = ""
     aside: tuple[int, str] | None = None
     flagged: tuple[str, str] | None = None
-    holds: Callable[[Intake], bool] | None = None
+    holds: Callable[[Dataset], bool] | None = None
     options: tuple[tuple[str, Any], ...] = ()
 
 
-def texts(intake: Intake) -> list[str]:
-    return [str(record.values.get("text")) for part in intake.records.values() for record in part]
+def texts(dataset: Dataset) -> list[str]:
+    return [str(record.values.get("text")) for part in dataset.records.values() for record in part]
 
 
 def with_text(text: str) -> str:
@@ -345,10 +345,10 @@ def test_a_malformed_file_is_refused_set_aside_flagged_or_read_exactly(case: Cas
     spec = Data(path=str(path), **{key: str(path) if value == "SAME" else value for key, value in case.options})
     if case.refused:
         with pytest.raises(DataError, match=case.refused) as caught:
-            take_in(spec)
+            load_dataset(spec)
         assert caught.value.remedy
         return
-    found = take_in(spec)
+    found = load_dataset(spec)
     count, reason = case.aside or (0, "")
     assert len(found.rejected) == count, found.rejected
     if count:
@@ -392,6 +392,6 @@ def test_of_a_file_with_too_many_rows_an_even_sample_is_read_in_the_same_memory(
     assert found.lines == read(path, most=most, seed=3).lines != read(path, most=most, seed=4).lines
     numbers = [int(row["text"].split()[1]) for row in found.values]
     assert np.histogram(numbers, 5, (0, count))[0] == pytest.approx([most / 5] * 5, abs=45)  # 5 standard deviations
-    told = take_in(Data(path=str(path), most_rows=most), checks=())
+    told = load_dataset(Data(path=str(path), most_rows=most), checks=())
     assert told.count == most
     assert f"holds {count:,} rows: {most:,} of them" in " ".join(finding.claim for finding in told.findings)

@@ -12,7 +12,7 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.data.rows import read
 from luthier.data.spec import Data
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from tests.data.test_malformed import rows, sentence
 
 pytest.importorskip("python_calamine")
@@ -84,7 +84,7 @@ def test_cells_become_the_texts_that_the_sheet_shows(tmp_path: Path) -> None:
 
 def test_a_workbook_gives_the_same_run_as_the_same_rows_in_csv(tmp_path: Path) -> None:
     path = workbook(tmp_path / "rows.xlsx", Data=plain())
-    found = take_in(Data(path=str(path)))
+    found = load_dataset(Data(path=str(path)))
     assert (found.count, found.labels, found.spec.input, found.spec.target) == (60, ("a", "b"), ("text",), "label")
     assert sentence(3) in [record.values["text"] for part in found.records.values() for record in part]
 
@@ -92,7 +92,7 @@ def test_a_workbook_gives_the_same_run_as_the_same_rows_in_csv(tmp_path: Path) -
 def test_the_first_sheet_with_a_table_is_read_the_others_are_named_and_can_be_asked_for(tmp_path: Path) -> None:
     notes, other = [["About this file"], ["by us"]], [["text", "label"], ["one", "x"], ["two", "y"]]
     path = workbook(tmp_path / "rows.xlsx", hidden=("Secret",), Secret=other, About=notes, Data=plain(), Old=other)
-    found = take_in(Data(path=str(path)), checks=())
+    found = load_dataset(Data(path=str(path)), checks=())
     assert found.count == 60
     said = next(one for one in found.findings if "sheet" in one.claim)
     assert "the sheet 'Data' is read; there is also 'About' (2 rows), 'Old' (3 rows)" in said.claim

@@ -11,7 +11,7 @@ from typing import Any
 from tests.conftest import make_base, rows
 from tests.families.test_image_classification import write as write_shapes
 
-QUICK = ("training.epochs=2", "optimizer.lr=0.003", "training.checkpoint_seconds=0")
+QUICK = ("training.steps=16", "optimizer.lr=0.003", "training.checkpoint_seconds=0")
 
 
 @dataclass(frozen=True)

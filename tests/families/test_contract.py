@@ -21,7 +21,7 @@ from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families import FAMILIES, family_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
 from luthier.optim.schedules import progress
 from luthier.training.assemble import assemble
@@ -69,9 +69,9 @@ def work_of(it: Tried, **changes: Any) -> Work:
     for path, value in changes.items():
         experiment = experiment.replace(path.replace("__", "."), value)
     experiment = decided(experiment)
-    intake = take_in(experiment.data, checks=())
+    dataset = load_dataset(experiment.data, checks=())
     base = resolve(experiment.model.base) if experiment.model.base else None
-    return assemble(experiment, base, family_of(it.name).load_processor(base, experiment.objective, intake), intake.records)
+    return assemble(experiment, base, family_of(it.name).load_processor(base, experiment.objective, dataset), dataset.records)
 
 
 def weights_of(bundle: Path) -> dict[str, torch.Tensor]:
@@ -116,7 +116,7 @@ def test_two_steps_are_those_of_a_plain_loop(tried: Any, name: str) -> None:
         embedding.sparse = False
     for number in range(2):
         batch = plain.objective.collate(plain.chosen(number), expected.seed, number)
-        with plain.model.chance.keyed(expected.seed, number, batch.index, batch.lengths, batch.stream_lengths):
+        with plain.model.dropout_keys.keyed(expected.seed, number, batch.index, batch.lengths, batch.stream_lengths):
             loss = plain.objective.loss(plain.model, batch)
         optimizer.zero_grad()
         (loss.total / loss.count).backward()
@@ -205,7 +205,7 @@ def test_its_report_is_a_whole_page_that_tells_the_verdict(tried: Any, name: str
 def test_every_bundle_says_in_a_fresh_process_what_it_says_here(tried: Any) -> None:
     asked = {name: (str(tried(name).run.folder), list(tried(name).case.ask)) for name in TRAINED}
     here = {name: luthier.predict(folder, rows) for name, (folder, rows) in asked.items()}
-    code = f"import json, luthier\nprint('ANSWER' + json.dumps({{name: luthier.predict(folder, rows) for name, (folder, rows) in {asked!r}.items()}}))"
+    code = f"import json, luthier\nfrom luthier.app.group import collect_seldom\ncollect_seldom()\nprint('ANSWER' + json.dumps({{name: luthier.predict(folder, rows) for name, (folder, rows) in {asked!r}.items()}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     there = json.loads(done.stdout.split("ANSWER")[-1])
     for name in TRAINED:
@@ -222,9 +222,9 @@ def test_the_bundle_scores_what_the_verdict_says(tried: Any, name: str) -> None:
     assert base.bundle is not None and it.run.verdict is not None
     family = family_of(name)
     model, objective = open_bundle(base, family.load_processor(base, family.spec_class.model_validate(base.bundle["objective"])))
-    intake = take_in(Experiment.load(it.run.folder / "experiment.yaml").data, checks=())
+    dataset = load_dataset(Experiment.load(it.run.folder / "experiment.yaml").data, checks=())
     metric = it.run.verdict["metric"]
-    found = measure(score(model, objective, objective.prepare(intake.records["test"])), (metric,))[metric]
+    found = measure(score(model, objective, objective.prepare(dataset.records["test"])), (metric,))[metric]
     assert found == pytest.approx(it.run.verdict["test"]["value"], rel=1e-4, abs=1e-4)
 
 
@@ -235,7 +235,7 @@ def test_planted_bugs_are_caught(tried: Any, name: str, monkeypatch: pytest.Monk
     own_loss, own_score = type(work.objective).loss, type(work.objective).score
 
     def served(record: Any) -> Any:
-        return family_of(name).served(record, work.objective)
+        return family_of(name).serving_inputs(record, work.objective)
 
     def averaged(self: Any, model: Any, batch: Any) -> Loss:
         found = own_loss(self, model, batch)

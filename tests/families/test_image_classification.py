@@ -29,7 +29,7 @@ from luthier.data.spec import Data
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families.image_classification import FAMILY
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models import store, vision
 from luthier.models.spec import Model
 from luthier.objectives import image_classification
@@ -83,10 +83,10 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 
 def work_for(path: Path, **changes: Any) -> Work:
-    intake = take_in(Data(path=str(path)), checks=())
+    dataset = load_dataset(Data(path=str(path)), checks=())
     value: dict[str, Any] = {
         "seed": 7,
-        "data": intake.spec.model_dump(mode="json"),
+        "data": dataset.spec.model_dump(mode="json"),
         "objective": {"kind": "image_classification", "side": 16, "width": 4},
         "model": {"base": "", "dropout": 0.0},
         "adaptation": {"kind": "full"},
@@ -95,10 +95,10 @@ def work_for(path: Path, **changes: Any) -> Work:
         "training": {"batch_size": 8, "steps": 4, "dtype": "float32"},
     }
     made = Experiment.of(value)
-    made = made.model_copy(update={"objective": FAMILY.fit_spec(made.objective, intake)})
+    made = made.model_copy(update={"objective": FAMILY.fit_spec(made.objective, dataset)})
     for name, given in changes.items():
         made = made.replace(name.replace("__", "."), given)
-    return assemble(made, None, FAMILY.load_processor(None, made.objective), intake.records)
+    return assemble(made, None, FAMILY.load_processor(None, made.objective), dataset.records)
 
 
 def test_a_folder_goes_the_whole_way_and_beats_its_baselines(finished: Run) -> None:
@@ -120,7 +120,7 @@ def test_prediction_says_what_the_evaluation_said(finished: Run, shapes: Path) -
     base = store.resolve(str(finished.folder))
     assert (base.kind, base.family, base.blocks, base.width) == ("image", "resnet", 2, 16)
     model, objective = _load(base)
-    test = take_in(Data(path=str(shapes)), checks=()).records["test"]
+    test = load_dataset(Data(path=str(shapes)), checks=()).records["test"]
     scores = score(model, objective, objective.prepare(test))
     assert scores.probabilities is not None
     verdict = finished.verdict
@@ -136,7 +136,7 @@ def test_a_fresh_process_predicts_from_a_folder_a_table_and_a_file(finished: Run
     table = shapes / "asked.csv"
     table.write_text("image,note\n" + "".join(f"disc/{path.name},{number}\n" for number, path in enumerate(some)))
     code = (
-        "import luthier, sys, json; bundle, folder, table, file, out = sys.argv[1:];"
+        "import luthier, sys, json; from luthier.app.group import collect_seldom; collect_seldom(); bundle, folder, table, file, out = sys.argv[1:];"
         "print(json.dumps([luthier.predict(bundle, folder)[:3], luthier.predict(bundle, table, out=out), luthier.predict(bundle, file)]))"
     )
     asked = [str(finished.folder / "bundle"), str(shapes / "disc"), str(table), str(some[0]), str(tmp_path / "said.csv")]
@@ -218,6 +218,8 @@ def test_a_run_stopped_at_a_step_is_resumed_to_the_same_bytes(finished: Run, sha
 
 KILLED = """
 import os, sys, luthier
+from luthier.app.group import collect_seldom
+collect_seldom()
 def kill(step):
     if step.number == 31:
         os.kill(os.getpid(), 9)
@@ -293,12 +295,12 @@ def test_what_is_no_image_is_refused_by_its_row(finished: Run, shapes: Path, tmp
 
 def test_an_image_that_changes_behind_the_run_names_its_row(tmp_path: Path) -> None:
     path = write(tmp_path, count=60)
-    intake = take_in(Data(path=str(path)), checks=())
-    record = intake.records["train"][3]
+    dataset = load_dataset(Data(path=str(path)), checks=())
+    record = dataset.records["train"][3]
     (path / record.values["image"]).write_bytes(b"gone")
-    spec = image_classification.ImageClassification(labels=intake.labels, side=16, colour="rgb")
+    spec = image_classification.ImageClassification(labels=dataset.labels, side=16, colour="rgb")
     with pytest.raises(DataError, match=rf"row {record.row}: .* cannot be read"):
-        spec.open(None, ("image",), "label").prepare(intake.records["train"])
+        spec.open(None, ("image",), "label").prepare(dataset.records["train"])
 
 
 def test_pillow_that_is_missing_is_answered_by_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

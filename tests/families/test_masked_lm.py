@@ -15,7 +15,7 @@ import luthier
 from luthier.core.errors import DataError, ExperimentError
 from luthier.core.types import HELD_OUT, Record
 from luthier.data.spec import Data
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.masked import make_masked, make_tokenizer
 from luthier.objectives.masked_lm import MaskedLm, MaskedLmObjective
 from tests.conftest import rows
@@ -126,9 +126,9 @@ def written(folder: Path, table: list[dict[str, str]]) -> Path:
 
 def test_the_task_is_obeyed_where_it_is_named_and_a_label_is_not_read(tmp_path: Path) -> None:
     file = written(tmp_path, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
-    found = take_in(Data(path=str(file), task="masked_lm"))
+    found = load_dataset(Data(path=str(file), task="masked_lm"))
     assert (found.spec.task, found.spec.input, found.spec.target, found.labels) == ("masked_lm", ("text",), None, ())
-    assert take_in(Data(path=str(file))).spec.task == "classification"
+    assert load_dataset(Data(path=str(file))).spec.task == "classification"
 
 
 def test_a_target_and_a_classifier_from_scratch_are_refused(tmp_path: Path) -> None:

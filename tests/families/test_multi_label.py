@@ -19,7 +19,7 @@ from luthier.core.types import HELD_OUT, Record
 from luthier.data.spec import Data
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
-from luthier.families.recognise import recognise, take_in
+from luthier.families.recognise import load_dataset, recognise
 from luthier.models.pretrained import load_tokenizer
 from luthier.objectives.multi_label import labels_of
 from luthier.training.assemble import assemble
@@ -99,7 +99,7 @@ def test_rows_that_say_nothing_of_their_labels_are_set_aside_and_rare_labels_are
     experiment = Experiment.load(finished.folder / "experiment.yaml")
     spec: Any = experiment.objective
     assert spec.labels == ("food", "music")
-    assert any(not labels_of(record.values["topics"]) for record in take_in(experiment.data).records["train"])
+    assert any(not labels_of(record.values["topics"]) for record in load_dataset(experiment.data).records["train"])
 
 
 def test_a_head_of_zeros_loses_the_logarithm_of_two_for_each_label(bases: Any) -> None:

@@ -20,7 +20,7 @@ from luthier.data.rows import Rows
 from luthier.data.spec import Data
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
-from luthier.families.recognise import recognise, take_in
+from luthier.families.recognise import load_dataset, recognise
 from luthier.models.pretrained import load_tokenizer
 from luthier.training.assemble import assemble
 from tests.families.cases import QUICK, numbers, write_lines
@@ -109,13 +109,13 @@ def test_a_row_without_a_finite_number_is_set_aside_with_its_reason(finished: Ru
 def test_numbers_that_are_all_the_same_are_refused(tmp_path: Path) -> None:
     file = write_lines(tmp_path, [{"text": text, "stars": 2.5} for text in TEXTS])
     with pytest.raises(DataError, match=r"every row has the number 2\.5"):
-        take_in(Data(path=str(file), task="regression", target="stars"))
+        load_dataset(Data(path=str(file), task="regression", target="stars"))
 
 
 def test_the_mean_and_spread_of_the_training_rows_stand_in_the_experiment(finished: Run) -> None:
     experiment = Experiment.load(finished.folder / "experiment.yaml")
     spec: Any = experiment.objective
-    train = [float(record.values["stars"]) for record in take_in(experiment.data).records["train"]]
+    train = [float(record.values["stars"]) for record in load_dataset(experiment.data).records["train"]]
     assert (spec.mean, spec.spread) == (statistics.fmean(train), statistics.pstdev(train))
 
 

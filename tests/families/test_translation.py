@@ -20,7 +20,7 @@ from luthier.data.spec import Data
 from luthier.evaluation.baselines import BaselineContext
 from luthier.experiment import Experiment
 from luthier.families import family_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.families.translation import find_faults, repeats
 from luthier.families.translation_baselines import copy_of_source, nearest_target
 from luthier.models.encoder_decoder import EncoderDecoder, make_translator
@@ -89,20 +89,22 @@ def test_a_row_that_is_too_long_loses_its_end_and_does_not_learn_to_stop_there(t
 
 def work_of(tokenizer: Any, folder: Path) -> Work:
     rows = write_lines(folder, PAIRS)
-    intake = take_in(Data(path=str(rows), task="translation"), checks=())
+    dataset = load_dataset(Data(path=str(rows), task="translation"), checks=())
     values = {
-        "data": intake.spec.model_dump(mode="json"), "objective": {"kind": "translation", "vocabulary": 400, "layers": 1, "width": 32},
+        "data": dataset.spec.model_dump(mode="json"), "objective": {"kind": "translation", "vocabulary": 400, "layers": 1, "width": 32},
         "model": {"base": "", "dropout": 0.0}, "adaptation": {"kind": "full"}, "optimizer": {"kind": "adamw", "lr": 1e-3}, "schedule": {"kind": "linear"},
         "training": {"metric": "chrf", "dtype": "float32"},
     }  # fmt: skip
     experiment = decided(Experiment.of(values))
     objective: Any = experiment.objective
-    at_work = objective.open(tokenizer, intake.spec.input, intake.spec.target)
-    return build(experiment, None, at_work, at_work.prepare(intake.records["train"]), at_work.prepare(intake.records["validation"]))
+    at_work = objective.open(tokenizer, dataset.spec.input, dataset.spec.target)
+    return build(experiment, None, at_work, at_work.prepare(dataset.records["train"]), at_work.prepare(dataset.records["validation"]))
 
 
 def caught(work: Work) -> set[str]:
-    return {proof.name for proof in disproved(prove(work, lambda record: family_of("translation").served(record, work.objective), 1e6))}
+    return {
+        proof.name for proof in disproved(prove(work, lambda record: family_of("translation").serving_inputs(record, work.objective), 1e6))
+    }
 
 
 def test_nothing_is_disproved_where_nothing_is_wrong(tokenizer: Any, tmp_path: Path) -> None:
@@ -177,9 +179,9 @@ def test_columns_of_languages_are_recognised_and_both_sides_keep_rows_together(t
     ]
     table.append({"de": table[0]["de"], "en": "an altogether different wording of what stands in the first line"})
     table.append({"de": "ganz andere woerter als irgendwo sonst in dieser datei", "en": table[1]["en"]})
-    intake = take_in(Data(path=str(write_lines(tmp_path, table))), checks=())
-    assert (intake.spec.task, intake.spec.input, intake.spec.target) == ("translation", ("de",), "en")
-    part = {record.row: name for name, rows in intake.records.items() for record in rows}
+    dataset = load_dataset(Data(path=str(write_lines(tmp_path, table))), checks=())
+    assert (dataset.spec.task, dataset.spec.input, dataset.spec.target) == ("translation", ("de",), "en")
+    part = {record.row: name for name, rows in dataset.records.items() for record in rows}
     assert part[1] == part[61] and part[2] == part[62]
 
 
@@ -196,15 +198,15 @@ def test_columns_of_languages_are_recognised_and_both_sides_keep_rows_together(t
 def test_files_that_are_no_pairs_are_refused_with_one_message(change: Any, asked: Any, message: str, tmp_path: Path) -> None:
     file = write_lines(tmp_path, [change(row) for row in PAIRS])
     with pytest.raises(DataError, match=message) as refused:
-        take_in(Data(path=str(file), task="translation", **asked), checks=())
+        load_dataset(Data(path=str(file), task="translation", **asked), checks=())
     assert refused.value.remedy
 
 
 def test_a_row_with_an_empty_side_is_set_aside_and_named(tmp_path: Path) -> None:
     table = [dict(row) for row in PAIRS]
     table[4]["de"], table[9]["en"] = "  ", ""
-    intake = take_in(Data(path=str(write_lines(tmp_path, table)), task="translation"), checks=())
-    assert {(row.line, row.reason) for row in intake.rejected} == {(5, "the target is empty ('de')"), (10, "the source is empty ('en')")}
+    dataset = load_dataset(Data(path=str(write_lines(tmp_path, table)), task="translation"), checks=())
+    assert {(row.line, row.reason) for row in dataset.rejected} == {(5, "the target is empty ('de')"), (10, "the source is empty ('en')")}
 
 
 def test_baselines_say_the_source_and_what_the_nearest_source_was_translated_as(tokenizer: Any) -> None:

@@ -10,16 +10,16 @@ from torch import nn
 
 from luthier.core.errors import ModelError
 from luthier.core.types import Batch
-from luthier.models.dropout import Chance, Dropout, attach, kept_scale, scale_kept
+from luthier.models.dropout import Dropout, DropoutKeys, attach, kept_scale, scale_kept
 from luthier.models.pretrained import load_classifier
 from tests.models.test_packed import LENGTHS, batch_of
 
 
 def keys(count: int) -> torch.Tensor:
-    chance = Chance()
-    with chance.keyed(3, 5, torch.arange(count), torch.ones(count, dtype=torch.long)):
-        assert chance.tokens is not None
-        return chance.tokens.clone()
+    dropout_keys = DropoutKeys()
+    with dropout_keys.keyed(3, 5, torch.arange(count), torch.ones(count, dtype=torch.long)):
+        assert dropout_keys.tokens is not None
+        return dropout_keys.tokens.clone()
 
 
 @pytest.mark.parametrize("probability", [0.05, 0.1, 0.5])
@@ -48,19 +48,19 @@ def test_in_half_the_bits_the_same_entries_are_kept(dtype: torch.dtype, width: i
 
 
 def test_the_mean_stays() -> None:
-    chance = Chance()
-    layer = Dropout(0.1, chance, "here")
-    with chance.keyed(0, 0, torch.arange(2000), torch.ones(2000, dtype=torch.long)):
+    dropout_keys = DropoutKeys()
+    layer = Dropout(0.1, dropout_keys, "here")
+    with dropout_keys.keyed(0, 0, torch.arange(2000), torch.ones(2000, dtype=torch.long)):
         values = layer(torch.ones(2000, 64))
     assert abs(float(values.mean()) - 1) < 0.005
     assert sorted(values.unique().tolist()) == pytest.approx([0.0, scale_kept(0.1)])
 
 
 def test_what_is_dropped_has_no_gradient_and_the_rest_is_scaled() -> None:
-    chance = Chance()
-    layer = Dropout(0.3, chance, "here")
+    dropout_keys = DropoutKeys()
+    layer = Dropout(0.3, dropout_keys, "here")
     values = torch.randn(50, 8, requires_grad=True)
-    with chance.keyed(0, 0, torch.arange(50), torch.ones(50, dtype=torch.long)):
+    with dropout_keys.keyed(0, 0, torch.arange(50), torch.ones(50, dtype=torch.long)):
         out = layer(values)
     out.sum().backward()
     assert torch.equal(values.grad == 0, out == 0)
@@ -71,11 +71,11 @@ def test_an_example_gets_the_same_mask_alone_and_in_company(bases) -> None:
     model = load_classifier(bases("bert"), ["a", "b"], "cls", 0.2, seed=3)
     model.network.train()
     batch = batch_of(LENGTHS, 200)
-    with model.chance.keyed(1, 4, batch.index, batch.lengths):
+    with model.dropout_keys.keyed(1, 4, batch.index, batch.lengths):
         whole = model(batch)
     for start, stop in ((0, 1), (1, 4), (4, 6)):
         part = batch.part(start, stop)
-        with model.chance.keyed(1, 4, part.index, part.lengths):
+        with model.dropout_keys.keyed(1, 4, part.index, part.lengths):
             assert torch.allclose(model(part), whole[start:stop], atol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_another_seed_step_or_example_gets_another_mask(bases, seed: int, step: 
 
     def logits(seed: int, step: int, index: int) -> torch.Tensor:
         moved = Batch(batch.index + index, batch.lengths, batch.flat, batch.each)
-        with model.chance.keyed(seed, step, moved.index, moved.lengths):
+        with model.dropout_keys.keyed(seed, step, moved.index, moved.lengths):
             return model(moved)
 
     assert torch.equal(logits(1, 4, 0), logits(1, 4, 0))
@@ -104,9 +104,9 @@ def dropped(
     shape: tuple[int, ...], index: torch.Tensor, lengths: torch.Tensor, probability: float = 0.4, **more: torch.Tensor
 ) -> torch.Tensor:
     """What dropout makes of ones, for these examples; `more`: lengths of further streams, of which `target` passes if it is there."""
-    chance = Chance()
-    layer = Dropout(probability, chance, "here", stream="target" if more else "")
-    with chance.keyed(3, 5, index, lengths, more):
+    dropout_keys = DropoutKeys()
+    layer = Dropout(probability, dropout_keys, "here", stream="target" if more else "")
+    with dropout_keys.keyed(3, 5, index, lengths, more):
         return layer(torch.ones(shape))
 
 
@@ -178,16 +178,16 @@ def test_a_stream_is_found_by_its_site_and_by_a_context_alike() -> None:
     model = nn.ModuleDict(
         {"encoder": nn.Sequential(nn.Dropout(0.5)), "decoder": nn.Sequential(nn.Dropout(0.5)), "decoders": nn.Sequential(nn.Dropout(0.5))}
     )
-    chance = attach(model, 0.4, {"decoder.": "target"})
+    dropout_keys = attach(model, 0.4, {"decoder.": "target"})
     assert [layer[0].stream for layer in model.values()] == ["", "target", ""]
     source, target, index = torch.tensor([2, 5]), torch.tensor([4, 3]), torch.arange(2)  # both have seven tokens
-    plain = Dropout(0.4, chance, "decoder.0")
-    with chance.keyed(1, 2, index, source, {"target": target}):
+    plain = Dropout(0.4, dropout_keys, "decoder.0")
+    with dropout_keys.keyed(1, 2, index, source, {"target": target}):
         by_site = model["decoder"](torch.ones(7, 32))
-        with chance.stream("target"):
+        with dropout_keys.stream("target"):
             by_context = plain(torch.ones(7, 32))
         of_the_source = plain(torch.ones(7, 32))
-        with chance.laid_out(torch.tensor([0, 1, 2, 3, 4, 5, 6, 6]), 2, "target"):
+        with dropout_keys.laid_out(torch.tensor([0, 1, 2, 3, 4, 5, 6, 6]), 2, "target"):
             padded = model["decoder"](torch.ones(2, 4, 32))
             by_head = model["decoder"](torch.ones(2, 3, 4, 4))  # as attention drops its probabilities
             assert torch.equal(plain(torch.ones(7, 32)), of_the_source)
@@ -198,11 +198,11 @@ def test_a_stream_is_found_by_its_site_and_by_a_context_alike() -> None:
 
 
 def test_a_stream_that_the_micro_batch_does_not_have_is_named_with_those_it_has() -> None:
-    chance = Chance()
-    layer = Dropout(0.4, chance, "here", stream="targets")
+    dropout_keys = DropoutKeys()
+    layer = Dropout(0.4, dropout_keys, "here", stream="targets")
     ones = torch.ones(2, dtype=torch.long)
     with (
-        chance.keyed(0, 0, torch.arange(2), ones, {"target": ones}),
+        dropout_keys.keyed(0, 0, torch.arange(2), ones, {"target": ones}),
         pytest.raises(ModelError, match=r"'targets'[\s\S]*did you mean 'target'"),
     ):
         layer(torch.ones(2, 4))

@@ -104,7 +104,7 @@ def test_dropout_of_both_sides_is_keyed_by_row_and_does_not_know_the_rows_beside
     model, batch = network(name, 0.3).train(), batch_of()
 
     def drawn(some: Batch, step: int = 0) -> Tensor:
-        with model.chance.keyed(1, step, some.index, some.lengths, some.stream_lengths), torch.no_grad():
+        with model.dropout_keys.keyed(1, step, some.index, some.lengths, some.stream_lengths), torch.no_grad():
             return model.hidden(some)
 
     before = torch.get_rng_state()
@@ -120,10 +120,10 @@ def test_dropout_of_both_sides_is_keyed_by_row_and_does_not_know_the_rows_beside
 def test_the_two_sides_draw_from_different_keys() -> None:
     model = network("marian", 0.5).train()
     batch = batch_of(1)
-    with model.chance.keyed(1, 0, batch.index, torch.tensor([4]), {"target": torch.tensor([4])}):
-        source = model.chance.rows(4).clone()
-        with model.chance.stream("target"):
-            target = model.chance.rows(4)
+    with model.dropout_keys.keyed(1, 0, batch.index, torch.tensor([4]), {"target": torch.tensor([4])}):
+        source = model.dropout_keys.rows(4).clone()
+        with model.dropout_keys.stream("target"):
+            target = model.dropout_keys.rows(4)
     assert not torch.equal(source, target)
 
 

@@ -64,7 +64,7 @@ def test_with_dropout_the_attention_is_transformers(bases) -> None:
     model = load_generator(bases("llama"), 0.3)
     model.train()
     batch = batch_of(LENGTHS["short"], model.network.config.vocab_size)
-    with model.chance.keyed(1, 2, batch.index, batch.lengths):
+    with model.dropout_keys.keyed(1, 2, batch.index, batch.lengths):
         loss, expected = gradients(model, batch)
         model.use(Plain(torch.float32))
         fused_loss, found = gradients(model, batch)

@@ -75,7 +75,7 @@ def test_a_layer_that_looks_back_only_so_far_does_so_with_dropout_too(bases, fam
     found = []
     for dropout in (0.0, 1e-9):  # the second goes the way of dropout, and drops nothing
         model = load_generator(bases(family), dropout).train()
-        with model.chance.keyed(1, 0, batch.index, batch.lengths):
+        with model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
             states = model.hidden(batch)
             states.square().sum().backward()
         found.append((states.detach(), [parameter.grad for parameter in model.network.parameters() if parameter.grad is not None]))
@@ -96,7 +96,7 @@ def test_a_row_longer_than_what_is_kept_gives_the_same_gradients(bases, monkeypa
         model = load_classifier(bases("bert"), ["a", "b"], "mean", 0.2, seed=3)
         model.network.train()
         batch = batch_of(LENGTHS, 200)
-        with model.chance.keyed(1, 0, batch.index, batch.lengths):
+        with model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
             model(batch).square().sum().backward()
         found.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))

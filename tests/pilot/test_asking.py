@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from luthier.core.interfaces import Silent
-from luthier.families.recognise import take_in
+from luthier.core.interfaces import NullReporter
+from luthier.families.recognise import load_dataset
 from luthier.pilot.stages import choosing
 from luthier.pilot.stages.asking import asked_for, default_for
 
@@ -40,7 +40,7 @@ def written(folder: Path, count: int, classes: int) -> Path:
 def test_a_step_has_as_many_rows_as_leave_the_run_steps_enough(
     tmp_path: Path, count: int, classes: int, set: tuple[str, ...], batch: int
 ) -> None:
-    experiment, _, choices = default_for(written(tmp_path, count, classes), set, Silent(), target=None, input=None, base=None, task=None, seed=1)  # fmt: skip
+    experiment, _, choices = default_for(written(tmp_path, count, classes), set, NullReporter(), target=None, input=None, base=None, task=None, seed=1)  # fmt: skip
     assert experiment.training.batch_size == batch
     assert [choice.value for choice in choices if choice.path == "training.batch_size"] in ([batch], [str(batch)])
 
@@ -49,14 +49,14 @@ def test_a_decoder_that_classifies_keeps_its_lower_half_and_what_is_asked_brings
     data, decoder = written(tmp_path, 100, 2), str(bases("llama").folder)
 
     def default(*set: str, base: str | None = None) -> Any:
-        return default_for(data, set, Silent(), target=None, input=None, base=base, task=None, seed=1)[0]
+        return default_for(data, set, NullReporter(), target=None, input=None, base=base, task=None, seed=1)[0]
 
     kept = default(base=decoder)
     assert (kept.adaptation.kind, kept.adaptation.depth, kept.optimizer.lr, kept.model.dropout) == ("freeze", 1, 6e-4, 0.0)
     assert default(f"model.base={decoder}") == kept  # however it is named
     whole = default("adaptation.kind=full", base=decoder)
     assert (whole.adaptation.kind, whole.optimizer.lr) == ("full", 3e-4)
-    _, _, choices = default_for(data, ("adaptation.kind=full",), Silent(), target=None, input=None, base=decoder, task=None, seed=1)
+    _, _, choices = default_for(data, ("adaptation.kind=full",), NullReporter(), target=None, input=None, base=decoder, task=None, seed=1)
     assert [choice.path for choice in choices if choice.path.startswith("adaptation.")] == ["adaptation.kind"]
     assert default("adaptation.depth=0", base=decoder).adaptation.depth == 0
     gentler = default(base=str(bases("gemma3_text").folder))
@@ -71,7 +71,7 @@ def test_an_encoder_of_berts_size_starts_from_half_of_a_small_ones_rate(tmp_path
     config = json.loads((wide / "config.json").read_text())
     (wide / "config.json").write_text(json.dumps({**config, "hidden_size": 768}))
     for base, rate in ((bases("bert").folder, 1e-4), (wide, 5e-5)):
-        experiment, _, _ = default_for(data, (), Silent(), target=None, input=None, base=str(base), task=None, seed=1)
+        experiment, _, _ = default_for(data, (), NullReporter(), target=None, input=None, base=str(base), task=None, seed=1)
         assert experiment.optimizer.lr == rate
 
 
@@ -80,7 +80,7 @@ def test_gemma_writes_from_a_gentler_rate_where_its_own_weights_move(tmp_path: P
     data.write_text("".join(json.dumps({"prompt": f"what is {n}?", "completion": f"it is {n * n}"}) + "\n" for n in range(80)))
 
     def rate(*set: str, base: str) -> float:
-        return default_for(data, set, Silent(), target=None, input=None, base=base, task=None, seed=1)[0].optimizer.lr
+        return default_for(data, set, NullReporter(), target=None, input=None, base=base, task=None, seed=1)[0].optimizer.lr
 
     assert rate(base=gemma) == 2e-5
     assert rate("adaptation.kind=lora", base=gemma) == rate("adaptation.kind=lora", base=str(bases("llama").folder)) == 3e-4
@@ -104,7 +104,9 @@ def test_auto_takes_the_base_that_foresees_the_answers_best_of_those_that_are_he
     (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def default(*set: str, base: str | None = None, seconds: float | None = None) -> Any:
-        found = default_for(tmp_path / "chat.jsonl", set, Silent(), target=None, input=None, base=base, task=None, seed=1, seconds=seconds)
+        found = default_for(
+            tmp_path / "chat.jsonl", set, NullReporter(), target=None, input=None, base=base, task=None, seed=1, seconds=seconds
+        )
         return found[0], next(choice.reason for choice in found[2] if choice.path == "model.base")
 
     assert default()[0].model.base == "smollm2-135m"
@@ -125,7 +127,7 @@ def test_auto_leaves_a_base_that_would_take_longer_than_there_is_time(monkeypatc
         folder = tmp_path / "home" / "models" / name
         shutil.copytree(bases(family).folder, folder)
         (folder / "store.json").write_text(json.dumps({"sha256": "0", "size": (folder / "model.safetensors").stat().st_size}))
-    intake = take_in(asked_for(written(tmp_path, 200, 2)))
+    dataset = load_dataset(asked_for(written(tmp_path, 200, 2)))
     read, known = [], choosing.known_of
 
     def slow(base: Any, *given: Any) -> Any:
@@ -135,8 +137,8 @@ def test_auto_leaves_a_base_that_would_take_longer_than_there_is_time(monkeypatc
     monkeypatch.setattr(choosing, "known_of", slow)
     chances = {"minilm-l6": 0.3, "mpnet-base": 0.7}  # a tie for `ranked`, which proposes the larger; here the likelier is taken
     monkeypatch.setattr(choosing, "ranked", lambda found: [replace(one, chance=chances[one.base]) for one in found])
-    assert choosing.suited(intake, None, Silent())[0].name == "mpnet-base"
-    base, why = choosing.suited(intake, 1800.0, Silent())
+    assert choosing.suited(dataset, None, NullReporter())[0].name == "mpnet-base"
+    base, why = choosing.suited(dataset, 1800.0, NullReporter())
     assert base.name == "minilm-l6"
     assert why.endswith("the time does not suffice for mpnet-base (some 1890 s)")
     assert {one.rows for one in read} == {160}

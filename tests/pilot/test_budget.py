@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import luthier
 from luthier.app.cli import app
 from luthier.core.errors import ExperimentError
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Clock, Run
 from luthier.core.types import Step
 from luthier.pilot.search import budget_of
@@ -129,8 +129,8 @@ class Jumps(Clock):
         return super().__call__() + Jumps.more
 
 
-class Told(Silent):
-    """A face that keeps what it was told."""
+class Told(NullReporter):
+    """A reporter that keeps what it was told."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -145,7 +145,7 @@ def test_a_machine_that_is_taken_away_leaves_a_verdict_a_bundle_and_a_run_that_c
     """In the middle of the training more than the budget is gone: the run ends, is judged, and says why; train makes the same bits."""
     monkeypatch.setattr("luthier.pilot.run.Clock", Jumps)
     Jumps.more = 0.0
-    face = Told()
+    reporter = Told()
 
     def jump(step: Step) -> None:
         if step.number == 60:
@@ -153,7 +153,7 @@ def test_a_machine_that_is_taken_away_leaves_a_verdict_a_bundle_and_a_run_that_c
 
     asked = ["training.epochs=8", "training.checkpoint_seconds=0", "optimizer.lr=0.003"]
     run = luthier.run(
-        table, base=str(bases("bert").folder), out=tmp_path / "run", budget=1000, set=asked, watchers=[jump], face=face, force=True
+        table, base=str(bases("bert").folder), out=tmp_path / "run", budget=1000, set=asked, watchers=[jump], reporter=reporter, force=True
     )
     (cut,) = run.happened("cut_while_training")
     assert (cut["step"], cut["total"]) == (61, 61)
@@ -161,7 +161,7 @@ def test_a_machine_that_is_taken_away_leaves_a_verdict_a_bundle_and_a_run_that_c
     assert (run.folder / "bundle" / "luthier.json").exists()
     (found,) = (finding for finding in run.findings if finding.check == "budget")
     assert "to keep the 16 min 40 s budget" in found.claim
-    assert any("the run ends after step 61" in line for line in face.said)
+    assert any("the run ends after step 61" in line for line in reporter.said)
     assert "of a budget of 1000 s" in (run.folder / "report.html").read_text()
     assert all(event["words_rows"] > 0 for event in run.happened("probe_rows"))  # a verdict against the majority class alone says nothing
     monkeypatch.undo()

@@ -15,7 +15,7 @@ import pytest
 
 import luthier
 from luthier.core.errors import Stopped
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from tests.conftest import BAD, GOOD
 
@@ -75,7 +75,7 @@ def idle(bases, table: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def averaged(bases, table: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return ran(table, bases("bert"), tmp_path_factory.mktemp("runs") / "average", *SETS, "training.ships=average")
+    return ran(table, bases("bert"), tmp_path_factory.mktemp("runs") / "average", *SETS, "training.steps=24", "training.ships=average")
 
 
 def test_where_training_fails_the_probe_ships_and_says_so(idle: Run) -> None:
@@ -142,7 +142,7 @@ def test_a_bundle_of_every_kind_gives_the_probabilities_that_were_evaluated(
 
 def test_a_fresh_process_predicts_the_same(averaged: Run) -> None:
     texts = [row["text"] for row in sealed_rows(averaged)[:12]]
-    code = "import json, sys, luthier; print(json.dumps(luthier.predict(sys.argv[1], json.loads(sys.argv[2]))))"
+    code = "import json, sys, luthier; from luthier.app.group import collect_seldom; collect_seldom(); print(json.dumps(luthier.predict(sys.argv[1], json.loads(sys.argv[2]))))"
     done = subprocess.run([sys.executable, "-c", code, str(averaged.folder), json.dumps(texts)], check=True, capture_output=True, text=True)
     for theirs, ours in zip(json.loads(done.stdout.splitlines()[-1]), luthier.predict(averaged.folder, texts), strict=True):
         assert theirs["probabilities"] == pytest.approx(ours["probabilities"], abs=1e-6)
@@ -163,8 +163,8 @@ def test_a_bundle_of_an_average_or_a_probe_can_be_trained_further(bases, table: 
         assert more.verdict is not None
 
 
-class Stopping(Silent):
-    """A face at which a signal comes when a stage begins."""
+class Stopping(NullReporter):
+    """A reporter at which a signal comes when a stage begins."""
 
     def __init__(self, stage: str) -> None:
         self.name = stage
@@ -174,10 +174,12 @@ class Stopping(Silent):
             raise Stopped(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("stage", ["verdict", "bundle", "report"])
-def test_a_run_stopped_in_its_closing_and_resumed_ships_the_same_bytes(averaged: Run, tmp_path: Path, stage: str) -> None:
+def test_a_run_stopped_in_each_stage_of_its_closing_and_resumed_ships_the_same_bytes(averaged: Run, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        luthier.train(averaged.folder / "experiment.yaml", out=tmp_path / "run", force=True, face=Stopping(stage))
+        luthier.train(averaged.folder / "experiment.yaml", out=tmp_path / "run", force=True, reporter=Stopping("verdict"))
+    for stage in ("bundle", "report"):
+        with pytest.raises(Stopped):
+            luthier.resume(tmp_path / "run", reporter=Stopping(stage))
     resumed = luthier.resume(tmp_path / "run")
     assert hashes(resumed.folder) == hashes(averaged.folder)
     assert resumed.verdict is not None and averaged.verdict is not None
@@ -190,13 +192,13 @@ def test_where_the_budget_cut_the_training_the_verdict_says_so_and_names_one_tha
 ) -> None:
     said: list[str] = []
 
-    class Listening(Silent):
+    class Listening(NullReporter):
         def finding(self, finding: Any) -> None:
             said.append(f"{finding.claim} {finding.remedy}")
 
     run = ran(
         table, bases("bert"), tmp_path / "run", "training.dtype=float32", "training.epochs=20000", "optimizer.lr=1e-9", "training.patience=100000",
-        budget="25s", watchers=[lambda step: None], face=Listening(),
+        budget="25s", watchers=[lambda step: None], reporter=Listening(),
     )  # fmt: skip
     verdict: Any = run.verdict
     assert verdict["ships"] == "probe"

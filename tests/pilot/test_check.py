@@ -11,7 +11,7 @@ import pytest
 import luthier
 from luthier.core.errors import DataError
 from luthier.data.spec import Data
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.training.prove import Disproved
 from tests.data.test_malformed import sentence
 
@@ -41,7 +41,7 @@ def test_fixing_writes_a_new_file_and_a_journal_and_leaves_the_source(rows: Path
     assert kept == [row for number, row in enumerate(source, 1) if number not in {line["line"] for line in dropped}]
     assert head["sha256"] == hashlib.sha256(before).hexdigest()
     assert head["result_sha256"] == hashlib.sha256(fixed.read_bytes()).hexdigest()
-    assert take_in(Data(path=str(fixed))).spec.fingerprint != take_in(Data(path=str(rows))).spec.fingerprint
+    assert load_dataset(Data(path=str(fixed))).spec.fingerprint != load_dataset(Data(path=str(rows))).spec.fingerprint
     with pytest.raises(DataError, match="nothing is overwritten"):
         luthier.check(rows, model=False, fix=fixed)
 
@@ -51,13 +51,13 @@ def test_fixing_takes_the_spaces_around_labels_away_and_says_which(tmp_path: Pat
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"text": sentence(number), "label": label}) + "\n" for number, label in enumerate(labels)))
     done = luthier.check(path, model=False, fix=tmp_path / "fixed.jsonl")
-    assert any("without the spaces is" in row.reason and "--fix" in row.reason for row in done.intake.rejected)
+    assert any("without the spaces is" in row.reason and "--fix" in row.reason for row in done.dataset.rejected)
     fixed = [json.loads(line)["label"] for line in (tmp_path / "fixed.jsonl").read_text().splitlines()]
     assert fixed == [label.strip() for label in labels]  # none is dropped for being alone with its spelling
     head, *changed = (json.loads(line) for line in (tmp_path / "fixed.jsonl.journal.jsonl").read_text().splitlines())
     assert (head["kept"], head["dropped"], head["changed"]) == (63, 0, 3)
     assert changed[0] == {"line": 1, "why": "spellings: spaces around the label", "was": "yes ", "now": "yes"}
-    assert take_in(Data(path=str(tmp_path / "fixed.jsonl"))).labels == ("no", "yes")
+    assert load_dataset(Data(path=str(tmp_path / "fixed.jsonl"))).labels == ("no", "yes")
 
 
 def test_labels_that_differ_in_spaces_only_are_named_with_the_remedy(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_labels_that_differ_in_spaces_only_are_named_with_the_remedy(tmp_path: P
 def test_a_fixed_table_reads_back_as_the_same_rows(rows: Path, tmp_path: Path, name: str) -> None:
     luthier.check(rows, model=False, fix=tmp_path / "fixed.jsonl")
     luthier.check(rows, model=False, fix=tmp_path / name)
-    one, two = (take_in(Data(path=str(tmp_path / each))) for each in ("fixed.jsonl", name))
+    one, two = (load_dataset(Data(path=str(tmp_path / each))) for each in ("fixed.jsonl", name))
     assert [[record.values for record in one.records[part]] for part in one.records] == [
         [record.values for record in two.records[part]] for part in two.records
     ]

@@ -43,10 +43,10 @@ def tried(
     monkeypatch.setattr(compiled, "load", load)
     monkeypatch.setattr(compiling, "WORTH", 2e9)  # the bases are tiny
     place: Any = Place()
-    face: Any = SimpleNamespace(say=said.append)
-    intake: Any = SimpleNamespace(records={"train": [SimpleNamespace(values={"text": "x" * 1000})] * rows})
+    reporter: Any = SimpleNamespace(say=said.append)
+    dataset: Any = SimpleNamespace(records={"train": [SimpleNamespace(values={"text": "x" * 1000})] * rows})
     asked = experiment("classification", "bert", training__dtype="auto", training__steps=None, training__kernels=facts.get("asked", "auto"))
-    compile_where_it_pays(place, asked, bases(family), intake, face)
+    compile_where_it_pays(place, asked, bases(family), dataset, reporter)
     return len(built), said, place.events
 
 

@@ -51,11 +51,11 @@ def test_a_run_stopped_between_folds_does_none_of_them_twice(bases, tmp_path: Pa
 
     own, done = place._fitted, []
 
-    def fitted(way: Any, experiment: Any, number: int, *more: Any) -> Any:
+    def fitted(context: Any, experiment: Any, number: int, *more: Any) -> Any:
         if number == 2 and done == [1]:
             raise KeyboardInterrupt
         done.append(number)
-        return own(way, experiment, number, *more)
+        return own(context, experiment, number, *more)
 
     monkeypatch.setattr(place, "_fitted", fitted)
     with pytest.raises(KeyboardInterrupt):

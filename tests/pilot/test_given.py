@@ -85,11 +85,11 @@ def test_a_search_keeps_rows_in_memory_in_its_study(bases, tmp_path: Path) -> No
 def test_verbs_that_leave_no_folder_take_rows_in_memory(bases, monkeypatch: pytest.MonkeyPatch) -> None:
     pandas = pytest.importorskip("pandas")
     base = str(bases("bert").folder)
-    assert luthier.check(pandas.DataFrame(LINES), model=False).intake.count == len(LINES)
-    assert luthier.check(LINES[:60], validation=LINES[60:90], test=LINES[90:], model=False).intake.spec.test
+    assert luthier.check(pandas.DataFrame(LINES), model=False).dataset.count == len(LINES)
+    assert luthier.check(LINES[:60], validation=LINES[60:90], test=LINES[90:], model=False).dataset.spec.test
     assert luthier.show(data=LINES, row=3, base=base).line == 3
     assert luthier.similar(LINES, [base])[0].base == base
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(json.dumps(row) + "\n" for row in LINES)))
-    assert luthier.check("-", model=False).intake.count == len(LINES)
+    assert luthier.check("-", model=False).dataset.count == len(LINES)
     with pytest.raises(DataError, match="a Series is one column"):
         luthier.check(pandas.Series(["a"]), model=False)

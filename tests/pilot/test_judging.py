@@ -10,7 +10,7 @@ import pytest
 
 import luthier
 from luthier.core.run import Run
-from luthier.models.prefix import Prefix
+from luthier.models.frozen_cache import FrozenLayerCache
 from luthier.models.pretrained import PackedNetwork
 from tests.data.test_malformed import sentence
 
@@ -40,7 +40,7 @@ def test_frozen_blocks_read_the_sealed_rows_once_for_both_models_and_the_verdict
     shared = verdict("shared")
     assert {late for late, _ in read} == {False, True}  # train and validation for the steps, test for the verdict
     assert len({tokens for _, tokens in read}) == len(read)
-    monkeypatch.setattr(Prefix, "of", lambda *_: None)  # every row through all blocks
+    monkeypatch.setattr(FrozenLayerCache, "of", lambda *_: None)  # every row through all blocks
     alone = verdict("alone")
     for part in ("test", "base"):
         assert shared[part]["value"] == pytest.approx(alone[part]["value"], abs=1e-5)

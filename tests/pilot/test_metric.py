@@ -12,7 +12,7 @@ import pytest
 
 import luthier
 from luthier.core.errors import ExperimentError
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.core.types import Scores
 from luthier.evaluation import own
@@ -21,7 +21,7 @@ from luthier.experiment import Experiment
 from luthier.pilot.stages.asking import default_for
 from tests.conftest import rows
 
-QUICK = ["training.epochs=2", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
+QUICK = ["training.steps=16", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
 COST = """
 def cost(targets, probabilities, labels):
     return float(((probabilities.argmax(1) == 0) & (targets == 1)).mean())
@@ -43,7 +43,7 @@ def written(folder: Path, rare: int = 120, count: int = 240) -> Path:
 
 
 def asked(data: Path, *set: str) -> tuple[Experiment, dict[str, tuple[Any, str]]]:
-    experiment, _, choices = default_for(data, set, Silent(), target=None, input=None, base=None, task=None, seed=1)
+    experiment, _, choices = default_for(data, set, NullReporter(), target=None, input=None, base=None, task=None, seed=1)
     return experiment, {choice.path: (choice.value, choice.reason) for choice in choices}
 
 
@@ -149,13 +149,13 @@ def test_the_function_in_the_docs_works_as_it_is_told_there(folder: Path) -> Non
 def test_a_class_that_is_never_predicted_is_named(bases: Any, folder: Path) -> None:
     said: list[str] = []
 
-    class Ears(Silent):
+    class Ears(NullReporter):
         def finding(self, finding: Any) -> None:
             said.append(finding.claim)
 
     data = written(folder, rare=24, count=300)
     quick = ["training.steps=2", "optimizer.lr=1e-9", "training.metric=accuracy"]
-    run = luthier.run(data, base=str(bases("bert").folder), out=folder / "run", set=quick, force=True, face=Ears())
+    run = luthier.run(data, base=str(bases("bert").folder), out=folder / "run", set=quick, force=True, reporter=Ears())
     found = {finding.check: finding for finding in run.findings}
     assert {"never_predicted.validation", "never_predicted.test"} <= set(found)
     assert len(found["never_predicted.test"].evidence["classes"]) == 1
@@ -165,11 +165,11 @@ def test_a_class_that_is_never_predicted_is_named(bases: Any, folder: Path) -> N
 def test_a_search_compares_its_trials_by_the_metric(bases: Any, folder: Path) -> None:
     said: list[str] = []
 
-    class Ears(Silent):
+    class Ears(NullReporter):
         def say(self, line: str) -> None:
             said.append(line)
 
-    study = luthier.search(written(folder), metric="macro_f1", trials=2, base=str(bases("bert").folder), out=folder / "study", set=["training.epochs=2"], space=["optimizer.lr=1e-3..1e-2"], force=True, face=Ears())  # fmt: skip
+    study = luthier.search(written(folder), metric="macro_f1", trials=2, base=str(bases("bert").folder), out=folder / "study", set=["training.epochs=2"], space=["optimizer.lr=1e-3..1e-2"], force=True, reporter=Ears())  # fmt: skip
     assert any("validation macro_f1 " in line for line in said)
     scores = [entry["score"] for entry in study.noted("standing")]
     assert all(-1 <= score <= 0 for score in scores)

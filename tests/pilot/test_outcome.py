@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Clock
 from luthier.pilot.trials.outcome import Abreast, Crowd
 from luthier.studies.rungs import Decision, Rung
 
 
-class Heard(Silent):
+class Heard(NullReporter):
     """Remembers what was said."""
 
     def __init__(self) -> None:
@@ -30,33 +30,33 @@ def stepped(folder: Path, *steps: tuple[int, float]) -> None:
 
 
 def test_who_waits_for_workers_hears_how_far_each_trial_has_come_and_only_what_is_new(tmp_path: Path) -> None:
-    face = Heard()
-    look = Abreast(tmp_path, face, lambda: None, every=0.0)
+    reporter = Heard()
+    look = Abreast(tmp_path, reporter, lambda: None, every=0.0)
     look()
-    assert face.lines == []
+    assert reporter.lines == []
     stepped(tmp_path / "trials" / "000", (1, 0.7), (2, 0.65))
     stepped(tmp_path / "trials" / "003", (1, 0.75))
     with (tmp_path / "trials" / "003" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1, "evaluation": {"accuracy": 0.5}}\n{"step": 2, "lo')  # a line that is being written
     look()
-    assert face.lines == ["  at work: trial 0 step 2 (loss 0.650); trial 3 step 1 (loss 0.750)"]
+    assert reporter.lines == ["  at work: trial 0 step 2 (loss 0.650); trial 3 step 1 (loss 0.750)"]
     look()
     stepped(tmp_path / "trials" / "000" / "ends" / "linear-0.588", (30, 0.4))
     look()
-    assert face.lines[1:] == ["  at work: trial 0 (linear decay, 59% of its epochs) step 30 (loss 0.400)"]
+    assert reporter.lines[1:] == ["  at work: trial 0 (linear decay, 59% of its epochs) step 30 (loss 0.400)"]
 
 
 def test_it_says_nothing_before_its_time_and_passes_a_signal_on(tmp_path: Path) -> None:
-    face = Heard()
+    reporter = Heard()
     stepped(tmp_path / "trials" / "000", (1, 0.7))
-    Abreast(tmp_path, face, lambda: None, every=3600.0)()
-    assert face.lines == []
+    Abreast(tmp_path, reporter, lambda: None, every=3600.0)()
+    assert reporter.lines == []
 
     def stop() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Abreast(tmp_path, face, stop)()
+        Abreast(tmp_path, reporter, stop)()
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,6 @@ def test_it_says_nothing_before_its_time_and_passes_a_signal_on(tmp_path: Path) 
     ],
 )
 def test_who_continues_is_a_sentence(kept: tuple[int, ...], reasons: dict[int, str], said: str) -> None:
-    face = Heard()
-    Crowd(face, Clock()).decided(Rung(share=0.25, trials=3, kept=len(kept)), Decision(kept, reasons))
-    assert face.lines == [f"  after 25.0% of a run: {said}"]
+    reporter = Heard()
+    Crowd(reporter, Clock()).decided(Rung(share=0.25, trials=3, kept=len(kept)), Decision(kept, reasons))
+    assert reporter.lines == [f"  after 25.0% of a run: {said}"]

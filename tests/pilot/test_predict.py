@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import luthier
 from luthier.app.cli import app
-from luthier.app.faces import clean
+from luthier.app.reporters import clean
 from luthier.core.errors import DataError, ExperimentError, LuthierError
 from luthier.core.run import Run
 from tests.conftest import rows

@@ -22,7 +22,7 @@ from luthier.core.run import Run
 from luthier.training.checkpoints import verify
 from tests.conftest import rows
 
-QUICK = ["training.epochs=2", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
+QUICK = ["training.steps=16", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_a_run_stopped_at_a_step_and_resumed_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize("adaptation", ["freeze", "gradual", "lora"])
 def test_every_adaptation_goes_the_whole_way_and_resumes_to_the_same_bytes(bases, table: Path, tmp_path: Path, adaptation: str) -> None:
-    changes = [*QUICK, f"adaptation.kind={adaptation}", "model.dropout=0.1"]
+    changes = [*QUICK, f"adaptation.kind={adaptation}", "model.dropout=0.1", "training.ships=trained"]
     straight = luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "one", set=changes, force=True)
 
     def stop(step: Any) -> None:
@@ -201,6 +201,8 @@ def test_every_adaptation_goes_the_whole_way_and_resumes_to_the_same_bytes(bases
 
 KILLED = """
 import os, sys, luthier
+from luthier.app.group import collect_seldom
+collect_seldom()
 def kill(step):
     if step.number == int(sys.argv[3]):
         os.kill(os.getpid(), 9)
@@ -233,21 +235,23 @@ def test_watchers_change_no_bits(finished: Run, tmp_path: Path) -> None:
 
 ENDED = """
 import os, sys, luthier
-from luthier.core.interfaces import Silent
-class Kills(Silent):
+from luthier.app.group import collect_seldom
+collect_seldom()
+from luthier.core.interfaces import NullReporter
+class Kills(NullReporter):
     def stage(self, name, detail=""):
         if name == "verdict":
             os.kill(os.getpid(), 9)
-luthier.train(sys.argv[1], out=sys.argv[2], face=Kills(), watchers=[lambda step: step.stop() if step.number == 7 else None], force=True)
+luthier.train(sys.argv[1], out=sys.argv[2], reporter=Kills(), watchers=[lambda step: step.stop() if step.number == 7 else None], force=True)
 """
 
 
 def test_a_run_that_a_watcher_ends_is_judged_and_shipped_and_does_not_go_on_when_it_was_killed(finished: Run, tmp_path: Path) -> None:
-    from luthier.core.interfaces import Silent
+    from luthier.core.interfaces import NullReporter
 
     stages: list[str] = []
 
-    class Hears(Silent):
+    class Hears(NullReporter):
         def stage(self, name: str, detail: str = "") -> None:
             stages.append(name)
 
@@ -260,7 +264,7 @@ def test_a_run_that_a_watcher_ends_is_judged_and_shipped_and_does_not_go_on_when
     killed = tmp_path / "two"
     done = subprocess.run([sys.executable, "-c", ENDED, str(experiment), str(killed)], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    resumed = luthier.resume(killed, face=Hears())
+    resumed = luthier.resume(killed, reporter=Hears())
     assert weights(resumed.folder) == weights(ended.folder)
     assert (resumed.folder / "metrics.jsonl").read_bytes() == (ended.folder / "metrics.jsonl").read_bytes()
     assert stages == ["data", "base", "verdict", "bundle", "report"]  # nothing is trained any more, and nothing says so

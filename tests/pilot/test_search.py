@@ -14,7 +14,7 @@ import luthier
 from luthier.app.cli import app
 from luthier.core.errors import ExperimentError, NoGo, Stopped
 from luthier.core.finding import Finding
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.core.study import Study
 from luthier.experiment import Experiment
@@ -22,7 +22,7 @@ from luthier.pilot.trials.runner import Runner
 from luthier.studies.rungs import early
 from tests.data.test_malformed import sentence
 
-SET = ["training.epochs=8", "training.batch_size=8", "optimizer.lr=3e-3", "model.dropout=0.1", "training.dtype=float32"]
+SET = ["training.epochs=4", "training.batch_size=8", "optimizer.lr=3e-3", "model.dropout=0.1", "training.dtype=float32"]
 """In float32 on every processor: which trial wins, and when patience ends, is a matter of small numbers."""
 
 
@@ -87,7 +87,7 @@ def test_a_study_can_be_used_where_a_run_can(study) -> None:
 
 
 def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table, bases, tmp_path) -> None:
-    given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=8", "model.dropout=0"], "force": True}
+    given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=4", "model.dropout=0"], "force": True}
     found = luthier.run(table, out=tmp_path / "run", budget="1h", **given)
     assert isinstance(found, Study)
     plan = luthier_plan(found)
@@ -96,7 +96,7 @@ def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table,
     texts = ["river stone good", "river stone bad"]
     assert luthier.predict(tmp_path / "run" / "bundle", texts) == luthier.predict(found.winner.folder / "bundle", texts)
     with pytest.raises(KeyboardInterrupt):
-        luthier.run(table, out=tmp_path / "cut", budget="1h", face=Stops(4), **given)
+        luthier.run(table, out=tmp_path / "cut", budget="1h", reporter=Stops(4), **given)
     again = luthier.resume(tmp_path / "cut")
     assert ledger(again) == ledger(found)  # type: ignore[arg-type]
     assert weights(again.winner) == weights(found.winner)
@@ -104,7 +104,7 @@ def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table,
 
 @pytest.mark.parametrize("worth", [1.9, 2.0])
 def test_a_run_becomes_a_search_from_two_runs_worth_of_time_on(table, bases, tmp_path, monkeypatch, worth: float) -> None:
-    monkeypatch.setattr("luthier.pilot.trials.racing._worth", lambda way, seconds: worth)
+    monkeypatch.setattr("luthier.pilot.trials.racing._worth", lambda context, seconds: worth)
     given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=4"], "force": True}
     assert isinstance(luthier.run(table, out=tmp_path / "run", budget="1h", **given), Study) == (worth >= 2)
 
@@ -140,8 +140,8 @@ def test_every_end_is_a_run_that_train_makes_again_to_the_byte(study, tmp_path) 
     assert [place.name for place in places] == ["cosine-1.000", "linear-0.588"]
     for place in places:
         branch = Run(place)
-        assert branch.happened("forked")[0]["step"] == 56  # of 112
-        assert branch.happened("trained")[0]["step"] == {"c": 112, "l": 66}[place.name[0]]
+        assert branch.happened("forked")[0]["step"] == 28  # of 56
+        assert branch.happened("trained")[0]["step"] == {"c": 56, "l": 33}[place.name[0]]
         again = luthier.train(place / "experiment.yaml", out=tmp_path / place.name, force=True)
         assert again.lines("metrics.jsonl") == branch.lines("metrics.jsonl")
         best = again.happened("trained")[0]["best"]
@@ -193,7 +193,7 @@ def test_steering_is_checked_before_it_is_asked(study, table, bases, tmp_path) -
     with pytest.raises(ExperimentError, match="has chosen already"):
         luthier.steer(study.folder, stop=[1])
     with pytest.raises(KeyboardInterrupt):
-        searched(table, bases, tmp_path / "cut", face=Stops(3))
+        searched(table, bases, tmp_path / "cut", reporter=Stops(3))
     cut = tmp_path / "cut"
     for asked, said in (
         ({}, "nothing was asked"),
@@ -217,7 +217,7 @@ def test_steering_is_checked_before_it_is_asked(study, table, bases, tmp_path) -
     assert "stopped by hand" in (cut / "report.html").read_text()
 
 
-class Stops(Silent):
+class Stops(NullReporter):
     """Pulls the plug when a line has been said, or an evaluation shown, so many times."""
 
     def __init__(self, after: int, evaluations: int = 0) -> None:
@@ -238,7 +238,7 @@ class Stops(Silent):
 @pytest.mark.parametrize(("lines", "evaluations"), [(10, 0), (99, 2)])  # at an end, on the way to the last one
 def test_a_study_that_is_killed_goes_on_with_the_same_trials_to_the_same_bits(study, table, bases, lines, evaluations, tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        searched(table, bases, tmp_path / "cut", face=Stops(lines, evaluations))
+        searched(table, bases, tmp_path / "cut", reporter=Stops(lines, evaluations))
     assert not (tmp_path / "cut" / "report.html").exists()
     again = luthier.resume(tmp_path / "cut")
     assert isinstance(again, Study)
@@ -256,7 +256,7 @@ def test_a_signal_keeps_what_the_trials_have_done_and_nothing_is_trained_twice(s
                 signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Stopped):
-        searched(table, bases, tmp_path / "cut", face=Signalled(3))
+        searched(table, bases, tmp_path / "cut", reporter=Signalled(3))
     cut = Study(tmp_path / "cut")
     assert [number for number in range(3) if list((cut.trial(number).folder / "checkpoints").glob("step-*/optimizer.safetensors"))] == [
         0,
@@ -325,14 +325,14 @@ def test_with_ten_trials_freezing_is_searched_around_what_one_pass_over_the_rows
 def test_a_budget_too_small_for_a_search_trains_the_default(table, bases, tmp_path) -> None:
     said: list[str] = []
 
-    class Listens(Silent):
+    class Listens(NullReporter):
         def say(self, line: str) -> None:
             said.append(line)
 
         def finding(self, finding: Finding) -> None:
             said.append(finding.claim)
 
-    found = searched(table, bases, tmp_path / "one", trials=None, budget="1x", face=Listens())
+    found = searched(table, bases, tmp_path / "one", trials=None, budget="1x", reporter=Listens())
     assert found.winner is not None
     assert found.winner.folder.name == "000"
     assert luthier_plan(found)["trials"] == 1

@@ -14,7 +14,7 @@ import luthier
 from luthier.core.errors import Stopped
 from luthier.core.run import Run
 from luthier.experiment import Experiment
-from tests.core.test_threads import busy, said
+from tests.core.test_threads import WAIT, answer, begun, busy, said
 from tests.pilot.test_run import QUICK, weights
 
 SHORT = [*QUICK, "training.dtype=float32", "training.steps=6", "training.evaluations_per_epoch=2"]
@@ -73,16 +73,18 @@ def test_what_was_trained_elsewhere_is_trained_here_on_what_is_usual_here(bases:
     assert recorded(luthier.train(elsewhere, out=tmp_path / "again", force=True)) == 1
 
 
-CHOOSES = """
+CHOOSES = f"""
 import sys
 from pathlib import Path
 if sys.argv[2] == "torch":
     import torch
-import luthier
-from luthier.core.interfaces import Silent
+from luthier.app.group import collect_seldom
+collect_seldom()
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.pilot.complete import _set_threads
-class Shown(Silent):
+{WAIT}
+class Shown(NullReporter):
     def say(self, line):
         print(line)
 for turn in range(2):
@@ -104,8 +106,8 @@ def test_it_is_said_once_where_torch_came_first_and_idle_threads_spin_as_long_as
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell which processors are idle")
 def test_beside_busy_programs_a_run_says_that_it_takes_fewer_threads(tmp_path: Path) -> None:
-    with busy():
-        *shown, used = said(CHOOSES, str(tmp_path), "luthier").stdout.splitlines()
+    with begun(CHOOSES, str(tmp_path), "luthier") as process, busy():
+        *shown, used = answer(process).splitlines()
     assert used == "1"
     events = Run(tmp_path).happened("threads")
     assert len(events) == len(shown)  # none where there is one processor

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 
 
 def say(**words: Any) -> None:
@@ -24,8 +24,8 @@ def say(**words: Any) -> None:
     os.write(1, (json.dumps(words) + "\n").encode())
 
 
-class Teller(Silent):
-    """A face that says how far the run is."""
+class Teller(NullReporter):
+    """A reporter that says how far the run is."""
 
     def stage(self, name: str, detail: str = "") -> None:
         self.name = name
@@ -137,9 +137,9 @@ def work(job: dict[str, Any]) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes"],) * 2)
     try:
         if job["do"] == "train":
-            luthier.train(job["experiment"], out=job["folder"], set=job.get("set", ()), force=True, face=Teller())
+            luthier.train(job["experiment"], out=job["folder"], set=job.get("set", ()), force=True, reporter=Teller())
         else:
-            luthier.resume(job["folder"], face=Teller())
+            luthier.resume(job["folder"], reporter=Teller())
     except Stopped as stopped:
         return 128 + stopped.signal
     except LuthierError as problem:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import luthier
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.study import Study
 from tests.pilot.test_search import ledger, table, weights
 
@@ -49,7 +49,7 @@ def workers() -> list[int]:
     return found
 
 
-class At(Silent):
+class At(NullReporter):
     """Does something when a line has been said so many times."""
 
     def __init__(self, turn: int, act: Callable[[], None]) -> None:
@@ -68,7 +68,7 @@ def test_workers_that_are_killed_change_neither_the_trials_nor_the_bits(study: S
         for process in workers():
             os.kill(process, signal.SIGKILL)
 
-    again = searched(table, bases, tmp_path / "again", face=At(2, kill))
+    again = searched(table, bases, tmp_path / "again", reporter=At(2, kill))
     assert ledger(again) == ledger(study)
     assert again.winner is not None
     assert study.winner is not None
@@ -81,7 +81,7 @@ def test_a_coordinator_that_is_stopped_goes_on_with_the_same_trials(study: Study
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        searched(table, bases, tmp_path / "cut", face=At(3, stop))
+        searched(table, bases, tmp_path / "cut", reporter=At(3, stop))
     assert not workers()
     again = luthier.resume(tmp_path / "cut")
     assert isinstance(again, Study)

@@ -45,13 +45,13 @@ class Model(nn.Module):
     """What the loop and the adaptations ask of a model."""
 
     packs = False
-    prefix = None
+    frozen_cache = None
 
     def __init__(self, dropout: float = 0.0, layer: type[nn.Module] = nn.Dropout) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.network = Network(layer)
-        self.chance = attach(self.network, dropout)
+        self.dropout_keys = attach(self.network, dropout)
 
     @property
     def blocks(self) -> nn.ModuleList:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from luthier.core.errors import OutOfMemory, RunError, Stopped
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.core.types import Batch, Loss
 from luthier.optim.masters import Masters
@@ -31,7 +31,7 @@ def fit(folder: Path, work: Work, *more: Any) -> dict[str, Any]:
     """Train in a folder, going on where it stands, and leave the model at its best."""
     folder.mkdir(exist_ok=True)
     with Signals() as signals:
-        return Fit(Run(folder), work, Silent(), signals, more).finish()
+        return Fit(Run(folder), work, NullReporter(), signals, more).finish()
 
 
 def bytes_of(folder: Path, best: int) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from luthier.core.errors import Stopped
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.core.types import Step
 from luthier.optim.schedules import Constant, Cosine, Cut, Linear, WarmupStableDecay, progress, share_done, valid_cuts
@@ -51,7 +51,7 @@ def trained(
         if step.number == stop:
             raise Stopped(15)
 
-    fit = Fit(run, work, Silent(), Signals(), [halt], limit)
+    fit = Fit(run, work, NullReporter(), Signals(), [halt], limit)
     if clock is not None:
         fit.watchers.insert(0, clock.step)  # the time passes in the step, before anybody looks at it
     try:
@@ -167,7 +167,7 @@ def test_a_stop_in_the_last_evaluation_does_not_lose_it(bases, records, tmp_path
     work = work_for(
         bases, records, "classification", training__steps=60, model__dropout=0.1, training__checkpoint_seconds=0.0, training__patience=1000
     )
-    fit = Fit(Run.create(tmp_path / "run"), work, Silent(), Signals())
+    fit = Fit(Run.create(tmp_path / "run"), work, NullReporter(), Signals())
     own = type(fit.evaluator).evaluate
 
     def stops(evaluator: Any, number: int) -> None:

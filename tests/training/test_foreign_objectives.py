@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from luthier.core.types import Batch, Example, Loss, Record, Scores
-from luthier.models.dropout import Chance
+from luthier.models.dropout import DropoutKeys
 from luthier.objectives.objective import BaseObjective
 from luthier.optim.masters import Masters
 from luthier.training.steps import Work, steps
@@ -72,7 +72,7 @@ class Vectors(nn.Module):
         self.bias, self.context_bias = nn.Embedding(count, 1), nn.Embedding(count, 1)
         for table in (self.words, self.contexts, self.bias, self.context_bias):
             nn.init.uniform_(table.weight, -0.05, 0.05)
-        self.chance = Chance()
+        self.dropout_keys = DropoutKeys()
         self.network = self
         self.blocks = nn.ModuleList()
         self.head: list[nn.Module] = []

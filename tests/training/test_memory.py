@@ -14,7 +14,7 @@ import torch
 
 import luthier
 from luthier.core.errors import OutOfMemory, Stopped
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.core.types import Batch, Loss
 from luthier.evaluation.score import score
@@ -204,7 +204,7 @@ def test_a_training_that_nobody_needs_any_more_is_freed_at_once(bases, records, 
     try:
         work = work_for(bases, records, "classification", training__dtype="bfloat16", training__steps=6)
         with Signals() as signals:
-            fit = Fit(Run.create(tmp_path / "run"), work, Silent(), signals)
+            fit = Fit(Run.create(tmp_path / "run"), work, NullReporter(), signals)
             fit.advance(3)
             fit.keep()
         held = [weakref.ref(part) for part in (fit, work, work.model, work.masters, *work.masters.weights().values())]

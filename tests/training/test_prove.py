@@ -188,7 +188,7 @@ def positions_run_on(patch: pytest.MonkeyPatch) -> None:
 
     def hidden(self: Any, batch: Any) -> torch.Tensor:
         tokens, lengths = batch.flat["tokens"], batch.lengths
-        laid = packing.pack(lengths, self.causal, self.chance, self.dropout, next(self.network.parameters()).dtype)
+        laid = packing.pack(lengths, self.causal, self.dropout_keys, self.dropout, next(self.network.parameters()).dtype)
         return self.body(
             input_ids=tokens[None], position_ids=torch.arange(len(tokens))[None], packing=laid, use_cache=False
         ).last_hidden_state[0]

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.types import Scores, Step
 from luthier.training.smoke import rate_too_high, smoke
 from tests.training.test_steps import work_for
 
 
 def checks(work: Any) -> tuple[bool, set[str]]:
-    found = smoke(work, Silent(), None, None)
+    found = smoke(work, NullReporter(), None, None)
     return found.go, {finding.check for finding in found.findings if finding.severity in ("warning", "stop")}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,10 @@ def plain_loop(work: Work, plain: Any, count: int, loss_of: Any) -> None:
         torch.nn.utils.clip_grad_norm_(plain.parameters(), spec.clip)
         for group in optimizer.param_groups:
             group["lr"] = spec.lr * schedule.factor(share_done(number, work.total))
-        before = {name: dict(plain.named_parameters())[name].detach().clone() for name in work.masters.met}
+        before = {name: dict(plain.named_parameters())[name].detach().clone() for name in work.masters.sparse_rows}
         optimizer.step()
         with torch.no_grad():  # what no row has is not pulled towards zero
-            for name, met in work.masters.met.items():
+            for name, met in work.masters.sparse_rows.items():
                 parameter = dict(plain.named_parameters())[name]
                 parameter.copy_(before[name].index_copy_(0, met.tokens, parameter[met.tokens]))
 
@@ -164,7 +165,11 @@ def test_bf16_keeps_an_exact_copy_and_follows_fp32(bases, records, chats, task: 
     assert all(tensor.dtype == torch.float32 for tensor in low.values())
     inner = dict(work.model.network.named_parameters())
     for name, tensor in low.items():
-        own = inner[name].data.index_select(0, work.masters.met[name].tokens) if name in work.masters.met else inner[name].data
+        own = (
+            inner[name].data.index_select(0, work.masters.sparse_rows[name].tokens)
+            if name in work.masters.sparse_rows
+            else inner[name].data
+        )
         assert torch.equal(own, tensor.bfloat16()), name
     moved = sum(float((low[name] - high[name]).norm()) for name in low) / sum(float(high[name].norm()) for name in high)
     assert moved < 0.02
@@ -178,10 +183,10 @@ def test_the_vectors_of_tokens_that_no_row_has_stay_and_the_others_move_as_in_a_
     bases, records, monkeypatch, dtype: str
 ) -> None:
     few = work_for(bases, records, "classification", training__dtype=dtype)
-    monkeypatch.setattr("luthier.training.assemble.met", lambda model, examples, objective: {})
+    monkeypatch.setattr("luthier.training.assemble.sparse_tokens", lambda model, examples, objective: {})
     whole = work_for(bases, records, "classification", training__dtype=dtype)
-    assert not whole.masters.met
-    met = few.masters.met[EMBEDDING].tokens
+    assert not whole.masters.sparse_rows
+    met = few.masters.sparse_rows[EMBEDDING].tokens
     before = dict(few.model.network.named_parameters())[EMBEDDING].detach().clone()
     assert set(met.tolist()) == {token for example in few.train for token in example.tokens}
     assert few.masters.outer[EMBEDDING].shape == (len(met), before.shape[1])
@@ -199,17 +204,17 @@ def test_gradients_in_bf16_go_to_the_masters_as_they_come_and_stay_where_nobody_
     batch = work.objective.collate(work.train[:4], 1, 0)
     kept = []
     for collecting in (False, True):
-        with work.model.chance.keyed(1, 0, batch.index, batch.lengths):
+        with work.model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
             loss = work.objective.loss(work.model, batch)
         with work.masters.collecting() if collecting else contextlib.nullcontext():
             loss.total.backward()
         inner = {name: parameter.grad for name, parameter in work.masters.inner.items()}
-        assert all((gradient is None) == collecting for name, gradient in inner.items() if name not in work.masters.met)
+        assert all((gradient is None) == collecting for name, gradient in inner.items() if name not in work.masters.sparse_rows)
         kept.append(inner if not collecting else {name: master.grad for name, master in work.masters.outer.items()})
         for parameter in work.masters.inner.values():
             parameter.grad = None
     for name, gradient in kept[1].items():
-        if name not in work.masters.met:
+        if name not in work.masters.sparse_rows:
             assert gradient is not None, name
             assert gradient.dtype == torch.float32, name
             assert torch.equal(gradient, kept[0][name].float()), name
@@ -220,7 +225,7 @@ def step_with_a_strange_token(work: Work) -> int:
     stranger = next(token for token in range(5, 200) if token not in {token for example in work.train for token in example.tokens})
     batch = work.objective.collate(work.train[:4], 1, 0)
     batch.flat["tokens"][2] = stranger
-    with work.model.chance.keyed(1, 0, batch.index, batch.lengths):
+    with work.model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
         loss = work.objective.loss(work.model, batch)
     with work.masters.collecting():
         loss.total.backward()
@@ -230,7 +235,7 @@ def step_with_a_strange_token(work: Work) -> int:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_gradient_for_a_token_whose_row_is_not_kept_is_an_error_that_names_it(bases, records, dtype: str) -> None:
     work = work_for(bases, records, "classification", training__dtype=dtype)
-    stranger = next(token for token in range(5, 200) if token not in set(work.masters.met[EMBEDDING].tokens.tolist()))
+    stranger = next(token for token in range(5, 200) if token not in set(work.masters.sparse_rows[EMBEDDING].tokens.tolist()))
     with pytest.raises(ExperimentError, match=rf"{EMBEDDING} has a gradient at token {stranger},[\s\S]*drawn_tokens"):
         step_with_a_strange_token(work)
 
@@ -255,7 +260,7 @@ def test_weights_that_were_kept_with_other_rows_are_put_where_they_belong(bases,
     state = {name: tensor.clone() for name, tensor in first.masters.state().items()}
     others = [replace(record, values={**record.values, "text": str(record.values["text"]).replace("phone", "mouse")}) for record in records]
     second = work_for(bases, others, "classification", training__dtype=dtype)
-    then, now = (set(work.masters.met[EMBEDDING].tokens.tolist()) for work in (first, second))
+    then, now = (set(work.masters.sparse_rows[EMBEDDING].tokens.tolist()) for work in (first, second))
     assert then - now
     assert now - then
     base = dict(second.model.network.named_parameters())[EMBEDDING].detach().clone()
@@ -265,34 +270,36 @@ def test_weights_that_were_kept_with_other_rows_are_put_where_they_belong(bases,
     for token in now - then:
         assert torch.equal(two[token], base[token])
     moments = second.masters.state()[f"{EMBEDDING}/exp_avg"]
-    for row, token in enumerate(second.masters.met[EMBEDDING].tokens.tolist()):
+    for row, token in enumerate(second.masters.sparse_rows[EMBEDDING].tokens.tolist()):
         before = (
-            first.masters.state()[f"{EMBEDDING}/exp_avg"][first.masters.met[EMBEDDING].tokens.tolist().index(token)] if token in then else 0
+            first.masters.state()[f"{EMBEDDING}/exp_avg"][first.masters.sparse_rows[EMBEDDING].tokens.tolist().index(token)]
+            if token in then
+            else 0
         )
         assert torch.equal(moments[row], torch.zeros_like(moments[row]) + before)
     weights_after(second, 2)  # and it goes on
 
 
 def test_a_whole_table_moves_where_it_also_says_the_next_token_or_rows_change(bases, records, chats) -> None:
-    assert not work_for(bases, records, "classification", augment__share=0.5).masters.met
+    assert not work_for(bases, records, "classification", augment__share=0.5).masters.sparse_rows
     base = bases("llama")
     from transformers import AutoConfig
 
     tied = AutoConfig.from_pretrained(base.folder).tie_word_embeddings
-    assert bool(work_for(bases, chats, "chat").masters.met) is not tied
+    assert bool(work_for(bases, chats, "chat").masters.sparse_rows) is not tied
 
 
 def test_dropout_draws_anew_at_each_step(bases, records, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.models.dropout import Chance
+    from luthier.models.dropout import DropoutKeys
 
     asked = []
-    keyed = Chance.keyed
+    keyed = DropoutKeys.keyed
 
-    def noted(self: Chance, seed: int, step: int, index: torch.Tensor, lengths: torch.Tensor) -> Any:
+    def noted(self: DropoutKeys, seed: int, step: int, index: torch.Tensor, lengths: torch.Tensor) -> Any:
         asked.append((seed, step, index.tolist()))
         return keyed(self, seed, step, index, lengths)
 
-    monkeypatch.setattr(Chance, "keyed", noted)
+    monkeypatch.setattr(DropoutKeys, "keyed", noted)
     weights_after(work_for(bases, records, "classification", model__dropout=0.2, training__micro_batch_tokens=60), 3)
     assert {seed for seed, _, _ in asked} == {7}
     assert sorted({step for _, step, _ in asked}) == [0, 1, 2]
@@ -349,9 +356,26 @@ def test_the_reported_loss_is_the_mean_over_what_was_learned(bases, records) -> 
     assert 0 < step.loss < 5
 
 
-def test_what_is_there_before_training_is_passed_over_by_the_collector_until_it_ends(bases, records) -> None:
+@pytest.fixture
+def unfrozen() -> Iterator[None]:
+    """A collector that passes over nothing, as in a process that no test has prepared."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+def test_what_is_there_before_training_is_passed_over_by_the_collector_until_it_ends(bases, records, unfrozen) -> None:
     walk = steps(work_for(bases, records, "classification"))
     next(walk)
     assert gc.get_freeze_count() > 100_000  # torch and transformers alone have more
     walk.close()
     assert gc.get_freeze_count() == 0
+
+
+def test_what_somebody_has_frozen_stays_frozen_after_training(bases, records, unfrozen) -> None:
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    walk = steps(work_for(bases, records, "classification"))
+    next(walk)
+    walk.close()
+    assert frozen * 0.9 < gc.get_freeze_count() <= frozen  # objects that are not needed any more go as ever

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import Stopped
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.training import watchers
 from luthier.training.train import Fit
@@ -35,7 +35,7 @@ def looked_at(
     work = work_for(bases, rows, "classification", training__steps=12, training__evaluations_per_epoch=1000.0, training__patience=patience, **changes)  # fmt: skip
     run = Run(folder) if folder.exists() else Run.create(folder)
     with Signals() as signals:
-        fit = Fit(run, work, Silent(), signals)
+        fit = Fit(run, work, NullReporter(), signals)
         monkeypatch.setattr(watchers, "measure", lambda scores, names: {"accuracy": LOOKS[fit.done - 1], "loss": losses[fit.done - 1]})
         fit.advance(stop)
         fit.keep()
@@ -112,7 +112,7 @@ def test_a_watcher_sees_the_last_evaluation_also_after_a_resume(bases, records, 
     work = work_for(bases, records, "classification", training__steps=12, training__evaluations_per_epoch=1.0)
     seen: dict[int, Any] = {}
     run = Run.create(tmp_path / "run")
-    fit = Fit(run, work, Silent(), Signals(), [lambda step: seen.update({step.number: step.evaluation})])
+    fit = Fit(run, work, NullReporter(), Signals(), [lambda step: seen.update({step.number: step.evaluation})])
     every = fit.evaluator.looks.every
     assert 1 < every < 6
     fit.advance(every + 1)
@@ -122,14 +122,14 @@ def test_a_watcher_sees_the_last_evaluation_also_after_a_resume(bases, records, 
     assert {"loss", "accuracy"} <= set(seen[every])
     again: dict[int, Any] = {}
     work = work_for(bases, records, "classification", training__steps=12, training__evaluations_per_epoch=1.0)
-    Fit(run, work, Silent(), Signals(), [lambda step: again.update({step.number: step.evaluation})]).advance(every + 2)
+    Fit(run, work, NullReporter(), Signals(), [lambda step: again.update({step.number: step.evaluation})]).advance(every + 2)
     assert again == {every + 2: seen[every]}
 
 
 def test_a_watcher_ends_the_training_and_the_last_step_is_evaluated(bases, records, tmp_path) -> None:
     for kind in ("linear", "wsd"):
         work = work_for(bases, records, "classification", training__steps=12, training__evaluations_per_epoch=1.0, schedule__kind=kind)
-        fit = Fit(Run.create(tmp_path / kind), work, Silent(), Signals(), [lambda step: step.stop() if step.number == 5 else None])
+        fit = Fit(Run.create(tmp_path / kind), work, NullReporter(), Signals(), [lambda step: step.stop() if step.number == 5 else None])
         best = fit.finish()
         assert fit.done == 5
         assert best["step"] in looks_of(fit)
@@ -143,7 +143,7 @@ def test_a_run_that_a_watcher_has_ended_does_not_go_on_when_it_is_resumed(bases,
 
     def fit(folder: str, *more: Any) -> Fit:
         work = work_for(bases, records, "classification", training__steps=12, training__evaluations_per_epoch=1.0)
-        return Fit(made(folder), work, Silent(), Signals(), more)
+        return Fit(made(folder), work, NullReporter(), Signals(), more)
 
     straight = fit("straight", lambda step: step.stop() if step.number == 5 else None)
     straight.finish()
@@ -165,7 +165,7 @@ def test_an_exception_in_a_watcher_keeps_what_was_done_and_names_the_folder(base
     work = work_for(bases, records, "classification", training__steps=12)
     run = Run.create(tmp_path / "run")
     with pytest.raises(ZeroDivisionError) as problem:
-        Fit(run, work, Silent(), Signals(), [careless]).finish()
+        Fit(run, work, NullReporter(), Signals(), [careless]).finish()
     assert f"luthier resume {run.folder}" in problem.value.__notes__[0]
     work = work_for(bases, records, "classification", training__steps=12)
-    assert Fit(run, work, Silent(), Signals()).done == 4
+    assert Fit(run, work, NullReporter(), Signals()).done == 4

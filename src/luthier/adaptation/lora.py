@@ -48,7 +48,9 @@ class Lora(Component):
         for name in matching(linear, self.targets, "adaptation.targets"):
             parent, _, child = name.rpartition(".")
             owner = model.network.get_submodule(parent)
-            setattr(owner, child, LoraLinear(getattr(owner, child), self.rank, self.alpha, self.dropout, name, cast(Any, model).chance))
+            setattr(
+                owner, child, LoraLinear(getattr(owner, child), self.rank, self.alpha, self.dropout, name, cast(Any, model).dropout_keys)
+            )
 
     def on_progress(self, model: TrainableModel, share: float) -> None:
         """Nothing changes on the way."""

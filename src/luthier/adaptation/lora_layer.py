@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from luthier.adaptation.lora import Lora
 from luthier.core.randomness import seed_of
-from luthier.models.dropout import Chance, Dropout
+from luthier.models.dropout import Dropout, DropoutKeys
 
 
 class LoraLinear(nn.Module):
@@ -24,10 +24,10 @@ class LoraLinear(nn.Module):
         alpha: the adapter's output is multiplied by alpha / rank.
         dropout: share of the adapter's inputs set to zero while training.
         site: the layer's dotted name; it keys the first weights and the dropout.
-        chance: where dropout finds its keys.
+        dropout_keys: where dropout finds its keys.
     """
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float, site: str, chance: Chance) -> None:
+    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float, site: str, dropout_keys: DropoutKeys) -> None:
         super().__init__()
         self.base = base
         generator = torch.Generator().manual_seed(seed_of("lora", site))
@@ -35,7 +35,7 @@ class LoraLinear(nn.Module):
         self.lora_A = nn.Parameter((torch.rand(rank, base.in_features, generator=generator) * 2 - 1) * bound)
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
         self.scale = alpha / rank
-        self.dropout = Dropout(dropout, chance, f"{site}.lora")
+        self.dropout = Dropout(dropout, dropout_keys, f"{site}.lora")
 
     @property
     def weight(self) -> Tensor:

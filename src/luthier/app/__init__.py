@@ -1,1 +1,1 @@
-"""Thin faces over the verbs."""
+"""The command line: each command calls one function of `pilot`."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from luthier.app.estimates import plan, prove
-from luthier.app.group import Commands, print_version
+from luthier.app.group import Commands, collect_seldom, print_version
 from luthier.app.models import models_app
 from luthier.app.options import Json, Quiet, Set
 from luthier.app.typed import each_with_its_flag
@@ -77,12 +77,12 @@ def run(
 
     Reads, checks and splits the rows, chooses base and hyperparameters, trains, judges on the sealed test rows, writes a report and a bundle.
     """
-    from luthier.app.faces import ending, face
+    from luthier.app.reporters import ending, make_reporter
     from luthier.pilot.run import run as verb
 
-    with face(quiet or as_json) as shown:
+    with make_reporter(quiet or as_json) as shown:
         done = verb(data, target=target, input=input, base=base, task=task, metric=metric, validation=validation, test=test, budget=budget, out=out,
-                    set=set or (), seed=seed, plan_only=plan_only, force=force, face=shown)  # fmt: skip
+                    set=set or (), seed=seed, plan_only=plan_only, force=force, reporter=shown)  # fmt: skip
     ending(done, as_json)
 
 
@@ -98,11 +98,11 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train an experiment as it is written, judge and ship it."""
-    from luthier.app.faces import ending, face
+    from luthier.app.reporters import ending, make_reporter
     from luthier.pilot.run import train as verb
 
-    with face(quiet or as_json) as shown:
-        done = verb(experiment, out=out, set=set or (), metric=metric, budget=budget, force=force, face=shown)
+    with make_reporter(quiet or as_json) as shown:
+        done = verb(experiment, out=out, set=set or (), metric=metric, budget=budget, force=force, reporter=shown)
     ending(done, as_json)
 
 
@@ -149,12 +149,12 @@ def search(
 
     Costs about as much as two runs. The trial that wins is trained to its end: it is the final model.
     """
-    from luthier.app.faces import ending, face
+    from luthier.app.reporters import ending, make_reporter
     from luthier.pilot.search import search as verb
 
-    with face(quiet or as_json) as shown:
+    with make_reporter(quiet or as_json) as shown:
         done = verb(data, budget=budget, trials=trials, space=space or (), sampler=sampler, points=points or (), target=target,
-                    input=input, base=base, task=task, metric=metric, out=out, set=set or (), seed=seed, workers=workers, backend=backend, force=force, face=shown)  # fmt: skip
+                    input=input, base=base, task=task, metric=metric, out=out, set=set or (), seed=seed, workers=workers, backend=backend, force=force, reporter=shown)  # fmt: skip
     ending(done, as_json)
 
 
@@ -188,11 +188,11 @@ def resume(
 
     It ends with the same bits as if it had not been stopped.
     """
-    from luthier.app.faces import ending, face
+    from luthier.app.reporters import ending, make_reporter
     from luthier.pilot.run import resume as verb
 
-    with face(quiet or as_json) as shown:
-        done = verb(run, force=force, allow_inexact=allow_inexact, face=shown)
+    with make_reporter(quiet or as_json) as shown:
+        done = verb(run, force=force, allow_inexact=allow_inexact, reporter=shown)
     ending(done, as_json)
 
 
@@ -217,7 +217,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
 ) -> None:
     """Classify texts, or answer prompts, with a bundle."""
-    from luthier.app.faces import predicted, warn
+    from luthier.app.reporters import predicted, warn
     from luthier.pilot.predict import predict as verb
 
     rows = verb(bundle, data, out=out, limit=limit, top=top, abstain_below=abstain_below, say=warn)
@@ -240,7 +240,7 @@ def chat(
     lines: Annotated[bool, typer.Option("--lines", help="Of a pipe, send each line as a turn; else all of it is one.")] = False,
 ) -> None:
     """Talk to a bundle; a line of three double quotes begins and ends a turn of several lines; an empty line or Ctrl-D ends the chat."""
-    from luthier.app.faces import clean, warn
+    from luthier.app.reporters import clean, warn
     from luthier.app.turns import read_turns
     from luthier.pilot.predict import chat as verb
 
@@ -283,16 +283,16 @@ def check(
 
     Finds copies, leaks, wrong labels, shortcuts, personal data and more.
     """
-    from luthier.app.faces import face
+    from luthier.app.reporters import make_reporter
     from luthier.pilot.check import check as verb
 
-    with face(quiet or as_json) as shown:
+    with make_reporter(quiet or as_json) as shown:
         done = verb(data, target=target, input=input, base=base, task=task, validation=validation, test=test, set=set or (), model=model,
-                    page=page, fix=fix, face=shown)  # fmt: skip
+                    page=page, fix=fix, reporter=shown)  # fmt: skip
     if as_json:
         print(
             json.dumps(
-                {"rows": done.intake.count, "findings": [found.model_dump() for found in done.findings]}, indent=2, ensure_ascii=False
+                {"rows": done.dataset.count, "findings": [found.model_dump() for found in done.findings]}, indent=2, ensure_ascii=False
             )
         )
     elif page is not None:
@@ -318,7 +318,7 @@ def show(
 
     Token by token, with what is learned.
     """
-    from luthier.app.faces import coloured
+    from luthier.app.reporters import coloured
     from luthier.core.words import plural
     from luthier.pilot.show import ShownImage
     from luthier.pilot.show import show as verb
@@ -365,12 +365,12 @@ def similar(
 
     Says which one suits them, how many blocks to freeze, and which learning rate to start from.
     """
-    from luthier.app.faces import compared, face
+    from luthier.app.reporters import compared, make_reporter
     from luthier.pilot.similar import similar as verb
 
-    with face(quiet or as_json) as shown:
+    with make_reporter(quiet or as_json) as shown:
         names = [name.strip() for name in bases.split(",") if name.strip()]
-        done = verb(data, names, target=target, input=input, task=task, set=set or (), face=shown)
+        done = verb(data, names, target=target, input=input, task=task, set=set or (), reporter=shown)
     print(json.dumps([one.value() for one in done], indent=2) if as_json else "\n".join(compared(done)))
 
 
@@ -382,6 +382,7 @@ def main() -> None:
     """Run a command; every mistake a user can make ends in one message and exit code 2."""
     from luthier.core.errors import LuthierError
 
+    collect_seldom()
     try:
         app(args=each_with_its_flag(sys.argv[1:]))
     except LuthierError as problem:

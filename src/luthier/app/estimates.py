@@ -20,11 +20,11 @@ def prove(
     quiet: Quiet = False,
 ) -> None:
     """Prove the loss on your own rows, without training."""
-    from luthier.app.faces import face
+    from luthier.app.reporters import make_reporter
     from luthier.pilot.prove import prove as verb
 
-    with face(quiet or as_json) as shown:
-        found = verb(experiment, set=set or (), seconds=seconds, face=shown)
+    with make_reporter(quiet or as_json) as shown:
+        found = verb(experiment, set=set or (), seconds=seconds, reporter=shown)
     if as_json:
         print(json.dumps([proof.model_dump() for proof in found], indent=2, ensure_ascii=False))
     if any(proof.held is False for proof in found):
@@ -42,9 +42,9 @@ def plan(
 
     Measures a few steps, in a process of its own.
     """
-    from luthier.app.faces import face, planned
+    from luthier.app.reporters import make_reporter, planned
     from luthier.pilot.plan import plan as verb
 
-    with face(quiet or as_json) as shown:
-        made = verb(experiment, set=set or (), seconds=seconds, face=shown)
+    with make_reporter(quiet or as_json) as shown:
+        made = verb(experiment, set=set or (), seconds=seconds, reporter=shown)
     print(json.dumps({**made.forecast, "available": made.available}, indent=2) if as_json else "\n".join(planned(made)))

@@ -148,11 +148,11 @@ class TrainableModel(Protocol):
         ...
 
     @property
-    def chance(self) -> Any:
+    def dropout_keys(self) -> Any:
         """The keys of its dropout, by (seed, step, example)."""
         ...
 
-    def parts(self, batch: Batch, limit: int) -> list[Batch]:
+    def micro_batches(self, batch: Batch, limit: int) -> list[Batch]:
         """The batch in micro-batches that cost at most so much."""
         ...
 
@@ -172,7 +172,7 @@ class TrainableModel(Protocol):
         ...
 
 
-class Face(Protocol):
+class Reporter(Protocol):
     """Where a long verb says what it does; the terminal, a notebook, or nobody."""
 
     def stage(self, name: str, detail: str = "") -> None:
@@ -196,8 +196,8 @@ class Face(Protocol):
         ...
 
 
-class Silent:
-    """The face that shows nothing."""
+class NullReporter:
+    """A reporter that shows nothing."""
 
     def stage(self, name: str, detail: str = "") -> None:
         """Nothing."""

@@ -231,7 +231,7 @@ class Step:
     count: float
     tokens: int
     examples: int
-    rate: float
+    lr: float
     gradient_norm: float
     epoch: float
     evaluation: dict[str, Any] | None = None

@@ -60,7 +60,7 @@ def divided(parts: dict[str, list[Record]], spec: Data, reader: RowReader, toget
         chosen = split_by_time([_moment(record, spec.time) for record in rows], shares)
     else:
         keys = [together[record.source, record.row] for record in rows]
-        strata = [reader.view(record, spec).stratum for record in rows]
+        strata = [reader.row_view(record, spec).stratum for record in rows]
         try:
             chosen = split(keys, strata, shares, spec.split_seed)
         except DataError:

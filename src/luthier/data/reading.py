@@ -93,7 +93,7 @@ class RowReader(Protocol):
         """Why a row cannot be used; empty where it can."""
         ...
 
-    def view(self, record: Record, data: Data) -> RowView:
+    def row_view(self, record: Record, data: Data) -> RowView:
         """A row as splits and checks see it."""
         ...
 

@@ -11,24 +11,24 @@ from typing import Any
 
 from luthier.core.finding import Finding
 from luthier.core.run import write_file
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.delivery.page import page, text
 
 
-def write_flagged(path: Path, intake: Intake, findings: list[Finding]) -> Path:
+def write_flagged(path: Path, dataset: Dataset, findings: list[Finding]) -> Path:
     """Write the page.
 
     Args:
         path: where; an older page is replaced.
-        intake: the rows.
+        dataset: the rows.
         findings: the weightiest first.
     """
-    name = Path(intake.spec.path).name
+    name = Path(dataset.spec.path).name
     listed = "".join(
         f'<li class="{found.severity}"><a href="#f{number}">{text(found.claim)}</a></li>' for number, found in enumerate(findings)
     )
-    counts = ", ".join(f"{len(rows):,} {part}" for part, rows in intake.records.items())
-    body = f"""<section><h2>{len(findings)} findings</h2><p class="about">{text(intake.reason)}; {counts}; {len(intake.rejected):,} set aside</p>
+    counts = ", ".join(f"{len(rows):,} {part}" for part, rows in dataset.records.items())
+    body = f"""<section><h2>{len(findings)} findings</h2><p class="about">{text(dataset.reason)}; {counts}; {len(dataset.rejected):,} set aside</p>
 <ul class="findings">{listed}</ul></section>
 {"".join(_section(number, found) for number, found in enumerate(findings))}"""
     write_file(path, page(f"{name} · checked by Luthier", name, "checked", body))

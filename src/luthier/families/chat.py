@@ -20,7 +20,7 @@ from luthier.families.family import Choice, Family
 from luthier.objectives.chat import Chat
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.pretrained import Generator
     from luthier.models.spec import Model
@@ -77,37 +77,37 @@ class ChatFamily(Family):
             return str(problem)
         return ""
 
-    def view(self, record: Record, data: Data) -> RowView:
+    def row_view(self, record: Record, data: Data) -> RowView:
         """All turns but the last, and the last."""
         messages = conversation(record.values, data.input, data.target or "")
         return RowView("\n\n".join(turn["content"] for turn in messages[:-1]), messages[-1]["content"])
 
     # starting point
 
-    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """One or two epochs of full fine-tuning."""
-        rows = len(intake.records["train"])
+        rows = len(dataset.records["train"])
         epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
         adaptation, adapted = text_defaults.adaptation_for("decoder", 0)
         return [
             *(Choice(f"adaptation.{name}", value, adapted) for name, value in adaptation.items()),
             Choice("optimizer.lr", *self.learning_rate(base, adaptation["kind"])),
             Choice("training.epochs", epochs, why),
-            self.batch_size(intake, epochs),
+            self.batch_size(dataset, epochs),
             *text_defaults.schedule(),
             *text_defaults.regularisation(dropout=0.0, decay=0.0),
-            *self.metric(intake, metric),
+            *self.metric(dataset, metric),
         ]
 
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """That of decoders."""
         return text_defaults.learning_rate("decoder", base, adaptation)
 
-    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """A few rows a step: answers are long."""
-        return text_defaults.largest_batch(BATCHES, len(intake.records["train"]) * epochs, STEPS)
+        return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, STEPS)
 
-    def metric(self, intake: Intake, asked: str) -> list[Choice]:
+    def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """The loss of the answers."""
         return [Choice("training.metric", "loss" if asked == AUTO else asked, "the answers' mean negative log-likelihood")]
 
@@ -137,7 +137,7 @@ class ChatFamily(Family):
         )
         return read, (chat_proofs.starts_where_it_must, chat_proofs.padding_changes_nothing)
 
-    def served(self, record: Record, objective: Any) -> Any:
+    def serving_inputs(self, record: Record, objective: Any) -> Any:
         """The turns that wait for an answer."""
         return {"tokens": prompt(objective.tokenizer, asked_turns(record.values, objective.input))[0]}
 
@@ -159,7 +159,7 @@ class ChatFamily(Family):
         """The likeliest answer to each."""
         from luthier.models.generate import answers
 
-        prompts = [self.served(record, objective)["tokens"] for record in records]
+        prompts = [self.serving_inputs(record, objective)["tokens"] for record in records]
         found: list[str] = []
         for start in range(0, len(prompts), ANSWERED_TOGETHER):
             found += answers(model, objective.tokenizer, prompts[start : start + ANSWERED_TOGETHER], limit)

@@ -9,7 +9,7 @@ from luthier.core.types import Record
 from luthier.families.family import Choice, Family
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.models.spec import Model
     from luthier.models.store import Base
 
@@ -21,7 +21,7 @@ class CheckedOnly(Family):
         _ = self.spec_class
         raise AssertionError("a family that is only checked has no hyperparameters")
 
-    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """Refused."""
         self._refuse()
 
@@ -29,7 +29,7 @@ class CheckedOnly(Family):
         """Refused."""
         self._refuse()
 
-    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """Refused."""
         self._refuse()
 

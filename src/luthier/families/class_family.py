@@ -17,7 +17,7 @@ from luthier.evaluation.choice import AUTO
 from luthier.families.family import Choice, Family
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
 
 RARE = 0.1
 """Of an even share of the training rows: a class that has less is all but invisible to accuracy."""
@@ -36,9 +36,9 @@ class ClassFamily(Family):
         """Without an input or without a label a row teaches nothing."""
         return reject_reason(record, columns) or reject_label(record, columns)
 
-    def view(self, record: Record, data: Data) -> RowView:
+    def row_view(self, record: Record, data: Data) -> RowView:
         """The classes are split in proportion."""
-        seen = super().view(record, data)
+        seen = super().row_view(record, data)
         return RowView(seen.text, seen.target, seen.target)
 
     def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
@@ -47,9 +47,9 @@ class ClassFamily(Family):
 
     # starting point
 
-    def metric(self, intake: Intake, asked: str) -> list[Choice]:
+    def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """Accuracy; where a class is so rare that accuracy does not see it, macro-F1 and class weights."""
-        rare = self._rarest(intake)
+        rare = self._rarest(dataset)
         if not rare:
             return [Choice("training.metric", "accuracy" if asked == AUTO else asked, "no class is very rare: every row counts the same")]
         chosen = [Choice("training.metric", "macro_f1" if asked == AUTO else asked, f"{rare}: macro-F1 decides, and classes are weighted")]
@@ -57,13 +57,13 @@ class ClassFamily(Family):
             chosen.append(Choice("objective.class_weights", "balanced", f"{rare}: a rare class's rows count more"))
         return chosen
 
-    def _rarest(self, intake: Intake) -> str:
+    def _rarest(self, dataset: Dataset) -> str:
         """Says which class has less than a tenth of an even share of the training rows; empty where none has."""
-        counts = Counter(dict.fromkeys(intake.labels, 0))
-        counts.update(str(record.values.get(intake.spec.target or "")) for record in intake.records["train"])
-        rows = len(intake.records["train"])
-        label = min(intake.labels, key=lambda label: counts[label])
-        if counts[label] >= RARE * rows / len(intake.labels):
+        counts = Counter(dict.fromkeys(dataset.labels, 0))
+        counts.update(str(record.values.get(dataset.spec.target or "")) for record in dataset.records["train"])
+        rows = len(dataset.records["train"])
+        label = min(dataset.labels, key=lambda label: counts[label])
+        if counts[label] >= RARE * rows / len(dataset.labels):
             return ""
         return f"{label!r} has {counts[label]:,} of {rows:,} rows, less than a tenth of an even share"
 

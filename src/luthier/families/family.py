@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from luthier.core.finding import Finding
     from luthier.core.interfaces import TrainableModel
     from luthier.core.proof import ProofFunction
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.spec import Model
     from luthier.models.store import Base
@@ -106,7 +106,7 @@ class Family(ABC):
         """Why a row cannot be used; empty where it can."""
         return reject_reason(record, columns)
 
-    def view(self, record: Record, data: Data) -> RowView:
+    def row_view(self, record: Record, data: Data) -> RowView:
         """A row as splits and checks see it."""
         target = str(record.values.get(data.target)) if data.target else ""
         return RowView("\n\n".join(str(record.values.get(name) or "") for name in data.input), target)
@@ -117,20 +117,20 @@ class Family(ABC):
 
     def clusters(self, records: Sequence[Record], data: Data) -> Sequence[int]:
         """For each row the number of its cluster of near-duplicates."""
-        return clusters([self.view(record, data).text for record in records])
+        return clusters([self.row_view(record, data).text for record in records])
 
     def identity(self, record: Record, data: Data) -> str:
         """What copies of a row have in common."""
-        return normal(self.view(record, data).text)
+        return normal(self.row_view(record, data).text)
 
     # starting point
 
     @abstractmethod
-    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """The hyperparameters for these rows and this base, each with its reason.
 
         Args:
-            intake: the rows.
+            dataset: the rows.
             base: that the person asked for; None takes the family's own.
             metric: that the person asked for, or "auto".
         """
@@ -140,14 +140,14 @@ class Family(ABC):
         """The learning rate to start from with an adaptation, and where it comes from."""
 
     @abstractmethod
-    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """Rows a step, for so many epochs over these rows."""
 
-    def metric(self, intake: Intake, asked: str) -> list[Choice]:
+    def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """What decides, and what goes with it.
 
         Args:
-            intake: the rows.
+            dataset: the rows.
             asked: the metric that the person asked for, or "auto".
         """
         return [Choice("training.metric", self.metrics[0] if asked == AUTO else asked, "what is learned is what is measured")]
@@ -177,24 +177,24 @@ class Family(ABC):
             seed: of what is new in it.
         """
 
-    def fit_spec(self, spec: Any, intake: Intake) -> Any:
+    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """The hyperparameters with what only the training rows can tell: the classes, a number's mean and spread. It stands in the experiment from then on.
 
         Args:
             spec: as written.
-            intake: the rows.
+            dataset: the rows.
         """
-        if intake.labels and not spec.labels:
-            return spec.model_copy(update={"labels": intake.labels})
+        if dataset.labels and not spec.labels:
+            return spec.model_copy(update={"labels": dataset.labels})
         return spec
 
-    def load_processor(self, base: Base | None, spec: Any, intake: Intake | None = None) -> Any:
+    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
         """What makes numbers of a row: the base's tokenizer. It has `save_pretrained`, and a bundle is a base.
 
         Args:
             base: from the store; None where all is made from scratch.
             spec: the hyperparameters of what is learned.
-            intake: the rows, where a tokenizer has to be made from the training rows: the same rows give the same one.
+            dataset: the rows, where a tokenizer has to be made from the training rows: the same rows give the same one.
         """
         from luthier.models.pretrained import load_tokenizer
 
@@ -207,7 +207,7 @@ class Family(ABC):
         """Proofs of its own: those that only read examples, and those that ask the model."""
         return (), ()
 
-    def served(self, record: Record, objective: Any) -> Any:
+    def serving_inputs(self, record: Record, objective: Any) -> Any:
         """What prediction gives the model for a row: the same functions as in training, without the target."""
         bare = Record(record.row, {name: value for name, value in record.values.items() if name in objective.input}, record.source)
         return objective.prepare([bare])[0].inputs
@@ -222,7 +222,7 @@ class Family(ABC):
         """What was to be said of a row, for the report."""
         return str(example.target)
 
-    def said_text(self, scores: Scores, position: int) -> str:
+    def predicted_text(self, scores: Scores, position: int) -> str:
         """What was said of a row, for the report, where that is not one class; empty where it shows nothing."""
         return ""
 

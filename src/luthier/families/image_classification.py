@@ -24,7 +24,7 @@ from luthier.objectives.image_classification import ImageClassification as Image
 from luthier.objectives.image_classification import Squares
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.spec import Model
     from luthier.models.store import Base
@@ -88,31 +88,31 @@ class ImageClassification(ClassFamily):
 
     # starting point
 
-    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By rows; the network is new, and learns at the usual rate of one."""
-        rows = len(intake.records["train"])
+        rows = len(dataset.records["train"])
         epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
         return [
             Choice("adaptation.kind", "full", "a new network is trained whole"),
             Choice("optimizer.lr", *self.learning_rate(base, "full")),
             Choice("training.epochs", epochs, why),
-            self.batch_size(intake, epochs),
+            self.batch_size(dataset, epochs),
             Choice("training.evaluations_per_epoch", 1.0 if epochs > 10 else 2.0, "often enough to find the best of many passes"),
             Choice("training.patience", PATIENCE, "a network from scratch gets better by fits and starts"),
             Choice("training.dtype", "float32", "convolutions with batch norm are not measured in bf16"),
             *text_defaults.schedule(),
             Choice("model.dropout", 0.0, "batch norm regularises already"),
             Choice("optimizer.weight_decay", 0.01, "not on biases and norms"),
-            *self.metric(intake, metric),
+            *self.metric(dataset, metric),
         ]
 
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """By the adaptation."""
         return RATES[adaptation], "AdamW's own default suits a small network with batch norm"
 
-    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """The most images a step that leave a run as many steps as it should have."""
-        return text_defaults.largest_batch(BATCHES, len(intake.records["train"]) * epochs, STEPS)
+        return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, STEPS)
 
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
         """A new network has nothing that could be kept."""
@@ -128,10 +128,10 @@ class ImageClassification(ClassFamily):
             return vision.load_network(base, spec.labels, spec.channels, model.dropout, seed)
         return vision.new_network(spec.labels, spec.channels, spec.side, spec.width, spec.depth, model.dropout, seed)
 
-    def fit_spec(self, spec: Any, intake: Intake) -> Any:
+    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """The classes, the side and the colour that suit the training images."""
-        spec = super().fit_spec(spec, intake)
-        rows = [record.values for record in intake.records["train"]]
+        spec = super().fit_spec(spec, dataset)
+        rows = [record.values for record in dataset.records["train"]]
         found: dict[str, Any] = {}
         if not spec.side:
             sides = sorted(min(row["width"], row["height"]) for row in rows)
@@ -140,7 +140,7 @@ class ImageClassification(ClassFamily):
             found["colour"] = "grey" if all(row["mode"] in GREY for row in rows) else "rgb"
         return spec.model_copy(update=found) if found else spec
 
-    def load_processor(self, base: Base | None, spec: Any, intake: Intake | None = None) -> Squares:
+    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Squares:
         """How images are made into squares, as transformers writes it."""
         return Squares(spec.side, spec.channels)
 

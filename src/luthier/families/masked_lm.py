@@ -20,7 +20,7 @@ from luthier.families.family import Choice, Family
 from luthier.objectives.masked_lm import MaskedLm
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.masked import MaskedModel
     from luthier.models.spec import Model
@@ -69,28 +69,28 @@ class MaskedLmFamily(Family):
 
     # starting point
 
-    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By the number of texts."""
-        rows = len(intake.records["train"])
+        rows = len(dataset.records["train"])
         epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
         return [
             Choice("adaptation.kind", "full", "a language is learned with all weights"),
             Choice("optimizer.lr", *self.learning_rate(base, "full")),
             Choice("training.epochs", epochs, why),
-            self.batch_size(intake, epochs),
+            self.batch_size(dataset, epochs),
             *text_defaults.schedule(),
             *text_defaults.regularisation(dropout=0.1, decay=0.01),
-            *self.metric(intake, metric),
+            *self.metric(dataset, metric),
         ]
 
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """Higher where nothing can be forgotten."""
-        rate, why = RATES["base" if base is not None else "scratch"]
-        return (rate, why) if adaptation != "lora" else (10 * rate, "adapters learn at about ten times the learning rate of full tuning")
+        lr, why = RATES["base" if base is not None else "scratch"]
+        return (lr, why) if adaptation != "lora" else (10 * lr, "adapters learn at about ten times the learning rate of full tuning")
 
-    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """The most rows a step that leave a run as many steps as it should have."""
-        return text_defaults.largest_batch(BATCHES, len(intake.records["train"]) * epochs, STEPS)
+        return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, STEPS)
 
     # model and loss
 
@@ -102,18 +102,18 @@ class MaskedLmFamily(Family):
             return load_masked(base, model.dropout, seed)
         return make_masked(spec.vocabulary, spec.layers, spec.width, model.dropout, seed)
 
-    def fit_spec(self, spec: Any, intake: Intake) -> Any:
+    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """Nothing: the texts have no classes."""
         return spec
 
-    def load_processor(self, base: Base | None, spec: Any, intake: Intake | None = None) -> Any:
+    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
         """The base's tokenizer, or one made from the training texts."""
         if base is not None:
-            return super().load_processor(base, spec, intake)
+            return super().load_processor(base, spec, dataset)
         from luthier.models.masked import make_tokenizer
 
-        assert intake is not None
-        return make_tokenizer((self.view(record, intake.spec).text for record in intake.records["train"]), spec.vocabulary)
+        assert dataset is not None
+        return make_tokenizer((self.row_view(record, dataset.spec).text for record in dataset.records["train"]), spec.vocabulary)
 
     # proofs
 

@@ -23,7 +23,7 @@ from luthier.families.text_family import TextFamily
 from luthier.objectives.multi_label import SEPARATORS, MultiLabel, labels_of, listed, scores_of_labels
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
@@ -74,7 +74,7 @@ class TextLabels(TextFamily):
         empty = f"{columns.target!r} is empty: write [] where a row has no labels"
         return reject_reason(record, columns) or (empty if found is None else "")
 
-    def view(self, record: Record, data: Data) -> RowView:
+    def row_view(self, record: Record, data: Data) -> RowView:
         """Nothing has to be split in proportion."""
         return RowView("\n\n".join(str(record.values.get(name) or "") for name in data.input), "; ".join(_labels(record, data.target)))
 
@@ -102,7 +102,7 @@ class TextLabels(TextFamily):
 
     # starting point
 
-    def metric(self, intake: Intake, asked: str) -> list[Choice]:
+    def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """F1 over all labels."""
         why = "every label of every row counts the same; that most rows have not a label does not help, as it would with accuracy"
         return [Choice("training.metric", "micro_f1" if asked == AUTO else asked, why)]
@@ -131,7 +131,7 @@ class TextLabels(TextFamily):
         """The labels."""
         return _joined(example.facts["labels"], example.target)
 
-    def said_text(self, scores: Scores, position: int) -> str:
+    def predicted_text(self, scores: Scores, position: int) -> str:
         """The labels that were said."""
         return _joined(scores.labels, scores.more["predicted"][position])
 

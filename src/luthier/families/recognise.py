@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from luthier.core.errors import DataError
+from luthier.data.dataset import QUICK, Dataset
+from luthier.data.dataset import load_dataset as load_with
 from luthier.data.infer import refuse_columns
-from luthier.data.intake import QUICK, Intake
-from luthier.data.intake import take_in as take_in_rows
 from luthier.data.reading import Columns
 from luthier.data.rows import Rows
 from luthier.data.spec import Data
@@ -53,6 +53,6 @@ def recognise(rows: Rows, path: str, asked: Data) -> tuple[Family, Columns]:
     return family, replace(found, reason=found.reason + more)
 
 
-def take_in(spec: Data, checks: Sequence[str] = QUICK) -> Intake:
-    """Read, check and split, by whichever family recognises the rows; see `data.intake.take_in`."""
-    return take_in_rows(spec, recognise, checks)
+def load_dataset(spec: Data, checks: Sequence[str] = QUICK) -> Dataset:
+    """Read, check and split, by whichever family recognises the rows; see `data.dataset.load_dataset`."""
+    return load_with(spec, recognise, checks)

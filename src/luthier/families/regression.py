@@ -22,7 +22,7 @@ from luthier.families.text_family import TextFamily
 from luthier.objectives.regression import Regression, number_of, scores_of_numbers
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
@@ -94,7 +94,7 @@ class TextRegression(TextFamily):
 
     # starting point
 
-    def metric(self, intake: Intake, asked: str) -> list[Choice]:
+    def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """The root of what is learned."""
         why = "the root of what is learned, in the target's own unit; large errors count more than in mae"
         return [Choice("training.metric", "rmse" if asked == AUTO else asked, why)]
@@ -105,14 +105,14 @@ class TextRegression(TextFamily):
         """The base with a head of one output."""
         return self.with_outputs(["value"], spec, model, base, seed, "regression")
 
-    def fit_spec(self, spec: Any, intake: Intake) -> Any:
+    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """The mean and the spread of the training targets."""
         if spec.mean is not None and spec.spread is not None:
             return spec
-        numbers = [number_of(record.values.get(intake.spec.target or "")) for record in intake.records["train"]]
+        numbers = [number_of(record.values.get(dataset.spec.target or "")) for record in dataset.records["train"]]
         mean, spread = statistics.fmean(numbers), statistics.pstdev(numbers)
         if not spread:
-            raise DataError(f"{intake.spec.path}: every training row has the number {mean:g}", "give rows with other numbers too")
+            raise DataError(f"{dataset.spec.path}: every training row has the number {mean:g}", "give rows with other numbers too")
         return spec.model_copy(
             update={"mean": mean if spec.mean is None else spec.mean, "spread": spread if spec.spread is None else spec.spread}
         )
@@ -135,7 +135,7 @@ class TextRegression(TextFamily):
         """The number."""
         return f"{example.target:g}"
 
-    def said_text(self, scores: Scores, position: int) -> str:
+    def predicted_text(self, scores: Scores, position: int) -> str:
         """The number that was predicted."""
         return f"{scores.more['predicted'][position]:.4g}"
 

@@ -41,11 +41,11 @@ SCALES: dict[tuple[str, str], tuple[float, str]] = {
 
 def learning_rate(role: str, base: Base | None, adaptation: str) -> tuple[float, str]:
     """The learning rate to start from for what a base does and how it is adapted, and where it comes from."""
-    rate, why = RATES[role, adaptation]
+    lr, why = RATES[role, adaptation]
     if base is None or adaptation == "lora" or (role, base.family) not in SCALES:
-        return rate, why
+        return lr, why
     scale, why = SCALES[role, base.family]
-    return float(f"{rate * scale:.2g}"), why
+    return float(f"{lr * scale:.2g}"), why
 
 
 def adaptations(role: str) -> tuple[str, ...]:

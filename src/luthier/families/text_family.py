@@ -9,7 +9,7 @@ from luthier.families.family import Choice, Family
 from luthier.objectives.text_rows import MAX_LENGTH
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
     from luthier.models.store import Base
@@ -49,11 +49,11 @@ class TextFamily(Family):
             return "reader"
         return "encoder" if base is not None and base.width >= WIDE else "small encoder"
 
-    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By rows, rows a class, and the base's role."""
-        rows = len(intake.records["train"])
+        rows = len(dataset.records["train"])
         epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
-        if intake.labels and rows / len(intake.labels) < ROWS_A_CLASS[0] and epochs < ROWS_A_CLASS[1]:
+        if dataset.labels and rows / len(dataset.labels) < ROWS_A_CLASS[0] and epochs < ROWS_A_CLASS[1]:
             epochs, why = ROWS_A_CLASS[1:]
         role = self.role(base)
         adaptation, adapted = text_defaults.adaptation_for(role, self.depth_kept(base) if base is not None else 0)
@@ -61,12 +61,12 @@ class TextFamily(Family):
             *(Choice(f"adaptation.{name}", value, adapted) for name, value in adaptation.items()),
             Choice("optimizer.lr", *self.learning_rate(base, adaptation["kind"])),
             Choice("training.epochs", epochs, why),
-            self.batch_size(intake, epochs),
+            self.batch_size(dataset, epochs),
             *text_defaults.schedule(),
             *text_defaults.regularisation(dropout=0.1 if role.endswith("encoder") else 0.0, decay=0.01),
-            *self.metric(intake, metric),
+            *self.metric(dataset, metric),
         ]
-        long = self._long(intake) if len(intake.spec.input) == 1 else 0.0
+        long = self._long(dataset) if len(dataset.spec.input) == 1 else 0.0
         if long > MANY_LONG:
             reason = f"about {long:.0%} of the rows are too long to be read at once: they are read in pieces"
             choices.append(Choice("objective.long_rows", "windows", reason))
@@ -76,9 +76,9 @@ class TextFamily(Family):
         """By what the base does and how it is adapted."""
         return text_defaults.learning_rate(self.role(base), base, adaptation)
 
-    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """The most rows a step that leave a run as many steps as it should have."""
-        return text_defaults.largest_batch(BATCHES, len(intake.records["train"]) * epochs, STEPS[0] + STEPS[1] * len(intake.labels))
+        return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, STEPS[0] + STEPS[1] * len(dataset.labels))
 
     def depth_kept(self, base: Base) -> int:
         """A decoder that classifies does better with its lower half kept (docs/defaults.md)."""
@@ -92,10 +92,10 @@ class TextFamily(Family):
         """The learning rate of a decoder with a new head has to fall all the way: one that stays for half of sixty steps costs two to six points (docs/log/2026-11.md#rates-that-stay-in-short-runs)."""
         return self.role(base) != "reader"
 
-    def _long(self, intake: Intake) -> float:
+    def _long(self, dataset: Dataset) -> float:
         """About which share of the rows has more tokens than are read at once."""
         limit = MAX_LENGTH * CHARACTERS_A_TOKEN
-        texts = [str(record.values.get(intake.spec.input[0]) or "") for record in intake.records["train"]]
+        texts = [str(record.values.get(dataset.spec.input[0]) or "") for record in dataset.records["train"]]
         return sum(len(text) > limit for text in texts) / len(texts)
 
     # model and loss

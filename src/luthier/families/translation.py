@@ -23,7 +23,7 @@ from luthier.families.family import Choice, Family
 from luthier.objectives.translation import Translation
 
 if TYPE_CHECKING:
-    from luthier.data.intake import Intake
+    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.encoder_decoder import EncoderDecoder
     from luthier.models.spec import Model
@@ -123,7 +123,7 @@ class TranslationFamily(Family):
     def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
         """There are no classes; a target that only repeats its source teaches to copy."""
         data = Data(path=path, input=columns.input, target=columns.target)
-        views = [self.view(record, data) for record in parts["train"]]
+        views = [self.row_view(record, data) for record in parts["train"]]
         if views and all(view.text.strip() == view.target.strip() for view in views):
             raise DataError(
                 f"{path}: source and target are the same text in all {len(views):,} rows", "name another column: --input en --target de"
@@ -132,7 +132,7 @@ class TranslationFamily(Family):
 
     def clusters(self, records: Sequence[Record], data: Data) -> Sequence[int]:
         """Rows stay together whose sources, or whose targets, are near-duplicates: a known target gives a source away, too."""
-        views = [self.view(record, data) for record in records]
+        views = [self.row_view(record, data) for record in records]
         together = Groups(len(views))
         for texts in ([view.text for view in views], [view.target for view in views]):
             for row, first in enumerate(clusters(texts)):
@@ -141,14 +141,14 @@ class TranslationFamily(Family):
 
     def identity(self, record: Record, data: Data) -> str:
         """Both sides: one source may have several translations."""
-        view = self.view(record, data)
+        view = self.row_view(record, data)
         return f"{normal(view.text)}\n{normal(view.target)}"
 
     # starting point
 
-    def defaults(self, intake: Intake, base: Base | None, metric: str) -> list[Choice]:
+    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By the number of pairs."""
-        rows = len(intake.records["train"])
+        rows = len(dataset.records["train"])
         epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
         if base is not None:
             epochs, why = max(2, round(GOING_ON * epochs)), f"{why}; a quarter of that, for the base can translate already"
@@ -160,14 +160,14 @@ class TranslationFamily(Family):
             Choice("optimizer.lr", *self.learning_rate(base, "full")),
             Choice("optimizer.betas", (0.9, 0.98), "Vaswani et al. 2017, section 5.3"),
             Choice("training.epochs", epochs, why),
-            self.batch_size(intake, epochs),
+            self.batch_size(dataset, epochs),
             *text_defaults.schedule(),
             Choice(
                 "training.evaluations_per_epoch", round(LOOKS / epochs, 3), f"about {LOOKS} evaluations in all: each of them translates"
             ),
             Choice("model.dropout", *dropout),
             Choice("optimizer.weight_decay", 1e-4, "fairseq's recipe for small translation sets"),
-            *self.metric(intake, metric),
+            *self.metric(dataset, metric),
         ]
 
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
@@ -180,11 +180,11 @@ class TranslationFamily(Family):
             else (min(10 * rate, 1e-2), "adapters learn at about ten times the learning rate of full tuning")
         )
 
-    def batch_size(self, intake: Intake, epochs: float) -> Choice:
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """The most rows a step that leave a run as many steps as it should have."""
-        return text_defaults.largest_batch(BATCHES, len(intake.records["train"]) * epochs, STEPS)
+        return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, STEPS)
 
-    def metric(self, intake: Intake, asked: str) -> list[Choice]:
+    def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """chrF, beside which BLEU is given."""
         why = "of the metrics that compare strings it agrees best with people (Kocmi et al. 2021); BLEU stands beside it"
         return [Choice("training.metric", self.metrics[0] if asked == AUTO else asked, why)]
@@ -199,21 +199,21 @@ class TranslationFamily(Family):
             return load_translator(base, model.dropout)
         return make_translator(spec.vocabulary, spec.layers, spec.width, model.dropout, seed)
 
-    def fit_spec(self, spec: Any, intake: Intake) -> Any:
+    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """Tokens by the number of pairs, or as many as the training texts hold where they are fewer than were asked for."""
-        rows = len(intake.records["train"])
+        rows = len(dataset.records["train"])
         asked = spec.vocabulary or next(tokens for limit, tokens in VOCABULARIES if rows < limit)
-        return spec.model_copy(update={"vocabulary": len(_tokenizer(self._texts(intake), asked))})
+        return spec.model_copy(update={"vocabulary": len(_tokenizer(self._texts(dataset), asked))})
 
-    def load_processor(self, base: Base | None, spec: Any, intake: Intake | None = None) -> Any:
+    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
         """The base's tokenizer, or one for both languages made from the training texts."""
         if base is not None:
-            return super().load_processor(base, spec, intake)
-        assert intake is not None
-        return _tokenizer(self._texts(intake), spec.vocabulary)
+            return super().load_processor(base, spec, dataset)
+        assert dataset is not None
+        return _tokenizer(self._texts(dataset), spec.vocabulary)
 
-    def _texts(self, intake: Intake) -> tuple[str, ...]:
-        views = (self.view(record, intake.spec) for record in intake.records["train"])
+    def _texts(self, dataset: Dataset) -> tuple[str, ...]:
+        views = (self.row_view(record, dataset.spec) for record in dataset.records["train"])
         return tuple(text for view in views for text in (view.text, view.target))
 
     # proofs
@@ -243,7 +243,7 @@ class TranslationFamily(Family):
         """The translation that was given."""
         return str(example.facts["reference"])
 
-    def said_text(self, scores: Scores, position: int) -> str:
+    def predicted_text(self, scores: Scores, position: int) -> str:
         """The translation that was written."""
         return str(scores.outputs[position]) if scores.outputs is not None and scores.outputs[position] is not None else ""
 

@@ -140,7 +140,7 @@ class Stream:
 
 
 @dataclass
-class Chance:
+class DropoutKeys:
     """Where the dropout of a model finds the keys of the rows that are passing through.
 
     Most models read one stream of tokens. One that reads several (the source and the target of a translation) names the others in `keyed`; a layer
@@ -284,16 +284,16 @@ class Dropout(nn.Module):
 
     Args:
         p: share of entries set to zero, 0 ≤ p < 1.
-        chance: where the keys of the passing rows are found.
+        dropout_keys: where the keys of the passing rows are found.
         site: this place's name.
         table: what passes is a table that all examples read.
         stream: which of the micro-batch's streams the rows belong to; "": the one that has no name.
     """
 
-    def __init__(self, p: float, chance: Chance, site: str, table: bool = False, stream: str = "") -> None:
+    def __init__(self, p: float, dropout_keys: DropoutKeys, site: str, table: bool = False, stream: str = "") -> None:
         super().__init__()
         self.p = p
-        self.chance = chance
+        self.dropout_keys = dropout_keys
         self.site = site_key(site)
         self.table = table
         self.stream = stream
@@ -303,11 +303,13 @@ class Dropout(nn.Module):
         if not self.training or self.p == 0:
             return values
         width = values.shape[-1]
-        keys = self.chance.table(values.numel() // width).to(values.device) if self.table else self.chance.of(values, self.stream)
+        keys = (
+            self.dropout_keys.table(values.numel() // width).to(values.device) if self.table else self.dropout_keys.of(values, self.stream)
+        )
         return values * kept_scale(keys ^ self.site, width, self.p, values.dtype).view(values.shape)
 
 
-def attach(model: nn.Module, probability: float, streams: Mapping[str, str] | None = None) -> Chance:
+def attach(model: nn.Module, probability: float, streams: Mapping[str, str] | None = None) -> DropoutKeys:
     """Replace every `nn.Dropout` of a model by ours.
 
     Args:
@@ -322,16 +324,20 @@ def attach(model: nn.Module, probability: float, streams: Mapping[str, str] | No
         ModelError: a layer draws random numbers that cannot be keyed.
     """
     refuse_unkeyed(model)
-    chance = Chance()
+    dropout_keys = DropoutKeys()
     for name, module in list(model.named_modules()):
         if isinstance(module, Dropout):
-            module.chance = chance
+            module.dropout_keys = dropout_keys
             continue
         for child_name, child in list(module.named_children()):
             if isinstance(child, nn.Dropout):
                 site = f"{name}.{child_name}"
-                setattr(module, child_name, Dropout(probability, chance, site, child_name in TABLES, _stream_at(site.lstrip("."), streams)))
-    return chance
+                setattr(
+                    module,
+                    child_name,
+                    Dropout(probability, dropout_keys, site, child_name in TABLES, _stream_at(site.lstrip("."), streams)),
+                )
+    return dropout_keys
 
 
 def _stream_at(site: str, streams: Mapping[str, str] | None) -> str:

@@ -52,10 +52,10 @@ class EncoderDecoder(nn.Module):
                 table = positions.weight.detach().clone()  # sines never move: as a buffer nobody can let them
                 del positions.weight
                 positions.register_buffer("weight", table)
-        self.chance = attach(network, dropout, {"decoder": TARGET, "model.decoder": TARGET})
+        self.dropout_keys = attach(network, dropout, {"decoder": TARGET, "model.decoder": TARGET})
         for name, module in network.named_modules():
             module.luthier_site = name
-        self.prefix: Any = None
+        self.frozen_cache: Any = None
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -87,7 +87,7 @@ class EncoderDecoder(nn.Module):
             for module, name, buffer in tables:
                 setattr(module, name, buffer)
 
-    def parts(self, batch: Batch, limit: int) -> list[Batch]:
+    def micro_batches(self, batch: Batch, limit: int) -> list[Batch]:
         """The batch in micro-batches that cost at most so much."""
         return batch.split(limit)
 
@@ -114,7 +114,7 @@ class EncoderDecoder(nn.Module):
         crossed = [
             (block.crossing.key(seen), block.crossing.value(seen)) for block in half.blocks if block.crossing is not None
         ]  # of the source: before the target's keys of dropout are in their place
-        with self.chance.stream(TARGET):
+        with self.dropout_keys.stream(TARGET):
             values = self._dropped(half.embed(shown, places_in(target.lengths)), half.module, "embedding")
             for block, (key, value) in zip(half.blocks, crossed, strict=True):
                 assert block.crossing is not None
@@ -181,7 +181,7 @@ class EncoderDecoder(nn.Module):
         """Dropout keyed by seed, step, row, side and place."""
         if not self.dropout or not module.training:
             return values
-        keys = self.chance.of(values) ^ site_key(f"{cast(Any, module).luthier_site}.{site}")
+        keys = self.dropout_keys.of(values) ^ site_key(f"{cast(Any, module).luthier_site}.{site}")
         return values * kept_scale(keys, values.shape[-1], self.dropout, values.dtype)
 
 

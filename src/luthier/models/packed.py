@@ -89,7 +89,7 @@ def _kept(share: Tensor, group: Group, packing: Packing, site: int) -> Tensor | 
     """What dropout multiplies a group's probabilities by, keyed by token, head and place; None where it does not act."""
     if packing.dropout == 0:
         return None
-    tokens = packing.chance.tokens
+    tokens = packing.dropout_keys.tokens
     assert tokens is not None, "dropout needs keys"
     rows, key_heads, tall, length = share.shape
     keys = by_head(tokens.index_select(0, group.seen.source) ^ site, rows, key_heads * tall // length)

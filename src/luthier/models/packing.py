@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models.dropout import Chance
-from luthier.models.past import Past
+from luthier.models.dropout import DropoutKeys
+from luthier.models.shared_prefix import SharedPrefix
 
 SHORT = 24
 SIMILAR = 0.75
@@ -106,7 +106,7 @@ class Packing:
         behind: so many tokens at the end of the stream that nothing looks at; their place is any.
         shared: for each token that is looked at, of the groups laid end to end, its place in the stream where some have the same, # (…,) or None
         causal: whether a token sees only those before it.
-        chance: the keys for attention's dropout.
+        dropout_keys: the keys for attention's dropout.
         dropout: its probability.
     """
 
@@ -115,7 +115,7 @@ class Packing:
     behind: int
     shared: Tensor | None
     causal: bool
-    chance: Chance
+    dropout_keys: DropoutKeys
     dropout: float
     _known: dict[tuple[bool, int], Tensor] = field(default_factory=dict, repr=False)
 
@@ -162,19 +162,21 @@ def _places(sides: Sequence[Side], heads: int) -> Tensor:
     return torch.cat(offsets)
 
 
-def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: torch.dtype, past: Past | None = None) -> Packing:
+def pack(
+    lengths: Tensor, causal: bool, dropout_keys: DropoutKeys, dropout: float, dtype: torch.dtype, shared_prefix: SharedPrefix | None = None
+) -> Packing:
     """Plan the attention of a stream.
 
     Args:
         lengths: tokens of each row, in stream order, # (rows,)
         causal: whether a token sees only those before it.
-        chance: the keys for attention's dropout.
+        dropout_keys: the keys for attention's dropout.
         dropout: its probability; 0 in eval mode.
         dtype: of the scores.
-        past: how the stream differs from the rows laid end to end.
+        shared_prefix: how the stream differs from the rows laid end to end.
     """
     device, sizes = lengths.device, lengths.tolist()
-    joint = None if past is None or past.whole else past
+    joint = None if shared_prefix is None or shared_prefix.whole else shared_prefix
     own = sizes if joint is None else joint.own(lengths)
 
     def group(members: list[int]) -> Group:
@@ -197,8 +199,8 @@ def pack(lengths: Tensor, causal: bool, chance: Chance, dropout: float, dtype: t
     groups.append(group(members))
     back = torch.cat([group.asking.source.index_select(0, group.asking.place) for group in groups]).argsort()
     shared = None if joint is None else torch.cat([group.seen.source.index_select(0, group.seen.place) for group in groups])
-    behind = past.behind if past is not None else 0
-    return Packing(groups, torch.cat([back, back.new_zeros(behind)]), behind, shared, causal, chance, dropout)
+    behind = shared_prefix.behind if shared_prefix is not None else 0
+    return Packing(groups, torch.cat([back, back.new_zeros(behind)]), behind, shared, causal, dropout_keys, dropout)
 
 
 def _fits(row: int, members: list[int], own: list[int], sizes: list[int]) -> bool:

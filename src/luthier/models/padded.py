@@ -8,25 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from luthier.models.dropout import Chance
+from luthier.models.dropout import DropoutKeys
 from luthier.models.floors import said, states
 from luthier.models.packing import pack
 
 
-def through(body: Any, tokens: Tensor, lengths: Tensor, chance: Chance) -> Tensor:
+def through(body: Any, tokens: Tensor, lengths: Tensor, dropout_keys: DropoutKeys) -> Tensor:
     """The last hidden state of every token, # (tokens, width)
 
     Args:
         body: an encoder of transformers, without its head.
         tokens: of all rows, end to end, # (tokens,)
         lengths: of each row, # (rows,)
-        chance: the keys for dropout, of the stream's tokens.
+        dropout_keys: the keys for dropout, of the stream's tokens.
     """
-    (found,) = _in_groups(tokens, lengths, chance, lambda ids, seen: [body(input_ids=ids, attention_mask=seen).last_hidden_state])
+    (found,) = _in_groups(tokens, lengths, dropout_keys, lambda ids, seen: [body(input_ids=ids, attention_mask=seen).last_hidden_state])
     return found
 
 
-def floors(body: Any, blocks: nn.ModuleList, tokens: Tensor, lengths: Tensor, chance: Chance, depths: Sequence[int]) -> list[Tensor]:
+def floors(
+    body: Any, blocks: nn.ModuleList, tokens: Tensor, lengths: Tensor, dropout_keys: DropoutKeys, depths: Sequence[int]
+) -> list[Tensor]:
     """The hidden state of every token behind some numbers of blocks, for each # (tokens, width)
 
     Args:
@@ -34,23 +36,23 @@ def floors(body: Any, blocks: nn.ModuleList, tokens: Tensor, lengths: Tensor, ch
         blocks: of it.
         tokens: of all rows, end to end, # (tokens,)
         lengths: of each row, # (rows,)
-        chance: the keys for dropout.
+        dropout_keys: the keys for dropout.
         depths: as for `said`.
     """
 
     def behind(ids: Tensor, seen: Tensor) -> list[Tensor]:
         return [states(told) for told in said(blocks, depths, lambda: body(input_ids=ids, attention_mask=seen))]
 
-    return _in_groups(tokens, lengths, chance, behind)
+    return _in_groups(tokens, lengths, dropout_keys, behind)
 
 
-def _in_groups(tokens: Tensor, lengths: Tensor, chance: Chance, go: Callable[[Tensor, Tensor], list[Tensor]]) -> list[Tensor]:
+def _in_groups(tokens: Tensor, lengths: Tensor, dropout_keys: DropoutKeys, go: Callable[[Tensor, Tensor], list[Tensor]]) -> list[Tensor]:
     """What `go` makes of token numbers and masks, # (rows, length) → each (rows, length, width), without the padding and in the stream's order."""
-    packing = pack(lengths, False, chance, 0.0, torch.float32)
+    packing = pack(lengths, False, dropout_keys, 0.0, torch.float32)
     parts: list[list[Tensor]] = []
     for group in (each.seen for each in packing.groups):
         ids = tokens.index_select(0, group.source).view(group.rows, group.length)  # padding repeats a row's last token, and is not seen
         seen = torch.zeros_like(ids).view(-1).index_fill_(0, group.place, 1).view_as(ids)
-        with chance.laid_out(group.source, group.rows):
+        with dropout_keys.laid_out(group.source, group.rows):
             parts.append([found.flatten(0, 1).index_select(0, group.place) for found in go(ids, seen)])
     return [torch.cat(each).index_select(0, packing.back) for each in zip(*parts, strict=True)]

@@ -22,11 +22,11 @@ from luthier.models import packed, padded
 from luthier.models.compiled import Kernels
 from luthier.models.dropout import Dropout, attach
 from luthier.models.floors import said, states
+from luthier.models.frozen_cache import FrozenLayerCache
 from luthier.models.fused import fuse
 from luthier.models.modes import evaluating
 from luthier.models.packing import pack
-from luthier.models.past import Past, apart, filled, same_past, saved
-from luthier.models.prefix import Prefix
+from luthier.models.shared_prefix import SharedPrefix, expand, find_shared_prefix, pad_to_multiple, shared_tokens
 from luthier.models.store import ENCODERS, PADDED, Base
 
 logging.set_verbosity_error()
@@ -64,13 +64,13 @@ class PackedNetwork(nn.Module):
         self.causal = network.config.model_type not in ENCODERS
         self.first_position = (network.config.pad_token_id or 0) + 1 if network.config.model_type in ROBERTAS else 0
         self.dropout = dropout
-        self.chance = attach(network, dropout)
+        self.dropout_keys = attach(network, dropout)
         for name, module in network.named_modules():
             module.luthier_site = name
         self.packs = network.config.model_type not in PADDED
         if self.packs:
             network.set_attn_implementation(packed.NAME)
-        self.prefix: Prefix | None = None
+        self.frozen_cache: FrozenLayerCache | None = None
         self.kernels: Kernels | None = None
 
     def use(self, kernels: Kernels) -> Kernels | None:
@@ -108,18 +108,18 @@ class PackedNetwork(nn.Module):
         Returns:
             # (tokens, width)
         """
-        past = self.past(batch)
-        with self._skipping(batch, past, len(self.blocks)):
-            return apart(self.through(batch, past), past)
+        shared_prefix = self.shared_prefix(batch)
+        with self._skipping(batch, shared_prefix, len(self.blocks)):
+            return expand(self.through(batch, shared_prefix), shared_prefix)
 
-    def _skipping(self, batch: Batch, past: Past | None, lowest: int) -> contextlib.AbstractContextManager[None]:
+    def _skipping(self, batch: Batch, shared_prefix: SharedPrefix | None, lowest: int) -> contextlib.AbstractContextManager[None]:
         """For the time of the context the frozen blocks compute nothing, where what they say is kept and nothing is wanted from below."""
-        if self.prefix is None or self.prefix.depth > lowest:
+        if self.frozen_cache is None or self.frozen_cache.depth > lowest:
             return contextlib.nullcontext()
-        kept = self.prefix.of(batch, self)
+        kept = self.frozen_cache.of(batch, self)
         if kept is None:
             return contextlib.nullcontext()
-        return self.prefix.skipping(self.blocks, kept if past is None else kept.index_select(0, past.kept))
+        return self.frozen_cache.skipping(self.blocks, kept if shared_prefix is None else kept.index_select(0, shared_prefix.kept))
 
     def behind(self, batch: Batch, depth: int) -> tuple[Tensor, bool]:
         """The hidden states behind the first `depth` blocks, in eval mode, and whether a block says them in a tuple.
@@ -132,9 +132,9 @@ class PackedNetwork(nn.Module):
             # (tokens, width)
         """
         with evaluating(self), torch.no_grad():
-            past = self.past(batch)
-            (told,) = said(self.blocks, (depth,), lambda: self.through(batch, past))
-        return apart(states(told)[0], past), isinstance(told, tuple)
+            shared_prefix = self.shared_prefix(batch)
+            (told,) = said(self.blocks, (depth,), lambda: self.through(batch, shared_prefix))
+        return expand(states(told)[0], shared_prefix), isinstance(told, tuple)
 
     def floors(self, batch: Batch, depths: Sequence[int]) -> list[Tensor]:
         """The hidden states behind each of some numbers of blocks, in eval mode; what lies above is not computed, nor what is kept of the frozen ones.
@@ -148,13 +148,13 @@ class PackedNetwork(nn.Module):
         """
         with evaluating(self), torch.no_grad():
             if not self.packs:
-                return padded.floors(self.body, self.blocks, batch.flat["tokens"], pieces(batch), self.chance, depths)
-            past = self.past(batch)
-            with self._skipping(batch, past, depths[0]):
-                told = said(self.blocks, depths, lambda: self.through(batch, past))
-        return [apart(states(each)[0], past) for each in told]
+                return padded.floors(self.body, self.blocks, batch.flat["tokens"], pieces(batch), self.dropout_keys, depths)
+            shared_prefix = self.shared_prefix(batch)
+            with self._skipping(batch, shared_prefix, depths[0]):
+                told = said(self.blocks, depths, lambda: self.through(batch, shared_prefix))
+        return [expand(states(each)[0], shared_prefix) for each in told]
 
-    def past(self, batch: Batch) -> Past | None:
+    def shared_prefix(self, batch: Batch) -> SharedPrefix | None:
         """What goes through the network: what rows begin with in common once, and a round number of tokens where that is faster.
 
         Nothing is common where it would differ from row to row: where a token sees those behind it too, and where dropout acts.
@@ -162,20 +162,20 @@ class PackedNetwork(nn.Module):
         Args:
             batch: as for `hidden`.
         """
-        shared = same_past(batch.flat["tokens"], pieces(batch)) if self._shares(batch) else None
+        shared = find_shared_prefix(batch.flat["tokens"], pieces(batch)) if self._shares(batch) else None
         weight = next(self.network.parameters())
         if not self.packs or weight.dtype == torch.float32 or weight.is_cuda:
             return shared
-        return filled(shared, batch.flat["tokens"])
+        return pad_to_multiple(shared, batch.flat["tokens"])
 
-    def parts(self, batch: Batch, limit: int) -> list[Batch]:
+    def micro_batches(self, batch: Batch, limit: int) -> list[Batch]:
         """The batch in pieces whose rows bring at most so many tokens of their own (one row may exceed that).
 
         Args:
             batch: as for `hidden`.
             limit: 1 or more; what the rows of a piece begin with in common comes on top of it.
         """
-        return batch.split(limit, saved(batch.flat["tokens"], batch.lengths) if self._shares(batch) else None)
+        return batch.split(limit, shared_tokens(batch.flat["tokens"], batch.lengths) if self._shares(batch) else None)
 
     def _shares(self, batch: Batch) -> bool:
         """Whether what rows begin with in common has one state for all of them."""
@@ -183,27 +183,27 @@ class PackedNetwork(nn.Module):
             return False
         return not self.training or not (self.dropout or any(isinstance(module, Dropout) and module.p for module in self.network.modules()))
 
-    def through(self, batch: Batch, past: Past | None) -> Tensor:
+    def through(self, batch: Batch, shared_prefix: SharedPrefix | None) -> Tensor:
         """The batch through the body, # (kept tokens, width)
 
         Args:
             batch: as for `hidden`.
-            past: of this batch.
+            shared_prefix: of this batch.
         """
         tokens, lengths = batch.flat["tokens"], pieces(batch)
         if not self.packs:
-            return padded.through(self.body, tokens, lengths, self.chance)
+            return padded.through(self.body, tokens, lengths, self.dropout_keys)
         starts = lengths.cumsum(0) - lengths
         positions = torch.arange(len(tokens), device=tokens.device) - starts.repeat_interleave(lengths)
         named = {"input_ids": tokens, "position_ids": positions + self.first_position}
         if "segments" in batch.flat:
             named["token_type_ids"] = batch.flat["segments"]
-        if past is not None:
-            named = {name: each.index_select(0, past.kept) for name, each in named.items()}
-        packing = pack(lengths, self.causal, self.chance, self.dropout, next(self.network.parameters()).dtype, past)
+        if shared_prefix is not None:
+            named = {name: each.index_select(0, shared_prefix.kept) for name, each in named.items()}
+        packing = pack(lengths, self.causal, self.dropout_keys, self.dropout, next(self.network.parameters()).dtype, shared_prefix)
         more: dict[str, Any] = {"use_cache": False} if self.causal else {}
-        learning = past if self.training else None  # in eval mode any keys are those of other rows, and not asked for
-        with self.chance.laid_out(learning.kept, 0) if learning else contextlib.nullcontext():
+        learning = shared_prefix if self.training else None  # in eval mode any keys are those of other rows, and not asked for
+        with self.dropout_keys.laid_out(learning.kept, 0) if learning else contextlib.nullcontext():
             output = self.body(**{name: each[None] for name, each in named.items()}, packing=packing, **more)
         return output.last_hidden_state.squeeze(0)
 

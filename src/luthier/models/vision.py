@@ -51,12 +51,12 @@ class ImageNetwork(nn.Module):
         self.network = network
         network.dropout = nn.Dropout(dropout)  # no weights: what is kept of the network is what transformers reads
         self.dropout = dropout
-        self.chance = attach(network, dropout)
+        self.dropout_keys = attach(network, dropout)
         for name, module in network.named_modules():
             module.luthier_site = name
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = MOMENTUM
-        self.prefix: Any = None
+        self.frozen_cache: Any = None
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -68,7 +68,7 @@ class ImageNetwork(nn.Module):
         """What decides between the classes."""
         return [self.network.classifier]
 
-    def parts(self, batch: Batch, limit: int) -> list[Batch]:
+    def micro_batches(self, batch: Batch, limit: int) -> list[Batch]:
         """The batch in micro-batches that cost at most so much."""
         return batch.split(limit)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from luthier.models.buffers import Buffers
 from luthier.models.compiled import Kernels
 from luthier.models.precision import compute_in
-from luthier.optim.met import Met
 from luthier.optim.optimizers import AdamW, decays
+from luthier.optim.sparse_rows import SparseRows
 
 MET = "/met"
 LARGE = 1 << 22
@@ -50,13 +50,15 @@ class Masters:
         dtype: torch.dtype,
         movable: set[str],
         factor: Callable[[str], float],
-        met: Mapping[str, Tensor] | None = None,
+        sparse_rows: Mapping[str, Tensor] | None = None,
         kernels: Kernels | None = None,
     ) -> None:
         self.spec = optimizer
         self.inner = {name: parameter for name, parameter in network.named_parameters() if name in movable}
         self._buffers = Buffers(network)
-        self.met = {name: Met(tokens, len(self.inner[name]), name) for name, tokens in (met or {}).items() if name in movable}
+        self.sparse_rows = {
+            name: SparseRows(tokens, len(self.inner[name]), name) for name, tokens in (sparse_rows or {}).items() if name in movable
+        }
         copies = dtype != torch.float32
         self.outer: dict[str, Tensor] = {name: self._outer(name, parameter, copies) for name, parameter in self.inner.items()}
         if copies:
@@ -66,7 +68,7 @@ class Masters:
         self._rooms: dict[str, Tensor] = {}
         self._waiting: dict[str, Tensor] = {}  # gradients that came once, in bf16
         self._kernels: Any = kernels if copies and isinstance(optimizer, AdamW) else None
-        for name in self.inner if copies else self.met:
+        for name in self.inner if copies else self.sparse_rows:
             self._watch(name)
         self.before_moving: Callable[[], None] = lambda: None  # whoever still reads the weights puts a wait here
         buckets: dict[tuple[float, bool], list[str]] = {}
@@ -85,8 +87,8 @@ class Masters:
         )
 
     def _outer(self, name: str, parameter: nn.Parameter, copies: bool) -> Tensor:
-        if name in self.met:
-            return nn.Parameter(self.met[name].of(parameter))
+        if name in self.sparse_rows:
+            return nn.Parameter(self.sparse_rows[name].select(parameter))
         return nn.Parameter(parameter.detach().clone()) if copies else parameter
 
     @contextlib.contextmanager
@@ -116,8 +118,8 @@ class Masters:
             return
         master, gradient = self.outer[name], parameter.grad
         parameter.grad = None
-        if name in self.met:
-            master.grad = self.met[name].add(self.met[name].zeros(master) if master.grad is None else master.grad, gradient)
+        if name in self.sparse_rows:
+            master.grad = self.sparse_rows[name].add(self.sparse_rows[name].zeros(master) if master.grad is None else master.grad, gradient)
             return
         gradient = gradient.to_dense() if gradient.is_sparse else gradient
         if self._kernels is not None and master.grad is None and name not in self._waiting:
@@ -228,10 +230,10 @@ class Masters:
     def publish(self, done: Collection[str] = ()) -> None:
         """Put the precise weights into the network, rounded to what it computes in; `done`: names of those that are there."""
         with torch.no_grad():
-            for name, met in self.met.items():
-                met.publish(self.outer[name], self.inner[name])
+            for name, sparse_rows in self.sparse_rows.items():
+                sparse_rows.copy_to_table(self.outer[name], self.inner[name])
             if self.copies:
-                names = [name for name in self.inner if name not in self.met and name not in done]
+                names = [name for name in self.inner if name not in self.sparse_rows and name not in done]
                 if names:
                     torch.ops.aten._foreach_copy_.default([self.inner[name] for name in names], [self.outer[name] for name in names])
 
@@ -256,7 +258,7 @@ class Masters:
 
     def tokens(self) -> dict[str, Tensor]:
         """Which tokens the kept rows of an embedding belong to, by its name and `MET`."""
-        return {name + MET: met.tokens for name, met in self.met.items()}
+        return {name + MET: sparse_rows.tokens for name, sparse_rows in self.sparse_rows.items()}
 
     def restore(self, weights: dict[str, Tensor], state: dict[str, Tensor] | None = None) -> None:
         """Go back to kept weights and, where given, to the optimizer's state; of other rows, that meet other tokens, to what both have.
@@ -270,19 +272,19 @@ class Masters:
         """
         self.before_moving()
         self._buffers.restore(weights)
-        then = {name: weights.get(name + MET, met.tokens) for name, met in self.met.items()}
+        then = {name: weights.get(name + MET, sparse_rows.tokens) for name, sparse_rows in self.sparse_rows.items()}
         with torch.no_grad():
             for name, master in self.outer.items():
-                if name not in self.met:
+                if name not in self.sparse_rows:
                     master.copy_(weights[name])
                     continue
                 self.inner[name].index_copy_(0, then[name], weights[name].to(self.inner[name].dtype))
-                self.met[name].put(master, weights[name], then[name])
+                self.sparse_rows[name].restore(master, weights[name], then[name])
         self.publish()
         for key, value in (state or {}).items():
             name, _, field = key.rpartition("/")
             master = self.outer[name]
             whole = value.clone()
-            if value.ndim and name in self.met:
-                whole = self.met[name].put(torch.zeros_like(master, requires_grad=False), value, then[name])
+            if value.ndim and name in self.sparse_rows:
+                whole = self.sparse_rows[name].restore(torch.zeros_like(master, requires_grad=False), value, then[name])
             self.optimizer.state[master][field] = whole

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ExperimentError
 from luthier.core.extras import require_extra
-from luthier.core.interfaces import Face, Silent
+from luthier.core.interfaces import NullReporter, Reporter
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.experiment import Changes, as_assignments
@@ -59,7 +59,7 @@ class Bench:
 
         runner = Runner(stable_of(str(self.folder)), Trial(number, values, "yours"))
         try:
-            with runner.way.place.owned():
+            with runner.context.run.owned():
                 for share in SHARES:
                     yield share, (runner.advance(share) if share < 1 else runner.finish())[0]
         finally:
@@ -119,7 +119,7 @@ def bench(
     out: str | Path | None = None,
     set: Changes = (),
     seed: int = 1,
-    face: Face | None = None,
+    reporter: Reporter | None = None,
 ) -> Bench:
     """Read, check and split the rows and prove the loss, so that a search of somebody else's can begin.
 
@@ -133,19 +133,19 @@ def bench(
         out: the study's folder; `studies/<time>` when not given.
         set: changes to the default: {"optimizer.lr": 1e-4}, or "path=value", one or several; such a field stays as it is set.
         seed: of the order of rows, dropout and new weights.
-        face: where progress is shown.
+        reporter: shows progress; None shows nothing.
 
     Raises:
         LuthierError: what is wrong and what to do about it.
     """
     clock = Clock()
-    face = face or Silent()
+    reporter = reporter or NullReporter()
     changes = as_assignments(set)
-    experiment, intake, choices = default_for(data, changes, face, target=target, input=input, base=base, task=task, seed=seed)
+    experiment, dataset, choices = default_for(data, changes, reporter, target=target, input=input, base=base, task=task, seed=seed)
     dimensions, _ = space_for(experiment, MANY, [*assigned(changes)], space)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
     with study.named_when_stopped(), study.owned():
-        begin(study, experiment, intake, choices, face, budget=None, force=True)
+        begin(study, experiment, dataset, choices, reporter, budget=None, force=True)
         from luthier.pilot.complete import opened_way
         from luthier.pilot.stages.proving import proven
         from luthier.training.devices import restored_threads, settle
@@ -153,6 +153,6 @@ def bench(
 
         settle()
         with Signals() as signals, restored_threads():
-            way, experiment = opened_way(study, experiment, intake, face, clock, signals)
-            proven(way, experiment)
+            context, experiment = opened_way(study, experiment, dataset, reporter, clock, signals)
+            proven(context, experiment)
     return Bench(study.folder.resolve(), dimensions)

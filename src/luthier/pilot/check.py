@@ -10,19 +10,19 @@ from typing import Any
 
 from luthier.core.errors import DataError
 from luthier.core.finding import Finding
-from luthier.core.interfaces import Face, Silent
+from luthier.core.interfaces import NullReporter, Reporter
 from luthier.core.run import file_hash, write_file
 from luthier.core.words import plural
 from luthier.data.archives import on_disk
 from luthier.data.check import CHECKS
-from luthier.data.intake import QUICK, Intake, fitting
+from luthier.data.dataset import QUICK, Dataset, fitting
 from luthier.data.rows import ENDINGS, read, written
 from luthier.data.sources.frames import Frame
 from luthier.data.sources.images import KEPT
 from luthier.data.usable import tidy_label
 from luthier.experiment import Changes, as_assignments
 from luthier.families import family_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.catalogue import READER
 from luthier.pilot.stages.asking import asked_for
 from luthier.pilot.stages.given import accepts_frames
@@ -35,13 +35,13 @@ class Checked:
     """What the checks said.
 
     Args:
-        intake: the rows.
+        dataset: the rows.
         findings: the weightiest first.
         page: the page with the flagged rows, where one was asked for.
         fixed: the cleaned file, where one was asked for.
     """
 
-    intake: Intake
+    dataset: Dataset
     findings: list[Finding]
     page: Path | None = None
     fixed: Path | None = None
@@ -49,7 +49,7 @@ class Checked:
     def __repr__(self) -> str:
         counts = {weight: sum(found.severity == weight for found in self.findings) for weight in WEIGHT}
         return (
-            f"Checked({plural(self.intake.count, 'row')}: "
+            f"Checked({plural(self.dataset.count, 'row')}: "
             + ", ".join(f"{found} {weight}" for weight, found in counts.items() if found)
             + ")"
         )
@@ -69,7 +69,7 @@ def check(
     model: bool = True,
     page: str | Path | None = None,
     fix: str | Path | None = None,
-    face: Face | None = None,
+    reporter: Reporter | None = None,
 ) -> Checked:
     """Look for what makes a model look better than it is, or learn what it should not.
 
@@ -85,42 +85,44 @@ def check(
         model: also make the checks that look through a model (at 5,000 rows at most).
         page: write the flagged rows as a page here.
         fix: write the training file here, without the rows that are certainly of no use and without spaces around labels; what was changed is in FILE.journal.jsonl.
-        face: where progress is shown.
+        reporter: shows progress; None shows nothing.
 
     Raises:
         DataError: the rows cannot be read.
     """
-    face = face or Silent()
-    face.stage("data", str(data))
-    spec = asked_for(data, target=target, input=input, task=task, validation=validation, test=test, set=as_assignments(set), say=face.say)
-    intake = take_in(spec, checks=())  # they are made below, with the model's eyes where it has some
-    face.say(f"{intake.reason}; {plural(intake.count, 'row')}")
-    findings = list(intake.findings)
-    model = model and not intake.reader.kind.images  # no base looks at images yet
-    sheet = intake.sheet(**(_through(intake, base, face) if model else {}))
-    for name in fitting(list(CHECKS) if model else QUICK, intake.reader.kind):
+    reporter = reporter or NullReporter()
+    reporter.stage("data", str(data))
+    spec = asked_for(
+        data, target=target, input=input, task=task, validation=validation, test=test, set=as_assignments(set), say=reporter.say
+    )
+    dataset = load_dataset(spec, checks=())  # they are made below, with the model's eyes where it has some
+    reporter.say(f"{dataset.reason}; {plural(dataset.count, 'row')}")
+    findings = list(dataset.findings)
+    model = model and not dataset.reader.kind.images  # no base looks at images yet
+    sheet = dataset.sheet(**(_through(dataset, base, reporter) if model else {}))
+    for name in fitting(list(CHECKS) if model else QUICK, dataset.reader.kind):
         findings += CHECKS[name](sheet)
     findings.sort(key=lambda found: WEIGHT[found.severity])
     for found in findings:
-        face.finding(found)
+        reporter.finding(found)
     shown = None
     if page is not None:
         from luthier.delivery.flagged import write_flagged
 
-        shown = write_flagged(Path(page), intake, findings)
-    return Checked(intake, findings, shown, _fixed(Path(fix), intake, findings, face) if fix is not None else None)
+        shown = write_flagged(Path(page), dataset, findings)
+    return Checked(dataset, findings, shown, _fixed(Path(fix), dataset, findings, reporter) if fix is not None else None)
 
 
-def _through(intake: Intake, base: str | None, face: Face) -> dict[str, Any]:
+def _through(dataset: Dataset, base: str | None, reporter: Reporter) -> dict[str, Any]:
     """What the checks need of a model: vectors, token counts, and the longest row it reads."""
     from luthier.models.encode import counter, encoder
     from luthier.models.pretrained import load_tokenizer
     from luthier.models.store import resolve
 
-    family = family_of(intake.spec.task)
-    trained = resolve(base or family.base or READER, face.say)
-    looking = trained if trained.kind == "encoder" else resolve(READER, face.say)
-    face.stage("model", f"{looking.name} reads the rows")
+    family = family_of(dataset.spec.task)
+    trained = resolve(base or family.base or READER, reporter.say)
+    looking = trained if trained.kind == "encoder" else resolve(READER, reporter.say)
+    reporter.stage("model", f"{looking.name} reads the rows")
     tokenizer = load_tokenizer(trained)
     return {
         "encode": encoder(looking),
@@ -130,29 +132,29 @@ def _through(intake: Intake, base: str | None, face: Face) -> dict[str, Any]:
     }
 
 
-def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) -> Path:
+def _fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], reporter: Reporter) -> Path:
     """The training file without what the checks would drop, its labels without spaces around them; the source stays as it is."""
-    source = Path(intake.spec.path)
+    source = Path(dataset.spec.path)
     kind = ENDINGS.get(path.suffix.lower())
     if kind not in ("csv", "tsv", "jsonl"):
         raise DataError(f"the cleaned rows cannot be written as {path.suffix or 'a file without ending'}", "name it .csv, .tsv or .jsonl")
     if path.exists():
         raise DataError(f"{path} exists", "choose another name: nothing is overwritten")
-    why: dict[int, str] = {row.line: f"set aside: {row.reason}" for row in intake.rejected if row.file == str(source)}
+    why: dict[int, str] = {row.line: f"set aside: {row.reason}" for row in dataset.rejected if row.file == str(source)}
     for found in findings:
         for file, line in found.evidence.get("drop", ()):
             if file == str(source):
                 why.setdefault(line, f"{found.check}: {found.claim}")
-    table = read(source, intake.spec.format, intake.spec.encoding, intake.spec.header, sheet=intake.spec.sheet)
+    table = read(source, dataset.spec.format, dataset.spec.encoding, dataset.spec.header, sheet=dataset.spec.sheet)
     rows = dict(zip(table.lines, table.values, strict=True))
-    changed = _tidied(rows, intake)
+    changed = _tidied(rows, dataset)
     for line in changed.keys() & why.keys():
-        if str(rows[line][intake.spec.target or ""]) in intake.labels and why[line].startswith("set aside: the label "):
+        if str(rows[line][dataset.spec.target or ""]) in dataset.labels and why[line].startswith("set aside: the label "):
             del why[line]  # it was alone with its spelling only
     columns = table.columns
-    if intake.reader.kind.images:  # named from where the new table lies; what was read from the files is read again
+    if dataset.reader.kind.images:  # named from where the new table lies; what was read from the files is read again
         columns = [name for name in columns if name not in KEPT]
-        image, folder = intake.spec.input[0], source if source.is_dir() else source.parent
+        image, folder = dataset.spec.input[0], source if source.is_dir() else source.parent
         rows = {line: {name: row[name] for name in columns} | {image: _from(path, folder / row[image])} for line, row in rows.items()}
     kept = [values for line, values in rows.items() if line not in why]
     write_file(path, written(kind, columns, kept))
@@ -168,18 +170,18 @@ def _fixed(path: Path, intake: Intake, findings: Sequence[Finding], face: Face) 
     }
     entries: dict[int, dict[str, Any]] = {line: {"line": line, "why": reason, "row": rows.get(line)} for line, reason in why.items()}
     for line in changed.keys() - why.keys():
-        entries[line] = {"line": line, "why": "spellings: spaces around the label", "was": changed[line], "now": rows[line][intake.spec.target or ""]}  # fmt: skip
+        entries[line] = {"line": line, "why": "spellings: spaces around the label", "was": changed[line], "now": rows[line][dataset.spec.target or ""]}  # fmt: skip
     lines = [head, *(entries[line] for line in sorted(entries))]
     write_file(journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     mended = f", {plural(head['changed'], 'label')} without the spaces around" if head["changed"] else ""
-    face.say(f"{path}: {plural(len(kept), 'row')} kept, {len(why):,} dropped{mended}; each of them, with the reason, in {journal.name}")
+    reporter.say(f"{path}: {plural(len(kept), 'row')} kept, {len(why):,} dropped{mended}; each of them, with the reason, in {journal.name}")
     return path
 
 
-def _tidied(rows: dict[int, dict[str, Any]], intake: Intake) -> dict[int, str]:
+def _tidied(rows: dict[int, dict[str, Any]], dataset: Dataset) -> dict[int, str]:
     """Take the spaces around labels away, in the rows; line → the label as it was."""
-    target, changed = intake.spec.target or "", {}
-    if not intake.reader.kind.classes:
+    target, changed = dataset.spec.target or "", {}
+    if not dataset.reader.kind.classes:
         return changed
     for line, row in rows.items():
         label = row.get(target)

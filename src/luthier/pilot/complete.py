@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from luthier.core.errors import RunError
-from luthier.core.interfaces import Face, Watcher
+from luthier.core.interfaces import Reporter, Watcher
 from luthier.core.run import Clock, Run, write_file
 from luthier.core.threads import bound_spinning
 from luthier.core.words import plural
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.models.memory import give_back
@@ -21,13 +21,13 @@ from luthier.models.store import PADDED, Base, resolve
 from luthier.pilot.stages.closing import closed, concluded
 from luthier.pilot.stages.closing_time import closing_of, keep_to_time
 from luthier.pilot.stages.compiling import compile_where_it_pays
+from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.folds import crossed
 from luthier.pilot.stages.planning import planned
 from luthier.pilot.stages.proving import proven
 from luthier.pilot.stages.samples import sampled
 from luthier.pilot.stages.spent import count_seconds, seconds_before
 from luthier.pilot.stages.time_budget import check_budget, limit_of, tell_cuts
-from luthier.pilot.stages.way import Way
 from luthier.pilot.trials.racing import searched, to_search
 from luthier.studies.plan import Asked
 from luthier.training.assemble import opened
@@ -39,8 +39,8 @@ from luthier.training.watchers import Signals
 def complete(
     place: Run,
     experiment: Experiment,
-    intake: Intake,
-    face: Face,
+    dataset: Dataset,
+    reporter: Reporter,
     clock: Clock,
     watchers: Sequence[Watcher] = (),
     inexact: Sequence[str] | None = None,
@@ -50,8 +50,8 @@ def complete(
     Args:
         place: the run.
         experiment: as it stands in the run.
-        intake: its rows.
-        face: is told.
+        dataset: its rows.
+        reporter: shows progress.
         clock: seconds since the command began.
         watchers: called after every training step.
         inexact: what is known to differ from when the run began, where a person goes on all the same; None refuses.
@@ -65,13 +65,19 @@ def complete(
     """
     settle()
     try:
-        return _completed(place, experiment, intake, face, clock, watchers, inexact)
+        return _completed(place, experiment, dataset, reporter, clock, watchers, inexact)
     finally:
         give_back()  # a notebook lives on
 
 
 def _completed(
-    place: Run, experiment: Experiment, intake: Intake, face: Face, clock: Clock, watchers: Sequence[Watcher], inexact: Sequence[str] | None
+    place: Run,
+    experiment: Experiment,
+    dataset: Dataset,
+    reporter: Reporter,
+    clock: Clock,
+    watchers: Sequence[Watcher],
+    inexact: Sequence[str] | None,
 ) -> Run:
     """Every stage, in its order."""
     asked = Asked.of(place)
@@ -79,56 +85,56 @@ def _completed(
     before = seconds_before(place)
     with count_seconds(place, clock, before), noted(place, clock), Signals() as signals, restored_threads():
         if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists() and not place.happened("searching"):
-            closed(place, face, place.verdict)
+            closed(place, reporter, place.verdict)
             return place
-        way, experiment = opened_way(place, experiment, intake, face, clock, signals, inexact, workers)
-        way.before = before
-        check_budget(way, experiment)
-        proven(way, experiment)
-        experiment = planned(way, experiment)
-        if to_search(way, experiment):
-            return searched(way, experiment)
-        crossed(way, experiment)
+        context, experiment = opened_way(place, experiment, dataset, reporter, clock, signals, inexact, workers)
+        context.before = before
+        check_budget(context, experiment)
+        proven(context, experiment)
+        experiment = planned(context, experiment)
+        if to_search(context, experiment):
+            return searched(context, experiment)
+        crossed(context, experiment)
         if not place.happened("trained"):
-            face.stage("train", plural(experiment.total_steps(len(intake.records["train"])), "step"))
-        work = way.work(experiment)
-        if way.family.generates:
-            sampled(way, work, "before")
+            reporter.stage("train", plural(experiment.total_steps(len(dataset.records["train"])), "step"))
+        work = context.work(experiment)
+        if context.family.generates:
+            sampled(context, work, "before")
         place.event("started", clock=clock())
-        limit = limit_of(way)
-        best = Fit(place, work, face, signals, watchers, limit).finish()
-        keep_to_time(way, work, limit, closing_of(place))
-        tell_cuts(place, face)
-        concluded(way, experiment, work, best)
+        limit = limit_of(context)
+        best = Fit(place, work, reporter, signals, watchers, limit).finish()
+        keep_to_time(context, work, limit, closing_of(place))
+        tell_cuts(place, reporter)
+        concluded(context, experiment, work, best)
     return place
 
 
 def opened_way(
     place: Run,
     experiment: Experiment,
-    intake: Intake,
-    face: Face,
+    dataset: Dataset,
+    reporter: Reporter,
     clock: Clock,
     signals: Signals,
     inexact: Sequence[str] | None = None,
     workers: int = 1,
-) -> tuple[Way, Experiment]:
+) -> tuple[RunContext, Experiment]:
     """What the stages share, and the experiment with what depends on the machine decided; from here on its threads are in use."""
-    face.stage("base", experiment.model.base)
-    family = family_of(intake.spec.task)
-    base = resolve(experiment.model.base, face.say) if experiment.model.base else None
-    tokenizer = family.load_processor(base, experiment.objective, intake)
+    reporter.stage("base", experiment.model.base)
+    family = family_of(dataset.spec.task)
+    base = resolve(experiment.model.base, reporter.say) if experiment.model.base else None
+    tokenizer = family.load_processor(base, experiment.objective, dataset)
     if base is not None and base.family in PADDED and not place.happened("padded"):
         place.event("padded", family=base.family)
-        face.say(
+        reporter.say(
             f"{base.name}: the attention of {base.family} has no way in for packed rows, so rows of similar length are padded: slower, with the same results"
         )
     if base is not None and family.generates and tokenizer.chat_template == PLAIN and not place.happened("plain_template"):
         place.event("plain_template")
-        face.say(f"{base.name} brings no chat template: turns are laid out as 'User: …' and 'Assistant: …', in the bundle too")
-    compile_where_it_pays(place, experiment, base, intake, face)
-    experiment = _settled(place, experiment, base, face, inexact, workers)
-    return Way(place, intake, face, clock, signals, base, tokenizer, opened(experiment, tokenizer)), experiment
+        reporter.say(f"{base.name} brings no chat template: turns are laid out as 'User: …' and 'Assistant: …', in the bundle too")
+    compile_where_it_pays(place, experiment, base, dataset, reporter)
+    experiment = _settled(place, experiment, base, reporter, inexact, workers)
+    return RunContext(place, dataset, reporter, clock, signals, base, tokenizer, opened(experiment, tokenizer)), experiment
 
 
 @contextlib.contextmanager
@@ -142,7 +148,9 @@ def noted(place: Run, clock: Clock) -> Iterator[None]:
         raise
 
 
-def _settled(place: Run, experiment: Experiment, base: Base | None, face: Face, inexact: Sequence[str] | None, workers: int) -> Experiment:
+def _settled(
+    place: Run, experiment: Experiment, base: Base | None, reporter: Reporter, inexact: Sequence[str] | None, workers: int
+) -> Experiment:
     """Decide once what depends on the machine, or check that nothing of it has changed."""
     weights = base.fingerprint if base is not None else ""
     if set(experiment.environment) <= {"threads"}:
@@ -151,12 +159,12 @@ def _settled(place: Run, experiment: Experiment, base: Base | None, face: Face, 
                 f"the weights of {experiment.model.base} are not those this experiment was made for",
                 "put the old base back, or empty model.fingerprint",
             )
-        _set_threads(place, face, experiment.environment.get("threads"), workers)
+        _set_threads(place, reporter, experiment.environment.get("threads"), workers)
         settled = decided(experiment, base).replace("model.fingerprint", weights)
         settled = settled.model_copy(update={"environment": environment()})
         write_file(place.folder / "experiment.yaml", settled.yaml())
         return settled
-    _set_threads(place, face, experiment.environment["threads"], workers)
+    _set_threads(place, reporter, experiment.environment["threads"], workers)
     differs = differences(experiment.environment)
     if experiment.model.fingerprint != weights:
         differs.append("model.base: the weights are not those the run began with")
@@ -169,12 +177,12 @@ def _settled(place: Run, experiment: Experiment, base: Base | None, face: Face, 
     return experiment
 
 
-def _set_threads(place: Run, face: Face, recorded: int | None, workers: int) -> None:
+def _set_threads(place: Run, reporter: Reporter, recorded: int | None, workers: int) -> None:
     """Compute on the threads that the experiment was or is to be trained on; where nobody knows yet, on as many as are free.
 
     Args:
         place: the run; what is unusual is an event of it.
-        face: is told the same.
+        reporter: shows the same.
         recorded: in the experiment: with another number its bytes would not come again.
         workers: that share the processors.
     """
@@ -182,7 +190,7 @@ def _set_threads(place: Run, face: Face, recorded: int | None, workers: int) -> 
         now = max(1, torch.get_num_threads() // workers)
         if now != recorded:
             place.event("threads", number=recorded, instead_of=now, why="recorded")
-            face.say(
+            reporter.say(
                 f"computing on {_threads(recorded)} instead of {now}: so the experiment says, and with another number other bytes come out"
             )
         use_threads(recorded)
@@ -190,11 +198,11 @@ def _set_threads(place: Run, face: Face, recorded: int | None, workers: int) -> 
         found = choose_threads(workers)
         if found.number < found.usual:
             place.event("threads", number=found.number, instead_of=found.usual, free=round(found.free or 0.0, 2), why="busy")
-            face.say(f"another program is busy: training with {found.number} of {_threads(found.usual)}")
+            reporter.say(f"another program is busy: training with {found.number} of {_threads(found.usual)}")
         use_threads(found.number)
     if torch.get_num_threads() > 1 and not bound_spinning() and not place.happened("spin_unbounded"):
         place.event("spin_unbounded")
-        face.say(
+        reporter.say(
             "torch was loaded before luthier: beside other programs a step may take many times as long; `import luthier` before `import torch`"
         )
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import DoesNotFit, RunError
-from luthier.core.interfaces import Face, Silent
+from luthier.core.interfaces import NullReporter, Reporter
 from luthier.core.words import size
 from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.families import family_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.pilot.stages.asking import filled, written
 
 CHILD = "import sys; from luthier.pilot.plan import measured_here; measured_here(sys.argv[1])"
@@ -42,27 +42,27 @@ class Plan:
         return self.forecast["memory"] <= HEADROOM * self.available
 
 
-def plan(experiment: str | Path | Experiment, *, set: Changes = (), seconds: float = 30.0, face: Face | None = None) -> Plan:
+def plan(experiment: str | Path | Experiment, *, set: Changes = (), seconds: float = 30.0, reporter: Reporter | None = None) -> Plan:
     """Measure a few steps of an experiment in a process of its own, and say what the whole will take.
 
     Args:
         experiment: an experiment.yaml, a run folder, or the value itself (`luthier run DATA --plan-only` writes one).
         set: changes: {"optimizer.lr": 1e-4}, or "path=value", one or several.
         seconds: that the measuring may take, roughly.
-        face: where progress is shown.
+        reporter: shows progress; None shows nothing.
 
     Raises:
         DoesNotFit: the memory does not suffice; the message proposes what would.
         LuthierError: the experiment or its rows cannot be read.
     """
-    face = face or Silent()
+    reporter = reporter or NullReporter()
     experiment = written(experiment).set(*as_assignments(set)).model_copy(update={"environment": {}})
-    face.stage("data", experiment.data.path)
-    take_in(experiment.data, checks=())  # what is wrong with it is said here, not in the child
+    reporter.stage("data", experiment.data.path)
+    load_dataset(experiment.data, checks=())  # what is wrong with it is said here, not in the child
     from luthier.training.devices import available
 
     free = available()
-    face.stage("measuring", "a few steps, from the shortest to the longest")
+    reporter.stage("measuring", "a few steps, from the shortest to the longest")
     asked = [sys.executable, "-c", CHILD, json.dumps({"experiment": experiment.yaml(), "seconds": seconds})]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     try:
@@ -99,11 +99,11 @@ def measured_here(asked: str) -> None:
         import yaml
 
         experiment = Experiment.of(yaml.safe_load(question["experiment"]))
-        intake = take_in(experiment.data, checks=())
-        experiment = filled(experiment.replace("training.metric", "auto"), intake)  # it takes no part in a step
+        dataset = load_dataset(experiment.data, checks=())
+        experiment = filled(experiment.replace("training.metric", "auto"), dataset)  # it takes no part in a step
         base = resolve(experiment.model.base) if experiment.model.base else None
         experiment = decided(experiment, base)
-        work = assemble(experiment, base, family_of(intake.spec.task).load_processor(base, experiment.objective, intake), intake.records)
+        work = assemble(experiment, base, family_of(dataset.spec.task).load_processor(base, experiment.objective, dataset), dataset.records)
         print(json.dumps(forecast(work, question["seconds"]).value()))
     except LuthierError as problem:
         print(json.dumps({"problem": problem.message, "remedy": problem.remedy}))

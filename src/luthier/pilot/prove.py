@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luthier.core.interfaces import Face, Silent
+from luthier.core.interfaces import NullReporter, Reporter
 from luthier.core.proof import Proof
 from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.families import family_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
 from luthier.pilot.stages.asking import written
 from luthier.pilot.stages.proving import served, told
@@ -17,31 +17,33 @@ from luthier.training.devices import decided, settle
 from luthier.training.prove import prove as proofs_of
 
 
-def prove(experiment: str | Path | Experiment, *, set: Changes = (), seconds: float = 60.0, face: Face | None = None) -> list[Proof]:
+def prove(
+    experiment: str | Path | Experiment, *, set: Changes = (), seconds: float = 60.0, reporter: Reporter | None = None
+) -> list[Proof]:
     """Prove the loss on an experiment's own rows and model, without training.
 
     Args:
         experiment: an experiment.yaml, a run folder, or the value itself (`luthier run DATA --plan-only` writes one).
         set: changes: {"optimizer.lr": 1e-4}, or "path=value", one or several.
         seconds: at most.
-        face: where progress is shown.
+        reporter: shows progress; None shows nothing.
 
     Raises:
         LuthierError: the experiment or its rows cannot be read.
     """
     settle()
-    face = face or Silent()
+    reporter = reporter or NullReporter()
     experiment = written(experiment).set(*as_assignments(set))
-    face.stage("data", experiment.data.path)
-    intake = take_in(experiment.data)
-    face.stage("base", experiment.model.base)
-    base = resolve(experiment.model.base, face.say) if experiment.model.base else None
-    tokenizer = family_of(intake.spec.task).load_processor(base, experiment.objective, intake)
+    reporter.stage("data", experiment.data.path)
+    dataset = load_dataset(experiment.data)
+    reporter.stage("base", experiment.model.base)
+    base = resolve(experiment.model.base, reporter.say) if experiment.model.base else None
+    tokenizer = family_of(dataset.spec.task).load_processor(base, experiment.objective, dataset)
     experiment = decided(experiment, base)
     objective = opened(experiment, tokenizer)
-    work = build(experiment, base, objective, objective.prepare(intake.records["train"]), objective.prepare(intake.records["validation"]))
-    face.stage("proofs")
+    work = build(experiment, base, objective, objective.prepare(dataset.records["train"]), objective.prepare(dataset.records["validation"]))
+    reporter.stage("proofs")
     found = proofs_of(work, served(objective, experiment.data.task), seconds)
     for proof in found:
-        face.say(told(proof))
+        reporter.say(told(proof))
     return found

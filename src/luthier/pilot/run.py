@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import ExperimentError
-from luthier.core.interfaces import Face, Silent, Watcher
+from luthier.core.interfaces import NullReporter, Reporter, Watcher
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.data.sources.frames import Frame
 from luthier.evaluation.choice import AUTO
 from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.families import family_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.pilot.stages.asking import asked_for, assigned, chosen, filled, seconds_of, written
 from luthier.pilot.stages.beginning import begin, fresh_or_planned
 from luthier.pilot.stages.given import rows_in_run
@@ -38,7 +38,7 @@ def run(
     seed: int = 1,
     plan_only: bool = False,
     force: bool = False,
-    face: Face | None = None,
+    reporter: Reporter | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> Run:
     """Read a file, choose a base and a starting point, try small, train, judge on sealed rows, report and ship.
@@ -60,7 +60,7 @@ def run(
         seed: of the order of rows, dropout and new weights.
         plan_only: stop after writing experiment.yaml.
         force: go on after a no-go of the small run.
-        face: where progress is shown.
+        reporter: shows progress; None shows nothing.
         watchers: called after every training step; with them, nothing is searched.
 
     Returns:
@@ -71,27 +71,29 @@ def run(
         Stopped: Ctrl-C or another signal; it carries the folder to `resume`.
     """
     clock = Clock()
-    face = face or Silent()
+    reporter = reporter or NullReporter()
     seconds = seconds_of(budget)
     changes = with_metric(as_assignments(set), metric)
     folder = Path(out) if out else Path("runs") / Run.fresh_name()
     with rows_in_run(folder, data, validation, test) as (made, rows, validation_rows, test_rows):
-        face.stage("data", str(rows))
-        intake = take_in(
-            asked_for(rows, target=target, input=input, task=task, validation=validation_rows, test=test_rows, set=changes, say=face.say)
+        reporter.stage("data", str(rows))
+        dataset = load_dataset(
+            asked_for(
+                rows, target=target, input=input, task=task, validation=validation_rows, test=test_rows, set=changes, say=reporter.say
+            )
         )
-        experiment, choices = chosen(intake, base, changes, seed, face, seconds)
+        experiment, choices = chosen(dataset, base, changes, seed, reporter, seconds)
         place = made or Run.create(folder)
         with place.named_when_stopped(), place.owned():
             searches = not (watchers or plan_only or experiment.data.folds)
             stay = [*assigned(changes)] if searches else None
-            begin(place, experiment, intake, choices, face, budget=seconds, force=force, stay=stay)
+            begin(place, experiment, dataset, choices, reporter, budget=seconds, force=force, stay=stay)
             if plan_only:
                 place.event("planned_only")
                 return place
             from luthier.pilot.complete import complete
 
-            return complete(place, experiment, intake, face, clock, watchers)
+            return complete(place, experiment, dataset, reporter, clock, watchers)
 
 
 def train(
@@ -102,7 +104,7 @@ def train(
     metric: str | None = None,
     budget: str | float | None = None,
     force: bool = False,
-    face: Face | None = None,
+    reporter: Reporter | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> Run:
     """Run an experiment as it is written, and judge, report and ship the result.
@@ -114,36 +116,36 @@ def train(
         metric: that decides the checkpoint, early stopping, the search and the verdict: "macro_f1", "f1:LABEL", "module:function" and others; as written when not given.
         budget: the most the whole run may take: "90s", "5m", "2h", or a number of seconds.
         force: go on after a no-go of the small run.
-        face: where progress is shown.
+        reporter: shows progress; None shows nothing.
         watchers: called after every training step.
 
     Raises:
         LuthierError: what is wrong and what to do about it.
     """
     clock = Clock()
-    face = face or Silent()
+    reporter = reporter or NullReporter()
     seconds = seconds_of(budget)
     source = None if isinstance(experiment, Experiment) or set or metric or budget is not None else run_of(Path(experiment))
     changes = with_metric(as_assignments(set), metric)
     experiment = written(experiment).set(*changes)
     experiment = experiment.model_copy(update={"environment": _threads_again(experiment)})
-    face.stage("data", experiment.data.path)
-    intake = take_in(experiment.data)
-    choices = family_of(intake.spec.task).metric(intake, AUTO)[:1] if experiment.training.metric == AUTO else []
-    experiment = filled(experiment, intake, changes)
+    reporter.stage("data", experiment.data.path)
+    dataset = load_dataset(experiment.data)
+    choices = family_of(dataset.spec.task).metric(dataset, AUTO)[:1] if experiment.training.metric == AUTO else []
+    experiment = filled(experiment, dataset, changes)
     cuts = cuts_while_training(source)
     place = fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
     with place.named_when_stopped(), place.owned():
-        begin(place, experiment, intake, choices, face, budget=seconds, force=force)
+        begin(place, experiment, dataset, choices, reporter, budget=seconds, force=force)
         for event in cuts:
             place.event("cut_while_training", **event)
         if cuts:
-            face.say(
+            reporter.say(
                 f"{source} was cut while it trained, to {cuts[-1]['total']:,} steps: this run is cut in the same way (with --set or --budget it is not)"
             )
         from luthier.pilot.complete import complete
 
-        return complete(place, experiment, intake, face, clock, watchers)
+        return complete(place, experiment, dataset, reporter, clock, watchers)
 
 
 def run_of(path: Path) -> Run | None:
@@ -159,13 +161,13 @@ def cuts_while_training(source: Run | None) -> list[dict[str, Any]]:
 
 
 def resume(
-    run: str | Path, *, face: Face | None = None, force: bool = False, allow_inexact: bool = False, watchers: Sequence[Watcher] = ()
+    run: str | Path, *, reporter: Reporter | None = None, force: bool = False, allow_inexact: bool = False, watchers: Sequence[Watcher] = ()
 ) -> Run:
     """Go on with a run that was stopped, however it was stopped; a finished one is left as it is.
 
     Args:
         run: its folder.
-        face: where progress is shown.
+        reporter: shows progress; None shows nothing.
         force: go on after a no-go of the small run.
         allow_inexact: go on although the data, the software or the machine is another; the run is marked.
         watchers: called after every training step.
@@ -174,7 +176,7 @@ def resume(
         LuthierError: it is in use, it is damaged, or something that decides its bits has changed.
     """
     clock = Clock()
-    face = face or Silent()
+    reporter = reporter or NullReporter()
     place = Run.open(Path(run))
     if place.happened("searching"):
         place = Study(place.folder)
@@ -183,18 +185,18 @@ def resume(
                                   f"start a new one: `luthier search {place.folder}/experiment.yaml`")  # fmt: skip
     with place.named_when_stopped(), place.owned():
         if place.happened("finished"):
-            face.say(f"{place.folder} is finished: nothing to resume")
+            reporter.say(f"{place.folder} is finished: nothing to resume")
             return place
         experiment = Experiment.load(place.folder / "experiment.yaml")
         confirm_metric(place, experiment, allow_inexact)
         if force:
             place.event("forced")
-        face.stage("data", experiment.data.path)
-        intake = take_in(experiment.data.model_copy(update={"fingerprint": {}}) if allow_inexact else experiment.data)
-        other = _other_rows(experiment, intake) if allow_inexact else []
+        reporter.stage("data", experiment.data.path)
+        dataset = load_dataset(experiment.data.model_copy(update={"fingerprint": {}}) if allow_inexact else experiment.data)
+        other = _other_rows(experiment, dataset) if allow_inexact else []
         from luthier.pilot.complete import complete
 
-        return complete(place, experiment, intake, face, clock, watchers, other if allow_inexact else None)
+        return complete(place, experiment, dataset, reporter, clock, watchers, other if allow_inexact else None)
 
 
 def _threads_again(experiment: Experiment) -> dict[str, Any]:
@@ -206,17 +208,17 @@ def _threads_again(experiment: Experiment) -> dict[str, Any]:
     return {} if differences(experiment.environment) else {"threads": experiment.environment["threads"]}
 
 
-def _other_rows(experiment: Experiment, intake: Intake) -> list[str]:
+def _other_rows(experiment: Experiment, dataset: Dataset) -> list[str]:
     """How the rows differ from those a run began with.
 
     Raises:
         ExperimentError: they have other classes, so the model does not fit.
     """
     labels = getattr(experiment.objective, "labels", ())
-    if tuple(labels) != intake.labels:
-        raise ExperimentError(f"the rows have the classes {', '.join(intake.labels)} now, and the run was begun for {', '.join(labels)}",
+    if tuple(labels) != dataset.labels:
+        raise ExperimentError(f"the rows have the classes {', '.join(dataset.labels)} now, and the run was begun for {', '.join(labels)}",
                               "start a new run with the new rows")  # fmt: skip
-    then, now = experiment.data.fingerprint, intake.spec.fingerprint
+    then, now = experiment.data.fingerprint, dataset.spec.fingerprint
     return [
         f"data ({part}): was {then.get(part, 'none')[:12]}…, is {now.get(part, 'none')[:12]}…"
         for part in {**then, **now}

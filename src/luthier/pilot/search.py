@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.core.errors import ExperimentError
-from luthier.core.interfaces import Face, Silent
+from luthier.core.interfaces import NullReporter, Reporter
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.core.words import plural
@@ -44,7 +44,7 @@ def search(
     workers: int = 1,
     backend: str = "processes",
     force: bool = False,
-    face: Face | None = None,
+    reporter: Reporter | None = None,
 ) -> Study:
     """Search the hyperparameters, train, judge on sealed rows, report and ship.
 
@@ -66,7 +66,7 @@ def search(
         workers: trials that are at work at a time; the processor's threads are divided among them.
         backend: where they work: processes (on this machine) or ray (on a cluster; its machines see the folders under the same paths).
         force: go on after a no-go of the small run.
-        face: where progress is shown.
+        reporter: shows progress; None shows nothing.
 
     Returns:
         The study; its `winner` is the run that was chosen, finished.
@@ -76,7 +76,7 @@ def search(
         Stopped: Ctrl-C or another signal; it carries the folder to `resume`.
     """
     clock = Clock()
-    face = face or Silent()
+    reporter = reporter or NullReporter()
     runs, seconds = budget_of(budget)
     changes = with_metric(as_assignments(set), metric)
     if sampler not in SAMPLERS:
@@ -88,18 +88,18 @@ def search(
         raise ExperimentError(f"a search of {plural(trials, 'trial')} compares nothing", "give 2 or more, or use `luthier train`")
     folder = Path(out) if out else Path("studies") / Run.fresh_name()
     with rows_in_run(folder, data) as (made, rows):
-        experiment, intake, choices = default_for(
-            rows, changes, face, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds
+        experiment, dataset, choices = default_for(
+            rows, changes, reporter, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds
         )
         fixed = [*assigned(changes)]
         _checked(experiment, trials or 2, fixed, space, points)
         study = Study((made or Run.create(folder)).folder)
         with study.named_when_stopped(), study.owned():
             Asked(seed, fixed, runs, seconds, trials, list(space), sampler, list(points), workers, backend).note(study)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
-            begin(study, experiment, intake, choices, face, budget=seconds, force=force)
+            begin(study, experiment, dataset, choices, reporter, budget=seconds, force=force)
             from luthier.pilot.complete import complete
 
-            complete(study, experiment, intake, face, clock)
+            complete(study, experiment, dataset, reporter, clock)
     return study
 
 

@@ -9,15 +9,15 @@ from typing import Any, cast
 
 from luthier.core.component import build, placed
 from luthier.core.errors import DataError
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.types import Record
 from luthier.data.augment import Augment
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.data.sources.frames import Frame
 from luthier.data.sources.images import pixels
 from luthier.experiment import Changes, as_assignments, number
 from luthier.families import family_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.pilot.stages.asking import asked_for, assigned, chosen
 from luthier.pilot.stages.given import accepts_frames
 
@@ -105,58 +105,58 @@ def show(
         DataError: there is no such row, or it was set aside (and why).
     """
     given = as_assignments(set)
-    intake = take_in(asked_for(data, target=target, input=input, task=task, set=given), checks=())
-    part, record = _found(intake, row)
+    dataset = load_dataset(asked_for(data, target=target, input=input, task=task, set=given), checks=())
+    part, record = _found(dataset, row)
     changes = [item for item in given if not item.startswith("data.")]
-    if intake.reader.kind.images:
-        return _image(intake, record, part, views, page, changes)
+    if dataset.reader.kind.images:
+        return _image(dataset, record, part, views, page, changes)
     from luthier.models.store import resolve
     from luthier.training.assemble import opened
 
-    experiment, _ = chosen(intake, base, changes, 1, Silent())
+    experiment, _ = chosen(dataset, base, changes, 1, NullReporter())
     base_of_it = resolve(experiment.model.base) if experiment.model.base else None
-    tokenizer: Any = family_of(intake.spec.task).load_processor(base_of_it, experiment.objective, intake)
+    tokenizer: Any = family_of(dataset.spec.task).load_processor(base_of_it, experiment.objective, dataset)
     objective = opened(experiment, tokenizer)
     example = objective.prepare([record])[0]
     tokens, learned = objective.shown(example)
     pieces = [tokenizer.decode([token]) for token in tokens]
-    answers = intake.reader.kind.learns == "answer"
+    answers = dataset.reader.kind.learns == "answer"
     if views and answers:
         raise DataError("augment changes texts of a classifier and images, not answers", "leave --views out")
-    text = " ".join(str(record.values.get(name) or "") for name in intake.spec.input)
+    text = " ".join(str(record.values.get(name) or "") for name in dataset.spec.input)
     return Shown(
         record.source, record.row, part, pieces, tokens, learned,
-        "" if answers else str(record.values.get(intake.spec.target or "")), int(example.facts.get("cut", 0)),
+        "" if answers else str(record.values.get(dataset.spec.target or "")), int(example.facts.get("cut", 0)),
         [experiment.augment.view(text, experiment.seed, step, record.row) for step in range(views)],
     )  # fmt: skip
 
 
-def _found(intake: Intake, row: int | None) -> tuple[str, Record]:
+def _found(dataset: Dataset, row: int | None) -> tuple[str, Record]:
     """The row that begins on a line, and its part."""
-    rows = [(part, record) for part, records in intake.records.items() for record in records]
+    rows = [(part, record) for part, records in dataset.records.items() for record in records]
     found = rows[0] if row is None else next(((part, record) for part, record in rows if record.row == row), None)
     if found is not None:
         return found
-    aside = next((each for each in intake.rejected if each.line == row), None)
+    aside = next((each for each in dataset.rejected if each.line == row), None)
     if aside is not None:
         raise DataError(f"{aside.file}, line {row} was set aside: {aside.reason}", "mend the row")
     lines = [record.row for _, record in rows]
-    raise DataError(f"{intake.spec.path} has no row that begins on line {row}", f"give a line from {min(lines)} to {max(lines)}")
+    raise DataError(f"{dataset.spec.path} has no row that begins on line {row}", f"give a line from {min(lines)} to {max(lines)}")
 
 
-def _image(intake: Intake, record: Record, part: str, views: int, page: str | Path | None, changes: Sequence[str]) -> ShownImage:
+def _image(dataset: Dataset, record: Record, part: str, views: int, page: str | Path | None, changes: Sequence[str]) -> ShownImage:
     """An image, and where a page is asked for its views."""
     from luthier.delivery.views import write_views
 
     source = Path(record.source)
-    file = (source if source.is_dir() else source.parent) / str(record.values[intake.spec.input[0]])
+    file = (source if source.is_dir() else source.parent) / str(record.values[dataset.spec.input[0]])
     whole = Augment().model_dump()
     for path, text in assigned(changes).items():
         placed(whole, path.removeprefix("augment."), number(text), "augment")
     augment = cast(Augment, build(Augment, whole, "augment"))
     picture = pixels(file, SIDE)
     made = [augment.images.view(picture, 1, step, record.row) for step in range(views)]
-    values, label = record.values, str(record.values.get(intake.spec.target or ""))
+    values, label = record.values, str(record.values.get(dataset.spec.target or ""))
     if page is not None:
         write_views(Path(page), f"{file.name} · {label}", picture, made, augment.images.model_dump())
     elif views:

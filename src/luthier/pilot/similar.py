@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from luthier.core.interfaces import Face, Silent
+from luthier.core.interfaces import NullReporter, Reporter
 from luthier.data.sources.frames import Frame
 from luthier.experiment import Changes, as_assignments
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
 from luthier.pilot.stages.asking import asked_for
 from luthier.pilot.stages.choosing import at_hand, comparable
@@ -25,7 +25,7 @@ def similar(
     input: str | Sequence[str] | None = None,
     task: str | None = None,
     set: Changes = (),
-    face: Face | None = None,
+    reporter: Reporter | None = None,
 ) -> list[Similar]:
     """Read up to 2,000 rows with each base once, and say how much of the task it knows.
 
@@ -36,7 +36,7 @@ def similar(
         input: the column or columns that are read; inferred when not given.
         task: classification or chat; inferred when not given.
         set: changes to the experiment: {"optimizer.lr": 1e-4}, or "path=value", one or several.
-        face: where progress is shown.
+        reporter: shows progress; None shows nothing.
 
     Returns:
         The bases, the proposed one first.
@@ -44,9 +44,9 @@ def similar(
     Raises:
         LuthierError: the rows cannot be read, or are for another task.
     """
-    face = face or Silent()
-    face.stage("data", str(data))
-    intake = take_in(asked_for(data, target=target, input=input, task=task, set=as_assignments(set), say=face.say), checks=())
-    fitting = comparable(intake)
-    names = bases or at_hand(fitting, face)
-    return ranked([known_of(resolve(name, face.say), intake, face) for name in names])
+    reporter = reporter or NullReporter()
+    reporter.stage("data", str(data))
+    dataset = load_dataset(asked_for(data, target=target, input=input, task=task, set=as_assignments(set), say=reporter.say), checks=())
+    fitting = comparable(dataset)
+    names = bases or at_hand(fitting, reporter)
+    return ranked([known_of(resolve(name, reporter.say), dataset, reporter) for name in names])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ExperimentError
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.evaluation.choice import AUTO
 from luthier.experiment import Experiment
 from luthier.families import family_of
@@ -121,11 +121,11 @@ def _centred(dimension: Dimension, value: Any) -> Dimension:
     return dimension.model_copy(update={"centre": value, "options": options})
 
 
-def choose(intake: Intake, base: Base | None, seed: int, metric: str = AUTO, scratch: bool = False) -> tuple[Experiment, list[Choice]]:
+def choose(dataset: Dataset, base: Base | None, seed: int, metric: str = AUTO, scratch: bool = False) -> tuple[Experiment, list[Choice]]:
     """An experiment for these rows, with the reason for each value.
 
     Args:
-        intake: the rows.
+        dataset: the rows.
         base: that the person asked for; None takes the family's own.
         seed: of the experiment.
         metric: that the person asked for.
@@ -134,16 +134,16 @@ def choose(intake: Intake, base: Base | None, seed: int, metric: str = AUTO, scr
     Raises:
         ExperimentError: such rows can be checked, not trained on.
     """
-    family = family_of(intake.spec.task)
+    family = family_of(dataset.spec.task)
     if family.Spec is None:
-        raise ExperimentError(f"{intake.reason}: they can be checked (`luthier check`), and not be trained on yet", family.instead)
+        raise ExperimentError(f"{dataset.reason}: they can be checked (`luthier check`), and not be trained on yet", family.instead)
     if scratch and not family.from_scratch:
         raise ExperimentError(f"a {family.name} model is not made from scratch", f"choose a base, such as --base {family.base}")
-    found = family.defaults(intake, base, metric)
+    found = family.defaults(dataset, base, metric)
     values = {choice.path: choice.value for choice in found}
     name, why = (base.name, "as asked") if base else (None if scratch else family.base, f"the embedded base for {family.name}")
     choices = [
-        Choice("data.task", family.name, intake.reason),
+        Choice("data.task", family.name, dataset.reason),
         *(
             [Choice("model.base", name, why)]
             if name
@@ -155,7 +155,7 @@ def choose(intake: Intake, base: Base | None, seed: int, metric: str = AUTO, scr
     experiment = Experiment.of(
         {
             "seed": seed,
-            "data": intake.spec.model_dump(mode="json"),
+            "data": dataset.spec.model_dump(mode="json"),
             "objective": {"kind": family.name},
             "adaptation": adaptation,
             "optimizer": {"kind": "adamw", "lr": values["optimizer.lr"]},
@@ -163,7 +163,7 @@ def choose(intake: Intake, base: Base | None, seed: int, metric: str = AUTO, scr
             "training": {"evaluations_per_epoch": 4.0 if values["training.epochs"] <= 1 else 2.0},
         }
     )
-    experiment = experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, intake)})
+    experiment = experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, dataset)})
     for choice in choices:
         experiment = experiment.replace(choice.path, choice.value)
     return experiment, choices

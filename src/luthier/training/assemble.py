@@ -1,4 +1,4 @@
-"""Where all parts meet, on one screen."""
+"""Assemble what a training run needs: objective, model, adaptation, optimizer, rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from luthier.evaluation.choice import AUTO, metrics_at_evaluations
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.models import compiled
-from luthier.models.prefix import MOST, Prefix
+from luthier.models.frozen_cache import MOST, FrozenLayerCache
 from luthier.models.store import Base
 from luthier.optim.masters import Masters
 from luthier.training.devices import device
@@ -60,7 +60,7 @@ def assemble(experiment: Experiment, base: Base | None, processor: Any, parts: M
     return build(experiment, base, objective, objective.prepare(parts["train"]), objective.prepare(parts["validation"]))
 
 
-Prefixes = dict[tuple[Any, ...], Prefix]
+FrozenLayerCaches = dict[tuple[Any, ...], FrozenLayerCache]
 """What was computed of frozen blocks, by depth, width of numbers and rows: trials on the same base share it."""
 
 
@@ -70,7 +70,7 @@ def build(
     objective: Objective,
     train: Sequence[Example],
     validation: Sequence[Example],
-    prefixes: Prefixes | None = None,
+    frozen_caches: FrozenLayerCaches | None = None,
 ) -> Work:
     """Build everything that a run needs, for examples that are prepared.
 
@@ -80,7 +80,7 @@ def build(
         objective: knows what a batch means.
         train: the examples that are learned from.
         validation: the examples that choose the checkpoint.
-        prefixes: what earlier works on the same base have computed of frozen blocks; it grows.
+        frozen_caches: frozen-layer caches that earlier works on the same base have filled; it grows.
     """
     adaptation: Any = experiment.adaptation
     optimizer: Any = experiment.optimizer
@@ -92,32 +92,34 @@ def build(
     adaptation.on_progress(model, 1.0)  # by the end everything that may ever move is free
     movable = {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
     adaptation.on_progress(model, 0.0)
-    factor = rates(model, optimizer, adaptation)
+    factor = lr_multipliers(model, optimizer, adaptation)
     dtype = getattr(torch, experiment.training.dtype)
     kernels = model.use(compiled.load()) if experiment.training.kernels == "compiled" and hasattr(model, "use") else None
-    known = {} if experiment.augment.share else met(model, train, objective)
+    known = {} if experiment.augment.share else sparse_tokens(model, train, objective)
     masters = Masters(model.network, optimizer, dtype, movable, factor, known, kernels)
-    model.prefix = prefix(experiment, model, [*train, *validation], dtype, {} if prefixes is None else prefixes)
+    model.frozen_cache = make_frozen_cache(experiment, model, [*train, *validation], dtype, {} if frozen_caches is None else frozen_caches)
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
-    return Work(experiment, objective, model, masters, train, validation, total, planned=planned, parts=model.parts)
+    return Work(experiment, objective, model, masters, train, validation, total, planned=planned, micro_batches=model.micro_batches)
 
 
-def prefix(experiment: Experiment, model: Any, examples: Sequence[Example], dtype: torch.dtype, known: Prefixes) -> Prefix | None:
+def make_frozen_cache(
+    experiment: Experiment, model: Any, examples: Sequence[Example], dtype: torch.dtype, known: FrozenLayerCaches
+) -> FrozenLayerCache | None:
     """Where blocks stay frozen to the end, what keeps their output; None where none do, rows change in each step or are padded, or it would be too much to keep."""
     adaptation: Any = experiment.adaptation
     depth = adaptation.frozen(model, 1.0)
     if not depth or not model.packs or experiment.augment.share:
         return None
     width = model.network.config.hidden_size
-    if Prefix.bytes(examples, width, dtype) > MOST:
+    if FrozenLayerCache.bytes(examples, width, dtype) > MOST:
         return None
-    key = (depth, dtype, experiment.model.base, Prefix.fingerprint(examples))
+    key = (depth, dtype, experiment.model.base, FrozenLayerCache.fingerprint(examples))
     if key not in known:
-        known[key] = Prefix(depth, examples, width, dtype)
+        known[key] = FrozenLayerCache(depth, examples, width, dtype)
     return known[key]
 
 
-def met(model: Any, examples: Sequence[Example], objective: Objective) -> dict[str, torch.Tensor]:
+def sparse_tokens(model: Any, examples: Sequence[Example], objective: Objective) -> dict[str, torch.Tensor]:
     """The tokens that training will meet, in the examples or drawn in `collate`, by the name of the embedding; none where rows are no tokens, or where the same weights also say what comes next, for that moves all of them.
 
     The embedding's gradient becomes sparse.
@@ -137,8 +139,8 @@ def met(model: Any, examples: Sequence[Example], objective: Objective) -> dict[s
     return {name: torch.from_numpy(tokens.astype(np.int64)).to(embedding.weight.device)}
 
 
-def rates(model: Any, optimizer: Any, adaptation: Any) -> Any:
-    """A parameter's multiple of the rate: the head may have its own, and lower blocks may learn more slowly."""
+def lr_multipliers(model: Any, optimizer: Any, adaptation: Any) -> Any:
+    """Return a function from a parameter's name to its multiple of the learning rate: the head may have its own, lower blocks may learn more slowly."""
     names = {id(parameter): name for name, parameter in model.network.named_parameters()}
     heads = {names[id(parameter)] for module in getattr(model, "head", []) for parameter in module.parameters()}
     blocks = list(model.blocks)

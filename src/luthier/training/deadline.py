@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from luthier.core.interfaces import Face
+from luthier.core.interfaces import Reporter
 from luthier.core.run import Run
 from luthier.core.types import Step
 from luthier.core.words import duration
@@ -97,14 +97,14 @@ class Deadline:
     Args:
         work: of the run; its steps are cut.
         run: the event `cut_while_training` goes there before the first step under the new schedule.
-        face: is told.
+        reporter: shows progress.
         looks: when the validation rows are scored.
         limit: to keep to.
         best: the step of the best evaluation so far; 0 where there is none.
     """
 
-    def __init__(self, work: Work, run: Run, face: Face, looks: Looks, limit: TimeLimit, best: Callable[[], int]) -> None:
-        self.work, self.run, self.face, self.looks, self.limit, self.best = work, run, face, looks, limit, best
+    def __init__(self, work: Work, run: Run, reporter: Reporter, looks: Looks, limit: TimeLimit, best: Callable[[], int]) -> None:
+        self.work, self.run, self.reporter, self.looks, self.limit, self.best = work, run, reporter, looks, limit, best
         tokens = sum(len(example.tokens) for example in work.train) / max(len(work.train), 1)
         self.speed = Speed(tokens * min(work.experiment.training.batch_size, len(work.train)), limit.step)
         self.evaluation = limit.evaluation
@@ -177,7 +177,7 @@ class Deadline:
                        seconds=round(now, 2), budget=self.limit.seconds, a_step=step, planned=self.limit.step)  # fmt: skip
         self.work.cut(cut)
         self.late_since = None
-        self.face.say(told(before, cut, why, self.limit.seconds))
+        self.reporter.say(told(before, cut, why, self.limit.seconds))
 
 
 def fitting_cut(number: int, total: int, left: float, step: float, evaluation: float, evaluations: int, has_best: bool) -> Cut:

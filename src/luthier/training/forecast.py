@@ -99,7 +99,7 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
     fixed = peak()
     longest = picked[-1]
     cold = _timed(work, [work.train[row] for row in order[longest]])  # what is slow only once is slow here
-    at_once = max(_going(work, part) for part in work.parts(_batch(work, order[longest]), training.micro_batch_tokens))
+    at_once = max(_going(work, part) for part in work.micro_batches(_batch(work, order[longest]), training.micro_batch_tokens))
     a_token = max(0.0, (peak() - fixed) / max(at_once - first.size, 1))
     until = time.monotonic() + seconds
     measured = []
@@ -142,14 +142,14 @@ def _batch(work: Work, chosen: np.ndarray) -> Batch:
 
 def _going(work: Work, part: Batch) -> int:
     """Tokens of a piece that go through the network."""
-    past = work.model.past(part) if work.model.packs else None
-    return part.size if past is None else len(past.kept)
+    shared_prefix = work.model.shared_prefix(part) if work.model.packs else None
+    return part.size if shared_prefix is None else len(shared_prefix.kept)
 
 
 def _timed(work: Work, rows: list[Any]) -> float:
     """Seconds of one step over these rows."""
     small = Work(work.experiment.replace("training.batch_size", len(rows)).replace("training.sampling", "each"),
-                 work.objective, work.model, work.masters, rows, work.validation, 1, parts=work.parts)  # fmt: skip
+                 work.objective, work.model, work.masters, rows, work.validation, 1, micro_batches=work.micro_batches)  # fmt: skip
     began = time.monotonic()
     next(steps(small))
     return time.monotonic() - began

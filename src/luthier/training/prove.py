@@ -12,7 +12,7 @@ from luthier.core.randomness import permutation
 from luthier.core.types import Record
 from luthier.families import family_of
 from luthier.training.proofs import losses, randomness
-from luthier.training.proofs.question import Question
+from luthier.training.proofs.context import ProofInputs
 from luthier.training.steps import Work
 
 ROWS = 4
@@ -40,18 +40,18 @@ def prove(work: Work, serve: Callable[[Record], Any], seconds: float) -> list[Pr
     order = permutation(len(work.train), work.experiment.seed, "proofs").tolist()
     able = [work.train[row] for row in order if work.train[row].units]
     short = [example for example in able if example.size <= LONGEST] or sorted(able, key=lambda each: each.size)
-    question = Question(work, serve, short[:ROWS], until)
+    context = ProofInputs(work, serve, short[:ROWS], until)
     reading, asking = family_of(work.experiment.objective.kind).proofs()  # type: ignore[attr-defined]
     found = []
     for proof in (*reading, *READ, *asking, *MOVE):
-        if time.monotonic() > until or (len(question.rows) < 2 and proof not in reading):
+        if time.monotonic() > until or (len(context.rows) < 2 and proof not in reading):
             found.append(
                 Proof(
-                    name=_name(proof), held=None, claim="not tried: " + ("the time was up" if question.rows else "no row teaches anything")
+                    name=_name(proof), held=None, claim="not tried: " + ("the time was up" if context.rows else "no row teaches anything")
                 )
             )
             continue
-        answer = proof(question)
+        answer = proof(context)
         if answer is not None:
             found.append(answer.model_copy(update={"name": _name(proof)}))
     return found

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from luthier.core.finding import Finding
-from luthier.core.interfaces import Face, Objective
+from luthier.core.interfaces import Objective, Reporter
 from luthier.core.randomness import permutation
 from luthier.core.types import Example, Scores
 from luthier.core.words import plural
@@ -52,12 +52,12 @@ class Smoke:
     tokens: int = 0
 
 
-def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, limit: float = math.inf) -> Smoke:
+def smoke(work: Work, reporter: Reporter, probe: Scores | None, prior: Scores | None, limit: float = math.inf) -> Smoke:
     """Run small and judge; `work` is used up by it.
 
     Args:
         work: assembled for this purpose.
-        face: is told.
+        reporter: shows progress.
         probe: scores of a logistic regression on the frozen base, on the validation rows; None where there are no classes.
         prior: scores of the class shares alone, on the validation rows.
         limit: seconds after which the steps end early (at 8 at the soonest).
@@ -76,14 +76,14 @@ def smoke(work: Work, face: Face, probe: Scores | None, prior: Scores | None, li
         times.append((now - last) / max(step.tokens, 1))
         last = now
         seen.append(step)
-        face.step(step)
+        reporter.step(step)
         if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)) or (now - began > limit and len(seen) >= 8):
             break
     scoring = time.monotonic()
     after = score(small.model, small.objective, held, answers=0)
     scoring = (time.monotonic() - scoring) / tokens  # the second time: the first is slower, and only once
     if reads_answers(work.objective, work.validation):
-        after, answering = _answered(small, held, after, face)
+        after, answering = _answered(small, held, after, reporter)
         scoring += answering / sum(example.size for example in work.validation)  # the same for each evaluation, whatever its rows
     findings = [
         found
@@ -123,14 +123,14 @@ def _conclusion(go: bool, small: Work, taken: int, before: Scores, after: Scores
                    remedy="" if go else "mend what is named above, or insist with --force")  # fmt: skip
 
 
-def _answered(small: Work, held: Sequence[Example], scores: Scores, face: Face) -> tuple[Scores, float]:
+def _answered(small: Work, held: Sequence[Example], scores: Scores, reporter: Reporter) -> tuple[Scores, float]:
     """The scores with generated answers, and the seconds that those took."""
     began = time.monotonic()
     found = add_answers(scores, small.model, small.objective, held, small.objective.answered)
     rows = min(small.objective.answered, len(small.validation))
     seconds = (time.monotonic() - began) * rows / max(1, min(rows, len(held)))
     name = small.objective.metrics[0]
-    face.say(f"each evaluation also generates {rows} answers: about {seconds:.0f} s, because {name} decides")
+    reporter.say(f"each evaluation also generates {rows} answers: about {seconds:.0f} s, because {name} decides")
     return found, seconds
 
 

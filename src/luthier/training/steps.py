@@ -31,7 +31,7 @@ class Work:
         shrunk: where memory did not suffice: from which step on (counted from 0) how many tokens go through the model at once.
         told: called with a new entry of `shrunk`.
         planned: optimizer steps that the schedule is laid out for, where it ends early; None: `total`.
-        parts: a step's rows and a limit of tokens → the pieces that go through the model one after the other.
+        micro_batches: a step's rows and a limit of tokens → the micro-batches that go through the model one after the other.
         cuts: where the time did not suffice: from which step on the run has fewer steps left.
         uncut: steps of the whole run before any cut.
     """
@@ -46,7 +46,7 @@ class Work:
     shrunk: dict[int, int] = field(default_factory=dict)
     told: Callable[[int, int], None] = lambda step, limit: None
     planned: int | None = None
-    parts: Callable[[Batch, int], list[Batch]] = Batch.split
+    micro_batches: Callable[[Batch, int], list[Batch]] = Batch.split
     cuts: list[Cut] = field(default_factory=list)
     uncut: int = field(default=0, init=False)
     _classes: tuple[int, ...] | None = field(default=None, init=False)
@@ -76,7 +76,7 @@ class Work:
         self.told(step, limit)
 
     def brief(self, experiment: Experiment, train: Sequence[Example], total: int) -> Work:
-        """The same parts for a short training of its own, whose schedule is laid out for its own steps."""
+        """The same for a short training of its own, whose schedule is laid out for its own steps."""
         return replace(self, experiment=experiment, train=train, total=total, planned=None, cuts=[])
 
     def chosen(self, step: int) -> list[Example]:
@@ -119,7 +119,7 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
                 count=count,
                 tokens=batch.size,
                 examples=len(batch),
-                rate=masters.spec.lr * factor,
+                lr=masters.spec.lr * factor,
                 gradient_norm=norm,
                 epoch=(number + 1) / in_epoch,
             )
@@ -146,7 +146,7 @@ def _summed(work: Work, batch: Batch, number: int) -> tuple[float, float]:
     while found is None:
         give_back()
         work.masters.forget(buffers)
-        limit = smaller(work.limit(number), len(batch), lambda limit: len(work.parts(batch, limit))) if work.objective.splits else 0
+        limit = smaller(work.limit(number), len(batch), lambda limit: len(work.micro_batches(batch, limit))) if work.objective.splits else 0
         if not limit:
             raise OutOfMemory(
                 f"step {number + 1}: there is not enough memory for one row of {int(batch.lengths.max()):,} tokens",
@@ -162,8 +162,8 @@ def _attempted(work: Work, batch: Batch, number: int) -> tuple[float, float] | N
     seed, model = work.experiment.seed, work.model
     total, count = 0.0, 0.0
     try:
-        for part in work.parts(batch, work.limit(number)) if work.objective.splits else [batch]:
-            with model.chance.keyed(seed, number, part.index, part.lengths, part.stream_lengths):
+        for part in work.micro_batches(batch, work.limit(number)) if work.objective.splits else [batch]:
+            with model.dropout_keys.keyed(seed, number, part.index, part.lengths, part.stream_lengths):
                 loss = work.objective.loss(model, part)
             if loss.total.requires_grad:
                 with work.masters.collecting():

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from luthier.core.errors import RunError, Stopped
-from luthier.core.interfaces import Face, Watcher
+from luthier.core.interfaces import Reporter, Watcher
 from luthier.core.run import Run
 from luthier.core.types import Step
 from luthier.training import checkpoints
@@ -23,26 +23,26 @@ class Fit:
     Args:
         run: owned; metrics, evaluations and checkpoints go there. It goes on from the newest checkpoint where there is one.
         work: the parts, as assembled.
-        face: is told.
+        reporter: shows progress.
         signals: asked after each step.
         more: watchers that see each step last, with the last evaluation, and may end the training by `step.stop()`.
         limit: the time to keep to; where it does not suffice, the run is cut, and the event `cut_while_training` says so.
     """
 
     def __init__(
-        self, run: Run, work: Work, face: Face, signals: Signals, more: Sequence[Watcher] = (), limit: TimeLimit | None = None
+        self, run: Run, work: Work, reporter: Reporter, signals: Signals, more: Sequence[Watcher] = (), limit: TimeLimit | None = None
     ) -> None:
-        self.run, self.work, self.face, self.signals = run, work, face, signals
+        self.run, self.work, self.reporter, self.signals = run, work, reporter, signals
         work.cut(*cuts_of(run))
         work.shrunk = {event["step"] - 1: event["tokens"] for event in run.happened("shrunk")}  # what was decided once is obeyed
-        work.told = lambda step, tokens: _shrunk(run, face, step, tokens)
+        work.told = lambda step, tokens: _shrunk(run, reporter, step, tokens)
         self.metrics = MetricsFile(run)
         self.writer = checkpoints.Writer(run, work.masters)
-        self.evaluator = Evaluator(work, run, self.metrics, self.writer, face, signals.poll)
+        self.evaluator = Evaluator(work, run, self.metrics, self.writer, reporter, signals.poll)
         self.checkpointer = Checkpointer(work, self.writer, self.evaluator)
         self.done = _resume(run, work, self.evaluator)
         self.over = bool(run.happened("trained"))
-        self.watchers: list[Watcher] = [self.metrics, Finite(work, self.metrics), self.evaluator, face.step, self.checkpointer]
+        self.watchers: list[Watcher] = [self.metrics, Finite(work, self.metrics), self.evaluator, reporter.step, self.checkpointer]
         self.more = more
         self.evaluator.latest = _latest_evaluation(run)
         stopped = run.happened("stopped_by_watcher")
@@ -60,7 +60,7 @@ class Fit:
         if self.deadline is not None:
             return
         evaluator = self.evaluator  # not self: a training that nobody needs is freed at once
-        self.deadline = Deadline(self.work, self.run, self.face, evaluator.looks, limit, lambda: evaluator.best["step"])
+        self.deadline = Deadline(self.work, self.run, self.reporter, evaluator.looks, limit, lambda: evaluator.best["step"])
         # before the evaluator: a run that is cut to the step it has just done is evaluated there
         self.watchers = [*self.watchers[:2], self.deadline, *self.watchers[2:], self.deadline.after]
 
@@ -167,9 +167,9 @@ class Fit:
         return _best(self.run, self.work, self.evaluator.best)
 
 
-def _shrunk(run: Run, face: Face, step: int, tokens: int) -> None:
+def _shrunk(run: Run, reporter: Reporter, step: int, tokens: int) -> None:
     run.event("shrunk", step=step + 1, tokens=tokens)
-    face.say(
+    reporter.say(
         f"step {step + 1}: not enough memory, so from here on {tokens:,} tokens at once; the rows of a step and what they teach stay the same"
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from luthier.core.errors import Diverged, Stopped
-from luthier.core.interfaces import Face
+from luthier.core.interfaces import Reporter
 from luthier.core.run import Run
 from luthier.core.types import Scores, Step
 from luthier.data.batches import steps_in_epoch
@@ -43,7 +43,7 @@ class MetricsFile:
         """Note the step."""
         now = time.monotonic()
         self.waiting.append({"step": step.number, "loss": step.loss, "count": step.count, "tokens": step.tokens, "examples": step.examples,
-                             "lr": step.rate, "gradient_norm": step.gradient_norm, "epoch": round(step.epoch, 4)})  # fmt: skip
+                             "lr": step.lr, "gradient_norm": step.gradient_norm, "epoch": round(step.epoch, 4)})  # fmt: skip
         self.times.append({"step": step.number, "seconds": round(now - self.last, 5)})
         self.last = now
         if now - self.flushed > 1.0:
@@ -84,7 +84,7 @@ class Finite:
         self.metrics.run.event("diverged", step=step.number, loss=step.loss, gradient_norm=step.gradient_norm, rows=rows)
         raise Diverged(
             f"step {step.number}: the loss is {step.loss}, the gradient's norm {step.gradient_norm}; rows {rows[:8]}",
-            f"start again with a lower learning rate: --set optimizer.lr={step.rate / 10 or self.work.masters.spec.lr / 10:.0e}",
+            f"start again with a lower learning rate: --set optimizer.lr={step.lr / 10 or self.work.masters.spec.lr / 10:.0e}",
         )
 
 
@@ -135,12 +135,12 @@ class Evaluator:
         run: where it writes.
         metrics: the steps' file; evaluations go in between.
         writer: keeps the best weights.
-        face: is told.
+        reporter: shows progress.
         poll: may raise to stop in the middle of an evaluation.
     """
 
-    def __init__(self, work: Work, run: Run, metrics: MetricsFile, writer: Writer, face: Face, poll: Callable[[], None]) -> None:
-        self.work, self.run, self.metrics, self.writer, self.face, self.poll = work, run, metrics, writer, face, poll
+    def __init__(self, work: Work, run: Run, metrics: MetricsFile, writer: Writer, reporter: Reporter, poll: Callable[[], None]) -> None:
+        self.work, self.run, self.metrics, self.writer, self.reporter, self.poll = work, run, metrics, writer, reporter, poll
         self.best: dict[str, Any] = {"step": 0}
         self.worse = 0
         self.lowest: float | None = None  # loss of the looks that are as good as the best
@@ -195,7 +195,7 @@ class Evaluator:
                 {"step": number, "row": example.record.row, "probabilities": np.round(scores.probabilities[position], 5).tolist()}
                 for position, example in enumerate(self.work.validation[:SAMPLES])
             ])  # fmt: skip
-        self.face.evaluation(number, measured, better)
+        self.reporter.evaluation(number, measured, better)
         if self.worse >= self.work.experiment.training.patience:
             self.run.event("early_stop", step=number, best=self.best["step"])
             raise EarlyStop

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.component import build
 from luthier.core.errors import ExperimentError
 from luthier.core.hub import NAME
-from luthier.core.interfaces import Face
+from luthier.core.interfaces import Reporter
+from luthier.data.dataset import Dataset
 from luthier.data.hub import from_hub
-from luthier.data.intake import Intake
 from luthier.data.rows import names_table
 from luthier.data.spec import Data
 from luthier.evaluation.choice import ALIASES, AUTO
 from luthier.experiment import Experiment, number
 from luthier.families import family_of
 from luthier.families.family import Choice
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.spec import SCRATCH
 from luthier.pilot.stages.metric import PATH, settle_metric
 from luthier.studies.defaults import choose
@@ -82,26 +82,26 @@ def written(experiment: str | Path | Experiment) -> Experiment:
     return Experiment.load(path / "experiment.yaml" if path.is_dir() else path)
 
 
-def filled(experiment: Experiment, intake: Intake, assignments: Sequence[str] = ()) -> Experiment:
+def filled(experiment: Experiment, dataset: Dataset, assignments: Sequence[str] = ()) -> Experiment:
     """The experiment with what only the rows can tell.
 
     Args:
         experiment: as written.
-        intake: its rows.
+        dataset: its rows.
         assignments: changes as typed: a metric that is a function of the user's has to be among them.
 
     Raises:
         ExperimentError: the rows are for another task, or the metric does not fit it.
     """
     objective: Any = experiment.objective
-    if objective.kind == intake.spec.task:
-        objective = family_of(intake.spec.task).fit_spec(objective, intake)
-    if objective.kind != intake.spec.task:
+    if objective.kind == dataset.spec.task:
+        objective = family_of(dataset.spec.task).fit_spec(objective, dataset)
+    if objective.kind != dataset.spec.task:
         raise ExperimentError(
-            f"objective.kind is {objective.kind!r}, but the rows are for {intake.spec.task}",
+            f"objective.kind is {objective.kind!r}, but the rows are for {dataset.spec.task}",
             f"set data.task={objective.kind} and name the columns",
         )
-    return settle_metric(experiment.model_copy(update={"data": intake.spec, "objective": objective}), intake, assignments)
+    return settle_metric(experiment.model_copy(update={"data": dataset.spec, "objective": objective}), dataset, assignments)
 
 
 def seconds_of(budget: str | float | None) -> float | None:
@@ -126,40 +126,40 @@ def seconds_of(budget: str | float | None) -> float | None:
 
 
 def chosen(
-    intake: Intake, base: str | None, assignments: Sequence[str], seed: int, face: Face, seconds: float | None = None
+    dataset: Dataset, base: str | None, assignments: Sequence[str], seed: int, reporter: Reporter, seconds: float | None = None
 ) -> tuple[Experiment, list[Choice]]:
     """The default for these rows and this base, with what the person set; a base that is named is fetched now, so that a wrong name fails at once.
 
     Args:
-        intake: the rows.
+        dataset: the rows.
         base: its name, or `AUTO` for the one that suits the rows, of those on the machine; None takes the task's own.
         assignments: changes, each "path=value"; a base among them counts more.
         seed: of the experiment.
-        face: is told.
+        reporter: shows progress.
         seconds: for everything; what is chosen should keep to them.
     """
     name = assigned(assignments).get("model.base", base)
     metric = ALIASES.get(asked := assigned(assignments).get(PATH, AUTO), asked)
     if name is None:
-        return changed(*choose(intake, None, seed, metric), assignments, intake, None)
+        return changed(*choose(dataset, None, seed, metric), assignments, dataset, None)
     if name in (SCRATCH, ""):
         others = [item for item in assignments if item.partition("=")[0].strip() != "model.base"]
-        return changed(*choose(intake, None, seed, metric, scratch=True), others, intake, None)
+        return changed(*choose(dataset, None, seed, metric, scratch=True), others, dataset, None)
     if name == AUTO:
         from luthier.pilot.stages.choosing import suited
 
-        suiting, why = suited(intake, seconds, face)
+        suiting, why = suited(dataset, seconds, reporter)
         others = [item for item in assignments if item.partition("=")[0].strip() != "model.base"]
-        experiment, choices = changed(*choose(intake, suiting, seed, metric), others, intake, suiting)
+        experiment, choices = changed(*choose(dataset, suiting, seed, metric), others, dataset, suiting)
         return experiment, [replace(choice, reason=why) if choice.path == "model.base" else choice for choice in choices]
     from luthier.models.store import resolve
 
-    found = resolve(name, face.say)
-    return changed(*choose(intake, found, seed, metric), assignments, intake, found)
+    found = resolve(name, reporter.say)
+    return changed(*choose(dataset, found, seed, metric), assignments, dataset, found)
 
 
 def changed(
-    experiment: Experiment, choices: list[Choice], assignments: Sequence[str], intake: Intake, base: Base | None
+    experiment: Experiment, choices: list[Choice], assignments: Sequence[str], dataset: Dataset, base: Base | None
 ) -> tuple[Experiment, list[Choice]]:
     """Apply what the person set; an adaptation brings its own rate and epochs their own batch, unless one was set too."""
     for item in sorted(assignments, key=lambda item: ".kind" not in item.partition("=")[0]):
@@ -168,13 +168,13 @@ def changed(
     adaptation: Any = experiment.adaptation
     brought: list[Choice] = []
     if "adaptation.kind" in paths and "optimizer.lr" not in paths:
-        brought.append(Choice("optimizer.lr", *family_of(intake.spec.task).learning_rate(base, adaptation.kind)))
+        brought.append(Choice("optimizer.lr", *family_of(dataset.spec.task).learning_rate(base, adaptation.kind)))
     if "training.epochs" in paths and "training.batch_size" not in paths:
-        brought.append(family_of(intake.spec.task).batch_size(intake, experiment.training.epochs))
+        brought.append(family_of(dataset.spec.task).batch_size(dataset, experiment.training.epochs))
     for choice in brought:
         experiment = experiment.replace(choice.path, choice.value)
-    experiment = settle_metric(experiment, intake, assignments)
-    if experiment.training.sampling == "balanced" and "objective.class_weights" not in paths and intake.labels:
+    experiment = settle_metric(experiment, dataset, assignments)
+    if experiment.training.sampling == "balanced" and "objective.class_weights" not in paths and dataset.labels:
         experiment = experiment.replace("objective.class_weights", "none")  # rare rows come more often already
         choices = [choice for choice in choices if choice.path != "objective.class_weights"]
     known = {*paths, *(choice.path for choice in brought)}
@@ -190,17 +190,17 @@ def assigned(assignments: Sequence[str]) -> dict[str, str]:
 
 
 def default_for(
-    data: str | Path, set: Sequence[str], face: Face, *, target: str | None, input: str | Sequence[str] | None, base: str | None,
+    data: str | Path, set: Sequence[str], reporter: Reporter, *, target: str | None, input: str | Sequence[str] | None, base: str | None,
     task: str | None, seed: int, seconds: float | None = None,
-) -> tuple[Experiment, Intake, list[Choice]]:  # fmt: skip
+) -> tuple[Experiment, Dataset, list[Choice]]:  # fmt: skip
     """Where a search starts from: an experiment that is written down, or one that is chosen for the rows; with the rows, and the reasons."""
     if Path(data).suffix in (".yaml", ".yml") or (Path(data) / "experiment.yaml").is_file():
         experiment = written(data).set(*set).model_copy(update={"environment": {}})
-        face.stage("data", experiment.data.path)
-        intake = take_in(experiment.data)
-        choices = family_of(intake.spec.task).metric(intake, AUTO)[:1] if experiment.training.metric == AUTO else []
-        return filled(experiment, intake, set), intake, choices
-    face.stage("data", str(data))
-    intake = take_in(asked_for(data, target=target, input=input, task=task, set=set, say=face.say))
-    experiment, choices = chosen(intake, base, set, seed, face, seconds)
-    return experiment, intake, choices
+        reporter.stage("data", experiment.data.path)
+        dataset = load_dataset(experiment.data)
+        choices = family_of(dataset.spec.task).metric(dataset, AUTO)[:1] if experiment.training.metric == AUTO else []
+        return filled(experiment, dataset, set), dataset, choices
+    reporter.stage("data", str(data))
+    dataset = load_dataset(asked_for(data, target=target, input=input, task=task, set=set, say=reporter.say))
+    experiment, choices = chosen(dataset, base, set, seed, reporter, seconds)
+    return experiment, dataset, choices

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from luthier.core.interfaces import Face
+from luthier.core.interfaces import Reporter
 from luthier.core.run import Run, write_file
 from luthier.core.words import plural
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
 from luthier.families import family_of
@@ -39,9 +39,9 @@ def how_split(spec: Data) -> str:
 def begin(
     place: Run,
     experiment: Experiment,
-    intake: Intake,
+    dataset: Dataset,
     choices: Sequence[Choice],
-    face: Face,
+    reporter: Reporter,
     budget: float | None,
     force: bool,
     stay: Sequence[str] | None = None,
@@ -51,30 +51,30 @@ def begin(
     Args:
         place: the run.
         experiment: as it begins.
-        intake: its rows.
+        dataset: its rows.
         choices: made for it, with their reasons.
-        face: is told.
+        reporter: shows progress.
         budget: seconds for everything.
         force: go on after a no-go.
         stay: where it may become a search, the paths that it leaves alone; None where it may not.
     """
-    split = {part: [[record.source, record.row] for record in rows] for part, rows in intake.records.items()}
+    split = {part: [[record.source, record.row] for record in rows] for part, rows in dataset.records.items()}
     place.write_json(
         "splits.json",
-        {"how": how_split(intake.spec), "seed": intake.spec.split_seed, "rows": split},
+        {"how": how_split(dataset.spec), "seed": dataset.spec.split_seed, "rows": split},
     )
     write_file(
-        place.folder / "rejected.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False, default=str) + "\n" for row in intake.rejected)
+        place.folder / "rejected.jsonl", "".join(json.dumps(vars(row), ensure_ascii=False, default=str) + "\n" for row in dataset.rejected)
     )
     place.event("created", seed=experiment.seed, budget=budget, stay=stay, choices=[vars(choice) for choice in choices])
     note_metric(place, experiment)
     if force:
         place.event("forced")
-    place.find(*intake.findings)
+    place.find(*dataset.findings)
     write_file(place.folder / "experiment.yaml", experiment.yaml())
-    sizes = ", ".join(f"{len(rows):,} {part}" for part, rows in intake.records.items())
-    face.say(f"{intake.reason}; {sizes}" + (f"; {plural(len(intake.labels), 'class')}" if intake.labels else ""))
-    for finding in intake.findings:
-        face.finding(finding)
+    sizes = ", ".join(f"{len(rows):,} {part}" for part, rows in dataset.records.items())
+    reporter.say(f"{dataset.reason}; {sizes}" + (f"; {plural(len(dataset.labels), 'class')}" if dataset.labels else ""))
+    for finding in dataset.findings:
+        reporter.finding(finding)
     for choice in choices:
-        face.say(f"  {choice.path} = {choice.value}  ({choice.reason})")
+        reporter.say(f"  {choice.path} = {choice.value}  ({choice.reason})")

@@ -18,8 +18,8 @@ from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.evaluation.verdict import shown
 from luthier.models.linear_probe import LinearProbe, divide_logits
+from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.features import Features
-from luthier.pilot.stages.way import Way
 from luthier.training.steps import Work
 
 TRAINED, PROBE, AVERAGE = "trained", "probe", "average"
@@ -58,21 +58,21 @@ class Candidates:
         return Shipped(self.ships, self.temperatures[self.ships], None if self.ships == TRAINED else self.probe)
 
 
-def fit_candidates(way: Way, work: Work, features: Features, most_rows: int = baselines.MOST) -> Candidates:
+def fit_candidates(context: RunContext, work: Work, features: Features, most_rows: int = baselines.MOST) -> Candidates:
     """Fit the linear probe and the temperatures, and let the validation rows choose; the trained model is at its temperature then.
 
     Args:
-        way: knows the rows.
+        context: knows the rows.
         work: its model holds the chosen checkpoint; its logits are divided by its temperature.
         features: of the untouched base, in memory.
         most_rows: training rows that the probe is fitted on, about.
     """
     began = time.monotonic()
-    train, validation, classes = way.examples("train"), way.examples("validation"), len(way.intake.labels)
+    train, validation, classes = context.examples("train"), context.examples("validation"), len(context.dataset.labels)
     fitted = baselines.fit_probe(features, train, validation, classes, most_rows)
     probe_seconds = time.monotonic() - began
-    way.signals.poll()
-    raw = {TRAINED: score(work.model, work.objective, validation, poll=way.signals.poll), PROBE: fitted.validation}
+    context.signals.poll()
+    raw = {TRAINED: score(work.model, work.objective, validation, poll=context.signals.poll), PROBE: fitted.validation}
     temperatures = {name: fit_temperature(scores) for name, scores in raw.items()}
     held = {name: at_temperature(scores, temperatures[name]) for name, scores in raw.items()}
     both = average(held[TRAINED], held[PROBE])
@@ -84,8 +84,8 @@ def fit_candidates(way: Way, work: Work, features: Features, most_rows: int = ba
     asked = work.experiment.training.ships
     ships = choose(held, metric) if asked == "auto" else asked
     why = explain(ships, metric, held, asked != "auto")
-    way.face.say(why)
-    way.place.event("ships", candidate=ships, metric=metric, temperatures=temperatures, probe_rows=fitted.rows,
+    context.reporter.say(why)
+    context.run.event("ships", candidate=ships, metric=metric, temperatures=temperatures, probe_rows=fitted.rows,
                     probe_seconds=round(probe_seconds, 2), validation={name: measure(scores, (metric, "loss")) for name, scores in held.items()})  # fmt: skip
     seconds = {TRAINED: 0.0, PROBE: probe_seconds, AVERAGE: probe_seconds}
     return Candidates(ships, why, temperatures, held, seconds, fitted.rows, probe)
@@ -121,7 +121,7 @@ def score_candidates(candidates: Candidates, work: Work, test: Sequence[Example]
         The scores of each at its temperature, and as they would be without any.
     """
     probe, temperatures = candidates.probe, candidates.temperatures
-    probe.base.prefix = work.model.prefix  # frozen blocks say the same in both
+    probe.base.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
     found = {model: score(module, work.objective, test, poll=poll) for model, module in ((TRAINED, work.model), (PROBE, probe))}
     before = {name: at_temperature(scores, 1 / temperatures[name]) for name, scores in found.items()}
     found[AVERAGE] = at_temperature(average(found[TRAINED], found[PROBE]), temperatures[AVERAGE])

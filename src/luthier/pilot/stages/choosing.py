@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.core.errors import ExperimentError
-from luthier.core.interfaces import Face
+from luthier.core.interfaces import Reporter
 from luthier.core.run import Clock
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.families import family_of
 from luthier.models.store import Base, resolve, stored
 from luthier.pilot.stages.nearness import Similar, known_of, ranked
@@ -21,50 +21,52 @@ COMPARING = 1 / 8
 """Of the time, that may go into it."""
 
 
-def comparable(intake: Intake) -> str:
+def comparable(dataset: Dataset) -> str:
     """The task of rows on which bases can be compared.
 
     Raises:
         ExperimentError: they cannot.
     """
-    family = family_of(intake.spec.task)
+    family = family_of(dataset.spec.task)
     if family.Spec is None or family.base is None or family.kind.images:
         raise ExperimentError(
-            f"{intake.reason}: similarity is read off classes or answers", "give rows with a label column, or conversations"
+            f"{dataset.reason}: similarity is read off classes or answers", "give rows with a label column, or conversations"
         )
-    return intake.spec.task or ""
+    return dataset.spec.task or ""
 
 
-def at_hand(task: str, face: Face) -> list[str]:
+def at_hand(task: str, reporter: Reporter) -> list[str]:
     """The bases known by name that fit a task and need no fetching, its own in any case; what else there is is said."""
     family = family_of(task)
     fitting = [base for base in stored() if base["kind"] in family.base_kinds]
     here = [base["name"] for base in fitting if base["here"] or base["name"] == family.base]
     for base in fitting:
         if base["name"] not in here:
-            face.say(f"not compared, because it is not here: {base['name']} ({base['megabytes']} MB); luthier models pull {base['name']}")
+            reporter.say(
+                f"not compared, because it is not here: {base['name']} ({base['megabytes']} MB); luthier models pull {base['name']}"
+            )
     return here
 
 
-def suited(intake: Intake, seconds: float | None, face: Face) -> tuple[Base, str]:
+def suited(dataset: Dataset, seconds: float | None, reporter: Reporter) -> tuple[Base, str]:
     """The base that is likely to become the best on the rows, of those that can be trained in the time.
 
     Args:
-        intake: the rows.
+        dataset: the rows.
         seconds: for everything; None where there is no limit.
-        face: is told.
+        reporter: shows progress.
 
     Returns:
         The base, and why it was taken.
     """
     clock = Clock()
-    names = at_hand(comparable(intake), face)
-    bases = {name: resolve(name, face.say) for name in names}
+    names = at_hand(comparable(dataset), reporter)
+    bases = {name: resolve(name, reporter.say) for name in names}
     if len(names) == 1:
         return bases[names[0]], "the only one that is here and fits the task"
-    read = _read(sorted(bases.values(), key=_work), intake, seconds, clock, face)
+    read = _read(sorted(bases.values(), key=_work), dataset, seconds, clock, reporter)
     found = sorted(ranked(read), key=lambda one: -one.chance)  # of exact ties the larger stays first
-    needed = {one.base: _training(one, bases[one.base], intake) for one in found}
+    needed = {one.base: _training(one, bases[one.base], dataset) for one in found}
     left = None if seconds is None else seconds - clock()
     fitting = [one for one in found if left is None or needed[one.base] <= left]
     taken = fitting[0] if fitting else min(found, key=lambda one: needed[one.base])
@@ -74,16 +76,16 @@ def suited(intake: Intake, seconds: float | None, face: Face) -> tuple[Base, str
     return bases[taken.base], why + (f"; the time does not suffice for {slower}" if slower else "")
 
 
-def _read(bases: Sequence[Base], intake: Intake, seconds: float | None, clock: Clock, face: Face) -> list[Similar]:
+def _read(bases: Sequence[Base], dataset: Dataset, seconds: float | None, clock: Clock, reporter: Reporter) -> list[Similar]:
     """What the bases know of the rows, the quickest first, as long as little of the time goes into it."""
     found: list[Similar] = []
     last = bases[0]
     for base in bases:
         awaited = found[-1].seconds * (_work(base) / _work(last)) ** 0.75 if found else 0.0  # wide products are done at a better rate
         if found and seconds is not None and clock() + awaited > COMPARING * seconds:
-            face.say(f"not compared, because reading the rows would take too much of the time: {base.name}")
+            reporter.say(f"not compared, because reading the rows would take too much of the time: {base.name}")
             continue
-        found.append(known_of(base, intake, face, ROWS))
+        found.append(known_of(base, dataset, reporter, ROWS))
         last = base
     return found
 
@@ -93,7 +95,7 @@ def _work(base: Base) -> int:
     return base.blocks * base.width**2
 
 
-def _training(one: Similar, base: Base, intake: Intake) -> float:
+def _training(one: Similar, base: Base, dataset: Dataset) -> float:
     """About how many seconds its training takes, from how long one pass took."""
-    epochs = choose(intake, base, 1)[0].training.epochs or 0
-    return PASSES * epochs * one.seconds * len(intake.records["train"]) / max(one.rows, 1)
+    epochs = choose(dataset, base, 1)[0].training.epochs or 0
+    return PASSES * epochs * one.seconds * len(dataset.records["train"]) / max(one.rows, 1)

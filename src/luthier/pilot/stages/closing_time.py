@@ -15,7 +15,7 @@ from luthier.core.run import Run
 from luthier.core.types import Example
 from luthier.evaluation.baselines import MOST, text_of
 from luthier.evaluation.score import score
-from luthier.pilot.stages.way import Way
+from luthier.pilot.stages.context import RunContext
 from luthier.training.deadline import TimeLimit
 from luthier.training.steps import Work
 
@@ -167,35 +167,35 @@ def closing_of(place: Run) -> dict[str, Any]:
     return planned[-1].get("closing") or {} if planned else {}
 
 
-def keep_to_time(way: Way, work: Work, limit: TimeLimit | None, closing: Mapping[str, Any]) -> None:
+def keep_to_time(context: RunContext, work: Work, limit: TimeLimit | None, closing: Mapping[str, Any]) -> None:
     """Before the closing: where the time left is less than it takes, the baselines are fitted on fewer rows, which is written down and obeyed.
 
     The test rows are always read whole.
 
     Args:
-        way: of the run.
+        context: of the run.
         work: its model is trained.
         limit: None where there is no budget.
         closing: as it was planned.
     """
-    place = way.place
+    place = context.run
     if limit is None or not closing or not closing["a_scored_token"] or place.happened("probe_rows") or place.happened("test_opened"):
         return
     probe, words = planned_rows(place)
-    slower = max(1.0, time_scoring(way, work) / closing["a_scored_token"])
+    slower = max(1.0, time_scoring(context, work) / closing["a_scored_token"])
     slower = slower if slower > 1.25 else 1.0
     left = limit.seconds - limit.spent()
     fixed, fit, text = (closing[name] * slower for name in ("fixed", "probe", "words"))
     if fixed + fit + text <= left:
         return
     keep_words, keep_probe = share_of(left - fixed - fit, text), share_of(left - fixed, fit)
-    if not way.family.probes:
+    if not context.family.probes:
         rows, words = 0, 0
-        way.face.say("there is less time left than planned: ROUGE-L of a few test answers is left out")
+        context.reporter.say("there is less time left than planned: ROUGE-L of a few test answers is left out")
     else:
         rows = max(min(probe, closing["fewest"]), int(probe * keep_probe))
         words = max(min(words, closing["fewest"]), int(words * keep_words))  # a verdict without it would compare with next to nothing
-        way.face.say(
+        context.reporter.say(
             f"there is less time left than planned: logistic regression is fitted on {rows:,} training rows on the base, on {words:,} on TF-IDF"
         )
     place.event("probe_rows", rows=rows, probe_rows=rows, words_rows=words, left=round(left, 2), expected=round(fixed + fit + text, 2))
@@ -206,9 +206,9 @@ def share_of(seconds: float, needed: float) -> float:
     return float(np.clip(seconds / needed, 0.0, 1.0)) if needed > 0 else 1.0
 
 
-def time_scoring(way: Way, work: Work) -> float:
+def time_scoring(context: RunContext, work: Work) -> float:
     """Seconds in which a token of a few validation rows is scored now."""
     some = work.validation[:: max(1, len(work.validation) // TIMED)][:TIMED]
     began = time.monotonic()
-    score(work.model, work.objective, some, poll=way.signals.poll)
+    score(work.model, work.objective, some, poll=context.signals.poll)
     return (time.monotonic() - began) / max(sum(example.size for example in some), 1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from luthier.core.errors import ModelError
-from luthier.core.interfaces import Face
+from luthier.core.interfaces import Reporter
 from luthier.core.run import Run
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.experiment import Experiment
 from luthier.models import compiled
 from luthier.models.store import Base
@@ -17,32 +17,32 @@ WORTH = 3e14
 """Operations of a training that takes ten minutes on two cores: a quarter of it is saved, and a minute spent."""
 
 
-def compile_where_it_pays(place: Run, experiment: Experiment, base: Base | None, intake: Intake, face: Face) -> None:
+def compile_where_it_pays(place: Run, experiment: Experiment, base: Base | None, dataset: Dataset, reporter: Reporter) -> None:
     """Compile the kernels where they are not kept yet and the run is long enough to repay it.
 
     Args:
         place: the run.
         experiment: before what depends on the machine is decided.
         base: whose training they would make faster.
-        intake: the rows.
-        face: is told what happens.
+        dataset: the rows.
+        reporter: shows progress.
     """
     training = experiment.training
     if training.kernels != "auto" or base is None or not compiled_is_faster(training.dtype, base):
         return
-    if compiled.are_cached() or not compiled.can_compile() or _operations(experiment, base, intake) < WORTH:
+    if compiled.are_cached() or not compiled.can_compile() or _operations(experiment, base, dataset) < WORTH:
         return
-    face.say("compiling kernels for this processor: about a minute, once; later runs find them")
+    reporter.say("compiling kernels for this processor: about a minute, once; later runs find them")
     try:
         compiled.load()
     except ModelError as problem:
         place.event("not_compiled", problem=problem.message)
-        face.say(f"{problem.message}; this run goes on without them")
+        reporter.say(f"{problem.message}; this run goes on without them")
 
 
-def _operations(experiment: Experiment, base: Base, intake: Intake) -> float:
+def _operations(experiment: Experiment, base: Base, dataset: Dataset) -> float:
     """What the training takes, roughly: six operations for each weight and token."""
-    rows = intake.records["train"]
+    rows = dataset.records["train"]
     characters = sum(len(str(value)) for record in rows for value in record.values.values())
     training = experiment.training
     epochs = training.steps * training.batch_size / max(len(rows), 1) if training.steps else training.epochs

@@ -14,7 +14,7 @@ from luthier.experiment import Experiment
 from luthier.models.encode import in_parts, views
 from luthier.models.precision import compute_in
 from luthier.models.pretrained import PackedNetwork
-from luthier.pilot.stages.way import Way
+from luthier.pilot.stages.context import RunContext
 from luthier.training.assemble import load_model
 
 
@@ -22,17 +22,17 @@ class Features:
     """What the untouched base makes of rows; it is in memory for the time of the context.
 
     Args:
-        way: knows the base and the objective.
+        context: knows the base and the objective.
         experiment: says which network is built on the base.
         tuned: a model on the same base; what its frozen blocks said of a row, they say here too.
     """
 
-    def __init__(self, way: Way, experiment: Experiment, tuned: PackedNetwork | None = None) -> None:
-        self.way, self.experiment, self.tuned = way, experiment, tuned
+    def __init__(self, context: RunContext, experiment: Experiment, tuned: PackedNetwork | None = None) -> None:
+        self.context, self.experiment, self.tuned = context, experiment, tuned
         self.model: Any = None
 
     def __enter__(self) -> Features:
-        self.model = compute_in(load_model(self.experiment, self.way.base), getattr(torch, self.experiment.training.dtype)).eval()
+        self.model = compute_in(load_model(self.experiment, self.context.base), getattr(torch, self.experiment.training.dtype)).eval()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
@@ -40,11 +40,11 @@ class Features:
 
     def __call__(self, examples: Sequence[Example]) -> np.ndarray:
         """# (examples, views × width)"""
-        self.model.prefix = self.tuned.prefix if self.tuned is not None else None
+        self.model.frozen_cache = self.tuned.frozen_cache if self.tuned is not None else None
         device = next(self.model.parameters()).device
 
         def some(rows: list[int]) -> np.ndarray:
-            self.way.signals.poll()
-            return views(self.model, self.way.objective.collate([examples[row] for row in rows], 0, HELD_OUT).to(device))
+            self.context.signals.poll()
+            return views(self.model, self.context.objective.collate([examples[row] for row in rows], 0, HELD_OUT).to(device))
 
         return in_parts([example.size for example in examples], some).reshape(len(examples), -1)

@@ -22,22 +22,22 @@ from luthier.experiment import Experiment
 from luthier.models.precision import compute_in
 from luthier.pilot.stages.candidates import LABELS, PROBE, TRAINED, Candidates, fit_candidates, score_candidates
 from luthier.pilot.stages.closing_time import planned_rows
+from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.features import Features
 from luthier.pilot.stages.samples import compared
 from luthier.pilot.stages.unpredicted import name_never_predicted
-from luthier.pilot.stages.way import Way
-from luthier.training.assemble import load_model, prefix
+from luthier.training.assemble import load_model, make_frozen_cache
 from luthier.training.steps import Work
 
 LEEWAY = 1.1
 """Of a forecast, so that a budget that is named as enough is."""
 
 
-def judged(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -> tuple[dict[str, Any], Shipped]:
+def judged(context: RunContext, experiment: Experiment, work: Work, best: dict[str, Any]) -> tuple[dict[str, Any], Shipped]:
     """Fit the baselines on the training rows, open the sealed rows once, and compare.
 
     Args:
-        way: knows the rows.
+        context: knows the rows.
         experiment: of the run.
         work: its model holds the chosen checkpoint; a classifier's is at its temperature afterwards.
         best: the evaluation that chose it.
@@ -45,8 +45,8 @@ def judged(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -
     Returns:
         The content of verdict.json, without the run's seconds; and what ships.
     """
-    place = way.place
-    found, details, shipped = (judge_candidates if way.family.probes else judge_alone)(way, experiment, work)
+    place = context.run
+    found, details, shipped = (judge_candidates if context.family.probes else judge_alone)(context, experiment, work)
     found |= {
         "checkpoint": best["step"],
         "validation": {name: best[name] for name in work.objective.metrics},
@@ -60,53 +60,53 @@ def judged(way: Way, experiment: Experiment, work: Work, best: dict[str, Any]) -
     return found, shipped
 
 
-def judge_alone(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
+def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
     """The trained model against the untouched base, where that can be scored with the same loss, and the family's trivial models."""
-    family = way.family
+    family = context.family
     untouched = None
-    if family.compares_untouched and way.base is not None:
-        untouched = compute_in(load_model(experiment, way.base), getattr(torch, experiment.training.dtype)).eval()
-    trivial = family.baselines(way.examples("train"), way.examples("validation"), baseline_context(way, experiment))
-    test = open_test(way, experiment, work)
-    ours = score(work.model, work.objective, test, poll=way.signals.poll, answers=way.objective.answered_at_verdict)
+    if family.compares_untouched and context.base is not None:
+        untouched = compute_in(load_model(experiment, context.base), getattr(torch, experiment.training.dtype)).eval()
+    trivial = family.baselines(context.examples("train"), context.examples("validation"), baseline_context(context, experiment))
+    test = open_test(context, experiment, work)
+    ours = score(work.model, work.objective, test, poll=context.signals.poll, answers=context.objective.answered_at_verdict)
     base = None
-    if untouched is not None and way.base is not None:
-        untouched.prefix = work.model.prefix  # frozen blocks say the same in both
+    if untouched is not None and context.base is not None:
+        untouched.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
         base = (
-            f"{way.base.name}, untouched",
-            score(untouched, way.objective, test, poll=way.signals.poll, answers=way.objective.answered_at_verdict),
+            f"{context.base.name}, untouched",
+            score(untouched, context.objective, test, poll=context.signals.poll, answers=context.objective.answered_at_verdict),
         )
     others = {rival.name: rival.score(test) for rival in trivial}
     found = decide(family.name, metrics_at_verdict(work.objective.metrics, family), ours, base, others)
-    details = _rows(way, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)
-    way.place.find(*family.findings(ours, experiment.objective))
+    details = _rows(context, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)
+    context.run.find(*family.findings(ours, experiment.objective))
     if family.generates:
-        details |= compared(way, work, test)
+        details |= compared(context, work, test)
     return found, details, Shipped()
 
 
-def judge_candidates(way: Way, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
+def judge_candidates(context: RunContext, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
     """The candidate that the validation rows choose, against those that are simpler."""
-    train, validation = way.examples("train"), way.examples("validation")
-    assert way.base is not None
-    with Features(way, experiment, work.model) as features:
-        probe_rows, words_rows = planned_rows(way.place)
-        candidates = fit_candidates(way, work, features, probe_rows)
-        way.signals.poll()
-        trivial = way.family.baselines(train, validation, baseline_context(way, experiment, words_rows))
-        way.signals.poll()
-        test = open_test(way, experiment, work)
-        scores, before = score_candidates(candidates, work, test, way.signals.poll)
-    ours, metrics = scores[candidates.ships], metrics_at_verdict(work.objective.metrics, way.family)
-    base = f"{way.base.name}, frozen + logistic regression{baselines.share_of_rows(candidates.probe_rows, len(train))}", scores[PROBE]
+    train, validation = context.examples("train"), context.examples("validation")
+    assert context.base is not None
+    with Features(context, experiment, work.model) as features:
+        probe_rows, words_rows = planned_rows(context.run)
+        candidates = fit_candidates(context, work, features, probe_rows)
+        context.signals.poll()
+        trivial = context.family.baselines(train, validation, baseline_context(context, experiment, words_rows))
+        context.signals.poll()
+        test = open_test(context, experiment, work)
+        scores, before = score_candidates(candidates, work, test, context.signals.poll)
+    ours, metrics = scores[candidates.ships], metrics_at_verdict(work.objective.metrics, context.family)
+    base = f"{context.base.name}, frozen + logistic regression{baselines.share_of_rows(candidates.probe_rows, len(train))}", scores[PROBE]
     others = {rival.name: rival.score(test) for rival in trivial}
-    found = decide(way.family.name, metrics, ours, base, others, against_base=candidates.ships != PROBE)
+    found = decide(context.family.name, metrics, ours, base, others, against_base=candidates.ships != PROBE)
     found |= {"ships": candidates.ships, "why": candidates.why, "candidates": []}
     found["candidates"] = list_candidates(candidates, metrics, scores, {PROBE: found["base"], candidates.ships: found["test"]})
     other = TRAINED if candidates.ships == PROBE else PROBE
-    details = _rows(way, work, test, ours, (LABELS[other], scores[other])) | way.family.details(ours, experiment.objective)
-    save_scores(way.place, candidates.validation, {**scores, **others})
-    name_never_predicted(way, never_predicted(ours), "test")
+    details = _rows(context, work, test, ours, (LABELS[other], scores[other])) | context.family.details(ours, experiment.objective)
+    save_scores(context.run, candidates.validation, {**scores, **others})
+    name_never_predicted(context, never_predicted(ours), "test")
     details["temperature"] = candidates.temperatures[candidates.ships]
     details["calibration_error"] = {
         when: measure(each, ("calibration_error",))["calibration_error"]
@@ -115,10 +115,10 @@ def judge_candidates(way: Way, experiment: Experiment, work: Work) -> tuple[dict
     return found, details, candidates.shipped
 
 
-def baseline_context(way: Way, experiment: Experiment, most_rows: int = 1 << 40) -> baselines.BaselineContext:
+def baseline_context(context: RunContext, experiment: Experiment, most_rows: int = 1 << 40) -> baselines.BaselineContext:
     """What the family fits its trivial models with."""
     return baselines.BaselineContext(
-        experiment.data.input, len(way.intake.labels), way.tokenizer, way.objective, most_rows, way.signals.poll
+        experiment.data.input, len(context.dataset.labels), context.tokenizer, context.objective, most_rows, context.signals.poll
     )
 
 
@@ -139,11 +139,11 @@ def save_scores(place: Run, validation: Mapping[str, Scores], test: Mapping[str,
     write_file(place.folder / "candidate_scores.safetensors", save(tensors))
 
 
-def open_test(way: Way, experiment: Experiment, work: Work) -> Sequence[Example]:
+def open_test(context: RunContext, experiment: Experiment, work: Work) -> Sequence[Example]:
     """The sealed rows, noted as opened; what frozen blocks say of them is kept for the models that share these."""
-    way.place.event("test_opened", rows=len(way.intake.records["test"]))
-    test = way.examples("test")
-    work.model.prefix = prefix(experiment, work.model, test, getattr(torch, experiment.training.dtype), {})
+    context.run.event("test_opened", rows=len(context.dataset.records["test"]))
+    test = context.examples("test")
+    work.model.frozen_cache = make_frozen_cache(experiment, work.model, test, getattr(torch, experiment.training.dtype), {})
     return test
 
 
@@ -193,7 +193,9 @@ def budget_cut(place: Run) -> dict[str, float] | None:
     return {"steps": left, "wanted": wanted, "budget": budget, "enough": round(enough, 1)}
 
 
-def _rows(way: Way, work: Work, test: Sequence[Example], ours: Scores, other: tuple[str, Scores] | None, shown: int = 8) -> dict[str, Any]:
+def _rows(
+    context: RunContext, work: Work, test: Sequence[Example], ours: Scores, other: tuple[str, Scores] | None, shown: int = 8
+) -> dict[str, Any]:
     """The rows it does worst and best on, with what another model loses there."""
     each = ours.loss / np.maximum(ours.count, 1)
     theirs = other[1].loss / np.maximum(other[1].count, 1) if other is not None else np.full(len(each), np.nan)
@@ -204,12 +206,12 @@ def _rows(way: Way, work: Work, test: Sequence[Example], ours: Scores, other: tu
         record = test[position].record
         found = {"file": Path(record.source).name, "line": record.row, "loss": each[position], "other_loss": theirs[position],
                  "input": [str(record.values.get(name) or "")[:600] for name in work.experiment.data.input]}  # fmt: skip
-        target = way.family.target_text(test[position])
+        target = context.family.target_text(test[position])
         if labels and ours.probabilities is not None:
             said = int(ours.probabilities[position].argmax())
             found |= {"target": target, "said": labels[said], "confidence": float(ours.probabilities[position, said])}
         else:
-            said = way.family.said_text(ours, position)
+            said = context.family.predicted_text(ours, position)
             found |= {"target": target[:600], **({"said": said} if said else {})}
         return found
 

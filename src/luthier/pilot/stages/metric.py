@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from luthier.core.errors import ExperimentError
 from luthier.core.run import Run
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.evaluation.choice import AUTO, resolve_metric
 from luthier.evaluation.own import allow_function, describe_function, is_function, load_function
 from luthier.experiment import Experiment
@@ -20,23 +20,23 @@ def with_metric(assignments: Sequence[str], metric: str | None) -> list[str]:
     return [*assignments, f"{PATH}={metric}"] if metric else [*assignments]
 
 
-def settle_metric(experiment: Experiment, intake: Intake, assignments: Sequence[str] = ()) -> Experiment:
+def settle_metric(experiment: Experiment, dataset: Dataset, assignments: Sequence[str] = ()) -> Experiment:
     """The experiment with the metric by its full name.
 
     Args:
         experiment: with task and classes.
-        intake: its rows.
+        dataset: its rows.
         assignments: changes as typed: a function that stands among them may be imported, for the person has named it.
 
     Raises:
         ExperimentError: there is no such metric, it does not fit the task, or it is a function that nobody has named.
     """
     name = experiment.training.metric
-    family = family_of(intake.spec.task)
+    family = family_of(dataset.spec.task)
     found = (
-        str(family.metric(intake, AUTO)[0].value)
+        str(family.metric(dataset, AUTO)[0].value)
         if name == AUTO
-        else resolve_metric(name, family, intake.labels if family.kind.classes else ())
+        else resolve_metric(name, family, dataset.labels if family.kind.classes else ())
     )
     if is_function(found):
         if any(item.partition("=")[0].strip() == PATH and item.partition("=")[2].strip() == name for item in assignments):

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from luthier.core.errors import ExperimentError
-from luthier.core.interfaces import Face
+from luthier.core.interfaces import Reporter
 from luthier.core.randomness import permutation
 from luthier.core.run import Clock
 from luthier.core.types import Example, Record
 from luthier.core.words import plural
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.data.split import folds
 from luthier.evaluation.score import score
 from luthier.families import family_of
@@ -93,38 +93,38 @@ class Similar:
         }
 
 
-def known_of(base: Base, intake: Intake, face: Face, most: int = MOST_ROWS) -> Similar:
+def known_of(base: Base, dataset: Dataset, reporter: Reporter, most: int = MOST_ROWS) -> Similar:
     """What one base knows of the rows; the sealed ones are not looked at.
 
     Args:
         base: from the store.
-        intake: the rows.
-        face: is told.
+        dataset: the rows.
+        reporter: shows progress.
         most: rows that are read.
     """
     clock = Clock()
-    unsealed = [*intake.records["train"], *intake.records["validation"]]
-    chosen = sorted(permutation(len(unsealed), intake.spec.split_seed, "similar")[:most].tolist())
+    unsealed = [*dataset.records["train"], *dataset.records["validation"]]
+    chosen = sorted(permutation(len(unsealed), dataset.spec.split_seed, "similar")[:most].tolist())
     records = [unsealed[place] for place in chosen]
-    face.stage("similarity", f"{base.name}: one pass over {plural(len(records), 'row')}")
+    reporter.stage("similarity", f"{base.name}: one pass over {plural(len(records), 'row')}")
     size = round((base.folder / "model.safetensors").stat().st_size / 1e6, 1)
-    family = family_of(intake.spec.task)
+    family = family_of(dataset.spec.task)
     if family.converses:
-        fluency, count = _fluency(base, records, intake)
+        fluency, count = _fluency(base, records, dataset)
         near = turn(fluency)
         proposed = depth_for(near, count)
-        rate, _ = family.learning_rate(base, "freeze" if proposed.blocks else "full")
-        return Similar(base.name, size, [], fluency, near, proposed, rate, round(clock(), 2), len(fluency.rows))
-    texts = ["\n\n".join(str(record.values.get(name) or "") for name in intake.spec.input) for record in records]
-    number = {label: place for place, label in enumerate(sorted({str(record.values[intake.spec.target or ""]) for record in records}))}
-    labels = np.array([number[str(record.values[intake.spec.target or ""])] for record in records])
-    parts = folds([intake.together[record.source, record.row] for record in records], labels.tolist(), FOLDS, intake.spec.split_seed)
+        lr, _ = family.learning_rate(base, "freeze" if proposed.blocks else "full")
+        return Similar(base.name, size, [], fluency, near, proposed, lr, round(clock(), 2), len(fluency.rows))
+    texts = ["\n\n".join(str(record.values.get(name) or "") for name in dataset.spec.input) for record in records]
+    number = {label: place for place, label in enumerate(sorted({str(record.values[dataset.spec.target or ""]) for record in records}))}
+    labels = np.array([number[str(record.values[dataset.spec.target or ""])] for record in records])
+    parts = folds([dataset.together[record.source, record.row] for record in records], labels.tolist(), FOLDS, dataset.spec.split_seed)
     seen = floors(layers(base, texts, choose_dtype("auto")), labels, parts)
-    rows, kept = len(intake.records["train"]), family.depth_kept(base)
+    rows, kept = len(dataset.records["train"]), family.depth_kept(base)
     rarest = round(rows * float(np.bincount(labels).min() / len(labels)))
     near, proposed = nearness(seen, labels), depth(seen, rows, rarest, kept)
-    rate, _ = family.learning_rate(base, "freeze" if proposed.blocks else "full")
-    return Similar(base.name, size, seen, None, near, proposed, float(f"{rate * near.rate:.2g}"), round(clock(), 2), len(records))
+    lr, _ = family.learning_rate(base, "freeze" if proposed.blocks else "full")
+    return Similar(base.name, size, seen, None, near, proposed, float(f"{lr * near.rate:.2g}"), round(clock(), 2), len(records))
 
 
 def ranked(found: Sequence[Similar]) -> list[Similar]:
@@ -138,13 +138,13 @@ def ranked(found: Sequence[Similar]) -> list[Similar]:
     return sorted(told, key=lambda one: (one.chance < min(TIE, most), -one.megabytes if one.chance >= TIE else -one.chance))
 
 
-def _fluency(base: Base, records: Sequence[Record], intake: Intake) -> tuple[Fluency, int]:
+def _fluency(base: Base, records: Sequence[Record], dataset: Dataset) -> tuple[Fluency, int]:
     """How well a generator foresees the answers, and whole conversations as plain text; and how many blocks it has."""
     if base.kind == "encoder":
         raise ExperimentError(f"{base.name} is an encoder: it cannot write answers", "choose a generator: --bases smollm2-135m")
     tokenizer = load_tokenizer(base)
     model = compute_in(load_generator(base, 0.0).eval(), getattr(torch, choose_dtype("auto")))
-    spec = intake.spec
+    spec = dataset.spec
     hyperparameters: Any = family_of(spec.task).spec_class()
     objective = hyperparameters.open(tokenizer, spec.input, spec.target or "")
     examples: list[Example] = []

@@ -19,10 +19,10 @@ from luthier.evaluation import baselines
 from luthier.evaluation.metrics import measure, metric_of
 from luthier.experiment import Experiment
 from luthier.pilot.stages.closing_time import ALWAYS, SHARE, WRITTEN, ClosingCosts, count_words, fit_seconds
+from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.features import Features
 from luthier.pilot.stages.samples import SHOWN
 from luthier.pilot.stages.time_budget import FEWEST_STEPS, refuse
-from luthier.pilot.stages.way import Way
 from luthier.training.forecast import disk, peak
 from luthier.training.smoke import Smoke, smoke
 from luthier.training.steps import Work
@@ -54,38 +54,38 @@ class Probed:
     slower: float = 1.0
 
 
-def planned(way: Way, experiment: Experiment) -> Experiment:
+def planned(context: RunContext, experiment: Experiment) -> Experiment:
     """The small run, its verdict, and what a time budget leaves of the epochs: decided once, then obeyed.
 
     Raises:
         NoGo: the small run says that the large one would be wasted, and nobody insisted.
     """
-    place, face = way.place, way.face
+    place, reporter = context.run, context.reporter
     created = place.happened("created")[-1]
     forced = bool(place.happened("forced"))
     if place.happened("planned"):
         return experiment
-    face.stage("smoke", "a small run first")
+    reporter.stage("smoke", "a small run first")
     budget = created["budget"] or math.inf
-    probed = fit_small_probe(way, experiment, budget)
+    probed = fit_small_probe(context, experiment, budget)
     probe = probed.scores
-    way.signals.poll()
-    found = smoke(way.work(experiment), face, probe, probed.prior, limit=0.15 * budget)
-    way.signals.poll()
-    work = way.work(experiment)
+    context.signals.poll()
+    found = smoke(context.work(experiment), reporter, probe, probed.prior, limit=0.15 * budget)
+    context.signals.poll()
+    work = context.work(experiment)
     closing: dict[str, float] = {}
     if found.go or forced:
-        costs = closing_costs(way, work, found, probed)
-        experiment, closing = fit_into(way, experiment, work, found, costs, budget)
+        costs = closing_costs(context, work, found, probed)
+        experiment, closing = fit_into(context, experiment, work, found, costs, budget)
         if found.tokens:
             place.event("shrunk_before", tokens=found.tokens)
-            face.say(f"memory is enough for {found.tokens:,} tokens at once: training.micro_batch_tokens is set to that")
+            reporter.say(f"memory is enough for {found.tokens:,} tokens at once: training.micro_batch_tokens is set to that")
             experiment = experiment.replace("training.micro_batch_tokens", found.tokens)
     forecast = _forecast(work, found, experiment, probe)
     findings = [*found.findings, forecast, *_space(place, work)]
     place.find(*findings)
     for each in findings:
-        face.finding(each)
+        reporter.finding(each)
     if not found.go and not forced:
         reasons = "; ".join(each.claim for each in found.findings if each.severity == "stop" and each.check != "smoke")
         place.event("no_go", reasons=reasons)
@@ -115,24 +115,24 @@ def _space(place: Run, work: Work) -> list[Finding]:
     return [Finding(check="disk", severity="warning", claim=claim, evidence={"least": least, "most": most, "free": free}, remedy=remedy)]
 
 
-def fit_small_probe(way: Way, experiment: Experiment, budget: float = math.inf) -> Probed:
+def fit_small_probe(context: RunContext, experiment: Experiment, budget: float = math.inf) -> Probed:
     """What a logistic regression on the frozen base, and the class shares alone, make of a few validation rows.
 
     Args:
-        way: knows the rows.
+        context: knows the rows.
         experiment: of the run.
         budget: seconds; where the fit would take much of a short one, the rows are fewer.
     """
-    if not way.family.probes or way.base is None:
+    if not context.family.probes or context.base is None:
         return Probed()
-    classes = len(way.intake.labels)
-    expected = fit_seconds(PROBED, 3 * way.base.width, classes)
+    classes = len(context.dataset.labels)
+    expected = fit_seconds(PROBED, 3 * context.base.width, classes)
     most = PROBED if expected <= PROBE_SHARE * budget else PROBED_SHORT
-    train, validation = way.examples("train"), way.examples("validation")
+    train, validation = context.examples("train"), context.examples("validation")
     train = [train[row] for row in sorted(permutation(len(train), experiment.seed, "probe")[:most])]
     validation = [validation[row] for row in sorted(permutation(len(validation), experiment.seed, "probe")[: most // 2])]
     reading, width = 0.0, 1
-    with Features(way, experiment) as features:
+    with Features(context, experiment) as features:
 
         def timed(examples: Sequence[Example]) -> object:
             nonlocal reading, width
@@ -142,7 +142,7 @@ def fit_small_probe(way: Way, experiment: Experiment, budget: float = math.inf) 
             return rows
 
         began = time.monotonic()
-        probe = baselines.frozen(way.base.name, timed, train, validation, classes)  # type: ignore[arg-type]
+        probe = baselines.frozen(context.base.name, timed, train, validation, classes)  # type: ignore[arg-type]
         fitting = time.monotonic() - began - reading
     tokens = sum(example.size for example in [*train, *validation])
     slower = min(10.0, max(0.5, fitting / fit_seconds(len(train), width, classes)))
@@ -156,36 +156,36 @@ def _costs(work: Work, found: Smoke) -> tuple[float, float]:
     return mean * batch * found.seconds_a_token, sum(example.size for example in work.validation) * found.seconds_a_scored_token
 
 
-def closing_costs(way: Way, work: Work, found: Smoke, probed: Probed) -> ClosingCosts:
+def closing_costs(context: RunContext, work: Work, found: Smoke, probed: Probed) -> ClosingCosts:
     """What verdict, bundle and report take, from what was measured in the small run.
 
     Args:
-        way: knows the rows.
+        context: knows the rows.
         work: of the run.
         found: by the small run.
         probed: by the small fit on the base.
     """
     _, look = _costs(work, found)
-    test, alone = len(way.intake.records["test"]), not way.family.probes
+    test, alone = len(context.dataset.records["test"]), not context.family.probes
     scored = look * test / max(len(work.validation), 1)
     train, validation = (sum(example.size for example in part) for part in (work.train, work.validation))
     read = scored if alone else probed.a_token * validation * (1 + test / max(len(work.validation), 1))
     weights = sum(parameter.numel() for parameter in work.model.network.parameters())
     fixed = ALWAYS + look + scored + read + 2 * 4 * weights / WRITTEN
     if alone:
-        return ClosingCosts(fixed + (2 * SHOWN * 64 * 0.03 if way.family.generates else 0.0), len(work.train))
+        return ClosingCosts(fixed + (2 * SHOWN * 64 * 0.03 if context.family.generates else 0.0), len(work.train))
     ngrams, sample, distinct, growth = count_words(work.train, work.experiment.data.input)
-    return ClosingCosts(fixed, len(work.train), len(way.intake.labels), probed.a_token * train / max(len(work.train), 1), probed.features,
+    return ClosingCosts(fixed, len(work.train), len(context.dataset.labels), probed.a_token * train / max(len(work.train), 1), probed.features,
                         ngrams, sample, distinct, growth, probed.slower)  # fmt: skip
 
 
 def fit_into(
-    way: Way, experiment: Experiment, work: Work, found: Smoke, costs: ClosingCosts, budget: float
+    context: RunContext, experiment: Experiment, work: Work, found: Smoke, costs: ClosingCosts, budget: float
 ) -> tuple[Experiment, dict[str, float]]:
     """Cut the steps to what the budget leaves after everything else, and the rows that the baselines are fitted on to what the closing may take.
 
     Args:
-        way: of the run.
+        context: of the run.
         experiment: as it begins.
         work: of the run.
         found: by the small run.
@@ -203,38 +203,38 @@ def fit_into(
     step, look = _costs(work, found)
     looks_a_step = experiment.training.evaluations_per_epoch / steps_in_epoch(len(work.train), experiment.training.batch_size)
     wanted = experiment.total_steps(len(work.train))
-    least = 1 if way.place.happened("forced") else min(wanted, FEWEST_STEPS)
+    least = 1 if context.run.happened("forced") else min(wanted, FEWEST_STEPS)
     a_step = step * 1.05 + (look + 0.3) * looks_a_step
     affordable, rows = 0, (0, 0)
     for share in (SHARE, 0.0):  # where too little would be left for the training, the baselines get the fewest rows
         rows = costs.rows_within(share * budget)
-        left = budget * (1 - RESERVE_SHARE) - way.spent - costs.seconds(*rows)
+        left = budget * (1 - RESERVE_SHARE) - context.spent - costs.seconds(*rows)
         affordable = int(left / a_step)
         if affordable >= least:
             break
-    if affordable < least and not way.place.happened("forced"):
-        refuse(way, budget, 1.05 * (way.spent + costs.seconds(*rows) + least * a_step + look) / (1 - RESERVE_SHARE))
-    closing = describe_closing(way, costs, rows, found)
+    if affordable < least and not context.run.happened("forced"):
+        refuse(context, budget, 1.05 * (context.spent + costs.seconds(*rows) + least * a_step + look) / (1 - RESERVE_SHARE))
+    closing = describe_closing(context, costs, rows, found)
     if affordable >= wanted:
         return experiment, closing
     steps = max(1, affordable)
-    way.place.event("cut_to_budget", wanted=wanted, steps=steps, budget=budget)
-    way.face.say(f"the budget of {budget:.0f} s is enough for {steps:,} of {plural(wanted, 'step')}")
+    context.run.event("cut_to_budget", wanted=wanted, steps=steps, budget=budget)
+    context.reporter.say(f"the budget of {budget:.0f} s is enough for {steps:,} of {plural(wanted, 'step')}")
     return experiment.replace("training.steps", steps), closing
 
 
-def describe_closing(way: Way, costs: ClosingCosts, rows: tuple[int, int], found: Smoke) -> dict[str, float]:
+def describe_closing(context: RunContext, costs: ClosingCosts, rows: tuple[int, int], found: Smoke) -> dict[str, float]:
     """What is kept of the closing's costs: its parts in seconds, and on how many rows the baselines are fitted.
 
     Args:
-        way: of the run; is told where the rows are fewer than there are.
+        context: of the run; is told where the rows are fewer than there are.
         costs: of the closing.
         rows: for the probe and for TF-IDF.
         found: by the small run.
     """
     probe, words = rows
     if costs.classes and (probe < min(costs.rows, baselines.MOST) or words < costs.rows):
-        way.face.say(
+        context.reporter.say(
             f"so that the verdict comes in time, logistic regression is fitted on {probe:,} training rows on the base, and on {words:,} on TF-IDF"
         )
     fitted = (costs.probe(probe), costs.words(words)) if costs.classes else (0.0, 0.0)

@@ -11,7 +11,7 @@ from luthier.core.types import Record
 from luthier.core.words import plural
 from luthier.experiment import Experiment
 from luthier.families import family_of
-from luthier.pilot.stages.way import Way
+from luthier.pilot.stages.context import RunContext
 from luthier.training.prove import Disproved, disproved
 from luthier.training.prove import prove as proofs_of
 
@@ -20,31 +20,31 @@ SHARE = 0.05
 MARKS = {True: "✓", False: "✗", None: "·"}
 
 
-def proven(way: Way, experiment: Experiment) -> None:
+def proven(context: RunContext, experiment: Experiment) -> None:
     """Prove the loss before step one, once a run; what was found is in proofs.json.
 
     Raises:
         Disproved: a proof failed; the row that speaks against it is named.
     """
-    if (way.place.folder / "proofs.json").exists() and way.place.happened("proven"):
+    if (context.run.folder / "proofs.json").exists() and context.run.happened("proven"):
         return
-    way.face.stage("proofs", "the loss proves itself")
-    budget = way.place.happened("created")[-1]["budget"]
+    context.reporter.stage("proofs", "the loss proves itself")
+    budget = context.run.happened("created")[-1]["budget"]
     seconds = min(SECONDS, SHARE * budget) if budget else SECONDS
-    found = proofs_of(way.work(experiment), served(way.objective, experiment.data.task), seconds)
-    way.place.write_json("proofs.json", {"proofs": [proof.model_dump() for proof in found]})
+    found = proofs_of(context.work(experiment), served(context.objective, experiment.data.task), seconds)
+    context.run.write_json("proofs.json", {"proofs": [proof.model_dump() for proof in found]})
     failed = list(disproved(found))
     held = sum(proof.held is True for proof in found)
     untried = [proof.name for proof in found if proof.held is None]
     for proof in failed:
-        way.face.say(told(proof))
+        context.reporter.say(told(proof))
     if failed:
         first = failed[0]
         where = f" ({first.evidence['file']}, line {first.evidence['line']})" if "file" in first.evidence else ""
         raise Disproved(f"disproved before step one: {first.name}: {first.claim}{where}",
-                        f"nothing was trained; all proofs are in {way.place.folder / 'proofs.json'}. Mend what the proof names: the rows, the template or the base")  # fmt: skip
-    way.face.say(f"{plural(held, 'proof')} held" + (f"; not tried for lack of time: {', '.join(untried)}" if untried else ""))
-    way.place.event("proven", held=held, untried=untried)
+                        f"nothing was trained; all proofs are in {context.run.folder / 'proofs.json'}. Mend what the proof names: the rows, the template or the base")  # fmt: skip
+    context.reporter.say(f"{plural(held, 'proof')} held" + (f"; not tried for lack of time: {', '.join(untried)}" if untried else ""))
+    context.run.event("proven", held=held, untried=untried)
 
 
 def told(proof: Proof) -> str:
@@ -56,4 +56,4 @@ def told(proof: Proof) -> str:
 def served(objective: Objective, task: str | None) -> Callable[[Record], Any]:
     """A row → what `predict` gives the model: the same functions, without the target."""
     family = family_of(task)
-    return lambda record: family.served(record, objective)
+    return lambda record: family.serving_inputs(record, objective)

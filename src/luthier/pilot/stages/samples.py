@@ -9,7 +9,7 @@ import numpy as np
 
 from luthier.core.types import Example
 from luthier.evaluation.overlap import rouge_l
-from luthier.pilot.stages.way import Way
+from luthier.pilot.stages.context import RunContext
 from luthier.training.steps import Work
 
 SHOWN = 8
@@ -23,9 +23,9 @@ def chosen(examples: Sequence[Example]) -> list[Example]:
     return sorted(examples, key=lambda example: example.size)[len(examples) // 8 :][:SHOWN]
 
 
-def sampled(way: Way, work: Work, when: str) -> list[dict[str, Any]]:
+def sampled(context: RunContext, work: Work, when: str) -> list[dict[str, Any]]:
     """What the model answers to a few validation prompts."""
-    kept = [line for line in way.place.lines("samples.jsonl") if line.get("when") == when]
+    kept = [line for line in context.run.lines("samples.jsonl") if line.get("when") == when]
     if kept:
         return kept
     objective, shown = work.objective, chosen(work.validation)
@@ -33,19 +33,19 @@ def sampled(way: Way, work: Work, when: str) -> list[dict[str, Any]]:
     said = objective.answer(work.model, shown, limit)
     lines = [{"step": 0, "when": when, "row": example.record.row, "asked": objective.asked(example), "expected": objective.reference(example), "said": text}
              for example, text in zip(shown, said, strict=True)]  # fmt: skip
-    way.place.append("samples.jsonl", *lines)
+    context.run.append("samples.jsonl", *lines)
     return lines
 
 
-def compared(way: Way, work: Work, test: Sequence[Example]) -> dict[str, Any]:
+def compared(context: RunContext, work: Work, test: Sequence[Example]) -> dict[str, Any]:
     """The same prompts after training; and ROUGE-L on test rows whose references are short."""
-    before, after = sampled(way, work, "before"), sampled(way, work, "after")
+    before, after = sampled(context, work, "before"), sampled(context, work, "after")
     shown = [{**then, "after": now["said"], "before": then["said"]} for then, now in zip(before, after, strict=True)]
     found: dict[str, Any] = {"samples": shown}
     objective = work.objective
     lengths = [objective.lengths(example)[1] for example in test]
     if (
-        "rouge_l" in way.family.metrics and float(np.median(lengths)) <= 64 and not way.place.happened("probe_rows")
+        "rouge_l" in context.family.metrics and float(np.median(lengths)) <= 64 and not context.run.happened("probe_rows")
     ):  # there: no time for it
         few = chosen(test)
         said = objective.answer(work.model, few, LONGEST)

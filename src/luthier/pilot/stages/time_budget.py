@@ -7,12 +7,12 @@ import time
 
 from luthier.core.errors import ExperimentError
 from luthier.core.finding import Finding
-from luthier.core.interfaces import Face
+from luthier.core.interfaces import Reporter
 from luthier.core.run import Run
 from luthier.core.words import duration
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
-from luthier.pilot.stages.way import Way
+from luthier.pilot.stages.context import RunContext
 from luthier.training.assemble import load_model
 from luthier.training.deadline import TimeLimit, is_crowded
 
@@ -26,18 +26,18 @@ SURE = 0.6
 """A budget is refused before the small run where it is shorter than this share of what is reckoned: the small run knows better."""
 
 
-def limit_of(way: Way) -> TimeLimit | None:
+def limit_of(context: RunContext) -> TimeLimit | None:
     """What a planned run must keep to; None where it has no time budget.
 
     Args:
-        way: of the run, or of the study that it is a trial of.
+        context: of the run, or of the study that it is a trial of.
     """
-    budget, planned = way.place.happened("created")[-1]["budget"], way.place.happened("planned")
+    budget, planned = context.run.happened("created")[-1]["budget"], context.run.happened("planned")
     if not budget or not planned or not planned[-1].get("closing"):
         return None
     forecast, closing = planned[-1]["forecast"], planned[-1]["closing"]
     seconds = closing["fixed"] + closing["probe"] + closing["words"] - closing["before"]
-    return TimeLimit(budget, lambda: way.spent, seconds, forecast["a_step"], forecast["an_evaluation"])
+    return TimeLimit(budget, lambda: context.spent, seconds, forecast["a_step"], forecast["an_evaluation"])
 
 
 def rounded_up(seconds: float) -> str:
@@ -47,11 +47,11 @@ def rounded_up(seconds: float) -> str:
     return f"{30 * math.ceil(seconds / 30)}s" if seconds < 600 else f"{math.ceil(seconds / 60)}m"
 
 
-def refuse(way: Way, budget: float, smallest: float) -> None:
+def refuse(context: RunContext, budget: float, smallest: float) -> None:
     """Say that a budget is too short for anything, and which would do.
 
     Args:
-        way: of the run; an event is written.
+        context: of the run; an event is written.
         budget: seconds.
         smallest: seconds that make sense.
 
@@ -59,57 +59,57 @@ def refuse(way: Way, budget: float, smallest: float) -> None:
         ExperimentError: always.
     """
     needed = rounded_up(max(smallest, budget + 1))
-    way.place.event("budget_too_short", budget=budget, smallest=needed)
+    context.run.event("budget_too_short", budget=budget, smallest=needed)
     crowd = " while other programs use the processor" if is_crowded() else ""
     raise ExperimentError(f"--budget {budget:g}s is too short for these rows: the smallest that makes sense is {needed}{crowd}",
                           f"give --budget {needed} or more (and a new --out), a smaller base or fewer rows; nothing was trained")  # fmt: skip
 
 
-def check_budget(way: Way, experiment: Experiment) -> None:
+def check_budget(context: RunContext, experiment: Experiment) -> None:
     """Refuse a budget that is hopeless, as soon as that can be known: from what reading took, and one batch.
 
     Args:
-        way: of a run whose rows and base are read.
+        context: of a run whose rows and base are read.
         experiment: of the run.
 
     Raises:
         ExperimentError: not even the smallest training fits.
     """
-    place = way.place
+    place = context.run
     budget = place.happened("created")[-1]["budget"]
     if not budget or budget > SHORT or place.happened("planned") or place.happened("proven") or place.happened("forced"):
         return
-    train, validation = way.examples("train"), way.examples("validation")
+    train, validation = context.examples("train"), context.examples("validation")
     some = validation[:16]
-    model = load_model(experiment, way.base)
-    score(model, way.objective, some[:2])  # the first time is slower
+    model = load_model(experiment, context.base)
+    score(model, context.objective, some[:2])  # the first time is slower
     times = []
     for _ in range(3):  # of which the quickest counts: a pause of the machine is no reason to refuse
         began = time.monotonic()
-        score(model, way.objective, some)
+        score(model, context.objective, some)
         times.append(time.monotonic() - began)
     a_token = min(times) / max(sum(len(example.tokens) for example in some), 1)
     mean = sum(len(example.tokens) for example in train) / max(len(train), 1)
     step = 3 * a_token * mean * min(experiment.training.batch_size, len(train))  # forwards once, and backwards twice that
     held = sum(len(example.tokens) for example in validation) * a_token
-    tests = held * len(way.intake.records["test"]) / max(len(validation), 1)
+    tests = held * len(context.dataset.records["test"]) / max(len(validation), 1)
     steps = SMALL_RUN_STEPS + min(FEWEST_STEPS, experiment.total_steps(len(train)))
-    smallest = way.spent + steps * step + 2 * held + 2 * tests + 4.0
+    smallest = context.spent + steps * step + 2 * held + 2 * tests + 4.0
     if budget < SURE * smallest:
-        refuse(way, budget, 2 * smallest)
+        refuse(context, budget, 2 * smallest)
 
 
-def tell_cuts(place: Run, face: Face) -> None:
+def tell_cuts(place: Run, reporter: Reporter) -> None:
     """Add what was left out to keep the budget to the findings of a run, and say it.
 
     Args:
         place: of a run that is trained.
-        face: is told.
+        reporter: shows progress.
     """
     found = find_cuts(place)
     if found is not None:
         place.find(found)
-        face.finding(found)
+        reporter.finding(found)
 
 
 def find_cuts(place: Run) -> Finding | None:

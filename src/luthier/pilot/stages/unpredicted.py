@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from luthier.core.finding import Finding
 from luthier.core.run import Run
-from luthier.pilot.stages.way import Way
+from luthier.pilot.stages.context import RunContext
 
 NAMED = 5
 """Classes that are named in the terminal; the evidence has all."""
@@ -19,18 +19,18 @@ def missed_at(place: Run, step: int) -> list[int]:
     return looks[-1].get("never_predicted", []) if looks else []
 
 
-def name_never_predicted(way: Way, classes: Sequence[int], part: str) -> None:
+def name_never_predicted(context: RunContext, classes: Sequence[int], part: str) -> None:
     """Say which classes have rows in a part and were never predicted there.
 
     Args:
-        way: of the run; the finding is written into its folder and shown.
+        context: of the run; the finding is written into its folder and shown.
         classes: by number.
         part: validation or test.
     """
     if not classes:
         return
-    labels = way.intake.labels
-    trained = Counter(example.target for example in way.examples("train"))
+    labels = context.dataset.labels
+    trained = Counter(example.target for example in context.examples("train"))
     counts = {labels[number]: trained[number] for number in sorted(classes, key=lambda number: trained[number])}
     named = ", ".join(f"{label!r} ({rows:,} training {'row' if rows == 1 else 'rows'})" for label, rows in [*counts.items()][:NAMED])
     more = f" and {len(counts) - NAMED:,} more" if len(counts) > NAMED else ""
@@ -42,6 +42,6 @@ def name_never_predicted(way: Way, classes: Sequence[int], part: str) -> None:
         evidence={"classes": counts, "part": part},
         remedy="give more rows of it, weigh rare classes more (--set objective.class_weights=balanced), decide by --metric macro_f1, or train longer",
     )
-    if found not in way.place.findings:  # a run that was stopped here says it again, and writes it once
-        way.place.find(found)
-    way.face.finding(found)
+    if found not in context.run.findings:  # a run that was stopped here says it again, and writes it once
+        context.run.find(found)
+    context.reporter.finding(found)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import LuthierError, RunError
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Clock, Run
 from luthier.experiment import Experiment
 from luthier.families import family_of
-from luthier.families.recognise import take_in
+from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
+from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.metric import confirm_metric
-from luthier.pilot.stages.way import Way
 from luthier.pilot.trials.runner import Runner, Stable
 from luthier.studies.ends import trunk
 from luthier.studies.plan import Plan
@@ -38,7 +38,7 @@ def advanced(question: dict[str, Any]) -> dict[str, Any]:
     """
     stable = stable_of(question["study"])
     runner = Runner(stable, Trial(question["trial"], question["values"], ""))
-    place = runner.way.place
+    place = runner.context.run
     try:
         with _owned(place):
             differs = differences(runner.experiment.environment)
@@ -62,11 +62,11 @@ def stable_of(study: str) -> Stable:
         experiment = trunk(experiment)
     settle()
     use_threads(experiment.environment["threads"])
-    intake = take_in(experiment.data, checks=())
+    dataset = load_dataset(experiment.data, checks=())
     base = resolve(experiment.model.base) if experiment.model.base else None
-    tokenizer = family_of(intake.spec.task).load_processor(base, experiment.objective, intake)
-    way = Way(place, intake, Silent(), Clock(), Signals(), base, tokenizer, opened(experiment, tokenizer))
-    return Stable(way, experiment)
+    tokenizer = family_of(dataset.spec.task).load_processor(base, experiment.objective, dataset)
+    context = RunContext(place, dataset, NullReporter(), Clock(), Signals(), base, tokenizer, opened(experiment, tokenizer))
+    return Stable(context, experiment)
 
 
 @contextlib.contextmanager

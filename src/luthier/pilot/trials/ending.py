@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from luthier.core.finding import Finding
-from luthier.core.interfaces import Face
+from luthier.core.interfaces import Reporter
 from luthier.core.study import Study
 from luthier.evaluation.contributions import compared_by, describe_score
 from luthier.pilot.trials.runner import Runner
@@ -17,7 +17,9 @@ WHOLE = "linear-1.000"
 """The end that the trial itself comes to; it wins ties."""
 
 
-def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face, late: Callable[[float], bool] = lambda runs: False) -> Runner:
+def ended(
+    study: Study, plan: Plan, race: Race, runner: Runner, reporter: Reporter, late: Callable[[float], bool] = lambda runs: False
+) -> Runner:
     """Bring the trial that is left to all its ends, and take the best by the same validation rows; which one is noted in the ledger.
 
     Args:
@@ -25,7 +27,7 @@ def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face, late
         plan: names the ends.
         race: has been run.
         runner: of the trial.
-        face: is told.
+        reporter: shows progress.
         late: whether the time left is too short for so many more runs of the default; then the trial's own end is the only one.
 
     Returns:
@@ -38,7 +40,7 @@ def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face, late
     if study.noted("ended"):
         taken = study.noted("won")[-1]["end"]
         return runner.branch(*ways[taken]) if taken else runner
-    runner.face.chosen = True
+    runner.reporter.chosen = True
     standings: dict[str, Standing] = {}
     for number, rung in enumerate(plan.rungs):
         if rung.falls and study.trial(runner.trial.number, f"linear-{rung.share:.3f}").happened("forked"):
@@ -53,7 +55,7 @@ def ended(study: Study, plan: Plan, race: Race, runner: Runner, face: Face, late
     findings = _told({WHOLE: whole, **standings}, best, race.metric)
     study.find(*findings)
     for finding in findings:
-        face.finding(finding)
+        reporter.finding(finding)
     if best != WHOLE:
         study.note("won", trial=runner.trial.number, end=best)
     study.note("ended", trial=runner.trial.number, scores={WHOLE: whole.score, **{name: one.score for name, one in standings.items()}})

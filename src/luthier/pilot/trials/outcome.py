@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from luthier.core.finding import Finding
-from luthier.core.interfaces import Face
+from luthier.core.interfaces import Reporter
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.core.words import duration, plural
@@ -24,24 +24,24 @@ from luthier.studies.rungs import Decision, Rung, Standing, expected_luck, gap, 
 class Crowd:
     """Says how the race goes."""
 
-    def __init__(self, face: Face, clock: Clock, metric: str = "loss") -> None:
-        self.face, self.clock, self.metric = face, clock, metric
+    def __init__(self, reporter: Reporter, clock: Clock, metric: str = "loss") -> None:
+        self.reporter, self.clock, self.metric = reporter, clock, metric
 
     def standing(self, trial: Trial, rung: Rung, standing: Standing, best: Standing | None) -> None:
         """A trial has come to a rung."""
         leads = best is None or standing.score < best.score
-        self.face.say(
+        self.reporter.say(
             f"  {named(trial):<44} {rung.share:>6.1%}  {describe_score(self.metric, standing.score)}{' leads' if leads else ''}  {duration(self.clock())}"
         )
 
     def failed(self, trial: Trial, why: str) -> None:
         """A trial has failed."""
-        self.face.say(f"  {named(trial):<44} failed: {why}")
+        self.reporter.say(f"  {named(trial):<44} failed: {why}")
 
     def decided(self, rung: Rung, decision: Decision) -> None:
         """It is decided who goes on."""
         stopped = f"stopped: {', '.join(map(str, sorted(decision.reasons)))}" if decision.reasons else "none stopped"
-        self.face.say(f"  after {rung.share:.1%} of a run: {_continuing(decision.kept)}, {stopped}")
+        self.reporter.say(f"  after {rung.share:.1%} of a run: {_continuing(decision.kept)}, {stopped}")
 
 
 def _continuing(trials: Sequence[int]) -> str:
@@ -56,13 +56,13 @@ class Abreast:
 
     Args:
         folder: of the study.
-        face: is told.
+        reporter: shows progress.
         poll: asked each time; may raise to stop.
         every: seconds between two lines.
     """
 
-    def __init__(self, folder: Path, face: Face, poll: Callable[[], None], every: float = 10.0) -> None:
-        self.folder, self.face, self.poll, self.every = folder, face, poll, every
+    def __init__(self, folder: Path, reporter: Reporter, poll: Callable[[], None], every: float = 10.0) -> None:
+        self.folder, self.reporter, self.poll, self.every = folder, reporter, poll, every
         self.told = time.monotonic()
         self.seen: dict[Path, int] = {}
 
@@ -79,7 +79,7 @@ class Abreast:
                 self.seen[file] = size
                 found += self._stands(file)
         if found:
-            self.face.say("  at work: " + "; ".join(found))
+            self.reporter.say("  at work: " + "; ".join(found))
 
     def _stands(self, file: Path) -> list[str]:
         """A trial, or a branch of one, and its last step."""

@@ -14,10 +14,10 @@ from luthier.delivery.study import write_study
 from luthier.experiment import Experiment
 from luthier.pilot.stages.closing import concluded
 from luthier.pilot.stages.closing_time import closing_of, keep_to_time
+from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.nearness import known_of
 from luthier.pilot.stages.samples import sampled
 from luthier.pilot.stages.time_budget import limit_of, tell_cuts
-from luthier.pilot.stages.way import Way
 from luthier.pilot.trials.ending import ended
 from luthier.pilot.trials.outcome import Abreast, Crowd
 from luthier.pilot.trials.outcome import findings as outcome
@@ -41,78 +41,78 @@ MOST = 3.0
 """Runs that a search costs at most where nobody asked for one: what a longer budget buys is small (docs/search.md)."""
 
 
-def to_search(way: Way, experiment: Experiment) -> bool:
+def to_search(context: RunContext, experiment: Experiment) -> bool:
     """Whether the run is a search: it was asked for, or the time that a run was given is enough for one; decided once.
 
     Args:
-        way: of a run that is planned.
+        context: of a run that is planned.
         experiment: as planned.
     """
-    place = way.place
+    place = context.run
     if place.happened("searching"):
         return True
     created = place.happened("created")[-1]
     if created["stay"] is None or not created["budget"] or place.happened("started") or place.happened("cut_to_budget"):
         return False
-    runs = min(MOST, _worth(way, created["budget"]))
+    runs = min(MOST, _worth(context, created["budget"]))
     if runs < ENOUGH:
         return False
-    steps = experiment.total_steps(len(way.intake.records["train"]))
-    trials = trials_within(runs, float(value_at(experiment, "schedule.warmup")), steps, ours(experiment, created["stay"], way.base))
+    steps = experiment.total_steps(len(context.dataset.records["train"]))
+    trials = trials_within(runs, float(value_at(experiment, "schedule.warmup")), steps, ours(experiment, created["stay"], context.base))
     if trials < 2 or not space_for(experiment, trials, created["stay"])[0]:
         return False
-    way.face.say(f"the budget is enough for a search: {plural(trials, 'trial')}; the one that wins is the final model")
+    context.reporter.say(f"the budget is enough for a search: {plural(trials, 'trial')}; the one that wins is the final model")
     Asked(experiment.seed, created["stay"], runs).note(place)
     return True
 
 
-def searched(way: Way, experiment: Experiment) -> Study:
+def searched(context: RunContext, experiment: Experiment) -> Study:
     """Race the trials, and take the one that is left to its end, through verdict, bundle and report.
 
     Args:
-        way: of the study.
+        context: of the study.
         experiment: the default.
 
     Raises:
         Stopped: a signal came; the study can be resumed.
     """
-    study, face = Study(way.place.folder), way.face
+    study, reporter = Study(context.run.folder), context.reporter
     asked = Asked.of(study)
     assert asked is not None
-    plan = _planned(way, experiment, study, asked)
+    plan = _planned(context, experiment, study, asked)
     if plan.ends:
         experiment = trunk(experiment)
     with _backend(asked, study, experiment) as backend:
-        stable, metric = Stable(way, experiment, backend), experiment.training.metric
-        late = lateness(way, study, plan)
-        race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, way.clock, Crowd(face, way.clock, metric), plan.portfolio,
-                    asked.workers, Abreast(study.folder, face, way.signals.poll), metric, late)  # fmt: skip
+        stable, metric = Stable(context, experiment, backend), experiment.training.metric
+        late = lateness(context, study, plan)
+        race = Race(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.enter, context.clock, Crowd(reporter, context.clock, metric), plan.portfolio,
+                    asked.workers, Abreast(study.folder, reporter, context.signals.poll), metric, late)  # fmt: skip
         if not study.noted("won"):
-            face.stage("search", f"{plural(plan.trials, 'trial')}, about {plan.runs:.2f} runs with the final model")
+            reporter.stage("search", f"{plural(plan.trials, 'trial')}, about {plan.runs:.2f} runs with the final model")
         with stable.kept():
             trial, entrant = race.run()
             if not isinstance(entrant, Runner):  # others have brought it here; from now on it is ours
                 entrant = Runner(stable, trial)
             dropped = sorted(race.timed_out)
             if dropped:
-                face.say(
+                reporter.say(
                     f"the time is short: {len(dropped)} of {plural(plan.trials, 'trial')} were left out, so that the best one comes to its end"
                 )
-            if not entrant.way.place.happened("trained") and entrant.way.place.verdict is None:
-                face.stage("train", f"trial {trial.number} to its end")
-            entrant.keep_to(limit_of(way))
-            entrant = ended(study, plan, race, entrant, face, late)
+            if not entrant.context.run.happened("trained") and entrant.context.run.verdict is None:
+                reporter.stage("train", f"trial {trial.number} to its end")
+            entrant.keep_to(limit_of(context))
+            entrant = ended(study, plan, race, entrant, reporter, late)
     findings = [] if study.happened("chosen") else outcome(study, plan, race, trial)
     study.find(*findings)
     for finding in findings:
-        face.finding(finding)
+        reporter.finding(finding)
     study.event("chosen", trial=trial.number, values=trial.values)
-    _closed(study, way, trial, entrant, findings)
+    _closed(study, context, trial, entrant, findings)
     _linked(study, entrant)
     for folder in [*(study.folder / "trials").rglob("checkpoints")]:  # the weights of the others can be trained again to the byte
-        if folder.parent != entrant.way.place.folder:
+        if folder.parent != entrant.context.run.folder:
             shutil.rmtree(folder, ignore_errors=True)
-    study.event("finished", trial=trial.number, seconds=round(way.spent, 2))
+    study.event("finished", trial=trial.number, seconds=round(context.spent, 2))
     write_study(study)
     return study
 
@@ -131,18 +131,18 @@ def _backend(asked: Asked, study: Study, experiment: Experiment) -> Iterator[Bac
         made.close()
 
 
-def lateness(way: Way, study: Study, plan: Plan) -> Callable[[float], bool]:
+def lateness(context: RunContext, study: Study, plan: Plan) -> Callable[[float], bool]:
     """A function that tells whether the time left is too short for so many more runs of the default and the closing.
 
     Args:
-        way: of the study.
+        context: of the study.
         study: its ledger says how long the trials took.
         plan: of the search.
     """
-    limit = limit_of(way)
+    limit = limit_of(context)
     if limit is None:
         return lambda runs: False
-    run_seconds = way.place.happened("planned")[-1]["forecast"]["seconds"]
+    run_seconds = context.run.happened("planned")[-1]["forecast"]["seconds"]
     shares = [0.0, *(rung.share for rung in plan.rungs)]
 
     def late(runs: float) -> bool:
@@ -154,33 +154,33 @@ def lateness(way: Way, study: Study, plan: Plan) -> Callable[[float], bool]:
     return late
 
 
-def _worth(way: Way, seconds: float) -> float:
+def _worth(context: RunContext, seconds: float) -> float:
     """How many runs of the default the rest of so many seconds pays for, once the verdict is paid."""
-    forecast = way.place.happened("planned")[-1]["forecast"]
-    limit = limit_of(way)
-    left = seconds - way.spent - (limit.closing if limit else forecast["an_evaluation"] * 6) - 0.05 * seconds
+    forecast = context.run.happened("planned")[-1]["forecast"]
+    limit = limit_of(context)
+    left = seconds - context.spent - (limit.closing if limit else forecast["an_evaluation"] * 6) - 0.05 * seconds
     return left / max(forecast["seconds"] * COMES_AND_GOES, 1e-9)
 
 
-def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Plan:
+def _planned(context: RunContext, experiment: Experiment, study: Study, asked: Asked) -> Plan:
     """How many trials, over what, and where they are compared: written down before the first."""
     file = study.folder / "plan.yaml"
     if file.exists():
         return Plan.load(file)
     runs = asked.runs
     if runs is None:
-        runs = _worth(way, asked.seconds or 0.0)
+        runs = _worth(context, asked.seconds or 0.0)
         if study.happened("cut_to_budget") or runs < FEWEST:
-            way.face.say(f"the budget is worth {max(runs, 0):.1f} runs: too little for a search; the default is trained")
+            context.reporter.say(f"the budget is worth {max(runs, 0):.1f} runs: too little for a search; the default is trained")
             runs = 1.0
     warmup = float(value_at(experiment, "schedule.warmup"))
-    steps = experiment.total_steps(len(way.intake.records["train"]))
+    steps = experiment.total_steps(len(context.dataset.records["train"]))
     names = [path for text in asked.points for path in named(text)]
-    ends = ours(experiment, [*asked.fixed, *names, *(text.partition("=")[0].strip() for text in asked.space)], way.base)
+    ends = ours(experiment, [*asked.fixed, *names, *(text.partition("=")[0].strip() for text in asked.space)], context.base)
     trials = asked.trials or trials_within(runs, warmup, steps, ends)
     fixed = [*asked.fixed, *(["training.batch_size"] if experiment.training.steps else [])]
-    depths = _depths(way, experiment, trials, [*fixed, *(text.partition("=")[0].strip() for text in asked.space)])
-    space, stay = space_for(experiment, trials, fixed, asked.space, names, depths, ends and trials > 1, way.base)
+    depths = _depths(context, experiment, trials, [*fixed, *(text.partition("=")[0].strip() for text in asked.space)])
+    space, stay = space_for(experiment, trials, fixed, asked.space, names, depths, ends and trials > 1, context.base)
     if not space:
         trials = 1
     tried = [point(text, space) for text in asked.points]
@@ -200,60 +200,60 @@ def _planned(way: Way, experiment: Experiment, study: Study, asked: Asked) -> Pl
     )
     write_file(file, made.yaml())
     for dimension in space if trials > 1 else ():
-        way.face.say(f"  {dimension.said()}  ({dimension.why})")
+        context.reporter.say(f"  {dimension.said()}  ({dimension.why})")
     for path, why in stay.items() if trials > 1 else ():
-        way.face.say(f"  {path} is not searched: {why}")
+        context.reporter.say(f"  {path} is not searched: {why}")
     return made
 
 
-def _depths(way: Way, experiment: Experiment, trials: int, settled: Sequence[str]) -> Sequence[int]:
+def _depths(context: RunContext, experiment: Experiment, trials: int, settled: Sequence[str]) -> Sequence[int]:
     """Blocks that may be worth freezing, by one pass over the rows; none where freezing is not searched by itself.
 
     Args:
-        way: of the study.
+        context: of the study.
         experiment: the default.
         trials: of the search.
         settled: paths about which the person has said something.
     """
     least = min(trials for trials, _ in FREEZING)
-    if way.base is None or not (way.family.probes or way.family.converses):
+    if context.base is None or not (context.family.probes or context.family.converses):
         return ()  # nothing pretrained, or nothing that one pass could tell
     if trials < least or value_at(experiment, "adaptation.kind") != "full" or any(path.startswith("adaptation.") for path in settled):
         return ()
-    found = known_of(way.base, way.intake, way.face)
-    way.place.write_json("similar.json", found.value())
+    found = known_of(context.base, context.dataset, context.reporter)
+    context.run.write_json("similar.json", found.value())
     worth = [blocks for blocks in (found.depth.blocks, *found.depth.others) if blocks]
     if worth:
-        way.face.say(f"  freezing {' or '.join(map(str, worth))} blocks may be tried: {found.depth.reason}")
+        context.reporter.say(f"  freezing {' or '.join(map(str, worth))} blocks may be tried: {found.depth.reason}")
     return worth
 
 
-def _closed(study: Study, way: Way, trial: Trial, runner: Runner, findings: Sequence[Finding]) -> None:
+def _closed(study: Study, context: RunContext, trial: Trial, runner: Runner, findings: Sequence[Finding]) -> None:
     """Train the winner to its end and take it through verdict, bundle and report: it is a run like any other."""
-    place = runner.way.place
+    place = runner.context.run
     experiment = runner.experiment
     if place.verdict is None or not (place.folder / "bundle" / "luthier.json").exists():
-        if way.family.generates:
-            sampled(runner.way, runner.way.work(experiment), "before")
+        if context.family.generates:
+            sampled(runner.context, runner.context.work(experiment), "before")
         if not place.happened("chosen"):
             place.find(*findings)
             place.event("chosen", study=study.folder.name, trial=trial.number)
         fit = runner.at_work()
-        runner.face.chosen = True
+        runner.reporter.chosen = True
         best = fit.finish()
         closing = closing_of(study)
         if closing and not place.happened("closing_planned"):
             place.event("closing_planned", probe_rows=closing["probe_rows"], words_rows=closing["words_rows"])
-        keep_to_time(runner.way, fit.work, limit_of(way), closing)
-        tell_cuts(place, way.face)
-        concluded(runner.way, experiment, fit.work, best)
+        keep_to_time(runner.context, fit.work, limit_of(context), closing)
+        tell_cuts(place, context.reporter)
+        concluded(runner.context, experiment, fit.work, best)
     shown = [f"{path} {value_at(experiment, path)}" for path in trial.values]
-    way.face.say(f"the model of trial {trial.number} ({', '.join(shown)}) is in {place.folder / 'bundle'}")
+    context.reporter.say(f"the model of trial {trial.number} ({', '.join(shown)}) is in {place.folder / 'bundle'}")
 
 
 def _linked(study: Study, runner: Runner) -> None:
     """The winner's bundle, where that of a run would be."""
-    link, bundle = study.folder / "bundle", runner.way.place.folder / "bundle"
+    link, bundle = study.folder / "bundle", runner.context.run.folder / "bundle"
     if link.exists():
         return
     try:

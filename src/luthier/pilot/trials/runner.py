@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from luthier.core.errors import Stopped
-from luthier.core.interfaces import Face, Silent
+from luthier.core.interfaces import NullReporter, Reporter
 from luthier.core.run import Run
 from luthier.core.study import Study
 from luthier.evaluation.contributions import contributions
@@ -18,7 +18,7 @@ from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families.family import Choice
 from luthier.pilot.stages.beginning import begin
-from luthier.pilot.stages.way import Way
+from luthier.pilot.stages.context import RunContext
 from luthier.pilot.trials.afar import Afar
 from luthier.studies.backends import Backend
 from luthier.studies.ends import end
@@ -37,17 +37,17 @@ Scored = tuple[float, np.ndarray]
 """A validation score, smaller is better, and the contributions whose mean it is."""
 
 
-class Turn(Silent):
-    """A face that shows the steps alone while trials take turns, and all once one of them has been chosen."""
+class StepReporter(NullReporter):
+    """A reporter that shows the steps alone while trials take turns, and all once one of them has been chosen."""
 
-    def __init__(self, face: Face) -> None:
-        self.face, self.chosen = face, False
-        self.step = face.step  # type: ignore[method-assign]
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter, self.chosen = reporter, False
+        self.step = reporter.step  # type: ignore[method-assign]
 
     def evaluation(self, step: int, measured: dict[str, float], best: bool) -> None:
         """The validation rows were looked at."""
         if self.chosen:
-            self.face.evaluation(step, measured, best)
+            self.reporter.evaluation(step, measured, best)
 
 
 class Runner:
@@ -62,8 +62,8 @@ class Runner:
     def __init__(self, stable: Stable, trial: Trial, end: str = "", values: Values | None = None) -> None:
         self.stable, self.trial, self.name = stable, trial, end
         self.experiment = applied(stable.experiment, {**trial.values, **(values or {})})
-        self.way = stable.way_of(self.experiment, trial, end, values)
-        self.face = Turn(stable.way.face)
+        self.context = stable.way_of(self.experiment, trial, end, values)
+        self.reporter = StepReporter(stable.context.reporter)
         self.fit: Fit | None = None
         self.branches: dict[str, Runner] = {}
         self.limit: TimeLimit | None = None
@@ -72,7 +72,7 @@ class Runner:
         """Its training, in memory."""
         if self.fit is None:
             self.stable.make_room(self)
-            self.fit = Fit(self.way.place, self.way.work(self.experiment), self.face, self.way.signals, limit=self.limit)
+            self.fit = Fit(self.context.run, self.context.work(self.experiment), self.reporter, self.context.signals, limit=self.limit)
             self.stable.present.append(self)
         return self.fit
 
@@ -95,7 +95,7 @@ class Runner:
         fit.advance(max(1, round(share * fit.work.total)))
         seen = fit.evaluator.seen
         if seen is None or fit.evaluator.evaluated != fit.done:
-            seen = score(fit.work.model, fit.work.objective, fit.work.validation, poll=self.way.signals.poll)
+            seen = score(fit.work.model, fit.work.objective, fit.work.validation, poll=self.context.signals.poll)
         return contributions(seen, self.experiment.training.metric)
 
     def finish(self) -> Scored:
@@ -120,7 +120,7 @@ class Runner:
         """A run that has done what this trial has, and goes on to an end of its own; the trial itself where it has come to an end before."""
         name = f"{shape}-{share:.3f}"
         if name not in self.branches:
-            left, values = end(self.experiment, len(self.way.intake.records["train"]), share, shape)
+            left, values = end(self.experiment, len(self.context.dataset.records["train"]), share, shape)
             place = self.stable.study.trial(self.trial.number, name)
             if not place.happened("forked"):
                 fit = self.at_work()
@@ -131,7 +131,7 @@ class Runner:
             self.branches[name] = Runner(self.stable, self.trial, name, values)
             self.branches[name].limit = self.limit
             if not place.happened("forked"):
-                _forked(self.way.place, place, left)
+                _forked(self.context.run, place, left)
         return self.branches[name]
 
     def away(self) -> None:
@@ -150,7 +150,7 @@ class Runner:
         for branch in self.branches.values():
             branch.drop()
         self._free()
-        shutil.rmtree(self.way.place.folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(self.context.run.folder / "checkpoints", ignore_errors=True)
 
     def halt(self) -> None:
         """Nothing to do: it is this thread that works."""
@@ -172,16 +172,16 @@ class Stable:
     """Builds the trials and decides which of them may stay in memory.
 
     Args:
-        way: of the study.
+        context: of the study.
         experiment: the default.
         backend: who computes the trials; None: this process does.
     """
 
-    def __init__(self, way: Way, experiment: Experiment, backend: Backend | None = None) -> None:
-        self.way, self.experiment, self.backend = way, experiment, backend
-        self.seconds = way.place.happened("planned")[-1]["forecast"]["seconds"] if way.place.happened("planned") else 0.0
+    def __init__(self, context: RunContext, experiment: Experiment, backend: Backend | None = None) -> None:
+        self.context, self.experiment, self.backend = context, experiment, backend
+        self.seconds = context.run.happened("planned")[-1]["forecast"]["seconds"] if context.run.happened("planned") else 0.0
         self.present: list[Runner] = []
-        self.study = Study(way.place.folder)
+        self.study = Study(context.run.folder)
         self.room = IN_MEMORY * available()
 
     @contextlib.contextmanager
@@ -197,8 +197,8 @@ class Stable:
     def enter(self, trial: Trial) -> Runner | Afar:
         """A trial's entrant."""
         if self.backend is not None:
-            way = self.way_of(applied(self.experiment, trial.values), trial)
-            return Afar(self.study.folder, way.place.folder, trial, self.backend, self.seconds)
+            context = self.way_of(applied(self.experiment, trial.values), trial)
+            return Afar(self.study.folder, context.run.folder, trial, self.backend, self.seconds)
         return Runner(self, trial)
 
     def make_room(self, newcomer: Runner) -> None:
@@ -208,17 +208,17 @@ class Stable:
         while present and one * (len(present) + 1) > self.room:
             present.pop(0).away()
 
-    def way_of(self, experiment: Experiment, trial: Trial, end: str = "", values: Values | None = None) -> Way:
+    def way_of(self, experiment: Experiment, trial: Trial, end: str = "", values: Values | None = None) -> RunContext:
         """A way for the run of a trial or of an end of it; prepared rows are shared where its objective reads them in the same manner."""
         place = self.study.trial(trial.number, end)
         if not (place.folder / "experiment.yaml").exists():
             place = Run.create(place.folder)
             choices = [Choice(path, value, f"trial {trial.number}: {trial.by}") for path, value in trial.values.items()]
             choices += [Choice(path, value, f"an end of trial {trial.number}") for path, value in (values or {}).items()]
-            begin(place, experiment, self.way.intake, choices, Silent(), budget=None, force=False)
+            begin(place, experiment, self.context.dataset, choices, NullReporter(), budget=None, force=False)
         same = experiment.objective == self.experiment.objective
-        prepared = self.way.prepared if same else {}
-        return replace(self.way, place=place, objective=opened(experiment, self.way.tokenizer), prepared=prepared)
+        prepared = self.context.prepared if same else {}
+        return replace(self.context, run=place, objective=opened(experiment, self.context.tokenizer), prepared=prepared)
 
 
 def _held(fit: Fit) -> int:

@@ -20,7 +20,7 @@ from luthier.evaluation.score import score
 from luthier.models.dropout import Dropout
 from luthier.models.modes import evaluating, mixes_rows
 from luthier.models.precision import precisely
-from luthier.training.proofs.question import CLOSE, Question, as_at_the_end
+from luthier.training.proofs.context import CLOSE, ProofInputs, as_at_the_end
 from luthier.training.steps import Work, steps
 
 TRIED = 24
@@ -37,15 +37,15 @@ QUICK_RATES = {("adamw", "full"): 2e-4, ("adamw", ""): 3e-3, ("adam", "full"): 2
 """(optimizer, adaptation) → a rate at which a few rows are learned by heart; "" stands for any other adaptation, and for a network from scratch."""
 
 
-def packed_is_alone(question: Question) -> Proof:
+def packed_is_alone(context: ProofInputs) -> Proof:
     """A row's loss does not depend on the rows beside it, nor on our way of computing it: transformers' own says the same."""
-    rows, work = question.rows, question.work
+    rows, work = context.rows, context.work
     together = score(work.model, work.objective, rows, answers=0)
     alone = [float(score(work.model, work.objective, [example], answers=0).loss[0]) for example in rows]
     off = np.abs(together.loss - alone) / np.maximum(np.abs(alone), 1e-2)
     worst = int(off.argmax())
-    evidence = {"largest_relative_difference": float(off.max()), "allowed": question.close}
-    if not float(off.max()) <= question.close:
+    evidence = {"largest_relative_difference": float(off.max()), "allowed": context.close}
+    if not float(off.max()) <= context.close:
         return Proof(
             held=False,
             claim=f"a row's loss changes from {alone[worst]:.5f} to {together.loss[worst]:.5f} when others stand beside it",
@@ -59,7 +59,7 @@ def packed_is_alone(question: Question) -> Proof:
         compared, expected = True, float(reference)
         apart = abs(expected - float(together.loss[number])) / max(abs(expected), 1e-2)
         evidence["largest_relative_difference"] = max(evidence["largest_relative_difference"], apart)
-        if not apart <= question.close:
+        if not apart <= context.close:
             return Proof(
                 held=False,
                 claim=f"the loss of a row is {together.loss[number]:.5f}, and {expected:.5f} by transformers' own forward pass",
@@ -72,19 +72,19 @@ def packed_is_alone(question: Question) -> Proof:
     )
 
 
-def accumulated_is_whole(question: Question) -> Proof:
+def accumulated_is_whole(context: ProofInputs) -> Proof:
     """Gradients of a step are the same in one piece and in several, in the modes of training but for dropout; in fp32, for where rows pull against each other bf16 rounds more than is left."""
-    work, rows = question.work, plural(len(question.rows), "row")
+    work, rows = context.work, plural(len(context.rows), "row")
     if not work.objective.splits:
         return Proof(held=True, claim="a step goes through the model whole: the objective says that what a row teaches depends on the rows beside it",
                      evidence={"splits": False})  # fmt: skip
-    batch = question.batch(question.rows)
+    batch = context.batch(context.rows)
     pieces = batch.split(max(int(batch.lengths.max()), 1))
     with as_at_the_end(work), _without_dropout(work.model), precisely(work.model.network):
         mixes = mixes_rows(work.model)
-        whole = _gradient(question, [batch])
+        whole = _gradient(context, [batch])
         try:
-            added = _gradient(question, pieces)
+            added = _gradient(context, pieces)
         except ValueError as problem:  # a batch norm of one row
             return Proof(held=False, claim=f"{rows} in several pieces cannot go through the model: {problem}. {_SAY_SO}", evidence={"pieces": len(pieces)})  # fmt: skip
     apart, allowed = float((whole - added).norm() / whole.norm().clamp(min=1e-12)), CLOSE[torch.float32]
@@ -97,9 +97,9 @@ def accumulated_is_whole(question: Question) -> Proof:
 _SAY_SO = "What a row teaches depends on the rows beside it; the objective has to say so (splits = False)"
 
 
-def _gradient(question: Question, parts: Sequence[Batch]) -> Tensor:
+def _gradient(context: ProofInputs, parts: Sequence[Batch]) -> Tensor:
     """What the step's parts add up to, divided once, as the loop does it."""
-    work = question.work
+    work = context.work
     parameters = [parameter for parameter in work.model.network.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.grad = None
@@ -115,12 +115,12 @@ def _gradient(question: Question, parts: Sequence[Batch]) -> Tensor:
     return flat
 
 
-def a_row_moves_only_itself(question: Question) -> Proof | None:
+def a_row_moves_only_itself(context: ProofInputs) -> Proof | None:
     """The loss of one row has no gradient at any token that is not its own, or shared with its neighbours because all before it is the same."""
-    work, rows = question.work, question.rows[:3]
+    work, rows = context.work, context.rows[:3]
     if not work.model.packs:
         return None  # padded rows have a place of their own
-    batch = question.batch(rows)
+    batch = context.batch(rows)
     kept: list[Tensor] = []
     embedding = work.model.network.get_input_embeddings()
 
@@ -131,20 +131,20 @@ def a_row_moves_only_itself(question: Question) -> Proof | None:
 
     handle = embedding.register_forward_hook(keep)
     own = slice(int(batch.lengths[0]), int(batch.lengths[:2].sum()))  # the second: it has a neighbour on either side
-    kept_states, work.model.prefix = work.model.prefix, None  # the gradient has to go all the way down
+    kept_states, work.model.frozen_cache = work.model.frozen_cache, None  # the gradient has to go all the way down
     try:
         with evaluating(work.model):
-            past = work.model.past(batch)
+            shared_prefix = work.model.shared_prefix(batch)
             work.model.hidden(batch)[own].float().square().sum().backward()
     finally:
         handle.remove()
-        work.model.prefix = kept_states
+        work.model.frozen_cache = kept_states
         for parameter in work.model.network.parameters():
             parameter.grad = None
     if kept[0].grad is None:
         return Proof(held=False, claim="no gradient reaches the tokens: nothing below the head could learn", evidence=row_of(rows[1]))
     size = kept[0].grad.abs().reshape(-1, kept[0].shape[-1]).amax(1)
-    mine = own if past is None else past.place[own]
+    mine = own if shared_prefix is None else shared_prefix.place[own]
     at_own = float(size[mine].max())
     size[mine] = 0
     at_others = float(size.max())
@@ -153,17 +153,17 @@ def a_row_moves_only_itself(question: Question) -> Proof | None:
                  evidence={"at_its_own_tokens": at_own, "at_others": at_others, **row_of(rows[1])})  # fmt: skip
 
 
-def judged_as_trained(question: Question) -> Proof:
+def judged_as_trained(context: ProofInputs) -> Proof:
     """Evaluation counts the same tokens, in the same way, as training."""
-    work, rows = question.work, question.rows
+    work, rows = context.work, context.rows
     with evaluating(work.model), torch.no_grad(), _without_smoothing(work.objective) as smoothed:
-        loss = work.objective.loss(work.model, question.batch(rows))
+        loss = work.objective.loss(work.model, context.batch(rows))
     scores = score(work.model, work.objective, rows, answers=0)
     plain = _unweighted(work)
     trained, judged = float(loss.total), float(scores.loss.sum())
     apart = abs(trained - judged) / max(abs(judged), 1e-2)
     same = float(loss.count) == float(scores.count.sum()) if plain else True
-    held = same and (apart <= question.close or not plain)
+    held = same and (apart <= context.close or not plain)
     return Proof(held=held, claim=f"training and evaluation count {loss.count:g} and {scores.count.sum():g} learned {work.objective.unit}s, with losses of {trained:.4f} and {judged:.4f}",
                  evidence={"relative_difference": apart, "weights": not plain, "smoothing_left_out": smoothed})  # fmt: skip
 
@@ -184,28 +184,28 @@ def _without_smoothing(objective: Any) -> Iterator[bool]:
         objective.spec = spec
 
 
-def a_few_rows_can_be_learned(question: Question) -> Proof:
+def a_few_rows_can_be_learned(context: ProofInputs) -> Proof:
     """A few rows, shown again and again without dropout, are learned by heart."""
-    work = question.work
-    rows = _different(question.rows)[:4]
+    work = context.work
+    rows = _different(context.rows)[:4]
     if any(example.units > 1 for example in rows):  # a row that teaches many units is enough to learn by heart
-        rows = sorted(question.rows, key=lambda example: example.size)[:2]
+        rows = sorted(context.rows, key=lambda example: example.size)[:2]
     kind = work.experiment.adaptation.kind if work.experiment.model.base else ""  # type: ignore[attr-defined]
-    rate = QUICK_RATES.get((work.masters.spec.kind, kind), QUICK_RATES[work.masters.spec.kind, ""])
-    losses, fell = _shown(question, rows, rate)
-    if len(losses) == TRIED and not fell and time.monotonic() < question.until:
-        rate /= SLOWER
-        losses, fell = _shown(question, rows, rate)
+    lr = QUICK_RATES.get((work.masters.spec.kind, kind), QUICK_RATES[work.masters.spec.kind, ""])
+    losses, fell = _shown(context, rows, lr)
+    if len(losses) == TRIED and not fell and time.monotonic() < context.until:
+        lr /= SLOWER
+        losses, fell = _shown(context, rows, lr)
     timely = len(losses) == TRIED or fell or not math.isfinite(losses[-1])
-    return Proof(held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "rate": rate},
+    return Proof(held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "rate": lr},
                  claim=f"{plural(len(rows), 'row')} shown {plural(len(losses), 'time')}: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}" + ("" if timely else "; the time was up"))  # fmt: skip
 
 
-def _shown(question: Question, rows: Sequence[Example], rate: float) -> tuple[list[float], bool]:
+def _shown(context: ProofInputs, rows: Sequence[Example], lr: float) -> tuple[list[float], bool]:
     """The losses of a few rows that are shown again and again at a rate, and whether they fell."""
-    work = question.work
+    work = context.work
     training = work.experiment.training.model_copy(update={"batch_size": len(rows)})
-    experiment = work.experiment.model_copy(update={"training": training, "schedule": _Flat(rate, work.masters.spec.lr)})
+    experiment = work.experiment.model_copy(update={"training": training, "schedule": _Flat(lr, work.masters.spec.lr)})
     small = replace(work.brief(experiment, rows, TRIED), objective=_DrawnAlike(work.objective))
     losses: list[float] = []
     fell = False
@@ -213,7 +213,7 @@ def _shown(question: Question, rows: Sequence[Example], rate: float) -> tuple[li
         for step in steps(small):
             losses.append(step.loss)
             fell = len(losses) > 3 and max(losses[-2:]) < LEARNED_SHARE * losses[0]
-            if fell or time.monotonic() > question.until or not math.isfinite(step.loss):
+            if fell or time.monotonic() > context.until or not math.isfinite(step.loss):
                 break
     if len(losses) == TRIED:
         fell = max(losses[-2:]) < max(STUCK_SHARE * losses[0], KNOWN)
@@ -261,10 +261,10 @@ def _without_dropout(model: Any) -> Iterator[None]:
 class _Flat:
     """A schedule that holds the rate at which a few rows are learned quickly, whatever the run's own is: not the rate is tried here."""
 
-    rate: float
+    lr: float
     own: float
     warmup: float = 0.1
 
     def factor(self, share: float) -> float:
         """What the run's own rate is multiplied by."""
-        return self.rate / self.own * min(1.0, share / self.warmup)
+        return self.lr / self.own * min(1.0, share / self.warmup)

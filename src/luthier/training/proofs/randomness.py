@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 
 from luthier.core.proof import Proof
-from luthier.training.proofs.question import Question, as_at_the_end
+from luthier.training.proofs.context import ProofInputs, as_at_the_end
 
 REMEDY = "Drop with nn.Dropout, which is keyed by seed, step and example, or not at all"
 
 
-def randomness_is_keyed(question: Question) -> Proof:
+def randomness_is_keyed(context: ProofInputs) -> Proof:
     """In train mode the same keys give the same bits, and torch's own generator is not asked: what is resumed or repeated draws the same numbers."""
-    work = question.work
-    batch = question.batch(question.rows)
+    work = context.work
+    batch = context.batch(context.rows)
     drawn_before = torch.get_rng_state()
     losses = []
     with as_at_the_end(work), torch.no_grad():
         for _ in range(2):
-            with work.model.chance.keyed(work.experiment.seed, 0, batch.index, batch.lengths, batch.stream_lengths):
+            with work.model.dropout_keys.keyed(work.experiment.seed, 0, batch.index, batch.lengths, batch.stream_lengths):
                 losses.append(work.objective.loss(work.model, batch).total.detach())
     untouched = torch.equal(drawn_before, torch.get_rng_state())
     same = torch.equal(losses[0].nan_to_num(), losses[1].nan_to_num())

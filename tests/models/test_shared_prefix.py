@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from luthier.core.types import Batch
 from luthier.models import packing, pretrained
 from luthier.models.encode import layers
-from luthier.models.past import apart, filled, same_past, saved
 from luthier.models.pretrained import load_classifier, load_generator
+from luthier.models.shared_prefix import expand, find_shared_prefix, pad_to_multiple, shared_tokens
 from tests.conftest import DECODERS, ENCODERS
 
 ROWS = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 8, 11], [5, 6, 7, 8, 9, 10, 12], [30, 31, 32], [5, 6, 7, 8], [30, 31, 33, 34]]
@@ -30,7 +30,7 @@ def batch_of(rows: list[list[int]]) -> Batch:
 def test_every_past_stands_once_and_each_token_finds_its_own(rows: list[list[int]]) -> None:
     batch = batch_of(rows)
     pasts = [tuple(row[: place + 1]) for row in rows for place in range(len(row))]
-    found = same_past(batch.flat["tokens"], batch.lengths)
+    found = find_shared_prefix(batch.flat["tokens"], batch.lengths)
     if found is None:
         assert len(set(pasts)) > (1 - 1 / 32) * len(pasts)
         return
@@ -44,7 +44,7 @@ def test_every_past_stands_once_and_each_token_finds_its_own(rows: list[list[int
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=8))
 def test_a_row_saves_another_what_both_begin_with_less_an_eighth(rows: list[list[int]]) -> None:
     batch = batch_of(rows)
-    for one, found in zip(rows, saved(batch.flat["tokens"], batch.lengths).tolist(), strict=True):
+    for one, found in zip(rows, shared_tokens(batch.flat["tokens"], batch.lengths).tolist(), strict=True):
         for other, tokens in zip(rows, found, strict=True):
             common = next((place for place, pair in enumerate(zip(one, other)) if pair[0] != pair[1]), min(len(one), len(other)))
             assert one is other or tokens == common - -(-common // 8)
@@ -55,15 +55,17 @@ def test_a_piece_is_cut_by_what_its_rows_bring_of_their_own(bases) -> None:
     prompt = list(range(100, 180))
     batch = batch_of([[*prompt, row + 1, *range(30, 39)] for row in range(16)])
     model = load_generator(bases("llama"), 0.0).train()
-    parts = model.parts(batch, 16 * 10 + 15 * 10 + 10)  # of what is only looked at, an eighth counts
+    parts = model.micro_batches(batch, 16 * 10 + 15 * 10 + 10)  # of what is only looked at, an eighth counts
     assert [len(part) for part in parts] == [16]
-    past = model.past(parts[0])
-    assert past is not None
-    assert len(past.kept) == 80 + 16 * 10
-    finer = model.parts(batch, 100)
+    shared_prefix = model.shared_prefix(parts[0])
+    assert shared_prefix is not None
+    assert len(shared_prefix.kept) == 80 + 16 * 10
+    finer = model.micro_batches(batch, 100)
     assert torch.equal(torch.cat([part.index for part in finer]), batch.index)
     assert [len(part) for part in finer] == [5, 5, 5, 1]
-    assert [len(part) for part in load_generator(bases("llama"), 0.1).train().parts(batch, 180)] == [2] * 8  # dropout: nothing is shared
+    assert [len(part) for part in load_generator(bases("llama"), 0.1).train().micro_batches(batch, 180)] == [
+        2
+    ] * 8  # dropout: nothing is shared
 
 
 def run_through(model: Any, rows: list[list[int]]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -83,7 +85,7 @@ def test_states_and_gradients_are_those_of_the_rows_alone(bases, family: str) ->
     )
     states, gradients = run_through(model, ROWS)
     assert seen.pop() == len({tuple(row[: place + 1]) for row in ROWS for place in range(len(row))}) < sum(map(len, ROWS))
-    model.past = lambda batch: None
+    model.shared_prefix = lambda batch: None
     plain, expected = run_through(model, ROWS)
     assert seen == [sum(map(len, ROWS))]
     assert torch.allclose(states, plain, atol=1e-5)
@@ -113,10 +115,10 @@ def test_filling_up_to_a_round_number_changes_neither_states_nor_gradients(bases
     model.blocks[0].register_forward_pre_hook(
         lambda block, given, named: seen.append((given or [named["hidden_states"]])[0].shape[1]), with_kwargs=True
     )
-    shared, found = model.past, []
-    for past in (shared, lambda batch: filled(shared(batch), batch.flat["tokens"])):
-        model.past = past
-        with model.chance.keyed(1, 2, batch.index, batch.lengths):
+    shared, found = model.shared_prefix, []
+    for shared_prefix in (shared, lambda batch: pad_to_multiple(shared(batch), batch.flat["tokens"])):
+        model.shared_prefix = shared_prefix
+        with model.dropout_keys.keyed(1, 2, batch.index, batch.lengths):
             found.append(run_through(model, ROWS))
     (states, gradients), (others, theirs) = found
     assert seen[0] < seen[1] == 32
@@ -127,27 +129,27 @@ def test_filling_up_to_a_round_number_changes_neither_states_nor_gradients(bases
 
 def test_a_network_in_bf16_gets_round_numbers_and_one_in_fp32_its_own(bases) -> None:
     model = load_classifier(bases("bert"), ["a", "b"], "cls", 0.0, 0)
-    assert model.past(batch_of(ROWS)) is None
+    assert model.shared_prefix(batch_of(ROWS)) is None
     model.network.to(torch.bfloat16)
-    past = model.past(batch_of(ROWS))
-    assert past is not None
-    assert len(past.kept) == 32
-    assert apart(torch.arange(32), past).tolist() == list(range(sum(map(len, ROWS))))
+    shared_prefix = model.shared_prefix(batch_of(ROWS))
+    assert shared_prefix is not None
+    assert len(shared_prefix.kept) == 32
+    assert expand(torch.arange(32), shared_prefix).tolist() == list(range(sum(map(len, ROWS))))
 
 
 def test_nothing_is_shared_where_dropout_acts_or_rows_have_nothing_in_common(bases) -> None:
     model = load_generator(bases("llama"), 0.1).train()
-    assert model.past(batch_of(ROWS)) is None
-    assert model.eval().past(batch_of(ROWS)) is not None
-    assert model.past(batch_of([[1, 2, 3], [2, 2, 3], [3, 2, 3]])) is None
-    assert model.past(batch_of([[1, 2, 3]])) is None
+    assert model.shared_prefix(batch_of(ROWS)) is None
+    assert model.eval().shared_prefix(batch_of(ROWS)) is not None
+    assert model.shared_prefix(batch_of([[1, 2, 3], [2, 2, 3], [3, 2, 3]])) is None
+    assert model.shared_prefix(batch_of([[1, 2, 3]])) is None
 
 
 def test_the_same_row_twice_costs_one(bases) -> None:
     model = load_generator(bases("llama"), 0.0).eval()
-    past = model.past(batch_of([ROWS[0]] * 3))
-    assert past is not None
-    assert len(past.kept) == len(ROWS[0])
+    shared_prefix = model.shared_prefix(batch_of([ROWS[0]] * 3))
+    assert shared_prefix is not None
+    assert len(shared_prefix.kept) == len(ROWS[0])
     with torch.no_grad():
         one, two, three = model.hidden(batch_of([ROWS[0]] * 3)).view(3, len(ROWS[0]), -1)
     assert torch.equal(one, two)
@@ -157,13 +159,13 @@ def test_the_same_row_twice_costs_one(bases) -> None:
 def test_what_a_base_makes_of_texts_is_the_same_with_and_without(bases, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["the cat sat on the mat", "the cat sat on the chair", "the cat sat", "dogs bark"]
     shared = layers(bases("llama"), texts)
-    monkeypatch.setattr("luthier.models.pretrained.same_past", lambda tokens, lengths: None)
+    monkeypatch.setattr("luthier.models.pretrained.find_shared_prefix", lambda tokens, lengths: None)
     assert shared == pytest.approx(layers(bases("llama"), texts), abs=1e-5)
 
 
 def test_states_that_are_not_shared_are_left_as_they_are() -> None:
     states = torch.randn(4, 2)
-    assert apart(states, None) is states
+    assert expand(states, None) is states
 
 
 def rows_that_begin_alike(seed: int) -> list[list[int]]:
@@ -193,7 +195,7 @@ def test_tokens_that_others_share_are_looked_at_and_do_not_ask_again(
 
     monkeypatch.setattr(pretrained, "pack", noted)
     states, gradients = run_through(model, rows)
-    monkeypatch.setattr(model, "past", lambda batch: None)
+    monkeypatch.setattr(model, "shared_prefix", lambda batch: None)
     plain, expected = run_through(model, rows)
     assert asked == [len({tuple(row[: place + 1]) for row in rows for place in range(len(row))}), sum(map(len, rows))]
     assert asked[0] < 0.9 * asked[1]

@@ -14,7 +14,7 @@ from luthier.core.errors import DataError
 from luthier.data.rows import Rows, read
 from luthier.data.spec import Data
 from luthier.data.split import folds, split
-from luthier.families.recognise import recognise, take_in
+from luthier.families.recognise import load_dataset, recognise
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -131,9 +131,9 @@ def test_the_shapes_of_conversations_are_known(row: dict[str, object], input: tu
 def test_the_label_and_the_text_are_found_and_can_be_named(tmp_path: Path) -> None:
     lines = [{"id": f"{n:04}", "source": "abc"[n % 3], "review": f"a longer text {n} to be read", "rating": str(n % 5)} for n in range(60)]
     file = written(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    found = take_in(Data(path=str(file)))
+    found = load_dataset(Data(path=str(file)))
     assert (found.spec.input, found.spec.target, found.labels) == (("review",), "rating", ("0", "1", "2", "3", "4"))
-    named = take_in(Data(path=str(file), target="source", input=("id", "review")))
+    named = load_dataset(Data(path=str(file), target="source", input=("id", "review")))
     assert (named.spec.input, named.spec.target, named.labels) == (("id", "review"), "source", ("a", "b", "c"))
 
 
@@ -162,7 +162,7 @@ def test_given_splits_are_kept_and_tested_for_leakage(tmp_path: Path) -> None:
         written(tmp_path, f"{part}.tsv", "text\tlabel\n" + "".join(f"{sentence(n)}\t{'ab'[n % 2]}\n" for n in range(start, start + count)))
     written(tmp_path, "test.tsv", (tmp_path / "test.tsv").read_text() + f"{sentence(3).upper()}\tb\n")
     with pytest.raises(DataError, match=r"1 of 21 given test rows are also training rows.*test.tsv, line 22 \(training line 5\)"):
-        take_in(Data(path=str(tmp_path)))
-    found = take_in(Data(path=str(tmp_path), allow_leakage=True))
+        load_dataset(Data(path=str(tmp_path)))
+    found = load_dataset(Data(path=str(tmp_path), allow_leakage=True))
     assert {part: len(rows) for part, rows in found.records.items()} == {"train": 60, "validation": 20, "test": 21}
     assert any(finding.check == "leakage" and finding.evidence["count"] == 1 for finding in found.findings)

@@ -19,7 +19,7 @@ ROUND = 32
 
 
 @dataclass(frozen=True)
-class Past:
+class SharedPrefix:
     """How rows laid end to end become the stream that goes through the network: one in which every past stands once.
 
     Args:
@@ -43,7 +43,7 @@ class Past:
         return torch.diff(ends, prepend=ends.new_zeros(1)).tolist()
 
 
-def saved(tokens: Tensor, lengths: Tensor) -> np.ndarray:
+def shared_tokens(tokens: Tensor, lengths: Tensor) -> np.ndarray:
     """The tokens that one row saves another in the same pass: what both begin with, less what looking at it takes, # (rows, rows)
 
     Args:
@@ -59,7 +59,7 @@ def saved(tokens: Tensor, lengths: Tensor) -> np.ndarray:
     return found - np.ceil(found * LOOKED_AT).astype(int)
 
 
-def same_past(tokens: Tensor, lengths: Tensor) -> Past | None:
+def find_shared_prefix(tokens: Tensor, lengths: Tensor) -> SharedPrefix | None:
     """What rows begin with in common, whichever rows those are; None where it is little.
 
     Args:
@@ -76,31 +76,31 @@ def same_past(tokens: Tensor, lengths: Tensor) -> Past | None:
     if len(kept) > (1 - WORTH) * len(tokens):
         return None
     device = tokens.device
-    return Past(torch.from_numpy(kept).to(device), torch.from_numpy(np.searchsorted(kept, place)).to(device))
+    return SharedPrefix(torch.from_numpy(kept).to(device), torch.from_numpy(np.searchsorted(kept, place)).to(device))
 
 
-def filled(past: Past | None, tokens: Tensor) -> Past | None:
+def pad_to_multiple(shared_prefix: SharedPrefix | None, tokens: Tensor) -> SharedPrefix | None:
     """The same, filled up to a round number with copies of the first token, which nothing looks at.
 
     A library that makes its product's code anew for each number of tokens it meets, and keeps it, then meets few numbers.
 
     Args:
-        past: of the rows.
+        shared_prefix: of the rows.
         tokens: of all rows, end to end, # (tokens,)
     """
-    going = len(tokens) if past is None else len(past.kept)
+    going = len(tokens) if shared_prefix is None else len(shared_prefix.kept)
     if going % ROUND == 0:
-        return past
+        return shared_prefix
     every = torch.arange(len(tokens), device=tokens.device)
-    kept, place = (every, every) if past is None else (past.kept, past.place)
-    return Past(torch.cat([kept, kept.new_zeros(-going % ROUND)]), place, -going % ROUND)
+    kept, place = (every, every) if shared_prefix is None else (shared_prefix.kept, shared_prefix.place)
+    return SharedPrefix(torch.cat([kept, kept.new_zeros(-going % ROUND)]), place, -going % ROUND)
 
 
-def apart(states: Tensor, past: Past | None) -> Tensor:
+def expand(states: Tensor, shared_prefix: SharedPrefix | None) -> Tensor:
     """The state of every token, where those with the same past have one, # (kept tokens, width) → (tokens, width)"""
-    if past is None:
+    if shared_prefix is None:
         return states
-    return states[: len(past.place)] if past.whole else states.index_select(0, past.place)
+    return states[: len(shared_prefix.place)] if shared_prefix.whole else states.index_select(0, shared_prefix.place)
 
 
 def _in_order(tokens: Tensor, lengths: Tensor) -> tuple[list[np.ndarray], list[int]]:

@@ -115,7 +115,7 @@ class Lines:
         passed = max(time.monotonic() - self.since, 1e-6)
         left = passed / (step.number - self.first) * (step.total - step.number)
         speed = f"{self.tokens / passed:,.0f} tokens/s  {duration(left)} left"
-        return f"step {step.number}/{step.total}  loss {step.loss:.4f}{self.validation}  learning rate {step.rate:.1e}  {speed}"
+        return f"step {step.number}/{step.total}  loss {step.loss:.4f}{self.validation}  learning rate {step.lr:.1e}  {speed}"
 
     def step(self, step: Step) -> None:
         """An optimizer step has happened."""
@@ -177,8 +177,8 @@ class Live(Lines):
             self.bar.update(self.task, total=step.total, completed=step.number, line=self.progress(step))
 
 
-def face(quiet: bool) -> Lines:
-    """The face that suits where the output goes."""
+def make_reporter(quiet: bool) -> Lines:
+    """Make the reporter that suits where the output goes."""
     return Lines() if quiet or not sys.stderr.isatty() else Live()
 
 

@@ -45,7 +45,7 @@ QUICK = (
 
 
 @dataclass(frozen=True)
-class Intake:
+class Dataset:
     """The rows of a run.
 
     Args:
@@ -82,7 +82,7 @@ class Intake:
             model: `encode`, `tokens`, `context` and `control` of a `Sheet`, where a base is at hand.
         """
         rows = [(record, part) for part in PARTS for record in self.records[part]]
-        views = [self.reader.view(record, self.spec) for record, _ in rows]
+        views = [self.reader.row_view(record, self.spec) for record, _ in rows]
         given = bool(self.spec.validation or self.spec.test or self.spec.time)
         firsts: dict[int, int] = {}
         known = [firsts.setdefault(self.clusters[record.source, record.row], number) for number, (record, _) in enumerate(rows)]
@@ -92,7 +92,7 @@ class Intake:
                      [view.target for view in views], known_clusters=known, target=self.spec.target, others=others, group=self.spec.group, **model)  # fmt: skip
 
 
-def take_in(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK) -> Intake:
+def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK) -> Dataset:
     """Read, check and split.
 
     Args:
@@ -134,12 +134,12 @@ def take_in(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK) -> 
     findings += find_file_names(tables["train"], shape, reader.kind)
     kept_together = together(parts, filled, reader, known, findings)
     records = divided(parts, filled, reader, kept_together)
-    intake = Intake(filled, reader, shape.reason, records, labels, rejected, findings, known, kept_together)
-    sheet = intake.sheet()
+    dataset = Dataset(filled, reader, shape.reason, records, labels, rejected, findings, known, kept_together)
+    sheet = dataset.sheet()
     for name in fitting(checks, reader.kind):
         findings += CHECKS[name](sheet)
     _refuse_leakage(filled, sheet, findings)
-    return intake
+    return dataset
 
 
 def _files(spec: Data) -> dict[str, str]:

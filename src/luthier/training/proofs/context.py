@@ -23,7 +23,7 @@ CLOSE = {torch.float32: CLOSE_FP32, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
 
 @dataclass
-class Question:
+class ProofInputs:
     """What a proof has to work with.
 
     Args:
@@ -88,11 +88,11 @@ def as_at_the_end(work: Work) -> Iterator[None]:
         work: at its beginning.
     """
     adaptation: Any = work.experiment.adaptation
-    kept_states, work.model.prefix = getattr(work.model, "prefix", None), None
+    kept_states, work.model.frozen_cache = getattr(work.model, "frozen_cache", None), None
     adaptation.on_progress(work.model, 1.0)
     try:
         with keep_buffers(work.model):
             yield
     finally:
         adaptation.on_progress(work.model, 0.0)
-        work.model.prefix = kept_states
+        work.model.frozen_cache = kept_states

@@ -9,7 +9,7 @@ import torch
 
 from luthier.core.types import Example
 from luthier.evaluation.score import score
-from luthier.models import prefix as prefix_module
+from luthier.models import frozen_cache as prefix_module
 from luthier.models.pretrained import load_tokenizer
 from luthier.training.assemble import assemble
 from luthier.training.steps import Work, steps
@@ -26,7 +26,7 @@ def frozen(bases: Any, records: Any, family: str = "bert", task: str = "classifi
 
 def gradients(work: Work) -> dict[str, torch.Tensor]:
     batch = work.objective.collate(work.train[:6], 1, 0)
-    with work.model.chance.keyed(1, 0, batch.index, batch.lengths):
+    with work.model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
         work.objective.loss(work.model, batch).total.backward()
     return {name: parameter.grad for name, parameter in work.model.network.named_parameters() if parameter.grad is not None}
 
@@ -36,10 +36,10 @@ def gradients(work: Work) -> dict[str, torch.Tensor]:
 def test_cached_and_uncached_gradients_agree_with_dropout_on(bases, records, chats, family, depth) -> None:
     task = "chat" if family in DECODERS and depth == 1 else "classification"
     cached, plain = (frozen(bases, chats if task == "chat" else records, family, task, depth) for _ in range(2))
-    assert cached.model.prefix is not None
-    plain.model.prefix = None
+    assert cached.model.frozen_cache is not None
+    plain.model.frozen_cache = None
     ours, theirs = gradients(cached), gradients(plain)
-    assert cached.model.prefix.computed
+    assert cached.model.frozen_cache.computed
     assert set(ours) == set(theirs)
     for name, gradient in theirs.items():
         assert float((ours[name] - gradient).norm()) <= 1e-5 * float(gradient.norm()) + 1e-8, name
@@ -47,7 +47,7 @@ def test_cached_and_uncached_gradients_agree_with_dropout_on(bases, records, cha
 
 def test_a_whole_run_with_and_without_agrees_and_the_frozen_weights_stay(bases, records) -> None:
     cached, plain = frozen(bases, records, training__steps=8), frozen(bases, records, training__steps=8)
-    plain.model.prefix = None
+    plain.model.frozen_cache = None
     before = cached.model.network.state_dict()["bert.encoder.layer.0.output.dense.weight"].clone()
     losses = [(one.loss, two.loss) for one, two in zip(steps(cached), steps(plain), strict=True)]
     assert all(one == pytest.approx(two, rel=1e-5) for one, two in losses)
@@ -62,9 +62,9 @@ def test_the_states_have_the_same_bits_whatever_was_asked_for_first(bases, recor
     for work, order in ((forward, 1), (backward, -1)):
         rows = [*work.train, *work.validation]
         for start in range(0, len(rows), 5)[::order]:
-            work.model.prefix.of(work.objective.collate(rows[start : start + 5], 1, 0), work.model)
-    assert len(forward.model.prefix.chunks) > 3
-    assert torch.equal(forward.model.prefix.states, backward.model.prefix.states)
+            work.model.frozen_cache.of(work.objective.collate(rows[start : start + 5], 1, 0), work.model)
+    assert len(forward.model.frozen_cache.chunks) > 3
+    assert torch.equal(forward.model.frozen_cache.states, backward.model.frozen_cache.states)
 
 
 def test_rows_that_are_not_kept_go_through_all_blocks(bases, records) -> None:
@@ -73,20 +73,20 @@ def test_rows_that_are_not_kept_go_through_all_blocks(bases, records) -> None:
         0
     ]
     batch = work.objective.collate([work.train[0], stranger], 1, 0)
-    assert work.model.prefix.of(batch, work.model) is None
+    assert work.model.frozen_cache.of(batch, work.model) is None
     work.model.eval()
     with torch.no_grad():
         assert work.model(batch).shape[0] == 2
 
 
 def test_nothing_is_kept_where_nothing_stays_frozen_or_rows_change_or_it_is_too_much(bases, records, monkeypatch) -> None:
-    assert work_for(bases, records, "classification").model.prefix is None
-    assert work_for(bases, records, "classification", adaptation__kind="lora").model.prefix is None
-    assert frozen(bases, records, augment__share=0.5).model.prefix is None
+    assert work_for(bases, records, "classification").model.frozen_cache is None
+    assert work_for(bases, records, "classification", adaptation__kind="lora").model.frozen_cache is None
+    assert frozen(bases, records, augment__share=0.5).model.frozen_cache is None
     gradual = frozen(bases, records, adaptation__kind="gradual", adaptation__depth=1)
-    assert gradual.model.prefix.depth == 1
+    assert gradual.model.frozen_cache.depth == 1
     monkeypatch.setattr("luthier.training.assemble.MOST", 100)
-    assert frozen(bases, records).model.prefix is None
+    assert frozen(bases, records).model.frozen_cache is None
 
 
 def test_what_does_not_fit_into_memory_lies_in_a_file_with_the_same_bits(bases, records, monkeypatch) -> None:

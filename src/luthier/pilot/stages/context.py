@@ -6,63 +6,63 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from luthier.core.interfaces import Face, Objective
+from luthier.core.interfaces import Objective, Reporter
 from luthier.core.run import Clock, Run
 from luthier.core.types import Example
-from luthier.data.intake import Intake
+from luthier.data.dataset import Dataset
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.families.family import Family
 from luthier.models.store import Base
-from luthier.training.assemble import Prefixes, build
+from luthier.training.assemble import FrozenLayerCaches, build
 from luthier.training.steps import Work
 from luthier.training.watchers import Signals
 
 
 @dataclass
-class Way:
+class RunContext:
     """A run on its way, and the prepared rows that its stages have in common.
 
     Args:
         place: the run.
-        intake: its rows.
-        face: is told.
+        dataset: its rows.
+        reporter: shows progress.
         clock: seconds since the command began.
         signals: polled between pieces of work.
         base: resolved.
         tokenizer: the base's, or what else makes numbers of a row.
         objective: knows what a batch means.
         prepared: part → examples, as they are asked for.
-        prefixes: what was computed of frozen blocks.
+        frozen_caches: outputs of frozen blocks, by what they were computed from.
         before: seconds that earlier commands of the run took.
     """
 
-    place: Run
-    intake: Intake
-    face: Face
+    run: Run
+    dataset: Dataset
+    reporter: Reporter
     clock: Clock
     signals: Signals
     base: Base | None
     tokenizer: Any
     objective: Objective
     prepared: dict[str, Sequence[Example]] = field(default_factory=dict)
-    prefixes: Prefixes = field(default_factory=dict)
+    frozen_caches: FrozenLayerCaches = field(default_factory=dict)
     before: float = 0.0
 
     @property
     def family(self) -> Family:
         """The family of the rows."""
-        return family_of(self.intake.spec.task)
+        return family_of(self.dataset.spec.task)
 
     def examples(self, part: str) -> Sequence[Example]:
         """The examples of train, validation or test, prepared when they are first asked for."""
         if part not in self.prepared:
-            self.prepared[part] = self.objective.prepare(self.intake.records[part])
+            self.prepared[part] = self.objective.prepare(self.dataset.records[part])
         return self.prepared[part]
 
     def work(self, experiment: Experiment) -> Work:
         """A fresh model on the base, with what trains it."""
-        return build(experiment, self.base, self.objective, self.examples("train"), self.examples("validation"), self.prefixes)
+        return build(experiment, self.base, self.objective, self.examples("train"), self.examples("validation"), self.frozen_caches)
 
     @property
     def spent(self) -> float:

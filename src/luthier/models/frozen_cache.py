@@ -22,7 +22,7 @@ CHUNK = 2048
 """Tokens that are computed together, always the same rows: so a row's states have the same bits in every run, step and trial."""
 
 
-class Prefix:
+class FrozenLayerCache:
     """Hidden states behind the first `depth` blocks, by the content of a row.
 
     Args:

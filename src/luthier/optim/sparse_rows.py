@@ -11,7 +11,7 @@ NAMED = 5
 """Tokens that an error names at most."""
 
 
-class Met:
+class SparseRows:
     """Which tokens of a vocabulary are met, and where each one's row lies among those that are kept.
 
     Args:
@@ -23,11 +23,11 @@ class Met:
     def __init__(self, tokens: Tensor, size: int, name: str = "the embedding") -> None:
         self.tokens, self.name = tokens, name
         places = torch.arange(len(tokens), device=tokens.device)
-        self.place = torch.full((size,), -1, device=tokens.device).index_copy_(0, tokens, places)  # -1: never met
+        self.position = torch.full((size,), -1, device=tokens.device).index_copy_(0, tokens, places)  # -1: never met
         self._zeros: Tensor | None = None  # these two are large and asked for in every step: fresh memory comes page by page
         self._rounded: Tensor | None = None
 
-    def of(self, table: Tensor) -> Tensor:
+    def select(self, table: Tensor) -> Tensor:
         """The rows that are met, # (vocabulary, width) → (met, width)"""
         return table.detach().index_select(0, self.tokens)
 
@@ -43,7 +43,7 @@ class Met:
             ExperimentError: a row that is not kept would have to move.
         """
         tokens, values = gradient._indices()[0], gradient._values()
-        place = self.place.index_select(0, tokens)
+        place = self.position.index_select(0, tokens)
         known = place >= 0
         kept = place[known]
         if len(kept) < len(place):
@@ -58,11 +58,11 @@ class Met:
             return
         named = ", ".join(map(str, moved[:NAMED])) + (f" and {len(moved) - NAMED} more" if len(moved) > NAMED else "")
         raise ExperimentError(
-            f"{self.name} has a gradient at token {named}, but only the rows of tokens that the training examples hold are kept ({len(self.tokens):,} of {len(self.place):,}): the others would silently stay as they are",
+            f"{self.name} has a gradient at token {named}, but only the rows of tokens that the training examples hold are kept ({len(self.tokens):,} of {len(self.position):,}): the others would silently stay as they are",
             "let the objective name the tokens that `collate` may draw, in its attribute `drawn_tokens`",
         )
 
-    def put(self, rows: Tensor, kept: Tensor, tokens: Tensor) -> Tensor:
+    def restore(self, rows: Tensor, kept: Tensor, tokens: Tensor) -> Tensor:
         """Set the rows to what was kept for the same tokens; those of tokens that nothing was kept for stay as they are.
 
         Args:
@@ -70,11 +70,11 @@ class Met:
             kept: # (tokens, width)
             tokens: that `kept` belongs to.
         """
-        place = self.place.index_select(0, tokens)
+        place = self.position.index_select(0, tokens)
         known = place >= 0
         return rows.index_copy_(0, place[known], kept[known])
 
-    def publish(self, rows: Tensor, table: Tensor) -> None:
+    def copy_to_table(self, rows: Tensor, table: Tensor) -> None:
         """Write the rows into the table, rounded to what it computes in."""
         if rows.dtype != table.dtype:
             self._rounded = torch.empty_like(rows, dtype=table.dtype, requires_grad=False) if self._rounded is None else self._rounded
