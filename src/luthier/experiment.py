@@ -58,7 +58,7 @@ class Training(Component):
     evaluations_per_epoch: float = Field(default=2.0, gt=0, description="How often the model is evaluated on the validation rows.")
     metric: str = Field(
         default="auto",
-        description="Decides the checkpoint, early stopping, the search and the verdict: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss or f1:LABEL; for chat loss, bits_per_byte, chrf or rouge_l; or a function of your own, module:function. auto is replaced by what suits the rows, and written down.",
+        description="Decides the checkpoint, early stopping, the search and the verdict: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss or f1:LABEL; for chat loss, bits_per_byte, chrf or rouge_l; for answers of other kinds chrf, bleu or loss; or a function of your own, module:function. auto is replaced by what suits the rows, and written down.",
     )
     patience: int = Field(default=6, ge=1, description="Evaluations without a better one before the run stops early.")
     checkpoint_seconds: float = Field(

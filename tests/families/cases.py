@@ -88,6 +88,32 @@ def pairs() -> list[dict[str, Any]]:
     return made
 
 
+WORDS: dict[str, str] = dict(
+    zip(
+        "a the dog cat house bird fish sees finds likes red big small".split(),
+        "ein der hund katze haus vogel fisch sieht findet mag rot gross klein".split(),
+        strict=True,
+    )
+)
+
+
+def sentence_pairs() -> list[dict[str, Any]]:
+    """Sentences of a small language and the same, word for word, in another one; no two alike."""
+    articles, nouns, verbs, adjectives = (list(WORDS)[start:stop] for start, stop in ((0, 2), (2, 7), (7, 10), (10, 13)))
+    made = []
+    for number in range(240):
+        picked = (
+            articles[number % 2],
+            adjectives[number // 2 % 3],
+            nouns[number // 6 % 5],
+            verbs[number // 30 % 3],
+            nouns[number * 7 // 11 % 5],
+        )
+        words = [*picked, str(number)][: 4 + number % 3]
+        made.append({"en": " ".join(words) + f" {number}", "de": " ".join(WORDS.get(word, word) for word in words) + f" {number}"})
+    return made
+
+
 CASES: dict[str, Case] = {
     "classification": Case(lambda folder: write_lines(folder, texts()), "bert", ["the phone was great", "an awful meal"]),
     "chat": Case(
@@ -140,6 +166,13 @@ CASES: dict[str, Case] = {
     ),
     "preference": Case(lambda folder: write_lines(folder, pairs()), "llama", ["what about the river 3?"]),
     "regression": Case(lambda folder: write_lines(folder, numbers()), "bert", ["the phone was great", "an awful meal"]),
+    "translation": Case(
+        lambda folder: write_lines(folder, sentence_pairs()),
+        "scratch",
+        ["the dog sees a cat", "a big house"],
+        {"task": "translation"},
+        ("objective.vocabulary=400", "objective.layers=1", "objective.width=32", "objective.beams=2"),
+    ),
     "multi_label": Case(lambda folder: write_lines(folder, several_labels()), "bert", ["pizza and a choir", "a window"]),
 }
 

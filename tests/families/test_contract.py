@@ -104,7 +104,7 @@ def test_two_steps_are_those_of_a_plain_loop(tried: Any, name: str) -> None:
     spec: Any = expected.optimizer
     network.train()
     of_rows = {"lr": spec.lr, "eps": getattr(spec, "eps", 1e-8)}
-    moments = {"betas": (spec.beta1, spec.beta2) if hasattr(spec, "beta1") else (0.9, 0.999)}
+    moments = {"betas": getattr(spec, "betas", (0.9, 0.999))}
     kind, more = (torch.optim.Adagrad, {}) if spec.kind == "adagrad" else (torch.optim.AdamW, moments)
     optimizer = kind(
         [
@@ -118,7 +118,7 @@ def test_two_steps_are_those_of_a_plain_loop(tried: Any, name: str) -> None:
         embedding.sparse = False
     for number in range(2):
         batch = plain.objective.collate(plain.examples_of_step(number), expected.seed, number)
-        with plain.model.dropout_keys.keyed(expected.seed, number, batch.index, batch.lengths):
+        with plain.model.dropout_keys.keyed(expected.seed, number, batch.index, batch.lengths, batch.stream_lengths):
             loss = plain.objective.loss(plain.model, batch)
         optimizer.zero_grad()
         (loss.total / loss.count).backward()

@@ -289,5 +289,5 @@ def test_a_run_from_adapters_and_one_with_all_weights_moving_have_the_same_refer
     for kind in ("lora", "full"):
         changes: dict[str, Any] = {"adaptation.kind": kind}
         work = work_for(bases("llama"), pairs()[:40], **changes)
-        known.append([work.objective.reference.of(example) for example in work.train])  # type: ignore[attr-defined]
+        known.append([work.objective.reference_scores.of(example) for example in work.train])  # type: ignore[attr-defined]
     assert all((one == other).all() for one, other in zip(*known, strict=True))

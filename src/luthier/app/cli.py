@@ -39,7 +39,7 @@ Budget = Annotated[
 Metric = Annotated[
     str | None,
     typer.Option(
-        help="What decides: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss, f1:LABEL; chat: loss, bits_per_byte, chrf, rouge_l; or module:function, your own."
+        help="What decides: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss, f1:LABEL; chat: loss, bits_per_byte, chrf, rouge_l; translation: chrf, bleu, loss; or module:function, your own."
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Continue after a no-go of the small run.")]

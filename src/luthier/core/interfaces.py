@@ -63,6 +63,50 @@ class Objective(Protocol):
         """Tokens that `collate` may put in beside those of the examples; None: no others."""
         ...
 
+    @property
+    def writes(self) -> bool:
+        """Whether it answers in words, that can be compared with references; the parts below are asked of such an objective alone."""
+        ...
+
+    @property
+    def answered(self) -> int:
+        """Validation rows that are answered at an evaluation."""
+        ...
+
+    @property
+    def answered_at_verdict(self) -> int:
+        """Test rows that each model of the verdict answers."""
+        ...
+
+    @property
+    def answered_together(self) -> int:
+        """Rows that are answered at once."""
+        ...
+
+    def rows_to_answer(self, examples: Sequence[Example], most: int) -> list[int]:
+        """The places of the rows that are answered, at most so many; the same each time."""
+        ...
+
+    def lengths(self, example: Example) -> tuple[int, int]:
+        """Tokens of what is asked, and of what is to be said."""
+        ...
+
+    def asked(self, example: Example) -> str:
+        """What is asked, for a person."""
+        ...
+
+    def reference(self, example: Example) -> str:
+        """What is to be said."""
+        ...
+
+    def answer(self, model: torch.nn.Module, examples: Sequence[Example], limit: int) -> list[str]:
+        """What a model says to each of the rows, in so many tokens at most."""
+        ...
+
+    def tokens_to_show(self, example: Example) -> tuple[list[int], list[bool]]:
+        """The tokens of a row for a person, and which of them are learned."""
+        ...
+
     def prepare(self, records: Sequence[Record]) -> Sequence[Example]:
         """Records to examples; pure, so it can be cached."""
         ...

@@ -111,6 +111,11 @@ class Batch:
         """What the batch costs: the sizes of its examples together."""
         return int(self.lengths.sum()) + sum(int(stream.lengths.sum()) for stream in self.streams.values())
 
+    @property
+    def stream_lengths(self) -> dict[str, torch.Tensor]:
+        """Of each further sequence, the entries that belong to each example, # name → (examples,)"""
+        return {name: stream.lengths for name, stream in self.streams.items()}
+
     def to(self, place: torch.device) -> Batch:
         """The batch on a device."""
         if self.index.device == place:

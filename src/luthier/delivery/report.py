@@ -212,6 +212,8 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
             for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()
         ],
     )
+    if verdict.get("answers"):
+        body += _answers(verdict)
     if "rouge_l" in details:
         body += f"<p>ROUGE-L against the references of {plural(details['rouge_l']['n'], 'short test row')}: {details['rouge_l']['value']:.3f}.</p>"
     if "confusion" in details:
@@ -249,6 +251,19 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
     if details.get("truncated"):
         body += f'<p class="warning">{several(details["truncated"], "test row", "were longer than objective.max_length and cut at the end")}.</p>'
     return section("How good it is", body)
+
+
+def _answers(verdict: dict[str, Any]) -> str:
+    """Every metric that reads the answers, with its interval, against the strongest baseline."""
+    first = {"metric": verdict["metric"], **verdict["test"], "difference": verdict["difference"]}
+    rows = [(each["metric"], _between(each["metric"], each), _between(each["metric"], each["difference"], signed=True))
+            for each in (first, *verdict["answers"])]  # fmt: skip
+    return "<h3>What it writes</h3>" + table(("metric", "what ships", f"against {verdict['difference']['name']}"), rows)
+
+
+def _between(metric: str, found: dict[str, Any], signed: bool = False) -> str:
+    """A value with its interval."""
+    return f"{format_value(metric, found['value'], signed)} [{format_value(metric, found['low'], signed)}, {format_value(metric, found['high'], signed)}]"
 
 
 def _calibration(details: dict[str, Any]) -> str:

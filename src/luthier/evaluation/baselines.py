@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Scores
-from luthier.evaluation.generated_answers import ANSWERED_AT_VERDICT, references_of, rows_to_answer
+from luthier.evaluation.generated_answers import references_of
 
 REGULARISATION = (0.1, 1.0, 10.0)
 LENGTH = 4.0
@@ -265,16 +266,22 @@ def scores_of(probabilities: np.ndarray, examples: Sequence[Example]) -> Scores:
     return Scores(-np.log(np.maximum(right, 1e-12)), np.ones(len(examples)), target, probabilities, labels=labels)
 
 
-def _copy_prompts(examples: Sequence[Example]) -> np.ndarray:
+def copy_prompts(objective: Objective, examples: Sequence[Example]) -> np.ndarray:
     """The question again, of the rows that the models of a verdict answer: what a model says that only copies, # (examples,)"""
     found = np.full(len(examples), None, dtype=object)
-    for row in rows_to_answer(examples, ANSWERED_AT_VERDICT):
-        found[row] = "".join(message["content"] for message in examples[row].facts["messages"][:-1][-1:])
+    for row in objective.rows_to_answer(examples, objective.answered_at_verdict):
+        found[row] = objective.asked(examples[row])
     return found
 
 
-def cache_lm_baseline(train: Sequence[Example], validation: Sequence[Example], vocabulary: int) -> Baseline:
+def cache_lm_baseline(objective: Objective, train: Sequence[Example], validation: Sequence[Example], vocabulary: int) -> Baseline:
     """Each token from the training answers' frequencies, mixed with the row's own prompt (a cache model).
+
+    Args:
+        objective: knows what is asked in a row.
+        train: rows to count in.
+        validation: rows that choose the share of the prompt.
+        vocabulary: tokens that there are.
 
     Source: Kuhn & De Mori 1990; the share of the prompt is chosen on the validation rows.
     """
@@ -297,8 +304,8 @@ def cache_lm_baseline(train: Sequence[Example], validation: Sequence[Example], v
             np.array(losses),
             np.array(sizes, dtype=float),
             bytes=np.array([float(example.facts["bytes"]) for example in examples]),
-            outputs=_copy_prompts(examples),
-            references=references_of(examples),
+            outputs=copy_prompts(objective, examples),
+            references=references_of(objective, examples),
         )
 
     shares = {share: score(validation, share) for share in (0.0, 0.05, 0.1, 0.2, 0.4)}

@@ -80,12 +80,19 @@ def _more(labels: Sequence[str]) -> str:
     return (", f1:LABEL" if labels else "") + ", or a function of your own as module:function"
 
 
-def metrics_at_evaluations(first: str, others: Sequence[str], generates: bool) -> tuple[str, ...]:
-    """What an evaluation measures: the metric that decides, then the objective's own; both answer metrics where answers are generated anyway."""
+def metrics_at_evaluations(first: str, others: Sequence[str], family: Measured) -> tuple[str, ...]:
+    """What an evaluation measures: the metric that decides, then the objective's own; those that read answers all or none, for these cost time.
+
+    Args:
+        first: that decides.
+        others: the objective's own.
+        family: says which metrics read its answers.
+    """
     from luthier.evaluation.metrics import needs_answers
 
-    answers = ("chrf", "rouge_l") if needs_answers(first, generates) else ()
-    return (first, *(name for name in (*answers, *others) if name != first))
+    answers = [name for name in family.metrics if METRICS[name].answers] if needs_answers(first, family.generates) else []
+    plain = [name for name in others if not METRICS[name].answers]
+    return (first, *(name for name in (*answers, *plain) if name != first))
 
 
 def metrics_at_verdict(measured: Sequence[str], family: Measured) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from luthier.core.errors import ExperimentError, nearest
 from luthier.core.types import Scores
 from luthier.evaluation import numbers, pairs
 from luthier.evaluation.auc import anomaly_auc, anomaly_auc_of_resamples, auc, auc_of_resamples
+from luthier.evaluation.bleu import bleu_counts, bleu_of
 from luthier.evaluation.overlap import chrf_counts, chrf_of, rouge_l
 from luthier.evaluation.resamples import sum_by_class
 from luthier.evaluation.user_metric import call_function, higher_is_better, is_allowed, is_function
@@ -84,6 +85,11 @@ def calibration_error(scores: Scores, rows: np.ndarray) -> float:
 def chrf(scores: Scores, rows: np.ndarray) -> float:
     """Character n-gram F-score of the generated answers against the references, 0 to 100, as sacreBLEU's."""
     return float(chrf_of(_chrf_counts(scores)[rows].sum(0)))
+
+
+def bleu(scores: Scores, rows: np.ndarray) -> float:
+    """BLEU of the generated answers against the references, 0 to 100, as sacreBLEU's (13a words)."""
+    return float(bleu_of(_bleu_counts(scores)[rows].sum(0)))
 
 
 def mean_rouge_l(scores: Scores, rows: np.ndarray) -> float:
@@ -180,6 +186,16 @@ def _chrf_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
     return lambda counts: chrf_of(counts @ each)
 
 
+def _bleu_counts(scores: Scores) -> np.ndarray:
+    assert scores.outputs is not None and scores.references is not None
+    return np.stack([bleu_counts(said or "", reference or "") for said, reference in zip(scores.outputs, scores.references, strict=True)])
+
+
+def _bleu_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
+    each = _bleu_counts(scores)
+    return lambda counts: bleu_of(counts @ each)
+
+
 def _rouge_l_each(scores: Scores) -> np.ndarray:
     assert scores.outputs is not None and scores.references is not None
     return np.array([rouge_l(said or "", reference or "") for said, reference in zip(scores.outputs, scores.references, strict=True)])
@@ -225,6 +241,7 @@ METRICS = _Metrics(
         "bits_per_byte": Metric(bits_per_byte, False, "bits for each byte of what is to be said", _ratio(_bits, _bytes)),
         "calibration_error": Metric(calibration_error, False, "gap between confidence and accuracy", _calibration_of_resamples),
         "chrf": Metric(chrf, True, "chrF of the generated answers, 0 to 100", _chrf_of_resamples, answers=True),
+        "bleu": Metric(bleu, True, "BLEU of the generated answers, 0 to 100, as sacreBLEU's", _bleu_of_resamples, answers=True),
         "rouge_l": Metric(mean_rouge_l, True, "ROUGE-L of the generated answers", _ratio(_rouge_l_each, _ones), answers=True),
         "mae": Metric(numbers.mean_absolute_error, False, "mean absolute error, in the target's own unit"),
         "rmse": Metric(numbers.root_mean_squared_error, False, "root of the mean squared error, in the target's own unit"),

@@ -9,7 +9,7 @@ import numpy as np
 
 from luthier.core.interfaces import Objective
 from luthier.core.types import HELD_OUT, Example, Scores
-from luthier.evaluation.generated_answers import ANSWERED, add_answers
+from luthier.evaluation.generated_answers import add_answers
 from luthier.evaluation.metrics import needs_answers
 from luthier.models.memory import retry_halved
 from luthier.models.modes import eval_mode
@@ -21,7 +21,7 @@ def score(
     examples: Sequence[Example],
     tokens: int = 8192,
     poll: Callable[[], None] = lambda: None,
-    answers: int = ANSWERED,
+    answers: int | None = None,
 ) -> Scores:
     """Score examples in batches of similar length, and give the results in the examples' order.
 
@@ -31,7 +31,7 @@ def score(
         examples: held-out rows.
         tokens: that go through the model at once.
         poll: called between batches; it may raise to stop.
-        answers: rows that are answered too, where the metric that decides reads answers.
+        answers: rows that are answered too, where the metric that decides reads answers; None: as many as the objective says.
 
     Raises:
         OutOfMemory: even one example is too much; batches that are too large for the memory are halved.
@@ -53,14 +53,13 @@ def score(
             rows = [examples[position] for position in part]
             found += retry_halved(lambda rows: objective.score(model, objective.collate(rows, 0, HELD_OUT)), rows, "an evaluation")
     joined = join(found, np.argsort(np.array([position for part in parts for position in part]), kind="stable"))
-    if not answers or not reads_answers(objective, examples):
-        return joined
-    return add_answers(joined, model, objective.tokenizer, examples, answers, poll)  # type: ignore[attr-defined]
+    most = objective.answered if answers is None else answers
+    return add_answers(joined, model, objective, examples, most, poll) if most and reads_answers(objective, examples) else joined
 
 
 def reads_answers(objective: Objective, examples: Sequence[Example]) -> bool:
     """Whether the metric that decides reads generated answers."""
-    return bool(examples) and "messages" in examples[0].facts and needs_answers(objective.metrics[0], True)
+    return bool(examples) and objective.writes and needs_answers(objective.metrics[0], True)
 
 
 def join(parts: Sequence[Scores], order: np.ndarray) -> Scores:

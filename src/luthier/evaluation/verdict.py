@@ -48,7 +48,8 @@ def decide(
     best = max(trivial, key=lambda label: sign * measure(trivial[label], (name,))[name])
     baselines["trivial"] = describe_model(metrics, best, trivial[best])
     strongest = max(baselines if against_base else ("trivial",), key=lambda which: sign * baselines[which]["value"])
-    value, worst, most = paired_interval(name, ours, base[1] if base is not None and strongest == "base" else trivial[best])
+    rival = base[1] if base is not None and strongest == "base" else trivial[best]
+    value, worst, most = paired_interval(name, ours, rival)
     word = "improved" if worst > 0 else "worse" if most < 0 else "no_evidence"
     return {
         "task": task,
@@ -69,8 +70,17 @@ def decide(
             if label != best
         ],
         "difference": {"against": strongest, "name": baselines[strongest]["name"], "value": value, "low": worst, "high": most},
+        "answers": [_of_answers(each, ours, rival) for each in metrics[1:] if METRICS[each].answers],
         "verdict": word,
     }
+
+
+def _of_answers(name: str, ours: Scores, rival: Scores) -> dict[str, Any]:
+    """A further metric of the answers with its interval, and the difference from the strongest baseline on the same rows."""
+    low, high = interval(name, ours)
+    value, worst, most = paired_interval(name, ours, rival)
+    difference = {"value": value, "low": worst, "high": most}
+    return {"metric": name, "value": measure(ours, (name,))[name], "low": low, "high": high, "difference": difference}
 
 
 def describe_model(metrics: tuple[str, ...], label: str, scores: Scores) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class ChatFamily(Family):
     metrics = ("loss", "bits_per_byte", "chrf", "rouge_l")
     compares_untouched = True
     generates = True
+    converses = True
     pipeline_tag = "text-generation"
 
     # rows
@@ -146,7 +147,7 @@ class ChatFamily(Family):
         """Word frequencies that copy from the prompt."""
         from luthier.evaluation.baselines import cache_lm_baseline
 
-        return [cache_lm_baseline(train, validation, len(context.processor))]
+        return [cache_lm_baseline(context.objective, train, validation, len(context.processor))]
 
     def target_text(self, example: Example) -> str:
         """The last answer."""

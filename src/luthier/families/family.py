@@ -19,6 +19,7 @@ from luthier.data.usable_rows import reject_reason
 from luthier.evaluation.metric_choice import AUTO
 
 if TYPE_CHECKING:
+    from luthier.core.finding import Finding
     from luthier.core.interfaces import TrainableModel
     from luthier.core.proof import ProofFunction
     from luthier.data.dataset import Dataset
@@ -69,6 +70,8 @@ class Family(ABC):
     """Whether its objective also has to know what the untouched base says of the test rows."""
     generates: bool = False
     """Whether it answers in words."""
+    converses: bool = False
+    """Whether it answers the turns of a conversation: `luthier chat` can talk to it, and bases are compared by what they foresee of its answers."""
     pipeline_tag: str = ""
     """What model hubs call it."""
     library: str = "transformers"
@@ -257,6 +260,10 @@ class Family(ABC):
     def predicted_text(self, scores: Scores, position: int) -> str:
         """What was said of a row, for the report, where that is not one class; empty where it shows nothing."""
         return ""
+
+    def findings(self, scores: Scores, spec: Any) -> list[Finding]:
+        """What a person should know of its answers on the test rows, beside the verdict."""
+        return []
 
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """What the report shows of its own, as data; of any family `tables`: each a `title`, a `head` and `rows`."""

@@ -29,7 +29,7 @@ def trivial_models(train: Sequence[Example], validation: Sequence[Example], obje
     def sides(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
         """Tokens, and log-probability under the reference, of both answers, # (pairs, 2), (pairs, 2)"""
         lengths = np.array([example.facts["lengths"] for example in examples], float).reshape(-1, 2)
-        known = [np.split(objective.reference.of(example).astype(float), [example.facts["lengths"][0]]) for example in examples]
+        known = [np.split(objective.reference_scores.of(example).astype(float), [example.facts["lengths"][0]]) for example in examples]
         return lengths, np.array([[side.sum() for side in pair] for pair in known]).reshape(-1, 2)
 
     def longer(examples: Sequence[Example]) -> np.ndarray:

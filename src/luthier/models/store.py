@@ -32,18 +32,20 @@ VISION = ("resnet",)
 """They read images."""
 VECTORS = ("word_vectors",)
 """Tables of words, as word2vec and glove runs write them."""
+TRANSLATORS = ("marian", "pegasus", "bart", "t5", "mt5")
+"""They read one text and write another: an encoder and a decoder."""
 PADDED = ("mpnet", "deberta-v2")
 """Families whose attention has no way in for packed rows."""
 
 COMPILED = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose networks can train in compiled passes (`models.fused`)."""
-KINDS = {"encoder": ENCODERS, "image": VISION, "vectors": VECTORS}
+KINDS = {"encoder": ENCODERS, "encoder-decoder": TRANSLATORS, "image": VISION, "vectors": VECTORS}
 """What a base is, by its architecture; all others are decoders."""
 FORBIDDEN_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
 KEPT_FILES = (
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
     "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja", "generation_config.json", "luthier.json",
-    "preprocessor_config.json", "adapter/*", "probe.safetensors", "probe.json", "base/*",
+    "preprocessor_config.json", "source.spm", "target.spm", "spiece.model", "sentencepiece.bpe.model", "adapter/*", "probe.safetensors", "probe.json", "base/*",
 )  # fmt: skip
 
 
@@ -65,7 +67,7 @@ class Base:
     Args:
         name: as it was asked for.
         folder: where its files are.
-        kind: encoder, decoder, image, or vectors.
+        kind: encoder, decoder, encoder-decoder, image, or vectors.
         fingerprint: SHA-256 of its weights.
         bundle: what Luthier wrote about it, where it is a bundle.
         language: what it was trained to read; empty where that is not known.
@@ -157,16 +159,21 @@ def inspect(folder: Path, name: str, language: str = "", say: Say = lambda line:
         raise ModelError(f"{folder / 'config.json'} is not valid JSON", "fetch the model again") from None
     _refuse(config, folder)
     family = config.get("model_type", "")
-    if family not in ENCODERS + DECODERS + VISION + VECTORS:
-        raise ModelError(f"{name}: the architecture {family!r} is not supported", nearest(family, ENCODERS + DECODERS + VISION))
+    known = ENCODERS + DECODERS + TRANSLATORS + VISION + VECTORS
+    if family not in known:
+        raise ModelError(
+            f"{name}: the architecture {family!r} is not supported", nearest(family, ENCODERS + DECODERS + TRANSLATORS + VISION)
+        )
     weights = folder / "model.safetensors"
     if not weights.is_file():
         other = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "nothing"
         raise ModelError(f"{name} has no model.safetensors (found: {other})", "only safetensors are opened; convert the model first")
     kept = kept or _weights_hash(folder, weights)
     kind = next((kind for kind, known in KINDS.items() if family in known), "decoder")
-    blocks = int(config.get("num_hidden_layers") or config.get("n_layers") or len(config.get("depths") or ()))
-    width = int(config.get("hidden_size") or config.get("dim") or (config.get("hidden_sizes") or [0])[-1])
+    blocks = int(config.get("num_hidden_layers") or config.get("n_layers") or config.get("num_layers") or len(config.get("depths") or ()))
+    if kind == "encoder-decoder":
+        blocks = sum(int(config.get(name) or config.get("num_layers") or 0) for name in ("encoder_layers", "decoder_layers"))
+    width = int(config.get("hidden_size") or config.get("d_model") or config.get("dim") or (config.get("hidden_sizes") or [0])[-1])
     return Base(name, folder, kind, kept, bundle, language, family, blocks, width)
 
 

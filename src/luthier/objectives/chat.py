@@ -42,6 +42,7 @@ class ChatObjective(BaseObjective):
     """See `Chat`."""
 
     unit = "token"
+    writes = True
     metrics: tuple[str, ...] = ("loss", "bits_per_byte")
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
@@ -107,6 +108,25 @@ class ChatObjective(BaseObjective):
             target = [False] * len(asked) + [True] * len(said)
             swapped.append(replace(own, inputs={"tokens": asked + said}, target=target, size=len(target), units=float(len(said))))
         return swapped
+
+    def lengths(self, example: Example) -> tuple[int, int]:
+        """Tokens before the last answer, and of it."""
+        before = len(self.prompt_tokens(example))
+        return before, sum(example.target[before:])
+
+    def asked(self, example: Example) -> str:
+        """The last turn before the answer."""
+        return "".join(message["content"] for message in example.facts["messages"][:-1][-1:])
+
+    def reference(self, example: Example) -> str:
+        """The last answer."""
+        return example.facts["messages"][-1]["content"]
+
+    def answer(self, model: Any, examples: Sequence[Example], limit: int) -> list[str]:
+        """The likeliest token each time."""
+        from luthier.models.generate import generate_answers
+
+        return generate_answers(model, self.tokenizer, [self.prompt_tokens(example) for example in examples], limit)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Cross-entropy summed over the learned tokens; their number is the count."""

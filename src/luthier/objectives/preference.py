@@ -85,11 +85,12 @@ class PreferenceObjective(BaseObjective):
     """See `Preference`."""
 
     unit = "pair"
+    writes = True
     metrics: tuple[str, ...] = ("pair_accuracy", "loss", "reward_margin")
 
     def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
-        self.reference = Reference()
+        self.reference_scores = Reference()
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """The prompt with the better answer, and behind it the prompt with the worse one: two pieces that do not see each other."""
@@ -122,7 +123,7 @@ class PreferenceObjective(BaseObjective):
 
     def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
         """What the model says of all answers before step one: the reference."""
-        self.reference.take(self, model, examples, cache)
+        self.reference_scores.take(self, model, examples, cache)
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
         """Tokens end to end, of each pair the better side first; for each token the one to be said next, or -1, and its log-probability under the reference."""
@@ -135,7 +136,7 @@ class PreferenceObjective(BaseObjective):
             following += [token if is_learned else -1 for token, is_learned in ends]
         following_tokens = torch.tensor(following)
         reference = torch.zeros(len(following))
-        known = [self.reference.of(example) for example in examples]
+        known = [self.reference_scores.of(example) for example in examples]
         reference[following_tokens >= 0] = torch.from_numpy(np.concatenate(known))
         return Batch(
             index=torch.tensor([example.index for example in examples]),
@@ -155,6 +156,24 @@ class PreferenceObjective(BaseObjective):
     def prompt_tokens(self, example: Example) -> list[int]:
         """The prompt's."""
         return example.facts["prompt"]
+
+    def lengths(self, example: Example) -> tuple[int, int]:
+        """Tokens of the prompt, and of the better answer."""
+        return len(example.facts["prompt"]), example.facts["lengths"][0]
+
+    def asked(self, example: Example) -> str:
+        """The last turn before the answer."""
+        return "".join(message["content"] for message in example.facts["messages"][:-1][-1:])
+
+    def reference(self, example: Example) -> str:
+        """The better answer."""
+        return example.facts["messages"][-1]["content"]
+
+    def answer(self, model: Any, examples: Sequence[Example], limit: int) -> list[str]:
+        """The likeliest token each time."""
+        from luthier.models.generate import generate_answers
+
+        return generate_answers(model, self.tokenizer, [self.prompt_tokens(example) for example in examples], limit)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The loss summed over the pairs; their number is the count."""

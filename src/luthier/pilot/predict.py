@@ -53,7 +53,7 @@ def predict(
     base, about = _resolve_bundle(bundle, say)
     family = family_of(about["task"])
     _check_options(family, top, abstain_below)
-    rows, source = family.rows_to_predict(data, about["input"]) or rows_to_predict(data, about["input"], family.generates)
+    rows, source = family.rows_to_predict(data, about["input"]) or rows_to_predict(data, about["input"], family.converses)
     values = [record.values for record in rows]
     if out is not None:
         prepare_output(Path(out), values, chat=family.generates, source=source, bundle=base.folder)
@@ -91,9 +91,12 @@ def chat(bundle: str | Path, *, limit: int = 256, temperature: float = 0.0, say:
     if base.bundle is None:
         return Conversation(load_generator(base, 0.0).eval(), load_tokenizer(base), limit, temperature)
     family = family_of(base.bundle["task"])
-    if not family.generates:
+    if not family.converses:
         what = "a classifier" if family.kind.classes else f"a {family.name} model"
-        raise ModelError(f"{bundle} is {what}: it holds no conversation", 'use `luthier predict BUNDLE "text"`')
+        raise ModelError(
+            f"{bundle} is {what}: it does not {'hold conversations' if family.generates else 'write text'}",
+            'use `luthier predict BUNDLE "text"`',
+        )
     model, objective = _load(base)
     return Conversation(model, objective.tokenizer, limit, temperature)
 

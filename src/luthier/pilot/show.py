@@ -118,13 +118,15 @@ def show(
     tokenizer: Any = family_of(dataset.spec.task).load_processor(base_of_it, experiment.objective, dataset)
     objective = open_objective(experiment, tokenizer)
     example = objective.prepare([record])[0]
-    pieces = [tokenizer.decode([token]) for token in example.tokens]
+    tokens, learned = objective.tokens_to_show(example)
+    pieces = [tokenizer.decode([token]) for token in tokens]
+    answers = dataset.reader.kind.learns == "answer"
     if views and not objective.varies:
         raise DataError("augment changes texts that have a class or a number, and images", "leave --views out")
     text = " ".join(str(record.values.get(name) or "") for name in dataset.spec.input)
     return Shown(
-        record.source, record.row, part, pieces, [int(token) for token in example.tokens], objective.learned_tokens(example),
-        "" if dataset.reader.kind.answers else str(record.values.get(dataset.spec.target or "") or ""), int(example.facts.get("cut", 0)),
+        record.source, record.row, part, pieces, tokens, learned,
+        "" if answers else str(record.values.get(dataset.spec.target or "") or ""), int(example.facts.get("cut", 0)),
         [experiment.augment.view(text, experiment.seed, step, record.row) for step in range(views)],
     )  # fmt: skip
 

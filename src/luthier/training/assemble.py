@@ -38,7 +38,7 @@ def open_objective(experiment: Experiment, processor: Any) -> Any:
     objective = spec.open(processor, experiment.data.input, experiment.data.target)
     first = experiment.training.metric
     if first not in (AUTO, objective.metrics[0]):
-        objective.metrics = metrics_at_evaluations(first, objective.metrics, family.generates)
+        objective.metrics = metrics_at_evaluations(first, objective.metrics, family)
     if experiment.augment.share:
         if not objective.varies:
             raise ExperimentError(

@@ -18,7 +18,7 @@ from luthier.core.randomness import permutation
 from luthier.core.types import Example, Scores
 from luthier.core.words import plural
 from luthier.evaluation.compare import paired_interval
-from luthier.evaluation.generated_answers import ANSWERED, add_answers
+from luthier.evaluation.generated_answers import add_answers
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import reads_answers, score
 from luthier.optim.schedules import Constant
@@ -126,10 +126,11 @@ def _conclusion(go: bool, small: Work, taken: int, before: Scores, after: Scores
 def _with_answers(small: Work, held: Sequence[Example], scores: Scores, reporter: Reporter) -> tuple[Scores, float]:
     """The scores with generated answers, and the seconds that those took."""
     began = time.monotonic()
-    found = add_answers(scores, small.model, small.objective.tokenizer, held, ANSWERED)  # type: ignore[attr-defined]
-    seconds = time.monotonic() - began
+    found = add_answers(scores, small.model, small.objective, held, small.objective.answered)
+    rows = min(small.objective.answered, len(small.validation))
+    seconds = (time.monotonic() - began) * rows / max(1, min(rows, len(held)))
     name = small.objective.metrics[0]
-    reporter.say(f"each evaluation also generates {min(ANSWERED, len(held))} answers: about {seconds:.0f} s, because {name} decides")
+    reporter.say(f"each evaluation also generates {rows} answers: about {seconds:.0f} s, because {name} decides")
     return found, seconds
 
 

@@ -167,7 +167,7 @@ def _try_micro_batches(work: Work, batch: Batch, number: int) -> tuple[float, fl
     total, count = 0.0, 0.0
     try:
         for part in work.micro_batches(batch, work.limit(number)) if work.objective.splits else [batch]:
-            with model.dropout_keys.keyed(seed, number, part.index, part.lengths):
+            with model.dropout_keys.keyed(seed, number, part.index, part.lengths, part.stream_lengths):
                 loss = work.objective.loss(model, part)
             if loss.total.requires_grad:
                 with work.masters.collecting():

@@ -109,7 +109,7 @@ def compare_base(base: Base, dataset: Dataset, reporter: Reporter, most: int = M
     reporter.stage("similarity", f"{base.name}: one pass over {plural(len(records), 'row')}")
     size = round((base.folder / "model.safetensors").stat().st_size / 1e6, 1)
     family = family_of(dataset.spec.task)
-    if family.generates:
+    if family.converses:
         fluency, count = _fluency(base, records, dataset)
         near = domain_shift(fluency)
         proposed = depth_for(near, count)

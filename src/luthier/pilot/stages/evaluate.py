@@ -14,7 +14,6 @@ from luthier.core.run import Run, write_file
 from luthier.core.types import Example, Scores
 from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
-from luthier.evaluation.generated_answers import ANSWERED_AT_VERDICT
 from luthier.evaluation.metric_choice import metrics_at_verdict
 from luthier.evaluation.metrics import find_never_predicted, measure
 from luthier.evaluation.score import score
@@ -76,12 +75,12 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
     if untouched is not None:
         untouched.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
         work.objective.begin(untouched, test, context.cache)
-    ours = score(work.model, work.objective, test, poll=context.signals.poll, answers=ANSWERED_AT_VERDICT)
+    ours = score(work.model, work.objective, test, poll=context.signals.poll, answers=context.objective.answered_at_verdict)
     base = None
     if family.compares_untouched and untouched is not None and context.base is not None:
         base = (
             f"{context.base.name}, untouched",
-            score(untouched, context.objective, test, poll=context.signals.poll, answers=ANSWERED_AT_VERDICT),
+            score(untouched, context.objective, test, poll=context.signals.poll, answers=context.objective.answered_at_verdict),
         )
     others = {rival.name: rival.score(test) for rival in trivial}
     metrics = family.metrics_of_verdict(metrics_at_verdict(work.objective.metrics, family), ours)
@@ -89,6 +88,7 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
     details = _rows(context, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)
     details = join_details(details, family.describe_model(work.model.eval(), context.objective))
     details["pictures"] = family.pictures(work.model, work.objective, test, ours)
+    context.run.add_findings(*family.findings(ours, experiment.objective))
     if family.generates:
         details |= compare_answers(context, work, test)
     return found, details, Shipped()

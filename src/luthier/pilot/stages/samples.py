@@ -1,4 +1,4 @@
-"""What a chat model answers, before and after."""
+"""What a model that writes says, before and after."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from luthier.core.types import Example
-from luthier.evaluation.generated_answers import answer_length, prompt_of
 from luthier.evaluation.overlap import rouge_l
-from luthier.models.generate import generate_answers
 from luthier.pilot.stages.context import RunContext
 from luthier.training.steps import Work
 
 SHOWN = 8
 """Answers that are written at each occasion."""
+LONGEST = 96
+"""Tokens that such an answer may have."""
 
 
 def choose_samples(examples: Sequence[Example]) -> list[Example]:
@@ -28,10 +28,10 @@ def write_samples(context: RunContext, work: Work, when: str) -> list[dict[str, 
     kept = [line for line in context.run.lines("samples.jsonl") if line.get("when") == when]
     if kept:
         return kept
-    shown = choose_samples(work.validation)
-    limit = min(96, max(answer_length(example) for example in shown) + 8)
-    said = generate_answers(work.model, context.tokenizer, [prompt_of(example) for example in shown], limit)
-    lines = [{"step": 0, "when": when, "row": example.record.row, "asked": example.facts["messages"][-2]["content"], "expected": example.facts["messages"][-1]["content"], "said": text}
+    objective, shown = work.objective, choose_samples(work.validation)
+    limit = min(LONGEST, max(objective.lengths(example)[1] for example in shown) + 8)
+    said = objective.answer(work.model, shown, limit)
+    lines = [{"step": 0, "when": when, "row": example.record.row, "asked": objective.asked(example), "expected": objective.reference(example), "said": text}
              for example, text in zip(shown, said, strict=True)]  # fmt: skip
     context.run.append("samples.jsonl", *lines)
     return lines
@@ -42,10 +42,13 @@ def compare_answers(context: RunContext, work: Work, test: Sequence[Example]) ->
     before, after = write_samples(context, work, "before"), write_samples(context, work, "after")
     shown = [{**then, "after": now["said"], "before": then["said"]} for then, now in zip(before, after, strict=True)]
     found: dict[str, Any] = {"samples": shown}
-    lengths = [answer_length(example) for example in test]
-    if float(np.median(lengths)) <= 64 and not context.run.events_named("probe_rows"):  # there: no time for it
+    objective = work.objective
+    lengths = [objective.lengths(example)[1] for example in test]
+    if (
+        "rouge_l" in context.family.metrics and float(np.median(lengths)) <= 64 and not context.run.events_named("probe_rows")
+    ):  # there: no time for it
         few = choose_samples(test)
-        said = generate_answers(work.model, context.tokenizer, [prompt_of(example) for example in few], 96)
-        values = [rouge_l(text, example.facts["messages"][-1]["content"]) for text, example in zip(said, few, strict=True)]
+        said = objective.answer(work.model, few, LONGEST)
+        values = [rouge_l(text, objective.reference(example)) for text, example in zip(said, few, strict=True)]
         found["rouge_l"] = {"value": float(np.mean(values)), "n": len(values)}
     return found

@@ -48,8 +48,8 @@ QUICK_RATES = {
 def packed_is_alone(context: ProofInputs) -> Proof:
     """A row's loss does not depend on the rows beside it, nor on our way of computing it: transformers' own says the same."""
     rows, work = context.rows, context.work
-    together = score(work.model, work.objective, rows)
-    alone = [float(score(work.model, work.objective, [example]).loss[0]) for example in rows]
+    together = score(work.model, work.objective, rows, answers=0)
+    alone = [float(score(work.model, work.objective, [example], answers=0).loss[0]) for example in rows]
     off = np.abs(together.loss - alone) / np.maximum(np.abs(alone), 1e-2)
     worst = int(off.argmax())
     evidence = {"largest_relative_difference": float(off.max()), "allowed": context.close}
@@ -164,21 +164,32 @@ def a_row_moves_only_itself(context: ProofInputs) -> Proof | None:
 def judged_as_trained(context: ProofInputs) -> Proof:
     """Evaluation counts the same tokens, in the same way, as training."""
     work, rows = context.work, context.rows
-    with eval_mode(work.model), torch.no_grad():
+    with eval_mode(work.model), torch.no_grad(), _without_smoothing(work.objective) as smoothed:
         loss = work.objective.loss(work.model, context.batch(rows))
-    scores = score(work.model, work.objective, rows)
+    scores = score(work.model, work.objective, rows, answers=0)
     plain = _unweighted(work)
     trained, judged = float(loss.total), float(scores.loss.sum())
     apart = abs(trained - judged) / max(abs(judged), 1e-2)
     same = float(loss.count) == float(scores.count.sum()) if plain else True
     held = same and (apart <= context.close or not plain)
     return Proof(held=held, claim=f"training and evaluation count {loss.count:g} and {scores.count.sum():g} learned {work.objective.unit}s, with losses of {trained:.4f} and {judged:.4f}",
-                 evidence={"relative_difference": apart, "weights_or_smoothing": not plain})  # fmt: skip
+                 evidence={"relative_difference": apart, "weights": not plain, "smoothing_left_out": smoothed})  # fmt: skip
 
 
 def _unweighted(work: Work) -> bool:
-    spec: Any = work.experiment.objective
-    return not getattr(spec, "label_smoothing", 0.0) and getattr(spec, "class_weights", None) in (None, "none")
+    return getattr(work.experiment.objective, "class_weights", None) in (None, "none")
+
+
+@contextlib.contextmanager
+def _without_smoothing(objective: Any) -> Iterator[bool]:
+    """The objective without label smoothing, which evaluations leave out, for the time of the context; and whether it had some."""
+    spec, smoothed = objective.spec, bool(getattr(objective.spec, "label_smoothing", 0.0))
+    if smoothed:
+        objective.spec = spec.model_copy(update={"label_smoothing": 0.0})
+    try:
+        yield smoothed
+    finally:
+        objective.spec = spec
 
 
 def a_few_rows_can_be_learned(context: ProofInputs) -> Proof:
