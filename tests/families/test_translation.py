@@ -30,9 +30,9 @@ from luthier.training.assemble import build
 from luthier.training.devices import decide_device_fields
 from luthier.training.prove import find_disproved, prove
 from luthier.training.steps import Work
-from tests.families.cases import pairs, write_lines
+from tests.families.cases import sentence_pairs, write_lines
 
-PAIRS = pairs()
+PAIRS = sentence_pairs()
 SMALL = (
     "objective.vocabulary=400",
     "objective.layers=1",

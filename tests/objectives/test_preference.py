@@ -120,7 +120,7 @@ def test_a_pair_is_one_row_of_both_sides_whose_prompt_goes_through_the_network_o
     batch = at_work.collate(at_work.prepare(pairs(4)), 0, 0)
     assert [len(part) for part in reference.micro_batches(batch, 1)] == [1, 1, 1, 1]
     shared = reference.shared_prefix(at_work.collate([example], 0, 0))
-    assert shared is not None and len(shared.kept) - shared.behind <= asked + sum(example.facts["lengths"])
+    assert shared is not None and len(shared.kept) - shared.padding <= asked + sum(example.facts["lengths"])
 
 
 class Counting:
@@ -162,9 +162,9 @@ def test_what_another_model_or_dtype_said_is_not_taken_for_it(base: Any, bases: 
     at_work = objective(base)
     examples = at_work.prepare(pairs(4))
     at_work.begin(load_referenced(base, 0.0, trained=False), examples, Cache(tmp_path))
-    first = at_work.reference.of(examples[0])
+    first = at_work.reference_scores.of(examples[0])
     at_work.begin(load_referenced(bases("mistral"), 0.0, trained=False), examples, Cache(tmp_path))
-    assert not np.allclose(first, at_work.reference.of(examples[0]))
+    assert not np.allclose(first, at_work.reference_scores.of(examples[0]))
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
