@@ -331,7 +331,7 @@ def test_padding_that_is_learned_is_caught(novels, monkeypatch) -> None:
 def test_documents_that_see_each_other_are_caught(novels, monkeypatch) -> None:
     from luthier.models import pretrained
 
-    monkeypatch.setattr(pretrained, "pieces", lambda batch: batch.lengths.sum()[None])  # one long row
+    monkeypatch.setattr(pretrained, "segment_lengths", lambda batch: batch.lengths.sum()[None])  # one long row
     assert {"packed is alone", "a row moves only itself"} & failed(novels)
 
 

@@ -151,7 +151,8 @@ def test_micro_batches_change_nothing_or_it_says_that_it_does_not_split(tried: A
     if not whole.objective.splits:
         assert all(torch.equal(one[key], two[key]) for key in one)
         return
-    assert all(torch.allclose(one[key], two[key], atol=3e-5) for key in one)
+    moved = [key for key in one if not key.endswith("key.bias")]  # it has no gradient but rounding, of which Adam makes whole steps
+    assert all(torch.allclose(one[key], two[key], atol=3e-5) for key in moved)
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -234,13 +234,15 @@ def test_watchers_change_no_bits(finished: Run, tmp_path: Path) -> None:
 
 
 ENDED = """
-import os, sys, luthier
+import os, sys, time, luthier
 from luthier.app.group import collect_seldom
 collect_seldom()
 from luthier.core.interfaces import NullReporter
 class Kills(NullReporter):
     def stage(self, name, detail=""):
         if name == "verdict":
+            while not os.path.exists(os.path.join(sys.argv[2], "seconds.json")):  # noted every two seconds
+                time.sleep(0.05)
             os.kill(os.getpid(), 9)
 luthier.train(sys.argv[1], out=sys.argv[2], reporter=Kills(), watchers=[lambda step: step.stop() if step.number == 7 else None], force=True)
 """
@@ -264,11 +266,13 @@ def test_a_run_that_a_watcher_ends_is_judged_and_shipped_and_does_not_go_on_when
     killed = tmp_path / "two"
     done = subprocess.run([sys.executable, "-c", ENDED, str(experiment), str(killed)], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL
+    noted = json.loads((killed / "seconds.json").read_text())["seconds"]
     resumed = luthier.resume(killed, reporter=Hears())
     assert weights(resumed.folder) == weights(ended.folder)
     assert (resumed.folder / "metrics.jsonl").read_bytes() == (ended.folder / "metrics.jsonl").read_bytes()
     assert stages == ["data", "base", "verdict", "bundle", "report"]  # nothing is trained any more, and nothing says so
-    assert resumed.verdict["seconds"] > 1  # type: ignore[index]  # those of the command that was killed are among them
+    assert resumed.verdict is not None
+    assert resumed.verdict["seconds"] > noted > 1  # those of the command that was killed are among them
 
 
 def test_a_stop_in_python_names_the_folder_and_is_a_keyboard_interrupt(finished: Run, tmp_path: Path) -> None:
