@@ -77,6 +77,13 @@ def test_a_range_is_read_as_it_is_typed(experiment, typed, kind, low, high, cent
         ("model.dropout=0..0.5,log", "above 0"),
         ("model.dropout=0..3", "less than"),
         ("training.batch_size=8|0", "greater than"),
+        ("model.base=minilm-l6|nope", "all trials train the same base"),
+        ("model.fingerprint=a|b", "all trials train the same base"),
+        ("data.path=a.csv|b.csv", "all trials read the same rows"),
+        ("data.test_share=0.1..0.3", "all trials read the same rows"),
+        ("seed=1|2|3", "is the luckiest"),
+        ("training.metric=accuracy|macro_f1", "ranked by one metric"),
+        ("objective.kind=classification|chat", "learn the same task"),
     ],
 )
 def test_a_mistake_in_the_space_is_named(experiment, typed, said) -> None:

@@ -15,6 +15,17 @@ from luthier.experiment import Experiment, number
 
 Values = dict[str, Any]
 """A point of the space: path → value."""
+SHARED = {
+    "data": "all trials read the same rows",
+    "model.base": "all trials train the same base",
+    "model.fingerprint": "all trials train the same base",
+    "objective.kind": "all trials learn the same task",
+    "objective.labels": "all trials learn the same classes",
+    "training.metric": "trials are ranked by one metric",
+    "environment": "it records where a run was trained",
+    "seed": "the best of several seeds is the luckiest, and is no better on new rows",
+}
+"""Fields (with all below them) in which the trials of a search do not differ, and why."""
 
 
 class Dimension(Component):
@@ -132,12 +143,13 @@ def parsed(text: str, experiment: Experiment) -> Dimension:
         experiment: whose value is the centre.
 
     Raises:
-        ExperimentError: it is not such a text, or there is no such field.
+        ExperimentError: it is not such a text, there is no such field, or trials do not differ in it.
     """
     text, *conditions = text.split(" if ")
     path, equals, right = (part.strip() for part in text.partition("="))
     if not equals or not right:
         raise ExperimentError(f"--space {text!r} names no values", "write it as optimizer.lr=1e-5..1e-3 or training.batch_size=8|16|32")
+    refuse_shared(path)
     when = {other.strip(): number(value.strip()) for other, _, value in (condition.partition("=") for condition in conditions)}
     experiment = applied(experiment, when)
     centre = value_at(experiment, path)
@@ -160,6 +172,23 @@ def parsed(text: str, experiment: Experiment) -> Dimension:
     for end in (made.low, made.high) if made.kind != "choice" else made.options:
         applied(experiment, {path: end})
     return made
+
+
+def refuse_shared(path: str) -> None:
+    """Refuse a field in which the trials of a search do not differ.
+
+    Args:
+        path: dotted, such as "model.base".
+
+    Raises:
+        ExperimentError: it is one of `SHARED`.
+    """
+    field = next((shared for shared in SHARED if path == shared or path.startswith(f"{shared}.")), None)
+    if field is not None:
+        raise ExperimentError(
+            f"{path} cannot be searched: {SHARED[field]}",
+            f"make a run for each value (`luthier run DATA --set {path}=VALUE`), and `luthier compare` them",
+        )
 
 
 def value_at(experiment: Experiment, path: str) -> Any:
