@@ -15,6 +15,7 @@ from luthier.data.rows import Rows, read
 from luthier.data.spec import Data
 from luthier.data.split import folds, split
 from luthier.families.recognise import load_dataset, recognise
+from tests.data.test_malformed import sentence
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -166,3 +167,28 @@ def test_given_splits_are_kept_and_tested_for_leakage(tmp_path: Path) -> None:
     found = load_dataset(Data(path=str(tmp_path), allow_leakage=True))
     assert {part: len(rows) for part, rows in found.records.items()} == {"train": 60, "validation": 20, "test": 21}
     assert any(finding.check == "leakage" and finding.evidence["count"] == 1 for finding in found.findings)
+
+
+def test_one_file_or_the_same_rows_for_validation_and_test_are_refused(tmp_path: Path) -> None:
+    def rows(start: int, count: int) -> str:
+        return "text,label\n" + "".join(f"{sentence(n)},{'ab'[n % 2]}\n" for n in range(start, start + count))
+
+    train, held = written(tmp_path, "train.csv", rows(0, 60)), written(tmp_path, "held.csv", rows(60, 20))
+    with pytest.raises(DataError, match=r"held.csv is given as the validation file and as the test file"):
+        load_dataset(Data(path=str(train), validation=str(held), test=str(held)))
+    copy = written(tmp_path, "copy.csv", rows(60, 20))
+    with pytest.raises(DataError, match=r"20 of 20 given test rows are also validation rows[\s\S]*out of the validation or the test file"):
+        load_dataset(Data(path=str(train), validation=str(copy), test=str(held)))
+
+
+def test_all_rows_of_the_training_file_are_compared_with_a_given_test_file_whichever_part_they_are_in(tmp_path: Path) -> None:
+    lines = [f"{sentence(n)},{'ab'[n % 2]}\n" for n in range(80)]
+    train, test = (
+        written(tmp_path, "train.csv", "text,label\n" + "".join(lines)),
+        written(tmp_path, "test.csv", "text,label\n" + "".join(lines[:40])),
+    )
+    found = load_dataset(Data(path=str(train), test=str(test), allow_leakage=True))
+    (leak,) = [one for one in found.findings if one.check == "leakage"]
+    assert leak.claim == "40 of 40 given test rows are also training rows"
+    assert {line for _, line in leak.evidence["drop"]} == set(range(2, 42))
+    assert any(row.row in range(2, 42) for row in found.records["validation"])

@@ -39,7 +39,7 @@ class Data(Component):
     time: str | None = Field(
         default=None, description="A column of dates or numbers: the newest rows are tested, those before them validate, the oldest train."
     )
-    allow_leakage: bool = Field(default=False, description="Go on although given test rows are also training rows.")
+    allow_leakage: bool = Field(default=False, description="Go on although given test rows are also training or validation rows.")
     validation_share: float = Field(default=0.1, gt=0, lt=0.5, description="Share of the rows that choose the checkpoint.")
     test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Share of the rows that are sealed until the verdict.")
     folds: int = Field(
