@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from luthier.core.interfaces import NullReporter
+from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.pilot.stages import choosing
 from luthier.pilot.stages.asking import asked_for, default_for
@@ -64,6 +65,19 @@ def test_a_decoder_that_classifies_keeps_its_lower_half_and_what_is_asked_brings
     encoder = default(base=str(bases("bert").folder))
     assert (encoder.adaptation.kind, encoder.optimizer.lr) == ("full", 1e-4)
     assert default("adaptation.kind=freeze", base=str(bases("bert").folder)).optimizer.lr == 3e-4
+
+
+def test_a_familys_own_base_starts_from_the_same_values_named_or_not(tmp_path: Path, bases: Any, monkeypatch: Any) -> None:
+    name = "masked_lm"  # it could start from scratch too
+    monkeypatch.setattr(family_of(name), "base", str(bases("bert").folder))
+    data = written(tmp_path, 100, 2)
+
+    def default(base: str | None, *set: str) -> Any:
+        return default_for(data, set, NullReporter(), target=None, input=None, base=base, task=name, seed=1)[0]
+
+    assert default(None) == default(family_of(name).base)
+    assert default(None, "adaptation.kind=lora") == default(family_of(name).base, "adaptation.kind=lora")
+    assert default("scratch").optimizer.lr > default(None).optimizer.lr
 
 
 def test_an_encoder_of_berts_size_starts_from_half_of_a_small_ones_rate(tmp_path: Path, bases: Any) -> None:

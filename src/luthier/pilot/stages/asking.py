@@ -141,7 +141,8 @@ def chosen(
     name = assigned(assignments).get("model.base", base)
     metric = ALIASES.get(asked := assigned(assignments).get(PATH, AUTO), asked)
     if name is None:
-        return changed(*choose(dataset, None, seed, metric), assignments, dataset, None)
+        own = own_base(dataset, reporter)
+        return changed(*choose(dataset, own, seed, metric, own=True), assignments, dataset, own)
     if name in (SCRATCH, ""):
         others = [item for item in assignments if item.partition("=")[0].strip() != "model.base"]
         return changed(*choose(dataset, None, seed, metric, scratch=True), others, dataset, None)
@@ -156,6 +157,21 @@ def chosen(
 
     found = resolve(name, reporter.say)
     return changed(*choose(dataset, found, seed, metric), assignments, dataset, found)
+
+
+def own_base(dataset: Dataset, reporter: Reporter) -> Base | None:
+    """The base that a family trains if nobody says another, where it could start from scratch too; None where there is no doubt.
+
+    Args:
+        dataset: the rows.
+        reporter: told before it is fetched.
+    """
+    family = family_of(dataset.spec.task)
+    if family.Spec is None or family.base is None or not family.from_scratch:
+        return None
+    from luthier.models.store import resolve
+
+    return resolve(family.base, reporter.say)
 
 
 def changed(
