@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +111,18 @@ def test_of_very_many_known_names_only_the_nearest_are_listed() -> None:
     assert said.startswith("did you mean 'card_lost'? Known: card_lost")
     assert said.endswith(" and 87 more")
     assert len(said) < 300
+
+
+def test_numbers_that_are_not_finite_are_numbers_again_in_a_verdict(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write_json("verdict.json", {"name": "ridge", "test": {"value": float("inf"), "low": float("-inf"), "high": float("nan"), "n": 3}})
+    verdict = run.verdict
+    assert verdict is not None
+    assert (verdict["name"], verdict["test"]["n"], verdict["test"]["value"], verdict["test"]["low"]) == (
+        "ridge",
+        3,
+        float("inf"),
+        float("-inf"),
+    )
+    assert math.isnan(verdict["test"]["high"])
+    assert json.loads((tmp_path / "verdict.json").read_text())["test"]["value"] == "Infinity"

@@ -14,6 +14,7 @@ from luthier.core.types import Record
 from luthier.data.check import CHECKS
 from luthier.data.check.balance import smallest_difference
 from luthier.data.check.labels import QUIET, doubts, looked_at_twice, noise_of, out_of_fold, suspects, wrongness
+from luthier.data.check.numbers import find_far
 from luthier.data.check.personal import found_in, iban, luhn
 from luthier.data.check.sheet import Sheet
 from luthier.families import family_of
@@ -99,6 +100,18 @@ def test_a_check_is_silent_about_clean_rows(name: str) -> None:
 def test_a_label_that_can_be_read_off_the_form_is_told(view: str, text: Callable[[int], str]) -> None:
     rows = sheet([(text(number), "ab"[number % 2]) for number in range(200)])
     assert view in [one.evidence["view"] for one in CHECKS["shortcuts"](rows)]
+
+
+def test_a_number_far_from_all_others_is_named_and_heavy_tails_are_not() -> None:
+    draw = np.random.default_rng(0)
+    prices = [*draw.lognormal(3, 2, 400).tolist(), 99999999.0]
+    rows = sheet([(sentence(number), f"{price}") for number, price in enumerate(prices)], task="regression")
+    (found,) = CHECKS["numbers"](rows)
+    assert [row["line"] for row in found.evidence["rows"]] == [401] and found.evidence["rows"][0]["note"] == "1e+08"
+    assert not CHECKS["numbers"](sheet([(sentence(number), f"{price}") for number, price in enumerate(prices[:-1])], task="regression"))
+    assert find_far([0.0] * 90 + [1.0] * 9 + [1e9], [0.0] * 90 + [1.0] * 9 + [1e9], 1e6) == [99]  # half and more are the same
+    assert find_far([-1.7e308, 0.0, 1.7e308], [1.0, 2.0, 3.0, 4.0], 1e6) == [0, 2]
+    assert find_far([5.0, 5.0], [5.0, 5.0], 1e6) == []
 
 
 def three(number: int) -> str:

@@ -34,6 +34,18 @@ def plain(value: Any) -> Any:
     return number.item() if hasattr(number, "item") and getattr(number, "ndim", 1) == 0 else value
 
 
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def numeric(value: Any) -> Any:
+    """A value of numbers and names as it was before `plain`: the words "NaN", "Infinity" and "-Infinity" become numbers again."""
+    if isinstance(value, dict):
+        return {key: numeric(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [numeric(item) for item in value]
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
     """Name a full or failing disk for what it is.
@@ -219,7 +231,7 @@ class Run:
     @property
     def verdict(self) -> dict[str, Any] | None:
         """The last word, once it has been spoken."""
-        return self.json("verdict.json")
+        return numeric(self.json("verdict.json"))
 
     @property
     def findings(self) -> list[Finding]:

@@ -33,6 +33,7 @@ QUICK = (
     "shares",
     "groups",
     "balance",
+    "numbers",
     "spellings",
     "language",
     "characters",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.core.run import Run, write_file
+from luthier.core.run import Run, numeric, write_file
 from luthier.core.words import plural, several
 from luthier.delivery import figures
 from luthier.delivery.page import findings, folded, page, section, table, text, title_of
@@ -141,8 +142,8 @@ def _choices(run: Run, experiment: Experiment) -> str:
 
 
 def _curves(run: Run, verdict: dict[str, Any]) -> str:
-    lines = run.lines("metrics.jsonl")
-    steps = [line for line in lines if "loss" in line and isinstance(line["loss"], int | float)]
+    lines = numeric(run.lines("metrics.jsonl"))
+    steps = [line for line in lines if "loss" in line and math.isfinite(line["loss"])]
     looks = [line for line in lines if "evaluation" in line]
     if not steps:
         return ""
@@ -258,7 +259,7 @@ def _examples(details: dict[str, Any]) -> str:
                 else f'<span class="soft">{text(row["target"])}</span>'
             )
             made.append(
-                f'<article><p>{text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{text(row["file"])}, line {row["line"]} · loss {row["loss"]:.3f}, {text(details["other"])} {row["other_loss"]:.3f}</p></article>'
+                f'<article><p>{text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{text(row["file"])}, line {row["line"]} · loss {numeric(row["loss"]):.3f}, {text(details["other"])} {numeric(row["other_loss"]):.3f}</p></article>'
             )
         return "".join(made)
 
