@@ -113,6 +113,15 @@ def test_of_very_many_known_names_only_the_nearest_are_listed() -> None:
     assert len(said) < 300
 
 
+@pytest.mark.parametrize("base, said", [(None, ""), ({"value": 1.5}, "base 1.5000, ")])
+def test_a_finished_run_is_shown_with_the_baselines_that_it_has(tmp_path: Path, base: dict[str, float] | None, said: str) -> None:
+    run = Run(tmp_path)
+    assert repr(run) == f"Run({str(tmp_path)!r}, unfinished)"
+    test = {"value": 1.0, "low": 0.5, "high": float("inf")}
+    run.write_json("verdict.json", {"verdict": "improved", "metric": "rmse", "test": test, "base": base, "trivial": {"value": 2.0}})
+    assert repr(run) == f"Run({str(tmp_path)!r}, improved: test rmse 1.0000 [0.5000, inf], {said}trivial 2.0000)"
+
+
 def test_numbers_that_are_not_finite_are_numbers_again_in_a_verdict(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.write_json("verdict.json", {"name": "ridge", "test": {"value": float("inf"), "low": float("-inf"), "high": float("nan"), "n": 3}})

@@ -124,11 +124,11 @@ class Run:
         if verdict is None:
             return f"Run({str(self.folder)!r}, unfinished)"
         test = verdict["test"]
+        baselines = "".join(f", {which} {verdict[which]['value']:.4f}" for which in ("base", "trivial") if verdict.get(which))
         ships = f", ships the {verdict['ships']}" if verdict.get("ships", "trained") != "trained" else ""
         return (
             f"Run({str(self.folder)!r}, {verdict['verdict']}{ships}: test {verdict['metric']} {test['value']:.4f} "
-            f"[{test['low']:.4f}, {test['high']:.4f}], base {verdict['base']['value']:.4f}, "
-            f"trivial {verdict['trivial']['value']:.4f})"
+            f"[{test['low']:.4f}, {test['high']:.4f}]{baselines})"
         )
 
     @staticmethod
