@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import NullReporter
+from luthier.core.run import Run
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.pilot.stages import choosing
@@ -65,6 +67,17 @@ def test_a_decoder_that_classifies_keeps_its_lower_half_and_what_is_asked_brings
     encoder = default(base=str(bases("bert").folder))
     assert (encoder.adaptation.kind, encoder.optimizer.lr) == ("full", 1e-4)
     assert default("adaptation.kind=freeze", base=str(bases("bert").folder)).optimizer.lr == 3e-4
+
+
+def test_a_run_can_be_the_base_and_what_names_none_is_refused(tmp_path: Path, bases: Any) -> None:
+    data, folder = written(tmp_path, 100, 2), bases("bert").folder
+
+    def default(base: Any) -> Any:
+        return default_for(data, (), NullReporter(), target=None, input=None, base=base, task=None, seed=1)[0]
+
+    assert default(Run(folder)) == default(folder) == default(str(folder))
+    with pytest.raises(ExperimentError, match="the base is 5"):
+        default(5)
 
 
 def test_a_familys_own_base_starts_from_the_same_values_named_or_not(tmp_path: Path, bases: Any, monkeypatch: Any) -> None:

@@ -155,6 +155,23 @@ def test_what_is_no_text_is_refused_with_its_row_and_a_remedy(classifier: Run, t
             luthier.predict(classifier.folder, "-")
 
 
+def test_a_run_itself_can_be_given_and_arguments_of_other_types_are_named(classifier: Run, talker: Run) -> None:
+    assert luthier.predict(classifier, TEXTS) == luthier.predict(classifier.folder / "bundle", TEXTS)
+    assert "".join(luthier.chat(talker, limit=2).say("hello")) == "".join(luthier.chat(talker.folder, limit=2).say("hello"))
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (["good"], {}, "the bundle is a list, which names no folder\n.*the bundle first"),
+        (classifier, {"top": "2"}, "top is '2', a str, not a whole number"),
+        (classifier, {"top": True}, "top is True"),
+        (classifier, {"abstain_below": "0.8"}, "abstain_below is '0.8', a str, not a number"),
+        (classifier, {"limit": 2.5}, "limit is 2.5"),
+    ]
+    for bundle, options, said in wrong:
+        with pytest.raises(ExperimentError, match=said):
+            luthier.predict(bundle, TEXTS, **options)
+    with pytest.raises(ExperimentError, match="temperature is 'x'"):
+        luthier.chat(talker, temperature="x")  # type: ignore[arg-type]
+
+
 def test_a_second_column_may_be_missing_as_it_might_in_training(pairs: Run) -> None:
     wanted = probabilities(luthier.predict(pairs.folder, [{"title": TEXTS[0], "body": ""}]))
     for row in ({"title": TEXTS[0], "body": None}, {"title": TEXTS[0], "body": float("nan")}):

@@ -131,6 +131,10 @@ class Run:
             f"[{test['low']:.4f}, {test['high']:.4f}]{baselines})"
         )
 
+    def __fspath__(self) -> str:
+        """The folder, so that a run can be given wherever its folder can."""
+        return str(self.folder)
+
     @staticmethod
     def fresh_name() -> str:
         """A name that two runs started in the same second do not share."""

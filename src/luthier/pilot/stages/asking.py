@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +127,12 @@ def seconds_of(budget: str | float | None) -> float | None:
 
 
 def chosen(
-    dataset: Dataset, base: str | None, assignments: Sequence[str], seed: int, reporter: Reporter, seconds: float | None = None
+    dataset: Dataset,
+    base: str | os.PathLike[str] | None,
+    assignments: Sequence[str],
+    seed: int,
+    reporter: Reporter,
+    seconds: float | None = None,
 ) -> tuple[Experiment, list[Choice]]:
     """The default for these rows and this base, with what the person set; a base that is named is fetched now, so that a wrong name fails at once.
 
@@ -138,7 +144,9 @@ def chosen(
         reporter: shows progress.
         seconds: for everything; what is chosen should keep to them.
     """
-    name = assigned(assignments).get("model.base", base)
+    if not isinstance(base, str | os.PathLike | None):
+        raise ExperimentError(f"the base is {base!r}, which names none", "give a name, a folder or a run")
+    name = assigned(assignments).get("model.base", None if base is None else os.fspath(base))
     metric = ALIASES.get(asked := assigned(assignments).get(PATH, AUTO), asked)
     if name is None:
         own = own_base(dataset, reporter)
@@ -206,7 +214,8 @@ def assigned(assignments: Sequence[str]) -> dict[str, str]:
 
 
 def default_for(
-    data: str | Path, set: Sequence[str], reporter: Reporter, *, target: str | None, input: str | Sequence[str] | None, base: str | None,
+    data: str | Path, set: Sequence[str], reporter: Reporter, *, target: str | None, input: str | Sequence[str] | None,
+    base: str | os.PathLike[str] | None,
     task: str | None, seed: int, seconds: float | None = None,
 ) -> tuple[Experiment, Dataset, list[Choice]]:  # fmt: skip
     """Where a search starts from: an experiment that is written down, or one that is chosen for the rows; with the rows, and the reasons."""
