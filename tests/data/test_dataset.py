@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
+from encodings.aliases import aliases
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,25 @@ def test_only_a_line_feed_ends_a_json_line(tmp_path: Path) -> None:
     rows = [{"text": f"a{mark}b"} for mark in "\u2028\u2029\x85\x0b\x0c"]
     file = written(tmp_path, "a.jsonl", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
     assert read(file).values == rows
+
+
+@pytest.mark.parametrize(
+    "encoding, said",
+    [("utf-16", "byte order mark"), ("UTF_16", "byte order mark"), ("undefined", "no encoding of texts"), ("nope", "no encoding of texts")],
+)
+@pytest.mark.parametrize("content", [b"text,label\ncaf\xc3\xa9,x\n", b"a"])
+def test_an_encoding_that_the_file_does_not_have_or_that_is_none_is_refused(
+    tmp_path: Path, encoding: str, said: str, content: bytes
+) -> None:
+    with pytest.raises(DataError, match=said):
+        read(written(tmp_path, "a.csv", content), encoding=encoding)
+
+
+def test_no_codec_of_python_ends_in_another_error(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.csv", "text,label\ncafé,x\n")
+    for codec in sorted(set(aliases.values())):
+        with contextlib.suppress(DataError):
+            read(file, encoding=codec)
 
 
 @pytest.mark.parametrize("mark, encoding", [("utf-8-sig", "utf-8"), ("utf-16", "utf-8"), ("cp1252", "cp1252")])
