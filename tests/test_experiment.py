@@ -82,3 +82,10 @@ def test_every_verb_refuses_what_names_no_change(verb: str, tmp_path: Path) -> N
     wrong: Any = 5
     with pytest.raises(ExperimentError, match="names no changes"):
         getattr(luthier, verb)(about, set=wrong)
+
+
+@pytest.mark.parametrize("text", ["[1", "a: [", "2026-13-45", "{", "'", "&", "*x", "!!python/name:os.system"])
+def test_what_is_no_yaml_is_a_text_that_the_field_refuses(text: str) -> None:
+    assert number(text) == text
+    with pytest.raises(ExperimentError, match=r"optimizer.lr: input should be a valid number"):
+        experiment().set(f"optimizer.lr={text}")

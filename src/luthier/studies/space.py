@@ -156,7 +156,11 @@ def parsed(text: str, experiment: Experiment) -> Dimension:
     bounds, _, how = (part.strip() for part in right.partition(","))
     if ".." in bounds:
         low, high = (number(part) for part in bounds.split("..", 1))
-        if not all(isinstance(end, int | float) for end in (low, high)) or not low < high or how not in ("", "log", "linear"):
+        if (
+            not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
+            or not low < high
+            or how not in ("", "log", "linear")
+        ):
             raise ExperimentError(f"--space {text!r} is not a range", "write it as optimizer.lr=1e-5..1e-3, with ,linear or ,log behind it")
         kind = how or ("log" if low > 0 and high / low >= 10 else "linear")
         if kind == "log" and low <= 0:
@@ -166,6 +170,13 @@ def parsed(text: str, experiment: Experiment) -> Dimension:
         made = build(Dimension, {"path": path, "kind": kind, "low": low, "high": high, "centre": middle, "spread": width / 4, "why": "as asked", "when": when}, "space")  # fmt: skip
     else:
         options = tuple(number(part.strip()) for part in right.split("|"))
+        if len({str(option) for option in options}) < 2:
+            remedy = (
+                f"put | between the values: {path}={right.replace(',', '|')}"
+                if "," in right
+                else f"give several ({path}={right}|…), or set it: --set {path}={right}"
+            )
+            raise ExperimentError(f"--space {text!r} names one value, so nothing would be searched", remedy)
         middle = centre if centre in options else options[0]
         made = build(Dimension, {"path": path, "kind": "choice", "options": options, "centre": middle, "spread": 1 - 1 / len(options), "why": "as asked", "when": when}, "space")  # fmt: skip
     assert isinstance(made, Dimension)
@@ -238,6 +249,10 @@ def point(text: str, space: Sequence[Dimension]) -> Values:
         if not equals or path not in known:
             raise ExperimentError(f"--try {text!r}: {path!r} is not in the space", nearest(path, [*known]))
         value, dimension = number(right), known[path]
+        if dimension.kind != "choice" and (isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value)):
+            raise ExperimentError(
+                f"--try {text!r}: {right!r} is no number", f"{dimension.said()} takes one, such as {path}={dimension.centre:g}"
+            )
         inside = value in dimension.options if dimension.kind == "choice" else dimension.low <= value <= dimension.high
         if not inside:
             raise ExperimentError(f"--try {text!r}: {value} is outside of {dimension.said()}", "widen it with --space")
