@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from luthier.core.errors import ExperimentError, RunError, nearest
+from luthier.core.errors import DiskFailed, DiskFull, ExperimentError, RunError, nearest
 from luthier.core.randomness import mix, permutation
-from luthier.core.run import Run
+from luthier.core.run import AGAIN, Run, try_writing, write_file, writing
 from luthier.core.words import several
 from luthier.experiment import Experiment
 from tests.training.test_steps import experiment
@@ -135,3 +137,31 @@ def test_numbers_that_are_not_finite_are_numbers_again_in_a_verdict(tmp_path: Pa
     )
     assert math.isnan(verdict["test"]["high"])
     assert json.loads((tmp_path / "verdict.json").read_text())["test"]["value"] == "Infinity"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG])
+def test_a_place_that_cannot_be_written_is_one_message(code: int) -> None:
+    with (
+        pytest.raises(DiskFailed, match=f"page.html cannot be written: {os.strerror(code)}[\\s\\S]*choose another place"),
+        writing("page.html"),
+    ):
+        raise OSError(code, os.strerror(code))
+    with pytest.raises(ConnectionResetError), writing("page.html"):  # a fetch that broke is no matter of the disk
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+    for then, said in ((AGAIN, "type the command again"), ("then `luthier resume` the run", "luthier resume")):
+        with pytest.raises(DiskFull, match=said), writing("page.html", then):
+            raise OSError(errno.ENOSPC, "full")
+
+
+def test_whether_a_file_can_be_written_is_seen_before_the_work(tmp_path: Path) -> None:
+    old = tmp_path / "old.csv"
+    old.write_text("as it was")
+    try_writing(old)
+    try_writing(tmp_path / "new" / "folder" / "x.csv")
+    assert old.read_text() == "as it was" and not list((tmp_path / "new" / "folder").iterdir())
+    places = [old / "x.csv", tmp_path, tmp_path / ("a" * 300) / "x.csv", *([Path("/proc/x.csv")] if Path("/proc/self").exists() else [])]
+    for place in places:
+        with pytest.raises(DiskFailed, match="cannot be written"):
+            try_writing(place)
+        with pytest.raises(DiskFailed, match="cannot be written"):
+            write_file(place, "")

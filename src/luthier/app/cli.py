@@ -391,3 +391,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as problem:
+        if problem.filename is None:
+            raise
+        print(f"luthier: {problem.filename}: {problem.strerror}\n  → see that it is there, and that you may use it", file=sys.stderr)
+        sys.exit(2)

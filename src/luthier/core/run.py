@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -46,48 +47,92 @@ def numeric(value: Any) -> Any:
     return NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
+RESUME = "then `luthier resume` the run: nothing already written is lost"
+AGAIN = "then type the command again"
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
+"""What the operating system says where a place cannot be written to, whatever the disk."""
+
+
 @contextlib.contextmanager
-def writing(what: str) -> Iterator[None]:
-    """Name a full or failing disk for what it is.
+def writing(what: str, then: str = RESUME) -> Iterator[None]:
+    """Name a disk that is full or fails, and a place that may not be written to, for what it is.
+
+    Args:
+        what: is written.
+        then: what to do once there is space: `AGAIN` where it is no part of a run.
 
     Raises:
         DiskFull: the disk, the quota or the file size limit is used up.
-        DiskFailed: the disk reports a fault, or may no longer be written to.
+        DiskFailed: the disk reports a fault, or the place may not be written to.
     """
     try:
         yield
     except OSError as problem:
-        named = disk_problem(problem.errno or 0, what)
+        named = disk_problem(problem.errno or 0, what, then)
         if named is None:
             raise
         raise named from problem
 
 
-def disk_problem(code: int, what: str) -> RunError | None:
+def disk_problem(code: int, what: str, then: str = RESUME) -> RunError | None:
     """What the operating system says of a disk, for a person; None where it is about something else.
 
     Args:
         code: its error number.
         what: was being written.
+        then: what to do once there is space.
     """
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DiskFull(
             f"no space left on the disk while writing {what}",
-            "free some space, then `luthier resume` the run: nothing already written is lost",
+            f"free some space, {then}",
         )
     if code in (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO):
         return DiskFailed(
             f"the disk failed while writing {what}: {os.strerror(code)}",
-            "look at the disk (its file system may have become read-only), copy the run folder to another if need be, then `luthier resume` it",
+            "look at the disk (its file system may have become read-only); "
+            + ("copy the run folder to another if need be, then `luthier resume` it" if then == RESUME else f"choose another, {then}"),
+        )
+    if code in FORBIDDEN:
+        return DiskFailed(
+            f"{what} cannot be written: {os.strerror(code)}",
+            "see that its folder is there and that you may write to it, or choose another place",
         )
     return None
 
 
-def write_file(path: Path, content: bytes | str) -> None:
-    """Write a whole file so that a reader sees the old one or the new one, never half of it."""
+def try_writing(path: Path) -> None:
+    """See that a file can be written, before the work whose result it is to hold; its folder is made.
+
+    Args:
+        path: that a person named; an older file stays as it is.
+
+    Raises:
+        DiskFull, DiskFailed: it cannot.
+    """
+    with writing(str(path), AGAIN):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent) as handle:
+            handle.write(b" ")
+            handle.flush()
+
+
+def write_file(path: Path, content: bytes | str, then: str = RESUME) -> None:
+    """Write a whole file so that a reader sees the old one or the new one, never half of it.
+
+    Args:
+        path: of the file.
+        content: of it.
+        then: what to do once there is space, where there is none.
+
+    Raises:
+        DiskFull, DiskFailed: it cannot be written.
+    """
     data = content.encode() if isinstance(content, str) else content
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(str(path)):
+    with writing(str(path), then):
         try:
             with aside.open("wb") as handle:
                 handle.write(data)
@@ -95,7 +140,8 @@ def write_file(path: Path, content: bytes | str) -> None:
                 os.fsync(handle.fileno())
             aside.replace(path)
         except OSError:
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
             raise
 
 
@@ -155,11 +201,8 @@ class Run:
             )
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not empty", "choose another --out")
-        try:
-            with writing(str(folder)):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise RunError(f"cannot create {folder}: {problem.strerror}", "choose an --out that you may write to") from None
+        with writing(str(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
         return cls(folder)
 
     @classmethod
@@ -181,7 +224,9 @@ class Run:
         Raises:
             RunError: another process is writing; the message names it.
         """
-        with (self.folder / ".lock").open("a+") as handle:
+        with writing(str(self.folder)):
+            lock = (self.folder / ".lock").open("a+")
+        with lock as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.core.run import Run, numeric, write_file
+from luthier.core.run import AGAIN, Run, numeric, write_file
 from luthier.core.words import plural, several
 from luthier.delivery import figures
 from luthier.delivery.page import findings, folded, page, section, table, text, title_of
@@ -48,7 +48,7 @@ def write_report(run: Run) -> Path:
     versions = ", ".join(f"{key} {value}" for key, value in experiment.environment.items() if key in ("luthier", "torch", "transformers"))
     footer = f"Experiment {experiment.key[:16]} · seed {experiment.seed} · {text(versions)}"
     whole = page(f"{name} · Luthier", name, f"on {experiment.model.base}", "".join(sections), footer)
-    write_file(run.folder / "report.html", whole)
+    write_file(run.folder / "report.html", whole, AGAIN)
     return run.folder / "report.html"
 
 

