@@ -21,7 +21,7 @@ from luthier.core.errors import ModelError, nearest
 from luthier.core.run import AGAIN, file_hash, writing
 from luthier.core.study import Study
 from luthier.models.catalogue import PACKAGED, Wheel
-from luthier.models.disk import NOTE, locked
+from luthier.models.disk import NOTE, locked, reading
 from luthier.models.manifest import how_to_restore, is_bundle, read_bundle
 
 Say = Callable[[str], None]
@@ -88,6 +88,7 @@ def home() -> Path:
     return (Path(named) if named else cache / "luthier") / "models"
 
 
+@reading()
 def resolve(name: str, say: Say = lambda line: None) -> Base:
     """Find a base, fetching it when it is not here yet.
 
@@ -161,6 +162,7 @@ def inspect(folder: Path, name: str, language: str = "", say: Say = lambda line:
     if not weights.is_file():
         other = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "nothing"
         raise ModelError(f"{name} has no model.safetensors (found: {other})", "only safetensors are opened; convert the model first")
+    weights.open("rb").close()  # safetensors says of a file that may not be read that there is none
     kept = kept or _remembered(folder, weights)
     kind = "encoder" if family in ENCODERS else "image" if family in VISION else "decoder"
     blocks = int(config.get("num_hidden_layers") or config.get("n_layers") or len(config.get("depths") or ()))
@@ -314,6 +316,7 @@ def _hub(name: str, say: Say) -> Path:
         ) from None
 
 
+@reading()
 def stored() -> list[dict[str, Any]]:
     """Every base known by name, and whether it is here."""
     return [
