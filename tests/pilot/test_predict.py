@@ -155,6 +155,26 @@ def test_what_is_no_text_is_refused_with_its_row_and_a_remedy(classifier: Run, t
             luthier.predict(classifier.folder, "-")
 
 
+def test_a_file_is_read_as_it_is_said_and_nothing_else_can_be_set(classifier: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = luthier.predict(classifier.folder, ["café good", "bad"])
+    for name, content in (
+        ("rows.csv", "text\ncafé good\nbad\n"),
+        ("lines.txt", "café good\nbad\n"),
+        ("rows.dat", "text\ncafé good\nbad\n"),
+    ):
+        (tmp_path / name).write_bytes(content.encode("cp1252"))
+        changes = ["data.encoding=cp1252", *(["data.format=csv"] if name.endswith("dat") else [])]
+        found = luthier.predict(classifier.folder, tmp_path / name, set=changes)
+        assert probabilities(found) == probabilities(wanted)
+    with pytest.raises(DataError, match=r"not utf-8[\s\S]*--set data.encoding=cp1252"):
+        luthier.predict(classifier.folder, tmp_path / "rows.csv")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("text\ncafé good\nbad\n".encode("cp1252"))))
+    assert probabilities(luthier.predict(classifier.folder, "-", set={"data.encoding": "cp1252"})) == probabilities(wanted)
+    for change in ("data.target=x", "optimizer.lr=1"):
+        with pytest.raises(ExperimentError, match="predict sets how a file is read, not"):
+            luthier.predict(classifier.folder, TEXTS, set=change)
+
+
 def test_a_run_itself_can_be_given_and_arguments_of_other_types_are_named(classifier: Run, talker: Run) -> None:
     assert luthier.predict(classifier, TEXTS) == luthier.predict(classifier.folder / "bundle", TEXTS)
     assert "".join(luthier.chat(talker, limit=2).say("hello")) == "".join(luthier.chat(talker.folder, limit=2).say("hello"))

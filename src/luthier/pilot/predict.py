@@ -12,10 +12,11 @@ from luthier.core.errors import ExperimentError, ModelError, nearest
 from luthier.core.types import Message
 from luthier.data.sources.frames import Frame, named
 from luthier.delivery.predictions import prepare_output, write_predictions
+from luthier.experiment import Changes
 from luthier.families import family_of
 from luthier.families.family import Family
 from luthier.models.store import Base, resolve
-from luthier.pilot.stages.prediction_rows import rows_to_predict
+from luthier.pilot.stages.prediction_rows import reading_asked, rows_to_predict
 
 Say = Callable[[str], None]
 
@@ -28,6 +29,7 @@ def predict(
     limit: int = 256,
     top: int | None = None,
     abstain_below: float | None = None,
+    set: Changes = (),
     say: Say | None = None,
 ) -> list[dict[str, Any]]:
     """Classify texts, or answer prompts.
@@ -40,6 +42,7 @@ def predict(
         limit: tokens an answer may have.
         top: also give so many of the likeliest classes.
         abstain_below: leave the label out where the confidence is lower than this (0 to 1).
+        set: how a file is read: {"data.encoding": "cp1252"}, or data.format, data.header, data.sheet.
         say: told what a person should know; a warning where it is not given.
 
     Returns:
@@ -52,10 +55,11 @@ def predict(
     """
     say = say or _warn
     _refuse_types(bundle, limit=limit, top=top, abstain_below=abstain_below)
+    how = reading_asked(set)
     base, about = _resolve_bundle(bundle, say)
     family = family_of(about["task"])
     _check_options(family, top, abstain_below)
-    rows, source = family.rows_to_predict(data, about["input"]) or rows_to_predict(data, about["input"], family.generates)
+    rows, source = family.rows_to_predict(data, about["input"]) or rows_to_predict(data, about["input"], family.generates, how)
     values = [record.values for record in rows]
     if out is not None:
         prepare_output(Path(out), values, chat=family.generates, source=source, bundle=base.folder)
