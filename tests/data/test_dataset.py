@@ -213,3 +213,22 @@ def test_all_rows_of_the_training_file_are_compared_with_a_given_test_file_which
     assert leak.claim == "40 of 40 given test rows are also training rows"
     assert {line for _, line in leak.evidence["drop"]} == set(range(2, 42))
     assert any(row.row in range(2, 42) for row in found.records["validation"])
+
+
+@pytest.mark.parametrize("task, target", [("classification", "label"), ("regression", "stars"), (None, "label"), (None, "stars")])
+def test_what_is_learned_is_not_read_and_no_column_twice(tmp_path: Path, task: str | None, target: str) -> None:
+    lines = [{"text": sentence(n), "label": "ab"[n % 2], "stars": n % 9 / 2} for n in range(60)]
+    file = str(written(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    for input in ((target,), ("text", target)):
+        with pytest.raises(DataError, match=rf"'{target}' is to be read and to be learned[\s\S]*leave it out of --input"):
+            load_dataset(Data(path=file, task=task, input=input, target=target))
+    with pytest.raises(DataError, match="'text' is named twice in --input"):
+        load_dataset(Data(path=file, task=task, input=("text", "text"), target=target))
+    chat = [{"messages": [{"role": "user", "content": sentence(n)}, {"role": "assistant", "content": "yes"}]} for n in range(60)]
+    talk = str(written(tmp_path, "chat.jsonl", "".join(json.dumps(line) + "\n" for line in chat)))
+    assert load_dataset(load_dataset(Data(path=talk)).spec).spec.input == ("messages",)  # a conversation holds both
+
+
+def test_too_few_different_rows_are_counted() -> None:
+    with pytest.raises(DataError, match=r"60 rows are too few for a split, 2 where copies and near-duplicates count once[\s\S]*--input"):
+        split(["a", "b"] * 30, ["x", "y"] * 30, {"validation": 0.1, "test": 0.2}, 0)

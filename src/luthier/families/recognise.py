@@ -31,6 +31,9 @@ def recognise(rows: Rows, path: str, asked: Data) -> tuple[Family, Columns]:
         ExperimentError: there is no family of that name.
     """
     refuse_columns(rows, path, [*asked.input, *([asked.target] if asked.target else [])])
+    twice = next((name for name in asked.input if asked.input.count(name) > 1), None)
+    if twice:
+        raise DataError(f"the column {twice!r} is named twice in --input", "name each column once")
     if asked.task is not None:
         family = family_of(asked.task)
         found = match(family, rows, path, asked)
@@ -65,10 +68,16 @@ def match(family: Family, rows: Rows, path: str, asked: Data) -> Columns | None:
         asked: what the person named.
 
     Raises:
-        DataError: it reads texts, and would read the names of images, or what the reader noted of them.
+        DataError: it would read what it learns; or it reads texts, and would read the names of images, or what the reader noted of them.
     """
     if family.kind.images or not {"pixels", "thumbnail"} <= set(rows.columns):
-        return family.match(rows, path, asked)
+        found = family.match(rows, path, asked)
+        if found is not None and found.target in found.input and family.kind.learns in ("class", "classes", "number"):
+            raise DataError(
+                f"{path}: {found.target!r} is to be read and to be learned: the answer would stand in the question",
+                f"leave it out of --input, or learn another column ({', '.join(rows.columns)})",
+            )
+        return found
     images = [name for name in rows.columns if str(rows.values[0].get(name) or "").lower().endswith(IMAGES)]
     found = family.match(replace(rows, columns=[name for name in rows.columns if name not in KEPT]), path, asked)
     if found is not None and set(found.input) <= {*images, *KEPT}:
