@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.component import build
-from luthier.core.errors import ExperimentError
+from luthier.core.errors import ExperimentError, ModelError
 from luthier.core.hub import NAME
 from luthier.core.interfaces import Reporter
 from luthier.data.dataset import Dataset
@@ -19,7 +19,7 @@ from luthier.data.spec import Data
 from luthier.evaluation.choice import ALIASES, AUTO
 from luthier.experiment import Experiment, number
 from luthier.families import family_of
-from luthier.families.family import Choice
+from luthier.families.family import Choice, Family
 from luthier.families.recognise import load_dataset
 from luthier.models.spec import SCRATCH
 from luthier.pilot.stages.metric import PATH, settle_metric
@@ -97,12 +97,31 @@ def filled(experiment: Experiment, dataset: Dataset, assignments: Sequence[str] 
     objective: Any = experiment.objective
     if objective.kind == dataset.spec.task:
         objective = family_of(dataset.spec.task).fit_spec(objective, dataset)
+    refuse_other_rows(experiment.model_copy(update={"objective": objective}), dataset)
+    return settle_metric(experiment.model_copy(update={"data": dataset.spec, "objective": objective}), dataset, assignments)
+
+
+def refuse_other_rows(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse an objective of another task than the rows', or with other classes; their order is the person's own.
+
+    Args:
+        experiment: as it would be trained.
+        dataset: its rows.
+
+    Raises:
+        ExperimentError: it is so.
+    """
+    objective: Any = experiment.objective
     if objective.kind != dataset.spec.task:
         raise ExperimentError(
             f"objective.kind is {objective.kind!r}, but the rows are for {dataset.spec.task}",
             f"set data.task={objective.kind} and name the columns",
         )
-    return settle_metric(experiment.model_copy(update={"data": dataset.spec, "objective": objective}), dataset, assignments)
+    labels = getattr(objective, "labels", ())
+    if dataset.labels and set(labels) != set(dataset.labels):
+        missing = next((label for label in dataset.labels if label not in labels), None)
+        raise ExperimentError(f"objective.labels names {', '.join(map(str, labels[:8]))}, and the rows have {', '.join(dataset.labels[:8])}",
+                              f"name all classes of the rows, {missing!r} too, or leave objective.labels out" if missing is not None else "name the classes of the rows, or leave objective.labels out")  # fmt: skip
 
 
 def seconds_of(budget: str | float | None) -> float | None:
@@ -164,7 +183,26 @@ def chosen(
     from luthier.models.store import resolve
 
     found = resolve(name, reporter.say)
+    refuse_kind(family_of(dataset.spec.task), found)
     return changed(*choose(dataset, found, seed, metric), assignments, dataset, found)
+
+
+def refuse_kind(family: Family, base: Base) -> None:
+    """Refuse a base of a kind that a family is not trained on.
+
+    Args:
+        family: of the rows.
+        base: that was named.
+
+    Raises:
+        ModelError: it is of another kind.
+    """
+    if family.Spec is not None and base.kind not in family.base_kinds:
+        kind = {"encoder": "an encoder", "decoder": "a decoder", "image": "a network for images"}
+        wanted = " or ".join(kind.get(each, each) for each in family.base_kinds)
+        own = f", such as --base {family.base}" if family.base else ""
+        raise ModelError(f"{base.name} is {kind.get(base.kind, base.kind)}, and {family.name} is trained on {wanted}",
+                         f"name another base{own}: `luthier models list` shows the kinds")  # fmt: skip
 
 
 def own_base(dataset: Dataset, reporter: Reporter) -> Base | None:
@@ -197,6 +235,7 @@ def changed(
         brought.append(family_of(dataset.spec.task).batch_size(dataset, experiment.training.epochs))
     for choice in brought:
         experiment = experiment.replace(choice.path, choice.value)
+    refuse_other_rows(experiment, dataset)
     experiment = settle_metric(experiment, dataset, assignments)
     if experiment.training.sampling == "balanced" and "objective.class_weights" not in paths and dataset.labels:
         experiment = experiment.replace("objective.class_weights", "none")  # rare rows come more often already
