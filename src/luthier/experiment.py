@@ -16,6 +16,7 @@ from luthier.adaptation import ADAPTATIONS
 from luthier.core.component import Component, build, from_table, placed
 from luthier.core.errors import ExperimentError
 from luthier.data.augment import Augment
+from luthier.data.rows import names_table
 from luthier.data.spec import Data
 from luthier.families import OBJECTIVES
 from luthier.models.spec import Model
@@ -123,8 +124,10 @@ class Experiment(Component):
         """Read a YAML file.
 
         Raises:
-            ExperimentError: it is missing, not YAML, or not an experiment.
+            ExperimentError: it is missing, rows, not YAML, or not an experiment.
         """
+        if path.suffix.lower() not in (".yaml", ".yml", ".json") and names_table(path) and path.exists():
+            raise ExperimentError(f"{path} holds rows, not an experiment", f"begin with the rows: `luthier run {path}`, or `luthier run {path} --plan-only` for the experiment alone")  # fmt: skip
         try:
             value = yaml.safe_load(path.read_text())
         except FileNotFoundError:

@@ -232,3 +232,29 @@ def test_what_is_learned_is_not_read_and_no_column_twice(tmp_path: Path, task: s
 def test_too_few_different_rows_are_counted() -> None:
     with pytest.raises(DataError, match=r"60 rows are too few for a split, 2 where copies and near-duplicates count once[\s\S]*--input"):
         split(["a", "b"] * 30, ["x", "y"] * 30, {"validation": 0.1, "test": 0.2}, 0)
+
+
+def test_few_answers_are_conversations_where_a_person_insists(tmp_path: Path) -> None:
+    lines = [{"question": sentence(n), "answer": ["yes", "no"][n % 2]} for n in range(60)]
+    file = str(written(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    assert load_dataset(Data(path=file)).spec.task == "classification"
+    found = load_dataset(Data(path=file, task="chat")).spec
+    assert (found.task, found.input, found.target) == ("chat", ("question",), "answer")
+
+
+def test_where_most_rows_are_set_aside_the_remedy_is_to_mend_them(tmp_path: Path) -> None:
+    lines = [{"text": sentence(n), "label": ["a", "b"] if n % 3 else "a"} for n in range(60)]
+    file = str(written(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    with pytest.raises(DataError, match=r"a row has one class[\s\S]*mend the rows[\s\S]*--task multi_label"):
+        load_dataset(Data(path=file, task="classification"))
+    few = str(written(tmp_path, "few.jsonl", "".join(json.dumps(line) + "\n" for line in lines[:9])))
+    with pytest.raises(DataError, match="give more rows"):
+        load_dataset(Data(path=few, task="classification"))
+
+
+def test_a_sheet_is_asked_of_workbooks_only_and_one_fold_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.csv", "text,label\na,b\n")
+    with pytest.raises(DataError, match="has no sheets"):
+        read(file, sheet="2024")
+    with pytest.raises(ValueError, match="one fold leaves nothing to train on"):
+        Data(path="a.csv", folds=1)

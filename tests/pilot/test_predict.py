@@ -143,7 +143,15 @@ def test_what_is_no_text_is_refused_with_its_row_and_a_remedy(classifier: Run, t
     (tmp_path / "head.csv").write_text("text,n\n")
     with pytest.raises(DataError, match=r"holds no rows[\s\S]*at least one row"):
         luthier.predict(classifier.folder, tmp_path / "head.csv")
-    for path in (tmp_path / "none", tmp_path / "none.csv", str(tmp_path / "none.csv"), "none.xlsx"):
+    for path in (
+        tmp_path / "none",
+        tmp_path / "none.csv",
+        str(tmp_path / "none.csv"),
+        "none.xlsx",
+        "./none",
+        str(tmp_path / "none"),
+        "~/none",
+    ):
         with pytest.raises(DataError, match="there is no file"):
             luthier.predict(classifier.folder, path)
     (tmp_path / "odd.bin").write_bytes(b"\x01")

@@ -243,6 +243,8 @@ def read(
         ending = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
         remedy = UNREAD.get(path.suffix.lower()) or f"set data.format to one of {', '.join(SOURCES)}"
         raise DataError(f"{path}: the ending {ending!r} names no format that is read", UNREAD[".tar"] if ".tar" in ending else remedy)
+    if sheet is not None and name != "xlsx":
+        raise DataError(f"{path} has no sheets: only workbooks (.xlsx) do", "leave data.sheet out")
     if is_packed(path) and name not in TEXT_FORMATS:
         raise DataError(f"{path}: {name} files are not read from compressed ones", "unpack it, and give the file itself")
     found = sift(SOURCES[name](Reading(path, encoding, header, most, seed, sheet)), str(path))

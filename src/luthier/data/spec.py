@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from luthier.core.component import Component
 
@@ -56,3 +56,10 @@ class Data(Component):
     fingerprint: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of the training, validation and test file; filled in, and checked on resume."
     )
+
+    @field_validator("folds")
+    @classmethod
+    def _folds(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one fold leaves nothing to train on: give 2 or more, or 0")
+        return value

@@ -84,7 +84,8 @@ def _file(data: str | os.PathLike[str]) -> Path | None:
         exists = bool(data) and on_disk(path).exists()
     except (OSError, ValueError):  # too long, or with a character that no file's name has
         return None
-    if not exists and " " not in data and "\n" not in data and names_table(path):
+    named_so = names_table(path) or data.startswith(("./", "../", "/", "~/"))
+    if not exists and " " not in data and "\n" not in data and named_so:
         beside = [entry.name for entry in path.parent.iterdir() if names_table(entry)] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}", nearest(path.name, beside) if beside else "check the path, or give a text as a list")
     return path if exists else None
