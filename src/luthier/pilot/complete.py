@@ -83,7 +83,7 @@ def _completed(
     asked = Asked.of(place)
     workers = asked.workers if asked and asked.backend == "processes" else 1
     before = seconds_before(place)
-    with count_seconds(place, clock, before), noted(place, clock), Signals() as signals, restored_threads():
+    with count_seconds(place, clock, before), noted(place, clock), Signals(reporter.say) as signals, restored_threads():
         if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists() and not place.happened("searching"):
             closed(place, reporter, place.verdict)
             return place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -252,9 +253,13 @@ class Signals:
     """Turns SIGINT, SIGTERM and SIGHUP into a stop at the next safe place.
 
     A second signal changes nothing, so that the checkpoint that is being written is not lost; a third one stops at once.
+
+    Args:
+        say: told at once that the first one was heard: the next safe place may be seconds away.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
+        self.say = say
         self.caught = 0
         self.times = 0
         self._before: dict[int, Any] = {}
@@ -275,7 +280,10 @@ class Signals:
         self.times += 1
         if self.times > 2:
             raise Stopped(number, at_once=True)
-        self.caught = self.caught or number
+        if not self.caught:
+            self.caught = number
+            with contextlib.suppress(RuntimeError, OSError):  # it came amidst another line, or the terminal is gone
+                self.say("stopping at the next safe place, in seconds; twice more stops at once")
 
     def poll(self) -> None:
         """Stop if asked to.

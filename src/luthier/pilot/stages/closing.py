@@ -32,13 +32,13 @@ def concluded(context: RunContext, experiment: Experiment, work: Work, best: dic
     name_never_predicted(context, missed_at(place, best["step"]), "validation")
     reporter.stage("verdict", plural(len(context.dataset.records["test"]), "sealed test row"))
     verdict, shipped = judged(context, experiment, work, best)
+    if place.happened("inexact"):
+        verdict["inexact"] = place.happened("inexact")[-1]["differences"]
     reporter.stage("bundle")
     counts = {part: len(rows) for part, rows in context.dataset.records.items()}
     card = write_card(experiment, context.base, verdict, counts)
     write_bundle(place.folder / "bundle", work.model, context.tokenizer, experiment, context.base, card, shipped)
     verdict["seconds"] = round(context.spent, 2)
-    if place.happened("inexact"):
-        verdict["inexact"] = place.happened("inexact")[-1]["differences"]
     place.write_json("verdict.json", verdict)
     closed(place, reporter, verdict)
 
