@@ -25,13 +25,13 @@ from ends import fork
 from light import begun, drawn, fit, known, looked, note, way
 from luthier.core.randomness import mix
 from luthier.evaluation.score import score
-from luthier.evaluation.tempered import tempered
+from luthier.evaluation.temperature_scaled import temperature_scaled_loss
+from luthier.studies.decay_branches import decay_branch, with_stable_phase
 from luthier.studies.defaults import space_for
-from luthier.studies.ends import end, trunk
 from luthier.studies.propose import FROM_PRIOR
-from luthier.studies.rungs import LAST, Rung, Standing, cost_of, decide, early, rungs_for
-from luthier.studies.space import applied
-from luthier.training.devices import settle
+from luthier.studies.rungs import LAST, Rung, Standing, cost_of, decide, end_of_decay, rungs_for
+from luthier.studies.space import apply_values
+from luthier.training.devices import configure_torch
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
@@ -63,23 +63,23 @@ def trained(asked: Any) -> None:
             continue
         with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
             dataset, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed)
-            experiment = trunk(experiment.replace("training.epochs", EPOCHS).replace("training.batch_size", BATCH))
+            experiment = with_stable_phase(experiment.replace("training.epochs", EPOCHS).replace("training.batch_size", BATCH))
             rate = rates(experiment, asked.prior, asked.anywhere)[trial]
-            experiment = applied(experiment, {"optimizer.lr": rate})
+            experiment = apply_values(experiment, {"optimizer.lr": rate})
             shared = way(Path(scratch) / "way", dataset, experiment, signals)
             training = fit(shared, Path(scratch) / "trunk", experiment)
             losses: dict[str, np.ndarray] = {}
             for share in LOOKS:
                 losses[f"{share:g}"], losses[f"averaged-{share:g}"] = looks(training, round(share * training.work.total))
-            steps, values = end(experiment, len(dataset.records["train"]), early(LAST))
+            steps, values = decay_branch(experiment, len(dataset.records["train"]), end_of_decay(LAST))
             training.advance(steps)
             training.keep()
-            branch = fork(shared, training, Path(scratch) / "early", applied(experiment, values))
+            branch = fork(shared, training, Path(scratch) / "early", apply_values(experiment, values))
             found: dict[str, Any] = {"rate": rate, "steps": training.work.total}
             for what, run in (("early", branch), ("whole", training)):
                 run.finish()
                 seen = score(run.work.model, run.work.objective, run.work.validation)
-                losses[what] = tempered(seen)
+                losses[what] = temperature_scaled_loss(seen)
                 tests = looked("test", score(run.work.model, run.work.objective, shared.examples("test")))
                 found |= {f"{what}_{key}": value for key, value in {**looked("validation", seen), **tests}.items()}
             np.savez_compressed(asked.out / f"{name}-{trial}-{seed}.npz", allow_pickle=False, **losses)
@@ -97,10 +97,10 @@ def looks(training: Fit, until: int) -> tuple[np.ndarray, np.ndarray]:
             count += 1
             for name, weight in masters.weights().items():
                 sums[name] += weight
-    now = tempered(score(work.model, work.objective, work.validation))
+    now = temperature_scaled_loss(score(work.model, work.objective, work.validation))
     kept = {name: weight.clone() for name, weight in masters.weights().items()}
     masters.restore({name: whole / count for name, whole in sums.items()})
-    averaged = tempered(score(work.model, work.objective, work.validation))
+    averaged = temperature_scaled_loss(score(work.model, work.objective, work.validation))
     masters.restore(kept)
     return now, averaged
 
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--judge", action="store_true")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    settle()
+    configure_torch()
     judged(asked) if asked.judge else trained(asked)
 
 

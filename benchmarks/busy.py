@@ -36,17 +36,17 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.studies.defaults import choose
 from luthier.training.assemble import assemble
-from luthier.training.devices import decided, settle
+from luthier.training.devices import decide_device_fields, configure_torch
 from luthier.training.steps import steps
 import torch
 data, base, dtype, rows, threads = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
-settle()
+configure_torch()
 if threads:
     torch.set_num_threads(threads)
 dataset = load_dataset(Data(path=data))
 base = resolve(base)
 experiment, _ = choose(dataset, base, 1)
-experiment = decided(experiment.replace("training.dtype", dtype).replace("training.batch_size", rows).replace("training.steps", 100_000))
+experiment = decide_device_fields(experiment.replace("training.dtype", dtype).replace("training.batch_size", rows).replace("training.steps", 100_000))
 work = steps(assemble(experiment, base, load_tokenizer(base), dataset.records))
 print(json.dumps({"dtype": experiment.training.dtype, "threads": torch.get_num_threads()}), flush=True)
 for line in sys.stdin:

@@ -19,8 +19,8 @@ import numpy as np
 
 from light import begun, fit, known, looked, note, way
 from luthier.evaluation.score import score
-from luthier.studies.ends import trunk
-from luthier.training.devices import settle
+from luthier.studies.decay_branches import with_stable_phase
+from luthier.training.devices import configure_torch
 from luthier.training.watchers import Signals
 
 NEVER = 10_000
@@ -80,7 +80,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.judge:
         return judged(asked.out, asked.patience)
-    settle()
+    configure_torch()
     done = known(asked.out)
     for seed in range(1, asked.seeds + 1):
         for name in asked.sets:
@@ -90,18 +90,18 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
                     dataset, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed)
                     experiment = experiment.replace("training.patience", NEVER)
-                    experiment = trunk(experiment) if kind == "trunk" else experiment
+                    experiment = with_stable_phase(experiment) if kind == "trunk" else experiment
                     if kind.startswith("epochs-"):
                         experiment = experiment.replace("training.epochs", float(kind.removeprefix("epochs-")))
                     shared = way(Path(scratch) / "way", dataset, experiment, signals)
                     training = fit(shared, Path(scratch) / "run", experiment)
                     looks: list[dict[str, Any]] = []
                     while not training.over:
-                        training.advance(min(training.done + training.evaluator.looks.every, training.work.total))
+                        training.advance(min(training.done + training.evaluator.schedule.every, training.work.total))
                         seen, tests = (
                             score(training.work.model, training.work.objective, shared.examples(part)) for part in ("validation", "test")
                         )
-                        counts = training.evaluator.looks.counts(training.done)
+                        counts = training.evaluator.schedule.counts(training.done)
                         looks.append({"step": training.done, "counts": counts, **looked("validation", seen), **looked("test", tests)})
                     note(asked.out, (name, seed, kind), {"looks": looks})
     return None

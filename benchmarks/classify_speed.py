@@ -18,13 +18,13 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.studies.defaults import choose
 from luthier.training.assemble import assemble
-from luthier.training.devices import settle, decided
+from luthier.training.devices import configure_torch, decide_device_fields
 from luthier.training.steps import steps
 data, count, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-settle()
+configure_torch()
 dataset = load_dataset(Data(path=data + "/sst2"))
 experiment, _ = choose(dataset, None, 1)
-experiment = decided(experiment.replace("training.dtype", dtype))
+experiment = decide_device_fields(experiment.replace("training.dtype", dtype))
 base = resolve("minilm-l6")
 work = assemble(experiment, base, load_tokenizer(base), dataset.records)
 rows = 0

@@ -17,8 +17,8 @@ from typing import Any
 from light import begun, fit, known, note, told, way
 from luthier.experiment import Experiment
 from luthier.pilot.stages.context import RunContext
-from luthier.studies.space import applied
-from luthier.training.devices import settle
+from luthier.studies.space import apply_values
+from luthier.training.devices import configure_torch
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
@@ -31,7 +31,7 @@ RATES = (1.0, 0.4, 2.5)
 def ended(experiment: Experiment, until: float, shape: str, share: float = SHARE) -> Experiment:
     """The experiment with a constant rate and this end."""
     values = {"schedule.kind": "wsd", "schedule.until": until, "schedule.decay": share * until, "schedule.shape": shape}
-    return applied(experiment, values)
+    return apply_values(experiment, values)
 
 
 def fork(shared: RunContext, trunk: Fit, place: Path, experiment: Experiment) -> Fit:
@@ -66,14 +66,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--falls", type=float, nargs="*", default=[], help="instead: over which shares of the run the rate falls")
     asked = parser.parse_args()
-    settle()
+    configure_torch()
     done = known(asked.out)
     for seed in range(1, asked.seeds + 1):
         for scale in RATES[:1] if asked.falls else RATES:
             for name in asked.sets:
                 with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
                     dataset, experiment = begun(asked.data, Path(scratch), name, asked.rows, 1000, seed)
-                    experiment = applied(experiment, {"optimizer.lr": scale * 1e-4})
+                    experiment = apply_values(experiment, {"optimizer.lr": scale * 1e-4})
                     shared = way(Path(scratch) / "way", dataset, experiment, signals)
 
                     if (name, seed, scale, "falling") not in done:

@@ -31,8 +31,8 @@ from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
 from luthier.studies.defaults import choose, space_for
 from luthier.studies.propose import FROM_PRIOR
-from luthier.studies.space import Values, applied
-from luthier.training.devices import decided, settle
+from luthier.studies.space import Values, apply_values
+from luthier.training.devices import configure_torch, decide_device_fields
 from luthier.training.watchers import Signals
 from sets import files
 
@@ -120,7 +120,7 @@ def filled(asked: Any, seed: int, grid: str, name: str) -> None:
             experiment = experiment.replace("training.epochs", EPOCHS).replace(
                 "training.batch_size", family_of("classification").batch_size(dataset, EPOCHS).value
             )
-            experiment = applied(decided(experiment), values)
+            experiment = apply_values(decide_device_fields(experiment), values)
             note(asked.out, key, {**trained(dataset, experiment), "tested": len(dataset.records["test"])})
 
 
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     asked = parser.parse_args()
-    settle()
+    configure_torch()
     for seed, grid, name in itertools.product(asked.seeds, asked.grids, asked.sets):
         filled(asked, seed, grid, name)
 

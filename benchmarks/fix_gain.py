@@ -13,7 +13,7 @@ import luthier
 from luthier.app.reporters import Lines
 from luthier.core.randomness import mix, permutation
 from luthier.delivery.bundle import open_bundle
-from luthier.evaluation.compare import paired
+from luthier.evaluation.compare import paired_interval
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.families.recognise import load_dataset
@@ -92,7 +92,7 @@ def gain(parts: dict[str, list[dict[str, str]]], noise: float, out: Path, seed: 
         model, objective = open_bundle(base, load_tokenizer(base))
         dataset = load_dataset(luthier.Experiment.load(folder / "experiment.yaml").data)
         scores[name] = score(model, objective, objective.prepare(dataset.records["test"]))
-    value, low, high = paired("accuracy", scores["fixed"], scores["noised"])
+    value, low, high = paired_interval("accuracy", scores["fixed"], scores["noised"])
     measured = {name: measure(found, ("accuracy",))["accuracy"] for name, found in scores.items()}
     return {**measured, "gain": value, "low": low, "high": high}
 

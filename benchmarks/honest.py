@@ -12,7 +12,7 @@ from statistics import median
 
 import luthier
 from luthier.core.randomness import permutation
-from luthier.training import smoke
+from luthier.training import small_run
 
 
 def clopper_pearson(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
@@ -34,7 +34,7 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=240)
     parser.add_argument("--epochs", type=int, default=3)
     given = parser.parse_args()
-    smoke.FEWEST_STEPS = 8  # the small run is made, and overruled: it is not what is measured here
+    small_run.FEWEST_STEPS = 8  # the small run is made, and overruled: it is not what is measured here
     given.out.mkdir(parents=True, exist_ok=True)
     with (given.data / "feedback" / "feedback.csv").open(newline="") as file:
         whole = list(csv.DictReader(file))

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from luthier.core.randomness import mix, permutation
-from luthier.data.check.labels import FOLDS, doubts, looked_at_twice
+from luthier.data.check.labels import FOLDS, label_doubts, out_of_fold_twice
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
-from luthier.models.encode import encoder
+from luthier.models.encode import text_encoder
 from luthier.models.store import resolve
 
 SETS = {
@@ -70,7 +70,7 @@ if __name__ == "__main__":
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    encode = encoder(resolve("minilm-l6"))
+    encode = text_encoder(resolve("minilm-l6"))
     for name in given.sets:
         texts, labels = rows_of(given.data / SETS[name], given.out)
         chosen = sorted(permutation(len(texts), "label noise")[: given.rows].tolist())
@@ -84,7 +84,7 @@ if __name__ == "__main__":
             moved = (mix("noise", str(share), np.arange(len(right))) % 10_000) < share * 10_000
             shift = 1 + mix("to", np.arange(len(right))) % max(len(names) - 1, 1)
             target = np.where(moved, (right + shift.astype(int)) % len(names), right)
-            ours = doubts(looked_at_twice(features, target, len(names), np.arange(len(target)))[0], target)
+            ours = label_doubts(out_of_fold_twice(features, target, len(names), np.arange(len(target)))[0], target)
             np.savez(given.out / "asked.npz", target=target, probabilities=plain_folds(features, target, len(names)))
             said = subprocess.run(
                 [given.peer_python, "-c", CLEANLAB, given.out / "asked.npz"], capture_output=True, text=True, check=True

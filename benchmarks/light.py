@@ -17,7 +17,7 @@ from luthier.data.dataset import Dataset
 from luthier.data.spec import Data
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
-from luthier.evaluation.tempered import tempered
+from luthier.evaluation.temperature_scaled import temperature_scaled_loss
 from luthier.experiment import Experiment
 from luthier.families.recognise import load_dataset
 from luthier.models.pretrained import load_tokenizer
@@ -26,8 +26,8 @@ from luthier.pilot.stages.context import RunContext
 from luthier.studies.defaults import choose
 from luthier.studies.propose import Tried, propose
 from luthier.studies.space import Space, Values
-from luthier.training.assemble import opened
-from luthier.training.devices import decided
+from luthier.training.assemble import open_objective
+from luthier.training.devices import decide_device_fields
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 from sets import files
@@ -37,7 +37,7 @@ def way(folder: Path, dataset: Dataset, experiment: Experiment, signals: Signals
     """What trainings on the same rows and the same base share."""
     base = resolve(experiment.model.base)
     tokenizer = load_tokenizer(base)
-    return RunContext(Run.create(folder), dataset, NullReporter(), Clock(), signals, base, tokenizer, opened(experiment, tokenizer))
+    return RunContext(Run.create(folder), dataset, NullReporter(), Clock(), signals, base, tokenizer, open_objective(experiment, tokenizer))
 
 
 def fit(shared: RunContext, folder: Path, experiment: Experiment) -> Fit:
@@ -57,7 +57,7 @@ def told(shared: RunContext, training: Fit) -> dict[str, Any]:
 
 def looked(part: str, scores: Scores) -> dict[str, float]:
     """What a look at some rows says."""
-    found = {**measure(scores, ("accuracy", "loss")), "tempered": float(tempered(scores).mean())}
+    found = {**measure(scores, ("accuracy", "loss")), "tempered": float(temperature_scaled_loss(scores).mean())}
     return {f"{part}_{name}": round(value, 4) for name, value in found.items()}
 
 
@@ -70,7 +70,7 @@ def begun(
         _spoil(train, wrong)
     dataset = load_dataset(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
     experiment, _ = choose(dataset, resolve(base) if base else None, seed)
-    return dataset, decided(experiment)
+    return dataset, decide_device_fields(experiment)
 
 
 def _spoil(path: Path, share: float) -> None:

@@ -10,7 +10,7 @@ import resource
 import time
 from pathlib import Path
 
-from luthier.data.near import clusters
+from luthier.data.near_duplicates import clusters
 
 SETS = {"sst2": ("sst2/train.tsv", "\t", 0), "banking77": ("banking77/train.csv", ",", 0)}
 PLANTED = 1000

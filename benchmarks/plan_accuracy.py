@@ -32,25 +32,25 @@ CONFIGURATIONS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 TRAINED = """
 import json, sys, tempfile, time
 from pathlib import Path
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.families.recognise import load_dataset
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.training.assemble import assemble
-from luthier.training.devices import decided, settle
+from luthier.training.devices import decide_device_fields, configure_torch
 from luthier.training.forecast import peak
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
-settle()
-experiment = decided(Experiment.load(Path(sys.argv[1])).replace("training.patience", 1000))
+configure_torch()
+experiment = decide_device_fields(Experiment.load(Path(sys.argv[1])).replace("training.patience", 1000))
 dataset = load_dataset(experiment.data, checks=())
 base = resolve(experiment.model.base)
 work = assemble(experiment, base, load_tokenizer(base), dataset.records)
 with tempfile.TemporaryDirectory() as folder, Signals() as signals:
     began = time.monotonic()
-    Fit(Run.create(Path(folder) / "run"), work, Silent(), signals).finish()
+    Fit(Run.create(Path(folder) / "run"), work, NullReporter(), signals).finish()
     print("RESULT", json.dumps({"seconds": time.monotonic() - began, "memory": peak()}))
 """
 

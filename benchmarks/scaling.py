@@ -24,8 +24,8 @@ from luthier.delivery.figures import lines
 from luthier.experiment import Experiment
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import Base, inspect, resolve
-from luthier.training.assemble import build, opened
-from luthier.training.devices import decided, settle
+from luthier.training.assemble import build, open_objective
+from luthier.training.devices import configure_torch, decide_device_fields
 from luthier.training.steps import steps
 
 TOKENS = 2048
@@ -58,7 +58,7 @@ def conditions(out: Path) -> Iterator[tuple[str, int, Base, int, int, int]]:
 
 def cost(base: Base, length: int, rows: int, depth: int, count: int = 3) -> float:
     """Seconds a token: the median of a few steps after a first one."""
-    experiment = decided(Experiment.of({
+    experiment = decide_device_fields(Experiment.of({
         "data": {"path": "none", "task": "classification", "input": ["text"], "target": "label"}, "objective": {"kind": "classification", "labels": ["a", "b"]},
         "model": {"base": base.name, "dropout": 0.1}, "adaptation": {"kind": "freeze", "depth": depth} if depth else {"kind": "full"},
         "optimizer": {"kind": "adamw", "lr": 1e-4}, "schedule": {"kind": "linear"},
@@ -71,7 +71,7 @@ def cost(base: Base, length: int, rows: int, depth: int, count: int = 3) -> floa
         )
         for number in range(rows * 2)
     ]
-    objective: Any = opened(experiment, load_tokenizer(base))
+    objective: Any = open_objective(experiment, load_tokenizer(base))
     work = build(experiment, base, objective, examples, examples[:2])
     times, before = [], time.monotonic()
     for step in steps(work):
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    settle()
+    configure_torch()
     file = asked.out / f"costs-{torch.get_num_threads()}-threads.jsonl"
     kept = [json.loads(line) for line in file.read_text().split("\n") if line] if file.exists() else []
     for turn in range(len(kept), asked.rounds):

@@ -178,7 +178,7 @@ def main() -> None:
             alone_at, searched_at = asked.out / f"{tag}-default", asked.out / f"{tag}-{asked.budget}"
             study, whole = timed(searched_at, partial(luthier.search, train, out=searched_at, budget=asked.budget, **given))
             assert study.verdict is not None and isinstance(study, Study) and study.winner is not None
-            winner = study.noted("proposed")[int(study.winner.folder.relative_to(study.folder / "trials").parts[0])]["values"]
+            winner = study.entries_named("proposed")[int(study.winner.folder.relative_to(study.folder / "trials").parts[0])]["values"]
             told: dict[str, Any] = {
                 "set": name,
                 "seed": seed,

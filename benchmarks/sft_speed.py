@@ -51,16 +51,16 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.studies.defaults import choose
 from luthier.training.assemble import assemble
-from luthier.training.devices import settle, decided
+from luthier.training.devices import configure_torch, decide_device_fields
 from luthier.training.steps import steps
-settle()
+configure_torch()
 dataset = load_dataset(Data(path=sys.argv[1], allow_leakage=True))
 experiment, _ = choose(dataset, None, 1)
 base = resolve("smollm2-135m")
 if "--compiled" in sys.argv:
     from luthier.models import compiled
     compiled.load()  # once for a machine; a run of ten minutes does the same
-experiment = decided(experiment, base).replace("adaptation.kind", sys.argv[3])
+experiment = decide_device_fields(experiment, base).replace("adaptation.kind", sys.argv[3])
 work = assemble(experiment, base, load_tokenizer(base), dataset.records)
 count, tokens = int(sys.argv[2]), 0
 for step in steps(work):

@@ -21,7 +21,7 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.models.store import resolve
 from luthier.studies.defaults import choose
 from luthier.training.assemble import assemble
-from luthier.training.devices import decided, settle
+from luthier.training.devices import configure_torch, decide_device_fields
 from luthier.training.steps import steps
 
 ROWS = 200
@@ -48,7 +48,7 @@ def measured(data: Path, words: int, adaptation: str, pairs: int, at_once: int) 
                 file.write(json.dumps({"messages": [*before, asked, {"role": "assistant", "content": row["output"]}]}) + "\n")
         dataset = load_dataset(Data(path=str(path), allow_leakage=True), checks=())
     experiment, _ = choose(dataset, None, 1)
-    experiment = decided(experiment.replace("training.micro_batch_tokens", at_once)).replace("adaptation.kind", adaptation)
+    experiment = decide_device_fields(experiment.replace("training.micro_batch_tokens", at_once)).replace("adaptation.kind", adaptation)
     base = resolve("smollm2-135m")
     work = assemble(experiment, base, load_tokenizer(base), dataset.records)
     shares, through, whole, speeds = work.model._shares, 0, 0, ([], [])
@@ -57,7 +57,7 @@ def measured(data: Path, words: int, adaptation: str, pairs: int, at_once: int) 
         together = number % 2 == 0
         work.model._shares = shares if together else (lambda batch: False)
         if together:
-            batch = work.objective.collate(work.chosen(number), experiment.seed, number)
+            batch = work.objective.collate(work.examples_of_step(number), experiment.seed, number)
             for part in work.micro_batches(batch, work.limit(number)):
                 shared_prefix = work.model.shared_prefix(part)
                 through += int(part.lengths.sum()) if shared_prefix is None else len(shared_prefix.kept)
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=0, help="tokens that go through the network at once")
     parser.add_argument("--adaptation", choices=("full", "lora"), nargs="+", default=["full", "lora"])
     asked = parser.parse_args()
-    settle()
+    configure_torch()
     done = known(asked.out)
     for adaptation in asked.adaptation:
         for words in asked.words:

@@ -24,11 +24,11 @@ from light import known
 from luthier.core.component import Component
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
-from luthier.models.encode import layers
+from luthier.models.encode import layer_vectors
 from luthier.models.store import Base
 from luthier.pilot.similar import similar
-from luthier.pilot.stages import nearness
-from luthier.training.devices import settle
+from luthier.pilot.stages import base_similarity
+from luthier.training.devices import configure_torch
 from sets import files
 
 
@@ -64,11 +64,11 @@ def watched(read: dict[str, np.ndarray]) -> Iterator[None]:
     """Keeps what the last floor of each base makes of the rows that `similar` reads, for the time of the context."""
 
     def kept(base: Base, texts: Sequence[str], dtype: str) -> np.ndarray:
-        found = layers(base, texts, dtype)
+        found = layer_vectors(base, texts, dtype)
         read[base.name] = found[:, -1]
         return found
 
-    with mock.patch.object(nearness, "layers", kept):
+    with mock.patch.object(base_similarity, "layers", kept):
         yield
 
 
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="the mean of their trainings is the truth")
     parser.add_argument("--among", default="whole", choices=list(AMONG), help="bases that stand for choice; depths: MiniLM's depths alone")
     asked = parser.parse_args()
-    settle()
+    configure_torch()
     judged(asked)
 
 

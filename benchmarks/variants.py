@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from light import begun, fit, known, note, told, way
-from luthier.training.devices import settle
+from luthier.training.devices import configure_torch
 from luthier.training.watchers import Signals
 
 SETS = ("sst2", "trec", "subj", "customers")
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--judge", action="store_true")
     asked = parser.parse_args()
-    settle()
+    configure_torch()
     judged(asked) if asked.judge else trained(asked)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import luthier  # noqa: F401  # before torch: it says how long idle threads spin
 
-gc.disable()  # until all tests are collected
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["LUTHIER_KERNELS"] = "no kernels are kept here"  # whether this machine has compiled some decides nothing
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # no test asks how busy the machine is; `make test-modes` sets 2 as well
@@ -30,8 +29,8 @@ TEMPLATE = (
 )
 collect_ignore = [] if os.environ.get("KILLS") else ["torture"]  # `make torture`
 
-SLOW = ("pilot/test_search", "pilot/test_run", "pilot/test_threads", "pilot/test_real", "app/test_cli", "pilot/test_metric", "pilot/test_candidates",
-        "pilot/test_plan", "families/", "pilot/test_bench", "core/test_threads", "training/")  # fmt: skip
+SLOW = ("pilot/test_run", "pilot/test_search", "families/", "pilot/test_candidates", "pilot/test_threads", "app/test_cli", "pilot/test_real", "pilot/test_metric",
+        "core/test_threads", "training/", "pilot/test_plan", "pilot/test_bench")  # fmt: skip
 """Files that take minutes, the slowest first: where they begin first, two workers end at about the same time."""
 
 
@@ -41,6 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for _, item in sorted(zip(places, items, strict=True), key=lambda pair: pair[0])]
 
 
+gc.disable()  # until all tests are collected
 imported = 0
 
 

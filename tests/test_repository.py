@@ -110,6 +110,8 @@ def test_the_examples_are_what_they_say() -> None:
         assert len(counts) == 77
         assert set(counts.values()) == {each}
     assert all(row["clause"] and row["plain_english"] for row in clauses)
+    scans = ROOT / "examples" / "autoencoder" / "scans"
+    assert [len(list((scans / kind).glob("*.png"))) for kind in ("normal", "pneumonia")] == [500, 250]
 
 
 def test_nothing_reaches_outside_the_repository() -> None:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, SerializeAsAny, field_validator
 
 from luthier.adaptation import ADAPTATIONS
-from luthier.core.component import Component, build, from_table, placed
+from luthier.core.component import Component, build, from_table, set_at_path
 from luthier.core.errors import ExperimentError
 from luthier.data.augment import Augment
 from luthier.data.rows import names_table
@@ -60,7 +60,7 @@ class Training(Component):
     evaluations_per_epoch: float = Field(default=2.0, gt=0, description="How often the model is evaluated on the validation rows.")
     metric: str = Field(
         default="auto",
-        description="Decides the checkpoint, early stopping, the search and the verdict: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss or f1:LABEL; for chat loss, bits_per_byte, chrf or rouge_l; or a function of your own, module:function. auto is replaced by what suits the rows, and written down.",
+        description="Decides the checkpoint, early stopping, the search and the verdict: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss or f1:LABEL; for chat loss, bits_per_byte, chrf or rouge_l; for answers of other kinds chrf, bleu or loss; or a function of your own, module:function. auto is replaced by what suits the rows, and written down.",
     )
     patience: int = Field(default=6, ge=1, description="Evaluations without a better one before the run stops early.")
     checkpoint_seconds: float = Field(
@@ -165,7 +165,7 @@ class Experiment(Component):
             fits = KINDS[room][value].model_fields
             whole[room] = {**{name: kept for name, kept in whole[room].items() if name in fits}, "kind": value}
         else:
-            placed(whole, path, value)
+            set_at_path(whole, path, value)
         return Experiment.of(whole)
 
     def set(self, *changes: str | Mapping[str, Any]) -> Experiment:
@@ -192,7 +192,7 @@ class Experiment(Component):
     def total_steps(self, rows: int) -> int:
         """Optimizer steps of the run over this many training rows: fewer than planned where the schedule ends early."""
         schedule: Any = self.schedule
-        return max(1, round(schedule.end * self.planned_steps(rows)))
+        return max(1, round(schedule.end_fraction * self.planned_steps(rows)))
 
 
 def as_assignments(changes: Changes | None) -> list[str]:

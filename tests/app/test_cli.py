@@ -53,9 +53,9 @@ def test_the_run_folder_exists_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys, luthier.pilot.run as pilot, luthier.core.run as core\n"
         "def caught(place, *a, **k):\n    print('torch' in sys.modules, (place.folder / '.lock').exists())\n    raise SystemExit\n"
-        "begin = pilot.begin\n"
+        "begin = pilot.begin_run\n"
         "def both(place, *a, **k):\n    begin(place, *a, **k)\n    print((place.folder / 'experiment.yaml').exists())\n    caught(place)\n"
-        "pilot.begin = both\n"
+        "pilot.begin_run = both\n"
         f"pilot.run({str(made(tmp_path))!r}, out={str(tmp_path / 'run')!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
@@ -88,9 +88,9 @@ def test_every_command_is_a_verb_of_the_package() -> None:
     ],
 )
 def test_several_changes_behind_one_flag_are_that_many_flags(typed: str, meant: str) -> None:
-    from luthier.app.typed import each_with_its_flag
+    from luthier.app.typed import repeat_flags
 
-    assert each_with_its_flag(typed.split()) == meant.split()
+    assert repeat_flags(typed.split()) == meant.split()
 
 
 @pytest.mark.parametrize(
@@ -187,9 +187,9 @@ def test_ctrl_c_twice_in_a_row_leaves_a_run_that_is_resumed_to_the_same_bytes(ba
     while not mark.exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    mark.unlink()
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
+    mark.unlink()
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == f"luthier: stopped; go on with `luthier resume '{folder}'`"

@@ -13,7 +13,7 @@ import pytest
 
 from luthier.core.errors import DiskFailed, DiskFull, ExperimentError, RunError, nearest
 from luthier.core.randomness import mix, permutation
-from luthier.core.run import AGAIN, Run, try_writing, write_file, writing
+from luthier.core.run import AGAIN, Run, check_writable, name_disk_errors, write_file
 from luthier.core.words import several
 from luthier.experiment import Experiment
 from tests.training.test_steps import experiment
@@ -83,7 +83,7 @@ def test_a_torn_last_line_is_cut_off_and_a_damaged_middle_is_named(tmp_path: Pat
     assert run.lines("metrics.jsonl") == [{"step": 1}, {"step": 2}]
     run.append("metrics.jsonl", {"step": 3, "loss": float("nan")})
     assert run.lines("metrics.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3, "loss": "NaN"}]
-    run.cut("metrics.jsonl", 2)
+    run.truncate("metrics.jsonl", 2)
     assert len(run.lines("metrics.jsonl")) == 2
     (tmp_path / "events.jsonl").write_text('{"a": 1}\n{broken\n{"a": 2}\n')
     with pytest.raises(RunError, match=r"events\.jsonl, line 2"):
@@ -143,25 +143,25 @@ def test_numbers_that_are_not_finite_are_numbers_again_in_a_verdict(tmp_path: Pa
 def test_a_place_that_cannot_be_written_is_one_message(code: int) -> None:
     with (
         pytest.raises(DiskFailed, match=f"page.html cannot be written: {os.strerror(code)}[\\s\\S]*choose another place"),
-        writing("page.html"),
+        name_disk_errors("page.html"),
     ):
         raise OSError(code, os.strerror(code))
-    with pytest.raises(ConnectionResetError), writing("page.html"):  # a fetch that broke is no matter of the disk
+    with pytest.raises(ConnectionResetError), name_disk_errors("page.html"):  # a fetch that broke is no matter of the disk
         raise ConnectionResetError(errno.ECONNRESET, "reset")
     for then, said in ((AGAIN, "type the command again"), ("then `luthier resume` the run", "luthier resume")):
-        with pytest.raises(DiskFull, match=said), writing("page.html", then):
+        with pytest.raises(DiskFull, match=said), name_disk_errors("page.html", then):
             raise OSError(errno.ENOSPC, "full")
 
 
 def test_whether_a_file_can_be_written_is_seen_before_the_work(tmp_path: Path) -> None:
     old = tmp_path / "old.csv"
     old.write_text("as it was")
-    try_writing(old)
-    try_writing(tmp_path / "new" / "folder" / "x.csv")
+    check_writable(old)
+    check_writable(tmp_path / "new" / "folder" / "x.csv")
     assert old.read_text() == "as it was" and not list((tmp_path / "new" / "folder").iterdir())
     places = [old / "x.csv", tmp_path, tmp_path / ("a" * 300) / "x.csv", *([Path("/proc/x.csv")] if Path("/proc/self").exists() else [])]
     for place in places:
         with pytest.raises(DiskFailed, match="cannot be written"):
-            try_writing(place)
+            check_writable(place)
         with pytest.raises(DiskFailed, match="cannot be written"):
             write_file(place, "")

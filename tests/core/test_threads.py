@@ -132,12 +132,12 @@ def test_beside_busy_programs_no_processor_is_free() -> None:
 
 CHOICE = f"""
 import dataclasses, json, sys, torch
-from luthier.training.devices import choose_threads, restored_threads, use_threads
+from luthier.training.devices import choose_threads, restore_threads, use_threads
 {WAIT}
 if sys.argv[1:]:
     torch.set_num_threads(int(sys.argv[1]))
 usual = torch.get_num_threads()
-with restored_threads():
+with restore_threads():
     found = choose_threads()
     use_threads(found.number)
     used = torch.get_num_threads()

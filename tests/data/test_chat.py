@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from luthier.data.chat import checked, conversation, prompt, render
+from luthier.data.chat import check_turns, conversation, prompt, render
 from luthier.models.pretrained import PLAIN, load_tokenizer
 from luthier.models.store import inspect
 
@@ -90,7 +90,7 @@ def test_the_plain_template_goes_with_the_tokenizer(bases, tmp_path: Path) -> No
 )
 def test_a_conversation_that_cannot_be_learned_from_says_why(messages, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        checked(messages)
+        check_turns(messages)
 
 
 def test_sharegpt_and_alpaca_rows_become_the_same_messages() -> None:

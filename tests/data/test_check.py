@@ -13,9 +13,17 @@ from luthier.core.finding import Finding
 from luthier.core.types import Record
 from luthier.data.check import CHECKS
 from luthier.data.check.balance import smallest_difference
-from luthier.data.check.labels import QUIET, doubts, looked_at_twice, noise_of, out_of_fold, suspects, wrongness
+from luthier.data.check.labels import (
+    QUIET,
+    estimate_noise,
+    find_suspects,
+    label_doubts,
+    out_of_fold,
+    out_of_fold_twice,
+    wrong_label_probability,
+)
 from luthier.data.check.numbers import find_far
-from luthier.data.check.personal import found_in, iban, luhn
+from luthier.data.check.personal import find_personal_data, iban, luhn
 from luthier.data.check.sheet import Sheet
 from luthier.families import family_of
 from tests.data.test_malformed import sentence
@@ -160,12 +168,12 @@ def test_a_split_that_lets_copies_apart_flatters_and_is_told() -> None:
 def test_numbers_with_checksums_are_told_from_other_numbers() -> None:
     assert luhn("4111 1111 1111 1111") and not luhn("4111 1111 1111 1112") and not luhn("0000 0000 0000 0000")
     assert iban("DE89 3704 0044 0532 0130 00") and not iban("DE88 3704 0044 0532 0130 00")
-    assert found_in("ring +44 20 7946 0958, or 10.20.30.40, my number is 219-09-9999") == {
+    assert find_personal_data("ring +44 20 7946 0958, or 10.20.30.40, my number is 219-09-9999") == {
         "telephone numbers": ["+44 20 7946 0958"],
         "network addresses": ["10.20.30.40"],
         "US social security numbers": ["219-09-9999"],
     }
-    assert not found_in("version 3.11.4.999, on 2026-11-21 at 12:30, 1,234,567 rows, order 4111111111111112, 666-12-1234")
+    assert not find_personal_data("version 3.11.4.999, on 2026-11-21 at 12:30, 1,234,567 rows, order 4111111111111112, 666-12-1234")
 
 
 def test_the_smallest_difference_shrinks_with_the_root_of_the_rows() -> None:
@@ -177,8 +185,8 @@ def test_confident_learning_suspects_what_cleanlab_would() -> None:
     """Northcutt et al.: class thresholds are the mean own probability; a row above another class's threshold is suspected."""
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.45, 0.55], [0.05, 0.95]])
     target = np.array([0, 0, 1, 1, 0, 0])
-    assert suspects(probabilities, target).tolist() == [False, False, False, False, False, True]
-    assert doubts(probabilities, target).argmax() == 5
+    assert find_suspects(probabilities, target).tolist() == [False, False, False, False, False, True]
+    assert label_doubts(probabilities, target).argmax() == 5
 
 
 def test_labels_are_dropped_where_they_are_more_likely_wrong_than_right_by_bayes_rule() -> None:
@@ -187,7 +195,7 @@ def test_labels_are_dropped_where_they_are_more_likely_wrong_than_right_by_bayes
     noise, clean = 0.2, draw.uniform(0, 1, 200_000)  # of class 1, before the noise
     truth = draw.uniform(size=clean.size) < clean
     label = (truth ^ (draw.uniform(size=clean.size) < noise)).astype(int)
-    told = wrongness(np.where(label == 1, clean, 1 - clean), noise, 2)
+    told = wrong_label_probability(np.where(label == 1, clean, 1 - clean), noise, 2)
     for low in np.arange(0, 0.8, 0.1):
         those = (told >= low) & (told < low + 0.1)
         assert (label != truth)[those].mean() == pytest.approx(told[those].mean(), abs=0.02)
@@ -198,9 +206,9 @@ def test_the_share_of_wrong_labels_is_read_off_the_surest_rows() -> None:
     truth = draw.integers(0, 3, 4000)
     sure = np.full((4000, 3), 0.02) + 0.94 * np.eye(3)[truth]
     label = np.where(draw.uniform(size=4000) < 0.15, (truth + 1) % 3, truth)
-    assert noise_of(sure, label) == pytest.approx(0.15, abs=0.04)
-    assert noise_of(sure, truth) == 0
-    assert wrongness(np.full(5, 0.3), 0.0, 3).max() == 0
+    assert estimate_noise(sure, label) == pytest.approx(0.15, abs=0.04)
+    assert estimate_noise(sure, truth) == 0
+    assert wrong_label_probability(np.full(5, 0.3), 0.0, 3).max() == 0
 
 
 def test_a_second_look_ranks_planted_mistakes_better_and_a_clean_set_is_not_looked_at_twice() -> None:
@@ -210,12 +218,12 @@ def test_a_second_look_ranks_planted_mistakes_better_and_a_clean_set_is_not_look
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     wrong = draw.uniform(size=1500) < 0.2
     label = np.where(wrong, 1 - truth, truth)
-    once = doubts(out_of_fold(features, label, 2, np.arange(1500)), label)
-    probabilities, bad, noise = looked_at_twice(features, label, 2, np.arange(1500))
-    assert average_precision_score(wrong, doubts(probabilities, label)) > average_precision_score(wrong, once)
+    once = label_doubts(out_of_fold(features, label, 2, np.arange(1500)), label)
+    probabilities, bad, noise = out_of_fold_twice(features, label, 2, np.arange(1500))
+    assert average_precision_score(wrong, label_doubts(probabilities, label)) > average_precision_score(wrong, once)
     assert noise == pytest.approx(0.2, abs=0.08)
     assert wrong[bad > 0.5].mean() > 0.8
     assert wrong[bad > 0.5].sum() > 0.5 * wrong.sum()
-    clean, _, quiet = looked_at_twice(features, truth, 2, np.arange(1500))
+    clean, _, quiet = out_of_fold_twice(features, truth, 2, np.arange(1500))
     assert quiet <= QUIET
     assert np.array_equal(clean, out_of_fold(features, truth, 2, np.arange(1500)))

@@ -13,7 +13,7 @@ from PIL import Image
 
 import luthier
 from luthier.core.errors import DataError
-from luthier.data import pictures
+from luthier.data import similar_images
 from luthier.data.rows import read
 from luthier.data.sources import images
 from luthier.data.spec import Data
@@ -56,7 +56,7 @@ def thumbnail(image: Image.Image) -> str:
 @pytest.mark.parametrize("kind", COPIES)
 def test_changed_copies_are_found_and_other_images_are_not(kind: str) -> None:
     own = [picture(seed) for seed in range(300)]
-    found = pictures.clusters([thumbnail(image) for image in (*own, *(COPIES[kind](image) for image in own[:150]))])
+    found = similar_images.clusters([thumbnail(image) for image in (*own, *(COPIES[kind](image) for image in own[:150]))])
     assert sum(found[300 + number] == number for number in range(150)) >= 0.98 * 150
     assert found[:300] == list(range(300))
 
@@ -110,7 +110,13 @@ def bomb() -> bytes:
 
 @pytest.mark.parametrize(
     "content, reason",
-    [(b"", "UnidentifiedImageError"), (b"plain text", "UnidentifiedImageError"), (bomb(), "more than 64 million"), (None, "truncated")],
+    [
+        (b"", "it is empty"),
+        (b"plain text", "it is no image: it holds text"),
+        (b"\x00\xff\xfe\x80 nothing", "it is no image of a kind that is read"),
+        (bomb(), "more than 64 million"),
+        (None, "it is cut off (truncated)"),
+    ],
 )
 def test_an_image_that_cannot_be_read_costs_its_row_alone(folder: Path, content: bytes | None, reason: str) -> None:
     whole = (folder / "cat" / "001.png").read_bytes()
@@ -120,6 +126,31 @@ def test_an_image_that_cannot_be_read_costs_its_row_alone(folder: Path, content:
     assert [row.line for row in rows.rejected] == [1]
     assert "cat/001.png" in rows.rejected[0].reason
     assert reason in rows.rejected[0].reason
+
+
+def test_a_jpeg_that_is_cut_off_and_pixels_that_are_fractions_are_told_in_words(folder: Path) -> None:
+    whole = io.BytesIO()
+    picture(5).save(whole, "JPEG", quality=95)
+    (folder / "cat" / "cut.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    Image.fromarray(np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32)).save(folder / "cat" / "fractions.tiff")
+    reasons = [row.reason for row in read(folder).rejected]
+    assert len(reasons) == 2
+    assert "cat/cut.jpg: it is cut off (truncated)" in reasons[0]
+    assert "cat/fractions.tiff: its pixels are fractions (mode F): save it with 8 or 16 bits of grey" in reasons[1]
+    assert not any(str(folder) in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+def test_sixteen_bits_of_grey_are_seen_by_their_upper_eight_and_are_no_copies_of_each_other(folder: Path, ending: str) -> None:
+    for number in (1, 2):
+        deep = np.asarray(picture(200 + number).convert("L")).astype(np.uint16) * 257
+        Image.fromarray(deep).save(folder / "cat" / f"deep{number}.{ending}")
+    found = [row for row in read(folder).values if "deep" in row["image"]]
+    assert found[0]["pixels"] != found[1]["pixels"]
+    assert similar_images.clusters([row["thumbnail"] for row in found]) == [0, 1]
+    flat = thumbnail(picture(201).convert("L"))
+    apart = np.abs(np.frombuffer(bytes.fromhex(found[0]["thumbnail"]), np.uint8).astype(int) - np.frombuffer(bytes.fromhex(flat), np.uint8))
+    assert apart.max() <= 1
 
 
 def test_a_reader_that_dies_at_one_image_goes_on_with_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,8 +182,16 @@ def test_a_table_names_no_file_outside_of_its_folder(folder: Path, tmp_path: Pat
 
 def test_images_without_a_class_are_refused_with_the_remedy(folder: Path) -> None:
     picture(1).save(folder / "loose.png")
-    with pytest.raises(DataError, match=r"loose\.png lies in no sub-folder"):
+    with pytest.raises(DataError, match=r"loose\.png lies in no sub-folder, so it has no class, and .* has one"):
         read(folder)
+
+
+def test_a_folder_of_images_without_sub_folders_has_no_classes(tmp_path: Path) -> None:
+    for number in range(3):
+        picture(number).save(tmp_path / f"{number}.png")
+    found = read(tmp_path)
+    assert [row["image"] for row in found.values] == ["0.png", "1.png", "2.png"]
+    assert "label" not in found.columns
 
 
 def test_blank_and_tiny_images_are_told(folder: Path) -> None:

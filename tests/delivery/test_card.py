@@ -19,4 +19,7 @@ def test_a_run_that_was_resumed_with_other_rows_says_so_in_its_card() -> None:
     exact = write_card(experiment("classification", "bert"), None, VERDICT, rows)
     assert "Resumed" not in exact
     changed = write_card(experiment("classification", "bert"), None, {**VERDICT, "inexact": ["data (train): was 0a1b…, is 2c3d…"]}, rows)
-    assert "- Resumed where something had changed, so that another run will not give the same bits: data (train): was 0a1b…, is 2c3d…\n- Rows" in changed
+    assert (
+        "- Resumed where something had changed, so that another run will not give the same bits: data (train): was 0a1b…, is 2c3d…\n- Rows"
+        in changed
+    )

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from luthier.core.types import Example, Record
 from luthier.evaluation import baselines
-from luthier.evaluation.baselines import LENGTH, REGULARISATION, frozen
+from luthier.evaluation.baselines import LENGTH, REGULARISATION, linear_probe_baseline
 
 CLASSES = 3
 
@@ -32,7 +32,7 @@ def rows(count: int, first: int = 0) -> list[Example]:
 
 def test_the_base_is_scikit_learns_logistic_regression_on_columns_of_equal_spread() -> None:
     train, validation, test = rows(120), rows(60, 1000), rows(90, 2000)
-    rival = frozen("small", features, train, validation, CLASSES)
+    rival = linear_probe_baseline("small", features, train, validation, CLASSES)
     seen, held, sealed = (features(part) for part in (train, validation, test))
     scale = (LENGTH / np.sqrt(8)) ** 2  # a longer row is a weaker penalty
     pipes = [
@@ -49,7 +49,7 @@ def test_the_base_is_scikit_learns_logistic_regression_on_columns_of_equal_sprea
 
 
 def test_rows_that_are_scored_in_parts_have_the_scores_of_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    rival, test = frozen("small", features, rows(120), rows(60, 1000), CLASSES), rows(90, 2000)
+    rival, test = linear_probe_baseline("small", features, rows(120), rows(60, 1000), CLASSES), rows(90, 2000)
     whole = rival.score(test)
     monkeypatch.setattr(baselines, "TOGETHER", 7)
     parts = rival.score(test)
@@ -67,7 +67,7 @@ def test_of_many_rows_a_part_is_fitted_on_and_no_class_is_lost(rare: int) -> Non
 
     train = [Example(number, {"tokens": [1]}, int(number >= 3000 - rare), Record(number, {}), 1) for number in range(3000)]
     held = [Example(number, {"tokens": [1]}, number % 2, Record(number, {}), 1) for number in range(5000, 5040)]
-    found = frozen("small", counted, train, held, 2, 1000).score(held)
+    found = linear_probe_baseline("small", counted, train, held, 2, 1000).score(held)
     assert asked[0] in (1000, 1001)
     assert found.probabilities is not None
     assert np.isfinite(found.loss).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from luthier.core.types import Scores
-from luthier.evaluation.calibrate import at_temperature, average, fit_temperature
+from luthier.evaluation.calibrate import apply_temperature, average_scores, fit_temperature
 from luthier.evaluation.metrics import measure
 
 
@@ -26,7 +26,7 @@ def test_the_temperature_that_was_planted_is_found(heat: float) -> None:
     found = fit_temperature(scores(2000, heat))
     assert found == pytest.approx(heat, rel=0.08)
     test = scores(5000, heat, seed=1)
-    before, after = (measure(each, ("accuracy", "calibration_error", "loss")) for each in (test, at_temperature(test, found)))
+    before, after = (measure(each, ("accuracy", "calibration_error", "loss")) for each in (test, apply_temperature(test, found)))
     assert after["calibration_error"] < before["calibration_error"] / 2
     assert after["loss"] < before["loss"]
     assert after["accuracy"] == before["accuracy"]
@@ -52,14 +52,14 @@ def test_a_temperature_that_does_not_help_unseen_rows_is_1() -> None:
 
 def test_a_temperature_and_its_inverse_are_nothing() -> None:
     some = scores(50, 1.0)
-    back = at_temperature(at_temperature(some, 1.7), 1 / 1.7)
+    back = apply_temperature(apply_temperature(some, 1.7), 1 / 1.7)
     assert back.probabilities == pytest.approx(some.probabilities, abs=1e-9)
     assert back.loss == pytest.approx(some.loss, abs=1e-9)
 
 
 def test_the_average_of_two_is_the_mean_of_what_they_say() -> None:
     one, two = scores(50, 1.0), scores(50, 3.0)
-    both = average(one, two)
+    both = average_scores(one, two)
     assert one.probabilities is not None and two.probabilities is not None and both.probabilities is not None
     assert both.probabilities == pytest.approx((one.probabilities + two.probabilities) / 2)
     assert both.loss == pytest.approx(-np.log(both.probabilities[np.arange(50), one.target]))

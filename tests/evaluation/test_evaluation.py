@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 
 from luthier.core.types import Scores
 from luthier.evaluation.baselines import scores_of
-from luthier.evaluation.compare import interval, paired
+from luthier.evaluation.compare import interval, paired_interval
 from luthier.evaluation.metrics import calibration, measure, per_class
 from luthier.evaluation.overlap import rouge_l
 from luthier.evaluation.verdict import decide
@@ -70,7 +70,7 @@ def test_the_interval_of_a_difference_covers_the_truth_about_as_often_as_it_says
     for seed in range(60):
         one, two = scores(300, 2, 1.0, seed), scores(300, 2, 1.0, seed + 1000)
         two = Scores(two.loss, two.count, one.target, two.probabilities)  # as good as chance for the first's targets
-        value, low, high = paired("accuracy", one, two)
+        value, low, high = paired_interval("accuracy", one, two)
         covered += low <= 0.7602 - 0.5 <= high
         assert low <= value <= high
     assert covered >= 52
@@ -79,7 +79,7 @@ def test_the_interval_of_a_difference_covers_the_truth_about_as_often_as_it_says
 def test_less_loss_is_an_improvement() -> None:
     ours = Scores(np.full(50, 1.0), np.ones(50), bytes=np.ones(50))
     rival = Scores(np.full(50, 1.5), np.ones(50), bytes=np.ones(50))
-    assert paired("loss", ours, rival) == pytest.approx((0.5, 0.5, 0.5))
+    assert paired_interval("loss", ours, rival) == pytest.approx((0.5, 0.5, 0.5))
     low, high = interval("loss", ours)
     assert low == high == 1.0
 

@@ -14,8 +14,8 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, matthew
 
 from luthier.core.errors import ExperimentError
 from luthier.core.types import Scores
-from luthier.evaluation import own
-from luthier.evaluation.compare import interval, paired, resampled
+from luthier.evaluation import user_metric
+from luthier.evaluation.compare import bootstrap_metric, interval, paired_interval
 from luthier.evaluation.metrics import measure, metric_of
 from luthier.evaluation.resamples import DRAWS
 from tests.evaluation.test_evaluation import scores
@@ -76,7 +76,7 @@ def test_the_resamples_of_a_metric_are_those_of_its_plain_definition(name: str, 
     found = labelled(80, classes)
     drawn = np.random.Generator(np.random.Philox(0)).integers(0, 80, (DRAWS, 80))
     plain = np.array([metric_of(name).value(found, rows) for rows in drawn[:200]])
-    seen = resampled(name, found)[:200]
+    seen = bootstrap_metric(name, found)[:200]
     if name == "auc" and classes > 2:  # to the first order only
         assert np.abs(seen - plain).max() < 0.02
     else:
@@ -90,7 +90,7 @@ def test_the_resamples_of_an_answers_metric_are_those_of_its_plain_definition(na
     part = found if name == "bits_per_byte" else found.part(np.flatnonzero([said is not None for said in found.outputs]))
     count = len(part.loss)
     drawn = np.random.Generator(np.random.Philox(0)).integers(0, count, (DRAWS, count))
-    assert resampled(name, found)[:50] == pytest.approx(np.array([metric_of(name).value(part, rows) for rows in drawn[:50]]))
+    assert bootstrap_metric(name, found)[:50] == pytest.approx(np.array([metric_of(name).value(part, rows) for rows in drawn[:50]]))
 
 
 def test_intervals_over_many_rows_and_classes_are_quick_and_small() -> None:
@@ -98,11 +98,11 @@ def test_intervals_over_many_rows_and_classes_are_quick_and_small() -> None:
     rival = Scores(rival.loss, rival.count, ours.target, rival.probabilities)
     for name in ("macro_f1", "auc"):
         began = time.process_time()
-        paired(name, ours, rival)
+        paired_interval(name, ours, rival)
         interval(name, ours)  # measured before: nothing is drawn again
         assert time.process_time() - began < 20, name  # two to four seconds on a quiet machine: a loop over resamples took minutes
     tracemalloc.start()
-    resampled("macro_f1", ours, seed=1)
+    bootstrap_metric("macro_f1", ours, seed=1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 200e6
@@ -124,13 +124,13 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (tmp_path / f"{name}.py").write_text(text)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(own, "_ALLOWED", {})
+    monkeypatch.setattr(user_metric, "_ALLOWED", {})
     return write
 
 
 def test_a_function_of_the_users_measures_targets_probabilities_and_labels(module: Any) -> None:
     module("cost_one", "def cost(targets, probabilities, labels):\n    assert labels == ['a', 'b']\n    return float(((probabilities.argmax(1) == 0) & (targets == 1)).mean())\ncost.higher_is_better = False\n")  # fmt: skip
-    own.allow_function("cost_one:cost")
+    user_metric.allow_function("cost_one:cost")
     found = labelled(100, 2)
     assert found.target is not None
     assert found.probabilities is not None
@@ -151,7 +151,7 @@ def test_a_function_of_the_users_measures_targets_probabilities_and_labels(modul
 def test_a_function_that_gives_no_number_is_named(module: Any, text: str, said: str) -> None:
     name = f"cost_{abs(hash(text))}"
     module(name, text)
-    own.allow_function(f"{name}:cost")
+    user_metric.allow_function(f"{name}:cost")
     with pytest.raises(ExperimentError, match=f"the metric {name}:cost .*{said}"):
         measure(labelled(20, 2), (f"{name}:cost",))
 
@@ -165,6 +165,6 @@ def test_a_function_that_nobody_allowed_is_not_imported(module: Any) -> None:
 
 def test_a_function_that_is_not_there_names_the_nearest(module: Any) -> None:
     module("cost_three", "def money_lost(*given):\n    return 1.0\n")
-    own.allow_function("cost_three:money_los")
+    user_metric.allow_function("cost_three:money_los")
     with pytest.raises(ExperimentError, match="money_lost"):
         metric_of("cost_three:money_los")

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, r2_score, root_mean_squared_error
 
 from luthier.core.types import Scores
-from luthier.evaluation.compare import interval, paired
+from luthier.evaluation.compare import interval, paired_interval
 from luthier.evaluation.metrics import METRICS, measure
 
 DRAWS = np.random.default_rng(5)
@@ -63,5 +63,5 @@ def test_intervals_hold_the_value_and_the_better_of_two_is_told_in_the_metrics_o
     for name in ("mae", "rmse", "r2", "spearman"):
         low, high = interval(name, good)
         assert low <= measure(good, (name,))[name] <= high
-        assert paired(name, good, bad)[1] > 0, name
+        assert paired_interval(name, good, bad)[1] > 0, name
     assert METRICS["mae"].higher is False

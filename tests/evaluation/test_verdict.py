@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from luthier.evaluation.verdict import budget, cause, finding, sentence
+from luthier.evaluation.verdict import explain_cut, format_budget, verdict_finding, verdict_sentence
 
 
 def verdict(word: str, value: float, low: float, high: float, metric: str = "accuracy", **more: Any) -> dict[str, Any]:
@@ -28,12 +28,12 @@ def verdict(word: str, value: float, low: float, high: float, metric: str = "acc
      "Worse by 0.1200 [0.1000, 0.1500] than TF-IDF + logistic regression, the strongest baseline, on 1,600 unseen rows."),
 ])  # fmt: skip
 def test_a_verdict_is_one_plain_sentence(given: tuple[Any, ...], words: str) -> None:
-    assert sentence(verdict(*given)) == words
+    assert verdict_sentence(verdict(*given)) == words
 
 
 @pytest.mark.parametrize("word, value", [("no_evidence", 0.0), ("worse", -0.1)])
 def test_nobody_is_told_to_use_a_model_of_which_there_is_no_file(word: str, value: float) -> None:
-    found = finding(verdict(word, value, value - 0.01, value + 0.01))
+    found = verdict_finding(verdict(word, value, value - 0.01, value + 0.01))
     assert "rival" not in found.claim + found.remedy
     assert "use the" not in found.remedy
     assert "luthier similar" in found.remedy
@@ -42,17 +42,17 @@ def test_nobody_is_told_to_use_a_model_of_which_there_is_no_file(word: str, valu
 def test_a_training_that_the_budget_cut_is_the_likely_reason_unless_it_won() -> None:
     cut = {"steps": 412, "wanted": 1201, "budget": 240.0, "enough": 655.0}
     lost = verdict("no_evidence", 0.0, -0.01, 0.01, cut=cut, ships="average")
-    assert cause(lost) == (
+    assert explain_cut(lost) == (
         "the budget of 4 min 00 s cut the training to 412 of 1,201 steps, which is the likely reason: `--budget 11m` would be enough for all of them"
     )
-    assert cause(lost) in finding(lost).remedy
-    assert cause(verdict("improved", 0.1, 0.05, 0.15, cut=cut, ships="probe"))
-    assert not cause(verdict("improved", 0.1, 0.05, 0.15, cut=cut, ships="trained"))
-    assert not cause(verdict("no_evidence", 0.0, -0.01, 0.01, ships="average"))
+    assert explain_cut(lost) in verdict_finding(lost).remedy
+    assert explain_cut(verdict("improved", 0.1, 0.05, 0.15, cut=cut, ships="probe"))
+    assert not explain_cut(verdict("improved", 0.1, 0.05, 0.15, cut=cut, ships="trained"))
+    assert not explain_cut(verdict("no_evidence", 0.0, -0.01, 0.01, ships="average"))
 
 
 @pytest.mark.parametrize(
     "seconds, text", [(42.1, "50s"), (100.0, "100s"), (109.0, "110s"), (110.0, "2m"), (655.0, "11m"), (7200.0, "120m")]
 )
 def test_a_budget_that_is_named_is_no_less_than_what_is_needed(seconds: float, text: str) -> None:
-    assert budget(seconds) == text
+    assert format_budget(seconds) == text

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import make_base, rows
+import numpy as np
+
+from luthier.core.randomness import mix
+from tests.conftest import BAD, GOOD, make_base, rows
 from tests.families.test_image_classification import write as write_shapes
 
-QUICK = ("training.epochs=2", "optimizer.lr=0.003", "training.checkpoint_seconds=0")
+QUICK = ("training.steps=16", "optimizer.lr=0.003", "training.checkpoint_seconds=0")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,47 @@ def several_labels() -> list[dict[str, Any]]:
     return made
 
 
+def word_salad() -> list[dict[str, Any]]:
+    """Rows of words that stand beside each other at random, the first ones more often."""
+    drawn = mix("salad", np.arange(240 * 20)).reshape(240, 20) % np.uint64(1 << 20)
+    return [{"text": " ".join(f"word{int(64 * (value / (1 << 20)) ** 2)}" for value in row)} for row in drawn.astype(float)]
+
+
+def pairs() -> list[dict[str, Any]]:
+    """A prompt with a kind and an unkind answer, of which the kind one is better."""
+    made = []
+    for number in range(120):
+        better, worse = (f"it was {words[number % 5]}" + " indeed" * (number // step % 3) for words, step in ((GOOD, 1), (BAD, 3)))
+        made.append({"prompt": f"what about the {PLACES[number % 11]} {number}?", "chosen": better, "rejected": worse})
+    return made
+
+
+WORDS: dict[str, str] = dict(
+    zip(
+        "a the dog cat house bird fish sees finds likes red big small".split(),
+        "ein der hund katze haus vogel fisch sieht findet mag rot gross klein".split(),
+        strict=True,
+    )
+)
+
+
+def sentence_pairs() -> list[dict[str, Any]]:
+    """Sentences of a small language and the same, word for word, in another one; no two alike."""
+    articles, nouns, verbs, adjectives = (list(WORDS)[start:stop] for start, stop in ((0, 2), (2, 7), (7, 10), (10, 13)))
+    made = []
+    for number in range(240):
+        picked = (
+            articles[number % 2],
+            adjectives[number // 2 % 3],
+            nouns[number // 6 % 5],
+            verbs[number // 30 % 3],
+            nouns[number * 7 // 11 % 5],
+        )
+        words = [*picked, str(number)][: 4 + number % 3]
+        made.append({"en": " ".join(words) + f" {number}", "de": " ".join(WORDS.get(word, word) for word in words) + f" {number}"})
+    return made
+
+
 CASES: dict[str, Case] = {
     "classification": Case(lambda folder: write_lines(folder, texts()), "bert", ["the phone was great", "an awful meal"]),
     "chat": Case(
@@ -79,11 +123,25 @@ CASES: dict[str, Case] = {
         "llama",
         ["what about 3?"],
     ),
+    "causal_lm": Case(
+        lambda folder: write_lines(folder, [{"text": f"{row['text']}, and so was the {row['text'].split()[1]} before"} for row in texts()]),
+        "scratch",
+        ["the phone number"],
+        {"task": "causal_lm"},
+        ("objective.vocabulary=300", "objective.depth=2", "objective.width=32", "objective.heads=2", "objective.context=16"),
+    ),
     "image_classification": Case(
         lambda folder: write_shapes(folder, count=90),
         "scratch",
         [str(Path(__file__).parents[2] / "docs" / "images" / "report.png")],
         changes=("objective.side=16", "objective.width=8"),
+    ),
+    "autoencoder": Case(
+        lambda folder: write_shapes(folder, count=120),
+        "scratch",
+        [str(Path(__file__).parents[2] / "docs" / "images" / "report.png")],
+        {"task": "autoencoder"},
+        ("data.normal=disc", "objective.side=16", "objective.width=8", "objective.code=4"),
     ),
     "masked_lm": Case(
         lambda folder: write_lines(folder, [{"text": row["text"]} for row in texts()]),
@@ -92,7 +150,29 @@ CASES: dict[str, Case] = {
         {"task": "masked_lm"},
         ("objective.vocabulary=400", "objective.layers=2", "objective.width=32"),
     ),
+    "word2vec": Case(
+        lambda folder: write_lines(folder, [{"text": row["text"]} for row in texts()]),
+        "scratch",
+        ["phone", "phone - great + awful"],
+        {"task": "word2vec"},
+        ("objective.width=8", "objective.least_count=1", "training.batch_size=32"),
+    ),
+    "glove": Case(
+        lambda folder: write_lines(folder, word_salad()),
+        "scratch",
+        ["word3"],
+        {"task": "glove"},
+        ("objective.width=8", "objective.least_count=1", "training.batch_size=1"),
+    ),
+    "preference": Case(lambda folder: write_lines(folder, pairs()), "llama", ["what about the river 3?"]),
     "regression": Case(lambda folder: write_lines(folder, numbers()), "bert", ["the phone was great", "an awful meal"]),
+    "translation": Case(
+        lambda folder: write_lines(folder, sentence_pairs()),
+        "scratch",
+        ["the dog sees a cat", "a big house"],
+        {"task": "translation"},
+        ("objective.vocabulary=400", "objective.layers=1", "objective.width=32", "objective.beams=2"),
+    ),
     "multi_label": Case(lambda folder: write_lines(folder, several_labels()), "bert", ["pizza and a choir", "a window"]),
 }
 

@@ -25,8 +25,8 @@ from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
 from luthier.optim.schedules import progress
 from luthier.training.assemble import assemble
-from luthier.training.devices import decided
-from luthier.training.prove import disproved, prove
+from luthier.training.devices import decide_device_fields
+from luthier.training.prove import find_disproved, prove
 from luthier.training.steps import Work, steps
 from tests.families.cases import CASES, QUICK, Case, base_of
 
@@ -68,7 +68,7 @@ def work_of(it: Tried, **changes: Any) -> Work:
     experiment = Experiment.load(it.run.folder / "experiment.yaml").model_copy(update={"environment": {}})
     for path, value in changes.items():
         experiment = experiment.replace(path.replace("__", "."), value)
-    experiment = decided(experiment)
+    experiment = decide_device_fields(experiment)
     dataset = load_dataset(experiment.data, checks=())
     base = resolve(experiment.model.base) if experiment.model.base else None
     return assemble(experiment, base, family_of(it.name).load_processor(base, experiment.objective, dataset), dataset.records)
@@ -103,24 +103,29 @@ def test_two_steps_are_those_of_a_plain_loop(tried: Any, name: str) -> None:
     expected, network = plain.experiment, plain.model.network
     spec: Any = expected.optimizer
     network.train()
-    optimizer = torch.optim.AdamW(
+    of_rows = {"lr": spec.lr, "eps": getattr(spec, "eps", 1e-8)}
+    moments = {"betas": getattr(spec, "betas", (0.9, 0.999))}
+    kind, more = (torch.optim.Adagrad, {}) if spec.kind == "adagrad" else (torch.optim.AdamW, moments)
+    optimizer = kind(
         [
             {"params": [each for each in network.parameters() if each.ndim >= 2 and each.requires_grad], "weight_decay": spec.weight_decay},
             {"params": [each for each in network.parameters() if each.ndim < 2 and each.requires_grad], "weight_decay": 0.0},
         ],
-        lr=spec.lr,
-        betas=(spec.beta1, spec.beta2) if hasattr(spec, "beta1") else (0.9, 0.999),
-        eps=getattr(spec, "eps", 1e-8),
+        **of_rows,
+        **more,
     )
     for embedding in (module for module in network.modules() if isinstance(module, torch.nn.Embedding)):
         embedding.sparse = False
     for number in range(2):
-        batch = plain.objective.collate(plain.chosen(number), expected.seed, number)
-        with plain.model.dropout_keys.keyed(expected.seed, number, batch.index, batch.lengths):
+        batch = plain.objective.collate(plain.examples_of_step(number), expected.seed, number)
+        with plain.model.dropout_keys.keyed(expected.seed, number, batch.index, batch.lengths, batch.stream_lengths):
             loss = plain.objective.loss(plain.model, batch)
         optimizer.zero_grad()
         (loss.total / loss.count).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), spec.clip)
+        for each in network.parameters():
+            each.grad = each.grad.to_dense() if each.grad is not None and each.grad.is_sparse else each.grad
+        if spec.clip:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), spec.clip)
         for group in optimizer.param_groups:
             group["lr"] = spec.lr * progress(expected.schedule, number, plain.total)[1]
         optimizer.step()
@@ -146,7 +151,8 @@ def test_micro_batches_change_nothing_or_it_says_that_it_does_not_split(tried: A
     if not whole.objective.splits:
         assert all(torch.equal(one[key], two[key]) for key in one)
         return
-    assert all(torch.allclose(one[key], two[key], atol=3e-5) for key in one)
+    moved = [key for key in one if not key.endswith("key.bias")]  # it has no gradient but rounding, of which Adam makes whole steps
+    assert all(torch.allclose(one[key], two[key], atol=3e-5) for key in moved)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -205,7 +211,7 @@ def test_its_report_is_a_whole_page_that_tells_the_verdict(tried: Any, name: str
 def test_every_bundle_says_in_a_fresh_process_what_it_says_here(tried: Any) -> None:
     asked = {name: (str(tried(name).run.folder), list(tried(name).case.ask)) for name in TRAINED}
     here = {name: luthier.predict(folder, rows) for name, (folder, rows) in asked.items()}
-    code = f"import json, luthier\nprint('ANSWER' + json.dumps({{name: luthier.predict(folder, rows) for name, (folder, rows) in {asked!r}.items()}}))"
+    code = f"import json, luthier\nfrom luthier.app.group import collect_seldom\ncollect_seldom()\nprint('ANSWER' + json.dumps({{name: luthier.predict(folder, rows) for name, (folder, rows) in {asked!r}.items()}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     there = json.loads(done.stdout.split("ANSWER")[-1])
     for name in TRAINED:
@@ -246,9 +252,9 @@ def test_planted_bugs_are_caught(tried: Any, name: str, monkeypatch: pytest.Monk
         return Scores(found.loss / 2, found.count, found.target, found.probabilities, found.bytes, found.labels, more=found.more)
 
     monkeypatch.setattr(type(work.objective), "score", halved)
-    assert "judged as trained" in {proof.name for proof in disproved(prove(work, served, FOREVER))}
+    assert "judged as trained" in {proof.name for proof in find_disproved(prove(work, served, FOREVER))}
     monkeypatch.setattr(type(work.objective), "score", own_score)
     if work.objective.splits:
         work = work_of(tried(name), model__dropout=0.0)
         monkeypatch.setattr(type(work.objective), "loss", averaged)
-        assert {"accumulated is whole", "judged as trained"} & {proof.name for proof in disproved(prove(work, served, FOREVER))}
+        assert {"accumulated is whole", "judged as trained"} & {proof.name for proof in find_disproved(prove(work, served, FOREVER))}

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from luthier.core.types import Example, Record
 from luthier.evaluation.baselines import LENGTH, REGULARISATION, fit_probe
 from luthier.evaluation.score import score
-from luthier.models.encode import views
+from luthier.models.encode import base_views
 from luthier.models.linear_probe import AveragedModel, LinearProbe, divide_logits
 from luthier.models.pretrained import load_classifier, load_tokenizer
 from luthier.objectives.classification import Classification
@@ -39,7 +39,7 @@ def test_the_probe_says_what_scikit_learn_says(bases, family: str, labels: int) 
     train, held = examples[:80], examples[80:]
 
     def features(some: Sequence[Example]) -> np.ndarray:
-        return views(model, objective.collate(some, 0, 0)).reshape(len(some), -1)
+        return base_views(model, objective.collate(some, 0, 0)).reshape(len(some), -1)
 
     fitted = fit_probe(features, train, held, len(LABELS))
     ours = score(LinearProbe(model, torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias)), objective, held)

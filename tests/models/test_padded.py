@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 import luthier
 from luthier.core.types import Batch
-from luthier.models.encode import layers
+from luthier.models.encode import layer_vectors
 from luthier.models.pretrained import load_classifier, load_tokenizer
 from luthier.training.assemble import assemble
 from tests.conftest import PADDED, rows
@@ -65,7 +65,7 @@ def test_two_steps_equal_a_plain_loop(bases, records, family: str) -> None:
 def test_what_each_floor_makes_of_texts_is_the_mean_of_its_own_tokens(bases, family: str) -> None:
     base = bases(family)
     texts = ["the phone was good", "a bad meal", "the film number 3 was lovely indeed"]
-    found = layers(base, texts)
+    found = layer_vectors(base, texts)
     model: Any = AutoModelForSequenceClassification.from_pretrained(base.folder, attn_implementation="eager").eval()
     tokenizer = load_tokenizer(base)
     for text, floors in zip(texts, found, strict=True):
@@ -82,7 +82,7 @@ def test_a_run_says_that_rows_are_padded_and_ships_what_it_trained(bases, tmp_pa
     )
     run = luthier.run(tmp_path / "rows.jsonl", base=str(bases(family).folder), out=tmp_path / "run", force=True,
                       set=["training.epochs=2", "optimizer.lr=1e-3", "adaptation.kind=freeze", "adaptation.depth=1", "training.ships=trained"])  # fmt: skip
-    assert [event["family"] for event in run.happened("padded")] == [family]
+    assert [event["family"] for event in run.events_named("padded")] == [family]
     proofs = {proof["name"]: proof["held"] for proof in run.json("proofs.json")["proofs"]}
     assert "a row moves only itself" not in proofs
     assert not [name for name, held in proofs.items() if held is False]

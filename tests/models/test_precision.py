@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from luthier.models.precision import compute_in, precisely
+from luthier.models.precision import in_fp32, round_weights_to
 from luthier.models.pretrained import load_generator
 from tests.conftest import DECODERS
 
@@ -14,7 +14,7 @@ from tests.conftest import DECODERS
 @pytest.mark.parametrize("family", DECODERS)
 def test_a_decoder_in_bf16_is_what_transformers_loads_in_bf16_to_the_last_buffer(bases, family: str) -> None:
     base = bases(family)
-    ours = compute_in(load_generator(base, 0.0), torch.bfloat16).network
+    ours = round_weights_to(load_generator(base, 0.0), torch.bfloat16).network
     theirs = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.bfloat16, attn_implementation="eager")
     buffers = dict(ours.named_buffers())
     for name, buffer in theirs.named_buffers():
@@ -30,10 +30,10 @@ def test_a_decoder_in_bf16_is_what_transformers_loads_in_bf16_to_the_last_buffer
 
 
 def test_what_was_rounded_comes_back_to_the_bit_after_a_while_in_fp32(bases) -> None:
-    network = compute_in(load_generator(bases("llama"), 0.0), torch.bfloat16).network
+    network = round_weights_to(load_generator(bases("llama"), 0.0), torch.bfloat16).network
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     objects = {name: id(parameter) for name, parameter in network.named_parameters()}
-    with pytest.raises(ZeroDivisionError), precisely(network):
+    with pytest.raises(ZeroDivisionError), in_fp32(network):
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
         raise ZeroDivisionError
     assert all(torch.equal(parameter, before[name]) for name, parameter in network.named_parameters())

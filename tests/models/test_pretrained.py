@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from luthier.models.pretrained import load_classifier, load_tokenizer
 from luthier.models.store import inspect
 from tests.conftest import rows as table
-from tests.models.test_floors import batch_of
+from tests.models.test_hidden_states import batch_of
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "qwen2"])

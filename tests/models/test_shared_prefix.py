@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from luthier.core.types import Batch
 from luthier.models import packing, pretrained
-from luthier.models.encode import layers
+from luthier.models.encode import layer_vectors
 from luthier.models.pretrained import load_classifier, load_generator
 from luthier.models.shared_prefix import expand, find_shared_prefix, pad_to_multiple, shared_tokens
 from tests.conftest import DECODERS, ENCODERS
@@ -36,7 +36,7 @@ def test_every_past_stands_once_and_each_token_finds_its_own(rows: list[list[int
         return
     kept = [pasts[place] for place in found.kept.tolist()]
     assert len(kept) == len(set(kept)) == len(set(pasts))
-    assert [kept[place] for place in found.place.tolist()] == pasts
+    assert [kept[place] for place in found.position.tolist()] == pasts
     assert found.kept.tolist() == sorted(found.kept.tolist())
 
 
@@ -158,9 +158,9 @@ def test_the_same_row_twice_costs_one(bases) -> None:
 
 def test_what_a_base_makes_of_texts_is_the_same_with_and_without(bases, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["the cat sat on the mat", "the cat sat on the chair", "the cat sat", "dogs bark"]
-    shared = layers(bases("llama"), texts)
+    shared = layer_vectors(bases("llama"), texts)
     monkeypatch.setattr("luthier.models.pretrained.find_shared_prefix", lambda tokens, lengths: None)
-    assert shared == pytest.approx(layers(bases("llama"), texts), abs=1e-5)
+    assert shared == pytest.approx(layer_vectors(bases("llama"), texts), abs=1e-5)
 
 
 def test_states_that_are_not_shared_are_left_as_they_are() -> None:
@@ -190,7 +190,7 @@ def test_tokens_that_others_share_are_looked_at_and_do_not_ask_again(
 
     def noted(*given: Any) -> packing.Packing:
         made = packing.pack(*given)
-        asked.append(sum(len(group.asking.place) for group in made.groups))
+        asked.append(sum(len(group.queries.position) for group in made.groups))
         return made
 
     monkeypatch.setattr(pretrained, "pack", noted)

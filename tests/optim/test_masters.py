@@ -70,7 +70,7 @@ def test_a_step_that_is_forgotten_leaves_no_gradient_behind() -> None:
     (network, kept), (other, fresh) = masters(Plain(torch.bfloat16)), masters(Plain(torch.bfloat16))
     with kept.collecting():
         network(torch.ones(2, 12, dtype=torch.bfloat16)).float().sum().backward()
-    kept.forget()
+    kept.zero_grad()
     assert step(network, kept, 1, 1) == step(other, fresh, 1, 1)
     assert all(torch.equal(one, fresh.weights()[name]) for name, one in kept.weights().items())
 

@@ -35,10 +35,10 @@ def test_an_optuna_study_drives_trials_prunes_them_and_its_best_becomes_a_run(ma
     assert {"optimizer.lr", "schedule.kind"} <= set(study.best_params)
     assert "model.dropout" not in study.best_params  # it was set
     trials = [Study(made.folder).trial(trial.number) for trial in study.trials]
-    assert not any(trial.happened("test_opened") for trial in trials)
+    assert not any(trial.events_named("test_opened") for trial in trials)
     best = luthier.resume(trials[study.best_trial.number].folder, force=True)
     assert best.verdict is not None
-    assert len(best.happened("test_opened")) == 1
+    assert len(best.events_named("test_opened")) == 1
     again = luthier.train(best.folder / "experiment.yaml", out=made.folder / "again", force=True)
     assert weights(again) == weights(best)
 

@@ -16,8 +16,8 @@ from luthier.core.interfaces import NullReporter
 from luthier.core.run import Clock, Run
 from luthier.core.types import Step
 from luthier.pilot.search import budget_of
-from luthier.pilot.stages.asking import seconds_of
-from luthier.pilot.stages.closing_time import ClosingCosts, count_words, planned_rows
+from luthier.pilot.stages.finish_time import ClosingCosts, count_words, planned_baseline_rows
+from luthier.pilot.stages.options import parse_seconds
 from luthier.pilot.stages.time_budget import rounded_up
 from tests.conftest import rows
 
@@ -32,17 +32,17 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_budget_without_a_unit_is_refused_and_a_number_is_seconds() -> None:
     for given in ("5", "2.5", " 90 "):
         with pytest.raises(ExperimentError, match=r"has no unit[\s\S]*s \(seconds\) or"):
-            seconds_of(given)
+            parse_seconds(given)
         with pytest.raises(ExperimentError, match="has no unit"):
             budget_of(given)
-    assert seconds_of(5) == 5.0
-    assert seconds_of(2.5) == 2.5
-    assert seconds_of("1.5h") == 5400.0
+    assert parse_seconds(5) == 5.0
+    assert parse_seconds(2.5) == 2.5
+    assert parse_seconds("1.5h") == 5400.0
     assert budget_of(600) == (None, 600.0)
     assert budget_of("2x") == (2.0, None)
     for given in (True, "soon", "-5s", 0):
         with pytest.raises(ExperimentError, match="not a time"):
-            seconds_of(given)
+            parse_seconds(given)
 
 
 @pytest.mark.parametrize("command", ["run", "train", "search"])
@@ -113,11 +113,11 @@ def test_distinct_words_of_many_rows_are_foreseen_from_a_few(bases, records) -> 
 
 def test_what_was_decided_last_about_the_rows_is_obeyed(tmp_path: Path) -> None:
     place = Run.create(tmp_path / "run")
-    assert planned_rows(place)[0] == 50_000
+    assert planned_baseline_rows(place)[0] == 50_000
     place.event("planned", steps=3, probe_rows=900, words_rows=700)
-    assert planned_rows(place) == (900, 700)
+    assert planned_baseline_rows(place) == (900, 700)
     place.event("probe_rows", rows=600, probe_rows=600, words_rows=500)
-    assert planned_rows(place) == (600, 500)
+    assert planned_baseline_rows(place) == (600, 500)
 
 
 class Jumps(Clock):
@@ -155,7 +155,7 @@ def test_a_machine_that_is_taken_away_leaves_a_verdict_a_bundle_and_a_run_that_c
     run = luthier.run(
         table, base=str(bases("bert").folder), out=tmp_path / "run", budget=1000, set=asked, watchers=[jump], reporter=reporter, force=True
     )
-    (cut,) = run.happened("cut_while_training")
+    (cut,) = run.events_named("cut_while_training")
     assert (cut["step"], cut["total"]) == (61, 61)
     assert run.verdict is not None
     assert (run.folder / "bundle" / "luthier.json").exists()
@@ -163,8 +163,10 @@ def test_a_machine_that_is_taken_away_leaves_a_verdict_a_bundle_and_a_run_that_c
     assert "to keep the 16 min 40 s budget" in found.claim
     assert any("the run ends after step 61" in line for line in reporter.said)
     assert "of a budget of 1000 s" in (run.folder / "report.html").read_text()
-    assert all(event["words_rows"] > 0 for event in run.happened("probe_rows"))  # a verdict against the majority class alone says nothing
+    assert all(
+        event["words_rows"] > 0 for event in run.events_named("probe_rows")
+    )  # a verdict against the majority class alone says nothing
     monkeypatch.undo()
     again = luthier.train(run.folder / "experiment.yaml", out=tmp_path / "again", force=True)
-    assert again.happened("cut_while_training")[0]["total"] == 61
+    assert again.events_named("cut_while_training")[0]["total"] == 61
     assert (again.folder / "bundle" / "model.safetensors").read_bytes() == (run.folder / "bundle" / "model.safetensors").read_bytes()

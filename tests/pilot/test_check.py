@@ -126,7 +126,7 @@ def test_a_failed_proof_stops_the_run_before_step_one_and_names_the_row(
     with pytest.raises(Disproved, match=r"control tokens stand once: .*rows\.jsonl, line \d+"):
         luthier.run(rows, base=bases("bert").name, out=tmp_path / "run", set=["training.epochs=1"])
     run = luthier.Run(tmp_path / "run")
-    assert not run.happened("started")
+    assert not run.events_named("started")
     assert not (run.folder / "checkpoints").exists()
     held = {proof["name"]: proof["held"] for proof in json.loads((run.folder / "proofs.json").read_text())["proofs"]}
     assert held["control tokens stand once"] is False

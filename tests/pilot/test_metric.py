@@ -15,13 +15,13 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.core.types import Scores
-from luthier.evaluation import own
+from luthier.evaluation import user_metric
 from luthier.evaluation.metrics import measure
 from luthier.experiment import Experiment
-from luthier.pilot.stages.asking import default_for
+from luthier.pilot.stages.options import default_experiment
 from tests.conftest import rows
 
-QUICK = ["training.epochs=2", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
+QUICK = ["training.steps=16", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
 COST = """
 def cost(targets, probabilities, labels):
     return float(((probabilities.argmax(1) == 0) & (targets == 1)).mean())
@@ -43,14 +43,14 @@ def written(folder: Path, rare: int = 120, count: int = 240) -> Path:
 
 
 def asked(data: Path, *set: str) -> tuple[Experiment, dict[str, tuple[Any, str]]]:
-    experiment, _, choices = default_for(data, set, NullReporter(), target=None, input=None, base=None, task=None, seed=1)
+    experiment, _, choices = default_experiment(data, set, NullReporter(), target=None, input=None, base=None, task=None, seed=1)
     return experiment, {choice.path: (choice.value, choice.reason) for choice in choices}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(own, "_ALLOWED", {})
+    monkeypatch.setattr(user_metric, "_ALLOWED", {})
     return tmp_path
 
 
@@ -119,13 +119,13 @@ def test_a_function_of_ones_own_decides_and_a_strangers_experiment_does_not_run_
     verdict: Any = run.verdict
     assert verdict["metric"] == "money:cost"
     assert not verdict["higher_is_better"]
-    own._ALLOWED.clear()
+    user_metric._ALLOWED.clear()
     with pytest.raises(ExperimentError, match="asks to run code"):
         luthier.train(run.folder / "experiment.yaml", out=folder / "again")
     luthier.report(run.folder)  # needs no code
     assert luthier.resume(run.folder).verdict == verdict  # the run's own event says that it was allowed
     (folder / "run" / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in run.lines("events.jsonl") if line["event"] != "finished"))  # fmt: skip
-    own._ALLOWED.clear()
+    user_metric._ALLOWED.clear()
     (folder / "money.py").write_text(COST + "\n# changed\n")
     with pytest.raises(ExperimentError, match="has changed since the run began"):
         luthier.resume(run.folder)
@@ -139,7 +139,7 @@ def test_the_function_in_the_docs_works_as_it_is_told_there(folder: Path) -> Non
     (name,) = re.findall(r"--metric (money:\w+)", page)
     (folder / "money.py").write_text(code)
     sys.modules.pop("money", None)
-    own.allow_function(name)
+    user_metric.allow_function(name)
     target = np.array([0, 0, 1, 1])
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.2, 0.8]])
     found = Scores(np.ones(4), np.ones(4), target, probabilities, labels=("fine", "fraud"))
@@ -171,7 +171,7 @@ def test_a_search_compares_its_trials_by_the_metric(bases: Any, folder: Path) ->
 
     study = luthier.search(written(folder), metric="macro_f1", trials=2, base=str(bases("bert").folder), out=folder / "study", set=["training.epochs=2"], space=["optimizer.lr=1e-3..1e-2"], force=True, reporter=Ears())  # fmt: skip
     assert any("validation macro_f1 " in line for line in said)
-    scores = [entry["score"] for entry in study.noted("standing")]
+    scores = [entry["score"] for entry in study.entries_named("standing")]
     assert all(-1 <= score <= 0 for score in scores)
     winner: Any = study.winner
     assert winner.verdict["metric"] == "macro_f1"

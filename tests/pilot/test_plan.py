@@ -52,7 +52,7 @@ def test_freezing_and_adapters_move_fewer_parameters(planned: Path) -> None:
 
 
 def test_what_cannot_fit_is_refused_with_what_would(planned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.training.devices.available", lambda: 100 << 20)
+    monkeypatch.setattr("luthier.training.devices.available_memory", lambda: 100 << 20)
     with pytest.raises(DoesNotFit, match=r"the run needs about [\d.]+ [MG]B, and 105 MB are free"):
         luthier.plan(planned, seconds=1)
     said = {"fixed": 4e9, "a_token": 1e6, "at_once": 4096, "moving": 135_000_000, "memory": 7.6e9}

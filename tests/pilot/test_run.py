@@ -22,7 +22,7 @@ from luthier.core.run import Run
 from luthier.training.checkpoints import verify
 from tests.conftest import rows
 
-QUICK = ["training.epochs=2", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
+QUICK = ["training.steps=16", "optimizer.lr=0.003", "training.checkpoint_seconds=0"]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_run_leaves_the_folder_that_was_promised(finished: Run, talked: Run) -
         assert list((run.folder / "validation_losses").glob("*.safetensors"))
         (checkpoint,) = (run.folder / "checkpoints").iterdir()  # the best weights; what it would take to go on is not needed any more
         assert {file.name for file in checkpoint.iterdir()} == {"model.safetensors", "state.json", "manifest.json"}
-        assert verify(checkpoint).state["step"] == run.happened("trained")[0]["best"]["step"]
+        assert verify(checkpoint).state["step"] == run.events_named("trained")[0]["best"]["step"]
 
 
 def test_the_verdict_holds_what_was_promised(finished: Run, talked: Run) -> None:
@@ -186,7 +186,7 @@ def test_a_run_stopped_at_a_step_and_resumed_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize("adaptation", ["freeze", "gradual", "lora"])
 def test_every_adaptation_goes_the_whole_way_and_resumes_to_the_same_bytes(bases, table: Path, tmp_path: Path, adaptation: str) -> None:
-    changes = [*QUICK, f"adaptation.kind={adaptation}", "model.dropout=0.1"]
+    changes = [*QUICK, f"adaptation.kind={adaptation}", "model.dropout=0.1", "training.ships=trained"]
     straight = luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "one", set=changes, force=True)
 
     def stop(step: Any) -> None:
@@ -201,6 +201,8 @@ def test_every_adaptation_goes_the_whole_way_and_resumes_to_the_same_bytes(bases
 
 KILLED = """
 import os, sys, luthier
+from luthier.app.group import collect_seldom
+collect_seldom()
 def kill(step):
     if step.number == int(sys.argv[3]):
         os.kill(os.getpid(), 9)
@@ -232,11 +234,15 @@ def test_watchers_change_no_bits(finished: Run, tmp_path: Path) -> None:
 
 
 ENDED = """
-import os, sys, luthier
-from luthier.core.interfaces import Silent
-class Kills(Silent):
+import os, sys, time, luthier
+from luthier.app.group import collect_seldom
+collect_seldom()
+from luthier.core.interfaces import NullReporter
+class Kills(NullReporter):
     def stage(self, name, detail=""):
         if name == "verdict":
+            while not os.path.exists(os.path.join(sys.argv[2], "seconds.json")):  # noted every two seconds
+                time.sleep(0.05)
             os.kill(os.getpid(), 9)
 luthier.train(sys.argv[1], out=sys.argv[2], reporter=Kills(), watchers=[lambda step: step.stop() if step.number == 7 else None], force=True)
 """
@@ -254,17 +260,19 @@ def test_a_run_that_a_watcher_ends_is_judged_and_shipped_and_does_not_go_on_when
     experiment = finished.folder / "experiment.yaml"
     ended = luthier.train(experiment, out=tmp_path / "one", watchers=[lambda step: step.stop() if step.number == 7 else None], force=True)
     assert ended.verdict is not None
-    assert ended.happened("trained")[0]["step"] == 7
+    assert ended.events_named("trained")[0]["step"] == 7
     assert max(line["step"] for line in ended.lines("metrics.jsonl")) == 7
     assert "a watcher ended the training there" in (ended.folder / "report.html").read_text()
     killed = tmp_path / "two"
     done = subprocess.run([sys.executable, "-c", ENDED, str(experiment), str(killed)], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL
+    noted = json.loads((killed / "seconds.json").read_text())["seconds"]
     resumed = luthier.resume(killed, reporter=Hears())
     assert weights(resumed.folder) == weights(ended.folder)
     assert (resumed.folder / "metrics.jsonl").read_bytes() == (ended.folder / "metrics.jsonl").read_bytes()
     assert stages == ["data", "base", "verdict", "bundle", "report"]  # nothing is trained any more, and nothing says so
-    assert resumed.verdict["seconds"] > 1  # type: ignore[index]  # those of the command that was killed are among them
+    assert resumed.verdict is not None
+    assert resumed.verdict["seconds"] > noted > 1  # those of the command that was killed are among them
 
 
 def test_a_stop_in_python_names_the_folder_and_is_a_keyboard_interrupt(finished: Run, tmp_path: Path) -> None:
@@ -287,7 +295,7 @@ def test_the_example_of_the_page_on_watchers_runs(bases, table: Path, tmp_path: 
     names: dict[str, Any] = {}
     exec(compile(example.replace('"tickets.csv"', small), "watchers.md", "exec"), names)
     assert names["run"].verdict is not None
-    assert names["run"].happened("stopped_by_watcher")
+    assert names["run"].events_named("stopped_by_watcher")
     assert (tmp_path / "losses.csv").read_text().startswith("step,loss")
 
 
@@ -309,7 +317,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(finished: Run, tmp_path: P
     content[-5] ^= 1
     (newest / "optimizer.safetensors").write_bytes(content)
     resumed = luthier.resume(tmp_path / "run")
-    assert resumed.happened("checkpoint_rejected")
+    assert resumed.events_named("checkpoint_rejected")
     assert weights(resumed.folder) == weights(finished.folder)
 
 
@@ -379,7 +387,7 @@ def test_a_budget_cuts_the_steps_and_is_kept(bases, table: Path, tmp_path: Path)
         budget="20s",
         force=True,
     )
-    (cut,) = run.happened("cut_to_budget")
+    (cut,) = run.events_named("cut_to_budget")
     (forecast,) = (finding for finding in run.findings if finding.check == "forecast")
     assert forecast.evidence["seconds"] < 20  # as measured before step one: the plan is kept, whatever else the machine does then
     assert cut["wanted"] % 3000 == 0
@@ -411,7 +419,7 @@ def test_a_run_that_lacks_only_its_report_gets_it_without_opening_the_test_rows_
     (tmp_path / "run" / "events.jsonl").write_text("\n".join(events) + "\n")
     resumed = luthier.resume(tmp_path / "run")
     assert (resumed.folder / "report.html").exists()
-    assert len(resumed.happened("test_opened")) == 1
+    assert len(resumed.events_named("test_opened")) == 1
 
 
 def test_a_folder_in_use_is_refused_with_the_name_of_its_owner(finished: Run) -> None:

@@ -18,11 +18,11 @@ from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.core.study import Study
 from luthier.experiment import Experiment
-from luthier.pilot.trials.runner import Runner
-from luthier.studies.rungs import early
+from luthier.pilot.trials.local import LocalTrial
+from luthier.studies.rungs import end_of_decay
 from tests.data.test_malformed import sentence
 
-SET = ["training.epochs=8", "training.batch_size=8", "optimizer.lr=3e-3", "model.dropout=0.1", "training.dtype=float32"]
+SET = ["training.epochs=4", "training.batch_size=8", "optimizer.lr=3e-3", "model.dropout=0.1", "training.dtype=float32"]
 """In float32 on every processor: which trial wins, and when patience ends, is a matter of small numbers."""
 
 
@@ -63,13 +63,13 @@ def test_the_winner_is_a_finished_run_and_the_study_says_why(study) -> None:
     winner = study.winner
     assert winner is not None
     assert study.verdict == winner.verdict
-    assert winner.happened("finished")
-    assert len(winner.happened("test_opened")) == 1
+    assert winner.events_named("finished")
+    assert len(winner.events_named("test_opened")) == 1
     assert not [
-        number for number in range(5) if study.trial(number).happened("test_opened") and study.trial(number).folder != winner.folder
+        number for number in range(5) if study.trial(number).events_named("test_opened") and study.trial(number).folder != winner.folder
     ]
-    assert [(entry["share"], entry["trials"]) for entry in luthier_plan(study)["rungs"]] == [(0.25, 5), (0.5, 2), (early(0.5), 2)]
-    second = study.noted("proposed")[1]
+    assert [(entry["share"], entry["trials"]) for entry in luthier_plan(study)["rungs"]] == [(0.25, 5), (0.5, 2), (end_of_decay(0.5), 2)]
+    second = study.entries_named("proposed")[1]
     assert (second["by"], second["values"]) == ("portfolio", {"optimizer.lr": 0.02, "model.dropout": 0.1, "optimizer.weight_decay": 0.1})
     checks = [finding.check for finding in study.findings]
     assert "search.default" in checks
@@ -87,7 +87,7 @@ def test_a_study_can_be_used_where_a_run_can(study) -> None:
 
 
 def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table, bases, tmp_path) -> None:
-    given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=8", "model.dropout=0"], "force": True}
+    given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=4", "model.dropout=0"], "force": True}
     found = luthier.run(table, out=tmp_path / "run", budget="1h", **given)
     assert isinstance(found, Study)
     plan = luthier_plan(found)
@@ -104,7 +104,7 @@ def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table,
 
 @pytest.mark.parametrize("worth", [1.9, 2.0])
 def test_a_run_becomes_a_search_from_two_runs_worth_of_time_on(table, bases, tmp_path, monkeypatch, worth: float) -> None:
-    monkeypatch.setattr("luthier.pilot.trials.racing._worth", lambda context, seconds: worth)
+    monkeypatch.setattr("luthier.pilot.trials.search._affordable_runs", lambda context, seconds: worth)
     given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=4"], "force": True}
     assert isinstance(luthier.run(table, out=tmp_path / "run", budget="1h", **given), Study) == (worth >= 2)
 
@@ -140,41 +140,43 @@ def test_every_end_is_a_run_that_train_makes_again_to_the_byte(study, tmp_path) 
     assert [place.name for place in places] == ["cosine-1.000", "linear-0.588"]
     for place in places:
         branch = Run(place)
-        assert branch.happened("forked")[0]["step"] == 56  # of 112
-        assert branch.happened("trained")[0]["step"] == {"c": 112, "l": 66}[place.name[0]]
+        assert branch.events_named("forked")[0]["step"] == 28  # of 56
+        assert branch.events_named("trained")[0]["step"] == {"c": 56, "l": 33}[place.name[0]]
         again = luthier.train(place / "experiment.yaml", out=tmp_path / place.name, force=True)
         assert again.lines("metrics.jsonl") == branch.lines("metrics.jsonl")
-        best = again.happened("trained")[0]["best"]
-        assert best == branch.happened("trained")[0]["best"]
+        best = again.events_named("trained")[0]["best"]
+        assert best == branch.events_named("trained")[0]["best"]
         name = f"validation_losses/step-{best['step']:06d}.safetensors"  # of each example; the weights of an end that is not taken go
         assert (again.folder / name).read_bytes() == (place / name).read_bytes()
     kept = [file.parent.parent.parent for file in (study.folder / "trials").rglob("model.safetensors") if "checkpoints" in file.parts]
     assert kept == [study.winner.folder]
-    scores = study.noted("ended")[0]["scores"]
+    scores = study.entries_named("ended")[0]["scores"]
     assert set(scores) == {"linear-1.000", "linear-0.588", "cosine-1.000"}
-    assert scores["linear-0.588"] == next(entry["score"] for entry in study.noted("standing") if entry["trial"] == 0 and entry["rung"] == 2)
+    assert scores["linear-0.588"] == next(
+        entry["score"] for entry in study.entries_named("standing") if entry["trial"] == 0 and entry["rung"] == 2
+    )
 
 
 def test_an_end_that_is_better_is_the_final_model_and_one_that_may_be_is_not(table, bases, tmp_path, monkeypatch) -> None:
     taken = {}
-    own = Runner.finish
+    own = LocalTrial.finish
 
-    def handicapped(self: Runner) -> Any:
+    def handicapped(self: LocalTrial) -> Any:
         """How an end does; the whole run's own by so much worse that another one is the best."""
         score, losses = own(self)
         return (score, losses) if self.name else (score + 1.0, losses + 1.0)
 
-    monkeypatch.setattr(Runner, "finish", handicapped)
+    monkeypatch.setattr(LocalTrial, "finish", handicapped)
     for tie in (True, False):
-        monkeypatch.setattr("luthier.pilot.trials.ending.tied", lambda best, whole, tie=tie: tie)
+        monkeypatch.setattr("luthier.pilot.trials.decay_branch.tied", lambda best, whole, tie=tie: tie)
         taken[tie] = searched(table, bases, tmp_path / str(tie), trials=2)
-    scores = taken[False].noted("ended")[0]["scores"]
+    scores = taken[False].entries_named("ended")[0]["scores"]
     best = min(scores, key=lambda name: scores[name])
     assert best != "linear-1.000"
-    assert taken[True].winner.folder == taken[True].trial(taken[True].noted("won")[0]["trial"]).folder
+    assert taken[True].winner.folder == taken[True].trial(taken[True].entries_named("won")[0]["trial"]).folder
     winner = taken[False].winner
     assert winner.folder.name == best
-    assert winner.happened("finished")
+    assert winner.events_named("finished")
     assert (taken[False].folder / "bundle" / "model.safetensors").read_bytes() == weights(winner)
     assert "search.ends" in [finding.check for finding in taken[False].findings]
     assert f"ends/{best}/report.html" in (taken[False].folder / "report.html").read_text()
@@ -210,10 +212,10 @@ def test_steering_is_checked_before_it_is_asked(study, table, bases, tmp_path) -
     assert done.exit_code == 0, done.output
     assert "from the next trial on" in done.output
     again = luthier.resume(cut)
-    proposed = again.noted("proposed")
+    proposed = again.entries_named("proposed")
     assert all(1e-3 <= entry["values"]["optimizer.lr"] <= 2e-3 for entry in proposed[3:])
     assert len(proposed) == 5
-    assert again.noted("rung")[0]["reasons"]["1"] == "stopped by hand"
+    assert again.entries_named("rung")[0]["reasons"]["1"] == "stopped by hand"
     assert "stopped by hand" in (cut / "report.html").read_text()
 
 
@@ -272,12 +274,12 @@ def test_a_signal_keeps_what_the_trials_have_done_and_nothing_is_trained_twice(s
 
 
 def test_trials_that_do_not_fit_into_memory_wait_on_the_disk_with_the_same_result(study, table, bases, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("luthier.pilot.trials.runner.available", lambda: 1)
+    monkeypatch.setattr("luthier.pilot.trials.local.available_memory", lambda: 1)
     again = searched(table, bases, tmp_path / "small")
     assert ledger(again) == ledger(study)
     assert weights(again.winner) == weights(study.winner)
-    assert study.trial(0).happened("resumed") == []
-    assert any(again.trial(number).happened("resumed") for number in range(5))
+    assert study.trial(0).events_named("resumed") == []
+    assert any(again.trial(number).events_named("resumed") for number in range(5))
 
 
 def test_a_chat_model_is_searched_by_its_loss_with_accumulation_and_adapters(bases, tmp_path) -> None:
@@ -288,8 +290,8 @@ def test_a_chat_model_is_searched_by_its_loss_with_accumulation_and_adapters(bas
     winner = found.winner
     assert winner.verdict["metric"] == "loss"
     assert {line["when"] for line in winner.lines("samples.jsonl") if "when" in line} == {"before", "after"}
-    scores = [entry["score"] for entry in found.noted("standing")]
-    rung = found.noted("standing")[0]
+    scores = [entry["score"] for entry in found.entries_named("standing")]
+    rung = found.entries_named("standing")[0]
     looks = [line for line in found.trial(0).lines("metrics.jsonl") if "evaluation" in line]
     assert all(0 < score < 20 for score in scores)
     assert rung["score"] == pytest.approx(looks[0]["evaluation"]["loss"], rel=0.2)
@@ -308,7 +310,7 @@ def test_with_ten_trials_freezing_is_searched_around_what_one_pass_over_the_rows
     )
     similar = json.loads((found.folder / "similar.json").read_text())
     depths = {blocks for blocks in (similar["depth"]["blocks"], *similar["depth"]["others"]) if blocks}
-    tried = [entry["values"] for entry in found.noted("proposed")]
+    tried = [entry["values"] for entry in found.entries_named("proposed")]
     frozen = [values for values in tried if values["adaptation.kind"] == "freeze"]
     assert tried[0]["adaptation.kind"] == "full"
     assert frozen

@@ -60,10 +60,10 @@ def test_a_run_that_began_on_two_threads_is_resumed_and_made_again_on_two_where_
         assert made.lines("metrics.jsonl") == whole.lines("metrics.jsonl")
         assert made.verdict is not None
         assert {**made.verdict, "seconds": 0} == {**whole.verdict, "seconds": 0}
-        assert not made.happened("inexact")
-        (event,) = made.happened("threads")
+        assert not made.events_named("inexact")
+        (event,) = made.events_named("threads")
         assert (event["number"], event["instead_of"], event["why"]) == (2, 1, "recorded")
-    assert not whole.happened("threads")
+    assert not whole.events_named("threads")
 
 
 def test_what_was_trained_elsewhere_is_trained_here_on_what_is_usual_here(bases: Any, table: Path, tmp_path: Path) -> None:
@@ -80,11 +80,11 @@ if sys.argv[2] == "torch":
     import torch
 from luthier.app.group import collect_seldom
 collect_seldom()
-from luthier.core.interfaces import Silent
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.pilot.complete import _set_threads
 {WAIT}
-class Shown(Silent):
+class Shown(NullReporter):
     def say(self, line):
         print(line)
 for turn in range(2):
@@ -101,7 +101,7 @@ def test_it_is_said_once_where_torch_came_first_and_idle_threads_spin_as_long_as
 ) -> None:
     shown = said(CHOOSES, str(tmp_path), first, OMP_NUM_THREADS=count).stdout
     several = shown.split()[-1] != "1"  # a machine with one processor has nobody to wait for
-    assert shown.count("torch was loaded before luthier") == len(Run(tmp_path).happened("spin_unbounded")) == (times if several else 0)
+    assert shown.count("torch was loaded before luthier") == len(Run(tmp_path).events_named("spin_unbounded")) == (times if several else 0)
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell which processors are idle")
@@ -109,7 +109,7 @@ def test_beside_busy_programs_a_run_says_that_it_takes_fewer_threads(tmp_path: P
     with begun(CHOOSES, str(tmp_path), "luthier") as process, busy():
         *shown, used = answer(process).splitlines()
     assert used == "1"
-    events = Run(tmp_path).happened("threads")
+    events = Run(tmp_path).events_named("threads")
     assert len(events) == len(shown)  # none where there is one processor
     for event, line in zip(events, shown):
         assert event["number"] == 1 < event["instead_of"]

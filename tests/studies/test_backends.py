@@ -13,11 +13,11 @@ import pytest
 
 from luthier.core.errors import DiskFull, ExperimentError, RunError
 from luthier.core.study import Study
-from luthier.pilot.trials.afar import Afar
+from luthier.pilot.trials.remote import RemoteTrial
 from luthier.studies.backends import Lost, Processes, backend_of
-from luthier.studies.race import Race, Trial
 from luthier.studies.rungs import Rung, rungs_for
-from tests.studies.test_race import ROWS, SPACE, Nobody
+from luthier.studies.successive_halving import SuccessiveHalving, Trial
+from tests.studies.test_successive_halving import ROWS, SPACE, Nobody
 
 TARGET = "tests.studies.answers:answer"
 LONG = 240.0
@@ -90,17 +90,17 @@ class Asks:
         self.processes.close()
 
 
-def race(folder: Path, processes: Any, workers: int, mark: Path, patience: float = 3, **more: Any) -> tuple[Race, Study]:
+def race(folder: Path, processes: Any, workers: int, mark: Path, patience: float = 3, **more: Any) -> tuple[SuccessiveHalving, Study]:
     folder.mkdir()
     study, began = Study(folder), time.monotonic()
-    return Race(study, SPACE, "prior", 1, rungs_for(16, 0.0, 10_000), lambda trial: Asks(trial, processes, mark, patience), lambda: time.monotonic() - began, Nobody(), workers=workers, **more), study  # fmt: skip
+    return SuccessiveHalving(study, SPACE, "prior", 1, rungs_for(16, 0.0, 10_000), lambda trial: Asks(trial, processes, mark, patience), lambda: time.monotonic() - began, Nobody(), workers=workers, **more), study  # fmt: skip
 
 
 def test_a_search_survives_trials_that_fail_in_every_way_and_names_each(processes: Processes, tmp_path: Path) -> None:
     """R50, R57: raised, killed, segfault, hung, not a number, no memory, no answer."""
     made, study = race(tmp_path / "study", processes, 2, tmp_path / "mark")
     winner, _ = made.run()
-    why = {entry["trial"]: entry["why"] for entry in study.noted("standing") if entry["why"]}
+    why = {entry["trial"]: entry["why"] for entry in study.entries_named("standing") if entry["why"]}
     assert set(why) == set(KINDS)
     assert winner.number not in KINDS
     for trial, said in {
@@ -113,7 +113,7 @@ def test_a_search_survives_trials_that_fail_in_every_way_and_names_each(processe
         13: "no answer",
     }.items():
         assert said in why[trial]
-    assert [entry["trial"] for entry in study.noted("standing") if entry["rung"] == 0] == list(
+    assert [entry["trial"] for entry in study.entries_named("standing") if entry["rung"] == 0] == list(
         range(16)
     )  # in their order, whoever was first
 
@@ -150,7 +150,7 @@ def test_a_full_disk_is_the_searchs_trouble_and_not_the_trials(tmp_path: Path) -
             pass
 
     made, study = race(tmp_path / "study", None, 2, tmp_path / "mark")
-    made.enter = lambda trial: Afar(tmp_path, tmp_path / str(trial.number), trial, Full(), 1.0)
+    made.enter = lambda trial: RemoteTrial(tmp_path, tmp_path / str(trial.number), trial, Full(), 1.0)
     with pytest.raises(DiskFull, match="free some space"):
         made.run()
-    assert not study.noted("standing")
+    assert not study.entries_named("standing")

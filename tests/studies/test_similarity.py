@@ -14,24 +14,24 @@ from typer.testing import CliRunner
 import luthier
 from luthier.app.cli import app
 from luthier.core.errors import ExperimentError
-from luthier.models.encode import layers
-from luthier.pilot.stages.nearness import Similar, ranked
+from luthier.models.encode import layer_vectors
+from luthier.pilot.stages.base_similarity import BaseSimilarity, rank_bases
 from luthier.studies import similarity
 from luthier.studies.similarity import (
     PLAIN,
+    BitsPerByte,
     Depth,
-    Floor,
-    Fluency,
+    LayerProbe,
     Nearness,
-    chances,
+    best_base_probability,
+    cross_validated_class,
     depth,
     depth_for,
-    floors,
+    domain_shift,
     h_score,
-    nearest,
+    nearest_neighbour_class,
     nearness,
-    probe,
-    turn,
+    probe_layers,
     variability,
 )
 from tests.data.test_malformed import sentence
@@ -54,7 +54,7 @@ def test_nearest_neighbours_agree_with_scikit_learn(drawn) -> None:
 
     rows, labels = drawn
     theirs = cross_val_predict(KNeighborsClassifier(10, metric="cosine"), rows, labels, cv=LeaveOneOut())
-    assert np.array_equal(nearest(rows, labels), theirs)
+    assert np.array_equal(nearest_neighbour_class(rows, labels), theirs)
 
 
 @pytest.mark.parametrize("more", [0, 600])
@@ -68,7 +68,7 @@ def test_the_probe_is_ridge_regression_and_chooses_its_strength_by_leaving_each_
         train = np.setdiff1d(np.arange(240), held)
         model = RidgeCV(similarity.STRENGTHS * len(train)).fit(rows[train], np.eye(3)[labels[train]])  # by leaving each row out
         theirs[held] = model.predict(rows[held]).argmax(1)
-    found = probe(rows, labels, parts(240))
+    found = cross_validated_class(rows, labels, parts(240))
     assert np.array_equal(found, theirs)
     assert (found == labels).mean() > 0.5
 
@@ -76,7 +76,7 @@ def test_the_probe_is_ridge_regression_and_chooses_its_strength_by_leaving_each_
 def test_the_probe_of_noise_guesses(drawn) -> None:
     _, labels = drawn
     noise = np.random.default_rng(2).normal(size=(240, 10))
-    assert (probe(noise, labels, parts(240)) == labels).mean() == pytest.approx(1 / 3, abs=0.12)
+    assert (cross_validated_class(noise, labels, parts(240)) == labels).mean() == pytest.approx(1 / 3, abs=0.12)
 
 
 def test_the_h_score_of_two_classes_is_its_closed_form() -> None:
@@ -95,7 +95,7 @@ def test_floors_are_transformers_hidden_states(bases, family) -> None:
 
     base = bases(family)
     texts = [sentence(number) for number in range(7)] * 2  # rows of one length, and of several
-    found = layers(base, texts)
+    found = layer_vectors(base, texts)
     plain, tokenizer = AutoModel.from_pretrained(base.folder).eval(), load_tokenizer(base)
     for row, text in enumerate(texts):
         with torch.no_grad():
@@ -103,12 +103,12 @@ def test_floors_are_transformers_hidden_states(bases, family) -> None:
         theirs = np.stack([state[0].mean(0).numpy() for state in states])
         last = len(theirs) - (family == "llama")  # transformers puts the final norm into the last one
         assert found[row, :last] == pytest.approx(theirs[:last], abs=1e-4)
-    rounded = layers(base, texts, "bfloat16")
+    rounded = layer_vectors(base, texts, "bfloat16")
     assert 0 < np.linalg.norm(rounded - found) < 0.02 * np.linalg.norm(found)
 
 
-def floor(blocks: int, accuracy: float) -> Floor:
-    return Floor(blocks, accuracy, accuracy, 0.01, 0.0, 0.0, np.ones(1))
+def floor(blocks: int, accuracy: float) -> LayerProbe:
+    return LayerProbe(blocks, accuracy, accuracy, 0.01, 0.0, 0.0, np.ones(1))
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_blocks_that_stay_by_default_stay_in_the_proposal_however_many_rows_ther
 
 def test_the_chance_to_be_best_is_shared_by_equals_and_certain_where_one_is_always_right() -> None:
     right = np.random.default_rng(0).random(300) < 0.8
-    assert chances([right, right]) == [0.5, 0.5]
-    assert chances([np.ones(300), right]) == [1.0, 0.0]
+    assert best_base_probability([right, right]) == [0.5, 0.5]
+    assert best_base_probability([np.ones(300), right]) == [1.0, 0.0]
 
 
 def test_floors_of_separable_states_tell_the_classes_from_where_they_are_separable_on(drawn) -> None:
     rows, labels = drawn
     noise = np.random.default_rng(3).normal(size=rows.shape)
-    found = floors(np.stack([noise, rows, rows * 2], 1), labels, parts(240))
+    found = probe_layers(np.stack([noise, rows, rows * 2], 1), labels, parts(240))
     assert found[0].probe < 0.5 < 0.6 < found[1].probe == found[2].probe  # scale changes nothing
 
 
@@ -219,7 +219,7 @@ def test_a_task_is_as_near_as_the_best_floor_leaves_little_to_learn(accuracy, ki
     ("bits", "pieces", "kind", "blocks"), [(0.9, 1.3, "close", 15), (1.15, 1.3, "between", 10), (1.4, 1.3, "far", 0), (0.9, 2.0, "far", 0)]
 )
 def test_texts_are_strange_by_their_bits_or_by_their_pieces(bits, pieces, kind, blocks) -> None:
-    near = turn(Fluency(1.0, bits, 1.0, pieces, 1.2, np.ones((1, 2))))
+    near = domain_shift(BitsPerByte(1.0, bits, 1.0, pieces, 1.2, np.ones((1, 2))))
     assert near.kind == kind
     assert depth_for(near, 30).blocks == blocks
 
@@ -257,10 +257,10 @@ def test_of_bases_that_tie_the_largest_is_proposed_and_one_that_knows_less_comes
     draws = np.random.default_rng(1)
     well, badly = (draws.random(400) < 0.9).astype(float), (draws.random(400) < 0.6).astype(float)
 
-    def base(name: str, megabytes: float, right: np.ndarray) -> Similar:
-        floors = [Floor(6, float(right.mean()), float(right.mean()), 0.01, 0.0, 0.0, right)]
-        return Similar(name, megabytes, floors, None, Nearness("close", 0.1, 1.0, ""), Depth(2, (), ""), 1e-4, 1.0, 400)
+    def base(name: str, megabytes: float, right: np.ndarray) -> BaseSimilarity:
+        floors = [LayerProbe(6, float(right.mean()), float(right.mean()), 0.01, 0.0, 0.0, right)]
+        return BaseSimilarity(name, megabytes, floors, None, Nearness("close", 0.1, 1.0, ""), Depth(2, (), ""), 1e-4, 1.0, 400)
 
-    found = ranked([base("small", 45, well), base("huge", 900, badly), base("whole", 90, well)])
+    found = rank_bases([base("small", 45, well), base("huge", 900, badly), base("whole", 90, well)])
     assert [one.base for one in found] == ["whole", "small", "huge"]
     assert [round(one.chance, 2) for one in found] == [0.5, 0.5, 0.0]

@@ -11,7 +11,7 @@ from luthier.core.errors import ExperimentError
 from luthier.experiment import Experiment
 from luthier.studies.defaults import space_for
 from luthier.studies.propose import Tried, propose
-from luthier.studies.space import Dimension, applied, centred, loosened, parsed, point, settled, value_at
+from luthier.studies.space import Dimension, apply_values, default_point, loosen_point, parse_dimension, parse_point, settle_point, value_at
 
 PLACES = [(number + 0.5) / 200 for number in range(200)]
 
@@ -61,10 +61,10 @@ def test_of_options_the_centre_has_the_chance_that_the_spread_leaves() -> None:
     ],
 )
 def test_a_range_is_read_as_it_is_typed(experiment, typed, kind, low, high, centre) -> None:
-    found = parsed(typed, experiment)
+    found = parse_dimension(typed, experiment)
     assert (found.kind, found.low, found.high) == (kind, low, high)
     assert found.centre == pytest.approx(centre)
-    assert parsed(found.said(), experiment) == found
+    assert parse_dimension(found.as_text(), experiment) == found
 
 
 @pytest.mark.parametrize(
@@ -90,22 +90,22 @@ def test_a_range_is_read_as_it_is_typed(experiment, typed, kind, low, high, cent
 )
 def test_a_mistake_in_the_space_is_named(experiment, typed, said) -> None:
     with pytest.raises(ExperimentError, match=said):
-        parsed(typed, experiment)
+        parse_dimension(typed, experiment)
 
 
 @pytest.mark.parametrize("value", ["abc", "true", "[1, 2]", "nan", "", "null"])
 def test_a_point_that_is_no_number_is_named(experiment, value: str) -> None:
     with pytest.raises(ExperimentError, match=r"is no number[\s\S]*such as optimizer.lr=0.0001"):
-        point(f"optimizer.lr={value}", [parsed("optimizer.lr=1e-5..1e-3", experiment)])
+        parse_point(f"optimizer.lr={value}", [parse_dimension("optimizer.lr=1e-5..1e-3", experiment)])
     with pytest.raises(ExperimentError, match="is outside of"):
-        point("training.batch_size=abc", [parsed("training.batch_size=8|16", experiment)])
+        parse_point("training.batch_size=abc", [parse_dimension("training.batch_size=8|16", experiment)])
 
 
 def test_a_point_becomes_an_experiment_and_kinds_come_first(experiment) -> None:
-    made = applied(experiment, {"adaptation.depth": 3.0, "adaptation.kind": "freeze", "optimizer.lr": 3e-4})
+    made = apply_values(experiment, {"adaptation.depth": 3.0, "adaptation.kind": "freeze", "optimizer.lr": 3e-4})
     assert value_at(made, "adaptation.depth") == 3
     assert value_at(made, "optimizer.lr") == 3e-4
-    assert applied(experiment, centred(space_for(experiment, 20)[0])) == experiment
+    assert apply_values(experiment, default_point(space_for(experiment, 20)[0])) == experiment
 
 
 def test_few_trials_search_the_rate_alone_and_every_field_that_stays_says_why(experiment) -> None:
@@ -125,11 +125,11 @@ def test_few_trials_search_the_rate_alone_and_every_field_that_stays_says_why(ex
 
 
 def test_a_condition_is_read_as_it_is_typed_and_names_a_field_that_varies(experiment) -> None:
-    found = parsed("adaptation.depth=2|3|4 if adaptation.kind=freeze", experiment)
+    found = parse_dimension("adaptation.depth=2|3|4 if adaptation.kind=freeze", experiment)
     assert (found.options, found.when) == ((2, 3, 4), {"adaptation.kind": "freeze"})
-    assert parsed(found.said(), experiment) == found
+    assert parse_dimension(found.as_text(), experiment) == found
     with pytest.raises(ExperimentError, match="there is no field"):
-        parsed("adaptation.depth=2|3|4", experiment)  # everything moves: nothing has a depth
+        parse_dimension("adaptation.depth=2|3|4", experiment)  # everything moves: nothing has a depth
     with pytest.raises(ExperimentError, match=r"adaptation.kind does not vary"):
         space_for(experiment, 4, asked=["adaptation.depth=2|3|4 if adaptation.kind=freeze"])
 
@@ -149,9 +149,9 @@ def test_a_point_has_only_the_fields_that_its_kinds_bring_and_the_rate_follows_t
     for past in tried:
         assert ("adaptation.depth" in past.values) == (past.values["adaptation.kind"] == "freeze")
         assert ("adaptation.rank" in past.values) == (past.values["adaptation.kind"] == "lora")
-        applied(experiment, past.values)
+        apply_values(experiment, past.values)
     for past in tried:
-        again = settled(space, loosened(space, past.values))
+        again = settle_point(space, loosen_point(space, past.values))
         assert again.pop("optimizer.lr") == pytest.approx(past.values["optimizer.lr"], rel=0.01)
         assert again.items() <= past.values.items()
     rates = {kind: median(past.values["optimizer.lr"] for past in tried[:28] if past.values["adaptation.kind"] == kind) for kind in kinds}
@@ -167,11 +167,11 @@ def test_with_enough_trials_freezing_is_searched_around_what_one_pass_proposes(e
     assert by_path["adaptation.depth"].options == (2, 3, 4)
     assert by_path["adaptation.depth"].centre == 3
     assert "adaptation.kind" not in why
-    assert centred(many)["adaptation.kind"] == "full"
-    assert "adaptation.depth" not in centred(many)
-    assert applied(experiment, centred(many)) == experiment
+    assert default_point(many)["adaptation.kind"] == "full"
+    assert "adaptation.depth" not in default_point(many)
+    assert apply_values(experiment, default_point(many)) == experiment
     named = space_for(experiment, 2, depths=(3, 4, 2), named=["adaptation.kind", "adaptation.depth"])[0]
-    assert point("adaptation.kind=freeze,adaptation.depth=4", named) == {
+    assert parse_point("adaptation.kind=freeze,adaptation.depth=4", named) == {
         "optimizer.lr": 3e-4,
         "adaptation.kind": "freeze",
         "adaptation.depth": 4,

@@ -46,7 +46,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     ended, words = begun_anew_or_resumed(server, experiments(mode), folder)
     assert ended == 0, words[-3:]
     same(whole, folder)
-    assert not Run(folder).happened("checkpoint_rejected")
+    assert not Run(folder).events_named("checkpoint_rejected")
 
 
 def training_part(server: Server, experiments: Experiments, tmp_path: Path) -> Path:
@@ -187,7 +187,7 @@ def test_any_damage_to_the_newest_checkpoint_is_found_and_the_one_before_is_take
     found = checkpoints.newest(run)
     assert found is not None
     assert found.state["step"] < whole.state["step"]
-    assert run.happened("checkpoint_rejected")[-1]["checkpoint"] == whole.folder.name
+    assert run.events_named("checkpoint_rejected")[-1]["checkpoint"] == whole.folder.name
 
 
 def test_files_that_changed_places_are_found(stopped: Path, tmp_path: Path) -> None:

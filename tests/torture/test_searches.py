@@ -109,7 +109,7 @@ def test_a_machine_of_a_ray_cluster_that_is_lost_changes_neither_the_trials_nor_
         at_work = [tmp_path / "afar" / "trials" / name / ".lock" for name in ("000", "001")]
         while not all(file.exists() for file in at_work):
             time.sleep(0.02)
-        lost.append(len(Study(tmp_path / "afar").noted("standing")))
+        lost.append(len(Study(tmp_path / "afar").entries_named("standing")))
         cluster.remove_node(second, allow_graceful=False)
 
     try:
@@ -127,7 +127,7 @@ def test_a_machine_of_a_ray_cluster_that_is_lost_changes_neither_the_trials_nor_
     assert found.winner is not None
     assert study.winner is not None
     assert weights(found.winner) == weights(study.winner)
-    assert not found.winner.happened("inexact")
+    assert not found.winner.events_named("inexact")
 
 
 @pytest.mark.filterwarnings("default")

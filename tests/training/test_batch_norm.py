@@ -96,7 +96,7 @@ def killed(folder: Path, moment: str) -> None:
         if moment == "in a forward pass":
             Images.loss = die_after(7, Images.loss)
         elif moment == "in the optimizer's step":
-            Masters.publish = die_after(5, Masters.publish)
+            Masters.copy_to_model = die_after(5, Masters.copy_to_model)
         elif moment == "while a checkpoint is written":
             checkpoints._write_tensors = die_after(6, checkpoints._write_tensors)
         elif moment == "before a checkpoint is put in its place":
@@ -122,7 +122,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes_where_the_best_checkpoin
     straight, resumed = conv_work(wrong=True), conv_work(wrong=True)
     best = fit(tmp_path / "straight", straight)["step"]
     killed(tmp_path / "killed", moment)
-    assert not Run(tmp_path / "killed").happened("trained")
+    assert not Run(tmp_path / "killed").events_named("trained")
     assert fit(tmp_path / "killed", resumed)["step"] == best < TOTAL
     assert same(state_of(resumed), state_of(straight))
     assert bytes_of(tmp_path / "killed", best) == bytes_of(tmp_path / "straight", best)

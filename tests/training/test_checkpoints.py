@@ -130,7 +130,7 @@ def test_a_checkpoint_that_the_disk_cannot_read_is_passed_over_with_an_event(tmp
     newest = checkpoints.newest(run)
     assert newest is not None
     assert newest.state["step"] == 1
-    assert "Input/output error" in run.happened("checkpoint_rejected")[0]["reason"]
+    assert "Input/output error" in run.events_named("checkpoint_rejected")[0]["reason"]
 
 
 class Slow:
@@ -172,7 +172,7 @@ def test_waiting_long_for_the_disk_is_an_event(tmp_path, monkeypatch) -> None:
     writer = checkpoints.Writer(Run(tmp_path), Weights({"w": torch.ones(3)}))  # type: ignore[arg-type]
     writer.save({"step": 7}, full=True, keep=set())
     writer.wait()
-    (event,) = Run(tmp_path).happened("waited_for_checkpoint")
+    (event,) = Run(tmp_path).events_named("waited_for_checkpoint")
     assert event["checkpoint"] == "step-000007"
 
 
@@ -195,7 +195,7 @@ def test_a_disk_that_fails_beside_a_step_stops_the_run_at_that_step(bases, table
     monkeypatch.setattr(checkpoints, "save", fails_once)
     with pytest.raises(OSError, match="Input/output"):
         luthier.run(table, out=tmp_path / "failed", **asked)
-    assert not Run(tmp_path / "failed").happened("trained")
+    assert not Run(tmp_path / "failed").events_named("trained")
     again = luthier.resume(tmp_path / "failed")
     for name in ("bundle/model.safetensors", "metrics.jsonl"):
         assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()

@@ -107,7 +107,7 @@ def test_a_late_run_leaves_out_evaluations_before_steps() -> None:
 def test_a_run_that_goes_as_planned_is_not_cut(bases, records, tmp_path: Path) -> None:
     plain = trained(bases, records, tmp_path / "plain")
     watched = trained(bases, records, tmp_path / "watched", SlowClock(1.0, 1.1, 30), budget=73.0)
-    assert not watched[0].happened("cut_while_training")
+    assert not watched[0].events_named("cut_while_training")
     assert plain[2] is not None
     assert watched[2] is not None
     assert same(plain[2], watched[2])
@@ -116,7 +116,7 @@ def test_a_run_that_goes_as_planned_is_not_cut(bases, records, tmp_path: Path) -
 def test_a_run_that_becomes_slow_comes_to_its_end_in_time_with_a_rate_of_zero(bases, records, tmp_path: Path) -> None:
     clock = SlowClock(1.0, 3.0, 20)
     run, fit, _ = trained(bases, records, tmp_path / "run", clock)
-    cuts = run.happened("cut_while_training")
+    cuts = run.events_named("cut_while_training")
     assert cuts
     assert clock.now + 30 <= 103  # the closing takes three times as long as well
     assert fit.done == fit.work.total == cuts[-1]["total"] < 60
@@ -132,9 +132,9 @@ def test_a_pause_that_eats_all_the_time_ends_the_run_at_once_at_its_best_checkpo
             self.now += 500.0 if step.number == 22 else 1.0
 
     run, fit, _ = trained(bases, records, tmp_path / "run", Pause(0, 0, 0))
-    (cut,) = run.happened("cut_while_training")
+    (cut,) = run.events_named("cut_while_training")
     assert cut["step"] == cut["total"] == fit.done == 22
-    assert 0 < run.happened("trained")[0]["best"]["step"] <= 20
+    assert 0 < run.events_named("trained")[0]["best"]["step"] <= 20
     assert fit.evaluator.evaluated == 20
 
 
@@ -144,7 +144,7 @@ def test_stopped_around_a_cut_and_resumed_the_run_ends_with_the_same_bytes(bases
     run, fit, ended = trained(bases, records, tmp_path / "run", SlowClock(1.0, 3.0, 20), stop=stop)
     assert (ended is None) == (stop <= fit.work.total)
     decided = cuts_of(run)
-    for cut in whole_run.happened("cut_while_training"):  # what the killed one would have decided next
+    for cut in whole_run.events_named("cut_while_training"):  # what the killed one would have decided next
         if Cut(cut["step"], cut["total"], cut["evaluations"]) not in decided:
             run.event("cut_while_training", **{name: value for name, value in cut.items() if name not in ("event", "at")})
     again_run, _, again = trained(bases, records, tmp_path / "run")
@@ -152,12 +152,12 @@ def test_stopped_around_a_cut_and_resumed_the_run_ends_with_the_same_bytes(bases
     assert again is not None
     assert same(whole, again)
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    assert again_run.happened("trained")[-1]["best"] == whole_run.happened("trained")[-1]["best"]
+    assert again_run.events_named("trained")[-1]["best"] == whole_run.events_named("trained")[-1]["best"]
 
 
 def test_the_event_is_written_before_the_first_step_that_obeys_it(bases, records, tmp_path: Path) -> None:
     run, _, _ = trained(bases, records, tmp_path / "run", SlowClock(1.0, 3.0, 20))
-    first = run.happened("cut_while_training")[0]["step"]
+    first = run.events_named("cut_while_training")[0]["step"]
     stopped, _, _ = trained(bases, records, tmp_path / "stopped", SlowClock(1.0, 3.0, 20), stop=first)
     assert cuts_of(stopped)[0].step == first
 
@@ -181,4 +181,4 @@ def test_a_stop_in_the_last_evaluation_does_not_lose_it(bases, records, tmp_path
             fit.finish()
     run, again, _ = trained(bases, records, tmp_path / "run")
     assert again.evaluator.evaluated == 60
-    assert run.happened("trained")[-1]["best"] == whole[0].happened("trained")[-1]["best"]
+    assert run.events_named("trained")[-1]["best"] == whole[0].events_named("trained")[-1]["best"]

@@ -13,7 +13,7 @@ import torch
 from luthier.core.errors import ExperimentError
 from luthier.models import compiled
 from luthier.training import devices
-from luthier.training.devices import decided
+from luthier.training.devices import decide_device_fields
 from tests.training.test_steps import experiment
 
 
@@ -24,11 +24,11 @@ def test_bf16_is_chosen_where_the_processor_multiplies_it_and_what_is_asked_for_
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
-    left = decided(experiment("classification", "bert", training__dtype="auto", training__micro_batch_tokens=0))
+    left = decide_device_fields(experiment("classification", "bert", training__dtype="auto", training__micro_batch_tokens=0))
     assert (left.training.dtype, left.training.micro_batch_tokens) == (dtype, devices.AT_ONCE)
-    asked = decided(experiment("classification", "bert", training__dtype="float32", training__micro_batch_tokens=70))
+    asked = decide_device_fields(experiment("classification", "bert", training__dtype="float32", training__micro_batch_tokens=70))
     assert (asked.training.dtype, asked.training.micro_batch_tokens) == ("float32", 70)
-    assert decided(left) == left
+    assert decide_device_fields(left) == left
 
 
 @pytest.mark.parametrize(
@@ -49,22 +49,22 @@ def test_compiled_kernels_are_chosen_on_tiles_where_they_are_kept_and_know_the_b
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(compiled, "are_cached", lambda: kept)
     asked = experiment("classification", "bert", training__dtype=dtype, training__micro_batch_tokens=0)
-    found = decided(asked, bases(family))
+    found = decide_device_fields(asked, bases(family))
     assert found.training.kernels == kernels
     assert found.training.micro_batch_tokens == (devices.AT_ONCE_COMPILED if kernels == "compiled" else devices.AT_ONCE)
-    assert decided(found, bases(family)) == found
-    assert decided(asked.replace("training.kernels", "plain"), bases(family)).training.kernels == "plain"
+    assert decide_device_fields(found, bases(family)) == found
+    assert decide_device_fields(asked.replace("training.kernels", "plain"), bases(family)).training.kernels == "plain"
 
 
 def test_compiled_kernels_are_refused_where_they_cannot_be_used(bases) -> None:
     with pytest.raises(ExperimentError, match="bfloat16 on a processor"):
-        decided(experiment("classification", "bert", training__dtype="float32", training__kernels="compiled"), bases("llama"))
+        decide_device_fields(experiment("classification", "bert", training__dtype="float32", training__kernels="compiled"), bases("llama"))
 
 
 PAGES = """
 import resource, torch
-from luthier.training.devices import settle
-settle()
+from luthier.training.devices import configure_torch
+configure_torch()
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     blocks = [torch.ones(2_000_000) for _ in range(8)]
@@ -89,8 +89,8 @@ def held():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 start, end = devices._heap()
 before = held()
-devices.settle()
-devices.settle()
+devices.configure_torch()
+devices.configure_torch()
 start, now = devices._heap()
 flags = open("/proc/self/smaps").read().partition("[heap]")[2].partition("VmFlags:")[2].split("\\n")[0].split()
 print(now - end, held() - before, "hg" in flags)
@@ -107,5 +107,5 @@ def test_the_heap_is_given_addresses_for_large_pages_and_no_memory_unless_addres
         assert int(grown) < 16 << 20
         assert large == "False"
     else:
-        assert int(grown) > min(devices.HEAP, devices.available() // 2) * 0.8
+        assert int(grown) > min(devices.HEAP, devices.available_memory() // 2) * 0.8
         assert large == "True" or not Path("/sys/kernel/mm/transparent_hugepage").exists()

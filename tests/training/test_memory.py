@@ -19,7 +19,7 @@ from luthier.core.run import Run
 from luthier.core.types import Batch, Loss
 from luthier.evaluation.score import score
 from luthier.models import generate
-from luthier.models.memory import out_of_memory, smaller
+from luthier.models.memory import is_out_of_memory, smaller_limit
 from luthier.models.pretrained import load_tokenizer
 from luthier.objectives.classification import ClassificationObjective
 from luthier.training.steps import steps
@@ -54,7 +54,7 @@ def test_a_step_that_did_not_fit_is_taken_again_in_pieces_with_the_same_result(
     asked = scarce(monkeypatch, 50)
     work = work_for(bases, records, "classification", training__dtype=dtype)
     told: list[tuple[int, int]] = []
-    work.told = lambda step, tokens: told.append((step, tokens))
+    work.on_shrink = lambda step, tokens: told.append((step, tokens))
     seen = []
     for step in steps(work):
         seen.append((step.examples, step.count))
@@ -100,8 +100,8 @@ def test_another_fault_is_not_taken_for_a_lack_of_memory(bases, records, monkeyp
 def test_the_allocators_own_words_are_known() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
-    assert out_of_memory(caught.value)
-    assert not out_of_memory(RuntimeError("shape mismatch"))
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
 
 
 def test_an_evaluation_that_does_not_fit_is_halved_with_the_same_scores(bases, records, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_answers_that_do_not_fit_are_written_in_smaller_groups(bases, chats, mon
     work = work_for(bases, chats, "chat")
     tokenizer = load_tokenizer(bases("llama"))
     prompts = [example.tokens[:9] for example in work.train[:5]]
-    together = generate.answers(work.model, tokenizer, prompts, 6)
+    together = generate.generate_answers(work.model, tokenizer, prompts, 6)
     own = generate._answers
 
     def short(model: Any, tokenizer: Any, few: Any, limit: int) -> list[str]:
@@ -136,14 +136,14 @@ def test_answers_that_do_not_fit_are_written_in_smaller_groups(bases, chats, mon
         return own(model, tokenizer, few, limit)
 
     monkeypatch.setattr(generate, "_answers", short)
-    assert generate.answers(work.model, tokenizer, prompts, 6) == together
+    assert generate.generate_answers(work.model, tokenizer, prompts, 6) == together
 
 
 def test_a_finer_limit_always_makes_more_pieces() -> None:
     lengths = torch.tensor([5, 30, 7, 7, 7])
     batch = Batch(torch.arange(5), lengths, {"tokens": torch.arange(56)}, {})
     limit, pieces = 4096, [1]
-    while limit := smaller(limit, len(batch), lambda limit: len(batch.split(limit))):
+    while limit := smaller_limit(limit, len(batch), lambda limit: len(batch.split(limit))):
         pieces.append(len(batch.split(limit)))
     assert pieces == sorted(set(pieces))
     assert pieces[-1] == 5
@@ -192,7 +192,7 @@ def test_what_was_decided_for_lack_of_memory_is_kept_and_obeyed_when_the_run_goe
         go("stopped", 5)
     resumed = luthier.resume(tmp_path / "stopped")
     for run in (straight, resumed):
-        (event,) = run.happened("shrunk")
+        (event,) = run.events_named("shrunk")
         assert event["step"] == 3
     one, two = ((run.folder / "bundle" / "model.safetensors").read_bytes() for run in (straight, resumed))
     assert one == two

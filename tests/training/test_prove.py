@@ -18,9 +18,9 @@ from luthier.models.pretrained import load_tokenizer
 from luthier.objectives.chat import ChatObjective
 from luthier.objectives.classification import ClassificationObjective
 from luthier.optim.masters import Masters
-from luthier.pilot.stages.proving import served
+from luthier.pilot.stages.prove import serving_function
 from luthier.training.assemble import assemble
-from luthier.training.prove import MOVE, READ, disproved, prove
+from luthier.training.prove import MOVE, READ, find_disproved, prove
 from luthier.training.steps import Work
 from tests.training.test_steps import experiment
 
@@ -51,12 +51,12 @@ def pieces(bases: Any, rows: list[Record], task: str, family: str, changes: dict
     asked = experiment(task, base.name, **changes)
     tokenizer = load_tokenizer(base)
     work = assemble(asked, base, tokenizer, {"train": rows[:40], "validation": rows[40:]})
-    return work, served(work.objective, asked.data.task)
+    return work, serving_function(work.objective, asked.data.task)
 
 
 def failed(bases: Any, rows: list[Record], task: str, family: str | None = None, **changes: Any) -> dict[str, Proof]:
     work, serve = pieces(bases, rows, task, family or ("bert" if task == "classification" else "llama"), changes)
-    return {proof.name: proof for proof in disproved(prove(work, serve, seconds=FOREVER))}
+    return {proof.name: proof for proof in find_disproved(prove(work, serve, seconds=FOREVER))}
 
 
 @pytest.mark.parametrize("name", HEALTHY)
@@ -64,7 +64,7 @@ def test_a_healthy_configuration_raises_no_alarm_and_leaves_nothing_untried(base
     task, family, changes = HEALTHY[name]
     work, serve = pieces(bases, chats if task == "chat" else records, task, family, changes)
     found = prove(work, serve, seconds=FOREVER)
-    assert not list(disproved(found)), [proof.claim for proof in disproved(found)]
+    assert not list(find_disproved(found)), [proof.claim for proof in find_disproved(found)]
     assert all(proof.held for proof in found)
     reading, asking = family_of(task).proofs()
     assert len(found) == len(reading) + len(READ) + len(asking) + len(MOVE)

@@ -320,7 +320,7 @@ def test_balanced_sampling_shows_a_rare_class_as_often_as_the_frequent(bases, re
     ]
     work = work_for(bases, [*rare, *records[: 40 - len(rare)], *records[40:]], "classification", training__sampling="balanced")
     work.train = work.train[: len(rare)]
-    shown = [example.target for step in range(3) for example in work.chosen(step)]
+    shown = [example.target for step in range(3) for example in work.examples_of_step(step)]
     assert shown.count(0) == shown.count(1) == 12
     next(steps(work))
 
@@ -337,8 +337,8 @@ def test_a_step_in_which_every_target_is_masked_moves_nothing_and_is_no_divergen
     assert all(torch.equal(tensor, work.masters.weights()[name]) for name, tensor in before.items())
     run = Run.create(tmp_path / "run")
     Finite(work, MetricsFile(run))(step)
-    (event,) = run.happened("nothing_learned")
-    assert event["rows"] == [example.record.row for example in work.chosen(0)]
+    (event,) = run.events_named("nothing_learned")
+    assert event["rows"] == [example.record.row for example in work.examples_of_step(0)]
 
 
 def test_a_chat_run_refuses_balanced_sampling(bases, chats) -> None:

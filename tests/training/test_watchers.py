@@ -116,7 +116,7 @@ def test_a_watcher_sees_the_last_evaluation_also_after_a_resume(bases, records, 
     seen: dict[int, Any] = {}
     run = Run.create(tmp_path / "run")
     fit = Fit(run, work, NullReporter(), Signals(), [lambda step: seen.update({step.number: step.evaluation})])
-    every = fit.evaluator.looks.every
+    every = fit.evaluator.schedule.every
     assert 1 < every < 6
     fit.advance(every + 1)
     fit.keep()
@@ -137,7 +137,7 @@ def test_a_watcher_ends_the_training_and_the_last_step_is_evaluated(bases, recor
         assert fit.done == 5
         assert best["step"] in looks_of(fit)
         assert looks_of(fit)[-1] == 5
-        assert [(event["step"], event["total"]) for event in fit.run.happened("stopped_by_watcher")] == [(5, 12)]
+        assert [(event["step"], event["total"]) for event in fit.run.events_named("stopped_by_watcher")] == [(5, 12)]
 
 
 def test_a_run_that_a_watcher_has_ended_does_not_go_on_when_it_is_resumed(bases, records, tmp_path) -> None:

@@ -54,6 +54,8 @@ class Freeze(Component):
             ExperimentError: the model has fewer blocks, or nothing would be left to move.
         """
         count = len(model.blocks)
+        if not count:
+            raise ExperimentError("this network has no blocks that could be frozen", "leave adaptation.kind=full")
         if self.depth > count:
             raise ExperimentError(f"adaptation.depth is {self.depth}, but the base has {count} blocks", f"choose 0 to {count}")
         if self.depth in (-1, count) and not model.head:

@@ -9,6 +9,7 @@ from pydantic import Field
 from luthier.adaptation.freeze import keep_statistics
 from luthier.adaptation.select import matching
 from luthier.core.component import Component
+from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import TrainableModel
 
 
@@ -34,10 +35,12 @@ class Lora(Component):
         """Freeze the base and put an adapter beside each target.
 
         Raises:
-            ExperimentError: a target matches no linear layer.
+            ExperimentError: a target matches no linear layer, or there are no blocks.
         """
         from luthier.adaptation.lora_layer import LoraLinear
 
+        if not len(model.blocks):
+            raise ExperimentError("this network has no blocks that adapters could go into", "leave adaptation.kind=full")
         model.network.train()
         moving = {id(parameter) for module in model.head for parameter in module.parameters()}
         for parameter in model.network.parameters():
@@ -45,6 +48,11 @@ class Lora(Component):
         keep_statistics(model)
         names = {id(module): name for name, module in model.network.named_modules()}
         linear = [names[id(module)] for block in model.blocks for module in block.modules() if type(module).__name__ == "Linear"]
+        if not linear:
+            raise ExperimentError(
+                f"adapters stand beside linear layers, and the blocks of {type(model.network).__name__} have none",
+                "let other parameters move: adaptation.kind=full, or freeze",
+            )
         for name in matching(linear, self.targets, "adaptation.targets"):
             parent, _, child = name.rpartition(".")
             owner = model.network.get_submodule(parent)

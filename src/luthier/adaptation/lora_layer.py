@@ -37,6 +37,11 @@ class LoraLinear(nn.Module):
         self.scale = alpha / rank
         self.dropout = Dropout(dropout, dropout_keys, f"{site}.lora")
 
+    @property
+    def weight(self) -> Tensor:
+        """The base's: some networks ask a layer for its dtype before they use it (T5)."""
+        return self.base.weight
+
     def forward(self, values: Tensor) -> Tensor:
         """# (…, in) → (…, out)"""
         return self.base(values) + (self.dropout(values) @ self.lora_A.t()) @ self.lora_B.t() * self.scale

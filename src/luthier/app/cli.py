@@ -13,7 +13,7 @@ from luthier.app.estimates import plan, prove
 from luthier.app.group import Commands, collect_seldom, print_version
 from luthier.app.models import models_app
 from luthier.app.options import Json, Quiet, Set
-from luthier.app.typed import each_with_its_flag
+from luthier.app.typed import repeat_flags
 
 app = typer.Typer(
     name="luthier", cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -39,7 +39,7 @@ Budget = Annotated[
 Metric = Annotated[
     str | None,
     typer.Option(
-        help="What decides: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss, f1:LABEL; chat: loss, bits_per_byte, chrf, rouge_l; or module:function, your own."
+        help="What decides: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss, f1:LABEL; chat: loss, bits_per_byte, chrf, rouge_l; translation: chrf, bleu, loss; or module:function, your own."
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Continue after a no-go of the small run.")]
@@ -77,13 +77,13 @@ def run(
 
     Reads, checks and splits the rows, chooses base and hyperparameters, trains, judges on the sealed test rows, writes a report and a bundle.
     """
-    from luthier.app.reporters import ending, make_reporter
+    from luthier.app.reporters import make_reporter, print_result
     from luthier.pilot.run import run as verb
 
     with make_reporter(quiet or as_json) as shown:
         done = verb(data, target=target, input=input, base=base, task=task, metric=metric, validation=validation, test=test, budget=budget, out=out,
                     set=set or (), seed=seed, plan_only=plan_only, force=force, reporter=shown)  # fmt: skip
-    ending(done, as_json)
+    print_result(done, as_json)
 
 
 @app.command()
@@ -98,12 +98,12 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train an experiment as it is written, judge and ship it."""
-    from luthier.app.reporters import ending, make_reporter
+    from luthier.app.reporters import make_reporter, print_result
     from luthier.pilot.run import train as verb
 
     with make_reporter(quiet or as_json) as shown:
         done = verb(experiment, out=out, set=set or (), metric=metric, budget=budget, force=force, reporter=shown)
-    ending(done, as_json)
+    print_result(done, as_json)
 
 
 @app.command()
@@ -149,13 +149,13 @@ def search(
 
     Costs about as much as two runs. The trial that wins is trained to its end: it is the final model.
     """
-    from luthier.app.reporters import ending, make_reporter
+    from luthier.app.reporters import make_reporter, print_result
     from luthier.pilot.search import search as verb
 
     with make_reporter(quiet or as_json) as shown:
         done = verb(data, budget=budget, trials=trials, space=space or (), sampler=sampler, points=points or (), target=target,
                     input=input, base=base, task=task, metric=metric, out=out, set=set or (), seed=seed, workers=workers, backend=backend, force=force, reporter=shown)  # fmt: skip
-    ending(done, as_json)
+    print_result(done, as_json)
 
 
 @app.command()
@@ -188,12 +188,12 @@ def resume(
 
     It ends with the same bits as if it had not been stopped.
     """
-    from luthier.app.reporters import ending, make_reporter
+    from luthier.app.reporters import make_reporter, print_result
     from luthier.pilot.run import resume as verb
 
     with make_reporter(quiet or as_json) as shown:
         done = verb(run, force=force, allow_inexact=allow_inexact, reporter=shown)
-    ending(done, as_json)
+    print_result(done, as_json)
 
 
 @app.command()
@@ -220,12 +220,12 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
 ) -> None:
     """Classify texts, or answer prompts, with a bundle."""
-    from luthier.app.reporters import predicted, warn
+    from luthier.app.reporters import format_prediction, warn
     from luthier.pilot.predict import predict as verb
 
     rows = verb(bundle, data, out=out, limit=limit, top=top, abstain_below=abstain_below, set=set or (), say=warn)
     for row in rows if as_json or out is None else ():
-        print(predicted(row, as_json))
+        print(format_prediction(row, as_json))
     if out is not None and not as_json:
         unsure = sum(bool(row.get("abstained")) for row in rows)
         more = f", {unsure:,} of them without a label" if unsure else ""
@@ -241,8 +241,8 @@ def chat(
     lines: Annotated[bool, typer.Option("--lines", help="Of a pipe, send each line as a turn; else all of it is one.")] = False,
 ) -> None:
     """Talk to a bundle; a line of three double quotes begins and ends a turn of several lines; an empty line or Ctrl-D ends the chat."""
+    from luthier.app.chat_turns import read_turns
     from luthier.app.reporters import clean, warn
-    from luthier.app.turns import read_turns
     from luthier.pilot.predict import chat as verb
 
     conversation = verb(bundle, limit=limit, temperature=temperature, say=warn)
@@ -319,7 +319,7 @@ def show(
 
     Token by token, with what is learned.
     """
-    from luthier.app.reporters import coloured
+    from luthier.app.reporters import print_tokens
     from luthier.core.words import plural
     from luthier.pilot.show import ShownImage
     from luthier.pilot.show import show as verb
@@ -329,7 +329,8 @@ def show(
         print(json.dumps(vars(done), ensure_ascii=False))
         return
     if isinstance(done, ShownImage):
-        print(f"{done.file}, row {done.line} ({done.part}): {done.width} × {done.height} pixels, of the class {done.target}")
+        known = f", of the class {done.target}" if done.target else ""
+        print(f"{done.file}, row {done.line} ({done.part}): {done.width} × {done.height} pixels{known}")
         if done.page:
             print(f"page     {done.page}")
         return
@@ -337,7 +338,7 @@ def show(
         f"{done.file}, line {done.line} ({done.part}): {plural(len(done.tokens), 'token')}, {sum(done.learned)} learned"
         + (f", {done.cut} cut off" if done.cut else "")
     )
-    coloured(done.pieces, done.learned)
+    print_tokens(done.pieces, done.learned)
     if done.target:
         print(f"learned: the class {done.target}")
     for number, view in enumerate(done.views, 1):
@@ -366,13 +367,13 @@ def similar(
 
     Says which one suits them, how many blocks to freeze, and which learning rate to start from.
     """
-    from luthier.app.reporters import compared, make_reporter
+    from luthier.app.reporters import format_comparison, make_reporter
     from luthier.pilot.similar import similar as verb
 
     with make_reporter(quiet or as_json) as shown:
         names = [name.strip() for name in bases.split(",") if name.strip()]
         done = verb(data, names, target=target, input=input, task=task, set=set or (), reporter=shown)
-    print(json.dumps([one.value() for one in done], indent=2) if as_json else "\n".join(compared(done)))
+    print(json.dumps([one.value() for one in done], indent=2) if as_json else "\n".join(format_comparison(done)))
 
 
 app.command()(prove)
@@ -385,7 +386,7 @@ def main() -> None:
 
     collect_seldom()
     try:
-        app(args=each_with_its_flag(sys.argv[1:]))
+        app(args=repeat_flags(sys.argv[1:]))
     except LuthierError as problem:
         print(f"luthier: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)

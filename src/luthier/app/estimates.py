@@ -42,9 +42,9 @@ def plan(
 
     Measures a few steps, in a process of its own.
     """
-    from luthier.app.reporters import make_reporter, planned
+    from luthier.app.reporters import format_plan, make_reporter
     from luthier.pilot.plan import plan as verb
 
     with make_reporter(quiet or as_json) as shown:
         made = verb(experiment, set=set or (), seconds=seconds, reporter=shown)
-    print(json.dumps({**made.forecast, "available": made.available}, indent=2) if as_json else "\n".join(planned(made)))
+    print(json.dumps({**made.forecast, "available": made.available}, indent=2) if as_json else "\n".join(format_plan(made)))

@@ -1,4 +1,4 @@
-"""What a person sees while a long verb works: a live terminal, or plain lines."""
+"""Progress output: a live terminal or plain lines; and the results of commands as text."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from luthier.core.types import Step
 from luthier.core.words import duration, plural, size
 
 if TYPE_CHECKING:
-    from luthier.pilot.plan import Plan
-    from luthier.pilot.stages.nearness import Similar
+    from luthier.pilot.plan import RunEstimate
+    from luthier.pilot.stages.base_similarity import BaseSimilarity
 
 MARKS = {"good": "✓", "note": "·", "warning": "!", "stop": "✗"}
 SECONDS_BETWEEN_LINES = 10.0
@@ -31,7 +31,7 @@ def warn(line: str) -> None:
     print(f"luthier: {clean(line)}", file=sys.stderr)
 
 
-def predicted(row: dict[str, Any], as_json: bool) -> str:
+def format_prediction(row: dict[str, Any], as_json: bool) -> str:
     """A prediction as a line: of a classifier its label and confidence; as JSON with all probabilities, or with those of the likeliest classes.
 
     Args:
@@ -54,7 +54,7 @@ def predicted(row: dict[str, Any], as_json: bool) -> str:
     return f"{first}  {row['confidence']:.1%}" + (f"  ({', '.join(others)})" if others else "")
 
 
-def coloured(pieces: Sequence[str], learned: Sequence[bool]) -> None:
+def print_tokens(pieces: Sequence[str], learned: Sequence[bool]) -> None:
     """Print a row's tokens; what is learned is green, or stands in ⟦ ⟧ where there are no colours."""
     from rich.console import Console
     from rich.text import Text
@@ -182,7 +182,7 @@ def make_reporter(quiet: bool) -> Lines:
     return Lines() if quiet or not sys.stderr.isatty() else Live()
 
 
-def planned(made: Plan) -> list[str]:
+def format_plan(made: RunEstimate) -> list[str]:
     """A plan as lines for a person."""
     said = made.forecast
     low, high = said["seconds"] / (1 + said["spread"]), said["seconds"] * (1 + said["spread"])
@@ -195,7 +195,7 @@ def planned(made: Plan) -> list[str]:
     ]
 
 
-def compared(found: Sequence[Similar]) -> list[str]:
+def format_comparison(found: Sequence[BaseSimilarity]) -> list[str]:
     """What bases know of a task, as lines for a person."""
     lines = []
     for one in found:
@@ -228,7 +228,7 @@ def compared(found: Sequence[Similar]) -> list[str]:
     return lines
 
 
-def ending(done: Any, as_json: bool) -> None:
+def print_result(done: Any, as_json: bool) -> None:
     """Where everything lies, and what to type next."""
     from luthier.core.study import Study
 

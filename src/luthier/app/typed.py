@@ -9,7 +9,7 @@ REPEATED = ("--set", "--space", "--try")
 CHANGE = re.compile(r"[a-z_]+(\.[a-z_]+)+=")
 
 
-def each_with_its_flag(words: list[str]) -> list[str]:
+def repeat_flags(words: list[str]) -> list[str]:
     """`--set optimizer.lr=1e-4 training.epochs=2` as `--set optimizer.lr=1e-4 --set training.epochs=2`; the same for --space and --try."""
     found: list[str] = []
     flag = ""

@@ -44,10 +44,10 @@ def build(component: type[Component], value: dict[str, Any], where: str) -> Comp
     try:
         return component.model_validate(value)
     except ValidationError as problem:
-        raise explained(problem, component, where) from None
+        raise explain_problem(problem, component, where) from None
 
 
-def placed(whole: dict[str, Any], path: str, value: Any, where: str = "") -> None:
+def set_at_path(whole: dict[str, Any], path: str, value: Any, where: str = "") -> None:
     """Put a value into nested mappings, at a dotted path that is there.
 
     Args:
@@ -70,7 +70,7 @@ def placed(whole: dict[str, Any], path: str, value: Any, where: str = "") -> Non
     place[last] = value
 
 
-def explained(problem: ValidationError, component: type[BaseModel], where: str) -> ExperimentError:
+def explain_problem(problem: ValidationError, component: type[BaseModel], where: str) -> ExperimentError:
     """The first validation problem as an error that teaches."""
     first = problem.errors()[0]
     path = ".".join(str(part) for part in first["loc"])

@@ -59,18 +59,18 @@ def files_of(name: str, kind: str) -> dict[str, int]:
     Raises:
         Unreachable: it is not there.
     """
-    return _asked(do="list", name=name, kind=kind, files=[])["files"]
+    return _ask_child(do="list", name=name, kind=kind, files=[])["files"]
 
 
-def kept(name: str, kind: str, files: Sequence[str]) -> Path | None:
+def find_cached(name: str, kind: str, files: Sequence[str]) -> Path | None:
     """The folder of a repository in the hub's own cache, or None where it was not fetched before."""
     try:
-        return Path(_asked(do="look", name=name, kind=kind, files=list(files))["folder"])
+        return Path(_ask_child(do="look", name=name, kind=kind, files=list(files))["folder"])
     except Unreachable:
         return None
 
 
-def fetched(name: str, kind: str, files: Sequence[str]) -> Path:
+def fetch_files(name: str, kind: str, files: Sequence[str]) -> Path:
     """Fetch files of a repository into the hub's own cache.
 
     Args:
@@ -81,10 +81,10 @@ def fetched(name: str, kind: str, files: Sequence[str]) -> Path:
     Raises:
         Unreachable: it is not there.
     """
-    return Path(_asked(do="fetch", name=name, kind=kind, files=list(files))["folder"])
+    return Path(_ask_child(do="fetch", name=name, kind=kind, files=list(files))["folder"])
 
 
-def _asked(**question: Any) -> dict[str, Any]:
+def _ask_child(**question: Any) -> dict[str, Any]:
     if OFFLINE and question["do"] != "look":
         raise Unreachable("HF_HUB_OFFLINE is set")
     environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}

@@ -1,10 +1,11 @@
-"""The protocols that the rooms fill: one loop, and an object that knows what a batch means."""
+"""The protocols between rooms: objective, trainable model, reporter, watcher."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from luthier.core.cache import Cache
 from luthier.core.finding import Finding
 from luthier.core.types import Batch, Example, Loss, Record, Scores, Step
 
@@ -62,12 +63,66 @@ class Objective(Protocol):
         """Tokens that `collate` may put in beside those of the examples; None: no others."""
         ...
 
+    @property
+    def writes(self) -> bool:
+        """Whether it answers in words, that can be compared with references; the parts below are asked of such an objective alone."""
+        ...
+
+    @property
+    def answered(self) -> int:
+        """Validation rows that are answered at an evaluation."""
+        ...
+
+    @property
+    def answered_at_verdict(self) -> int:
+        """Test rows that each model of the verdict answers."""
+        ...
+
+    @property
+    def answered_together(self) -> int:
+        """Rows that are answered at once."""
+        ...
+
+    def rows_to_answer(self, examples: Sequence[Example], most: int) -> list[int]:
+        """The places of the rows that are answered, at most so many; the same each time."""
+        ...
+
+    def lengths(self, example: Example) -> tuple[int, int]:
+        """Tokens of what is asked, and of what is to be said."""
+        ...
+
+    def asked(self, example: Example) -> str:
+        """What is asked, for a person."""
+        ...
+
+    def reference(self, example: Example) -> str:
+        """What is to be said."""
+        ...
+
+    def answer(self, model: torch.nn.Module, examples: Sequence[Example], limit: int) -> list[str]:
+        """What a model says to each of the rows, in so many tokens at most."""
+        ...
+
+    def tokens_to_show(self, example: Example) -> tuple[list[int], list[bool]]:
+        """The tokens of a row for a person, and which of them are learned."""
+        ...
+
     def prepare(self, records: Sequence[Record]) -> Sequence[Example]:
         """Records to examples; pure, so it can be cached."""
         ...
 
     def fit(self, train: Sequence[Example]) -> None:
         """Take what has to be known of the training examples, such as class weights."""
+        ...
+
+    def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
+        """Take what has to be known of the model as it is before step one, such as what a reference model says of the rows.
+
+        Args:
+            model: assembled, with nothing trained yet; or the base, untouched.
+            examples: that will be asked about.
+            cache: where what took long is kept.
+        """
         ...
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
@@ -129,7 +184,7 @@ class TrainableModel(Protocol):
 
 
 class Reporter(Protocol):
-    """Where a long verb says what it does; the terminal, a notebook, or nobody."""
+    """Shows the progress of a long command: in a terminal, in a notebook, or nowhere."""
 
     def stage(self, name: str, detail: str = "") -> None:
         """A part of the way begins."""

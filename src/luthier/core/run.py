@@ -23,14 +23,14 @@ from luthier.core.errors import DiskFailed, DiskFull, RunError, Stopped
 from luthier.core.finding import Finding
 
 
-def plain(value: Any) -> Any:
+def as_json_value(value: Any) -> Any:
     """A value as JSON can hold it: NaN and infinities become the words "NaN", "Infinity", "-Infinity"."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): as_json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [as_json_value(item) for item in value]
     number: Any = value
     return number.item() if hasattr(number, "item") and getattr(number, "ndim", 1) == 0 else value
 
@@ -38,12 +38,12 @@ def plain(value: Any) -> Any:
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def numeric(value: Any) -> Any:
+def from_json_value(value: Any) -> Any:
     """A value of numbers and names as it was before `plain`: the words "NaN", "Infinity" and "-Infinity" become numbers again."""
     if isinstance(value, dict):
-        return {key: numeric(item) for key, item in value.items()}
+        return {key: from_json_value(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [numeric(item) for item in value]
+        return [from_json_value(item) for item in value]
     return NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
@@ -54,7 +54,7 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDI
 
 
 @contextlib.contextmanager
-def writing(what: str, then: str = RESUME) -> Iterator[None]:
+def name_disk_errors(what: str, then: str = RESUME) -> Iterator[None]:
     """Name a disk that is full or fails, and a place that may not be written to, for what it is.
 
     Args:
@@ -101,7 +101,7 @@ def disk_problem(code: int, what: str, then: str = RESUME) -> RunError | None:
     return None
 
 
-def try_writing(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """See that a file can be written, before the work whose result it is to hold; its folder is made.
 
     Args:
@@ -110,7 +110,7 @@ def try_writing(path: Path) -> None:
     Raises:
         DiskFull, DiskFailed: it cannot.
     """
-    with writing(str(path), AGAIN):
+    with name_disk_errors(str(path), AGAIN):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -132,7 +132,7 @@ def write_file(path: Path, content: bytes | str, then: str = RESUME) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(str(path), then):
+    with name_disk_errors(str(path), then):
         try:
             with aside.open("wb") as handle:
                 handle.write(data)
@@ -201,7 +201,7 @@ class Run:
             )
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not empty", "choose another --out")
-        with writing(str(folder)):
+        with name_disk_errors(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
         return cls(folder)
 
@@ -224,7 +224,7 @@ class Run:
         Raises:
             RunError: another process is writing; the message names it.
         """
-        with writing(str(self.folder)):
+        with name_disk_errors(str(self.folder)):
             lock = (self.folder / ".lock").open("a+")
         with lock as handle:
             try:
@@ -239,7 +239,7 @@ class Run:
             yield self
 
     @contextlib.contextmanager
-    def named_when_stopped(self) -> Iterator[None]:
+    def name_folder_when_stopped(self) -> Iterator[None]:
         """Whoever stops the process meanwhile is told which folder to resume.
 
         Raises:
@@ -280,14 +280,14 @@ class Run:
     @property
     def verdict(self) -> dict[str, Any] | None:
         """The last word, once it has been spoken."""
-        return numeric(self.json("verdict.json"))
+        return from_json_value(self.json("verdict.json"))
 
     @property
     def findings(self) -> list[Finding]:
         """What the analyses said."""
         return [Finding.model_validate(line) for line in self.lines("findings.jsonl")]
 
-    def happened(self, event: str) -> list[dict[str, Any]]:
+    def events_named(self, event: str) -> list[dict[str, Any]]:
         """The events of one name, in order."""
         return [line for line in self.lines("events.jsonl") if line["event"] == event]
 
@@ -295,15 +295,15 @@ class Run:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a whole JSON file at once."""
-        write_file(self.folder / name, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+        write_file(self.folder / name, json.dumps(as_json_value(value), indent=2, ensure_ascii=False) + "\n")
 
     def append(self, name: str, *entries: dict[str, Any]) -> None:
         """Add lines to a JSONL file, after cutting off a torn last line."""
         if not entries:
             return
         path = self.folder / name
-        text = "".join(json.dumps(plain(entry), ensure_ascii=False) + "\n" for entry in entries)
-        with writing(str(path)), path.open("ab+") as handle:
+        text = "".join(json.dumps(as_json_value(entry), ensure_ascii=False) + "\n" for entry in entries)
+        with name_disk_errors(str(path)), path.open("ab+") as handle:
             if handle.tell():
                 handle.seek(-1, os.SEEK_END)
                 if handle.read(1) != b"\n":
@@ -315,11 +315,11 @@ class Run:
         """Record that something happened; the wall clock is there to be read, never to be computed with."""
         self.append("events.jsonl", {"event": event, **facts, "at": f"{datetime.now():%Y-%m-%dT%H:%M:%S}"})
 
-    def find(self, *findings: Finding) -> None:
+    def add_findings(self, *findings: Finding) -> None:
         """Record findings."""
         self.append("findings.jsonl", *[finding.model_dump() for finding in findings])
 
-    def cut(self, name: str, last_step: int) -> None:
+    def truncate(self, name: str, last_step: int) -> None:
         """Take back the lines of a JSONL file that come after a step (on resume)."""
         path = self.folder / name
         if path.exists():

@@ -28,11 +28,11 @@ class Study(Run):
             raise RunError(f"{folder} is not a study: it has no plan.yaml", "give the folder that `luthier search` printed")
         return cls(folder)
 
-    def note(self, event: str, **facts: Any) -> None:
+    def add_entry(self, event: str, **facts: Any) -> None:
         """Add to the ledger."""
         self.append("ledger.jsonl", {"event": event, **facts})
 
-    def noted(self, event: str) -> list[dict[str, Any]]:
+    def entries_named(self, event: str) -> list[dict[str, Any]]:
         """The ledger's entries of one name, in order."""
         return [line for line in self.lines("ledger.jsonl") if line["event"] == event]
 
@@ -44,7 +44,7 @@ class Study(Run):
     @property
     def winner(self) -> Run | None:
         """The run that was chosen, once it has been."""
-        won = self.noted("won")
+        won = self.entries_named("won")
         return self.trial(won[-1]["trial"], won[-1]["end"]) if won else None
 
     @property

@@ -1,4 +1,4 @@
-"""How long idle threads spin, and how many processors are free: what has to be known before torch is loaded, so it imports nothing heavy."""
+"""Limit how long idle OpenMP threads spin, and count free processors; imported before torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words that travel between rooms, as types."""
+"""The data types that pass between rooms: record, example, batch, loss, scores, step."""
 
 from __future__ import annotations
 
@@ -111,6 +111,11 @@ class Batch:
         """What the batch costs: the sizes of its examples together."""
         return int(self.lengths.sum()) + sum(int(stream.lengths.sum()) for stream in self.streams.values())
 
+    @property
+    def stream_lengths(self) -> dict[str, torch.Tensor]:
+        """Of each further sequence, the entries that belong to each example, # name → (examples,)"""
+        return {name: stream.lengths for name, stream in self.streams.items()}
+
     def to(self, place: torch.device) -> Batch:
         """The batch on a device."""
         if self.index.device == place:
@@ -184,6 +189,7 @@ class Scores:
         labels: the classes by name, in the order of their numbers; empty where nobody knows them.
         outputs: generated answers, None for rows that were given none, # (examples,)
         references: what was to be said, # (examples,)
+        groups: the number of what each example is a part of (a document), where examples are no rows: such are resampled together, # (examples,)
         more: what else a family's metrics need, # name → (examples, …)
     """
 
@@ -195,7 +201,17 @@ class Scores:
     labels: tuple[str, ...] = ()
     outputs: np.ndarray | None = None
     references: np.ndarray | None = None
+    groups: np.ndarray | None = None
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """How many rows these are: the groups, where examples are parts of rows."""
+        if self.groups is None:
+            return len(self.loss)
+        import numpy
+
+        return len(numpy.unique(self.groups))
 
     def part(self, rows: np.ndarray) -> Scores:
         """The scores of some of the rows, in the given order (with repetition)."""

@@ -14,4 +14,5 @@ SOURCES = Table(
     saved="luthier.data.sources.columns:read_saved",
     images="luthier.data.sources.images:read_images",
     texts="luthier.data.sources.texts:read_texts",
+    passages="luthier.data.sources.passages:read_passages",
 )

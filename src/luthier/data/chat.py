@@ -51,13 +51,13 @@ def conversation(values: Any, input: tuple[str, ...], target: str) -> list[Messa
         ValueError: why the row is not a conversation that can be learned from.
     """
     if input == (target,):
-        messages: list[Any] = _turns(values.get(target), target)
+        messages: list[Any] = turns_of(values.get(target), target)
     else:
-        messages = [*asked(values, input), {"role": "assistant", "content": values.get(target)}]
-    return checked(messages)
+        messages = [*prompt_turns(values, input), {"role": "assistant", "content": values.get(target)}]
+    return check_turns(messages)
 
 
-def asked(values: Any, input: tuple[str, ...]) -> list[Message]:
+def prompt_turns(values: Any, input: tuple[str, ...]) -> list[Message]:
     """A row as the turns that wait for an answer: what prediction reads of it.
 
     Args:
@@ -68,7 +68,7 @@ def asked(values: Any, input: tuple[str, ...]) -> list[Message]:
         ValueError: a list that does not hold turns.
     """
     if len(input) == 1 and isinstance(values.get(input[0]), list):
-        turns = _turns(values[input[0]], input[0])
+        turns = turns_of(values[input[0]], input[0])
         while turns and turns[-1]["role"] == "assistant":
             turns.pop()
         return turns
@@ -76,14 +76,19 @@ def asked(values: Any, input: tuple[str, ...]) -> list[Message]:
     return [{"role": "user", "content": "\n\n".join(text for text in texts if text)}]
 
 
-def _turns(held: Any, column: str) -> list[Any]:
+def turns_of(held: Any, column: str) -> list[Any]:
+    """A cell that holds a list of turns as messages, whichever names its keys and roles have.
+
+    Raises:
+        ValueError: it holds something else.
+    """
     if not isinstance(held, list) or not all(isinstance(turn, dict) for turn in held):
         raise ValueError(f"{column} is not a list of turns")
     turns = [{"role": str(turn.get("role", turn.get("from"))), "content": turn.get("content", turn.get("value"))} for turn in held]
     return [{**turn, "role": ROLES.get(turn["role"], turn["role"])} for turn in turns]
 
 
-def checked(messages: list[Any]) -> list[Message]:
+def check_turns(messages: list[Any]) -> list[Message]:
     """Messages whose roles alternate and whose turns say something.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From a data specification to clean records, split three ways."""
+"""Load a data set: read the files, recognise the columns, reject bad rows, split, check."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from luthier.core.types import Record
 from luthier.data.archives import choose_member, on_disk, tables_in
 from luthier.data.check import CHECKS, OF_IMAGES
 from luthier.data.check.sheet import Sheet
-from luthier.data.parts import divided, together
+from luthier.data.parts import keep_normal, split_groups, split_rows
 from luthier.data.reading import Recognise, RowKind, RowReader
 from luthier.data.rows import ENDINGS, Rejected, format_of, plain_stem, read
 from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
 from luthier.data.split import PARTS
-from luthier.data.unread import find_file_names, find_unread
-from luthier.data.usable import enough, notes_of, set_aside, thinned, usable
+from luthier.data.unread_columns import find_file_names, find_unread
+from luthier.data.usable_rows import notes_of, rejected_findings, require_min_rows, subsample_findings, usable_rows
 
 MOST_LEAKED = 0.01
 """Share of the given test rows that may also be training rows before the run is refused."""
@@ -87,7 +87,7 @@ class Dataset:
         given = bool(self.spec.validation or self.spec.test or self.spec.time)
         firsts: dict[int, int] = {}
         known = [firsts.setdefault(self.clusters[record.source, record.row], number) for number, (record, _) in enumerate(rows)]
-        used = {*self.spec.input, self.spec.target, *KEPT}
+        used = {*self.spec.input, self.spec.target, *self.reader.kind.beside, *KEPT}
         others = tuple(dict.fromkeys(name for record, _ in rows for name in record.values if name not in used))
         return Sheet([record for record, _ in rows], [part for _, part in rows], given, self.reader.kind, [view.text for view in views],
                      [view.target for view in views], known_clusters=known, target=self.spec.target, others=others, group=self.spec.group,
@@ -105,40 +105,45 @@ def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK
     Raises:
         DataError: the files cannot be read, too little is left of them, or given test rows are also training or validation rows.
     """
-    spec = _three_files(spec)
+    spec = _find_split_files(spec)
     files = _files(spec)
     tables = {
         name: read(Path(path), spec.format, spec.encoding, spec.header, spec.most_rows, spec.split_seed, spec.sheet)
         for name, path in files.items()
     }
     rejected = [row for rows in tables.values() for row in rows.rejected]
-    enough({name: rows.values for name, rows in tables.items()}, rejected, spec.path)
+    require_min_rows({name: rows.values for name, rows in tables.items()}, rejected, spec.path)
     reader, shape = recognise(tables["train"], spec.path, spec)
+    if shape.time and not (spec.time or spec.group):
+        spec = spec.model_copy(update={"time": shape.time})
     for column in (spec.group, spec.time):
         if column and column not in tables["train"].columns:
             raise DataError(f"{spec.path} has no column {column!r}", nearest(column, tables["train"].columns))
-    parts = {name: usable(rows, files[name], reader, shape, rejected) for name, rows in tables.items()}
-    enough(parts, rejected, spec.path)
+    parts = {name: usable_rows(rows, files[name], reader, shape, rejected) for name, rows in tables.items()}
+    require_min_rows(parts, rejected, spec.path)
     labels = reader.fit(parts, shape, rejected, spec.path)
-    enough(parts, rejected, spec.path)
+    require_min_rows(parts, rejected, spec.path)
     fingerprint = _fingerprint(spec, files)
     places = {"path": files["train"], "validation": files.get("validation"), "test": files.get("test")}
-    found_out = {"task": shape.task, "input": shape.input, "target": shape.target, "header": tables["train"].header}
+    if spec.normal and shape.normal is None:
+        raise DataError(f"data.normal={spec.normal}: a {shape.task} model learns from the rows of every class", "leave data.normal out, or choose another --task")  # fmt: skip
+    found_out = {"task": shape.task, "input": shape.input, "target": shape.target, "header": tables["train"].header, "normal": shape.normal}
     filled = spec.model_copy(update={**places, **found_out, "fingerprint": fingerprint})
     rows = [record for part in parts.values() for record in part]
     known = {(record.source, record.row): number for record, number in zip(rows, reader.clusters(rows, filled), strict=True)}
     findings = [
-        *set_aside(rejected),
-        *thinned(tables, files, spec),
+        *rejected_findings(rejected),
+        *subsample_findings(tables, files, spec),
         *notes_of(tables),
         *find_unread(tables["train"], shape, reader.kind, spec.input),
     ]
     findings += find_file_names(tables["train"], shape, reader.kind)
-    kept_together = together(parts, filled, reader, known, findings)
-    records = divided(parts, filled, reader, kept_together)
+    kept_together = split_groups(parts, filled, reader, known, findings)
+    records = split_rows(parts, filled, reader, kept_together)
+    findings += keep_normal(records, filled)
     dataset = Dataset(filled, reader, shape.reason, records, labels, rejected, findings, known, kept_together)
     sheet = dataset.sheet()
-    for name in fitting(checks, reader.kind):
+    for name in applicable_checks(checks, reader.kind):
         findings += CHECKS[name](sheet)
     _refuse_leakage(filled, sheet, findings)
     return dataset
@@ -170,7 +175,7 @@ def _fingerprint(spec: Data, files: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def fitting(checks: Sequence[str], kind: RowKind) -> list[str]:
+def applicable_checks(checks: Sequence[str], kind: RowKind) -> list[str]:
     """Those of the checks that say something of such rows."""
     return [name for name in checks if not kind.images or name in OF_IMAGES]
 
@@ -187,7 +192,7 @@ def _refuse_leakage(spec: Data, sheet: Sheet, findings: list[Finding]) -> None:
     )
 
 
-def _three_files(spec: Data) -> Data:
+def _find_split_files(spec: Data) -> Data:
     """The files of a folder or zip that are named for the parts of a split."""
     folder = Path(spec.path)
     if folder.is_dir():

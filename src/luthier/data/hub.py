@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from luthier.core.errors import DataError, nearest
-from luthier.core.hub import Unreachable, fetched, files_of
+from luthier.core.hub import Unreachable, fetch_files, files_of
 from luthier.data.rows import ENDINGS
 from luthier.data.spec import Data
 
@@ -36,7 +36,7 @@ def from_hub(spec: Data, name: str) -> Data:
         total = sum(sizes[file] for files in chosen.values() for file in files)
         if total > LARGEST:
             raise DataError(f"{name} has {total / 1e9:.1f} GB, more than fits in memory", "fetch a part of it, and give that file")
-        folder = fetched(repository, "dataset", [file for files in chosen.values() for file in files])
+        folder = fetch_files(repository, "dataset", [file for files in chosen.values() for file in files])
     except Unreachable as problem:
         raise DataError(f"{name} is no file here, and the hub's data set of that name is not to be had: {problem}", "check the path, or the connection") from None  # fmt: skip
     return spec.model_copy(update={field: _place(folder, files) for field, files in chosen.items()})

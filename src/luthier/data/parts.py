@@ -1,4 +1,4 @@
-"""Which rows stay together, and which part each of them is in."""
+"""Split rows into train, validation and test; near-duplicates and groups stay in one part."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from luthier.core.types import Record
 from luthier.core.words import plural
 from luthier.data.reading import RowReader
 from luthier.data.spec import Data
-from luthier.data.split import PARTS, joined, split, split_by_time
+from luthier.data.split import PARTS, join_groups, split, split_by_time
 
 LARGEST = 0.1
 """Share of the rows that one cluster of near-duplicates may hold and still be kept together."""
+FEWEST_NORMAL = 10
+"""Training rows of the class that is normal."""
 
 
-def together(
+def split_groups(
     parts: dict[str, list[Record]], spec: Data, reader: RowReader, known: dict[tuple[str, int], int], findings: list[Finding]
 ) -> dict[Any, Any]:
     """What keeps the rows that are not sealed in one part or fold with others: near-duplicates, and the group that was asked for."""
@@ -28,7 +30,7 @@ def together(
     keys: list[Any] = [known[record.source, record.row] for record in rows]
     if spec.group:
         groups = [str(record.values.get(spec.group) or "").strip() for record in rows]
-        keys = joined(keys, [group or number for number, group in enumerate(groups)])  # a row without a group stands for itself
+        keys = join_groups(keys, [group or number for number, group in enumerate(groups)])  # a row without a group stands for itself
     large = {key: size for key, size in Counter(keys).items() if size > max(20, LARGEST * len(rows))}
     if large and not spec.group:
         keys = [f"same {reader.identity(record, spec)}" if keys[row] in large else keys[row] for row, record in enumerate(rows)]
@@ -38,7 +40,7 @@ def together(
     return {(record.source, record.row): key for record, key in zip(rows, keys, strict=True)}
 
 
-def divided(parts: dict[str, list[Record]], spec: Data, reader: RowReader, together: dict[Any, Any]) -> dict[str, list[Record]]:
+def split_rows(parts: dict[str, list[Record]], spec: Data, reader: RowReader, together: dict[Any, Any]) -> dict[str, list[Record]]:
     """Train, validation and test; parts that are given stay as they are.
 
     Args:
@@ -71,6 +73,33 @@ def divided(parts: dict[str, list[Record]], spec: Data, reader: RowReader, toget
                 "choose a column with more values for data.group, or leave it out",
             ) from None
     return {part: parts[part] if part != "train" and part in parts else [rows[row] for row in chosen[part]] for part in PARTS}
+
+
+def keep_normal(records: dict[str, list[Record]], spec: Data) -> list[Finding]:
+    """Where one class is learned alone, take the rows of all others out of the training rows; what was done, for a person.
+
+    Args:
+        records: part → rows; changed in place.
+        spec: with `normal` and the target filled in.
+
+    Raises:
+        DataError: too few rows are left to learn from.
+    """
+    if not spec.normal:
+        return []
+    every = records["train"]
+    records["train"] = [record for record in every if str(record.values.get(spec.target or "")) == spec.normal]
+    left = len(records["train"])
+    if left < FEWEST_NORMAL:
+        raise DataError(
+            f"{spec.path}: {plural(left, 'training row')} of the class {spec.normal!r} are too few to learn what is normal (at least {FEWEST_NORMAL})",
+            "give more of them, or name another class with --set data.normal=CLASS",
+        )
+    if left == len(every):
+        return []
+    claim = f"the {left:,} training rows of the class {spec.normal!r} alone are learned from; {plural(len(every) - left, 'training row')} of other classes are not used"
+    return [Finding(check="split.normal", severity="note", claim=claim, remedy="learn from all rows with --set data.normal=",
+                    evidence={"normal": left, "others": len(every) - left})]  # fmt: skip
 
 
 def _moment(record: Record, column: str) -> float:

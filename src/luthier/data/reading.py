@@ -20,12 +20,16 @@ class Columns:
         input: the columns that are read.
         target: the column that is learned; None where the rows are their own target.
         reason: one sentence for the person.
+        time: the column by which rows are split, the last ones tested, where nobody named another; None splits by chance.
+        normal: the target's value of the rows to be learned from, where only those are; empty where all are; None where the family knows no such thing.
     """
 
     task: str
     input: tuple[str, ...]
     target: str | None
     reason: str
+    time: str | None = None
+    normal: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -40,10 +44,12 @@ class RowKind:
     Args:
         reads: texts or images.
         learns: one class a row, several classes, a number, an answer in words, the better of two answers, or nothing that stands in a column.
+        beside: further columns that are always read.
     """
 
     reads: Literal["text", "image"] = "text"
     learns: Literal["class", "classes", "number", "answer", "better answer", "nothing"] = "class"
+    beside: tuple[str, ...] = ()
 
     @property
     def classes(self) -> bool:

@@ -247,13 +247,13 @@ def read(
         raise DataError(f"{path} has no sheets: only workbooks (.xlsx) do", "leave data.sheet out")
     if is_packed(path) and name not in TEXT_FORMATS:
         raise DataError(f"{path}: {name} files are not read from compressed ones", "unpack it, and give the file itself")
-    found = sift(SOURCES[name](Reading(path, encoding, header, most, seed, sheet)), str(path))
+    found = reject_unreadable_rows(SOURCES[name](Reading(path, encoding, header, most, seed, sheet)), str(path))
     if path.is_dir() or there != path:
         return found
-    from luthier.data.sources.images import image_column, with_images
+    from luthier.data.sources.images import describe_images, image_column
 
     column = image_column(found, path.parent)
-    return with_images(found, column, path.parent, str(path)) if column else found
+    return describe_images(found, column, path.parent, str(path)) if column else found
 
 
 def _proper_name(path: Path, kind: str) -> str:
@@ -283,7 +283,7 @@ def _folder_format(folder: Path) -> str:
     return "images" if len(images_of(folder)) > len(texts_in(folder)) else "texts"  # a picture beside the contracts changes nothing
 
 
-def sift(rows: Rows, path: str) -> Rows:
+def reject_unreadable_rows(rows: Rows, path: str) -> Rows:
     """Set aside rows that are too long or that no text can hold.
 
     Raises:
@@ -322,7 +322,7 @@ def unfit_reason(values: dict[str, Any]) -> str:
     return f"it holds {size / (1 << 20):.0f} MiB, more than the {ROW_BYTES >> 20} MiB a row may have" if size > ROW_BYTES else ""
 
 
-def written(kind: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+def format_rows(kind: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     """Rows as the content of a file.
 
     Args:

@@ -17,7 +17,7 @@ class Data(Component):
     test: str | None = Field(default=None, description="A file of test rows, where the split is given.")
     format: str | None = Field(
         default=None,
-        description="csv, tsv, json, jsonl, parquet, arrow, xlsx, saved (a folder of the datasets library), images or texts (a folder of such files); taken from the ending when unset.",
+        description="csv, tsv, json, jsonl, parquet, arrow, xlsx, saved (a folder of the datasets library), images or texts (a folder of such files), passages (a text file or a folder of them, few documents cut into passages); taken from the ending when unset.",
     )
     encoding: str = Field(default="utf-8", description="How the bytes are read.")
     sheet: str | None = Field(
@@ -27,6 +27,10 @@ class Data(Component):
     task: str | None = Field(default=None, description="What the rows are for: a family's name; inferred when unset.")
     input: tuple[str, ...] = Field(default=(), description="The column or columns that are read; inferred when empty.")
     target: str | None = Field(default=None, description="The column to be learned; inferred when unset.")
+    normal: str | None = Field(
+        default=None,
+        description="The class of the rows to be learned from, where a family learns what is normal; rows of other classes are kept for validation and test. Found by its name (normal, healthy, good, …) when unset; empty learns from all rows.",
+    )
     most_rows: int = Field(
         default=1_000_000,
         ge=0,

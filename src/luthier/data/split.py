@@ -91,7 +91,7 @@ def folds(keys: Sequence[Hashable], strata: Sequence[Hashable], count: int, seed
     return [sorted(rows) for rows in found]
 
 
-def joined(one: Sequence[Hashable], two: Sequence[Hashable]) -> list[int]:
+def join_groups(one: Sequence[Hashable], two: Sequence[Hashable]) -> list[int]:
     """One number for rows that are together in either way, directly or through others."""
     together = Groups(len(one))
     for keys in (one, two):

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from luthier.adaptation.lora import Lora
 from luthier.adaptation.lora_layer import merge, save_adapter
 from luthier.core.errors import ModelError
-from luthier.core.run import file_hash, writing
+from luthier.core.run import file_hash, name_disk_errors
 from luthier.experiment import Experiment
+from luthier.families import family_of
 from luthier.models.encode import depths_read
 from luthier.models.linear_probe import AveragedModel, LinearProbe
 from luthier.models.manifest import write_facts
-from luthier.models.precision import compute_in
+from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import Classifier, PackedNetwork
 from luthier.models.store import KEPT_FILES, Base, inspect
 
@@ -57,7 +58,7 @@ def write_bundle(
     shipped = shipped or Shipped()
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    with writing(str(folder)):
+    with name_disk_errors(str(folder)):
         aside.mkdir(parents=True)
         if base is not None and shipped.ships == "probe":
             _copy_base(base, aside)
@@ -68,6 +69,7 @@ def write_bundle(
         if shipped.probe is not None:
             _write_probe(shipped, experiment, len(model.blocks), aside)
         tokenizer.save_pretrained(aside)
+        family_of(experiment.data.task).write_files(aside, model, tokenizer)
         if base is not None and not (aside / "tokenizer.json").exists():
             for name in KEPT_FILES:
                 if name.startswith(("tokenizer", "vocab", "merges")) and (base.folder / name).is_file() and not (aside / name).exists():
@@ -175,7 +177,6 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[Any, Any]:
     Raises:
         ModelError: it is not a bundle.
     """
-    from luthier.families import family_of
     from luthier.models.spec import Model
 
     about = base.bundle
@@ -186,13 +187,13 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[Any, Any]:
     objective = spec.open(tokenizer, tuple(about["input"]), about["target"])
     dtype = getattr(torch, about["dtype"])
     ships = about.get("ships", "trained")
-    network: Any = compute_in(cast(Any, family.load(spec, Model(dropout=0.0), base, 0)), dtype)
+    network: Any = round_weights_to(cast(Any, family.load(spec, Model(dropout=0.0), base, 0)), dtype)
     if ships == "trained":
         return network.eval(), objective
     if ships == "probe":
         return _open_probe(base.folder, network).eval(), objective
     untouched = inspect(base.folder / "base", f"{base.name}/base")
-    probe = _open_probe(base.folder, compute_in(cast(Any, family.load(spec, Model(dropout=0.0), untouched, 0)), dtype))
+    probe = _open_probe(base.folder, round_weights_to(cast(Any, family.load(spec, Model(dropout=0.0), untouched, 0)), dtype))
     return AveragedModel(network, probe, about["temperature"]).eval(), objective
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from luthier.core.words import plural
 from luthier.delivery.page import title_of
-from luthier.evaluation.verdict import sentence, shown, times
+from luthier.evaluation.verdict import format_count, format_value, verdict_sentence
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.families.family import Family
@@ -27,21 +27,21 @@ def write_card(experiment: Experiment, base: Base | None, verdict: Mapping[str, 
     return f"""---
 {f"base_model: {base.name}" if base is not None else ""}
 pipeline_tag: {family.pipeline_tag}
-library_name: {"transformers" if ships == "trained" else "luthier"}
+library_name: {family.library if ships == "trained" else "luthier"}
 {f"license: {known.licence.lower()}" if known else "license: other"}
 {f"language: {known.language}" if known else ""}
 tags: [luthier]
 ---
 # {title_of(experiment.data.path)}, from {origin}
 
-{sentence(verdict)}
+{verdict_sentence(verdict)}
 
 | | {metric} on {plural(verdict["test"]["n"], "test row")} | 95 % interval |
 |---|---|---|
 {_scores(verdict)}
 
-- Task: {family.name}; reads {" + ".join(experiment.data.input)}, {f"learned {experiment.data.target}" if experiment.data.target else "learned from itself"}
-{labels}{_held(verdict)}{_inexact(verdict)}- Rows: {rows["train"]:,} train, {rows["validation"]:,} validation, {rows["test"]:,} test (opened {times(verdict["test_opened"])})
+- Task: {family.name}; reads {" + ".join(experiment.data.input)}, learned {what_is_learned(experiment)}
+{labels}{_held(verdict)}{_inexact(verdict)}- Rows: {rows["train"]:,} train, {rows["validation"]:,} validation, {rows["test"]:,} test (opened {format_count(verdict["test_opened"])})
 - Data (SHA-256): {", ".join(value[:16] for value in experiment.data.fingerprint.values())}
 - Experiment: {experiment.key[:16]}
 
@@ -60,6 +60,14 @@ harder. Nothing has been measured about how it treats groups of people.
 """
 
 
+def what_is_learned(experiment: Experiment) -> str:
+    """The column that is learned; or that rows are their own target, and which of them, where a class is known and not learned."""
+    data = experiment.data
+    if family_of(data.task).kind.learns != "nothing":
+        return data.target or "from itself"
+    return f"from itself, from rows whose {data.target} is {data.normal}" if data.target and data.normal else "from itself"
+
+
 def _scores(verdict: Mapping[str, Any]) -> str:
     """What ships, what else could have shipped, and the baselines, each with its interval on the test rows."""
     metric = verdict["metric"]
@@ -71,7 +79,7 @@ def _scores(verdict: Mapping[str, Any]) -> str:
         if verdict[which]
     ]
     return "\n".join(
-        f"| {label} | {shown(metric, found['value'])} | {shown(metric, found['low'])} – {shown(metric, found['high'])} |"
+        f"| {label} | {format_value(metric, found['value'])} | {format_value(metric, found['low'])} – {format_value(metric, found['high'])} |"
         for label, found in rows
     )
 
@@ -100,7 +108,7 @@ def _without_luthier(family: Family, ships: str, verdict: Mapping[str, Any]) -> 
         trained = next(each for each in verdict["candidates"] if each["name"] == "trained")
         metric = trained["test"]["metric"]
         return f"""The average needs Luthier. Without it, `pipeline("text-classification", "PATH")` of transformers loads one of the two: the trained model alone,
-calibrated ({metric} on the test rows {shown(metric, trained["test"]["value"])}). The other is in `base/` (the untouched base) and `probe.safetensors` (its classifier).
+calibrated ({metric} on the test rows {format_value(metric, trained["test"]["value"])}). The other is in `base/` (the untouched base) and `probe.safetensors` (its classifier).
 `luthier run DATA --base PATH` trains the trained model further."""
     return """The classes need Luthier: `model.safetensors` is the untouched base, and `probe.safetensors` the matrix that makes classes of its hidden states
 (`probe.json` says which). `AutoModel.from_pretrained("PATH")` of transformers loads the base; `pipeline("text-classification", "PATH")` fails, because there is no

@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 WIDTH, HEIGHT = 640, 260
+MAP_HEIGHT = 420
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
 Points = Sequence[tuple[float, float]]
 LARGEST = 1e300
@@ -66,7 +68,7 @@ def lines(
         parts.append(f'<line class="guide" x1="{at_x(x_low):.1f}" y1="{at_y(y_low):.1f}" x2="{at_x(1):.1f}" y2="{at_y(1):.1f}"/>')
     for number, (name, one) in enumerate(series.items()):
         kept = [(px, py) for px, py in one if drawable(px, py)]
-        path = " ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in _thinned(kept))
+        path = " ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in _thin(kept))
         parts.append(f'<polyline class="c{number}" points="{path}"/>')
         if len(kept) <= 60:
             parts += [
@@ -98,7 +100,7 @@ def _frame(
     return parts
 
 
-def _thinned(points: Points, most: int = 800) -> Points:
+def _thin(points: Points, most: int = 800) -> Points:
     """At most so many points: the mean of each stretch."""
     if len(points) <= most:
         return points
@@ -140,6 +142,43 @@ def grid(table: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
         cells = "".join(f'<td class="s{round(9 * value / total)}">{value or ""}</td>' for value in row)
         body.append(f"<tr><th>{html.escape(label)}</th>{cells}</tr>")
     return f'<div class="scroll"><table class="confusion"><thead><tr><th>true ↓ said →</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def drawn(figure: Mapping[str, Any]) -> str:
+    """A figure of a family as it stands in evaluation.json.
+
+    Args:
+        figure: its `kind`, and what that kind needs: a `map` has `clusters`, each a name and its points (a word, x, y from -1 to 1).
+    """
+    return {"map": lambda: labelled_map(figure["clusters"])}[figure["kind"]]()
+
+
+def labelled_map(clusters: Sequence[tuple[str, Sequence[tuple[str, float, float]]]]) -> str:
+    """Words on a plane, a colour for each cluster; a word that would cover another one is a dot that says its name when it is pointed at.
+
+    Args:
+        clusters: a name, and words with their places from -1 to 1.
+    """
+    parts: list[str] = []
+    taken: list[tuple[float, float, float]] = []
+    longest = max((len(words) for _, words in clusters), default=0)
+    for rank in range(longest):  # the words nearest to the middles first
+        for number, (name, words) in enumerate(clusters):
+            if rank >= len(words):
+                continue
+            word, x, y = words[rank]
+            at_x, at_y, wide = (x + 1) / 2 * (WIDTH - 100) + 50, (1 - y) / 2 * (MAP_HEIGHT - 30) + 15, 3.4 * len(word)
+            told = f"<title>{html.escape(word)} ({html.escape(name)})</title>"
+            free = all(abs(at_y - other_y) > 12 or abs(at_x - other_x) > wide + other for other_x, other_y, other in taken)
+            if free:
+                taken.append((at_x, at_y, wide))
+                parts.append(
+                    f'<text class="w{number % 8}" x="{at_x:.1f}" y="{at_y + 4:.1f}" text-anchor="middle">{html.escape(word)}{told}</text>'
+                )
+            else:
+                parts.append(f'<circle class="w{number % 8}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="2.5">{told}</circle>')
+    legend = "".join(f'<span class="key w{number % 8}">{html.escape(name)}</span>' for number, (name, _) in enumerate(clusters))
+    return f'<figure><svg viewBox="0 0 {WIDTH} {MAP_HEIGHT}" role="img" aria-label="words on a plane">{"".join(parts)}</svg><figcaption>{legend}</figcaption></figure>'
 
 
 def parallel(axes: Sequence[tuple[str, Sequence[str], Sequence[float]]], names: Sequence[str], best: int) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import math
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
 from luthier.core.finding import Finding
+from luthier.core.pictures import data_url
 from luthier.core.run import AGAIN, write_file
 from luthier.data.dataset import Dataset
 from luthier.delivery.page import page, text
@@ -39,14 +37,9 @@ def _picture(row: dict[str, Any]) -> str:
     """The small grey picture of an image, where the row is one."""
     if "thumbnail" not in row:
         return ""
-    grey = bytes.fromhex(row["thumbnail"])
-    side = math.isqrt(len(grey))
-    lines = b"".join(b"\0" + grey[start : start + side] for start in range(0, len(grey), side))
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
-    png = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
-    return f'<img alt="" width="64" height="64" src="data:image/png;base64,{base64.b64encode(png).decode()}"> '
+    side = math.isqrt(len(row["thumbnail"]) // 2)
+    picture = {"width": side, "height": side, "channels": 1, "bytes": row["thumbnail"]}
+    return f'<img alt="" width="64" height="64" src="{data_url(picture)}"> '
 
 
 def _section(number: int, found: Finding) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
-from luthier.core.run import AGAIN, try_writing, write_file
+from luthier.core.run import AGAIN, check_writable, write_file
 from luthier.data.sources.frames import json_lines
 
 PREFIX = "predicted_"
@@ -43,7 +43,7 @@ def prepare_output(path: Path, rows: Sequence[Row], *, chat: bool, source: Path 
     if ending == ".tsv" and chat:
         raise DataError(f"{path}: answers may hold line ends, which a tab-separated file cannot", "name it .csv or .jsonl")
     WRITERS[ending](path, columns_of(rows), rows)  # whether the format can hold them
-    try_writing(path)
+    check_writable(path)
 
 
 def _refuse_overwriting(path: Path, source: Path | None, bundle: Path) -> None:

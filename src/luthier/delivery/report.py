@@ -7,16 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.core.run import AGAIN, Run, numeric, write_file
+from luthier.core.pictures import data_url
+from luthier.core.run import AGAIN, Run, from_json_value, write_file
 from luthier.core.words import plural, several
 from luthier.delivery import figures
-from luthier.delivery.page import findings, folded, page, section, table, text, title_of
+from luthier.delivery.card import what_is_learned
+from luthier.delivery.page import collapsed, findings, page, section, table, text, title_of
 from luthier.evaluation.metrics import METRICS, describe_metric
-from luthier.evaluation.verdict import cause, sentence, shown, times
+from luthier.evaluation.verdict import explain_cut, format_count, format_value, verdict_sentence
 from luthier.experiment import Experiment
 
+PICTURE = 128
+"""Pixels on a page that a row's picture is wide and high."""
 SHOWN_CLASSES = 20
 """Classes whose scores stand open in the report; the others are folded."""
+SHOWN_SAMPLES = 6
+"""Evaluations whose samples are shown, evenly over the training."""
 WORDS = {"improved": "Improved", "no_evidence": "No evidence", "worse": "Worse"}
 
 
@@ -40,6 +46,8 @@ def write_report(run: Run) -> Path:
         _curves(run, verdict),
         _quality(verdict, details),
         _samples(details),
+        _written(run),
+        _pictures(details),
         _examples(details),
         findings(run.findings),
         _cost(run, verdict, experiment),
@@ -69,14 +77,35 @@ def _verdict(verdict: dict[str, Any]) -> str:
     direction = "more" if verdict["higher_is_better"] else "less"
     about = (
         f"{metric}: {describe_metric(metric)}; {direction} is better. 95 % intervals from 2,000 resamples, the same rows for all. "
-        f"The {plural(test['n'], 'test row')} were opened {times(verdict['test_opened'])}, after every choice was made."
+        f"The {plural(test['n'], 'test row')} were opened {format_count(verdict['test_opened'])}, after every choice was made."
     )
-    if cause(verdict):
-        about += f'</p><p class="warning">{text(_sentence(cause(verdict)))}'
-    chart = figures.intervals(rows, lambda value: shown(metric, value))
+    if explain_cut(verdict):
+        about += f'</p><p class="warning">{text(_sentence(explain_cut(verdict)))}'
+    chart = figures.intervals(rows, lambda value: format_value(metric, value)) + _other_baselines(verdict)
     if verdict.get("inexact"):
         about += f'</p><p class="warning">Resumed where something had changed ({text("; ".join(verdict["inexact"]))}): another run of this experiment will not give the same bits.'
-    return f'<section class="verdict {verdict["verdict"]}"><h2>{WORDS[verdict["verdict"]]}</h2><p class="claim">{text(sentence(verdict))}</p>{chart}<p class="about">{about}</p></section>'
+    return f'<section class="verdict {verdict["verdict"]}"><h2>{WORDS[verdict["verdict"]]}</h2><p class="claim">{text(verdict_sentence(verdict))}</p>{chart}<p class="about">{about}</p></section>'
+
+
+def _other_baselines(verdict: dict[str, Any]) -> str:
+    """The weaker baselines, and by how much what ships is better than each on the same rows."""
+    others = [each for each in verdict.get("others", []) if "difference" in each]
+    if not others:
+        return ""
+    metric = verdict["metric"]
+
+    def signed(value: float) -> str:
+        return format_value(metric, value, signed=True)
+
+    rows = [
+        (
+            each["name"],
+            f"{format_value(metric, each['value'])} [{format_value(metric, each['low'])}, {format_value(metric, each['high'])}]",
+            f"{signed(each['difference'][0])} [{signed(each['difference'][1])}, {signed(each['difference'][2])}]",
+        )
+        for each in others
+    ]
+    return table(("weaker baseline", metric, "what ships is better by"), rows)
 
 
 def _sentence(words: str) -> str:
@@ -91,8 +120,8 @@ def _candidates(verdict: dict[str, Any]) -> str:
     rows = [
         (
             each["label"] + (" (ships)" if each["chosen"] else ""),
-            shown(metric, each["validation"][metric]),
-            f"{shown(metric, each['test']['value'])} [{shown(metric, each['test']['low'])}, {shown(metric, each['test']['high'])}]",
+            format_value(metric, each["validation"][metric]),
+            f"{format_value(metric, each['test']['value'])} [{format_value(metric, each['test']['low'])}, {format_value(metric, each['test']['high'])}]",
             f"{each['temperature']:.2f}",
         )
         for each in verdict["candidates"]
@@ -113,7 +142,7 @@ def _data(run: Run, experiment: Experiment) -> str:
         ("file", ", ".join(Path(path).name for path in (experiment.data.path, experiment.data.validation, experiment.data.test) if path)),
         ("task", experiment.data.task),
         ("reads", " + ".join(experiment.data.input)),
-        ("learns", experiment.data.target),
+        ("learns", what_is_learned(experiment)),
         ("rows", ", ".join(f"{len(rows[part]):,} {part}" for part in ("train", "validation", "test"))),
         ("split", splits["how"]),
         ("set aside", f"{plural(len(run.lines('rejected.jsonl')), 'row')} (rejected.jsonl)"),
@@ -125,13 +154,13 @@ def _data(run: Run, experiment: Experiment) -> str:
 
 
 def _choices(run: Run, experiment: Experiment) -> str:
-    created = run.happened("created")[0]
+    created = run.events_named("created")[0]
     rows = [(choice["path"], choice["value"], choice["reason"]) for choice in created["choices"] if choice["path"] != "data.task"]
     rows.append(("training.dtype", experiment.training.dtype, "decided by the machine, before step one"))
-    stopped = run.happened("stopped_by_watcher")
+    stopped = run.events_named("stopped_by_watcher")
     if stopped:
         rows.append(("training.steps", stopped[-1]["step"], f"of {stopped[-1]['total']:,}: a watcher ended the training there"))
-    cut = run.happened("cut_to_budget")
+    cut = run.events_named("cut_to_budget")
     if cut:
         rows.append(("training.steps", cut[-1]["steps"], f"of {cut[-1]['wanted']:,}: what the budget of {cut[-1]['budget']:.0f} s leaves"))
     return section(
@@ -142,7 +171,7 @@ def _choices(run: Run, experiment: Experiment) -> str:
 
 
 def _curves(run: Run, verdict: dict[str, Any]) -> str:
-    lines = numeric(run.lines("metrics.jsonl"))
+    lines = from_json_value(run.lines("metrics.jsonl"))
     steps = [line for line in lines if "loss" in line and math.isfinite(line["loss"])]
     looks = [line for line in lines if "evaluation" in line]
     if not steps:
@@ -179,8 +208,13 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
     numbers = {name: value for name, value in verdict["test"].items() if name in METRICS or ":" in name}
     body = table(
         ("on the test rows", ""),
-        [(describe_metric(name), shown(name, value)) for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()],
+        [
+            (describe_metric(name), format_value(name, value))
+            for name, value in {verdict["metric"]: verdict["test"]["value"], **numbers}.items()
+        ],
     )
+    if verdict.get("answers"):
+        body += _answers(verdict)
     if "rouge_l" in details:
         body += f"<p>ROUGE-L against the references of {plural(details['rouge_l']['n'], 'short test row')}: {details['rouge_l']['value']:.3f}.</p>"
     if "confusion" in details:
@@ -213,14 +247,29 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
             body += f"<p>{_calibration(details)}</p>"
     for each in details.get("tables", ()):
         body += f"<h3>{text(each['title'])}</h3>" + table(each["head"], each["rows"])
+    for each in details.get("figures", ()):
+        body += f'<h3>{text(each["title"])}</h3><p class="about">{text(each["about"])}</p>' + figures.drawn(each)
     if details.get("truncated"):
         body += f'<p class="warning">{several(details["truncated"], "test row", "were longer than objective.max_length and cut at the end")}.</p>'
     return section("How good it is", body)
 
 
+def _answers(verdict: dict[str, Any]) -> str:
+    """Every metric that reads the answers, with its interval, against the strongest baseline."""
+    first = {"metric": verdict["metric"], **verdict["test"], "difference": verdict["difference"]}
+    rows = [(each["metric"], _between(each["metric"], each), _between(each["metric"], each["difference"], signed=True))
+            for each in (first, *verdict["answers"])]  # fmt: skip
+    return "<h3>What it writes</h3>" + table(("metric", "what ships", f"against {verdict['difference']['name']}"), rows)
+
+
+def _between(metric: str, found: dict[str, Any], signed: bool = False) -> str:
+    """A value with its interval."""
+    return f"{format_value(metric, found['value'], signed)} [{format_value(metric, found['low'], signed)}, {format_value(metric, found['high'], signed)}]"
+
+
 def _calibration(details: dict[str, Any]) -> str:
     """How sure it is against how right it is, before and after its temperature."""
-    before, after = (shown("calibration_error", details["calibration_error"][when]) for when in ("before", "after"))
+    before, after = (format_value("calibration_error", details["calibration_error"][when]) for when in ("before", "after"))
     if details["temperature"] == 1.0 and before == after:
         return f"Its confidence and its accuracy differ by {after} on the test rows; a temperature fitted on the validation rows would not help, so there is none."
     return (
@@ -235,7 +284,7 @@ def _classes(rows: Sequence[Sequence[Any]]) -> str:
     if len(rows) <= SHOWN_CLASSES:
         return table(head, rows)
     rest = rows[SHOWN_CLASSES:]
-    return table(head, rows[:SHOWN_CLASSES]) + folded(f"the other {plural(len(rest), 'class')}", table(head, rest))
+    return table(head, rows[:SHOWN_CLASSES]) + collapsed(f"the other {plural(len(rest), 'class')}", table(head, rest))
 
 
 def _samples(details: dict[str, Any]) -> str:
@@ -246,6 +295,41 @@ def _samples(details: dict[str, Any]) -> str:
         for row in details["samples"]
     )
     return section("What it says, before and after", cards, "The same validation prompts; the likeliest token each time.")
+
+
+def _written(run: Run) -> str:
+    """What the model said at each evaluation of the same rows, where that is words."""
+    lines = [line for line in run.lines("samples.jsonl") if "when" not in line and "said" in line]
+    if not lines:
+        return ""
+    cards = []
+    for row in dict.fromkeys(line["row"] for line in lines):
+        own = [line for line in lines if line["row"] == row]
+        said = "".join(f"<dt>step {line['step']:,}</dt><dd>{text(line['said'])}</dd>" for line in _evenly(own))
+        cards.append(f'<article><p class="asked">{text(own[0]["asked"])}</p><dl>{said}</dl></article>')
+    return section("What it says, through the training", "".join(cards), "The same beginnings of validation rows at each evaluation.")
+
+
+def _evenly(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Some of the lines, evenly over all, the first and the last among them."""
+    count = min(len(lines), SHOWN_SAMPLES)
+    return [lines[round(place * (len(lines) - 1) / max(count - 1, 1))] for place in range(count)]
+
+
+def _pictures(details: dict[str, Any]) -> str:
+    """Rows that a family shows as pictures, each with its caption."""
+    shown_rows = details.get("pictures")
+    if not shown_rows:
+        return ""
+
+    def drawn(image: dict[str, Any]) -> str:
+        return f'<img alt="{text(image["name"])}" title="{text(image["name"])}" width="{PICTURE}" height="{PICTURE}" style="image-rendering:pixelated" src="{data_url(image)}">'
+
+    cards = "".join(
+        f"<article><p>{' '.join(drawn(image) for image in row['images'])}</p><p>{text(row['caption'])}</p></article>"
+        for row in shown_rows["rows"]
+    )
+    return section(text(shown_rows["title"]), cards, text(shown_rows["about"]))
 
 
 def _examples(details: dict[str, Any]) -> str:
@@ -259,7 +343,7 @@ def _examples(details: dict[str, Any]) -> str:
                 else f'<span class="soft">{text(row["target"])}</span>'
             )
             made.append(
-                f'<article><p>{text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{text(row["file"])}, line {row["line"]} · loss {numeric(row["loss"]):.3f}, {text(details["other"])} {numeric(row["other_loss"]):.3f}</p></article>'
+                f'<article><p>{text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{text(row["file"])}, line {row["line"]} · loss {from_json_value(row["loss"]):.3f}, {text(details["other"])} {from_json_value(row["other_loss"]):.3f}</p></article>'
             )
         return "".join(made)
 
@@ -275,8 +359,8 @@ def _cost(run: Run, verdict: dict[str, Any], experiment: Experiment) -> str:
     steps = [line for line in run.lines("metrics.jsonl") if "tokens" in line]
     training = sum(line["seconds"] for line in run.lines("timing.jsonl"))
     tokens, examples = sum(line["tokens"] for line in steps), sum(line["examples"] for line in steps)
-    planned = run.happened("planned")
-    budget = run.happened("created")[-1]["budget"] if run.happened("created") else None
+    planned = run.events_named("planned")
+    budget = run.events_named("created")[-1]["budget"] if run.events_named("created") else None
     facts = [
         ("whole run", f"{verdict['seconds']:.0f} s" + (f" of a budget of {budget:.0f} s" if budget else "")),
         ("training steps alone", f"{training:.0f} s for {plural(len(steps), 'step')}"),

@@ -15,7 +15,7 @@ from luthier.core.words import duration, plural
 from luthier.delivery import figures
 from luthier.delivery.page import findings, page, section, table, text, title_of
 from luthier.evaluation.contributions import compared_by, value_of_score
-from luthier.evaluation.verdict import sentence
+from luthier.evaluation.verdict import verdict_sentence
 
 
 def write_study(study: Study) -> Path:
@@ -29,15 +29,15 @@ def write_study(study: Study) -> Path:
     """
     plan = yaml.safe_load((study.folder / "plan.yaml").read_text())
     experiment = yaml.safe_load((study.folder / "experiment.yaml").read_text())
-    trials = study.noted("proposed")
+    trials = study.entries_named("proposed")
     metric = experiment["training"].get("metric", "auto")
     compared = compared_by(metric)
     standings = [
         {**entry, "value": value_of_score(metric, entry["score"])}
-        for entry in study.noted("standing")
+        for entry in study.entries_named("standing")
         if isinstance(entry["score"], int | float)
     ]
-    won = study.noted("won")[-1]["trial"]
+    won = study.entries_named("won")[-1]["trial"]
     body = [_outcome(study, won), findings([found for found in study.findings if found.check.startswith("search")])]
     if plan["rungs"]:
         body += [
@@ -57,7 +57,7 @@ def write_study(study: Study) -> Path:
 
 def _outcome(study: Study, won: int) -> str:
     verdict = study.verdict
-    claim = sentence(verdict) if verdict else "the final model is not finished"
+    claim = verdict_sentence(verdict) if verdict else "the final model is not finished"
     winner = study.winner
     place = winner.folder.relative_to(study.folder) if winner else ""
     link = f'<a href="{place}/report.html">The whole report of trial {won}</a>, which is the final model.'
@@ -74,8 +74,8 @@ def _trials(
 ) -> str:
     shares = sorted({entry["share"] for entry in standings})
     seen = {(entry["trial"], entry["share"]): entry["value"] for entry in standings}
-    why = {int(trial): reason for entry in study.noted("rung") for trial, reason in entry["reasons"].items()}
-    why |= {entry["trial"]: f"failed: {entry['why']}" for entry in study.noted("standing") if entry["why"]}
+    why = {int(trial): reason for entry in study.entries_named("rung") for trial, reason in entry["reasons"].items()}
+    why |= {entry["trial"]: f"failed: {entry['why']}" for entry in study.entries_named("standing") if entry["why"]}
     why[won] = "the final model"
     paths = [dimension["path"] for dimension in plan["space"]]
     head = [
@@ -176,8 +176,8 @@ def _near(study: Study) -> str:
 
 
 def _cost(study: Study, plan: dict[str, Any], standings: list[dict[str, Any]]) -> str:
-    seconds = sum(entry["seconds"] for entry in study.noted("standing"))
-    finished = study.happened("finished")
+    seconds = sum(entry["seconds"] for entry in study.entries_named("standing"))
+    finished = study.events_named("finished")
     facts = [
         ("planned, with the final model", f"{plan['cost_in_runs']:.2f} runs"),
         ("trials up to the last rung", duration(seconds)),

@@ -29,6 +29,23 @@ def auc_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
     return _of_many_classes(scores.probabilities, scores.target)
 
 
+def anomaly_auc(scores: Scores, rows: np.ndarray) -> float:
+    """Chance that an abnormal row has a higher anomaly score than a normal one; NaN where the rows of one kind are missing."""
+    kind, values = scores.more["abnormal"][rows], scores.more["anomaly"][rows]
+    known = kind >= 0
+    positive = kind[known] > 0
+    return _components(values[known], positive)[0] if 0 < positive.sum() < len(positive) else float("nan")
+
+
+def anomaly_auc_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
+    """Counts of the rows in each resample → the area in each; NaN where the rows of one kind are missing."""
+    known = scores.more["abnormal"] >= 0
+    if not known.any():
+        return lambda counts: np.full(len(counts), np.nan)
+    area = _of_two_classes(scores.more["anomaly"][known], scores.more["abnormal"][known] > 0)
+    return lambda counts: area(counts[:, known])
+
+
 def _asked(probabilities: np.ndarray) -> range:
     """Classes whose area counts: the second of two, all of more."""
     classes = probabilities.shape[1]

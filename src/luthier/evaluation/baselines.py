@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Scores
-from luthier.evaluation.generated import ANSWERED_AT_VERDICT, references_of, rows_to_answer
+from luthier.evaluation.generated_answers import references_of
 
 REGULARISATION = (0.1, 1.0, 10.0)
 LENGTH = 4.0
@@ -59,12 +60,12 @@ class BaselineContext:
     poll: Callable[[], None] = lambda: None
 
 
-def text_of(example: Example, columns: Sequence[str]) -> str:
+def input_text(example: Example, columns: Sequence[str]) -> str:
     """What is read of a row."""
     return "\n".join(str(example.record.values.get(name) or "") for name in columns)
 
 
-def majority(train: Sequence[Example], validation: Sequence[Example], classes: int) -> Baseline:
+def majority_baseline(train: Sequence[Example], validation: Sequence[Example], classes: int) -> Baseline:
     """Always the most frequent class, with the training shares as probabilities."""
     counts = Counter(example.target for example in train)
     shares = np.array([(counts[number] + 1) / (len(train) + classes) for number in range(classes)])
@@ -75,7 +76,7 @@ def majority(train: Sequence[Example], validation: Sequence[Example], classes: i
     return Baseline("majority class", score, score(validation))
 
 
-def words(
+def tf_idf_baseline(
     train: Sequence[Example], validation: Sequence[Example], classes: int, columns: Sequence[str], most_rows: int = 1 << 40
 ) -> Baseline:
     """Logistic regression on TF-IDF of words and word pairs.
@@ -87,9 +88,9 @@ def words(
         columns: that are read.
         most_rows: training rows to fit on, about, and one of each class at least.
     """
-    every, train = len(train), _some(train, most_rows)
+    every, train = len(train), _subsample(train, most_rows)
     features = tf_idf(train, columns)
-    model, scores = _fitted(features(train), features(validation), train, validation, classes, (1.0, 10.0, 100.0))
+    model, scores = _fit_logistic_regression(features(train), features(validation), train, validation, classes, (1.0, 10.0, 100.0))
     name = f"TF-IDF + logistic regression{share_of_rows(len(train), every)}"
     return Baseline(name, lambda rows: scores_of(_all_classes(model, features(rows), classes), rows), scores)
 
@@ -104,8 +105,8 @@ def tf_idf(train: Sequence[Example], columns: Sequence[str]) -> Callable[[Sequen
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    vectorizer.fit([text_of(example, columns) or "empty" for example in [*train]] + ["empty"])
-    return lambda examples: vectorizer.transform([text_of(example, columns) for example in examples])
+    vectorizer.fit([input_text(example, columns) or "empty" for example in [*train]] + ["empty"])
+    return lambda examples: vectorizer.transform([input_text(example, columns) for example in examples])
 
 
 def share_of_rows(fitted: int, every: int) -> str:
@@ -151,15 +152,15 @@ def fit_probe(
         classes: how many there are.
         most_rows: training rows to fit on, about, and one of each class at least.
     """
-    some = _some(train, most_rows)
+    some = _subsample(train, most_rows)
     seen, held = features(some), features(validation)
-    centre, scale = _even(seen)
-    model, _ = _fitted((seen - centre) * scale, (held - centre) * scale, some, validation, classes, REGULARISATION)
-    weight, bias = _folded(model, centre, scale, classes)
+    centre, scale = _standardizer(seen)
+    model, _ = _fit_logistic_regression((seen - centre) * scale, (held - centre) * scale, some, validation, classes, REGULARISATION)
+    weight, bias = _fold_standardizer(model, centre, scale, classes)
     return Probe(weight, bias, len(some), scores_of(_softmax(held @ weight.T + bias), validation))
 
 
-def frozen(
+def linear_probe_baseline(
     name: str, features: Callable[[Sequence[Example]], np.ndarray], train: Sequence[Example], validation: Sequence[Example], classes: int,
     most_rows: int = MOST,
 ) -> Baseline:  # fmt: skip
@@ -182,7 +183,7 @@ def frozen(
     return Baseline(f"{name}, frozen + logistic regression", score, probe.validation)
 
 
-def _folded(model: Any, centre: np.ndarray, scale: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _fold_standardizer(model: Any, centre: np.ndarray, scale: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """A logistic regression on features of equal spread as one matrix and bias for the features themselves; a class that no row had is all but ruled out."""
     weight, bias = np.zeros((classes, len(centre))), np.full(classes, np.log(RULED_OUT))
     if not hasattr(model, "coef_"):  # all rows are of one class
@@ -201,7 +202,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return shares / shares.sum(1, keepdims=True)
 
 
-def _some(train: Sequence[Example], most_rows: int) -> Sequence[Example]:
+def _subsample(train: Sequence[Example], most_rows: int) -> Sequence[Example]:
     """All rows, or about so many of each class as it has among all, one at least."""
     share = most_rows / max(len(train), 1)
     if share >= 1:
@@ -216,14 +217,14 @@ def _some(train: Sequence[Example], most_rows: int) -> Sequence[Example]:
     return found
 
 
-def _even(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _standardizer(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What to take off every column, and what to multiply it by then, so that all have the same spread in these rows, and rows a length of about `LENGTH`."""
     centre, spread = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
     scale = LENGTH / np.sqrt(rows.shape[1]) / np.maximum(spread, 1e-6 + 1e-3 * spread.mean())
     return centre.astype(np.float32), scale.astype(np.float32)
 
 
-def _fitted(
+def _fit_logistic_regression(
     seen: Any, held: Any, train: Sequence[Example], validation: Sequence[Example], classes: int, strengths: Sequence[float]
 ) -> tuple[Any, Scores]:
     """A logistic regression, its regularisation chosen on the validation rows; and its scores on them."""
@@ -265,16 +266,22 @@ def scores_of(probabilities: np.ndarray, examples: Sequence[Example]) -> Scores:
     return Scores(-np.log(np.maximum(right, 1e-12)), np.ones(len(examples)), target, probabilities, labels=labels)
 
 
-def _echoed(examples: Sequence[Example]) -> np.ndarray:
+def copy_prompts(objective: Objective, examples: Sequence[Example]) -> np.ndarray:
     """The question again, of the rows that the models of a verdict answer: what a model says that only copies, # (examples,)"""
     found = np.full(len(examples), None, dtype=object)
-    for row in rows_to_answer(examples, ANSWERED_AT_VERDICT):
-        found[row] = "".join(message["content"] for message in examples[row].facts["messages"][:-1][-1:])
+    for row in objective.rows_to_answer(examples, objective.answered_at_verdict):
+        found[row] = objective.asked(examples[row])
     return found
 
 
-def copier(train: Sequence[Example], validation: Sequence[Example], vocabulary: int) -> Baseline:
+def cache_lm_baseline(objective: Objective, train: Sequence[Example], validation: Sequence[Example], vocabulary: int) -> Baseline:
     """Each token from the training answers' frequencies, mixed with the row's own prompt (a cache model).
+
+    Args:
+        objective: knows what is asked in a row.
+        train: rows to count in.
+        validation: rows that choose the share of the prompt.
+        vocabulary: tokens that there are.
 
     Source: Kuhn & De Mori 1990; the share of the prompt is chosen on the validation rows.
     """
@@ -297,8 +304,8 @@ def copier(train: Sequence[Example], validation: Sequence[Example], vocabulary: 
             np.array(losses),
             np.array(sizes, dtype=float),
             bytes=np.array([float(example.facts["bytes"]) for example in examples]),
-            outputs=_echoed(examples),
-            references=references_of(examples),
+            outputs=copy_prompts(objective, examples),
+            references=references_of(objective, examples),
         )
 
     shares = {share: score(validation, share) for share in (0.0, 0.05, 0.1, 0.2, 0.4)}

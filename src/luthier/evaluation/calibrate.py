@@ -39,7 +39,7 @@ def fit_temperature(scores: Scores) -> float:
     return round(_likeliest(logged, target), 4) if held < 0 else 1.0
 
 
-def at_temperature(scores: Scores, temperature: float) -> Scores:
+def apply_temperature(scores: Scores, temperature: float) -> Scores:
     """What a classifier says with its logits divided by the temperature.
 
     Args:
@@ -52,7 +52,7 @@ def at_temperature(scores: Scores, temperature: float) -> Scores:
     return _scores(_log_softmax(np.log(np.maximum(scores.probabilities, SMALLEST)) / temperature), scores)
 
 
-def average(one: Scores, other: Scores) -> Scores:
+def average_scores(one: Scores, other: Scores) -> Scores:
     """What two classifiers say together: the mean of their probabilities.
 
     Args:

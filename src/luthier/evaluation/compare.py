@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 
 import numpy as np
 
 from luthier.core.errors import ExperimentError
 from luthier.core.types import Scores
 from luthier.evaluation.metrics import Metric, metric_of, rows_of
-from luthier.evaluation.resamples import DRAWS, counts_of_rows
+from luthier.evaluation.resamples import CHUNK, DRAWS, counts_of_rows
 
 CALLS = 200
 """Resamples of a metric that is measured on each by itself: a function of the user's."""
@@ -25,10 +26,10 @@ def interval(name: str, scores: Scores, level: float = 0.95, seed: int = 0) -> t
         level: share of the resamples inside.
         seed: of the resampling.
     """
-    return _percentiles(resampled(name, scores, seed), level)
+    return _percentiles(bootstrap_metric(name, scores, seed), level)
 
 
-def paired(name: str, ours: Scores, rival: Scores, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
+def paired_interval(name: str, ours: Scores, rival: Scores, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
     """How much better ours is than the rival on the same rows.
 
     Args:
@@ -51,11 +52,11 @@ def paired(name: str, ours: Scores, rival: Scores, level: float = 0.95, seed: in
         ours, rival = ours.part(both), rival.part(both)
     rows = np.arange(len(ours.loss))
     value = sign * (metric.value(ours, rows) - metric.value(rival, rows))
-    low, high = _percentiles(sign * (resampled(name, ours, seed) - resampled(name, rival, seed)), level)
+    low, high = _percentiles(sign * (bootstrap_metric(name, ours, seed) - bootstrap_metric(name, rival, seed)), level)
     return value, low, high
 
 
-def resampled(name: str, scores: Scores, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+def bootstrap_metric(name: str, scores: Scores, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
     """A metric on resamples of the rows, the same resamples for every model with as many rows; kept as long as the scores are.
 
     Args:
@@ -85,15 +86,29 @@ def _measured(metric: Metric, scores: Scores, seed: int, draws: int) -> np.ndarr
     count = len(scores.loss)
     if metric.over is not None:
         over = metric.over(scores)
-        return np.concatenate([over(counts) for counts in counts_of_rows(count, seed, draws)])
+        return np.concatenate([over(counts) for counts in _counts(scores, seed, draws)])
     rows, found = np.arange(count), []
-    for counts in counts_of_rows(count, seed, min(draws, CALLS)):
+    for counts in _counts(scores, seed, min(draws, CALLS)):
         for drawn in counts:
             try:
                 found.append(metric.value(scores, np.repeat(rows, drawn.astype(int))))
             except ExperimentError:  # it can say nothing of rows of one class alone
                 found.append(np.nan)
     return np.array(found)
+
+
+def _counts(scores: Scores, seed: int, draws: int) -> Iterator[np.ndarray]:
+    """How often each example is in each resample; those of a group (the blocks of a document) are drawn together, # (draws in a chunk, examples)
+
+    Source: Davison & Hinkley 1997, section 3.8 (the cluster bootstrap).
+    """
+    if scores.groups is None:
+        yield from counts_of_rows(len(scores.loss), seed, draws)
+        return
+    kinds, group = np.unique(scores.groups, return_inverse=True)
+    step = max(1, CHUNK // len(group))
+    for counts in counts_of_rows(len(kinds), seed, draws):
+        yield from (counts[start : start + step, group] for start in range(0, len(counts), step))
 
 
 def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from luthier.core.types import Scores
-from luthier.evaluation.compare import resampled
+from luthier.evaluation.compare import bootstrap_metric
 from luthier.evaluation.metrics import measure, metric_of
-from luthier.evaluation.tempered import tempered
+from luthier.evaluation.temperature_scaled import temperature_scaled_loss
 
 AS_LOSS = ("auto", "accuracy", "bits_per_byte")
 """Metrics for which trials are compared by their loss with over-confidence taken out: it says earlier what shares of few rows say late."""
@@ -33,11 +33,11 @@ def contributions(scores: Scores, metric: str) -> tuple[float, np.ndarray]:
     Source: Efron & Tibshirani 1993, chapter 6.
     """
     if compared_by(metric) == "loss":
-        losses = scores.loss if metric == "loss" and scores.probabilities is not None else tempered(scores)
+        losses = scores.loss if metric == "loss" and scores.probabilities is not None else temperature_scaled_loss(scores)
         return float(losses.mean()), losses
     sign = -1.0 if metric_of(metric).higher else 1.0
     score = sign * measure(scores, (metric,))[metric]
-    drawn = sign * resampled(metric, scores, draws=DRAWS)
+    drawn = sign * bootstrap_metric(metric, scores, draws=DRAWS)
     middle = np.nanmean(drawn)
     return score, score + np.nan_to_num(drawn - middle) * np.sqrt(len(drawn))
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from luthier.core.errors import ExperimentError, nearest
 from luthier.core.types import Scores
-from luthier.evaluation import numbers
-from luthier.evaluation.auc import auc, auc_of_resamples
+from luthier.evaluation import numbers, pairs
+from luthier.evaluation.auc import anomaly_auc, anomaly_auc_of_resamples, auc, auc_of_resamples
+from luthier.evaluation.bleu import bleu_counts, bleu_of
 from luthier.evaluation.overlap import chrf_counts, chrf_of, rouge_l
-from luthier.evaluation.own import call_function, higher_is_better, is_allowed, is_function
 from luthier.evaluation.resamples import sum_by_class
+from luthier.evaluation.user_metric import call_function, higher_is_better, is_allowed, is_function
 
 OverResamples = Callable[[Scores], Callable[[np.ndarray], np.ndarray]]
 """Scores → a function of how often each row was drawn, # (draws, rows) → (draws,)"""
@@ -86,6 +87,11 @@ def chrf(scores: Scores, rows: np.ndarray) -> float:
     return float(chrf_of(_chrf_counts(scores)[rows].sum(0)))
 
 
+def bleu(scores: Scores, rows: np.ndarray) -> float:
+    """BLEU of the generated answers against the references, 0 to 100, as sacreBLEU's (13a words)."""
+    return float(bleu_of(_bleu_counts(scores)[rows].sum(0)))
+
+
 def mean_rouge_l(scores: Scores, rows: np.ndarray) -> float:
     """ROUGE-L of the generated answers against the references, averaged."""
     return float(_rouge_l_each(scores)[rows].mean())
@@ -99,6 +105,10 @@ def _ratio(above: Callable[[Scores], np.ndarray], below: Callable[[Scores], np.n
         return lambda counts: counts @ one / np.maximum(counts @ two, 1e-300)
 
     return over
+
+
+def _count(scores: Scores) -> np.ndarray:
+    return scores.count
 
 
 def _ones(scores: Scores) -> np.ndarray:
@@ -176,6 +186,16 @@ def _chrf_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
     return lambda counts: chrf_of(counts @ each)
 
 
+def _bleu_counts(scores: Scores) -> np.ndarray:
+    assert scores.outputs is not None and scores.references is not None
+    return np.stack([bleu_counts(said or "", reference or "") for said, reference in zip(scores.outputs, scores.references, strict=True)])
+
+
+def _bleu_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
+    each = _bleu_counts(scores)
+    return lambda counts: bleu_of(counts @ each)
+
+
 def _rouge_l_each(scores: Scores) -> np.ndarray:
     assert scores.outputs is not None and scores.references is not None
     return np.array([rouge_l(said or "", reference or "") for said, reference in zip(scores.outputs, scores.references, strict=True)])
@@ -212,9 +232,16 @@ METRICS = _Metrics(
             "mean negative log-likelihood per row (or token), also called log loss",
             _ratio(lambda scores: scores.loss, lambda scores: scores.count),
         ),
-        "bits_per_byte": Metric(bits_per_byte, False, "bits for each byte of the answers", _ratio(_bits, _bytes)),
+        "log_count_error": Metric(
+            loss,
+            False,
+            "weighted squared error of the logarithm of a count",
+            _ratio(lambda scores: scores.loss, lambda scores: scores.count),
+        ),
+        "bits_per_byte": Metric(bits_per_byte, False, "bits for each byte of what is to be said", _ratio(_bits, _bytes)),
         "calibration_error": Metric(calibration_error, False, "gap between confidence and accuracy", _calibration_of_resamples),
         "chrf": Metric(chrf, True, "chrF of the generated answers, 0 to 100", _chrf_of_resamples, answers=True),
+        "bleu": Metric(bleu, True, "BLEU of the generated answers, 0 to 100, as sacreBLEU's", _bleu_of_resamples, answers=True),
         "rouge_l": Metric(mean_rouge_l, True, "ROUGE-L of the generated answers", _ratio(_rouge_l_each, _ones), answers=True),
         "mae": Metric(numbers.mean_absolute_error, False, "mean absolute error, in the target's own unit"),
         "rmse": Metric(numbers.root_mean_squared_error, False, "root of the mean squared error, in the target's own unit"),
@@ -224,7 +251,28 @@ METRICS = _Metrics(
         "label_macro_f1": Metric(numbers.label_macro_f1, True, "F1 averaged over the labels"),
         "exact_match": Metric(numbers.exact_match, True, "share of rows all of whose labels are right"),
         "masked_accuracy": Metric(numbers.masked_accuracy, True, "share of hidden tokens that are guessed"),
+        "anomaly_auc": Metric(
+            anomaly_auc, True, "area under the ROC curve of the anomaly score: abnormal rows against normal ones", anomaly_auc_of_resamples
+        ),
         "perplexity": Metric(numbers.perplexity, False, "exponential of the mean loss of a token"),
+        "pair_accuracy": Metric(
+            pairs.pair_accuracy, True, "share of pairs whose better answer gained more than the worse one", _ratio(pairs.right, _count)
+        ),
+        "length_normalised_accuracy": Metric(
+            pairs.length_normalised_accuracy, True, "the same, a token of each answer", _ratio(pairs.right_per_token, _count)
+        ),
+        "reward_margin": Metric(
+            pairs.reward_margin,
+            True,
+            "reward of the better answer above the worse one's",
+            _ratio(lambda scores: scores.more["reward"] * scores.count, _count),
+        ),
+        "drift": Metric(
+            pairs.drift,
+            False,
+            "distance from the reference, in nats a token of the better answers",
+            _ratio(lambda scores: scores.more["drift"], lambda scores: scores.more["chosen_tokens"]),
+        ),
     }
 )
 """A metric by its name; `name in METRICS` and iteration know the fixed names alone."""
@@ -320,7 +368,7 @@ def per_class(scores: Scores, labels: tuple[str, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def never_predicted(scores: Scores) -> list[int]:
+def find_never_predicted(scores: Scores) -> list[int]:
     """The classes that some rows have and that no row was given, by number."""
     if scores.target is None or scores.probabilities is None:
         return []

@@ -9,10 +9,10 @@ import numpy as np
 
 from luthier.core.interfaces import Objective
 from luthier.core.types import HELD_OUT, Example, Scores
-from luthier.evaluation.generated import ANSWERED, add_answers
+from luthier.evaluation.generated_answers import add_answers
 from luthier.evaluation.metrics import needs_answers
-from luthier.models.memory import in_halves
-from luthier.models.modes import evaluating
+from luthier.models.memory import retry_halved
+from luthier.models.modes import eval_mode
 
 
 def score(
@@ -21,7 +21,7 @@ def score(
     examples: Sequence[Example],
     tokens: int = 8192,
     poll: Callable[[], None] = lambda: None,
-    answers: int = ANSWERED,
+    answers: int | None = None,
 ) -> Scores:
     """Score examples in batches of similar length, and give the results in the examples' order.
 
@@ -31,7 +31,7 @@ def score(
         examples: held-out rows.
         tokens: that go through the model at once.
         poll: called between batches; it may raise to stop.
-        answers: rows that are answered too, where the metric that decides reads answers.
+        answers: rows that are answered too, where the metric that decides reads answers; None: as many as the objective says.
 
     Raises:
         OutOfMemory: even one example is too much; batches that are too large for the memory are halved.
@@ -47,20 +47,19 @@ def score(
         parts[-1].append(position)
         held += size
     found = []
-    with evaluating(model):
+    with eval_mode(model):
         for part in parts:
             poll()
             rows = [examples[position] for position in part]
-            found += in_halves(lambda rows: objective.score(model, objective.collate(rows, 0, HELD_OUT)), rows, "an evaluation")
+            found += retry_halved(lambda rows: objective.score(model, objective.collate(rows, 0, HELD_OUT)), rows, "an evaluation")
     joined = join(found, np.argsort(np.array([position for part in parts for position in part]), kind="stable"))
-    if not answers or not reads_answers(objective, examples):
-        return joined
-    return add_answers(joined, model, objective.tokenizer, examples, answers, poll)  # type: ignore[attr-defined]
+    most = objective.answered if answers is None else answers
+    return add_answers(joined, model, objective, examples, most, poll) if most and reads_answers(objective, examples) else joined
 
 
 def reads_answers(objective: Objective, examples: Sequence[Example]) -> bool:
     """Whether the metric that decides reads generated answers."""
-    return bool(examples) and "messages" in examples[0].facts and needs_answers(objective.metrics[0], True)
+    return bool(examples) and objective.writes and needs_answers(objective.metrics[0], True)
 
 
 def join(parts: Sequence[Scores], order: np.ndarray) -> Scores:
@@ -70,6 +69,6 @@ def join(parts: Sequence[Scores], order: np.ndarray) -> Scores:
         values = [getattr(part, name) for part in parts]
         return None if values[0] is None else np.concatenate(values)[order]
 
-    columns = ("loss", "count", "target", "probabilities", "bytes", "outputs", "references")
+    columns = ("loss", "count", "target", "probabilities", "bytes", "outputs", "references", "groups")
     more = {name: np.concatenate([part.more[name] for part in parts])[order] for name in parts[0].more}
     return Scores(**{name: column(name) for name in columns}, labels=parts[0].labels, more=more)

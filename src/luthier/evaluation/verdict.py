@@ -9,10 +9,11 @@ from typing import Any
 from luthier.core.finding import Finding, Severity
 from luthier.core.types import Scores
 from luthier.core.words import duration
-from luthier.evaluation.compare import interval, paired
+from luthier.evaluation.compare import interval, paired_interval
 from luthier.evaluation.metrics import METRICS, measure
 
-SHARES = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "micro_f1", "label_macro_f1", "exact_match", "masked_accuracy")
+SHARES = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "micro_f1", "label_macro_f1", "exact_match", "masked_accuracy", "pair_accuracy",
+          "length_normalised_accuracy")  # fmt: skip
 """Metrics that are shares, shown in percent."""
 WORDS: dict[str, Severity] = {"improved": "good", "no_evidence": "warning", "worse": "stop"}
 
@@ -36,17 +37,19 @@ def decide(
         against_base: False where the untouched base with logistic regression is itself what ships.
 
     Returns:
-        The content of verdict.json, without the run's costs. `difference.value` is the improvement: positive is better.
+        The content of verdict.json, without the run's costs. `difference.value` is the improvement: positive is better; of the other baselines
+        `difference` is the improvement over each and its interval.
     """
     name = metrics[0]
     metric = METRICS[name]
     sign = 1 if metric.higher else -1
     low, high = interval(name, ours)
-    baselines = {"base": describe(metrics, *base)} if base is not None else {}
+    baselines = {"base": describe_model(metrics, *base)} if base is not None else {}
     best = max(trivial, key=lambda label: sign * measure(trivial[label], (name,))[name])
-    baselines["trivial"] = describe(metrics, best, trivial[best])
+    baselines["trivial"] = describe_model(metrics, best, trivial[best])
     strongest = max(baselines if against_base else ("trivial",), key=lambda which: sign * baselines[which]["value"])
-    value, worst, most = paired(name, ours, base[1] if base is not None and strongest == "base" else trivial[best])
+    rival = base[1] if base is not None and strongest == "base" else trivial[best]
+    value, worst, most = paired_interval(name, ours, rival)
     word = "improved" if worst > 0 else "worse" if most < 0 else "no_evidence"
     return {
         "task": task,
@@ -56,18 +59,31 @@ def decide(
             "value": measure(ours, (name,))[name],
             "low": low,
             "high": high,
-            "n": len(ours.loss),
+            "n": ours.rows,
             **_others(metrics, ours),
         },
         "base": baselines.get("base"),
         "trivial": baselines["trivial"],
-        "others": [describe(metrics, label, scores) for label, scores in trivial.items() if label != best],
+        "others": [
+            describe_model(metrics, label, scores) | {"difference": paired_interval(name, ours, scores)}
+            for label, scores in trivial.items()
+            if label != best
+        ],
         "difference": {"against": strongest, "name": baselines[strongest]["name"], "value": value, "low": worst, "high": most},
+        "answers": [_of_answers(each, ours, rival) for each in metrics[1:] if METRICS[each].answers],
         "verdict": word,
     }
 
 
-def describe(metrics: tuple[str, ...], label: str, scores: Scores) -> dict[str, Any]:
+def _of_answers(name: str, ours: Scores, rival: Scores) -> dict[str, Any]:
+    """A further metric of the answers with its interval, and the difference from the strongest baseline on the same rows."""
+    low, high = interval(name, ours)
+    value, worst, most = paired_interval(name, ours, rival)
+    difference = {"value": value, "low": worst, "high": most}
+    return {"metric": name, "value": measure(ours, (name,))[name], "low": low, "high": high, "difference": difference}
+
+
+def describe_model(metrics: tuple[str, ...], label: str, scores: Scores) -> dict[str, Any]:
     """A model's metrics on the test rows, with the interval of the first.
 
     Args:
@@ -84,7 +100,7 @@ def _others(metrics: tuple[str, ...], scores: Scores) -> dict[str, float]:
     return {name: value for name, value in measure(scores, metrics[1:]).items() if math.isfinite(value)}
 
 
-def sentence(verdict: Mapping[str, Any]) -> str:
+def verdict_sentence(verdict: Mapping[str, Any]) -> str:
     """The verdict for a person."""
     difference, metric, rows = verdict["difference"], verdict["metric"], f"{verdict['test']['n']:,} unseen rows"
     ends = [difference["low"], difference["high"]]
@@ -94,32 +110,32 @@ def sentence(verdict: Mapping[str, Any]) -> str:
     value, what = difference["value"], ""
     if not verdict["higher_is_better"]:
         value, ends, what = -value, [-end for end in reversed(ends)], f"{metric} "
-    amount = f"{what}{shown(metric, value, signed=True)} [{', '.join(_bare(metric, end) for end in ends)}]"
+    amount = f"{what}{format_value(metric, value, signed=True)} [{', '.join(_bare(metric, end) for end in ends)}]"
     end = {"improved": "better beyond noise", "no_evidence": "no evidence that it is better"}[verdict["verdict"]]
     return f"{amount} against {difference['name']}, the strongest baseline: {end} on {rows}."
 
 
 def _without_sign(metric: str, value: float) -> str:
-    return shown(metric, abs(value), signed=True).removeprefix("+")
+    return format_value(metric, abs(value), signed=True).removeprefix("+")
 
 
 def _bare(metric: str, value: float) -> str:
-    return shown(metric, value, signed=True).removeprefix("+").removesuffix(" points")
+    return format_value(metric, value, signed=True).removeprefix("+").removesuffix(" points")
 
 
-def shown(metric: str, value: float, signed: bool = False) -> str:
+def format_value(metric: str, value: float, signed: bool = False) -> str:
     """A metric's value as a person reads it: shares in percent (points where it is a difference)."""
     if metric in SHARES or metric.startswith("f1:"):
         return f"{100 * value:+.1f} points" if signed else f"{100 * value:.1f} %"
     return f"{value:+.4f}" if signed else f"{value:.4f}"
 
 
-def times(count: int) -> str:
+def format_count(count: int) -> str:
     """How often, as a person says it."""
     return "once" if count == 1 else f"{count} times"
 
 
-def cause(verdict: Mapping[str, Any]) -> str:
+def explain_cut(verdict: Mapping[str, Any]) -> str:
     """What the budget's cut may explain, and which budget would not have cut; empty where there is nothing to explain.
 
     Args:
@@ -131,11 +147,11 @@ def cause(verdict: Mapping[str, Any]) -> str:
     why = "which is the likely reason" if verdict["verdict"] != "improved" else "which is likely why the trained model does not ship"
     return (
         f"the budget of {duration(cut['budget'])} cut the training to {cut['steps']:,} of {cut['wanted']:,} steps, {why}: "
-        f"`--budget {budget(cut['enough'])}` would be enough for all of them"
+        f"`--budget {format_budget(cut['enough'])}` would be enough for all of them"
     )
 
 
-def budget(seconds: float) -> str:
+def format_budget(seconds: float) -> str:
     """A time as one types it after --budget, rounded up.
 
     Args:
@@ -144,15 +160,15 @@ def budget(seconds: float) -> str:
     return f"{-int(-seconds // 10) * 10}s" if seconds < 110 else f"{-int(-seconds // 60)}m"
 
 
-def finding(verdict: Mapping[str, Any]) -> Finding:
+def verdict_finding(verdict: Mapping[str, Any]) -> Finding:
     """The verdict among the findings."""
     more = "more rows, more training or a stronger base may help (`luthier similar` ranks the bases on this machine)"
     remedies = {"improved": "", "no_evidence": more, "worse": f"{more}; the other findings may name the reason"}
-    remedy = "; ".join(part for part in (cause(verdict), remedies[verdict["verdict"]]) if part)
+    remedy = "; ".join(part for part in (explain_cut(verdict), remedies[verdict["verdict"]]) if part)
     return Finding(
         check="verdict",
         severity=WORDS[verdict["verdict"]],
-        claim=sentence(verdict),
+        claim=verdict_sentence(verdict),
         evidence=dict(verdict["difference"]),
         remedy=remedy,
     )

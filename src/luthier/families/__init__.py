@@ -12,11 +12,16 @@ FAMILIES: Table = Table(
     "family",
     classification="luthier.families.text_classification:FAMILY",
     chat="luthier.families.chat:FAMILY",
+    causal_lm="luthier.families.causal_lm:FAMILY",
     image_classification="luthier.families.image_classification:FAMILY",
     masked_lm="luthier.families.masked_lm:FAMILY",
+    glove="luthier.families.glove:FAMILY",
+    word2vec="luthier.families.word2vec:FAMILY",
     preference="luthier.families.preference:FAMILY",
     regression="luthier.families.regression:FAMILY",
+    autoencoder="luthier.families.autoencoder:FAMILY",
     multi_label="luthier.families.multi_label:FAMILY",
+    translation="luthier.families.translation:FAMILY",
 )
 """Name → family; packages add theirs by an entry point in the group `luthier.family`."""
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import DataError
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record
-from luthier.data.chat import asked as asked_turns
 from luthier.data.chat import conversation, prompt
+from luthier.data.chat import prompt_turns as asked_turns
 from luthier.data.infer import find_conversation
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rows
 from luthier.data.spec import Data
-from luthier.evaluation.choice import AUTO
+from luthier.evaluation.metric_choice import AUTO
 from luthier.families import chat_proofs, text_defaults, token_proofs
 from luthier.families.family import Choice, Family
 from luthier.objectives.chat import Chat
@@ -47,6 +47,7 @@ class ChatFamily(Family):
     metrics = ("loss", "bits_per_byte", "chrf", "rouge_l")
     compares_untouched = True
     generates = True
+    converses = True
     pipeline_tag = "text-generation"
 
     # rows
@@ -144,9 +145,9 @@ class ChatFamily(Family):
 
     def baselines(self, train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
         """Word frequencies that copy from the prompt."""
-        from luthier.evaluation.baselines import copier
+        from luthier.evaluation.baselines import cache_lm_baseline
 
-        return [copier(train, validation, len(context.processor))]
+        return [cache_lm_baseline(context.objective, train, validation, len(context.processor))]
 
     def target_text(self, example: Example) -> str:
         """The last answer."""
@@ -156,12 +157,12 @@ class ChatFamily(Family):
 
     def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
         """The likeliest answer to each."""
-        from luthier.models.generate import answers
+        from luthier.models.generate import generate_answers
 
         prompts = [self.serving_inputs(record, objective)["tokens"] for record in records]
         found: list[str] = []
         for start in range(0, len(prompts), ANSWERED_TOGETHER):
-            found += answers(model, objective.tokenizer, prompts[start : start + ANSWERED_TOGETHER], limit)
+            found += generate_answers(model, objective.tokenizer, prompts[start : start + ANSWERED_TOGETHER], limit)
         return [{"text": text} for text in found]
 
     def usage(self, bundle: str) -> str:

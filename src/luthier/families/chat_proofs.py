@@ -126,13 +126,13 @@ def starts_where_it_must(context: ProofContext) -> Proof:
 
 def _shifted_loss(context: ProofContext, example: Example) -> float:
     """The loss when each learned token is asked for one place too late."""
-    from luthier.models.modes import evaluating
+    from luthier.models.modes import eval_mode
 
     late = replace(example, inputs={"tokens": [example.tokens[0], *example.tokens[:-1]]})
     batch = context.batch([example])
     moved_by_one = replace(batch, flat={**batch.flat, "next": context.batch([late]).flat["next"]})
     model: Any = context.model
-    with evaluating(model):
+    with eval_mode(model):
         scores = context.objective.score(model, moved_by_one)
     return float(scores.loss.sum() / max(float(scores.count.sum()), 1.0))
 
@@ -142,7 +142,7 @@ def padding_changes_nothing(context: ProofContext) -> Proof:
     example = min(context.rows, key=lambda each: len(each.tokens))
     import torch
 
-    from luthier.models.precision import precisely
+    from luthier.models.precision import in_fp32
 
     model: Any = context.model
     device = next(model.parameters()).device
@@ -152,7 +152,7 @@ def padding_changes_nothing(context: ProofContext) -> Proof:
     padding = torch.full((gap,), end, device=device)
     seen, gone = torch.ones(size, dtype=torch.long, device=device), torch.zeros(gap, dtype=torch.long, device=device)
     said = []
-    with precisely(model.network), model.generating() as network:
+    with in_fp32(model.network), model.for_generation() as network:
         for tokens, mask in ((torch.cat([padding, row]), torch.cat([gone, seen])), (torch.cat([row, padding]), torch.cat([seen, gone]))):
             places = (mask.cumsum(0) - 1).clamp(min=0)
             logits = network(input_ids=tokens[None], attention_mask=mask[None], position_ids=places[None]).logits[0]

@@ -12,8 +12,8 @@ from luthier.core.types import Example, Record, Scores
 from luthier.data.reading import Columns, RowView
 from luthier.data.rows import Rejected
 from luthier.data.spec import Data
-from luthier.data.usable import classes, reject_label, reject_reason
-from luthier.evaluation.choice import AUTO
+from luthier.data.usable_rows import keep_known_classes, reject_label, reject_reason
+from luthier.evaluation.metric_choice import AUTO
 from luthier.families.family import Choice, Family
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class ClassFamily(Family):
 
     def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
         """The classes that have rows enough."""
-        return classes(parts, columns, rejected, path)
+        return keep_known_classes(parts, columns, rejected, path)
 
     # starting point
 

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.component import Component
 from luthier.core.errors import ExperimentError
 from luthier.core.types import Example, Record, Scores
-from luthier.data.near import clusters, normal
+from luthier.data.near_duplicates import clusters, normalise
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
-from luthier.data.usable import reject_reason
-from luthier.evaluation.choice import AUTO
+from luthier.data.usable_rows import reject_reason
+from luthier.evaluation.metric_choice import AUTO
 
 if TYPE_CHECKING:
+    from luthier.core.finding import Finding
     from luthier.core.interfaces import TrainableModel
     from luthier.core.proof import ProofFunction
     from luthier.data.dataset import Dataset
@@ -65,10 +66,16 @@ class Family(ABC):
     """Whether logistic regression on the untouched base is a candidate to ship."""
     compares_untouched: bool = False
     """Whether the untouched base can be scored with the same loss, and so is a baseline."""
+    has_reference: bool = False
+    """Whether its objective also has to know what the untouched base says of the test rows."""
     generates: bool = False
     """Whether it answers in words."""
+    converses: bool = False
+    """Whether it answers the turns of a conversation: `luthier chat` can talk to it, and bases are compared by what they foresee of its answers."""
     pipeline_tag: str = ""
     """What model hubs call it."""
+    library: str = "transformers"
+    """Which library reads its bundles without Luthier, as model hubs call it."""
 
     @property
     def spec_class(self) -> type[Component]:
@@ -85,6 +92,10 @@ class Family(ABC):
     """The remedy where the rows cannot be trained on."""
 
     # rows
+
+    def file_format(self, path: Path) -> str | None:
+        """How a file or folder is read where a person insists on this family and its ending says something else: a name from `data.SOURCES`."""
+        return None
 
     @abstractmethod
     def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
@@ -118,7 +129,7 @@ class Family(ABC):
 
     def identity(self, record: Record, data: Data) -> str:
         """What copies of a row have in common."""
-        return normal(self.row_view(record, data).text)
+        return normalise(self.row_view(record, data).text)
 
     # starting point
 
@@ -215,6 +226,33 @@ class Family(ABC):
         """The trivial models that it has to beat, fitted."""
         return []
 
+    def samples(self, model: Any, objective: Any, validation: Sequence[Example]) -> list[dict[str, Any]]:
+        """What the model says at an evaluation of the same few rows each time, for samples.jsonl: `row`, `asked`, `said`; where that is more than numbers."""
+        return []
+
+    def fit_after_training(self, model: Any, objective: Any, validation: Sequence[Example]) -> str:
+        """Fit what prediction needs beside the weights, such as a threshold, before the test rows are opened; what was found, for a person.
+
+        Args:
+            model: at its best weights; what is fitted stays in its buffers, and so in the bundle.
+            objective: as the run opened it.
+            validation: the validation rows.
+        """
+        return ""
+
+    def metrics_of_verdict(self, metrics: tuple[str, ...], scores: Scores) -> tuple[str, ...]:
+        """The metrics in the order of the verdict: the first decides there.
+
+        Args:
+            metrics: the first chose the checkpoint.
+            scores: of the trained model on the test rows.
+        """
+        return metrics
+
+    def pictures(self, model: Any, objective: Any, examples: Sequence[Example], scores: Scores) -> dict[str, Any]:
+        """Rows that the report shows as pictures: a `title`, an `about`, and `rows` of a `caption` and `images` (`core.pictures.as_data`); empty for none."""
+        return {}
+
     def target_text(self, example: Example) -> str:
         """What was to be said of a row, for the report."""
         return str(example.target)
@@ -223,11 +261,34 @@ class Family(ABC):
         """What was said of a row, for the report, where that is not one class; empty where it shows nothing."""
         return ""
 
+    def findings(self, scores: Scores, spec: Any) -> list[Finding]:
+        """What a person should know of its answers on the test rows, beside the verdict."""
+        return []
+
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """What the report shows of its own, as data; of any family `tables`: each a `title`, a `head` and `rows`."""
         return {}
 
+    def describe_model(self, model: Any, objective: Any) -> dict[str, Any]:
+        """What the report shows of the trained model itself, as data: more `tables`, and `figures`, each with its `kind`, `title` and `about` (see `delivery.figures.drawn`).
+
+        Args:
+            model: that ships, in eval mode.
+            objective: as the run opened it.
+        """
+        return {}
+
     # use
+
+    def write_files(self, folder: Path, model: Any, processor: Any) -> list[str]:
+        """Write into a bundle what other programs read of it, beside the weights; the names of these files, none by default.
+
+        Args:
+            folder: of the bundle; all that is in it is in its manifest.
+            model: that ships.
+            processor: what `load_processor` gave.
+        """
+        return []
 
     def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None] | None:
         """Rows that a bundle is asked about, where they are no texts; None leaves the reading to others.

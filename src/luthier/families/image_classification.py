@@ -12,11 +12,11 @@ import numpy as np
 from luthier.core.errors import DataError, nearest
 from luthier.core.proof import Proof, ProofContext, ProofFunction, row_of
 from luthier.core.types import Example, Record, Scores
-from luthier.data import pictures
+from luthier.data import similar_images
 from luthier.data.infer import count_values, find_label
 from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rows, names_table, read
-from luthier.data.sources.frames import named
+from luthier.data.sources.frames import describe_value
 from luthier.data.sources.images import ENDINGS, KEPT, images_of
 from luthier.data.spec import Data
 from luthier.families import text_defaults
@@ -74,15 +74,14 @@ class ImageClassification(ClassFamily):
         """Rows that name images, which the reader has looked at, and a label."""
         if not {"pixels", "thumbnail"} <= set(rows.columns):
             return None
-        named = [name for name in rows.columns if str(rows.values[0].get(name) or "").lower().endswith(ENDINGS)]
-        column = asked.input or (named[0],)
+        column = asked.input or (find_image(rows),)
         others = Rows(columns=[name for name in rows.columns if name not in (*column, *KEPT)], values=rows.values)
         target = asked.target or find_label(others, path, column)
         return Columns(self.name, column, target, f"{column[0]!r} names images; {count_values(rows, target)}")
 
     def clusters(self, records: Sequence[Record], data: Data) -> Sequence[int]:
         """By how the images look."""
-        return pictures.clusters([record.values["thumbnail"] for record in records])
+        return similar_images.clusters([record.values["thumbnail"] for record in records])
 
     def identity(self, record: Record, data: Data) -> str:
         """The hash of the pixels."""
@@ -132,15 +131,7 @@ class ImageClassification(ClassFamily):
 
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """The classes, the side and the colour that suit the training images."""
-        spec = super().fit_spec(spec, dataset)
-        rows = [record.values for record in dataset.records["train"]]
-        found: dict[str, Any] = {}
-        if not spec.side:
-            sides = sorted(min(row["width"], row["height"]) for row in rows)
-            found["side"] = SMALL if sides[len(sides) // 2] < FEW_PIXELS else LARGE
-        if spec.colour == "auto":
-            found["colour"] = "grey" if all(row["mode"] in GREY for row in rows) else "rgb"
-        return spec.model_copy(update=found) if found else spec
+        return fit_squares(super().fit_spec(spec, dataset), dataset)
 
     def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Squares:
         """How images are made into squares, as transformers writes it."""
@@ -158,9 +149,16 @@ class ImageClassification(ClassFamily):
         """The most frequent class, and the nearest class mean of small pictures."""
         from luthier.evaluation import baselines
 
-        frequent = baselines.majority(train, validation, context.classes)
+        frequent = baselines.majority_baseline(train, validation, context.classes)
         context.poll()
         return [frequent, nearest_mean(train, validation, context.classes)]
+
+    def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
+        """As of any classes; of two also sensitivity and specificity."""
+        from luthier.evaluation.two_classes import describe_two_classes
+
+        found = super().details(scores, spec)
+        return {**found, "tables": [describe_two_classes(scores, spec.labels)]} if len(spec.labels) == 2 else found
 
     # use
 
@@ -171,6 +169,28 @@ class ImageClassification(ClassFamily):
     def usage(self, bundle: str) -> str:
         """What to type to use a bundle."""
         return f"luthier predict {bundle} image.png"
+
+
+def find_image(rows: Rows) -> str:
+    """The column that names the images of rows that the reader has looked at."""
+    return next(name for name in rows.columns if str(rows.values[0].get(name) or "").lower().endswith(ENDINGS))
+
+
+def fit_squares(spec: Any, dataset: Dataset) -> Any:
+    """The hyperparameters with the side and the colour that suit the training images, where they are not set.
+
+    Args:
+        spec: with `side` and `colour`.
+        dataset: the rows.
+    """
+    rows = [record.values for record in dataset.records["train"]]
+    found: dict[str, Any] = {}
+    if not spec.side:
+        sides = sorted(min(row["width"], row["height"]) for row in rows)
+        found["side"] = SMALL if sides[len(sides) // 2] < FEW_PIXELS else LARGE
+    if spec.colour == "auto":
+        found["colour"] = "grey" if all(row["mode"] in GREY for row in rows) else "rgb"
+    return spec.model_copy(update=found) if found else spec
 
 
 def images_asked(data: Any, column: str) -> tuple[list[Record], Path | None]:
@@ -191,7 +211,9 @@ def images_asked(data: Any, column: str) -> tuple[list[Record], Path | None]:
         for number, row in enumerate(given, 1):
             name = row.get(column) if isinstance(row, dict) else row
             if not isinstance(name, str | os.PathLike) and not (isinstance(row, dict) and name is None):
-                raise DataError(f"row {number} is {named(name)}, not the name of an image", "save the image as a file, and give its name")
+                raise DataError(
+                    f"row {number} is {describe_value(name)}, not the name of an image", "save the image as a file, and give its name"
+                )
         rows = [row if isinstance(row, dict) else {column: str(row)} for row in given]
         missing = next((number for number, row in enumerate(rows, 1) if not str(row.get(column) or "").strip()), None)
         if missing is not None:

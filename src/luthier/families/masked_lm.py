@@ -216,13 +216,13 @@ def hidden_is_hidden(context: ProofContext) -> Proof:
     """Most guessed tokens stand behind the mask token, and a model that knows nothing hesitates among all tokens."""
     import torch
 
-    from luthier.models.modes import evaluating
+    from luthier.models.modes import eval_mode
 
     model: Any = context.model
     batch = context.batch(context.rows)
     shown = batch.flat["tokens"][batch.flat["hidden"] >= 0]
     masked = int((shown == context.tokenizer.mask_token_id).sum())
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         logits = model.guess(model.hidden(batch)[:1])
         began = float(context.objective.score(model, batch).loss.sum() / max(len(shown), 1))
     knows_nothing = float(np.log(logits.shape[-1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from luthier.core.errors import DataError
 from luthier.data.dataset import QUICK, Dataset
@@ -53,7 +54,7 @@ def recognise(rows: Rows, path: str, asked: Data) -> tuple[Family, Columns]:
     if not matching:
         raise problem or DataError(f"{path}: nothing in it is recognised", "name what it is for: --task")
     family, found = matching[0]
-    others = [other.name for other, _ in matching[1:] if other.Spec is not None]
+    others = [other.name for other, _ in matching[1:] if other.Spec is not None and other.kind.reads == family.kind.reads]
     more = f"; {' and '.join(others)} could read them too: --task {others[0]}" if others else ""
     return family, replace(found, reason=found.reason + more)
 
@@ -89,4 +90,6 @@ def match(family: Family, rows: Rows, path: str, asked: Data) -> Columns | None:
 
 def load_dataset(spec: Data, checks: Sequence[str] = QUICK) -> Dataset:
     """Read, check and split, by whichever family recognises the rows; see `data.dataset.load_dataset`."""
+    if spec.task and spec.format is None:
+        spec = spec.model_copy(update={"format": family_of(spec.task).file_format(Path(spec.path))})
     return load_with(spec, recognise, checks)

@@ -15,8 +15,8 @@ from luthier.data.infer import TARGET_NAMES, find_label, find_pair, find_text
 from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
-from luthier.data.usable import reject_reason
-from luthier.evaluation.choice import AUTO
+from luthier.data.usable_rows import reject_reason
+from luthier.evaluation.metric_choice import AUTO
 from luthier.families import token_proofs
 from luthier.families.family import Choice
 from luthier.families.text_family import TextFamily

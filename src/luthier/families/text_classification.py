@@ -68,9 +68,9 @@ class TextClassification(ClassFamily, TextFamily):
         from luthier.evaluation import baselines
 
         given = train, validation, context.classes
-        frequent = baselines.majority(*given)
+        frequent = baselines.majority_baseline(*given)
         context.poll()
-        return [frequent, baselines.words(*given, context.columns, context.most_rows)]
+        return [frequent, baselines.tf_idf_baseline(*given, context.columns, context.most_rows)]
 
     # use
 

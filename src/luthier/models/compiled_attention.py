@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from luthier.models.compiled import Kernels
-from luthier.models.packing import Group, Packing
+from luthier.models.packing import AttentionGroup, Packing
 
 BLOCK = 128
 """Tokens that ask at once on the way back; rows up to twice as long are not divided."""
@@ -27,9 +27,9 @@ class CompiledAttention(torch.autograd.Function):
         kept: list[tuple[Tensor, ...]] = []
         said: list[Tensor] = []
         for group in packing.groups:
-            q, k, v = group.asking.gather(query), group.seen.gather(key), group.seen.gather(value)
+            q, k, v = group.queries.gather(query), group.keys.gather(key), group.keys.gather(value)
             shared = q.shape[1] // k.shape[1]
-            plain = group.before is None and not 0 < window < group.seen.length
+            plain = group.before is None and not 0 < window < group.keys.length
             rows, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 q,
                 k.repeat_interleave(shared, 1),
@@ -57,24 +57,24 @@ class CompiledAttention(torch.autograd.Function):
         ]
         ctx.kept = None
         d_query, d_key, d_value = zip(*found, strict=True)
-        return packing.scatter(d_query, clear=True), packing.added(d_key), packing.added(d_value), None, None, None
+        return packing.scatter(d_query, clear=True), packing.sum_gradients(d_key), packing.sum_gradients(d_value), None, None, None
 
 
-def _mask(group: Group, window: int, dtype: torch.dtype) -> Tensor:
+def _mask(group: AttentionGroup, window: int, dtype: torch.dtype) -> Tensor:
     """What hides places, as torch takes it, # (asking length, length) or (rows, 1, asking length, length)"""
-    hidden = group.hidden(window, dtype)
+    hidden = group.additive_mask(window, dtype)
     return hidden if hidden.ndim == 2 else hidden.squeeze(2)
 
 
 def _back(
-    group: Group, gradient: Tensor, pulled: Tensor, kept: tuple[Tensor, ...], window: int, kernels: Kernels
+    group: AttentionGroup, gradient: Tensor, pulled: Tensor, kept: tuple[Tensor, ...], window: int, kernels: Kernels
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of one group's queries, keys and values."""
     q, k, v, total = kept
     (rows, heads, asking, width), key_heads, length = q.shape, k.shape[1], k.shape[2]
     shared = heads // key_heads
-    d_said = group.asking.gather(gradient, clear=True)
-    pulled = group.asking.gather(pulled, clear=True)[..., 0]  # padding asks for nothing, so it pulls at no key
+    d_said = group.queries.gather(gradient, clear=True)
+    pulled = group.queries.gather(pulled, clear=True)[..., 0]  # padding asks for nothing, so it pulls at no key
     later = 0 if group.before is None else int(group.before.max())  # how much further than its own place a token may see
     size = (
         -(-asking // max(1, round(asking / BLOCK))) if asking > 2 * BLOCK else asking
@@ -103,11 +103,11 @@ def _back(
     return torch.cat(d_query, 2), d_key.to(q.dtype), d_value.to(q.dtype)
 
 
-def _sees(group: Group, start: int, end: int, heads: int, window: int) -> tuple[Tensor, Tensor]:
+def _sees(group: AttentionGroup, start: int, end: int, heads: int, window: int) -> tuple[Tensor, Tensor]:
     """The first and the last place that tokens see, of every row and head, each # (rows × heads × (end - start),) fp32"""
     key = ("sees", start, end, heads, window)
     if key not in group.known:  # every block of the network asks for the same
-        last = torch.arange(start, end, dtype=torch.float32).expand(group.asking.rows, 1, -1)
+        last = torch.arange(start, end, dtype=torch.float32).expand(group.queries.rows, 1, -1)
         last = (last if group.before is None else last + group.before[:, None, None]).expand(-1, heads, -1).flatten()
         first = last - window + 1 if window > 0 else torch.zeros_like(last)
         group.known[key] = (first, last)

@@ -43,7 +43,7 @@ class Entry:
 
 
 @contextlib.contextmanager
-def reading() -> Iterator[None]:
+def name_unreadable_files() -> Iterator[None]:
     """Name a store, or a base in it, that this user may not read.
 
     Raises:
@@ -60,7 +60,7 @@ def reading() -> Iterator[None]:
         ) from None
 
 
-@reading()
+@name_unreadable_files()
 def folder_size(folder: Path) -> int:
     """The bytes of all files below a folder; links are not followed, and a file with two names counts once."""
     total, seen = 0, set[tuple[int, int]]()
@@ -94,7 +94,7 @@ def locked(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-@reading()
+@name_unreadable_files()
 def list_entries(store: Path, known: Container[str] = ()) -> list[Entry]:
     """What lies in the store: bases first, then what was left over.
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from luthier.core.types import Batch
-from luthier.models.precision import compute_in
-from luthier.models.pretrained import PackedNetwork, by_row, load_classifier, load_tokenizer
+from luthier.models.precision import round_weights_to
+from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer, pool_rows
 from luthier.models.store import Base
 
 READ = 256
@@ -20,7 +20,7 @@ TOGETHER = 2048
 """Tokens that go through the model at once: few enough to stay in the processor's cache."""
 
 
-def views(model: PackedNetwork, batch: Batch) -> np.ndarray:
+def base_views(model: PackedNetwork, batch: Batch) -> np.ndarray:
     """What an untouched base makes of rows, as `layer_means` says it.
 
     Args:
@@ -46,9 +46,9 @@ def layer_means(model: PackedNetwork, batch: Batch) -> torch.Tensor:
         # (examples, views, width)
     """
     with torch.no_grad():
-        states = [each.float() for each in model.floors(batch, depths_read(len(model.blocks)))]
+        states = [each.float() for each in model.hidden_states_at_depths(batch, depths_read(len(model.blocks)))]
         poolings = ("mean", "last") if model.causal else ("mean",)
-        return torch.stack([by_row(each, batch, pooling) for pooling in poolings for each in states], 1)
+        return torch.stack([pool_rows(each, batch, pooling) for pooling in poolings for each in states], 1)
 
 
 def depths_read(blocks: int) -> list[int]:
@@ -62,12 +62,12 @@ def depths_read(blocks: int) -> list[int]:
 
 def unit_rows(model: PackedNetwork, batch: Batch) -> np.ndarray:
     """One vector of unit length a row, of which each view is an equal part. # (examples, views × width)"""
-    found = views(model, batch)
+    found = base_views(model, batch)
     found /= np.linalg.norm(found, axis=2, keepdims=True) * found.shape[1] ** 0.5
     return found.reshape(len(found), -1)
 
 
-def counter(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
+def token_counter(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
     """A function from texts to how many tokens each has, control tokens included; it uses all processors.
 
     Args:
@@ -88,7 +88,7 @@ def counter(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
     return count
 
 
-def encoder(base: Base) -> Callable[[Sequence[str]], np.ndarray]:
+def text_encoder(base: Base) -> Callable[[Sequence[str]], np.ndarray]:
     """A function from texts to vectors of unit length, # (texts, width); the base is loaded now.
 
     Args:
@@ -103,7 +103,7 @@ def encoder(base: Base) -> Callable[[Sequence[str]], np.ndarray]:
     return encode
 
 
-def layers(base: Base, texts: Sequence[str], dtype: str = "float32") -> np.ndarray:
+def layer_vectors(base: Base, texts: Sequence[str], dtype: str = "float32") -> np.ndarray:
     """What each floor of a base makes of texts: the mean over a text's tokens, behind the embeddings and behind each block.
 
     Args:
@@ -114,16 +114,16 @@ def layers(base: Base, texts: Sequence[str], dtype: str = "float32") -> np.ndarr
     Returns:
         # (texts, blocks + 1, width)
     """
-    model = compute_in(load_classifier(base, ["a", "b"], "mean", 0.0, seed=0).eval(), getattr(torch, dtype))
+    model = round_weights_to(load_classifier(base, ["a", "b"], "mean", 0.0, seed=0).eval(), getattr(torch, dtype))
     depths = range(len(model.blocks) + 1)
 
     def floors(batch: Batch) -> np.ndarray:
-        return torch.stack([by_row(states.float(), batch, "mean") for states in model.floors(batch, depths)], 1).numpy()
+        return torch.stack([pool_rows(states.float(), batch, "mean") for states in model.hidden_states_at_depths(batch, depths)], 1).numpy()
 
     return _of_texts(load_tokenizer(base), texts, floors)
 
 
-def in_parts(lengths: Sequence[int], read: Callable[[list[int]], np.ndarray]) -> np.ndarray:
+def map_in_batches(lengths: Sequence[int], read: Callable[[list[int]], np.ndarray]) -> np.ndarray:
     """What is read of each row, in the rows' order; rows of similar length go together, up to so many tokens.
 
     Args:
@@ -150,4 +150,4 @@ def _of_texts(tokenizer: Any, texts: Sequence[str], read: Callable[[Batch], np.n
         flat = {"tokens": torch.tensor([token for row in rows for token in tokens[row]])}
         return read(Batch(index=torch.arange(len(rows)), lengths=lengths, flat=flat, each={}))
 
-    return in_parts([len(each) for each in tokens], some)
+    return map_in_batches([len(each) for each in tokens], some)

@@ -1,4 +1,4 @@
-"""The frozen blocks' output, computed once for each row: what does not move need not be computed in every epoch, trial and evaluation."""
+"""A cache of the frozen blocks' outputs: computed once for each row, used in every epoch, trial and evaluation."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FrozenLayerCache:
             self.spans[key] = (tokens, end, len(self.chunks) - 1)
             self.chunks[-1].append(example)
             tokens = end
-        self.states = _room(tokens, width, dtype)
+        self.states = _allocate(tokens, width, dtype)
 
     @staticmethod
     def bytes(examples: Sequence[Example], width: int, dtype: torch.dtype) -> int:
@@ -68,7 +68,7 @@ class FrozenLayerCache:
 
     def _compute(self, chunk: int, model: Any) -> None:
         batch = _batch(self.chunks[chunk]).to(next(model.network.parameters()).device)
-        found, self.boxed = model.behind(batch, self.depth)
+        found, self.boxed = model.hidden_states_at(batch, self.depth)
         self.states[self.starts[chunk] : self.starts[chunk] + len(found)] = found.to(self.states.device)
         self.computed.add(chunk)
 
@@ -104,7 +104,7 @@ class FrozenLayerCache:
         last: Any = (states[None],) if self.boxed else states[None]
         passed = list(blocks)[: self.depth]
         for number, block in enumerate(passed):
-            block.forward = _says(last) if number == self.depth - 1 else _passes(self.boxed)  # type: ignore[method-assign]
+            block.forward = _return_states(last) if number == self.depth - 1 else _pass_through(self.boxed)  # type: ignore[method-assign]
         try:
             yield
         finally:
@@ -112,15 +112,15 @@ class FrozenLayerCache:
                 del block.forward
 
 
-def _says(states: Any) -> Any:
+def _return_states(states: Any) -> Any:
     return lambda *_, **__: states
 
 
-def _passes(boxed: bool) -> Any:
+def _pass_through(boxed: bool) -> Any:
     return (lambda hidden, *_, **__: (hidden,)) if boxed else (lambda hidden, *_, **__: hidden)
 
 
-def _room(tokens: int, width: int, dtype: torch.dtype) -> Tensor:
+def _allocate(tokens: int, width: int, dtype: torch.dtype) -> Tensor:
     size = tokens * width * dtype.itemsize
     if size <= IN_MEMORY:
         return torch.empty(tokens, width, dtype=dtype)

@@ -9,16 +9,20 @@ from typing import Any
 import torch
 from transformers import TextIteratorStreamer
 
-from luthier.models.memory import in_halves
+from luthier.core.randomness import seed_of
+from luthier.models.memory import retry_halved
 from luthier.models.pretrained import Generator
 
+TOP = 50
+"""Likeliest tokens that are drawn from."""
 
-def ends(tokenizer: Any) -> int:
+
+def end_token(tokenizer: Any) -> int:
     """The token that ends an answer."""
     return int(tokenizer.eos_token_id)
 
 
-def answers(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int) -> list[str]:
+def generate_answers(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int) -> list[str]:
     """Greedy answers to a few prompts at once.
 
     Args:
@@ -33,16 +37,18 @@ def answers(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limi
     Raises:
         OutOfMemory: even one prompt is too much.
     """
-    return [text for part in in_halves(lambda few: _answers(model, tokenizer, few, limit), prompts, "writing an answer") for text in part]
+    return [
+        text for part in retry_halved(lambda few: _answers(model, tokenizer, few, limit), prompts, "writing an answer") for text in part
+    ]
 
 
 def _answers(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int) -> list[str]:
     longest = max(len(prompt) for prompt in prompts)
-    end = ends(tokenizer)
+    end = end_token(tokenizer)
     ids = torch.tensor([[end] * (longest - len(prompt)) + prompt for prompt in prompts])
     seen = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     device = next(model.parameters()).device
-    with model.generating() as network:
+    with model.for_generation() as network:
         made = network.generate(
             input_ids=ids.to(device), attention_mask=seen.to(device), max_new_tokens=limit, do_sample=False,
             eos_token_id=end, pad_token_id=end,
@@ -50,7 +56,7 @@ def _answers(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], lim
     return [tokenizer.decode(row[longest:], skip_special_tokens=True).strip() for row in made]
 
 
-def stream(model: Generator, tokenizer: Any, prompt: list[int], limit: int, temperature: float) -> Iterator[str]:
+def stream_answer(model: Generator, tokenizer: Any, prompt: list[int], limit: int, temperature: float) -> Iterator[str]:
     """One answer, piece by piece.
 
     Args:
@@ -60,11 +66,11 @@ def stream(model: Generator, tokenizer: Any, prompt: list[int], limit: int, temp
         limit: tokens the answer may have.
         temperature: 0 takes the likeliest token each time; above, tokens are drawn.
     """
-    end = ends(tokenizer)
+    end = end_token(tokenizer)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = torch.tensor([prompt], device=next(model.parameters()).device)
     options: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    with model.generating() as network:
+    with model.for_generation() as network:
 
         def work() -> None:
             with torch.no_grad():
@@ -75,3 +81,45 @@ def stream(model: Generator, tokenizer: Any, prompt: list[int], limit: int, temp
         thread.start()
         yield from (str(piece) for piece in streamer)
         thread.join()
+
+
+def continuations(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int, end: int, temperature: float) -> list[str]:
+    """How a few texts go on.
+
+    Args:
+        model: the language model.
+        tokenizer: its tokenizer.
+        prompts: token ids.
+        limit: tokens that are added at most.
+        end: the token at which a text ends.
+        temperature: 0 takes the likeliest token each time; above, tokens are drawn, for the same prompt the same ones each time.
+
+    Raises:
+        OutOfMemory: even one prompt is too much.
+    """
+    said = []
+    device = next(model.parameters()).device
+    for prompt in prompts:
+        ids = torch.tensor([prompt], device=device)
+        options: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": TOP} if temperature > 0 else {"do_sample": False}
+        with torch.random.fork_rng(devices=[device] if ids.is_cuda else []), model.for_generation() as network:
+            torch.manual_seed(seed_of("continuation", *prompt))
+            made = network.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, eos_token_id=end, pad_token_id=end, **options
+            )
+        said.append(tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True))
+    return said
+
+
+def log_probabilities_of(model: Generator, tokens: Sequence[int], gradient: bool = True) -> torch.Tensor:
+    """The log-probability of each token but the first behind those before it, by transformers' own forward pass, # (tokens - 1,)
+
+    Args:
+        model: the language model.
+        tokens: of one text, # (tokens,)
+        gradient: whether gradients shall flow back.
+    """
+    row = torch.tensor([list(tokens)], device=next(model.parameters()).device)
+    with model.for_generation() as network, torch.set_grad_enabled(gradient):
+        said = network(input_ids=row).logits[0, :-1].float().log_softmax(-1)
+    return said.gather(1, row[0, 1:, None])[:, 0]

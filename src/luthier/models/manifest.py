@@ -132,6 +132,6 @@ def how_to_restore(folder: Path) -> str:
     run = Run(folder.parent)
     if not (run.folder / "experiment.yaml").is_file():
         return "restore the bundle from a copy"
-    if not run.happened("finished"):
+    if not run.events_named("finished"):
         return f"finish its run, which writes the bundle: `luthier resume {run.folder}`"
     return f"restore the bundle from a copy, or make the same one again: `luthier train {run.folder / 'experiment.yaml'} --out NEW`"

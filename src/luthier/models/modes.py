@@ -9,7 +9,7 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put a whole model into eval mode, and every module back into its own mode afterwards.
 
     A frozen block is in eval mode while the rest is not, so one flag for the model would not do.

@@ -14,7 +14,7 @@ PRECISE = 64
 
 
 def next_token_loss(
-    said: Tensor, weight: Tensor, target: Tensor, chunk: int = 256, kernels: Kernels | None = None
+    said: Tensor, weight: Tensor, target: Tensor, chunk: int = 256, kernels: Kernels | None = None, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy, summed and of each position.
 
@@ -24,12 +24,14 @@ def next_token_loss(
         target: the token to be said, # (learned,)
         chunk: positions whose logits exist at once.
         kernels: the compiled ones, where they are used.
+        smoothing: share of each target that is spread evenly over the vocabulary (label smoothing), 0 ≤ smoothing < 1.
 
     Returns:
         the sum, which gradients flow back from, and what each position adds to it, without gradient, # (learned,) fp32
     """
-    kernels = kernels if kernels is not None and said.dtype == kernels.dtype else None  # they are made for that alone
-    return cast(tuple[Tensor, Tensor], _ChunkedCrossEntropy.apply(said, weight, target, chunk, torch.is_grad_enabled(), kernels))
+    made_for = kernels is not None and said.dtype == kernels.dtype and not smoothing  # they know that alone
+    learning, used = torch.is_grad_enabled(), kernels if made_for else None
+    return cast(tuple[Tensor, Tensor], _ChunkedCrossEntropy.apply(said, weight, target, chunk, learning, used, smoothing))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -37,7 +39,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, said: Tensor, weight: Tensor, target: Tensor, chunk: int, learning: bool, kernels: Kernels | None
+        ctx: Any, said: Tensor, weight: Tensor, target: Tensor, chunk: int, learning: bool, kernels: Kernels | None, smoothing: float
     ) -> tuple[Tensor, Tensor]:
         losses = said.new_empty(len(said), dtype=torch.float32)
         states_learn, weight_learns = (learning and needed for needed in ctx.needs_input_grad[:2])
@@ -50,7 +52,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if kernels is not None and learning:
                 losses[part] = kernels.cross_entropy_(logits, target[part])
             else:
-                losses[part] = _lost(logits, target[part], states_learn or weight_learns)
+                losses[part] = _lost(logits, target[part], states_learn or weight_learns, smoothing)
             if d_said is not None:
                 d_said[part] = logits @ weight
             if weight_learns:
@@ -68,18 +70,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx.gradients = None
         if float(factor) != 1.0:
             d_said, d_weight = (None if gradient is None else gradient.mul_(factor.to(gradient.dtype)) for gradient in (d_said, d_weight))
-        return d_said, d_weight, None, None, None, None
+        return d_said, d_weight, None, None, None, None, None
 
 
-def _lost(logits: Tensor, target: Tensor, learning: bool) -> Tensor:
+def _lost(logits: Tensor, target: Tensor, learning: bool, smoothing: float = 0.0) -> Tensor:
     """What each position loses; where something learns, its logits become the loss's gradient, # (positions, vocabulary) → (positions,) fp32"""
     losses, at_once = [], len(logits) if logits.is_cuda else PRECISE
     for low, right in zip(logits.split(at_once), target.split(at_once), strict=True):
         precise = low.float()
         largest, hit = precise.amax(-1), precise.gather(1, right[:, None])[:, 0]
+        if smoothing:
+            hit = (1 - smoothing) * hit + smoothing * precise.mean(-1)
         share = torch.softmax(precise, -1, out=precise)
         # of the likeliest token the share is one over the sum of exponentials: no second pass for that sum
         losses.append(largest - share.amax(-1).log() - hit)
         if learning:
-            low.copy_(share.scatter_add_(1, right[:, None], share.new_full((len(share), 1), -1.0)))
+            share = share.sub_(smoothing / share.shape[-1]) if smoothing else share
+            low.copy_(share.scatter_add_(1, right[:, None], share.new_full((len(share), 1), smoothing - 1.0)))
     return torch.cat(losses)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from luthier.models.dropout import by_head, kept_scale, site_key
-from luthier.models.packing import Group, Packing
+from luthier.models.packing import AttentionGroup, Packing
 
 NAME = "luthier_packed"
 KEPT_LENGTH = 512
@@ -26,7 +26,7 @@ class _Attention(torch.autograd.Function):
         kept: list[Any] = []
         said = []
         for group in packing.groups:
-            q, k, v = group.asking.gather(query).mul_(scale), group.seen.gather(key), group.seen.gather(value)
+            q, k, v = group.queries.gather(query).mul_(scale), group.keys.gather(key), group.keys.gather(value)
             share = _probabilities(q, k, group, packing.causal, window)
             mask = _kept(share, group, packing, site)
             used = share if mask is None else share * mask
@@ -44,7 +44,7 @@ class _Attention(torch.autograd.Function):
             if share is None:
                 share = _probabilities(q, k, group, packing.causal, ctx.window)
                 used = share if mask is None else share * mask
-            d_out = _unfold(group.asking.gather(gradient, clear=True), k.shape[1])
+            d_out = _unfold(group.queries.gather(gradient, clear=True), k.shape[1])
             d_value.append(used.transpose(-1, -2) @ d_out)
             d_share = d_out @ v.transpose(-1, -2)
             if mask is not None:
@@ -53,7 +53,7 @@ class _Attention(torch.autograd.Function):
             d_query.append(_fold(d_score @ k, group).mul_(ctx.scale))
             d_key.append(d_score.transpose(-1, -2) @ _unfold(q, k.shape[1]))
         ctx.kept = None
-        return packing.scatter(d_query, clear=True), packing.added(d_key), packing.added(d_value), None, None, None, None
+        return packing.scatter(d_query, clear=True), packing.sum_gradients(d_key), packing.sum_gradients(d_value), None, None, None, None
 
 
 def _unfold(heads: Tensor, key_heads: int) -> Tensor:
@@ -62,21 +62,21 @@ def _unfold(heads: Tensor, key_heads: int) -> Tensor:
     return heads.reshape(rows, key_heads, count // key_heads * length, width)
 
 
-def _fold(values: Tensor, group: Group) -> Tensor:
+def _fold(values: Tensor, group: AttentionGroup) -> Tensor:
     """The other way, # (rows, key heads, shared × length, width) → (rows, heads, length, width)"""
-    return values.reshape(group.asking.rows, -1, group.asking.length, values.shape[-1])
+    return values.reshape(group.queries.rows, -1, group.queries.length, values.shape[-1])
 
 
-def _kept_whole(group: Group) -> bool:
+def _kept_whole(group: AttentionGroup) -> bool:
     """Whether the probabilities of a group wait for the way back; of long rows they are computed again."""
-    return group.asking.length * group.seen.length <= KEPT_LENGTH**2
+    return group.queries.length * group.keys.length <= KEPT_LENGTH**2
 
 
-def _probabilities(q: Tensor, k: Tensor, group: Group, causal: bool, window: int) -> Tensor:
+def _probabilities(q: Tensor, k: Tensor, group: AttentionGroup, causal: bool, window: int) -> Tensor:
     """What each token looks at, # (rows, key heads, shared × asking length, length)"""
     score = _unfold(q, k.shape[1]) @ k.transpose(-1, -2)
     if causal:  # padding comes last, so no token sees it
-        score.view(*score.shape[:2], -1, group.asking.length, group.seen.length).add_(group.hidden(window, score.dtype))
+        score.view(*score.shape[:2], -1, group.queries.length, group.keys.length).add_(group.additive_mask(window, score.dtype))
     elif group.mask is not None:
         score += group.mask
     if score.is_cuda:
@@ -85,14 +85,14 @@ def _probabilities(q: Tensor, k: Tensor, group: Group, causal: bool, window: int
     return torch.softmax(precise, -1, out=precise).to(score.dtype)
 
 
-def _kept(share: Tensor, group: Group, packing: Packing, site: int) -> Tensor | None:
+def _kept(share: Tensor, group: AttentionGroup, packing: Packing, site: int) -> Tensor | None:
     """What dropout multiplies a group's probabilities by, keyed by token, head and place; None where it does not act."""
     if packing.dropout == 0:
         return None
     tokens = packing.dropout_keys.tokens
     assert tokens is not None, "dropout needs keys"
     rows, key_heads, tall, length = share.shape
-    keys = by_head(tokens.index_select(0, group.seen.source) ^ site, rows, key_heads * tall // length)
+    keys = by_head(tokens.index_select(0, group.keys.source) ^ site, rows, key_heads * tall // length)
     keys *= 0x2C1B3C6D
     keys ^= (keys >> 12) & 0xFFFFF
     return kept_scale(keys.view(rows, key_heads, tall), length, packing.dropout, share.dtype)
@@ -107,13 +107,13 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
     for group in packing.groups:
         q, k, v = (
             tensor.flatten(1).index_select(0, side.source).view(side.rows, side.length, -1, tensor.shape[-1]).transpose(1, 2)
-            for tensor, side in ((query, group.asking), (key, group.seen), (value, group.seen))
+            for tensor, side in ((query, group.queries), (key, group.keys), (value, group.keys))
         )  # (rows, heads, length, width)
-        mask = group.visible(window) if group.before is not None or 0 < window < group.seen.length else None
+        mask = group.visible(window) if group.before is not None or 0 < window < group.keys.length else None
         rows = nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
-        said.append(rows.transpose(1, 2).reshape(group.asking.rows * group.asking.length, -1).index_select(0, group.asking.place))
+        said.append(rows.transpose(1, 2).reshape(group.queries.rows * group.queries.length, -1).index_select(0, group.queries.position))
     return torch.cat(said).index_select(0, packing.back).view(query.shape)
 
 

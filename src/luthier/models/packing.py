@@ -1,4 +1,4 @@
-"""Rows end to end in one stream: which of them go through attention together, and who looks at whom."""
+"""Pack rows into one stream without padding, and group rows of similar length for attention."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ GROUP_TOKENS = 4096
 
 
 @dataclass(frozen=True)
-class Side:
+class PaddedRows:
     """Parts of rows that go through attention together, padded to the longest of them.
 
     Args:
         rows: how many.
         length: of the longest.
         source: where each place takes its token from in the stream; padding takes any, # (rows × length,)
-        place: where each of the tokens stands, # (tokens,)
+        position: the padded position of each token, # (tokens,)
         valid: 1 where there is a token and 0 where there is padding, # (rows, 1, length, 1) or None
     """
 
     rows: int
     length: int
     source: Tensor
-    place: Tensor
+    position: Tensor
     valid: Tensor | None
     _known: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
@@ -53,43 +53,43 @@ class Side:
         taken = stream.reshape(-1, width).index_select(0, source).view(self.rows, heads, self.length, width)
         return taken.mul_(self.valid) if clear and self.valid is not None else taken
 
-    def places(self, heads: int) -> Tensor:
+    def positions(self, heads: int) -> Tensor:
         """Where each token's head stands among all places, # (tokens, heads)"""
-        row, column = self.place // self.length, self.place % self.length
-        return (row[:, None] * heads + torch.arange(heads, device=self.place.device)) * self.length + column[:, None]
+        row, column = self.position // self.length, self.position % self.length
+        return (row[:, None] * heads + torch.arange(heads, device=self.position.device)) * self.length + column[:, None]
 
 
 @dataclass(frozen=True)
-class Group:
-    """Rows of similar length: their tokens that ask, and those that are looked at.
+class AttentionGroup:
+    """A padded group of rows of similar length: queries, and keys and values.
 
     Args:
-        asking: the tokens that go through the network; of a row whose beginning another one has too, only the rest.
-        seen: all tokens of the rows.
+        queries: the tokens that go through the network; of a row that shares its prefix with another one, only the suffix.
+        keys: all tokens of the rows, for keys and values.
         mask: what is added to the scores so that padding is not seen, # (rows, 1, 1, length) or None
-        before: of each row, the tokens before the first that asks, # (rows,); None: all of them ask
-        known: what every block of a network asks for again, by what was asked.
+        before: of each row, the number of tokens before its first query, # (rows,); None: all tokens are queries
+        known: masks that every block of the network needs again.
     """
 
-    asking: Side
-    seen: Side
+    queries: PaddedRows
+    keys: PaddedRows
     mask: Tensor | None
     before: Tensor | None
     known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def visible(self, window: int) -> Tensor:
-        """Which places each asking token looks at: itself and those before it, the last `window` of them where it is not 0.
+        """The keys that each query may attend to: its own and those before it, the last `window` of them where it is not 0.
 
         Returns:
-            # (asking length, length), or where rows begin at different places (rows, 1, asking length, length)
+            # (query length, length), or where suffixes begin at different positions (rows, 1, query length, length)
         """
-        asks = torch.arange(self.asking.length, device=self.seen.source.device)[:, None]
-        return _visible(asks if self.before is None else asks + self.before[:, None, None, None], self.seen.length, window)
+        asks = torch.arange(self.queries.length, device=self.keys.source.device)[:, None]
+        return _visible(asks if self.before is None else asks + self.before[:, None, None, None], self.keys.length, window)
 
-    def hidden(self, window: int, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores so that a token looks at what is visible alone, # (…, asking length, length)"""
+    def additive_mask(self, window: int, dtype: torch.dtype) -> Tensor:
+        """What is added to the scores so that a query attends to visible keys alone, # (…, query length, length)"""
         if self.before is None:
-            return _unseen(self.seen.length, window, dtype, self.seen.source.device)
+            return _causal_mask(self.keys.length, window, dtype, self.keys.source.device)
         if ("hidden", window) not in self.known:
             visible = self.visible(window)[:, :, None]
             self.known["hidden", window] = _as_mask(visible, dtype)
@@ -102,17 +102,17 @@ class Packing:
 
     Args:
         groups: rows of similar length.
-        back: for each token of the stream, its place among the groups' asking tokens laid end to end, # (tokens,)
-        behind: so many tokens at the end of the stream that nothing looks at; their place is any.
-        shared: for each token that is looked at, of the groups laid end to end, its place in the stream where some have the same, # (…,) or None
+        back: for each token of the stream, its position among the groups' queries laid end to end, # (tokens,)
+        padding: so many tokens at the end of the stream that nothing attends to; their position is any.
+        shared: for each key, of the groups laid end to end, its position in the stream where rows share a prefix, # (…,) or None
         causal: whether a token sees only those before it.
         dropout_keys: the keys for attention's dropout.
         dropout: its probability.
     """
 
-    groups: Sequence[Group]
+    groups: Sequence[AttentionGroup]
     back: Tensor
-    behind: int
+    padding: int
     shared: Tensor | None
     causal: bool
     dropout_keys: DropoutKeys
@@ -128,20 +128,20 @@ class Packing:
         """
         heads, width = values[0].shape[1], values[0].shape[3]
         if (True, heads) not in self._known:
-            places = _places([group.asking for group in self.groups], heads)
+            places = _places([group.queries for group in self.groups], heads)
             self._known[True, heads] = places.index_select(0, self.back).flatten()  # (tokens × heads,)
         found = _end_to_end(values).index_select(0, self._known[True, heads]).view(-1, heads, width)
-        if clear and self.behind:
-            found[-self.behind :].zero_()
+        if clear and self.padding:
+            found[-self.padding :].zero_()
         return found
 
-    def added(self, values: Sequence[Tensor]) -> Tensor:
+    def sum_gradients(self, values: Sequence[Tensor]) -> Tensor:
         """The gradients of what was looked at, added up where several rows looked at the same, # a (rows, heads, length, width) for each group → (tokens, heads, width)"""
         if self.shared is None:
             return self.scatter(values, clear=True)
         heads, width = values[0].shape[1], values[0].shape[3]
         if (False, heads) not in self._known:
-            self._known[False, heads] = _places([group.seen for group in self.groups], heads).flatten()
+            self._known[False, heads] = _places([group.keys for group in self.groups], heads).flatten()
         each = _end_to_end(values).index_select(0, self._known[False, heads]).view(-1, heads, width)
         total = torch.zeros(len(self.back), heads, width, device=each.device)  # in fp32, for many may be added
         return total.index_add_(0, self.shared, each.float()).to(each.dtype)
@@ -153,11 +153,11 @@ def _end_to_end(values: Sequence[Tensor]) -> Tensor:
     return torch.cat([value.reshape(-1, width) for value in values]) if len(values) > 1 else values[0].reshape(-1, width)
 
 
-def _places(sides: Sequence[Side], heads: int) -> Tensor:
+def _places(sides: Sequence[PaddedRows], heads: int) -> Tensor:
     """Where each token's head stands among those of all groups end to end, # (tokens of all, heads)"""
     offsets, total = [], 0
     for side in sides:
-        offsets.append(side.places(heads) + total)
+        offsets.append(side.positions(heads) + total)
         total += side.rows * heads * side.length
     return torch.cat(offsets)
 
@@ -176,19 +176,23 @@ def pack(
         shared_prefix: how the stream differs from the rows laid end to end.
     """
     device, sizes = lengths.device, lengths.tolist()
-    joint = None if shared_prefix is None or shared_prefix.whole else shared_prefix
-    own = sizes if joint is None else joint.own(lengths)
+    joint = None if shared_prefix is None or shared_prefix.is_identity else shared_prefix
+    own = sizes if joint is None else joint.suffix_lengths(lengths)
 
-    def group(members: list[int]) -> Group:
-        seen = _side(members, sizes, device, dtype)
+    def group(members: list[int]) -> AttentionGroup:
+        seen = _pad_rows(members, sizes, device, dtype)
         mask = None if causal or seen.valid is None else (1 - seen.valid).transpose(2, 3) * torch.finfo(dtype).min
         if joint is None:
-            return Group(seen, seen, mask, None)
-        seen = replace(seen, source=joint.place.index_select(0, seen.source))
+            return AttentionGroup(seen, seen, mask, None)
+        seen = replace(seen, source=joint.position.index_select(0, seen.source))
         before = torch.tensor([sizes[row] - own[row] for row in members], device=device)
-        return Group(_side(members, own, device, dtype), seen, mask, before) if bool(before.any()) else Group(seen, seen, mask, None)
+        return (
+            AttentionGroup(_pad_rows(members, own, device, dtype), seen, mask, before)
+            if bool(before.any())
+            else AttentionGroup(seen, seen, mask, None)
+        )
 
-    groups: list[Group] = []
+    groups: list[AttentionGroup] = []
     members: list[int] = []
     asking = [row for row in range(len(sizes)) if own[row]]  # where all that a row has is shared, nothing of it is left to do
     for row in sorted(asking, key=lambda row: (-own[row], -sizes[row])):
@@ -197,9 +201,9 @@ def pack(
             members = []
         members.append(row)
     groups.append(group(members))
-    back = torch.cat([group.asking.source.index_select(0, group.asking.place) for group in groups]).argsort()
-    shared = None if joint is None else torch.cat([group.seen.source.index_select(0, group.seen.place) for group in groups])
-    behind = shared_prefix.behind if shared_prefix is not None else 0
+    back = torch.cat([group.queries.source.index_select(0, group.queries.position) for group in groups]).argsort()
+    shared = None if joint is None else torch.cat([group.keys.source.index_select(0, group.keys.position) for group in groups])
+    behind = shared_prefix.padding if shared_prefix is not None else 0
     return Packing(groups, torch.cat([back, back.new_zeros(behind)]), behind, shared, causal, dropout_keys, dropout)
 
 
@@ -210,18 +214,18 @@ def _fits(row: int, members: list[int], own: list[int], sizes: list[int]) -> boo
     return alike and (len(members) + 1) * longest <= GROUP_TOKENS
 
 
-def _side(members: list[int], sizes: list[int], device: torch.device, dtype: torch.dtype) -> Side:
+def _pad_rows(members: list[int], sizes: list[int], device: torch.device, dtype: torch.dtype) -> PaddedRows:
     """The members' tokens, in a stream where rows of these sizes lie end to end."""
     starts, lengths = torch.tensor([0, *sizes]).cumsum(0)[members][:, None], torch.tensor(sizes)[members][:, None]
     columns = torch.arange(int(lengths.max()))[None, :]
     source = starts + columns.minimum(lengths - 1)  # (rows, length)
     there = columns < lengths
     valid = None if bool(there.all()) else there.to(dtype)[:, None, :, None].to(device)
-    return Side(len(members), columns.shape[1], source.flatten().to(device), there.flatten().nonzero()[:, 0].to(device), valid)
+    return PaddedRows(len(members), columns.shape[1], source.flatten().to(device), there.flatten().nonzero()[:, 0].to(device), valid)
 
 
 @lru_cache(64)
-def _unseen(length: int, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _causal_mask(length: int, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What is added to the scores so that each place looks at what it may see alone, # (length, length)"""
     return _as_mask(_visible(torch.arange(length, device=device)[:, None], length, window), dtype)
 

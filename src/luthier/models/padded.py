@@ -1,4 +1,4 @@
-"""Networks with an attention of their own, that packed rows have no way into: rows of similar length are padded and go through together."""
+"""Padded batches, for networks whose attention cannot take packed rows: rows of similar length go through together."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from luthier.models.dropout import DropoutKeys
-from luthier.models.floors import said, states
+from luthier.models.hidden_states import capture_hidden_states, unwrap_states
 from luthier.models.packing import pack
 
 
-def through(body: Any, tokens: Tensor, lengths: Tensor, dropout_keys: DropoutKeys) -> Tensor:
+def hidden_states(body: Any, tokens: Tensor, lengths: Tensor, dropout_keys: DropoutKeys) -> Tensor:
     """The last hidden state of every token, # (tokens, width)
 
     Args:
@@ -26,7 +26,7 @@ def through(body: Any, tokens: Tensor, lengths: Tensor, dropout_keys: DropoutKey
     return found
 
 
-def floors(
+def hidden_states_at(
     body: Any, blocks: nn.ModuleList, tokens: Tensor, lengths: Tensor, dropout_keys: DropoutKeys, depths: Sequence[int]
 ) -> list[Tensor]:
     """The hidden state of every token behind some numbers of blocks, for each # (tokens, width)
@@ -37,11 +37,11 @@ def floors(
         tokens: of all rows, end to end, # (tokens,)
         lengths: of each row, # (rows,)
         dropout_keys: the keys for dropout.
-        depths: as for `said`.
+        depths: as for `capture_hidden_states`.
     """
 
     def behind(ids: Tensor, seen: Tensor) -> list[Tensor]:
-        return [states(told) for told in said(blocks, depths, lambda: body(input_ids=ids, attention_mask=seen))]
+        return [unwrap_states(told) for told in capture_hidden_states(blocks, depths, lambda: body(input_ids=ids, attention_mask=seen))]
 
     return _in_groups(tokens, lengths, dropout_keys, behind)
 
@@ -50,9 +50,9 @@ def _in_groups(tokens: Tensor, lengths: Tensor, dropout_keys: DropoutKeys, go: C
     """What `go` makes of token numbers and masks, # (rows, length) → each (rows, length, width), without the padding and in the stream's order."""
     packing = pack(lengths, False, dropout_keys, 0.0, torch.float32)
     parts: list[list[Tensor]] = []
-    for group in (each.seen for each in packing.groups):
+    for group in (each.keys for each in packing.groups):
         ids = tokens.index_select(0, group.source).view(group.rows, group.length)  # padding repeats a row's last token, and is not seen
-        seen = torch.zeros_like(ids).view(-1).index_fill_(0, group.place, 1).view_as(ids)
+        seen = torch.zeros_like(ids).view(-1).index_fill_(0, group.position, 1).view_as(ids)
         with dropout_keys.laid_out(group.source, group.rows):
-            parts.append([found.flatten(0, 1).index_select(0, group.place) for found in go(ids, seen)])
+            parts.append([found.flatten(0, 1).index_select(0, group.position) for found in go(ids, seen)])
     return [torch.cat(each).index_select(0, packing.back) for each in zip(*parts, strict=True)]

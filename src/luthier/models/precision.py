@@ -14,7 +14,7 @@ from luthier.models.modes import has_statistics
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def compute_in(network: Network, dtype: torch.dtype) -> Network:
+def round_weights_to(network: Network, dtype: torch.dtype) -> Network:
     """Round the weights, in place, and leave the buffers as they are, as transformers loads it.
 
     The frequencies that positions are told by are buffers: in bf16 they would be some hundredths of a turn off at once, and whole turns after some hundred tokens.
@@ -32,15 +32,15 @@ def compute_in(network: Network, dtype: torch.dtype) -> Network:
 
 
 @contextlib.contextmanager
-def precisely(network: nn.Module) -> Iterator[None]:
+def in_fp32(network: nn.Module) -> Iterator[None]:
     """For the time of the context the network computes in fp32; its weights are what they were before and after.
 
     Args:
         network: all of whose weights have one dtype.
     """
     before = next(network.parameters()).dtype
-    compute_in(network, torch.float32)
+    round_weights_to(network, torch.float32)
     try:
         yield
     finally:
-        compute_in(network, before)
+        round_weights_to(network, before)

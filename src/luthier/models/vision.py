@@ -72,7 +72,7 @@ class ImageNetwork(nn.Module):
         """The batch in micro-batches that cost at most so much."""
         return batch.split(limit)
 
-    def seen(self, batch: Batch) -> Tensor:
+    def normalised_pixels(self, batch: Batch) -> Tensor:
         """The pixels as the network reads them: from -1 to 1, in its own dtype, # (examples, channels, height, width)"""
         return (batch.each["pixels"].float() / MIDDLE - 1).to(self.network.classifier[1].weight.dtype)
 
@@ -82,7 +82,7 @@ class ImageNetwork(nn.Module):
         Args:
             batch: with `each["pixels"]`, 0 to 255, # (examples, channels, height, width)
         """
-        pooled = self.network.resnet(self.seen(batch)).pooler_output.flatten(1)
+        pooled = self.network.resnet(self.normalised_pixels(batch)).pooler_output.flatten(1)
         return self.network.classifier(self.network.dropout(pooled))
 
 

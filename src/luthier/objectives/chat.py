@@ -42,6 +42,7 @@ class ChatObjective(BaseObjective):
     """See `Chat`."""
 
     unit = "token"
+    writes = True
     metrics: tuple[str, ...] = ("loss", "bits_per_byte")
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
@@ -74,6 +75,10 @@ class ChatObjective(BaseObjective):
             each={"bytes": torch.tensor([example.facts["bytes"] for example in examples])},
         )
 
+    def learned_tokens(self, example: Example) -> list[bool]:
+        """Those of the answers."""
+        return list(example.target)
+
     def prompt_tokens(self, example: Example) -> list[int]:
         """The tokens before the last answer."""
         if not example.units:
@@ -89,7 +94,7 @@ class ChatObjective(BaseObjective):
 
         device = next(model.parameters()).device
         tokens = torch.tensor([example.tokens], device=device)
-        with cast(Any, model).generating() as network:
+        with cast(Any, model).for_generation() as network:
             said = network(input_ids=tokens).logits[0, :-1].float().log_softmax(-1)
         own = -said.gather(1, tokens[0, 1:, None])[:, 0]
         return own[torch.tensor(example.target[1:], device=device)].sum()
@@ -103,6 +108,25 @@ class ChatObjective(BaseObjective):
             target = [False] * len(asked) + [True] * len(said)
             swapped.append(replace(own, inputs={"tokens": asked + said}, target=target, size=len(target), units=float(len(said))))
         return swapped
+
+    def lengths(self, example: Example) -> tuple[int, int]:
+        """Tokens before the last answer, and of it."""
+        before = len(self.prompt_tokens(example))
+        return before, sum(example.target[before:])
+
+    def asked(self, example: Example) -> str:
+        """The last turn before the answer."""
+        return "".join(message["content"] for message in example.facts["messages"][:-1][-1:])
+
+    def reference(self, example: Example) -> str:
+        """The last answer."""
+        return example.facts["messages"][-1]["content"]
+
+    def answer(self, model: Any, examples: Sequence[Example], limit: int) -> list[str]:
+        """The likeliest token each time."""
+        from luthier.models.generate import generate_answers
+
+        return generate_answers(model, self.tokenizer, [self.prompt_tokens(example) for example in examples], limit)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Cross-entropy summed over the learned tokens; their number is the count."""

@@ -13,9 +13,10 @@ from luthier.core.component import Component
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
 from luthier.core.types import Batch, Example, Record
-from luthier.data.sources.apart import LIMITS, told
-from luthier.data.sources.images import MEMORY, SECONDS
+from luthier.data.sources.images import DECODING, MEMORY, SECONDS
+from luthier.data.sources.sandbox import read_each
 from luthier.objectives.classification import ClassificationObjective
+from luthier.objectives.objective import BaseObjective
 
 if TYPE_CHECKING:
     import torch
@@ -27,20 +28,18 @@ UNIT = 64
 """Pixels that count as one in what an image costs: a step's rows then cost about what rows of text do."""
 
 READER = (
-    LIMITS
+    DECODING
     + """
-from PIL import Image, ImageOps
+from PIL import ImageOps
 side, mode = int(sys.argv[2]), sys.argv[3]
 for line in sys.stdin:
     try:
         with Image.open(json.loads(line)) as image:
-            turned = ImageOps.exif_transpose(image)
-            if turned.mode.startswith("I"):  # 16 bits of grey: the upper 8 of them
-                turned = turned.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+            turned = eight_bits(ImageOps.exif_transpose(image))
             small = turned.convert("RGB").convert(mode).resize((side, side), Image.Resampling.BILINEAR)
         said = {"bytes": small.tobytes().hex()}
     except BaseException as problem:
-        said = {"why": f"{type(problem).__name__}: {problem}"[:300]}
+        said = {"why": why(problem, json.loads(line))[:300]}
     print(json.dumps(said), flush=True)
 """
 )
@@ -106,7 +105,9 @@ class ImageClassificationObjective(ClassificationObjective):
         """
         number = {label: position for position, label in enumerate(self.spec.labels)}
         found = []
-        for position, (record, pixels) in enumerate(zip(records, self._decode(records), strict=True)):
+        for position, (record, pixels) in enumerate(
+            zip(records, decode(records, self.input[0], self.spec.side, self.spec.channels), strict=True)
+        ):
             target = number.get(str(record.values.get(self.target or "")), -1)
             found.append(
                 Example(
@@ -122,28 +123,11 @@ class ImageClassificationObjective(ClassificationObjective):
             )
         return found
 
-    def _decode(self, records: Sequence[Record]) -> list[np.ndarray]:
-        if not records:
-            return []
-        require_extra("PIL", "reading images", DataError)
-        side, channels = self.spec.side, self.spec.channels
-        places = [place_of(record, self.input[0]) for record in records]
-        found = []
-        for record, said in zip(records, told(READER, places, SECONDS, MEMORY, str(side), "L" if channels == 1 else "RGB"), strict=True):
-            if "why" in said:
-                where = f"{record.source}, " if record.source else ""
-                raise DataError(
-                    f"{where}row {record.row}: {record.values[self.input[0]]} cannot be read: {said['why']}",
-                    "look at the file; was it changed or moved since the rows were read?",
-                )
-            found.append(np.frombuffer(bytes.fromhex(said["bytes"]), dtype=np.uint8).reshape(side, side, channels))
-        return found
-
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
         """The images of a step, some of them changed where the experiment asks for it, # pixels: (examples, channels, side, side)"""
         import torch
 
-        pixels = np.stack([self._view(example, seed, step) for example in examples])
+        pixels = np.stack([view(self, example, seed, step) for example in examples])
         return Batch(
             index=torch.tensor([example.index for example in examples]),
             lengths=torch.tensor([example.size for example in examples]),
@@ -154,14 +138,6 @@ class ImageClassificationObjective(ClassificationObjective):
             },
         )
 
-    def _view(self, example: Example, seed: int, step: int) -> np.ndarray:
-        """An image as it is learned from in this step."""
-        pixels, augment = example.inputs["pixels"], self.augment
-        if augment is None or not self.changes(step) or not augment.changes(seed, step, example.index):
-            return pixels
-        coloured = np.repeat(pixels, 3, axis=2) if self.spec.channels == 1 else pixels
-        return augment.images.view(np.ascontiguousarray(coloured), seed, step, example.index)[:, :, : self.spec.channels]
-
     def prompt_tokens(self, example: Example) -> tuple[int, ...]:
         """An image has no tokens."""
         return ()
@@ -170,13 +146,58 @@ class ImageClassificationObjective(ClassificationObjective):
         """The loss by transformers' own forward pass, which is given labels and an image from -1 to 1."""
         import torch
 
-        from luthier.models.modes import evaluating
+        from luthier.models.modes import eval_mode
 
         weight = next(model.parameters())
         pixels = torch.tensor(example.inputs["pixels"], device=weight.device).permute(2, 0, 1)[None].float()
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             said = cast(Any, model).network(pixel_values=((pixels - 127.5) / 127.5).to(weight.dtype)).logits.float()
         return torch.nn.functional.cross_entropy(said, torch.tensor([example.target], device=weight.device))
+
+
+def decode(records: Sequence[Record], column: str, side: int, channels: int) -> list[np.ndarray]:
+    """The images that rows name, as squares, # each (side, side, channels) of uint8
+
+    Args:
+        records: rows.
+        column: that names the files.
+        side: of the squares, in pixels.
+        channels: 1 or 3.
+
+    Raises:
+        DataError: Pillow is not installed, or an image cannot be decoded; the message names its row.
+    """
+    if not records:
+        return []
+    require_extra("PIL", "reading images", DataError)
+    places = [place_of(record, column) for record in records]
+    found = []
+    for record, said in zip(records, read_each(READER, places, SECONDS, MEMORY, str(side), "L" if channels == 1 else "RGB"), strict=True):
+        if "why" in said:
+            where = f"{record.source}, " if record.source else ""
+            raise DataError(
+                f"{where}row {record.row}: {record.values[column]} cannot be read: {said['why']}",
+                "look at the file; was it changed or moved since the rows were read?",
+            )
+        found.append(np.frombuffer(bytes.fromhex(said["bytes"]), dtype=np.uint8).reshape(side, side, channels))
+    return found
+
+
+def view(objective: BaseObjective, example: Example, seed: int, step: int) -> np.ndarray:
+    """An image as it is learned from in this step, changed where the experiment asks for it, # (side, side, channels) of uint8
+
+    Args:
+        objective: says what is changed.
+        example: with `inputs["pixels"]`.
+        seed: of the experiment.
+        step: counted from 0, or `HELD_OUT`.
+    """
+    pixels, augment = example.inputs["pixels"], objective.augment
+    if augment is None or not objective.changes(step) or not augment.changes(seed, step, example.index):
+        return pixels
+    channels = pixels.shape[2]
+    coloured = np.repeat(pixels, 3, axis=2) if channels == 1 else pixels
+    return augment.images.view(np.ascontiguousarray(coloured), seed, step, example.index)[:, :, :channels]
 
 
 class Squares:

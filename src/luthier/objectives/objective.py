@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.types import HELD_OUT, Example
+from luthier.evaluation.generated_answers import ANSWERED, ANSWERED_AT_VERDICT, AT_ONCE, rows_to_answer
 
 if TYPE_CHECKING:
     import torch
 
+    from luthier.core.cache import Cache
     from luthier.data.augment import Augment
 
 
@@ -25,6 +27,10 @@ class BaseObjective:
     """Set for training where the experiment asks for changed views of the rows."""
     drawn_tokens: Sequence[int] | None = None
     """Tokens that `collate` may put in beside those of the examples; None: no others."""
+    writes = False
+    """Whether it answers in words; then it has `lengths`, `asked`, `reference` and `answer`."""
+    answered, answered_at_verdict, answered_together = ANSWERED, ANSWERED_AT_VERDICT, AT_ONCE
+    """Validation rows that are answered at an evaluation, test rows at the verdict, and rows at once."""
 
     def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         self.spec = spec
@@ -35,9 +41,16 @@ class BaseObjective:
     def fit(self, train: Sequence[Example]) -> None:
         """Nothing has to be known of the training examples."""
 
+    def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
+        """Nothing has to be known of the model before step one."""
+
     def changes(self, step: int) -> bool:
         """Whether rows are changed in this step: never held-out ones."""
         return step != HELD_OUT and self.augment is not None and bool(self.augment.share)
+
+    def learned_tokens(self, example: Example) -> list[bool]:
+        """Which of an example's tokens the model has to say, to be shown."""
+        return [False] * len(example.tokens)
 
     def prompt_tokens(self, example: Example) -> Any:
         """What a prediction begins from: all of a row."""
@@ -46,6 +59,30 @@ class BaseObjective:
     def reference_loss(self, model: Any, example: Example) -> torch.Tensor | None:
         """Nobody else can say what the loss must be."""
         return None
+
+    def rows_to_answer(self, examples: Sequence[Example], most: int) -> list[int]:
+        """Rows with short enough prompts and references, evenly over all."""
+        return rows_to_answer(examples, most, self.lengths)
+
+    def lengths(self, example: Example) -> tuple[int, int]:
+        """Tokens of what is asked, and of what is to be said."""
+        raise NotImplementedError
+
+    def asked(self, example: Example) -> str:
+        """What is asked, for a person."""
+        raise NotImplementedError
+
+    def reference(self, example: Example) -> str:
+        """What is to be said."""
+        raise NotImplementedError
+
+    def answer(self, model: Any, examples: Sequence[Example], limit: int) -> list[str]:
+        """What a model says to each of the rows."""
+        raise NotImplementedError
+
+    def tokens_to_show(self, example: Example) -> tuple[list[int], list[bool]]:
+        """The tokens that are read, and which of them are learned."""
+        return [int(token) for token in example.tokens], self.learned_tokens(example)
 
     def swap_inputs(self, examples: Sequence[Example]) -> list[Example]:
         """Inputs and targets cannot be taken apart."""

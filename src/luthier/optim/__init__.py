@@ -1,4 +1,4 @@
-"""How parameters move: the optimizer, its rate over time, and the precise copy of the weights."""
+"""How parameters move: the optimizer, the learning-rate schedule, and the fp32 master weights."""
 
 from luthier.core.table import Table
 
@@ -6,6 +6,7 @@ OPTIMIZERS = Table(
     "optimizer",
     adamw="luthier.optim.optimizers:AdamW",
     adam="luthier.optim.optimizers:Adam",
+    adagrad="luthier.optim.optimizers:Adagrad",
     sgd="luthier.optim.optimizers:Sgd",
 )
 SCHEDULES = Table(

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luthier.core.errors import ExperimentError
 from luthier.models.buffers import Buffers
 from luthier.models.compiled import Kernels
-from luthier.models.precision import compute_in
+from luthier.models.precision import round_weights_to
 from luthier.optim.optimizers import AdamW, decays
 from luthier.optim.sparse_rows import SparseRows
 
@@ -62,7 +63,7 @@ class Masters:
         copies = dtype != torch.float32
         self.outer: dict[str, Tensor] = {name: self._outer(name, parameter, copies) for name, parameter in self.inner.items()}
         if copies:
-            compute_in(network, dtype)
+            round_weights_to(network, dtype)
         self.copies = copies
         self._collecting = False
         self._rooms: dict[str, Tensor] = {}
@@ -102,7 +103,7 @@ class Masters:
 
     def _watch(self, name: str) -> None:
         """Hear of a parameter's gradient; the parameter holds no reference back, so that both go when nobody needs them."""
-        take, watched = weakref.WeakMethod(self._take), self.inner[name]
+        take, watched = weakref.WeakMethod(self._accumulate), self.inner[name]
 
         def heard(parameter: Tensor) -> None:
             taking = take()
@@ -113,7 +114,7 @@ class Masters:
         watched.requires_grad_(True).register_post_accumulate_grad_hook(heard)  # one that moves later is heard of then
         watched.requires_grad_(moving)
 
-    def _take(self, name: str, parameter: Tensor) -> None:
+    def _accumulate(self, name: str, parameter: Tensor) -> None:
         if not self._collecting or parameter.grad is None:
             return
         master, gradient = self.outer[name], parameter.grad
@@ -147,7 +148,7 @@ class Masters:
             self._rooms[name] = torch.empty_like(master, requires_grad=False)
         return self._rooms[name]
 
-    def forget(self, buffers: Mapping[str, Tensor] | None = None) -> None:
+    def zero_grad(self, buffers: Mapping[str, Tensor] | None = None) -> None:
         """Throw away what a step that could not be finished has left: its gradients, and what its forward passes have put into the buffers.
 
         Args:
@@ -170,7 +171,7 @@ class Masters:
             The gradient's norm before clipping.
         """
         self.before_moving()
-        gradients = [master.grad for master in self.outer.values() if master.grad is not None]
+        gradients = [self._numbers(master) for master in self.outer.values() if master.grad is not None]
         if not (gradients or self._waiting) or count == 0:
             self.optimizer.zero_grad(set_to_none=True)
             self._waiting.clear()
@@ -181,12 +182,32 @@ class Masters:
             torch.ops.aten._foreach_mul_.Tensor(gradients, torch.tensor(shrink / count, device=gradients[0].device))
         for group, (scale, _) in zip(self.optimizer.param_groups, self.groups, strict=True):
             group["lr"] = self.spec.lr * scale * factor
-        moved = self._moved_at_once(shrink / count)
+        moved = self._step_in_one_pass(shrink / count)
         if gradients:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.publish(moved)
+        self.copy_to_model(moved)
         return norm
+
+    def _numbers(self, master: Tensor) -> Tensor:
+        """A gradient's numbers, to be scaled in place; of a table's sparse gradient those of the rows that were read, each row once.
+
+        Raises:
+            ExperimentError: weight decay is asked for, which would have to move the other rows too.
+        """
+        assert master.grad is not None
+        if not master.grad.is_sparse:
+            return master.grad
+        if not self.spec.moves_rows:
+            master.grad = master.grad.to_dense()
+            return master.grad
+        if self.spec.weight_decay:
+            raise ExperimentError(
+                "optimizer.weight_decay pulls at every row of a table, and here only the rows move that a step has read",
+                "set optimizer.weight_decay=0",
+            )
+        master.grad = master.grad.coalesce()
+        return master.grad._values()
 
     def _norm(self, gradients: list[Tensor]) -> float:
         """Of these and of those that wait."""
@@ -196,7 +217,7 @@ class Masters:
         squares = torch.stack([self._kernels.square_sum(gradient.flatten()) for gradient in self._waiting.values()])
         return math.sqrt(norm**2 + float(squares.double().sum()))
 
-    def _moved_at_once(self, scale: float) -> set[str]:
+    def _step_in_one_pass(self, scale: float) -> set[str]:
         """Take the optimizer's step for the gradients that wait, and publish what it says, in one pass a parameter.
 
         Args:
@@ -227,7 +248,7 @@ class Masters:
         self._waiting.clear()
         return done
 
-    def publish(self, done: Collection[str] = ()) -> None:
+    def copy_to_model(self, done: Collection[str] = ()) -> None:
         """Put the precise weights into the network, rounded to what it computes in; `done`: names of those that are there."""
         with torch.no_grad():
             for name, sparse_rows in self.sparse_rows.items():
@@ -280,7 +301,7 @@ class Masters:
                     continue
                 self.inner[name].index_copy_(0, then[name], weights[name].to(self.inner[name].dtype))
                 self.sparse_rows[name].restore(master, weights[name], then[name])
-        self.publish()
+        self.copy_to_model()
         for key, value in (state or {}).items():
             name, _, field = key.rpartition("/")
             master = self.outer[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 
 class _Rated(Component):
+    moves_rows: ClassVar[bool] = False
+    """Whether it takes a table's sparse gradient as it is, and moves the rows that are in it alone; the others make a whole table of it."""
     lr: float = Field(gt=0, description="The highest learning rate of the run (HF: learning_rate).")
     head_lr: float | None = Field(default=None, gt=0, description="The learning rate of a new head; the same as `lr` when unset.")
     weight_decay: float = Field(
@@ -60,6 +62,24 @@ class Sgd(_Rated):
         import torch
 
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=True)
+
+
+class Adagrad(_Rated):
+    """AdaGrad: each number's own learning rate, which falls with the gradients it has met; of a table only the rows that a step has read move (Duchi, Hazan & Singer 2011)."""
+
+    kind: Literal["adagrad"] = "adagrad"
+    moves_rows: ClassVar[bool] = True
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="Pull towards zero; not possible where only the rows of a table move that a step has read."
+    )
+    eps: float = Field(default=1e-10, gt=0, description="Keeps the division finite.")
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Torch's optimizer over groups with `params`, `lr` and `weight_decay`."""
+        import torch
+
+        torch.sparse.check_sparse_tensor_invariants.disable()  # as it is; said, so that torch does not warn
+        return torch.optim.Adagrad(groups, lr=self.lr, eps=self.eps)
 
 
 def decays(name: str, parameter: torch.Tensor) -> bool:

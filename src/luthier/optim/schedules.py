@@ -18,16 +18,16 @@ class _Warm(Component):
     )
 
     @property
-    def end(self) -> float:
+    def end_fraction(self) -> float:
         """Share of the planned run after which it is over."""
         return 1.0
 
     @property
-    def stays(self) -> float:
+    def stable_until(self) -> float:
         """Share of the planned run up to which the rate stays, only to fall later; 0 where it falls all the way, or never."""
         return 0.0
 
-    def _rising(self, share: float) -> float | None:
+    def _warmup_factor(self, share: float) -> float | None:
         return share / self.warmup if share < self.warmup else None
 
 
@@ -38,7 +38,7 @@ class Constant(_Warm):
 
     def factor(self, share: float) -> float:
         """What the rate is multiplied by when `share` of the run is done, 0 < share < 1."""
-        rising = self._rising(share)
+        rising = self._warmup_factor(share)
         return 1.0 if rising is None else rising
 
 
@@ -49,7 +49,7 @@ class Linear(_Warm):
 
     def factor(self, share: float) -> float:
         """What the rate is multiplied by when `share` of the run is done, 0 < share < 1."""
-        rising = self._rising(share)
+        rising = self._warmup_factor(share)
         return (1 - share) / (1 - self.warmup) if rising is None else rising
 
 
@@ -60,7 +60,7 @@ class Cosine(_Warm):
 
     def factor(self, share: float) -> float:
         """What the rate is multiplied by when `share` of the run is done, 0 < share < 1."""
-        rising = self._rising(share)
+        rising = self._warmup_factor(share)
         return (1 + math.cos(math.pi * (share - self.warmup) / (1 - self.warmup))) / 2 if rising is None else rising
 
 
@@ -81,18 +81,18 @@ class WarmupStableDecay(_Warm):
     shape: Literal["linear", "cosine"] = Field(default="linear", description="How the learning rate falls: straight, or as half a cosine.")
 
     @property
-    def end(self) -> float:
+    def end_fraction(self) -> float:
         """Share of the planned run after which it is over."""
         return self.until
 
     @property
-    def stays(self) -> float:
+    def stable_until(self) -> float:
         """Share of the planned run up to which the rate stays, only to fall later."""
         return max(0.0, self.until - self.decay)
 
     def factor(self, share: float) -> float:
         """What the rate is multiplied by when `share` of the run is done, 0 < share < 1."""
-        rising = self._rising(share)
+        rising = self._warmup_factor(share)
         left = min(1.0, max(0.0, (self.until - share) / self.decay))
         if rising is not None:
             return min(rising, left)

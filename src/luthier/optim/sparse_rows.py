@@ -1,4 +1,4 @@
-"""The rows of an embedding that training meets: the others have no gradient, ever, so these alone are kept and moved."""
+"""Sparse master weights of an embedding: only rows of tokens that occur in training get gradients, so only these are kept in fp32 and moved."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from luthier.core.errors import ExperimentError
 
-NAMED = 5
+MOST_NAMED = 5
 """Tokens that an error names at most."""
 
 
 class SparseRows:
-    """Which tokens of a vocabulary are met, and where each one's row lies among those that are kept.
+    """Which rows of an embedding are kept, and where each token's row lies among them.
 
     Args:
         tokens: # (met,)
@@ -56,7 +56,7 @@ class SparseRows:
         moved = tokens[gradients.ne(0).any(1)].unique().tolist()
         if not moved:
             return
-        named = ", ".join(map(str, moved[:NAMED])) + (f" and {len(moved) - NAMED} more" if len(moved) > NAMED else "")
+        named = ", ".join(map(str, moved[:MOST_NAMED])) + (f" and {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else "")
         raise ExperimentError(
             f"{self.name} has a gradient at token {named}, but only the rows of tokens that the training examples hold are kept ({len(self.tokens):,} of {len(self.position):,}): the others would silently stay as they are",
             "let the objective name the tokens that `collate` may draw, in its attribute `drawn_tokens`",

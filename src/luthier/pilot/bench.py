@@ -14,8 +14,8 @@ from luthier.core.interfaces import NullReporter, Reporter
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.experiment import Changes, as_assignments
-from luthier.pilot.stages.asking import assigned, default_for
-from luthier.pilot.stages.beginning import begin
+from luthier.pilot.stages.begin import begin_run
+from luthier.pilot.stages.options import default_experiment, parse_assignments
 from luthier.studies.defaults import space_for
 from luthier.studies.space import Dimension, Values
 
@@ -53,17 +53,17 @@ class Bench:
         Yields:
             The share of the run that is done, and the validation loss (of a classifier: tempered).
         """
-        from luthier.pilot.trials.answering import stable_of
-        from luthier.pilot.trials.runner import Runner
-        from luthier.studies.race import Trial
+        from luthier.pilot.trials.local import LocalTrial
+        from luthier.pilot.trials.worker import open_pool
+        from luthier.studies.successive_halving import Trial
 
-        runner = Runner(stable_of(str(self.folder)), Trial(number, values, "yours"))
+        runner = LocalTrial(open_pool(str(self.folder)), Trial(number, values, "yours"))
         try:
             with runner.context.run.owned():
                 for share in SHARES:
                     yield share, (runner.advance(share) if share < 1 else runner.finish())[0]
         finally:
-            runner.away()
+            runner.suspend()
 
     def __call__(self, trial: optuna.Trial) -> float:
         """What Optuna's `study.optimize` takes: a trial that reports, so that pruners work.
@@ -78,7 +78,7 @@ class Bench:
 
         values: Values = {}
         for dimension in sorted(self.space, key=lambda one: len(one.when)):  # a condition comes after what it depends on
-            if not dimension.there(values):
+            if not dimension.applies_to(values):
                 continue
             if dimension.kind == "choice":
                 values[dimension.path] = trial.suggest_categorical(dimension.path, dimension.options)
@@ -103,7 +103,7 @@ class Bench:
         require_extra("ray", "a trainable of Ray Tune's", ExperimentError)
         tune: Any = import_module("ray.tune")
         number = int(tune.get_context().get_trial_id().rpartition("_")[2])
-        away = {dimension.path for dimension in self.space if not dimension.there(config)}
+        away = {dimension.path for dimension in self.space if not dimension.applies_to(config)}
         for share, loss in self.curve({path: value for path, value in config.items() if path not in away}, number):
             tune.report({"loss": loss, "share": share})
 
@@ -141,18 +141,18 @@ def bench(
     clock = Clock()
     reporter = reporter or NullReporter()
     changes = as_assignments(set)
-    experiment, dataset, choices = default_for(data, changes, reporter, target=target, input=input, base=base, task=task, seed=seed)
-    dimensions, _ = space_for(experiment, MANY, [*assigned(changes)], space)
+    experiment, dataset, choices = default_experiment(data, changes, reporter, target=target, input=input, base=base, task=task, seed=seed)
+    dimensions, _ = space_for(experiment, MANY, [*parse_assignments(changes)], space)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
-    with study.named_when_stopped(), study.owned():
-        begin(study, experiment, dataset, choices, reporter, budget=None, force=True)
-        from luthier.pilot.complete import opened_way
-        from luthier.pilot.stages.proving import proven
-        from luthier.training.devices import restored_threads, settle
+    with study.name_folder_when_stopped(), study.owned():
+        begin_run(study, experiment, dataset, choices, reporter, budget=None, force=True)
+        from luthier.pilot.complete import open_context
+        from luthier.pilot.stages.prove import prove_loss
+        from luthier.training.devices import configure_torch, restore_threads
         from luthier.training.watchers import Signals
 
-        settle()
-        with Signals() as signals, restored_threads():
-            context, experiment = opened_way(study, experiment, dataset, reporter, clock, signals)
-            proven(context, experiment)
+        configure_torch()
+        with Signals() as signals, restore_threads():
+            context, experiment = open_context(study, experiment, dataset, reporter, clock, signals)
+            prove_loss(context, experiment)
     return Bench(study.folder.resolve(), dimensions)

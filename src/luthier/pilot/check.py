@@ -11,27 +11,27 @@ from typing import Any
 from luthier.core.errors import DataError
 from luthier.core.finding import Finding
 from luthier.core.interfaces import NullReporter, Reporter
-from luthier.core.run import AGAIN, file_hash, try_writing, write_file
+from luthier.core.run import AGAIN, check_writable, file_hash, write_file
 from luthier.core.words import plural
 from luthier.data.archives import on_disk
 from luthier.data.check import CHECKS
-from luthier.data.dataset import QUICK, Dataset, fitting
-from luthier.data.rows import ENDINGS, read, written
+from luthier.data.dataset import QUICK, Dataset, applicable_checks
+from luthier.data.rows import ENDINGS, format_rows, read
 from luthier.data.sources.frames import Frame
 from luthier.data.sources.images import KEPT
-from luthier.data.usable import tidy_label
+from luthier.data.usable_rows import tidy_label
 from luthier.experiment import Changes, as_assignments
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.models.catalogue import READER
-from luthier.pilot.stages.asking import asked_for
-from luthier.pilot.stages.given import accepts_frames
+from luthier.pilot.stages.given_rows import accepts_frames
+from luthier.pilot.stages.options import data_spec
 
 WEIGHT = {"stop": 0, "warning": 1, "note": 2, "good": 3}
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """What the checks said.
 
     Args:
@@ -70,7 +70,7 @@ def check(
     page: str | Path | None = None,
     fix: str | Path | None = None,
     reporter: Reporter | None = None,
-) -> Checked:
+) -> CheckResult:
     """Look for what makes a model look better than it is, or learn what it should not.
 
     Args:
@@ -96,17 +96,17 @@ def check(
         _format_of_fixed(Path(fix))
     for asked in (page, fix):
         if asked is not None:
-            try_writing(Path(asked))
+            check_writable(Path(asked))
     reporter.stage("data", str(data))
-    spec = asked_for(
+    spec = data_spec(
         data, target=target, input=input, task=task, validation=validation, test=test, set=as_assignments(set), say=reporter.say
     )
     dataset = load_dataset(spec, checks=())  # they are made below, with the model's eyes where it has some
     reporter.say(f"{dataset.reason}; {plural(dataset.count, 'row')}")
     findings = list(dataset.findings)
     model = model and not dataset.reader.kind.images  # no base looks at images yet
-    sheet = dataset.sheet(**(_through(dataset, base, reporter) if model else {}))
-    for name in fitting(list(CHECKS) if model else QUICK, dataset.reader.kind):
+    sheet = dataset.sheet(**(_read_with_model(dataset, base, reporter) if model else {}))
+    for name in applicable_checks(list(CHECKS) if model else QUICK, dataset.reader.kind):
         findings += CHECKS[name](sheet)
     findings.sort(key=lambda found: WEIGHT[found.severity])
     for found in findings:
@@ -116,12 +116,12 @@ def check(
         from luthier.delivery.flagged import write_flagged
 
         shown = write_flagged(Path(page), dataset, findings)
-    return Checked(dataset, findings, shown, _fixed(Path(fix), dataset, findings, reporter) if fix is not None else None)
+    return CheckResult(dataset, findings, shown, _write_fixed(Path(fix), dataset, findings, reporter) if fix is not None else None)
 
 
-def _through(dataset: Dataset, base: str | None, reporter: Reporter) -> dict[str, Any]:
+def _read_with_model(dataset: Dataset, base: str | None, reporter: Reporter) -> dict[str, Any]:
     """What the checks need of a model: vectors, token counts, and the longest row it reads."""
-    from luthier.models.encode import counter, encoder
+    from luthier.models.encode import text_encoder, token_counter
     from luthier.models.pretrained import load_tokenizer
     from luthier.models.store import resolve
 
@@ -131,8 +131,8 @@ def _through(dataset: Dataset, base: str | None, reporter: Reporter) -> dict[str
     reporter.stage("model", f"{looking.name} reads the rows")
     tokenizer = load_tokenizer(trained)
     return {
-        "encode": encoder(looking),
-        "tokens": counter(tokenizer),
+        "encode": text_encoder(looking),
+        "tokens": token_counter(tokenizer),
         "context": getattr(family.Spec(), "max_length", None) if family.Spec else None,
         "control": tuple(tokenizer.all_special_tokens),
     }
@@ -155,7 +155,7 @@ def _format_of_fixed(path: Path) -> str:
     return kind
 
 
-def _fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], reporter: Reporter) -> Path:
+def _write_fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], reporter: Reporter) -> Path:
     """The training file without what the checks would drop, its labels without spaces around them; the source stays as it is."""
     source, kind = Path(dataset.spec.path), _format_of_fixed(path)
     why: dict[int, str] = {row.line: f"set aside: {row.reason}" for row in dataset.rejected if row.file == str(source)}
@@ -165,7 +165,7 @@ def _fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], reporter: 
                 why.setdefault(line, f"{found.check}: {found.claim}")
     table = read(source, dataset.spec.format, dataset.spec.encoding, dataset.spec.header, sheet=dataset.spec.sheet)
     rows = dict(zip(table.lines, table.values, strict=True))
-    changed = _tidied(rows, dataset)
+    changed = _tidy_labels(rows, dataset)
     for line in changed.keys() & why.keys():
         if str(rows[line][dataset.spec.target or ""]) in dataset.labels and why[line].startswith("set aside: the label "):
             del why[line]  # it was alone with its spelling only
@@ -175,7 +175,7 @@ def _fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], reporter: 
         image, folder = dataset.spec.input[0], source if source.is_dir() else source.parent
         rows = {line: {name: row[name] for name in columns} | {image: _from(path, folder / row[image])} for line, row in rows.items()}
     kept = [values for line, values in rows.items() if line not in why]
-    write_file(path, written(kind, columns, kept), AGAIN)
+    write_file(path, format_rows(kind, columns, kept), AGAIN)
     journal = path.with_name(path.name + ".journal.jsonl")
     head = {
         "source": str(source),
@@ -196,7 +196,7 @@ def _fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], reporter: 
     return path
 
 
-def _tidied(rows: dict[int, dict[str, Any]], dataset: Dataset) -> dict[int, str]:
+def _tidy_labels(rows: dict[int, dict[str, Any]], dataset: Dataset) -> dict[int, str]:
     """Take the spaces around labels away, in the rows; line → the label as it was."""
     target, changed = dataset.spec.target or "", {}
     if not dataset.reader.kind.classes:

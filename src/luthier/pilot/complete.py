@@ -1,4 +1,4 @@
-"""From a run folder that knows what it wants to one that is finished; every stage can be the one that was interrupted."""
+"""Take a run folder through all stages to its end; a run that was interrupted goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -15,23 +15,31 @@ from luthier.core.words import plural
 from luthier.data.dataset import Dataset
 from luthier.experiment import Experiment
 from luthier.families import family_of
-from luthier.models.memory import give_back
+from luthier.models.memory import release_memory
 from luthier.models.pretrained import PLAIN
 from luthier.models.store import PADDED, Base, resolve
-from luthier.pilot.stages.closing import closed, concluded
-from luthier.pilot.stages.closing_time import closing_of, keep_to_time
-from luthier.pilot.stages.compiling import compile_where_it_pays
+from luthier.pilot.stages.compile_kernels import compile_where_it_pays
 from luthier.pilot.stages.context import RunContext
-from luthier.pilot.stages.folds import crossed
-from luthier.pilot.stages.planning import planned
-from luthier.pilot.stages.proving import proven
-from luthier.pilot.stages.samples import sampled
-from luthier.pilot.stages.spent import count_seconds, seconds_before
-from luthier.pilot.stages.time_budget import check_budget, limit_of, tell_cuts
-from luthier.pilot.trials.racing import searched, to_search
-from luthier.studies.plan import Asked
-from luthier.training.assemble import opened
-from luthier.training.devices import choose_threads, decided, differences, environment, restored_threads, settle, use_threads
+from luthier.pilot.stages.cross_validation import cross_validate
+from luthier.pilot.stages.elapsed import count_seconds, spent_before
+from luthier.pilot.stages.finish import finish, judge_and_package
+from luthier.pilot.stages.finish_time import keep_to_time, planned_closing
+from luthier.pilot.stages.plan_training import plan_training
+from luthier.pilot.stages.prove import prove_loss
+from luthier.pilot.stages.samples import write_samples
+from luthier.pilot.stages.time_budget import check_budget, tell_cuts, time_limit
+from luthier.pilot.trials.search import run_search, should_search
+from luthier.studies.plan import SearchRequest
+from luthier.training.assemble import open_objective
+from luthier.training.devices import (
+    choose_threads,
+    configure_torch,
+    decide_device_fields,
+    environment,
+    environment_differences,
+    restore_threads,
+    use_threads,
+)
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
 
@@ -63,14 +71,14 @@ def complete(
         NoGo: the small run says that the large one would be wasted.
         Stopped: a signal came; the run can be resumed.
     """
-    settle()
+    configure_torch()
     try:
-        return _completed(place, experiment, dataset, reporter, clock, watchers, inexact)
+        return _run_stages(place, experiment, dataset, reporter, clock, watchers, inexact)
     finally:
-        give_back()  # a notebook lives on
+        release_memory()  # a notebook lives on
 
 
-def _completed(
+def _run_stages(
     place: Run,
     experiment: Experiment,
     dataset: Dataset,
@@ -80,36 +88,36 @@ def _completed(
     inexact: Sequence[str] | None,
 ) -> Run:
     """Every stage, in its order."""
-    asked = Asked.of(place)
+    asked = SearchRequest.of(place)
     workers = asked.workers if asked and asked.backend == "processes" else 1
-    before = seconds_before(place)
-    with count_seconds(place, clock, before), noted(place, clock), Signals(reporter.say) as signals, restored_threads():
-        if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists() and not place.happened("searching"):
-            closed(place, reporter, place.verdict)
+    before = spent_before(place)
+    with count_seconds(place, clock, before), note_interruption(place, clock), Signals(reporter.say) as signals, restore_threads():
+        if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists() and not place.events_named("searching"):
+            finish(place, reporter, place.verdict)
             return place
-        context, experiment = opened_way(place, experiment, dataset, reporter, clock, signals, inexact, workers)
+        context, experiment = open_context(place, experiment, dataset, reporter, clock, signals, inexact, workers)
         context.before = before
         check_budget(context, experiment)
-        proven(context, experiment)
-        experiment = planned(context, experiment)
-        if to_search(context, experiment):
-            return searched(context, experiment)
-        crossed(context, experiment)
-        if not place.happened("trained"):
-            reporter.stage("train", plural(experiment.total_steps(len(dataset.records["train"])), "step"))
+        prove_loss(context, experiment)
+        experiment = plan_training(context, experiment)
+        if should_search(context, experiment):
+            return run_search(context, experiment)
+        cross_validate(context, experiment)
+        if not place.events_named("trained"):
+            reporter.stage("train", plural(experiment.total_steps(len(context.examples("train"))), "step"))
         work = context.work(experiment)
         if context.family.generates:
-            sampled(context, work, "before")
+            write_samples(context, work, "before")
         place.event("started", clock=clock())
-        limit = limit_of(context)
+        limit = time_limit(context)
         best = Fit(place, work, reporter, signals, watchers, limit).finish()
-        keep_to_time(context, work, limit, closing_of(place))
+        keep_to_time(context, work, limit, planned_closing(place))
         tell_cuts(place, reporter)
-        concluded(context, experiment, work, best)
+        judge_and_package(context, experiment, work, best)
     return place
 
 
-def opened_way(
+def open_context(
     place: Run,
     experiment: Experiment,
     dataset: Dataset,
@@ -124,21 +132,21 @@ def opened_way(
     family = family_of(dataset.spec.task)
     base = resolve(experiment.model.base, reporter.say) if experiment.model.base else None
     tokenizer = family.load_processor(base, experiment.objective, dataset)
-    if base is not None and base.family in PADDED and not place.happened("padded"):
+    if base is not None and base.family in PADDED and not place.events_named("padded"):
         place.event("padded", family=base.family)
         reporter.say(
             f"{base.name}: the attention of {base.family} has no way in for packed rows, so rows of similar length are padded: slower, with the same results"
         )
-    if base is not None and family.generates and tokenizer.chat_template == PLAIN and not place.happened("plain_template"):
+    if base is not None and family.generates and tokenizer.chat_template == PLAIN and not place.events_named("plain_template"):
         place.event("plain_template")
         reporter.say(f"{base.name} brings no chat template: turns are laid out as 'User: …' and 'Assistant: …', in the bundle too")
     compile_where_it_pays(place, experiment, base, dataset, reporter)
-    experiment = _settled(place, experiment, base, reporter, inexact, workers)
-    return RunContext(place, dataset, reporter, clock, signals, base, tokenizer, opened(experiment, tokenizer)), experiment
+    experiment = _settle_machine(place, experiment, base, reporter, inexact, workers)
+    return RunContext(place, dataset, reporter, clock, signals, base, tokenizer, open_objective(experiment, tokenizer)), experiment
 
 
 @contextlib.contextmanager
-def noted(place: Run, clock: Clock) -> Iterator[None]:
+def note_interruption(place: Run, clock: Clock) -> Iterator[None]:
     """Seconds that were spent before an interruption belong to the run."""
     try:
         yield
@@ -148,7 +156,7 @@ def noted(place: Run, clock: Clock) -> Iterator[None]:
         raise
 
 
-def _settled(
+def _settle_machine(
     place: Run, experiment: Experiment, base: Base | None, reporter: Reporter, inexact: Sequence[str] | None, workers: int
 ) -> Experiment:
     """Decide once what depends on the machine, or check that nothing of it has changed."""
@@ -160,12 +168,12 @@ def _settled(
                 "put the old base back, or empty model.fingerprint",
             )
         _set_threads(place, reporter, experiment.environment.get("threads"), workers)
-        settled = decided(experiment, base).replace("model.fingerprint", weights)
+        settled = decide_device_fields(experiment, base).replace("model.fingerprint", weights)
         settled = settled.model_copy(update={"environment": environment()})
         write_file(place.folder / "experiment.yaml", settled.yaml())
         return settled
     _set_threads(place, reporter, experiment.environment["threads"], workers)
-    differs = differences(experiment.environment)
+    differs = environment_differences(experiment.environment)
     if experiment.model.fingerprint != weights:
         differs.append("model.base: the weights are not those the run began with")
     differs += inexact or []
@@ -200,7 +208,7 @@ def _set_threads(place: Run, reporter: Reporter, recorded: int | None, workers: 
             place.event("threads", number=found.number, instead_of=found.usual, free=round(found.free or 0.0, 2), why="busy")
             reporter.say(f"another program is busy: training with {found.number} of {_threads(found.usual)}")
         use_threads(found.number)
-    if torch.get_num_threads() > 1 and not bound_spinning() and not place.happened("spin_unbounded"):
+    if torch.get_num_threads() > 1 and not bound_spinning() and not place.events_named("spin_unbounded"):
         place.event("spin_unbounded")
         reporter.say(
             "torch was loaded before luthier: beside other programs a step may take many times as long; `import luthier` before `import torch`"

@@ -9,12 +9,12 @@ from typing import Any
 from luthier.core import hub
 from luthier.models.catalogue import PACKAGED
 from luthier.models.disk import Entry, find_entry, folder_size, list_entries, remove_entry
-from luthier.models.store import home, resolve, stored
+from luthier.models.store import home, list_bases, resolve
 
 
 def models() -> list[dict[str, Any]]:
     """Every base known by name: kind, licence, language, whether it is on this machine and the bytes that it takes there."""
-    return [{**base, "bytes": folder_size(Path(base["folder"])) if base["here"] else 0} for base in stored()]
+    return [{**base, "bytes": folder_size(Path(base["folder"])) if base["here"] else 0} for base in list_bases()]
 
 
 def disk() -> list[dict[str, Any]]:

@@ -15,15 +15,15 @@ from luthier.core.words import size
 from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
-from luthier.pilot.stages.asking import filled, written
+from luthier.pilot.stages.options import fill_from_rows, load_experiment
 
-CHILD = "import sys; from luthier.pilot.plan import measured_here; measured_here(sys.argv[1])"
+CHILD = "import sys; from luthier.pilot.plan import measure_in_child; measure_in_child(sys.argv[1])"
 HEADROOM = 0.9
 """Of the memory that is free, the share that may be planned with."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunEstimate:
     """A run before it is paid for.
 
     Args:
@@ -42,7 +42,7 @@ class Plan:
         return self.forecast["memory"] <= HEADROOM * self.available
 
 
-def plan(experiment: str | Path | Experiment, *, set: Changes = (), seconds: float = 30.0, reporter: Reporter | None = None) -> Plan:
+def plan(experiment: str | Path | Experiment, *, set: Changes = (), seconds: float = 30.0, reporter: Reporter | None = None) -> RunEstimate:
     """Measure a few steps of an experiment in a process of its own, and say what the whole will take.
 
     Args:
@@ -56,12 +56,12 @@ def plan(experiment: str | Path | Experiment, *, set: Changes = (), seconds: flo
         LuthierError: the experiment or its rows cannot be read.
     """
     reporter = reporter or NullReporter()
-    experiment = written(experiment).set(*as_assignments(set)).model_copy(update={"environment": {}})
+    experiment = load_experiment(experiment).set(*as_assignments(set)).model_copy(update={"environment": {}})
     reporter.stage("data", experiment.data.path)
     load_dataset(experiment.data, checks=())  # what is wrong with it is said here, not in the child
-    from luthier.training.devices import available
+    from luthier.training.devices import available_memory
 
-    free = available()
+    free = available_memory()
     reporter.stage("measuring", "a few steps, from the shortest to the longest")
     asked = [sys.executable, "-c", CHILD, json.dumps({"experiment": experiment.yaml(), "seconds": seconds})]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
@@ -74,35 +74,35 @@ def plan(experiment: str | Path | Experiment, *, set: Changes = (), seconds: flo
     if not said and done.returncode < 0:
         raise DoesNotFit(
             f"measuring was ended by signal {-done.returncode}: there is not enough memory ({size(free)} are free)",
-            _way_out(experiment, None, free),
+            _suggest_remedy(experiment, None, free),
         )
     if not said:
         raise RunError(f"measuring failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    made = Plan(said, free, [])
+    made = RunEstimate(said, free, [])
     if made.fits:
         return made
     proposals = _proposals(said, free)
-    raise DoesNotFit(f"the run needs about {size(said['memory'])}, and {size(free)} are free", _way_out(experiment, proposals, free))
+    raise DoesNotFit(f"the run needs about {size(said['memory'])}, and {size(free)} are free", _suggest_remedy(experiment, proposals, free))
 
 
-def measured_here(asked: str) -> None:
+def measure_in_child(asked: str) -> None:
     """What the child does: measure, and say it as the last line."""
     from luthier.core.errors import LuthierError
     from luthier.models.store import resolve
     from luthier.training.assemble import assemble
-    from luthier.training.devices import decided, settle
+    from luthier.training.devices import configure_torch, decide_device_fields
     from luthier.training.forecast import forecast
 
     question = json.loads(asked)
-    settle()
+    configure_torch()
     try:
         import yaml
 
         experiment = Experiment.of(yaml.safe_load(question["experiment"]))
         dataset = load_dataset(experiment.data, checks=())
-        experiment = filled(experiment.replace("training.metric", "auto"), dataset)  # it takes no part in a step
+        experiment = fill_from_rows(experiment.replace("training.metric", "auto"), dataset)  # it takes no part in a step
         base = resolve(experiment.model.base) if experiment.model.base else None
-        experiment = decided(experiment, base)
+        experiment = decide_device_fields(experiment, base)
         work = assemble(experiment, base, family_of(dataset.spec.task).load_processor(base, experiment.objective, dataset), dataset.records)
         print(json.dumps(forecast(work, question["seconds"]).value()))
     except LuthierError as problem:
@@ -125,7 +125,7 @@ def _proposals(said: dict[str, Any], free: int) -> list[tuple[str, int]]:
     return found
 
 
-def _way_out(experiment: Experiment, proposals: list[tuple[str, int]] | None, free: int) -> str:
+def _suggest_remedy(experiment: Experiment, proposals: list[tuple[str, int]] | None, free: int) -> str:
     if proposals:
         return "one of these would fit: " + "; ".join(f"--set {change} (about {size(need)})" for change, need in proposals)
     return (

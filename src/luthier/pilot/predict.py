@@ -10,13 +10,13 @@ from typing import Any
 
 from luthier.core.errors import ExperimentError, ModelError, nearest
 from luthier.core.types import Message
-from luthier.data.sources.frames import Frame, named
+from luthier.data.sources.frames import Frame, describe_value
 from luthier.delivery.predictions import prepare_output, write_predictions
 from luthier.experiment import Changes
 from luthier.families import family_of
 from luthier.families.family import Family
 from luthier.models.store import Base, resolve
-from luthier.pilot.stages.prediction_rows import reading_asked, rows_to_predict
+from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
 
 Say = Callable[[str], None]
 
@@ -55,11 +55,11 @@ def predict(
     """
     say = say or _warn
     _refuse_types(bundle, limit=limit, top=top, abstain_below=abstain_below)
-    how = reading_asked(set)
+    how = parse_reading_options(set)
     base, about = _resolve_bundle(bundle, say)
     family = family_of(about["task"])
     _check_options(family, top, abstain_below)
-    rows, source = family.rows_to_predict(data, about["input"]) or rows_to_predict(data, about["input"], family.generates, how)
+    rows, source = family.rows_to_predict(data, about["input"]) or rows_to_predict(data, about["input"], family.converses, how)
     values = [record.values for record in rows]
     if out is not None:
         prepare_output(Path(out), values, chat=family.generates, source=source, bundle=base.folder)
@@ -90,17 +90,20 @@ def chat(bundle: str | os.PathLike[str], *, limit: int = 256, temperature: float
         LuthierError: it cannot write text.
     """
     from luthier.models.pretrained import load_generator, load_tokenizer
-    from luthier.training.devices import settle
+    from luthier.training.devices import configure_torch
 
     _refuse_types(bundle, limit=limit, temperature=temperature)
-    settle()
+    configure_torch()
     base = resolve(os.fspath(bundle), say or _warn)
     if base.bundle is None:
         return Conversation(load_generator(base, 0.0).eval(), load_tokenizer(base), limit, temperature)
     family = family_of(base.bundle["task"])
-    if not family.generates:
+    if not family.converses:
         what = "a classifier" if family.kind.classes else f"a {family.name} model"
-        raise ModelError(f"{bundle} is {what}: it does not write text", 'use `luthier predict BUNDLE "text"`')
+        raise ModelError(
+            f"{bundle} is {what}: it does not {'hold conversations' if family.generates else 'write text'}",
+            'use `luthier predict BUNDLE "text"`',
+        )
     model, objective = _load(base)
     return Conversation(model, objective.tokenizer, limit, temperature)
 
@@ -122,12 +125,12 @@ class Conversation:
     def say(self, text: str) -> Iterator[str]:
         """The answer, piece by piece; when it is through, it is part of the conversation."""
         from luthier.data.chat import prompt
-        from luthier.models.generate import stream
+        from luthier.models.generate import stream_answer
 
         self.messages.append({"role": "user", "content": text})
         tokens, _ = prompt(self.tokenizer, self.messages)
         said = ""
-        for piece in stream(self.model, self.tokenizer, tokens, self.limit, self.temperature):
+        for piece in stream_answer(self.model, self.tokenizer, tokens, self.limit, self.temperature):
             said += piece
             yield piece
         self.messages.append({"role": "assistant", "content": said.strip() or "…"})
@@ -148,11 +151,11 @@ def _refuse_types(bundle: Any, **options: Any) -> None:
         ExperimentError: one of them is.
     """
     if not isinstance(bundle, str | os.PathLike):
-        raise ExperimentError(f"the bundle is {named(bundle)}, which names no folder", "give the bundle first and the rows second: luthier.predict('RUN/bundle', rows)")  # fmt: skip
+        raise ExperimentError(f"the bundle is {describe_value(bundle)}, which names no folder", "give the bundle first and the rows second: luthier.predict('RUN/bundle', rows)")  # fmt: skip
     for name, value in options.items():
         whole = name in ("limit", "top")
         if value is not None and (isinstance(value, bool) or not isinstance(value, int if whole else int | float)):
-            raise ExperimentError(f"{name} is {value!r}, {named(value)}, not a {'whole number' if whole else 'number'}", f"give it as {name}={'2' if whole else '0.8'}")  # fmt: skip
+            raise ExperimentError(f"{name} is {value!r}, {describe_value(value)}, not a {'whole number' if whole else 'number'}", f"give it as {name}={'2' if whole else '0.8'}")  # fmt: skip
 
 
 def _resolve_bundle(bundle: str | os.PathLike[str], say: Say) -> tuple[Base, dict[str, Any]]:
@@ -170,9 +173,9 @@ def _resolve_bundle(bundle: str | os.PathLike[str], say: Say) -> tuple[Base, dic
 def _load(base: Base) -> tuple[Any, Any]:
     """A bundle's model, and its objective with the bundle's tokenizer."""
     from luthier.delivery.bundle import open_bundle
-    from luthier.training.devices import settle
+    from luthier.training.devices import configure_torch
 
-    settle()
+    configure_torch()
     assert base.bundle is not None
     family = family_of(base.bundle["task"])
     tokenizer = family.load_processor(base, family.spec_class.model_validate(base.bundle["objective"]))

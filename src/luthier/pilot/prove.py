@@ -10,10 +10,10 @@ from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
-from luthier.pilot.stages.asking import written
-from luthier.pilot.stages.proving import served, told
-from luthier.training.assemble import build, opened
-from luthier.training.devices import decided, settle
+from luthier.pilot.stages.options import load_experiment
+from luthier.pilot.stages.prove import describe_proof, serving_function
+from luthier.training.assemble import build, open_objective
+from luthier.training.devices import configure_torch, decide_device_fields
 from luthier.training.prove import prove as proofs_of
 
 
@@ -31,19 +31,19 @@ def prove(
     Raises:
         LuthierError: the experiment or its rows cannot be read.
     """
-    settle()
+    configure_torch()
     reporter = reporter or NullReporter()
-    experiment = written(experiment).set(*as_assignments(set))
+    experiment = load_experiment(experiment).set(*as_assignments(set))
     reporter.stage("data", experiment.data.path)
     dataset = load_dataset(experiment.data)
     reporter.stage("base", experiment.model.base)
     base = resolve(experiment.model.base, reporter.say) if experiment.model.base else None
     tokenizer = family_of(dataset.spec.task).load_processor(base, experiment.objective, dataset)
-    experiment = decided(experiment, base)
-    objective = opened(experiment, tokenizer)
+    experiment = decide_device_fields(experiment, base)
+    objective = open_objective(experiment, tokenizer)
     work = build(experiment, base, objective, objective.prepare(dataset.records["train"]), objective.prepare(dataset.records["validation"]))
     reporter.stage("proofs")
-    found = proofs_of(work, served(objective, experiment.data.task), seconds)
+    found = proofs_of(work, serving_function(objective, experiment.data.task), seconds)
     for proof in found:
-        reporter.say(told(proof))
+        reporter.say(describe_proof(proof))
     return found

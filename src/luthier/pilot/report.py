@@ -19,7 +19,7 @@ def report(run: str | Path) -> Path:
     from luthier.delivery.study import write_study
 
     place = Run.open(Path(run))
-    if place.happened("searching"):
+    if place.events_named("searching"):
         study = Study(place.folder)
         if study.winner is None:
             raise RunError(f"{place.folder} has no winner yet", f"finish it: `luthier resume {place.folder}`")

@@ -12,14 +12,14 @@ from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.data.dataset import Dataset
 from luthier.data.sources.frames import Frame
-from luthier.evaluation.choice import AUTO
+from luthier.evaluation.metric_choice import AUTO
 from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
-from luthier.pilot.stages.asking import asked_for, assigned, chosen, filled, seconds_of, written
-from luthier.pilot.stages.beginning import begin, fresh_or_planned
-from luthier.pilot.stages.given import rows_in_run
+from luthier.pilot.stages.begin import begin_run, fresh_or_planned
+from luthier.pilot.stages.given_rows import rows_in_run
 from luthier.pilot.stages.metric import confirm_metric, with_metric
+from luthier.pilot.stages.options import choose_experiment, data_spec, fill_from_rows, load_experiment, parse_assignments, parse_seconds
 from luthier.pilot.stages.watching import refuse_watchers
 
 
@@ -74,22 +74,22 @@ def run(
     clock = Clock()
     refuse_watchers(watchers)
     reporter = reporter or NullReporter()
-    seconds = seconds_of(budget)
+    seconds = parse_seconds(budget)
     changes = with_metric(as_assignments(set), metric)
     folder = Path(out) if out else Path("runs") / Run.fresh_name()
     with rows_in_run(folder, data, validation, test) as (made, rows, validation_rows, test_rows):
         reporter.stage("data", str(rows))
         dataset = load_dataset(
-            asked_for(
+            data_spec(
                 rows, target=target, input=input, task=task, validation=validation_rows, test=test_rows, set=changes, say=reporter.say
             )
         )
-        experiment, choices = chosen(dataset, base, changes, seed, reporter, seconds)
+        experiment, choices = choose_experiment(dataset, base, changes, seed, reporter, seconds)
         place = made or Run.create(folder)
-        with place.named_when_stopped(), place.owned():
+        with place.name_folder_when_stopped(), place.owned():
             searches = not (watchers or plan_only or experiment.data.folds)
-            stay = [*assigned(changes)] if searches else None
-            begin(place, experiment, dataset, choices, reporter, budget=seconds, force=force, stay=stay)
+            stay = [*parse_assignments(changes)] if searches else None
+            begin_run(place, experiment, dataset, choices, reporter, budget=seconds, force=force, stay=stay)
             if plan_only:
                 place.event("planned_only")
                 return place
@@ -127,19 +127,19 @@ def train(
     clock = Clock()
     refuse_watchers(watchers)
     reporter = reporter or NullReporter()
-    seconds = seconds_of(budget)
+    seconds = parse_seconds(budget)
     source = None if isinstance(experiment, Experiment) or set or metric or budget is not None else run_of(Path(experiment))
     changes = with_metric(as_assignments(set), metric)
-    experiment = written(experiment).set(*changes)
+    experiment = load_experiment(experiment).set(*changes)
     experiment = experiment.model_copy(update={"environment": _threads_again(experiment)})
     reporter.stage("data", experiment.data.path)
     dataset = load_dataset(experiment.data)
     choices = family_of(dataset.spec.task).metric(dataset, AUTO)[:1] if experiment.training.metric == AUTO else []
-    experiment = filled(experiment, dataset, changes)
+    experiment = fill_from_rows(experiment, dataset, changes)
     cuts = cuts_while_training(source)
     place = fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
-    with place.named_when_stopped(), place.owned():
-        begin(place, experiment, dataset, choices, reporter, budget=seconds, force=force)
+    with place.name_folder_when_stopped(), place.owned():
+        begin_run(place, experiment, dataset, choices, reporter, budget=seconds, force=force)
         for event in cuts:
             place.event("cut_while_training", **event)
         if cuts:
@@ -159,7 +159,7 @@ def run_of(path: Path) -> Run | None:
 
 def cuts_while_training(source: Run | None) -> list[dict[str, Any]]:
     """How the time budget of a run cut its steps while it trained: whoever makes the same bits again must do the same."""
-    events = source.happened("cut_while_training") if source else []
+    events = source.events_named("cut_while_training") if source else []
     return [{name: value for name, value in event.items() if name not in ("event", "at")} for event in events]
 
 
@@ -182,13 +182,13 @@ def resume(
     refuse_watchers(watchers)
     reporter = reporter or NullReporter()
     place = Run.open(Path(run))
-    if place.happened("searching"):
+    if place.events_named("searching"):
         place = Study(place.folder)
         if allow_inexact:
             raise ExperimentError("the trials of a study are compared row by row: they need the same rows, software and machine",
                                   f"start a new one: `luthier search {place.folder}/experiment.yaml`")  # fmt: skip
-    with place.named_when_stopped(), place.owned():
-        if place.happened("finished"):
+    with place.name_folder_when_stopped(), place.owned():
+        if place.events_named("finished"):
             reporter.say(f"{place.folder} is finished: nothing to resume")
             return place
         experiment = Experiment.load(place.folder / "experiment.yaml")
@@ -207,9 +207,9 @@ def _threads_again(experiment: Experiment) -> dict[str, Any]:
     """Of what stands in an experiment about the machine, the number of threads, where all else is the same here: with it the same bytes come."""
     if not experiment.environment:
         return {}
-    from luthier.training.devices import differences
+    from luthier.training.devices import environment_differences
 
-    return {} if differences(experiment.environment) else {"threads": experiment.environment["threads"]}
+    return {} if environment_differences(experiment.environment) else {"threads": experiment.environment["threads"]}
 
 
 def _other_rows(experiment: Experiment, dataset: Dataset) -> list[str]:

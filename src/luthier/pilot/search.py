@@ -12,15 +12,15 @@ from luthier.core.study import Study
 from luthier.core.words import plural
 from luthier.data.sources.frames import Frame
 from luthier.experiment import Changes, Experiment, as_assignments
-from luthier.pilot.stages.asking import assigned, default_for, seconds_of
-from luthier.pilot.stages.beginning import begin
-from luthier.pilot.stages.given import rows_in_run
+from luthier.pilot.stages.begin import begin_run
+from luthier.pilot.stages.given_rows import rows_in_run
 from luthier.pilot.stages.metric import with_metric
+from luthier.pilot.stages.options import default_experiment, parse_assignments, parse_seconds
 from luthier.studies.backends import backend_of
 from luthier.studies.defaults import space_for
-from luthier.studies.plan import Asked
+from luthier.studies.plan import SearchRequest
 from luthier.studies.propose import SAMPLERS
-from luthier.studies.space import named, point
+from luthier.studies.space import named_paths, parse_point
 
 BUDGET = "2x"
 
@@ -88,26 +88,26 @@ def search(
         raise ExperimentError(f"a search of {plural(trials, 'trial')} compares nothing", "give 2 or more, or use `luthier train`")
     folder = Path(out) if out else Path("studies") / Run.fresh_name()
     with rows_in_run(folder, data) as (made, rows):
-        experiment, dataset, choices = default_for(
+        experiment, dataset, choices = default_experiment(
             rows, changes, reporter, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds
         )
-        fixed = [*assigned(changes)]
-        _checked(experiment, trials or 2, fixed, space, points)
+        fixed = [*parse_assignments(changes)]
+        _check_points(experiment, trials or 2, fixed, space, points)
         study = Study((made or Run.create(folder)).folder)
-        with study.named_when_stopped(), study.owned():
-            Asked(seed, fixed, runs, seconds, trials, list(space), sampler, list(points), workers, backend).note(study)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
-            begin(study, experiment, dataset, choices, reporter, budget=seconds, force=force)
+        with study.name_folder_when_stopped(), study.owned():
+            SearchRequest(seed, fixed, runs, seconds, trials, list(space), sampler, list(points), workers, backend).note(study)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
+            begin_run(study, experiment, dataset, choices, reporter, budget=seconds, force=force)
             from luthier.pilot.complete import complete
 
             complete(study, experiment, dataset, reporter, clock)
     return study
 
 
-def _checked(experiment: Experiment, trials: int, fixed: Sequence[str], space: Sequence[str], points: Sequence[str]) -> None:
+def _check_points(experiment: Experiment, trials: int, fixed: Sequence[str], space: Sequence[str], points: Sequence[str]) -> None:
     """A mistake in the space or in a point is said before anything is made."""
-    dimensions, _ = space_for(experiment, trials, fixed, space, [path for text in points for path in named(text)])
+    dimensions, _ = space_for(experiment, trials, fixed, space, [path for text in points for path in named_paths(text)])
     for text in points:
-        point(text, dimensions)
+        parse_point(text, dimensions)
 
 
 def budget_of(budget: str | float) -> tuple[float | None, float | None]:
@@ -118,7 +118,7 @@ def budget_of(budget: str | float) -> tuple[float | None, float | None]:
     """
     text = str(budget).strip().lower()
     if not text.endswith("x"):
-        return None, seconds_of(budget)
+        return None, parse_seconds(budget)
     try:
         runs = float(text[:-1])
     except ValueError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from luthier.core.component import build, placed
+from luthier.core.component import build, set_at_path
 from luthier.core.errors import DataError
 from luthier.core.interfaces import NullReporter
 from luthier.core.types import Record
@@ -18,8 +18,8 @@ from luthier.data.sources.images import pixels
 from luthier.experiment import Changes, as_assignments, number
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
-from luthier.pilot.stages.asking import asked_for, assigned, chosen
-from luthier.pilot.stages.given import accepts_frames
+from luthier.pilot.stages.given_rows import accepts_frames
+from luthier.pilot.stages.options import choose_experiment, data_spec, parse_assignments
 
 SIDE = 256
 """Of a shown image, at most, in pixels."""
@@ -105,31 +105,33 @@ def show(
         DataError: there is no such row, or it was set aside (and why).
     """
     given = as_assignments(set)
-    dataset = load_dataset(asked_for(data, target=target, input=input, task=task, set=given), checks=())
-    part, record = _found(dataset, row)
+    dataset = load_dataset(data_spec(data, target=target, input=input, task=task, set=given), checks=())
+    part, record = _find_row(dataset, row)
     changes = [item for item in given if not item.startswith("data.")]
     if dataset.reader.kind.images:
         return _image(dataset, record, part, views, page, changes)
     from luthier.models.store import resolve
-    from luthier.training.assemble import opened
+    from luthier.training.assemble import open_objective
 
-    experiment, _ = chosen(dataset, base, changes, 1, NullReporter())
+    experiment, _ = choose_experiment(dataset, base, changes, 1, NullReporter())
     base_of_it = resolve(experiment.model.base) if experiment.model.base else None
     tokenizer: Any = family_of(dataset.spec.task).load_processor(base_of_it, experiment.objective, dataset)
-    example = opened(experiment, tokenizer).prepare([record])[0]
-    pieces = [tokenizer.decode([token]) for token in example.tokens]
-    chat = dataset.reader.kind.learns == "answer"
-    if views and chat:
-        raise DataError("augment changes texts of a classifier and images, not conversations", "leave --views out")
+    objective = open_objective(experiment, tokenizer)
+    example = objective.prepare([record])[0]
+    tokens, learned = objective.tokens_to_show(example)
+    pieces = [tokenizer.decode([token]) for token in tokens]
+    answers = dataset.reader.kind.learns == "answer"
+    if views and not objective.varies:
+        raise DataError("augment changes texts that have a class or a number, and images", "leave --views out")
     text = " ".join(str(record.values.get(name) or "") for name in dataset.spec.input)
     return Shown(
-        record.source, record.row, part, pieces, list(example.tokens), list(example.target) if chat else [False] * len(pieces),
-        "" if chat else str(record.values.get(dataset.spec.target or "")), int(example.facts.get("cut", 0)),
+        record.source, record.row, part, pieces, tokens, learned,
+        "" if answers else str(record.values.get(dataset.spec.target or "") or ""), int(example.facts.get("cut", 0)),
         [experiment.augment.view(text, experiment.seed, step, record.row) for step in range(views)],
     )  # fmt: skip
 
 
-def _found(dataset: Dataset, row: int | None) -> tuple[str, Record]:
+def _find_row(dataset: Dataset, row: int | None) -> tuple[str, Record]:
     """The row that begins on a line, and its part."""
     rows = [(part, record) for part, records in dataset.records.items() for record in records]
     found = rows[0] if row is None else next(((part, record) for part, record in rows if record.row == row), None)
@@ -149,14 +151,14 @@ def _image(dataset: Dataset, record: Record, part: str, views: int, page: str | 
     source = Path(record.source)
     file = (source if source.is_dir() else source.parent) / str(record.values[dataset.spec.input[0]])
     whole = Augment().model_dump()
-    for path, text in assigned(changes).items():
-        placed(whole, path.removeprefix("augment."), number(text), "augment")
+    for path, text in parse_assignments(changes).items():
+        set_at_path(whole, path.removeprefix("augment."), number(text), "augment")
     augment = cast(Augment, build(Augment, whole, "augment"))
     picture = pixels(file, SIDE)
     made = [augment.images.view(picture, 1, step, record.row) for step in range(views)]
-    values, label = record.values, str(record.values.get(dataset.spec.target or ""))
+    values, label = record.values, str(record.values.get(dataset.spec.target, "")) if dataset.spec.target else ""
     if page is not None:
-        write_views(Path(page), f"{file.name} · {label}", picture, made, augment.images.model_dump())
+        write_views(Path(page), " · ".join(filter(None, (file.name, label))), picture, made, augment.images.model_dump())
     elif views:
         raise DataError("the views of an image need a page to be shown on", "add --page views.html")
     return ShownImage(str(file), record.row, part, label, int(values["width"]), int(values["height"]), str(page) if page else None)

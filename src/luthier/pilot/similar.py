@@ -10,10 +10,10 @@ from luthier.data.sources.frames import Frame
 from luthier.experiment import Changes, as_assignments
 from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
-from luthier.pilot.stages.asking import asked_for
-from luthier.pilot.stages.choosing import at_hand, comparable
-from luthier.pilot.stages.given import accepts_frames
-from luthier.pilot.stages.nearness import Similar, known_of, ranked
+from luthier.pilot.stages.base_choice import local_bases, require_comparable
+from luthier.pilot.stages.base_similarity import BaseSimilarity, compare_base, rank_bases
+from luthier.pilot.stages.given_rows import accepts_frames
+from luthier.pilot.stages.options import data_spec
 
 
 @accepts_frames
@@ -26,7 +26,7 @@ def similar(
     task: str | None = None,
     set: Changes = (),
     reporter: Reporter | None = None,
-) -> list[Similar]:
+) -> list[BaseSimilarity]:
     """Read up to 2,000 rows with each base once, and say how much of the task it knows.
 
     Args:
@@ -46,7 +46,7 @@ def similar(
     """
     reporter = reporter or NullReporter()
     reporter.stage("data", str(data))
-    dataset = load_dataset(asked_for(data, target=target, input=input, task=task, set=as_assignments(set), say=reporter.say), checks=())
-    fitting = comparable(dataset)
-    names = bases or at_hand(fitting, reporter)
-    return ranked([known_of(resolve(name, reporter.say), dataset, reporter) for name in names])
+    dataset = load_dataset(data_spec(data, target=target, input=input, task=task, set=as_assignments(set), say=reporter.say), checks=())
+    fitting = require_comparable(dataset)
+    names = bases or local_bases(fitting, reporter)
+    return rank_bases([compare_base(resolve(name, reporter.say), dataset, reporter) for name in names])

@@ -8,8 +8,8 @@ from pathlib import Path
 from luthier.core.errors import ExperimentError, nearest
 from luthier.core.study import Study
 from luthier.experiment import Experiment
-from luthier.studies.plan import Plan
-from luthier.studies.space import parsed
+from luthier.studies.plan import SearchPlan
+from luthier.studies.space import parse_dimension
 
 
 def steer(study: str | Path, *, space: Sequence[str] = (), stop: Sequence[int] = ()) -> list[str]:
@@ -27,27 +27,27 @@ def steer(study: str | Path, *, space: Sequence[str] = (), stop: Sequence[int] =
         LuthierError: there is no such study, dimension or trial, or nothing is left to decide.
     """
     place = Study.open(Path(study))
-    if place.noted("won"):
+    if place.entries_named("won"):
         raise ExperimentError(
             f"{place.folder} has chosen already", f"search again around what it found: `luthier search {place.folder}/experiment.yaml`"
         )
-    plan, experiment = Plan.load(place.folder / "plan.yaml"), Experiment.load(place.folder / "experiment.yaml")
+    plan, experiment = SearchPlan.load(place.folder / "plan.yaml"), Experiment.load(place.folder / "experiment.yaml")
     known = {dimension.path: dimension for dimension in plan.space}
     requests, told = [], []
     for text in space:
-        dimension = parsed(text, experiment)
+        dimension = parse_dimension(text, experiment)
         wide = known.get(dimension.path)
         if wide is None:
             raise ExperimentError(f"{dimension.path} does not vary in this search", nearest(dimension.path, [*known]))
         inside = {*dimension.options} <= {*wide.options} if wide.kind == "choice" else dimension.kind != "choice" and wide.low <= dimension.low < dimension.high <= wide.high  # fmt: skip
         if not inside:
             raise ExperimentError(
-                f"{dimension.said()} is not within {wide.said()}", "a search at work can be narrowed; start another one to widen it"
+                f"{dimension.as_text()} is not within {wide.as_text()}", "a search at work can be narrowed; start another one to widen it"
             )
         narrow = wide.model_copy(update={"low": dimension.low, "high": dimension.high, "options": dimension.options, "centre": dimension.centre, "spread": min(wide.spread, dimension.spread)})  # fmt: skip
         requests.append({"narrow": narrow.model_dump(mode="json")})
-        told.append(f"from the next trial on, {narrow.said()}")
-    trials = [entry["trial"] for entry in place.noted("proposed")]
+        told.append(f"from the next trial on, {narrow.as_text()}")
+    trials = [entry["trial"] for entry in place.entries_named("proposed")]
     for trial in stop:
         if trial == 0:
             raise ExperimentError("trial 0 is the default: the others are judged against it, so it stays", "stop the others")

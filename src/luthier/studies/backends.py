@@ -1,4 +1,4 @@
-"""Where trials are computed: in processes beside us, or on the machines of a Ray cluster; here, without any of it, where nothing is asked for.
+"""Backends that compute trials elsewhere: worker processes, or a Ray cluster.
 
 A question and its answer are JSON; what a trial needs and makes lies in its folder. So a worker that dies costs the time since the trial's last
 checkpoint: another one is asked the same question and goes on from there.
@@ -190,7 +190,7 @@ class Ray:
         if self.started:
             own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers * threads}
             ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False, **own)
-        self.remote = ray.remote(answered).options(num_cpus=threads, max_retries=AGAIN - 1)
+        self.remote = ray.remote(compute_answer).options(num_cpus=threads, max_retries=AGAIN - 1)
         self.target = target
 
     def ask(self, question: Words, limit: float) -> Words:
@@ -212,7 +212,7 @@ class Ray:
             self.ray.shutdown()
 
 
-def answered(target: str, question: Words) -> Words:
+def compute_answer(target: str, question: Words) -> Words:
     """The answer to a question, computed in this process; where that fails, `problem` says how."""
     module, _, function = target.partition(":")
     try:

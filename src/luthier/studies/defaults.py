@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ExperimentError
 from luthier.data.dataset import Dataset
-from luthier.evaluation.choice import AUTO
+from luthier.evaluation.metric_choice import AUTO
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.families.family import Choice
-from luthier.studies.space import Dimension, Space, parsed, value_at
+from luthier.studies.space import Dimension, Space, parse_dimension, value_at
 
 if TYPE_CHECKING:
     from luthier.models.store import Base
@@ -70,7 +70,7 @@ def space_for(
     Raises:
         ExperimentError: a dimension that does not fit the experiment.
     """
-    typed = {dimension.path: dimension for dimension in (parsed(text, experiment) for text in asked)}
+    typed = {dimension.path: dimension for dimension in (parse_dimension(text, experiment) for text in asked)}
     found: list[Dimension] = []
     stay = {path: "set by you" if path in fixed else why for path, why in ({**STAY, **ENDS} if ends else STAY).items()}
     freezes = (
@@ -95,7 +95,8 @@ def space_for(
         missing = [path for path in dimension.when if path not in paths]
         if missing:
             raise ExperimentError(
-                f"--space {dimension.said()!r}: {missing[0]} does not vary", f"add --space '{missing[0]}=…|…', or leave the condition out"
+                f"--space {dimension.as_text()!r}: {missing[0]} does not vary",
+                f"add --space '{missing[0]}=…|…', or leave the condition out",
             )
     if "adaptation.kind" in paths:
         space = tuple(_following(dimension, experiment, base) if dimension in found else dimension for dimension in space)
@@ -170,4 +171,4 @@ def choose(
     experiment = experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, dataset)})
     for choice in choices:
         experiment = experiment.replace(choice.path, choice.value)
-    return experiment, choices
+    return experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, dataset)}), choices

@@ -14,7 +14,7 @@ from luthier.studies.space import Dimension, Values
 
 
 @dataclass(frozen=True)
-class Asked:
+class SearchRequest:
     """What a search was asked for, as the event `searching` keeps it.
 
     Args:
@@ -42,9 +42,9 @@ class Asked:
     backend: str = "processes"
 
     @classmethod
-    def of(cls, place: Run) -> Asked | None:
+    def of(cls, place: Run) -> SearchRequest | None:
         """What a folder was asked for; None where it is no search."""
-        found = place.happened("searching")
+        found = place.events_named("searching")
         return cls(**{name: value for name, value in found[-1].items() if name not in ("event", "at")}) if found else None
 
     def note(self, place: Run) -> None:
@@ -53,7 +53,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """A search before its first trial: decided once, then obeyed.
 
     Args:
@@ -85,7 +85,7 @@ class Plan:
         return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=120)
 
     @classmethod
-    def load(cls, path: Path) -> Plan:
+    def load(cls, path: Path) -> SearchPlan:
         """Read the file."""
         whole = yaml.safe_load(path.read_text())
         space = tuple(Dimension.model_validate(dimension) for dimension in whole["space"])

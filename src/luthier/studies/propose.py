@@ -1,4 +1,4 @@
-"""What to try next: the default first, then the prior, what lies near the best so far, and a sampler of Optuna's, mixed.
+"""Propose the next trial: the default first, then a mix of draws from the prior, draws near the best so far, and an Optuna sampler.
 
 A proposal is a pure function of the space, the seed, its number and what the ledger says, so that a study that was killed goes on with the same ones.
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from luthier.core.errors import ExperimentError, nearest
 from luthier.core.randomness import mix, permutation, seed_of
-from luthier.studies.space import Dimension, Values, centred, loosened, settled
+from luthier.studies.space import Dimension, Values, default_point, loosen_point, settle_point
 
 SAMPLERS = ("tpe", "gp", "random", "cmaes", "qmc", "prior")
 """Of Optuna, by name; `prior` draws from the prior and near the best alone."""
@@ -81,9 +81,9 @@ def propose(
         raise ExperimentError(f"there is no sampler {sampler!r}", nearest(sampler, SAMPLERS))
     turn = len(tried) + len(ahead)
     if turn == 0:
-        return Proposal(centred(space), "default")
+        return Proposal(default_point(space), "default")
     if turn <= len(portfolio):
-        return Proposal({**centred(space), **portfolio[turn - 1]}, "portfolio")
+        return Proposal({**default_point(space), **portfolio[turn - 1]}, "portfolio")
     turn -= len(portfolio)
     drawn = max(1, round(FROM_PRIOR * (count - len(portfolio) - 1)))
     for attempt in range(20):
@@ -92,7 +92,7 @@ def propose(
         if found.values not in [*ahead, *(past.values for past in tried)]:
             return found
     anywhere = {dimension.path: dimension.at(_draw(seed, turn, 99, dimension.path)) for dimension in space}
-    return Proposal(settled(space, anywhere), "random")
+    return Proposal(settle_point(space, anywhere), "random")
 
 
 def _chosen(sampler: str, seed: int, turn: int) -> str:
@@ -104,12 +104,14 @@ def _chosen(sampler: str, seed: int, turn: int) -> str:
 
 def _point(space: Sequence[Dimension], by: str, seed: int, turn: int, attempt: int, drawn: int, tried: Sequence[Tried]) -> Values:
     if by == "prior":
-        return settled(space, {dimension.path: dimension.likely(_even(seed, turn, attempt, drawn, dimension.path)) for dimension in space})
+        return settle_point(
+            space, {dimension.path: dimension.likely(_even(seed, turn, attempt, drawn, dimension.path)) for dimension in space}
+        )
     if by == "near the best":
         furthest = max(past.share for past in tried)
         best = min((past for past in tried if past.share == furthest), key=lambda past: past.score)
-        loose = loosened(space, best.values)
-        return settled(
+        loose = loosen_point(space, best.values)
+        return settle_point(
             space,
             {dimension.path: dimension.near(loose[dimension.path], _draw(seed, turn, attempt, dimension.path)) for dimension in space},
         )
@@ -143,7 +145,7 @@ def _asked(space: Sequence[Dimension], name: str, seed: int, tried: Sequence[Tri
             "cmaes": lambda: samplers.CmaEsSampler(seed=seed, n_startup_trials=4),
             "qmc": lambda: samplers.QMCSampler(seed=seed),
         }[name]()
-        asked = told(space, tried, made).ask(distributions(space)).params
+        asked = optuna_study(space, tried, made).ask(distributions(space)).params
     found: Values = {}
     for dimension in space:
         value = asked[dimension.path]
@@ -151,7 +153,7 @@ def _asked(space: Sequence[Dimension], name: str, seed: int, tried: Sequence[Tri
             found[dimension.path] = next(option for option in dimension.options if str(option) == value)
         else:
             found[dimension.path] = float(f"{value:.3g}")
-    return settled(space, found, asked=found)
+    return settle_point(space, found, asked=found)
 
 
 def distributions(space: Sequence[Dimension]) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def distributions(space: Sequence[Dimension]) -> dict[str, Any]:
     }
 
 
-def told(space: Sequence[Dimension], tried: Sequence[Tried], sampler: Any = None) -> Any:
+def optuna_study(space: Sequence[Dimension], tried: Sequence[Tried], sampler: Any = None) -> Any:
     """An Optuna study that knows what was tried; a trial that failed is a little worse than the worst."""
     import optuna
 
@@ -205,4 +207,4 @@ def importance(space: Sequence[Dimension], tried: Sequence[Tried]) -> dict[str, 
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return dict(optuna.importance.get_param_importances(told(space, sound), evaluator=evaluator))
+        return dict(optuna.importance.get_param_importances(optuna_study(space, sound), evaluator=evaluator))

@@ -1,4 +1,4 @@
-"""How far each trial of a search goes: a plan made before the first one, and who goes on at each rung.
+"""Rungs of successive halving: how far each trial goes, planned before the first one, and which trials go on.
 
 A trial that goes on continues where it stood: nothing is trained twice, and the last one standing is the final model.
 
@@ -31,7 +31,7 @@ FALL = 0.15
 """Share of an early end's own length over which its rate falls (Hägele et al. 2024: 10 to 20 %). The whole run's falls from `LAST` on: 15 % of it cost a point (docs/log/2026-11.md#searches-beside-optuna-four-of-five-sets)."""
 
 
-def early(share: float) -> float:
+def end_of_decay(share: float) -> float:
     """Where a run ends whose rate begins to fall after this share of it."""
     return share / (1 - FALL)
 
@@ -85,7 +85,7 @@ def rungs_for(trials: int, warmup: float, steps: int, ends: bool = False) -> tup
         found.append(Rung(share, alive, min(kept, alive)))
         share, alive = share * 2, min(kept, alive)
         if ends and share > LAST:
-            found.append(Rung(early(LAST), alive, 1, falls=True))
+            found.append(Rung(end_of_decay(LAST), alive, 1, falls=True))
             break
     return tuple(found)
 

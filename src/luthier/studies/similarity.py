@@ -1,4 +1,4 @@
-"""How near a task is to what a base already knows: read off its floors in one pass, before anything is trained."""
+"""How much of a task a base already knows: linear probes on its layers, from one pass over the rows and without training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PLAIN = (
 
 
 @dataclass(frozen=True)
-class Floor:
+class LayerProbe:
     """What can be told from the states behind a number of blocks.
 
     Args:
@@ -76,7 +76,7 @@ class Depth:
     reason: str
 
 
-def floors(states: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) -> list[Floor]:
+def probe_layers(states: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) -> list[LayerProbe]:
     """Look at every floor.
 
     Args:
@@ -84,21 +84,27 @@ def floors(states: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]
         labels: the class of each row, from 0, # (rows,)
         folds: rows of each fold; near-duplicates lie in one.
     """
-    return [_floor(number, states[:, number].astype(np.float64), labels, folds) for number in range(states.shape[1])]
+    return [_probe_layer(number, states[:, number].astype(np.float64), labels, folds) for number in range(states.shape[1])]
 
 
-def _floor(number: int, rows: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) -> Floor:
+def _probe_layer(number: int, rows: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) -> LayerProbe:
     even = rows - rows.mean(0)
     even /= np.sqrt((even**2).mean()) + 1e-12
-    right = probe(even, labels, folds) == labels
+    right = cross_validated_class(even, labels, folds) == labels
     accuracy = float(right.mean())
     error = float(np.sqrt(max(accuracy * (1 - accuracy), 0.25 / len(labels)) / len(labels)))
-    return Floor(
-        number, float((nearest(even, labels) == labels).mean()), accuracy, error, h_score(even, labels), variability(even, labels), right
+    return LayerProbe(
+        number,
+        float((nearest_neighbour_class(even, labels) == labels).mean()),
+        accuracy,
+        error,
+        h_score(even, labels),
+        variability(even, labels),
+        right,
     )
 
 
-def nearest(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def nearest_neighbour_class(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The class that most of the ten nearest other rows have, by the cosine, # (rows,)"""
     unit = rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-12)
     alike = unit @ unit.T
@@ -110,7 +116,7 @@ def nearest(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return votes.argmax(1)
 
 
-def probe(rows: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) -> np.ndarray:
+def cross_validated_class(rows: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) -> np.ndarray:
     """The class that ridge regression on the other folds says, # (rows,); its strength is chosen by leaving each of their rows out.
 
     Not by generalised cross-validation, which takes a mean for what a row says of itself: with fewer rows than columns it may choose far too small a strength (docs/log/2026-11.md#two-faults-that-typing-it-brought-to-light).
@@ -185,7 +191,7 @@ class Nearness:
     reason: str
 
 
-def nearness(found: Sequence[Floor], labels: np.ndarray) -> Nearness:
+def nearness(found: Sequence[LayerProbe], labels: np.ndarray) -> Nearness:
     """How much of the task the base leaves to be learned.
 
     Args:
@@ -201,7 +207,7 @@ def nearness(found: Sequence[Floor], labels: np.ndarray) -> Nearness:
 
 
 @dataclass(frozen=True)
-class Fluency:
+class BitsPerByte:
     """How well a base foresees texts.
 
     Args:
@@ -221,7 +227,7 @@ class Fluency:
     rows: np.ndarray
 
 
-def turn(found: Fluency) -> Nearness:
+def domain_shift(found: BitsPerByte) -> Nearness:
     """How far texts are from plain English for a base: by their bits a byte, or by a tokenizer that does not know their words."""
     room, split = found.texts - found.plain, found.pieces / found.plain_pieces
     kind = "far" if room > STRANGE or split > SPLIT else "close" if room < STRANGE / 3 and split < 1.2 else "between"
@@ -236,7 +242,7 @@ def depth_for(near: Nearness, count: int) -> Depth:
     return Depth(chosen, others, f"{near.kind}: {near.reason}")
 
 
-def depth(found: Sequence[Floor], rows: int, rarest: int, least: int = 0) -> Depth:
+def depth(found: Sequence[LayerProbe], rows: int, rarest: int, least: int = 0) -> Depth:
     """How many blocks to keep frozen: none where each class has rows enough for all to move; else one below the lowest floor that tells the classes as well as any.
 
     Not fewer than a third of them then, and no more than so few rows allow.
@@ -263,16 +269,16 @@ def depth(found: Sequence[Floor], rows: int, rarest: int, least: int = 0) -> Dep
     return Depth(chosen, others, why)
 
 
-def chances(right: Sequence[np.ndarray]) -> list[float]:
+def best_base_probability(right: Sequence[np.ndarray]) -> list[float]:
     """The chance of each base to be the best one, from resampled rows.
 
     Args:
         right: for each base, for each row whether its best floor's probe was right; the same rows for all.
     """
-    return foreseen([np.stack([~row.astype(bool), np.ones(len(row))], 1) for row in right])
+    return best_generator_probability([np.stack([~row.astype(bool), np.ones(len(row))], 1) for row in right])
 
 
-def foreseen(rows: Sequence[np.ndarray]) -> list[float]:
+def best_generator_probability(rows: Sequence[np.ndarray]) -> list[float]:
     """The chance of each base to foresee answers best, from resampled rows.
 
     Args:

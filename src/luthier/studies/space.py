@@ -88,14 +88,14 @@ class Dimension(Component):
         """A value so many times as great."""
         return value if multiple == 1 else self._unscaled(self._scaled(value * multiple))
 
-    def said(self) -> str:
+    def as_text(self) -> str:
         """The dimension as `--space` takes it."""
         condition = "".join(f" if {path}={value}" for path, value in self.when.items())
         if self.kind == "choice":
             return f"{self.path}={'|'.join(str(option) for option in self.options)}{condition}"
         return f"{self.path}={self.low:.2g}..{self.high:.2g},{self.kind}{condition}"
 
-    def there(self, values: Mapping[str, Any]) -> bool:
+    def applies_to(self, values: Mapping[str, Any]) -> bool:
         """Whether a point has this field."""
         return all(values.get(path) == value for path, value in self.when.items())
 
@@ -107,7 +107,7 @@ class Dimension(Component):
 Space = tuple[Dimension, ...]
 
 
-def settled(space: Sequence[Dimension], values: Values, asked: Mapping[str, Any] | None = None) -> Values:
+def settle_point(space: Sequence[Dimension], values: Values, asked: Mapping[str, Any] | None = None) -> Values:
     """A point as it was drawn, without the fields that it does not have, and with the values that follow from others.
 
     Args:
@@ -120,11 +120,11 @@ def settled(space: Sequence[Dimension], values: Values, asked: Mapping[str, Any]
         if dimension.path in (asked or {})
         else dimension.times(values[dimension.path], dimension.multiple(values))
         for dimension in space
-        if dimension.there(values)
+        if dimension.applies_to(values)
     }
 
 
-def loosened(space: Sequence[Dimension], values: Values) -> Values:
+def loosen_point(space: Sequence[Dimension], values: Values) -> Values:
     """A point as it might have been drawn: with every field, and without the multiples."""
     return {
         dimension.path: dimension.times(values[dimension.path], 1 / dimension.multiple(values))
@@ -134,7 +134,7 @@ def loosened(space: Sequence[Dimension], values: Values) -> Values:
     }
 
 
-def parsed(text: str, experiment: Experiment) -> Dimension:
+def parse_dimension(text: str, experiment: Experiment) -> Dimension:
     """A dimension as it is typed: `optimizer.lr=1e-5..1e-3`, `model.dropout=0..0.3,linear`, `adaptation.depth=2|3|4 if adaptation.kind=freeze`.
 
     Args:
@@ -151,7 +151,7 @@ def parsed(text: str, experiment: Experiment) -> Dimension:
         raise ExperimentError(f"--space {text!r} names no values", "write it as optimizer.lr=1e-5..1e-3 or training.batch_size=8|16|32")
     refuse_shared(path)
     when = {other.strip(): number(value.strip()) for other, _, value in (condition.partition("=") for condition in conditions)}
-    experiment = applied(experiment, when)
+    experiment = apply_values(experiment, when)
     centre = value_at(experiment, path)
     bounds, _, how = (part.strip() for part in right.partition(","))
     if ".." in bounds:
@@ -181,7 +181,7 @@ def parsed(text: str, experiment: Experiment) -> Dimension:
         made = build(Dimension, {"path": path, "kind": "choice", "options": options, "centre": middle, "spread": 1 - 1 / len(options), "why": "as asked", "when": when}, "space")  # fmt: skip
     assert isinstance(made, Dimension)
     for end in (made.low, made.high) if made.kind != "choice" else made.options:
-        applied(experiment, {path: end})
+        apply_values(experiment, {path: end})
     return made
 
 
@@ -217,7 +217,7 @@ def value_at(experiment: Experiment, path: str) -> Any:
     return place
 
 
-def applied(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
+def apply_values(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     """The experiment at a point of the space; a `kind` comes before the fields that it brings.
 
     Raises:
@@ -231,12 +231,12 @@ def applied(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-def named(text: str) -> list[str]:
+def named_paths(text: str) -> list[str]:
     """The paths that a point names."""
     return [part.partition("=")[0].strip() for part in text.split(",")]
 
 
-def point(text: str, space: Sequence[Dimension]) -> Values:
+def parse_point(text: str, space: Sequence[Dimension]) -> Values:
     """A point as it is typed: `optimizer.lr=3e-4,model.dropout=0`; what is not named stays at its centre.
 
     Raises:
@@ -251,15 +251,15 @@ def point(text: str, space: Sequence[Dimension]) -> Values:
         value, dimension = number(right), known[path]
         if dimension.kind != "choice" and (isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value)):
             raise ExperimentError(
-                f"--try {text!r}: {right!r} is no number", f"{dimension.said()} takes one, such as {path}={dimension.centre:g}"
+                f"--try {text!r}: {right!r} is no number", f"{dimension.as_text()} takes one, such as {path}={dimension.centre:g}"
             )
         inside = value in dimension.options if dimension.kind == "choice" else dimension.low <= value <= dimension.high
         if not inside:
-            raise ExperimentError(f"--try {text!r}: {value} is outside of {dimension.said()}", "widen it with --space")
+            raise ExperimentError(f"--try {text!r}: {value} is outside of {dimension.as_text()}", "widen it with --space")
         found[path] = value
-    return settled(space, {**{dimension.path: dimension.centre for dimension in space}, **found}, asked=found)
+    return settle_point(space, {**{dimension.path: dimension.centre for dimension in space}, **found}, asked=found)
 
 
-def centred(space: Sequence[Dimension]) -> Values:
+def default_point(space: Sequence[Dimension]) -> Values:
     """The point that the default stands at."""
-    return settled(space, {dimension.path: dimension.centre for dimension in space})
+    return settle_point(space, {dimension.path: dimension.centre for dimension in space})

@@ -1,4 +1,4 @@
-"""A process that answers questions, one a line, until nobody asks any more."""
+"""A worker process: reads requests as JSON lines from standard input and writes the results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 import time
 from typing import cast
 
-from luthier.studies.backends import answered
+from luthier.studies.backends import compute_answer
 
 
 def main(target: str) -> None:
@@ -24,7 +24,7 @@ def main(target: str) -> None:
     os.dup2(2, 1)  # whatever prints, prints into the log, line by line: a process that is killed has said what it said
     cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)
     for line in sys.stdin:
-        answers.write(json.dumps(answered(target, json.loads(line))) + "\n")
+        answers.write(json.dumps(compute_answer(target, json.loads(line))) + "\n")
         answers.flush()
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, overload
 
 import numpy as np
 import torch
 
+from luthier.core.cache import Cache
 from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Record
-from luthier.evaluation.choice import AUTO, metrics_at_evaluations
+from luthier.evaluation.metric_choice import AUTO, metrics_at_evaluations
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.models import compiled
@@ -29,14 +31,14 @@ def load_model(experiment: Experiment, base: Base | None) -> Any:
     return model.to(device())
 
 
-def opened(experiment: Experiment, processor: Any) -> Any:
+def open_objective(experiment: Experiment, processor: Any) -> Any:
     """The experiment's objective, at work with this tokenizer."""
     spec: Any = experiment.objective
     family = family_of(spec.kind)
     objective = spec.open(processor, experiment.data.input, experiment.data.target)
     first = experiment.training.metric
     if first not in (AUTO, objective.metrics[0]):
-        objective.metrics = metrics_at_evaluations(first, objective.metrics, family.generates)
+        objective.metrics = metrics_at_evaluations(first, objective.metrics, family)
     if experiment.augment.share:
         if not objective.varies:
             raise ExperimentError(
@@ -56,8 +58,35 @@ def assemble(experiment: Experiment, base: Base | None, processor: Any, parts: M
         processor: the base's tokenizer.
         parts: the records of train and validation.
     """
-    objective = opened(experiment, processor)
+    objective = open_objective(experiment, processor)
     return build(experiment, base, objective, objective.prepare(parts["train"]), objective.prepare(parts["validation"]))
+
+
+class Joined(Sequence[Example]):
+    """Two sequences of examples as one, without a list of both: they may be made as they are asked for.
+
+    Args:
+        first: these come first.
+        second: behind them.
+    """
+
+    def __init__(self, first: Sequence[Example], second: Sequence[Example]) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    @overload
+    def __getitem__(self, position: int) -> Example: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Example]: ...
+    def __getitem__(self, position: int | slice) -> Example | list[Example]:
+        if isinstance(position, slice):
+            return [self[number] for number in range(*position.indices(len(self)))]
+        return self.first[position] if position < len(self.first) else self.second[position - len(self.first)]
+
+    def __iter__(self) -> Iterator[Example]:
+        return chain(self.first, self.second)
 
 
 FrozenLayerCaches = dict[tuple[Any, ...], FrozenLayerCache]
@@ -71,6 +100,7 @@ def build(
     train: Sequence[Example],
     validation: Sequence[Example],
     frozen_caches: FrozenLayerCaches | None = None,
+    cache: Cache | None = None,
 ) -> Work:
     """Build everything that a run needs, for examples that are prepared.
 
@@ -81,6 +111,7 @@ def build(
         train: the examples that are learned from.
         validation: the examples that choose the checkpoint.
         frozen_caches: frozen-layer caches that earlier works on the same base have filled; it grows.
+        cache: what the objective has to compute of the untouched model once; None keeps it for this work alone.
     """
     adaptation: Any = experiment.adaptation
     optimizer: Any = experiment.optimizer
@@ -97,7 +128,10 @@ def build(
     kernels = model.use(compiled.load()) if experiment.training.kernels == "compiled" and hasattr(model, "use") else None
     known = {} if experiment.augment.share else sparse_tokens(model, train, objective)
     masters = Masters(model.network, optimizer, dtype, movable, factor, known, kernels)
-    model.frozen_cache = make_frozen_cache(experiment, model, [*train, *validation], dtype, {} if frozen_caches is None else frozen_caches)
+    model.frozen_cache = make_frozen_cache(
+        experiment, model, Joined(train, validation), dtype, {} if frozen_caches is None else frozen_caches
+    )
+    objective.begin(model, Joined(train, validation), cache or Cache())
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned, micro_batches=model.micro_batches)
 
@@ -134,9 +168,12 @@ def sparse_tokens(model: Any, examples: Sequence[Example], objective: Objective)
         return {}
     embedding.sparse = True
     (name,) = (name for name, parameter in network.named_parameters() if parameter is embedding.weight)
-    drawn = [np.asarray(objective.drawn_tokens)] if objective.drawn_tokens is not None else []
-    tokens = np.unique(np.concatenate([*(np.asarray(example.tokens) for example in examples), *drawn]))
-    return {name: torch.from_numpy(tokens.astype(np.int64)).to(embedding.weight.device)}
+    seen = np.zeros(len(embedding.weight), dtype=bool)  # one example at a time: together they may be more than memory holds
+    if objective.drawn_tokens is not None:
+        seen[np.asarray(objective.drawn_tokens)] = True
+    for example in examples:
+        seen[np.asarray(example.tokens)] = True
+    return {name: torch.from_numpy(np.flatnonzero(seen)).to(embedding.weight.device)}
 
 
 def lr_multipliers(model: Any, optimizer: Any, adaptation: Any) -> Any:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from luthier.core.errors import DiskFull, RunError
-from luthier.core.run import Run, disk_problem, file_hash, write_file, writing
+from luthier.core.run import Run, disk_problem, file_hash, name_disk_errors, write_file
 from luthier.optim.masters import Masters
 
 LONG = 1.0
@@ -89,7 +89,7 @@ def save(run: Run, masters: Masters, state: dict[str, Any], full: bool, buffers:
     buffers = masters.buffers() if buffers is None else buffers
     weights, moments = masters.weights() | buffers | masters.tokens(), masters.state() if full else {}
     needed = sum(tensor.nbytes for tensor in [*weights.values(), *moments.values()])
-    with writing(str(final)):
+    with name_disk_errors(str(final)):
         final.parent.mkdir(exist_ok=True)
     free = shutil.disk_usage(final.parent).free
     if free < needed * 1.05 + (1 << 20):
@@ -98,7 +98,7 @@ def save(run: Run, masters: Masters, state: dict[str, Any], full: bool, buffers:
             f"free some space, then `luthier resume {run.folder}`: nothing already written is lost",
         )
     try:
-        with writing(str(final)):
+        with name_disk_errors(str(final)):
             aside.mkdir()
             _write_tensors(weights, aside / "model.safetensors")
             if full:

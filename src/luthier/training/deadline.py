@@ -13,7 +13,7 @@ from luthier.core.types import Step
 from luthier.core.words import duration
 from luthier.optim.schedules import Cut
 from luthier.training.steps import Work
-from luthier.training.watchers import Looks
+from luthier.training.watchers import EvaluationSchedule
 
 LATE = 1.03
 """A run is late when its forecast is longer than this times the budget; a little is noise."""
@@ -103,8 +103,10 @@ class Deadline:
         best: the step of the best evaluation so far; 0 where there is none.
     """
 
-    def __init__(self, work: Work, run: Run, reporter: Reporter, looks: Looks, limit: TimeLimit, best: Callable[[], int]) -> None:
-        self.work, self.run, self.reporter, self.looks, self.limit, self.best = work, run, reporter, looks, limit, best
+    def __init__(
+        self, work: Work, run: Run, reporter: Reporter, schedule: EvaluationSchedule, limit: TimeLimit, best: Callable[[], int]
+    ) -> None:
+        self.work, self.run, self.reporter, self.schedule, self.limit, self.best = work, run, reporter, schedule, limit, best
         tokens = sum(len(example.tokens) for example in work.train) / max(len(work.train), 1)
         self.speed = Speed(tokens * min(work.experiment.training.batch_size, len(work.train)), limit.step)
         self.evaluation = limit.evaluation
@@ -136,7 +138,7 @@ class Deadline:
 
     def after(self, step: Step) -> None:
         """Everybody has seen the step: what an evaluation took is no part of the next one."""
-        if self.looks.due(step.number):
+        if self.schedule.due(step.number):
             now = self.limit.spent()
             self.evaluation, self.last = now - self.last, now
 
@@ -157,7 +159,7 @@ class Deadline:
         """Evaluations that are still to come, the last one included."""
         if self.work.cuts and not self.work.cuts[-1].evaluations:
             return 1
-        return max(1, (self.work.total - number) // self.looks.every)
+        return max(1, (self.work.total - number) // self.schedule.every)
 
     def _rest(self, number: int) -> float:
         """Seconds until the last step and its evaluation."""
@@ -171,13 +173,13 @@ class Deadline:
         slower = step / max(self.limit.step, 1e-9)
         left = self.limit.seconds * AIM - now - self.closing(slower)
         cut = fitting_cut(number, before, left, step, self.evaluation, self._evaluations(number), self.best() > 0)
-        why = reason(slower)
+        why = lateness_reason(slower)
         factor = self.work.progress(number)[1]
         self.run.event("cut_while_training", step=number, total=cut.total, evaluations=cut.evaluations, before=before, factor=factor, why=why,
                        seconds=round(now, 2), budget=self.limit.seconds, a_step=step, planned=self.limit.step)  # fmt: skip
         self.work.cut(cut)
         self.late_since = None
-        self.reporter.say(told(before, cut, why, self.limit.seconds))
+        self.reporter.say(describe_cut(before, cut, why, self.limit.seconds))
 
 
 def fitting_cut(number: int, total: int, left: float, step: float, evaluation: float, evaluations: int, has_best: bool) -> Cut:
@@ -207,7 +209,7 @@ def is_crowded() -> bool:
     return os.getloadavg()[0] > (os.cpu_count() or 1) + 0.5
 
 
-def reason(slower: float) -> str:
+def lateness_reason(slower: float) -> str:
     """Why a run is late, for a person.
 
     Args:
@@ -218,7 +220,7 @@ def reason(slower: float) -> str:
     return f"a step takes {slower:.1f} times as long as planned" if slower > 1.05 else "there is less time left than planned"
 
 
-def told(before: int, cut: Cut, why: str, budget: float) -> str:
+def describe_cut(before: int, cut: Cut, why: str, budget: float) -> str:
     """A cut in one sentence."""
     kept = f"to keep the {duration(budget)} budget"
     if cut.total == cut.step:
@@ -230,4 +232,4 @@ def told(before: int, cut: Cut, why: str, budget: float) -> str:
 
 def cuts_of(run: Run) -> list[Cut]:
     """The cuts that were decided in a run."""
-    return [Cut(event["step"], event["total"], event["evaluations"]) for event in run.happened("cut_while_training")]
+    return [Cut(event["step"], event["total"], event["evaluations"]) for event in run.events_named("cut_while_training")]

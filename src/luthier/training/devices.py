@@ -30,7 +30,7 @@ MADV_HUGEPAGE = 14  # Linux's mman.h
 HEAP = 8 << 30
 
 
-def decided(experiment: Experiment, base: Base | None = None) -> Experiment:
+def decide_device_fields(experiment: Experiment, base: Base | None = None) -> Experiment:
     """The experiment with what it leaves to the machine: what the model computes in, by which kernels, and how many tokens go through it at once.
 
     More tokens at once than keep an accelerator's units busy, or than a processor's caches hold, only take memory; compiled kernels take less of it a token.
@@ -123,7 +123,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def differences(then: dict[str, Any]) -> list[str]:
+def environment_differences(then: dict[str, Any]) -> list[str]:
     """How this environment differs from an earlier one, a line each; not in the number of threads, which is set again (`use_threads`)."""
     return [
         f"{name}: was {then.get(name)!r}, is {value!r}"
@@ -183,7 +183,7 @@ def use_threads(number: int) -> None:
 
 
 @contextlib.contextmanager
-def restored_threads() -> Iterator[None]:
+def restore_threads() -> Iterator[None]:
     """Give back the number of threads that was in use before, whatever is set meanwhile."""
     before, variable, pools = torch.get_num_threads(), os.environ.get("OPENBLAS_NUM_THREADS"), threadpool_limits(None, user_api="blas")
     try:
@@ -196,7 +196,7 @@ def restored_threads() -> Iterator[None]:
             os.environ["OPENBLAS_NUM_THREADS"] = variable
 
 
-def settle() -> None:
+def configure_torch() -> None:
     """Make torch give the same bits each time, and keep the memory that it will need again."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")  # its 1,024 kept kernels, one for each shape, come to a gigabyte
     _keep_memory()
@@ -228,7 +228,7 @@ def _in_large_pages(library: Any) -> None:
     it stays as it is.
     """
     start, end = _heap()
-    wanted = min(HEAP, available() // 2)
+    wanted = min(HEAP, available_memory() // 2)
     if not start or end - start >= wanted or _addresses_are_rationed():
         return
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -258,7 +258,7 @@ def _addresses_are_rationed() -> bool:
     return any(resource.getrlimit(limit)[0] != resource.RLIM_INFINITY for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
 
 
-def available() -> int:
+def available_memory() -> int:
     """Bytes of memory that a new process could have: of the machine, and of the group it runs in."""
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])

@@ -16,7 +16,7 @@ from luthier.data.batches import choose
 from luthier.evaluation.score import score
 from luthier.training.checkpoints import space
 from luthier.training.steps import Work, steps
-from luthier.training.watchers import Looks
+from luthier.training.watchers import EvaluationSchedule
 
 SAMPLED = 6
 """Steps that are measured, from the shortest to the longest."""
@@ -95,18 +95,18 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
     by_size = np.argsort(tokens, kind="stable")
     picked = by_size[np.unique(np.linspace(0, len(by_size) - 1, SAMPLED).round().astype(int))].tolist()
     first = min(work.train, key=lambda example: example.size)
-    _timed(work, [first])  # gradients and the optimizer's state exist from here on
+    _time_step(work, [first])  # gradients and the optimizer's state exist from here on
     fixed = peak()
     longest = picked[-1]
-    cold = _timed(work, [work.train[row] for row in order[longest]])  # what is slow only once is slow here
-    at_once = max(_going(work, part) for part in work.micro_batches(_batch(work, order[longest]), training.micro_batch_tokens))
+    cold = _time_step(work, [work.train[row] for row in order[longest]])  # what is slow only once is slow here
+    at_once = max(_forward_tokens(work, part) for part in work.micro_batches(_batch(work, order[longest]), training.micro_batch_tokens))
     a_token = max(0.0, (peak() - fixed) / max(at_once - first.size, 1))
     until = time.monotonic() + seconds
     measured = []
     for number in [longest, *(each for each in picked if each != longest)]:
         if len(measured) >= 2 and time.monotonic() > until:
             break
-        measured.append((int(tokens[number]), _timed(work, [work.train[row] for row in order[number]])))
+        measured.append((int(tokens[number]), _time_step(work, [work.train[row] for row in order[number]])))
     whole, spread = _over_all(measured, tokens)
     once = max(0.0, cold - measured[0][1])
     held = work.validation[:: max(1, len(work.validation) // 64)][:64]
@@ -114,7 +114,7 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
     began = time.monotonic()
     score(work.model, work.objective, held)
     a_look = (time.monotonic() - began) * sum(each.size for each in work.validation) / max(sum(each.size for each in held), 1)
-    looks = len(Looks(work))
+    looks = len(EvaluationSchedule(work))
     moving = sum(master.numel() for master in work.masters.weights().values())
     kept = (looks + 1) * 4 * moving / KEPT_A_SECOND  # each look may be the best so far, and the best is read again
     parameters = list(work.model.network.parameters())
@@ -140,13 +140,13 @@ def _batch(work: Work, chosen: np.ndarray) -> Batch:
     return work.objective.collate([work.train[row] for row in chosen], work.experiment.seed, 0)
 
 
-def _going(work: Work, part: Batch) -> int:
+def _forward_tokens(work: Work, part: Batch) -> int:
     """Tokens of a piece that go through the network."""
     shared_prefix = work.model.shared_prefix(part) if work.model.packs else None
     return part.size if shared_prefix is None else len(shared_prefix.kept)
 
 
-def _timed(work: Work, rows: list[Any]) -> float:
+def _time_step(work: Work, rows: list[Any]) -> float:
     """Seconds of one step over these rows."""
     small = Work(work.experiment.replace("training.batch_size", len(rows)).replace("training.sampling", "each"),
                  work.objective, work.model, work.masters, rows, work.validation, 1, micro_batches=work.micro_batches)  # fmt: skip

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from heapq import nsmallest
+from itertools import islice
 from typing import Any
 
 from luthier.core.errors import LuthierError
 from luthier.core.proof import Proof
 from luthier.core.randomness import permutation
-from luthier.core.types import Record
+from luthier.core.types import Example, Record
 from luthier.families import family_of
 from luthier.training.proofs import losses, randomness
 from luthier.training.proofs.context import ProofInputs
@@ -38,9 +40,7 @@ def prove(work: Work, serve: Callable[[Record], Any], seconds: float) -> list[Pr
     """
     until = time.monotonic() + seconds
     order = permutation(len(work.train), work.experiment.seed, "proofs").tolist()
-    able = [work.train[row] for row in order if work.train[row].units]
-    short = [example for example in able if example.size <= LONGEST] or sorted(able, key=lambda each: each.size)
-    context = ProofInputs(work, serve, short[:ROWS], until)
+    context = ProofInputs(work, serve, _short_rows(work.train, order), until)
     reading, asking = family_of(work.experiment.objective.kind).proofs()  # type: ignore[attr-defined]
     found = []
     for proof in (*reading, *READ, *asking, *MOVE):
@@ -57,10 +57,21 @@ def prove(work: Work, serve: Callable[[Record], Any], seconds: float) -> list[Pr
     return found
 
 
+def _short_rows(train: Sequence[Example], order: Sequence[int]) -> list[Example]:
+    """The first few rows that teach something and are short; where none is, the shortest.
+
+    Args:
+        train: made as they are asked for, perhaps: not all exist at once.
+        order: in which they are looked at.
+    """
+    short = islice((train[row] for row in order if train[row].units and train[row].size <= LONGEST), ROWS)
+    return list(short) or nsmallest(ROWS, (train[row] for row in order if train[row].units), key=lambda example: example.size)
+
+
 def _name(proof: Any) -> str:
     return proof.__name__.replace("_", " ").strip()
 
 
-def disproved(proofs: Sequence[Proof]) -> Iterator[Proof]:
+def find_disproved(proofs: Sequence[Proof]) -> Iterator[Proof]:
     """Those that failed."""
     return (proof for proof in proofs if proof.held is False)

@@ -11,7 +11,7 @@ from luthier.core.interfaces import Objective
 from luthier.core.types import Batch, Example, Step
 from luthier.data.batches import choose, steps_in_epoch
 from luthier.experiment import Experiment
-from luthier.models.memory import give_back, out_of_memory, smaller, undisturbed
+from luthier.models.memory import gc_frozen, is_out_of_memory, release_memory, smaller_limit
 from luthier.optim.masters import Masters
 from luthier.optim.schedules import Cut, progress, valid_cuts
 
@@ -44,7 +44,7 @@ class Work:
     validation: Sequence[Example]
     total: int
     shrunk: dict[int, int] = field(default_factory=dict)
-    told: Callable[[int, int], None] = lambda step, limit: None
+    on_shrink: Callable[[int, int], None] = lambda step, limit: None
     planned: int | None = None
     micro_batches: Callable[[Batch, int], list[Batch]] = Batch.split
     cuts: list[Cut] = field(default_factory=list)
@@ -73,13 +73,13 @@ class Work:
     def shrink(self, step: int, limit: int) -> None:
         """From this step on, fewer tokens at once: the step learns from the same rows, in more pieces."""
         self.shrunk[step] = limit
-        self.told(step, limit)
+        self.on_shrink(step, limit)
 
-    def brief(self, experiment: Experiment, train: Sequence[Example], total: int) -> Work:
+    def shortened(self, experiment: Experiment, train: Sequence[Example], total: int) -> Work:
         """The same for a short training of its own, whose schedule is laid out for its own steps."""
         return replace(self, experiment=experiment, train=train, total=total, planned=None, cuts=[])
 
-    def chosen(self, step: int) -> list[Example]:
+    def examples_of_step(self, step: int) -> list[Example]:
         """The training examples that make a step (counted from 0), as prepared."""
         training = self.experiment.training
         if training.sampling == "balanced" and self._classes is None:
@@ -104,14 +104,14 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
     adaptation: Any = experiment.adaptation
     place = next(model.parameters()).device
     in_epoch = steps_in_epoch(len(work.train), training.batch_size)
-    with undisturbed():
+    with gc_frozen():
         number = start
         while number < work.total:  # which may become fewer meanwhile
             share, factor = work.progress(number)
             adaptation.on_progress(model, share)
-            batch = objective.collate(work.chosen(number), experiment.seed, number).to(place)
-            total, count = _summed(work, batch, number)
-            norm = _moved_on(work, count, factor)
+            batch = objective.collate(work.examples_of_step(number), experiment.seed, number).to(place)
+            total, count = _accumulate(work, batch, number)
+            norm = _take_optimizer_step(work, count, factor)
             yield Step(
                 number=number + 1,
                 total=work.total,
@@ -126,12 +126,12 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
             number += 1
 
 
-def _moved_on(work: Work, count: float, factor: float) -> float:
+def _take_optimizer_step(work: Work, count: float, factor: float) -> float:
     """The optimizer's step; it cannot be tried twice, for some of the weights may have moved."""
     try:
         return work.masters.step(count, factor)
     except (RuntimeError, MemoryError) as problem:
-        if not out_of_memory(problem):
+        if not is_out_of_memory(problem):
             raise
         raise OutOfMemory(
             "there is not enough memory for the optimizer's state",
@@ -139,31 +139,35 @@ def _moved_on(work: Work, count: float, factor: float) -> float:
         ) from problem
 
 
-def _summed(work: Work, batch: Batch, number: int) -> tuple[float, float]:
+def _accumulate(work: Work, batch: Batch, number: int) -> tuple[float, float]:
     """The step's summed loss and count, its gradients left in the masters; where memory does not suffice, in smaller pieces."""
     buffers = work.masters.buffers()
-    found = _attempted(work, batch, number)
+    found = _try_micro_batches(work, batch, number)
     while found is None:
-        give_back()
-        work.masters.forget(buffers)
-        limit = smaller(work.limit(number), len(batch), lambda limit: len(work.micro_batches(batch, limit))) if work.objective.splits else 0
+        release_memory()
+        work.masters.zero_grad(buffers)
+        limit = (
+            smaller_limit(work.limit(number), len(batch), lambda limit: len(work.micro_batches(batch, limit)))
+            if work.objective.splits
+            else 0
+        )
         if not limit:
             raise OutOfMemory(
                 f"step {number + 1}: there is not enough memory for one row of {int(batch.lengths.max()):,} tokens",
                 "shorten the rows (objective.max_length), let less move (adaptation.kind=lora, or freeze), or take a smaller base",
             )
         work.shrink(number, limit)
-        found = _attempted(work, batch, number)
+        found = _try_micro_batches(work, batch, number)
     return found
 
 
-def _attempted(work: Work, batch: Batch, number: int) -> tuple[float, float] | None:
+def _try_micro_batches(work: Work, batch: Batch, number: int) -> tuple[float, float] | None:
     """The same, as long as memory suffices; None where it does not."""
     seed, model = work.experiment.seed, work.model
     total, count = 0.0, 0.0
     try:
         for part in work.micro_batches(batch, work.limit(number)) if work.objective.splits else [batch]:
-            with model.dropout_keys.keyed(seed, number, part.index, part.lengths):
+            with model.dropout_keys.keyed(seed, number, part.index, part.lengths, part.stream_lengths):
                 loss = work.objective.loss(model, part)
             if loss.total.requires_grad:
                 with work.masters.collecting():
@@ -171,7 +175,7 @@ def _attempted(work: Work, batch: Batch, number: int) -> tuple[float, float] | N
             total += float(loss.total.detach())
             count += loss.count
     except (RuntimeError, MemoryError) as problem:
-        if not out_of_memory(problem):
+        if not is_out_of_memory(problem):
             raise
         return None
     return total, count

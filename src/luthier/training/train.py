@@ -34,18 +34,18 @@ class Fit:
     ) -> None:
         self.run, self.work, self.reporter, self.signals = run, work, reporter, signals
         work.cut(*cuts_of(run))
-        work.shrunk = {event["step"] - 1: event["tokens"] for event in run.happened("shrunk")}  # what was decided once is obeyed
-        work.told = lambda step, tokens: _shrunk(run, reporter, step, tokens)
+        work.shrunk = {event["step"] - 1: event["tokens"] for event in run.events_named("shrunk")}  # what was decided once is obeyed
+        work.on_shrink = lambda step, tokens: _report_shrink(run, reporter, step, tokens)
         self.metrics = MetricsFile(run)
         self.writer = checkpoints.Writer(run, work.masters)
         self.evaluator = Evaluator(work, run, self.metrics, self.writer, reporter, signals.poll)
         self.checkpointer = Checkpointer(work, self.writer, self.evaluator)
         self.done = _resume(run, work, self.evaluator)
-        self.over = bool(run.happened("trained"))
+        self.over = bool(run.events_named("trained"))
         self.watchers: list[Watcher] = [self.metrics, Finite(work, self.metrics), self.evaluator, reporter.step, self.checkpointer]
         self.more = more
         self.evaluator.latest = _latest_evaluation(run)
-        stopped = run.happened("stopped_by_watcher")
+        stopped = run.events_named("stopped_by_watcher")
         self.stop_at = stopped[-1]["step"] if stopped else 0  # where a watcher stopped the run once, it stops again
         self.deadline: Deadline | None = None
         if limit is not None:
@@ -60,7 +60,7 @@ class Fit:
         if self.deadline is not None:
             return
         evaluator = self.evaluator  # not self: a training that nobody needs is freed at once
-        self.deadline = Deadline(self.work, self.run, self.reporter, evaluator.looks, limit, lambda: evaluator.best["step"])
+        self.deadline = Deadline(self.work, self.run, self.reporter, evaluator.schedule, limit, lambda: evaluator.best["step"])
         # before the evaluator: a run that is cut to the step it has just done is evaluated there
         self.watchers = [*self.watchers[:2], self.deadline, *self.watchers[2:], self.deadline.after]
 
@@ -73,7 +73,7 @@ class Fit:
             OutOfMemory: one row alone is too much.
             DiskFull, DiskFailed: a checkpoint could not be written; those before it are whole.
         """
-        waiting = self.done > 0 and self.evaluator.looks.due(self.done) and self.evaluator.evaluated != self.done
+        waiting = self.done > 0 and self.evaluator.schedule.due(self.done) and self.evaluator.evaluated != self.done
         if self.over or (self.done >= until and not waiting):
             return
         self.metrics.last = time.monotonic()  # a pause is nobody's step
@@ -159,7 +159,7 @@ class Fit:
             Diverged: the loss is not a number.
             OutOfMemory: one row alone is too much.
         """
-        earlier = self.run.happened("trained")
+        earlier = self.run.events_named("trained")
         if earlier:
             return _best(self.run, self.work, earlier[-1]["best"])
         self.advance(self.work.total)
@@ -167,7 +167,7 @@ class Fit:
         return _best(self.run, self.work, self.evaluator.best)
 
 
-def _shrunk(run: Run, reporter: Reporter, step: int, tokens: int) -> None:
+def _report_shrink(run: Run, reporter: Reporter, step: int, tokens: int) -> None:
     run.event("shrunk", step=step + 1, tokens=tokens)
     reporter.say(
         f"step {step + 1}: not enough memory, so from here on {tokens:,} tokens at once; the rows of a step and what they teach stay the same"
@@ -188,11 +188,11 @@ def _resume(run: Run, work: Work, evaluator: Evaluator) -> int:
         found.restore(work.masters)
         evaluator.restore(found.state)
         start = found.state["step"]
-    if not run.happened("trained"):
+    if not run.events_named("trained"):
         if found is not None:
             run.event("resumed", step=start)
         for name in ("metrics.jsonl", "timing.jsonl", "samples.jsonl"):
-            run.cut(name, start)
+            run.truncate(name, start)
         for file in (run.folder / "validation_losses").glob("*"):  # also what a death left half written, under another name
             if not file.name.startswith("step-") or int(file.stem[5:]) > start:
                 file.unlink()

@@ -1,4 +1,4 @@
-"""What looks at each step: any callable; one that raises ends the run."""
+"""Watchers, called after each step: metrics file, evaluation with early stopping, checkpoints, signals. One that raises ends the run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from safetensors.numpy import save_file
 
 from luthier.core.errors import Diverged, Stopped
 from luthier.core.interfaces import Reporter
-from luthier.core.run import Run, writing
+from luthier.core.run import Run, name_disk_errors
 from luthier.core.types import Scores, Step
 from luthier.data.batches import steps_in_epoch
-from luthier.evaluation.metrics import measure, metric_of, never_predicted
+from luthier.evaluation.metrics import find_never_predicted, measure, metric_of
 from luthier.evaluation.score import score
+from luthier.families import family_of
 from luthier.optim.schedules import Cut, share_done
 from luthier.training.checkpoints import Writer, name_of
 from luthier.training.steps import Work
@@ -78,7 +79,7 @@ class Finite:
         if math.isfinite(step.loss) and math.isfinite(step.gradient_norm) and step.count:
             return
         self.metrics.flush()
-        rows = [example.record.row for example in self.work.chosen(step.number - 1)]
+        rows = [example.record.row for example in self.work.examples_of_step(step.number - 1)]
         if not step.count:  # every target of these rows is masked: nothing moved, and that is said
             self.metrics.run.event("nothing_learned", step=step.number, rows=rows)
             return
@@ -89,11 +90,11 @@ class Finite:
         )
 
 
-class Looks:
-    """When the validation rows are looked at, and which looks count.
+class EvaluationSchedule:
+    """When the validation rows are evaluated, and which evaluations count.
 
-    Where the rate stays and falls later, its fall is what makes the weights good: until it begins no look is the best, none stops the run, and every other
-    one is left out. Where the run was cut for lack of time, the looks before its end may be left out.
+    Before the decay of a WSD schedule every other evaluation is left out, and none counts for the best checkpoint or early stopping: the decay is what makes
+    the weights good. Where the run was cut for lack of time, the evaluations before its end may be left out.
 
     Args:
         work: its experiment says how often.
@@ -102,22 +103,22 @@ class Looks:
     def __init__(self, work: Work) -> None:
         training = work.experiment.training
         schedule: Any = work.experiment.schedule
-        self.work, self.planned, self.stays = work, work.planned or work.uncut, float(schedule.stays)
+        self.work, self.planned, self.stable_until = work, work.planned or work.uncut, float(schedule.stable_until)
         per_epoch = steps_in_epoch(len(work.train), training.batch_size)
         self.every = max(1, min(work.uncut, round(per_epoch / training.evaluations_per_epoch)))
 
     def due(self, number: int) -> bool:
-        """Whether there is a look after this step."""
+        """Whether there is an evaluation after this step."""
         cut = self._cut(number)
         if cut is not None and not cut.evaluations:
             return number == self.work.total and cut.total > cut.step  # a run that is stopped at once keeps its best checkpoint so far
         return number == self.work.total or number % (self.every if self.counts(number) else 2 * self.every) == 0
 
     def counts(self, number: int) -> bool:
-        """Whether a look after this step may be the best, or one too many without a better one."""
-        if number == self.work.total or share_done(number - 1, self.planned) > self.stays:
+        """Whether an evaluation after this step counts for the best checkpoint and for early stopping."""
+        if number == self.work.total or share_done(number - 1, self.planned) > self.stable_until:
             return True
-        return any(cut.step < number and cut.total < self.work.uncut for cut in self.work.cuts)  # its rate falls
+        return any(cut.step < number and cut.total < self.work.uncut for cut in self.work.cuts)  # the learning rate falls
 
     def _cut(self, number: int) -> Cut | None:
         """The cut that holds after this step."""
@@ -129,7 +130,7 @@ class Looks:
 
 
 class Evaluator:
-    """Looks at the validation rows from time to time, remembers the best (of equals the later), and stops when nothing gets better.
+    """Evaluates the validation rows from time to time, remembers the best step (of equals the later), and stops early when nothing gets better.
 
     Args:
         work: model, objective and rows.
@@ -143,12 +144,12 @@ class Evaluator:
     def __init__(self, work: Work, run: Run, metrics: MetricsFile, writer: Writer, reporter: Reporter, poll: Callable[[], None]) -> None:
         self.work, self.run, self.metrics, self.writer, self.reporter, self.poll = work, run, metrics, writer, reporter, poll
         self.best: dict[str, Any] = {"step": 0}
-        self.worse = 0
-        self.lowest: float | None = None  # loss of the looks that are as good as the best
+        self.evaluations_without_improvement = 0
+        self.lowest: float | None = None  # loss of the evaluations that are as good as the best
         self.evaluated = 0
-        self.seen: Scores | None = None
+        self.latest_scores: Scores | None = None
         self.latest: dict[str, Any] | None = None
-        self.looks = Looks(work)
+        self.schedule = EvaluationSchedule(work)
 
     def __call__(self, step: Step) -> None:
         """Evaluate when it is time.
@@ -156,7 +157,7 @@ class Evaluator:
         Raises:
             EarlyStop: `training.patience` evaluations brought nothing better.
         """
-        if self.looks.due(step.number):
+        if self.schedule.due(step.number):
             self.evaluate(step.number)
 
     def evaluate(self, number: int, last: bool = False) -> None:
@@ -173,12 +174,12 @@ class Evaluator:
         scores = score(self.work.model, self.work.objective, self.work.validation, poll=self.poll)
         measured = measure(scores, names)
         self.evaluated = number
-        self.seen = scores
+        self.latest_scores = scores
         self.latest = {"step": number, **measured}
-        gain = self._gain(measured, names[0]) if last or self.looks.counts(number) else None
+        gain = self._gain(measured, names[0]) if last or self.schedule.counts(number) else None
         if gain is not None:
             gets_on = gain > 0 or (gain == 0 and self.lowest is not None and measured["loss"] < self.lowest)
-            self.worse = 0 if gets_on else self.worse + 1
+            self.evaluations_without_improvement = 0 if gets_on else self.evaluations_without_improvement + 1
             self.lowest = measured["loss"] if gets_on else self.lowest
         better = gain is not None and gain >= 0  # of equals the later: its rate has fallen further
         if better:
@@ -186,7 +187,7 @@ class Evaluator:
             self.writer.save(self.state(number), full=False, keep={number})
         self.metrics.note(step=number, evaluation=measured, best=better, **_unpredicted(scores))
         self.metrics.flush()
-        with writing(str(self.run.folder)):
+        with name_disk_errors(str(self.run.folder)):
             (self.run.folder / "validation_losses").mkdir(exist_ok=True)
         save_file(
             {"loss": scores.loss, "count": scores.count},
@@ -197,31 +198,40 @@ class Evaluator:
                 {"step": number, "row": example.record.row, "probabilities": np.round(scores.probabilities[position], 5).tolist()}
                 for position, example in enumerate(self.work.validation[:SAMPLES])
             ])  # fmt: skip
+        said = family_of(self.work.experiment.objective.kind).samples(self.work.model, self.work.objective, self.work.validation)  # type: ignore[attr-defined]
+        if said:
+            self.run.append("samples.jsonl", *[{"step": number, **line} for line in said])
         self.reporter.evaluation(number, measured, better)
-        if self.worse >= self.work.experiment.training.patience:
+        if self.evaluations_without_improvement >= self.work.experiment.training.patience:
             self.run.event("early_stop", step=number, best=self.best["step"])
             raise EarlyStop
         self.metrics.last = time.monotonic()
 
     def _gain(self, measured: dict[str, float], name: str) -> float:
-        """By how much a look is better than the best before it; below 0 where it is worse."""
+        """By how much an evaluation is better than the best before it; below 0 where it is worse."""
         if name not in self.best:
             return math.inf
         return (1 if metric_of(name).higher else -1) * (measured[name] - self.best[name])
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint keeps about the run."""
-        return {"step": step, "best": self.best, "worse": self.worse, "lowest": self.lowest, "evaluated": self.evaluated}
+        return {
+            "step": step,
+            "best": self.best,
+            "worse": self.evaluations_without_improvement,
+            "lowest": self.lowest,
+            "evaluated": self.evaluated,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a checkpoint's state."""
-        self.best, self.worse, self.evaluated = state["best"], state["worse"], state["evaluated"]
+        self.best, self.evaluations_without_improvement, self.evaluated = state["best"], state["worse"], state["evaluated"]
         self.lowest = state.get("lowest")
 
 
 def _unpredicted(scores: Scores) -> dict[str, list[int]]:
     """The classes that have rows and that no row was given, by number; nothing where there are none."""
-    missing = never_predicted(scores)
+    missing = find_never_predicted(scores)
     return {"never_predicted": missing} if missing else {}
 
 

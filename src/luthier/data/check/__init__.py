@@ -21,7 +21,7 @@ CHECKS = Table(
     conversations="luthier.data.check.conversations:check",
     outliers="luthier.data.check.outliers:check",
     labels="luthier.data.check.labels:check",
-    flattery="luthier.data.check.flattery:check",
+    flattery="luthier.data.check.split_bias:check",
 )
 """In the order in which they are told; the last three need a model's view of the rows."""
 OF_IMAGES = ("duplicates", "conflicts", "leakage", "shares", "balance", "spellings", "shortcuts", "images")

@@ -7,7 +7,7 @@ from collections import Counter
 from luthier.core.finding import Finding
 from luthier.core.words import several
 from luthier.data.check.sheet import Sheet
-from luthier.data.near import normal
+from luthier.data.near_duplicates import normalise
 
 CONTROL = (
     "<|im_start|>",
@@ -30,13 +30,13 @@ def check(sheet: Sheet) -> list[Finding]:
     if sheet.kind.learns != "answer":
         return []
     found = []
-    echoed = [row for row in range(len(sheet)) if len(said := normal(sheet.labels[row])) > 20 and said in sheet.plain[row]]
+    echoed = [row for row in range(len(sheet)) if len(said := normalise(sheet.labels[row])) > 20 and said in sheet.plain[row]]
     if echoed:
         found.append(sheet.finding("conversations.echo", "warning" if len(echoed) > OFTEN * len(sheet) else "note",
                                    several(len(echoed), "answer", "repeat only a part of its prompt" if len(echoed) == 1 else "repeat only a part of their prompt"), "look whether prompt and answer were joined wrongly", echoed))  # fmt: skip
-    same, count = Counter(normal(label) for label in sheet.labels).most_common(1)[0]
+    same, count = Counter(normalise(label) for label in sheet.labels).most_common(1)[0]
     if count > max(3, OFTEN * len(sheet)):
-        rows = [row for row in range(len(sheet)) if normal(sheet.labels[row]) == same]
+        rows = [row for row in range(len(sheet)) if normalise(sheet.labels[row]) == same]
         found.append(sheet.finding("conversations.same", "warning", f"{count:,} prompts have the same answer", "the model will learn to say it always", rows))  # fmt: skip
     marks = [mark for mark in dict.fromkeys((*CONTROL, *sheet.control)) if len(mark) > 2]
     written = [row for row in range(len(sheet)) if any(mark in sheet.texts[row] or mark in sheet.labels[row] for mark in marks)]

@@ -32,9 +32,9 @@ def check(sheet: Sheet) -> list[Finding]:
     number = {name: position for position, name in enumerate(names)}
     target = np.array([number[sheet.labels[row]] for row in rows])
     groups = np.array([sheet.clusters[row] for row in rows])
-    probabilities, bad, noise = looked_at_twice(sheet.features[places], target, len(names), groups)
-    doubt = doubts(probabilities, target)
-    wrong = np.flatnonzero(suspects(probabilities, target))
+    probabilities, bad, noise = out_of_fold_twice(sheet.features[places], target, len(names), groups)
+    doubt = label_doubts(probabilities, target)
+    wrong = np.flatnonzero(find_suspects(probabilities, target))
     wrong = wrong[np.argsort(-doubt[wrong], kind="stable")]
     if not len(wrong):
         return []
@@ -47,7 +47,7 @@ def check(sheet: Sheet) -> list[Finding]:
                           notes=said, noise=noise, looked_at=len(rows), of=len(sheet))]  # fmt: skip
 
 
-def looked_at_twice(features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def out_of_fold_twice(features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Out-of-fold probabilities; where many labels are wrong, from probes that learned less from those that look wrong.
 
     Args:
@@ -60,17 +60,17 @@ def looked_at_twice(features: np.ndarray, target: np.ndarray, classes: int, grou
         Class probabilities # (rows, classes), how likely each label is wrong # (rows,), and the share of wrong labels
     """
     probabilities = out_of_fold(features, target, classes, groups)
-    noise = noise_of(probabilities, target)
+    noise = estimate_noise(probabilities, target)
     seen = np.take_along_axis(probabilities, target[:, None], 1)[:, 0]
     each = noise / (classes - 1)
     # the probes learned the noisy labels: a label that is right with probability r is seen with r (1 - noise) + (1 - r) each
-    bad = wrongness(((seen - each) / max(1 - noise - each, 1e-9)).clip(0, 1), noise, classes)
+    bad = wrong_label_probability(((seen - each) / max(1 - noise - each, 1e-9)).clip(0, 1), noise, classes)
     if noise <= QUIET:
         return probabilities, bad, noise
     probabilities = out_of_fold(features, target, classes, groups, weight=1 - bad)
-    noise = noise_of(probabilities, target)
+    noise = estimate_noise(probabilities, target)
     right = np.take_along_axis(probabilities, target[:, None], 1)[:, 0]  # nearly without noise now
-    return probabilities, wrongness(right, noise, classes), noise
+    return probabilities, wrong_label_probability(right, noise, classes), noise
 
 
 def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
@@ -117,12 +117,12 @@ def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: 
     return found / found.sum(1, keepdims=True).clip(min=1e-12)
 
 
-def doubts(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
+def label_doubts(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
     """How unlikely each label is, by probes that did not see it, # (rows,)"""
     return 1 - np.take_along_axis(probabilities, target[:, None], 1)[:, 0]
 
 
-def noise_of(probabilities: np.ndarray, target: np.ndarray) -> float:
+def estimate_noise(probabilities: np.ndarray, target: np.ndarray) -> float:
     """About which share of the labels is wrong: as many as contradict the probes where these are surest.
 
     On those rows a probe errs least, so what contradicts it is the label's fault (the anchor points of Patrini et al. 2017, section 4.1).
@@ -131,7 +131,7 @@ def noise_of(probabilities: np.ndarray, target: np.ndarray) -> float:
     return float((probabilities.argmax(1)[surest] != target[surest]).mean())
 
 
-def wrongness(right: np.ndarray, noise: float, classes: int) -> np.ndarray:
+def wrong_label_probability(right: np.ndarray, noise: float, classes: int) -> np.ndarray:
     """How likely each label is wrong, by Bayes' rule, if a share of all labels is, whatever their text.
 
     Args:
@@ -146,7 +146,7 @@ def wrongness(right: np.ndarray, noise: float, classes: int) -> np.ndarray:
     return false / (true + false).clip(min=1e-12)
 
 
-def suspects(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
+def find_suspects(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Which labels are probably wrong: another class is as likely as it is for its own rows, and likelier than the label.
 
     Source: Northcutt, Jiang & Chuang 2021, "Confident learning", section 3.

@@ -17,7 +17,7 @@ def check(sheet: Sheet) -> list[Finding]:
     """Rows whose nearest neighbours are far: another language, another topic, broken text."""
     if sheet.encode is None or len(sheet.sample) < 50:
         return []
-    distance = distances(sheet.features)
+    distance = neighbour_distances(sheet.features)
     middle = np.median(distance)
     spread = 1.4826 * np.median(np.abs(distance - middle))
     far = np.flatnonzero(distance > middle + FAR * max(spread, 1e-6))
@@ -29,7 +29,7 @@ def check(sheet: Sheet) -> list[Finding]:
                           rows, notes=[f"distance {distance[place]:.2f}" for place in far], looked_at=len(sheet.sample), of=len(sheet), median=float(middle))]  # fmt: skip
 
 
-def distances(features: np.ndarray) -> np.ndarray:
+def neighbour_distances(features: np.ndarray) -> np.ndarray:
     """The mean cosine distance to the five nearest others; copies of a row count once. # (rows,)"""
     found = np.empty(len(features))
     for start in range(0, len(features), 1024):

@@ -60,7 +60,7 @@ KINDS: dict[str, tuple[re.Pattern[str], Callable[[str], bool]]] = {
 }
 
 
-def found_in(text: str) -> dict[str, list[str]]:
+def find_personal_data(text: str) -> dict[str, list[str]]:
     """What of each kind a text holds."""
     if "@" not in text and not _DIGIT.search(text):
         return {}
@@ -72,7 +72,7 @@ def check(sheet: Sheet) -> list[Finding]:
     """Rows that hold data about persons; a model can learn them by heart and say them to strangers."""
     rows: dict[str, list[int]] = {}
     for row in range(len(sheet)):
-        for kind in found_in(sheet.texts[row] if sheet.classes else f"{sheet.texts[row]}\n{sheet.labels[row]}"):
+        for kind in find_personal_data(sheet.texts[row] if sheet.classes else f"{sheet.texts[row]}\n{sheet.labels[row]}"):
             rows.setdefault(kind, []).append(row)
     return [
         sheet.finding(

@@ -12,7 +12,7 @@ import numpy as np
 from luthier.core.finding import Finding, Severity
 from luthier.core.randomness import permutation
 from luthier.core.types import Record
-from luthier.data.near import clusters, normal
+from luthier.data.near_duplicates import clusters, normalise
 from luthier.data.reading import RowKind
 
 SHOWN = 200
@@ -82,7 +82,7 @@ class Sheet:
         """The texts without what copies differ in; of an image, the hash of its pixels."""
         if self.images:
             return [record.values["pixels"] for record in self.records]
-        return [normal(text) for text in self.texts]
+        return [normalise(text) for text in self.texts]
 
     @cached_property
     def clusters(self) -> Sequence[int]:

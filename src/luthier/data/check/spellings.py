@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 
 from luthier.core.finding import Finding
 from luthier.data.check.sheet import Sheet
-from luthier.data.near import normal
-from luthier.data.usable import tidy_label
+from luthier.data.near_duplicates import normalise
+from luthier.data.usable_rows import tidy_label
 
 MISSING = {"nan", "na", "n/a", "null", "none", "nil", "?", "-", "--", "unknown", "undefined", "#n/a", "not available"}
 """How programs write a cell that holds nothing; a class of that name is often no class."""
@@ -70,7 +70,7 @@ def _amounts(counts: Counter[str]) -> list[Finding]:
 
 
 def _meant(label: str) -> str:
-    plain = normal(label)
+    plain = normalise(label)
     if label.strip().startswith(("-", "+")):
         return label.strip()
     try:

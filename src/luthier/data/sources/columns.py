@@ -16,7 +16,7 @@ from pathlib import Path
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
 from luthier.data.rows import Reading, Rows
-from luthier.data.sources.apart import LIMITS
+from luthier.data.sources.sandbox import LIMITS
 
 SECONDS = 600
 MEMORY = 8 << 30

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
-from luthier.data.sources.apart import LIMITS, told
+from luthier.data.sources.sandbox import LIMITS, read_each
 
 NEEDS = {".pdf": "pypdf", ".docx": "docx", ".html": "", ".htm": ""}
 SECONDS = 60
@@ -82,5 +82,5 @@ def texts_of(files: Sequence[Path]) -> Iterator[tuple[str | None, str]]:
     for path in files:
         if module := NEEDS[path.suffix.lower()]:
             require_extra(module, f"{path}: reading {path.suffix} files", DataError)
-    for said in told(READER, files, SECONDS, MEMORY):
+    for said in read_each(READER, files, SECONDS, MEMORY):
         yield said.get("text"), said.get("why", "")

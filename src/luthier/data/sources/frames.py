@@ -17,7 +17,7 @@ STDIN = "-"
 """In place of a file: standard input."""
 
 
-def in_memory(data: Any) -> bool:
+def is_in_memory(data: Any) -> bool:
     """Whether data is rows or texts rather than the name of a file, of a folder, or of standard input."""
     return not isinstance(data, str) and not hasattr(data, "__fspath__")
 
@@ -37,11 +37,13 @@ def read_frame(data: Any) -> list[dict[str, Any]]:
     rows = list(data) if isinstance(data, list | tuple) else _of_table(data)
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
-            raise DataError(f"row {number} is {named(row)}, not a dict of columns", "give one dict a row: [{'text': …, 'label': …}, …]")
+            raise DataError(
+                f"row {number} is {describe_value(row)}, not a dict of columns", "give one dict a row: [{'text': …, 'label': …}, …]"
+            )
     return [_plain_row(row) for row in rows]
 
 
-def named(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A value's type and beginning, for a message: "an int (5)", "a Series"."""
     if value is None:
         return "None"
@@ -51,7 +53,7 @@ def named(value: Any) -> str:
     return f"{article} {kind}{shown}"
 
 
-def missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether a cell is empty: None, NaN, or the NA and NaT of a data frame."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType")
 
@@ -77,7 +79,9 @@ def _encodes(text: str) -> bool:
 def _of_table(data: Any) -> list[Any]:
     """The rows of a data frame or table, through what it offers; none of the libraries is imported for it, pyarrow only where nothing else serves."""
     if type(data).__name__ == "Series" or getattr(data, "ndim", 2) == 1:
-        raise DataError(f"{named(data)} is one column, not rows", "give its values as a list (.tolist() or .to_list()), or the data frame")
+        raise DataError(
+            f"{describe_value(data)} is one column, not rows", "give its values as a list (.tolist() or .to_list()), or the data frame"
+        )
     names = getattr(data, "column_names", None)
     names = getattr(data, "columns", None) if names is None else names
     if names is not None and not callable(names):
@@ -95,20 +99,20 @@ def _of_table(data: Any) -> list[Any]:
     if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__dataframe__"):
         return _through_arrow(data)
     raise DataError(
-        f"{named(data)} is not something that rows can be read from",
+        f"{describe_value(data)} is not something that rows can be read from",
         "give a file, a data frame (pandas, polars), an Arrow table, or a list of dicts",
     )
 
 
 def _through_arrow(data: Any) -> list[Any]:
-    require_extra("pyarrow", f"reading {named(data)}", DataError, "give a list of dicts")
+    require_extra("pyarrow", f"reading {describe_value(data)}", DataError, "give a list of dicts")
     import pyarrow
     from pyarrow.interchange import from_dataframe
 
     try:
         return (pyarrow.table(data) if hasattr(data, "__arrow_c_stream__") else from_dataframe(data)).to_pylist()
     except (TypeError, ValueError, pyarrow.ArrowException) as problem:
-        raise DataError(f"no rows can be read from {named(data)}: {problem}", "give a data frame, or a list of dicts") from None
+        raise DataError(f"no rows can be read from {describe_value(data)}: {problem}", "give a data frame, or a list of dicts") from None
 
 
 def _refuse_twice(names: Sequence[str]) -> None:
@@ -125,7 +129,7 @@ def _plain_cell(value: Any) -> Any:
     """A cell as JSON holds it: numbers of numpy as numbers, dates as ISO 8601, anything else as its text."""
     if value is None or isinstance(value, str | bool):
         return str(value) if isinstance(value, str) else value
-    if missing(value):
+    if is_missing(value):
         return None
     if isinstance(value, Mapping):
         return _plain_row(value)

@@ -1,4 +1,4 @@
-"""Images: a folder with a sub-folder for each class, or a table that names the files.
+"""Images: a folder with a sub-folder for each class, a folder of images without classes, or a table that names the files.
 
 Of each its size, a hash of its pixels and a small grey picture are kept in the row: enough to find copies and to show it. The pixels stay in the file.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
 from luthier.data.rows import Reading, Rejected, Rows
-from luthier.data.sources.apart import LIMITS, told
+from luthier.data.sources.sandbox import LIMITS, read_each
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 SECONDS = 60
@@ -25,11 +25,45 @@ SIDE = 32
 KEPT = ("width", "height", "mode", "pixels", "thumbnail")
 """What a row says of its image: its size, its kind of colour, the SHA-256 of its decoded pixels, and a grey picture of 32 × 32 bytes in hex."""
 
-READER = (
+DECODING = (
     LIMITS
+    + """
+from PIL import Image, UnidentifiedImageError
+
+
+def eight_bits(image):
+    if image.mode.startswith("I"):  # 16 bits of grey: the upper 8 of them
+        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions (mode F): save it with 8 or 16 bits of grey")
+    return image
+
+
+def why(problem, path):
+    said = str(problem).replace(path, "the file")
+    if isinstance(problem, UnidentifiedImageError):
+        with open(path, "rb") as file:
+            start = file.read(512)
+        if not start:
+            return "it is empty"
+        try:
+            start.decode()
+        except UnicodeDecodeError:
+            return "it is no image of a kind that is read"
+        return "it is no image: it holds text"
+    if "truncated" in said or "Truncated" in said or "EOF" in said:
+        return f"it is cut off (truncated): {said}"
+    return said if isinstance(problem, ValueError) else f"{type(problem).__name__}: {said}"
+
+
+"""
+)
+"""How a child's script begins that decodes images: deep grey is made flat, and what is wrong with a file is said in a few words."""
+
+READER = (
+    DECODING
     + f"""
 import hashlib
-from PIL import Image
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours: it names the file
 for line in sys.stdin:
     try:
@@ -38,23 +72,22 @@ for line in sys.stdin:
             if width * height > {LARGEST}:
                 raise ValueError(f"it has {{width}} × {{height}} pixels, more than {LARGEST >> 20} million")
             mode = image.mode
-            whole = image.convert("RGB")
+            whole = eight_bits(image).convert("RGB")
         grey = whole.convert("L").resize(({SIDE}, {SIDE}), Image.Resampling.BOX).tobytes()
         pixels = hashlib.sha256(f"{{width}} {{height}} ".encode() + whole.tobytes()).hexdigest()
         said = {{"width": width, "height": height, "mode": mode, "pixels": pixels, "thumbnail": grey.hex()}}
     except BaseException as problem:
-        said = {{"why": f"{{type(problem).__name__}}: {{problem}}"[:300]}}
+        said = {{"why": why(problem, json.loads(line))[:300]}}
     print(json.dumps(said), flush=True)
 """
 )
 
 PIXELS = (
-    LIMITS
+    DECODING
     + """
-from PIL import Image
 for line in sys.stdin:
     with Image.open(json.loads(line)) as image:
-        whole = image.convert("RGB")
+        whole = eight_bits(image).convert("RGB")
     whole.thumbnail((int(sys.argv[2]),) * 2)
     print(json.dumps({"size": whole.size, "bytes": whole.tobytes().hex()}), flush=True)
 """
@@ -71,7 +104,7 @@ def pixels(path: Path, side: int) -> np.ndarray:
     Raises:
         DataError: it cannot be decoded.
     """
-    (said,) = told(PIXELS, [path], SECONDS, MEMORY, str(side))
+    (said,) = read_each(PIXELS, [path], SECONDS, MEMORY, str(side))
     if "why" in said:
         raise DataError(f"{path} cannot be decoded: {said['why']}", "look at the file")
     width, height = said["size"]
@@ -79,24 +112,30 @@ def pixels(path: Path, side: int) -> np.ndarray:
 
 
 def read_images(reading: Reading) -> Rows:
-    """Read a folder's images in the order of their names; links are not followed out of it."""
+    """Read a folder's images in the order of their names, each with its sub-folder as its label where there are some; links are not followed out of it."""
     folder = reading.path
     files = images_of(folder)
     if not files:
         raise DataError(
             f"the folder {folder} holds no images ({', '.join(ENDINGS)})", "give a folder with a sub-folder of images for each class"
         )
-    labelled = all(len(path.relative_to(folder).parts) > 1 for path in files)
-    if not labelled:
+    loose = [path for path in files if len(path.relative_to(folder).parts) == 1]
+    if len(loose) == len(files):
+        table = reading.rows(["image"])
+        for number, path in enumerate(files, 1):
+            table.add(number, {"image": path.name})
+        table.thin()
+        return describe_images(table, "image", folder, str(folder))
+    if loose:
         raise DataError(
-            f"{folder}: {next(path.name for path in files if len(path.relative_to(folder).parts) == 1)} lies in no sub-folder, so it has no class",
+            f"{folder}: {loose[0].name} lies in no sub-folder, so it has no class, and {next(path for path in files if path not in loose).relative_to(folder)} has one",
             "put the images of each class into a sub-folder of its own, or give a table with the columns image and label",
         )
     table = reading.rows(["image", "label"])
     for number, path in enumerate(files, 1):
         table.add(number, {"image": str(path.relative_to(folder)), "label": path.relative_to(folder).parts[0]})
     table.thin()
-    return with_images(table, "image", folder, str(folder))
+    return describe_images(table, "image", folder, str(folder))
 
 
 def images_of(folder: Path) -> list[Path]:
@@ -114,7 +153,7 @@ def image_column(table: Rows, folder: Path) -> str | None:
     return None
 
 
-def with_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
+def describe_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
     """The table with what its images say of themselves; rows whose image cannot be read are set aside.
 
     Args:
@@ -133,7 +172,7 @@ def with_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
     root = folder.resolve()
     places = [(root / str(row.get(column) or "")).resolve() for row in table.values]
     inside = [place.is_relative_to(root) and place.is_file() for place in places]
-    said = told(READER, _only(places, inside), SECONDS, MEMORY)
+    said = read_each(READER, _only(places, inside), SECONDS, MEMORY)
     for line, row, there in zip(table.lines, table.values, inside, strict=True):
         facts = next(said) if there else {"why": f"there is no file {row.get(column)!r} beside the table"}
         if "why" in facts:

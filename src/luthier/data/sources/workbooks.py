@@ -17,7 +17,7 @@ from luthier.core.extras import require_extra
 from luthier.core.words import several
 from luthier.data.archives import ALWAYS, MOST_TIMES
 from luthier.data.rows import Reading, Rows
-from luthier.data.sources.apart import LIMITS
+from luthier.data.sources.sandbox import LIMITS
 from luthier.data.sources.separated import table_of
 
 SECONDS = 600

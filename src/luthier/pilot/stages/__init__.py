@@ -1,1 +1,1 @@
-"""The way of a run: asking, beginning, proving, planning, folds, judging, closing; and what they share."""
+"""The stages of a run: options, begin, prove, plan_training, cross_validation, evaluate, finish; `context` is what they share."""

@@ -12,11 +12,11 @@ import torch
 from luthier.core.types import Example, Scores
 from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
-from luthier.evaluation.calibrate import at_temperature, average, fit_temperature
-from luthier.evaluation.choose import choose
+from luthier.evaluation.calibrate import apply_temperature, average_scores, fit_temperature
+from luthier.evaluation.candidate_choice import choose_candidate
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
-from luthier.evaluation.verdict import shown
+from luthier.evaluation.verdict import format_value
 from luthier.models.linear_probe import LinearProbe, divide_logits
 from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.features import Features
@@ -74,16 +74,16 @@ def fit_candidates(context: RunContext, work: Work, features: Features, most_row
     context.signals.poll()
     raw = {TRAINED: score(work.model, work.objective, validation, poll=context.signals.poll), PROBE: fitted.validation}
     temperatures = {name: fit_temperature(scores) for name, scores in raw.items()}
-    held = {name: at_temperature(scores, temperatures[name]) for name, scores in raw.items()}
-    both = average(held[TRAINED], held[PROBE])
+    held = {name: apply_temperature(scores, temperatures[name]) for name, scores in raw.items()}
+    both = average_scores(held[TRAINED], held[PROBE])
     temperatures[AVERAGE] = fit_temperature(both)
-    held[AVERAGE] = at_temperature(both, temperatures[AVERAGE])
+    held[AVERAGE] = apply_temperature(both, temperatures[AVERAGE])
     divide_logits(work.model, temperatures[TRAINED])
     probe = LinearProbe(features.model, torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias), temperatures[PROBE])
     metric = work.objective.metrics[0]
     asked = work.experiment.training.ships
-    ships = choose(held, metric) if asked == "auto" else asked
-    why = explain(ships, metric, held, asked != "auto")
+    ships = choose_candidate(held, metric) if asked == "auto" else asked
+    why = explain_choice(ships, metric, held, asked != "auto")
     context.reporter.say(why)
     context.run.event("ships", candidate=ships, metric=metric, temperatures=temperatures, probe_rows=fitted.rows,
                     probe_seconds=round(probe_seconds, 2), validation={name: measure(scores, (metric, "loss")) for name, scores in held.items()})  # fmt: skip
@@ -91,7 +91,7 @@ def fit_candidates(context: RunContext, work: Work, features: Features, most_row
     return Candidates(ships, why, temperatures, held, seconds, fitted.rows, probe)
 
 
-def explain(ships: str, metric: str, validation: Mapping[str, Scores], asked: bool = False) -> str:
+def explain_choice(ships: str, metric: str, validation: Mapping[str, Scores], asked: bool = False) -> str:
     """Which candidate ships, and what the validation rows said of all, in one line.
 
     Args:
@@ -100,7 +100,7 @@ def explain(ships: str, metric: str, validation: Mapping[str, Scores], asked: bo
         validation: the scores of each on the validation rows.
         asked: whether a person chose it, not the validation rows.
     """
-    values = {name: shown(metric, measure(scores, (metric,))[metric]) for name, scores in validation.items()}
+    values = {name: format_value(metric, measure(scores, (metric,))[metric]) for name, scores in validation.items()}
     start = "ships, as set" if asked else "ships"
     if ships == AVERAGE:
         return f"{start}: the average of {LABELS[TRAINED]} (validation {metric} {values[TRAINED]}) and {LABELS[PROBE]} ({values[PROBE]}): {values[AVERAGE]}"
@@ -123,7 +123,7 @@ def score_candidates(candidates: Candidates, work: Work, test: Sequence[Example]
     probe, temperatures = candidates.probe, candidates.temperatures
     probe.base.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
     found = {model: score(module, work.objective, test, poll=poll) for model, module in ((TRAINED, work.model), (PROBE, probe))}
-    before = {name: at_temperature(scores, 1 / temperatures[name]) for name, scores in found.items()}
-    found[AVERAGE] = at_temperature(average(found[TRAINED], found[PROBE]), temperatures[AVERAGE])
-    before[AVERAGE] = average(before[TRAINED], before[PROBE])
+    before = {name: apply_temperature(scores, 1 / temperatures[name]) for name, scores in found.items()}
+    found[AVERAGE] = apply_temperature(average_scores(found[TRAINED], found[PROBE]), temperatures[AVERAGE])
+    before[AVERAGE] = average_scores(before[TRAINED], before[PROBE])
     return found, before

@@ -1,4 +1,4 @@
-"""What the stages of one run share."""
+"""The run context: what the stages of one run share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from luthier.core.cache import Cache
 from luthier.core.interfaces import Objective, Reporter
 from luthier.core.run import Clock, Run
 from luthier.core.types import Example
@@ -21,10 +22,10 @@ from luthier.training.watchers import Signals
 
 @dataclass
 class RunContext:
-    """A run on its way, and the prepared rows that its stages have in common.
+    """What the stages of a run share: its folder, rows, base, objective and prepared examples.
 
     Args:
-        place: the run.
+        run: the run folder.
         dataset: its rows.
         reporter: shows progress.
         clock: seconds since the command began.
@@ -35,6 +36,7 @@ class RunContext:
         prepared: part → examples, as they are asked for.
         frozen_caches: outputs of frozen blocks, by what they were computed from.
         before: seconds that earlier commands of the run took.
+        cache: what the objective computes of the untouched model; trials of a search share it.
     """
 
     run: Run
@@ -48,6 +50,11 @@ class RunContext:
     prepared: dict[str, Sequence[Example]] = field(default_factory=dict)
     frozen_caches: FrozenLayerCaches = field(default_factory=dict)
     before: float = 0.0
+    cache: Cache = field(default_factory=Cache)
+
+    def __post_init__(self) -> None:
+        if self.cache.folder is None:
+            self.cache = Cache(self.run.folder / "cache", self.signals.poll, self.reporter.say)
 
     @property
     def family(self) -> Family:
@@ -62,7 +69,8 @@ class RunContext:
 
     def work(self, experiment: Experiment) -> Work:
         """A fresh model on the base, with what trains it."""
-        return build(experiment, self.base, self.objective, self.examples("train"), self.examples("validation"), self.frozen_caches)
+        train, validation = self.examples("train"), self.examples("validation")
+        return build(experiment, self.base, self.objective, train, validation, self.frozen_caches, self.cache)
 
     @property
     def spent(self) -> float:

@@ -11,8 +11,8 @@ import torch
 
 from luthier.core.types import HELD_OUT, Example
 from luthier.experiment import Experiment
-from luthier.models.encode import in_parts, views
-from luthier.models.precision import compute_in
+from luthier.models.encode import base_views, map_in_batches
+from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import PackedNetwork
 from luthier.pilot.stages.context import RunContext
 from luthier.training.assemble import load_model
@@ -32,7 +32,7 @@ class Features:
         self.model: Any = None
 
     def __enter__(self) -> Features:
-        self.model = compute_in(load_model(self.experiment, self.context.base), getattr(torch, self.experiment.training.dtype)).eval()
+        self.model = round_weights_to(load_model(self.experiment, self.context.base), getattr(torch, self.experiment.training.dtype)).eval()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
@@ -45,6 +45,6 @@ class Features:
 
         def some(rows: list[int]) -> np.ndarray:
             self.context.signals.poll()
-            return views(self.model, self.context.objective.collate([examples[row] for row in rows], 0, HELD_OUT).to(device))
+            return base_views(self.model, self.context.objective.collate([examples[row] for row in rows], 0, HELD_OUT).to(device))
 
-        return in_parts([example.size for example in examples], some).reshape(len(examples), -1)
+        return map_in_batches([example.size for example in examples], some).reshape(len(examples), -1)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from luthier.core.errors import ExperimentError
 from luthier.core.run import Run
 from luthier.data.dataset import Dataset
-from luthier.evaluation.choice import AUTO, resolve_metric
-from luthier.evaluation.own import allow_function, describe_function, is_function, load_function
+from luthier.evaluation.metric_choice import AUTO, resolve_metric
+from luthier.evaluation.user_metric import allow_function, describe_function, is_function, load_function
 from luthier.experiment import Experiment
 from luthier.families import family_of
 
@@ -65,7 +65,7 @@ def confirm_metric(place: Run, experiment: Experiment, allow_inexact: bool = Fal
     name = experiment.training.metric
     if not is_function(name):
         return
-    known = [event for event in place.happened("metric_function") if event["name"] == name]
+    known = [event for event in place.events_named("metric_function") if event["name"] == name]
     if known:
         allow_function(name, known[-1]["folder"])
         if describe_function(name)["sha256"] != known[-1]["sha256"] and not allow_inexact:

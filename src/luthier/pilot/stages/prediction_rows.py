@@ -12,13 +12,13 @@ from typing import Any
 from luthier.core.errors import DataError, ExperimentError, nearest
 from luthier.core.types import Record
 from luthier.data.archives import on_disk
-from luthier.data.chat import asked, checked
+from luthier.data.chat import check_turns, prompt_turns
 from luthier.data.encodings import choose_encoding
 from luthier.data.rows import Rows, names_table, read, unfit_reason
-from luthier.data.sources.frames import STDIN, format_of, in_memory, named, read_frame, read_stdin
+from luthier.data.sources.frames import STDIN, describe_value, format_of, is_in_memory, read_frame, read_stdin
 from luthier.data.spec import Data
 from luthier.experiment import Changes, as_assignments
-from luthier.pilot.stages.asking import asked_for, assigned
+from luthier.pilot.stages.options import data_spec, parse_assignments
 
 MEMORY = "the rows given"
 READING = ("encoding", "format", "header", "sheet")
@@ -27,7 +27,7 @@ TURNS = ("messages", "conversations")
 """Columns that hold the turns of a conversation; a text there is one turn."""
 
 
-def reading_asked(set: Changes) -> Data:
+def parse_reading_options(set: Changes) -> Data:
     """How a file is to be read, as a person says it.
 
     Args:
@@ -36,13 +36,13 @@ def reading_asked(set: Changes) -> Data:
     Raises:
         ExperimentError: another field, or a value that does not fit.
     """
-    typed = assigned(as_assignments(set))
+    typed = parse_assignments(as_assignments(set))
     for path in typed:
         if path.removeprefix("data.") not in READING:
             raise ExperimentError(
                 f"predict sets how a file is read, not {path}", f"it takes {', '.join(f'data.{name}' for name in READING)}"
             )
-    return asked_for("", set=[f"{path}={text}" for path, text in typed.items()])
+    return data_spec("", set=[f"{path}={text}" for path, text in typed.items()])
 
 
 def rows_to_predict(data: Any, columns: Sequence[str], chat: bool, how: Data) -> tuple[list[Record], Path | None]:
@@ -60,10 +60,10 @@ def rows_to_predict(data: Any, columns: Sequence[str], chat: bool, how: Data) ->
     Raises:
         DataError: a row that says nothing or something that is no text, a column that is missing, or data of another kind.
     """
-    path = None if in_memory(data) or str(data) == STDIN else _file(data)
+    path = None if is_in_memory(data) or str(data) == STDIN else _file(data)
     if path is not None:
         where, table = str(path), _read_file(path, columns, how)
-    elif not in_memory(data) and str(data) == STDIN:
+    elif not is_in_memory(data) and str(data) == STDIN:
         where, table = "standard input", _read_piped(read_stdin(), columns, "standard input", how)
     else:
         where, table = MEMORY, _read_memory(data, columns)
@@ -163,7 +163,7 @@ def _read_memory(data: Any, columns: Sequence[str]) -> Rows:
 def _of_texts(texts: Sequence[Any], columns: Sequence[str]) -> Rows:
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str):
-            what = "is missing (NaN)" if isinstance(text, float) and text != text else f"is {named(text)}"
+            what = "is missing (NaN)" if isinstance(text, float) and text != text else f"is {describe_value(text)}"
             raise DataError(f"row {number} {what}, not a text", "give texts, or one dict a row; leave rows without a text out")
     if texts:
         _one_column(columns, "a text is one column")
@@ -233,16 +233,16 @@ def _why_not(values: Mapping[str, Any], columns: Sequence[str], chat: bool) -> s
     """Why nothing can be predicted for a row; empty where something can."""
     if chat and any(isinstance(values.get(name), list) for name in columns):
         try:
-            checked([*asked(values, tuple(columns)), {"role": "assistant", "content": "…"}])
+            check_turns([*prompt_turns(values, tuple(columns)), {"role": "assistant", "content": "…"}])
         except ValueError as problem:
             return str(problem)
         return ""
     for name in columns:
         if isinstance(values.get(name), dict | list):
-            return f"{name} holds {named(values[name])}, not a text"
+            return f"{name} holds {describe_value(values[name])}, not a text"
     said = [values.get(name) for name in columns]
     if len(columns) == 1 and said[0] is not None and not isinstance(said[0], str):
-        return f"{columns[0]} holds {named(said[0])}, not a text"
+        return f"{columns[0]} holds {describe_value(said[0])}, not a text"
     return "" if any(str(value or "").strip() for value in said) else f"there is no text in {' or '.join(columns)}"
 
 

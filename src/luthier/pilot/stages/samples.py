@@ -1,4 +1,4 @@
-"""What a chat model answers, before and after."""
+"""What a model that writes says, before and after."""
 
 from __future__ import annotations
 
@@ -9,44 +9,46 @@ import numpy as np
 
 from luthier.core.types import Example
 from luthier.evaluation.overlap import rouge_l
-from luthier.models.generate import answers
 from luthier.pilot.stages.context import RunContext
 from luthier.training.steps import Work
 
 SHOWN = 8
 """Answers that are written at each occasion."""
+LONGEST = 96
+"""Tokens that such an answer may have."""
 
 
-def chosen(examples: Sequence[Example]) -> list[Example]:
+def choose_samples(examples: Sequence[Example]) -> list[Example]:
     """A few examples whose prompts and answers are short enough to be shown."""
     return sorted(examples, key=lambda example: example.size)[len(examples) // 8 :][:SHOWN]
 
 
-def sampled(context: RunContext, work: Work, when: str) -> list[dict[str, Any]]:
+def write_samples(context: RunContext, work: Work, when: str) -> list[dict[str, Any]]:
     """What the model answers to a few validation prompts."""
     kept = [line for line in context.run.lines("samples.jsonl") if line.get("when") == when]
     if kept:
         return kept
-    shown = chosen(work.validation)
-    prompts = [[token for token, learned in zip(example.tokens, example.target, strict=True) if not learned] for example in shown]
-    limit = min(96, max(sum(example.target) for example in shown) + 8)
-    said = answers(work.model, context.tokenizer, prompts, limit)
-    lines = [{"step": 0, "when": when, "row": example.record.row, "asked": example.facts["messages"][-2]["content"], "expected": example.facts["messages"][-1]["content"], "said": text}
+    objective, shown = work.objective, choose_samples(work.validation)
+    limit = min(LONGEST, max(objective.lengths(example)[1] for example in shown) + 8)
+    said = objective.answer(work.model, shown, limit)
+    lines = [{"step": 0, "when": when, "row": example.record.row, "asked": objective.asked(example), "expected": objective.reference(example), "said": text}
              for example, text in zip(shown, said, strict=True)]  # fmt: skip
     context.run.append("samples.jsonl", *lines)
     return lines
 
 
-def compared(context: RunContext, work: Work, test: Sequence[Example]) -> dict[str, Any]:
+def compare_answers(context: RunContext, work: Work, test: Sequence[Example]) -> dict[str, Any]:
     """The same prompts after training; and ROUGE-L on test rows whose references are short."""
-    before, after = sampled(context, work, "before"), sampled(context, work, "after")
+    before, after = write_samples(context, work, "before"), write_samples(context, work, "after")
     shown = [{**then, "after": now["said"], "before": then["said"]} for then, now in zip(before, after, strict=True)]
     found: dict[str, Any] = {"samples": shown}
-    lengths = [sum(example.target) for example in test]
-    if float(np.median(lengths)) <= 64 and not context.run.happened("probe_rows"):  # there: no time for it
-        few = chosen(test)
-        prompts = [[token for token, learned in zip(example.tokens, example.target, strict=True) if not learned] for example in few]
-        said = answers(work.model, context.tokenizer, prompts, 96)
-        values = [rouge_l(text, example.facts["messages"][-1]["content"]) for text, example in zip(said, few, strict=True)]
+    objective = work.objective
+    lengths = [objective.lengths(example)[1] for example in test]
+    if (
+        "rouge_l" in context.family.metrics and float(np.median(lengths)) <= 64 and not context.run.events_named("probe_rows")
+    ):  # there: no time for it
+        few = choose_samples(test)
+        said = objective.answer(work.model, few, LONGEST)
+        values = [rouge_l(text, objective.reference(example)) for text, example in zip(said, few, strict=True)]
         found["rouge_l"] = {"value": float(np.mean(values)), "n": len(values)}
     return found

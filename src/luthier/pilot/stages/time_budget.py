@@ -26,13 +26,13 @@ SURE = 0.6
 """A budget is refused before the small run where it is shorter than this share of what is reckoned: the small run knows better."""
 
 
-def limit_of(context: RunContext) -> TimeLimit | None:
+def time_limit(context: RunContext) -> TimeLimit | None:
     """What a planned run must keep to; None where it has no time budget.
 
     Args:
         context: of the run, or of the study that it is a trial of.
     """
-    budget, planned = context.run.happened("created")[-1]["budget"], context.run.happened("planned")
+    budget, planned = context.run.events_named("created")[-1]["budget"], context.run.events_named("planned")
     if not budget or not planned or not planned[-1].get("closing"):
         return None
     forecast, closing = planned[-1]["forecast"], planned[-1]["closing"]
@@ -47,7 +47,7 @@ def rounded_up(seconds: float) -> str:
     return f"{30 * math.ceil(seconds / 30)}s" if seconds < 600 else f"{math.ceil(seconds / 60)}m"
 
 
-def refuse(context: RunContext, budget: float, smallest: float) -> None:
+def refuse_budget(context: RunContext, budget: float, smallest: float) -> None:
     """Say that a budget is too short for anything, and which would do.
 
     Args:
@@ -76,8 +76,8 @@ def check_budget(context: RunContext, experiment: Experiment) -> None:
         ExperimentError: not even the smallest training fits.
     """
     place = context.run
-    budget = place.happened("created")[-1]["budget"]
-    if not budget or budget > SHORT or place.happened("planned") or place.happened("proven") or place.happened("forced"):
+    budget = place.events_named("created")[-1]["budget"]
+    if not budget or budget > SHORT or place.events_named("planned") or place.events_named("proven") or place.events_named("forced"):
         return
     train, validation = context.examples("train"), context.examples("validation")
     some = validation[:16]
@@ -92,11 +92,11 @@ def check_budget(context: RunContext, experiment: Experiment) -> None:
     mean = sum(len(example.tokens) for example in train) / max(len(train), 1)
     step = 3 * a_token * mean * min(experiment.training.batch_size, len(train))  # forwards once, and backwards twice that
     held = sum(len(example.tokens) for example in validation) * a_token
-    tests = held * len(context.dataset.records["test"]) / max(len(validation), 1)
+    tests = held * len(context.dataset.records["test"]) / max(len(context.dataset.records["validation"]), 1)
     steps = SMALL_RUN_STEPS + min(FEWEST_STEPS, experiment.total_steps(len(train)))
     smallest = context.spent + steps * step + 2 * held + 2 * tests + 4.0
     if budget < SURE * smallest:
-        refuse(context, budget, 2 * smallest)
+        refuse_budget(context, budget, 2 * smallest)
 
 
 def tell_cuts(place: Run, reporter: Reporter) -> None:
@@ -108,7 +108,7 @@ def tell_cuts(place: Run, reporter: Reporter) -> None:
     """
     found = find_cuts(place)
     if found is not None:
-        place.find(found)
+        place.add_findings(found)
         reporter.finding(found)
 
 
@@ -120,7 +120,7 @@ def find_cuts(place: Run) -> Finding | None:
     """
     if any(found.check == "budget" for found in place.findings):
         return None
-    cuts, later = place.happened("cut_while_training"), place.happened("probe_rows")
+    cuts, later = place.events_named("cut_while_training"), place.events_named("probe_rows")
     said = []
     evidence: dict[str, object] = {}
     if cuts:

@@ -1,1 +1,1 @@
-"""A search at work: racing (which trials go on), runner (a trial here), afar and answering (a trial elsewhere), ending, outcome."""
+"""Trials of a search: `search` runs it, `local` and `remote` train a trial, `worker` is the other side of `remote`, `decay_branch` ends it, `findings` reports."""

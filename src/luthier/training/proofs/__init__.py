@@ -1,1 +1,1 @@
-"""The proofs, one function each: a question → what was found."""
+"""The proofs, one function each: proof inputs in, a `Proof` out."""

@@ -1,4 +1,4 @@
-"""What a proof has to work with."""
+"""The inputs of a proof: the assembled model, a few rows, and a time limit."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ProofInputs:
 
 
 @contextlib.contextmanager
-def as_at_the_end(work: Work) -> Iterator[None]:
+def all_blocks_moving(work: Work) -> Iterator[None]:
     """The model in the modes in which training has it when all moves that ever will, with nothing left out of frozen blocks; afterwards as before.
 
     Args:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from luthier.core.types import HELD_OUT, Batch, Example
 from luthier.core.words import plural
 from luthier.evaluation.score import score
 from luthier.models.dropout import Dropout
-from luthier.models.modes import evaluating, mixes_rows
-from luthier.models.precision import precisely
-from luthier.training.proofs.context import CLOSE, ProofInputs, as_at_the_end
+from luthier.models.modes import eval_mode, mixes_rows
+from luthier.models.precision import in_fp32
+from luthier.training.proofs.context import CLOSE, ProofInputs, all_blocks_moving
 from luthier.training.steps import Work, steps
 
 TRIED = 24
@@ -30,18 +31,25 @@ LEARNED_SHARE = 0.8
 STUCK_SHARE = 0.95
 """Of the first loss: what is above it after all steps has not learned."""
 SLOWER = 10
-"""Times slower the rows are shown again where they were not learned: a squared error has no upper end, and at a quick rate it may swing."""
+"""Times slower the rows are shown again where they were not learned (a squared error has no upper end, and at a quick rate it may swing); faster where the loss fell all the time, and too little."""
 KNOWN = 0.05
 """Below this a row is known already, and there is little left to learn: a number near the mean, for one, begins there."""
-QUICK_RATES = {("adamw", "full"): 2e-4, ("adamw", ""): 3e-3, ("adam", "full"): 2e-4, ("adam", ""): 3e-3, ("sgd", ""): 0.05}
+QUICK_RATES = {
+    ("adamw", "full"): 2e-4,
+    ("adamw", ""): 3e-3,
+    ("adam", "full"): 2e-4,
+    ("adam", ""): 3e-3,
+    ("sgd", ""): 0.05,
+    ("adagrad", ""): 0.3,
+}
 """(optimizer, adaptation) → a rate at which a few rows are learned by heart; "" stands for any other adaptation, and for a network from scratch."""
 
 
 def packed_is_alone(context: ProofInputs) -> Proof:
     """A row's loss does not depend on the rows beside it, nor on our way of computing it: transformers' own says the same."""
     rows, work = context.rows, context.work
-    together = score(work.model, work.objective, rows)
-    alone = [float(score(work.model, work.objective, [example]).loss[0]) for example in rows]
+    together = score(work.model, work.objective, rows, answers=0)
+    alone = [float(score(work.model, work.objective, [example], answers=0).loss[0]) for example in rows]
     off = np.abs(together.loss - alone) / np.maximum(np.abs(alone), 1e-2)
     worst = int(off.argmax())
     evidence = {"largest_relative_difference": float(off.max()), "allowed": context.close}
@@ -80,7 +88,7 @@ def accumulated_is_whole(context: ProofInputs) -> Proof:
                      evidence={"splits": False})  # fmt: skip
     batch = context.batch(context.rows)
     pieces = batch.split(max(int(batch.lengths.max()), 1))
-    with as_at_the_end(work), _without_dropout(work.model), precisely(work.model.network):
+    with all_blocks_moving(work), _without_dropout(work.model), in_fp32(work.model.network):
         mixes = mixes_rows(work.model)
         whole = _gradient(context, [batch])
         try:
@@ -133,7 +141,7 @@ def a_row_moves_only_itself(context: ProofInputs) -> Proof | None:
     own = slice(int(batch.lengths[0]), int(batch.lengths[:2].sum()))  # the second: it has a neighbour on either side
     kept_states, work.model.frozen_cache = work.model.frozen_cache, None  # the gradient has to go all the way down
     try:
-        with evaluating(work.model):
+        with eval_mode(work.model):
             shared_prefix = work.model.shared_prefix(batch)
             work.model.hidden(batch)[own].float().square().sum().backward()
     finally:
@@ -144,7 +152,7 @@ def a_row_moves_only_itself(context: ProofInputs) -> Proof | None:
     if kept[0].grad is None:
         return Proof(held=False, claim="no gradient reaches the tokens: nothing below the head could learn", evidence=row_of(rows[1]))
     size = kept[0].grad.abs().reshape(-1, kept[0].shape[-1]).amax(1)
-    mine = own if shared_prefix is None else shared_prefix.place[own]
+    mine = own if shared_prefix is None else shared_prefix.position[own]
     at_own = float(size[mine].max())
     size[mine] = 0
     at_others = float(size.max())
@@ -156,21 +164,32 @@ def a_row_moves_only_itself(context: ProofInputs) -> Proof | None:
 def judged_as_trained(context: ProofInputs) -> Proof:
     """Evaluation counts the same tokens, in the same way, as training."""
     work, rows = context.work, context.rows
-    with evaluating(work.model), torch.no_grad():
+    with eval_mode(work.model), torch.no_grad(), _without_smoothing(work.objective) as smoothed:
         loss = work.objective.loss(work.model, context.batch(rows))
-    scores = score(work.model, work.objective, rows)
+    scores = score(work.model, work.objective, rows, answers=0)
     plain = _unweighted(work)
     trained, judged = float(loss.total), float(scores.loss.sum())
     apart = abs(trained - judged) / max(abs(judged), 1e-2)
     same = float(loss.count) == float(scores.count.sum()) if plain else True
     held = same and (apart <= context.close or not plain)
     return Proof(held=held, claim=f"training and evaluation count {loss.count:g} and {scores.count.sum():g} learned {work.objective.unit}s, with losses of {trained:.4f} and {judged:.4f}",
-                 evidence={"relative_difference": apart, "weights_or_smoothing": not plain})  # fmt: skip
+                 evidence={"relative_difference": apart, "weights": not plain, "smoothing_left_out": smoothed})  # fmt: skip
 
 
 def _unweighted(work: Work) -> bool:
-    spec: Any = work.experiment.objective
-    return not getattr(spec, "label_smoothing", 0.0) and getattr(spec, "class_weights", None) in (None, "none")
+    return getattr(work.experiment.objective, "class_weights", None) in (None, "none")
+
+
+@contextlib.contextmanager
+def _without_smoothing(objective: Any) -> Iterator[bool]:
+    """The objective without label smoothing, which evaluations leave out, for the time of the context; and whether it had some."""
+    spec, smoothed = objective.spec, bool(getattr(objective.spec, "label_smoothing", 0.0))
+    if smoothed:
+        objective.spec = spec.model_copy(update={"label_smoothing": 0.0})
+    try:
+        yield smoothed
+    finally:
+        objective.spec = spec
 
 
 def a_few_rows_can_be_learned(context: ProofInputs) -> Proof:
@@ -181,21 +200,22 @@ def a_few_rows_can_be_learned(context: ProofInputs) -> Proof:
         rows = sorted(context.rows, key=lambda example: example.size)[:2]
     kind = work.experiment.adaptation.kind if work.experiment.model.base else ""  # type: ignore[attr-defined]
     lr = QUICK_RATES.get((work.masters.spec.kind, kind), QUICK_RATES[work.masters.spec.kind, ""])
-    losses, fell = _shown(context, rows, lr)
+    losses, fell = _overfit(context, rows, lr)
     if len(losses) == TRIED and not fell and time.monotonic() < context.until:
-        lr /= SLOWER
-        losses, fell = _shown(context, rows, lr)
+        steadily = all(later < earlier for earlier, later in pairwise(losses))  # too slow for a small network, where others swing
+        lr = lr * SLOWER if steadily else lr / SLOWER
+        losses, fell = _overfit(context, rows, lr)
     timely = len(losses) == TRIED or fell or not math.isfinite(losses[-1])
     return Proof(held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "rate": lr},
                  claim=f"{plural(len(rows), 'row')} shown {plural(len(losses), 'time')}: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}" + ("" if timely else "; the time was up"))  # fmt: skip
 
 
-def _shown(context: ProofInputs, rows: Sequence[Example], lr: float) -> tuple[list[float], bool]:
+def _overfit(context: ProofInputs, rows: Sequence[Example], lr: float) -> tuple[list[float], bool]:
     """The losses of a few rows that are shown again and again at a rate, and whether they fell."""
     work = context.work
     training = work.experiment.training.model_copy(update={"batch_size": len(rows)})
     experiment = work.experiment.model_copy(update={"training": training, "schedule": _Flat(lr, work.masters.spec.lr)})
-    small = replace(work.brief(experiment, rows, TRIED), objective=_DrawnAlike(work.objective))
+    small = replace(work.shortened(experiment, rows, TRIED), objective=_DrawnAlike(work.objective))
     losses: list[float] = []
     fell = False
     with _without_dropout(work.model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from luthier.core.proof import Proof
-from luthier.training.proofs.context import ProofInputs, as_at_the_end
+from luthier.training.proofs.context import ProofInputs, all_blocks_moving
 
 REMEDY = "Drop with nn.Dropout, which is keyed by seed, step and example, or not at all"
 
@@ -16,9 +16,9 @@ def randomness_is_keyed(context: ProofInputs) -> Proof:
     batch = context.batch(context.rows)
     drawn_before = torch.get_rng_state()
     losses = []
-    with as_at_the_end(work), torch.no_grad():
+    with all_blocks_moving(work), torch.no_grad():
         for _ in range(2):
-            with work.model.dropout_keys.keyed(work.experiment.seed, 0, batch.index, batch.lengths):
+            with work.model.dropout_keys.keyed(work.experiment.seed, 0, batch.index, batch.lengths, batch.stream_lengths):
                 losses.append(work.objective.loss(work.model, batch).total.detach())
     untouched = torch.equal(drawn_before, torch.get_rng_state())
     same = torch.equal(losses[0].nan_to_num(), losses[1].nan_to_num())

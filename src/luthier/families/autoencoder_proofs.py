@@ -1,0 +1,107 @@
+"""What must hold before an autoencoder is trained: who is learned from, what goes in, whose statistics count, and where the loss begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from luthier.core.proof import Proof, ProofContext, row_of
+from luthier.core.words import plural
+
+
+def normal_rows_alone_are_learned(context: ProofContext) -> Proof:
+    """No training row is known to be abnormal."""
+    wrong = [example for example in context.train if example.facts["abnormal"] > 0]
+    claim = (
+        f"{len(wrong):,} training rows are known to be abnormal"
+        if wrong
+        else f"none of {len(context.train):,} training rows is known to be abnormal"
+    )
+    return Proof(held=not wrong, claim=claim, evidence={"abnormal": len(wrong), **(row_of(wrong[0]) if wrong else {})})
+
+
+def held_out_rows_have_no_noise(context: ProofContext) -> Proof:
+    """What an evaluation draws of a row is what the network draws of the bare image, twice the same."""
+    import torch
+
+    from luthier.models.modes import eval_mode
+
+    model: Any = context.model
+    one, two = context.batch(context.rows), context.batch(context.rows)
+    with eval_mode(model), torch.no_grad():
+        bare = model.network.decode(model.network.encode(model.target(one).to(model.network.to_code.weight.dtype))[0]).float()
+        apart = max(float((model(batch)[0] - bare).abs().max()) for batch in (one, two))
+    added = sorted({"noise", "draw"} & set(one.each))
+    held = not added and apart <= context.close
+    claim = (
+        f"held-out images go in as they are: {len(context.rows)} are drawn the same twice"
+        if held
+        else f"held-out images are changed before they go in ({', '.join(added) or f'what is drawn differs by {apart:.2g}'})"
+    )
+    return Proof(held=held, claim=claim, evidence={"largest_difference": apart, "added": added})
+
+
+def statistics_move_in_training_alone(context: ProofContext) -> Proof:
+    """The running statistics of batch norms follow the training rows; an evaluation uses them, and neither moves them nor looks at the rows beside a row.
+
+    A new decoder draws grey whatever it is given, so its last layer is another one meanwhile.
+    """
+    import torch
+
+    from luthier.evaluation.score import score
+    from luthier.models.buffers import Buffers, keep_buffers
+    from luthier.models.modes import eval_mode, has_statistics
+
+    model: Any = context.model
+    kept, last = Buffers(model.network), model.network.to_pixels.weight
+    before, own = kept.copy(), last.detach().clone()
+    moving = [f"{name}.running_mean" for name, module in model.network.named_modules() if has_statistics(module)]
+    with torch.no_grad(), keep_buffers(model.network):
+        last.copy_(torch.linspace(-1, 1, last.numel(), device=last.device).view_as(last))
+        together = score(model, context.objective, context.rows).loss
+        alone = np.array([score(model, context.objective, [example]).loss[0] for example in context.rows])
+        judged = kept.copy()
+        with eval_mode(model):
+            model.train()
+            context.objective.loss(model, context.batch(context.rows))
+        trained = kept.copy()
+        last.copy_(own)
+    apart = float(np.abs(together / alone - 1).max())
+    still = [name for name in moving if torch.equal(trained[name], before[name])]
+    moved = [name for name in moving if not torch.equal(judged[name], before[name])]
+    held = not still and not moved and apart <= context.close
+    claim = (
+        f"the statistics of {plural(len(moving), 'batch norm')} follow the training rows, and an evaluation leaves them alone and uses them"
+    )
+    if not held:
+        claim = (
+            f"an evaluation looks at the rows beside a row: its loss differs by {apart:.2g}" if apart > context.close
+            else f"the statistics of {moved[0]} move in an evaluation" if moved
+            else f"the statistics of {still[0]} stand still in training"
+        )  # fmt: skip
+    return Proof(held=held, claim=claim, evidence={"largest_relative_difference": apart, "still": still[:3], "moved": moved[:3]})
+
+
+def starts_in_middle_grey(context: ProofContext) -> Proof | None:
+    """A new decoder draws middle grey: the loss of a pixel begins at the mean square of the pixels."""
+    from luthier.evaluation.score import score
+
+    model: Any = context.model
+    if not model.new:
+        return None
+    scores = score(model, context.objective, context.rows)
+    began = float(scores.loss.sum() / scores.count.sum())
+    pixels = np.stack([example.inputs["pixels"] for example in context.rows]).astype(np.float64) / 127.5 - 1
+    expected = float((pixels**2).mean())
+    besides = context.spec.kl_weight if context.spec.variant == "variational" else 0.0  # a new code is not far from a normal distribution
+    held = expected * (1 - 1e-3) <= began <= expected * (1 + 1e-3) + besides
+    return Proof(
+        held=held,
+        claim=f"the loss of a pixel begins at {began:.4f}; middle grey has {expected:.4f}",
+        evidence={"loss": began, "expected": expected},
+    )
+
+
+READ = (normal_rows_alone_are_learned,)
+ASK = (held_out_rows_have_no_noise, statistics_move_in_training_alone, starts_in_middle_grey)

@@ -1,0 +1,174 @@
+"""Proofs for preference pairs: what is compared is both answers as the rows have them, and the better one is favoured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from luthier.core.proof import Proof, ProofContext, row_of
+from luthier.core.types import Example
+from luthier.data.chat import prompt, render
+from luthier.data.pairs import SIDES, pair_of
+
+READ = 200
+"""Rows whose tokens are looked at."""
+ALIKE = 0.99
+"""Cosine of two gradients that must be the same but for rounding."""
+
+
+def pairs_can_be_learned(context: ProofContext) -> Proof:
+    """Both answers are there, and differ, after long ones have been cut."""
+    train = context.train
+    silent = [example for example in train if not example.units]
+    tokens = [sum(example.facts["lengths"][side] for example in train) for side in (0, 1)]
+    cut = sum(example.facts["cut"] for example in train)
+    return Proof(held=len(silent) <= 0.5 * len(train), evidence={"pairs": len(train), "silent": len(silent), "cut_off": cut, **dict(zip(SIDES, tokens, strict=True)), **(row_of(silent[0]) if silent else {})},
+                 claim=f"{len(train):,} pairs: {tokens[0]:,} tokens of better answers against {tokens[1]:,} of worse ones, {cut:,} were cut off; {len(silent):,} pairs teach nothing")  # fmt: skip
+
+
+def both_answers_are_compared_and_nothing_else(context: ProofContext) -> Proof:
+    """The learned tokens spell the better answer first, then the worse one, as they stand in the row; no prompt is among them."""
+    tokenizer = context.tokenizer
+    for example in context.read[:READ]:
+        pair = pair_of(example.record.values, context.objective.input)
+        for side, part in enumerate(_sides(example)):
+            said = tokenizer.decode([example.tokens[place] for place in part if example.target[place]])
+            for mark in tokenizer.all_special_tokens:
+                said = said.replace(mark, "")
+            expected, other = pair.answers[side].strip(), pair.answers[1 - side].strip()
+            bare = _bare(tokenizer, expected)
+            if said.strip() in (expected, bare) or (example.facts["cut"] and bare.startswith(said.strip().rstrip("\ufffd"))):
+                continue
+            claim = f"more or less than the {SIDES[side]} answer is learned as such"
+            if said.strip() in (other, _bare(tokenizer, other)):
+                claim = "chosen and rejected are the wrong way round: the rejected answer would be preferred"
+            return Proof(held=False, claim=claim, evidence={**row_of(example), SIDES[side]: expected[:200], "learned": said[:200]})
+    rows = min(READ, len(context.read))
+    return Proof(held=True, claim="the better and the worse answer are compared as they stand in the rows; the prompts are not learned", evidence={"rows": rows})  # fmt: skip
+
+
+def _bare(tokenizer: Any, text: str) -> str:
+    """A text without what looks like a control token in it, as the learned tokens are compared."""
+    for mark in tokenizer.all_special_tokens:
+        text = text.replace(mark, "")
+    return text.strip()
+
+
+def _sides(example: Example) -> list[range]:
+    """The places of both sides of a pair."""
+    start = example.inputs["place"].index(0, 1)
+    return [range(start), range(start, len(example.tokens))]
+
+
+def both_ends_are_learned(context: ProofContext) -> Proof:
+    """The last learned token of each whole answer is the one at which generation stops."""
+    end = int(context.tokenizer.eos_token_id)
+    whole = [example for example in context.read if not example.facts["cut"]]
+    for example in whole:
+        for side, part in zip(SIDES, _sides(example), strict=True):
+            last = max((place for place in part if example.target[place]), default=part[-1])
+            if example.tokens[last] != end:
+                return Proof(held=False, claim=f"the {side} answer ends without the token that stops generation: where it ends would not be compared",
+                             evidence={**row_of(example), "ends_with": example.tokens[last], "stops_at": end})  # fmt: skip
+    return Proof(
+        held=True,
+        claim="both answers end with the token that stops generation, and it is compared",
+        evidence={"token": end, "rows": len(whole)},
+    )
+
+
+def starts_as_the_reference(context: ProofContext) -> Proof:
+    """Before step one the model is the reference: no answer has gained on the other, so the loss is that of a coin."""
+    from luthier.evaluation.score import score
+
+    scores = score(context.model, context.objective, context.rows)
+    began, expected = float(scores.loss.sum() / scores.count.sum()), float(context.spec.at_start)
+    apart = abs(began - expected) / expected
+    return Proof(held=apart <= context.close, claim=f"the loss begins at {began:.5f}; while nothing has moved from the reference it is {expected:.5f}",
+                 evidence={"loss": began, "expected": expected, "relative_difference": apart, "allowed": context.close})  # fmt: skip
+
+
+def the_better_answer_is_preferred(context: ProofContext) -> Proof:
+    """A step on a pair makes its better answer likelier against the worse one: the loss falls in the direction in which transformers' own log-probabilities of the two part."""
+    from luthier.models.modes import eval_mode
+    from luthier.models.precision import in_fp32
+
+    model: Any = context.model
+    example = min(context.rows, key=lambda each: each.size)
+    kept, model.frozen_cache = getattr(model, "frozen_cache", None), None
+    try:
+        with eval_mode(model), in_fp32(model.network):
+            falls = _gradient(model, lambda: context.objective.loss(model, context.batch([example])).total)
+            parts = _gradient(model, lambda: _taken(context, _said(context, example, 0)) - _taken(context, _said(context, example, 1)))
+    finally:
+        model.frozen_cache = kept
+    alike = _dot(falls, parts) / max((_dot(falls, falls) * _dot(parts, parts)) ** 0.5, 1e-30)
+    held = alike <= -ALIKE
+    claim = "a step makes the better answer likelier against the worse one" if held else (
+        "a step would make the worse answer likelier: the preference is reversed" if alike >= ALIKE else "the loss does not compare the two answers")  # fmt: skip
+    return Proof(
+        held=held,
+        claim=f"{claim} (cosine {alike:.4f} with the gradient of their log-probabilities)",
+        evidence={"cosine": alike, **row_of(example)},
+    )
+
+
+def log_probabilities_are_exact(context: ProofContext) -> Proof:
+    """Both answers' log-probabilities, of a pair in one pass whose prompt is read once, are those of transformers' own forward pass of each by itself; in fp32."""
+    from luthier.core.proof import CLOSE_FP32
+    from luthier.models.modes import eval_mode
+    from luthier.models.precision import in_fp32
+    from luthier.objectives.reference import said_of
+
+    model: Any = context.model
+    example = min(context.rows, key=lambda each: each.size)
+    kept, model.frozen_cache = getattr(model, "frozen_cache", None), None
+    try:
+        with eval_mode(model), in_fp32(model.network):
+            (ours,) = said_of(context.objective, model, [example])
+            theirs = [_said(context, example, side).detach() for side in (0, 1)]
+    finally:
+        model.frozen_cache = kept
+    first = example.facts["lengths"][0]
+    apart = max(
+        abs(float(one.sum()) - float(two.sum())) / max(abs(float(two.sum())), 1e-2)
+        for one, two in zip((ours[:first], ours[first:]), theirs, strict=True)
+    )
+    return Proof(held=apart <= CLOSE_FP32, claim=f"the answers' log-probabilities are transformers' own (they differ by {apart:.1e})",
+                 evidence={"relative_difference": apart, "allowed": CLOSE_FP32, **row_of(example)})  # fmt: skip
+
+
+def _said(context: ProofContext, example: Example, side: int) -> Any:
+    """The log-probabilities of the tokens of one of a row's answers, read from the row anew, by transformers' own forward pass, # (learned,)"""
+    from luthier.models.generate import log_probabilities_of
+
+    pair = pair_of(example.record.values, context.objective.input)
+    asked, whole = prompt(context.tokenizer, pair.prompt)[0], render(context.tokenizer, pair.messages(side)).tokens
+    model: Any = context.model
+    return log_probabilities_of(model, whole[: context.spec.max_length])[len(asked) - 1 :]
+
+
+def _taken(context: ProofContext, said: Any) -> Any:
+    """An answer's log-probability from those of its tokens, as the loss takes it."""
+    return said.mean() if context.spec.averages else said.sum()
+
+
+def _dot(ones: Sequence[Any], others: Sequence[Any]) -> float:
+    """The product of two gradients, given weight by weight."""
+    import torch
+
+    return sum(float((one * other).sum(dtype=torch.float64)) for one, other in zip(ones, others, strict=True))
+
+
+def _gradient(model: Any, make: Callable[[], Any]) -> list[Any]:
+    """The gradient of a number, for each weight that moves."""
+    import torch
+
+    moving = [parameter for parameter in model.network.parameters() if parameter.requires_grad]
+    for parameter in moving:
+        parameter.grad = None
+    make().backward()
+    found = [torch.zeros_like(each) if each.grad is None else each.grad for each in moving]
+    for parameter in moving:
+        parameter.grad = None
+    return [(each.to_dense() if each.is_sparse else each).float() for each in found]

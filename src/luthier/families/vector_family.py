@@ -1,0 +1,240 @@
+"""What families of word vectors share: they read texts, keep a table of words, and are asked for the words nearest to a word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luthier.core.errors import DataError, ExperimentError, nearest
+from luthier.core.types import Example, Record
+from luthier.data.infer import find_text
+from luthier.data.reading import Columns, RowKind
+from luthier.data.rows import Rows, format_of, plain_stem
+from luthier.data.sources.passages import POSITION
+from luthier.data.sources.texts import ENDINGS, texts_in
+from luthier.data.spec import Data
+from luthier.evaluation import words as known_words
+from luthier.families.family import Family
+from luthier.objectives.word_pieces import text_of
+
+if TYPE_CHECKING:
+    from luthier.data.dataset import Dataset
+    from luthier.models.spec import Model
+    from luthier.models.store import Base
+    from luthier.models.word_vectors import WordVectors
+
+PASSAGES = "passages"
+"""How text files are read: see `data.sources.passages`."""
+CHARACTERS_A_WORD = 5.7
+"""Of English, the space included: how many words there are is estimated before they are counted."""
+NEAREST = 10
+"""Words that a prediction names."""
+SHOWN_WORDS, SHOWN_NEAREST = 12, 6
+SKIPPED = 100
+"""The most frequent words, which stand beside all others, are not shown in the report."""
+MAPPED, CLUSTERS = 150, 8
+SIGNS = re.compile(r"(?<!\S)[+-](?!\S)")
+"""A plus or minus that stands alone."""
+
+
+class VectorFamily(Family):
+    """The parts of a family of word vectors that do not depend on how they are learned."""
+
+    kind = RowKind("text", "nothing")
+    base = None
+    base_kinds = ("vectors",)
+    from_scratch = True
+    metrics = ("loss",)
+    compares_untouched = True
+    pipeline_tag = "feature-extraction"
+    library = "gensim"
+    biases = False
+    """Whether each word has a number beside its vector."""
+
+    # rows
+
+    def file_format(self, path: Path) -> str | None:
+        """Text files, and folders of them, are documents; tables are read as ever."""
+        if path.is_dir():
+            tables = any(plain_stem(file) == "train" and format_of(file) and file.suffix.lower() != ".txt" for file in path.iterdir())
+            return PASSAGES if not tables and texts_in(path) else None
+        return PASSAGES if path.suffix.lower() in ENDINGS and path.is_file() else None
+
+    def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
+        """Any texts, where a person insists: a label, where there is one, is not read."""
+        if asked.task != self.name:
+            return None
+        if asked.target:
+            raise DataError(f"{path}: {self.name} learns from the texts alone, and --target {asked.target} was given", "leave --target out")
+        input, why = (asked.input, "task and columns as given") if asked.input else find_text(rows, path, None, ())
+        passages = asked.format == PASSAGES and POSITION in rows.columns
+        return Columns(self.name, input, None, why, time=POSITION if passages else None)
+
+    # model and loss
+
+    def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> WordVectors:
+        """The vectors of a bundle, or new ones that know nothing."""
+        from luthier.models.word_vectors import load_tables, make_tables
+
+        return load_tables(base, self.biases) if base is not None else make_tables(spec.words, spec.width, self.biases, seed)
+
+    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
+        """How many words have a vector.
+
+        Raises:
+            ExperimentError: a vocabulary is asked for that is larger than the rows hold.
+            DataError: too few words are frequent enough.
+        """
+        return spec.model_copy(update={"words": len(self.load_processor(None, spec, dataset))})
+
+    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
+        """The bundle's vocabulary, or the words of the training rows that are frequent enough.
+
+        Raises:
+            ExperimentError: a vocabulary is asked for that is larger than the rows hold.
+            DataError: too few words are frequent enough.
+        """
+        from luthier.models.word_vectors import load_vocabulary, make_vocabulary
+
+        if base is not None:
+            return load_vocabulary(base.folder)
+        assert dataset is not None
+        counts = _counted(dataset, spec.lowercase)
+        made = make_vocabulary(counts, spec.least_count, spec.vocabulary, spec.lowercase)
+        if len(made) < FEWEST_WORDS:
+            raise DataError(
+                f"{dataset.spec.path}: {len(made):,} of {len(counts):,} different words of the training rows are there {spec.least_count} times or more: too few for vectors",
+                "give more text, or lower objective.least_count",
+            )
+        if spec.vocabulary > len(made):
+            raise ExperimentError(
+                f"objective.vocabulary is {spec.vocabulary:,}, and the training rows hold {len(made):,} words that are there {spec.least_count} times or more",
+                "set objective.vocabulary=0 to take all of these, or lower objective.least_count",
+            )
+        return made
+
+    # judging
+
+    def target_text(self, example: Example) -> str:
+        """Which part of the row a piece is."""
+        return f"{len(example.tokens):,} words with vectors, from the {example.facts.get('at', 0) + 1:,}th on"
+
+    def describe_model(self, model: Any, objective: Any) -> dict[str, Any]:
+        """What the vectors know: words near each other, a map, analogies, similarities."""
+        vocabulary, spec = objective.tokenizer, objective.spec
+        words = known_words.Words.of(vocabulary.words, model.vectors().cpu().numpy())
+        tables = [_nearest_table(words), _analogy_table(words, spec, vocabulary.lowercase)]
+        if spec.similarities:
+            rank, count = known_words.compare_similarities(
+                words, known_words.read_similarities(Path(spec.similarities)), vocabulary.lowercase
+            )
+            head = ("pairs with vectors", "rank correlation with people's judgements")
+            tables.append({"title": f"Similarity: {Path(spec.similarities).name}", "head": head, "rows": [(count, f"{rank:.3f}")]})
+        drawn = known_words.draw_map(words, SKIPPED, MAPPED, CLUSTERS)
+        about = "The first two principal components; a cluster is named for the words nearest to its middle."
+        figure = {"kind": "map", "title": "Words on a map", "about": about, "clusters": drawn}
+        return {"tables": [table for table in tables if table], "figures": [figure] if drawn else []}
+
+    # use
+
+    def write_files(self, folder: Path, model: Any, processor: Any) -> list[str]:
+        """The vectors as word2vec's own two formats."""
+        from luthier.models.word_vectors import write_word2vec
+
+        return write_word2vec(folder, processor.words, model.vectors().cpu().numpy())
+
+    def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
+        """The words nearest to the words of each row; words behind a minus that stands alone are taken away."""
+        vocabulary = objective.tokenizer
+        words = known_words.Words.of(vocabulary.words, model.vectors().cpu().numpy())
+        found = []
+        for record in records:
+            signs = _signed_words(text_of(record, objective.input), vocabulary)
+            places = [vocabulary.numbers.get(word) for word, _ in signs]
+            unknown = [word for (word, _), place in zip(signs, places, strict=True) if place is None]
+            if not signs or len(unknown) == len(signs):
+                raise DataError(_unknown(record, unknown, vocabulary), "ask for words of the training rows")
+            vector = np.zeros(words.vectors.shape[1])
+            for (_, sign), place in zip(signs, places, strict=True):
+                if place is not None:
+                    vector += sign * words.vectors[place]
+            near = words.nearest(vector, NEAREST, [place for place in places if place is not None])
+            said = {"text": ", ".join(word for word, _ in near), "words": [{"word": word, "cosine": cosine} for word, cosine in near]}
+            found.append(said | ({"unknown": unknown} if unknown else {}))
+        return found
+
+    def usage(self, bundle: str) -> str:
+        """A word whose neighbours are wanted."""
+        return f'luthier predict {bundle} "king"   or a sum: luthier predict {bundle} "king - man + woman"'
+
+    def without_luthier(self) -> str:
+        """Gensim's reader."""
+        return 'from gensim.models import KeyedVectors; KeyedVectors.load_word2vec_format("PATH/vectors.bin", binary=True)'
+
+
+FEWEST_WORDS = 8
+"""That a vocabulary has, at least."""
+_last: dict[str, Any] = {}
+
+
+def _counted(dataset: Dataset, lowercase: bool) -> Any:
+    """How often each word stands in the training rows; asked for several times of the same rows, counted once."""
+    from luthier.models.word_vectors import count_words
+
+    key = dataset.spec.model_dump_json(exclude={"path"}) + str((lowercase, len(dataset.records["train"])))
+    if _last.get("key") != key:
+        _last.update(key=key, counts=count_words((text_of(record, dataset.spec.input) for record in dataset.records["train"]), lowercase))
+    return _last["counts"]
+
+
+def estimate_words(dataset: Dataset) -> tuple[float, float]:
+    """About how many words the training rows have together, and in the mean."""
+    rows = dataset.records["train"]
+    characters = sum(len(text_of(record, dataset.spec.input)) for record in rows)
+    return characters / CHARACTERS_A_WORD, characters / CHARACTERS_A_WORD / max(len(rows), 1)
+
+
+def _signed_words(text: str, vocabulary: Any) -> list[tuple[str, int]]:
+    """The words of a text, each with 1, or with -1 where it stands behind a minus."""
+    found: list[tuple[str, int]] = []
+    sign, start = 1, 0
+    for mark in [*SIGNS.finditer(text), None]:
+        stop = mark.start() if mark else len(text)
+        found += [(word, sign) for word in vocabulary.split(text[start:stop])]
+        if mark:
+            sign, start = -1 if mark.group() == "-" else 1, mark.end()
+    return found
+
+
+def _unknown(record: Record, unknown: Sequence[str], vocabulary: Any) -> str:
+    if not unknown:
+        return f"row {record.row} holds no word"
+    return f"row {record.row}: none of its words ({', '.join(unknown[:5])}) is among the {len(vocabulary):,} that have a vector; {nearest(unknown[0], vocabulary.words[:5_000])}"
+
+
+def _nearest_table(words: known_words.Words) -> dict[str, Any]:
+    """Some frequent words, each with those nearest to it."""
+    skip = SKIPPED if len(words.words) >= 4 * SKIPPED else 0
+    step = max(1, (min(len(words.words), 10 * SKIPPED) - skip) // SHOWN_WORDS)
+    places = range(skip, min(len(words.words), skip + step * SHOWN_WORDS), step)
+    rows = []
+    for place in places:
+        near = words.nearest(words.vectors[place], SHOWN_NEAREST, [place])
+        rows.append((words.words[place], ", ".join(f"{word} {cosine:.2f}" for word, cosine in near)))
+    return {"title": "Words near each other (cosine)", "head": ("word", "nearest"), "rows": rows}
+
+
+def _analogy_table(words: known_words.Words, spec: Any, lowercase: bool) -> dict[str, Any] | None:
+    """How many analogies are answered rightly: those of the person's file, or a small set of our own."""
+    asked = known_words.read_questions(Path(spec.analogies)) if spec.analogies else known_words.own_questions()
+    found = known_words.answer_analogies(words, asked, lowercase)
+    if not spec.analogies and sum(covered for _, _, covered, _ in found) < known_words.FEWEST:
+        return None
+    found.append(("all", *(sum(each[place] for each in found) for place in (1, 2, 3))))  # type: ignore[arg-type]
+    rows = [(name, covered, count, f"{100 * right / covered:.1f} %" if covered else "") for name, count, covered, right in found]
+    title = f"Analogies: {Path(spec.analogies).name}" if spec.analogies else "Analogies: a small set of our own"
+    return {"title": title, "head": ("section", "questions with vectors", "of", "right"), "rows": rows}

@@ -1,0 +1,174 @@
+"""What a model said of answers before it was trained: computed once, kept by the tokens that were read."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luthier.core.types import HELD_OUT, Batch, Example
+from luthier.core.words import plural
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+TOKENS, ROWS = 8192, 256
+"""Of the rows that go through the model together, always the same ones: so a row's numbers have the same bits however often a run was interrupted."""
+SECONDS = 20.0
+"""After which what was computed is written down."""
+
+
+@dataclass
+class Reference:
+    """Log-probabilities of the learned tokens of rows under the model before step one.
+
+    Args:
+        known: a row's key → of each of its learned tokens the log-probability, # (learned,), fp32
+        stamp: which model they are of, in which dtype and where.
+    """
+
+    known: dict[bytes, np.ndarray] = field(default_factory=dict)
+    stamp: str = ""
+
+    def take(self, objective: Any, model: Any, examples: Sequence[Example], cache: Any) -> None:
+        """Compute what is not known yet of these rows.
+
+        Args:
+            objective: collates.
+            model: with nothing trained yet.
+            examples: rows.
+            cache: keeps it, a piece at a time.
+        """
+        weight = next(model.parameters())
+        stamp = f"{model.base.fingerprint} {weight.dtype} {weight.device.type}"
+        if stamp != self.stamp:
+            self.known, self.stamp = {}, stamp
+        if all(key_of(example) in self.known for example in examples):
+            return
+        keys = sorted({key_of(example) for example in examples})
+        name = "reference-" + hashlib.sha256(stamp.encode() + b"".join(keys)).hexdigest()[:24]
+        found = _unpacked(cache.get(name))
+        chunks = _chunks(examples)
+        left = [chunk for chunk in chunks if not all(key_of(example) in found for example in chunk)]
+        if left:
+            cache.say(f"what the untouched base says of {plural(sum(map(len, left)), 'pair')}, once")
+        written = time.monotonic()
+        for number, chunk in enumerate(left, 1):
+            cache.poll()
+            found |= zip(map(key_of, chunk), said_of(objective, model, chunk), strict=True)
+            if number == len(left) or time.monotonic() - written > SECONDS:
+                cache.put(name, _packed(found))
+                written = time.monotonic()
+        self.known |= found
+
+    def of(self, example: Example) -> np.ndarray:
+        """What the reference says of a row's learned tokens; NaN where nobody knows, # (learned,)"""
+        known = self.known.get(key_of(example))
+        return np.full(sum(example.target), np.nan, np.float32) if known is None else known
+
+
+def key_of(example: Example) -> bytes:
+    """A hash of what the model reads of a row, and of what is learned of it."""
+    return example.facts["key"]
+
+
+def make_key(tokens: Sequence[int], places: Sequence[int], learned: Sequence[bool]) -> bytes:
+    """The same, for a row that is being made.
+
+    Args:
+        tokens: # (tokens,)
+        places: in their piece, # (tokens,)
+        learned: whether the model has to say each, # (tokens,)
+    """
+    parts = (np.asarray(tokens, np.int32), np.asarray(places, np.int32), np.asarray(learned, np.uint8))
+    return hashlib.blake2b(b"|".join(part.tobytes() for part in parts), digest_size=16).digest()
+
+
+def said_of(objective: Any, model: Any, examples: Sequence[Example]) -> list[np.ndarray]:
+    """The log-probability of each learned token under a model as it is now, # one (learned,) a row, fp32"""
+    from luthier.models.memory import retry_halved
+    from luthier.models.modes import eval_mode
+
+    device = next(model.parameters()).device
+
+    def some(rows: Sequence[Example]) -> np.ndarray:
+        return log_probabilities(model, objective.collate(rows, 0, HELD_OUT).to(device)).float().cpu().numpy()
+
+    with eval_mode(model):
+        found = np.concatenate(retry_halved(some, examples, "the reference"))
+    return np.split(found, np.cumsum([sum(example.target) for example in examples])[:-1])
+
+
+def log_probabilities(model: Any, batch: Batch, gradient: bool = False) -> Tensor:
+    """The log-probability of each token that is to be said, in the batch's order, # (learned,)
+
+    Args:
+        model: a language model.
+        batch: with `flat["next"]`: the token to be said behind each, or -1.
+        gradient: whether gradients shall flow back.
+    """
+    import torch
+
+    from luthier.models.token_losses import token_losses
+
+    with torch.set_grad_enabled(gradient):
+        positions = (batch.flat["next"] >= 0).nonzero()[:, 0]
+        said = model.hidden(batch).index_select(0, positions)
+        return -token_losses(said, model.network.lm_head.weight, batch.flat["next"].index_select(0, positions))
+
+
+def complete(batch: Batch, model: Any) -> torch.Tensor:
+    """What the reference says of a batch's learned tokens; where it is not known, the model's origin is asked, # (learned,)
+
+    Args:
+        batch: with `flat["reference"]`, NaN where it is not known.
+        model: knows its origin.
+
+    Raises:
+        ModelError: the base that it was trained from is no longer to be had.
+    """
+    import torch
+
+    from luthier.models.modes import eval_mode
+
+    known = batch.flat["reference"][batch.flat["next"] >= 0]
+    missing = torch.isnan(known)
+    if not missing.any():
+        return known
+    origin = model.origin()
+    with eval_mode(origin):
+        return torch.where(missing, log_probabilities(origin, batch), known)
+
+
+def _chunks(examples: Sequence[Example]) -> list[list[Example]]:
+    """Rows of about the same length together; of copies the first."""
+    once = list({key_of(example): example for example in examples}.values())
+    chunks: list[list[Example]] = [[]]
+    held = 0
+    for example in sorted(once, key=lambda each: (each.size, key_of(each))):
+        if chunks[-1] and (held + example.size > TOKENS or len(chunks[-1]) >= ROWS):
+            chunks.append([])
+            held = 0
+        chunks[-1].append(example)
+        held += example.size
+    return chunks
+
+
+def _packed(found: dict[bytes, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        "keys": np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16).copy(),
+        "lengths": np.array([len(values) for values in found.values()], np.int64),
+        "values": np.concatenate([*found.values(), np.zeros(0, np.float32)]).astype(np.float32),
+    }
+
+
+def _unpacked(arrays: dict[str, np.ndarray]) -> dict[bytes, np.ndarray]:
+    if not arrays:
+        return {}
+    parts = np.split(arrays["values"], np.cumsum(arrays["lengths"])[:-1])
+    return {row.tobytes(): values for row, values in zip(arrays["keys"], parts, strict=True)}

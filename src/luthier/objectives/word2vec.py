@@ -1,0 +1,193 @@
+"""Word2Vec: vectors of words from which the words around them can be told, as skip-gram or CBOW with negative sampling.
+
+Source: Mikolov et al. 2013, "Distributed representations of words and phrases and their compositionality", sections 2.2 (negative sampling) and 2.3
+(frequent words are left out at random).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from luthier.core.component import Component
+from luthier.core.randomness import mix
+from luthier.core.types import HELD_OUT, Batch, Example, Loss, Record, Scores
+from luthier.objectives.objective import BaseObjective
+from luthier.objectives.word_pieces import WordPieces, text_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from luthier.objectives.windows import Windows
+
+UNIT = float(1 << 53)
+HELD_OUT_NOISE = 512
+"""Words that stand for the noise in an evaluation, evenly spread over its distribution: the same for all rows and all evaluations."""
+
+
+class Word2Vec(Component):
+    """Learn vectors of words from the words around them."""
+
+    kind: Literal["word2vec"] = "word2vec"
+    model: Literal["skip_gram", "cbow"] = Field(
+        default="skip_gram",
+        description="skip_gram: tell the words of a window from the word in its middle; cbow: tell the word in the middle from the mean of its window, faster and better for frequent words (gensim: sg).",
+    )
+    width: int = Field(default=100, ge=2, le=2_000, description="Numbers of a vector (gensim: vector_size).")
+    window: int = Field(
+        default=5, ge=1, le=32, description="Words to either side at most; each word's window is drawn from 1 to this (gensim: window)."
+    )
+    negatives: int = Field(
+        default=5, ge=1, le=50, description="Words drawn at random that each pair is contrasted with (gensim: negative)."
+    )
+    shared_negatives: int = Field(
+        default=32,
+        ge=1,
+        le=4096,
+        description="Drawn words that 64 neighbouring words share, weighted so that each pair is contrasted with `negatives` of them in the mean; more are slower and less noisy.",
+    )
+    noise_power: float = Field(
+        default=0.75, ge=0, le=1, description="Words are drawn as often as they are there, to this power (gensim: ns_exponent)."
+    )
+    subsample: float = Field(
+        default=1e-3,
+        ge=0,
+        description="Words more frequent than this share are left out at random, the more so the more frequent; 0 keeps all (gensim: sample).",
+    )
+    least_count: int = Field(
+        default=5, ge=1, description="Times that a word is in the training rows, at least, to have a vector (gensim: min_count)."
+    )
+    vocabulary: int = Field(
+        default=0, ge=0, description="Words that have a vector, the most frequent; 0 takes all that are frequent enough."
+    )
+    words: int = Field(default=0, ge=0, description="Words that have a vector; filled in once the training rows are counted.")
+    lowercase: bool = Field(default=True, description="Read texts in lower case.")
+    analogies: str = Field(
+        default="",
+        description="A file of analogies to judge the vectors by, as questions-words.txt: four words a line, sections begin with a colon.",
+    )
+    similarities: str = Field(
+        default="", description="A file of word pairs with a person's judgement to judge the vectors by: two words and a number a line."
+    )
+
+    def open(self, tokenizer: Any, input: tuple[str, ...], target: str | None) -> Word2VecObjective:
+        """The objective at work.
+
+        Args:
+            tokenizer: the vocabulary.
+            input: the columns that are read.
+            target: None: the texts are their own target.
+        """
+        return Word2VecObjective(self, tokenizer, input, target)
+
+
+class Word2VecObjective(BaseObjective):
+    """See `Word2Vec`."""
+
+    splits = False
+    """Words of several rows share negative samples."""
+    metrics: tuple[str, ...] = ("loss",)
+
+    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+        super().__init__(spec, processor, input, target)
+        self.unit = "pair" if spec.model == "skip_gram" else "word"
+        counts = np.maximum(processor.counts, 1).astype(float)
+        shares = counts / counts.sum()
+        limit = spec.subsample or 1.0
+        self.kept = np.minimum(1.0, np.sqrt(limit / shares) + limit / shares)  # as in word2vec.c
+        self.noise = np.cumsum(counts**spec.noise_power)
+        self.noise /= self.noise[-1]
+
+    def prepare(self, records: Sequence[Record]) -> Sequence[Example]:
+        """The words of the rows that have a vector, long rows in pieces; an example is made when it is asked for."""
+        return WordPieces(records, self.tokenizer, self.input)
+
+    def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
+        """The words that are kept, their windows and their negative samples: a function of seed, step and row."""
+        import torch
+
+        seed = 0 if step == HELD_OUT else seed
+        sizes = np.array([len(example.tokens) for example in examples])
+        words = np.concatenate([example.tokens for example in examples])
+        texts = np.repeat(np.arange(len(examples)), sizes)
+        place = np.arange(len(words)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        rows = np.repeat(np.array([example.index for example in examples]), sizes)
+        if self.spec.subsample:
+            kept = _share(mix(seed, "kept", step, rows, place)) < self.kept[words]
+            words, texts, place, rows = words[kept], texts[kept], place[kept], rows[kept]
+        wide = 1 + (mix(seed, "window", step, rows, place) % np.uint64(self.spec.window)).astype(np.int32)
+        flat = _windows(words, texts, len(examples), wide, self.spec.window, lambda groups: self._noise(groups, seed, step))
+        return Batch(
+            index=torch.tensor([example.index for example in examples]),
+            lengths=torch.tensor([example.size for example in examples]),
+            flat=flat,
+            each={"row": torch.tensor([example.facts["row"] for example in examples])},
+        )
+
+    def _noise(self, groups: int, seed: int, step: int) -> np.ndarray:
+        """Negative samples for each group of words; in an evaluation one group for all, # (groups, samples)"""
+        if step == HELD_OUT:
+            drawn = (np.arange(HELD_OUT_NOISE) + 0.5) / HELD_OUT_NOISE
+            return self.noise.searchsorted(drawn).reshape(1, -1)
+        count = self.spec.shared_negatives
+        drawn = _share(mix(seed, "noise", step, np.arange(groups * count)))
+        return np.minimum(self.noise.searchsorted(drawn, side="right"), len(self.noise) - 1).reshape(groups, count)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """The logistic loss of the pairs and their negative samples, summed; the number of pairs (of CBOW: of words) is the count."""
+        from luthier.objectives.windows import summed_loss
+
+        network: Any = model.network
+        windows, cbow = self.windows(batch), self.spec.model == "cbow"
+        total = summed_loss(network.words.weight, network.contexts.weight, windows, cbow)
+        return Loss(total, float(((windows.pairs > 0) if cbow else windows.pairs).sum()))
+
+    def score(self, model: nn.Module, batch: Batch) -> Scores:
+        """The loss summed over each row's pairs, and how many there are."""
+        import torch
+
+        from luthier.objectives.windows import losses_of_words
+
+        network: Any = model.network
+        windows, cbow = self.windows(batch), self.spec.model == "cbow"
+        with torch.no_grad():
+            each = losses_of_words(network.words.weight, network.contexts.weight, windows, cbow).double()
+        counts = (windows.pairs > 0 if cbow else windows.pairs).double()
+        rows, empty = batch.flat["texts"], torch.zeros(len(batch) + 1, dtype=torch.double, device=each.device)
+        loss, count = (empty.index_add(0, rows, values)[:-1].cpu().numpy() for values in (each, counts))
+        return Scores(loss=loss, count=count, groups=batch.each["row"].cpu().numpy())
+
+    def windows(self, batch: Batch) -> Windows:
+        """The batch's words with their windows."""
+        from luthier.objectives.windows import Windows
+
+        return Windows(batch.flat["words"], batch.flat["band"], batch.flat["noise"], self.spec.negatives, self.spec.window)
+
+    def text(self, record: Record) -> str:
+        """What is read of a row."""
+        return text_of(record, self.input)
+
+
+def _share(draws: np.ndarray) -> np.ndarray:
+    """64 random bits as a number from 0 to 1, 1 not included."""
+    return (draws >> np.uint64(11)).astype(float) / UNIT
+
+
+def _windows(words: np.ndarray, texts: np.ndarray, rows: int, wide: np.ndarray, reach: int, noise: Any) -> dict[str, Any]:
+    """A step's tensors: what `Windows` holds, and the row of each word; one more than there are rows for those that fill up."""
+    import torch
+
+    from luthier.objectives.windows import SHARING, make_band
+
+    band = make_band(texts, wide, reach)
+    count = band.shape[0] * band.shape[1]
+    filled = np.zeros(count + 2 * reach, dtype=np.int64)
+    filled[reach : reach + len(words)] = words
+    owners = np.full(count, rows, dtype=np.int64)
+    owners[: len(texts)] = texts
+    groups = max(1, count // SHARING)
+    tensors = {"words": filled, "texts": owners, "noise": noise(groups).astype(np.int64)}
+    return {"band": band, **{name: torch.from_numpy(values) for name, values in tensors.items()}}

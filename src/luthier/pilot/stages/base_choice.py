@@ -1,0 +1,105 @@
+"""Choose the base that suits the rows, of those on this machine and within the time budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from luthier.core.errors import ExperimentError
+from luthier.core.interfaces import Reporter
+from luthier.core.run import Clock
+from luthier.data.dataset import Dataset
+from luthier.families import family_of
+from luthier.models.store import Base, list_bases, resolve
+from luthier.pilot.stages.base_similarity import BaseSimilarity, compare_base, rank_bases
+from luthier.studies.defaults import choose
+
+PASSES = 3
+"""A step of training takes about as long as reading its rows three times: forwards once, and backwards twice that."""
+ROWS = 500
+"""That are read with each base: with 480 the base that was proposed was 0.1 points behind the best (docs/log/2026-11.md#which-base-four-whole-ones)."""
+COMPARING = 1 / 8
+"""Of the time, that may go into it."""
+
+
+def require_comparable(dataset: Dataset) -> str:
+    """The task of rows on which bases can be compared.
+
+    Raises:
+        ExperimentError: they cannot.
+    """
+    family = family_of(dataset.spec.task)
+    if family.Spec is None or family.base is None or family.kind.images:
+        raise ExperimentError(
+            f"{dataset.reason}: similarity is read off classes or answers", "give rows with a label column, or conversations"
+        )
+    return dataset.spec.task or ""
+
+
+def local_bases(task: str, reporter: Reporter) -> list[str]:
+    """The bases known by name that fit a task and need no fetching, its own in any case; what else there is is said."""
+    family = family_of(task)
+    fitting = [base for base in list_bases() if base["kind"] in family.base_kinds]
+    here = [base["name"] for base in fitting if base["here"] or base["name"] == family.base]
+    for base in fitting:
+        if base["name"] not in here:
+            reporter.say(
+                f"not compared, because it is not here: {base['name']} ({base['megabytes']} MB); luthier models pull {base['name']}"
+            )
+    return here
+
+
+def choose_base(dataset: Dataset, seconds: float | None, reporter: Reporter) -> tuple[Base, str]:
+    """The base that is likely to become the best on the rows, of those that can be trained in the time.
+
+    Args:
+        dataset: the rows.
+        seconds: for everything; None where there is no limit.
+        reporter: shows progress.
+
+    Returns:
+        The base, and why it was taken.
+    """
+    clock = Clock()
+    names = local_bases(require_comparable(dataset), reporter)
+    bases = {name: resolve(name, reporter.say) for name in names}
+    if len(names) == 1:
+        return bases[names[0]], "the only one that is here and fits the task"
+    read = _compare_bases(sorted(bases.values(), key=_cost_of_token), dataset, seconds, clock, reporter)
+    found = sorted(rank_bases(read), key=lambda one: -one.chance)  # of exact ties the larger stays first
+    needed = {one.base: _training_seconds(one, bases[one.base], dataset) for one in found}
+    left = None if seconds is None else seconds - clock()
+    fitting = [one for one in found if left is None or needed[one.base] <= left]
+    taken = fitting[0] if fitting else min(found, key=lambda one: needed[one.base])
+    chances = ", ".join(f"{one.base} {one.chance:.0%}" for one in found)
+    slower = ", ".join(f"{one.base} (some {needed[one.base]:.0f} s)" for one in found[: found.index(taken)])
+    why = f"chance to be the best, after one pass over the rows: {chances}" if len(found) > 1 else "the only one that the time suffices for"
+    return bases[taken.base], why + (f"; the time does not suffice for {slower}" if slower else "")
+
+
+def _compare_bases(
+    bases: Sequence[Base], dataset: Dataset, seconds: float | None, clock: Clock, reporter: Reporter
+) -> list[BaseSimilarity]:
+    """What the bases know of the rows, the quickest first, as long as little of the time goes into it."""
+    found: list[BaseSimilarity] = []
+    last = bases[0]
+    for base in bases:
+        awaited = (
+            found[-1].seconds * (_cost_of_token(base) / _cost_of_token(last)) ** 0.75 if found else 0.0
+        )  # wide products are done at a better rate
+        if found and seconds is not None and clock() + awaited > COMPARING * seconds:
+            reporter.say(f"not compared, because reading the rows would take too much of the time: {base.name}")
+            continue
+        found.append(compare_base(base, dataset, reporter, ROWS))
+        last = base
+    return found
+
+
+def _cost_of_token(base: Base) -> int:
+    """What a token costs, more or less."""
+    return base.blocks * base.width**2
+
+
+def _training_seconds(one: BaseSimilarity, base: Base, dataset: Dataset) -> float:
+    """About how many seconds its training takes, from how long one pass took."""
+    epochs = choose(dataset, base, 1)[0].training.epochs or 0
+    return PASSES * epochs * one.seconds * len(dataset.records["train"]) / max(one.rows, 1)

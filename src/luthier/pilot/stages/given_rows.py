@@ -1,0 +1,108 @@
+"""Rows that were not given as a file: written down once, so that whatever is done with them can be done again."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+
+from luthier.core.errors import DataError
+from luthier.core.run import Run, write_file
+from luthier.data.sources.frames import STDIN, describe_value, format_of, is_in_memory, json_lines, read_frame, read_stdin
+
+P = ParamSpec("P")
+R = TypeVar("R")
+NAMES = ("data", "validation", "test")
+
+
+@contextlib.contextmanager
+def rows_in_run(folder: Path, *given: Any) -> Iterator[tuple[Any, ...]]:
+    """Put rows in memory into the run's folder, which is made for them; files stay where they are.
+
+    Where what follows fails before the run was begun, nothing of it stays.
+
+    Args:
+        folder: of the run, not yet made.
+        given: the data and, where there are some, the validation and test rows: files, or rows in memory, or "-" for standard input.
+
+    Yields:
+        The run's folder where it had to be made, else None; and for each that was given a file.
+
+    Raises:
+        DataError: something that rows cannot be read from.
+        RunError: the folder is in use.
+    """
+    held = [_held(value, name) for name, value in zip(NAMES, given, strict=False)]
+    if not any(held):
+        yield None, *given
+        return
+    fresh = not folder.exists()
+    place = Run.create(folder)
+    try:
+        yield place, *(_stored(folder, each) if each else value for each, value in zip(held, given, strict=True))
+    except BaseException:
+        if not (folder / "experiment.yaml").exists():
+            for each in filter(None, held):
+                (folder / each[0]).unlink(missing_ok=True)
+            if fresh:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        raise
+
+
+def accepts_frames(verb: Callable[P, R]) -> Callable[P, R]:
+    """Let a verb that leaves no folder take rows in memory as `data`, `validation` and `test`: they are in a temporary file while it works."""
+
+    @functools.wraps(verb)
+    def with_files(*words: P.args, **options: P.kwargs) -> R:
+        named: dict[str, Any] = dict(options)
+        if not words and "data" not in named:
+            return verb(*words, **options)  # which says what is missing
+        data = words[0] if words else named["data"]
+        with rows_for_now(data, named.get("validation"), named.get("test")) as (rows, *others):
+            named.update({name: other for name, other in zip(NAMES[1:], others, strict=True) if name in named})
+            return cast(Any, verb)(rows, *words[1:], **{name: value for name, value in named.items() if name != "data"})
+
+    return with_files
+
+
+@contextlib.contextmanager
+def rows_for_now(*given: Any) -> Iterator[tuple[Any, ...]]:
+    """Put rows in memory into a temporary file, for verbs that leave no folder.
+
+    Args:
+        given: as for `rows_in_run`.
+
+    Yields:
+        For each of them a file.
+
+    Raises:
+        DataError: something that rows cannot be read from.
+    """
+    held = [_held(value, name) for name, value in zip(NAMES, given, strict=False)]
+    if not any(held):
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="luthier-") as scratch:
+        yield tuple(_stored(Path(scratch), each) if each else value for each, value in zip(held, given, strict=True))
+
+
+def _held(value: Any, name: str) -> tuple[str, bytes] | None:
+    """The name and content of the file that holds what was given; None where a file was given."""
+    if value is None or not (is_in_memory(value) or str(value) == STDIN):
+        return None
+    if not is_in_memory(value):
+        content = read_stdin()
+        return f"{name}.{format_of(content)}", content
+    rows = read_frame(value)
+    if isinstance(value, dict) or not rows:
+        raise DataError(f"{describe_value(value)} holds {len(rows)} rows", "give a file, a data frame, or a list of dicts, one a row")
+    return f"{name}.jsonl", json_lines(rows).encode()
+
+
+def _stored(folder: Path, held: tuple[str, bytes]) -> Path:
+    write_file(folder / held[0], held[1])
+    return folder / held[0]

@@ -1,0 +1,87 @@
+"""The small run speaks up for each planted fault, and stays silent for healthy work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from luthier.core.interfaces import NullReporter
+from luthier.core.types import Scores, Step
+from luthier.training.small_run import lr_too_high, small_run
+from tests.training.test_steps import work_for
+
+
+def checks(work: Any) -> tuple[bool, set[str]]:
+    found = small_run(work, NullReporter(), None, None)
+    return found.go, {finding.check for finding in found.findings if finding.severity in ("warning", "stop")}
+
+
+def test_healthy_work_gets_go_and_no_warning(bases, records) -> None:
+    assert checks(work_for(bases, records, "classification", training__steps=200)) == (True, set())
+
+
+def test_targets_that_are_all_masked_get_no_go(bases, chats) -> None:
+    work = work_for(bases, chats, "chat", training__steps=200)
+    work.train = [replace(example, target=[False] * len(example.tokens), units=0.0) for example in work.train]
+    go, spoke = checks(work)
+    assert not go
+    assert "smoke.masked" in spoke
+
+
+def test_a_head_that_cannot_move_gets_no_go(bases, records) -> None:
+    work = work_for(bases, records, "classification", training__steps=200)
+    for module in work.model.head:
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+    work.experiment = work.experiment.replace("adaptation.kind", "lora")  # full would set it moving again at each step
+    go, spoke = checks(work)
+    assert not go
+    assert "smoke.head" in spoke
+
+
+def test_a_rate_that_moves_nothing_gets_no_go(bases, records) -> None:
+    go, spoke = checks(work_for(bases, records, "classification", training__steps=200, optimizer__lr=1e-14))
+    assert not go
+    assert "smoke.still" in spoke
+
+
+@pytest.mark.parametrize(
+    "after, late, stops",
+    [
+        (0.60, 0.40, False),  # it learns
+        (0.58, 0.98, False),  # the last steps had hard rows; on rows it has not seen the model learned
+        (0.70, 0.98, True),  # it learned on neither
+        (1.30, 0.40, True),  # what it learned it spoils by far more
+        (0.90, 0.40, False),  # a small sample learned by heart
+    ],
+)
+def test_a_few_hard_rows_at_the_end_are_no_rate_that_is_too_high(bases, records, after: float, late: float, stops: bool) -> None:
+    work = work_for(bases, records, "classification", training__steps=30)  # two classes alike frequent: guessing loses 0.693
+    seen = [Step(number, 30, 0.8 if number < 20 else late, 4.0, 40, 4, 1e-4, 1.0, number / 30) for number in range(1, 31)]
+
+    def scores(loss: float) -> Scores:
+        return Scores(np.full(20, loss), np.ones(20), np.zeros(20, dtype=np.int64), np.full((20, 2), 0.5))
+
+    assert (lr_too_high(work, seen, scores(0.82), scores(after)) is not None) == stops
+
+
+@pytest.mark.parametrize("noise, stops", [(0.02, False), (2.0, True)])
+def test_a_generator_that_foresees_unseen_answers_clearly_better_has_learned_whatever_the_last_rows_were(
+    bases, chats, noise: float, stops: bool
+) -> None:
+    work = work_for(bases, chats, "chat", training__steps=30)
+    seen = [Step(number, 30, 3.7, 4.0, 40, 4, 1e-4, 1.0, number / 30) for number in range(1, 31)]
+    draws = np.random.default_rng(0)
+    before = 3.416 + draws.normal(size=44)
+    after = before - 0.153 + noise * draws.permutation(np.linspace(-1, 1, 44))  # the mean is the same with either noise
+    found = lr_too_high(work, seen, *(Scores(loss, np.ones(44)) for loss in (before, after)))
+    assert (found is not None) == stops
+
+
+def test_a_rate_a_hundred_times_too_high_gets_no_go(bases, records) -> None:
+    go, spoke = checks(work_for(bases, records, "classification", training__steps=200, optimizer__lr=3.0))
+    assert not go
+    assert spoke & {"smoke.rate", "smoke.finite"}
