@@ -30,6 +30,10 @@ def read_commas(reading: Reading) -> Rows:
     path = str(reading.path)
     with reading.stream() as stream:
         first = stream.readline()
+        if first.lstrip("\ufeff \t").startswith(('{"', '[{"')):
+            raise DataError(
+                f"{path}: the first line is JSON, not names with commas", "name it .jsonl where each line is an object, or .json"
+            )
         mark = max(MARKS, key=first.count)
         if first.count(",") == 0 and first.count(mark):
             raise DataError(
