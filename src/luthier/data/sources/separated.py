@@ -15,6 +15,8 @@ from luthier.data.rows import Reading, Rejected, Rows
 csv.field_size_limit(1 << 30)
 
 
+MARKS = {";": ";", "\t": "tab", "|": "| (a bar)"}
+"""Separators that a comma-separated file does not have, and what they are called."""
 SWALLOWED = 3
 """Lines inside one cell that look like whole rows from which on a quote is taken to have been left open."""
 LOOKED_AT = 10_000
@@ -28,10 +30,14 @@ def read_commas(reading: Reading) -> Rows:
     path = str(reading.path)
     with reading.stream() as stream:
         first = stream.readline()
-        if first.count(",") == 0 and (first.count(";") or first.count("\t")):
-            mark = ";" if first.count(";") >= first.count("\t") else "tab"
+        if first.lstrip("\ufeff \t").startswith(('{"', '[{"')):
             raise DataError(
-                f"{path}: the first line holds no comma but {first.count(';') or first.count(chr(9))} × {mark}",
+                f"{path}: the first line is JSON, not names with commas", "name it .jsonl where each line is an object, or .json"
+            )
+        mark = max(MARKS, key=first.count)
+        if first.count(",") == 0 and first.count(mark):
+            raise DataError(
+                f"{path}: the first line holds no comma but {first.count(mark)} × {MARKS[mark]}",
                 "save it as comma-separated, or name it .tsv when tabs separate the columns",
             )
         stream.seek(0)
