@@ -258,3 +258,12 @@ def test_a_sheet_is_asked_of_workbooks_only_and_one_fold_is_refused(tmp_path: Pa
         read(file, sheet="2024")
     with pytest.raises(ValueError, match="one fold leaves nothing to train on"):
         Data(path="a.csv", folds=1)
+
+
+def test_commas_in_a_text_file_are_named_also_where_texts_hold_some_in_quotes(tmp_path: Path) -> None:
+    lines = "".join(f'"{sentence(n)}{", and more" * (n % 3)}",{"ab"[n % 2]}\n' for n in range(60))
+    with pytest.raises(DataError, match=r"holds 2 cells with commas[\s\S]*--set data.format=csv"):
+        read(written(tmp_path, "a.txt", "text,label\n" + lines))
+    assert len(read(written(tmp_path, "a.csv.txt", "text,label\n" + lines), format="csv").values) == 60
+    prose = "".join(f"{sentence(n)}, and then, {n}\n" for n in range(60))
+    assert len(read(written(tmp_path, "b.txt", prose), header=False).values) == 60

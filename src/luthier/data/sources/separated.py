@@ -175,6 +175,14 @@ def _refuse_other_mark(rows: list[list[str]], path: str) -> None:
     """
     if len(rows) < 10:
         return
+    lines = [row[0] for row in rows[:LOOKED_AT] if row]
+    widths = [len(next(csv.reader([line]), [])) for line in lines]  # commas inside quotes separate nothing
+    if (
+        widths[0] > 1
+        and not any(" " in name for name in lines[0].split(","))
+        and sum(width == widths[0] for width in widths) > 0.9 * len(widths)
+    ):
+        raise DataError(f"{path}: every line is one cell, but holds {widths[0]} cells with commas between them: another separator?", "name it .csv, or --set data.format=csv")  # fmt: skip
     for mark, name in ((",", "comma"), (";", "semicolon"), ("\t", "tab"), ("|", "bar")):
         counts = [row[0].count(mark) for row in rows if row]
         if counts[0] and sum(count == counts[0] for count in counts) > 0.8 * len(counts):
