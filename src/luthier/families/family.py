@@ -269,6 +269,15 @@ class Family(ABC):
         """What the report shows of its own, as data; of any family `tables`: each a `title`, a `head` and `rows`."""
         return {}
 
+    def describe_errors(self, examples: Sequence[Example], scores: Scores) -> dict[str, Any]:
+        """What the report shows of what it got wrong, as data: more `tables`.
+
+        Args:
+            examples: the test rows.
+            scores: of the trained model on them.
+        """
+        return {}
+
     def describe_model(self, model: Any, objective: Any) -> dict[str, Any]:
         """What the report shows of the trained model itself, as data: more `tables`, and `figures`, each with its `kind`, `title` and `about` (see `delivery.figures.drawn`).
 

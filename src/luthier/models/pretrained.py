@@ -58,6 +58,9 @@ class PackedNetwork(nn.Module):
         dropout: share of activations dropped while training.
     """
 
+    adapter_task = "CAUSAL_LM"
+    """What PEFT calls its task, for an adapter that is shipped."""
+
     def __init__(self, network: Any, dropout: float) -> None:
         super().__init__()
         self.network = network
@@ -240,6 +243,8 @@ class Classifier(PackedNetwork):
         dropout: share of activations dropped while training.
         pooling: cls (the first token, through the family's own head), mean, or last.
     """
+
+    adapter_task = "SEQ_CLS"
 
     def __init__(self, network: Any, dropout: float, pooling: str) -> None:
         super().__init__(network, dropout)
