@@ -24,9 +24,9 @@ def test_conll_columns_become_texts_with_spans_in_their_characters(tmp_path: Pat
 
 def test_a_sentence_whose_lines_have_other_columns_is_set_aside_with_the_line(tmp_path: Path) -> None:
     file = tmp_path / "rows.conll"
-    file.write_text(CONLL + "\nHe PRP O\nwent\n\n# a comment\nThey\tPRP\tO\n")
+    file.write_text(CONLL + "\nHe PRP O\nwent\n\n# sent_id = 4\nThey\tPRP\tO\n#\tNN\tO\n")
     rows = read(file)
-    assert [row["text"] for row in rows.values] == ["Maria left New York .", "She slept", "They"]
+    assert [row["text"] for row in rows.values] == ["Maria left New York .", "She slept", "They #"]
     assert [(row.line, row.reason) for row in rows.rejected] == [
         (12, "line 13 has 1 columns, and most have 3: each token needs its label in the last column")
     ]

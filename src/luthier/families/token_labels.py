@@ -49,6 +49,7 @@ class TokenLabelsFamily(TextFamily):
     Spec = TokenLabels
     base_kinds = ("encoder",)
     metrics = ("span_f1", "token_accuracy", "loss")
+    structured = ("spans",)
     pipeline_tag = "token-classification"
 
     # rows
