@@ -82,7 +82,10 @@ def test_other_tables_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("cell", "said"),
     [
-        ([[0, 5, "a"], [3, 8, "b"]], r"the span 3 to 8 \(b\) overlaps the one from 0 to 5 \(a\): a word has one label, so keep one of them"),
+        (
+            [[0, 5, "a"], [3, 8, "b"]],
+            r"the span 3 to 8 \(b\) overlaps the one from 0 to 5 \(a\): a word has one label, so keep one of them",
+        ),
         ([[3, 40, "a"]], r"the span 3 to 40 \(a\) lies outside of the text, which has 21 characters"),
         ([[5, 5, "a"]], r"the span 5 to 5 \(a\) is empty: end is the character behind its last one"),
         ([[7, 3, "a"]], r"the span 7 to 3 \(a\) is empty"),

@@ -94,13 +94,17 @@ def test_a_head_of_zeros_loses_the_logarithm_of_the_number_of_labels_for_each_wo
 def test_loss_and_gradients_are_those_of_the_library_s_own_token_classifier(bases: Any, family: str) -> None:
     work = work_for(bases, base=family)
     rows = work.validation[:6]
-    plain = AutoModelForTokenClassification.from_config(AutoConfig.from_pretrained(bases(family).folder, num_labels=5), attn_implementation="eager").eval()
+    plain = AutoModelForTokenClassification.from_config(
+        AutoConfig.from_pretrained(bases(family).folder, num_labels=5), attn_implementation="eager"
+    ).eval()
     plain.load_state_dict(work.model.network.state_dict())
     longest = max(len(row.tokens) for row in rows)
     pad = plain.config.pad_token_id
     tokens = torch.tensor([[*row.tokens, *[pad] * (longest - len(row.tokens))] for row in rows])
     labels = torch.tensor([[*(tag if tag >= 0 else -100 for tag in row.target), *[-100] * (longest - len(row.target))] for row in rows])
-    expected = plain(tokens, attention_mask=torch.tensor([[1] * len(r.tokens) + [0] * (longest - len(r.tokens)) for r in rows]), labels=labels).loss
+    expected = plain(
+        tokens, attention_mask=torch.tensor([[1] * len(r.tokens) + [0] * (longest - len(r.tokens)) for r in rows]), labels=labels
+    ).loss
     expected.backward()
     work.model.eval()
     loss = work.objective.loss(work.model, work.objective.collate(rows, 0, HELD_OUT))
@@ -268,20 +272,26 @@ def test_what_a_bundle_predicts_stands_in_the_text_and_transformers_says_the_sam
         assert [json.loads(line["predicted_spans"]) for line in csv.DictReader(file)] == [row["spans"] for row in found]
     theirs = pipeline("token-classification", str(finished.folder / "bundle"))
     for text, row in zip(texts, found, strict=True):
-        begun = {(one["start"] + one["word"].startswith("Ġ"), one["entity"][2:]) for one in theirs(text) if one["entity"].startswith("B-")}
+        begun = {
+            (one["start"] + int(one["word"].startswith("Ġ")), one["entity"][2:]) for one in theirs(text) if one["entity"].startswith("B-")
+        }
         assert {(span["start"], span["label"]) for span in row["spans"]} <= begun
 
 
 def test_a_run_s_bundle_is_a_base_for_more_of_the_same(finished: Run, tmp_path: Path) -> None:
     file = write_lines(tmp_path, labelled_spans())
-    again = luthier.run(file, base=str(finished.folder), out=tmp_path / "run", set=["training.steps=2", "training.checkpoint_seconds=0"], force=True)
+    again = luthier.run(
+        file, base=str(finished.folder), out=tmp_path / "run", set=["training.steps=2", "training.checkpoint_seconds=0"], force=True
+    )
     assert again.verdict is not None
 
 
 def test_lora_and_freezing_train_the_head_and_ship_adapters_that_peft_can_name(bases: Any, tmp_path: Path) -> None:
     file = write_lines(tmp_path, labelled_spans())
     for kind, more in (("lora", []), ("freeze", ["adaptation.depth=2"])):
-        done = luthier.run(file, base=str(bases("bert").folder), out=tmp_path / kind, set=[*QUICK, f"adaptation.kind={kind}", *more], force=True)
+        done = luthier.run(
+            file, base=str(bases("bert").folder), out=tmp_path / kind, set=[*QUICK, f"adaptation.kind={kind}", *more], force=True
+        )
         assert done.verdict is not None
     adapter = json.loads((tmp_path / "lora" / "bundle" / "adapter" / "adapter_config.json").read_text())
     assert adapter["task_type"] == "TOKEN_CLS"
@@ -308,7 +318,9 @@ def test_a_column_of_spans_is_recognised_and_one_without_is_refused_with_what_to
 def test_a_text_file_of_conll_columns_is_read_where_the_task_says_so(bases: Any, tmp_path: Path) -> None:
     file = tmp_path / "rows.txt"
     sentences = [row["text"].split() for row in labelled_spans()]
-    file.write_text("".join("\n".join(f"{word} {'B-place' if place == 2 else 'O'}" for place, word in enumerate(words)) + "\n\n" for words in sentences))
+    file.write_text(
+        "".join("\n".join(f"{word} {'B-place' if place == 2 else 'O'}" for place, word in enumerate(words)) + "\n\n" for words in sentences)
+    )
     done = luthier.run(file, task="token_labels", base=str(bases("bert").folder), out=tmp_path / "run", set=QUICK, force=True)
     assert done.verdict is not None
     assert Experiment.load(done.folder / "experiment.yaml").data.format == "conll"

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from luthier.data.rows import Rejected, Rows
 
-WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+|[^\w\s]")
+WORD = re.compile(
+    r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+|[^\w\s]"
+)
 """A word, a sign of a script that is written without spaces, or a punctuation mark: what gets one label."""
 OUTSIDE = "O"
 PREFIXED = re.compile(r"([BIESLU])[-_](.+)", re.DOTALL)
@@ -83,9 +85,11 @@ def _span(item: Any) -> Span:
     """
     parts = [item.get(name) for name in ("start", "end", "label")] if isinstance(item, dict) else item
     if not isinstance(parts, list | tuple) or len(parts) != 3:
-        raise ValueError(f'holds {str(item)[:60]!r}, which is no span: write {{"start": 0, "end": 5, "label": "person"}} or [0, 5, "person"]')
+        raise ValueError(
+            f'holds {str(item)[:60]!r}, which is no span: write {{"start": 0, "end": 5, "label": "person"}} or [0, 5, "person"]'
+        )
     start, end, label = parts
-    if any(isinstance(place, bool) or not isinstance(place, int) for place in (start, end)):
+    if not isinstance(start, int) or not isinstance(end, int) or isinstance(start, bool) or isinstance(end, bool):
         raise ValueError(f"holds a span whose start and end are {start!r} and {end!r}: give whole numbers, counted in characters from 0")
     if not isinstance(label, str) or not label.strip():
         raise ValueError(f"holds a span from {start} to {end} without a label: name its kind")

@@ -36,7 +36,9 @@ def no_span(train: Sequence[Example], validation: Sequence[Example]) -> Baseline
     likeliest = int(counts.argmax())
 
     def score(examples: Sequence[Example]) -> Scores:
-        return scores_of_words([(np.tile(logged, (len(example.facts["words"].tags), 1)), example.facts["words"]) for example in examples], kinds)
+        return scores_of_words(
+            [(np.tile(logged, (len(example.facts["words"].tags), 1)), example.facts["words"]) for example in examples], kinds
+        )
 
     return Baseline("no span" if not likeliest else "the most frequent label for every word", score, score(validation))
 

@@ -69,7 +69,9 @@ def each_word_counts_once(context: ProofContext) -> Proof:
         if times > 1 or len(_carrying(example)) > len(twice):
             claim = f"{len(_carrying(example))} labels stand on {len(twice)} words: words that two windows share are counted twice"
             return Proof(held=False, claim=claim, evidence={**row_of(example), "windows": several, "word": list(word)})
-    return Proof(held=True, claim=f"every word of {len(context.read):,} rows ({windows:,} windows) has one label", evidence={"windows": windows})
+    return Proof(
+        held=True, claim=f"every word of {len(context.read):,} rows ({windows:,} windows) has one label", evidence={"windows": windows}
+    )
 
 
 def starts_where_it_must(context: ProofContext) -> Proof:

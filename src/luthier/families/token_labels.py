@@ -76,7 +76,9 @@ class TokenLabelsFamily(TextFamily):
             input, reason = (text, f"{TEXT!r} holds the text") if text else find_text(rows, path, target, ())
             why = f"{why}; {reason}"
         if len(input) > 1:
-            raise DataError(f"{path}: spans are parts of one text, and {' and '.join(input)} are {len(input)}", f"name one: --input {input[0]}")
+            raise DataError(
+                f"{path}: spans are parts of one text, and {' and '.join(input)} are {len(input)}", f"name one: --input {input[0]}"
+            )
         return Columns(self.name, input, target, why)
 
     def reject_reason(self, record: Record, columns: Columns) -> str:
@@ -159,7 +161,9 @@ class TokenLabelsFamily(TextFamily):
         ]
         rows = [(kind, n, *(f"{value:.3f}" for value in values)) for kind, n, *values in sorted(each, key=lambda one: one[-1])]
         return {
-            "tables": [{"title": "Each kind of span, the weakest first", "head": ("kind", "spans", "precision", "recall", "F1"), "rows": rows}]
+            "tables": [
+                {"title": "Each kind of span, the weakest first", "head": ("kind", "spans", "precision", "recall", "F1"), "rows": rows}
+            ]
         }
 
     def describe_errors(self, examples: Sequence[Example], scores: Scores) -> dict[str, Any]:
@@ -185,7 +189,9 @@ class TokenLabelsFamily(TextFamily):
 
         if not records:
             return []
-        examples = objective.prepare([Record(record.row, {name: record.values.get(name) for name in objective.input}) for record in records])
+        examples = objective.prepare(
+            [Record(record.row, {name: record.values.get(name) for name in objective.input}) for record in records]
+        )
         found = score(model, objective, examples).more["said"]
         return [
             {
@@ -219,14 +225,22 @@ def compare_spans(true: Sequence[Span], said: Sequence[Span]) -> list[tuple[str,
             continue
         left.remove(other)
         same = (other.start, other.end) == (span.start, span.end)
-        found.append(("wrong kind" if same else "other beginning or end", span, other.label if same else f"{other.label}, {other.start} to {other.end}"))
+        found.append(
+            (
+                "wrong kind" if same else "other beginning or end",
+                span,
+                other.label if same else f"{other.label}, {other.start} to {other.end}",
+            )
+        )
     return found + [("invented", span, "") for span in left]
 
 
 def _within(span: Span, text: str) -> str:
     """A span in brackets among the words around it."""
     before, behind = text[max(0, span.start - AROUND) : span.start], text[span.end : span.end + AROUND]
-    return f"{'…' if span.start > AROUND else ''}{before}[{text[span.start : span.end]}]{behind}{'…' if span.end + AROUND < len(text) else ''}"
+    return (
+        f"{'…' if span.start > AROUND else ''}{before}[{text[span.start : span.end]}]{behind}{'…' if span.end + AROUND < len(text) else ''}"
+    )
 
 
 def _spans(record: Record, target: str | None) -> list[Span]:

@@ -35,15 +35,11 @@ logging.disable_progress_bar()
 
 ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 """Families that count positions from behind the padding token's number."""
-
-
 PLAIN = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}Assistant: {{ message.content }}{{ eos_token }}\n"
     "{% else %}{{ message.role | capitalize }}: {{ message.content }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """How turns are laid out for a decoder that brings no template: in words that any text has taught it."""
-
-
 USUAL = ("llama",)
 """Families of decoders on which a new head begins with the weights that transformers gives it; SmolLM2 was measured so."""
 QUIET = 0.1
@@ -58,8 +54,7 @@ class PackedNetwork(nn.Module):
         dropout: share of activations dropped while training.
     """
 
-    adapter_task = "CAUSAL_LM"
-    """What PEFT calls its task, for an adapter that is shipped."""
+    adapter_task = "CAUSAL_LM"  # what PEFT calls it, for an adapter that is shipped
 
     def __init__(self, network: Any, dropout: float) -> None:
         super().__init__()

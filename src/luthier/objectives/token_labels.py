@@ -52,7 +52,9 @@ class TokenLabels(Component):
             ExperimentError: the tokenizer does not know where its tokens stand.
         """
         if not tokenizer.is_fast:
-            raise ExperimentError("the base's tokenizer does not say where its tokens stand in a text", "use another base, such as minilm-l6")
+            raise ExperimentError(
+                "the base's tokenizer does not say where its tokens stand in a text", "use another base, such as minilm-l6"
+            )
         return TokenLabelsObjective(self, tokenizer, input, target)
 
 
@@ -170,7 +172,12 @@ def scores_of_words(each: Sequence[tuple[np.ndarray, Words]], kinds: Sequence[st
         right, named, said = count_right(tags, words.tags, words.exact, len(kinds))
         sure = logged.max(1) if len(logged) else np.zeros(0)
         spans = [
-            (int(words.starts[span.first]), int(words.ends[span.last]), kinds[span.kind], float(np.exp(sure[span.first : span.last + 1].min())))
+            (
+                int(words.starts[span.first]),
+                int(words.ends[span.last]),
+                kinds[span.kind],
+                float(np.exp(sure[span.first : span.last + 1].min())),
+            )
             for span in said
         ]
         loss = -float(np.take_along_axis(logged, words.tags[:, None], 1).sum()) if len(logged) else 0.0
@@ -225,7 +232,9 @@ class TokenLabelsObjective(BaseObjective):
             tokens, places, offsets = [], [], []
             for number, window in enumerate(kept):
                 own = [place for place, special in enumerate(encoded["special_tokens_mask"][window]) if not special]
-                first = overlap // 2 if number else 0  # of the tokens that two windows share, each half belongs to the window with more context
+                first = (
+                    overlap // 2 if number else 0
+                )  # of the tokens that two windows share, each half belongs to the window with more context
                 behind = len(own) - (overlap - overlap // 2) if number + 1 < len(kept) else len(own)
                 offsets += [(len(tokens) + place, *encoded["offset_mapping"][window][place]) for place in own[first:behind]]
                 tokens += encoded["input_ids"][window]
@@ -273,9 +282,9 @@ class TokenLabelsObjective(BaseObjective):
         flat = {name: values.cpu().numpy() for name, values in batch.flat.items()}
         carrying = np.flatnonzero(flat["target"] >= 0)
         cuts = np.searchsorted(carrying, batch.lengths.cumsum(0).cpu().numpy())[:-1]
-        columns = [np.split(flat[name][carrying], cuts) for name in ("start", "end", "target", "exact")]
+        starts, ends, tags, exact = (np.split(flat[name][carrying], cuts) for name in ("start", "end", "target", "exact"))
         there = batch.each["there"].double().cpu().numpy()
-        rows = [Words(place, *each, of_kinds) for place, *each, of_kinds in zip(np.split(carrying, cuts), *columns, there, strict=True)]
+        rows = [Words(*each) for each in zip(np.split(carrying, cuts), starts, ends, tags, exact, there, strict=True)]
         return scores_of_words(list(zip(np.split(logged, cuts), rows, strict=True)), self.spec.labels)
 
     def _said(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
