@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from luthier.models.store import Base
     from luthier.models.token_labels import TokenClassifier
 
+SMALL_ENCODER = (2e-4, "small encoders: 3e-5 to 3e-4 (BERT-small grid); on 839 labelled questions 1e-4 was still too slow in 6 epochs (docs/token-labels.md)")  # fmt: skip
+"""Learning rate of a small encoder, and where it comes from."""
 NEARLY_ALL = 0.9
 """Share of the filled cells of a column that are lists of spans, from which on it is a column of spans; the others are set aside, each with its reason."""
 SHOWN = 5
@@ -110,6 +112,12 @@ class TokenLabelsFamily(TextFamily):
         return kept
 
     # starting point
+
+    def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
+        """As of other text families, but for a small encoder that is tuned whole."""
+        if self.role(base) == "small encoder" and adaptation in ("full", "gradual"):
+            return SMALL_ENCODER
+        return super().learning_rate(base, adaptation)
 
     def _long(self, dataset: Dataset) -> float:
         """None: every text is read whole, in windows."""
