@@ -57,7 +57,7 @@ def row(line):
 torch.manual_seed(seed)
 model = AutoModelForTokenClassification.from_pretrained(folder, num_labels=len(tags))
 arguments = TrainingArguments(out + "/peer", seed=seed, learning_rate=ours["lr"], per_device_train_batch_size=ours["batch"], num_train_epochs=ours["epochs"],
-                              warmup_ratio=0.1, weight_decay=0.01, save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True)
+                              warmup_steps=0.1, weight_decay=0.01, save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True)
 train, test = ([row(line) for line in ours["parts"][part]] for part in ("train", "test"))
 trainer = Trainer(model, arguments, train_dataset=train, data_collator=DataCollatorForTokenClassification(tokenizer))
 trainer.train()
