@@ -340,7 +340,7 @@ def show(
     )
     print_tokens(done.pieces, done.learned)
     if done.target:
-        print(f"learned: the class {done.target}")
+        print(f"learned: {'the class ' if done.is_class else ''}{done.target}")
     for number, view in enumerate(done.views, 1):
         print(f"view {number}: {view}")
 

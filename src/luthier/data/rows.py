@@ -106,6 +106,9 @@ ENDINGS = {
     ".json": "json",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".bio": "conll",
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
@@ -258,6 +261,9 @@ def read(
     if is_packed(path) and name not in TEXT_FORMATS:
         raise DataError(f"{path}: {name} files are not read from compressed ones", "unpack it, and give the file itself")
     found = reject_unreadable_rows(SOURCES[name](Reading(path, encoding, header, most, seed, sheet)), str(path))
+    from luthier.data.spans import describe_tokens
+
+    found = describe_tokens(found, str(path))
     if path.is_dir() or there != path:
         return found
     from luthier.data.sources.images import describe_images, image_column

@@ -11,7 +11,7 @@ import numpy as np
 
 from luthier.core.errors import ExperimentError, nearest
 from luthier.core.types import Scores
-from luthier.evaluation import numbers, pairs
+from luthier.evaluation import numbers, pairs, spans
 from luthier.evaluation.auc import anomaly_auc, anomaly_auc_of_resamples, auc, auc_of_resamples
 from luthier.evaluation.bleu import bleu_counts, bleu_of
 from luthier.evaluation.overlap import chrf_counts, chrf_of, rouge_l
@@ -241,6 +241,8 @@ METRICS = _Metrics(
         "micro_f1": Metric(numbers.micro_f1, True, "F1 over all labels of all rows together"),
         "label_macro_f1": Metric(numbers.label_macro_f1, True, "F1 averaged over the labels"),
         "exact_match": Metric(numbers.exact_match, True, "share of rows all of whose labels are right"),
+        "span_f1": Metric(spans.span_f1, True, "F1 over all spans of all rows together", _ratio(spans.twice_right, spans.said_and_there)),
+        "token_accuracy": Metric(spans.token_accuracy, True, "share of words with the right label", _ratio(spans.right_words, _count)),
         "masked_accuracy": Metric(numbers.masked_accuracy, True, "share of hidden tokens that are guessed"),
         "anomaly_auc": Metric(
             anomaly_auc, True, "area under the ROC curve of the anomaly score: abnormal rows against normal ones", anomaly_auc_of_resamples

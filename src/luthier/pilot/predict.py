@@ -67,7 +67,7 @@ def predict(
     found = [_decide(one, top, abstain_below) for one in family.predict(model, objective, rows, limit)]
     found = [{"row": record.row, **one} for record, one in zip(rows, found, strict=True)]
     if out is not None:
-        names = write_predictions(Path(out), values, [_as_columns(one) for one in found])
+        names = write_predictions(Path(out), values, [_as_columns(one, family.structured) for one in found])
         moved = next((name for name, column in names.items() if column != f"predicted_{name}"), None)
         if moved:
             say(f"the rows have columns named predicted_… already: the new ones end in {names[moved].removeprefix(f'predicted_{moved}')}")
@@ -207,13 +207,15 @@ def _decide(one: dict[str, Any], top: int | None, abstain_below: float | None) -
     return decided
 
 
-def _as_columns(one: dict[str, Any]) -> dict[str, Any]:
-    """A prediction as columns of a file, one value each: what is one value already, and lists of such, joined; of the likeliest classes two columns each."""
+def _as_columns(one: dict[str, Any], structured: Sequence[str]) -> dict[str, Any]:
+    """A prediction as columns of a file: what is one value already, and lists of such, joined; of the likeliest classes two columns each; what is `structured` stays as it is."""
     columns: dict[str, Any] = {}
     for name, value in one.items():
         if name == "row":
             continue
-        if value is None or isinstance(value, str | int | float):
+        if name in structured:
+            columns[name] = value
+        elif value is None or isinstance(value, str | int | float):
             columns[name] = round(value, 6) if name == "confidence" and isinstance(value, float) else value
         elif isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
             columns[name] = "; ".join(str(item) for item in value)
