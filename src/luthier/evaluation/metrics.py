@@ -217,6 +217,7 @@ class _Metrics(dict[str, Metric]):
         return _made(name)
 
 
+_MEAN_LOSS = _ratio(lambda scores: scores.loss, lambda scores: scores.count)
 METRICS = _Metrics(
     {
         "accuracy": Metric(accuracy, True, "share of rows given the right class", _ratio(lambda scores: _right(scores), _ones)),
@@ -226,18 +227,8 @@ METRICS = _Metrics(
         ),
         "auc": Metric(auc, True, "area under the ROC curve, averaged over the classes", auc_of_resamples),
         "mcc": Metric(mcc, True, "Matthews' correlation of true and predicted classes", _of_tallies(_mcc_of)),
-        "loss": Metric(
-            loss,
-            False,
-            "mean negative log-likelihood per row (or token), also called log loss",
-            _ratio(lambda scores: scores.loss, lambda scores: scores.count),
-        ),
-        "log_count_error": Metric(
-            loss,
-            False,
-            "weighted squared error of the logarithm of a count",
-            _ratio(lambda scores: scores.loss, lambda scores: scores.count),
-        ),
+        "loss": Metric(loss, False, "mean negative log-likelihood per row (or token), also called log loss", _MEAN_LOSS),
+        "log_count_error": Metric(loss, False, "weighted squared error of the logarithm of a count", _MEAN_LOSS),
         "bits_per_byte": Metric(bits_per_byte, False, "bits for each byte of what is to be said", _ratio(_bits, _bytes)),
         "calibration_error": Metric(calibration_error, False, "gap between confidence and accuracy", _calibration_of_resamples),
         "chrf": Metric(chrf, True, "chrF of the generated answers, 0 to 100", _chrf_of_resamples, answers=True),

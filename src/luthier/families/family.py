@@ -139,7 +139,7 @@ class Family(ABC):
 
         Args:
             dataset: the rows.
-            base: that the person asked for; None takes the family's own.
+            base: that is trained; None where it is made from scratch or, in a family that never is, is the family's own.
             metric: that the person asked for, or "auto".
         """
 
