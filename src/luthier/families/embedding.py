@@ -168,6 +168,7 @@ class EmbeddingFamily(Family):
             self.batch_size(dataset, epochs),
             *text_defaults.schedule(),
             *text_defaults.regularisation(dropout=0.1, decay=0.01),
+            Choice("training.dtype", "float32", "vectors are kept and compared elsewhere: bfloat16 would move them by hundredths"),
             *self.metric(dataset, metric),
         ]
 
