@@ -184,13 +184,15 @@ def _decide(one: dict[str, Any], top: int | None, abstain_below: float | None) -
 
 
 def _as_columns(one: dict[str, Any]) -> dict[str, Any]:
-    """A prediction as columns of a file, one value each: what is one value already, and lists of such, joined; of the likeliest classes two columns each."""
+    """A prediction as columns of a file, one value each: what is one value already, and lists of such, joined; a vector as it is; of the likeliest classes two columns each."""
     columns: dict[str, Any] = {}
     for name, value in one.items():
         if name == "row":
             continue
         if value is None or isinstance(value, str | int | float):
             columns[name] = round(value, 6) if name == "confidence" and isinstance(value, float) else value
+        elif isinstance(value, list) and value and all(isinstance(item, float) for item in value):
+            columns[name] = value  # a vector
         elif isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
             columns[name] = "; ".join(str(item) for item in value)
     for place, each in enumerate(one.get("top", ()), 1):
