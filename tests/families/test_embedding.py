@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import luthier
+from luthier.app.reporters import format_prediction
 from luthier.core.errors import DataError, ExperimentError, LuthierError, ModelError
 from luthier.core.types import Loss, Record
 from luthier.data.spec import Data
@@ -171,6 +172,16 @@ def test_a_base_is_pooled_as_its_own_files_say(bases: Any, tmp_path: Path) -> No
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
     with pytest.raises(ModelError, match="pooling_mode_max_tokens"):
         models.load_embedding(inspect(folder, "base"), "auto", 256, 0.0, 0)
+
+
+def test_similarity_of_bases_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="similarity is read off classes or answers"):
+        luthier.similar(write_lines(tmp_path, questions()), ["minilm-l6"])
+
+
+def test_a_vector_and_a_similarity_are_lines_in_a_terminal() -> None:
+    assert format_prediction({"row": 1, "vector": [0.6, -0.8]}, False) == "[0.6, -0.8]"
+    assert format_prediction({"row": 1, "vector": [0.6, -0.8], "similarity": 0.25, "other_vector": [1.0, 0.0]}, False) == "0.25"
 
 
 # planted bugs

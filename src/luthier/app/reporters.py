@@ -32,7 +32,7 @@ def warn(line: str) -> None:
 
 
 def format_prediction(row: dict[str, Any], as_json: bool) -> str:
-    """A prediction as a line: of a classifier its label and confidence; as JSON with all probabilities, or with those of the likeliest classes.
+    """A prediction as a line: of a classifier its label and confidence; of two texts their similarity, of one its vector; as JSON with all probabilities, or with those of the likeliest classes.
 
     Args:
         row: as `predict` returns it.
@@ -44,6 +44,8 @@ def format_prediction(row: dict[str, Any], as_json: bool) -> str:
         return json.dumps(said | ({"probabilities": likeliest} if likeliest else {}), ensure_ascii=False)
     if "text" in row:
         return clean(row["text"])
+    if "vector" in row:
+        return f"{row['similarity']:.6g}" if "similarity" in row else json.dumps([round(value, 6) for value in row["vector"]])
     if "label" not in row:  # a number, or several labels
         (said,) = (value for name, value in row.items() if name not in ("row", "probabilities"))
         return clean("; ".join(said) or "(no label)") if isinstance(said, list) else f"{said:.6g}"
