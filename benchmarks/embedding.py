@@ -121,7 +121,9 @@ def measured(out: Path, name: str, python: str, code: str, *given: Any) -> list[
     """What a program prints behind RESULT; what is known already is not asked again."""
     kept = out / f"{name}.result"
     if not kept.exists():
-        done = subprocess.run([python, "-c", code, *map(str, given)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+        done = subprocess.run(
+            [python, "-c", code, *map(str, given)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+        )
         if done.returncode:
             raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
         kept.write_text(done.stdout.split("RESULT")[-1])
@@ -159,4 +161,6 @@ if __name__ == "__main__":
             rounds["theirs"].append(measured(out, f"train-theirs-{number}", given.peer_python, PEER_TRAINING, out, number, folder))
         for who, found in rounds.items():
             seconds, mrr, recall = (median(each[place] for each in found) for place in range(3))
-            print(f"{who}: {seconds:.0f} s of processor time (ours with proofs, baselines and report), MRR {mrr:.3f}, recall@1 {recall:.3f}; medians of {given.rounds}")
+            print(
+                f"{who}: {seconds:.0f} s of processor time (ours with proofs, baselines and report), MRR {mrr:.3f}, recall@1 {recall:.3f}; medians of {given.rounds}"
+            )

@@ -98,7 +98,9 @@ def test_an_explicit_task_is_refused_with_what_to_name(tmp_path: Path) -> None:
         load_dataset(Data(path=str(write_lines(tmp_path, triples())), task="embedding", input=("anchor", "positive"), target="negative"))
     with pytest.raises(DataError, match="three columns"):
         table = [{**row, "score": 1.0} for row in triples()]
-        load_dataset(Data(path=str(write_lines(tmp_path, table)), task="embedding", input=("anchor", "positive", "negative"), target="score"))
+        load_dataset(
+            Data(path=str(write_lines(tmp_path, table)), task="embedding", input=("anchor", "positive", "negative"), target="score")
+        )
 
 
 def test_rows_that_cannot_be_learned_from_are_set_aside_by_name(tmp_path: Path) -> None:
@@ -166,7 +168,10 @@ def test_a_base_is_pooled_as_its_own_files_say(bases: Any, tmp_path: Path) -> No
     for file in base.folder.iterdir():
         (folder / file.name).symlink_to(file)
     (folder / "1_Pooling").mkdir()
-    for said, expected in (({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"), ({"pooling_mode": "mean"}, "mean")):
+    for said, expected in (
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode": "mean"}, "mean"),
+    ):
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(said))
         assert models.load_embedding(inspect(folder, "base"), "auto", 256, 0.0, 0).pooling == expected
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
@@ -289,7 +294,11 @@ def test_a_bundle_gives_vectors_is_read_by_plain_transformers_and_is_a_base(base
 
     # as sentence-transformers reads it: the modules, their settings, and the same numbers
     modules = json.loads((bundle / "modules.json").read_text())
-    assert [(each["path"], each["type"].split(".")[-1]) for each in modules] == [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    assert [(each["path"], each["type"].split(".")[-1]) for each in modules] == [
+        ("", "Transformer"),
+        ("1_Pooling", "Pooling"),
+        ("2_Normalize", "Normalize"),
+    ]
     pooling = json.loads((bundle / "1_Pooling" / "config.json").read_text())
     longest = json.loads((bundle / "sentence_bert_config.json").read_text())["max_seq_length"]
     assert pooling["pooling_mode_mean_tokens"] is True and pooling["pooling_mode_cls_token"] is False
@@ -306,9 +315,13 @@ def test_a_bundle_gives_vectors_is_read_by_plain_transformers_and_is_a_base(base
     assert models.load_embedding(base, "auto", 256, 0.0, 0).pooling == "mean"
     labelled = tmp_path / "labelled"
     labelled.mkdir()
-    after = luthier.run(write_lines(labelled, rows(120)), base=str(run.folder), out=tmp_path / "classes", set=["training.steps=4"], force=True)
+    after = luthier.run(
+        write_lines(labelled, rows(120)), base=str(run.folder), out=tmp_path / "classes", set=["training.steps=4"], force=True
+    )
     assert after.verdict is not None and after.verdict["task"] == "classification"
-    more = luthier.run(write_lines(tmp_path, triples()), base=str(run.folder), out=tmp_path / "more", set=["training.steps=2", quick[-1]], force=True)
+    more = luthier.run(
+        write_lines(tmp_path, triples()), base=str(run.folder), out=tmp_path / "more", set=["training.steps=2", quick[-1]], force=True
+    )
     assert more.verdict is not None and more.verdict["base"]["value"] == pytest.approx(run.verdict["test"]["value"], abs=1e-4)  # type: ignore[index]
 
 

@@ -22,7 +22,9 @@ from luthier.objectives.embedding import Embedding, no_negatives
 TEXTS = ("pizza at the river", "a drum", "the castle and its food", "the stone was great, and so was the garden behind it", "an awful meal")
 
 
-def opened(bases: Any, kind: str = "bert", columns: tuple[str, ...] = ("anchor", "positive"), target: str | None = None, **fields: Any) -> Any:
+def opened(
+    bases: Any, kind: str = "bert", columns: tuple[str, ...] = ("anchor", "positive"), target: str | None = None, **fields: Any
+) -> Any:
     """A tiny base and the objective at work."""
     base = bases(kind)
     spec = Embedding(**fields)
@@ -69,7 +71,10 @@ def test_loss_and_gradients_are_those_of_multiple_negatives_ranking_in_plain_tor
 def test_the_loss_of_scores_is_the_squared_distance_of_the_cosine(bases: Any) -> None:
     columns = ("anchor", "positive")
     model, objective = opened(bases, columns=columns, target="score", low=0.0, high=5.0)
-    rows = [Record(1, {"anchor": TEXTS[0], "positive": TEXTS[1], "score": "5"}), Record(2, {"anchor": TEXTS[2], "positive": TEXTS[3], "score": 1.0})]
+    rows = [
+        Record(1, {"anchor": TEXTS[0], "positive": TEXTS[1], "score": "5"}),
+        Record(2, {"anchor": TEXTS[2], "positive": TEXTS[3], "score": 1.0}),
+    ]
     batch = objective.collate(objective.prepare(rows), 0, HELD_OUT)
     one, two = (plain_vectors(model, objective.tokenizer, [str(row.values[name]) for row in rows]) for name in columns)
     expected = (cosine_similarity(one, two) - torch.tensor([1.0, 0.2])).square().sum()
@@ -78,7 +83,7 @@ def test_the_loss_of_scores_is_the_squared_distance_of_the_cosine(bases: Any) ->
 
 
 def test_where_all_vectors_are_alike_the_loss_is_the_logarithm_of_the_texts_to_choose_from(bases: Any) -> None:
-    model, objective = opened(bases)
+    _, objective = opened(bases)
     rows = records(*((f"a {number}", f"b {number}") for number in range(4)))
     batch = objective.collate(objective.prepare(rows), 0, HELD_OUT)
     alike = torch.ones(4, 2, 3) / 3**0.5
@@ -89,7 +94,11 @@ def test_where_all_vectors_are_alike_the_loss_is_the_logarithm_of_the_texts_to_c
 def test_what_belongs_to_a_row_is_no_negative_where_it_stands_in_another(bases: Any) -> None:
     _, objective = opened(bases, columns=("anchor", "positive", "negative"))
     rows = records(
-        ("one", "yes", "no"), ("two", "YES ", "perhaps"), ("one", "aye", "never"), ("yes", "one", "two"), columns=("anchor", "positive", "negative")
+        ("one", "yes", "no"),
+        ("two", "YES ", "perhaps"),
+        ("one", "aye", "never"),
+        ("yes", "one", "two"),
+        columns=("anchor", "positive", "negative"),
     )
     keys = objective.collate(objective.prepare(rows), 0, HELD_OUT).each["key"]
     found = no_negatives(keys)
@@ -120,7 +129,11 @@ def test_ranks_count_the_same_text_once_and_every_right_one_as_right() -> None:
     assert found["rank"].tolist() == [1, 2, 1]
     assert found["wrong"].tolist() == [1, 0, 1]
     assert score_retrieval(queries, documents, ["a", "b", "a"], ["x", "y", "z"])["rank"].tolist() == [1, 3, 1]
-    assert score_retrieval(np.zeros((3, 3)), documents, ["a", "b", "c"], ["x", "y", "z"])["rank"].tolist() == [2, 2, 2]  # all at the same cosine
+    assert score_retrieval(np.zeros((3, 3)), documents, ["a", "b", "c"], ["x", "y", "z"])["rank"].tolist() == [
+        2,
+        2,
+        2,
+    ]  # all at the same cosine
     assert score_retrieval(queries, documents, ["a", "b", "y"], ["x", "y", "x"])["rank"].tolist() == [1, 2, 1]  # itself is left out
     broken = np.where(np.arange(9).reshape(3, 3) == 0, np.nan, documents)
     assert np.isnan(score_retrieval(queries, broken, ["a", "b", "c"], ["x", "y", "z"])["rank"]).all()
@@ -134,7 +147,9 @@ def test_metrics_are_means_over_the_places(bases: Any) -> None:
     assert found["mrr"] == pytest.approx(float((1 / scores.more["rank"]).mean()))
     assert found["recall_at_1"] == pytest.approx(float((scores.more["rank"] == 1).mean()))
     assert found["recall_at_10"] == 1.0
-    vectors = [plain_vectors(model, objective.tokenizer, [str(row.record.values[name]) for row in examples]) for name in ("anchor", "positive")]
+    vectors = [
+        plain_vectors(model, objective.tokenizer, [str(row.record.values[name]) for row in examples]) for name in ("anchor", "positive")
+    ]
     cosines = cosine_similarity(vectors[0][:, None], vectors[1][None], dim=-1)
     plain = 1 + (cosines > cosines.diagonal()[:, None]).sum(1)
     assert scores.more["rank"].tolist() == plain.tolist()

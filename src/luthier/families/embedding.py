@@ -90,9 +90,14 @@ class EmbeddingFamily(Family):
             )
         target = asked.target or (None if _is_known(input) else _find_score(rows, input))
         if target is not None and len(input) == 3:
-            raise DataError(f"{path}: a score says how near two texts are, and three columns were named", "name two with --input, or leave --target out")
+            raise DataError(
+                f"{path}: a score says how near two texts are, and three columns were named", "name two with --input, or leave --target out"
+            )
         if target is not None and all(math.isnan(number_of(row.get(target))) for row in rows.values):
-            raise DataError(f"{path}: the column {target!r} holds no numbers", "name the column of the scores with --target, or leave it out: then all pairs belong together")
+            raise DataError(
+                f"{path}: the column {target!r} holds no numbers",
+                "name the column of the scores with --target, or leave it out: then all pairs belong together",
+            )
         return Columns(self.name, input, target, _reason(input, target))
 
     def reject_reason(self, record: Record, columns: Columns) -> str:
@@ -148,7 +153,9 @@ class EmbeddingFamily(Family):
         name = columns.target or columns.input[1]
         kinds = {same_text(record.values.get(name)) for record in parts["train"]}
         if len(kinds) == 1:
-            raise DataError(f"{path}: every row has the same {name} ({kinds.pop()[:40]!r}): there is nothing to tell apart", "give rows with others too")
+            raise DataError(
+                f"{path}: every row has the same {name} ({kinds.pop()[:40]!r}): there is nothing to tell apart", "give rows with others too"
+            )
         return ()
 
     # starting point
@@ -190,7 +197,11 @@ class EmbeddingFamily(Family):
                 f"take {'spearman' if scored else 'mrr, recall_at_1 or recall_at_10'}, or leave --metric out",
             )
         name = ("spearman" if scored else "mrr") if asked == AUTO else asked
-        why = "the order of the cosines is what counts, not their size" if scored else "how near the first place the right text is, among all held-out ones"
+        why = (
+            "the order of the cosines is what counts, not their size"
+            if scored
+            else "how near the first place the right text is, among all held-out ones"
+        )
         return [Choice("training.metric", name, why)]
 
     # model and loss
@@ -213,11 +224,18 @@ class EmbeddingFamily(Family):
         low = spec.low if spec.low is not None else 0.0 if own else lowest
         high = spec.high if spec.high is not None else 1.0 if own else highest
         if high <= low:
-            raise ExperimentError(f"objective.low is {low:g} and objective.high {high:g}: the scale has no length", "set low below high, or leave both out")
-        outside = next(((number, record) for number, record in numbers if not (own and spec.low is None) and not low <= number <= high), None)
+            raise ExperimentError(
+                f"objective.low is {low:g} and objective.high {high:g}: the scale has no length", "set low below high, or leave both out"
+            )
+        outside = next(
+            ((number, record) for number, record in numbers if not (own and spec.low is None) and not low <= number <= high), None
+        )
         if outside is not None:
             number, record = outside
-            raise DataError(f"{record.source}, line {record.row}: the score {number:g} lies outside the scale from {low:g} to {high:g}", "mend the row, or set objective.low and objective.high")
+            raise DataError(
+                f"{record.source}, line {record.row}: the score {number:g} lies outside the scale from {low:g} to {high:g}",
+                "mend the row, or set objective.low and objective.high",
+            )
         return spec.model_copy(update={"low": low, "high": high})
 
     # proofs
@@ -346,7 +364,9 @@ def cosine_of_words(train: Sequence[Example], validation: Sequence[Example], obj
         cosine = np.asarray(one.multiply(two).sum(1)).ravel()
         actual = np.array([np.nan if example.target is None else example.target for example in examples])
         losses = (cosine - actual) ** 2  # NaN of pairs: their loss depends on the rows of a step
-        return objective.with_ranks(Scores(losses, np.ones(len(examples)), more={"predicted": cosine, "actual": actual}), examples, one, two)
+        return objective.with_ranks(
+            Scores(losses, np.ones(len(examples)), more={"predicted": cosine, "actual": actual}), examples, one, two
+        )
 
     return Baseline("TF-IDF cosine", score, score(validation))
 
@@ -363,7 +383,15 @@ def describe_neighbours(scores: Scores) -> dict[str, Any]:
     if np.isnan(rank).all():
         far = np.argsort(-np.abs(more["predicted"] - more["actual"]), kind="stable")[:SHOWN]
         rows = [(more["anchor"][row], more["positive"][row], f"{more['actual'][row]:.3f}", f"{more['predicted'][row]:.3f}") for row in far]
-        return {"tables": [{"title": "Pairs whose cosine is farthest from their score", "head": ("text", "other text", "asked for", "cosine"), "rows": rows}]}
+        return {
+            "tables": [
+                {
+                    "title": "Pairs whose cosine is farthest from their score",
+                    "head": ("text", "other text", "asked for", "cosine"),
+                    "rows": rows,
+                }
+            ]
+        }
     lead = np.where(rank > 1, more["wrong_cosine"] - more["predicted"], -np.inf)
     wrong = [row for row in np.argsort(-lead, kind="stable")[:SHOWN] if rank[row] > 1]
     rows = [
@@ -371,10 +399,20 @@ def describe_neighbours(scores: Scores) -> dict[str, Any]:
         for row in wrong
     ]  # fmt: skip
     edges = ((1, 1), (2, 3), (4, 10), (11, math.inf))
-    places = [(f"{low}" if low == high else f"{low} and more" if math.isinf(high) else f"{low} to {high}", int(((rank >= low) & (rank < high + 1)).sum())) for low, high in edges]
+    places = [
+        (
+            f"{low}" if low == high else f"{low} and more" if math.isinf(high) else f"{low} to {high}",
+            int(((rank >= low) & (rank < high + 1)).sum()),
+        )
+        for low, high in edges
+    ]
     return {
         "tables": [
-            {"title": "Nearest wrong neighbours", "head": ("anchor", "right text (cosine)", "its place", "nearest other text (cosine)"), "rows": rows},
+            {
+                "title": "Nearest wrong neighbours",
+                "head": ("anchor", "right text (cosine)", "its place", "nearest other text (cosine)"),
+                "rows": rows,
+            },
             {"title": "The place of the right text", "head": ("place", "rows"), "rows": places},
         ]
     }

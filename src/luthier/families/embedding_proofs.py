@@ -64,7 +64,7 @@ def the_loss_is_that_of_the_definition(context: ProofContext) -> Proof:
         expected = float(_written_out(context, _by_definition(context, model, rows), rows))
     apart = abs(found - expected) / max(abs(expected), 0.1)
     held = apart <= ALLOWED
-    what = "the score of the row itself" if context.objective.target is not None else "the row's own text" # type: ignore[attr-defined]
+    what = "the score of the row itself" if context.objective.target is not None else "the row's own text"  # type: ignore[attr-defined]
     return Proof(held=held, evidence={"loss": found, "expected": expected, "relative_difference": apart, "allowed": ALLOWED},
                  claim=f"the loss is {found:.5f}; where {what} is the right answer it is {expected:.5f}")  # fmt: skip
 

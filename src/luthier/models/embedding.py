@@ -131,7 +131,9 @@ def own_pooling(base: Base) -> str:
     modes = [said["pooling_mode"]] if isinstance(said.get("pooling_mode"), str) else [name for name, on in said.items() if name.startswith("pooling_mode") and on is True]  # fmt: skip
     found = [KNOWN_POOLINGS.get(mode, mode) for mode in modes]
     if found not in (["mean"], ["cls"]):
-        raise ModelError(f"{base.name} pools its tokens by {', '.join(found) or 'nothing'}", "mean and cls are known: --set objective.pooling=mean")
+        raise ModelError(
+            f"{base.name} pools its tokens by {', '.join(found) or 'nothing'}", "mean and cls are known: --set objective.pooling=mean"
+        )
     return found[0]
 
 
@@ -143,7 +145,10 @@ def write_sentence_transformers(folder: Path, model: EmbeddingModel) -> list[str
         model: that ships.
     """
     kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-    pooling = {"word_embedding_dimension": model.network.config.hidden_size, **{name: kind == model.pooling for name, kind in KNOWN_POOLINGS.items()}}
+    pooling = {
+        "word_embedding_dimension": model.network.config.hidden_size,
+        **{name: kind == model.pooling for name, kind in KNOWN_POOLINGS.items()},
+    }
     files: dict[str, Any] = {
         "modules.json": [
             {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"} for number, (path, kind) in enumerate(kinds)

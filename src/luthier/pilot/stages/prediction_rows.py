@@ -21,9 +21,7 @@ TURNS = ("messages", "conversations")
 """Columns that hold the turns of a conversation; a text there is one turn."""
 
 
-def rows_to_predict(
-    data: Any, columns: Sequence[str], chat: bool, optional: Sequence[str] = ()
-) -> tuple[list[Record], Path | None]:
+def rows_to_predict(data: Any, columns: Sequence[str], chat: bool, optional: Sequence[str] = ()) -> tuple[list[Record], Path | None]:
     """Read and check what a bundle is asked about.
 
     Args:

@@ -78,7 +78,8 @@ def packed_is_alone(context: ProofInputs) -> Proof:
             )
     return Proof(
         held=True,
-        claim=f"a row's {'loss is' if own.shape[1] == 1 else 'vectors are'} the same packed, alone" + (" and by transformers' own forward pass" if compared else ""),
+        claim=f"a row's {'loss is' if own.shape[1] == 1 else 'vectors are'} the same packed, alone"
+        + (" and by transformers' own forward pass" if compared else ""),
         evidence=evidence,
     )
 
