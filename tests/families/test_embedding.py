@@ -18,7 +18,7 @@ from luthier.core.types import Loss, Record
 from luthier.data.spec import Data
 from luthier.evaluation.metrics import measure
 from luthier.families import family_of
-from luthier.families.embedding import cosine_of_words, describe_neighbours
+from luthier.families.embedding_report import cosine_of_words, describe_neighbours
 from luthier.families.recognise import load_dataset
 from luthier.models import embedding as models
 from luthier.models.pretrained import load_tokenizer

@@ -128,7 +128,10 @@ def own_pooling(base: Base) -> str:
     if not file.is_file():
         return "mean"
     said = json.loads(file.read_text())
-    modes = [said["pooling_mode"]] if isinstance(said.get("pooling_mode"), str) else [name for name, on in said.items() if name.startswith("pooling_mode") and on is True]  # fmt: skip
+    named = said.get("pooling_mode")
+    modes: list[str] = (
+        [named] if isinstance(named, str) else [name for name, on in said.items() if name.startswith("pooling_mode") and on is True]
+    )
     found = [KNOWN_POOLINGS.get(mode, mode) for mode in modes]
     if found not in (["mean"], ["cls"]):
         raise ModelError(
