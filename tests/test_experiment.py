@@ -82,3 +82,17 @@ def test_every_verb_refuses_what_names_no_change(verb: str, tmp_path: Path) -> N
     wrong: Any = 5
     with pytest.raises(ExperimentError, match="names no changes"):
         getattr(luthier, verb)(about, set=wrong)
+
+
+@pytest.mark.parametrize("text", ["[1", "a: [", "2026-13-45", "{", "'", "&", "*x", "!!python/name:os.system"])
+def test_what_is_no_yaml_is_a_text_that_the_field_refuses(text: str) -> None:
+    assert number(text) == text
+    with pytest.raises(ExperimentError, match=r"optimizer.lr: input should be a valid number"):
+        experiment().set(f"optimizer.lr={text}")
+
+
+@pytest.mark.parametrize("verb", ["train", "plan", "prove"])
+def test_rows_that_are_given_as_an_experiment_are_named_for_what_they_are(verb: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\na,b\n")
+    with pytest.raises(ExperimentError, match=r"rows.csv holds rows, not an experiment[\s\S]*luthier run .*rows.csv"):
+        getattr(luthier, verb)(tmp_path / "rows.csv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from luthier.adaptation import ADAPTATIONS
 from luthier.core.component import Component, build, from_table, set_at_path
 from luthier.core.errors import ExperimentError
 from luthier.data.augment import Augment
+from luthier.data.rows import names_table
 from luthier.data.spec import Data
 from luthier.families import OBJECTIVES
 from luthier.models.spec import Model
@@ -122,8 +124,10 @@ class Experiment(Component):
         """Read a YAML file.
 
         Raises:
-            ExperimentError: it is missing, not YAML, or not an experiment.
+            ExperimentError: it is missing, rows, not YAML, or not an experiment.
         """
+        if path.suffix.lower() not in (".yaml", ".yml", ".json") and names_table(path) and path.exists():
+            raise ExperimentError(f"{path} holds rows, not an experiment", f"begin with the rows: `luthier run {path}`, or `luthier run {path} --plan-only` for the experiment alone")  # fmt: skip
         try:
             value = yaml.safe_load(path.read_text())
         except FileNotFoundError:
@@ -237,15 +241,15 @@ def _assignments_of(path: object, value: object, example: str) -> list[str]:
 
 def _reads_as_itself(text: str) -> bool:
     """Whether a text is still this text once YAML has read it: "no" and "1e-4" are not."""
-    try:
-        return text == text.strip() and number(text) == text
-    except yaml.YAMLError:
-        return False
+    return text == text.strip() and number(text) == text
 
 
 def number(text: str) -> Any:
-    """A value as YAML reads it, and 3e-4 as the number it is meant to be."""
+    """A value as YAML reads it, and 3e-4 as the number it is meant to be; what is no YAML is a text."""
+    with contextlib.suppress(ValueError):
+        if any(mark in text for mark in "eE."):
+            return float(text)
     try:
-        return float(text) if any(mark in text for mark in "eE.") else yaml.safe_load(text)
-    except ValueError:
         return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # a bracket that is never closed; a date such as 2026-13-45
+        return text

@@ -29,6 +29,7 @@ print("END", flush=True)
         ("one\n\ntwo\nthree\n", False, ["one\n\ntwo\nthree"]),
         ("one\n\ntwo\r\n", True, ["one", "two"]),
         ('first\n"""\nline one\n\n  line two\n"""\n\nlast\n', False, ["first", "line one\n\n  line two", "last"]),
+        ('first\n"""\nline one\nline two\n"""\nlast\n', True, ["first", "line one\nline two", "last"]),
         ('"""\n"""\nonly\n', False, ["only"]),
         ('say """ twice', False, ['say """ twice']),
         ("", False, []),

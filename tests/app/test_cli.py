@@ -101,6 +101,8 @@ def test_several_changes_behind_one_flag_are_that_many_flags(typed: str, meant: 
         (("resume", "nowhere"), "is not a run folder"),
         (("predict", "nowhere", "text"), "there is no bundle"),
         (("models", "show", "nothing"), "there is no base"),
+        (("check", __file__, "--fix", f"{__file__}/fixed.csv"), "cannot be written"),
+        (("check", __file__, "--page", f"{__file__}/page.html"), "cannot be written"),
     ],
 )
 def test_a_mistake_ends_with_exit_code_2_and_one_message(tmp_path: Path, words: tuple[str, ...], message: str) -> None:

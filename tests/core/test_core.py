@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from luthier.core.errors import ExperimentError, RunError, nearest
+from luthier.core.errors import DiskFailed, DiskFull, ExperimentError, RunError, nearest
 from luthier.core.randomness import mix, permutation
-from luthier.core.run import Run
+from luthier.core.run import AGAIN, Run, check_writable, name_disk_errors, write_file
 from luthier.core.words import several
 from luthier.experiment import Experiment
 from tests.training.test_steps import experiment
@@ -109,3 +113,55 @@ def test_of_very_many_known_names_only_the_nearest_are_listed() -> None:
     assert said.startswith("did you mean 'card_lost'? Known: card_lost")
     assert said.endswith(" and 87 more")
     assert len(said) < 300
+
+
+@pytest.mark.parametrize("base, said", [(None, ""), ({"value": 1.5}, "base 1.5000, ")])
+def test_a_finished_run_is_shown_with_the_baselines_that_it_has(tmp_path: Path, base: dict[str, float] | None, said: str) -> None:
+    run = Run(tmp_path)
+    assert repr(run) == f"Run({str(tmp_path)!r}, unfinished)"
+    test = {"value": 1.0, "low": 0.5, "high": float("inf")}
+    run.write_json("verdict.json", {"verdict": "improved", "metric": "rmse", "test": test, "base": base, "trivial": {"value": 2.0}})
+    assert repr(run) == f"Run({str(tmp_path)!r}, improved: test rmse 1.0000 [0.5000, inf], {said}trivial 2.0000)"
+
+
+def test_numbers_that_are_not_finite_are_numbers_again_in_a_verdict(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write_json("verdict.json", {"name": "ridge", "test": {"value": float("inf"), "low": float("-inf"), "high": float("nan"), "n": 3}})
+    verdict = run.verdict
+    assert verdict is not None
+    assert (verdict["name"], verdict["test"]["n"], verdict["test"]["value"], verdict["test"]["low"]) == (
+        "ridge",
+        3,
+        float("inf"),
+        float("-inf"),
+    )
+    assert math.isnan(verdict["test"]["high"])
+    assert json.loads((tmp_path / "verdict.json").read_text())["test"]["value"] == "Infinity"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG])
+def test_a_place_that_cannot_be_written_is_one_message(code: int) -> None:
+    with (
+        pytest.raises(DiskFailed, match=f"page.html cannot be written: {os.strerror(code)}[\\s\\S]*choose another place"),
+        name_disk_errors("page.html"),
+    ):
+        raise OSError(code, os.strerror(code))
+    with pytest.raises(ConnectionResetError), name_disk_errors("page.html"):  # a fetch that broke is no matter of the disk
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+    for then, said in ((AGAIN, "type the command again"), ("then `luthier resume` the run", "luthier resume")):
+        with pytest.raises(DiskFull, match=said), name_disk_errors("page.html", then):
+            raise OSError(errno.ENOSPC, "full")
+
+
+def test_whether_a_file_can_be_written_is_seen_before_the_work(tmp_path: Path) -> None:
+    old = tmp_path / "old.csv"
+    old.write_text("as it was")
+    check_writable(old)
+    check_writable(tmp_path / "new" / "folder" / "x.csv")
+    assert old.read_text() == "as it was" and not list((tmp_path / "new" / "folder").iterdir())
+    places = [old / "x.csv", tmp_path, tmp_path / ("a" * 300) / "x.csv", *([Path("/proc/x.csv")] if Path("/proc/self").exists() else [])]
+    for place in places:
+        with pytest.raises(DiskFailed, match="cannot be written"):
+            check_writable(place)
+        with pytest.raises(DiskFailed, match="cannot be written"):
+            write_file(place, "")

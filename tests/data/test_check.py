@@ -22,6 +22,7 @@ from luthier.data.check.labels import (
     out_of_fold_twice,
     wrong_label_probability,
 )
+from luthier.data.check.numbers import find_far
 from luthier.data.check.personal import find_personal_data, iban, luhn
 from luthier.data.check.sheet import Sheet
 from luthier.families import family_of
@@ -34,7 +35,7 @@ def sheet(
     rows = rows or [(sentence(number), "ab"[number % 2]) for number in range(80)]
     places = [parts(number) if parts else ("train", "train", "train", "validation", "test")[number % 5] for number in range(len(rows))]
     return Sheet(
-        [Record(number + 1, {}, "rows.csv") for number in range(len(rows))], places, parts is not None, family_of(task).kind,
+        [Record(number + 1, {}, f"{places[number]}.csv" if parts else "rows.csv") for number in range(len(rows))], places, parts is not None, family_of(task).kind,
         [text for text, _ in rows], [label for _, label in rows], **more,
     )  # fmt: skip
 
@@ -107,6 +108,36 @@ def test_a_check_is_silent_about_clean_rows(name: str) -> None:
 def test_a_label_that_can_be_read_off_the_form_is_told(view: str, text: Callable[[int], str]) -> None:
     rows = sheet([(text(number), "ab"[number % 2]) for number in range(200)])
     assert view in [one.evidence["view"] for one in CHECKS["shortcuts"](rows)]
+
+
+def test_a_number_far_from_all_others_is_named_and_heavy_tails_are_not() -> None:
+    draw = np.random.default_rng(0)
+    prices = [*draw.lognormal(3, 2, 400).tolist(), 99999999.0]
+    rows = sheet([(sentence(number), f"{price}") for number, price in enumerate(prices)], task="regression")
+    (found,) = CHECKS["numbers"](rows)
+    assert [row["line"] for row in found.evidence["rows"]] == [401] and found.evidence["rows"][0]["note"] == "1e+08"
+    assert not CHECKS["numbers"](sheet([(sentence(number), f"{price}") for number, price in enumerate(prices[:-1])], task="regression"))
+    assert find_far([0.0] * 90 + [1.0] * 9 + [1e9], [0.0] * 90 + [1.0] * 9 + [1e9], 1e6) == [99]  # half and more are the same
+    assert find_far([-1.7e308, 0.0, 1.7e308], [1.0, 2.0, 3.0, 4.0], 1e6) == [0, 2]
+    assert find_far([5.0, 5.0], [5.0, 5.0], 1e6) == []
+
+
+def three(number: int) -> str:
+    return "train" if number < 60 else "validation" if number < 80 else "test"
+
+
+def test_given_test_rows_that_chose_the_model_are_leakage_too_and_no_part_keeps_such_copies_together() -> None:
+    rows = sheet([*clean(), (sentence(65) + "!", "b"), (sentence(3), "b"), (sentence(66) + " indeed", "a")], parts=three)
+    found = {one.check: one for one in CHECKS["leakage"](rows)}
+    assert found["leakage"].claim == "2 of 3 given test rows are also training or validation rows"
+    assert [row["note"] for row in found["leakage"].evidence["rows"]] == ["validation line 66", "training line 4"]
+    assert found["leakage"].evidence["drop"] == [["train.csv", 4]]  # --fix writes the training file alone
+    assert "out of the validation or the test file" in found["leakage"].remedy
+    assert found["leakage.near"].claim == "1 of 3 given test rows are nearly validation rows"
+    copies = {one.check: one.remedy for one in CHECKS["duplicates"](rows)}
+    assert all("some lie in two parts" in remedy for remedy in copies.values()) and len(copies) == 2
+    inside = sheet([*clean(), (sentence(79), "b")], parts=lambda number: "train" if number < 60 else "test")
+    assert "cannot flatter" in CHECKS["duplicates"](inside)[0].remedy
 
 
 def test_a_row_unlike_all_others_is_an_outlier() -> None:

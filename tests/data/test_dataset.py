@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
+from encodings.aliases import aliases
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from luthier.data.rows import Rows, read
 from luthier.data.spec import Data
 from luthier.data.split import folds, split
 from luthier.families.recognise import load_dataset, recognise
+from tests.data.test_malformed import sentence
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -32,6 +35,25 @@ def test_only_a_line_feed_ends_a_json_line(tmp_path: Path) -> None:
     rows = [{"text": f"a{mark}b"} for mark in "\u2028\u2029\x85\x0b\x0c"]
     file = written(tmp_path, "a.jsonl", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
     assert read(file).values == rows
+
+
+@pytest.mark.parametrize(
+    "encoding, said",
+    [("utf-16", "byte order mark"), ("UTF_16", "byte order mark"), ("undefined", "no encoding of texts"), ("nope", "no encoding of texts")],
+)
+@pytest.mark.parametrize("content", [b"text,label\ncaf\xc3\xa9,x\n", b"a"])
+def test_an_encoding_that_the_file_does_not_have_or_that_is_none_is_refused(
+    tmp_path: Path, encoding: str, said: str, content: bytes
+) -> None:
+    with pytest.raises(DataError, match=said):
+        read(written(tmp_path, "a.csv", content), encoding=encoding)
+
+
+def test_no_codec_of_python_ends_in_another_error(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.csv", "text,label\ncafé,x\n")
+    for codec in sorted(set(aliases.values())):
+        with contextlib.suppress(DataError):
+            read(file, encoding=codec)
 
 
 @pytest.mark.parametrize("mark, encoding", [("utf-8-sig", "utf-8"), ("utf-16", "utf-8"), ("cp1252", "cp1252")])
@@ -166,3 +188,82 @@ def test_given_splits_are_kept_and_tested_for_leakage(tmp_path: Path) -> None:
     found = load_dataset(Data(path=str(tmp_path), allow_leakage=True))
     assert {part: len(rows) for part, rows in found.records.items()} == {"train": 60, "validation": 20, "test": 21}
     assert any(finding.check == "leakage" and finding.evidence["count"] == 1 for finding in found.findings)
+
+
+def test_one_file_or_the_same_rows_for_validation_and_test_are_refused(tmp_path: Path) -> None:
+    def rows(start: int, count: int) -> str:
+        return "text,label\n" + "".join(f"{sentence(n)},{'ab'[n % 2]}\n" for n in range(start, start + count))
+
+    train, held = written(tmp_path, "train.csv", rows(0, 60)), written(tmp_path, "held.csv", rows(60, 20))
+    with pytest.raises(DataError, match=r"held.csv is given as the validation file and as the test file"):
+        load_dataset(Data(path=str(train), validation=str(held), test=str(held)))
+    copy = written(tmp_path, "copy.csv", rows(60, 20))
+    with pytest.raises(DataError, match=r"20 of 20 given test rows are also validation rows[\s\S]*out of the validation or the test file"):
+        load_dataset(Data(path=str(train), validation=str(copy), test=str(held)))
+
+
+def test_all_rows_of_the_training_file_are_compared_with_a_given_test_file_whichever_part_they_are_in(tmp_path: Path) -> None:
+    lines = [f"{sentence(n)},{'ab'[n % 2]}\n" for n in range(80)]
+    train, test = (
+        written(tmp_path, "train.csv", "text,label\n" + "".join(lines)),
+        written(tmp_path, "test.csv", "text,label\n" + "".join(lines[:40])),
+    )
+    found = load_dataset(Data(path=str(train), test=str(test), allow_leakage=True))
+    (leak,) = [one for one in found.findings if one.check == "leakage"]
+    assert leak.claim == "40 of 40 given test rows are also training rows"
+    assert {line for _, line in leak.evidence["drop"]} == set(range(2, 42))
+    assert any(row.row in range(2, 42) for row in found.records["validation"])
+
+
+@pytest.mark.parametrize("task, target", [("classification", "label"), ("regression", "stars"), (None, "label"), (None, "stars")])
+def test_what_is_learned_is_not_read_and_no_column_twice(tmp_path: Path, task: str | None, target: str) -> None:
+    lines = [{"text": sentence(n), "label": "ab"[n % 2], "stars": n % 9 / 2} for n in range(60)]
+    file = str(written(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    for input in ((target,), ("text", target)):
+        with pytest.raises(DataError, match=rf"'{target}' is to be read and to be learned[\s\S]*leave it out of --input"):
+            load_dataset(Data(path=file, task=task, input=input, target=target))
+    with pytest.raises(DataError, match="'text' is named twice in --input"):
+        load_dataset(Data(path=file, task=task, input=("text", "text"), target=target))
+    chat = [{"messages": [{"role": "user", "content": sentence(n)}, {"role": "assistant", "content": "yes"}]} for n in range(60)]
+    talk = str(written(tmp_path, "chat.jsonl", "".join(json.dumps(line) + "\n" for line in chat)))
+    assert load_dataset(load_dataset(Data(path=talk)).spec).spec.input == ("messages",)  # a conversation holds both
+
+
+def test_too_few_different_rows_are_counted() -> None:
+    with pytest.raises(DataError, match=r"60 rows are too few for a split, 2 where copies and near-duplicates count once[\s\S]*--input"):
+        split(["a", "b"] * 30, ["x", "y"] * 30, {"validation": 0.1, "test": 0.2}, 0)
+
+
+def test_few_answers_are_conversations_where_a_person_insists(tmp_path: Path) -> None:
+    lines = [{"question": sentence(n), "answer": ["yes", "no"][n % 2]} for n in range(60)]
+    file = str(written(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    assert load_dataset(Data(path=file)).spec.task == "classification"
+    found = load_dataset(Data(path=file, task="chat")).spec
+    assert (found.task, found.input, found.target) == ("chat", ("question",), "answer")
+
+
+def test_where_most_rows_are_set_aside_the_remedy_is_to_mend_them(tmp_path: Path) -> None:
+    lines = [{"text": sentence(n), "label": ["a", "b"] if n % 3 else "a"} for n in range(60)]
+    file = str(written(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    with pytest.raises(DataError, match=r"a row has one class[\s\S]*mend the rows[\s\S]*--task multi_label"):
+        load_dataset(Data(path=file, task="classification"))
+    few = str(written(tmp_path, "few.jsonl", "".join(json.dumps(line) + "\n" for line in lines[:9])))
+    with pytest.raises(DataError, match="give more rows"):
+        load_dataset(Data(path=few, task="classification"))
+
+
+def test_a_sheet_is_asked_of_workbooks_only_and_one_fold_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.csv", "text,label\na,b\n")
+    with pytest.raises(DataError, match="has no sheets"):
+        read(file, sheet="2024")
+    with pytest.raises(ValueError, match="one fold leaves nothing to train on"):
+        Data(path="a.csv", folds=1)
+
+
+def test_commas_in_a_text_file_are_named_also_where_texts_hold_some_in_quotes(tmp_path: Path) -> None:
+    lines = "".join(f'"{sentence(n)}{", and more" * (n % 3)}",{"ab"[n % 2]}\n' for n in range(60))
+    with pytest.raises(DataError, match=r"holds 2 cells with commas[\s\S]*--set data.format=csv"):
+        read(written(tmp_path, "a.txt", "text,label\n" + lines))
+    assert len(read(written(tmp_path, "a.csv.txt", "text,label\n" + lines), format="csv").values) == 60
+    prose = "".join(f"{sentence(n)}, and then, {n}\n" for n in range(60))
+    assert len(read(written(tmp_path, "b.txt", prose), header=False).values) == 60

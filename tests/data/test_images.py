@@ -206,3 +206,17 @@ def test_a_picture_among_texts_leaves_it_a_folder_of_texts(tmp_path: Path) -> No
         (tmp_path / f"{number}.md").write_text(f"contract number {number}")
     picture(1).save(tmp_path / "logo.png")
     assert read(tmp_path).columns == ["text", "file"]
+
+
+@pytest.mark.parametrize("task", ["classification", "masked_lm"])
+def test_a_family_that_reads_texts_refuses_images_and_reads_no_column_that_the_reader_made(folder: Path, task: str) -> None:
+    with pytest.raises(DataError, match=rf"'image' names images, and {task} reads texts[\s\S]*--task image_classification"):
+        load_dataset(Data(path=str(folder), task=task))
+    with pytest.raises(DataError, match="'thumbnail' is what was noted of images"):
+        load_dataset(Data(path=str(folder), task=task, input=("thumbnail",)))
+    assert load_dataset(Data(path=str(folder))).reason == "'image' names images; 'label' takes 2 values over 60 rows"
+    lines = [f"{number:03}.png,caption {number} of a picture,{'ab'[number % 2]}" for number in range(60)]
+    (folder / "captions.csv").write_text("image,caption,label\n" + "\n".join(lines))
+    for line in folder.rglob("*.png"):
+        line.rename(folder / line.name)
+    assert load_dataset(Data(path=str(folder / "captions.csv"), task=task)).spec.input == ("caption",)

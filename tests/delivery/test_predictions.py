@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, DiskFailed
 from luthier.delivery.predictions import WRITERS, name_columns, prepare_output, write_predictions
 
 ROWS: list[dict[str, Any]] = [
@@ -89,11 +89,12 @@ def test_nothing_that_is_needed_is_written_over(tmp_path: Path) -> None:
         (bundle / "said.csv", "lies in the bundle"),
         (run / "metrics.jsonl", "in the folder of a run"),
         (tmp_path / "folder.csv", "is a folder"),
-        (source / "said.csv", "cannot be made"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             prepare(file, source=source, bundle=bundle)
         assert caught.value.remedy
+    with pytest.raises(DiskFailed, match=r"said\.csv cannot be written"):
+        prepare(source / "said.csv", source=source, bundle=bundle)
     assert source.read_text() == "text\na\n"
     prepare(run / "said.csv", source=source, bundle=bundle)
     texts = tmp_path / "texts"

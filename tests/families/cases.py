@@ -73,6 +73,20 @@ def several_labels() -> list[dict[str, Any]]:
     return made
 
 
+def labelled_spans() -> list[dict[str, Any]]:
+    """Rows in which places and dishes are labelled, some of two words."""
+    made = []
+    for number in range(240):
+        place = PLACES[number % 11] + (" street" if number % 3 == 0 else "")
+        dish = (*TOPICS["food"], "")[number // 11 % 4]
+        text = f"in the {place} we had {dish} {number}"
+        spans = [{"start": 7, "end": 7 + len(place), "label": "place"}]
+        if dish:
+            spans.append({"start": text.index(dish), "end": text.index(dish) + len(dish), "label": "food"})
+        made.append({"text": text, "spans": spans})
+    return made
+
+
 def word_salad() -> list[dict[str, Any]]:
     """Rows of words that stand beside each other at random, the first ones more often."""
     drawn = mix("salad", np.arange(240 * 20)).reshape(240, 20) % np.uint64(1 << 20)
@@ -177,6 +191,7 @@ CASES: dict[str, Case] = {
     "preference": Case(lambda folder: write_lines(folder, pairs()), "llama", ["what about the river 3?"]),
     "regression": Case(lambda folder: write_lines(folder, numbers()), "bert", ["the phone was great", "an awful meal"]),
     "embedding": Case(lambda folder: write_lines(folder, questions()), "bert", ["pizza at the river", "a drum"]),
+    "token_labels": Case(lambda folder: write_lines(folder, labelled_spans()), "bert", ["the river saw pizza", "nothing here"]),
     "translation": Case(
         lambda folder: write_lines(folder, sentence_pairs()),
         "scratch",

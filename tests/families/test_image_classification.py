@@ -285,6 +285,11 @@ def test_what_is_no_image_is_refused_by_its_row(finished: Run, shapes: Path, tmp
         ([good, str(tmp_path / "broken.png")], r"row 2: .*broken\.png cannot be read: it is no image: it holds text"),
         ([good, str(tmp_path / "away.png")], r"row 2: there is no image .*away\.png"),
         ([{"image": good}, {"picture": good}], "row 2 has no 'image'"),
+        ([good, np.zeros((4, 4, 3))], "row 2 is a ndarray, not the name of an image"),
+        (np.zeros((4, 4, 3)), "row 1 is a ndarray, not the name of an image"),
+        ([{"image": good}, {"image": None}], "row 2 has no 'image'"),
+        ("a long text " * 100, "there is no image"),
+        ([f"{'a' * 300}.png"], "there is no image"),
         (shapes / "disc" / "0001.png", r"there is no image"),
         (tmp_path / "empty", "holds no images"),
     ):

@@ -167,3 +167,13 @@ def test_a_file_of_predictions_has_a_column_with_the_number(finished: Run, tmp_p
         lines = list(csv.DictReader(file))
     assert [float(line["predicted_value"]) for line in lines] == [row["value"] for row in found]
     assert all(math.isfinite(row["value"]) for row in found)
+
+
+def test_one_number_beyond_all_others_is_set_aside_and_its_row_is_named(tmp_path: Path) -> None:
+    rows = [{"text": TEXTS[number], "stars": str(1 + number % 9 / 2)} for number in range(100)]
+    rows[40]["stars"] = "1e300"
+    found = load_dataset(Data(path=str(write_lines(tmp_path, rows)), task="regression"))
+    assert [(row.line, row.reason) for row in found.rejected] == [
+        (41, "stars is 1e+300, more than a million interquartile ranges from the median (3): a slip?")
+    ]
+    assert found.count == 99 and any("1e+300" in one.claim for one in found.findings)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import zipfile
 from dataclasses import replace
@@ -14,6 +16,7 @@ import pytest
 from luthier.core.errors import ModelError
 from luthier.core.run import file_hash
 from luthier.models.catalogue import PACKAGED, Packaged, Wheel
+from luthier.models.disk import list_entries, name_unreadable_files
 from luthier.models.store import inspect, list_bases, resolve
 
 
@@ -149,3 +152,20 @@ def test_a_hub_id_that_cannot_be_reached_is_not_answered_with_another_model() ->
         resolve("bert/bert-base-uncased")
     assert "did you mean" not in str(caught.value)
     assert "google-bert/bert-base-uncased" in caught.value.remedy
+
+
+def test_a_base_that_another_user_may_not_read_is_named_with_the_remedy(bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=r"store.json may not be read: Permission denied[\s\S]*LUTHIER_HOME"), name_unreadable_files():
+        raise PermissionError(errno.EACCES, "Permission denied", "models/minilm-l6/store.json")
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
+    folder = tmp_path / "models" / "minilm-l6"
+    folder.mkdir(parents=True)
+    folder.chmod(0)
+    try:
+        if os.access(folder, os.R_OK):
+            pytest.skip("this user may read everything")
+        for ask in (lambda: resolve("minilm-l6"), list_bases, lambda: list_entries(tmp_path / "models")):
+            with pytest.raises(ModelError, match=r"may not be read"):
+                ask()
+    finally:
+        folder.chmod(0o700)

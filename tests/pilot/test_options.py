@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from luthier.core.errors import ExperimentError, ModelError
 from luthier.core.interfaces import NullReporter
+from luthier.core.run import Run
+from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.pilot.stages import base_choice
 from luthier.pilot.stages.options import data_spec, default_experiment
@@ -66,6 +69,55 @@ def test_a_decoder_that_classifies_keeps_its_lower_half_and_what_is_asked_brings
     encoder = default(base=str(bases("bert").folder))
     assert (encoder.adaptation.kind, encoder.optimizer.lr) == ("full", 1e-4)
     assert default("adaptation.kind=freeze", base=str(bases("bert").folder)).optimizer.lr == 3e-4
+
+
+def test_a_run_can_be_the_base_and_what_names_none_is_refused(tmp_path: Path, bases: Any) -> None:
+    data, folder = written(tmp_path, 100, 2), bases("bert").folder
+
+    def default(base: Any) -> Any:
+        return default_experiment(data, (), NullReporter(), target=None, input=None, base=base, task=None, seed=1)[0]
+
+    assert default(Run(folder)) == default(folder) == default(str(folder))
+    with pytest.raises(ExperimentError, match="the base is 5"):
+        default(5)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("objective.labels=[a,b]", r"objective.labels names a, b, and the rows have topic 0, topic 1[\s\S]*'topic 0' too"),
+        ("objective.labels=['topic 0']", "'topic 1' too"),
+        ("objective.labels=['topic 0','topic 1',c]", "name the classes of the rows"),
+        ("objective.kind=regression", "objective.kind is 'regression', but the rows are for classification"),
+    ],
+)
+def test_an_objective_for_other_rows_is_refused_by_its_field(tmp_path: Path, change: str, said: str) -> None:
+    data = written(tmp_path, 100, 2)
+    with pytest.raises(ExperimentError, match=said):
+        default_experiment(data, (change,), NullReporter(), target=None, input=None, base=None, task=None, seed=1)
+    turned = default_experiment(
+        data, ("objective.labels=['topic 1','topic 0']",), NullReporter(), target=None, input=None, base=None, task=None, seed=1
+    )[0]
+    assert turned.model_dump()["objective"]["labels"] == ("topic 1", "topic 0")
+
+
+def test_a_base_of_another_kind_is_refused_when_the_run_is_planned(tmp_path: Path, bases: Any) -> None:
+    data = written(tmp_path, 100, 2)
+    with pytest.raises(ModelError, match="is a decoder, and masked_lm is trained on an encoder"):
+        default_experiment(data, (), NullReporter(), target=None, input=None, base=str(bases("llama").folder), task="masked_lm", seed=1)
+
+
+def test_a_familys_own_base_starts_from_the_same_values_named_or_not(tmp_path: Path, bases: Any, monkeypatch: Any) -> None:
+    name = "masked_lm"  # it could start from scratch too
+    monkeypatch.setattr(family_of(name), "base", str(bases("bert").folder))
+    data = written(tmp_path, 100, 2)
+
+    def default(base: str | None, *set: str) -> Any:
+        return default_experiment(data, set, NullReporter(), target=None, input=None, base=base, task=name, seed=1)[0]
+
+    assert default(None) == default(family_of(name).base)
+    assert default(None, "adaptation.kind=lora") == default(family_of(name).base, "adaptation.kind=lora")
+    assert default("scratch").optimizer.lr > default(None).optimizer.lr
 
 
 def test_an_encoder_of_berts_size_starts_from_half_of_a_small_ones_rate(tmp_path: Path, bases: Any) -> None:

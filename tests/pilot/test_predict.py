@@ -143,7 +143,15 @@ def test_what_is_no_text_is_refused_with_its_row_and_a_remedy(classifier: Run, t
     (tmp_path / "head.csv").write_text("text,n\n")
     with pytest.raises(DataError, match=r"holds no rows[\s\S]*at least one row"):
         luthier.predict(classifier.folder, tmp_path / "head.csv")
-    for path in (tmp_path / "none", tmp_path / "none.csv", str(tmp_path / "none.csv"), "none.xlsx"):
+    for path in (
+        tmp_path / "none",
+        tmp_path / "none.csv",
+        str(tmp_path / "none.csv"),
+        "none.xlsx",
+        "./none",
+        str(tmp_path / "none"),
+        "~/none",
+    ):
         with pytest.raises(DataError, match="there is no file"):
             luthier.predict(classifier.folder, path)
     (tmp_path / "odd.bin").write_bytes(b"\x01")
@@ -153,6 +161,43 @@ def test_what_is_no_text_is_refused_with_its_row_and_a_remedy(classifier: Run, t
         monkeypatch.setattr("sys.stdin", io.StringIO(content))
         with pytest.raises(DataError, match=message):
             luthier.predict(classifier.folder, "-")
+
+
+def test_a_file_is_read_as_it_is_said_and_nothing_else_can_be_set(classifier: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = luthier.predict(classifier.folder, ["café good", "bad"])
+    for name, content in (
+        ("rows.csv", "text\ncafé good\nbad\n"),
+        ("lines.txt", "café good\nbad\n"),
+        ("rows.dat", "text\ncafé good\nbad\n"),
+    ):
+        (tmp_path / name).write_bytes(content.encode("cp1252"))
+        changes = ["data.encoding=cp1252", *(["data.format=csv"] if name.endswith("dat") else [])]
+        found = luthier.predict(classifier.folder, tmp_path / name, set=changes)
+        assert probabilities(found) == probabilities(wanted)
+    with pytest.raises(DataError, match=r"not utf-8[\s\S]*--set data.encoding=cp1252"):
+        luthier.predict(classifier.folder, tmp_path / "rows.csv")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("text\ncafé good\nbad\n".encode("cp1252"))))
+    assert probabilities(luthier.predict(classifier.folder, "-", set={"data.encoding": "cp1252"})) == probabilities(wanted)
+    for change in ("data.target=x", "optimizer.lr=1"):
+        with pytest.raises(ExperimentError, match="predict sets how a file is read, not"):
+            luthier.predict(classifier.folder, TEXTS, set=change)
+
+
+def test_a_run_itself_can_be_given_and_arguments_of_other_types_are_named(classifier: Run, talker: Run) -> None:
+    assert luthier.predict(classifier, TEXTS) == luthier.predict(classifier.folder / "bundle", TEXTS)
+    assert "".join(luthier.chat(talker, limit=2).say("hello")) == "".join(luthier.chat(talker.folder, limit=2).say("hello"))
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (["good"], {}, "the bundle is a list, which names no folder\n.*the bundle first"),
+        (classifier, {"top": "2"}, "top is '2', a str, not a whole number"),
+        (classifier, {"top": True}, "top is True"),
+        (classifier, {"abstain_below": "0.8"}, "abstain_below is '0.8', a str, not a number"),
+        (classifier, {"limit": 2.5}, "limit is 2.5"),
+    ]
+    for bundle, options, said in wrong:
+        with pytest.raises(ExperimentError, match=said):
+            luthier.predict(bundle, TEXTS, **options)
+    with pytest.raises(ExperimentError, match="temperature is 'x'"):
+        luthier.chat(talker, temperature="x")  # type: ignore[arg-type]
 
 
 def test_a_second_column_may_be_missing_as_it_might_in_training(pairs: Run) -> None:

@@ -77,11 +77,28 @@ def test_a_range_is_read_as_it_is_typed(experiment, typed, kind, low, high, cent
         ("model.dropout=0..0.5,log", "above 0"),
         ("model.dropout=0..3", "less than"),
         ("training.batch_size=8|0", "greater than"),
+        ("training.batch_size=8,16", r"names one value[\s\S]*training.batch_size=8\|16"),
+        ("training.batch_size=8", r"names one value[\s\S]*--set training.batch_size=8"),
+        ("model.base=minilm-l6|nope", "all trials train the same base"),
+        ("model.fingerprint=a|b", "all trials train the same base"),
+        ("data.path=a.csv|b.csv", "all trials read the same rows"),
+        ("data.test_share=0.1..0.3", "all trials read the same rows"),
+        ("seed=1|2|3", "is the luckiest"),
+        ("training.metric=accuracy|macro_f1", "ranked by one metric"),
+        ("objective.kind=classification|chat", "learn the same task"),
     ],
 )
 def test_a_mistake_in_the_space_is_named(experiment, typed, said) -> None:
     with pytest.raises(ExperimentError, match=said):
         parse_dimension(typed, experiment)
+
+
+@pytest.mark.parametrize("value", ["abc", "true", "[1, 2]", "nan", "", "null"])
+def test_a_point_that_is_no_number_is_named(experiment, value: str) -> None:
+    with pytest.raises(ExperimentError, match=r"is no number[\s\S]*such as optimizer.lr=0.0001"):
+        parse_point(f"optimizer.lr={value}", [parse_dimension("optimizer.lr=1e-5..1e-3", experiment)])
+    with pytest.raises(ExperimentError, match="is outside of"):
+        parse_point("training.batch_size=abc", [parse_dimension("training.batch_size=8|16", experiment)])
 
 
 def test_a_point_becomes_an_experiment_and_kinds_come_first(experiment) -> None:

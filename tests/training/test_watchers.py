@@ -80,9 +80,12 @@ def test_a_run_that_is_interrupted_before_the_fall_has_no_best_yet(bases, record
 
 
 def test_the_first_signal_stops_the_second_waits_and_the_third_ends_at_once() -> None:
-    with Signals() as signals:
+    said: list[str] = []
+    with Signals(said.append) as signals:
         signal.raise_signal(signal.SIGINT)
+        assert said == ["stopping at the next safe place, in seconds; twice more stops at once"]
         signal.raise_signal(signal.SIGINT)
+        assert len(said) == 1
         with pytest.raises(Stopped) as stopped:
             signals.poll()
         assert not stopped.value.at_once

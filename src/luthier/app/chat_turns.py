@@ -55,19 +55,17 @@ def read_text(file: Path) -> str:
 
 
 def piped_turns(text: str, each_line: bool) -> Iterator[str]:
-    """The turns of a pipe: all of it is one, unless it holds fenced turns or each line is to be one.
+    """The turns of a pipe: all of it is one, unless it holds fenced turns or each line outside of them is to be one.
 
     Args:
         text: all of standard input.
-        each_line: each line is a turn.
+        each_line: each line is a turn, also where nothing is fenced.
 
     Raises:
         DataError: a fenced turn never ends.
     """
     lines = text.splitlines()
-    if each_line:
-        yield from (line.strip() for line in lines if line.strip())
-    elif any(line.strip() == FENCE for line in lines):
+    if each_line or any(line.strip() == FENCE for line in lines):
         yield from join_fenced(lines, ends_at_empty=False)
     elif text.strip():
         yield text.strip()

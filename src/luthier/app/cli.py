@@ -214,21 +214,22 @@ def predict(
     abstain_below: Annotated[
         float | None, typer.Option("--abstain-below", min=0, max=1, help="Leave the label out where the confidence is lower: 0.8.")
     ] = None,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", help="How the file is read: data.encoding=cp1252, data.format, data.header, data.sheet.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
 ) -> None:
     """Classify texts, or answer prompts, with a bundle."""
     from luthier.app.reporters import format_prediction, warn
     from luthier.pilot.predict import predict as verb
 
-    rows = verb(bundle, data, out=out, limit=limit, top=top, abstain_below=abstain_below, say=warn)
+    rows = verb(bundle, data, out=out, limit=limit, top=top, abstain_below=abstain_below, set=set or (), say=warn)
     for row in rows if as_json or out is None else ():
         print(format_prediction(row, as_json))
     if out is not None and not as_json:
         unsure = sum(bool(row.get("abstained")) for row in rows)
-        print(
-            f"{len(rows):,} row{'' if len(rows) == 1 else 's'} written to {out}"
-            + (f", {unsure:,} of them without a label" if unsure else "")
-        )
+        more = f", {unsure:,} of them without a label" if unsure else ""
+        print(f"{len(rows):,} row{'' if len(rows) == 1 else 's'} written to {out}{more}")
 
 
 @app.command()
@@ -339,7 +340,7 @@ def show(
     )
     print_tokens(done.pieces, done.learned)
     if done.target:
-        print(f"learned: the class {done.target}")
+        print(f"learned: {'the class ' if done.is_class else ''}{done.target}")
     for number, view in enumerate(done.views, 1):
         print(f"view {number}: {view}")
 
@@ -392,3 +393,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as problem:
+        if problem.filename is None:
+            raise
+        print(f"luthier: {problem.filename}: {problem.strerror}\n  → see that it is there, and that you may use it", file=sys.stderr)
+        sys.exit(2)

@@ -42,6 +42,9 @@ def format_prediction(row: dict[str, Any], as_json: bool) -> str:
     if as_json:
         said = {name: value for name, value in row.items() if name != "top"}
         return json.dumps(said | ({"probabilities": likeliest} if likeliest else {}), ensure_ascii=False)
+    if "spans" in row:
+        said = (f"{span['start']}–{span['end']} {span['label']}: {span['text']}  {span['probability']:.1%}" for span in row["spans"])
+        return clean("; ".join(said) or "(no span)")
     if "text" in row:
         return clean(row["text"])
     if "vector" in row:

@@ -48,7 +48,7 @@ class DiskFull(RunError):
 
 
 class DiskFailed(RunError):
-    """The disk itself reports a fault, or can no longer be written to."""
+    """The disk itself reports a fault, or a place may not be written to."""
 
 
 class Diverged(LuthierError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from luthier.core.cache import Cache
+from luthier.core.component import Component
 from luthier.core.finding import Finding
 from luthier.core.types import Batch, Example, Loss, Record, Scores, Step
 
@@ -14,6 +17,24 @@ if TYPE_CHECKING:
 
 Watcher = Callable[[Step], None]
 """Anything that wants to see each step; it may raise to stop the run."""
+
+
+class Processor(Protocol):
+    """What makes numbers of a row: a tokenizer, or what takes its place."""
+
+    def save_pretrained(self, save_directory: Path) -> object:
+        """Write it into a folder, from which it is loaded again."""
+        ...
+
+
+class Keys(Protocol):
+    """What a network's dropout is a function of."""
+
+    def keyed(
+        self, seed: int, step: int, index: torch.Tensor, lengths: torch.Tensor, streams: Mapping[str, torch.Tensor] | None = None
+    ) -> AbstractContextManager[None]:
+        """The keys of a micro-batch, for the time of its forward pass."""
+        ...
 
 
 class Objective(Protocol):
@@ -34,12 +55,12 @@ class Objective(Protocol):
         ...
 
     @property
-    def spec(self) -> Any:
+    def spec(self) -> Component:
         """Its hyperparameters."""
         ...
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Processor:
         """What makes numbers of a row: the base's tokenizer, or what takes its place."""
         ...
 
@@ -115,7 +136,7 @@ class Objective(Protocol):
         """Take what has to be known of the training examples, such as class weights."""
         ...
 
-    def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
+    def begin(self, model: torch.nn.Module, examples: Sequence[Example], cache: Cache) -> None:
         """Take what has to be known of the model as it is before step one, such as what a reference model says of the rows.
 
         Args:
@@ -159,7 +180,7 @@ class Objective(Protocol):
         ...
 
     def of_each_row(self, scores: Scores) -> Any:
-        """What the scores say of each row whatever rows stand beside it: its loss, or its vectors where the loss is measured against the rows beside it, # (examples, numbers)"""
+        """What the scores say of each row whatever rows stand beside it: its loss, or its vectors, # (examples, numbers)"""
         ...
 
 
@@ -172,7 +193,7 @@ class TrainableModel(Protocol):
         ...
 
     @property
-    def dropout_keys(self) -> Any:
+    def dropout_keys(self) -> Keys:
         """The keys of its dropout, by (seed, step, example)."""
         ...
 

@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -34,48 +35,104 @@ def as_json_value(value: Any) -> Any:
     return number.item() if hasattr(number, "item") and getattr(number, "ndim", 1) == 0 else value
 
 
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def from_json_value(value: Any) -> Any:
+    """A value of numbers and names as it was before `plain`: the words "NaN", "Infinity" and "-Infinity" become numbers again."""
+    if isinstance(value, dict):
+        return {key: from_json_value(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [from_json_value(item) for item in value]
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+RESUME = "then `luthier resume` the run: nothing already written is lost"
+AGAIN = "then type the command again"
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
+"""What the operating system says where a place cannot be written to, whatever the disk."""
+
+
 @contextlib.contextmanager
-def name_disk_errors(what: str) -> Iterator[None]:
-    """Name a full or failing disk for what it is.
+def name_disk_errors(what: str, then: str = RESUME) -> Iterator[None]:
+    """Name a disk that is full or fails, and a place that may not be written to, for what it is.
+
+    Args:
+        what: is written.
+        then: what to do once there is space: `AGAIN` where it is no part of a run.
 
     Raises:
         DiskFull: the disk, the quota or the file size limit is used up.
-        DiskFailed: the disk reports a fault, or may no longer be written to.
+        DiskFailed: the disk reports a fault, or the place may not be written to.
     """
     try:
         yield
     except OSError as problem:
-        named = disk_problem(problem.errno or 0, what)
+        named = disk_problem(problem.errno or 0, what, then)
         if named is None:
             raise
         raise named from problem
 
 
-def disk_problem(code: int, what: str) -> RunError | None:
+def disk_problem(code: int, what: str, then: str = RESUME) -> RunError | None:
     """What the operating system says of a disk, for a person; None where it is about something else.
 
     Args:
         code: its error number.
         what: was being written.
+        then: what to do once there is space.
     """
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DiskFull(
             f"no space left on the disk while writing {what}",
-            "free some space, then `luthier resume` the run: nothing already written is lost",
+            f"free some space, {then}",
         )
     if code in (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO):
         return DiskFailed(
             f"the disk failed while writing {what}: {os.strerror(code)}",
-            "look at the disk (its file system may have become read-only), copy the run folder to another if need be, then `luthier resume` it",
+            "look at the disk (its file system may have become read-only); "
+            + ("copy the run folder to another if need be, then `luthier resume` it" if then == RESUME else f"choose another, {then}"),
+        )
+    if code in FORBIDDEN:
+        return DiskFailed(
+            f"{what} cannot be written: {os.strerror(code)}",
+            "see that its folder is there and that you may write to it, or choose another place",
         )
     return None
 
 
-def write_file(path: Path, content: bytes | str) -> None:
-    """Write a whole file so that a reader sees the old one or the new one, never half of it."""
+def check_writable(path: Path) -> None:
+    """See that a file can be written, before the work whose result it is to hold; its folder is made.
+
+    Args:
+        path: that a person named; an older file stays as it is.
+
+    Raises:
+        DiskFull, DiskFailed: it cannot.
+    """
+    with name_disk_errors(str(path), AGAIN):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent) as handle:
+            handle.write(b" ")
+            handle.flush()
+
+
+def write_file(path: Path, content: bytes | str, then: str = RESUME) -> None:
+    """Write a whole file so that a reader sees the old one or the new one, never half of it.
+
+    Args:
+        path: of the file.
+        content: of it.
+        then: what to do once there is space, where there is none.
+
+    Raises:
+        DiskFull, DiskFailed: it cannot be written.
+    """
     data = content.encode() if isinstance(content, str) else content
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with name_disk_errors(str(path)):
+    with name_disk_errors(str(path), then):
         try:
             with aside.open("wb") as handle:
                 handle.write(data)
@@ -83,7 +140,8 @@ def write_file(path: Path, content: bytes | str) -> None:
                 os.fsync(handle.fileno())
             aside.replace(path)
         except OSError:
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
             raise
 
 
@@ -112,12 +170,16 @@ class Run:
         if verdict is None:
             return f"Run({str(self.folder)!r}, unfinished)"
         test = verdict["test"]
+        baselines = "".join(f", {which} {verdict[which]['value']:.4f}" for which in ("base", "trivial") if verdict.get(which))
         ships = f", ships the {verdict['ships']}" if verdict.get("ships", "trained") != "trained" else ""
         return (
             f"Run({str(self.folder)!r}, {verdict['verdict']}{ships}: test {verdict['metric']} {test['value']:.4f} "
-            f"[{test['low']:.4f}, {test['high']:.4f}], base {verdict['base']['value']:.4f}, "
-            f"trivial {verdict['trivial']['value']:.4f})"
+            f"[{test['low']:.4f}, {test['high']:.4f}]{baselines})"
         )
+
+    def __fspath__(self) -> str:
+        """The folder, so that a run can be given wherever its folder can."""
+        return str(self.folder)
 
     @staticmethod
     def fresh_name() -> str:
@@ -139,11 +201,8 @@ class Run:
             )
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not empty", "choose another --out")
-        try:
-            with name_disk_errors(str(folder)):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise RunError(f"cannot create {folder}: {problem.strerror}", "choose an --out that you may write to") from None
+        with name_disk_errors(str(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
         return cls(folder)
 
     @classmethod
@@ -165,7 +224,9 @@ class Run:
         Raises:
             RunError: another process is writing; the message names it.
         """
-        with (self.folder / ".lock").open("a+") as handle:
+        with name_disk_errors(str(self.folder)):
+            lock = (self.folder / ".lock").open("a+")
+        with lock as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -219,7 +280,7 @@ class Run:
     @property
     def verdict(self) -> dict[str, Any] | None:
         """The last word, once it has been spoken."""
-        return self.json("verdict.json")
+        return from_json_value(self.json("verdict.json"))
 
     @property
     def findings(self) -> list[Finding]:

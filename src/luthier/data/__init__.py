@@ -8,6 +8,7 @@ SOURCES = Table(
     tsv="luthier.data.sources.separated:read_tabs",
     json="luthier.data.sources.objects:read_array",
     jsonl="luthier.data.sources.objects:read_lines",
+    conll="luthier.data.sources.conll:read_conll",
     parquet="luthier.data.sources.columns:read_parquet",
     arrow="luthier.data.sources.columns:read_arrow",
     xlsx="luthier.data.sources.workbooks:read_workbook",

@@ -15,7 +15,7 @@ from typing import IO, Any, BinaryIO
 
 from luthier.core.errors import DataError, nearest
 
-TEXT_FORMATS = ("csv", "tsv", "json", "jsonl")
+TEXT_FORMATS = ("csv", "tsv", "json", "jsonl", "conll")
 """What may lie in a compressed file; the other formats are compressed by themselves, or need the whole file on the disk."""
 MOST_TIMES = 200
 """How many times its size a compressed file may become; text becomes 3 to 20 times as large, a decompression bomb a thousand times."""

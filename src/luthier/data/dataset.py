@@ -33,6 +33,7 @@ QUICK = (
     "shares",
     "groups",
     "balance",
+    "numbers",
     "spellings",
     "language",
     "characters",
@@ -89,7 +90,8 @@ class Dataset:
         used = {*self.spec.input, self.spec.target, *self.reader.kind.beside, *KEPT}
         others = tuple(dict.fromkeys(name for record, _ in rows for name in record.values if name not in used))
         return Sheet([record for record, _ in rows], [part for _, part in rows], given, self.reader.kind, [view.text for view in views],
-                     [view.target for view in views], known_clusters=known, target=self.spec.target, others=others, group=self.spec.group, **model)  # fmt: skip
+                     [view.target for view in views], known_clusters=known, target=self.spec.target, others=others, group=self.spec.group,
+                     by_time=bool(self.spec.time), **model)  # fmt: skip
 
 
 def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK) -> Dataset:
@@ -101,7 +103,7 @@ def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK
         checks: names in `data.check.CHECKS` of those to be made at once; none where the caller makes them itself.
 
     Raises:
-        DataError: the files cannot be read, too little is left of them, or given test rows are also training rows.
+        DataError: the files cannot be read, too little is left of them, or given test rows are also training or validation rows.
     """
     spec = _find_split_files(spec)
     files = _files(spec)
@@ -151,11 +153,13 @@ def _files(spec: Data) -> dict[str, str]:
     """Part → its file, as far as it is given; none may be given twice."""
     given = (("train", spec.path), ("validation", spec.validation), ("test", spec.test))
     files = {name: str(choose_member(Path(path).absolute(), ENDINGS)) for name, path in given if path}
-    twice = next((name for name in list(files)[1:] if files[name] == files["train"]), None)
-    if twice:
-        raise DataError(
-            f"{files[twice]} is given for training and as the {twice} file", f"give another {twice} file, or none: the rows are split then"
-        )
+    names = {"train": "for training", "validation": "as the validation file", "test": "as the test file"}
+    for number, name in enumerate(files):
+        first = next(other for other in files if files[other] == files[name])
+        if number and first != name:
+            raise DataError(
+                f"{files[name]} is given {names[first]} and {names[name]}", f"give another {name} file, or none: the rows are split then"
+            )
     return files
 
 
@@ -177,14 +181,14 @@ def applicable_checks(checks: Sequence[str], kind: RowKind) -> list[str]:
 
 
 def _refuse_leakage(spec: Data, sheet: Sheet, findings: list[Finding]) -> None:
-    """A test file that was trained on proves nothing."""
-    leak = next((found for found in findings if found.check == "leakage" and " test " in found.claim), None)
+    """A test file whose rows the model was trained or chosen on proves nothing."""
+    leak = next((found for found in findings if found.check == "leakage" and found.evidence["part"] == "test"), None)
     if leak is None or spec.time or spec.allow_leakage or leak.evidence["share"] <= MOST_LEAKED:
         return
     first = leak.evidence["rows"][0]
     raise DataError(
         f"{leak.claim} ({leak.evidence['share']:.1%}); the first is {first['file']}, line {first['line']} ({first['note']})",
-        "take them out of the training rows (`luthier check DATA --fix` does), or go on all the same with --set data.allow_leakage=true",
+        f"{leak.remedy.partition('; ')[2].replace('--fix', '`luthier check DATA --fix`')}; or go on all the same with --set data.allow_leakage=true",
     )
 
 

@@ -22,14 +22,21 @@ def choose_encoding(start: bytes, path: Path, asked: str) -> str:
         asked: `data.encoding`.
 
     Raises:
-        DataError: there is no such encoding, or it is UTF-16 without a mark.
+        DataError: there is no such encoding of texts, or it is UTF-16 without a mark.
     """
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
     try:
-        codecs.lookup(asked)
-    except LookupError:
-        raise DataError(f"there is no encoding {asked!r}", "set data.encoding to utf-8, latin-1, cp1252, utf-16, …") from None
+        "".encode(asked)
+    except (LookupError, UnicodeError):  # none of this name, or one that is for no texts, such as hex
+        raise DataError(
+            f"there is no encoding of texts called {asked!r}", "set data.encoding to utf-8, latin-1, cp1252, utf-16-le, utf-16-be, …"
+        ) from None
+    if codecs.lookup(asked).name == "utf-16":  # with a mark it would have been taken above
+        raise DataError(
+            f"{path} is not {asked}: it does not begin with the byte order mark of one",
+            "leave data.encoding out where the file is UTF-8, or name the order: --set data.encoding=utf-16-le (or utf-16-be)",
+        )
     if asked.lower().replace("_", "-") not in ("utf-8", "utf8"):
         return asked
     if start.count(b"\0") > len(start) // 4:

@@ -37,17 +37,22 @@ def refuse_columns(rows: Rows, path: str, names: Sequence[str]) -> None:
         _refuse_empty(rows, path, name)
 
 
-def find_conversation(rows: Rows, input: tuple[str, ...], target: str | None) -> tuple[tuple[str, ...], str] | None:
+def find_conversation(rows: Rows, input: tuple[str, ...], target: str | None, insists: bool = False) -> tuple[tuple[str, ...], str] | None:
     """The columns that make a conversation, as well-known data sets name them: what is read, and what is learned.
 
     Args:
         rows: of the table.
         input: columns that were named; only a shape with these is found.
         target: the same.
+        insists: whether a person asked for conversations; else a few answers that repeat are taken for classes.
     """
     for names, learned in CHAT_SHAPES:
         if set(names) | {learned} <= set(rows.columns) and target in (None, learned) and input in ((), names):
-            if names in (("question",), ("prompt",)) and len({str(row.get(learned)) for row in rows.values}) < len(rows.values) / 5:
+            if (
+                not insists
+                and names in (("question",), ("prompt",))
+                and len({str(row.get(learned)) for row in rows.values}) < len(rows.values) / 5
+            ):
                 continue
             return names, learned
     return None

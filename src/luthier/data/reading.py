@@ -43,12 +43,12 @@ class RowKind:
 
     Args:
         reads: texts or images.
-        learns: one class a row, several classes, a number, an answer in words, the better of two answers, or nothing that stands in a column.
+        learns: one class a row, several classes, a number, an answer in words, the better of two answers, labelled parts of the text, or nothing that stands in a column.
         beside: further columns that are always read.
     """
 
     reads: Literal["text", "image"] = "text"
-    learns: Literal["class", "classes", "number", "answer", "better answer", "nothing"] = "class"
+    learns: Literal["class", "classes", "number", "answer", "better answer", "spans", "nothing"] = "class"
     beside: tuple[str, ...] = ()
 
     @property

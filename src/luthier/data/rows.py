@@ -106,6 +106,9 @@ ENDINGS = {
     ".json": "json",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".bio": "conll",
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
@@ -121,6 +124,13 @@ UNREAD = {
 """Endings of files that are not read, with the remedy."""
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
 BINARY = {b"PAR1": "Parquet", b"ARROW1": "Arrow", b"%PDF": "PDF", b"SQLite": "SQLite", b"\xd0\xcf\x11\xe0": "an old Office format"}
+WEB_PAGE = "a web page", "download the file itself: a page may have come in its place, such as one to sign in"
+NO_TABLE = {
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file that it stands for: git lfs pull"),
+    b"<!doctype html": WEB_PAGE,
+    b"<html": WEB_PAGE,
+}
+"""How text files begin that are no tables: what they are, and the remedy."""
 ROW_BYTES = 8 << 20
 """A row that holds more is set aside."""
 HALF = re.compile("[\ud800-\udfff]")
@@ -183,6 +193,9 @@ class Reading:
         for mark, kind in BINARY.items():
             if start.startswith(mark):
                 raise DataError(f"{path} is {kind}, not text", "give it its own ending (.parquet, .arrow), or save it as CSV")
+        for mark, (kind, remedy) in NO_TABLE.items():
+            if start.removeprefix(b"\xef\xbb\xbf").lstrip()[: len(mark)].lower() == mark:
+                raise DataError(f"{path} is {kind}, not a table", remedy)
         encoding = choose_encoding(start, path, self.encoding)
         errors = error_handling(path, encoding)
         return io.TextIOWrapper(open_bytes(path), encoding=encoding, errors=errors, newline=newline)
@@ -243,9 +256,14 @@ def read(
         ending = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
         remedy = UNREAD.get(path.suffix.lower()) or f"set data.format to one of {', '.join(SOURCES)}"
         raise DataError(f"{path}: the ending {ending!r} names no format that is read", UNREAD[".tar"] if ".tar" in ending else remedy)
+    if sheet is not None and name != "xlsx":
+        raise DataError(f"{path} has no sheets: only workbooks (.xlsx) do", "leave data.sheet out")
     if is_packed(path) and name not in TEXT_FORMATS:
         raise DataError(f"{path}: {name} files are not read from compressed ones", "unpack it, and give the file itself")
     found = reject_unreadable_rows(SOURCES[name](Reading(path, encoding, header, most, seed, sheet)), str(path))
+    from luthier.data.spans import describe_tokens
+
+    found = describe_tokens(found, str(path))
     if path.is_dir() or there != path:
         return found
     from luthier.data.sources.images import describe_images, image_column

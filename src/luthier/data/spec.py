@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from luthier.core.component import Component
 
@@ -43,7 +43,7 @@ class Data(Component):
     time: str | None = Field(
         default=None, description="A column of dates or numbers: the newest rows are tested, those before them validate, the oldest train."
     )
-    allow_leakage: bool = Field(default=False, description="Go on although given test rows are also training rows.")
+    allow_leakage: bool = Field(default=False, description="Go on although given test rows are also training or validation rows.")
     validation_share: float = Field(default=0.1, gt=0, lt=0.5, description="Share of the rows that choose the checkpoint.")
     test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Share of the rows that are sealed until the verdict.")
     folds: int = Field(
@@ -60,3 +60,10 @@ class Data(Component):
     fingerprint: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of the training, validation and test file; filled in, and checked on resume."
     )
+
+    @field_validator("folds")
+    @classmethod
+    def _folds(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one fold leaves nothing to train on: give 2 or more, or 0")
+        return value

@@ -55,8 +55,10 @@ def split(keys: Sequence[Hashable], strata: Sequence[Hashable], shares: dict[str
     needed = ["train", *(part for part in shares if shares[part])]
     if not all(parts[part] for part in needed):
         empty = ", ".join(part for part in needed if not parts[part])
+        alike = f", {len(groups):,} where copies and near-duplicates count once" if len(groups) < len(keys) else ""
         raise DataError(
-            f"{several(len(keys), 'row', 'are')} too few for a split: nothing would be left for {empty}", "give at least 30 different rows"
+            f"{several(len(keys), 'row', 'are')} too few for a split{alike}: nothing would be left for {empty}",
+            "give at least 30 different rows" + ("; is the right column read (--input)?" if alike else ""),
         )
     return {part: sorted(rows) for part, rows in parts.items()}
 

@@ -138,7 +138,10 @@ def require_min_rows(parts: Mapping[str, Sequence[Any]], rejected: list[Rejected
     left = sum(len(rows) for rows in parts.values())
     if left < FEWEST_ROWS:
         first = f"; the first of {len(rejected)} set aside is line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
-        raise DataError(f"{path}: {left} usable rows are too few (at least {FEWEST_ROWS} are needed){first}", "give more rows")
+        remedy = "mend the rows that were set aside, each for its reason" if left + len(rejected) >= FEWEST_ROWS else "give more rows"
+        if rejected and "a row has one class" in rejected[0].reason:
+            remedy += "; for several labels a row: --task multi_label"
+        raise DataError(f"{path}: {left} usable rows are too few (at least {FEWEST_ROWS} are needed){first}", remedy)
 
 
 def rejected_findings(rejected: list[Rejected]) -> list[Finding]:
@@ -150,7 +153,7 @@ def rejected_findings(rejected: list[Rejected]) -> list[Finding]:
     first = f"{Path(rejected[0].file).name}, line {rejected[0].line}"
     return [Finding(check="rows", severity="warning", claim=f"{several(len(rejected), 'row', 'were set aside')}: {listed}; the first is {first}",
                     evidence={"reasons": dict(reasons.most_common(5)), "first": f"{rejected[0].file}, line {rejected[0].line}"},
-                    remedy="look at rejected.jsonl in the run folder")]  # fmt: skip
+                    remedy="mend them, or leave them out; a run lists each of them in its rejected.jsonl")]  # fmt: skip
 
 
 def notes_of(tables: Mapping[str, Rows]) -> list[Finding]:

@@ -22,7 +22,7 @@ from luthier.models.encode import depths_read
 from luthier.models.linear_probe import AveragedModel, LinearProbe
 from luthier.models.manifest import write_facts
 from luthier.models.precision import round_weights_to
-from luthier.models.pretrained import Classifier, PackedNetwork
+from luthier.models.pretrained import PackedNetwork
 from luthier.models.store import KEPT_FILES, Base, inspect
 
 
@@ -104,8 +104,7 @@ def _write_trained(model: Any, experiment: Experiment, base: Base | None, folder
     if isinstance(experiment.adaptation, Lora):
         names = {id(module): name for name, module in network.named_modules()}
         head = [names[id(module)] for module in getattr(model, "head", [])]
-        task = "SEQ_CLS" if isinstance(model, Classifier) else "CAUSAL_LM"
-        save_adapter(network, experiment.adaptation, base.name if base is not None else "", task, head, folder / "adapter")
+        save_adapter(network, experiment.adaptation, base.name if base is not None else "", model.adapter_task, head, folder / "adapter")
         merge(network)
     _write_weights(network, folder)
     _write_config(network, model, folder)

@@ -41,7 +41,7 @@ tags: [luthier]
 {_scores(verdict)}
 
 - Task: {family.name}; reads {" + ".join(experiment.data.input)}, learned {what_is_learned(experiment)}
-{labels}{_held(verdict)}- Rows: {rows["train"]:,} train, {rows["validation"]:,} validation, {rows["test"]:,} test (opened {format_count(verdict["test_opened"])})
+{labels}{_held(verdict)}{_inexact(verdict)}- Rows: {rows["train"]:,} train, {rows["validation"]:,} validation, {rows["test"]:,} test (opened {format_count(verdict["test_opened"])})
 - Data (SHA-256): {", ".join(value[:16] for value in experiment.data.fingerprint.values())}
 - Experiment: {experiment.key[:16]}
 
@@ -90,6 +90,14 @@ def _held(verdict: Mapping[str, Any]) -> str:
     if chosen is None:
         return ""
     return f"- Holds {chosen['label']}: the validation rows chose it. Its probabilities are calibrated on them (temperature {chosen['temperature']:g})\n"
+
+
+def _inexact(verdict: Mapping[str, Any]) -> str:
+    """What had changed when the run was resumed all the same."""
+    changed = verdict.get("inexact")
+    return (
+        f"- Resumed where something had changed, so that another run will not give the same bits: {'; '.join(changed)}\n" if changed else ""
+    )
 
 
 def _without_luthier(family: Family, ships: str, verdict: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,12 +11,12 @@ WIDTH, HEIGHT = 640, 260
 MAP_HEIGHT = 420
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
 Points = Sequence[tuple[float, float]]
+LARGEST = 1e300
+"""Values from here on are not drawn."""
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers between two values."""
-    import math
-
     span = (high - low) or 1.0
     step = 10 ** math.floor(math.log10(span / count))
     step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= count)
@@ -25,6 +26,11 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def _short(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-") if value and abs(value) < 1e-2 else f"{value:g}"
+
+
+def drawable(*values: float) -> bool:
+    """Whether a place on a scale can be given to all of the values: they are finite, and their differences are."""
+    return all(abs(value) < LARGEST for value in values)
 
 
 def lines(
@@ -40,7 +46,7 @@ def lines(
         zero: start the vertical axis at zero.
         diagonal: draw where both axes are equal.
     """
-    points = [point for one in series.values() for point in one if point[1] == point[1]]
+    points = [point for one in series.values() for point in one if drawable(*point)]
     if not points:
         return "<p>nothing to draw</p>"
     x_low, x_high = min(point[0] for point in points), max(point[0] for point in points)
@@ -61,7 +67,7 @@ def lines(
     if diagonal:
         parts.append(f'<line class="guide" x1="{at_x(x_low):.1f}" y1="{at_y(y_low):.1f}" x2="{at_x(1):.1f}" y2="{at_y(1):.1f}"/>')
     for number, (name, one) in enumerate(series.items()):
-        kept = [(px, py) for px, py in one if py == py]
+        kept = [(px, py) for px, py in one if drawable(px, py)]
         path = " ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in _thin(kept))
         parts.append(f'<polyline class="c{number}" points="{path}"/>')
         if len(kept) <= 60:
@@ -107,12 +113,15 @@ def _thin(points: Points, most: int = 800) -> Points:
 
 def intervals(rows: Sequence[tuple[str, float, float, float]], shown: Callable[[float], str]) -> str:
     """Values with their intervals on a common scale, one under the other: name, value, low, high."""
-    low, high = min(row[2] for row in rows), max(row[3] for row in rows)
+    ends = [end for row in rows for end in row[1:] if drawable(end)] or [0.0]
+    low, high = min(ends), max(ends)
     pad = (high - low or 1) * 0.05
     low, high = low - pad, high + pad
 
     def at(value: float) -> str:
-        return f"{(value - low) / (high - low) * WIDTH:.1f}"
+        if math.isnan(value):
+            value = low
+        return f"{(min(max(value, low), high) - low) / (high - low) * WIDTH:.1f}"
 
     parts = []
     for number, (name, value, least, most) in enumerate(rows):
@@ -215,6 +224,7 @@ def fan(series: Mapping[str, Points], best: str, x: str, y: str) -> str:
         x: what the horizontal axis says.
         y: what the vertical axis says.
     """
+    series = {name: [point for point in one if drawable(*point)] for name, one in series.items()}
     points = [point for one in series.values() for point in one]
     if not points:
         return "<p>nothing to draw</p>"

@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.core.finding import Finding
 from luthier.core.pictures import data_url
-from luthier.core.run import write_file
+from luthier.core.run import AGAIN, write_file
 from luthier.data.dataset import Dataset
 from luthier.delivery.page import page, text
 
@@ -29,7 +29,7 @@ def write_flagged(path: Path, dataset: Dataset, findings: list[Finding]) -> Path
     body = f"""<section><h2>{len(findings)} findings</h2><p class="about">{text(dataset.reason)}; {counts}; {len(dataset.rejected):,} set aside</p>
 <ul class="findings">{listed}</ul></section>
 {"".join(_section(number, found) for number, found in enumerate(findings))}"""
-    write_file(path, page(f"{name} · checked by Luthier", name, "checked", body))
+    write_file(path, page(f"{name} · checked by Luthier", name, "checked", body), AGAIN)
     return path
 
 

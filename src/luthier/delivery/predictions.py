@@ -6,14 +6,13 @@ import contextlib
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
-from luthier.core.run import write_file
+from luthier.core.run import AGAIN, check_writable, write_file
 from luthier.data.sources.frames import json_lines
 
 PREFIX = "predicted_"
@@ -33,6 +32,7 @@ def prepare_output(path: Path, rows: Sequence[Row], *, chat: bool, source: Path 
 
     Raises:
         DataError: an ending that names no format, a format that cannot hold the rows, or a file that must not be written over.
+        DiskFull, DiskFailed: nothing can be written there.
     """
     ending = path.suffix.lower()
     if ending not in WRITERS:
@@ -43,12 +43,7 @@ def prepare_output(path: Path, rows: Sequence[Row], *, chat: bool, source: Path 
     if ending == ".tsv" and chat:
         raise DataError(f"{path}: answers may hold line ends, which a tab-separated file cannot", "name it .csv or .jsonl")
     WRITERS[ending](path, columns_of(rows), rows)  # whether the format can hold them
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise DataError(f"the folder {path.parent} cannot be made: {problem.strerror}", "choose another --out") from None
-    if not os.access(path.parent, os.W_OK):
-        raise DataError(f"nothing can be written to {path.parent}", "choose another --out")
+    check_writable(path)
 
 
 def _refuse_overwriting(path: Path, source: Path | None, bundle: Path) -> None:
@@ -84,7 +79,7 @@ def write_predictions(path: Path, rows: Sequence[Row], predicted: Sequence[Row])
     names = name_columns(columns_of(rows), columns_of(predicted))
     joined = [{**row, **{names[name]: value for name, value in new.items()}} for row, new in zip(rows, predicted, strict=True)]
     columns = [*columns_of(rows), *names.values()]
-    write_file(path, WRITERS[path.suffix.lower()](path, columns, joined))
+    write_file(path, WRITERS[path.suffix.lower()](path, columns, joined), AGAIN)
     return names
 
 

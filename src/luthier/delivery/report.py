@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from luthier.core.pictures import data_url
-from luthier.core.run import Run, write_file
+from luthier.core.run import AGAIN, Run, from_json_value, write_file
 from luthier.core.words import plural, several
 from luthier.delivery import figures
 from luthier.delivery.card import what_is_learned
@@ -55,7 +56,7 @@ def write_report(run: Run) -> Path:
     versions = ", ".join(f"{key} {value}" for key, value in experiment.environment.items() if key in ("luthier", "torch", "transformers"))
     footer = f"Experiment {experiment.key[:16]} · seed {experiment.seed} · {text(versions)}"
     whole = page(f"{name} · Luthier", name, f"on {experiment.model.base}", "".join(sections), footer)
-    write_file(run.folder / "report.html", whole)
+    write_file(run.folder / "report.html", whole, AGAIN)
     return run.folder / "report.html"
 
 
@@ -170,8 +171,8 @@ def _choices(run: Run, experiment: Experiment) -> str:
 
 
 def _curves(run: Run, verdict: dict[str, Any]) -> str:
-    lines = run.lines("metrics.jsonl")
-    steps = [line for line in lines if "loss" in line and isinstance(line["loss"], int | float)]
+    lines = from_json_value(run.lines("metrics.jsonl"))
+    steps = [line for line in lines if "loss" in line and math.isfinite(line["loss"])]
     looks = [line for line in lines if "evaluation" in line]
     if not steps:
         return ""
@@ -342,7 +343,7 @@ def _examples(details: dict[str, Any]) -> str:
                 else f'<span class="soft">{text(row["target"])}</span>'
             )
             made.append(
-                f'<article><p>{text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{text(row["file"])}, line {row["line"]} · loss {row["loss"]:.3f}, {text(details["other"])} {row["other_loss"]:.3f}</p></article>'
+                f'<article><p>{text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{text(row["file"])}, line {row["line"]} · loss {from_json_value(row["loss"]):.3f}, {text(details["other"])} {from_json_value(row["other_loss"]):.3f}</p></article>'
             )
         return "".join(made)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from luthier.core.run import write_file
+from luthier.core.run import AGAIN, write_file
 from luthier.core.study import Study
 from luthier.core.words import duration, plural
 from luthier.delivery import figures
@@ -50,6 +50,7 @@ def write_study(study: Study) -> Path:
     write_file(
         study.folder / "report.html",
         page(f"{name} · searched by Luthier", name, f"searched, {plural(plan['trials'], 'trial')}", "".join(body)),
+        AGAIN,
     )
     return study.folder / "report.html"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.core.run import write_file
+from luthier.core.run import AGAIN, write_file
 from luthier.delivery.page import page, section, text
 
 
@@ -27,7 +27,7 @@ def write_views(path: Path, name: str, picture: np.ndarray, views: Sequence[np.n
     said = ", ".join(f"augment.images.{field}={value}" for field, value in fields.items())
     drawn = " ".join(_drawn(view, f"view {number}") for number, view in enumerate(views, 1))
     body = section("As it is", f"<p>{_drawn(picture, 'the image')}</p>") + section("As it is learned from", f"<p>{drawn}</p>", text(said))
-    write_file(path, page(f"{name} · views by Luthier", name, "", body))
+    write_file(path, page(f"{name} · views by Luthier", name, "", body), AGAIN)
     return path
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from luthier.core.errors import ExperimentError, nearest
 from luthier.core.types import Scores
-from luthier.evaluation import numbers, pairs, retrieval
+from luthier.evaluation import numbers, pairs, retrieval, spans
 from luthier.evaluation.auc import anomaly_auc, anomaly_auc_of_resamples, auc, auc_of_resamples
 from luthier.evaluation.bleu import bleu_counts, bleu_of
 from luthier.evaluation.overlap import chrf_counts, chrf_of, rouge_l
@@ -217,6 +217,7 @@ class _Metrics(dict[str, Metric]):
         return _made(name)
 
 
+_MEAN_LOSS = _ratio(lambda scores: scores.loss, lambda scores: scores.count)
 METRICS = _Metrics(
     {
         "accuracy": Metric(accuracy, True, "share of rows given the right class", _ratio(lambda scores: _right(scores), _ones)),
@@ -226,18 +227,8 @@ METRICS = _Metrics(
         ),
         "auc": Metric(auc, True, "area under the ROC curve, averaged over the classes", auc_of_resamples),
         "mcc": Metric(mcc, True, "Matthews' correlation of true and predicted classes", _of_tallies(_mcc_of)),
-        "loss": Metric(
-            loss,
-            False,
-            "mean negative log-likelihood per row (or token), also called log loss",
-            _ratio(lambda scores: scores.loss, lambda scores: scores.count),
-        ),
-        "log_count_error": Metric(
-            loss,
-            False,
-            "weighted squared error of the logarithm of a count",
-            _ratio(lambda scores: scores.loss, lambda scores: scores.count),
-        ),
+        "loss": Metric(loss, False, "mean negative log-likelihood per row (or token), also called log loss", _MEAN_LOSS),
+        "log_count_error": Metric(loss, False, "weighted squared error of the logarithm of a count", _MEAN_LOSS),
         "bits_per_byte": Metric(bits_per_byte, False, "bits for each byte of what is to be said", _ratio(_bits, _bytes)),
         "calibration_error": Metric(calibration_error, False, "gap between confidence and accuracy", _calibration_of_resamples),
         "chrf": Metric(chrf, True, "chrF of the generated answers, 0 to 100", _chrf_of_resamples, answers=True),
@@ -250,6 +241,8 @@ METRICS = _Metrics(
         "micro_f1": Metric(numbers.micro_f1, True, "F1 over all labels of all rows together"),
         "label_macro_f1": Metric(numbers.label_macro_f1, True, "F1 averaged over the labels"),
         "exact_match": Metric(numbers.exact_match, True, "share of rows all of whose labels are right"),
+        "span_f1": Metric(spans.span_f1, True, "F1 over all spans of all rows together", _ratio(spans.twice_right, spans.said_and_there)),
+        "token_accuracy": Metric(spans.token_accuracy, True, "share of words with the right label", _ratio(spans.right_words, _count)),
         "masked_accuracy": Metric(numbers.masked_accuracy, True, "share of hidden tokens that are guessed"),
         "anomaly_auc": Metric(
             anomaly_auc, True, "area under the ROC curve of the anomaly score: abnormal rows against normal ones", anomaly_auc_of_resamples

@@ -22,6 +22,7 @@ FAMILIES: Table = Table(
     autoencoder="luthier.families.autoencoder:FAMILY",
     multi_label="luthier.families.multi_label:FAMILY",
     embedding="luthier.families.embedding:FAMILY",
+    token_labels="luthier.families.token_labels:FAMILY",
     translation="luthier.families.translation:FAMILY",
 )
 """Name → family; packages add theirs by an entry point in the group `luthier.family`."""

@@ -56,7 +56,7 @@ class ChatFamily(Family):
         """Columns of a well-known conversation; any others where a person insists and names them."""
         if asked.task is None and asked.input and asked.target:
             return None
-        found = find_conversation(rows, asked.input, asked.target) if not (asked.input and asked.target) else None
+        found = find_conversation(rows, asked.input, asked.target, asked.task == self.name) if not (asked.input and asked.target) else None
         if found is not None:
             names, learned = found
             columns = learned if names == (learned,) else f"{' + '.join(names)} → {learned}"

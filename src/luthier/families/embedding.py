@@ -69,6 +69,7 @@ class EmbeddingFamily(Family):
     base_kinds = ("encoder",)
     metrics = ("mrr", "recall_at_1", "recall_at_10", "spearman")
     compares_untouched = True
+    structured = ("vector", "other_vector")
     pipeline_tag = "sentence-similarity"
     library = "sentence-transformers"
 

@@ -72,6 +72,8 @@ class Family(ABC):
     """Whether it answers in words."""
     converses: bool = False
     """Whether it answers the turns of a conversation: `luthier chat` can talk to it, and bases are compared by what they foresee of its answers."""
+    structured: tuple[str, ...] = ()
+    """What of a prediction is a list of objects, which a file of predictions keeps as one (in CSV as JSON)."""
     pipeline_tag: str = ""
     """What model hubs call it."""
     library: str = "transformers"
@@ -139,7 +141,7 @@ class Family(ABC):
 
         Args:
             dataset: the rows.
-            base: that the person asked for; None takes the family's own.
+            base: that is trained; None where it is made from scratch or, in a family that never is, is the family's own.
             metric: that the person asked for, or "auto".
         """
 
@@ -267,6 +269,15 @@ class Family(ABC):
 
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """What the report shows of its own, as data; of any family `tables`: each a `title`, a `head` and `rows`."""
+        return {}
+
+    def describe_errors(self, examples: Sequence[Example], scores: Scores) -> dict[str, Any]:
+        """What the report shows of what it got wrong, as data: more `tables`.
+
+        Args:
+            examples: the test rows.
+            scores: of the trained model on them.
+        """
         return {}
 
     def describe_model(self, model: Any, objective: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from luthier.data import similar_images
 from luthier.data.infer import count_values, find_label
 from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rows, names_table, read
+from luthier.data.sources.frames import describe_value
 from luthier.data.sources.images import ENDINGS, KEPT, images_of
 from luthier.data.spec import Data
 from luthier.families import text_defaults
@@ -206,13 +208,19 @@ def images_asked(data: Any, column: str) -> tuple[list[Record], Path | None]:
     """
     if isinstance(data, dict) or not isinstance(data, str | Path):
         given = [data] if isinstance(data, dict) else data.to_dict("records") if hasattr(data, "to_dict") else list(data)
+        for number, row in enumerate(given, 1):
+            name = row.get(column) if isinstance(row, dict) else row
+            if not isinstance(name, str | os.PathLike) and not (isinstance(row, dict) and name is None):
+                raise DataError(
+                    f"row {number} is {describe_value(name)}, not the name of an image", "save the image as a file, and give its name"
+                )
         rows = [row if isinstance(row, dict) else {column: str(row)} for row in given]
         missing = next((number for number, row in enumerate(rows, 1) if not str(row.get(column) or "").strip()), None)
         if missing is not None:
             raise DataError(f"row {missing} has no {column!r}, which names the image", nearest(column, rows[missing - 1]))
         return _there([Record(number, row) for number, row in enumerate(rows, 1)], column), None
     path = Path(data)
-    if path.is_dir():
+    if _holds(path.is_dir):
         files = images_of(path)
         if not files:
             raise DataError(f"the folder {path} holds no images ({', '.join(ENDINGS)})", "give an image, a folder of them, or a table")
@@ -238,13 +246,24 @@ def _there(records: list[Record], column: str) -> list[Record]:
 
     for record in records:
         place = place_of(record, column)
-        if not place.is_file():
-            beside = [entry.name for entry in place.parent.iterdir() if entry.suffix.lower() in ENDINGS] if place.parent.is_dir() else []
+        if not _holds(place.is_file):
+            beside = (
+                [entry.name for entry in place.parent.iterdir() if entry.suffix.lower() in ENDINGS] if _holds(place.parent.is_dir) else []
+            )
             where = f"{record.source}, line {record.row}" if record.source else f"row {record.row}"
             raise DataError(
-                f"{where}: there is no image {record.values[column]}", nearest(place.name, beside) if beside else "check the path"
+                f"{where}: there is no image {str(record.values[column])[:200]}",
+                nearest(place.name, beside) if beside else "check the path",
             )
     return records
+
+
+def _holds(ask: Callable[[], bool]) -> bool:
+    """Whether something holds of a path; of a name that no file can have, nothing does."""
+    try:
+        return ask()
+    except (OSError, ValueError):  # too long, or with a character that no file's name has
+        return False
 
 
 def pixels_are_served(context: ProofContext) -> Proof:

@@ -12,6 +12,8 @@ from luthier.data.dataset import load_dataset as load_with
 from luthier.data.infer import refuse_columns
 from luthier.data.reading import Columns
 from luthier.data.rows import Rows
+from luthier.data.sources.images import ENDINGS as IMAGES
+from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
 from luthier.families import FAMILIES, family_of
 from luthier.families.family import Family
@@ -30,9 +32,12 @@ def recognise(rows: Rows, path: str, asked: Data) -> tuple[Family, Columns]:
         ExperimentError: there is no family of that name.
     """
     refuse_columns(rows, path, [*asked.input, *([asked.target] if asked.target else [])])
+    twice = next((name for name in asked.input if asked.input.count(name) > 1), None)
+    if twice:
+        raise DataError(f"the column {twice!r} is named twice in --input", "name each column once")
     if asked.task is not None:
         family = family_of(asked.task)
-        found = family.match(rows, path, asked)
+        found = match(family, rows, path, asked)
         if found is None:
             raise DataError(f"{path}: the columns {', '.join(rows.columns)} hold nothing for {asked.task}", "name them with --input and --target, or leave --task out")  # fmt: skip
         return family, found
@@ -40,7 +45,7 @@ def recognise(rows: Rows, path: str, asked: Data) -> tuple[Family, Columns]:
     problem: DataError | None = None
     for family in sorted((family_of(name) for name in FAMILIES), key=lambda family: -family.specificity):
         try:
-            found = family.match(rows, path, asked)
+            found = match(family, rows, path, asked)
         except DataError as reason:
             problem = reason
             continue
@@ -52,6 +57,35 @@ def recognise(rows: Rows, path: str, asked: Data) -> tuple[Family, Columns]:
     others = [other.name for other, _ in matching[1:] if other.Spec is not None and other.kind.reads == family.kind.reads]
     more = f"; {' and '.join(others)} could read them too: --task {others[0]}" if others else ""
     return family, replace(found, reason=found.reason + more)
+
+
+def match(family: Family, rows: Rows, path: str, asked: Data) -> Columns | None:
+    """The columns that a family would read of a table; None where it does not recognise it.
+
+    Args:
+        family: that is asked.
+        rows: of the training file.
+        path: of it, for messages.
+        asked: what the person named.
+
+    Raises:
+        DataError: it would read what it learns; or it reads texts, and would read the names of images, or what the reader noted of them.
+    """
+    if family.kind.images or not {"pixels", "thumbnail"} <= set(rows.columns):
+        found = family.match(rows, path, asked)
+        if found is not None and found.target in found.input and family.kind.learns in ("class", "classes", "number"):
+            raise DataError(
+                f"{path}: {found.target!r} is to be read and to be learned: the answer would stand in the question",
+                f"leave it out of --input, or learn another column ({', '.join(rows.columns)})",
+            )
+        return found
+    images = [name for name in rows.columns if str(rows.values[0].get(name) or "").lower().endswith(IMAGES)]
+    found = family.match(replace(rows, columns=[name for name in rows.columns if name not in KEPT]), path, asked)
+    if found is not None and set(found.input) <= {*images, *KEPT}:
+        readers = [f"--task {name}" for name in FAMILIES if family_of(name).kind.images]
+        raise DataError(f"{path}: {found.input[0]!r} {'names images' if found.input[0] in images else 'is what was noted of images'}, and {family.name} reads texts",
+                        f"use {' or '.join(readers)}, or name a column of texts with --input")  # fmt: skip
+    return found
 
 
 def load_dataset(spec: Data, checks: Sequence[str] = QUICK) -> Dataset:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import DataError
 from luthier.core.proof import Proof, ProofContext, ProofFunction
 from luthier.core.types import Example, Record, Scores
+from luthier.data.check.numbers import HOPELESS, find_far
 from luthier.data.infer import TARGET_NAMES, find_label, find_pair, find_text
 from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rejected, Rows
@@ -86,8 +87,19 @@ class TextRegression(TextFamily):
         return f"{columns.target} is {str(cell)[:40]!r}, which is not a finite number" if math.isnan(number_of(cell)) else ""
 
     def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
-        """There are no classes; numbers that are all the same teach nothing."""
-        numbers = {number_of(record.values.get(columns.target or "")) for record in parts["train"]}
+        """There are no classes; a number beyond all others is set aside, and numbers that are all the same teach nothing."""
+
+        def number(record: Record) -> float:
+            return number_of(record.values.get(columns.target or ""))
+
+        known = [number(record) for record in parts["train"]]
+        for name, rows in parts.items():
+            far = find_far([number(record) for record in rows], known, HOPELESS)
+            for record in (rows[place] for place in far):
+                reason = f"{columns.target} is {number(record):g}, more than a million interquartile ranges from the median ({statistics.median(known):g}): a slip?"
+                rejected.append(Rejected(record.source, record.row, reason, dict(record.values)))
+            parts[name] = [record for place, record in enumerate(rows) if place not in far]
+        numbers = {number(record) for record in parts["train"]}
         if len(numbers) == 1:
             raise DataError(f"{path}: every row has the number {numbers.pop():g}", "is this the right --target?")
         return ()

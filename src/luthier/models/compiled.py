@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from luthier.core.errors import ModelError
+from luthier.core.run import AGAIN, name_disk_errors
 from luthier.models import kernels
 from luthier.models.kernels import KERNELS, Kernel
 from luthier.models.store import home
@@ -118,7 +119,8 @@ def build(folder: Path, names: Sequence[str]) -> None:
     Raises:
         ModelError: the compiler failed.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with name_disk_errors(str(folder.parent), AGAIN):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as room:
         halves = [names[::2], names[1::2]]
         running = [

@@ -42,6 +42,25 @@ class Entry:
     removable: bool
 
 
+@contextlib.contextmanager
+def name_unreadable_files() -> Iterator[None]:
+    """Name a store, or a base in it, that this user may not read.
+
+    Raises:
+        ModelError: it is so; the message says which file.
+    """
+    try:
+        yield
+    except PermissionError as problem:
+        if problem.filename is None:
+            raise
+        raise ModelError(
+            f"{problem.filename} may not be read: {problem.strerror}",
+            "ask whoever owns it for the right to read it, or keep bases in a folder of your own: export LUTHIER_HOME=FOLDER",
+        ) from None
+
+
+@name_unreadable_files()
 def folder_size(folder: Path) -> int:
     """The bytes of all files below a folder; links are not followed, and a file with two names counts once."""
     total, seen = 0, set[tuple[int, int]]()
@@ -75,6 +94,7 @@ def locked(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
+@name_unreadable_files()
 def list_entries(store: Path, known: Container[str] = ()) -> list[Entry]:
     """What lies in the store: bases first, then what was left over.
 

@@ -35,15 +35,11 @@ logging.disable_progress_bar()
 
 ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 """Families that count positions from behind the padding token's number."""
-
-
 PLAIN = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}Assistant: {{ message.content }}{{ eos_token }}\n"
     "{% else %}{{ message.role | capitalize }}: {{ message.content }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """How turns are laid out for a decoder that brings no template: in words that any text has taught it."""
-
-
 USUAL = ("llama",)
 """Families of decoders on which a new head begins with the weights that transformers gives it; SmolLM2 was measured so."""
 QUIET = 0.1
@@ -57,6 +53,8 @@ class PackedNetwork(nn.Module):
         network: for sequence classification or causal language modelling, as loaded.
         dropout: share of activations dropped while training.
     """
+
+    adapter_task = "CAUSAL_LM"  # what PEFT calls it, for an adapter that is shipped
 
     def __init__(self, network: Any, dropout: float) -> None:
         super().__init__()
@@ -240,6 +238,8 @@ class Classifier(PackedNetwork):
         dropout: share of activations dropped while training.
         pooling: cls (the first token, through the family's own head), mean, or last.
     """
+
+    adapter_task = "SEQ_CLS"
 
     def __init__(self, network: Any, dropout: float, pooling: str) -> None:
         super().__init__(network, dropout)

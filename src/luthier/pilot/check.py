@@ -11,7 +11,7 @@ from typing import Any
 from luthier.core.errors import DataError
 from luthier.core.finding import Finding
 from luthier.core.interfaces import NullReporter, Reporter
-from luthier.core.run import file_hash, write_file
+from luthier.core.run import AGAIN, check_writable, file_hash, write_file
 from luthier.core.words import plural
 from luthier.data.archives import on_disk
 from luthier.data.check import CHECKS
@@ -89,8 +89,14 @@ def check(
 
     Raises:
         DataError: the rows cannot be read.
+        DiskFull, DiskFailed: the page or the cleaned file cannot be written.
     """
     reporter = reporter or NullReporter()
+    if fix is not None:
+        _format_of_fixed(Path(fix))
+    for asked in (page, fix):
+        if asked is not None:
+            check_writable(Path(asked))
     reporter.stage("data", str(data))
     spec = data_spec(
         data, target=target, input=input, task=task, validation=validation, test=test, set=as_assignments(set), say=reporter.say
@@ -132,14 +138,26 @@ def _read_with_model(dataset: Dataset, base: str | None, reporter: Reporter) -> 
     }
 
 
-def _write_fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], reporter: Reporter) -> Path:
-    """The training file without what the checks would drop, its labels without spaces around them; the source stays as it is."""
-    source = Path(dataset.spec.path)
+def _format_of_fixed(path: Path) -> str:
+    """The format of the cleaned file.
+
+    Args:
+        path: where it is to be.
+
+    Raises:
+        DataError: none that can be written, or there is something already.
+    """
     kind = ENDINGS.get(path.suffix.lower())
     if kind not in ("csv", "tsv", "jsonl"):
         raise DataError(f"the cleaned rows cannot be written as {path.suffix or 'a file without ending'}", "name it .csv, .tsv or .jsonl")
     if path.exists():
         raise DataError(f"{path} exists", "choose another name: nothing is overwritten")
+    return kind
+
+
+def _write_fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], reporter: Reporter) -> Path:
+    """The training file without what the checks would drop, its labels without spaces around them; the source stays as it is."""
+    source, kind = Path(dataset.spec.path), _format_of_fixed(path)
     why: dict[int, str] = {row.line: f"set aside: {row.reason}" for row in dataset.rejected if row.file == str(source)}
     for found in findings:
         for file, line in found.evidence.get("drop", ()):
@@ -157,7 +175,7 @@ def _write_fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], repo
         image, folder = dataset.spec.input[0], source if source.is_dir() else source.parent
         rows = {line: {name: row[name] for name in columns} | {image: _from(path, folder / row[image])} for line, row in rows.items()}
     kept = [values for line, values in rows.items() if line not in why]
-    write_file(path, format_rows(kind, columns, kept))
+    write_file(path, format_rows(kind, columns, kept), AGAIN)
     journal = path.with_name(path.name + ".journal.jsonl")
     head = {
         "source": str(source),
@@ -172,7 +190,7 @@ def _write_fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], repo
     for line in changed.keys() - why.keys():
         entries[line] = {"line": line, "why": "spellings: spaces around the label", "was": changed[line], "now": rows[line][dataset.spec.target or ""]}  # fmt: skip
     lines = [head, *(entries[line] for line in sorted(entries))]
-    write_file(journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_file(journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), AGAIN)
     mended = f", {plural(head['changed'], 'label')} without the spaces around" if head["changed"] else ""
     reporter.say(f"{path}: {plural(len(kept), 'row')} kept, {len(why):,} dropped{mended}; each of them, with the reason, in {journal.name}")
     return path

@@ -91,7 +91,7 @@ def _run_stages(
     asked = SearchRequest.of(place)
     workers = asked.workers if asked and asked.backend == "processes" else 1
     before = spent_before(place)
-    with count_seconds(place, clock, before), note_interruption(place, clock), Signals() as signals, restore_threads():
+    with count_seconds(place, clock, before), note_interruption(place, clock), Signals(reporter.say) as signals, restore_threads():
         if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists() and not place.events_named("searching"):
             finish(place, reporter, place.verdict)
             return place

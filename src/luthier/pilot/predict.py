@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,36 +10,39 @@ from typing import Any
 
 from luthier.core.errors import ExperimentError, ModelError, nearest
 from luthier.core.types import Message
-from luthier.data.sources.frames import Frame
+from luthier.data.sources.frames import Frame, describe_value
 from luthier.delivery.predictions import prepare_output, write_predictions
+from luthier.experiment import Changes
 from luthier.families import family_of
 from luthier.families.family import Family
 from luthier.models.store import Base, resolve
-from luthier.pilot.stages.prediction_rows import rows_to_predict
+from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
 
 Say = Callable[[str], None]
 
 
 def predict(
-    bundle: str | Path,
+    bundle: str | os.PathLike[str],
     data: str | Path | Sequence[str] | Frame,
     *,
     out: str | Path | None = None,
     limit: int = 256,
     top: int | None = None,
     abstain_below: float | None = None,
+    set: Changes = (),
     say: Say | None = None,
 ) -> list[dict[str, Any]]:
     """Classify texts, or answer prompts.
 
     Args:
-        bundle: RUN/bundle, or the run's folder.
+        bundle: RUN/bundle, the run's folder, or the run itself.
         data: one text, a list of texts, a dict (one row), a list of dicts, a data frame (pandas, polars), an Arrow table, a file of rows with
             the columns that the model was trained on, or "-" for standard input. A text in a list is a text, whatever it says.
         out: where to write the rows with their predictions: .csv, .tsv, .jsonl, .json or .parquet.
         limit: tokens an answer may have.
         top: also give so many of the likeliest classes.
         abstain_below: leave the label out where the confidence is lower than this (0 to 1).
+        set: how a file is read: {"data.encoding": "cp1252"}, or data.format, data.header, data.sheet.
         say: told what a person should know; a warning where it is not given.
 
     Returns:
@@ -50,11 +54,13 @@ def predict(
         LuthierError: no whole bundle there, rows without what the model reads, or an `out` that cannot be written.
     """
     say = say or _warn
+    _refuse_types(bundle, limit=limit, top=top, abstain_below=abstain_below)
+    how = parse_reading_options(set)
     base, about = _resolve_bundle(bundle, say)
     family = family_of(about["task"])
     _check_options(family, top, abstain_below)
     optional = family.optional_columns(about["input"])
-    rows, source = family.rows_to_predict(data, about["input"]) or rows_to_predict(data, about["input"], family.converses, optional)
+    rows, source = family.rows_to_predict(data, about["input"]) or rows_to_predict(data, about["input"], family.converses, how, optional)
     values = [record.values for record in rows]
     if out is not None:
         prepare_output(Path(out), values, chat=family.generates, source=source, bundle=base.folder)
@@ -62,18 +68,18 @@ def predict(
     found = [_decide(one, top, abstain_below) for one in family.predict(model, objective, rows, limit)]
     found = [{"row": record.row, **one} for record, one in zip(rows, found, strict=True)]
     if out is not None:
-        names = write_predictions(Path(out), values, [_as_columns(one) for one in found])
+        names = write_predictions(Path(out), values, [_as_columns(one, family.structured) for one in found])
         moved = next((name for name, column in names.items() if column != f"predicted_{name}"), None)
         if moved:
             say(f"the rows have columns named predicted_… already: the new ones end in {names[moved].removeprefix(f'predicted_{moved}')}")
     return found
 
 
-def chat(bundle: str | Path, *, limit: int = 256, temperature: float = 0.0, say: Say | None = None) -> Conversation:
+def chat(bundle: str | os.PathLike[str], *, limit: int = 256, temperature: float = 0.0, say: Say | None = None) -> Conversation:
     """Open a conversation with a bundle or a base.
 
     Args:
-        bundle: RUN/bundle, the run's folder, or a decoder's name.
+        bundle: RUN/bundle, the run's folder, the run itself, or a decoder's name.
         limit: tokens an answer may have.
         temperature: 0 takes the likeliest token each time.
         say: told what a person should know; a warning where it is not given.
@@ -87,8 +93,9 @@ def chat(bundle: str | Path, *, limit: int = 256, temperature: float = 0.0, say:
     from luthier.models.pretrained import load_generator, load_tokenizer
     from luthier.training.devices import configure_torch
 
+    _refuse_types(bundle, limit=limit, temperature=temperature)
     configure_torch()
-    base = resolve(str(bundle), say or _warn)
+    base = resolve(os.fspath(bundle), say or _warn)
     if base.bundle is None:
         return Conversation(load_generator(base, 0.0).eval(), load_tokenizer(base), limit, temperature)
     family = family_of(base.bundle["task"])
@@ -134,13 +141,31 @@ def _warn(line: str) -> None:
     warnings.warn(line, stacklevel=3)
 
 
-def _resolve_bundle(bundle: str | Path, say: Say) -> tuple[Base, dict[str, Any]]:
+def _refuse_types(bundle: Any, **options: Any) -> None:
+    """Refuse what is of another type than it must be, before anything is read.
+
+    Args:
+        bundle: as given.
+        options: by their names; None is none.
+
+    Raises:
+        ExperimentError: one of them is.
+    """
+    if not isinstance(bundle, str | os.PathLike):
+        raise ExperimentError(f"the bundle is {describe_value(bundle)}, which names no folder", "give the bundle first and the rows second: luthier.predict('RUN/bundle', rows)")  # fmt: skip
+    for name, value in options.items():
+        whole = name in ("limit", "top")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int if whole else int | float)):
+            raise ExperimentError(f"{name} is {value!r}, {describe_value(value)}, not a {'whole number' if whole else 'number'}", f"give it as {name}={'2' if whole else '0.8'}")  # fmt: skip
+
+
+def _resolve_bundle(bundle: str | os.PathLike[str], say: Say) -> tuple[Base, dict[str, Any]]:
     """A bundle whose files were checked, and what Luthier wrote about it."""
-    folder = Path(bundle)
+    folder, bundle = Path(bundle), os.fspath(bundle)
     if not folder.exists():
         beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise ModelError(f"there is no bundle {bundle}", nearest(folder.name, beside))
-    base = resolve(str(bundle), say)
+    base = resolve(bundle, say)
     if base.bundle is None:
         raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")
     return base, base.bundle
@@ -183,16 +208,16 @@ def _decide(one: dict[str, Any], top: int | None, abstain_below: float | None) -
     return decided
 
 
-def _as_columns(one: dict[str, Any]) -> dict[str, Any]:
-    """A prediction as columns of a file, one value each: what is one value already, and lists of such, joined; a vector as it is; of the likeliest classes two columns each."""
+def _as_columns(one: dict[str, Any], structured: Sequence[str]) -> dict[str, Any]:
+    """A prediction as columns of a file: what is one value already, and lists of such, joined; of the likeliest classes two columns each; what is `structured` stays as it is."""
     columns: dict[str, Any] = {}
     for name, value in one.items():
         if name == "row":
             continue
-        if value is None or isinstance(value, str | int | float):
+        if name in structured:
+            columns[name] = value
+        elif value is None or isinstance(value, str | int | float):
             columns[name] = round(value, 6) if name == "confidence" and isinstance(value, float) else value
-        elif isinstance(value, list) and value and all(isinstance(item, float) for item in value):
-            columns[name] = value  # a vector
         elif isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
             columns[name] = "; ".join(str(item) for item in value)
     for place, each in enumerate(one.get("top", ()), 1):

@@ -22,8 +22,8 @@ def report(run: str | Path) -> Path:
     if place.events_named("searching"):
         study = Study(place.folder)
         if study.winner is None:
-            raise RunError(f"{run} has no winner yet", f"finish it: `luthier resume {run}`")
+            raise RunError(f"{place.folder} has no winner yet", f"finish it: `luthier resume {place.folder}`")
         return write_study(study)
     if place.verdict is None:
-        raise RunError(f"{run} has no verdict yet", f"finish it: `luthier resume {run}`")
+        raise RunError(f"{place.folder} has no verdict yet", f"finish it: `luthier resume {place.folder}`")
     return write_report(place)

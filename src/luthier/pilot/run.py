@@ -20,6 +20,7 @@ from luthier.pilot.stages.begin import begin_run, fresh_or_planned
 from luthier.pilot.stages.given_rows import rows_in_run
 from luthier.pilot.stages.metric import confirm_metric, with_metric
 from luthier.pilot.stages.options import choose_experiment, data_spec, fill_from_rows, load_experiment, parse_assignments, parse_seconds
+from luthier.pilot.stages.watching import refuse_watchers
 
 
 def run(
@@ -71,6 +72,7 @@ def run(
         Stopped: Ctrl-C or another signal; it carries the folder to `resume`.
     """
     clock = Clock()
+    refuse_watchers(watchers)
     reporter = reporter or NullReporter()
     seconds = parse_seconds(budget)
     changes = with_metric(as_assignments(set), metric)
@@ -123,6 +125,7 @@ def train(
         LuthierError: what is wrong and what to do about it.
     """
     clock = Clock()
+    refuse_watchers(watchers)
     reporter = reporter or NullReporter()
     seconds = parse_seconds(budget)
     source = None if isinstance(experiment, Experiment) or set or metric or budget is not None else run_of(Path(experiment))
@@ -176,6 +179,7 @@ def resume(
         LuthierError: it is in use, it is damaged, or something that decides its bits has changed.
     """
     clock = Clock()
+    refuse_watchers(watchers)
     reporter = reporter or NullReporter()
     place = Run.open(Path(run))
     if place.events_named("searching"):

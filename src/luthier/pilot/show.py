@@ -36,9 +36,10 @@ class Shown:
         pieces: each token's text.
         tokens: each token's number.
         learned: whether it is one that the model has to say.
-        target: the class, where there are classes.
+        target: what is learned, as text: the class, where there are classes; empty of answers.
         cut: tokens that are lost because the row is too long.
         views: how the row is learned from in the first steps in which it is changed.
+        is_class: whether the target is one class.
     """
 
     file: str
@@ -50,6 +51,7 @@ class Shown:
     target: str
     cut: int
     views: list[str]
+    is_class: bool
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,9 @@ def show(
     text = " ".join(str(record.values.get(name) or "") for name in dataset.spec.input)
     return Shown(
         record.source, record.row, part, pieces, tokens, learned,
-        "" if answers else str(record.values.get(dataset.spec.target or "") or ""), int(example.facts.get("cut", 0)),
+        "" if answers else dataset.reader.row_view(record, dataset.spec).target, int(example.facts.get("cut", 0)),
         [experiment.augment.view(text, experiment.seed, step, record.row) for step in range(views)],
+        dataset.reader.kind.classes,
     )  # fmt: skip
 
 

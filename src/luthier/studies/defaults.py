@@ -122,15 +122,18 @@ def _centred(dimension: Dimension, value: Any) -> Dimension:
     return dimension.model_copy(update={"centre": value, "options": options})
 
 
-def choose(dataset: Dataset, base: Base | None, seed: int, metric: str = AUTO, scratch: bool = False) -> tuple[Experiment, list[Choice]]:
+def choose(
+    dataset: Dataset, base: Base | None, seed: int, metric: str = AUTO, scratch: bool = False, own: bool = False
+) -> tuple[Experiment, list[Choice]]:
     """An experiment for these rows, with the reason for each value.
 
     Args:
         dataset: the rows.
-        base: that the person asked for; None takes the family's own.
+        base: that is trained; None takes the family's own, or nothing pretrained.
         seed: of the experiment.
         metric: that the person asked for.
         scratch: with nothing pretrained.
+        own: whether the base is the family's own, which nobody asked for.
 
     Raises:
         ExperimentError: such rows can be checked, not trained on.
@@ -142,7 +145,8 @@ def choose(dataset: Dataset, base: Base | None, seed: int, metric: str = AUTO, s
         raise ExperimentError(f"a {family.name} model is not made from scratch", f"choose a base, such as --base {family.base}")
     found = family.defaults(dataset, base, metric)
     values = {choice.path: choice.value for choice in found}
-    name, why = (base.name, "as asked") if base else (None if scratch else family.base, f"the embedded base for {family.name}")
+    name = base.name if base else None if scratch else family.base
+    why = "as asked" if base and not own else f"the embedded base for {family.name}"
     choices = [
         Choice("data.task", family.name, dataset.reason),
         *(

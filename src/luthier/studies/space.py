@@ -15,6 +15,17 @@ from luthier.experiment import Experiment, number
 
 Values = dict[str, Any]
 """A point of the space: path → value."""
+SHARED = {
+    "data": "all trials read the same rows",
+    "model.base": "all trials train the same base",
+    "model.fingerprint": "all trials train the same base",
+    "objective.kind": "all trials learn the same task",
+    "objective.labels": "all trials learn the same classes",
+    "training.metric": "trials are ranked by one metric",
+    "environment": "it records where a run was trained",
+    "seed": "the best of several seeds is the luckiest, and is no better on new rows",
+}
+"""Fields (with all below them) in which the trials of a search do not differ, and why."""
 
 
 class Dimension(Component):
@@ -132,19 +143,24 @@ def parse_dimension(text: str, experiment: Experiment) -> Dimension:
         experiment: whose value is the centre.
 
     Raises:
-        ExperimentError: it is not such a text, or there is no such field.
+        ExperimentError: it is not such a text, there is no such field, or trials do not differ in it.
     """
     text, *conditions = text.split(" if ")
     path, equals, right = (part.strip() for part in text.partition("="))
     if not equals or not right:
         raise ExperimentError(f"--space {text!r} names no values", "write it as optimizer.lr=1e-5..1e-3 or training.batch_size=8|16|32")
+    refuse_shared(path)
     when = {other.strip(): number(value.strip()) for other, _, value in (condition.partition("=") for condition in conditions)}
     experiment = apply_values(experiment, when)
     centre = value_at(experiment, path)
     bounds, _, how = (part.strip() for part in right.partition(","))
     if ".." in bounds:
         low, high = (number(part) for part in bounds.split("..", 1))
-        if not all(isinstance(end, int | float) for end in (low, high)) or not low < high or how not in ("", "log", "linear"):
+        if (
+            not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
+            or not low < high
+            or how not in ("", "log", "linear")
+        ):
             raise ExperimentError(f"--space {text!r} is not a range", "write it as optimizer.lr=1e-5..1e-3, with ,linear or ,log behind it")
         kind = how or ("log" if low > 0 and high / low >= 10 else "linear")
         if kind == "log" and low <= 0:
@@ -154,12 +170,36 @@ def parse_dimension(text: str, experiment: Experiment) -> Dimension:
         made = build(Dimension, {"path": path, "kind": kind, "low": low, "high": high, "centre": middle, "spread": width / 4, "why": "as asked", "when": when}, "space")  # fmt: skip
     else:
         options = tuple(number(part.strip()) for part in right.split("|"))
+        if len({str(option) for option in options}) < 2:
+            remedy = (
+                f"put | between the values: {path}={right.replace(',', '|')}"
+                if "," in right
+                else f"give several ({path}={right}|…), or set it: --set {path}={right}"
+            )
+            raise ExperimentError(f"--space {text!r} names one value, so nothing would be searched", remedy)
         middle = centre if centre in options else options[0]
         made = build(Dimension, {"path": path, "kind": "choice", "options": options, "centre": middle, "spread": 1 - 1 / len(options), "why": "as asked", "when": when}, "space")  # fmt: skip
     assert isinstance(made, Dimension)
     for end in (made.low, made.high) if made.kind != "choice" else made.options:
         apply_values(experiment, {path: end})
     return made
+
+
+def refuse_shared(path: str) -> None:
+    """Refuse a field in which the trials of a search do not differ.
+
+    Args:
+        path: dotted, such as "model.base".
+
+    Raises:
+        ExperimentError: it is one of `SHARED`.
+    """
+    field = next((shared for shared in SHARED if path == shared or path.startswith(f"{shared}.")), None)
+    if field is not None:
+        raise ExperimentError(
+            f"{path} cannot be searched: {SHARED[field]}",
+            f"make a run for each value (`luthier run DATA --set {path}=VALUE`), and `luthier compare` them",
+        )
 
 
 def value_at(experiment: Experiment, path: str) -> Any:
@@ -209,6 +249,10 @@ def parse_point(text: str, space: Sequence[Dimension]) -> Values:
         if not equals or path not in known:
             raise ExperimentError(f"--try {text!r}: {path!r} is not in the space", nearest(path, [*known]))
         value, dimension = number(right), known[path]
+        if dimension.kind != "choice" and (isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value)):
+            raise ExperimentError(
+                f"--try {text!r}: {right!r} is no number", f"{dimension.as_text()} takes one, such as {path}={dimension.centre:g}"
+            )
         inside = value in dimension.options if dimension.kind == "choice" else dimension.low <= value <= dimension.high
         if not inside:
             raise ExperimentError(f"--try {text!r}: {value} is outside of {dimension.as_text()}", "widen it with --space")

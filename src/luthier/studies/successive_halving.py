@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from luthier.core.errors import DiskFailed, DiskFull, LuthierError, RunError, Stopped
+from luthier.core.run import name_disk_errors
 from luthier.core.study import Study
 from luthier.studies.propose import Tried, propose
 from luthier.studies.rungs import Decision, Rung, Standing, decide
@@ -202,7 +203,8 @@ class SuccessiveHalving:
         standing = Standing(trial.number, score, losses)
         if losses is not None:
             folder = self.study.folder / "standings"
-            folder.mkdir(exist_ok=True)
+            with name_disk_errors(str(folder)):
+                folder.mkdir(exist_ok=True)
             save_file({"losses": losses}, folder / f"rung-{number}-trial-{trial.number:03d}.safetensors")
         self.study.add_entry("standing", rung=number, trial=trial.number, share=rung.share, score=score, seconds=seconds, why=why)
         others = [one for (at, _), one in self.standings.items() if at == number]

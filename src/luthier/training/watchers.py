@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 
 from luthier.core.errors import Diverged, Stopped
 from luthier.core.interfaces import Reporter
-from luthier.core.run import Run
+from luthier.core.run import Run, name_disk_errors
 from luthier.core.types import Scores, Step
 from luthier.data.batches import steps_in_epoch
 from luthier.evaluation.metrics import find_never_predicted, measure, metric_of
@@ -186,7 +187,8 @@ class Evaluator:
             self.writer.save(self.state(number), full=False, keep={number})
         self.metrics.note(step=number, evaluation=measured, best=better, **_unpredicted(scores))
         self.metrics.flush()
-        (self.run.folder / "validation_losses").mkdir(exist_ok=True)
+        with name_disk_errors(str(self.run.folder)):
+            (self.run.folder / "validation_losses").mkdir(exist_ok=True)
         save_file(
             {"loss": scores.loss, "count": scores.count},
             self.run.folder / "validation_losses" / f"{name_of(number)}.safetensors",
@@ -261,9 +263,13 @@ class Signals:
     """Turns SIGINT, SIGTERM and SIGHUP into a stop at the next safe place.
 
     A second signal changes nothing, so that the checkpoint that is being written is not lost; a third one stops at once.
+
+    Args:
+        say: told at once that the first one was heard: the next safe place may be seconds away.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
+        self.say = say
         self.caught = 0
         self.times = 0
         self._before: dict[int, Any] = {}
@@ -284,7 +290,10 @@ class Signals:
         self.times += 1
         if self.times > 2:
             raise Stopped(number, at_once=True)
-        self.caught = self.caught or number
+        if not self.caught:
+            self.caught = number
+            with contextlib.suppress(RuntimeError, OSError):  # it came amidst another line, or the terminal is gone
+                self.say("stopping at the next safe place, in seconds; twice more stops at once")
 
     def poll(self) -> None:
         """Stop if asked to.

@@ -11,6 +11,7 @@ CHECKS = Table(
     shares="luthier.data.check.shares:check",
     groups="luthier.data.check.groups:check",
     balance="luthier.data.check.balance:check",
+    numbers="luthier.data.check.numbers:check",
     spellings="luthier.data.check.spellings:check",
     language="luthier.data.check.language:check",
     characters="luthier.data.check.characters:check",

@@ -1,4 +1,4 @@
-"""Rows of a given test or validation file that are also training rows."""
+"""Held-out rows that are also rows that the model was trained or chosen on."""
 
 from __future__ import annotations
 
@@ -7,32 +7,71 @@ from collections import defaultdict
 from luthier.core.finding import Finding
 from luthier.data.check.sheet import Sheet
 
+EARLIER = {"test": ("train", "validation"), "validation": ("train",)}
+"""Part → those that the model has met before it is scored on this one; the validation rows choose the checkpoint and what ships."""
+
 
 def check(sheet: Sheet) -> list[Finding]:
-    """Held-out rows whose text, or nearly their text, was trained on; our own splits cannot leak."""
+    """Held-out rows whose text, or nearly their text, was met before; what is split here from one file (but by time) cannot leak."""
     if not sheet.given:
         return []
     found = []
-    trained: dict[str, list[int]] = defaultdict(list)
-    groups: dict[int, int] = {}
-    for row in range(len(sheet)):
-        if sheet.parts[row] == "train":
-            trained[sheet.plain[row]].append(row)
-            groups.setdefault(sheet.clusters[row], row)
-    for part in ("test", "validation"):
-        held = [row for row in range(len(sheet)) if sheet.parts[row] == part]
-        exact = [row for row in held if sheet.plain[row] in trained]
-        near = [row for row in held if sheet.plain[row] not in trained and sheet.clusters[row] in groups]
-        for kind, rows, others in (
-            ("leakage", exact, [trained[sheet.plain[row]][0] for row in exact]),
-            ("leakage.near", near, [groups[sheet.clusters[row]] for row in near]),
-        ):
-            if not rows:
-                continue
-            drop = sorted({other for row in rows for other in trained[sheet.plain[row]]}) if kind == "leakage" else []
-            verb = "are also" if kind == "leakage" else "are nearly"
-            found.append(sheet.finding(kind, "warning", f"{len(rows):,} of {len(held):,} given {part} rows {verb} training rows",
-                                       f"the {part} score flatters the model; --fix takes the copies out of the training rows" if drop
-                                       else f"the {part} score may flatter the model; compare the rows", rows, drop=drop,
-                                       notes=[f"training line {sheet.records[other].row}" for other in others], share=len(rows) / len(held)))  # fmt: skip
+    for part in EARLIER:
+        copies, near = find_copies(sheet, part)
+        found += [*_finding(sheet, part, "leakage", copies), *_finding(sheet, part, "leakage.near", near)]
     return found
+
+
+def find_copies(sheet: Sheet, part: str) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """The rows of a part that were met before.
+
+    Args:
+        sheet: all rows.
+        part: test or validation.
+
+    Returns:
+        row → the earlier rows with the same text; and, of the rows without such, row → the earlier rows of the same cluster
+    """
+    held = [row for row in range(len(sheet)) if sheet.parts[row] == part]
+    same: dict[str, list[int]] = defaultdict(list)
+    alike: dict[int, list[int]] = defaultdict(list)
+    for row in range(len(sheet)):
+        if sheet.parts[row] in EARLIER[part] and held and (sheet.by_time or sheet.records[row].source != sheet.records[held[0]].source):
+            same[sheet.plain[row]].append(row)
+            alike[sheet.clusters[row]].append(row)
+    copies = {row: same[sheet.plain[row]] for row in held if sheet.plain[row] in same}
+    return copies, {row: alike[sheet.clusters[row]] for row in held if row not in copies and sheet.clusters[row] in alike}
+
+
+def _finding(sheet: Sheet, part: str, kind: str, pairs: dict[int, list[int]]) -> list[Finding]:
+    """What is said of the rows of a part that were met before.
+
+    Args:
+        sheet: all rows.
+        part: test or validation.
+        kind: leakage or leakage.near.
+        pairs: row → where it was met before.
+    """
+    if not pairs:
+        return []
+    training = next(record.source for record, place in zip(sheet.records, sheet.parts, strict=True) if place == "train")
+    held = sheet.parts.count(part)
+    given = "given " if sheet.records[next(iter(pairs))].source != training else ""
+
+    def named(row: int) -> str:  # a row of the training file is called one, also where our split made it a validation row
+        return "validation" if sheet.parts[row] == "validation" and (sheet.by_time or sheet.records[row].source != training) else "training"
+
+    met = " or ".join(sorted({named(other) for others in pairs.values() for other in others}))
+    notes = [f"{named(others[0])} line {sheet.records[others[0]].row}" for others in pairs.values()]
+    share = len(pairs) / held
+    if kind == "leakage.near":
+        return [sheet.finding(kind, "warning", f"{len(pairs):,} of {held:,} {given}{part} rows are nearly {met} rows",
+                              f"the {part} score may flatter the model; compare the rows", pairs, notes=notes, share=share, part=part)]  # fmt: skip
+    in_training = [[one for one in others if sheet.records[one].source == training] or
+                   ([row] if sheet.records[row].source == training else []) for row, others in pairs.items()]  # fmt: skip
+    remedies = ["--fix takes the copies out of the training rows"] if any(in_training) else []
+    if not all(in_training):
+        remedies.append("take those that the training file does not hold out of the validation or the test file")
+    return [sheet.finding(kind, "warning", f"{len(pairs):,} of {held:,} {given}{part} rows are also {met} rows",
+                          f"the {part} score flatters the model; {'; '.join(remedies)}", pairs, drop=sorted({one for rows in in_training for one in rows}),
+                          notes=notes, share=share, part=part)]  # fmt: skip

@@ -55,7 +55,9 @@ def _giant(sheet: Sheet) -> list[Finding]:
 
 
 def _cut(sheet: Sheet, context: int) -> list[Finding]:
-    """Rows of which the end is not read."""
+    """Rows of which the end is not read; texts with spans are read whole, in windows."""
+    if sheet.kind.learns == "spans":
+        return []
     whole = [f"{text}\n{label}" if sheet.kind.learns == "answer" else text for text, label in zip(sheet.texts, sheet.labels, strict=True)]
     may = [row for row, text in enumerate(whole) if len(text.encode(errors="replace")) + MARKS > context]  # a token has a byte or more
     lengths = dict(zip(may, _tokens(sheet, [whole[row] for row in may]), strict=True))

@@ -45,6 +45,7 @@ class Sheet:
         target: the column that is learned.
         others: the columns that are neither read nor learned.
         group: the column whose rows stay in one part, where one was named.
+        by_time: whether the parts of one file were divided by time, which may tear copies apart.
     """
 
     records: Sequence[Record]
@@ -61,6 +62,7 @@ class Sheet:
     target: str | None = None
     others: tuple[str, ...] = ()
     group: str | None = None
+    by_time: bool = False
 
     def __len__(self) -> int:
         return len(self.records)

@@ -15,6 +15,8 @@ from luthier.data.rows import Reading, Rejected, Rows
 csv.field_size_limit(1 << 30)
 
 
+MARKS = {";": ";", "\t": "tab", "|": "| (a bar)"}
+"""Separators that a comma-separated file does not have, and what they are called."""
 SWALLOWED = 3
 """Lines inside one cell that look like whole rows from which on a quote is taken to have been left open."""
 LOOKED_AT = 10_000
@@ -28,10 +30,14 @@ def read_commas(reading: Reading) -> Rows:
     path = str(reading.path)
     with reading.stream() as stream:
         first = stream.readline()
-        if first.count(",") == 0 and (first.count(";") or first.count("\t")):
-            mark = ";" if first.count(";") >= first.count("\t") else "tab"
+        if first.lstrip("\ufeff \t").startswith(('{"', '[{"')):
             raise DataError(
-                f"{path}: the first line holds no comma but {first.count(';') or first.count(chr(9))} × {mark}",
+                f"{path}: the first line is JSON, not names with commas", "name it .jsonl where each line is an object, or .json"
+            )
+        mark = max(MARKS, key=first.count)
+        if first.count(",") == 0 and first.count(mark):
+            raise DataError(
+                f"{path}: the first line holds no comma but {first.count(mark)} × {MARKS[mark]}",
                 "save it as comma-separated, or name it .tsv when tabs separate the columns",
             )
         stream.seek(0)
@@ -169,6 +175,14 @@ def _refuse_other_mark(rows: list[list[str]], path: str) -> None:
     """
     if len(rows) < 10:
         return
+    lines = [row[0] for row in rows[:LOOKED_AT] if row]
+    widths = [len(next(csv.reader([line]), [])) for line in lines]  # commas inside quotes separate nothing
+    if (
+        widths[0] > 1
+        and not any(" " in name for name in lines[0].split(","))
+        and sum(width == widths[0] for width in widths) > 0.9 * len(widths)
+    ):
+        raise DataError(f"{path}: every line is one cell, but holds {widths[0]} cells with commas between them: another separator?", "name it .csv, or --set data.format=csv")  # fmt: skip
     for mark, name in ((",", "comma"), (";", "semicolon"), ("\t", "tab"), ("|", "bar")):
         counts = [row[0].count(mark) for row in rows if row]
         if counts[0] and sum(count == counts[0] for count in counts) > 0.8 * len(counts):

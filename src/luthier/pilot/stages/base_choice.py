@@ -28,7 +28,7 @@ def require_comparable(dataset: Dataset) -> str:
         ExperimentError: they cannot.
     """
     family = family_of(dataset.spec.task)
-    if family.Spec is None or family.base is None or family.kind.images or family.kind.learns == "nothing":
+    if family.Spec is None or family.base is None or family.kind.images or not (family.kind.classes or family.converses):
         raise ExperimentError(
             f"{dataset.reason}: similarity is read off classes or answers", "give rows with a label column, or conversations"
         )

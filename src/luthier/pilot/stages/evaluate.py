@@ -86,6 +86,7 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
     metrics = family.metrics_of_verdict(metrics_at_verdict(work.objective.metrics, family), ours)
     found = decide(family.name, metrics, ours, base, others)
     details = _rows(context, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)
+    details = join_details(details, family.describe_errors(test, ours))
     details = join_details(details, family.describe_model(work.model.eval(), context.objective))
     details["pictures"] = family.pictures(work.model, work.objective, test, ours)
     context.run.add_findings(*family.findings(ours, experiment.objective))

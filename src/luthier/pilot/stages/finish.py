@@ -32,13 +32,13 @@ def judge_and_package(context: RunContext, experiment: Experiment, work: Work, b
     name_never_predicted(context, never_predicted_at(place, best["step"]), "validation")
     reporter.stage("verdict", plural(len(context.dataset.records["test"]), "sealed test row"))
     verdict, shipped = evaluate_test(context, experiment, work, best)
+    if place.events_named("inexact"):
+        verdict["inexact"] = place.events_named("inexact")[-1]["differences"]
     reporter.stage("bundle")
     counts = {part: len(rows) for part, rows in context.dataset.records.items()}
     card = write_card(experiment, context.base, verdict, counts)
     write_bundle(place.folder / "bundle", work.model, context.tokenizer, experiment, context.base, card, shipped)
     verdict["seconds"] = round(context.spent, 2)
-    if place.events_named("inexact"):
-        verdict["inexact"] = place.events_named("inexact")[-1]["differences"]
     place.write_json("verdict.json", verdict)
     finish(place, reporter, verdict)
 

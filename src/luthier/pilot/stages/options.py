@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.component import build
-from luthier.core.errors import ExperimentError
+from luthier.core.errors import ExperimentError, ModelError
 from luthier.core.hub import NAME
 from luthier.core.interfaces import Reporter
 from luthier.data.dataset import Dataset
@@ -18,7 +19,7 @@ from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import ALIASES, AUTO
 from luthier.experiment import Experiment, number
 from luthier.families import family_of
-from luthier.families.family import Choice
+from luthier.families.family import Choice, Family
 from luthier.families.recognise import load_dataset
 from luthier.models.spec import SCRATCH
 from luthier.pilot.stages.metric import PATH, settle_metric
@@ -96,12 +97,31 @@ def fill_from_rows(experiment: Experiment, dataset: Dataset, assignments: Sequen
     objective: Any = experiment.objective
     if objective.kind == dataset.spec.task:
         objective = family_of(dataset.spec.task).fit_spec(objective, dataset)
+    refuse_other_rows(experiment.model_copy(update={"objective": objective}), dataset)
+    return settle_metric(experiment.model_copy(update={"data": dataset.spec, "objective": objective}), dataset, assignments)
+
+
+def refuse_other_rows(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse an objective of another task than the rows', or with other classes; their order is the person's own.
+
+    Args:
+        experiment: as it would be trained.
+        dataset: its rows.
+
+    Raises:
+        ExperimentError: it is so.
+    """
+    objective: Any = experiment.objective
     if objective.kind != dataset.spec.task:
         raise ExperimentError(
             f"objective.kind is {objective.kind!r}, but the rows are for {dataset.spec.task}",
             f"set data.task={objective.kind} and name the columns",
         )
-    return settle_metric(experiment.model_copy(update={"data": dataset.spec, "objective": objective}), dataset, assignments)
+    labels = getattr(objective, "labels", ())
+    if dataset.labels and set(labels) != set(dataset.labels):
+        missing = next((label for label in dataset.labels if label not in labels), None)
+        raise ExperimentError(f"objective.labels names {', '.join(map(str, labels[:8]))}, and the rows have {', '.join(dataset.labels[:8])}",
+                              f"name all classes of the rows, {missing!r} too, or leave objective.labels out" if missing is not None else "name the classes of the rows, or leave objective.labels out")  # fmt: skip
 
 
 def parse_seconds(budget: str | float | None) -> float | None:
@@ -126,7 +146,12 @@ def parse_seconds(budget: str | float | None) -> float | None:
 
 
 def choose_experiment(
-    dataset: Dataset, base: str | None, assignments: Sequence[str], seed: int, reporter: Reporter, seconds: float | None = None
+    dataset: Dataset,
+    base: str | os.PathLike[str] | None,
+    assignments: Sequence[str],
+    seed: int,
+    reporter: Reporter,
+    seconds: float | None = None,
 ) -> tuple[Experiment, list[Choice]]:
     """The default for these rows and this base, with what the person set; a base that is named is fetched now, so that a wrong name fails at once.
 
@@ -138,10 +163,13 @@ def choose_experiment(
         reporter: shows progress.
         seconds: for everything; what is chosen should keep to them.
     """
-    name = parse_assignments(assignments).get("model.base", base)
+    if not isinstance(base, str | os.PathLike | None):
+        raise ExperimentError(f"the base is {base!r}, which names none", "give a name, a folder or a run")
+    name = parse_assignments(assignments).get("model.base", None if base is None else os.fspath(base))
     metric = ALIASES.get(asked := parse_assignments(assignments).get(PATH, AUTO), asked)
     if name is None:
-        return apply_overrides(*choose(dataset, None, seed, metric), assignments, dataset, None)
+        own = resolve_own_base(dataset, reporter)
+        return apply_overrides(*choose(dataset, own, seed, metric, own=True), assignments, dataset, own)
     if name in (SCRATCH, ""):
         others = [item for item in assignments if item.partition("=")[0].strip() != "model.base"]
         return apply_overrides(*choose(dataset, None, seed, metric, scratch=True), others, dataset, None)
@@ -155,7 +183,41 @@ def choose_experiment(
     from luthier.models.store import resolve
 
     found = resolve(name, reporter.say)
+    refuse_kind(family_of(dataset.spec.task), found)
     return apply_overrides(*choose(dataset, found, seed, metric), assignments, dataset, found)
+
+
+def refuse_kind(family: Family, base: Base) -> None:
+    """Refuse a base of a kind that a family is not trained on.
+
+    Args:
+        family: of the rows.
+        base: that was named.
+
+    Raises:
+        ModelError: it is of another kind.
+    """
+    if family.Spec is not None and base.kind not in family.base_kinds:
+        kind = {"encoder": "an encoder", "decoder": "a decoder", "image": "a network for images"}
+        wanted = " or ".join(kind.get(each, each) for each in family.base_kinds)
+        own = f", such as --base {family.base}" if family.base else ""
+        raise ModelError(f"{base.name} is {kind.get(base.kind, base.kind)}, and {family.name} is trained on {wanted}",
+                         f"name another base{own}: `luthier models list` shows the kinds")  # fmt: skip
+
+
+def resolve_own_base(dataset: Dataset, reporter: Reporter) -> Base | None:
+    """The base that a family trains if nobody says another, where it could start from scratch too; None where there is no doubt.
+
+    Args:
+        dataset: the rows.
+        reporter: told before it is fetched.
+    """
+    family = family_of(dataset.spec.task)
+    if family.Spec is None or family.base is None or not family.from_scratch:
+        return None
+    from luthier.models.store import resolve
+
+    return resolve(family.base, reporter.say)
 
 
 def apply_overrides(
@@ -173,9 +235,12 @@ def apply_overrides(
         brought.append(family_of(dataset.spec.task).batch_size(dataset, experiment.training.epochs))
     for choice in brought:
         experiment = experiment.replace(choice.path, choice.value)
-    if any(path.startswith("objective.") for path in paths):  # what only the rows can tell may depend on it
+    if (
+        any(path.startswith("objective.") for path in paths) and experiment.objective.model_dump()["kind"] == dataset.spec.task
+    ):  # what only the rows can tell may depend on it
         family = family_of(dataset.spec.task)
         experiment = experiment.model_copy(update={"objective": family.fit_spec(experiment.objective, dataset)})
+    refuse_other_rows(experiment, dataset)
     experiment = settle_metric(experiment, dataset, assignments)
     if experiment.training.sampling == "balanced" and "objective.class_weights" not in paths and dataset.labels:
         experiment = experiment.replace("objective.class_weights", "none")  # rare rows come more often already
@@ -193,7 +258,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
 
 
 def default_experiment(
-    data: str | Path, set: Sequence[str], reporter: Reporter, *, target: str | None, input: str | Sequence[str] | None, base: str | None,
+    data: str | Path, set: Sequence[str], reporter: Reporter, *, target: str | None, input: str | Sequence[str] | None,
+    base: str | os.PathLike[str] | None,
     task: str | None, seed: int, seconds: float | None = None,
 ) -> tuple[Experiment, Dataset, list[Choice]]:  # fmt: skip
     """Where a search starts from: an experiment that is written down, or one that is chosen for the rows; with the rows, and the reasons."""

@@ -9,25 +9,52 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import DataError, nearest
+from luthier.core.errors import DataError, ExperimentError, nearest
 from luthier.core.types import Record
 from luthier.data.archives import on_disk
 from luthier.data.chat import check_turns, prompt_turns
+from luthier.data.encodings import choose_encoding
 from luthier.data.rows import Rows, names_table, read, unfit_reason
 from luthier.data.sources.frames import STDIN, describe_value, format_of, is_in_memory, read_frame, read_stdin
+from luthier.data.spec import Data
+from luthier.experiment import Changes, as_assignments
+from luthier.pilot.stages.options import data_spec, parse_assignments
 
 MEMORY = "the rows given"
+READING = ("encoding", "format", "header", "sheet")
+"""Fields of `data` that say how a file is read."""
 TURNS = ("messages", "conversations")
 """Columns that hold the turns of a conversation; a text there is one turn."""
 
 
-def rows_to_predict(data: Any, columns: Sequence[str], chat: bool, optional: Sequence[str] = ()) -> tuple[list[Record], Path | None]:
+def parse_reading_options(set: Changes) -> Data:
+    """How a file is to be read, as a person says it.
+
+    Args:
+        set: changes, of the fields in `READING` alone.
+
+    Raises:
+        ExperimentError: another field, or a value that does not fit.
+    """
+    typed = parse_assignments(as_assignments(set))
+    for path in typed:
+        if path.removeprefix("data.") not in READING:
+            raise ExperimentError(
+                f"predict sets how a file is read, not {path}", f"it takes {', '.join(f'data.{name}' for name in READING)}"
+            )
+    return data_spec("", set=[f"{path}={text}" for path, text in typed.items()])
+
+
+def rows_to_predict(
+    data: Any, columns: Sequence[str], chat: bool, how: Data, optional: Sequence[str] = ()
+) -> tuple[list[Record], Path | None]:
     """Read and check what a bundle is asked about.
 
     Args:
         data: a text, several texts, a dict (one row), rows in memory, a file or folder, or "-" for standard input.
         columns: that the model reads.
         chat: whether it answers conversations.
+        how: its encoding, format, header and sheet are those of the file.
         optional: columns of these that rows may lack.
 
     Returns:
@@ -39,9 +66,9 @@ def rows_to_predict(data: Any, columns: Sequence[str], chat: bool, optional: Seq
     needed = [name for name in columns if name not in optional]
     path = None if is_in_memory(data) or str(data) == STDIN else _file(data)
     if path is not None:
-        where, table = str(path), _read_file(path, needed)
+        where, table = str(path), _read_file(path, needed, how)
     elif not is_in_memory(data) and str(data) == STDIN:
-        where, table = "standard input", _read_piped(read_stdin(), needed, "standard input")
+        where, table = "standard input", _read_piped(read_stdin(), needed, "standard input", how)
     else:
         where, table = MEMORY, _read_memory(data, needed)
     if not table.values:
@@ -61,24 +88,26 @@ def _file(data: str | os.PathLike[str]) -> Path | None:
         exists = bool(data) and on_disk(path).exists()
     except (OSError, ValueError):  # too long, or with a character that no file's name has
         return None
-    if not exists and " " not in data and "\n" not in data and names_table(path):
+    named_so = names_table(path) or data.startswith(("./", "../", "/", "~/"))
+    if not exists and " " not in data and "\n" not in data and named_so:
         beside = [entry.name for entry in path.parent.iterdir() if names_table(entry)] if path.parent.is_dir() else []
         raise DataError(f"there is no file {path}", nearest(path.name, beside) if beside else "check the path, or give a text as a list")
     return path if exists else None
 
 
-def _read_file(path: Path, columns: Sequence[str]) -> Rows:
-    if path.suffix.lower() == ".txt" and path.is_file():
-        return _read_piped(path.read_bytes(), columns, str(path))
+def _read_file(path: Path, columns: Sequence[str], how: Data) -> Rows:
+    if path.suffix.lower() == ".txt" and path.is_file() and how.format is None:
+        return _read_piped(path.read_bytes(), columns, str(path), how)
     with _without_training_advice():
-        table = read(path)
+        table = read(path, how.format, how.encoding, how.header, sheet=how.sheet)
     _refuse_rejected(table, str(path))
     return table
 
 
-def _read_piped(content: bytes, columns: Sequence[str], where: str) -> Rows:
+def _read_piped(content: bytes, columns: Sequence[str], where: str, how: Data) -> Rows:
     """Rows in whatever format they are in, or one text a line."""
-    kind = format_of(content, columns)
+    content = _as_utf8(content, where, how.encoding)
+    kind = how.format or format_of(content, columns)
     if kind == "lines":
         _one_column(columns, f"{where} holds one text a line")
         return _rows_of_texts(_lines(content, where), columns[0])
@@ -92,6 +121,21 @@ def _read_piped(content: bytes, columns: Sequence[str], where: str) -> Rows:
             raise DataError(problem.message.replace(str(path), where), problem.remedy) from None
         _refuse_rejected(table, where)
         return table
+
+
+def _as_utf8(content: bytes, where: str, encoding: str) -> bytes:
+    """The bytes in UTF-8, where another encoding is named.
+
+    Raises:
+        DataError: there is no such encoding, or the bytes are not in it.
+    """
+    encoding = choose_encoding(content[:4096], Path(where), encoding)
+    if encoding == "utf-8-sig":
+        return content
+    try:
+        return content.decode(encoding).encode()
+    except UnicodeError as problem:
+        raise DataError(f"{where} is not {encoding}: {problem}", "name its encoding: --set data.encoding=cp1252") from None
 
 
 def _lines(content: bytes, where: str) -> list[tuple[int, str]]:

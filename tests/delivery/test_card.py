@@ -1,0 +1,25 @@
+"""The card of a bundle says what a reader of it must know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.delivery.card import write_card
+from tests.training.test_steps import experiment
+
+VERDICT: dict[str, Any] = {
+    "metric": "accuracy", "higher_is_better": True, "verdict": "improved", "test_opened": 1,
+    "test": {"value": 0.9, "low": 0.8, "high": 1.0, "n": 50}, "base": None, "trivial": {"name": "majority class", "value": 0.5, "low": 0.4, "high": 0.6},
+    "difference": {"against": "trivial", "name": "majority class", "value": 0.4, "low": 0.3, "high": 0.5},
+}  # fmt: skip
+
+
+def test_a_run_that_was_resumed_with_other_rows_says_so_in_its_card() -> None:
+    rows = {"train": 200, "validation": 30, "test": 50}
+    exact = write_card(experiment("classification", "bert"), None, VERDICT, rows)
+    assert "Resumed" not in exact
+    changed = write_card(experiment("classification", "bert"), None, {**VERDICT, "inexact": ["data (train): was 0a1b…, is 2c3d…"]}, rows)
+    assert (
+        "- Resumed where something had changed, so that another run will not give the same bits: data (train): was 0a1b…, is 2c3d…\n- Rows"
+        in changed
+    )
