@@ -32,7 +32,7 @@ def warn(line: str) -> None:
 
 
 def format_prediction(row: dict[str, Any], as_json: bool) -> str:
-    """A prediction as a line: of a classifier its label and confidence; as JSON with all probabilities, or with those of the likeliest classes.
+    """A prediction as a line: of a classifier its label and confidence; of two texts their similarity, of one its vector; as JSON with all probabilities, or with those of the likeliest classes.
 
     Args:
         row: as `predict` returns it.
@@ -47,6 +47,8 @@ def format_prediction(row: dict[str, Any], as_json: bool) -> str:
         return clean("; ".join(said) or "(no span)")
     if "text" in row:
         return clean(row["text"])
+    if "vector" in row:
+        return f"{row['similarity']:.6g}" if "similarity" in row else json.dumps([round(value, 6) for value in row["vector"]])
     if "label" not in row:  # a number, several labels, or several facts
         facts = {name: value for name, value in row.items() if name not in ("row", "probabilities")}
         if len(facts) > 1:

@@ -13,7 +13,7 @@ from luthier.evaluation.compare import interval, paired_interval
 from luthier.evaluation.metrics import METRICS, measure
 
 SHARES = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "micro_f1", "label_macro_f1", "exact_match", "masked_accuracy", "pair_accuracy",
-          "length_normalised_accuracy")  # fmt: skip
+          "length_normalised_accuracy", "recall_at_1", "recall_at_10")  # fmt: skip
 """Metrics that are shares, shown in percent."""
 WORDS: dict[str, Severity] = {"improved": "good", "no_evidence": "warning", "worse": "stop"}
 
