@@ -59,7 +59,7 @@ def decide(
             "value": measure(ours, (name,))[name],
             "low": low,
             "high": high,
-            "n": ours.rows,
+            "n": int(sum(each is not None for each in ours.outputs)) if metric.answers and ours.outputs is not None else ours.rows,
             **_others(metrics, ours),
         },
         "base": baselines.get("base"),
@@ -162,7 +162,9 @@ def format_budget(seconds: float) -> str:
 
 def verdict_finding(verdict: Mapping[str, Any]) -> Finding:
     """The verdict among the findings."""
-    more = "more rows, more training or a stronger base may help (`luthier similar` ranks the bases on this machine)"
+    more = "more rows or more training may help"
+    if verdict.get("base"):
+        more = "more rows, more training or a stronger base may help (`luthier similar` ranks the bases on this machine)"
     remedies = {"improved": "", "no_evidence": more, "worse": f"{more}; the other findings may name the reason"}
     remedy = "; ".join(part for part in (explain_cut(verdict), remedies[verdict["verdict"]]) if part)
     return Finding(
