@@ -248,17 +248,9 @@ METRICS = _Metrics(
         ),
         "perplexity": Metric(numbers.perplexity, False, "exponential of the mean loss of a token"),
         "mrr": Metric(retrieval.mrr, True, "mean reciprocal rank of the right text among all", _ratio(retrieval.reciprocal_ranks, _ones)),
-        "recall_at_1": Metric(
-            retrieval.recall_at_1,
-            True,
-            "share of rows whose right text is the nearest of all",
-            _ratio(lambda scores: retrieval.among_first(scores, 1), _ones),
-        ),
+        "recall_at_1": Metric(retrieval.recall_at_1, True, "share of rows whose right text is the nearest", _ratio(retrieval.first, _ones)),
         "recall_at_10": Metric(
-            retrieval.recall_at_10,
-            True,
-            "share of rows whose right text is among the nearest ten",
-            _ratio(lambda scores: retrieval.among_first(scores, 10), _ones),
+            retrieval.recall_at_10, True, "share of rows whose right text is among the nearest ten", _ratio(retrieval.first_ten, _ones)
         ),
         "pair_accuracy": Metric(
             pairs.pair_accuracy, True, "share of pairs whose better answer gained more than the worse one", _ratio(pairs.right, _count)
