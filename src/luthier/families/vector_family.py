@@ -86,7 +86,7 @@ class VectorFamily(Family):
         """How many words have a vector.
 
         Raises:
-            ExperimentError: a vocabulary is asked for that is larger than the rows hold.
+            ExperimentError: a vocabulary is asked for that is larger than the rows hold, or a file to judge the vectors by cannot be read.
             DataError: too few words are frequent enough.
         """
         return spec.model_copy(update={"words": len(self.load_processor(None, spec, dataset))})
@@ -95,13 +95,15 @@ class VectorFamily(Family):
         """The bundle's vocabulary, or the words of the training rows that are frequent enough.
 
         Raises:
-            ExperimentError: a vocabulary is asked for that is larger than the rows hold.
+            ExperimentError: a vocabulary is asked for that is larger than the rows hold, or a file to judge the vectors by cannot be read.
             DataError: too few words are frequent enough.
         """
         from luthier.models.word_vectors import load_vocabulary, make_vocabulary
 
+        if dataset is not None:
+            _check_files(spec)
         if base is not None:
-            return load_vocabulary(base.folder)
+            return _with_first_row(load_vocabulary(base.folder), dataset)
         assert dataset is not None
         counts = _counted(dataset, spec.lowercase)
         made = make_vocabulary(counts, spec.least_count, spec.vocabulary, spec.lowercase)
@@ -115,7 +117,7 @@ class VectorFamily(Family):
                 f"objective.vocabulary is {spec.vocabulary:,}, and the training rows hold {len(made):,} words that are there {spec.least_count} times or more",
                 "set objective.vocabulary=0 to take all of these, or lower objective.least_count",
             )
-        return made
+        return _with_first_row(made, dataset)
 
     # judging
 
@@ -189,6 +191,30 @@ def _counted(dataset: Dataset, lowercase: bool) -> Any:
     if _last.get("key") != key:
         _last.update(key=key, counts=count_words((text_of(record, dataset.spec.input) for record in dataset.records["train"]), lowercase))
     return _last["counts"]
+
+
+def _with_first_row(vocabulary: Any, dataset: Dataset | None) -> Any:
+    """The vocabulary, with the place of the first training row."""
+    if dataset is not None and dataset.records["train"]:
+        first = dataset.records["train"][0]
+        vocabulary.trained_on = first.source, first.row
+    return vocabulary
+
+
+def _check_files(spec: Any) -> None:
+    """Refuse files to judge the vectors by that cannot be read, before anything is trained.
+
+    Raises:
+        ExperimentError: there is no such file, or a line is something else.
+    """
+    for name, read in (("analogies", known_words.read_questions), ("similarities", known_words.read_similarities)):
+        file = getattr(spec, name)
+        try:
+            found = read(Path(file)) if file else True
+        except DataError as problem:
+            raise ExperimentError(f"objective.{name}: {problem.message}", problem.remedy) from None
+        if not found:
+            raise ExperimentError(f"objective.{name}: {file} holds no line that asks anything", "give another file, or leave it out")
 
 
 def estimate_words(dataset: Dataset) -> tuple[float, float]:
