@@ -341,6 +341,8 @@ def show(
     print_tokens(done.pieces, done.learned)
     if done.target:
         print(f"learned: {'the class ' if done.is_class else ''}{done.target}")
+    if done.about:
+        print(f"learned: {done.about}")
     for number, view in enumerate(done.views, 1):
         print(f"view {number}: {view}")
 

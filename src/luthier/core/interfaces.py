@@ -128,6 +128,10 @@ class Objective(Protocol):
         """The tokens of a row for a person, and which of them are learned."""
         ...
 
+    def describe_learned(self, example: Example) -> str:
+        """What is learned from an example, in words, where its tokens do not tell; else empty."""
+        ...
+
     def prepare(self, records: Sequence[Record]) -> Sequence[Example]:
         """Records to examples; pure, so it can be cached."""
         ...

@@ -150,7 +150,11 @@ class VectorFamily(Family):
         return write_word2vec(folder, processor.words, model.vectors().cpu().numpy())
 
     def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
-        """The words nearest to the words of each row; words behind a minus that stands alone are taken away."""
+        """The words nearest to the words of each row; words behind a minus that stands alone are taken away. A row without a known word gets no words, and a note.
+
+        Raises:
+            DataError: no row has a word with a vector.
+        """
         vocabulary = objective.tokenizer
         words = known_words.Words.of(vocabulary.words, model.vectors().cpu().numpy())
         found = []
@@ -159,7 +163,8 @@ class VectorFamily(Family):
             places = [vocabulary.numbers.get(word) for word, _ in signs]
             unknown = [word for (word, _), place in zip(signs, places, strict=True) if place is None]
             if not signs or len(unknown) == len(signs):
-                raise DataError(_unknown(record, unknown, vocabulary), "ask for words of the training rows")
+                found.append({"text": "", "words": [], "unknown": unknown, "note": _no_vector(unknown)})
+                continue
             vector = np.zeros(words.vectors.shape[1])
             for (_, sign), place in zip(signs, places, strict=True):
                 if place is not None:
@@ -167,6 +172,8 @@ class VectorFamily(Family):
             near = words.nearest(vector, NEAREST, [place for place in places if place is not None])
             said = {"text": ", ".join(word for word, _ in near), "words": [{"word": word, "cosine": cosine} for word, cosine in near]}
             found.append(said | ({"unknown": unknown} if unknown else {}))
+        if found and not any(row["words"] for row in found):
+            raise DataError(_unknown(records[0], found[0]["unknown"], vocabulary), "ask for words of the training rows")
         return found
 
     def usage(self, bundle: str) -> str:
@@ -234,6 +241,11 @@ def _signed_words(text: str, vocabulary: Any) -> list[tuple[str, int]]:
         if mark:
             sign, start = -1 if mark.group() == "-" else 1, mark.end()
     return found
+
+
+def _no_vector(unknown: Sequence[str]) -> str:
+    """Why a row among others gets no answer."""
+    return f"none of its words ({', '.join(unknown[:5])}) has a vector" if unknown else "it holds no word"
 
 
 def _unknown(record: Record, unknown: Sequence[str], vocabulary: Any) -> str:

@@ -15,9 +15,10 @@ from pydantic import Field
 from luthier.core.component import Component
 from luthier.core.randomness import permutation
 from luthier.core.types import Batch, Example, Loss, Record, Scores
+from luthier.core.words import plural
 from luthier.evaluation.cooccurrences import count_pairs
 from luthier.objectives.objective import BaseObjective
-from luthier.objectives.word_pieces import text_of
+from luthier.objectives.word_pieces import show_words, text_of, without_vector
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -137,7 +138,7 @@ class Counts(Sequence[Example]):
         shown = ", ".join(
             f"{self.words[int(inputs['tokens'][place])]} {self.words[int(inputs['others'][place])]}" for place in largest.tolist()
         )
-        record = Record(number + 1, {"pairs": shown}, self.records[0].source)
+        record = self.records[0] if len(self.records) == 1 else Record(number + 1, {"pairs": shown}, self.records[0].source)
         return Example(number, inputs, None, record, size, units, facts={"row": number})
 
 
@@ -249,3 +250,22 @@ class GloveObjective(BaseObjective):
         empty = torch.zeros(len(batch), dtype=torch.double, device=losses.device)
         loss, count = (empty.index_add(0, rows, values).cpu().numpy() for values in (losses, weights))
         return Scores(loss=loss, count=count, groups=batch.each["row"].cpu().numpy())
+
+    def tokens_to_show(self, example: Example) -> tuple[list[int], list[bool]]:
+        """The words of the row that have a vector."""
+        return show_words(self.tokenizer, text_of(example.record, self.input))
+
+    def describe_learned(self, example: Example) -> str:
+        """How many pairs of words stand near each other in the row, and the most frequent ones."""
+        text, vocabulary = text_of(example.record, self.input), self.tokenizer
+        first, second, counts = count_pairs([vocabulary.encode(text)], len(vocabulary), self._distances())
+        once = first <= second
+        first, second, counts = first[once], second[once], counts[once]
+        names = [
+            f"{vocabulary.words[first[place]]} {vocabulary.words[second[place]]} {counts[place]:.3g}"
+            for place in np.argsort(-counts, kind="stable")[:NAMED]
+        ]
+        said = f"how often words stand near each other, up to {self.spec.window} apart, added up over all training rows"
+        return (
+            f"{said}; {plural(len(first), 'pair')} in this row{': ' if names else ''}{', '.join(names)}{without_vector(vocabulary, text)}"
+        )
