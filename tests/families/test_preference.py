@@ -297,8 +297,8 @@ def test_a_run_from_adapters_and_one_with_all_weights_moving_have_the_same_refer
 def test_show_marks_both_answers_and_says_which_is_to_gain(bases: Any, tmp_path: Path) -> None:
     shown = luthier.show(write_lines(tmp_path, pairs()), 1, base=str(bases("llama").folder))
     assert isinstance(shown, Shown) and shown.target == "" and not shown.is_class
-    said = "".join(piece if learned else "|" for piece, learned in zip(shown.pieces, shown.learned, strict=True))
-    better, worse = (part for part in said.split("|") if part)
+    said = "".join(piece if learned else "\0" for piece, learned in zip(shown.pieces, shown.learned, strict=True))
+    better, worse = (part for part in said.split("\0") if part)
     assert pairs()[0]["chosen"].replace(" ", "") in better.replace(" ", "")
     assert pairs()[0]["rejected"].replace(" ", "") in worse.replace(" ", "")
     assert shown.about.startswith("that the first answer (") and "against the second one (" in shown.about
