@@ -69,3 +69,15 @@ def test_a_training_that_the_budget_cut_is_the_likely_reason_unless_it_won() -> 
 )
 def test_a_budget_that_is_named_is_no_less_than_what_is_needed(seconds: float, text: str) -> None:
     assert format_budget(seconds) == text
+
+
+def test_few_rows_give_no_interval_and_no_certainty() -> None:
+    right, wrong = (Scores(loss=np.full(3, value), count=np.ones(3)) for value in (1.0, 2.0))
+    verdict = decide("word2vec", ("loss",), right, None, {"frequencies": wrong})
+    assert verdict["verdict"] == "no_evidence"
+    said = verdict_sentence(verdict)
+    assert (
+        said
+        == "loss -1.0000 against frequencies, the strongest baseline: no evidence that it is better, for 3 unseen rows are too few for an interval."
+    )
+    assert decide("word2vec", ("loss",), wrong, None, {"frequencies": right})["verdict"] == "no_evidence"

@@ -13,7 +13,9 @@ import luthier
 from luthier.core.errors import ExperimentError
 from luthier.core.types import HELD_OUT, Loss, Record
 from luthier.evaluation.cooccurrences import count_pairs
+from luthier.experiment import Experiment
 from luthier.families.glove import FAMILY, fit_numbers
+from luthier.families.recognise import load_dataset
 from luthier.models.word_vectors import count_words, make_tables, make_vocabulary
 from luthier.objectives.glove import Glove, GloveObjective
 from luthier.objectives.log_bilinear import TABLES, summed_loss
@@ -127,3 +129,54 @@ def test_evaluations_read_every_count_once() -> None:
     batch = at_work.collate(counts[:], 0, HELD_OUT)
     assert len(batch.flat["first"]) == len(counts.columns["tokens"])  # type: ignore[attr-defined]
     assert sum(example.size for example in counts) == len(batch.flat["first"])
+
+
+def test_held_out_examples_are_the_rows_and_together_lose_what_their_counts_lose() -> None:
+    texts = salad(200, 20, 24)
+    at_work, held = objective(texts, width=5), [*records(texts[:40]), Record(41, {"text": "nothing known"})]
+    whole = at_work.prepare(held)
+    at_work.tokenizer.trained_on = ("", 100)
+    rows = at_work.prepare(held)
+    assert [example.facts["row"] for example in rows] == list(range(41))
+    assert [example.record for example in rows] == held
+    model = make_tables(24, 5, True, 1)
+    torch.manual_seed(1)
+    for parameter in model.network.parameters():
+        parameter.data.normal_()
+    ours, pooled = (at_work.score(model, at_work.collate(some[:], 0, HELD_OUT)) for some in (rows, whole))
+    assert ours.rows == 41 and ours.loss[-1] == ours.count[-1] == 0
+    assert ours.loss.sum() == pytest.approx(pooled.loss.sum(), rel=1e-4)
+    assert ours.count.sum() == pytest.approx(pooled.count.sum(), rel=1e-4)
+
+
+def test_rows_of_many_counts_are_blocks_that_are_drawn_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = salad(20, 60, 24)
+    at_work = objective(texts)
+    at_work.tokenizer.trained_on = ("", 100)
+    whole = at_work.collate(at_work.prepare(records(texts[:8]))[:], 0, HELD_OUT)
+    monkeypatch.setattr("luthier.objectives.glove.CELLS", 50)
+    for at_once in (1 << 31, 3 * 24):
+        monkeypatch.setattr("luthier.objectives.glove.LARGEST", at_once)
+        blocks = at_work.prepare(records(texts[:8]))
+        assert len(blocks) > 8 and {example.facts["row"] for example in blocks} == set(range(8))
+        made = at_work.collate(blocks[:], 0, HELD_OUT)
+        assert all(torch.equal(made.flat[name], values) for name, values in whole.flat.items())
+
+
+def test_a_verdict_is_on_the_rows_of_the_file(tried: Any) -> None:  # noqa: F811
+    it = tried("glove")
+    verdict = it.run.verdict
+    data = Experiment.load(it.run.folder / "experiment.yaml").data
+    assert verdict["test"]["n"] == len(load_dataset(data, checks=()).records["test"])
+    assert verdict["difference"]["low"] < verdict["difference"]["high"]
+
+
+def test_files_to_judge_by_are_read_before_anything_is_trained(tmp_path: Path) -> None:
+    file = written(tmp_path, salad(60, 20, 30))
+    (tmp_path / "pairs.txt").write_text("one two 3\nthree\n")
+    for change, said in (
+        (f"objective.analogies={tmp_path / 'none.txt'}", r"objective.analogies: .*none.txt cannot be read"),
+        (f"objective.similarities={tmp_path / 'pairs.txt'}", r"objective.similarities: .*pairs.txt, line 2"),
+    ):
+        with pytest.raises(ExperimentError, match=said):
+            luthier.run(file, task="glove", out=tmp_path / "run", set=[change], plan_only=True)

@@ -21,6 +21,7 @@ from luthier.families.recognise import load_dataset
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.referenced import load_referenced
 from luthier.objectives.preference import Preference, PreferenceObjective
+from luthier.pilot.show import Shown
 from luthier.training.assemble import assemble
 from luthier.training.prove import find_disproved, prove
 from luthier.training.steps import Work, steps
@@ -291,3 +292,13 @@ def test_a_run_from_adapters_and_one_with_all_weights_moving_have_the_same_refer
         work = work_for(bases("llama"), pairs()[:40], **changes)
         known.append([work.objective.reference_scores.of(example) for example in work.train])  # type: ignore[attr-defined]
     assert all((one == other).all() for one, other in zip(*known, strict=True))
+
+
+def test_show_marks_both_answers_and_says_which_is_to_gain(bases: Any, tmp_path: Path) -> None:
+    shown = luthier.show(write_lines(tmp_path, pairs()), 1, base=str(bases("llama").folder))
+    assert isinstance(shown, Shown) and shown.target == "" and not shown.is_class
+    said = "".join(piece if learned else "\0" for piece, learned in zip(shown.pieces, shown.learned, strict=True))
+    better, worse = (part for part in said.split("\0") if part)
+    assert pairs()[0]["chosen"].replace(" ", "") in better.replace(" ", "")
+    assert pairs()[0]["rejected"].replace(" ", "") in worse.replace(" ", "")
+    assert shown.about.startswith("that the first answer (") and "against the second one (" in shown.about

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import luthier
+from luthier.app.reporters import format_prediction
 from luthier.core.errors import DataError, ExperimentError, ModelError
 from luthier.core.randomness import mix
 from luthier.core.types import HELD_OUT, Record
@@ -21,6 +22,7 @@ from luthier.families.vector_baselines import factorised_counts, frequencies
 from luthier.models.word_vectors import count_words, make_tables, make_vocabulary
 from luthier.objectives.word2vec import Word2Vec, Word2VecObjective
 from luthier.objectives.word_pieces import LONGEST
+from luthier.pilot.show import Shown
 from luthier.training.prove import find_disproved, prove
 from tests.families.cases import CASES
 from tests.families.test_contract import FOREVER, tried, work_of  # noqa: F401  # a fixture
@@ -212,3 +214,28 @@ def test_a_text_file_becomes_passages(tmp_path: Path) -> None:
     run = luthier.run(file, task="word2vec", out=tmp_path / "run", set=SMALL, plan_only=True)
     assert len(run.json("splits.json")["rows"]["train"]) >= 20
     assert CASES["word2vec"].options == {"task": "word2vec"}
+
+
+def test_a_row_of_unknown_words_among_others_gets_a_note(tried: Any, tmp_path: Path) -> None:  # noqa: F811
+    bundle, asked, out = tried("word2vec").run.folder / "bundle", tmp_path / "asked.csv", tmp_path / "said.csv"
+    asked.write_text("text\nphone\nzzqx\ngreat\n")
+    known, unknown, also = luthier.predict(bundle, asked, out=out)
+    assert known["text"] and also["text"] and "note" not in known
+    assert unknown["text"] == "" and unknown["note"] == "none of its words (zzqx) has a vector"
+    assert format_prediction(unknown, False) == "(no answer: none of its words (zzqx) has a vector)"
+    assert "predicted_note" in out.read_text().splitlines()[0]
+    with pytest.raises(DataError, match="row 1: none of its words"):
+        luthier.predict(bundle, ["zzqx", "zzqy"])
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [("word2vec", "the words near each word, up to 5 to either side"), ("glove", "how often words stand near each other, up to 10 apart")],
+)
+def test_the_whole_row_is_shown_and_what_is_learned_of_it(task: str, said: str, tmp_path: Path) -> None:
+    texts = salad(60, LONGEST + 20, 30)
+    texts[0] += " alone"
+    shown = luthier.show(written(tmp_path, texts), 1, task=task, set=["objective.least_count=2"])
+    assert isinstance(shown, Shown)
+    assert shown.pieces == texts[0].split()[:-1] and all(shown.learned)
+    assert shown.about.startswith(said) and shown.about.endswith("1 word of this row has no vector and is left out")

@@ -339,8 +339,8 @@ def show(
         + (f", {done.cut} cut off" if done.cut else "")
     )
     print_tokens(done.pieces, done.learned)
-    if done.target:
-        print(f"learned: {'the class ' if done.is_class else ''}{done.target}")
+    if what := f"{'the class ' if done.is_class else ''}{done.target}" if done.target else done.about:
+        print(f"learned: {what}")
     for number, view in enumerate(done.views, 1):
         print(f"view {number}: {view}")
 

@@ -46,7 +46,7 @@ def format_prediction(row: dict[str, Any], as_json: bool) -> str:
         said = (f"{span['start']}–{span['end']} {span['label']}: {span['text']}  {span['probability']:.1%}" for span in row["spans"])
         return clean("; ".join(said) or "(no span)")
     if "text" in row:
-        return clean(row["text"])
+        return clean(row["text"] or (f"(no answer: {row['note']})" if row.get("note") else ""))
     if "vector" in row:
         return f"{row['similarity']:.6g}" if "similarity" in row else json.dumps([round(value, 6) for value in row["vector"]])
     if "label" not in row:  # a number, several labels, or several facts
@@ -79,12 +79,15 @@ def print_tokens(pieces: Sequence[str], learned: Sequence[bool]) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     line = Text()
+    apart = not any(learned) or not any(
+        letter.isspace() for piece in pieces for letter in piece
+    )  # pieces of an encoder and words hold no spaces
     for number, (piece, is_learned) in enumerate(zip(pieces, learned, strict=True)):
         before = number > 0 and learned[number - 1]
         if not console.color_system and is_learned != before:
             line.append("⟦" if is_learned else "⟧")
-        if number and not any(learned):
-            line.append(" ")  # an encoder's pieces hold no spaces
+        if number and apart:
+            line.append(" ")
         line.append(clean(piece), style=("bold green" if is_learned else "dim") + (" underline" if number % 2 else ""))
     if not console.color_system and learned and learned[-1]:
         line.append("⟧")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from luthier.core.cache import Cache
 from luthier.core.component import Component
@@ -127,6 +127,10 @@ class Objective(Protocol):
 
     def tokens_to_show(self, example: Example) -> tuple[list[int], list[bool]]:
         """The tokens of a row for a person, and which of them are learned."""
+        ...
+
+    def describe_learned(self, example: Example) -> str:
+        """What is learned from an example, in words, where its tokens do not tell; else empty."""
         ...
 
     def prepare(self, records: Sequence[Record]) -> Sequence[Example]:

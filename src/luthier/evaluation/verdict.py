@@ -15,6 +15,8 @@ from luthier.evaluation.metrics import METRICS, measure
 SHARES = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "micro_f1", "label_macro_f1", "exact_match", "masked_accuracy", "pair_accuracy",
           "length_normalised_accuracy", "recall_at_1", "recall_at_10")  # fmt: skip
 """Metrics that are shares, shown in percent."""
+FEWEST_ROWS = 10
+"""Of a test set from which an interval can be had: resamples of fewer rows show less than the noise."""
 WORDS: dict[str, Severity] = {"improved": "good", "no_evidence": "warning", "worse": "stop"}
 
 
@@ -51,6 +53,8 @@ def decide(
     rival = base[1] if base is not None and strongest == "base" else trivial[best]
     value, worst, most = paired_interval(name, ours, rival)
     word = "improved" if worst > 0 else "worse" if most < 0 else "no_evidence"
+    if ours.rows < FEWEST_ROWS:
+        word = "no_evidence"
     return {
         "task": task,
         "metric": name,
@@ -110,6 +114,10 @@ def verdict_sentence(verdict: Mapping[str, Any]) -> str:
     value, what = difference["value"], ""
     if not verdict["higher_is_better"]:
         value, ends, what = -value, [-end for end in reversed(ends)], f"{metric} "
+    if verdict["test"]["n"] < FEWEST_ROWS:
+        amount = f"{what}{format_value(metric, value, signed=True)} against {difference['name']}, the strongest baseline"
+        rows = rows if verdict["test"]["n"] != 1 else "1 unseen row"
+        return f"{amount}: no evidence that it is better, for {rows} are too few for an interval."
     amount = f"{what}{format_value(metric, value, signed=True)} [{', '.join(_bare(metric, end) for end in ends)}]"
     end = {"improved": "better beyond noise", "no_evidence": "no evidence that it is better"}[verdict["verdict"]]
     return f"{amount} against {difference['name']}, the strongest baseline: {end} on {rows}."

@@ -86,7 +86,7 @@ class VectorFamily(Family):
         """How many words have a vector.
 
         Raises:
-            ExperimentError: a vocabulary is asked for that is larger than the rows hold.
+            ExperimentError: a vocabulary is asked for that is larger than the rows hold, or a file to judge the vectors by cannot be read.
             DataError: too few words are frequent enough.
         """
         return spec.model_copy(update={"words": len(self.load_processor(None, spec, dataset))})
@@ -95,13 +95,15 @@ class VectorFamily(Family):
         """The bundle's vocabulary, or the words of the training rows that are frequent enough.
 
         Raises:
-            ExperimentError: a vocabulary is asked for that is larger than the rows hold.
+            ExperimentError: a vocabulary is asked for that is larger than the rows hold, or a file to judge the vectors by cannot be read.
             DataError: too few words are frequent enough.
         """
         from luthier.models.word_vectors import load_vocabulary, make_vocabulary
 
+        if dataset is not None:
+            _check_files(spec)
         if base is not None:
-            return load_vocabulary(base.folder)
+            return _with_first_row(load_vocabulary(base.folder), dataset)
         assert dataset is not None
         counts = _counted(dataset, spec.lowercase)
         made = make_vocabulary(counts, spec.least_count, spec.vocabulary, spec.lowercase)
@@ -115,7 +117,7 @@ class VectorFamily(Family):
                 f"objective.vocabulary is {spec.vocabulary:,}, and the training rows hold {len(made):,} words that are there {spec.least_count} times or more",
                 "set objective.vocabulary=0 to take all of these, or lower objective.least_count",
             )
-        return made
+        return _with_first_row(made, dataset)
 
     # judging
 
@@ -148,7 +150,11 @@ class VectorFamily(Family):
         return write_word2vec(folder, processor.words, model.vectors().cpu().numpy())
 
     def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
-        """The words nearest to the words of each row; words behind a minus that stands alone are taken away."""
+        """The words nearest to the words of each row; words behind a minus that stands alone are taken away. A row without a known word gets no words, and a note.
+
+        Raises:
+            DataError: no row has a word with a vector.
+        """
         vocabulary = objective.tokenizer
         words = known_words.Words.of(vocabulary.words, model.vectors().cpu().numpy())
         found = []
@@ -157,7 +163,8 @@ class VectorFamily(Family):
             places = [vocabulary.numbers.get(word) for word, _ in signs]
             unknown = [word for (word, _), place in zip(signs, places, strict=True) if place is None]
             if not signs or len(unknown) == len(signs):
-                raise DataError(_unknown(record, unknown, vocabulary), "ask for words of the training rows")
+                found.append({"text": "", "words": [], "unknown": unknown, "note": _no_vector(unknown)})
+                continue
             vector = np.zeros(words.vectors.shape[1])
             for (_, sign), place in zip(signs, places, strict=True):
                 if place is not None:
@@ -165,6 +172,8 @@ class VectorFamily(Family):
             near = words.nearest(vector, NEAREST, [place for place in places if place is not None])
             said = {"text": ", ".join(word for word, _ in near), "words": [{"word": word, "cosine": cosine} for word, cosine in near]}
             found.append(said | ({"unknown": unknown} if unknown else {}))
+        if found and not any(row["words"] for row in found):
+            raise DataError(_unknown(records[0], found[0]["unknown"], vocabulary), "ask for words of the training rows")
         return found
 
     def usage(self, bundle: str) -> str:
@@ -191,6 +200,30 @@ def _counted(dataset: Dataset, lowercase: bool) -> Any:
     return _last["counts"]
 
 
+def _with_first_row(vocabulary: Any, dataset: Dataset | None) -> Any:
+    """The vocabulary, with the place of the first training row."""
+    if dataset is not None and dataset.records["train"]:
+        first = dataset.records["train"][0]
+        vocabulary.trained_on = first.source, first.row
+    return vocabulary
+
+
+def _check_files(spec: Any) -> None:
+    """Refuse files to judge the vectors by that cannot be read, before anything is trained.
+
+    Raises:
+        ExperimentError: there is no such file, or a line is something else.
+    """
+    for name, read in (("analogies", known_words.read_questions), ("similarities", known_words.read_similarities)):
+        file = getattr(spec, name)
+        try:
+            found = read(Path(file)) if file else True
+        except DataError as problem:
+            raise ExperimentError(f"objective.{name}: {problem.message}", problem.remedy) from None
+        if not found:
+            raise ExperimentError(f"objective.{name}: {file} holds no line that asks anything", "give another file, or leave it out")
+
+
 def estimate_words(dataset: Dataset) -> tuple[float, float]:
     """About how many words the training rows have together, and in the mean."""
     rows = dataset.records["train"]
@@ -208,6 +241,11 @@ def _signed_words(text: str, vocabulary: Any) -> list[tuple[str, int]]:
         if mark:
             sign, start = -1 if mark.group() == "-" else 1, mark.end()
     return found
+
+
+def _no_vector(unknown: Sequence[str]) -> str:
+    """Why a row among others gets no answer."""
+    return f"none of its words ({', '.join(unknown[:5])}) has a vector" if unknown else "it holds no word"
 
 
 def _unknown(record: Record, unknown: Sequence[str], vocabulary: Any) -> str:

@@ -42,6 +42,8 @@ class Vocabulary:
         self.counts = np.asarray(counts, dtype=np.int64)
         self.lowercase, self.total = lowercase, total
         self.numbers = {word: number for number, word in enumerate(self.words)}
+        self.trained_on: tuple[str, int] | None = None
+        """File and line of the first training row, where the rows are known: not shipped."""
 
     def __len__(self) -> int:
         return len(self.words)

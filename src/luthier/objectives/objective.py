@@ -92,6 +92,10 @@ class BaseObjective:
         """The tokens that are read, and which of them are learned."""
         return [int(token) for token in example.tokens], self.learned_tokens(example)
 
+    def describe_learned(self, example: Example) -> str:
+        """The tokens tell."""
+        return ""
+
     def swap_inputs(self, examples: Sequence[Example]) -> list[Example]:
         """Inputs and targets cannot be taken apart."""
         return []

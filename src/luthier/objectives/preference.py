@@ -14,6 +14,7 @@ from pydantic import Field
 from luthier.core.cache import Cache
 from luthier.core.component import Component
 from luthier.core.types import Batch, Example, Loss, Record, Scores
+from luthier.core.words import plural
 from luthier.data.chat import prompt, render
 from luthier.data.pairs import pair_of
 from luthier.objectives.objective import BaseObjective
@@ -120,6 +121,17 @@ class PreferenceObjective(BaseObjective):
         }
         taught = kept[0] != kept[1] and all(facts["lengths"])  # an answer that was cut off whole teaches nothing
         return Example(position, {"tokens": tokens, "place": places}, learned, record, len(tokens), float(taught), facts=facts)
+
+    def learned_tokens(self, example: Example) -> list[bool]:
+        """Both answers, where they differ."""
+        return [bool(each and example.units) for each in example.target]
+
+    def describe_learned(self, example: Example) -> str:
+        """Which answer has to become likelier than which."""
+        if not example.units:
+            return f"nothing: within {plural(self.spec.max_length, 'token')} the two answers do not differ"
+        better, worse = (plural(length, "token") for length in example.facts["lengths"])
+        return f"that the first answer ({better}) becomes likelier than it was, against the second one ({worse}), which stands behind the same prompt"
 
     def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
         """What the model says of all answers before step one: the reference."""

@@ -15,8 +15,9 @@ from pydantic import Field
 from luthier.core.component import Component
 from luthier.core.randomness import mix
 from luthier.core.types import HELD_OUT, Batch, Example, Loss, Record, Scores
+from luthier.core.words import plural
 from luthier.objectives.objective import BaseObjective
-from luthier.objectives.word_pieces import WordPieces, text_of
+from luthier.objectives.word_pieces import WordPieces, show_words, text_of, without_vector
 
 if TYPE_CHECKING:
     from torch import nn
@@ -165,6 +166,17 @@ class Word2VecObjective(BaseObjective):
         from luthier.objectives.windows import Windows
 
         return Windows(batch.flat["words"], batch.flat["band"], batch.flat["noise"], self.spec.negatives, self.spec.window)
+
+    def tokens_to_show(self, example: Example) -> tuple[list[int], list[bool]]:
+        """The words of the row that have a vector."""
+        return show_words(self.tokenizer, self.text(example.record))
+
+    def describe_learned(self, example: Example) -> str:
+        """What is told from what."""
+        spec, left_out = self.spec, without_vector(self.tokenizer, self.text(example.record))
+        told = "the words near each word" if spec.model == "skip_gram" else "each word from the mean of those near it"
+        rare = ", frequent ones left out at random" if spec.subsample else ""
+        return f"{told}, up to {spec.window} to either side{rare}, against {plural(spec.negatives, 'drawn word')} each{left_out}"
 
     def text(self, record: Record) -> str:
         """What is read of a row."""

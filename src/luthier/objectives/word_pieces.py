@@ -8,6 +8,7 @@ from typing import Any, overload
 import numpy as np
 
 from luthier.core.types import Example, Record
+from luthier.core.words import plural
 
 LONGEST = 512
 """Words of a piece: a window that is cut at its end costs one pair in a few hundred."""
@@ -16,6 +17,22 @@ LONGEST = 512
 def text_of(record: Record, columns: Sequence[str]) -> str:
     """What is read of a row: several columns are joined by an empty line."""
     return "\n\n".join(str(record.values.get(name) or "") for name in columns)
+
+
+def show_words(vocabulary: Any, text: str) -> tuple[list[int], list[bool]]:
+    """The words of a text that have a vector, all of them learned from where there is more than one."""
+    words = [int(word) for word in vocabulary.encode(text)]
+    return words, [len(words) > 1] * len(words)
+
+
+def without_vector(vocabulary: Any, text: str) -> str:
+    """How many words of a text are left out, for a person; empty where none are."""
+    missing = len(vocabulary.split(text)) - len(vocabulary.encode(text))
+    return (
+        f"; {plural(missing, 'word')} of this row {'has' if missing == 1 else 'have'} no vector and {'is' if missing == 1 else 'are'} left out"
+        if missing
+        else ""
+    )
 
 
 class WordPieces(Sequence[Example]):

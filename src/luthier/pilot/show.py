@@ -40,6 +40,7 @@ class Shown:
         cut: tokens that are lost because the row is too long.
         views: how the row is learned from in the first steps in which it is changed.
         is_class: whether the target is one class.
+        about: what is learned, in words, where tokens and target do not tell.
     """
 
     file: str
@@ -52,6 +53,7 @@ class Shown:
     cut: int
     views: list[str]
     is_class: bool
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def show(
     example = objective.prepare([record])[0]
     tokens, learned = objective.tokens_to_show(example)
     pieces = [tokenizer.decode([token]) for token in tokens]
-    answers = dataset.reader.kind.learns == "answer"
+    answers = dataset.reader.kind.answers
     if views and not objective.varies:
         raise DataError("augment changes texts that have a class or a number, and images", "leave --views out")
     text = " ".join(str(record.values.get(name) or "") for name in dataset.spec.input)
@@ -130,7 +132,7 @@ def show(
         record.source, record.row, part, pieces, tokens, learned,
         "" if answers else dataset.reader.row_view(record, dataset.spec).target, int(example.facts.get("cut", 0)),
         [experiment.augment.view(text, experiment.seed, step, record.row) for step in range(views)],
-        dataset.reader.kind.classes,
+        dataset.reader.kind.classes, objective.describe_learned(example),
     )  # fmt: skip
 
 
