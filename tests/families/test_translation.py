@@ -270,7 +270,7 @@ def test_a_t5_folder_is_a_base_with_adapters_and_with_frozen_blocks_and_an_encod
                           set=['objective.prefix="translate: "', "objective.beams=1", "training.epochs=1", "training.batch_size=16", "optimizer.lr=0.003", *adaptation])  # fmt: skip
         assert run.verdict is not None and run.verdict["base"]["name"].endswith("untouched")
         assert all(proof["held"] for proof in run.json("proofs.json")["proofs"])
-    with pytest.raises(ModelError, match="no encoder–decoder"):
+    with pytest.raises(ModelError, match="is an encoder, and translation"):
         luthier.run(file, task="translation", base=str(bases("bert").folder), out=tmp_path / "bert")
 
 
