@@ -35,10 +35,21 @@ def test_a_verdict_is_one_plain_sentence(given: tuple[Any, ...], words: str) -> 
 
 @pytest.mark.parametrize("word, value", [("no_evidence", 0.0), ("worse", -0.1)])
 def test_nobody_is_told_to_use_a_model_of_which_there_is_no_file(word: str, value: float) -> None:
-    found = verdict_finding(verdict(word, value, value - 0.01, value + 0.01))
+    found = verdict_finding(verdict(word, value, value - 0.01, value + 0.01, base={"name": "minilm-l6"}))
     assert "rival" not in found.claim + found.remedy
     assert "use the" not in found.remedy
     assert "luthier similar" in found.remedy
+    assert (
+        "luthier similar" not in verdict_finding(verdict(word, value, value - 0.01, value + 0.01)).remedy
+    )  # from scratch: no base to change
+
+
+def test_of_answers_only_rows_that_were_answered_are_counted() -> None:
+    references = np.array(["one red house", "two birds", "a fish", "three cats"], dtype=object)
+    outputs = np.array(["one red house", "two dogs", None, None], dtype=object)
+    ours = Scores(np.ones(4), np.ones(4), outputs=outputs, references=references)
+    assert decide("translation", ("chrf", "loss"), ours, None, {"copy": ours})["test"]["n"] == 2
+    assert decide("translation", ("loss",), ours, None, {"copy": ours})["test"]["n"] == 4
 
 
 def test_a_training_that_the_budget_cut_is_the_likely_reason_unless_it_won() -> None:

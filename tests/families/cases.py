@@ -128,6 +128,16 @@ def sentence_pairs() -> list[dict[str, Any]]:
     return made
 
 
+def questions() -> list[dict[str, Any]]:
+    """A question and the one of few that it is another way of asking."""
+    made = []
+    for number in range(240):
+        place, topic = PLACES[number % 11], list(TOPICS)[number // 11 % 2]
+        words = [TOPICS[topic][number % 3], GOOD[number % len(GOOD)], str(number * 7919 % 1000)]
+        made.append({"anchor": f"{words[0]} {words[2]} {words[1]} {place} {words[2]}", "positive": f"the {place} and its {topic}"})
+    return made
+
+
 CASES: dict[str, Case] = {
     "classification": Case(lambda folder: write_lines(folder, texts()), "bert", ["the phone was great", "an awful meal"]),
     "chat": Case(
@@ -180,6 +190,7 @@ CASES: dict[str, Case] = {
     ),
     "preference": Case(lambda folder: write_lines(folder, pairs()), "llama", ["what about the river 3?"]),
     "regression": Case(lambda folder: write_lines(folder, numbers()), "bert", ["the phone was great", "an awful meal"]),
+    "embedding": Case(lambda folder: write_lines(folder, questions()), "bert", ["pizza at the river", "a drum"]),
     "token_labels": Case(lambda folder: write_lines(folder, labelled_spans()), "bert", ["the river saw pizza", "nothing here"]),
     "translation": Case(
         lambda folder: write_lines(folder, sentence_pairs()),

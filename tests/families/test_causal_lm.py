@@ -366,3 +366,9 @@ def test_a_bundle_goes_on_with_a_text_in_the_same_way_each_time_and_is_a_base(tm
         table = CASES[task].write(tmp_path / task)
         after = luthier.run(table, task=task, base=str(run.folder), out=tmp_path / f"{task}_run", set={"training.steps": 4}, force=True)
         assert after.verdict is not None
+
+
+def test_more_tokens_than_the_texts_hold_are_refused_by_the_field(novels) -> None:
+    family = family_of("causal_lm")
+    with pytest.raises(DataError, match=r"objective\.vocabulary=50000"):
+        family.load_processor(None, CausalLm(vocabulary=50_000), novels)

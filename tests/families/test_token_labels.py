@@ -15,11 +15,12 @@ import torch
 from transformers import AutoConfig, AutoModelForTokenClassification, pipeline
 
 import luthier
+from luthier.app.reporters import format_prediction
 from luthier.core.errors import DataError, ExperimentError, ModelError
 from luthier.core.run import Run
 from luthier.core.types import HELD_OUT, Example, Record
 from luthier.data.rows import Rows
-from luthier.data.spans import Span
+from luthier.data.spans import Span, describe_tokens, words_in
 from luthier.data.spec import Data
 from luthier.evaluation.metrics import METRICS, measure
 from luthier.evaluation.score import score
@@ -136,16 +137,10 @@ def test_in_overlapping_windows_every_word_counts_once_and_spans_are_those_of_th
     for example in work.train:
         words = example.facts["words"]
         assert example.inputs["place"].count(0) > 3
-        assert list(zip(words.starts.tolist(), words.ends.tolist(), strict=True)) == [(s, e) for s, e in _words(example.facts["text"])]
+        assert list(zip(words.starts.tolist(), words.ends.tolist(), strict=True)) == words_in(example.facts["text"])
         assert words.exact.sum() == len(example.facts["spans"]) == words.there.sum()
     one = work_for(bases, long_rows(), max_length=512)
     assert sum(len(row.facts["words"].places) for row in one.train) == sum(len(row.facts["words"].places) for row in work.train)
-
-
-def _words(text: str) -> list[tuple[int, int]]:
-    from luthier.data.spans import words_in
-
-    return words_in(text)
 
 
 def test_what_lies_behind_the_last_window_is_lost_and_counted(bases: Any) -> None:
@@ -224,7 +219,14 @@ def test_words_that_two_windows_both_count_are_caught(bases: Any, monkeypatch: p
         again = {name: np.repeat(getattr(words, name), 2) for name in ("places", "starts", "ends", "tags", "exact")}
         return replace(example, facts={**example.facts, "words": replace(words, **again)})
 
-    assert "each word counts once" in disproved(work_for(bases, long_rows(), max_length=24, overlap=7), monkeypatch, twice)
+    def in_both_windows(example: Example) -> Example:
+        shared = [place in (1, 2) and number > 2 for number, place in enumerate(example.inputs["place"])]
+        return replace(example, target=tuple(0 if both and tag < 0 else tag for tag, both in zip(example.target, shared, strict=True)))
+
+    work = work_for(bases, long_rows(), max_length=24, overlap=7)
+    for change in (twice, in_both_windows):
+        with monkeypatch.context() as patched:
+            assert "each word counts once" in disproved(work, patched, change)
 
 
 def test_an_objective_without_a_planted_bug_is_proven(bases: Any) -> None:
@@ -354,3 +356,29 @@ def test_what_is_wrong_is_missed_invented_of_another_kind_or_has_another_end() -
 def test_a_token_in_front_of_which_spaces_count_begins_its_word() -> None:
     places, bounds = first_pieces("a  bcd e", [(1, 0, 1), (2, 1, 4), (3, 4, 6), (4, 6, 8)])
     assert (places.tolist(), bounds.tolist()) == ([1, 2, 4], [[0, 1], [3, 6], [7, 8]])
+
+
+def test_labels_that_are_numbers_are_refused_with_the_remedy() -> None:
+    rows = table(tokens=[["in", "Rome"]] * 60, ner_tags=[[0, 5]] * 60)
+    with pytest.raises(DataError, match="the labels in 'ner_tags' are numbers") as problem:
+        recognise(rows, "rows.jsonl", Data(path="rows.jsonl", task="token_labels"))
+    assert "write their names, such as B-person" in problem.value.remedy
+
+
+def test_a_column_of_labels_that_is_named_stands_for_the_spans_that_were_made_of_it() -> None:
+    tokens, tags = [["in", "Rome"]] * 60, [["O", "B-place"]] * 60
+    rows = describe_tokens(table(tokens=tokens, ner_tags=tags, pos_tags=[["ADP", "PROPN"]] * 60), "rows.jsonl")
+    for asked, target in ((None, "spans"), ("ner_tags", "spans"), ("pos_tags", "pos_tags_spans")):
+        family, columns = recognise(rows, "rows.jsonl", Data(path="rows.jsonl", target=asked))
+        assert (family.name, columns.input, columns.target) == ("token_labels", ("text",), target)
+
+
+def test_a_prediction_is_a_line_of_places_kinds_and_words() -> None:
+    spans = [{"start": 3, "end": 7, "label": "place", "text": "Rome", "probability": 0.9}]
+    assert format_prediction({"row": 1, "text": "in Rome", "spans": spans}, as_json=False) == "3–7 place: Rome  90.0%"
+    assert format_prediction({"row": 1, "text": "in", "spans": []}, as_json=False) == "(no span)"
+
+
+def test_bases_are_not_compared_on_spans(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="similarity is read off classes or answers"):
+        luthier.similar(write_lines(tmp_path, labelled_spans()))

@@ -32,7 +32,7 @@ def warn(line: str) -> None:
 
 
 def format_prediction(row: dict[str, Any], as_json: bool) -> str:
-    """A prediction as a line: of a classifier its label and confidence; as JSON with all probabilities, or with those of the likeliest classes.
+    """A prediction as a line: of a classifier its label and confidence; of two texts their similarity, of one its vector; as JSON with all probabilities, or with those of the likeliest classes.
 
     Args:
         row: as `predict` returns it.
@@ -46,15 +46,37 @@ def format_prediction(row: dict[str, Any], as_json: bool) -> str:
         said = (f"{span['start']}–{span['end']} {span['label']}: {span['text']}  {span['probability']:.1%}" for span in row["spans"])
         return clean("; ".join(said) or "(no span)")
     if "text" in row:
+<<<<<<< HEAD
         return clean(row["text"] or (f"(no answer: {row['note']})" if row.get("note") else ""))
     if "label" not in row:  # a number, or several labels
         (said,) = (value for name, value in row.items() if name not in ("row", "probabilities"))
         return clean("; ".join(said) or "(no label)") if isinstance(said, list) else f"{said:.6g}"
+=======
+        return clean(row["text"])
+    if "vector" in row:
+        return f"{row['similarity']:.6g}" if "similarity" in row else json.dumps([round(value, 6) for value in row["vector"]])
+    if "label" not in row:  # a number, several labels, or several facts
+        facts = {name: value for name, value in row.items() if name not in ("row", "probabilities")}
+        if len(facts) > 1:
+            return "  ".join(f"{name.replace('_', ' ')} {_as_text(value)}" for name, value in facts.items())
+        return _as_text(*facts.values())
+>>>>>>> join
     first = "(not sure)" if row.get("abstained") else clean(row["label"])
     if row.get("abstained") and not likeliest:
         likeliest = dict([max(row["probabilities"].items(), key=lambda pair: pair[1])])
     others = [f"{clean(label)} {value:.1%}" for label, value in likeliest.items() if label != row["label"]]
     return f"{first}  {row['confidence']:.1%}" + (f"  ({', '.join(others)})" if others else "")
+
+
+def _as_text(value: Any) -> str:
+    """One fact of a prediction, for a person."""
+    if isinstance(value, bool) or value is None:
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return clean("; ".join(str(each) for each in value) or "(no label)")
+    return clean(str(value))
 
 
 def print_tokens(pieces: Sequence[str], learned: Sequence[bool]) -> None:

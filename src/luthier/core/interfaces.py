@@ -174,6 +174,19 @@ class Objective(Protocol):
         """Held-out losses (and probabilities) per example, without gradients."""
         ...
 
+    def complete(self, scores: Scores, examples: Sequence[Example]) -> Scores:
+        """The scores of all held-out rows, with what can only be said of all of them together, such as a rank among them.
+
+        Args:
+            scores: of the batches, put together.
+            examples: the rows, in the same order.
+        """
+        ...
+
+    def of_each_row(self, scores: Scores) -> Any:
+        """What the scores say of each row whatever rows stand beside it: its loss, or its vectors, # (examples, numbers)"""
+        ...
+
 
 class TrainableModel(Protocol):
     """A network as the loop, the adaptations and the checkpoints see it; it is an `nn.Module` too."""

@@ -55,7 +55,9 @@ def write_report(run: Run) -> Path:
     name = title_of(experiment.data.path)
     versions = ", ".join(f"{key} {value}" for key, value in experiment.environment.items() if key in ("luthier", "torch", "transformers"))
     footer = f"Experiment {experiment.key[:16]} · seed {experiment.seed} · {text(versions)}"
-    whole = page(f"{name} · Luthier", name, f"on {experiment.model.base}", "".join(sections), footer)
+    whole = page(
+        f"{name} · Luthier", name, f"on {experiment.model.base}" if experiment.model.base else "from scratch", "".join(sections), footer
+    )
     write_file(run.folder / "report.html", whole, AGAIN)
     return run.folder / "report.html"
 

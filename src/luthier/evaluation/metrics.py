@@ -11,7 +11,7 @@ import numpy as np
 
 from luthier.core.errors import ExperimentError, nearest
 from luthier.core.types import Scores
-from luthier.evaluation import numbers, pairs, spans
+from luthier.evaluation import numbers, pairs, retrieval, spans
 from luthier.evaluation.auc import anomaly_auc, anomaly_auc_of_resamples, auc, auc_of_resamples
 from luthier.evaluation.bleu import bleu_counts, bleu_of
 from luthier.evaluation.overlap import chrf_counts, chrf_of, rouge_l
@@ -248,6 +248,19 @@ METRICS = _Metrics(
             anomaly_auc, True, "area under the ROC curve of the anomaly score: abnormal rows against normal ones", anomaly_auc_of_resamples
         ),
         "perplexity": Metric(numbers.perplexity, False, "exponential of the mean loss of a token"),
+        "mrr": Metric(retrieval.mrr, True, "mean reciprocal rank of the right text among all", _ratio(retrieval.reciprocal_ranks, _ones)),
+        "recall_at_1": Metric(
+            retrieval.recall_at_1,
+            True,
+            "share of rows whose right text is the nearest of all",
+            _ratio(lambda scores: retrieval.among_first(scores, 1), _ones),
+        ),
+        "recall_at_10": Metric(
+            retrieval.recall_at_10,
+            True,
+            "share of rows whose right text is among the nearest ten",
+            _ratio(lambda scores: retrieval.among_first(scores, 10), _ones),
+        ),
         "pair_accuracy": Metric(
             pairs.pair_accuracy, True, "share of pairs whose better answer gained more than the worse one", _ratio(pairs.right, _count)
         ),

@@ -53,6 +53,7 @@ def score(
             rows = [examples[position] for position in part]
             found += retry_halved(lambda rows: objective.score(model, objective.collate(rows, 0, HELD_OUT)), rows, "an evaluation")
     joined = join(found, np.argsort(np.array([position for part in parts for position in part]), kind="stable"))
+    joined = objective.complete(joined, examples)
     most = objective.answered if answers is None else answers
     return add_answers(joined, model, objective, examples, most, poll) if most and reads_answers(objective, examples) else joined
 

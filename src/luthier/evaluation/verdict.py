@@ -13,7 +13,7 @@ from luthier.evaluation.compare import interval, paired_interval
 from luthier.evaluation.metrics import METRICS, measure
 
 SHARES = ("accuracy", "macro_f1", "balanced_accuracy", "calibration_error", "micro_f1", "label_macro_f1", "exact_match", "masked_accuracy", "pair_accuracy",
-          "length_normalised_accuracy")  # fmt: skip
+          "length_normalised_accuracy", "recall_at_1", "recall_at_10")  # fmt: skip
 """Metrics that are shares, shown in percent."""
 FEWEST_ROWS = 10
 """Of a test set from which an interval can be had: resamples of fewer rows show less than the noise."""
@@ -63,7 +63,7 @@ def decide(
             "value": measure(ours, (name,))[name],
             "low": low,
             "high": high,
-            "n": ours.rows,
+            "n": int(sum(each is not None for each in ours.outputs)) if metric.answers and ours.outputs is not None else ours.rows,
             **_others(metrics, ours),
         },
         "base": baselines.get("base"),
@@ -170,7 +170,9 @@ def format_budget(seconds: float) -> str:
 
 def verdict_finding(verdict: Mapping[str, Any]) -> Finding:
     """The verdict among the findings."""
-    more = "more rows, more training or a stronger base may help (`luthier similar` ranks the bases on this machine)"
+    more = "more rows or more training may help"
+    if verdict.get("base"):
+        more = "more rows, more training or a stronger base may help (`luthier similar` ranks the bases on this machine)"
     remedies = {"improved": "", "no_evidence": more, "worse": f"{more}; the other findings may name the reason"}
     remedy = "; ".join(part for part in (explain_cut(verdict), remedies[verdict["verdict"]]) if part)
     return Finding(

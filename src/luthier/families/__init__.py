@@ -21,6 +21,7 @@ FAMILIES: Table = Table(
     regression="luthier.families.regression:FAMILY",
     autoencoder="luthier.families.autoencoder:FAMILY",
     multi_label="luthier.families.multi_label:FAMILY",
+    embedding="luthier.families.embedding:FAMILY",
     token_labels="luthier.families.token_labels:FAMILY",
     translation="luthier.families.translation:FAMILY",
 )

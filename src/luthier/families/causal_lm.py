@@ -162,7 +162,13 @@ class CausalLmFamily(Family):
 
         assert dataset is not None
         share = min(1.0, TOKENIZER_READS / max(_characters(dataset), 1))
-        return make_bpe(_texts(dataset, share), spec.vocabulary, SEPARATOR)
+        made = make_bpe(_texts(dataset, share), spec.vocabulary, SEPARATOR)
+        if len(made) < spec.vocabulary // 2:
+            raise DataError(
+                f"the training texts hold {len(made):,} different tokens, and objective.vocabulary={spec.vocabulary} were asked for",
+                f"give more text, or set objective.vocabulary={len(made)}",
+            )
+        return made
 
     # proofs
 

@@ -301,6 +301,10 @@ class Family(ABC):
         """
         return []
 
+    def optional_columns(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """Which of the columns that were trained on a row to predict may lack."""
+        return ()
+
     def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None] | None:
         """Rows that a bundle is asked about, where they are no texts; None leaves the reading to others.
 

@@ -65,6 +65,8 @@ class TokenLabelsFamily(TextFamily):
         insists = asked.task == self.name
         target = _made_of(rows, asked.target) if asked.target else find_spans(rows)
         if target is None or not (insists or are_spans(rows, target)):
+            if insists and (numbered := _numbered(rows)):
+                raise DataError(f"{path}: the labels in {numbered!r} are numbers", "write their names, such as B-person or O: where the set comes from it says which number is which")  # fmt: skip
             if insists:
                 raise DataError(
                     f"{path}: none of the columns {', '.join(rows.columns)} holds spans",
@@ -260,6 +262,14 @@ def _made_of(rows: Rows, asked: str) -> str:
     made = (SPANS, f"{asked}_{SPANS}")
     first = next((name for name in LABEL_COLUMNS if name in rows.columns), None)
     return next((name for name in made if name in rows.columns and asked in LABEL_COLUMNS and (name != SPANS or asked == first)), asked)
+
+
+def _numbered(rows: Rows) -> str | None:
+    """A column of labels of tokens that are numbers."""
+    cells = {name: [row.get(name) for row in rows.values] for name in LABEL_COLUMNS if name in rows.columns}
+    return next(
+        (name for name, lists in cells.items() if any(isinstance(cell, list) and cell and isinstance(cell[0], int) for cell in lists)), None
+    )
 
 
 def are_spans(rows: Rows, column: str) -> bool:

@@ -123,7 +123,7 @@ class VectorFamily(Family):
 
     def target_text(self, example: Example) -> str:
         """Which part of the row a piece is."""
-        return f"{len(example.tokens):,} words with vectors, from the {example.facts.get('at', 0) + 1:,}th on"
+        return f"{len(example.tokens):,} words with vectors, from word {example.facts.get('at', 0) + 1:,} on"
 
     def describe_model(self, model: Any, objective: Any) -> dict[str, Any]:
         """What the vectors know: words near each other, a map, analogies, similarities."""

@@ -115,7 +115,7 @@ class EncoderDecoder(nn.Module):
             (block.crossing.key(seen), block.crossing.value(seen)) for block in half.blocks if block.crossing is not None
         ]  # of the source: before the target's keys of dropout are in their place
         with self.dropout_keys.stream(TARGET):
-            values = self._dropped(half.embed(shown, places_in(target.lengths)), half.module, "embedding")
+            values = self._dropped(half.embed(shown, places_in(target.lengths)), half.module, "embeddings")
             for block, (key, value) in zip(half.blocks, crossed, strict=True):
                 assert block.crossing is not None
                 own, crossing = block.attention, block.crossing
@@ -138,7 +138,7 @@ class EncoderDecoder(nn.Module):
 
     def _encode(self, batch: Batch, layout: Layout) -> Tensor:
         half = halves_of(self.network)[0]
-        values = self._dropped(half.embed(batch.flat["tokens"], places_in(batch.lengths)), half.module, "embedding")
+        values = self._dropped(half.embed(batch.flat["tokens"], places_in(batch.lengths)), half.module, "embeddings")
         for block in half.blocks:
             own = block.attention
             values = self._around(half, values, own, block.module, "attention",

@@ -45,7 +45,7 @@ FORBIDDEN_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_g
 KEPT_FILES = (
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
     "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja", "generation_config.json", "luthier.json",
-    "preprocessor_config.json", "source.spm", "target.spm", "spiece.model", "sentencepiece.bpe.model", "adapter/*", "probe.safetensors", "probe.json", "base/*",
+    "preprocessor_config.json", "source.spm", "target.spm", "spiece.model", "sentencepiece.bpe.model", "adapter/*", "probe.safetensors", "probe.json", "base/*", "1_Pooling/config.json",
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.types import HELD_OUT, Example
+from luthier.core.types import HELD_OUT, Example, Scores
 from luthier.evaluation.generated_answers import ANSWERED, ANSWERED_AT_VERDICT, AT_ONCE, rows_to_answer
 
 if TYPE_CHECKING:
@@ -79,6 +79,14 @@ class BaseObjective:
     def answer(self, model: Any, examples: Sequence[Example], limit: int) -> list[str]:
         """What a model says to each of the rows."""
         raise NotImplementedError
+
+    def of_each_row(self, scores: Scores) -> Any:
+        """Its loss."""
+        return scores.loss[:, None]
+
+    def complete(self, scores: Scores, examples: Sequence[Example]) -> Scores:
+        """Nothing depends on the other rows."""
+        return scores
 
     def tokens_to_show(self, example: Example) -> tuple[list[int], list[bool]]:
         """The tokens that are read, and which of them are learned."""

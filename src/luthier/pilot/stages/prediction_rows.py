@@ -45,7 +45,9 @@ def parse_reading_options(set: Changes) -> Data:
     return data_spec("", set=[f"{path}={text}" for path, text in typed.items()])
 
 
-def rows_to_predict(data: Any, columns: Sequence[str], chat: bool, how: Data) -> tuple[list[Record], Path | None]:
+def rows_to_predict(
+    data: Any, columns: Sequence[str], chat: bool, how: Data, optional: Sequence[str] = ()
+) -> tuple[list[Record], Path | None]:
     """Read and check what a bundle is asked about.
 
     Args:
@@ -53,6 +55,7 @@ def rows_to_predict(data: Any, columns: Sequence[str], chat: bool, how: Data) ->
         columns: that the model reads.
         chat: whether it answers conversations.
         how: its encoding, format, header and sheet are those of the file.
+        optional: columns of these that rows may lack.
 
     Returns:
         The rows, numbered by their line in the file or their position; and the file, where there is one (of a table in a zip file the zip file).
@@ -60,16 +63,17 @@ def rows_to_predict(data: Any, columns: Sequence[str], chat: bool, how: Data) ->
     Raises:
         DataError: a row that says nothing or something that is no text, a column that is missing, or data of another kind.
     """
+    needed = [name for name in columns if name not in optional]
     path = None if is_in_memory(data) or str(data) == STDIN else _file(data)
     if path is not None:
-        where, table = str(path), _read_file(path, columns, how)
+        where, table = str(path), _read_file(path, needed, how)
     elif not is_in_memory(data) and str(data) == STDIN:
-        where, table = "standard input", _read_piped(read_stdin(), columns, "standard input", how)
+        where, table = "standard input", _read_piped(read_stdin(), needed, "standard input", how)
     else:
-        where, table = MEMORY, _read_memory(data, columns)
+        where, table = MEMORY, _read_memory(data, needed)
     if not table.values:
         return [], path and on_disk(path)
-    _refuse_missing(where, table, columns)
+    _refuse_missing(where, table, needed)
     records = table.records(where)
     _refuse_unfit(where, records, columns, chat)
     return records, path and on_disk(path)

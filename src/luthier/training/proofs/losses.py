@@ -49,14 +49,17 @@ def packed_is_alone(context: ProofInputs) -> Proof:
     """A row's loss does not depend on the rows beside it, nor on our way of computing it: transformers' own says the same."""
     rows, work = context.rows, context.work
     together = score(work.model, work.objective, rows, answers=0)
-    alone = [float(score(work.model, work.objective, [example], answers=0).loss[0]) for example in rows]
-    off = np.abs(together.loss - alone) / np.maximum(np.abs(alone), 1e-2)
+    single = [score(work.model, work.objective, [example], answers=0) for example in rows]
+    own, beside = np.concatenate([work.objective.of_each_row(each) for each in single]), work.objective.of_each_row(together)
+    off = np.abs(beside - own).max(1) / np.maximum(np.abs(own).max(1), 1e-2)
     worst = int(off.argmax())
     evidence = {"largest_relative_difference": float(off.max()), "allowed": context.close}
     if not float(off.max()) <= context.close:
         return Proof(
             held=False,
-            claim=f"a row's loss changes from {alone[worst]:.5f} to {together.loss[worst]:.5f} when others stand beside it",
+            claim=f"a row's loss changes from {own[worst, 0]:.5f} to {beside[worst, 0]:.5f} when others stand beside it"
+            if own.shape[1] == 1
+            else "a row's vectors change when others stand beside it",
             evidence=evidence | row_of(rows[worst]),
         )
     compared = False
@@ -75,7 +78,8 @@ def packed_is_alone(context: ProofInputs) -> Proof:
             )
     return Proof(
         held=True,
-        claim="a row's loss is the same packed, alone" + (" and by transformers' own forward pass" if compared else ""),
+        claim=f"a row's {'loss is' if own.shape[1] == 1 else 'vectors are'} the same packed, alone"
+        + (" and by transformers' own forward pass" if compared else ""),
         evidence=evidence,
     )
 
