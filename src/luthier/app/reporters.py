@@ -46,13 +46,7 @@ def format_prediction(row: dict[str, Any], as_json: bool) -> str:
         said = (f"{span['start']}–{span['end']} {span['label']}: {span['text']}  {span['probability']:.1%}" for span in row["spans"])
         return clean("; ".join(said) or "(no span)")
     if "text" in row:
-<<<<<<< HEAD
         return clean(row["text"] or (f"(no answer: {row['note']})" if row.get("note") else ""))
-    if "label" not in row:  # a number, or several labels
-        (said,) = (value for name, value in row.items() if name not in ("row", "probabilities"))
-        return clean("; ".join(said) or "(no label)") if isinstance(said, list) else f"{said:.6g}"
-=======
-        return clean(row["text"])
     if "vector" in row:
         return f"{row['similarity']:.6g}" if "similarity" in row else json.dumps([round(value, 6) for value in row["vector"]])
     if "label" not in row:  # a number, several labels, or several facts
@@ -60,7 +54,6 @@ def format_prediction(row: dict[str, Any], as_json: bool) -> str:
         if len(facts) > 1:
             return "  ".join(f"{name.replace('_', ' ')} {_as_text(value)}" for name, value in facts.items())
         return _as_text(*facts.values())
->>>>>>> join
     first = "(not sure)" if row.get("abstained") else clean(row["label"])
     if row.get("abstained") and not likeliest:
         likeliest = dict([max(row["probabilities"].items(), key=lambda pair: pair[1])])
