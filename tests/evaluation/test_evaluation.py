@@ -9,8 +9,9 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 
 from luthier.core.types import Scores
 from luthier.evaluation.baselines import scores_of
+from luthier.evaluation.by_class import per_class
 from luthier.evaluation.compare import interval, paired_interval
-from luthier.evaluation.metrics import calibration, measure, per_class
+from luthier.evaluation.metrics import calibration, measure
 from luthier.evaluation.overlap import rouge_l
 from luthier.evaluation.verdict import decide
 

@@ -13,6 +13,7 @@ from luthier.core.finding import Finding
 from luthier.core.types import Batch, Example, Loss, Record, Scores, Step
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 Watcher = Callable[[Step], None]
@@ -183,7 +184,7 @@ class Objective(Protocol):
         """
         ...
 
-    def of_each_row(self, scores: Scores) -> Any:
+    def of_each_row(self, scores: Scores) -> np.ndarray:
         """What the scores say of each row whatever rows stand beside it: its loss, or its vectors, # (examples, numbers)"""
         ...
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -249,17 +248,9 @@ METRICS = _Metrics(
         ),
         "perplexity": Metric(numbers.perplexity, False, "exponential of the mean loss of a token"),
         "mrr": Metric(retrieval.mrr, True, "mean reciprocal rank of the right text among all", _ratio(retrieval.reciprocal_ranks, _ones)),
-        "recall_at_1": Metric(
-            retrieval.recall_at_1,
-            True,
-            "share of rows whose right text is the nearest of all",
-            _ratio(lambda scores: retrieval.among_first(scores, 1), _ones),
-        ),
+        "recall_at_1": Metric(retrieval.recall_at_1, True, "share of rows whose right text is the nearest", _ratio(retrieval.first, _ones)),
         "recall_at_10": Metric(
-            retrieval.recall_at_10,
-            True,
-            "share of rows whose right text is among the nearest ten",
-            _ratio(lambda scores: retrieval.among_first(scores, 10), _ones),
+            retrieval.recall_at_10, True, "share of rows whose right text is among the nearest ten", _ratio(retrieval.first_ten, _ones)
         ),
         "pair_accuracy": Metric(
             pairs.pair_accuracy, True, "share of pairs whose better answer gained more than the worse one", _ratio(pairs.right, _count)
@@ -357,30 +348,6 @@ def confusion(target: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
     return np.bincount(target * classes + said, minlength=classes**2).reshape(classes, classes)
 
 
-def per_class(scores: Scores, labels: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each class."""
-    assert scores.target is not None and scores.probabilities is not None
-    table = confusion(scores.target, scores.probabilities.argmax(1), len(labels))
-    said, there, right = table.sum(0), table.sum(1), table.diagonal()
-    return [
-        {
-            "label": label,
-            "n": int(there[k]),
-            "precision": float(right[k] / said[k]) if said[k] else 0.0,
-            "recall": float(right[k] / there[k]) if there[k] else 0.0,
-            "f1": float(2 * right[k] / (said[k] + there[k])) if said[k] + there[k] else 0.0,
-        }
-        for k, label in enumerate(labels)
-    ]
-
-
-def find_never_predicted(scores: Scores) -> list[int]:
-    """The classes that some rows have and that no row was given, by number."""
-    if scores.target is None or scores.probabilities is None:
-        return []
-    return np.setdiff1d(scores.target[scores.target >= 0], scores.probabilities.argmax(1)).tolist()
-
-
 def calibration(scores: Scores, rows: np.ndarray | None = None, bins: int = 15) -> list[dict[str, float]]:
     """Confidence and accuracy in bins of equal size, least confident first."""
     assert scores.probabilities is not None
@@ -390,19 +357,3 @@ def calibration(scores: Scores, rows: np.ndarray | None = None, bins: int = 15) 
     return [
         {"confidence": float(confidence[part].mean()), "accuracy": float(right[part].mean()), "n": len(part)} for part in parts if len(part)
     ]
-
-
-def describe_classes(scores: Scores, labels: Sequence[str]) -> dict[str, Any]:
-    """Where a classifier is right, wrong, and too sure, for the report.
-
-    Args:
-        scores: on the test rows.
-        labels: the classes, in order.
-    """
-    assert scores.target is not None and scores.probabilities is not None
-    return {
-        "labels": list(labels),
-        "per_class": per_class(scores, tuple(labels)),
-        "confusion": confusion(scores.target, scores.probabilities.argmax(1), len(labels)).tolist(),
-        "calibration": calibration(scores),
-    }

@@ -75,7 +75,7 @@ class ClassFamily(Family):
 
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """Where it is right, wrong, and too sure."""
-        from luthier.evaluation.metrics import describe_classes
+        from luthier.evaluation.by_class import describe_classes
 
         return describe_classes(scores, spec.labels)
 

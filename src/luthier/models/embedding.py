@@ -36,6 +36,9 @@ class EmbeddingModel(PackedNetwork):
         max_length: tokens of a text that are read; written into the bundle for sentence-transformers.
     """
 
+    adapter_task = "FEATURE_EXTRACTION"
+    """What PEFT calls it."""
+
     def __init__(self, network: Any, dropout: float, pooling: str, max_length: int) -> None:
         super().__init__(network, dropout)
         self.pooling, self.max_length = pooling, max_length

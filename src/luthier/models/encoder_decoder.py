@@ -38,6 +38,7 @@ class EncoderDecoder(nn.Module):
         dropout: share of activations dropped while training.
     """
 
+    adapter_task = "SEQ_2_SEQ_LM"
     packs = False
     """Frozen blocks' outputs are not kept by row."""
     causal = False

@@ -18,7 +18,8 @@ from luthier.core.interfaces import Reporter
 from luthier.core.run import Run, name_disk_errors
 from luthier.core.types import Scores, Step
 from luthier.data.batches import steps_in_epoch
-from luthier.evaluation.metrics import find_never_predicted, measure, metric_of
+from luthier.evaluation.by_class import find_never_predicted
+from luthier.evaluation.metrics import measure, metric_of
 from luthier.evaluation.score import score
 from luthier.families import family_of
 from luthier.optim.schedules import Cut, share_done

@@ -14,8 +14,9 @@ from luthier.core.run import Run, write_file
 from luthier.core.types import Example, Scores
 from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
+from luthier.evaluation.by_class import find_never_predicted
 from luthier.evaluation.metric_choice import metrics_at_verdict
-from luthier.evaluation.metrics import find_never_predicted, measure
+from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.evaluation.verdict import decide, describe_model, verdict_finding
 from luthier.experiment import Experiment
