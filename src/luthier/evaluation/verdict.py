@@ -53,7 +53,8 @@ def decide(
     rival = base[1] if base is not None and strongest == "base" else trivial[best]
     value, worst, most = paired_interval(name, ours, rival)
     word = "improved" if worst > 0 else "worse" if most < 0 else "no_evidence"
-    if ours.rows < FEWEST_ROWS:
+    rows = int(sum(each is not None for each in ours.outputs)) if metric.answers and ours.outputs is not None else ours.rows
+    if rows < FEWEST_ROWS:
         word = "no_evidence"
     return {
         "task": task,
@@ -63,7 +64,7 @@ def decide(
             "value": measure(ours, (name,))[name],
             "low": low,
             "high": high,
-            "n": int(sum(each is not None for each in ours.outputs)) if metric.answers and ours.outputs is not None else ours.rows,
+            "n": rows,
             **_others(metrics, ours),
         },
         "base": baselines.get("base"),
