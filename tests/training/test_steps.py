@@ -295,9 +295,9 @@ def test_dropout_draws_anew_at_each_step(bases, records, monkeypatch: pytest.Mon
     asked = []
     keyed = DropoutKeys.keyed
 
-    def noted(self: DropoutKeys, seed: int, step: int, index: torch.Tensor, lengths: torch.Tensor) -> Any:
+    def noted(self: DropoutKeys, seed: int, step: int, index: torch.Tensor, *lengths: Any) -> Any:
         asked.append((seed, step, index.tolist()))
-        return keyed(self, seed, step, index, lengths)
+        return keyed(self, seed, step, index, *lengths)
 
     monkeypatch.setattr(DropoutKeys, "keyed", noted)
     weights_after(work_for(bases, records, "classification", model__dropout=0.2, training__micro_batch_tokens=60), 3)
