@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from luthier.core.cache import cache_folder
 from luthier.core.run import name_disk_errors
 from luthier.core.types import Example, Record
+from luthier.data.examples import LazyExamples
 
 IN_MEMORY = 64 << 20
 """Bytes of tokens that are kept in memory; more stay in a file without a name, which goes with the process."""
@@ -82,7 +83,7 @@ def _bytes_before(text: str) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(widths)])
 
 
-class Blocks(Sequence[Example]):
+class Blocks(LazyExamples):
     """Documents in blocks of the context's length, each of whose tokens but the first one is predicted once.
 
     Args:
@@ -117,19 +118,8 @@ class Blocks(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    @overload
-    def __getitem__(self, position: int) -> Example: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[Example]: ...
-    def __getitem__(self, position: int | slice) -> Example | list[Example]:
-        if isinstance(position, slice):
-            return [self._example(number) for number in range(*position.indices(len(self)))]
-        number = int(position)
-        if not -len(self) <= number < len(self):
-            raise IndexError(number)
-        return self._example(number % len(self))
-
-    def _example(self, number: int) -> Example:
+    def make(self, number: int) -> Example:
+        """See `LazyExamples`."""
         start, length, owner = int(self.starts[number]), int(self.lengths[number]), int(self.owners[number])
         tokens = self.tokens[start : start + length + 1].astype(np.int64)
         return Example(
@@ -141,9 +131,6 @@ class Blocks(Sequence[Example]):
             units=float(length),
             facts={"bytes": int(self.bytes[number]), "document": owner, "at": int(self.at[number])},
         )
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self._example(number) for number in range(len(self)))
 
 
 def _index(document: Encoded, number: int, start: int, context: int) -> np.ndarray:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from luthier.core.component import Component
 from luthier.core.randomness import permutation
 from luthier.core.types import Batch, Example, Loss, Record, Scores
 from luthier.core.words import plural
+from luthier.data.examples import LazyExamples
 from luthier.evaluation.cooccurrences import count_pairs
 from luthier.objectives.objective import BaseObjective
-from luthier.objectives.word_pieces import show_words, text_of, without_vector
+from luthier.objectives.word_pieces import WordVectorsSpec, show_words, text_of, without_vector
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,7 +37,7 @@ NAMED = 8
 """Pairs that an example is shown as."""
 
 
-class Glove(Component):
+class Glove(WordVectorsSpec):
     """Learn vectors of words from how often words stand near each other."""
 
     kind: Literal["glove"] = "glove"
@@ -51,21 +51,6 @@ class Glove(Component):
         description="A count from which on a pair weighs no more (GloVe: x-max; 100 for billions of words, 10 for millions).",
     )
     power: float = Field(default=0.75, ge=0, le=1, description="How a pair's weight grows with its count below that (GloVe: alpha).")
-    least_count: int = Field(
-        default=5, ge=1, description="Times that a word is in the training rows, at least, to have a vector (GloVe: min-count)."
-    )
-    vocabulary: int = Field(
-        default=0, ge=0, description="Words that have a vector, the most frequent; 0 takes all that are frequent enough."
-    )
-    words: int = Field(default=0, ge=0, description="Words that have a vector; filled in once the training rows are counted.")
-    lowercase: bool = Field(default=True, description="Read texts in lower case.")
-    analogies: str = Field(
-        default="",
-        description="A file of analogies to judge the vectors by, as questions-words.txt: four words a line, sections begin with a colon.",
-    )
-    similarities: str = Field(
-        default="", description="A file of word pairs with a person's judgement to judge the vectors by: two words and a number a line."
-    )
 
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str | None) -> GloveObjective:
         """The objective at work.
@@ -78,7 +63,7 @@ class Glove(Component):
         return GloveObjective(self, tokenizer, input, target)
 
 
-class Counts(Sequence[Example]):
+class Counts(LazyExamples):
     """The counts of some rows as examples of at most `CELLS` counts each; an example is made when it is asked for.
 
     Args:
@@ -113,22 +98,8 @@ class Counts(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, position: int) -> Example: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[Example]: ...
-    def __getitem__(self, position: int | slice) -> Example | list[Example]:
-        if isinstance(position, slice):
-            return [self._example(number) for number in range(*position.indices(len(self)))]
-        number = int(position)
-        if not -len(self) <= number < len(self):
-            raise IndexError(number)
-        return self._example(number % len(self))
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self._example(number) for number in range(len(self)))
-
-    def _example(self, number: int) -> Example:
+    def make(self, number: int) -> Example:
+        """See `LazyExamples`."""
         inputs = {name: values[self.starts[number] : self.stops[number]] for name, values in self.columns.items()}
         size, units = len(inputs["tokens"]), float(inputs["weights"].sum())
         if self.by_row:

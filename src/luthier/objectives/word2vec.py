@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core.component import Component
 from luthier.core.randomness import mix
 from luthier.core.types import HELD_OUT, Batch, Example, Loss, Record, Scores
 from luthier.core.words import plural
 from luthier.objectives.objective import BaseObjective
-from luthier.objectives.word_pieces import WordPieces, show_words, text_of, without_vector
+from luthier.objectives.word_pieces import WordPieces, WordVectorsSpec, show_words, text_of, without_vector
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +28,7 @@ HELD_OUT_NOISE = 512
 """Words that stand for the noise in an evaluation, evenly spread over its distribution: the same for all rows and all evaluations."""
 
 
-class Word2Vec(Component):
+class Word2Vec(WordVectorsSpec):
     """Learn vectors of words from the words around them."""
 
     kind: Literal["word2vec"] = "word2vec"
@@ -57,21 +56,6 @@ class Word2Vec(Component):
         default=1e-3,
         ge=0,
         description="Words more frequent than this share are left out at random, the more so the more frequent; 0 keeps all (gensim: sample).",
-    )
-    least_count: int = Field(
-        default=5, ge=1, description="Times that a word is in the training rows, at least, to have a vector (gensim: min_count)."
-    )
-    vocabulary: int = Field(
-        default=0, ge=0, description="Words that have a vector, the most frequent; 0 takes all that are frequent enough."
-    )
-    words: int = Field(default=0, ge=0, description="Words that have a vector; filled in once the training rows are counted.")
-    lowercase: bool = Field(default=True, description="Read texts in lower case.")
-    analogies: str = Field(
-        default="",
-        description="A file of analogies to judge the vectors by, as questions-words.txt: four words a line, sections begin with a colon.",
-    )
-    similarities: str = Field(
-        default="", description="A file of word pairs with a person's judgement to judge the vectors by: two words and a number a line."
     )
 
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str | None) -> Word2VecObjective:

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from pydantic import Field
 
+from luthier.core.component import Component
 from luthier.core.types import Example, Record
 from luthier.core.words import plural
+from luthier.data.examples import LazyExamples
 
 LONGEST = 512
 """Words of a piece: a window that is cut at its end costs one pair in a few hundred."""
+
+
+class WordVectorsSpec(Component):
+    """The hyperparameters of vectors of words that do not depend on how they are learned."""
+
+    least_count: int = Field(
+        default=5,
+        ge=1,
+        description="Times that a word is in the training rows, at least, to have a vector (gensim: min_count, GloVe: min-count).",
+    )
+    vocabulary: int = Field(
+        default=0, ge=0, description="Words that have a vector, the most frequent; 0 takes all that are frequent enough."
+    )
+    words: int = Field(default=0, ge=0, description="Words that have a vector; filled in once the training rows are counted.")
+    lowercase: bool = Field(default=True, description="Read texts in lower case.")
+    analogies: str = Field(
+        default="",
+        description="A file of analogies to judge the vectors by, as questions-words.txt: four words a line, sections begin with a colon.",
+    )
+    similarities: str = Field(
+        default="", description="A file of word pairs with a person's judgement to judge the vectors by: two words and a number a line."
+    )
 
 
 def text_of(record: Record, columns: Sequence[str]) -> str:
@@ -35,7 +60,7 @@ def without_vector(vocabulary: Any, text: str) -> str:
     )
 
 
-class WordPieces(Sequence[Example]):
+class WordPieces(LazyExamples):
     """Rows as pieces of up to `LONGEST` words.
 
     Args:
@@ -59,22 +84,8 @@ class WordPieces(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.owners)
 
-    @overload
-    def __getitem__(self, position: int) -> Example: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[Example]: ...
-    def __getitem__(self, position: int | slice) -> Example | list[Example]:
-        if isinstance(position, slice):
-            return [self._example(number) for number in range(*position.indices(len(self)))]
-        number = int(position)
-        if not -len(self) <= number < len(self):
-            raise IndexError(number)
-        return self._example(number % len(self))
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self._example(number) for number in range(len(self)))
-
-    def _example(self, number: int) -> Example:
+    def make(self, number: int) -> Example:
+        """See `LazyExamples`."""
         start, length = int(self.starts[number]), int(self.lengths[number])
         owner = int(self.owners[number])
         facts = {"at": int(self.at[number]), "row": owner}

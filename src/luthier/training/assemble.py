@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Any, overload
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,8 @@ from luthier.core.cache import Cache
 from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Record
+from luthier.core.words import with_article
+from luthier.data.examples import Joined
 from luthier.evaluation.metric_choice import AUTO, metrics_at_evaluations
 from luthier.experiment import Experiment
 from luthier.families import family_of
@@ -42,7 +43,7 @@ def open_objective(experiment: Experiment, processor: Any) -> Any:
     if experiment.augment.share:
         if not objective.varies:
             raise ExperimentError(
-                f"augment changes texts or images that have a class or a number: a {family.name} model would learn broken answers",
+                f"augment changes texts or images that have a class or a number: {with_article(family.name)} model would learn broken answers",
                 "leave augment.share at 0",
             )
         objective.augment = experiment.augment
@@ -60,33 +61,6 @@ def assemble(experiment: Experiment, base: Base | None, processor: Any, parts: M
     """
     objective = open_objective(experiment, processor)
     return build(experiment, base, objective, objective.prepare(parts["train"]), objective.prepare(parts["validation"]))
-
-
-class Joined(Sequence[Example]):
-    """Two sequences of examples as one, without a list of both: they may be made as they are asked for.
-
-    Args:
-        first: these come first.
-        second: behind them.
-    """
-
-    def __init__(self, first: Sequence[Example], second: Sequence[Example]) -> None:
-        self.first, self.second = first, second
-
-    def __len__(self) -> int:
-        return len(self.first) + len(self.second)
-
-    @overload
-    def __getitem__(self, position: int) -> Example: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[Example]: ...
-    def __getitem__(self, position: int | slice) -> Example | list[Example]:
-        if isinstance(position, slice):
-            return [self[number] for number in range(*position.indices(len(self)))]
-        return self.first[position] if position < len(self.first) else self.second[position - len(self.first)]
-
-    def __iter__(self) -> Iterator[Example]:
-        return chain(self.first, self.second)
 
 
 FrozenLayerCaches = dict[tuple[Any, ...], FrozenLayerCache]
