@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,17 +10,15 @@ import numpy as np
 from luthier.core.errors import DataError, ModelError
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
-from luthier.data.infer import find_text
 from luthier.data.near_duplicates import clusters
-from luthier.data.reading import Columns, RowKind, RowView
-from luthier.data.rows import Rows, format_of, plain_stem
+from luthier.data.reading import RowView
 from luthier.data.sources.passages import POSITION
-from luthier.data.sources.texts import ENDINGS, texts_in
 from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import causal_lm_defaults, text_defaults
 from luthier.families.causal_lm_proofs import PROOFS
-from luthier.families.family import Choice, Family
+from luthier.families.corpus_family import PASSAGES, CorpusFamily
+from luthier.families.family import Choice
 from luthier.objectives.causal_lm import SEPARATOR, CausalLm
 
 if TYPE_CHECKING:
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
     from luthier.models.spec import Model
     from luthier.models.store import Base
 
-PASSAGES = "passages"
-"""How text files are read: see `data.sources.passages`."""
 EXCERPT = 600
 """Characters of a long text's beginning, middle and end that checks look at."""
 COMPARED = 32_000_000
@@ -46,11 +41,10 @@ SHOWN, ASKED, SAID = 2, 16, 64
 TEMPERATURE = 0.8
 
 
-class CausalLmFamily(Family):
+class CausalLmFamily(CorpusFamily):
     """See the module."""
 
     name = "causal_lm"
-    kind = RowKind("text", "nothing")
     Spec = CausalLm
     base = None
     base_kinds = ("decoder",)
@@ -60,23 +54,6 @@ class CausalLmFamily(Family):
     pipeline_tag = "text-generation"
 
     # rows
-
-    def file_format(self, path: Path) -> str | None:
-        """Text files, and folders of them, are documents; tables are read as ever."""
-        if path.is_dir():
-            tables = any(plain_stem(file) == "train" and format_of(file) and file.suffix.lower() != ".txt" for file in path.iterdir())
-            return PASSAGES if not tables and texts_in(path) else None
-        return PASSAGES if path.suffix.lower() in ENDINGS and path.is_file() else None
-
-    def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
-        """Any texts, where a person insists: a label, where there is one, is not read."""
-        if asked.task != self.name:
-            return None
-        if asked.target:
-            raise DataError(f"{path}: {self.name} learns from the texts alone, and --target {asked.target} was given", "leave --target out")
-        input, why = (asked.input, "task and columns as given") if asked.input else find_text(rows, path, None, ())
-        passages = asked.format == PASSAGES and POSITION in rows.columns
-        return Columns(self.name, input, None, why, time=POSITION if passages else None)
 
     def row_view(self, record: Record, data: Data) -> RowView:
         """The text; of a long one its beginning, middle and end."""

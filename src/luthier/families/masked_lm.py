@@ -11,12 +11,9 @@ import numpy as np
 from luthier.core.errors import DataError
 from luthier.core.proof import Proof, ProofContext, ProofFunction, row_of
 from luthier.core.types import HELD_OUT, Example, Record, Scores
-from luthier.data.infer import find_text
-from luthier.data.reading import Columns, RowKind
-from luthier.data.rows import Rows
-from luthier.data.spec import Data
 from luthier.families import text_defaults, token_proofs
-from luthier.families.family import Choice, Family
+from luthier.families.corpus_family import TextsFamily
+from luthier.families.family import Choice
 from luthier.objectives.masked_lm import MaskedLm
 
 if TYPE_CHECKING:
@@ -43,11 +40,10 @@ SHOWN = 5
 """Likeliest words for each gap."""
 
 
-class MaskedLmFamily(Family):
+class MaskedLmFamily(TextsFamily):
     """See the module."""
 
     name = "masked_lm"
-    kind = RowKind("text", "nothing")
     Spec = MaskedLm
     base = "minilm-l6"
     base_kinds = ("encoder",)
@@ -55,17 +51,6 @@ class MaskedLmFamily(Family):
     metrics = ("loss", "perplexity", "masked_accuracy")
     compares_untouched = True
     pipeline_tag = "fill-mask"
-
-    # rows
-
-    def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
-        """Any texts, where a person insists: a label, where there is one, is not read."""
-        if asked.task != self.name:
-            return None
-        if asked.target:
-            raise DataError(f"{path}: {self.name} learns from the texts alone, and --target {asked.target} was given", "leave --target out")
-        input, why = (asked.input, "task and columns as given") if asked.input else find_text(rows, path, None, ())
-        return Columns(self.name, input, None, why)
 
     # starting point
 

@@ -11,14 +11,8 @@ import numpy as np
 
 from luthier.core.errors import DataError, ExperimentError, nearest
 from luthier.core.types import Example, Record
-from luthier.data.infer import find_text
-from luthier.data.reading import Columns, RowKind
-from luthier.data.rows import Rows, format_of, plain_stem
-from luthier.data.sources.passages import POSITION
-from luthier.data.sources.texts import ENDINGS, texts_in
-from luthier.data.spec import Data
 from luthier.evaluation import words as known_words
-from luthier.families.family import Family
+from luthier.families.corpus_family import CorpusFamily
 from luthier.objectives.word_pieces import text_of
 
 if TYPE_CHECKING:
@@ -27,8 +21,6 @@ if TYPE_CHECKING:
     from luthier.models.store import Base
     from luthier.models.word_vectors import WordVectors
 
-PASSAGES = "passages"
-"""How text files are read: see `data.sources.passages`."""
 CHARACTERS_A_WORD = 5.7
 """Of English, the space included: how many words there are is estimated before they are counted."""
 NEAREST = 10
@@ -41,10 +33,9 @@ SIGNS = re.compile(r"(?<!\S)[+-](?!\S)")
 """A plus or minus that stands alone."""
 
 
-class VectorFamily(Family):
+class VectorFamily(CorpusFamily):
     """The parts of a family of word vectors that do not depend on how they are learned."""
 
-    kind = RowKind("text", "nothing")
     base = None
     base_kinds = ("vectors",)
     from_scratch = True
@@ -54,25 +45,6 @@ class VectorFamily(Family):
     library = "gensim"
     biases = False
     """Whether each word has a number beside its vector."""
-
-    # rows
-
-    def file_format(self, path: Path) -> str | None:
-        """Text files, and folders of them, are documents; tables are read as ever."""
-        if path.is_dir():
-            tables = any(plain_stem(file) == "train" and format_of(file) and file.suffix.lower() != ".txt" for file in path.iterdir())
-            return PASSAGES if not tables and texts_in(path) else None
-        return PASSAGES if path.suffix.lower() in ENDINGS and path.is_file() else None
-
-    def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
-        """Any texts, where a person insists: a label, where there is one, is not read."""
-        if asked.task != self.name:
-            return None
-        if asked.target:
-            raise DataError(f"{path}: {self.name} learns from the texts alone, and --target {asked.target} was given", "leave --target out")
-        input, why = (asked.input, "task and columns as given") if asked.input else find_text(rows, path, None, ())
-        passages = asked.format == PASSAGES and POSITION in rows.columns
-        return Columns(self.name, input, None, why, time=POSITION if passages else None)
 
     # model and loss
 
