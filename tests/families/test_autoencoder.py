@@ -28,7 +28,7 @@ from luthier.families.anomaly_baselines import component_baseline, mean_picture,
 from luthier.families.autoencoder import FAMILY, threshold_of
 from luthier.families.recognise import load_dataset
 from luthier.models import autoencoder as networks
-from luthier.models import store
+from luthier.models import store, vision
 from luthier.objectives.autoencoder import Autoencoder, AutoencoderObjective, normal_draws
 from luthier.training.assemble import assemble
 from luthier.training.prove import find_disproved, prove
@@ -214,6 +214,7 @@ def test_the_report_shows_the_most_anomalous_rows_with_what_is_drawn_of_them(fin
     assert page.count("data:image/png;base64,") >= 3 * 8
     assert "Called anomalous at a false-alarm rate of 5%" in page
     assert "from itself, from rows whose label is disc" in page
+    assert "anomaly score " in page  # what is said of a test row
 
 
 def test_prediction_gives_the_score_of_the_evaluation_and_the_threshold_of_the_validation_rows(
@@ -228,6 +229,8 @@ def test_prediction_gives_the_score_of_the_evaluation_and_the_threshold_of_the_v
     assert float(model.network.threshold) == pytest.approx(threshold_of(expected, 0.05), rel=1e-5)
     found = luthier.predict(finished.folder, shapes / "disc", out=tmp_path / "found.csv")
     assert all(each["anomalous"] == (each["anomaly_score"] > float(model.network.threshold)) for each in found)
+    with pytest.raises(DataError, match="no image was named"):
+        luthier.predict(finished.folder, "")
     head, first = (tmp_path / "found.csv").read_text().splitlines()[:2]
     assert head == "image,predicted_anomaly_score,predicted_anomalous"
     assert first.rsplit(",", 1)[1] in ("true", "false")
@@ -294,7 +297,7 @@ def test_planted_bugs_are_caught_by_name(shapes: Path, monkeypatch: pytest.Monke
         planted.setattr(AutoencoderObjective, "score", by_the_batch)
         assert "statistics move in training alone" in caught()
     with monkeypatch.context() as planted:
-        planted.setattr(networks, "MOMENTUM", 0.0)
+        planted.setattr(vision, "MOMENTUM", 0.0)
         assert "statistics move in training alone" in caught()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from luthier.core.pictures import as_data
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.core.words import plural
-from luthier.data import similar_images
 from luthier.data.infer import TARGET_NAMES, find_label, text_of
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rows
@@ -21,12 +19,11 @@ from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
 from luthier.data.usable_rows import reject_label
 from luthier.evaluation.metric_choice import AUTO
-from luthier.families import autoencoder_proofs, text_defaults
+from luthier.families import autoencoder_proofs
 from luthier.families.anomaly_baselines import component_baseline, flat_pictures, mean_picture
-from luthier.families.family import Choice, Family
-from luthier.families.image_classification import find_image, fit_squares, images_asked, pixels_are_served
+from luthier.families.family import Choice
+from luthier.families.image_family import ImageFamily, convolution_choices, find_image, fit_squares, pixels_are_served
 from luthier.objectives.autoencoder import Autoencoder
-from luthier.objectives.image_classification import Squares
 
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
@@ -42,14 +39,8 @@ EPOCHS = (
     (1 << 62, 6, "many images"),
 )
 """Below this many training rows, epochs, and why."""
-BATCHES = (32, 16)
-"""Images a step, the most first; in fewer a batch norm's statistics say little."""
-STEPS = 200
-"""That a run should have."""
 MANY_EPOCHS = 50
 """From which on every other one is evaluated."""
-PATIENCE = 12
-"""Evaluations without a better one."""
 RATES = {"full": 3e-3, "freeze": 1e-3, "gradual": 1e-3}
 """Adaptation → learning rate."""
 NORMAL_NAMES = ("normal", "good", "ok", "healthy", "nominal", "no", "negative", "no_finding", "no finding")
@@ -58,15 +49,14 @@ SHOWN = 8
 """Test rows that the report shows as pictures."""
 
 
-class ImageAutoencoder(Family):
+class ImageAutoencoder(ImageFamily):
     """See the module."""
 
     name = "autoencoder"
     kind = RowKind("image", "nothing")
     specificity = 2
     Spec = Autoencoder
-    base_kinds = ("image",)
-    from_scratch = True
+    steps = 200
     metrics = ("loss", "anomaly_auc")
     pipeline_tag = "image-feature-extraction"
 
@@ -101,14 +91,6 @@ class ImageAutoencoder(Family):
         """Known classes are split in proportion."""
         return RowView(str(record.values.get(data.input[0]) or ""), "", str(record.values.get(data.target) or "") if data.target else "")
 
-    def clusters(self, records: Sequence[Record], data: Data) -> Sequence[int]:
-        """By how the images look."""
-        return similar_images.clusters([record.values["thumbnail"] for record in records])
-
-    def identity(self, record: Record, data: Data) -> str:
-        """The hash of the pixels."""
-        return record.values["pixels"]
-
     # starting point
 
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
@@ -121,11 +103,7 @@ class ImageAutoencoder(Family):
             Choice("training.epochs", epochs, why),
             self.batch_size(dataset, epochs),
             Choice("training.evaluations_per_epoch", 0.5 if epochs > MANY_EPOCHS else 1.0, "often enough to find the best of many passes"),
-            Choice("training.patience", PATIENCE, "a network from scratch gets better by fits and starts"),
-            Choice("training.dtype", "float32", "convolutions with batch norm are not measured in bf16"),
-            *text_defaults.schedule(),
-            Choice("model.dropout", 0.0, "the short code regularises already"),
-            Choice("optimizer.weight_decay", 0.01, "not on biases and norms"),
+            *convolution_choices("the short code regularises already"),
             *self.metric(dataset, metric),
         ]
 
@@ -135,18 +113,10 @@ class ImageAutoencoder(Family):
             return RATES["full"], "a lower validation loss than with 1e-3 on chest X-rays and brain scans (docs/autoencoders.md)"
         return min(RATES.get(adaptation, 1e-3), 1e-3), "AdamW's own default: what the base knows is kept"
 
-    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
-        """The most images a step that leave a run as many steps as it should have."""
-        return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, STEPS)
-
     def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """The loss on normal validation rows chooses the checkpoint: it needs no abnormal rows."""
         why = "what is learned is what is measured" + ("; the verdict is on the anomaly AUC" if dataset.spec.normal else "")
         return [Choice("training.metric", "loss" if asked == AUTO else asked, why)]
-
-    def adaptations(self, base: Base | None) -> tuple[str, ...]:
-        """A new network has nothing that could be kept."""
-        return ("full",) if base is None else ("full", "freeze", "gradual")
 
     # model and loss
 
@@ -163,10 +133,6 @@ class ImageAutoencoder(Family):
         """The side and the colour that suit the training images, and the class that is normal."""
         normal = dataset.spec.normal or None
         return fit_squares(spec.model_copy(update={"normal": normal}) if normal else spec, dataset)
-
-    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Squares:
-        """How images are made into squares, as transformers writes it."""
-        return Squares(spec.side, spec.channels)
 
     # proofs
 
@@ -206,7 +172,7 @@ class ImageAutoencoder(Family):
         """The class, where it is known."""
         return example.facts["label"] or "the image itself"
 
-    def said_text(self, scores: Scores, position: int) -> str:
+    def predicted_text(self, scores: Scores, position: int) -> str:
         """How unusual the image is."""
         return f"anomaly score {scores.more['anomaly'][position]:.4g}"
 
@@ -245,10 +211,6 @@ class ImageAutoencoder(Family):
         }
 
     # use
-
-    def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None]:
-        """An image, several, a folder of them, a table that names them, or rows."""
-        return images_asked(data, columns[0])
 
     def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
         """How unusual each image is, and whether that is more than normal images are."""

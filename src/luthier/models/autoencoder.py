@@ -18,8 +18,7 @@ from transformers import ResNetConfig, ResNetModel, ResNetPreTrainedModel
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 
 from luthier.core.errors import ModelError
-from luthier.models.dropout import attach
-from luthier.models.vision import MIDDLE, MOMENTUM, stages_for
+from luthier.models.vision import MIDDLE, ConvolutionModel, stages_for
 
 if TYPE_CHECKING:
     from luthier.core.types import Batch
@@ -87,7 +86,7 @@ def sides_of(side: int, stages: int) -> list[int]:
     return found
 
 
-class AutoencoderModel(nn.Module):
+class AutoencoderModel(ConvolutionModel):
     """An autoencoder as the loop, the adaptations and the checkpoints see it.
 
     Args:
@@ -96,36 +95,15 @@ class AutoencoderModel(nn.Module):
         new: whether its decoder is new.
     """
 
-    packs = False
-    """Images do not come end to end."""
-    causal = False
-
     def __init__(self, network: ResNetAutoencoder, dropout: float, new: bool = True) -> None:
-        super().__init__()
-        self.network = network
-        self.dropout = dropout
-        self.dropout_keys = attach(network, dropout)
+        super().__init__(network, dropout)
         self.new = new
-        for name, module in network.named_modules():
-            cast(Any, module).luthier_site = name
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = MOMENTUM
-        self.frozen_cache: Any = None
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The encoder's stages, first to last."""
-        return cast(nn.ModuleList, self.network.resnet.encoder.stages)
 
     @property
     def head(self) -> list[nn.Module]:
         """What lies behind the encoder."""
         network = self.network
         return [network.to_code, network.from_code, network.decoder, network.to_pixels]
-
-    def micro_batches(self, batch: Batch, limit: int) -> list[Batch]:
-        """The batch in micro-batches that cost at most so much."""
-        return batch.split(limit)
 
     def target(self, batch: Batch) -> Tensor:
         """The pixels from -1 to 1, # (examples, channels, side, side)"""

@@ -34,12 +34,12 @@ STAGES = 4
 """At most; each doubles the channels and halves the sides."""
 
 
-class ImageNetwork(nn.Module):
-    """A network for images, as the loop, the adaptations and the checkpoints see it.
+class ConvolutionModel(nn.Module):
+    """What networks on transformers' ResNet share, as the loop, the adaptations and the checkpoints see them.
 
     Args:
-        network: for image classification.
-        dropout: share of the pooled features dropped while training.
+        network: of transformers; its `resnet` is the encoder.
+        dropout: share of activations dropped while training.
     """
 
     packs = False
@@ -49,7 +49,6 @@ class ImageNetwork(nn.Module):
     def __init__(self, network: Any, dropout: float) -> None:
         super().__init__()
         self.network = network
-        network.dropout = nn.Dropout(dropout)  # no weights: what is kept of the network is what transformers reads
         self.dropout = dropout
         self.dropout_keys = attach(network, dropout)
         for name, module in network.named_modules():
@@ -60,17 +59,30 @@ class ImageNetwork(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The stages, first to last."""
+        """The encoder's stages, first to last."""
         return cast(nn.ModuleList, self.network.resnet.encoder.stages)
+
+    def micro_batches(self, batch: Batch, limit: int) -> list[Batch]:
+        """The batch in micro-batches that cost at most so much."""
+        return batch.split(limit)
+
+
+class ImageNetwork(ConvolutionModel):
+    """A network for images, as the loop, the adaptations and the checkpoints see it.
+
+    Args:
+        network: for image classification.
+        dropout: share of the pooled features dropped while training.
+    """
+
+    def __init__(self, network: Any, dropout: float) -> None:
+        network.dropout = nn.Dropout(dropout)  # no weights: what is kept of the network is what transformers reads
+        super().__init__(network, dropout)
 
     @property
     def head(self) -> list[nn.Module]:
         """What decides between the classes."""
         return [self.network.classifier]
-
-    def micro_batches(self, batch: Batch, limit: int) -> list[Batch]:
-        """The batch in micro-batches that cost at most so much."""
-        return batch.split(limit)
 
     def normalised_pixels(self, batch: Batch) -> Tensor:
         """The pixels as the network reads them: from -1 to 1, in its own dtype, # (examples, channels, height, width)"""

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from luthier.core.component import Component
 from luthier.core.errors import DataError, ExperimentError
 from luthier.core.randomness import mix
 from luthier.core.types import HELD_OUT, Batch, Example, Loss, Record, Scores
-from luthier.objectives.image_classification import FEWEST_PIXELS, UNIT, decode, view
 from luthier.objectives.objective import BaseObjective
+from luthier.objectives.squares import UNIT, SquaresSpec, decode, view
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +25,7 @@ FLAT = 1 / 127.5
 Score = Literal["relative", "error"]
 
 
-class Autoencoder(Component):
+class Autoencoder(SquaresSpec):
     """Learn to draw images again from a short code."""
 
     kind: Literal["autoencoder"] = "autoencoder"
@@ -40,17 +39,6 @@ class Autoencoder(Component):
         le=4096,
         description="Numbers that an image is written as; the baseline PCA has as many components. Fewer leave less of what is unusual in the drawing.",
     )
-    side: int = Field(
-        default=0,
-        ge=0,
-        le=512,
-        description="Pixels of the square that every image is made into, 8 or more; 0 takes 64, or 32 where most training images are smaller than 48.",
-    )
-    colour: Literal["auto", "grey", "rgb"] = Field(
-        default="auto", description="What is read of an image; auto is grey where all training images are stored as grey ones."
-    )
-    width: int = Field(default=32, ge=4, le=512, description="Channels of the encoder's first stage; each further stage has twice as many.")
-    depth: int = Field(default=1, ge=1, le=16, description="Residual layers of each stage of the encoder, of two convolutions each.")
     noise: float = Field(
         default=0.1,
         gt=0,
@@ -74,13 +62,6 @@ class Autoencoder(Component):
     )
     normal: str | None = Field(default=None, description="The class that is normal; filled in from data.normal.")
 
-    @field_validator("side")
-    @classmethod
-    def _wide_enough(cls, side: int) -> int:
-        if 0 < side < FEWEST_PIXELS:
-            raise ValueError(f"the network needs {FEWEST_PIXELS} pixels or more")
-        return side
-
     def open(self, processor: Any, input: tuple[str, ...], target: str | None) -> AutoencoderObjective:
         """The objective at work.
 
@@ -90,11 +71,6 @@ class Autoencoder(Component):
             target: the column of the known classes, which are not learned; None where there are none.
         """
         return AutoencoderObjective(self, processor, input, target)
-
-    @property
-    def channels(self) -> int:
-        """Numbers that a pixel has."""
-        return 1 if self.colour == "grey" else 3
 
 
 def anomaly_of(squared: np.ndarray, pixels: np.ndarray, how: Score) -> np.ndarray:

@@ -1,0 +1,190 @@
+"""What families of images share: how images are found, compared, made into squares and asked about, and how a new convolutional network is trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luthier.core.errors import DataError, nearest
+from luthier.core.proof import Proof, ProofContext, row_of
+from luthier.core.types import Record
+from luthier.data import similar_images
+from luthier.data.read_rows import read
+from luthier.data.rows import Rows, names_table
+from luthier.data.sources.frames import describe_value
+from luthier.data.sources.images import ENDINGS, KEPT, images_of
+from luthier.data.spec import Data
+from luthier.families import text_defaults
+from luthier.families.family import Choice, Family
+from luthier.objectives.squares import Squares, place_of
+
+if TYPE_CHECKING:
+    from luthier.data.dataset import Dataset
+    from luthier.models.store import Base
+
+BATCHES = (32, 16)
+"""Images a step, the most first; in fewer a batch norm's statistics say little."""
+PATIENCE = 12
+"""Evaluations without a better one."""
+SMALL, LARGE, FEW_PIXELS = 32, 64, 48
+"""Sides of the squares, and the side of an image below which the smaller one is enough."""
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
+"""Pillow's names of images without colour."""
+
+
+class ImageFamily(Family):
+    """A family whose rows are images, and whose network is a small one from scratch or an image base."""
+
+    base_kinds = ("image",)
+    from_scratch = True
+    steps: int
+    """That a run should have."""
+
+    def clusters(self, records: Sequence[Record], data: Data) -> Sequence[int]:
+        """By how the images look."""
+        return similar_images.clusters([record.values["thumbnail"] for record in records])
+
+    def identity(self, record: Record, data: Data) -> str:
+        """The hash of the pixels."""
+        return record.values["pixels"]
+
+    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
+        """The most images a step that leave a run as many steps as it should have."""
+        return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, self.steps)
+
+    def adaptations(self, base: Base | None) -> tuple[str, ...]:
+        """A new network has nothing that could be kept."""
+        return ("full",) if base is None else ("full", "freeze", "gradual")
+
+    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Squares:
+        """How images are made into squares, as transformers writes it."""
+        return Squares(spec.side, spec.channels)
+
+    def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None]:
+        """An image, several, a folder of them, a table that names them, or rows."""
+        return images_asked(data, columns[0])
+
+
+def convolution_choices(regularised: str) -> list[Choice]:
+    """What holds for every convolutional network from scratch, each with its reason.
+
+    Args:
+        regularised: why it needs no dropout.
+    """
+    return [
+        Choice("training.patience", PATIENCE, "a network from scratch gets better by fits and starts"),
+        Choice("training.dtype", "float32", "convolutions with batch norm are not measured in bf16"),
+        *text_defaults.schedule(),
+        Choice("model.dropout", 0.0, regularised),
+        Choice("optimizer.weight_decay", 0.01, "not on biases and norms"),
+    ]
+
+
+def find_image(rows: Rows) -> str:
+    """The column that names the images of rows that the reader has looked at."""
+    return next(name for name in rows.columns if str(rows.values[0].get(name) or "").lower().endswith(ENDINGS))
+
+
+def fit_squares(spec: Any, dataset: Dataset) -> Any:
+    """The hyperparameters with the side and the colour that suit the training images, where they are not set.
+
+    Args:
+        spec: with `side` and `colour`.
+        dataset: the rows.
+    """
+    rows = [record.values for record in dataset.records["train"]]
+    found: dict[str, Any] = {}
+    if not spec.side:
+        sides = sorted(min(row["width"], row["height"]) for row in rows)
+        found["side"] = SMALL if sides[len(sides) // 2] < FEW_PIXELS else LARGE
+    if spec.colour == "auto":
+        found["colour"] = "grey" if all(row["mode"] in GREY for row in rows) else "rgb"
+    return spec.model_copy(update=found) if found else spec
+
+
+def images_asked(data: Any, column: str) -> tuple[list[Record], Path | None]:
+    """The rows that a bundle is asked about.
+
+    Args:
+        data: a file, a folder, a table, a list of files, or rows that name them.
+        column: that names the files.
+
+    Returns:
+        The rows; and the table, where there is one.
+
+    Raises:
+        DataError: a file that is not there or cannot be read, or rows without the column.
+    """
+    if isinstance(data, dict) or not isinstance(data, str | Path):
+        given = [data] if isinstance(data, dict) else data.to_dict("records") if hasattr(data, "to_dict") else list(data)
+        for number, row in enumerate(given, 1):
+            name = row.get(column) if isinstance(row, dict) else row
+            if not isinstance(name, str | os.PathLike) and not (isinstance(row, dict) and name is None):
+                raise DataError(
+                    f"row {number} is {describe_value(name)}, not the name of an image", "save the image as a file, and give its name"
+                )
+        rows = [row if isinstance(row, dict) else {column: str(row)} for row in given]
+        missing = next((number for number, row in enumerate(rows, 1) if not str(row.get(column) or "").strip()), None)
+        if missing is not None:
+            raise DataError(f"row {missing} has no {column!r}, which names the image", nearest(column, rows[missing - 1]))
+        return _there([Record(number, row) for number, row in enumerate(rows, 1)], column), None
+    if not str(data).strip():
+        raise DataError("no image was named", "give an image, a folder of them, or a table")
+    path = Path(data)
+    if _holds(path.is_dir):
+        files = images_of(path)
+        if not files:
+            raise DataError(f"the folder {path} holds no images ({', '.join(ENDINGS)})", "give an image, a folder of them, or a table")
+        return [Record(number, {column: str(file)}) for number, file in enumerate(files, 1)], None
+    if path.suffix.lower() not in ENDINGS and names_table(path):
+        table = read(path)
+        if table.rejected:
+            first = table.rejected[0]
+            raise DataError(f"{path}, line {first.line}: {first.reason}", "mend the row: a prediction for every row is promised")
+        if column not in table.columns:
+            raise DataError(f"{path} has no column {column!r}, which the model was trained to read", nearest(column, table.columns))
+        records = [
+            Record(record.row, {name: value for name, value in record.values.items() if name not in KEPT}, record.source)
+            for record in table.records(str(path))
+        ]
+        return _there(records, column), path
+    return _there([Record(1, {column: str(path)})], column), None
+
+
+def _there(records: list[Record], column: str) -> list[Record]:
+    """The rows, if each names a file."""
+    for record in records:
+        place = place_of(record, column)
+        if not _holds(place.is_file):
+            beside = (
+                [entry.name for entry in place.parent.iterdir() if entry.suffix.lower() in ENDINGS] if _holds(place.parent.is_dir) else []
+            )
+            where = f"{record.source}, line {record.row}" if record.source else f"row {record.row}"
+            raise DataError(
+                f"{where}: there is no image {str(record.values[column])[:200]}",
+                nearest(place.name, beside) if beside else "check the path",
+            )
+    return records
+
+
+def _holds(ask: Callable[[], bool]) -> bool:
+    """Whether something holds of a path; of a name that no file can have, nothing does."""
+    try:
+        return ask()
+    except (OSError, ValueError):  # too long, or with a character that no file's name has
+        return False
+
+
+def pixels_are_served(context: ProofContext) -> Proof:
+    """What training sees of an image is what prediction would give the model, byte by byte."""
+    for example in context.rows:
+        trained, served = example.inputs["pixels"], context.serve(example.record)["pixels"]
+        if not np.array_equal(trained, served):
+            return Proof(held=False, claim="prediction would see other pixels than training", evidence=row_of(example))
+    return Proof(
+        held=True, claim=f"training and prediction see the same pixels of {len(context.rows)} images", evidence={"rows": len(context.rows)}
+    )
