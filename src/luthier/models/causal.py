@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from luthier.models.byte_bpe import train_byte_bpe
 from luthier.models.pretrained import Generator
 
 LONGEST = 2048
@@ -61,19 +61,8 @@ def make_bpe(texts: Iterable[str], vocabulary: int, separator: str) -> Any:
         texts: to learn from.
         vocabulary: tokens at most, the separator and 256 bytes among them.
         separator: the token that stands between documents.
-
-    Source: Sennrich et al. 2016; Radford et al. 2019, section 2.2 (bytes).
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[separator],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = train_byte_bpe(texts, vocabulary, [separator], space_before=False)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=separator, eos_token=separator, pad_token=separator, clean_up_tokenization_spaces=False
     )

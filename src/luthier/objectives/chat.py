@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.core.component import Component
 from luthier.core.types import Batch, Example, Loss, Record, Scores
 from luthier.data.chat import conversation, render
-from luthier.objectives.objective import BaseObjective
+from luthier.objectives.answers import AnswersTurns
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,11 +38,10 @@ class Chat(Component):
         return ChatObjective(self, tokenizer, input, target)
 
 
-class ChatObjective(BaseObjective):
+class ChatObjective(AnswersTurns):
     """See `Chat`."""
 
     unit = "token"
-    writes = True
     metrics: tuple[str, ...] = ("loss", "bits_per_byte")
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
@@ -113,20 +112,6 @@ class ChatObjective(BaseObjective):
         """Tokens before the last answer, and of it."""
         before = len(self.prompt_tokens(example))
         return before, sum(example.target[before:])
-
-    def asked(self, example: Example) -> str:
-        """The last turn before the answer."""
-        return "".join(message["content"] for message in example.facts["messages"][:-1][-1:])
-
-    def reference(self, example: Example) -> str:
-        """The last answer."""
-        return example.facts["messages"][-1]["content"]
-
-    def answer(self, model: Any, examples: Sequence[Example], limit: int) -> list[str]:
-        """The likeliest token each time."""
-        from luthier.models.generate import generate_answers
-
-        return generate_answers(model, self.tokenizer, [self.prompt_tokens(example) for example in examples], limit)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Cross-entropy summed over the learned tokens; their number is the count."""

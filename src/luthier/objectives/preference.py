@@ -17,7 +17,7 @@ from luthier.core.types import Batch, Example, Loss, Record, Scores
 from luthier.core.words import plural
 from luthier.data.chat import prompt, render
 from luthier.data.pairs import pair_of
-from luthier.objectives.objective import BaseObjective
+from luthier.objectives.answers import AnswersTurns
 from luthier.objectives.reference import Reference, complete, log_probabilities, make_key
 
 if TYPE_CHECKING:
@@ -82,11 +82,10 @@ class Preference(Component):
         return 1 / (2 * self.beta) ** 2 if self.loss == "ipo" else math.log(2)
 
 
-class PreferenceObjective(BaseObjective):
+class PreferenceObjective(AnswersTurns):
     """See `Preference`."""
 
     unit = "pair"
-    writes = True
     metrics: tuple[str, ...] = ("pair_accuracy", "loss", "reward_margin")
 
     def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
@@ -172,20 +171,6 @@ class PreferenceObjective(BaseObjective):
     def lengths(self, example: Example) -> tuple[int, int]:
         """Tokens of the prompt, and of the better answer."""
         return len(example.facts["prompt"]), example.facts["lengths"][0]
-
-    def asked(self, example: Example) -> str:
-        """The last turn before the answer."""
-        return "".join(message["content"] for message in example.facts["messages"][:-1][-1:])
-
-    def reference(self, example: Example) -> str:
-        """The better answer."""
-        return example.facts["messages"][-1]["content"]
-
-    def answer(self, model: Any, examples: Sequence[Example], limit: int) -> list[str]:
-        """The likeliest token each time."""
-        from luthier.models.generate import generate_answers
-
-        return generate_answers(model, self.tokenizer, [self.prompt_tokens(example) for example in examples], limit)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The loss summed over the pairs; their number is the count."""
