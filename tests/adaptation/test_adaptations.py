@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.adaptation.lora_layer import LoraLinear, merge, save_adapter
+from luthier.adaptation.adapter_files import save_adapter
+from luthier.adaptation.lora_layer import LoraLinear, merge
 from luthier.adaptation.select import matching
 from luthier.core.errors import ExperimentError
 from luthier.training.steps import steps

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.rows import names_table, read
+from luthier.data.read_rows import read
+from luthier.data.rows import names_table
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
 from tests.data.test_malformed import PLAIN, jsonl, rows, sentence, table

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
-from luthier.data.rows import Rows, read
+from luthier.data.read_rows import read
+from luthier.data.rows import Rows
 from luthier.data.spec import Data
 from luthier.data.split import folds, split
 from luthier.families.recognise import load_dataset, recognise

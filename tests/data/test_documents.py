@@ -10,7 +10,7 @@ from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from luthier.core.errors import DataError
-from luthier.data.rows import read
+from luthier.data.read_rows import read
 from luthier.data.sources import documents
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset

@@ -14,7 +14,7 @@ from PIL import Image
 import luthier
 from luthier.core.errors import DataError
 from luthier.data import similar_images
-from luthier.data.rows import read
+from luthier.data.read_rows import read
 from luthier.data.sources import images
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset

@@ -18,7 +18,7 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.dataset import Dataset
-from luthier.data.rows import read
+from luthier.data.read_rows import read
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
 

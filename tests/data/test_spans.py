@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.rows import Rows, read
+from luthier.data.read_rows import read
+from luthier.data.rows import Rows
 from luthier.data.spans import Span, describe_tokens, spans_of, spans_of_words, trimmed, words_in, wrong_spans
 
 CONLL = "-DOCSTART- -X- O\n\nMaria NNP B-person\nleft VBD O\nNew NNP B-place\nYork NNP I-place\n. . O\n\nShe PRP O\nslept VBD O\n"

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.rows import read
+from luthier.data.read_rows import read
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
 from tests.data.test_malformed import rows, sentence

@@ -15,8 +15,9 @@ from luthier.data.archives import choose_member, on_disk, tables_in
 from luthier.data.check import CHECKS, OF_IMAGES
 from luthier.data.check.sheet import Sheet
 from luthier.data.parts import keep_normal, split_groups, split_rows
+from luthier.data.read_rows import read
 from luthier.data.reading import Recognise, RowKind, RowReader
-from luthier.data.rows import ENDINGS, Rejected, format_of, plain_stem, read
+from luthier.data.rows import ENDINGS, Rejected, format_of, plain_stem
 from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
 from luthier.data.split import PARTS

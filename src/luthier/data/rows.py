@@ -13,10 +13,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from luthier.core.errors import DataError, nearest
+from luthier.core.errors import DataError
 from luthier.core.randomness import mix
 from luthier.core.types import Record
-from luthier.data.archives import TEXT_FORMATS, choose_member, is_packed, on_disk, open_bytes
+from luthier.data.archives import open_bytes
 from luthier.data.encodings import choose_encoding, error_handling
 
 
@@ -217,61 +217,6 @@ def names_table(path: Path) -> bool:
     return format_of(path) is not None or path.suffix.lower() in (".gz", ".zip", *UNREAD)
 
 
-def read(
-    path: Path,
-    format: str | None = None,
-    encoding: str = "utf-8",
-    header: bool | None = None,
-    most: int = 0,
-    seed: int = 0,
-    sheet: str | None = None,
-) -> Rows:
-    """Read a file or folder of rows.
-
-    Args:
-        path: the file, a zip that holds one, a table in a zip (`reviews.zip/train.csv`), or a folder of texts or of a saved data set.
-        format: a name from `data.SOURCES`; None takes it from the file's ending.
-        encoding: how its bytes are to be read; a byte order mark is honoured.
-        header: whether line 1 names the columns; None looks at the values.
-        most: rows that are kept, evenly by chance, of a file that holds more; 0 keeps all.
-        seed: of that chance.
-        sheet: of a workbook, by its name or its number from 1; None takes the first that holds rows.
-
-    Raises:
-        DataError: the file is missing, empty, in another encoding, or not of its format.
-    """
-    from luthier.data import SOURCES
-
-    path = choose_member(path, ENDINGS)
-    there = on_disk(path)
-    if not there.exists():
-        beside = [entry.name for entry in path.parent.iterdir() if names_table(entry)] if path.parent.is_dir() else []
-        raise DataError(f"there is no file {path}", nearest(path.name, beside) if beside else "check the path")
-    if path.is_dir():
-        format = format or _folder_format(path)
-    elif not there.is_file():
-        raise DataError(f"{path} is not a file", "give a file of rows, or a folder with train, validation and test files")
-    name = format or format_of(path)
-    if name is None:
-        ending = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
-        remedy = UNREAD.get(path.suffix.lower()) or f"set data.format to one of {', '.join(SOURCES)}"
-        raise DataError(f"{path}: the ending {ending!r} names no format that is read", UNREAD[".tar"] if ".tar" in ending else remedy)
-    if sheet is not None and name != "xlsx":
-        raise DataError(f"{path} has no sheets: only workbooks (.xlsx) do", "leave data.sheet out")
-    if is_packed(path) and name not in TEXT_FORMATS:
-        raise DataError(f"{path}: {name} files are not read from compressed ones", "unpack it, and give the file itself")
-    found = reject_unreadable_rows(SOURCES[name](Reading(path, encoding, header, most, seed, sheet)), str(path))
-    from luthier.data.spans import describe_tokens
-
-    found = describe_tokens(found, str(path))
-    if path.is_dir() or there != path:
-        return found
-    from luthier.data.sources.images import describe_images, image_column
-
-    column = image_column(found, path.parent)
-    return describe_images(found, column, path.parent, str(path)) if column else found
-
-
 def _proper_name(path: Path, kind: str) -> str:
     """What to do with a compressed file that bears the name of another."""
     if kind == "gzip":
@@ -286,38 +231,6 @@ def _proper_name(path: Path, kind: str) -> str:
     except (zipfile.BadZipFile, OSError):
         return "unpack it first"
     return f"it is an Excel workbook: name it {path.stem}.xlsx" if workbook else f"name it {path.stem}.zip, or unpack it"
-
-
-def _folder_format(folder: Path) -> str:
-    if (folder / "state.json").exists() or (folder / "dataset_info.json").exists():
-        return "saved"
-    if any(folder.glob("*.parquet")):
-        return "parquet"
-    from luthier.data.sources.images import images_of
-    from luthier.data.sources.texts import texts_in
-
-    return "images" if len(images_of(folder)) > len(texts_in(folder)) else "texts"  # a picture beside the contracts changes nothing
-
-
-def reject_unreadable_rows(rows: Rows, path: str) -> Rows:
-    """Set aside rows that are too long or that no text can hold.
-
-    Raises:
-        DataError: nothing is left.
-    """
-    rows.thin()
-    kept = Rows(columns=rows.columns, header=rows.header, rejected=rows.rejected, notes=rows.notes)
-    for line, values in zip(rows.lines, rows.values, strict=True):
-        reason = unfit_reason(values)
-        if reason:
-            kept.rejected.append(Rejected(path, line, reason, ascii(values)[:200]))
-        else:
-            kept.add(line, values)
-    if not kept.values:
-        first = f"; line {kept.rejected[0].line}: {kept.rejected[0].reason}" if kept.rejected else ""
-        raise DataError(f"{path} holds no rows{first}", "give a file with at least 30 rows")
-    kept.met = rows.met
-    return kept
 
 
 def unfit_reason(values: dict[str, Any]) -> str:

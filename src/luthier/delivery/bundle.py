@@ -12,8 +12,9 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 
+from luthier.adaptation.adapter_files import save_adapter
 from luthier.adaptation.lora import Lora
-from luthier.adaptation.lora_layer import merge, save_adapter
+from luthier.adaptation.lora_layer import merge
 from luthier.core.errors import ModelError
 from luthier.core.run import file_hash, name_disk_errors
 from luthier.experiment import Experiment
