@@ -18,7 +18,7 @@ READ = """
 import json, resource, sys, time
 from pathlib import Path
 from luthier.families.recognise import load_dataset
-from luthier.data.rows import read
+from luthier.data.read_rows import read
 from luthier.data.spec import Data
 path, most, whole = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
 before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from luthier.core.randomness import permutation
-from luthier.data.rows import read
+from luthier.data.read_rows import read
 
 SENTENCES = {
     "subj": "subj.all",

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 import luthier
 from luthier.core.randomness import permutation
-from luthier.data.rows import read
+from luthier.data.read_rows import read
 from sets import files
 
 SETS = {"subj": 600, "trec": 600, "polarity": 600, "banking77": 1200, "hate": 1000, "clinc": 1500}

@@ -242,3 +242,13 @@ def test_models_are_listed_with_where_they_are() -> None:
     assert [row["name"] for row in rows] == ["minilm-l6", "mpnet-base", "smollm2-135m", "gemma3-270m"]
     for row, line in zip(rows, luthier("models", "list").stdout.splitlines(), strict=True):
         assert ("here" if row["here"] else f"{row['megabytes']} MB to fetch") in line
+
+
+def test_the_help_of_task_names_every_family() -> None:
+    from typing import get_args
+
+    from luthier.app.options import Task
+    from luthier.families import FAMILIES
+
+    text = get_args(Task)[1].help
+    assert not [name for name in FAMILIES if name not in text.replace(",", " ").replace(";", " ").replace(".", " ").split()]

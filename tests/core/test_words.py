@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.core.words import plural
+from luthier.core.words import plural, with_article
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,7 @@ from luthier.core.words import plural
 )
 def test_a_noun_agrees_with_its_count(number: int, noun: str, said: str) -> None:
     assert plural(number, noun) == said
+
+
+def test_a_noun_has_the_article_that_is_spoken() -> None:
+    assert (with_article("chat model"), with_article("autoencoder model")) == ("a chat model", "an autoencoder model")

@@ -12,7 +12,7 @@ import typer
 from luthier.app.estimates import plan, prove
 from luthier.app.group import Commands, collect_seldom, print_version
 from luthier.app.models import models_app
-from luthier.app.options import Json, Quiet, Set
+from luthier.app.options import Input, Json, Quiet, Set, Target, Task
 from luthier.app.typed import repeat_flags
 
 app = typer.Typer(
@@ -48,19 +48,20 @@ Force = Annotated[bool, typer.Option("--force", help="Continue after a no-go of 
 @app.command()
 def run(
     data: Annotated[
-        str, typer.Argument(help="A csv, tsv, json or jsonl file, or a folder with train, validation and test files; - for standard input.")
+        str,
+        typer.Argument(
+            help="A table (csv, jsonl, parquet, xlsx and others), a folder with train, validation and test files, a folder of images or texts; - for standard input."
+        ),
     ],
-    target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
-    input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
+    target: Target = None,
+    input: Input = None,
     base: Annotated[
         str | None,
         typer.Option(
             help="A name from `luthier models list`, a folder, a bundle, or a hub id; auto: what suits the rows best of the bases here."
         ),
     ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="What the rows are for: classification, chat or another family; inferred when not given.")
-    ] = None,
+    task: Task = None,
     metric: Metric = None,
     validation: Annotated[Path | None, typer.Option(help="A file of validation rows, where the split is given.")] = None,
     test: Annotated[Path | None, typer.Option(help="A file of test rows, where the split is given.")] = None,
@@ -122,17 +123,15 @@ def search(
     points: Annotated[
         list[str] | None, typer.Option("--try", help="A point to try first: optimizer.lr=3e-4,model.dropout=0; may be given again.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
-    input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
+    target: Target = None,
+    input: Input = None,
     base: Annotated[
         str | None,
         typer.Option(
             help="A name from `luthier models list`, a folder, a bundle, or a hub id; auto: what suits the rows best of the bases here."
         ),
     ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="What the rows are for: classification, chat or another family; inferred when not given.")
-    ] = None,
+    task: Task = None,
     metric: Metric = None,
     out: Annotated[Path | None, typer.Option("--out", help="The study's folder; studies/<time> when not given.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="A change to the default, path=value; the field stays so.")] = None,
@@ -219,7 +218,7 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
 ) -> None:
-    """Classify texts, or answer prompts, with a bundle."""
+    """Use a bundle: classes, numbers, answers, translations, vectors, and what else it has learned to say."""
     from luthier.app.reporters import format_prediction, warn
     from luthier.pilot.predict import predict as verb
 
@@ -263,12 +262,10 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of the run, or o
 @app.command()
 def check(
     data: Annotated[str, typer.Argument(help="A file of rows, or a folder; - for standard input.")],
-    target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
-    input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
+    target: Target = None,
+    input: Input = None,
     base: Annotated[str | None, typer.Option(help="The base that will be trained; its tokenizer and context length are used.")] = None,
-    task: Annotated[
-        str | None, typer.Option(help="What the rows are for: classification, chat or another family; inferred when not given.")
-    ] = None,
+    task: Task = None,
     validation: Annotated[Path | None, typer.Option(help="A file of validation rows, where the split is given.")] = None,
     test: Annotated[Path | None, typer.Option(help="A file of test rows, where the split is given.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="A change to the data's settings, data.path=value.")] = None,
@@ -306,12 +303,10 @@ def show(
     row: Annotated[int | None, typer.Option(help="Show the row that begins on this line; the first training row when not given.")] = None,
     views: Annotated[int, typer.Option(help="Show this many augmented versions of it.", min=0, max=200)] = 0,
     page: Annotated[Path | None, typer.Option(help="Write an image and its augmented versions as a page here (.html).")] = None,
-    target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
-    input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
+    target: Target = None,
+    input: Input = None,
     base: Annotated[str | None, typer.Option(help="The base whose tokenizer and chat template are used.")] = None,
-    task: Annotated[
-        str | None, typer.Option(help="What the rows are for: classification, chat or another family; inferred when not given.")
-    ] = None,
+    task: Task = None,
     set: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -354,11 +349,9 @@ def similar(
             help="Names, folders or hub ids, with commas; when not given, the known ones that are on this machine and fit the task."
         ),
     ] = "",
-    target: Annotated[str | None, typer.Option(help="The column to be learned; inferred when not given.")] = None,
-    input: Annotated[str | None, typer.Option(help="The column or columns that are read, with commas; inferred when not given.")] = None,
-    task: Annotated[
-        str | None, typer.Option(help="What the rows are for: classification, chat or another family; inferred when not given.")
-    ] = None,
+    target: Target = None,
+    input: Input = None,
+    task: Task = None,
     set: Set = None,
     as_json: Json = False,
     quiet: Quiet = False,

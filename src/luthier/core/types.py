@@ -213,6 +213,11 @@ class Scores:
 
         return len(numpy.unique(self.groups))
 
+    @property
+    def answered(self) -> int:
+        """How many rows were given an answer in words; all of them where nobody generated any."""
+        return self.rows if self.outputs is None else sum(output is not None for output in self.outputs)
+
     def part(self, rows: np.ndarray) -> Scores:
         """The scores of some of the rows, in the given order (with repetition)."""
         columns = {name: value[rows] for name, value in vars(self).items() if name not in ("labels", "more") and value is not None}

@@ -17,6 +17,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{number:,} {noun}s"
 
 
+def with_article(noun: str) -> str:
+    """A noun with its article: "a chat model", "an autoencoder"."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
 def several(count: int, noun: str, verb: str) -> str:
     """A count with its noun and verb: "1 row holds", "3 rows hold".
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from luthier.core.errors import ExperimentError, nearest
+from luthier.core.words import with_article
 from luthier.evaluation.metrics import METRICS
 from luthier.evaluation.user_metric import is_function
 
@@ -72,7 +73,7 @@ def resolve_metric(name: str, family: Measured, labels: Sequence[str]) -> str:
 
 def _misfit(name: str, family: Measured, labels: Sequence[str]) -> ExperimentError:
     return ExperimentError(
-        f"the metric {name} cannot decide a {family.name} run", f"those that can: {', '.join(family.metrics)}{_more(labels)}"
+        f"the metric {name} cannot decide {with_article(family.name)} run", f"those that can: {', '.join(family.metrics)}{_more(labels)}"
     )
 
 

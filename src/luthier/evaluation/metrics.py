@@ -226,7 +226,12 @@ METRICS = _Metrics(
         ),
         "auc": Metric(auc, True, "area under the ROC curve, averaged over the classes", auc_of_resamples),
         "mcc": Metric(mcc, True, "Matthews' correlation of true and predicted classes", _of_tallies(_mcc_of)),
-        "loss": Metric(loss, False, "mean negative log-likelihood per row (or token), also called log loss", _MEAN_LOSS),
+        "loss": Metric(
+            loss,
+            False,
+            "mean of what is minimised, per row (or token); of classes and tokens the negative log-likelihood, also called log loss",
+            _MEAN_LOSS,
+        ),
         "log_count_error": Metric(loss, False, "weighted squared error of the logarithm of a count", _MEAN_LOSS),
         "bits_per_byte": Metric(bits_per_byte, False, "bits for each byte of what is to be said", _ratio(_bits, _bytes)),
         "calibration_error": Metric(calibration_error, False, "gap between confidence and accuracy", _calibration_of_resamples),

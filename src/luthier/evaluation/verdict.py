@@ -52,10 +52,8 @@ def decide(
     strongest = max(baselines if against_base else ("trivial",), key=lambda which: sign * baselines[which]["value"])
     rival = base[1] if base is not None and strongest == "base" else trivial[best]
     value, worst, most = paired_interval(name, ours, rival)
+    rows = ours.answered if metric.answers else ours.rows
     word = "improved" if worst > 0 else "worse" if most < 0 else "no_evidence"
-    rows = int(sum(each is not None for each in ours.outputs)) if metric.answers and ours.outputs is not None else ours.rows
-    if rows < FEWEST_ROWS:
-        word = "no_evidence"
     return {
         "task": task,
         "metric": name,
@@ -76,7 +74,7 @@ def decide(
         ],
         "difference": {"against": strongest, "name": baselines[strongest]["name"], "value": value, "low": worst, "high": most},
         "answers": [_of_answers(each, ours, rival) for each in metrics[1:] if METRICS[each].answers],
-        "verdict": word,
+        "verdict": word if rows >= FEWEST_ROWS else "no_evidence",
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from luthier.core.proof import Proof, ProofContext, row_of
@@ -90,18 +91,11 @@ def starts_as_the_reference(context: ProofContext) -> Proof:
 
 def the_better_answer_is_preferred(context: ProofContext) -> Proof:
     """A step on a pair makes its better answer likelier against the worse one: the loss falls in the direction in which transformers' own log-probabilities of the two part."""
-    from luthier.models.modes import eval_mode
-    from luthier.models.precision import in_fp32
-
     model: Any = context.model
     example = min(context.rows, key=lambda each: each.size)
-    kept, model.frozen_cache = getattr(model, "frozen_cache", None), None
-    try:
-        with eval_mode(model), in_fp32(model.network):
-            falls = _gradient(model, lambda: context.objective.loss(model, context.batch([example])).total)
-            parts = _gradient(model, lambda: _taken(context, _said(context, example, 0)) - _taken(context, _said(context, example, 1)))
-    finally:
-        model.frozen_cache = kept
+    with _computed_anew(model):
+        falls = _gradient(model, lambda: context.objective.loss(model, context.batch([example])).total)
+        parts = _gradient(model, lambda: _taken(context, _said(context, example, 0)) - _taken(context, _said(context, example, 1)))
     alike = _dot(falls, parts) / max((_dot(falls, falls) * _dot(parts, parts)) ** 0.5, 1e-30)
     held = alike <= -ALIKE
     claim = "a step makes the better answer likelier against the worse one" if held else (
@@ -116,19 +110,13 @@ def the_better_answer_is_preferred(context: ProofContext) -> Proof:
 def log_probabilities_are_exact(context: ProofContext) -> Proof:
     """Both answers' log-probabilities, of a pair in one pass whose prompt is read once, are those of transformers' own forward pass of each by itself; in fp32."""
     from luthier.core.proof import CLOSE_FP32
-    from luthier.models.modes import eval_mode
-    from luthier.models.precision import in_fp32
     from luthier.objectives.reference import said_of
 
     model: Any = context.model
     example = min(context.rows, key=lambda each: each.size)
-    kept, model.frozen_cache = getattr(model, "frozen_cache", None), None
-    try:
-        with eval_mode(model), in_fp32(model.network):
-            (ours,) = said_of(context.objective, model, [example])
-            theirs = [_said(context, example, side).detach() for side in (0, 1)]
-    finally:
-        model.frozen_cache = kept
+    with _computed_anew(model):
+        (ours,) = said_of(context.objective, model, [example])
+        theirs = [_said(context, example, side).detach() for side in (0, 1)]
     first = example.facts["lengths"][0]
     apart = max(
         abs(float(one.sum()) - float(two.sum())) / max(abs(float(two.sum())), 1e-2)
@@ -136,6 +124,20 @@ def log_probabilities_are_exact(context: ProofContext) -> Proof:
     )
     return Proof(held=apart <= CLOSE_FP32, claim=f"the answers' log-probabilities are transformers' own (they differ by {apart:.1e})",
                  evidence={"relative_difference": apart, "allowed": CLOSE_FP32, **row_of(example)})  # fmt: skip
+
+
+@contextlib.contextmanager
+def _computed_anew(model: Any) -> Iterator[None]:
+    """As in an evaluation, in fp32, with nothing kept of frozen blocks."""
+    from luthier.models.modes import eval_mode
+    from luthier.models.precision import in_fp32
+
+    kept, model.frozen_cache = getattr(model, "frozen_cache", None), None
+    try:
+        with eval_mode(model), in_fp32(model.network):
+            yield
+    finally:
+        model.frozen_cache = kept
 
 
 def _said(context: ProofContext, example: Example, side: int) -> Any:

@@ -129,7 +129,7 @@ def bench(
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read; inferred when not given.
         base: a name from `luthier models list`, a folder, a bundle, or a hub id.
-        task: classification or chat; inferred when not given.
+        task: what is learned, such as "chat" or "translation" (`luthier run --help` names all); inferred when not given.
         out: the study's folder; `studies/<time>` when not given.
         set: changes to the default: {"optimizer.lr": 1e-4}, or "path=value", one or several; such a field stays as it is set.
         seed: of the order of rows, dropout and new weights.

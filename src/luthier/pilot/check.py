@@ -16,7 +16,8 @@ from luthier.core.words import plural
 from luthier.data.archives import on_disk
 from luthier.data.check import CHECKS
 from luthier.data.dataset import QUICK, Dataset, applicable_checks
-from luthier.data.rows import ENDINGS, format_rows, read
+from luthier.data.read_rows import read
+from luthier.data.rows import ENDINGS, format_rows
 from luthier.data.sources.frames import Frame
 from luthier.data.sources.images import KEPT
 from luthier.data.usable_rows import tidy_label
@@ -78,7 +79,7 @@ def check(
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read; inferred when not given.
         base: the base that will be trained; its tokens and context are what counts.
-        task: classification or chat; inferred when not given.
+        task: what is learned, such as "chat" or "translation" (`luthier run --help` names all); inferred when not given.
         validation: validation rows, where the split is given: a file, or rows in memory.
         test: test rows, where the split is given: a file, or rows in memory.
         set: changes to the data's settings: {"data.path": value}, or "data.path=value", one or several.
@@ -92,11 +93,7 @@ def check(
         DiskFull, DiskFailed: the page or the cleaned file cannot be written.
     """
     reporter = reporter or NullReporter()
-    if fix is not None:
-        _format_of_fixed(Path(fix))
-    for asked in (page, fix):
-        if asked is not None:
-            check_writable(Path(asked))
+    _check_places(page, fix)
     reporter.stage("data", str(data))
     spec = data_spec(
         data, target=target, input=input, task=task, validation=validation, test=test, set=as_assignments(set), say=reporter.say
@@ -117,6 +114,15 @@ def check(
 
         shown = write_flagged(Path(page), dataset, findings)
     return CheckResult(dataset, findings, shown, _write_fixed(Path(fix), dataset, findings, reporter) if fix is not None else None)
+
+
+def _check_places(page: str | Path | None, fix: str | Path | None) -> None:
+    """What shall be written can be, before the work."""
+    if fix is not None:
+        _format_of_fixed(Path(fix))
+    for asked in (page, fix):
+        if asked is not None:
+            check_writable(Path(asked))
 
 
 def _read_with_model(dataset: Dataset, base: str | None, reporter: Reporter) -> dict[str, Any]:

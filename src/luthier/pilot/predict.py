@@ -10,6 +10,7 @@ from typing import Any
 
 from luthier.core.errors import ExperimentError, ModelError, nearest
 from luthier.core.types import Message
+from luthier.core.words import with_article
 from luthier.data.sources.frames import Frame, describe_value
 from luthier.delivery.predictions import prepare_output, write_predictions
 from luthier.experiment import Changes
@@ -32,7 +33,7 @@ def predict(
     set: Changes = (),
     say: Say | None = None,
 ) -> list[dict[str, Any]]:
-    """Classify texts, or answer prompts.
+    """Ask a bundle about rows: texts, conversations, images, whatever it has learned from.
 
     Args:
         bundle: RUN/bundle, the run's folder, or the run itself.
@@ -100,9 +101,9 @@ def chat(bundle: str | os.PathLike[str], *, limit: int = 256, temperature: float
         return Conversation(load_generator(base, 0.0).eval(), load_tokenizer(base), limit, temperature)
     family = family_of(base.bundle["task"])
     if not family.converses:
-        what = "a classifier" if family.kind.classes else f"a {family.name} model"
+        what = "a classifier" if family.kind.classes else with_article(f"{family.name} model")
         raise ModelError(
-            f"{bundle} is {what}: it does not {'hold conversations' if family.generates else 'write text'}",
+            f"{bundle} is {what}: it does not hold conversations",
             'use `luthier predict BUNDLE "text"`',
         )
     model, objective = _load(base)

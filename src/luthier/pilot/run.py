@@ -45,12 +45,12 @@ def run(
     """Read a file, choose a base and a starting point, try small, train, judge on sealed rows, report and ship.
 
     Args:
-        data: a .csv, .tsv, .json or .jsonl file, or a folder with train, validation and test files; or a data frame (pandas, polars),
+        data: a table (.csv, .jsonl and others), a folder with train, validation and test files, a folder of images or of texts; or a data frame (pandas, polars),
             an Arrow table or a list of dicts, which is written to data.jsonl in the run's folder; or "-" for standard input.
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read (a list, or names with commas); inferred when not given.
         base: a name from `luthier models list`, a folder, a bundle, or a hub id; or auto, for the one that suits the rows, of those on this machine.
-        task: classification or chat; inferred when not given.
+        task: what is learned, such as "chat" or "translation" (`luthier run --help` names all); inferred when not given.
         metric: that decides the checkpoint, early stopping, the search and the verdict: "macro_f1", "f1:LABEL", "module:function" and others; what suits the rows when not given.
         validation: validation rows, where the split is given: a file, or rows as for `data`.
         test: test rows, where the split is given: a file, or rows as for `data`.

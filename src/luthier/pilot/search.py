@@ -58,7 +58,7 @@ def search(
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read; inferred when not given.
         base: a name from `luthier models list`, a folder, a bundle, or a hub id; or auto, for the one that suits the rows, of those on this machine.
-        task: classification or chat; inferred when not given.
+        task: what is learned, such as "chat" or "translation" (`luthier run --help` names all); inferred when not given.
         metric: that decides the checkpoint, early stopping, the search and the verdict: "macro_f1", "f1:LABEL", "module:function" and others; what suits the rows when not given.
         out: the study's folder; `studies/<time>` when not given.
         set: changes to the default: {"optimizer.lr": 1e-4}, or "path=value", one or several; such a field stays as it is set.
@@ -79,13 +79,7 @@ def search(
     reporter = reporter or NullReporter()
     runs, seconds = budget_of(budget)
     changes = with_metric(as_assignments(set), metric)
-    if sampler not in SAMPLERS:
-        raise ExperimentError(f"there is no sampler {sampler!r}", f"choose one of {', '.join(SAMPLERS)}")
-    if workers < 1:
-        raise ExperimentError(f"{workers} workers do nothing", "give 1 or more")
-    backend_of(backend)
-    if trials is not None and trials < 2:
-        raise ExperimentError(f"a search of {plural(trials, 'trial')} compares nothing", "give 2 or more, or use `luthier train`")
+    _check_request(sampler, workers, backend, trials)
     folder = Path(out) if out else Path("studies") / Run.fresh_name()
     with rows_in_run(folder, data) as (made, rows):
         experiment, dataset, choices = default_experiment(
@@ -101,6 +95,17 @@ def search(
 
             complete(study, experiment, dataset, reporter, clock)
     return study
+
+
+def _check_request(sampler: str, workers: int, backend: str, trials: int | None) -> None:
+    """A mistake in how the search shall be made is said before the rows are read."""
+    if sampler not in SAMPLERS:
+        raise ExperimentError(f"there is no sampler {sampler!r}", f"choose one of {', '.join(SAMPLERS)}")
+    if workers < 1:
+        raise ExperimentError(f"{workers} workers do nothing", "give 1 or more")
+    backend_of(backend)
+    if trials is not None and trials < 2:
+        raise ExperimentError(f"a search of {plural(trials, 'trial')} compares nothing", "give 2 or more, or use `luthier train`")
 
 
 def _check_points(experiment: Experiment, trials: int, fixed: Sequence[str], space: Sequence[str], points: Sequence[str]) -> None:

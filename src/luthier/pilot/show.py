@@ -102,7 +102,7 @@ def show(
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read; inferred when not given.
         base: the base whose tokenizer and template count; the task's default when not given.
-        task: classification or chat; inferred when not given.
+        task: what is learned, such as "chat" or "translation" (`luthier run --help` names all); inferred when not given.
         set: changes to the experiment: {"optimizer.lr": 1e-4}, or "path=value", one or several.
 
     Raises:

@@ -34,7 +34,7 @@ def similar(
         bases: names from `luthier models list`, folders, bundles or hub ids; when empty, the known ones that are on this machine and fit the task.
         target: the column to be learned; inferred when not given.
         input: the column or columns that are read; inferred when not given.
-        task: classification or chat; inferred when not given.
+        task: what is learned, such as "chat" or "translation" (`luthier run --help` names all); inferred when not given.
         set: changes to the experiment: {"optimizer.lr": 1e-4}, or "path=value", one or several.
         reporter: shows progress; None shows nothing.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ExperimentError
+from luthier.core.words import with_article
 from luthier.data.dataset import Dataset
 from luthier.evaluation.metric_choice import AUTO
 from luthier.experiment import Experiment
@@ -142,7 +143,7 @@ def choose(
     if family.Spec is None:
         raise ExperimentError(f"{dataset.reason}: they can be checked (`luthier check`), and not be trained on yet", family.instead)
     if scratch and not family.from_scratch:
-        raise ExperimentError(f"a {family.name} model is not made from scratch", f"choose a base, such as --base {family.base}")
+        raise ExperimentError(f"{with_article(family.name)} model is not made from scratch", f"choose a base, such as --base {family.base}")
     found = family.defaults(dataset, base, metric)
     values = {choice.path: choice.value for choice in found}
     name = base.name if base else None if scratch else family.base
