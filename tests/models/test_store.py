@@ -84,6 +84,7 @@ def in_pieces(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         for file in source.iterdir():
             archive.write(file, f"base/{file.name}")
         archive.writestr("base/tool.py", "raise SystemExit")
+        archive.writestr("base/1_Pooling/config.json", "{}")
     data, third = whole.read_bytes(), whole.stat().st_size // 3
     for number, piece in enumerate((data[:third], data[third : 2 * third], data[2 * third :]), start=1):
         place = folder / "installed" / f"piece_{number}" / "data"
@@ -104,6 +105,7 @@ def test_a_base_in_pieces_is_put_together_checked_and_kept_without_what_else_lay
     in_pieces(source, tmp_path, monkeypatch)
     base = resolve("pieced")
     assert (base.folder / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert (base.folder / "1_Pooling" / "config.json").read_text() == "{}"
     assert not (base.folder / "tool.py").exists()
     assert [path.name for path in (tmp_path / "home" / "models").iterdir()] == ["pieced"], "nothing of the way there stays"
     assert len(list((tmp_path / "installed").rglob("base.zip.*"))) == 3, "an installed package is left as it is"

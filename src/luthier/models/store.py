@@ -235,6 +235,7 @@ def _pull(name: str, say: Say) -> None:
         if source.is_dir():
             for file in KEPT_FILES:
                 if (source / file).is_file():
+                    (stage / file).parent.mkdir(exist_ok=True)
                     shutil.copyfile(source / file, stage / file)
         else:
             say(f"{name}: converting the 4-bit weights to safetensors, once")
