@@ -25,7 +25,7 @@ def store(bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_base_is_listed_with_its_bytes_removed_and_fetched_again_when_it_is_needed(store: Path) -> None:
-    taken = sum(path.stat().st_size for path in (store / "pieced").iterdir())
+    taken = sum(path.stat().st_size for path in (store / "pieced").rglob("*") if path.is_file())
     assert {row["name"]: row["bytes"] for row in models()} == {name: taken if name == "pieced" else 0 for name in PACKAGED}
     assert remove("pieced") == taken
     assert not list(store.iterdir())
