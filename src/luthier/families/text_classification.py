@@ -13,6 +13,7 @@ from luthier.data.rows import Rows
 from luthier.data.spec import Data
 from luthier.families import token_proofs
 from luthier.families.class_family import ClassFamily, starts_where_it_must
+from luthier.families.multi_label import are_separated
 from luthier.families.text_family import TextFamily
 from luthier.objectives.classification import Classification
 
@@ -41,6 +42,10 @@ class TextClassification(ClassFamily, TextFamily):
         if target is None:
             target = find_label(rows, path, asked.input or pair)
             why.append(count_values(rows, target))
+            if are_separated(rows, target):
+                why.append(
+                    "some of its cells hold several labels, and each combination is a class of its own here: --task multi_label learns the labels one by one"
+                )
         input = asked.input
         if not input:
             input, reason = find_text(rows, path, target, pair)
