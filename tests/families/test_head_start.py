@@ -107,7 +107,8 @@ def test_the_same_bits_come_again_from_the_cache_and_without_it(bases: Any, tmp_
 
 def test_a_random_head_stays_the_default(bases: Any) -> None:
     plain = built(bases("bert"))
-    assert experiment(bases("bert")).objective.head == "new"
+    spec: Any = experiment(bases("bert")).objective
+    assert spec.head == "new"
     assert abs(float(score(plain.model, plain.objective, plain.train).loss.mean()) - np.log(6)) < 0.5
 
 
@@ -119,6 +120,7 @@ def test_many_classes_of_few_rows_choose_it_and_others_do_not(bases: Any, tmp_pa
     for name, each in (("few", few), ("two", two)):
         dataset = load_dataset(Data(path=str(write_lines(folder_for(tmp_path / name), each))))
         chosen.append({choice.path: choice for choice in family.defaults(dataset, bases("bert"), "auto")})
+        assert {choice.path for choice in family.defaults(dataset, None, "auto")} == {*chosen[-1]}
     assert chosen[0]["objective.head"].value == "probe"
     assert "12 classes of about" in chosen[0]["objective.head"].reason
     assert "objective.head" not in chosen[1]

@@ -66,13 +66,8 @@ class TextClassification(ClassFamily, TextFamily):
         """Many classes of few rows each: the head begins as a linear probe, for random weights would take most of the steps to become one."""
         chosen = super().defaults(dataset, base, metric)
         rows, classes = len(dataset.records["train"]), len(dataset.labels)
-        if (
-            classes >= MANY_CLASSES
-            and rows < FEW_ROWS * classes
-            and base is not None
-            and base.bundle is None
-            and self.role(base) != "reader"
-        ):
+        new = base is None or base.bundle is None  # no base is the family's own; a bundle may bring a head that fits
+        if classes >= MANY_CLASSES and rows < FEW_ROWS * classes and new and self.role(base) != "reader":
             reason = f"{classes} classes of about {rows // classes} rows each: a head that begins as logistic regression needs a third of the steps (docs/defaults.md)"
             chosen.append(Choice("objective.head", "probe", reason))
         return chosen

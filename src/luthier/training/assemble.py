@@ -93,9 +93,8 @@ def build(
     if experiment.training.sampling == "balanced" and any(example.stratum is None for example in train):
         raise ExperimentError("training.sampling=balanced needs classes, and these rows have none", "leave it at each")
     model, cache = load_model(experiment, base), cache or Cache()
-    family_of(experiment.objective.kind).start_head(
-        model, objective, base.fingerprint if base is not None else "", train, validation, cache
-    )
+    spec: Any = experiment.objective
+    family_of(spec.kind).start_head(model, objective, base.fingerprint if base is not None else "", train, validation, cache)
     adaptation.attach(model)
     adaptation.on_progress(model, 1.0)  # by the end everything that may ever move is free
     movable = {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
