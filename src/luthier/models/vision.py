@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
+from transformers.utils import logging
 
 from luthier.core.errors import ModelError
 from luthier.models.cifar_resnet import CifarResNet
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     from luthier.core.types import Batch
     from luthier.models.store import Base
+
+logging.set_verbosity_error()  # a head of another size is no surprise
+logging.disable_progress_bar()
 
 MIDDLE = 127.5
 """Of the values that a pixel may have: what goes into the network lies between -1 and 1."""
