@@ -35,11 +35,24 @@ def write_transfer(place: Run, found: Mapping[str, Any]) -> Path:
         f"Intervals: 95 %, test rows and seeds drawn again."
     )
     body = [section("What transfer is worth", said, text(about))]
-    body.append(section(f"{text(metric)} against labelled rows", draw_curves(found["table"], names, metric), "Bars are intervals; the rows are on a logarithmic scale."))
+    body.append(
+        section(
+            f"{text(metric)} against labelled rows",
+            draw_curves(found["table"], names, metric),
+            "Bars are intervals; the rows are on a logarithmic scale.",
+        )
+    )
     body.append(section("The table", _table(found["table"], metric)))
     if found["gains"]:
-        body.append(section(f"Against {text(found['against'])}", _gains(found["gains"], metric), "On the same test rows, training rows and seeds."))
-    body.append(section("The starts", table(["start", "is", "left out because"], [[start["name"], start["about"], start["why_not"]] for start in found["starts"]])))
+        body.append(
+            section(f"Against {text(found['against'])}", _gains(found["gains"], metric), "On the same test rows, training rows and seeds.")
+        )
+    body.append(
+        section(
+            "The starts",
+            table(["start", "is", "left out because"], [[start["name"], start["about"], start["why_not"]] for start in found["starts"]]),
+        )
+    )
     if found["left_out"]:
         body.append(section("Left out for lack of time", text("; ".join(found["left_out"]))))
     name = title_of(found["data"])
@@ -106,11 +119,13 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str], metric
         mine = sorted((line for line in shown if line["start"] == name), key=lambda line: line["rows"])
         aside = (number - (len(names) - 1) / 2) * 5  # so that bars do not lie on each other
         points = [(at_x(line["rows"]) + aside, line) for line in mine]
-        parts.append(f'<polyline class="c{number}" points="{" ".join(f"{x:.1f},{at_y(line["value"]):.1f}" for x, line in points)}"/>')
+        path = " ".join(f"{x:.1f},{at_y(line['value']):.1f}" for x, line in points)
+        parts.append(f'<polyline class="c{number}" points="{path}"/>')
         for x, line in points:
+            low_y, at, high_y = (at_y(line[end]) for end in ("low", "value", "high"))
             if drawable(line["low"], line["high"]):
-                parts.append(f'<line class="c{number} bar" stroke-width="1.5" x1="{x:.1f}" y1="{at_y(line["low"]):.1f}" x2="{x:.1f}" y2="{at_y(line["high"]):.1f}"/>')
+                parts.append(f'<line class="c{number} bar" x1="{x:.1f}" y1="{low_y:.1f}" x2="{x:.1f}" y2="{high_y:.1f}"/>')
             told = f"{name}, {line['rows']:,} rows: {format_value(metric, line['value'])}"
-            parts.append(f'<circle class="c{number}" cx="{x:.1f}" cy="{at_y(line["value"]):.1f}" r="4"><title>{html.escape(told)}</title></circle>')
+            parts.append(f'<circle class="c{number}" cx="{x:.1f}" cy="{at:.1f}" r="4"><title>{html.escape(told)}</title></circle>')
     legend = "".join(f'<span class="key c{number}">{html.escape(name)}</span>' for number, name in enumerate(names))
     return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(metric)} against labelled training rows">{"".join(parts)}</svg><figcaption>{legend}</figcaption></figure>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def rows_needed(value: float, curve: Sequence[tuple[int, float]], higher: bool) 
     wanted, points = sign * value, [(math.log(rows), sign * found) for rows, found in curve]
     if points[0][1] >= wanted:
         return 0.0 if points[0][1] > wanted else float(curve[0][0])
-    for (before, low), (after, high) in zip(points, points[1:], strict=False):
+    for (before, low), (after, high) in pairwise(points):
         if high >= wanted:
             return math.exp(before + (wanted - low) / (high - low) * (after - before))
     return None

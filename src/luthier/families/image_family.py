@@ -69,7 +69,9 @@ class ImageFamily(Family):
     def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Preprocessing:
         """How images are made into squares, shifted and scaled, as transformers writes it."""
         known = read_preprocessing(base.folder) if base is not None else None
-        return Preprocessing(spec.side, spec.channels, *((known.mean, known.deviation) if known and known.channels == spec.channels else ()))
+        return Preprocessing(
+            spec.side, spec.channels, *((known.mean, known.deviation) if known and known.channels == spec.channels else ())
+        )
 
     def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None]:
         """An image, several, a folder of them, a table that names them, or rows."""
@@ -105,7 +107,11 @@ def squares_of_base(dataset: Dataset, base: Base | None) -> list[Choice]:
     if known.side:
         sides = sorted(min(row.values["width"], row.values["height"]) for row in dataset.records["train"])
         small = known.side > SMALLEST_LARGE and sides[len(sides) // 2] * MOST_TIMES < known.side
-        side, why = (known.side // 2, "half the side that the base was trained on: most images are much smaller") if small else (known.side, "as the base was trained")
+        side, why = (
+            (known.side // 2, "half the side that the base was trained on: most images are much smaller")
+            if small
+            else (known.side, "as the base was trained")
+        )
         found.append(Choice("objective.side", min(side, LARGEST_SIDE), why))
     return found
 

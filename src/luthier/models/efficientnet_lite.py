@@ -94,7 +94,9 @@ class SameConvolution(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """# (examples, channels, height, width) → the same, smaller by the stride"""
         if self.stride > 1:
-            across, down = (max((-(-side // self.stride) - 1) * self.stride + self.kernel - side, 0) for side in (maps.shape[3], maps.shape[2]))
+            across, down = (
+                max((-(-side // self.stride) - 1) * self.stride + self.kernel - side, 0) for side in (maps.shape[3], maps.shape[2])
+            )
             maps = functional.pad(maps, (across // 2, across - across // 2, down // 2, down - down // 2))
         return self.normalization(self.convolution(maps))
 

@@ -26,7 +26,9 @@ def find_known(place: Path) -> tuple[str, Path] | None:
         name = hashes.get(file_hash(place))
         if name is None:
             known = ", ".join(base.file for base in PACKAGED.values() if base.file)
-            raise ModelError(f"{place} holds weights of a network that is not known", f"known files: {known}; a file that was changed is not opened")
+            raise ModelError(
+                f"{place} holds weights of a network that is not known", f"known files: {known}; a file that was changed is not opened"
+            )
         return name, place
     if not place.is_dir():
         return None
@@ -64,9 +66,13 @@ def convert_network(source: Path, target: Path, name: str) -> None:
     counts = {key for key in network.state_dict() if key.endswith("num_batches_tracked")}
     missing = set(network.state_dict()) - set(state) - counts
     if missing or set(state) - set(network.state_dict()):
-        raise ModelError(f"{source.name} lacks {sorted(missing)[0] if missing else 'nothing'}, or holds more than {name} has", "fetch it again")
+        raise ModelError(
+            f"{source.name} lacks {sorted(missing)[0] if missing else 'nothing'}, or holds more than {name} has", "fetch it again"
+        )
     network.load_state_dict(state, strict=False)
-    save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, target / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {key: tensor.contiguous() for key, tensor in network.state_dict().items()}, target / "model.safetensors", metadata={"format": "pt"}
+    )
     config.architectures = [type(network).__name__]
     (target / "config.json").write_text(config.to_json_string())
     Preprocessing(config.image_size, config.num_channels, room.MEAN, room.DEVIATION).save_pretrained(target)

@@ -115,7 +115,8 @@ class ImageNetwork(ConvolutionModel):
         if self.preprocessing.plain:
             return (pixels / MIDDLE - 1).to(dtype)
         mean, deviation = (
-            torch.tensor(values, device=pixels.device).view(-1, 1, 1) * 255 for values in (self.preprocessing.mean, self.preprocessing.deviation)
+            torch.tensor(values, device=pixels.device).view(-1, 1, 1) * 255
+            for values in (self.preprocessing.mean, self.preprocessing.deviation)
         )
         shifted = (pixels - mean) / deviation
         return shifted.to(dtype, memory_format=torch.channels_last)  # a fifth faster (docs/results/families.md#image-bases)
@@ -209,9 +210,7 @@ def load_network(base: Base, labels: Sequence[str], channels: int, dropout: floa
         raise ModelError(f"{base.name} is a base for text: it reads no images", "leave --base out: the network is made from scratch")
     torch.manual_seed(seed)
     config = json.loads((base.folder / "config.json").read_text())
-    network = NETWORKS[base.family].from_pretrained(
-        base.folder, dtype=torch.float32, ignore_mismatched_sizes=True, **_classes(labels)
-    )
+    network = NETWORKS[base.family].from_pretrained(base.folder, dtype=torch.float32, ignore_mismatched_sizes=True, **_classes(labels))
     if network.config.num_channels != channels:
         kind = {1: "grey", 3: "coloured"}
         raise ModelError(

@@ -98,7 +98,9 @@ class ImageClassificationObjective(ClassificationObjective):
 
         weight = next(model.parameters())
         pixels = torch.tensor(example.inputs["pixels"], device=weight.device).permute(2, 0, 1)[None].float() / 255
-        mean, deviation = (torch.tensor(each, device=weight.device)[:, None, None] for each in (self.tokenizer.mean, self.tokenizer.deviation))
+        mean, deviation = (
+            torch.tensor(each, device=weight.device)[:, None, None] for each in (self.tokenizer.mean, self.tokenizer.deviation)
+        )
         with eval_mode(model), torch.no_grad():
             said = cast(Any, model).network(pixel_values=((pixels - mean) / deviation).to(weight.dtype)).logits.float()
         return torch.nn.functional.cross_entropy(said, torch.tensor([example.target], device=weight.device))

@@ -126,7 +126,9 @@ def transfer(
         reporter.say(f"{name} is left out: {why}")
     fit = [start for start in found if start.name not in unfit]
     if not fit:
-        raise ExperimentError(f"none of {', '.join(names)} can serve these rows: {next(iter(unfit.values()))}", "`luthier models list` shows the bases")
+        raise ExperimentError(
+            f"none of {', '.join(names)} can serve these rows: {next(iter(unfit.values()))}", "`luthier models list` shows the bases"
+        )
     settled = _settle_metric(dataset, fit[0], changes)
     plan = Plan(fit, _sizes(rows, len(dataset.records["train"])), seeds)
     folder = Path(out) if out else Path("transfers") / Run.fresh_name()
@@ -169,7 +171,9 @@ def _sizes(rows: str | Sequence[int | str], most: int) -> list[int]:
             sizes.append(0)
             continue
         if not text.isdecimal() or int(text) < FEWEST:
-            raise ExperimentError(f"--rows {text!r} is no number of training rows", f'give numbers from {FEWEST}, or "all", with commas: {ROWS}')
+            raise ExperimentError(
+                f"--rows {text!r} is no number of training rows", f'give numbers from {FEWEST}, or "all", with commas: {ROWS}'
+            )
         sizes.append(int(text) if int(text) < most else 0)
     return sorted({*sizes}, key=lambda size: size or 1 << 62)
 
@@ -177,7 +181,10 @@ def _sizes(rows: str | Sequence[int | str], most: int) -> list[int]:
 def _settle_metric(dataset: Dataset, start: Start, changes: list[str]) -> list[str]:
     """The changes with the metric that suits all rows: fewer of them must not be measured otherwise."""
     experiment, _ = choose_experiment(dataset, start.base, changes, 1, NullReporter())
-    return [*(change for change in changes if change.partition("=")[0].strip() != "training.metric"), f"training.metric={experiment.training.metric}"]
+    return [
+        *(change for change in changes if change.partition("=")[0].strip() != "training.metric"),
+        f"training.metric={experiment.training.metric}",
+    ]
 
 
 def _open_folder(folder: Path, dataset: Dataset, changes: list[str], most_test: int) -> Run:
@@ -195,7 +202,9 @@ def _open_folder(folder: Path, dataset: Dataset, changes: list[str], most_test: 
         place.write_json("plan.json", now)
     elif then != json.loads(json.dumps(now)):
         other = next(name for name in now if then.get(name) != json.loads(json.dumps(now[name])))
-        raise RunError(f"{folder} compares starts on something else: {other} was {then.get(other)}, is {now[other]}", "choose another --out")
+        raise RunError(
+            f"{folder} compares starts on something else: {other} was {then.get(other)}, is {now[other]}", "choose another --out"
+        )
     (folder / "cells").mkdir(exist_ok=True)
     return place
 
@@ -243,7 +252,9 @@ def _train_all(
             part = with_rows(dataset, rows, seed, most_test)
             for start in missing:
                 signals.poll()
-                reporter.stage("train", f"{start.name} on {group}{_left(place, plan, unfit, len(dataset.records['train']), seconds, clock)}")
+                reporter.stage(
+                    "train", f"{start.name} on {group}{_left(place, plan, unfit, len(dataset.records['train']), seconds, clock)}"
+                )
                 name = _cell_name(start, rows, seed)
                 try:
                     done = train_cell(place.folder / "work" / name, part, start, seed, changes, reporter, signals, watch)
@@ -272,7 +283,12 @@ def _expected(place: Run, plan: Plan, start: Start, rows: int, whole: int) -> fl
 
 def _left(place: Run, plan: Plan, unfit: dict[str, str], whole: int, seconds: float | None, clock: Clock) -> str:
     """How many models are left, and about how long they take."""
-    waiting = [(start, rows) for seed, rows in plan.groups for start in plan.starts if start.name not in unfit and _kept(place, start, rows, seed) is None]
+    waiting = [
+        (start, rows)
+        for seed, rows in plan.groups
+        for start in plan.starts
+        if start.name not in unfit and _kept(place, start, rows, seed) is None
+    ]
     expected = [_expected(place, plan, start, rows, whole) for start, rows in waiting]
     known = [each for each in expected if each is not None]
     if not known:
@@ -281,9 +297,7 @@ def _left(place: Run, plan: Plan, unfit: dict[str, str], whole: int, seconds: fl
     return f"; {plural(len(waiting), 'model')} and about {duration(whole_time if seconds is None else min(whole_time, seconds - clock()))} left"
 
 
-def _conclude(
-    place: Run, plan: Plan, dataset: Dataset, starts: list[Start], unfit: dict[str, str], left_out: list[str]
-) -> dict[str, Any]:
+def _conclude(place: Run, plan: Plan, dataset: Dataset, starts: list[Start], unfit: dict[str, str], left_out: list[str]) -> dict[str, Any]:
     """Compare what is finished, and write it down."""
     from luthier.delivery.transfer import write_transfer
     from luthier.pilot.stages.transfer_table import compare_starts

@@ -120,7 +120,9 @@ def _headers(file: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
                 _refuse_bomb(file, name, info, int(dtype.itemsize * _count(shape)))
                 found[name] = tuple(shape), dtype
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError, NotImplementedError, RuntimeError) as problem:
-        raise DataError(f"{file} is not a sound .npz file: {problem}", f"write it again with numpy.savez_compressed, {AS_PICTURES}") from None
+        raise DataError(
+            f"{file} is not a sound .npz file: {problem}", f"write it again with numpy.savez_compressed, {AS_PICTURES}"
+        ) from None
     return found
 
 
@@ -135,9 +137,15 @@ def _refuse_bomb(file: Path, name: str, info: zipfile.ZipInfo, size: int) -> Non
     """Refuse an array that unpacks to more than is read, or to more than images do."""
     whole = max(size, info.file_size)
     if whole > LARGEST:
-        raise DataError(f"{file}: {name} unpacks to {whole >> 20:,} MiB, more than the {LARGEST >> 20:,} MiB that are read of one array", f"split the file, {AS_PICTURES}")
+        raise DataError(
+            f"{file}: {name} unpacks to {whole >> 20:,} MiB, more than the {LARGEST >> 20:,} MiB that are read of one array",
+            f"split the file, {AS_PICTURES}",
+        )
     if whole > max(ALWAYS, MOST_TIMES * max(info.compress_size, 1)):
-        raise DataError(f"{file}: {name} unpacks to {whole >> 20:,} MiB from {info.compress_size:,} bytes: so much repetition is no images", "give the file that was meant")
+        raise DataError(
+            f"{file}: {name} unpacks to {whole >> 20:,} MiB from {info.compress_size:,} bytes: so much repetition is no images",
+            "give the file that was meant",
+        )
 
 
 def _prefix(file: Path, part: str, arrays: dict[str, Any]) -> str:
@@ -148,7 +156,10 @@ def _prefix(file: Path, part: str, arrays: dict[str, Any]) -> str:
     """
     whole = [name for name in arrays if name == "images" or name.endswith("_images")]
     if not whole:
-        raise DataError(f"{file} holds no images, but {', '.join(arrays) or 'nothing'}", "name the arrays images and labels, or train_images, train_labels, val_images, …")
+        raise DataError(
+            f"{file} holds no images, but {', '.join(arrays) or 'nothing'}",
+            "name the arrays images and labels, or train_images, train_labels, val_images, …",
+        )
     if not part:
         if "images" in arrays:
             return ""
@@ -171,11 +182,16 @@ def _check_images(file: Path, name: str, shape: tuple[int, ...], dtype: Any) -> 
     if len(shape) == 4 and shape[3] not in CHANNELS and shape[1] in CHANNELS:
         raise DataError(f"{said}: its channels come before the pixels", f"let them come last: numpy.moveaxis({name}, 1, -1)")
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in CHANNELS):
-        raise DataError(f"{said}, and images are rows × height × width (grey) or rows × height × width × 3", f"give such an array, {AS_PICTURES}")
+        raise DataError(
+            f"{said}, and images are rows × height × width (grey) or rows × height × width × 3", f"give such an array, {AS_PICTURES}"
+        )
     if not _count(shape):
         raise DataError(f"{said}: it is empty", "give a file with at least 30 images")
     if dtype.kind not in "buif" or (dtype.kind in "u" and dtype.itemsize > 2):
-        raise DataError(f"{file}: {name} holds {dtype}, and pixels are uint8, uint16, whole numbers from 0 to 255, or fractions from 0 to 1", f"change its type, {AS_PICTURES}")
+        raise DataError(
+            f"{file}: {name} holds {dtype}, and pixels are uint8, uint16, whole numbers from 0 to 255, or fractions from 0 to 1",
+            f"change its type, {AS_PICTURES}",
+        )
     return shape
 
 
@@ -188,8 +204,14 @@ def _check_labels(file: Path, name: str, held: tuple[tuple[int, ...], Any], imag
     shape, dtype = held
     rows = shape[0] if shape else 0
     if rows != count:
-        raise DataError(f"{file}: {name} has {rows:,} rows and {images} has {count:,}: they do not go together", "give each image its label, in the same order")
+        raise DataError(
+            f"{file}: {name} has {rows:,} rows and {images} has {count:,}: they do not go together",
+            "give each image its label, in the same order",
+        )
     if _count(shape) != rows:
-        raise DataError(f"{file}: {name} has the shape {' × '.join(map(str, shape))}, and an image has one class", f"of one-hot columns take the place: {name}.argmax(1)")
+        raise DataError(
+            f"{file}: {name} has the shape {' × '.join(map(str, shape))}, and an image has one class",
+            f"of one-hot columns take the place: {name}.argmax(1)",
+        )
     if dtype.kind not in "biufUS":
         raise DataError(f"{file}: {name} holds {dtype}, and a class is a whole number or a name", "change its type")

@@ -123,7 +123,7 @@ def fit_small_probe(context: RunContext, experiment: Experiment, budget: float =
         experiment: of the run.
         budget: seconds; where the fit would take much of a short one, the rows are fewer.
     """
-    if not context.probes:
+    if not context.probes or context.base is None:
         return Probed()
     classes = len(context.dataset.labels)
     expected = fit_seconds(PROBED, 3 * context.base.width, classes)

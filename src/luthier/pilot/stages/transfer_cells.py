@@ -45,7 +45,9 @@ class Start:
     @property
     def about(self) -> str:
         """One line for a person."""
-        return f"the network of {self.base} with new weights" if self.redrawn else "nothing pretrained" if self.base == SCRATCH else self.base
+        return (
+            f"the network of {self.base} with new weights" if self.redrawn else "nothing pretrained" if self.base == SCRATCH else self.base
+        )
 
 
 class OnlySteps(NullReporter):
@@ -183,7 +185,10 @@ def train_cell(
 
 def describe_starts(starts: Sequence[Start], unfit: Mapping[str, str]) -> list[dict[str, Any]]:
     """The starts as JSON can hold them, with why one cannot serve."""
-    return [{"name": start.name, "about": start.about, "fingerprint": start.fingerprint, "why_not": unfit.get(start.name, "")} for start in starts]
+    return [
+        {"name": start.name, "about": start.about, "fingerprint": start.fingerprint, "why_not": unfit.get(start.name, "")}
+        for start in starts
+    ]
 
 
 def check_start(start: Start, dataset: Dataset, assignments: Sequence[str]) -> str:
@@ -196,5 +201,3 @@ def check_start(start: Start, dataset: Dataset, assignments: Sequence[str]) -> s
     except LuthierError as problem:
         return problem.message
     return ""
-
-

@@ -51,12 +51,17 @@ def compare_starts(cells: Cells, starts: Sequence[str]) -> dict[str, Any]:
         "against": against,
         "table": table,
         "gains": gains,
-        "sentences": [_sentence(start, against, gains, curve, metric) for start in starts if start != against] or ["one start alone says nothing of transfer"],
+        "sentences": [_sentence(start, against, gains, curve, metric) for start in starts if start != against]
+        or ["one start alone says nothing of transfer"],
     }
 
 
 def _models(cells: Cells, start: str, rows: int) -> dict[int, Measured]:
-    return {seed: Measured(found["value"], np.array(found["draws"], dtype=float)) for (name, size, seed), found in cells.items() if (name, size) == (start, rows)}
+    return {
+        seed: Measured(found["value"], np.array(found["draws"], dtype=float))
+        for (name, size, seed), found in cells.items()
+        if (name, size) == (start, rows)
+    }
 
 
 def _line(cells: Cells, start: str, rows: int, count: int, models: Mapping[int, Measured]) -> dict[str, Any]:
@@ -82,7 +87,15 @@ def _gain(
     if gain is None:
         return None
     needed = rows_needed(mean_over_seeds(models[start, rows]).value, curve, higher)
-    return {"start": start, "against": against, "rows": count, **asdict(gain), "needed": needed, "most": curve[-1][0], "fewest": curve[0][0]}
+    return {
+        "start": start,
+        "against": against,
+        "rows": count,
+        **asdict(gain),
+        "needed": needed,
+        "most": curve[-1][0],
+        "fewest": curve[0][0],
+    }
 
 
 def _sentence(start: str, against: str, gains: Sequence[Mapping[str, Any]], curve: Sequence[tuple[int, float]], metric: str) -> str:
