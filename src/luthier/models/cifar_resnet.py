@@ -102,7 +102,7 @@ class CifarResNet(PreTrainedModel):
         for depth, out in zip(config.depths, config.hidden_sizes, strict=True):
             self.stages.append(nn.Sequential(*(BasicBlock(wide if not number else out, out) for number in range(depth))))
             wide = out
-        self.classifier = nn.Linear(wide, config.num_labels)
+        self.classifier = nn.Linear(wide, config.num_labels or 1)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

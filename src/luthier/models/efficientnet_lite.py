@@ -152,11 +152,14 @@ class EfficientNetLite(PreTrainedModel):
         self.stages = nn.ModuleList()
         wide = STEM
         for (_, kernel, stride, times, _), depth, out in zip(STAGES, config.depths, config.hidden_sizes, strict=True):
-            blocks = [MobileBlock(wide if not number else out, out, kernel, stride if not number else 1, times) for number in range(depth)]
+            blocks: list[nn.Module] = [
+                MobileBlock(wide if not number else out, out, kernel, stride if not number else 1, times) for number in range(depth)
+            ]
+            if len(self.stages) == len(STAGES) - 1:
+                blocks.append(TopConvolution(out, TOP))  # frozen with the last stage, not apart from all
             self.stages.append(nn.Sequential(*blocks))
             wide = out
-        self.stages[-1].append(TopConvolution(wide, TOP))  # frozen with the last stage, not apart from all
-        self.classifier = nn.Linear(TOP, config.num_labels)
+        self.classifier = nn.Linear(TOP, config.num_labels or 1)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

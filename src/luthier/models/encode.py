@@ -48,8 +48,9 @@ def layer_means(model: PackedNetwork, batch: Batch) -> torch.Tensor:
         # (examples, views, width)
     """
     with torch.no_grad():
-        if hasattr(model, "stage_means"):
-            return model.stage_means(batch, depths_read(len(model.blocks)))[:, None]
+        stage_means: Any = getattr(model, "stage_means", None)
+        if stage_means is not None:
+            return stage_means(batch, depths_read(len(model.blocks)))[:, None]
         states = [each.float() for each in model.hidden_states_at_depths(batch, depths_read(len(model.blocks)))]
         poolings = ("mean", "last") if model.causal else ("mean",)
         return torch.stack([pool_rows(each, batch, pooling) for pooling in poolings for each in states], 1)

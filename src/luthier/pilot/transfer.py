@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,7 @@ def transfer(
         except KeyboardInterrupt:
             reporter.say(f"finished models are kept: type the same with --out {folder} to go on")
             raise
+        shutil.rmtree(folder / "work", ignore_errors=True)
         result = _conclude(place, plan, dataset, found, unfit, left_out)
     return Transfer(folder, result)
 
