@@ -120,7 +120,7 @@ def test_a_file_that_holds_a_program_is_refused(tmp_path: Path) -> None:
 
     path = tmp_path / "evil.th"
     torch.save({"state_dict": Evil()}, path)
-    with pytest.raises(Exception, match="weights_only|Weights only"):
+    with pytest.raises(Exception, match="eights"):
         torch_file.convert_network(path, tmp_path, "cifar-resnet20")
     assert not (tmp_path / "ran").exists()
 

@@ -119,7 +119,7 @@ class ImageNetwork(ConvolutionModel):
             for values in (self.preprocessing.mean, self.preprocessing.deviation)
         )
         shifted = (pixels - mean) / deviation
-        return shifted.to(dtype, memory_format=torch.channels_last)  # a fifth faster (docs/results/families.md#image-bases)
+        return shifted.to(dtype, memory_format=torch.channels_last)  # a quarter faster (docs/results/families.md#image-bases)
 
     def stage_maps(self, batch: Batch) -> list[Tensor]:
         """What each stage makes of images, # each (examples, channels, height, width)"""
