@@ -264,8 +264,8 @@ def _train_all(
                     left_out.append(f"{start.name} on {group}")
                     break
                 except LuthierError as problem:
-                    unfit[start.name] = problem.message
-                    reporter.say(f"{start.name} is left out: {problem.message}")
+                    unfit[start.name] = problem.message  # what is finished of it stays in the table
+                    reporter.say(f"no more models from {start.name}: {problem.message}")
                     continue
                 place.write_json(f"cells/{name}.json", {"start": start.name, "rows": rows, "seed": seed, **done})
                 reporter.say(f"  {done['metric']} {done['value']:.4f} in {duration(done['seconds'])}")
@@ -304,16 +304,13 @@ def _conclude(place: Run, plan: Plan, dataset: Dataset, starts: list[Start], unf
     from luthier.delivery.transfer import write_transfer
     from luthier.pilot.stages.transfer_table import compare_starts
 
-    cells = {
-        (start.name, rows, seed): found
-        for start in plan.starts
-        for seed, rows in plan.groups
-        if start.name not in unfit and (found := _kept(place, start, rows, seed))
-    }
+    cells = {(start.name, rows, seed): found for start in plan.starts for seed, rows in plan.groups if (found := _kept(place, start, rows, seed))}
     if not cells:
+        for name, why in unfit.items():
+            raise ExperimentError(f"no model was finished: {name}: {why}", "mend what it says, or leave this start out")
         raise ExperimentError("the budget was spent before one model was finished", "give more time, or fewer --rows")
     result = {"data": dataset.spec.path, "task": dataset.spec.task, "starts": describe_starts(starts, unfit), "seeds": plan.seeds,
-              **compare_starts(cells, [start.name for start in plan.starts if start.name not in unfit]), "left_out": left_out}  # fmt: skip
+              **compare_starts(cells, [start.name for start in plan.starts]), "left_out": left_out}  # fmt: skip
     place.write_json("transfer.json", result)
     write_transfer(place, result)
     return result
