@@ -51,7 +51,7 @@ def compare_starts(cells: Cells, starts: Sequence[str]) -> dict[str, Any]:
         "against": against,
         "table": table,
         "gains": gains,
-        "sentences": [_sentence(start, against, gains, curve, metric) for start in starts if start != against]
+        "sentences": [_sentence(start, against, gains, metric, higher) for start in starts if start != against]
         or ["one start alone says nothing of transfer"],
     }
 
@@ -98,15 +98,14 @@ def _gain(
     }
 
 
-def _sentence(start: str, against: str, gains: Sequence[Mapping[str, Any]], curve: Sequence[tuple[int, float]], metric: str) -> str:
+def _sentence(start: str, against: str, gains: Sequence[Mapping[str, Any]], metric: str, higher: bool) -> str:
     """What a start is worth, for a person."""
     mine = [gain for gain in gains if gain["start"] == start]
     if not mine:
         return f"{start} and {against} have no finished model on the same rows."
     told = next((gain for gain in mine if gain["rows"] >= TOLD), mine[-1])
     estimate = Estimate(told["value"], told["low"], told["high"])
-    amount, ends = _amount(metric, estimate)
-    what = f"With {plural(told['rows'], 'row')}, starting from {start} is worth {amount} of {metric} {ends} against {against}"
+    what = f"With {plural(told['rows'], 'row')}, starting from {start} {_amount(metric, estimate, higher)} against {against}"
     if estimate.low <= 0 <= estimate.high:
         return f"{what}: no evidence that it helps." if estimate.value >= 0 else f"{what}: no evidence that it helps or harms."
     if estimate.high < 0:
@@ -118,7 +117,10 @@ def _sentence(start: str, against: str, gains: Sequence[Mapping[str, Any]], curv
     return f"{what}; as good as about {times:.1f} times the rows from {against}." if times > 1 else f"{what}."
 
 
-def _amount(metric: str, estimate: Estimate) -> tuple[str, str]:
+def _amount(metric: str, estimate: Estimate, higher: bool) -> str:
     """A difference and its interval as a person reads them."""
+    if not higher:
+        value, low, high = (f"{number:.4f}" for number in (estimate.value, estimate.low, estimate.high))
+        return f"lowers {metric} by {value} [{low}, {high}]"
     low, high = (format_value(metric, end, signed=True).removesuffix(" points") for end in (estimate.low, estimate.high))
-    return format_value(metric, estimate.value, signed=True), f"[{low}, {high}]"
+    return f"is worth {format_value(metric, estimate.value, signed=True)} of {metric} [{low}, {high}]"
