@@ -92,9 +92,18 @@ def test_an_encoders_adapter_is_folded_and_its_head_is_left_to_the_new_rows(base
 def test_a_run_starts_from_an_adapter_and_from_that_of_a_bundle_of_ours(bases, tmp_path: Path) -> None:
     adapted(bases("llama").folder, tmp_path / "adapter")
     lines = [{"prompt": f"what about {number}?", "completion": row["text"]} for number, row in enumerate(rows(60))]
-    run = luthier.run(lines, base=str(tmp_path / "adapter"), out=tmp_path / "run", force=True, set=["training.steps=1", "adaptation.kind=lora", "optimizer.lr=0.01"])
+    run = luthier.run(
+        lines,
+        base=str(tmp_path / "adapter"),
+        out=tmp_path / "run",
+        force=True,
+        set=["training.steps=1", "adaptation.kind=lora", "optimizer.lr=0.01"],
+    )
     experiment = luthier.Experiment.load(run.folder / "experiment.yaml")
-    assert experiment.model.base == str(tmp_path / "adapter") and experiment.model.fingerprint == resolve(str(tmp_path / "adapter")).fingerprint
+    assert (
+        experiment.model.base == str(tmp_path / "adapter")
+        and experiment.model.fingerprint == resolve(str(tmp_path / "adapter")).fingerprint
+    )
     within = resolve(str(run.folder / "bundle" / "adapter"))
     one, two = load_file(within.folder / "model.safetensors"), load_file(run.folder / "bundle" / "model.safetensors")
     assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in two)
@@ -117,7 +126,10 @@ def other_base(folder: Path, bases: Callable[[str], Any]) -> None:
 
 def other_shape(folder: Path, bases: Callable[[str], Any]) -> None:
     weights = load_file(folder / "adapter_model.safetensors")
-    save_file({name: tensor[:, :16].contiguous() if "lora_A" in name else tensor for name, tensor in weights.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {name: tensor[:, :16].contiguous() if "lora_A" in name else tensor for name, tensor in weights.items()},
+        folder / "adapter_model.safetensors",
+    )
 
 
 def half(folder: Path, bases: Callable[[str], Any]) -> None:
@@ -149,7 +161,10 @@ FAULTS: dict[str, tuple[Callable[[Path, Callable[[str], Any]], Any], str]] = {
     "biases": (lambda folder, _: set_config(folder, bias="all"), "with bias=all is not folded"),
     "no base": (lambda folder, _: set_config(folder, base_model_name_or_path=None), "does not say which base"),
     "itself": (lambda folder, _: set_config(folder, base_model_name_or_path=str(folder)), "names the adapter itself"),
-    "a base that is gone": (lambda folder, _: set_config(folder, base_model_name_or_path="./gone"), "was made for ./gone, which is not to be had"),
+    "a base that is gone": (
+        lambda folder, _: set_config(folder, base_model_name_or_path="./gone"),
+        "was made for ./gone, which is not to be had",
+    ),
     "words for numbers": (lambda folder, _: set_config(folder, lora_alpha="much"), "gives no numbers"),
     "no JSON": (lambda folder, _: (folder / "adapter_config.json").write_text("{"), "is not valid JSON"),
     "a list": (lambda folder, _: (folder / "adapter_config.json").write_text("[]"), "is not valid JSON"),

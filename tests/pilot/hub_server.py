@@ -49,11 +49,17 @@ class WritableHub:
         name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else f"me/{asked['name']}"
         if name in self.files:
             return 409, {"error": "You already created this model repo", "url": f"{self.url}/{name}"}
-        self.files[name], self.private[name] = {".gitattributes": b"*.safetensors filter=lfs\n"}, bool(asked.get("private")) or asked.get("visibility") == "private"
+        self.files[name], self.private[name] = (
+            {".gitattributes": b"*.safetensors filter=lfs\n"},
+            bool(asked.get("private")) or asked.get("visibility") == "private",
+        )
         return 200, {"url": f"{self.url}/{name}", "name": name}
 
     def preupload(self, asked: dict[str, Any]) -> tuple[int, Any]:
-        found = [{"path": file["path"], "uploadMode": "lfs" if file["size"] >= LARGE else "regular", "shouldIgnore": False} for file in asked["files"]]
+        found = [
+            {"path": file["path"], "uploadMode": "lfs" if file["size"] >= LARGE else "regular", "shouldIgnore": False}
+            for file in asked["files"]
+        ]
         return 200, {"files": found}
 
     def batch(self, asked: dict[str, Any]) -> tuple[int, Any]:
@@ -137,7 +143,10 @@ def answers_of(hub: WritableHub) -> type[BaseHTTPRequestHandler]:
             if path.endswith(".git/info/lfs/objects/batch"):
                 return self.say(*hub.batch(json.loads(body)))
             if f"/api/models/{name}/tree/" in path:
-                tree = [{"type": "file", "path": file, "size": len(content), "oid": "a" * 40} for file, content in hub.files.get(name, {}).items()]
+                tree = [
+                    {"type": "file", "path": file, "size": len(content), "oid": "a" * 40}
+                    for file, content in hub.files.get(name, {}).items()
+                ]
                 return self.say(200, tree)
             return self.say(*routes.get(path, lambda: (404, {"error": "not found"}))())
 

@@ -26,7 +26,9 @@ def trained(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("trained")
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps({**row, "text": f"{row['text']} {number}"}) + "\n" for number, row in enumerate(rows(120))))
-    return luthier.run(file, base=str(bases("bert").folder), out=folder / "run", force=True, set=["training.steps=2", "training.ships=trained"])
+    return luthier.run(
+        file, base=str(bases("bert").folder), out=folder / "run", force=True, set=["training.steps=2", "training.ships=trained"]
+    )
 
 
 @pytest.fixture
@@ -135,5 +137,8 @@ def test_the_card_says_what_the_hub_understands() -> None:
     head = yaml.safe_load(made.split("---")[1])
     assert head == {"language": "en", "license": "other", "pipeline_tag": "text-classification", "tags": ["luthier"]}
     assert made.endswith("# Title\n\nluthier predict me/words\n")
-    assert yaml.safe_load(card_for_hub(card.replace("/home/someone/base", "google-bert/bert-base"), "me/w").split("---")[1])["base_model"] == "google-bert/bert-base"
+    assert (
+        yaml.safe_load(card_for_hub(card.replace("/home/someone/base", "google-bert/bert-base"), "me/w").split("---")[1])["base_model"]
+        == "google-bert/bert-base"
+    )
     assert yaml.safe_load(card_for_hub("no head", "me/w").split("---")[1])["tags"] == ["luthier"]

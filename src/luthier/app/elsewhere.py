@@ -67,4 +67,7 @@ def import_config(
     if found.experiment is None:
         from luthier.core.errors import ExperimentError
 
-        raise ExperimentError(f"nothing was written: {file} asks for what cannot be had here ({', '.join(found.refused)})", "change the file, or add --force to go on without these keys")
+        raise ExperimentError(
+            f"nothing was written: {file} asks for what cannot be had here ({', '.join(found.refused)})",
+            "change the file, or add --force to go on without these keys",
+        )

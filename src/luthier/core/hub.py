@@ -115,7 +115,9 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def push_files(name: str, files: Mapping[str, Path], message: str, *, private: bool, mark: str, beside: Sequence[str]) -> tuple[str, list[str]]:
+def push_files(
+    name: str, files: Mapping[str, Path], message: str, *, private: bool, mark: str, beside: Sequence[str]
+) -> tuple[str, list[str]]:
     """Put files into a repository of models in one commit; it is made where it is not there.
 
     The token is the environment's (`HF_TOKEN`) or the one that the hub's own client keeps; it is on no command line.
@@ -134,7 +136,13 @@ def push_files(name: str, files: Mapping[str, Path], message: str, *, private: b
     Raises:
         Unreachable: the hub cannot be reached, or does not let it happen.
     """
-    asked = {"files": {where: str(place) for where, place in files.items()}, "message": message, "private": private, "mark": mark, "beside": list(beside)}
+    asked = {
+        "files": {where: str(place) for where, place in files.items()},
+        "message": message,
+        "private": private,
+        "mark": mark,
+        "beside": list(beside),
+    }
     said = _ask_child(do="push", name=name, kind="model", **asked)
     return said["commit"], said["removed"]
 

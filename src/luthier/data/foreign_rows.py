@@ -40,9 +40,12 @@ class Layout:
         """
         if self.kind == "text":
             return {"text": self._text(values, "text")}
-        messages = self._turns(values) if self._named(values, "messages") is not None else self._asked(values)
+        messages = self._turns(values) if "messages" in self.columns else self._asked(values)
         if self.kind == "pair":
-            return {"messages": self._with_system(messages, values), **{side: self._answer(values, side) for side in ("chosen", "rejected")}}
+            return {
+                "messages": self._with_system(messages, values),
+                **{side: self._answer(values, side) for side in ("chosen", "rejected")},
+            }
         if self.kind == "instruction":
             messages.append({"role": "assistant", "content": self._text(values, "response")})
         return {"messages": self._with_system(messages, values)}

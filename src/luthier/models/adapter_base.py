@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-UNKNOWN = ("use_dora", "use_qalora", "alora_invocation_tokens", "megatron_config", "target_parameters", "trainable_token_indices", "layer_replication")
+UNKNOWN = (
+    "use_dora",
+    "use_qalora",
+    "alora_invocation_tokens",
+    "megatron_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "layer_replication",
+)
 """Settings of PEFT that make the adapter something else than a product that is added."""
 CARRIED = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
 """How the names of files begin that an adapter may bring along in place of its base's."""
@@ -81,23 +89,34 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (ValueError, AttributeError):
         raise ModelError(f"{folder / CONFIG} is not valid JSON", "fetch the adapter again") from None
     if kind != "LORA":
-        raise ModelError(f"{folder} holds an adapter of the kind {kind}; only LORA can be folded into a base", "merge it with PEFT, and give the merged folder")
+        raise ModelError(
+            f"{folder} holds an adapter of the kind {kind}; only LORA can be folded into a base",
+            "merge it with PEFT, and give the merged folder",
+        )
     if not base:
-        raise ModelError(f"{folder / CONFIG} does not say which base it was made for", "write its name or folder there as base_model_name_or_path")
+        raise ModelError(
+            f"{folder / CONFIG} does not say which base it was made for", "write its name or folder there as base_model_name_or_path"
+        )
     special = [name for name in UNKNOWN if config.get(name)]
     if special or config.get("bias", "none") != "none":
         said = special[0] if special else f"bias={config['bias']}"
-        raise ModelError(f"{folder}: an adapter with {said} is not folded here", "merge it with PEFT (merge_and_unload), and give the merged folder")
+        raise ModelError(
+            f"{folder}: an adapter with {said} is not folded here", "merge it with PEFT (merge_and_unload), and give the merged folder"
+        )
     if not (folder / WEIGHTS).is_file():
         other = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "nothing"
-        raise ModelError(f"{folder} has no {WEIGHTS} (found: {other})", "only safetensors are opened; save the adapter again with a newer PEFT")
+        raise ModelError(
+            f"{folder} has no {WEIGHTS} (found: {other})", "only safetensors are opened; save the adapter again with a newer PEFT"
+        )
     return config
 
 
 def _find_base(folder: Path, name: str, resolve: Callable[[str], Base]) -> Base:
     beside = folder / name
     if Path(name).expanduser().resolve() == folder.resolve() or (not Path(name).is_absolute() and beside.resolve() == folder.resolve()):
-        raise ModelError(f"{folder / CONFIG} names the adapter itself as its base", "write the base's name or folder there as base_model_name_or_path")
+        raise ModelError(
+            f"{folder / CONFIG} names the adapter itself as its base", "write the base's name or folder there as base_model_name_or_path"
+        )
     try:
         return resolve(name)
     except ModelError as problem:
@@ -112,13 +131,18 @@ def _check_trained_on(folder: Path, base: Base) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return
     if said != base.fingerprint:
-        raise ModelError(f"{folder} was trained on other weights of {base.name} (SHA-256 {said[:12]}…) than are there now ({base.fingerprint[:12]}…)", "put the old base back")
+        raise ModelError(
+            f"{folder} was trained on other weights of {base.name} (SHA-256 {said[:12]}…) than are there now ({base.fingerprint[:12]}…)",
+            "put the old base back",
+        )
 
 
 def _write_folded(folder: Path, config: Mapping[str, Any], base: Base, stage: Path, say: Callable[[str], None]) -> None:
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(base.folder, stage, ignore=shutil.ignore_patterns("model.safetensors", NOTE, FACTS, "adapter", "base", "probe.*", "*.md", ".*"))
+    shutil.copytree(
+        base.folder, stage, ignore=shutil.ignore_patterns("model.safetensors", NOTE, FACTS, "adapter", "base", "probe.*", "*.md", ".*")
+    )
     for file in folder.iterdir():
         if file.is_file() and file.name.startswith(CARRIED):
             shutil.copyfile(file, stage / file.name)
@@ -126,7 +150,9 @@ def _write_folded(folder: Path, config: Mapping[str, Any], base: Base, stage: Pa
     adapter = load_file(folder / WEIGHTS)
     left = fold(state, adapter, config, f"{folder}: it was made for another base than {base.name}")
     if left:
-        say(f"{folder}: {', '.join(left[:4])} {'is' if len(left) == 1 else 'are'} no part of the base and left out: a new head is made for your rows")
+        say(
+            f"{folder}: {', '.join(left[:4])} {'is' if len(left) == 1 else 'are'} no part of the base and left out: a new head is made for your rows"
+        )
     weights = stage / "model.safetensors"
     save_file(state, weights, metadata={"format": "pt"})
     note = {"name": str(folder), "sha256": file_hash(weights), "size": weights.stat().st_size, "base": {"name": base.name, "sha256": base.fingerprint},
@@ -159,13 +185,19 @@ def fold(state: dict[str, Tensor], adapter: Mapping[str, Tensor], config: Mappin
             _add_product(state, module, tensor, adapter.get(name.replace(".lora_A.", ".lora_B.")), config, otherwise)
             folded += 1
         elif "lora_" in plain:
-            raise ModelError(f"{otherwise}: {plain} is of a kind that is not folded here", "merge it with PEFT (merge_and_unload), and give the merged folder")
+            raise ModelError(
+                f"{otherwise}: {plain} is of a kind that is not folded here",
+                "merge it with PEFT (merge_and_unload), and give the merged folder",
+            )
         else:
             key = _own_name(state, plain.replace(".modules_to_save.default", "").replace(".modules_to_save", ""))
             if key is None:
                 left.append(plain)
             elif state[key].shape != tensor.shape:
-                raise ModelError(f"{otherwise}: {plain} is {tuple(tensor.shape)} in the adapter and {tuple(state[key].shape)} in the base", "give the base that it was made for")
+                raise ModelError(
+                    f"{otherwise}: {plain} is {tuple(tensor.shape)} in the adapter and {tuple(state[key].shape)} in the base",
+                    "give the base that it was made for",
+                )
             else:
                 state[key] = tensor.to(state[key].dtype)
     if not folded:
@@ -185,14 +217,21 @@ def _add_product(state: dict[str, Tensor], module: str, down: Tensor, up: Tensor
         rank = int(_of_layer(config.get("rank_pattern"), module, config.get("r")) or len(down))
         alpha = float(_of_layer(config.get("alpha_pattern"), module, config.get("lora_alpha")) or rank)
     except (ValueError, TypeError, AttributeError):
-        raise ModelError(f"{otherwise.partition(':')[0]}: {CONFIG} gives no numbers as r and lora_alpha", "fetch the adapter again") from None
+        raise ModelError(
+            f"{otherwise.partition(':')[0]}: {CONFIG} gives no numbers as r and lora_alpha", "fetch the adapter again"
+        ) from None
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     if rank != len(down) or up.shape[-1] != rank:
-        raise ModelError(f"{otherwise.partition(':')[0]}: {module} has the rank {len(down)} in its weights and {rank} in {CONFIG}", "fetch the adapter again")
+        raise ModelError(
+            f"{otherwise.partition(':')[0]}: {module} has the rank {len(down)} in its weights and {rank} in {CONFIG}",
+            "fetch the adapter again",
+        )
     product = scale * (up.float() @ down.float())
     product = product.T if config.get("fan_in_fan_out") else product
     if product.shape != state[key].shape:
-        raise ModelError(f"{otherwise}: {module} is {tuple(product.shape)} in the adapter and {tuple(state[key].shape)} in the base", remedy)
+        raise ModelError(
+            f"{otherwise}: {module} is {tuple(product.shape)} in the adapter and {tuple(state[key].shape)} in the base", remedy
+        )
     state[key] = (state[key].float() + product).to(state[key].dtype)
 
 

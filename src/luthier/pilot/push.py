@@ -19,7 +19,16 @@ from luthier.pilot.promote import bundle_of, run_or_bundle
 
 Say = Callable[[str], None]
 CARD = "README.md"
-LANGUAGES = {"English": "en", "German": "de", "French": "fr", "Spanish": "es", "Italian": "it", "Japanese": "ja", "Chinese": "zh", "many": "multilingual"}
+LANGUAGES = {
+    "English": "en",
+    "German": "de",
+    "French": "fr",
+    "Spanish": "es",
+    "Italian": "it",
+    "Japanese": "ja",
+    "Chinese": "zh",
+    "many": "multilingual",
+}
 LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gemma", "llama3", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "other")
 """As the hub names them; any other is `other` there."""
 
@@ -83,7 +92,9 @@ def push(
         card.write_text(card_for_hub((bundle / CARD).read_text() if (bundle / CARD).is_file() else "", name))
         files = {where: bundle / where for where in (*facts.get("files", {}), FACTS)} | {CARD: card}
         sizes = {where: place.stat().st_size for where, place in files.items()}
-        say(f"{name} ({'public' if public else 'private'}): {plural(len(files), 'file')}, {size(sum(sizes.values()))}: {', '.join(sorted(files))}")
+        say(
+            f"{name} ({'public' if public else 'private'}): {plural(len(files), 'file')}, {size(sum(sizes.values()))}: {', '.join(sorted(files))}"
+        )
         base = str((facts.get("base") or {}).get("name") or "")
         if "/" in base and not hub.NAME.fullmatch(base):
             say(f"{FACTS} names the base by the folder that it lay in: {base}")
@@ -91,7 +102,9 @@ def push(
         if dry_run:
             return found
         try:
-            commit, removed = hub.push_files(name, files, message or f"Luthier: {bundle.parent.name}", private=not public, mark=FACTS, beside=OTHER_ENDINGS)
+            commit, removed = hub.push_files(
+                name, files, message or f"Luthier: {bundle.parent.name}", private=not public, mark=FACTS, beside=OTHER_ENDINGS
+            )
         except hub.Unreachable as problem:
             raise ModelError(f"{name} could not be pushed: {problem}", _remedy(problem)) from None
     return Pushed(name, found.url, found.private, sizes, commit, removed)

@@ -76,7 +76,10 @@ def _of_axolotl(said: Mapping[str, Any]) -> list[ForeignSet]:
         name = str(entry["path"])
         part = PART.fullmatch(str(entry.get("split") or "train"))
         if part is None or entry.get("shards"):
-            raise ExperimentError(f"{name}: only a part of it is named (split: {entry.get('split')}), which is not read", "write that part into a file, and give it with --data")
+            raise ExperimentError(
+                f"{name}: only a part of it is named (split: {entry.get('split')}), which is not read",
+                "write that part into a file, and give it with --data",
+            )
         files = entry.get("data_files")
         places = [str(each) for each in ([files] if isinstance(files, str) else files or [name])]
         kind = entry.get("type") or ("completion" if said.get("pretraining_dataset") else "")
@@ -90,12 +93,22 @@ def _axolotl_layout(name: str, entry: Mapping[str, Any], kind: Any, pairs: bool)
     """How a data set of Axolotl's is laid out, by its type."""
     if isinstance(kind, Mapping):
         if kind.get("format") or kind.get("no_input_format"):
-            raise ExperimentError(f"{name}: a prompt format of its own is not kept", "rows are conversations here, laid out by the base's chat template: give --data with such rows")
-        columns = {"prompt": kind.get("field_instruction", "instruction"), "query": kind.get("field_input", "input"), "response": kind.get("field_output", "output")}
+            raise ExperimentError(
+                f"{name}: a prompt format of its own is not kept",
+                "rows are conversations here, laid out by the base's chat template: give --data with such rows",
+            )
+        columns = {
+            "prompt": kind.get("field_instruction", "instruction"),
+            "query": kind.get("field_input", "input"),
+            "response": kind.get("field_output", "output"),
+        }
         return Layout("instruction", {**columns, "system": str(kind.get("field_system") or "system")})
     word = str(kind).partition(".")[0].partition(":")[0]
     names = entry.get("message_property_mappings") or {}
-    tags = (str(entry.get("message_field_role") or names.get("role") or "role"), str(entry.get("message_field_content") or names.get("content") or "content"))
+    tags = (
+        str(entry.get("message_field_role") or names.get("role") or "role"),
+        str(entry.get("message_field_content") or names.get("content") or "content"),
+    )
     roles = {str(alias): str(role) for role, aliases in (entry.get("roles") or {}).items() for alias in aliases or []}
     if pairs:
         field = {side: str(entry.get(f"field_{side}") or side) for side in ("chosen", "rejected")}
@@ -106,11 +119,18 @@ def _axolotl_layout(name: str, entry: Mapping[str, Any], kind: Any, pairs: bool)
         return Layout("instruction", ALPACA)
     if word in ("chat_template", "sharegpt"):
         own = "conversations" if word == "sharegpt" else "messages"
-        return Layout("turns", {"messages": str(entry.get("field_messages") or entry.get("conversation_field") or own)}, ("from", "value") if word == "sharegpt" else tags, roles)
+        return Layout(
+            "turns",
+            {"messages": str(entry.get("field_messages") or entry.get("conversation_field") or own)},
+            ("from", "value") if word == "sharegpt" else tags,
+            roles,
+        )
     if word in ("completion", "pretrain"):
         return Layout("text", {"text": str(entry.get("field") or entry.get("text_column") or "text")})
     known = ("alpaca", "chat_template", "sharegpt", "completion", "pretrain")
-    raise ExperimentError(f"{name}: rows of the type {kind!r} are not known here", f"{nearest(word, known)}; or give rows that Luthier reads: --data FILE")
+    raise ExperimentError(
+        f"{name}: rows of the type {kind!r} are not known here", f"{nearest(word, known)}; or give rows that Luthier reads: --data FILE"
+    )
 
 
 def _of_llamafactory(said: Mapping[str, Any], file: Path) -> list[ForeignSet]:
@@ -123,23 +143,36 @@ def _of_llamafactory(said: Mapping[str, Any], file: Path) -> list[ForeignSet]:
     try:
         known = json.loads(catalogue.read_text())
     except (OSError, ValueError) as problem:
-        raise ExperimentError(f"{catalogue}, which says what {names[0]!r} is, cannot be read: {problem}", "set dataset_dir to the folder that holds it, or give the rows: --data FILE") from None
-    most = int(said.get("max_samples") or 0)
+        raise ExperimentError(
+            f"{catalogue}, which says what {names[0]!r} is, cannot be read: {problem}",
+            "set dataset_dir to the folder that holds it, or give the rows: --data FILE",
+        ) from None
+    most = said.get("max_samples") or 0
+    if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+        raise ExperimentError(f"max_samples: {most!r} is no whole number above 0", "mend the value in the file")
     return [_llamafactory_set(name, known, folder, said, most) for name in names]
 
 
 def _llamafactory_set(name: str, known: Any, folder: Path, said: Mapping[str, Any], most: int) -> ForeignSet:
     if not isinstance(known, Mapping) or not isinstance(known.get(name), Mapping):
-        raise ExperimentError(f"{folder / CATALOGUE} knows no data set {name!r}", nearest(name, known if isinstance(known, Mapping) else ()))
+        raise ExperimentError(
+            f"{folder / CATALOGUE} knows no data set {name!r}", nearest(name, known if isinstance(known, Mapping) else ())
+        )
     about = known[name]
     place = str(folder / about["file_name"]) if about.get("file_name") else str(about.get("hf_hub_url") or "")
     if not place:
         raise ExperimentError(f"{name} is neither a file nor on the Hugging Face hub", "give its rows: --data FILE")
     if about.get("subset") or str(about.get("split") or "train") != "train" or about.get("folder"):
-        raise ExperimentError(f"{name}: only a part of it is named, which is not read", "write that part into a file, and give it with --data")
+        raise ExperimentError(
+            f"{name}: only a part of it is named, which is not read", "write that part into a file, and give it with --data"
+        )
     sharegpt = about.get("formatting") == "sharegpt"
     columns = {key: str(value) for key, value in (about.get("columns") or {}).items() if value}
-    own: dict[str, str] = {"messages": "conversations"} if sharegpt else {key: value for key, value in ALPACA.items() if key in ("prompt", "query", "response")}
+    own: dict[str, str] = (
+        {"messages": "conversations"}
+        if sharegpt
+        else {key: value for key, value in ALPACA.items() if key in ("prompt", "query", "response")}
+    )
     for part in ("images", "videos", "audios", "tools", "kto_tag"):
         if part in columns:
             raise ExperimentError(f"{name} has {part}, which are not learned from here", "choose another data set")
@@ -151,7 +184,13 @@ def _llamafactory_set(name: str, known: Any, folder: Path, said: Mapping[str, An
         columns = {"text": columns["prompt"]}
     if kind == "pair":
         columns = {"chosen": "chosen", "rejected": "rejected", **columns}
-    layout = Layout(kind, columns, (str(tags.get("role_tag") or "from"), str(tags.get("content_tag") or "value")), roles, str(said.get("default_system") or ""))
+    layout = Layout(
+        kind,
+        columns,
+        (str(tags.get("role_tag") or "from"), str(tags.get("content_tag") or "value")),
+        roles,
+        str(said.get("default_system") or ""),
+    )
     return ForeignSet(name, place, layout, most)
 
 

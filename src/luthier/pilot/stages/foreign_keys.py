@@ -130,7 +130,10 @@ def recognise_trainer(said: Mapping[str, Any], file: str) -> str:
     best = max(known, key=lambda trainer: len(known[trainer]))
     if len(known[best]) < 2:
         names = "; ".join(f"{trainer} by keys such as {', '.join(keys[:4])}" for trainer, keys in OWN.items())
-        raise ExperimentError(f"{file} is neither Axolotl's nor LLaMA-Factory's: it has the keys {', '.join(map(str, list(said)[:8])) or 'of nothing'}", f"known are {names}")
+        raise ExperimentError(
+            f"{file} is neither Axolotl's nor LLaMA-Factory's: it has the keys {', '.join(map(str, list(said)[:8])) or 'of nothing'}",
+            f"known are {names}",
+        )
     return best
 
 
@@ -167,7 +170,11 @@ def map_keys(said: Mapping[str, Any], trainer: str) -> KeyMap:
             if value != 0 or isinstance(value, bool):
                 found.refused[key] = refused[key]
         elif key not in HANDLED:
-            found.refused[key] = f"unknown here: nobody can say that it changes nothing; {nearest(str(key), [*FIELDS, *HANDLED]).partition('Known')[0]}".rstrip("; ")
+            found.refused[key] = (
+                f"unknown here: nobody can say that it changes nothing; {nearest(str(key), [*FIELDS, *HANDLED]).partition('Known')[0]}".rstrip(
+                    "; "
+                )
+            )
     for key, value in DEFAULTS[trainer].items():
         if key in FIELDS and said.get(key) is None and not (key == "warmup_ratio" and said.get("warmup_steps") is not None):
             found.mapped[key] = (FIELDS[key], value, f"{trainer}'s default")
