@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from luthier.pilot.bench import bench
     from luthier.pilot.check import check
     from luthier.pilot.compare_runs import compare
-    from luthier.pilot.models import describe, pull, remove
     from luthier.pilot.import_config import import_config
+    from luthier.pilot.models import describe, pull, remove
     from luthier.pilot.plan import plan
     from luthier.pilot.predict import chat, predict
     from luthier.pilot.promote import aliases, promote, rollback

@@ -201,7 +201,7 @@ def test_what_is_no_file_of_theirs_gets_one_message(text: str, message: str, her
 
 
 def test_a_missing_or_a_huge_file_gets_one_message(here: Path) -> None:
-    with pytest.raises(ExperimentError, match="there is no file nothing.yml"):
+    with pytest.raises(ExperimentError, match=r"there is no file nothing\.yml"):
         luthier.import_config("nothing.yml")
     Path("huge.yml").write_text("a: b\n" * 300_000)
     with pytest.raises(ExperimentError, match="more than such a file has"):
@@ -259,7 +259,7 @@ def test_rows_that_are_not_to_be_had_are_named(here: Path) -> None:
         imported({**FACTORY, "dataset": "tools"})
     with pytest.raises(ExperimentError, match="cannot be read"):
         imported({**FACTORY, "dataset_dir": "nowhere"})
-    with pytest.raises(DataError, match="holds no row that can be read so.*messages is not a list of turns"):
+    with pytest.raises(DataError, match=r"holds no row that can be read so.*messages is not a list of turns"):
         imported({**AXOLOTL, "datasets": [{"path": "rows.jsonl", "type": "chat_template"}]})
     with pytest.raises(ExperimentError, match="'fast' does not fit"):
         imported({**AXOLOTL, "learning_rate": "fast"})
@@ -276,7 +276,8 @@ def test_a_part_of_the_rows_is_taken_from_their_beginning(here: Path) -> None:
 
 def test_rows_outside_of_the_folder_are_read_and_it_is_said(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Said:
-        lines: list[str] = []
+        def __init__(self) -> None:
+            self.lines: list[str] = []
 
         def say(self, line: str) -> None:
             self.lines.append(line)
