@@ -6,8 +6,7 @@ import time
 from dataclasses import dataclass
 
 from luthier.core.errors import ModelError
-from luthier.models import decode_native
-from luthier.models.decode_native import NativeDecoder
+from luthier.models.decode_native import NativeDecoder, can_load
 from luthier.models.decode_network import DecodeNetwork
 from luthier.models.decode_step import Cache, Decoder, Span
 from luthier.models.decode_torch import TorchDecoder
@@ -48,7 +47,7 @@ def choose_decoder(network: DecodeNetwork, cache: Cache, precision: str) -> Choi
     Raises:
         ModelError: int8 is asked for, and there is no compiler.
     """
-    if not decode_native.can_load():
+    if not can_load():
         if precision == "int8":
             raise ModelError("int8 needs compiled code, and there is no C++ compiler", "install g++, or use precision fp32")
         torch_decoder = TorchDecoder(network, cache)
