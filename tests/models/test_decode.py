@@ -125,7 +125,10 @@ def test_it_is_measured_and_said_what_computes(networks, compiling, monkeypatch)
     _, network = networks("llama")
     chosen = choose_decoder(network, make_cache(network, 4, 64), "auto")
     assert "fp32" in chosen.why and "ms" in chosen.why
-    assert choose_decoder(network, make_cache(network, 4, 64), "int8").drafter is None
+    reduced = choose_decoder(network, make_cache(network, 4, 64), "int8")
+    assert reduced.drafter is None and reduced.parity is not None and reduced.parity.tokens == 4 * 63 and str(reduced.parity) in reduced.why
+    given = choose_decoder(network, make_cache(network, 4, 64), "int8", [some_tokens(100), some_tokens(20)]).parity
+    assert given is not None and given.tokens == 63 + 19 and 0 < given.largest < 0.2
     monkeypatch.setenv("LUTHIER_KERNELS", "a relative place is none")
     assert "no C++ compiler" in choose_decoder(network, make_cache(network, 4, 64), "auto").why
     with pytest.raises(ModelError, match="int8 needs compiled code"):
@@ -214,7 +217,7 @@ def test_a_long_prompt_goes_in_by_pieces_while_others_are_written(networks):
         before = long.computed
         assert batch.step()[0].text is first  # the other gets its token in every step
         counts.append(long.computed - before)
-    assert counts == [32, 32, 32, 32, 22]
+    assert counts == [64, 64, 22]
 
 
 def write(batch, requests, leave_after=0):
