@@ -1,0 +1,1 @@
+"""What stands behind the server: queues, batching and engines."""
