@@ -13,6 +13,8 @@ EXTRAS = {
     "pypdf": ("pypdf", "documents"),
     "docx": ("python-docx", "documents"),
     "ray": ("Ray", "ray"),
+    "fastapi": ("FastAPI", "serve"),
+    "uvicorn": ("uvicorn", "serve"),
 }
 """Module → its package, and the extra of ours that brings it."""
 
