@@ -134,7 +134,7 @@ class Generation:
     def on_change(self, callback: Callable[[], None]) -> None:
         """Have a function called in the engine's thread whenever something was added, and at once where something is there.
 
-        It must return at once and not raise; of an event loop it is `lambda: loop.call_soon_threadsafe(event.set)`.
+        It must return at once; of an event loop it is `lambda: loop.call_soon_threadsafe(event.set)`. One that raises is called no more, and the answer is cancelled.
         """
         with self._changed:
             self._callbacks.append(callback)
@@ -165,7 +165,12 @@ class Generation:
             self._changed.notify_all()
             callbacks = list(self._callbacks)
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:  # whoever listened is gone, such as an event loop that was closed; nobody else shall suffer
+                self.cancel_requested = True
+                with self._changed:
+                    self._callbacks.remove(callback)
 
 
 class GenerationEngine(Protocol):
