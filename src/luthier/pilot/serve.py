@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,27 @@ def _engine(model: Any, limits: Limits) -> Any:
         return None
     from luthier.serving.generation import open_engine
 
-    return open_engine(model, waiting=limits.generating)
+    opened = open_engine(model, waiting=limits.generating)
+    _share_network(model)
+    return opened
+
+
+def _share_network(model: Any) -> None:
+    """Let `predict` use the network beside the engine: what `for_generation` sets for a time, and sets back, stays set.
+
+    Two threads may ask a network at once, as long as neither changes it; setting the attention back in one would change it under the other.
+    """
+    import torch
+
+    model.network.set_attn_implementation("sdpa")
+    model.eval()
+
+    @contextlib.contextmanager
+    def as_it_is() -> Iterator[Any]:
+        with torch.no_grad():
+            yield model.network
+
+    model.for_generation = as_it_is
 
 
 def read_rows(family: Family, columns: tuple[str, ...], rows: list[dict[str, Any]], limits: Limits) -> list[Record]:

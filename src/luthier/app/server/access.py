@@ -51,7 +51,7 @@ class GuardedRoute(APIRoute):
             request.scope["luthier"].route = self.path
             if self.access == "token":
                 check_token(request)
-            if "POST" not in self.methods:
+            if "POST" not in (self.methods or ()):
                 return await answer(request)
             check_type(request)
             content = await read_body(request)

@@ -110,9 +110,9 @@ def add_prediction_routes(app: FastAPI) -> None:
                 raise Refused(400, f"the vectors have {width} dimensions", "dimensions", "invalid_value")
             data = [
                 {
-                    "object": "embedding",
+                    "object": VECTOR,
                     "index": place,
-                    "embedding": one["vector"] if asked.encoding_format == "float" else packed(one["vector"]),
+                    VECTOR: one["vector"] if asked.encoding_format == "float" else packed(one["vector"]),
                 }
                 for place, one in enumerate(found)
             ]
