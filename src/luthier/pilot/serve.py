@@ -48,6 +48,16 @@ def check_bundle(bundle: str | os.PathLike[str], say: Say) -> Base:
     return resolve_bundle(bundle, say)[0]
 
 
+def check_engine(engine: str) -> None:
+    """Refuse an engine that is not known.
+
+    Raises:
+        ExperimentError: it is none of `ENGINES`.
+    """
+    if engine not in ENGINES:
+        raise ExperimentError(f"there is no engine {engine!r}", nearest(engine, ENGINES))
+
+
 def describe_bundle(base: Base, name: str | None = None) -> dict[str, Any]:
     """What can be said of a bundle before it is loaded.
 
@@ -101,13 +111,12 @@ def load_model(base: Base, name: str | None = None, engine: str = "auto", limits
     Raises:
         LuthierError: it cannot be loaded.
     """
+    check_engine(engine)
     limits = limits or Limits()
     about = describe_bundle(base, name)
     family = family_of(about["family"])
     model, objective = load_bundle(base)
     writes = None
-    if engine not in ENGINES:
-        raise ExperimentError(f"there is no engine {engine!r}", nearest(engine, ENGINES))
     if hasattr(model, "for_generation") and not getattr(family.kind, "classes", False):
         writes = _engine(model, limits)
     context = min(writes.context, int(getattr(objective.spec, "context", 0) or writes.context)) if writes is not None else 0

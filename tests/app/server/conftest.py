@@ -33,7 +33,9 @@ class Client:
         self.port = int(running.address.rpartition(":")[2])
         self.token, self.running = running.token, running
 
-    def __call__(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, raw: bytes | None = None) -> tuple[int, Any, dict[str, str]]:
+    def __call__(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, raw: bytes | None = None
+    ) -> tuple[int, Any, dict[str, str]]:
         """Status, body (as JSON where it is), headers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         given = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json", **(headers or {})}
@@ -44,7 +46,11 @@ class Client:
             answer = connection.getresponse()
             said = answer.read()
             kind = answer.getheader("content-type") or ""
-            return answer.status, json.loads(said) if kind == "application/json" and said else said, {name.lower(): value for name, value in answer.getheaders()}
+            return (
+                answer.status,
+                json.loads(said) if kind == "application/json" and said else said,
+                {name.lower(): value for name, value in answer.getheaders()},
+            )
 
     def post(self, path: str, body: Any) -> Any:
         """The body of an answer that must be good."""
@@ -92,7 +98,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Any:
             case, place = CASES[name], folder / name
             place.mkdir()
             changes = [*QUICK, *case.changes]
-            made[name] = luthier.run(case.write(place), base=base_of(case, folder), out=place / f"{name}-run", set=changes, force=True, **case.options).folder
+            made[name] = luthier.run(
+                case.write(place), base=base_of(case, folder), out=place / f"{name}-run", set=changes, force=True, **case.options
+            ).folder
         return made[name]
 
     return run_of
@@ -147,7 +155,9 @@ class Process:
         self.lines: list[str] = []
         environment = {**os.environ, "LUTHIER_HOME": str(home)}
         code = "import sys; from luthier.app.cli import main; sys.argv = ['luthier', *sys.argv[1:]]; main()"
-        self.process = subprocess.Popen([sys.executable, "-c", code, "serve", *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, "serve", *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
     def read_until(self, start: str) -> str:
         """The first line that begins so."""

@@ -17,7 +17,11 @@ from luthier.core.errors import RunError
 from luthier.serving.service import Service
 from tests.app.server.conftest import Client
 
-ROUTES = [(next(iter(route.methods or ())), route.path.replace("{name}", "x"), route.access) for route in make_routes(Service(), "t" * 20).routes if isinstance(route, GuardedRoute)]
+ROUTES = [
+    (next(iter(route.methods or ())), route.path.replace("{name}", "x"), route.access)
+    for route in make_routes(Service(), "t" * 20).routes
+    if isinstance(route, GuardedRoute)
+]
 LOCKED = [(method, path) for method, path, access in ROUTES if access == "token"]
 FOREIGN = [
     "evil.example", "localhost.evil.example:{port}", "127.0.0.1.nip.io:{port}", "x.localhost:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1:{port}/../b", "a@127.0.0.1:{port}",
@@ -25,7 +29,15 @@ FOREIGN = [
 
 
 def test_only_pages_and_health_are_open() -> None:
-    assert {path for _, path, access in ROUTES if access == "open"} == {"/", "/page.js", "/page.css", "/docs", "/openapi.json", "/health", "/ready"}
+    assert {path for _, path, access in ROUTES if access == "open"} == {
+        "/",
+        "/page.js",
+        "/page.css",
+        "/docs",
+        "/openapi.json",
+        "/health",
+        "/ready",
+    }
 
 
 def test_a_route_that_does_not_say_who_may_ask_it_does_not_start_the_app() -> None:
@@ -54,11 +66,18 @@ def test_a_locked_route_needs_the_token(classifier: Client, method: str, path: s
         assert (status, said["error"]["code"], headers["www-authenticate"]) == (401, "invalid_api_key", "Bearer"), given
         assert token not in str(said)
     for elsewhere in (f"{path}?token={token}", f"{path}?api_key={token}"):
-        assert classifier(method, elsewhere, {} if method == "POST" else None, {"Authorization": None, "Cookie": f"token={token}", "X-Api-Key": token})[0] == 401  # type: ignore[dict-item]
+        assert (
+            classifier(
+                method, elsewhere, {} if method == "POST" else None, {"Authorization": None, "Cookie": f"token={token}", "X-Api-Key": token}
+            )[0]
+            == 401
+        )  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(("method", "path", "access"), ROUTES)
-def test_a_request_for_another_host_or_from_another_page_is_refused_with_the_token_too(classifier: Client, method: str, path: str, access: str) -> None:
+def test_a_request_for_another_host_or_from_another_page_is_refused_with_the_token_too(
+    classifier: Client, method: str, path: str, access: str
+) -> None:
     body = {} if method == "POST" else None
     for host in FOREIGN:
         assert classifier(method, path, body, {"Host": host.format(port=classifier.port)})[0] == 403, host
@@ -76,7 +95,21 @@ def test_pages_of_the_server_itself_may_ask(classifier: Client) -> None:
         assert classifier("GET", "/info", None, given)[0] == 200
 
 
-@pytest.mark.parametrize("target", ["http://evil.example/info", "//evil.example/info", "/info/../../etc/passwd", "/%2e%2e/info", "/..%2finfo", "/info%00", "/info/", "*", "/v1/models/..%2f..%2fetc", "/page.js/../listen.py"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://evil.example/info",
+        "//evil.example/info",
+        "/info/../../etc/passwd",
+        "/%2e%2e/info",
+        "/..%2finfo",
+        "/info%00",
+        "/info/",
+        "*",
+        "/v1/models/..%2f..%2fetc",
+        "/page.js/../listen.py",
+    ],
+)
 def test_other_targets_reach_nothing(classifier: Client, target: str) -> None:
     said = classifier.raw(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{classifier.port}\r\nConnection: close\r\n\r\n".encode())
     assert re.match(rb"HTTP/1.1 (400|401|404) ", said), said
@@ -88,7 +121,11 @@ def test_every_answer_carries_what_keeps_a_page_safe(classifier: Client) -> None
         headers = classifier("GET", path)[2]
         assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
         assert "unsafe" not in headers["content-security-policy"]
-        assert (headers["x-content-type-options"], headers["referrer-policy"], headers["cache-control"]) == ("nosniff", "no-referrer", "no-store")
+        assert (headers["x-content-type-options"], headers["referrer-policy"], headers["cache-control"]) == (
+            "nosniff",
+            "no-referrer",
+            "no-store",
+        )
         assert "server" not in headers
 
 
@@ -134,7 +171,9 @@ def test_tokens_are_compared_in_constant_time(classifier: Client, monkeypatch: p
     import hmac
 
     real = hmac.compare_digest
-    monkeypatch.setattr("luthier.app.server.access.hmac.compare_digest", lambda one, two: seen.append((len(one), len(two))) or real(one, two))
+    monkeypatch.setattr(
+        "luthier.app.server.access.hmac.compare_digest", lambda one, two: seen.append((len(one), len(two))) or real(one, two)
+    )
     for token in ("", "x", classifier.token, "x" * 200):
         classifier("GET", "/info", None, {"Authorization": f"Bearer {token}"})
     assert seen == [(32, 32)] * 4

@@ -60,7 +60,12 @@ FIELDS: list[tuple[str, dict[str, Any], int, str]] = [
     (CHAT, chat(messages=[{"role": "tool", "content": "x"}]), 400, "messages.0.role"),
     (CHAT, chat(messages=[*TURNS, {"role": "system", "content": "x"}]), 400, "messages"),
     (CHAT, chat(messages=[*TURNS, {"role": "assistant", "content": "The answer is"}]), 400, "messages"),
-    (CHAT, chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]), 400, "messages.0.content.0.image_url"),
+    (
+        CHAT,
+        chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]),
+        400,
+        "messages.0.content.0.image_url",
+    ),
     (CHAT, chat(messages=[{"role": "user", "content": "word " * 2000}]), 422, "messages"),
     (CHAT, chat(max_tokens=250), 422, "max_tokens"),
     (COMPLETE, complete(prompt=""), 400, "prompt"),
@@ -113,7 +118,9 @@ def test_a_wrong_field_of_a_request_for_text_is_named(chat: Client, path: str, b
 
 
 @pytest.mark.parametrize(("path", "body", "status", "param"), CLASSES)
-def test_a_wrong_field_of_a_request_for_classes_is_named(classifier: Client, path: str, body: dict[str, Any], status: int, param: str) -> None:
+def test_a_wrong_field_of_a_request_for_classes_is_named(
+    classifier: Client, path: str, body: dict[str, Any], status: int, param: str
+) -> None:
     check(classifier, path, body, status, param)
 
 
@@ -143,7 +150,16 @@ def test_a_body_that_is_no_plain_json_is_refused(classifier: Client, content: by
     assert said in body["error"]["message"]
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/json; charset=utf-16", "application/xml"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/json; charset=utf-16",
+        "application/xml",
+    ],
+)
 def test_a_body_of_another_type_is_refused(classifier: Client, kind: str) -> None:
     assert classifier("POST", "/predict", {"rows": ["x"]}, {"Content-Type": kind})[0] == 415
 

@@ -54,7 +54,11 @@ def test_a_stream_is_the_same_answer_in_pieces(client: openai.OpenAI) -> None:
 
 def test_seeds_decide_what_is_drawn(client: openai.OpenAI) -> None:
     def said(seed: int | None) -> Any:
-        return client.chat.completions.create(model="talker", messages=TURNS, max_tokens=20, temperature=1.5, seed=seed).choices[0].message.content
+        return (
+            client.chat.completions.create(model="talker", messages=TURNS, max_tokens=20, temperature=1.5, seed=seed)
+            .choices[0]
+            .message.content
+        )
 
     assert said(1) == said(1) != said(2)
     assert said(None) != said(None)
@@ -69,7 +73,11 @@ def test_log_probabilities_are_told_token_by_token(client: openai.OpenAI) -> Non
         assert [each.logprob for each in token.top_logprobs] == sorted((each.logprob for each in token.top_logprobs), reverse=True)
         assert token.logprob == pytest.approx(token.top_logprobs[0].logprob)  # greedy
         assert len(token.top_logprobs) == 3
-    assert bytes(byte for token in content for byte in token.bytes or ()).decode(errors="replace").startswith(said.choices[0].message.content or "?")
+    assert (
+        bytes(byte for token in content for byte in token.bytes or ())
+        .decode(errors="replace")
+        .startswith(said.choices[0].message.content or "?")
+    )
 
 
 def test_texts_are_continued_several_at_once(client: openai.OpenAI) -> None:
@@ -135,7 +143,9 @@ def test_vectors(bundles: Any, home: Any) -> None:
         with pytest.raises(openai.BadRequestError, match="dimensions"):
             client.embeddings.create(model=name, input="x", dimensions=7)
         said = Client(running).post("/score", {"text_1": texts[0], "text_2": texts})
-        assert [one["score"] for one in said["data"]] == [row["similarity"] for row in luthier.predict(bundles("embedding"), [{"anchor": texts[0], "positive": text} for text in texts])]
+        assert [one["score"] for one in said["data"]] == [
+            row["similarity"] for row in luthier.predict(bundles("embedding"), [{"anchor": texts[0], "positive": text} for text in texts])
+        ]
         client.close()
     finally:
         running.close(0)

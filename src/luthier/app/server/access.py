@@ -9,7 +9,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
 from luthier.app.server.errors import ClientGone, Refused
@@ -48,7 +50,17 @@ class GuardedRoute(APIRoute):
         answer = super().get_route_handler()
 
         async def checked(request: Request) -> Response:
-            request.scope["luthier"].route = self.path
+            noted = request.scope["luthier"]
+            noted.route = self.path
+            try:
+                return await within_limits(request)
+            except (Refused, ClientGone, HTTPException, RequestValidationError):
+                raise
+            except Exception as problem:  # here, for what lies around the routes would answer it, and raise it once more
+                service_of(request).counters.add("luthier_failed_total")
+                raise noted.failed(problem) from problem
+
+        async def within_limits(request: Request) -> Response:
             if self.access == "token":
                 check_token(request)
             if "POST" not in (self.methods or ()):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.app.server.errors import ClientGone, Refused, error_body
+from luthier.app.server.errors import ClientGone, Refused
 from luthier.serving.service import Service
 
 Scope = MutableMapping[str, Any]
@@ -43,6 +43,12 @@ class Noted:
 
     route: str = "-"
     more: list[str] = field(default_factory=list)
+    identity: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def failed(self, problem: Exception) -> Refused:
+        """What a client is told of a fault of the server, and the log too: where it is, and no message, which may hold a client's text."""
+        self.more.append(f"id {self.identity} {_where(problem)}")
+        return Refused(500, f"the server failed; its log has the reason under {self.identity}", None, "internal_error")
 
 
 class Guard:
@@ -64,7 +70,7 @@ class Guard:
         """Answer a request."""
         if scope["type"] != "http":
             return
-        began, noted, identity = time.monotonic(), Noted(), secrets.token_hex(8)
+        began, noted = time.monotonic(), Noted()
         scope["luthier"] = noted
         status: int | None = None
 
@@ -74,7 +80,7 @@ class Guard:
                 status = message["status"]
                 given = {name for name, _ in message.get("headers", ())}
                 carried = [(name, value) for name, value in CARRIED if name not in given]
-                message["headers"] = [*message.get("headers", ()), *carried, (b"x-request-id", identity.encode())]
+                message["headers"] = [*message.get("headers", ()), *carried, (b"x-request-id", noted.identity.encode())]
             await send(message)
 
         try:
@@ -87,10 +93,9 @@ class Guard:
             status = 499
         except Exception as problem:
             self._service.counters.add("luthier_failed_total")
-            noted.more.append(f"id {identity} {_where(problem)}")
+            told = noted.failed(problem)
             if status is None:
-                body = error_body(500, f"the server failed; its log has the reason under {identity}", None, "internal_error")
-                await _answer(carrying, 500, body, {})
+                await _answer(carrying, told.status, told.body(), {})
             else:
                 raise _Broken from None  # the answer has begun: uvicorn closes the connection, so that nobody takes it for whole
         finally:

@@ -22,7 +22,7 @@ from luthier.app.server.application import make_application
 from luthier.app.server.protocol import protocol_with
 from luthier.app.server.token_file import keep_token
 from luthier.core.errors import LuthierError, RunError
-from luthier.pilot.serve import Say, check_bundle, describe_bundle, load_model
+from luthier.pilot.serve import Say, check_bundle, check_engine, describe_bundle, load_model
 from luthier.serving.limits import Limits
 from luthier.serving.service import Service
 
@@ -178,6 +178,7 @@ def serve(
         LuthierError: the bundle is not whole, the port is taken, or the model cannot be loaded.
     """
     say = say or _print
+    check_engine(engine)
     base = check_bundle(bundle, say)
     about = describe_bundle(base, name)
     limits = limits or _limits_for(base)
@@ -218,12 +219,15 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         RunError: it is taken, not allowed, or none of this machine.
     """
+    opened = None
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         opened = socket.socket(family, kind, protocol)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(place)
     except OSError as problem:
+        if opened is not None:
+            opened.close()
         if problem.errno == errno.EADDRINUSE:
             raise RunError(
                 f"port {port} of {host} is taken by another program", "give another one, or --port 0 for one that is free"
@@ -238,7 +242,8 @@ def allowed_hosts(host: str, port: int, more: Sequence[str]) -> set[str]:
     names = {f"[{host}]" if ":" in host else host}
     if host in LOOPBACK or host in ("0.0.0.0", "::", ""):
         names |= {"127.0.0.1", "localhost", "[::1]"}
-    found = {f"{each}:{port}" for each in names - {"0.0.0.0", "[::]", ""}}
+    names -= {"0.0.0.0", "[::]", ""}
+    found = {f"{each}:{port}" for each in names}
     if port == 80:
         found |= names
     return found | {each if ":" in each else f"{each}:{port}" for each in more}

@@ -39,7 +39,9 @@ class PatientProtocol(H11Protocol):
             if not idle:
                 self._say_and_close(503, "too many connections are open")
                 return
-            min(idle, key=lambda one: one.idle_since).transport.abort()
+            oldest = min(idle, key=lambda one: one.idle_since)
+            self.connections.discard(oldest)  # now, for the loop tells it only later, and more may come before
+            oldest.transport.abort()
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
