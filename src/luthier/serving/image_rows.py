@@ -75,6 +75,6 @@ def predict_images(predict: Predict, column: str) -> Predict:
             try:
                 return predict(named, limit)
             except DataError as problem:
-                raise DataError(problem.message.replace(f"{folder}, ", "").replace(folder, "").strip(), "look at the image") from None
+                raise DataError(problem.message.replace(f"{folder}, ", "").replace(f"{folder}/", "").strip(), "look at the image") from None
 
     return from_bytes
