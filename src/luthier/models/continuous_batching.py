@@ -11,13 +11,17 @@ from torch import Tensor
 
 from luthier.models.decode_pages import PAGE, PagePool
 from luthier.models.decode_request import GenerationRequest, Token
-from luthier.models.decode_sampling import choose
+from luthier.models.decode_sampling import choose, choose_id
 from luthier.models.decode_step import Decoder, Span
 
 CHUNK = 128
 """Tokens of prompts in one step where nobody waits for a next token."""
 CHUNK_BESIDE = 32
 """Tokens of prompts in one step beside texts that are being written: so long they wait longer for their next token."""
+DRAFTED_TEXTS = 2
+"""Texts for which tokens are drafted: with more of them a pass has rows enough to be worth the weights that it reads."""
+LONGEST_DRAFT = 6
+"""Tokens that are drafted at most."""
 
 
 @dataclass
@@ -28,6 +32,10 @@ class Text:
         request: what was asked.
         pages: where its keys and values lie.
         cached: tokens of the prompt that were computed for an earlier one.
+        tokens: of the prompt and the answer so far.
+        computed: of them, those whose keys and values are there.
+        remembered: pages of it that others can find.
+        draft: tokens that are drafted next time.
     """
 
     request: GenerationRequest
@@ -36,6 +44,7 @@ class Text:
     tokens: list[int] = field(default_factory=list)
     computed: int = 0
     remembered: int = 0
+    draft: int = 4
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
@@ -123,10 +132,12 @@ class ContinuousBatch:
         decoder: computes, and holds the keys and values.
         pool: says whose they are.
         slots: the most texts at once.
+        drafter: the same network in a lesser precision, on the same keys and values. It guesses some tokens one by one, and the decoder computes all of them in one pass:
+            what it would have chosen itself stands, so the answer is the decoder's own, token for token (Leviathan et al. 2023).
     """
 
-    def __init__(self, decoder: Decoder, pool: PagePool, slots: int) -> None:
-        self.decoder, self.pool, self.slots = decoder, pool, slots
+    def __init__(self, decoder: Decoder, pool: PagePool, slots: int, drafter: Decoder | None = None) -> None:
+        self.decoder, self.pool, self.slots, self.drafter = decoder, pool, slots, drafter
         self.texts: list[Text] = []
 
     def join(self, request: GenerationRequest) -> Text | None:
@@ -149,9 +160,9 @@ class ContinuousBatch:
 
     def step(self) -> list[Outcome]:
         """One pass through the network; texts that have ended have left."""
-        chosen = self._choose_spans()
-        if not chosen:
+        if not self.texts:
             return []
+        chosen = self._draft_spans() if self.drafter is not None and self._may_draft() else self._choose_spans()
         outcomes: list[Outcome] = []
         try:
             self._compute(chosen, outcomes)
@@ -187,27 +198,72 @@ class ContinuousBatch:
             chosen.append((text, Span(tokens, text.computed, text.pages, int(count == waiting))))
         return chosen
 
+    def _may_draft(self) -> bool:
+        """Whether only few texts are being written, and no prompt waits."""
+        return len(self.texts) <= DRAFTED_TEXTS and all(len(text.tokens) - text.computed == 1 for text in self.texts)
+
+    def _draft_spans(self) -> list[tuple[Text, Span]]:
+        """The last token of each text, and behind it what the drafter would say."""
+        assert self.drafter is not None
+        lengths = [min(text.draft, text.request.limit - text.made - 1) for text in self.texts]
+        guessed: list[list[int]] = [[] for _ in self.texts]
+        for round_ in range(max(lengths)):
+            drafting = [number for number, length in enumerate(lengths) if length > round_]
+            if not drafting:
+                break
+            spans = []
+            for number in drafting:
+                text = self.texts[number]
+                spans.append(Span([*text.tokens[-1:], *guessed[number]][-1:], text.computed + round_, text.pages))
+            for number, logits in zip(drafting, self.drafter.step(spans)):
+                text = self.texts[number]
+                guess = choose_id(logits, text.request, len(text.tokens) + round_)
+                guessed[number].append(guess)
+                if guess in text.request.stop:
+                    lengths[number] = round_ + 1
+        return [
+            (text, Span([text.tokens[-1], *guesses], text.computed, text.pages, len(guesses) + 1))
+            for text, guesses in zip(self.texts, guessed)
+        ]
+
     def _compute(self, chosen: Sequence[tuple[Text, Span]], outcomes: list[Outcome]) -> None:
         logits = self.decoder.step([span for _, span in chosen])
         at = 0
         for text, span in chosen:
-            text.computed = span.start + len(span.tokens)
+            if not span.wanted:
+                text.computed = span.start + len(span.tokens)
+            else:
+                outcomes.append(self._advance(text, span, logits[at : at + span.wanted]))
+                at += span.wanted
             self._remember(text)
-            if span.wanted:
-                outcomes.append(self._advance(text, logits[at]))
-                at += 1
 
-    def _advance(self, text: Text, logits: Tensor) -> Outcome:
-        """Choose the next token of a text."""
-        request = text.request
-        try:
-            token = choose(logits, request, len(text.tokens))
-        except Exception as problem:
-            return Outcome(text, finish="error", error=problem)
-        if token.id in request.stop:
-            return Outcome(text, finish="stop")
-        text.tokens.append(token.id)
-        return Outcome(text, (token,), "length" if text.made == request.limit else None)
+    def _advance(self, text: Text, span: Span, logits: Tensor) -> Outcome:
+        """Choose the next token of a text, and those behind it as long as they were guessed.
+
+        Args:
+            text: that goes on.
+            span: that was computed; what stands behind its first wanted token is guessed.
+            logits: # (wanted, vocabulary)
+        """
+        request, made = text.request, []
+        first = len(span.tokens) - span.wanted
+        for number, row in enumerate(logits):
+            text.computed = span.start + first + number + 1
+            try:
+                token = choose(row, request, len(text.tokens))
+            except Exception as problem:
+                return Outcome(text, tuple(made), "error", problem)
+            if token.id in request.stop:
+                return Outcome(text, tuple(made), "stop")
+            text.tokens.append(token.id)
+            made.append(token)
+            if text.made == request.limit:
+                return Outcome(text, tuple(made), "length")
+            if number + 1 < len(logits) and token.id != span.tokens[first + number + 1]:
+                break
+        if span.wanted > 1:
+            text.draft = min(text.draft + 1, LONGEST_DRAFT) if len(made) == span.wanted else max(len(made), 1)
+        return Outcome(text, tuple(made))
 
     def _remember(self, text: Text) -> None:
         """Make the pages known that are full now."""

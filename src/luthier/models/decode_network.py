@@ -116,6 +116,10 @@ class DecodeNetwork:
         """Token ids are below this."""
         return len(self.embedding)
 
+    def bend(self, logits: Tensor) -> Tensor:
+        """Keep logits within `softcap`, where there is one."""
+        return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
+
     def rotations(self, context: int) -> dict[str, tuple[Tensor, Tensor]]:
         """The cosines and sines of every position, by the name of their table; the second half of a row is as the first.
 

@@ -7,13 +7,13 @@ import time
 from collections import deque
 from typing import Any
 
-from luthier.core.errors import ModelError
+from luthier.core.errors import ModelError, nearest
 from luthier.models.continuous_batching import Batch, ContinuousBatch, Outcome, Text, refuse_reason
+from luthier.models.decode_choice import PRECISIONS, choose_decoder
 from luthier.models.decode_network import NotKnown, read_network
 from luthier.models.decode_pages import PAGE, PagePool
 from luthier.models.decode_request import GenerationRequest
-from luthier.models.decode_step import Decoder, page_bytes
-from luthier.models.decode_torch import TorchOperations
+from luthier.models.decode_step import make_cache, page_bytes
 from luthier.models.decode_transformers import OneByOne
 from luthier.models.pretrained import Generator
 from luthier.serving.interface import EngineClosed, EngineFull, EngineNumbers, Generation, RequestRefused
@@ -24,8 +24,6 @@ WAITING = 64
 """Requests that may wait for a slot."""
 CACHE_MIB = 512
 """Memory for keys and values."""
-PRECISIONS = ("auto", "fp32", "int8")
-"""In which the weights are held."""
 
 
 def open_engine(
@@ -38,34 +36,36 @@ def open_engine(
         slots: requests that are answered at once.
         context: tokens that a prompt and its answer may have together; 0 takes what the model and the memory allow.
         cache_mib: memory for keys and values, in MiB.
-        precision: of the weights: fp32 (the same tokens as transformers), int8 or auto.
+        precision: of the weights: fp32, int8, or auto: the tokens of fp32, drafted in int8 where that was measured to be faster.
         waiting: requests that may wait for a slot.
 
     Raises:
-        ModelError: a number makes no sense, or the memory does not hold a single page.
+        ModelError: a number makes no sense, the memory does not hold a single page, or there is no compiler for int8.
     """
     if slots < 1 or waiting < 0 or context < 0 or cache_mib < 1:
         raise ModelError("slots and cache_mib are at least 1, waiting and context at least 0", "leave them out")
+    if precision not in PRECISIONS:
+        raise ModelError(f"precision {precision!r}: {nearest(precision, PRECISIONS)}", "use one of these")
     network: Any = model.network
     model.eval()
     network.set_attn_implementation("sdpa")
     try:
         known = read_network(network)
     except NotKnown as why:
+        if precision == "int8":
+            raise ModelError(f"this network has no int8: {why}", "use precision fp32") from None
         positions = int(getattr(network.config, "max_position_embeddings", 0) or 2048)
         about = f"transformers' own forward pass, one request at a time: {why}"
         return Engine(OneByOne(network), about, min(context or positions, positions), network.config.vocab_size, waiting, 1, 0)
     pages = cache_mib * 2**20 // page_bytes(known)
     if pages < 1:
-        raise ModelError(
-            f"{cache_mib} MiB do not hold {PAGE} tokens of keys and values", f"give at least {page_bytes(known) // 2**20 + 1} MiB"
-        )
+        enough = page_bytes(known) // 2**20 + 1
+        raise ModelError(f"{cache_mib} MiB do not hold {PAGE} tokens of keys and values", f"give at least {enough} MiB")
     context = min(context or known.positions, known.positions, pages * PAGE)
-    decoder = Decoder(known, TorchOperations(), pages, context)
-    about = f"{known.name} in fp32, torch's operations, {slots} slots, {pages * PAGE} tokens of keys and values in {cache_mib} MiB"
-    return Engine(
-        ContinuousBatch(decoder, PagePool(pages), slots), about, context, known.vocabulary, waiting, slots, pages * page_bytes(known)
-    )
+    chosen = choose_decoder(known, make_cache(known, pages, context), precision)
+    about = f"{known.name}: {chosen.why}; {slots} slots, {pages * PAGE} tokens of keys and values in {cache_mib} MiB"
+    batch = ContinuousBatch(chosen.decoder, PagePool(pages), slots, chosen.drafter)
+    return Engine(batch, about, context, known.vocabulary, waiting, slots, pages * page_bytes(known))
 
 
 class Engine:

@@ -1,0 +1,178 @@
+"""A step in compiled code (decode_kernels.cpp): compiled once for a machine, kept beside the models, loaded in milliseconds."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.core.errors import ModelError
+from luthier.core.run import AGAIN, name_disk_errors
+from luthier.models import compiled
+from luthier.models.decode_network import Block, DecodeNetwork, Linear
+from luthier.models.decode_step import Cache, Span, lay_out_rows
+from luthier.models.int8 import lay_in_panels, quantise_rows
+from luthier.models.store import home
+
+SOURCE = Path(__file__).with_name("decode_kernels.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+
+
+class _Matrix(Structure):
+    _fields_ = [("weight", c_void_p), ("scale", c_void_p), ("bias", c_void_p), ("outputs", c_int32), ("inputs", c_int32)]
+
+
+class _Block(Structure):
+    _fields_ = [
+        ("input_norm", c_void_p), ("qkv", _Matrix), ("q_norm", c_void_p), ("k_norm", c_void_p), ("output", _Matrix), ("after_attention", c_void_p),
+        ("feed_norm", c_void_p), ("gate_up", _Matrix), ("down", _Matrix), ("after_feed", c_void_p), ("cos", c_void_p), ("sin", c_void_p),
+        ("keys", c_void_p), ("values", c_void_p), ("window", c_int64),
+    ]  # fmt: skip
+
+
+class _Network(Structure):
+    _fields_ = [
+        ("embedding", c_void_p), ("norm", c_void_p), ("head", _Matrix), ("block", POINTER(_Block)),
+        ("embedding_scale", c_float), ("eps", c_float), ("scale", c_float),
+        *((name, c_int32) for name in ("blocks", "width", "inner", "heads", "key_heads", "head_width", "gelu")),
+    ]  # fmt: skip
+
+
+class _Rows(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("tokens", "positions", "text", "tables", "wanted")),
+        *((name, c_int32) for name in ("count", "pages", "wanted_count")),
+    ]
+
+
+def library_file() -> Path:
+    """Where the code for this processor lies, whether it is there or not: below `LUTHIER_KERNELS`, else beside the models."""
+    flags = next((line for line in _processor_lines() if line.startswith(("flags", "Features"))), platform.machine())
+    named = hashlib.sha256("\0".join([SOURCE.read_text(), *FLAGS, flags]).encode()).hexdigest()[:16]
+    return Path(os.environ.get("LUTHIER_KERNELS") or home().parent / "kernels") / f"decode-{named}.so"
+
+
+def _processor_lines() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().split("\n") if file.exists() else []
+
+
+def can_load() -> bool:
+    """Whether there is compiled code, or it can be made: there is a compiler, and an absolute place to keep it."""
+    file = library_file()
+    return file.is_file() or (file.is_absolute() and compiled.can_compile())
+
+
+def build() -> Path:
+    """Compile, unless it is there; takes some seconds.
+
+    Raises:
+        ModelError: there is no compiler, or it failed.
+    """
+    file = library_file()
+    if file.is_file():
+        return file
+    with name_disk_errors(str(file.parent), AGAIN):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as room:
+        made = Path(room) / file.name
+        compiler = os.environ.get("CXX", "g++")
+        try:
+            done = subprocess.run([compiler, *FLAGS, "-o", str(made), str(SOURCE)], capture_output=True, text=True, check=False)
+        except OSError as problem:
+            raise ModelError(f"{compiler}: {problem}", "install a C++ compiler (g++)") from None
+        if done.returncode:
+            raise ModelError(f"the step could not be compiled: {done.stderr.strip()[-500:]}", "install another C++ compiler (g++)")
+        made.replace(file)  # another process may have been faster: the same code
+    return file
+
+
+@functools.cache
+def _library(file: Path) -> Any:
+    library = ctypes.CDLL(str(file))
+    library.luthier_decode_step.argtypes = [POINTER(_Network), POINTER(_Rows), c_void_p, c_void_p, ctypes.c_int]
+    library.luthier_decode_step.restype = None
+    library.luthier_multiply.argtypes = [POINTER(_Matrix), c_void_p, ctypes.c_int, c_void_p, ctypes.c_int]
+    library.luthier_multiply.restype = None
+    return library
+
+
+class NativeDecoder:
+    """Computes steps by compiled code; a row's bits depend on its own text alone, neither on others nor on threads.
+
+    Args:
+        network: as read.
+        cache: of keys and values.
+        precision: of the weights of products: fp32 or int8.
+        threads: that compute; 0 takes torch's number.
+    """
+
+    def __init__(self, network: DecodeNetwork, cache: Cache, precision: str = "fp32", threads: int = 0) -> None:
+        self.network, self.cache, self.precision = network, cache, precision
+        self.about = f"compiled code, weights in {precision}"
+        self.threads = threads or torch.get_num_threads()
+        self._library = _library(build())
+        self._held: list[Tensor] = []
+        blocks = (_Block * len(network.blocks))(*(self._block(block, layer) for layer, block in enumerate(network.blocks)))
+        inner = network.blocks[0].down.weight.shape[1]
+        self._network = _Network(
+            self._hold(network.embedding), self._hold(network.norm), self._matrix(network.head), blocks,
+            network.embedding_scale, network.eps, network.scale, len(blocks), network.embedding.shape[1], inner, network.heads,
+            network.key_heads, network.head_width, int(network.activation == "gelu_tanh"),
+        )  # fmt: skip
+        heads = network.heads * network.head_width
+        key_heads = network.key_heads * network.head_width
+        self._room_width = 2 * network.embedding.shape[1] + max(heads + 2 * key_heads, 2 * inner) + max(heads, inner)
+
+    def _hold(self, tensor: Tensor | None) -> int | None:
+        """The address of a tensor that stays where it is as long as this object lives."""
+        if tensor is None:
+            return None
+        self._held.append(tensor.contiguous())
+        return self._held[-1].data_ptr()
+
+    def _matrix(self, linear: Linear) -> _Matrix:
+        outputs, inputs = linear.weight.shape
+        if self.precision == "int8":
+            numbers, scale = quantise_rows(linear.weight)
+            return _Matrix(self._hold(lay_in_panels(numbers)), self._hold(scale), self._hold(linear.bias), outputs, inputs)
+        return _Matrix(self._hold(lay_in_panels(linear.weight)), None, self._hold(linear.bias), outputs, inputs)
+
+    def _block(self, block: Block, layer: int) -> _Block:
+        cos, sin = self.cache.rotations[block.rotation] if block.rotation else (None, None)
+        return _Block(
+            self._hold(block.input_norm), self._matrix(block.qkv), self._hold(block.q_norm), self._hold(block.k_norm), self._matrix(block.output),
+            self._hold(block.after_attention), self._hold(block.feed_norm), self._matrix(block.gate_up), self._matrix(block.down),
+            self._hold(block.after_feed), self._hold(cos), self._hold(sin), self.cache.keys[layer].data_ptr(), self.cache.values[layer].data_ptr(),
+            block.window,
+        )  # fmt: skip
+
+    def step(self, spans: Sequence[Span]) -> Tensor:
+        """Compute some tokens of some texts and keep their keys and values.
+
+        Args:
+            spans: of different texts; what lies before each has been computed.
+
+        Returns:
+            the logits of the wanted rows, in order, # (wanted, vocabulary)
+        """
+        rows = lay_out_rows(spans)
+        given = _Rows(
+            *(each.data_ptr() for each in (rows.tokens, rows.positions, rows.text, rows.tables, rows.wanted)),
+            len(rows.tokens), rows.tables.shape[1], len(rows.wanted),
+        )  # fmt: skip
+        room = torch.empty(len(rows.tokens) * self._room_width)
+        logits = torch.empty(len(rows.wanted), self.network.vocabulary)
+        self._library.luthier_decode_step(byref(self._network), byref(given), room.data_ptr(), logits.data_ptr(), self.threads)
+        return self.network.bend(logits)

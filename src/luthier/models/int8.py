@@ -1,0 +1,31 @@
+"""Weights in int8: each output of a product has a scale of its own, and what is multiplied by the weights stays in fp32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PANEL = 64
+"""Outputs whose weights lie together, as in decode_kernels.cpp."""
+
+
+def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round weights to int8, symmetrically, with one scale for each output.
+
+    Args:
+        weight: # (outputs, inputs) fp32
+
+    Returns:
+        the numbers, # (outputs, inputs) int8, and their scales, # (outputs,) fp32
+    """
+    scale = weight.abs().amax(1).clamp(min=1e-30) / 127
+    return (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
+
+
+def lay_in_panels(weight: Tensor) -> Tensor:
+    """Weights as the compiled products read them, the last panel filled with zeros, # (outputs, inputs) → (panels, inputs, 64)"""
+    outputs, inputs = weight.shape
+    panels = -(-outputs // PANEL)
+    if panels * PANEL != outputs:
+        weight = torch.cat([weight, weight.new_zeros(panels * PANEL - outputs, inputs)])
+    return weight.view(panels, PANEL, inputs).transpose(1, 2).contiguous()
