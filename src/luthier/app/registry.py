@@ -16,7 +16,7 @@ from luthier.app.options import Json
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
-    for command in (runs, note):
+    for command in (runs, note, promote, rollback, aliases):
         app.command()(command)
 
 
@@ -49,6 +49,48 @@ def note(
     from luthier.pilot.runs import note as verb
 
     print(verb(run, text))
+
+
+def promote(
+    run: Annotated[str, typer.Argument(help="The folder of the run, the study or the bundle, or another alias.")],
+    name: Annotated[str, typer.Argument(help="The alias, such as production.")],
+    force: Annotated[bool, typer.Option("--force", help="Also where the verdict is worse than a baseline, or there is none.")] = False,
+) -> None:
+    """Give a run a name such as production, which predict, chat, serve and --base understand."""
+    from luthier.core.aliases import read_alias
+    from luthier.pilot.promote import describe_promotion
+    from luthier.pilot.promote import promote as verb
+
+    before = read_alias(name)
+    print("\n".join(describe_promotion(verb(run, name, force=force), before)))
+
+
+def rollback(name: Annotated[str, typer.Argument(help="The alias, such as production.")]) -> None:
+    """Give a name back to the run that bore it before."""
+    from luthier.pilot.promote import describe_promotion
+    from luthier.pilot.promote import rollback as verb
+
+    print("\n".join(describe_promotion(*verb(name))))
+
+
+def aliases(
+    name: Annotated[str | None, typer.Argument(help="Show all that happened to this one; all aliases when not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the aliases, or the history of one."""
+    from luthier.pilot.promote import aliases as verb
+
+    found = verb(name)
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    if not found:
+        print("no aliases here: `luthier promote RUN production` makes one", file=sys.stderr)
+        return
+    forced = {True: " (forced)", None: ""}
+    rows = [(each["name"], str(each.get("event", "")), each.get("run") or f"from {each['from']}", each.get("sha256", "")[:12],
+             each["at"] + forced[each.get("forced")]) for each in found]  # fmt: skip
+    print("\n".join(format_table(("alias", "event", "run", "bundle", "since"), rows)))
 
 
 HEAD = ("run", "family", "data", "verdict", "test metric", "over the baseline", "base", "time", "size", "alias, note")

@@ -56,6 +56,11 @@ def hash_facts(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def hash_bundle(facts: dict[str, Any]) -> str:
+    """The SHA-256 of a whole bundle: of what luthier.json says, the hash of every other file included."""
+    return str(facts.get("facts") or hash_facts(facts))
+
+
 def is_bundle(folder: Path) -> bool:
     """Whether a folder is a bundle, whole or not: it has luthier.json, or lies as `bundle` in a run's folder."""
     return (folder / FACTS).is_file() or (folder.name == "bundle" and folder.is_dir() and (folder.parent / "experiment.yaml").is_file())

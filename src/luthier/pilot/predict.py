@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.core.aliases import read_alias, read_aliases
 from luthier.core.errors import ExperimentError, ModelError, nearest
 from luthier.core.types import Message
 from luthier.core.words import with_article
@@ -36,7 +37,7 @@ def predict(
     """Ask a bundle about rows: texts, conversations, images, whatever it has learned from.
 
     Args:
-        bundle: RUN/bundle, the run's folder, or the run itself.
+        bundle: RUN/bundle, the run's folder, the run itself, or an alias (`luthier promote`).
         data: one text, a list of texts, a dict (one row), a list of dicts, a data frame (pandas, polars), an Arrow table, a file of rows with
             the columns that the model was trained on, or "-" for standard input. A text in a list is a text, whatever it says.
         out: where to write the rows with their predictions: .csv, .tsv, .jsonl, .json or .parquet.
@@ -80,7 +81,7 @@ def chat(bundle: str | os.PathLike[str], *, limit: int = 256, temperature: float
     """Open a conversation with a bundle or a base.
 
     Args:
-        bundle: RUN/bundle, the run's folder, the run itself, or a decoder's name.
+        bundle: RUN/bundle, the run's folder, the run itself, an alias, or a decoder's name.
         limit: tokens an answer may have.
         temperature: 0 takes the likeliest token each time.
         say: told what a person should know; a warning where it is not given.
@@ -163,9 +164,9 @@ def _refuse_types(bundle: Any, **options: Any) -> None:
 def _resolve_bundle(bundle: str | os.PathLike[str], say: Say) -> tuple[Base, dict[str, Any]]:
     """A bundle whose files were checked, and what Luthier wrote about it."""
     folder, bundle = Path(bundle), os.fspath(bundle)
-    if not folder.exists():
+    if not folder.exists() and read_alias(bundle) is None:
         beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise ModelError(f"there is no bundle {bundle}", nearest(folder.name, beside))
+        raise ModelError(f"there is no bundle {bundle}", nearest(folder.name, [*beside, *read_aliases()]))
     base = resolve(bundle, say)
     if base.bundle is None:
         raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")

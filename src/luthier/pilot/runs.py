@@ -66,7 +66,7 @@ def _folders(folder: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] |
     places = [Path(folder)] if isinstance(folder, str | os.PathLike) else [Path(each) for each in folder]
     for place in places:
         if not place.is_dir():
-            beside = [entry.name for entry in place.parent.iterdir() if entry.is_dir()] if place.parent.is_dir() else []
+            beside = [entry.name for entry in place.parent.iterdir() if entry.is_dir() and not entry.name.startswith(".")] if place.parent.is_dir() else []
             raise RunError(f"there is no folder {place}", nearest(place.name, beside))
     return places
 
@@ -120,7 +120,7 @@ def run_folder(run: str | os.PathLike[str]) -> Path:
         return folder
     if folder.exists():
         raise RunError(f"{folder} is not a run folder: it has no experiment.yaml", "give the folder that `luthier run` printed")
-    beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    beside = [entry.name for entry in folder.parent.iterdir() if not entry.name.startswith(".")] if folder.parent.is_dir() else []
     raise RunError(f"there is no run {os.fspath(run)}", f"{nearest(folder.name, [*beside, *read_aliases()])}; `luthier runs` lists them")
 
 
