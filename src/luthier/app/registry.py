@@ -16,7 +16,7 @@ from luthier.app.options import Json
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
-    for command in (runs, note, promote, rollback, aliases):
+    for command in (runs, compare, note, promote, rollback, aliases):
         app.command()(command)
 
 
@@ -29,16 +29,40 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """List runs and studies with their verdicts, costs, notes and aliases."""
+    from luthier.core.run import as_json_value
     from luthier.pilot.runs import runs as verb
 
     rows = verb(folder or None, sort=sort, family=family)
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json.dumps(as_json_value(rows), indent=2, ensure_ascii=False))
     elif not rows:
         print("no runs here: `luthier run DATA` makes one", file=sys.stderr)
     else:
         width = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else None
         print("\n".join(format_table(HEAD, [cells_of(row) for row in rows], width)))
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Two or more runs, studies or aliases; the first is what the others are compared with.")],
+    metric: Annotated[str | None, typer.Option(help="What is compared; when not given, what decided the first run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare runs: what differs of them, and by how much one is better on the test rows that they share."""
+    from luthier.app.reporters import warn
+    from luthier.core.run import as_json_value
+    from luthier.pilot.compare_runs import compare as verb
+    from luthier.pilot.compare_runs import difference_sentence, show_value
+
+    found = verb(*runs, metric=metric, say=warn)
+    if as_json:
+        print(json.dumps(as_json_value(found.as_dict()), indent=2, ensure_ascii=False))
+        return
+    cells = [cells_of(entry.as_dict() | {"aliases": []}) for entry in found.runs]
+    lines = [(name, *(show_value(value) for value in values)) for name, values in found.fields.items()]
+    lines += [("ships", *(entry.ships for entry in found.runs))]
+    lines += [(HEAD[place], *(cell[place] for cell in cells)) for place in (3, 4, 5, 7, 8)]
+    print("\n".join(format_table(("", *(entry.folder for entry in found.runs)), lines)))
+    print("\n".join(["", *found.data, *map(difference_sentence, found.differences), *filter(None, [found.refused and f"not compared: {found.refused}"])]))
 
 
 def note(
