@@ -32,12 +32,15 @@ if TYPE_CHECKING:
     from luthier.experiment import Experiment
     from luthier.pilot.bench import bench
     from luthier.pilot.check import check
+    from luthier.pilot.compare_runs import compare
     from luthier.pilot.models import describe, pull, remove
     from luthier.pilot.plan import plan
     from luthier.pilot.predict import chat, predict
+    from luthier.pilot.promote import aliases, promote, rollback
     from luthier.pilot.prove import prove
     from luthier.pilot.report import report
     from luthier.pilot.run import resume, run, train
+    from luthier.pilot.runs import note, runs
     from luthier.pilot.search import search
     from luthier.pilot.show import show
     from luthier.pilot.similar import similar
@@ -68,6 +71,7 @@ _PLACES = {
     "Watcher": "luthier.core.interfaces",
     "bench": "luthier.pilot.bench",
     "check": "luthier.pilot.check",
+    "compare": "luthier.pilot.compare_runs",
     "describe": "luthier.pilot.models",
     "plan": "luthier.pilot.plan",
     "prove": "luthier.pilot.prove",
@@ -82,6 +86,8 @@ _PLACES = {
     "steer": "luthier.pilot.steer",
     "train": "luthier.pilot.run",
     **dict.fromkeys("chat predict".split(), "luthier.pilot.predict"),
+    **dict.fromkeys("aliases promote rollback".split(), "luthier.pilot.promote"),
+    **dict.fromkeys("note runs".split(), "luthier.pilot.runs"),
 }
 
 __all__ = [
@@ -105,18 +111,24 @@ __all__ = [
     "Study",
     "Watcher",
     "__version__",
+    "aliases",
     "bench",
     "chat",
     "check",
+    "compare",
     "describe",
+    "note",
     "plan",
     "predict",
+    "promote",
     "prove",
     "pull",
     "remove",
     "report",
     "resume",
+    "rollback",
     "run",
+    "runs",
     "search",
     "show",
     "similar",

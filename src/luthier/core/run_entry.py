@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
 import socket
@@ -179,13 +180,18 @@ def _from_verdict(place: Run) -> dict[str, Any]:
         "verdict": str(verdict["verdict"]),
         "metric": str(verdict["metric"]),
         "higher_is_better": bool(verdict["higher_is_better"]),
-        "value": float(test["value"]),
-        "low": float(test["low"]),
-        "high": float(test["high"]),
+        "value": _finite(test["value"]),
+        "low": _finite(test["low"]),
+        "high": _finite(test["high"]),
         "rows": int(test["n"]),
-        "difference": {"name": str(difference["name"]), **{end: float(difference[end]) for end in ("value", "low", "high")}},
+        "difference": {"name": str(difference["name"]), **{end: _finite(difference[end]) for end in ("value", "low", "high")}},
         "ships": str(verdict.get("ships", "trained")),
     }
+
+
+def _finite(value: Any) -> float | None:
+    """A number that can be shown and sorted; None where it is none, such as NaN."""
+    return float(value) if math.isfinite(value) else None
 
 
 def seconds_spent(folder: Path) -> float | None:

@@ -10,9 +10,8 @@ from typing import Any
 from luthier.core.aliases import read_alias, read_aliases
 from luthier.core.errors import ExperimentError, RunError, nearest
 from luthier.core.run import AGAIN, name_disk_errors, write_file
-from luthier.core.run_entry import NOTE, RunEntry, is_run, read_note
+from luthier.core.run_entry import NOTE, is_run, read_note
 from luthier.core.run_index import list_entries
-from luthier.evaluation.verdict import format_value
 from luthier.families import FAMILIES
 
 DEFAULT = ("runs", "studies")
@@ -122,17 +121,3 @@ def run_folder(run: str | os.PathLike[str]) -> Path:
         raise RunError(f"{folder} is not a run folder: it has no experiment.yaml", "give the folder that `luthier run` printed")
     beside = [entry.name for entry in folder.parent.iterdir() if not entry.name.startswith(".")] if folder.parent.is_dir() else []
     raise RunError(f"there is no run {os.fspath(run)}", f"{nearest(folder.name, [*beside, *read_aliases()])}; `luthier runs` lists them")
-
-
-def describe_run(entry: RunEntry | dict[str, Any]) -> str:
-    """The verdict of a run on one line: word, metric with its interval, improvement over the strongest baseline with its interval."""
-    row = entry.as_dict() if isinstance(entry, RunEntry) else entry
-    if row["value"] is None:
-        return f"{row['state']}: {row['why']}" if row["why"] else row["state"]
-    metric, difference = row["metric"], row["difference"]
-    sign = 1 if row["higher_is_better"] else -1
-    low, high = sorted((sign * difference["low"], sign * difference["high"]))
-    change = format_value(metric, sign * difference["value"], signed=True).removesuffix(" points")
-    ends = ", ".join(format_value(metric, end, signed=True).removesuffix(" points").removeprefix("+") for end in (low, high))
-    interval = ", ".join(format_value(metric, end).removesuffix(" %") for end in (row["low"], row["high"]))
-    return f"{row['verdict'].replace('_', ' ')}: {metric} {format_value(metric, row['value'])} [{interval}], {change} [{ends}]"
