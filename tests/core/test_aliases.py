@@ -91,7 +91,10 @@ def test_a_damaged_file_is_named_and_nothing_is_promoted_over_it(text: str, tmp_
     assert file.read_bytes() == text.encode("latin-1")
 
 
-@pytest.mark.parametrize("events", [[{"event": "promoted"}], [{"event": "rolled_back"}], ["x"], [{"event": "promoted", "run": 1, "bundle": 2, "sha256": "", "at": ""}]])
+@pytest.mark.parametrize(
+    "events",
+    [[{"event": "promoted"}], [{"event": "rolled_back"}], ["x"], [{"event": "promoted", "run": 1, "bundle": 2, "sha256": "", "at": ""}]],
+)
 def test_a_damaged_history_is_named(events: list[object], tmp_path: Path) -> None:
     file = tmp_path / "aliases.json"
     file.write_text(json.dumps({"format": 1, "aliases": {"production": events}}))

@@ -43,7 +43,13 @@ def made(folder: Path, *events: str, verdict: dict[str, Any] | None = VERDICT) -
 def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
     made(tmp_path / "runs" / "one")
     (entry,) = list_entries(tmp_path / "runs")
-    assert (entry.state, entry.verdict, entry.family, entry.data, entry.base) == ("finished", "improved", "classification", "/rows/train.csv", "minilm-l6")
+    assert (entry.state, entry.verdict, entry.family, entry.data, entry.base) == (
+        "finished",
+        "improved",
+        "classification",
+        "/rows/train.csv",
+        "minilm-l6",
+    )
     assert (entry.metric, entry.value, entry.low, entry.high, entry.rows) == ("accuracy", 0.9, 0.85, 0.95, 100)
     assert (entry.seconds, entry.bytes, entry.key) == (13.0, 2, {"train": "abc"})
     assert entry.difference == {"name": "the base", "value": 0.1, "low": 0.05, "high": 0.15}
@@ -212,7 +218,16 @@ def test_a_run_is_running_while_a_process_holds_its_lock(tmp_path: Path) -> None
     assert list_entries(tmp_path)[0].state == "stopped"
 
 
-@pytest.mark.parametrize("owner", ["process 999999999 on {here}, since", "process 99999999999999999999 on {here}, since", "", "nonsense", "process 1 on elsewhere, since"])
+@pytest.mark.parametrize(
+    "owner",
+    [
+        "process 999999999 on {here}, since",
+        "process 99999999999999999999 on {here}, since",
+        "",
+        "nonsense",
+        "process 1 on elsewhere, since",
+    ],
+)
 def test_a_lock_that_nobody_holds_is_no_running_run(owner: str, tmp_path: Path) -> None:
     place = made(tmp_path / "one", "started", verdict=None)
     (place / ".lock").write_text(owner.format(here=socket.gethostname()))

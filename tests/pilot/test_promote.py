@@ -22,7 +22,13 @@ def trained(bases, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps({**row, "text": f"{row['text']} {number}"}) + "\n" for number, row in enumerate(rows(120))))
     made = [
-        luthier.run(file, base=str(bases("bert").folder), out=folder / name, force=True, set=["training.steps=4", f"optimizer.lr={lr}", "training.ships=trained"])
+        luthier.run(
+            file,
+            base=str(bases("bert").folder),
+            out=folder / name,
+            force=True,
+            set=["training.steps=4", f"optimizer.lr={lr}", "training.ships=trained"],
+        )
         for name, lr in (("one", 0.003), ("two", 0.001))
     ]
     return made[0], made[1]

@@ -47,7 +47,10 @@ def test_the_list_is_sorted_as_asked_and_what_has_no_value_comes_last(project: P
 
 def test_a_metric_of_which_less_is_better_is_sorted_that_way(tmp_path: Path) -> None:
     for number, value in enumerate((0.5, 0.3, 0.4)):
-        made(tmp_path / str(number), verdict={**VERDICT, "metric": "loss", "higher_is_better": False, "test": {**VERDICT["test"], "value": value}})
+        made(
+            tmp_path / str(number),
+            verdict={**VERDICT, "metric": "loss", "higher_is_better": False, "test": {**VERDICT["test"], "value": value}},
+        )
     assert [row["value"] for row in luthier.runs(tmp_path, sort="metric")] == [0.3, 0.4, 0.5]
 
 

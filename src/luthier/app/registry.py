@@ -43,7 +43,9 @@ def runs(
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Two or more runs, studies or aliases; the first is what the others are compared with.")],
+    runs: Annotated[
+        list[str], typer.Argument(help="Two or more runs, studies or aliases; the first is what the others are compared with.")
+    ],
     metric: Annotated[str | None, typer.Option(help="What is compared; when not given, what decided the first run.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -62,7 +64,16 @@ def compare(
     lines += [("ships", *(entry.ships for entry in found.runs))]
     lines += [(HEAD[place], *(cell[place] for cell in cells)) for place in (3, 4, 5, 7, 8)]
     print("\n".join(format_table(("", *(entry.folder for entry in found.runs)), lines)))
-    print("\n".join(["", *found.data, *map(difference_sentence, found.differences), *filter(None, [found.refused and f"not compared: {found.refused}"])]))
+    print(
+        "\n".join(
+            [
+                "",
+                *found.data,
+                *map(difference_sentence, found.differences),
+                *filter(None, [found.refused and f"not compared: {found.refused}"]),
+            ]
+        )
+    )
 
 
 def note(

@@ -117,7 +117,9 @@ def write_alias(name: str, bundle: Path, run: Path, sha256: str, *, forced: bool
         RunError: it is no name for an alias, the file is damaged, or cannot be written.
     """
     if not NAME.fullmatch(name):
-        raise RunError(f"{name!r} cannot be the name of an alias", "begin with a letter; letters, digits, '.', '_' and '-' may follow: production")
+        raise RunError(
+            f"{name!r} cannot be the name of an alias", "begin with a letter; letters, digits, '.', '_' and '-' may follow: production"
+        )
     file = file or aliases_file()
     with _changing(file) as aliases:
         event = {"event": "promoted", "run": _written(run, file), "bundle": _written(bundle, file), "sha256": sha256, "at": _now()}
@@ -155,7 +157,9 @@ def _replay(name: str, events: list[dict[str, Any]], file: Path) -> list[Alias]:
                 run, bundle = (_place(event[which], file) for which in ("run", "bundle"))
                 held.append(Alias(name, bundle, str(event["sha256"]), run, str(event["at"]), str(event["event"])))
     except (KeyError, TypeError, IndexError):
-        raise RunError(f"{file}: the history of {name!r} is damaged", "restore the file from a copy, or promote again after removing the name") from None
+        raise RunError(
+            f"{file}: the history of {name!r} is damaged", "restore the file from a copy, or promote again after removing the name"
+        ) from None
     return held
 
 

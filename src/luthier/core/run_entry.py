@@ -165,7 +165,10 @@ def _from_events(folder: Path) -> dict[str, Any]:
     if "finished" in names:
         state = "finished"
     elif "no_go" in names and "forced" not in names:
-        state, why = "no-go", "; ".join(names["no_go"]["reasons"]) if isinstance(names["no_go"]["reasons"], list) else str(names["no_go"]["reasons"])
+        state, why = (
+            "no-go",
+            "; ".join(names["no_go"]["reasons"]) if isinstance(names["no_go"]["reasons"], list) else str(names["no_go"]["reasons"]),
+        )
     elif "planned_only" in names and "started" not in names:
         state = "planned"
     return {"created": created, "state": state, "why": why}

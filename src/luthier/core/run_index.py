@@ -48,7 +48,9 @@ def list_entries(folder: Path) -> list[RunEntry]:
             found.append(_as_it_is_now(replace(entry, folder=str(place))))
         gone = [(name,) for name in known.keys() - {place.relative_to(folder).as_posix() for place in folders}]
         if news or gone:
-            with contextlib.suppress(sqlite3.Error):  # a cache: a disk that is full, or another process that writes, changes nothing that is shown
+            with contextlib.suppress(
+                sqlite3.Error
+            ):  # a cache: a disk that is full, or another process that writes, changes nothing that is shown
                 index.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", news)
                 index.executemany("DELETE FROM runs WHERE path = ?", gone)
                 index.commit()

@@ -103,7 +103,9 @@ def compare(*runs: str | os.PathLike[str], metric: str | None = None, say: Say =
     entries, fields = [read_entry(place.folder)[0] for place in places], differing_fields(experiments)
     tasks = {experiment.data.task for experiment in experiments}
     if len(tasks) > 1:
-        return Comparison(entries, fields, refused=f"the runs are of other families ({', '.join(sorted(map(str, tasks)))}): no metric is common to them")
+        return Comparison(
+            entries, fields, refused=f"the runs are of other families ({', '.join(sorted(map(str, tasks)))}): no metric is common to them"
+        )
     try:
         judged = read_rows(places)
     except LuthierError as problem:
@@ -172,7 +174,9 @@ def measure_difference(run: str, ours: Scores, against: str, theirs: Scores, met
     value, low, high = paired_interval(metric, ours, theirs)
     rows = len(set(rows_of(metric, ours)) & set(rows_of(metric, theirs))) if metric_of(metric).answers else ours.rows
     word = "better" if low > 0 else "worse" if high < 0 else "no evidence"
-    return Difference(run, against, metric, value, low, high, rows, measure(ours, (metric,))[metric], measure(theirs, (metric,))[metric], word)
+    return Difference(
+        run, against, metric, value, low, high, rows, measure(ours, (metric,))[metric], measure(theirs, (metric,))[metric], word
+    )
 
 
 def differing_fields(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:

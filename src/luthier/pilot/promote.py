@@ -66,7 +66,10 @@ def rollback(name: str) -> tuple[Alias, Alias]:
     if len(held) > 1:
         facts, _ = read_bundle(held[-2].folder)
         if hash_bundle(facts) != held[-2].hash:
-            raise RunError(f"the bundle in {held[-2].folder} is not the one that bore the name {name} before", f"`luthier promote RUN {name}` names another")
+            raise RunError(
+                f"the bundle in {held[-2].folder} is not the one that bore the name {name} before",
+                f"`luthier promote RUN {name}` names another",
+            )
     return roll_back_alias(name)
 
 
@@ -81,7 +84,10 @@ def aliases(name: str | None = None) -> list[dict[str, Any]]:
     """
     if name is not None:
         return [{"name": name, **event} for event in history_of(name)]
-    return [{"name": each.name, "run": str(each.run), "bundle": str(each.folder), "sha256": each.hash, "at": each.at} for each in read_aliases().values()]
+    return [
+        {"name": each.name, "run": str(each.run), "bundle": str(each.folder), "sha256": each.hash, "at": each.at}
+        for each in read_aliases().values()
+    ]
 
 
 def describe_promotion(now: Alias, before: Alias | None) -> list[str]:

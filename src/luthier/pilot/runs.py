@@ -65,7 +65,11 @@ def _folders(folder: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] |
     places = [Path(folder)] if isinstance(folder, str | os.PathLike) else [Path(each) for each in folder]
     for place in places:
         if not place.is_dir():
-            beside = [entry.name for entry in place.parent.iterdir() if entry.is_dir() and not entry.name.startswith(".")] if place.parent.is_dir() else []
+            beside = (
+                [entry.name for entry in place.parent.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+                if place.parent.is_dir()
+                else []
+            )
             raise RunError(f"there is no folder {place}", nearest(place.name, beside))
     return places
 
@@ -96,7 +100,9 @@ def note(run: str | os.PathLike[str], text: str | None = None) -> str:
     if text is None:
         return read_note(folder)
     if len(text) > MOST_NOTE:
-        raise ExperimentError(f"the note has {len(text):,} characters, of {MOST_NOTE:,} at most", "write what is longer into a file of your own")
+        raise ExperimentError(
+            f"the note has {len(text):,} characters, of {MOST_NOTE:,} at most", "write what is longer into a file of your own"
+        )
     if text.strip():
         write_file(folder / NOTE, text.strip() + "\n", AGAIN)
     else:

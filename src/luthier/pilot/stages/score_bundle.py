@@ -68,7 +68,10 @@ def comparable_scores(metric: str, one: Scores, other: Scores) -> tuple[str, Sco
                               "compare runs of the same base and the same objective")  # fmt: skip
     if metric in ("loss", "perplexity") and (one.count != other.count).any():
         if one.bytes is None or other.bytes is None:
-            raise ExperimentError(f"{metric} counts tokens, and the two models cut the rows into different ones", "compare runs whose bases have the same tokenizer")
+            raise ExperimentError(
+                f"{metric} counts tokens, and the two models cut the rows into different ones",
+                "compare runs whose bases have the same tokenizer",
+            )
         return "bits_per_byte", one, other
     return metric, one, other
 
@@ -79,7 +82,9 @@ def _same_classes(one: Scores, other: Scores) -> tuple[Scores, Scores]:
         return one, other
     if set(one.labels) != set(other.labels):
         missing = ", ".join(map(repr, sorted(set(one.labels) ^ set(other.labels))[:3]))
-        raise ExperimentError(f"the runs do not know the same classes: only one of them knows {missing}", "compare runs with the same classes")
+        raise ExperimentError(
+            f"the runs do not know the same classes: only one of them knows {missing}", "compare runs with the same classes"
+        )
     if other.probabilities is None or other.target is None:
         return one, other  # of several labels a row each is counted by itself
     place = [other.labels.index(label) for label in one.labels]

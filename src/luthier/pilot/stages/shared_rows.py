@@ -10,7 +10,7 @@ from pathlib import Path
 from luthier.core.errors import DataError, LuthierError, RunError
 from luthier.core.run import Run
 from luthier.core.types import Record
-from luthier.core.words import several
+from luthier.core.words import plural, several
 from luthier.data.dataset import Dataset
 from luthier.data.spec import Data
 from luthier.evaluation.verdict import FEWEST_ROWS
@@ -80,7 +80,10 @@ def _load(place: Run, data: Data) -> Dataset:
     try:
         return load_dataset(data, ())
     except LuthierError as problem:
-        raise DataError(f"the rows of {place.folder} cannot be had: {problem.message}", "compare on the rows that it was judged on: put them back where they were") from None
+        raise DataError(
+            f"the rows of {place.folder} cannot be had: {problem.message}",
+            "compare on the rows that it was judged on: put them back where they were",
+        ) from None
 
 
 def _check_split(place: Run, dataset: Dataset) -> None:
@@ -111,7 +114,7 @@ def find_shared_rows(judged: Sequence[Judged]) -> SharedRows:
         seen = {_plain(each, record) for part in SEEN for record in each.dataset.records[part]}
         others = {key for other, keys in enumerate(keyed) if other != number for key in keys if key[0] in seen}
         if others:
-            left_out.append(f"{each.run.folder} was trained or chosen on {several(len(others), 'row', 'are test rows')} of another run: left out")
+            left_out.append(f"{each.run.folder} was trained or chosen on {plural(len(others), 'test row')} of another run: left out")
         both -= others
     order = [key for key in keyed[0] if key in both]
     if len(order) < FEWEST_ROWS:
