@@ -11,11 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from luthier.app import elsewhere
 from luthier.app.options import Json
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add the commands of this file to the command line."""
+    """Add the commands of this file, and those of `app.elsewhere`, to the command line."""
+    elsewhere.add_commands(app)
     for command in (runs, compare, note, promote, rollback, aliases):
         app.command()(command)
 

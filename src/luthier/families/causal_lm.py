@@ -49,6 +49,7 @@ class CausalLmFamily(CorpusFamily):
     base = None
     base_kinds = ("decoder",)
     from_scratch = True
+    known_as = ("pt",)
     metrics = ("bits_per_byte", "loss", "perplexity")
     compares_untouched = True
     pipeline_tag = "text-generation"

@@ -44,6 +44,7 @@ class ChatFamily(Family):
     Spec = Chat
     base = "smollm2-135m"
     base_kinds = ("decoder",)
+    known_as = ("sft",)
     metrics = ("loss", "bits_per_byte", "chrf", "rouge_l")
     compares_untouched = True
     generates = True

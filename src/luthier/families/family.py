@@ -74,6 +74,8 @@ class Family(ABC):
     """Whether it answers the turns of a conversation: `luthier chat` can talk to it, and bases are compared by what they foresee of its answers."""
     structured: tuple[str, ...] = ()
     """What of a prediction is a list of objects, which a file of predictions keeps as one (in CSV as JSON)."""
+    known_as: tuple[str, ...] = ()
+    """What other trainers call what it learns: stages of LLaMA-Factory, `rl` of Axolotl."""
     pipeline_tag: str = ""
     """What model hubs call it."""
     library: str = "transformers"
