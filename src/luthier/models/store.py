@@ -21,6 +21,7 @@ from luthier.core.cache import cache_folder
 from luthier.core.errors import ModelError, nearest
 from luthier.core.run import AGAIN, file_hash, name_disk_errors
 from luthier.core.study import Study
+from luthier.models.adapter_base import fold_adapter, is_adapter
 from luthier.models.catalogue import PACKAGED, Wheel
 from luthier.models.disk import NOTE, locked, name_unreadable_files
 from luthier.models.manifest import hash_bundle, how_to_restore, is_bundle, read_bundle
@@ -98,7 +99,7 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
     """Find a base, fetching it when it is not here yet.
 
     Args:
-        name: an alias (`luthier promote`), a name from `PACKAGED`, a folder, a Luthier bundle, run or study, or a hub id ("owner/name").
+        name: an alias (`luthier promote`), a name from `PACKAGED`, a folder (of a model, of a PEFT adapter), a Luthier bundle, run or study, or a hub id ("owner/name").
         say: told about every download and conversion before it starts.
 
     Raises:
@@ -108,6 +109,9 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
     if alias is not None:
         return _promoted(alias, say)
     folder = _own_folder(Path(name).expanduser())
+    if is_adapter(folder):
+        place, base = fold_adapter(folder, home(), lambda other: resolve(other, say), say)
+        return inspect(place, str(folder), base.language)
     if (folder / "config.json").is_file() or is_bundle(folder):
         return inspect(folder, name, say=say)
     if name in PACKAGED:
@@ -117,7 +121,9 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
     if (folder / "experiment.yaml").is_file():
         raise ModelError(f"{folder} holds no bundle", how_to_restore(folder / "bundle"))
     if folder.exists():
-        raise ModelError(f"{folder} holds no config.json", "give a folder with config.json, model.safetensors and tokenizer.json")
+        steps = sorted((each for each in folder.glob("checkpoint-*/config.json")), key=lambda each: each.stat().st_mtime)
+        newest = f"; {steps[-1].parent} is the newest checkpoint in it" if steps else ""
+        raise ModelError(f"{folder} holds no config.json", f"give a folder with config.json, model.safetensors and tokenizer.json{newest}")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return inspect(_fetch_from_hub(name, say), name, say=say)
     raise ModelError(f"there is no base {name!r}", _suggest(name))
