@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from luthier.pilot.check import check
     from luthier.pilot.compare_runs import compare
     from luthier.pilot.models import describe, pull, remove
+    from luthier.pilot.import_config import import_config
     from luthier.pilot.plan import plan
     from luthier.pilot.predict import chat, predict
     from luthier.pilot.promote import aliases, promote, rollback
     from luthier.pilot.prove import prove
+    from luthier.pilot.push import push
     from luthier.pilot.report import report
     from luthier.pilot.run import resume, run, train
     from luthier.pilot.runs import note, runs
@@ -73,9 +75,11 @@ _PLACES = {
     "check": "luthier.pilot.check",
     "compare": "luthier.pilot.compare_runs",
     "describe": "luthier.pilot.models",
+    "import_config": "luthier.pilot.import_config",
     "plan": "luthier.pilot.plan",
     "prove": "luthier.pilot.prove",
     "pull": "luthier.pilot.models",
+    "push": "luthier.pilot.push",
     "remove": "luthier.pilot.models",
     "report": "luthier.pilot.report",
     "resume": "luthier.pilot.run",
@@ -117,12 +121,14 @@ __all__ = [
     "check",
     "compare",
     "describe",
+    "import_config",
     "note",
     "plan",
     "predict",
     "promote",
     "prove",
     "pull",
+    "push",
     "remove",
     "report",
     "resume",

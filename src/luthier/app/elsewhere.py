@@ -13,7 +13,30 @@ from luthier.app.options import Json
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
+    app.command()(push)
     app.command("import")(import_config)
+
+
+def push(
+    run: Annotated[str, typer.Argument(help="The folder of a run, a study or a bundle, or an alias.")],
+    name: Annotated[str, typer.Argument(help="owner/name on the hub; it is made where it is not there.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; otherwise only its owner does.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Put a bundle on the Hugging Face hub, with its card; the token is HF_TOKEN, or that of `hf auth login`."""
+    from luthier.app.reporters import warn
+    from luthier.pilot.push import push as verb
+
+    done = verb(run, name, public=public, dry_run=dry_run, message=message, say=warn)
+    if as_json:
+        print(json.dumps(done.as_dict(), indent=2, ensure_ascii=False))
+    elif dry_run:
+        print("nothing was sent")
+    else:
+        removed = f" (removed: {', '.join(done.removed)})" if done.removed else ""
+        print(f"pushed   {done.url}{removed}\nuse it   luthier predict {done.name} ROWS")
 
 
 def import_config(

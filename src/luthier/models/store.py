@@ -24,7 +24,7 @@ from luthier.core.study import Study
 from luthier.models.adapter_base import fold_adapter, is_adapter
 from luthier.models.catalogue import PACKAGED, Wheel
 from luthier.models.disk import NOTE, locked, name_unreadable_files
-from luthier.models.manifest import hash_bundle, how_to_restore, is_bundle, read_bundle
+from luthier.models.manifest import hash_bundle, how_to_restore, is_bundle, missing_files, read_bundle
 
 Say = Callable[[str], None]
 
@@ -341,11 +341,13 @@ def _unzip(archive: Path, inside: str, target: Path) -> None:
 
 def _fetch_from_hub(name: str, say: Say) -> Path:
     here = hub.find_cached(name, "model", KEPT_FILES)
-    if here is not None and (here / "config.json").is_file():
+    if here is not None and (here / "config.json").is_file() and not missing_files(here):
         return here
     say(f"fetching {name} from the hub")
     try:
-        return hub.fetch_files(name, "model", KEPT_FILES)
+        here = hub.fetch_files(name, "model", KEPT_FILES)
+        more = missing_files(here)  # of a bundle, what only its family reads
+        return hub.fetch_files(name, "model", [*KEPT_FILES, *more]) if more else here
     except hub.Unreachable as problem:
         raise ModelError(
             f"{name} is neither in the hub cache nor to be reached: {problem}",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.core import hub
 from luthier.core.aliases import read_alias, read_aliases
 from luthier.core.errors import ExperimentError, ModelError, nearest
 from luthier.core.types import Message
@@ -37,7 +38,7 @@ def predict(
     """Ask a bundle about rows: texts, conversations, images, whatever it has learned from.
 
     Args:
-        bundle: RUN/bundle, the run's folder, the run itself, or an alias (`luthier promote`).
+        bundle: RUN/bundle, the run's folder, the run itself, an alias (`luthier promote`), or a bundle's name on the hub.
         data: one text, a list of texts, a dict (one row), a list of dicts, a data frame (pandas, polars), an Arrow table, a file of rows with
             the columns that the model was trained on, or "-" for standard input. A text in a list is a text, whatever it says.
         out: where to write the rows with their predictions: .csv, .tsv, .jsonl, .json or .parquet.
@@ -164,7 +165,8 @@ def _refuse_types(bundle: Any, **options: Any) -> None:
 def _resolve_bundle(bundle: str | os.PathLike[str], say: Say) -> tuple[Base, dict[str, Any]]:
     """A bundle whose files were checked, and what Luthier wrote about it."""
     folder, bundle = Path(bundle), os.fspath(bundle)
-    if not folder.exists() and read_alias(bundle) is None:
+    on_hub = hub.NAME.fullmatch(bundle) is not None and not Path(bundle.partition("/")[0]).exists()
+    if not folder.exists() and read_alias(bundle) is None and not on_hub:
         beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise ModelError(f"there is no bundle {bundle}", nearest(folder.name, [*beside, *read_aliases()]))
     base = resolve(bundle, say)

@@ -35,8 +35,8 @@ def promote(run: str | os.PathLike[str], name: str, *, force: bool = False) -> A
     if Path(name).exists() or name in PACKAGED:
         what = "a base's" if name in PACKAGED else "that of a file or folder here"
         raise RunError(f"{name!r} cannot be an alias: the name is {what} already", "choose another name, such as production")
-    place = _run_of(run)
-    bundle = place / "bundle" if is_bundle(place / "bundle") or is_run(place) else place
+    place = run_or_bundle(run)
+    bundle = bundle_of(place)
     facts, _ = read_bundle(bundle)
     verdict = Run(place).verdict if is_run(place) else None
     if not force:
@@ -99,7 +99,12 @@ def describe_promotion(now: Alias, before: Alias | None) -> list[str]:
     return [*lines, verdict_sentence(verdict)] if verdict else lines
 
 
-def _run_of(run: str | os.PathLike[str]) -> Path:
+def bundle_of(place: Path) -> Path:
+    """The bundle of a run; a bundle that lies alone is its own."""
+    return place / "bundle" if is_bundle(place / "bundle") or is_run(place) else place
+
+
+def run_or_bundle(run: str | os.PathLike[str]) -> Path:
     """The run, the chosen one of a study, or a bundle that lies alone."""
     alone = Path(run).expanduser()
     if is_bundle(alone) and not is_run(alone.parent):
