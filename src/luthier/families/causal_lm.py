@@ -193,6 +193,10 @@ class CausalLmFamily(CorpusFamily):
         """A text to go on with; and what such a model is for."""
         return f'luthier predict {bundle} "It was"   or, as a base: luthier run rows.csv --base {bundle}'
 
+    def serve_elsewhere(self, bundle: str, dtype: str) -> str:
+        """VLLM; it completes texts."""
+        return text_defaults.vllm_command(bundle, dtype)
+
     def without_luthier(self) -> str:
         """A pipeline of transformers."""
         return 'from transformers import pipeline; pipeline("text-generation", "PATH")("It was")'

@@ -174,5 +174,9 @@ class ChatFamily(Family):
         """A pipeline of transformers."""
         return 'from transformers import pipeline; pipeline("text-generation", "PATH")([{"role": "user", "content": "…"}])'
 
+    def serve_elsewhere(self, bundle: str, dtype: str) -> str:
+        """VLLM, with the bundle's own chat template and settings for generation."""
+        return text_defaults.vllm_command(bundle, dtype)
+
 
 FAMILY = ChatFamily()

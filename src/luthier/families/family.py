@@ -334,3 +334,12 @@ class Family(ABC):
     def without_luthier(self) -> str:
         """How transformers alone uses a bundle; empty where it cannot."""
         return ""
+
+    def serve_elsewhere(self, bundle: str, dtype: str) -> str:
+        """The command by which a server of other people's, made for many machines, serves a bundle; empty where none can.
+
+        Args:
+            bundle: its folder.
+            dtype: that it was evaluated in, such as float32.
+        """
+        return ""
