@@ -33,12 +33,17 @@ if TYPE_CHECKING:
     from luthier.experiment import Experiment
     from luthier.pilot.bench import bench
     from luthier.pilot.check import check
+    from luthier.pilot.compare_runs import compare
+    from luthier.pilot.import_config import import_config
     from luthier.pilot.models import describe, pull, remove
     from luthier.pilot.plan import plan
     from luthier.pilot.predict import chat, predict
+    from luthier.pilot.promote import aliases, promote, rollback
     from luthier.pilot.prove import prove
+    from luthier.pilot.push import push
     from luthier.pilot.report import report
     from luthier.pilot.run import resume, run, train
+    from luthier.pilot.runs import note, runs
     from luthier.pilot.search import search
     from luthier.pilot.show import show
     from luthier.pilot.similar import similar
@@ -69,10 +74,13 @@ _PLACES = {
     "Watcher": "luthier.core.interfaces",
     "bench": "luthier.pilot.bench",
     "check": "luthier.pilot.check",
+    "compare": "luthier.pilot.compare_runs",
     "describe": "luthier.pilot.models",
+    "import_config": "luthier.pilot.import_config",
     "plan": "luthier.pilot.plan",
     "prove": "luthier.pilot.prove",
     "pull": "luthier.pilot.models",
+    "push": "luthier.pilot.push",
     "remove": "luthier.pilot.models",
     "report": "luthier.pilot.report",
     "resume": "luthier.pilot.run",
@@ -84,6 +92,8 @@ _PLACES = {
     "steer": "luthier.pilot.steer",
     "train": "luthier.pilot.run",
     **dict.fromkeys("chat predict".split(), "luthier.pilot.predict"),
+    **dict.fromkeys("aliases promote rollback".split(), "luthier.pilot.promote"),
+    **dict.fromkeys("note runs".split(), "luthier.pilot.runs"),
 }
 
 __all__ = [
@@ -107,18 +117,26 @@ __all__ = [
     "Study",
     "Watcher",
     "__version__",
+    "aliases",
     "bench",
     "chat",
     "check",
+    "compare",
     "describe",
+    "import_config",
+    "note",
     "plan",
     "predict",
+    "promote",
     "prove",
     "pull",
+    "push",
     "remove",
     "report",
     "resume",
+    "rollback",
     "run",
+    "runs",
     "search",
     "serve",
     "show",

@@ -13,6 +13,7 @@ from luthier.app.estimates import plan, prove
 from luthier.app.group import Commands, collect_seldom, print_version
 from luthier.app.models import models_app
 from luthier.app.options import Input, Json, Quiet, Set, Target, Task
+from luthier.app.registry import add_commands
 from luthier.app.serve import serve
 from luthier.app.typed import repeat_flags
 
@@ -59,7 +60,7 @@ def run(
     base: Annotated[
         str | None,
         typer.Option(
-            help="A name from `luthier models list`, a folder, a bundle, or a hub id; auto: what suits the rows best of the bases here."
+            help="A name from `luthier models list`, a folder, a bundle, an alias, or a hub id; auto: what suits the rows best of the bases here."
         ),
     ] = None,
     task: Task = None,
@@ -129,7 +130,7 @@ def search(
     base: Annotated[
         str | None,
         typer.Option(
-            help="A name from `luthier models list`, a folder, a bundle, or a hub id; auto: what suits the rows best of the bases here."
+            help="A name from `luthier models list`, a folder, a bundle, an alias, or a hub id; auto: what suits the rows best of the bases here."
         ),
     ] = None,
     task: Task = None,
@@ -198,7 +199,7 @@ def resume(
 
 @app.command()
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="RUN/bundle, or the run's folder.")],
+    bundle: Annotated[Path, typer.Argument(help="RUN/bundle, the run's folder, or an alias.")],
     data: Annotated[
         str,
         typer.Argument(
@@ -234,7 +235,7 @@ def predict(
 
 @app.command()
 def chat(
-    bundle: Annotated[str, typer.Argument(help="RUN/bundle, the run's folder, or a decoder's name.")],
+    bundle: Annotated[str, typer.Argument(help="RUN/bundle, the run's folder, an alias, or a decoder's name.")],
     limit: Annotated[int, typer.Option(min=1, help="Write so many tokens an answer at most.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, max=5, help="Take chances with the tokens; 0 takes the likeliest each time.")] = 0.0,
     file: Annotated[Path | None, typer.Option(help="Send the content of a text file as the first turn.")] = None,
@@ -372,6 +373,7 @@ def similar(
 
 app.command()(prove)
 app.command()(plan)
+add_commands(app)
 app.command()(serve)
 
 

@@ -26,7 +26,11 @@ def serve(
     name: Annotated[str | None, typer.Option(help="By which clients ask for the model; the run's name when not given.")] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", help="A further Host that is answered, such as models.example:8000; may be given again."),
+        typer.Option(
+            "--allow-host",
+            envvar="LUTHIER_ALLOW_HOST",
+            help="A further Host that is answered, such as models.example:8000; may be given again.",
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -76,6 +76,8 @@ class Family(ABC):
     """Whether a prediction holds the `vector` of a text, and of two texts their `similarity`: it is served as `/v1/embeddings`."""
     structured: tuple[str, ...] = ()
     """What of a prediction is a list of objects, which a file of predictions keeps as one (in CSV as JSON)."""
+    known_as: tuple[str, ...] = ()
+    """What other trainers call what it learns: stages of LLaMA-Factory, `rl` of Axolotl."""
     pipeline_tag: str = ""
     """What model hubs call it."""
     library: str = "transformers"
@@ -341,4 +343,13 @@ class Family(ABC):
 
     def without_luthier(self) -> str:
         """How transformers alone uses a bundle; empty where it cannot."""
+        return ""
+
+    def serve_elsewhere(self, bundle: str, dtype: str) -> str:
+        """The command by which a server of other people's, made for many machines, serves a bundle; empty where none can.
+
+        Args:
+            bundle: its folder.
+            dtype: that it was evaluated in, such as float32.
+        """
         return ""

@@ -53,6 +53,7 @@ class PreferenceFamily(ChatFamily):
     kind = RowKind("text", "better answer", SIDES[1:])
     specificity = 2
     Spec = Preference
+    known_as = ("dpo", "ipo")
     metrics = ("pair_accuracy", "loss", "length_normalised_accuracy", "reward_margin")
     compares_untouched = False
     has_reference = True

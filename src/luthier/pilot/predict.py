@@ -34,7 +34,7 @@ def predict(
     """Ask a bundle about rows: texts, conversations, images, whatever it has learned from.
 
     Args:
-        bundle: RUN/bundle, the run's folder, or the run itself.
+        bundle: RUN/bundle, the run's folder, the run itself, an alias (`luthier promote`), or a bundle's name on the hub.
         data: one text, a list of texts, a dict (one row), a list of dicts, a data frame (pandas, polars), an Arrow table, a file of rows with
             the columns that the model was trained on, or "-" for standard input. A text in a list is a text, whatever it says.
         out: where to write the rows with their predictions: .csv, .tsv, .jsonl, .json or .parquet.
@@ -78,7 +78,7 @@ def chat(bundle: str | os.PathLike[str], *, limit: int = 256, temperature: float
     """Open a conversation with a bundle or a base.
 
     Args:
-        bundle: RUN/bundle, the run's folder, the run itself, or a decoder's name.
+        bundle: RUN/bundle, the run's folder, the run itself, an alias, or a decoder's name.
         limit: tokens an answer may have.
         temperature: 0 takes the likeliest token each time.
         say: told what a person should know; a warning where it is not given.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.core.aliases import Alias, read_alias
 from luthier.core.errors import DataError, ExperimentError, LuthierError, nearest
 from luthier.core.run import Run
 from luthier.core.types import Record
@@ -217,39 +218,51 @@ def read_rows(family: Family, columns: tuple[str, ...], rows: list[dict[str, Any
     return found[0]
 
 
-def follow(
-    service: Service, read: Callable[[], str], load: Callable[[str], ServedModel], say: Say, stop: threading.Event
-) -> threading.Thread:
-    """Replace the model whenever what an alias points to changes, in a thread of its own.
+def alias_of(bundle: str | os.PathLike[str]) -> Alias | None:
+    """The alias of this name; None where a folder is meant.
 
-    A new model that is not fit to be served is said once, and the old one stays.
+    Raises:
+        RunError: the file of aliases is damaged.
+    """
+    return None if Path(bundle).exists() else read_alias(os.fspath(bundle))
+
+
+def follow_alias(service: Service, alias: str, load: Callable[[Base], ServedModel], say: Say, stop: threading.Event) -> threading.Thread:
+    """Replace the model whenever an alias is given to another bundle, in a thread of its own.
+
+    What is not fit to be served is said once, and the model stays as it is.
 
     Args:
         service: that serves it.
-        read: what the alias points to now.
-        load: what it points to → the model.
+        alias: that is followed.
+        load: a bundle that was checked → the model.
         say: told of each change.
         stop: set to end it.
     """
-    seen = read()
+    seen = service.loaded.about["facts"] if service.loaded is not None else None
+
+    def change(now: str) -> None:
+        began = time.monotonic()
+        try:
+            new = service.swap(lambda: load(check_bundle(alias, say)))
+        except Exception as problem:
+            message = problem.message if isinstance(problem, LuthierError) else type(problem).__name__
+            say(f"{alias} is another bundle now, and it cannot be served, so the old one stays: {message}")
+            return
+        say(
+            f"{alias} is another bundle now ({new.about['sha256'][:12]}): loaded and in use after {time.monotonic() - began:.1f} s, no request was lost"
+        )
 
     def watch() -> None:
         nonlocal seen
         while not stop.wait(WATCH_SECONDS):
             try:
-                now = read()
+                found = read_alias(alias)
             except LuthierError:
-                continue  # it is being written, or was removed: what is served stays
-            if now == seen or service.state != "ready":
-                continue
-            seen, began = now, time.monotonic()
-            try:
-                new = service.swap(lambda target=now: load(target))
-                say(
-                    f"now serving {new.about['sha256'][:12]}, after {time.monotonic() - began:.1f} s; the requests before it were finished by the old model"
-                )
-            except Exception as problem:
-                say(f"the alias points to something that cannot be served; the model stays as it is: {problem}")
+                continue  # somebody is mending the file: what is served stays
+            if found is not None and found.hash != seen and service.state == "ready":
+                seen = found.hash
+                change(seen)
 
     thread = threading.Thread(target=watch, name="luthier-follow", daemon=True)
     thread.start()

@@ -22,7 +22,7 @@ from luthier.app.server.application import make_application
 from luthier.app.server.protocol import protocol_with
 from luthier.app.server.token_file import keep_token
 from luthier.core.errors import LuthierError, RunError
-from luthier.pilot.serve import Say, check_bundle, check_engine, describe_bundle, load_model
+from luthier.pilot.serve import Say, alias_of, check_bundle, check_engine, describe_bundle, follow_alias, load_model
 from luthier.serving.limits import Limits
 from luthier.serving.service import Service
 
@@ -164,7 +164,7 @@ def serve(
         host: address that it listens on; others than this machine's own can then reach it.
         token: that clients have to give; one is made when not given.
         engine: what writes text: auto or torch.
-        name: by which clients ask for the model; the run's name when not given.
+        name: by which clients ask for the model; the alias's or the run's name when not given.
         allow_host: further values of the Host header that are answered, such as "models.example:8000".
         limits: of the server.
         say: told what a person should know; printed to stderr when not given.
@@ -179,6 +179,8 @@ def serve(
     """
     say = say or _print
     check_engine(engine)
+    alias = alias_of(bundle)
+    name = name or (alias.name if alias is not None else None)
     base = check_bundle(bundle, say)
     about = describe_bundle(base, name)
     limits = limits or _limits_for(base)
@@ -206,6 +208,8 @@ def serve(
             running.problem = problem
             server.should_exit = True
             return
+        if alias is not None:
+            follow_alias(service, alias.name, lambda new: load_model(new, name, engine, limits), say, running.stopped)
         say(f"ready: {model.about['engine'] or 'each batch is one call of predict'}; try it: {curl_line(model, address, file)}")
 
     threading.Thread(target=load, name="luthier-load", daemon=True).start()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from luthier.core import hub
+from luthier.core.aliases import read_alias, read_aliases
 from luthier.core.errors import ExperimentError, ModelError, nearest
 from luthier.families import family_of
 from luthier.families.family import Family
@@ -19,16 +21,17 @@ def resolve_bundle(bundle: str | os.PathLike[str], say: Say) -> tuple[Base, dict
     """A bundle whose files were checked, and what Luthier wrote about it.
 
     Args:
-        bundle: RUN/bundle, the run's folder, or the run itself.
+        bundle: RUN/bundle, the run's folder, the run itself, an alias, or a name on the hub.
         say: told what a person should know.
 
     Raises:
         ModelError: there is none, or it is not whole.
     """
     folder, bundle = Path(bundle), os.fspath(bundle)
-    if not folder.exists():
+    on_hub = hub.NAME.fullmatch(bundle) is not None and not Path(bundle.partition("/")[0]).exists()
+    if not folder.exists() and read_alias(bundle) is None and not on_hub:
         beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise ModelError(f"there is no bundle {bundle}", nearest(folder.name, beside))
+        raise ModelError(f"there is no bundle {bundle}", nearest(folder.name, [*beside, *read_aliases()]))
     base = resolve(bundle, say)
     if base.bundle is None:
         raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")
