@@ -219,12 +219,12 @@ def read_rows(family: Family, columns: tuple[str, ...], rows: list[dict[str, Any
 
 
 def alias_of(bundle: str | os.PathLike[str]) -> Alias | None:
-    """The alias of this name; None where a folder is meant.
+    """The alias of this name; None where there is none, and a folder is meant.
 
     Raises:
         RunError: the file of aliases is damaged.
     """
-    return None if Path(bundle).exists() else read_alias(os.fspath(bundle))
+    return read_alias(os.fspath(bundle))
 
 
 def follow_alias(service: Service, alias: str, load: Callable[[Base], ServedModel], say: Say, stop: threading.Event) -> threading.Thread:
