@@ -193,7 +193,7 @@ def test_a_fault_in_one_request_is_a_500_with_an_id_and_others_are_answered(
 
     def faulty(records: Any, limit: int) -> Any:
         if any("poison" in record.values["text"] for record in records):
-            raise RuntimeError("secret-path /home/somebody poison")
+            raise RuntimeError("secret-path /some/where poison")
         return predict(records, limit)
 
     monkeypatch.setattr(queue, "_predict", faulty)

@@ -65,6 +65,12 @@ def add_prediction_routes(app: FastAPI) -> None:
                 }
             )
 
+    _add_pair_routes(app)
+
+
+def _add_pair_routes(app: FastAPI) -> None:
+    """The routes about vectors, and about how near two of them are."""
+
     @app.post("/score", openapi_extra=TOKEN, response_model=Counted, responses=WORKING, tags=["prediction"])
     async def score(request: Request, asked: ScoreRequest) -> JSONResponse:
         """How near two texts are: the cosine of their vectors, or what a model of pairs says; the shape is vLLM's."""
