@@ -174,7 +174,7 @@ async function* events(stream) {
     held = whole.pop();
     for (const one of whole) {
       const data = one.replace(/^data: /, "");
-      if (data === "[DONE]") return;
+      if (data === "[DONE]") continue; // read on to the end, or the browser counts the request as broken off
       yield JSON.parse(data);
     }
   }
