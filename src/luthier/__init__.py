@@ -10,6 +10,7 @@ from luthier.core.threads import bound_spinning
 bound_spinning()  # before torch is loaded
 
 if TYPE_CHECKING:
+    from luthier.app.server.listen import serve
     from luthier.core.errors import (
         DataError,
         DiskFailed,
@@ -86,6 +87,7 @@ _PLACES = {
     "resume": "luthier.pilot.run",
     "run": "luthier.pilot.run",
     "search": "luthier.pilot.search",
+    "serve": "luthier.app.server.listen",
     "show": "luthier.pilot.show",
     "similar": "luthier.pilot.similar",
     "steer": "luthier.pilot.steer",
@@ -138,6 +140,7 @@ __all__ = [
     "run",
     "runs",
     "search",
+    "serve",
     "show",
     "similar",
     "steer",

@@ -36,7 +36,11 @@ def typed(*words: str) -> Any:
 
 def test_the_table_says_of_each_run_what_it_came_to(project: Path) -> None:
     lines = {line.split()[0]: line for line in typed("runs").output.splitlines()}
-    assert "improved" in lines["runs/good"] and "accuracy 90.0 % [85.0, 95.0]" in lines["runs/good"] and "+10.0 [+5.0, +15.0]" in lines["runs/good"]
+    assert (
+        "improved" in lines["runs/good"]
+        and "accuracy 90.0 % [85.0, 95.0]" in lines["runs/good"]
+        and "+10.0 [+5.0, +15.0]" in lines["runs/good"]
+    )
     assert "loss 0.5000 [0.4000, 0.6000]" in lines["runs/less"] and "+0.2000 [+0.1000, +0.3000]" in lines["runs/less"]
     assert "stopped" in lines["runs/stopped"] and "%" not in lines["runs/stopped"]
     assert "damaged" in lines["runs/broken"] and "verdict.json is damaged: it is not JSON" in lines["runs/broken"]
@@ -74,7 +78,9 @@ def test_a_note_is_written_and_read(project: Path) -> None:
         ("aliases", "production"), ("push", "runs/good", "me/x", "--dry-run"), ("push", "runs/good", "x"), ("import", "nothing.yml"), ("import", "runs/good/verdict.json"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_message_and_exit_code_2(words: tuple[str, ...], project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_message_and_exit_code_2(
+    words: tuple[str, ...], project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["luthier", *words])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -83,7 +89,9 @@ def test_a_mistake_is_one_message_and_exit_code_2(words: tuple[str, ...], projec
     assert said.startswith("luthier: ") and "→" in said and "Traceback" not in said
 
 
-def test_a_damaged_file_of_aliases_is_named_by_every_command_that_reads_it(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_file_of_aliases_is_named_by_every_command_that_reads_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("aliases.json").write_text("{")
     for words in (("runs",), ("aliases",), ("rollback", "production"), ("predict", "production", "x"), ("note", "production", "x")):
         monkeypatch.setattr(sys, "argv", ["luthier", *words])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
+import urllib.request
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -258,3 +260,28 @@ def test_planted_bugs_are_caught(tried: Any, name: str, monkeypatch: pytest.Monk
         work = work_of(tried(name), model__dropout=0.0)
         monkeypatch.setattr(type(work.objective), "loss", averaged)
         assert {"accumulated is whole", "judged as trained"} & {proof.name for proof in find_disproved(prove(work, served, FOREVER))}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_its_bundle_says_over_http_exactly_what_it_says_here(
+    tried: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
+    it = tried(name)
+    running = luthier.serve(it.run.folder, port=0, say=lambda line: None, wait=False)
+    try:
+        images = family_of(name).kind.images
+        rows = [base64.b64encode(Path(row).read_bytes()).decode() if images else row for row in it.case.ask]
+        for asked in (rows, rows[:1], [running.service.model.example]):
+            request = urllib.request.Request(
+                f"{running.address}/predict",
+                json.dumps({"rows": asked}).encode(),
+                {"Authorization": f"Bearer {running.token}", "Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request) as answer:
+                said = json.load(answer)["data"]
+            if asked is rows or asked == rows[:1]:
+                assert said == json.loads(json.dumps(luthier.predict(it.run.folder, list(it.case.ask)[: len(asked)])))
+            assert len(said) == len(asked)
+    finally:
+        running.close(0)

@@ -14,6 +14,7 @@ from luthier.app.group import Commands, collect_seldom, print_version
 from luthier.app.models import models_app
 from luthier.app.options import Input, Json, Quiet, Set, Target, Task
 from luthier.app.registry import add_commands
+from luthier.app.serve import serve
 from luthier.app.transfer import transfer
 from luthier.app.typed import repeat_flags
 
@@ -375,6 +376,7 @@ app.command()(prove)
 app.command()(plan)
 app.command()(transfer)
 add_commands(app)
+app.command()(serve)
 
 
 def main() -> None:

@@ -62,6 +62,7 @@ class EmbeddingFamily(Family):
     """See the module."""
 
     name = "embedding"
+    embeds = True
     kind = RowKind("text", "nothing")
     specificity = 2
     Spec = Embedding

@@ -73,6 +73,8 @@ class Family(ABC):
     """Whether it answers in words."""
     converses: bool = False
     """Whether it answers the turns of a conversation: `luthier chat` can talk to it, and bases are compared by what they foresee of its answers."""
+    embeds: bool = False
+    """Whether a prediction holds the `vector` of a text, and of two texts their `similarity`: it is served as `/v1/embeddings`."""
     structured: tuple[str, ...] = ()
     """What of a prediction is a list of objects, which a file of predictions keeps as one (in CSV as JSON)."""
     known_as: tuple[str, ...] = ()
@@ -331,6 +333,14 @@ class Family(ABC):
             columns: that the model reads.
         """
         return None
+
+    def example_row(self, objective: Any) -> dict[str, Any]:
+        """A row that any bundle of it can be asked about, as a server shows it and tries it; an image is its file as base64.
+
+        Args:
+            objective: as the evaluation used it.
+        """
+        return dict.fromkeys(objective.input, "your text")
 
     @abstractmethod
     def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:

@@ -147,6 +147,10 @@ class MaskedLmFamily(TextsFamily):
             found.append({"text": processor.decode(filled, skip_special_tokens=True).strip(), "words": words})
         return found
 
+    def example_row(self, objective: Any) -> dict[str, Any]:
+        """A text with a gap."""
+        return dict.fromkeys(objective.input, f"the {objective.tokenizer.mask_token} is late")
+
     def usage(self, bundle: str) -> str:
         """A gap to fill; and what such a model is for."""
         return f'luthier predict {bundle} "the [MASK] is late"   or, as a base: luthier run labelled.csv --base {bundle}'

@@ -148,6 +148,10 @@ class VectorFamily(CorpusFamily):
             raise DataError(_unknown(records[0], found[0]["unknown"], vocabulary), "ask for words of the training rows")
         return found
 
+    def example_row(self, objective: Any) -> dict[str, Any]:
+        """Its most frequent word."""
+        return dict.fromkeys(objective.input, objective.tokenizer.words[0])
+
     def usage(self, bundle: str) -> str:
         """A word whose neighbours are wanted."""
         return f'luthier predict {bundle} "king"   or a sum: luthier predict {bundle} "king - man + woman"'
