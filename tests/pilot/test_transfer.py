@@ -17,9 +17,9 @@ from luthier.core.run import Clock
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
 from luthier.pilot import transfer as verb
-from luthier.pilot.stages.transfer_cells import find_starts, with_rows
 from luthier.pilot.stages.transfer_table import compare_starts
 from luthier.pilot.transfer import Transfer
+from luthier.pilot.transfer_cells import find_starts, with_rows
 from tests.conftest import rows
 from tests.families.test_image_classification import write as write_shapes
 
