@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from luthier.pilot.show import show
     from luthier.pilot.similar import similar
     from luthier.pilot.steer import steer
+    from luthier.pilot.transfer import transfer
     from luthier.training.prove import Disproved
 
     __version__: str
@@ -81,6 +82,7 @@ _PLACES = {
     "similar": "luthier.pilot.similar",
     "steer": "luthier.pilot.steer",
     "train": "luthier.pilot.run",
+    "transfer": "luthier.pilot.transfer",
     **dict.fromkeys("chat predict".split(), "luthier.pilot.predict"),
 }
 
@@ -122,6 +124,7 @@ __all__ = [
     "similar",
     "steer",
     "train",
+    "transfer",
 ]
 
 

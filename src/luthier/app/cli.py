@@ -13,6 +13,7 @@ from luthier.app.estimates import plan, prove
 from luthier.app.group import Commands, collect_seldom, print_version
 from luthier.app.models import models_app
 from luthier.app.options import Input, Json, Quiet, Set, Target, Task
+from luthier.app.transfer import transfer
 from luthier.app.typed import repeat_flags
 
 app = typer.Typer(
@@ -371,6 +372,7 @@ def similar(
 
 app.command()(prove)
 app.command()(plan)
+app.command()(transfer)
 
 
 def main() -> None:

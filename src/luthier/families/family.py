@@ -19,6 +19,7 @@ from luthier.data.usable_rows import reject_reason
 from luthier.evaluation.metric_choice import AUTO
 
 if TYPE_CHECKING:
+    from luthier.core.cache import Cache
     from luthier.core.finding import Finding
     from luthier.core.interfaces import TrainableModel
     from luthier.core.proof import ProofFunction
@@ -186,6 +187,21 @@ class Family(ABC):
             base: from the store, a bundle of this family included; None where it is made from scratch.
             seed: of what is new in it.
         """
+
+    def start_head(
+        self, model: Any, objective: Any, weights: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache
+    ) -> bool:
+        """Give a new head its first weights, before anything else is made of the model; whether it was done: by default they stay random.
+
+        Args:
+            model: as `load` gave it; changed in place.
+            objective: as the run opened it.
+            weights: the hash of the base's weights; empty where there is none.
+            train: the training rows.
+            validation: the validation rows.
+            cache: where what took long is kept.
+        """
+        return False
 
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """The hyperparameters with what only the training rows can tell: the classes, a number's mean and spread. It stands in the experiment from then on.
