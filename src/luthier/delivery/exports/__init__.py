@@ -1,0 +1,11 @@
+"""The formats that a bundle can be exported to: one file a format, and one line here."""
+
+from __future__ import annotations
+
+from luthier.core.table import Table
+
+EXPORTERS: Table = Table(
+    "exporter",
+    safetensors="luthier.delivery.exports.safetensors:Safetensors",
+)
+"""Name → class of the exporter, as after `--to`; packages add theirs by an entry point in the group `luthier.exporter`."""
