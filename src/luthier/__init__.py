@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from luthier.experiment import Experiment
     from luthier.pilot.bench import bench
     from luthier.pilot.check import check
+    from luthier.pilot.export import export, parity
     from luthier.pilot.models import describe, pull, remove
     from luthier.pilot.plan import plan
     from luthier.pilot.predict import chat, predict
@@ -69,6 +70,8 @@ _PLACES = {
     "bench": "luthier.pilot.bench",
     "check": "luthier.pilot.check",
     "describe": "luthier.pilot.models",
+    "export": "luthier.pilot.export",
+    "parity": "luthier.pilot.export",
     "plan": "luthier.pilot.plan",
     "prove": "luthier.pilot.prove",
     "pull": "luthier.pilot.models",
@@ -109,6 +112,8 @@ __all__ = [
     "chat",
     "check",
     "describe",
+    "export",
+    "parity",
     "plan",
     "predict",
     "prove",

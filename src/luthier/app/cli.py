@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from luthier.app.estimates import plan, prove
+from luthier.app.export import export, parity
 from luthier.app.group import Commands, collect_seldom, print_version
 from luthier.app.models import models_app
 from luthier.app.options import Input, Json, Quiet, Set, Target, Task
@@ -371,6 +372,8 @@ def similar(
 
 app.command()(prove)
 app.command()(plan)
+app.command()(export)
+app.command()(parity)
 
 
 def main() -> None:

@@ -71,6 +71,7 @@ class EmbeddingFamily(Family):
     compares_untouched = True
     structured = ("vector", "other_vector")
     pipeline_tag = "sentence-similarity"
+    gives = "vector"
     library = "sentence-transformers"
 
     # rows

@@ -78,6 +78,9 @@ class Family(ABC):
     """What model hubs call it."""
     library: str = "transformers"
     """Which library reads its bundles without Luthier, as model hubs call it."""
+    gives: str = ""
+    """What an exported network of it gives, which is how exports and their proof know it: "classes", "labels", "number" or "vector" of a row, "tags" of its
+    words, "gaps" (what is hidden), "text" (the next token), "translation", "picture" or "words" (a table); empty: it cannot be exported."""
 
     @property
     def spec_class(self) -> type[Component]:

@@ -50,6 +50,7 @@ class ImageClassification(ImageFamily, ClassFamily):
     Spec = Images
     steps = 100
     pipeline_tag = "image-classification"
+    gives = "classes"
 
     # rows
 

@@ -54,6 +54,7 @@ class PreferenceFamily(ChatFamily):
     specificity = 2
     Spec = Preference
     metrics = ("pair_accuracy", "loss", "length_normalised_accuracy", "reward_margin")
+    gives = "text"
     compares_untouched = False
     has_reference = True
 

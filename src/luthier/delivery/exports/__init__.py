@@ -6,6 +6,7 @@ from luthier.core.table import Table
 
 EXPORTERS: Table = Table(
     "exporter",
-    safetensors="luthier.delivery.exports.safetensors:Safetensors",
+    safetensors="luthier.delivery.exports.transformers_folder:TransformersFolder",
+    **{"sentence-transformers": "luthier.delivery.exports.transformers_folder:SentenceTransformersFolder"},
 )
 """Name → class of the exporter, as after `--to`; packages add theirs by an entry point in the group `luthier.exporter`."""
