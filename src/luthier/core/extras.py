@@ -13,6 +13,8 @@ EXTRAS = {
     "pypdf": ("pypdf", "documents"),
     "docx": ("python-docx", "documents"),
     "ray": ("Ray", "ray"),
+    "onnx": ("onnx", "export"),
+    "onnxruntime": ("onnxruntime", "export"),
 }
 """Module → its package, and the extra of ours that brings it."""
 

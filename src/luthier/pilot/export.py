@@ -105,12 +105,17 @@ def export(
     given = rows_for_parity(base, rows) if parity else None
     aside = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    with name_disk_errors(str(out)):
-        aside.mkdir(parents=True)
-        exporter.write(base, aside, precision, reporter.say)
-        usage = exporter.usage(base, out)
-        write_facts(aside, base, to, precision, usage)
-    record = _prove(exporter, base, aside, given, most, reporter) if given is not None else None
+    try:
+        with name_disk_errors(str(out)):
+            aside.mkdir(parents=True)
+            exporter.write(base, aside, precision, reporter.say)
+            stored = getattr(exporter, "stored", lambda base, precision: precision)(base, precision)
+            usage = exporter.usage(base, out)
+            write_facts(aside, base, to, stored, usage)
+        record = _prove(exporter, base, aside, given, most, reporter) if given is not None else None
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     kept = out if record is None or record["same"] else out.with_name(out.name + FAILED)
     shutil.rmtree(kept, ignore_errors=True) if kept is not out else None
     aside.rename(kept)

@@ -7,6 +7,9 @@ from luthier.core.table import Table
 EXPORTERS: Table = Table(
     "exporter",
     safetensors="luthier.delivery.exports.transformers_folder:TransformersFolder",
+    onnx="luthier.delivery.exports.onnx_folder:OnnxFolder",
+    int8="luthier.delivery.exports.onnx_folder:Int8Folder",
+    word2vec="luthier.delivery.exports.word2vec_files:Word2vecFiles",
     **{"sentence-transformers": "luthier.delivery.exports.transformers_folder:SentenceTransformersFolder"},
 )
 """Name → class of the exporter, as after `--to`; packages add theirs by an entry point in the group `luthier.exporter`."""

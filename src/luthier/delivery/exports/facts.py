@@ -37,6 +37,7 @@ def write_facts(folder: Path, bundle: Base, format: str, precision: str, usage: 
         "task": about["task"],
         "gives": family.gives,
         "images": family.kind.images,
+        "talks": family.converses,
         "input": about["input"],
         "objective": about["objective"],
         "bundle": {"sha256": about["sha256"], "experiment": about["experiment"], "ships": about.get("ships", "trained")},
