@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.types import Batch, Example
-from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Encoded, Reader
+from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Encoded, Reader, Runtime
 from luthier.delivery.parity_record import StageResult
 from luthier.delivery.parity_tolerances import Tolerance
 from luthier.delivery.parity_trainer import Trainer, outputs_of
@@ -100,7 +100,7 @@ class ReaderParity:
                         detail=describe_tokens(example.record.row, ours.tokens, theirs.tokens, self.trainer.tokenizer),
                         evidence=evidence,
                     )
-        return StageResult(TOKENS, "same", len(self.examples))
+        return compare_probe(self.trainer.tokenizer, self.runtime) or StageResult(TOKENS, "same", len(self.examples))
 
     def numbers(self) -> StageResult:
         """What the network gives, on the trainer's tokens."""
@@ -222,6 +222,25 @@ class AskedNetwork(nn.Module):
             for tokens, segment, keep in zip(batch.flat["tokens"].split(lengths), segments, keeps, strict=True)
         ]
         return self.runtime.outputs(rows)
+
+
+PROBE = "The QUICK brown Fox, 3.50 × 12 — Ärger über Straßen?  Café\tNº7"
+"""A text with what tokenizers treat in different ways: case, accents, digits, signs, several spaces."""
+
+
+def compare_probe(tokenizer: Any, runtime: Runtime) -> StageResult | None:
+    """The tokens of a text that tells tokenizers apart, where they differ: the rows may not hold what one of them treats in another way.
+
+    Args:
+        tokenizer: the trainer's.
+        runtime: of the export.
+    """
+    ours, theirs = [int(token) for token in tokenizer(PROBE)["input_ids"]], [int(token) for token in runtime.encode([PROBE]).tokens]
+    shortest = min(len(ours), len(theirs)) if len(theirs) < len(ours) and theirs[:-1] == ours[: len(theirs) - 1] else len(ours)
+    if ours[: shortest - 1] == theirs[: shortest - 1] and (shortest < len(ours) or ours == theirs):
+        return None  # a short limit may cut it
+    detail = describe_tokens(0, ours, theirs, tokenizer).replace("row 0", f"the text {PROBE!r}")
+    return StageResult(TOKENS, "parts", 1, detail=detail, evidence={"ours": ours, "theirs": theirs, "texts": [PROBE]})
 
 
 def replace_hidden(example: Example) -> Example:

@@ -100,8 +100,9 @@ def _tokens(first: StageResult, trainer: Trainer) -> str:
             return f"its tokenizer {what}"
     if first.evidence.get("texts") and len(theirs) < len(ours) and theirs[:-1] == ours[: len(theirs) - 1]:
         return f"it reads {len(theirs)} tokens of a row, and the trainer {len(ours)}"
-    if first.evidence.get("texts") and any(text.lower() == text for text in first.evidence["texts"]) is False:
-        return "its tokenizer is another one, or treats upper and lower case otherwise"
+    lowered = [text.lower() for text in first.evidence.get("texts", ())]
+    if lowered and [int(token) for token in trainer.tokenizer(*lowered)["input_ids"]] == ours and lowered != first.evidence["texts"]:
+        return "its tokenizer keeps upper case, and the trainer's lower-cases"
     return "its tokenizer is another one"
 
 
@@ -118,6 +119,11 @@ def _weights(first: StageResult, trainer: Trainer) -> str:
         if largest > 1e-2:
             return "the adapters were not merged, or into other weights"
         return "the adapters were merged, or not, in another precision than the bundle's"
+    heads = [name for name in names if name.startswith(("classifier", "score", "pre_classifier"))]
+    if heads == names:
+        return "the last layer was scaled: the temperature was lost or applied twice, or another head was exported"
+    if all("position" in name for name in names):
+        return "positions were moved: each token gets the position of another"
     scale = max((float(np.abs(value)) for value in _scale(trainer, names)), default=1.0)
     if largest < scale * 2.0**-5:
         return "the weights were rounded on the way: merged in another precision, or quantised before"

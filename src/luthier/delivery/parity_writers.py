@@ -12,7 +12,7 @@ import torch
 from luthier.core.types import HELD_OUT, Example, Message, Scores
 from luthier.data.chat import prompt, render
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Translator, Writer
-from luthier.delivery.parity_readers import describe_tokens
+from luthier.delivery.parity_readers import compare_probe, describe_tokens
 from luthier.delivery.parity_record import StageResult
 from luthier.delivery.parity_tolerances import Tolerance
 from luthier.delivery.parity_trainer import Trainer, log_probabilities_of, next_scores, write_greedily
@@ -104,6 +104,8 @@ class WriterParity:
         ours, theirs = [int(token) for token in self.trainer.tokenizer(plain)["input_ids"]], list(self.runtime.encode([plain]).tokens)
         if plain and ours != theirs:
             return self._parted(self.asked[0].row, ours, theirs)
+        if self.asked[0].messages and (parted := compare_probe(self.trainer.tokenizer, self.runtime)) is not None:
+            return parted
         if self.end not in self.runtime.ends:
             there = ", ".join(str(token) for token in self.runtime.ends) or "none"
             mark = self.trainer.tokenizer.decode([self.end])
@@ -309,6 +311,8 @@ class TranslatorParity:
                     detail=describe_tokens(example.record.row, example.tokens, theirs, self.trainer.tokenizer),
                     evidence=evidence,
                 )
+        if (parted := compare_probe(self.trainer.tokenizer, self.runtime)) is not None:
+            return parted
         if self.end not in self.runtime.ends:
             return StageResult(
                 TOKENS,

@@ -169,7 +169,7 @@ class PlainTransformers:
                 wanted, there = opened.get_tensor(name), ours.get(name)
                 if there is None and self.gives == "vector":
                     continue  # a pooler that nobody reads
-                if there is None or there.shape != wanted.shape:
+                if there is None or there.shape != wanted.shape or name in self.missing:
                     found.append({"name": name, "largest": float("inf"), "allowed": 0.0})
                     continue
                 apart = float((there.double() - wanted.to(there.dtype).double()).abs().max()) if there.numel() else 0.0
@@ -192,9 +192,10 @@ def _untied(network: Any, output: Any, known: set[str]) -> list[dict[str, Any]]:
     """The output matrix, where the bundle ties it to the embeddings and the export does not."""
     if any(name.endswith(("lm_head.weight", "decoder.weight")) for name in known):
         return []
-    apart = (output.weight.double() - network.get_input_embeddings().weight.double()).abs().max() if output.weight.shape == network.get_input_embeddings().weight.shape else None  # fmt: skip
-    if apart is None or float(apart) == 0.0:
+    ours, table = output.weight.detach(), network.get_input_embeddings().weight.detach()
+    if ours.shape != table.shape or torch.equal(ours, table):
         return []
+    apart = (ours.double() - table.double()).abs().max()
     return [{"name": "lm_head.weight, which is tied to the embeddings", "largest": float(apart), "allowed": 0.0}]
 
 
