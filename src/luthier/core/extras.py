@@ -15,6 +15,7 @@ EXTRAS = {
     "ray": ("Ray", "ray"),
     "onnx": ("onnx", "export"),
     "onnxruntime": ("onnxruntime", "export"),
+    "onnx_ir": ("onnx-ir", "export"),
 }
 """Module → its package, and the extra of ours that brings it."""
 

@@ -109,6 +109,7 @@ class Int8Folder(OnnxFolder):
 
     name = "int8"
     about = "ONNX with weights of 8 bits, for processors: about a quarter of the size"
+    packages = ("onnx", "onnxruntime", "onnx_ir")
     precisions = ("int8",)
 
     def refuse(self, bundle: Base, precision: str) -> str:

@@ -20,6 +20,8 @@ COPIED = (
 """Files of a bundle that transformers and sentence-transformers read beside weights and configuration."""
 NATIVE = {"encoder": "cls", "decoder": "last"}
 """What transformers' own classification heads read of a row."""
+IMAGE_PIPELINE = 'from transformers import pipeline; pipeline("image-classification", "PATH")("image.png")'
+"""How transformers alone classifies images, where the family does not say so itself."""
 CLOSED = ("picture", "words")
 """What networks give whose classes transformers does not have."""
 
@@ -81,8 +83,11 @@ class TransformersFolder:
         copy_reader(bundle, folder)
 
     def usage(self, bundle: Base, folder: Path) -> str:
-        """What the family says, with the place filled in."""
-        return "python -c '" + family_of(facts_of(bundle)["task"]).without_luthier().replace("PATH", str(folder)) + "'"
+        """What the family says, with the place filled in and the result printed."""
+        family = family_of(facts_of(bundle)["task"])
+        code = family.without_luthier() or IMAGE_PIPELINE
+        begin, _, last = code.partition("  # ")[0].rpartition("; ")
+        return f"python -c '{f'{begin}; ' if begin else ''}print({last})'".replace("PATH", str(folder))
 
     def open(self, folder: Path) -> Runtime:
         """By transformers alone."""

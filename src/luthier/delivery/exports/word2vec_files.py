@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,14 +76,10 @@ class Word2vecReader:
             raise ModelError(f"{folder}: vectors.txt and vectors.bin hold other words or numbers", "export again")
         self._words, self._vectors = text
         self.about = "a reader of word2vec's text and binary files"
-        try:
-            from gensim import __version__ as version  # type: ignore[import-not-found]
-            from gensim.models import KeyedVectors  # type: ignore[import-not-found]
-        except ImportError:
-            pass
-        else:
-            loaded = KeyedVectors.load_word2vec_format(str(folder / FILES["binary"]), binary=True)
-            self.about, self._words, self._vectors = f"gensim {version}", list(loaded.index_to_key), np.asarray(loaded.vectors)
+        if importlib.util.find_spec("gensim") is not None:
+            gensim: Any = importlib.import_module("gensim")
+            loaded = gensim.models.KeyedVectors.load_word2vec_format(str(folder / FILES["binary"]), binary=True)
+            self.about, self._words, self._vectors = f"gensim {gensim.__version__}", list(loaded.index_to_key), np.asarray(loaded.vectors)
         self.precision = "text"
         self.unseen: Mapping[str, str] = {
             WEIGHTS: "the vectors themselves are looked at",
