@@ -149,7 +149,7 @@ def change_rope(folder: Path, bundle: Path) -> None:
 
     def change(content: dict[str, Any]) -> None:
         rope = dict(content.get("rope_parameters") or {"rope_type": "default", "rope_theta": content.get("rope_theta", 10_000.0)})
-        content["rope_parameters"] = {**rope, "rope_theta": rope["rope_theta"] / 4}
+        content["rope_parameters"] = {**rope, "rope_theta": float(rope["rope_theta"]) / 4}
 
     edit_json(folder / "config.json", change)
 

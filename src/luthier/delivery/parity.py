@@ -20,7 +20,7 @@ from luthier.evaluation.metrics import METRICS, measure
 from luthier.evaluation.score import score
 from luthier.models.store import Base
 
-MOST_ROWS = {"text": 32, "translation": 64, "gaps": 64, "picture": 128}
+MOST_ROWS = {"text": 32, "sequence": 64, "gaps": 64, "picture": 128}
 """What a network gives → rows that are looked at if nobody says otherwise; writing takes long."""
 ROWS = 200
 """Of all others."""
@@ -41,8 +41,8 @@ class Stages(Protocol):
         """Log-probabilities, or what else the network gives."""
         ...
 
-    def text(self) -> StageResult:
-        """Decoded text."""
+    def text(self) -> StageResult | None:
+        """Decoded text; None of a network that says nothing in words."""
         ...
 
 
@@ -71,11 +71,16 @@ def check_parity(
     most = min(most or MOST_ROWS.get(trainer.family.gives, ROWS), len(records))
     part = [records[number * len(records) // most] for number in range(most)]
     stages = _stages(trainer, runtime, part)
-    results = []
+    results: list[StageResult] = []
     asks = (stages.rendered, stages.tokens, lambda: _weights(runtime, bundle.folder), stages.numbers, stages.text)
     for name, ask in zip(STAGES, asks, strict=False):
         say(name)
-        results.append(StageResult(name, "unseen", detail=runtime.unseen[name]) if name in runtime.unseen else ask())
+        why = runtime.unseen.get(name, "")
+        if name == TEXT and any(each.state == "parts" for each in results):
+            why = why or "not looked at, for a stage before it parts"
+        found = StageResult(name, "unseen", detail=why) if why else ask()
+        if found is not None:
+            results.append(found)
     say(METRIC)
     result, measured = (
         _metric(trainer, stages, metric)
@@ -83,10 +88,9 @@ def check_parity(
         else (StageResult(METRIC, "unseen", detail=runtime.unseen[METRIC]), {})
     )
     results.append(result)
-    kept = tuple(each for each in results if not (each.name == TEXT and each.state == "unseen" and not runtime.unseen.get(TEXT)))
-    first = next((each for each in kept if each.state == "parts"), None)
-    reason = explain(first, trainer, folder, kept) if first is not None else ""
-    return ParityRecord(kept, runtime.about, runtime.precision, rows or f"{len(part):,} rows", reason, measured)
+    first = next((each for each in results if each.state == "parts"), None)
+    reason = explain(first, trainer, folder) if first is not None else ""
+    return ParityRecord(tuple(results), runtime.about, runtime.precision, rows or f"{len(part):,} rows", reason, measured)
 
 
 def _stages(trainer: Trainer, runtime: Any, records: Sequence[Record]) -> Any:
@@ -101,7 +105,7 @@ def _stages(trainer: Trainer, runtime: Any, records: Sequence[Record]) -> Any:
         from luthier.delivery.parity_writers import WriterParity
 
         return WriterParity(trainer, runtime, examples, tolerance)
-    if gives == "translation":
+    if gives == "sequence":
         from luthier.delivery.parity_writers import TranslatorParity
 
         return TranslatorParity(trainer, runtime, examples, tolerance)

@@ -50,22 +50,10 @@ class ReaderParity:
             return np.concatenate(found)
         return found[0] if self.gives in (*LIKE_ROWS, "picture") else np.concatenate(found)
 
-    def _texts(self, example: Example) -> list[list[str]]:
-        """What the runtime's own tokenizer is given of a row: for each piece one text, or two that are read together."""
-        objective, values = self.trainer.objective, example.record.values
-        if self.gives == "vector":
-            return [[str(values.get(name) or "")] for name in objective.input]
-        if self.trainer.family.kind.images:
-            from luthier.objectives.squares import place_of
-
-            return [[str(place_of(example.record, objective.input[0]))]]
-        columns = [str(values.get(name) or "") for name in objective.input]
-        return [columns if len(columns) <= 2 and self.gives in LIKE_ROWS else ["\n\n".join(columns)]]
-
     def _encode(self, example: Example) -> list[Encoded]:
         if "text" in example.facts:
             return [self.runtime.encode([example.facts["text"]])]
-        return [self.runtime.encode(texts) for texts in self._texts(example)]
+        return [self.runtime.encode(texts) for texts in self.trainer.family.texts_read(example.record, self.trainer.objective)]
 
     def rendered(self) -> StageResult:
         """The text is the row's own; of an image the pixels are looked at."""
@@ -91,7 +79,7 @@ class ReaderParity:
                     evidence = {
                         "ours": [int(token) for token in ours.tokens],
                         "theirs": [int(token) for token in theirs.tokens],
-                        "texts": self._texts(example)[0],
+                        "texts": self.trainer.family.texts_read(example.record, self.trainer.objective)[0],
                     }
                     return StageResult(
                         TOKENS,
@@ -113,10 +101,10 @@ class ReaderParity:
         evidence: dict[str, Any] = {"ours": self.ours, "theirs": self.theirs, "gives": self.gives}
         return StageResult(LOG_PROBABILITIES, state, len(apart), apart[worst], allowed, UNITS[self.gives], detail, evidence)
 
-    def text(self) -> StageResult:
-        """What is said in words: the class, the labels, each word's label, the token for each gap."""
+    def text(self) -> StageResult | None:
+        """What is said in words: the class, the labels, each word's label, the token for each gap; None of a number, a vector or a picture."""
         if self.gives not in ("classes", "labels", "tags", "gaps"):
-            return StageResult(TEXT, "unseen", detail="it says nothing in words")
+            return None
         names = self._names()
         ties = 0
         for example, ours, theirs in zip(self.examples, self.ours, self.theirs, strict=True):
@@ -134,8 +122,9 @@ class ReaderParity:
     def _names(self) -> tuple[list[str], list[str]]:
         """The outputs by name, as the trainer and as the export has them."""
         objective = self.trainer.objective
-        ours = list(objective.tags) if self.gives == "tags" else list(getattr(objective.spec, "labels", ()))
-        return ours, list(self.runtime.labels) or ours
+        ours: list[str] = list(objective.tags) if self.gives == "tags" else list(getattr(objective.spec, "labels", ()))
+        theirs: list[str] = list(self.runtime.labels)
+        return ours, theirs or ours
 
     def _said(self, one: np.ndarray, other: np.ndarray, names: tuple[list[str], list[str]]) -> tuple[str, str, bool]:
         """What both say of a row or word, and whether rounding explains a difference."""

@@ -26,14 +26,13 @@ OURS = ("dtype", "torch_dtype", "model_max_length", "transformers_version", "_na
 """Fields that an export may change."""
 
 
-def explain(first: StageResult, trainer: Trainer, folder: Path | None, stages: Sequence[StageResult]) -> str:
+def explain(first: StageResult, trainer: Trainer, folder: Path | None) -> str:
     """The likely reason, as the end of "because …"; empty where nothing is known.
 
     Args:
         first: the first stage that parts.
         trainer: opened.
         folder: of the export, where it is a folder.
-        stages: all of them.
     """
     found = {RENDERED: _rendered, TOKENS: _tokens, WEIGHTS: _weights, LOG_PROBABILITIES: _numbers, TEXT: _text, METRIC: _metric}[
         first.name
@@ -143,7 +142,7 @@ def _adapted(bundle: Path) -> list[str]:
 
 
 def _numbers(first: StageResult, trainer: Trainer) -> str:
-    gives, ours, theirs = (first.evidence.get(name) for name in ("gives", "ours", "theirs"))
+    gives, ours, theirs = first.evidence.get("gives"), first.evidence.get("ours", []), first.evidence.get("theirs", [])
     if gives == "classes" and ours:
         with np.errstate(divide="ignore"):
             one, other = (np.log(np.clip(np.stack(side), 1e-12, 1)) for side in (ours, theirs))

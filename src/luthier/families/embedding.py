@@ -297,6 +297,10 @@ class EmbeddingFamily(Family):
             said.append({"vector": of_row[0].tolist(), **more})
         return said
 
+    def texts_read(self, record: Record, objective: Any) -> list[list[str]]:
+        """Each text of a row by itself."""
+        return [[str(record.values.get(name) or "")] for name in objective.input]
+
     def usage(self, bundle: str) -> str:
         """A file of texts whose vectors are wanted; and what such a model is for."""
         return f"luthier predict {bundle} texts.csv --out vectors.parquet   or, as a base: luthier run labelled.csv --base {bundle}"

@@ -64,6 +64,10 @@ class ImageFamily(Family):
         """How images are made into squares, as transformers writes it."""
         return Squares(spec.side, spec.channels)
 
+    def texts_read(self, record: Record, objective: Any) -> list[list[str]]:
+        """The file of the image."""
+        return [[str(place_of(record, objective.input[0]))]]
+
     def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None]:
         """An image, several, a folder of them, a table that names them, or rows."""
         return images_asked(data, columns[0])

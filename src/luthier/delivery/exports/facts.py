@@ -62,7 +62,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     try:
         found: dict[str, Any] = json.loads((folder / FACTS).read_text())
-        found["format"], found["gives"], found["files"]  # without these nothing can be opened
+        if not {"format", "gives", "files", "bundle"} <= set(found):
+            raise KeyError("without these nothing can be opened")
     except FileNotFoundError:
         raise ModelError(
             f"{folder} is no export: it holds no {FACTS}", "make one: `luthier export RUN --to safetensors --out FOLDER`"

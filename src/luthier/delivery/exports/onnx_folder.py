@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class OnnxFolder:
             found.append(f"the windows in which texts longer than {objective['max_length']} tokens are read: cut them before")
         if gives == "picture":
             found.append("the anomaly score and its threshold: the graph gives the picture and its code")
-        if gives == "translation":
+        if gives == "sequence":
             found.append("beam search: encoder.onnx and decoder.onnx give the scores of the next token")
         return found
 
@@ -69,7 +69,7 @@ class OnnxFolder:
             _write_images(graphs.ImageGraph(model, gives), trainer.objective.spec, folder)
         elif gives == "text":
             _write_decoder(graphs.DecoderGraph(model), folder)
-        elif gives == "translation":
+        elif gives == "sequence":
             _write_halves(graphs.EncoderGraph(model), graphs.TargetGraph(model), folder)
         else:
             pairs = len(trainer.objective.input) == 2 and gives in ("classes", "labels", "number")
@@ -150,7 +150,9 @@ class OnnxRuntime:
         except Exception as problem:  # onnxruntime's own kinds
             raise ModelError(f"onnxruntime cannot open {folder}: {str(problem)[:300]}", "export it again") from None
         self.about = f"onnxruntime {onnxruntime.__version__}"
-        self.unseen = {WEIGHTS: "an ONNX file does not keep the bundle's tensors by name: what they compute is looked at"}
+        self.unseen: Mapping[str, str] = {
+            WEIGHTS: "an ONNX file does not keep the bundle's tensors by name: what they compute is looked at"
+        }
         self.labels: Sequence[str] = self._served.labels
         self.ends: Sequence[int] = self._served.ends
 

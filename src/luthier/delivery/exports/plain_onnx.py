@@ -38,7 +38,7 @@ class PlainOnnx:
         def session(name: str) -> Any:
             return onnxruntime.InferenceSession(str(self.folder / name), settings, providers=["CPUExecutionProvider"])
 
-        self.sessions = [session(name) for name in (("encoder.onnx", "decoder.onnx") if self.gives == "translation" else ("model.onnx",))]
+        self.sessions = [session(name) for name in (("encoder.onnx", "decoder.onnx") if self.gives == "sequence" else ("model.onnx",))]
         self._tokenizer: Any = None
         self._full: Any = None
 
@@ -181,7 +181,7 @@ class PlainOnnx:
             talks = (self.folder / "chat_template.jinja").is_file() and self.facts["talks"]
             asked = self.prompt([{"role": "user", "content": texts[0]}]) if talks else self.encode(texts)["tokens"]
             return self.decode(self.write(asked, LIMIT)).strip()
-        if self.gives == "translation":
+        if self.gives == "sequence":
             return self.decode(self.translate(self.encode([self.facts["objective"].get("prefix", "") + texts[0]])["tokens"], LIMIT)).strip()
         (said,) = self.outputs([self.encode(texts)])
         if self.gives == "classes":

@@ -25,7 +25,7 @@ AUTO = {
     "tags": "AutoModelForTokenClassification",
     "gaps": "AutoModelForMaskedLM",
     "text": "AutoModelForCausalLM",
-    "translation": "AutoModelForSeq2SeqLM",
+    "sequence": "AutoModelForSeq2SeqLM",
     "vector": "AutoModel",
 }
 """What a network gives → the class of transformers that loads it."""
@@ -149,7 +149,7 @@ class PlainTransformers:
             made = self.network.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, do_sample=False, num_beams=1
             )
-        return [int(token) for token in made[0, 0 if self.gives == "translation" else len(tokens) :]][self.gives == "translation" :]
+        return [int(token) for token in made[0, 0 if self.gives == "sequence" else len(tokens) :]][self.gives == "sequence" :]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens as text, without control tokens."""
@@ -182,7 +182,7 @@ class PlainTransformers:
             for name in self.missing
             if name not in known and name not in tied and not (self.gives == "vector" and "pooler" in name) and "position_ids" not in name
         ]
-        output = self.network.get_output_embeddings() if self.gives in ("text", "translation", "gaps") else None
+        output = self.network.get_output_embeddings() if self.gives in ("text", "sequence", "gaps") else None
         if output is not None and not any(each["name"].startswith("lm_head") for each in found):
             found += _untied(self.network, output, known)
         return sorted(found, key=lambda each: -each["largest"])[:WORST]

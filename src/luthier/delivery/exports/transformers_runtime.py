@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class TransformersRuntime:
         self.precision: str = said["precision"]
         self.labels: Sequence[str] = said["labels"]
         self.ends: Sequence[int] = said["ends"]
-        self.unseen: dict[str, str] = {}
+        self.unseen: Mapping[str, str] = {}
 
     def _ask(self, call: str, *given: Any) -> Any:
         """One call, wherever it is answered.

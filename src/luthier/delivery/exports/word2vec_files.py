@@ -23,7 +23,7 @@ FILES = {"binary": "vectors.bin", "text": "vectors.txt"}
 class Word2vecFiles:
     """See the module."""
 
-    name = "word2vec"
+    name = __name__.rpartition(".")[2].removesuffix("_files")
     about = "vectors.txt and vectors.bin, for gensim and all that read word2vec's formats"
     packages: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ("text",)
