@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,14 @@ def test_an_export_of_another_bundle_is_refused(classifier: Run, tmp_path: Path)
     (done.folder / "export.json").write_text(json.dumps(facts))
     with pytest.raises(LuthierError, match="another bundle"):
         luthier.parity(classifier.folder, done.folder)
+
+
+@pytest.mark.parametrize(("to", "module"), [("onnx", "onnx"), ("onnx", "onnxruntime"), ("int8", "onnx_ir")])
+def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(
+    classifier: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(LuthierError, match=f"exporting to {to} needs") as caught:
+        luthier.export(classifier.folder, to=to, out=tmp_path / "out")
+    assert caught.value.remedy == "pip install 'luthier[export]'"
+    assert not list(tmp_path.iterdir())

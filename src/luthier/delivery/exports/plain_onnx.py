@@ -75,7 +75,7 @@ class PlainOnnx:
             longest = json.loads((self.folder / "tokenizer_config.json").read_text()).get("model_max_length")
             if longest and longest < 1 << 20:
                 self._tokenizer.enable_truncation(longest)
-        found = self._tokenizer.encode(*texts)
+        found = self._tokenizer.encode(texts[0], texts[1] if len(texts) == 2 else None)
         return {"tokens": list(found.ids), "segments": list(found.type_ids) if len(texts) == 2 else None}
 
     def _pixels(self, file: str) -> np.ndarray:
@@ -198,7 +198,7 @@ class PlainOnnx:
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-        read = tokenizer.encode(*texts)
+        read = tokenizer.encode(texts[0], texts[1] if len(texts) == 2 else None)
         if self.gives == "gaps":
             mask = json.loads((self.folder / "tokenizer_config.json").read_text()).get("mask_token", "[MASK]")
             mask = mask["content"] if isinstance(mask, dict) else mask

@@ -240,7 +240,7 @@ def main() -> None:
         try:
             served = served or PlainTransformers(folder, gives, images == "images")
             said = {"said": as_json(getattr(served, asked["call"])(*from_json(asked["given"])))}
-        except Exception as problem:
+        except BaseException as problem:  # also what a tokenizer in Rust panics about
             said = {"problem": f"{type(problem).__name__}: {problem}"}
         answers.write(json.dumps(said) + "\n")
         answers.flush()

@@ -7,9 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -34,8 +35,9 @@ class TransformersRuntime:
         self.gives = gives
         self._served: Any = None
         self._process: subprocess.Popen[str] | None = None
+        self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115  # what the process complains of, as long as it lives
         if apart:
-            self._process = _start(folder, gives, images)
+            self._process = _start(folder, gives, images, self._errors)
         else:
             from luthier.delivery.exports.plain_transformers import PlainTransformers
 
@@ -66,11 +68,19 @@ class TransformersRuntime:
             self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise ModelError(f"the process that runs transformers ended without an answer to {call}", "see whether there is memory enough, and try again")  # fmt: skip
+            raise ModelError(f"the process that runs transformers ended without an answer to {call}{self._why()}", "see whether there is memory enough, and try again")  # fmt: skip
         said = json.loads(line)
         if "problem" in said:
             raise ModelError(f"transformers cannot use the exported folder: {said['problem'][:500]}", "export it again")
         return from_json(said["said"])
+
+    def _why(self) -> str:
+        """How the process ended, and its last line."""
+        assert self._process is not None
+        code = self._process.wait()
+        self._errors.seek(0)
+        last = (self._errors.read().strip().splitlines() or [""])[-1]
+        return f" ({'killed' if code == -9 else f'exit code {code}'}{': ' + last[:300] if last else ''})"
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """A row by the folder's own tokenizer or image processor."""
@@ -121,16 +131,17 @@ class TransformersRuntime:
                     pipe.close()
             self._process.wait()
             self._process = None
+        self._errors.close()
 
 
-def _start(folder: Path, gives: str, images: bool) -> subprocess.Popen[str]:
+def _start(folder: Path, gives: str, images: bool, errors: IO[str]) -> subprocess.Popen[str]:
     """The process: isolated from this one's paths and variables of Python, with as many threads."""
     import torch
 
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command = [sys.executable, "-I", str(SCRIPT), str(folder), gives, "images" if images else "texts", str(torch.get_num_threads())]
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**kept, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env={**kept, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     )  # fmt: skip
 
 
