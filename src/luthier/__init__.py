@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from luthier.pilot.bench import bench
     from luthier.pilot.check import check
     from luthier.pilot.compare_runs import compare
+    from luthier.pilot.export import export, parity
     from luthier.pilot.import_config import import_config
     from luthier.pilot.models import describe, pull, remove
     from luthier.pilot.plan import plan
@@ -78,6 +79,8 @@ _PLACES = {
     "compare": "luthier.pilot.compare_runs",
     "describe": "luthier.pilot.models",
     "import_config": "luthier.pilot.import_config",
+    "export": "luthier.pilot.export",
+    "parity": "luthier.pilot.export",
     "plan": "luthier.pilot.plan",
     "prove": "luthier.pilot.prove",
     "pull": "luthier.pilot.models",
@@ -125,8 +128,10 @@ __all__ = [
     "check",
     "compare",
     "describe",
+    "export",
     "import_config",
     "note",
+    "parity",
     "plan",
     "predict",
     "promote",

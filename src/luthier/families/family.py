@@ -83,6 +83,9 @@ class Family(ABC):
     """What model hubs call it."""
     library: str = "transformers"
     """Which library reads its bundles without Luthier, as model hubs call it."""
+    gives: str = ""
+    """What an exported network of it gives, which is how exports and their proof know it: "classes", "labels", "number" or "vector" of a row, "tags" of its
+    words, "gaps" (what is hidden), "text" (the next token), "sequence" (another text), "picture" or "words" (a table); empty: it cannot be exported."""
 
     @property
     def spec_class(self) -> type[Component]:
@@ -352,6 +355,15 @@ class Family(ABC):
             records: the rows.
             limit: tokens that an answer may have.
         """
+
+    def texts_read(self, record: Record, objective: Any) -> list[list[str]]:
+        """What a tokenizer is given of a row, where other programs read it: for each piece one text, or two that are read together; of an image its file.
+
+        Args:
+            record: the row.
+            objective: knows the columns.
+        """
+        return [["\n\n".join(str(record.values.get(name) or "") for name in objective.input)]]
 
     def usage(self, bundle: str) -> str:
         """What to type to use a bundle."""

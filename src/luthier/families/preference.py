@@ -55,6 +55,7 @@ class PreferenceFamily(ChatFamily):
     Spec = Preference
     known_as = ("dpo", "ipo")
     metrics = ("pair_accuracy", "loss", "length_normalised_accuracy", "reward_margin")
+    gives = "text"
     compares_untouched = False
     has_reference = True
 
