@@ -22,6 +22,8 @@ NATIVE = {"encoder": "cls", "decoder": "last"}
 """What transformers' own classification heads read of a row."""
 IMAGE_PIPELINE = 'from transformers import pipeline; pipeline("image-classification", "PATH")("image.png")'
 """How transformers alone classifies images, where the family does not say so itself."""
+IMAGES = ("resnet",)
+"""Networks for images that transformers has too."""
 CLOSED = ("picture", "words")
 """What networks give whose classes transformers does not have."""
 
@@ -39,7 +41,7 @@ class TransformersFolder:
     def refuse(self, bundle: Base, precision: str) -> str:
         """What transformers' classes cannot compute."""
         facts, gives = facts_of(bundle), family_of(facts_of(bundle)["task"]).gives
-        if gives in CLOSED:
+        if gives in CLOSED or (bundle.kind == "image" and bundle.family not in IMAGES):
             return "transformers has no class for this network"
         if facts.get("ships", "trained") == "probe":
             return "what ships is logistic regression on the hidden states of the untouched base, and transformers has no class for that: it would load the base alone"
