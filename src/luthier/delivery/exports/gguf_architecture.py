@@ -44,6 +44,9 @@ ROPE_KINDS = ("default", "linear", "yarn", "llama3")
 GEMMA_PATTERN = 6
 """Of Gemma 3's blocks each so manieth sees the whole text; llama.cpp takes this where nothing else is said."""
 
+LEAST_CONTEXT = 512
+"""Tokens; where the window is smaller, a file that reads no more than the window is of no use."""
+
 
 def refuse_network(config: Config) -> str:
     """Why llama.cpp cannot compute a network, as the end of a sentence; empty where it can.
@@ -74,6 +77,8 @@ def refuse_network(config: Config) -> str:
     scalar = config.get("query_pre_attn_scalar")
     if scalar is not None and scalar != head_size(config):
         return f"its attention is scaled by {scalar} rather than by the size of a head ({head_size(config)})"
+    if context_of(config) < LEAST_CONTEXT and context_of(config) < int(config["max_position_embeddings"]):
+        return f"its tokens see no more than {window_of(config)} before them, and llama.cpp knows no such window for {family}"
     if config.get("use_bidirectional_attention"):
         return "its attention sees what comes behind a token"
     return ""
