@@ -49,23 +49,23 @@ class Gguf:
         return refuse_network(config) or refuse_tokenizer(_processor(bundle)[0])
 
     def losses(self, bundle: Base, precision: str) -> list[str]:
-        """What llama.cpp does otherwise."""
+        """What llama.cpp and Ollama do otherwise."""
         config = json.loads((bundle.folder / "config.json").read_text())
         tokenizer, objective = _processor(bundle)
         found = changes_of(tokenizer)
         window = window_of(config)
         if window is not None and context_of(config) == window:
-            found.append(f"llama.cpp knows no sliding window for {config['model_type']}: the file reads {window:,} tokens at most, within which both compute the same")
+            found.append(f"the sliding window of {config['model_type']}: the file reads {window:,} tokens at most, within which both compute the same")
         ends = _other_ends(tokenizer, objective, int(config["vocab_size"]))
         if ends:
-            found.append(f"llama.cpp also ends an answer at {', '.join(ends)}, by the names of these tokens")
+            found.append(f"answers that go on behind {', '.join(ends)}: llama.cpp ends there, by the token's name")
         layout = _layout_of(tokenizer, objective)
         if not _converses(bundle):
             return found
         if not isinstance(layout, Layout):
-            found.append(f"the Modelfile has no TEMPLATE: {layout}; llama.cpp reads the chat template in the file")
+            found.append(f"a TEMPLATE for Ollama: {layout}; llama.cpp reads the chat template in the file")
         elif "system" not in layout.around:
-            found.append("Ollama leaves system turns out: the chat template has no turn of its own for them")
+            found.append("system turns for Ollama: the chat template has no turn of its own for them")
         return found
 
     def write(self, bundle: Base, folder: Path, precision: str, say: Say) -> None:

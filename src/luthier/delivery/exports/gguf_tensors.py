@@ -22,6 +22,7 @@ ROUNDING = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, "Q8_0": 0.5 / 127
 """The most that rounding moves a number, as a share of the largest that is rounded with it (itself; in Q8_0 its block): half a step, of which Q8_0 has 127, each as long as a 16-bit number says."""
 LEAST = {"F32": 0.0, "F16": 2.0**-25, "BF16": 0.0, "Q8_0": 127 * 2.0**-25}
 """What 16-bit numbers near 0 add to it: they are multiples of 2⁻²⁴."""
+TIED = ", where the output is tied to the embeddings in the bundle"
 SLACK = 1.001
 """For the rounding of this computation itself."""
 ROPE = "rope_freqs.weight"
@@ -155,8 +156,21 @@ def compare_file(file: Path, bundle: Path) -> list[WeightDifference]:
         beyond = apart - allowed
         if not np.isfinite(numbers).all() or float(beyond.max(initial=0.0)) > 0:
             worst = np.unravel_index(int(beyond.argmax()), beyond.shape)
-            found.append(WeightDifference(name or written, float(apart[worst]), float(allowed[worst])))
-    return found + [WeightDifference(name, float("inf"), 0.0) for name in there]
+            found.append(WeightDifference((name or written) + _likeness(name, numbers, wanted, allowed, config), float(apart[worst]), float(allowed[worst])))
+    tied = bool(config.get("tie_word_embeddings"))
+    return found + [WeightDifference(name + (TIED if tied and name == "output.weight" else ""), float("inf"), 0.0) for name in there]
+
+
+def _likeness(name: str, numbers: np.ndarray, wanted: np.ndarray, allowed: np.ndarray, config: Mapping[str, Any]) -> str:
+    """What a tensor lacks of being right, where that is known."""
+    known = ARCHITECTURES[config["model_type"]]
+    heads = {"q_proj": int(config["num_attention_heads"]), "k_proj": int(config.get("num_key_value_heads") or config["num_attention_heads"])}
+    part = name.split(".")[-2] if name.count(".") else ""
+    if known.permutes and part in heads and bool((np.abs(permute(numbers, heads[part]) - wanted) <= allowed).all()):
+        return " (its rows lie in the order of transformers, not of llama.cpp)"
+    if known.shifts_norms and name.endswith("norm.weight") and bool((np.abs(numbers + 1.0 - wanted) <= allowed + 1e-6).all()):
+        return " (without the 1 that llama.cpp wants added)"
+    return ""
 
 
 def _allowed(wanted: np.ndarray, kind: str) -> np.ndarray:

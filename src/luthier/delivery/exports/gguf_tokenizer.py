@@ -98,13 +98,13 @@ def refuse_tokenizer(tokenizer: Any) -> str:
 
 
 def changes_of(tokenizer: Any) -> list[str]:
-    """What llama.cpp leaves out of how a tokenizer reads, each a sentence.
+    """What llama.cpp leaves out of how a tokenizer reads.
 
     Args:
         tokenizer: the bundle's, not refused.
     """
     normal = (steps_of(tokenizer).get("normalizer") or {}).get("type")
-    return [f"llama.cpp does not bring text to the form {normal} before it reads it: text in another Unicode form is cut otherwise"] if normal in ("NFC", "NFKC") else []  # fmt: skip
+    return [f"the tokenizer's {normal}: text in another Unicode form is cut otherwise"] if normal in ("NFC", "NFKC") else []
 
 
 def read_vocabulary(tokenizer: Any, rows: int | None) -> Vocabulary:

@@ -1,8 +1,9 @@
-"""A GGUF file in llama.cpp itself: its server, where that is installed, else its Python package; else read back without it."""
+"""A GGUF file in llama.cpp itself: its server, its Python package, or both, whichever is installed; else read back without it."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from luthier.core.errors import ModelError
 from luthier.delivery.exports.exporter import Runtime, WeightDifference
@@ -18,6 +21,9 @@ from luthier.delivery.exports.gguf_file import GgufFile
 from luthier.delivery.exports.gguf_tensors import compare_file
 from luthier.delivery.exports.json_http import JsonServer
 from luthier.delivery.exports.llama_server import LlamaServer
+
+if TYPE_CHECKING:
+    from luthier.delivery.exports.llama_package import PackagedFile
 
 SERVER = "llama-server"
 LONGEST = 2048
@@ -35,9 +41,14 @@ def open_gguf(file: Path) -> Runtime:
     Raises:
         ModelError: it cannot be opened there.
     """
+    from luthier.delivery.exports.llama_package import PACKAGE, PackagedFile
+
     program = shutil.which(SERVER)
+    packaged = importlib.util.find_spec(PACKAGE) is not None
     if program is not None:
-        return ServedFile(file, program)
+        return ServedFile(file, program, PackagedFile(file) if packaged else None)
+    if packaged:
+        return PackagedFile(file)
     from luthier.delivery.exports.gguf_read_back import ReadBack
 
     return ReadBack(file)
@@ -49,15 +60,17 @@ class ServedFile(LlamaServer):
     Args:
         file: the .gguf.
         program: the path of llama-server.
+        numbers: the same file in llama.cpp's Python package, which is asked for log-probabilities: a server tells one a request, it those of a whole text.
 
     Raises:
         ModelError: it cannot open the file; with its own words.
     """
 
-    def __init__(self, file: Path, program: str) -> None:
+    def __init__(self, file: Path, program: str, numbers: PackagedFile | None = None) -> None:
         import torch
 
-        self.file = file
+        self.file, self.numbers = file, numbers
+        self.one_by_one = numbers is None
         held = GgufFile(file)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # as long as the server runs
         port = _free_port()
@@ -93,12 +106,18 @@ class ServedFile(LlamaServer):
         wrong = [line for line in lines if "error" in line.lower()]
         return (wrong or lines or ["it said nothing"])[0][:300]
 
+    def log_probabilities(self, tokens: Sequence[int], wanted: Sequence[bool] | None = None) -> np.ndarray:
+        """Of each token but the first, # (tokens - 1,)"""
+        return super().log_probabilities(tokens, wanted) if self.numbers is None else self.numbers.log_probabilities(tokens)
+
     def compare_weights(self, bundle: Path) -> list[WeightDifference]:
         """The tensors of the file that are not the bundle's, rounded once."""
         return compare_file(self.file, bundle)
 
     def close(self) -> None:
         """End the server."""
+        if self.numbers is not None:
+            self.numbers.close()
         with contextlib.suppress(AttributeError):
             super().close()
         if self._process.poll() is None:

@@ -62,10 +62,19 @@ class LlamaServer:
         """The tokens that the chat route reads."""
         return self._tokens(self._applied(messages, True), True)
 
-    def log_probabilities(self, tokens: Sequence[int]) -> np.ndarray:
-        """Of each token but the first, one request each: the server keeps what it has read, # (tokens - 1,)"""
+    one_by_one = True
+    """Whether each log-probability takes a request, so that only those that are wanted are asked for."""
+
+    def log_probabilities(self, tokens: Sequence[int], wanted: Sequence[bool] | None = None) -> np.ndarray:
+        """Of each token but the first, one request each: the server keeps what it has read, # (tokens - 1,)
+
+        Args:
+            tokens: of a text.
+            wanted: of which of them; None: of all. The others are not numbers.
+        """
         ids = [int(token) for token in tokens]
-        return np.array([self._behind(ids[:place], ids[place]) for place in range(1, len(ids))])
+        asked = [True] * len(ids) if wanted is None else wanted
+        return np.array([self._behind(ids[:place], ids[place]) if asked[place] else np.nan for place in range(1, len(ids))])
 
     def write(self, tokens: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time."""
