@@ -39,6 +39,11 @@ class ReadBack:
         try:
             config: Any = transformers.AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
             config.head_dim = int(held.of_network("attention.key_length"))  # transformers takes its usual one for some architectures
+            if hasattr(config, "query_pre_attn_scalar"):
+                config.query_pre_attn_scalar = config.head_dim  # as llama.cpp scales
+            pattern = held.of_network("attention.sliding_window_pattern")
+            if pattern is not None:
+                config.layer_types = ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, config=config, dtype=torch.float32)
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
         except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as problem:

@@ -9,7 +9,9 @@ import socket
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +81,7 @@ class ServedFile(LlamaServer):
         command = [program, "-m", str(file), "--host", "127.0.0.1", "--port", str(port), "-c", str(min(held.context, LONGEST)), "-np", "1", "-t", threads,
                    "-ctk", "f32", "-ctv", "f32", "-fa", "off", "--jinja", *_known(program, "--no-prefill-assistant", "--no-webui")]  # fmt: skip
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT)
+        self._ended = weakref.finalize(self, _end, self._process)  # also where the program ends without `close`
         try:
             server = self._wait(JsonServer(f"http://127.0.0.1:{port}"))
             super().__init__(server, held.precision, held.ends)
@@ -120,16 +123,22 @@ class ServedFile(LlamaServer):
             self.numbers.close()
         with contextlib.suppress(AttributeError):
             super().close()
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self._ended()
         self._log.close()
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a server, and wait for it."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@cache
 def _known(program: str, *options: str) -> Sequence[str]:
     """Those of some options that this version of the program has."""
     done: Any = subprocess.run([program, "--help"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
