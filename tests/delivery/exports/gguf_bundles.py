@@ -24,12 +24,13 @@ CHANGES: dict[str, dict[str, Any]] = {"mistral": {"sliding_window": None}, "gemm
 """What a tiny network has otherwise, so that llama.cpp computes it."""
 
 
-def make_bundle(folder: Path, family: str, task: str = "chat", template: str | None = None, **config: Any) -> Base:
+def make_bundle(folder: Path, family: str, task: str = "chat", template: str | None = None, end: str | None = None, **config: Any) -> Base:
     """A bundle of a tiny decoder with random weights, as a run ships it."""
     folder.mkdir(parents=True)
     tokenizer = small_tokenizer(folder, True)
     if template is not None:
         tokenizer.chat_template = template
+        tokenizer.eos_token = end or tokenizer.eos_token
         tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     values = SIZES[family] | CHANGES.get(family, {}) | config
