@@ -31,18 +31,29 @@ def compare(trainer: Any, runtime: Any, prompts: list[list[int]], answers: list[
     for number, (asked, ours) in enumerate(zip(prompts, answers, strict=True)):
         theirs = runtime.write(asked, limit)
         tokens += len(ours)
-        place = next((place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs)))
+        place = next(
+            (place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
+        )
         equal += place
         if list(ours) == list(theirs):
             same += 1
         elif place < min(len(ours), len(theirs)):
             scores = next_scores(trainer, [*asked, *ours[:place]])
             margins.append(float(scores[ours[place]] - scores[theirs[place]]))
-            print(f"  prompt {number + 1} parts at token {place + 1}: the trainer preferred its token by {margins[-1]:.4f} in log-probability", flush=True)
+            print(
+                f"  prompt {number + 1} parts at token {place + 1}: the trainer preferred its token by {margins[-1]:.4f} in log-probability",
+                flush=True,
+            )
         else:
             margins.append(float("inf"))
             print(f"  prompt {number + 1}: one of both stops after {place} tokens", flush=True)
-    return {"prompts": len(prompts), "same answers": same, "tokens before they part": equal, "tokens": tokens, "margins where they part": [round(each, 4) for each in margins]}
+    return {
+        "prompts": len(prompts),
+        "same answers": same,
+        "tokens before they part": equal,
+        "tokens": tokens,
+        "margins where they part": [round(each, 4) for each in margins],
+    }
 
 
 def main() -> None:
@@ -67,7 +78,10 @@ def main() -> None:
         Gguf().write(bundle, folder, precision, print)
         runtime: Any = open_gguf(folder / FILE)
         try:
-            print(json.dumps({"precision": precision, "runtime": runtime.about, **compare(trainer, runtime, prompts, answers, asked.limit)}), flush=True)
+            print(
+                json.dumps({"precision": precision, "runtime": runtime.about, **compare(trainer, runtime, prompts, answers, asked.limit)}),
+                flush=True,
+            )
         finally:
             runtime.close()
             shutil.rmtree(folder)

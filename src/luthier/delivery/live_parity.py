@@ -66,9 +66,13 @@ def check_endpoint(
         endpoint = OpenAiEndpoint(server, name)
         say(f"{endpoint.about}, over OpenAI's routes")
         trainer = open_trainer(bundle)
-        check: Callable[..., ParityRecord] | None = check_writing if gives == "text" else check_rows if gives in ("classes", "vector") else None
+        check: Callable[..., ParityRecord] | None = (
+            check_writing if gives == "text" else check_rows if gives in ("classes", "vector") else None
+        )
         if check is None:
-            raise ModelError(f"no server's routes say what {with_task(bundle)} gives", "compare an exported folder: `luthier parity RUN FOLDER`")
+            raise ModelError(
+                f"no server's routes say what {with_task(bundle)} gives", "compare an exported folder: `luthier parity RUN FOLDER`"
+            )
         return check(trainer, endpoint, part, precision or "float16", rows, say)
     finally:
         server.close()

@@ -43,14 +43,18 @@ def check_rows(trainer: Trainer, endpoint: OpenAiEndpoint, records: Sequence[Rec
     return ParityRecord(found, endpoint.about, precision, rows, result.evidence.get("reason", "") if first is not None else "")
 
 
-def _classes(trainer: Trainer, said: Sequence[dict[str, Any]], told: Sequence[dict[str, Any]], records: Sequence[Record], precision: str) -> Any:
+def _classes(
+    trainer: Trainer, said: Sequence[dict[str, Any]], told: Sequence[dict[str, Any]], records: Sequence[Record], precision: str
+) -> Any:
     """The largest difference of a probability, and the share of right labels."""
     labels = list(trainer.objective.spec.labels)
     ours = np.array([[each["probabilities"][label] for label in labels] for each in said])
     theirs = np.array([each["probs"] for each in told], dtype=float)
     tolerance = tolerance_of(precision)
     if theirs.shape != ours.shape:
-        return StageResult(LOG_PROBABILITIES, "parts", len(said), detail=f"the trainer has {ours.shape[1]} classes, the server {theirs.shape[-1]}"), None
+        return StageResult(
+            LOG_PROBABILITIES, "parts", len(said), detail=f"the trainer has {ours.shape[1]} classes, the server {theirs.shape[-1]}"
+        ), None
     apart = np.abs(ours - theirs)
     named = [str(each.get("label")) for each in told]
     order = [labels[int(place)] for place in theirs.argmax(1)]
@@ -62,17 +66,32 @@ def _classes(trainer: Trainer, said: Sequence[dict[str, Any]], told: Sequence[di
     wanted = [str(record.values.get(target)) for record in records if target and record.values.get(target) is not None]
     if len(wanted) != len(records):
         return result, None
-    one, other = (float(np.mean([label == right for label, right in zip(side, wanted, strict=True)])) for side in ([str(each["label"]) for each in said], named))
+    one, other = (
+        float(np.mean([label == right for label, right in zip(side, wanted, strict=True)]))
+        for side in ([str(each["label"]) for each in said], named)
+    )
     leeway = 1.96 * float(np.sqrt(max(one * (1 - one), 1e-9) / len(wanted)))
     detail = f"accuracy {one:.4g} ± {leeway:.2g} in the trainer, {other:.4g} on the server"
-    return result, ("same" if abs(one - other) <= max(leeway, 1 / len(wanted)) else "parts", len(wanted), abs(one - other), None, "of accuracy", detail)
+    return result, (
+        "same" if abs(one - other) <= max(leeway, 1 / len(wanted)) else "parts",
+        len(wanted),
+        abs(one - other),
+        None,
+        "of accuracy",
+        detail,
+    )
 
 
 def _vectors(said: Sequence[dict[str, Any]], told: Sequence[Sequence[float]], records: Sequence[Record], precision: str) -> Any:
     """The largest difference between two vectors of length 1."""
     ours, theirs = (_of_length_one(np.array(side, dtype=float)) for side in ([each["vector"] for each in said], told))
     if ours.shape != theirs.shape:
-        return StageResult(LOG_PROBABILITIES, "parts", len(said), detail=f"the trainer's vectors have {ours.shape[1]} numbers, the server's {theirs.shape[1]}"), None
+        return StageResult(
+            LOG_PROBABILITIES,
+            "parts",
+            len(said),
+            detail=f"the trainer's vectors have {ours.shape[1]} numbers, the server's {theirs.shape[1]}",
+        ), None
     apart = np.linalg.norm(ours - theirs, axis=1)
     allowed = tolerance_of(precision).probability
     worst = records[int(apart.argmax())].row

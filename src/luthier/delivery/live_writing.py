@@ -14,7 +14,7 @@ from luthier.delivery.exports.exporter import LOG_PROBABILITIES, METRIC, RENDERE
 from luthier.delivery.openai_endpoint import OpenAiEndpoint, Said
 from luthier.delivery.parity_record import ParityRecord, StageResult
 from luthier.delivery.parity_tolerances import Tolerance, tolerance_of
-from luthier.delivery.parity_trainer import Trainer, next_scores, write_greedily
+from luthier.delivery.parity_trainer import Trainer, log_probabilities_of, next_scores, write_greedily
 
 LIMIT = 48
 """Tokens that an answer may have."""
@@ -41,7 +41,9 @@ class Answered:
     asked: list[int] | None
 
 
-def check_writing(trainer: Trainer, endpoint: OpenAiEndpoint, records: Sequence[Record], precision: str, rows: str, say: Say) -> ParityRecord:
+def check_writing(
+    trainer: Trainer, endpoint: OpenAiEndpoint, records: Sequence[Record], precision: str, rows: str, say: Say
+) -> ParityRecord:
     """Compare a decoder with a server that answers.
 
     Args:
@@ -115,13 +117,17 @@ def _numbers(trainer: Trainer, answered: Sequence[Answered], tolerance: Toleranc
         same = _same_pieces(trainer, each)
         if not same or not each.said.log_probabilities:
             continue
-        scores = np.array([float(next_scores(trainer, [*each.prompt, *each.ours[:place]])[each.ours[place]]) for place in range(same)])
+        scores = log_probabilities_of(trainer, [*each.prompt, *each.ours[:same]])[len(each.prompt) - 1 :]
         told = np.array(each.said.log_probabilities[:same])
         ours.append(scores)
         theirs.append(told)
         apart += [(float(value), each.row) for value in np.abs(scores - told)]
     if not apart:
-        return StageResult(LOG_PROBABILITIES, "unseen", detail="the server tells no log-probabilities of what it wrote, or it wrote nothing that the trainer did")
+        return StageResult(
+            LOG_PROBABILITIES,
+            "unseen",
+            detail="the server tells no log-probabilities of what it wrote, or it wrote nothing that the trainer did",
+        )
     largest, row = max(apart)
     mean = float(np.mean([value for value, _ in apart]))
     parts = largest > tolerance.log_probability or mean > tolerance.mean
@@ -167,20 +173,32 @@ def _text(trainer: Trainer, answered: Sequence[Answered], tolerance: Tolerance) 
             same += 1
             continue
         place, margin = _parting(trainer, each, ours)
-        if margin <= TIE * tolerance.log_probability and not tolerance.exact or margin <= 1e-3:
+        if (margin <= TIE * tolerance.log_probability and not tolerance.exact) or margin <= 1e-3:
             ties += 1
             continue
         detail = f"row {each.row}, behind {place} tokens: the trainer writes {ours[:80]!r}, the server {each.said.text[:80]!r}; the trainer was surer by {margin:.2g}"
-        return StageResult(TEXT, "parts", len(answered), float(margin), TIE * tolerance.log_probability, "of a log-probability", detail, {"margin": margin})
-    note = f"{same} of {len(answered)} answers are the same" + (f"; {ties} part where the two likeliest tokens are within rounding" if ties else "")
+        return StageResult(
+            TEXT, "parts", len(answered), float(margin), TIE * tolerance.log_probability, "of a log-probability", detail, {"margin": margin}
+        )
+    note = f"{same} of {len(answered)} answers are the same" + (
+        f"; {ties} part where the two likeliest tokens are within rounding" if ties else ""
+    )
     return StageResult(TEXT, "same", len(answered), detail=note)
 
 
 def _parting(trainer: Trainer, each: Answered, ours: str) -> tuple[int, float]:
     """Behind how many of the trainer's tokens the server's answer parts, and by how much the trainer preferred its own token to the next one that goes on as the server did."""
-    text = each.said.text if ours[:1].isspace() == each.said.text[:1].isspace() else ours[: len(ours) - len(ours.lstrip())] + each.said.text.lstrip()
+    text = (
+        each.said.text
+        if ours[:1].isspace() == each.said.text[:1].isspace()
+        else ours[: len(ours) - len(ours.lstrip())] + each.said.text.lstrip()
+    )
     place = 0
-    while place < len(each.ours) and text.startswith(trainer.tokenizer.decode(each.ours[: place + 1], skip_special_tokens=True).rstrip("\ufffd")) and each.ours[place] not in trainer.tokenizer.all_special_ids:
+    while (
+        place < len(each.ours)
+        and text.startswith(trainer.tokenizer.decode(each.ours[: place + 1], skip_special_tokens=True).rstrip("\ufffd"))
+        and each.ours[place] not in trainer.tokenizer.all_special_ids
+    ):
         place += 1
     if place >= len(each.ours):
         return place, 0.0 if len(each.ours) >= LIMIT else float("inf")
@@ -205,4 +223,8 @@ def _reason(first: StageResult, answered: Sequence[Answered]) -> str:
     if first.name == LOG_PROBABILITIES:
         return "it answers with other weights, or with weights that were rounded further than was said"
     longer = [each for each in answered if len(each.ours) < LIMIT and len(each.said.text) > 0 and not each.said.text.strip() == ""]
-    return "it does not stop where the trainer does (the end token was lost), or answers with another model or template" if longer else "it answers with another model or template"
+    return (
+        "it does not stop where the trainer does (the end token was lost), or answers with another model or template"
+        if longer
+        else "it answers with another model or template"
+    )

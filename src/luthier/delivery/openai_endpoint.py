@@ -50,12 +50,15 @@ class OpenAiEndpoint:
         except (Refused, KeyError, TypeError) as problem:
             if isinstance(problem, Refused) and problem.status in (401, 403):
                 raise ModelError(f"{server.url} wants a token", "give it by the environment variable LUTHIER_ENDPOINT_TOKEN") from None
-            raise ModelError(f"{server.url} does not speak OpenAI's routes: /v1/models lists no models", "see whether the address is right") from None
+            raise ModelError(
+                f"{server.url} does not speak OpenAI's routes: /v1/models lists no models", "see whether the address is right"
+            ) from None
         wanted = [each for each in known if each in (name, f"{name}:latest")] if name else known
         if len(wanted) != 1:
             raise ModelError(
                 f"{server.url} has no model {name!r}" if name else f"{server.url} has {len(known)} models",
-                f"name it behind the address: {server.url}#{known[0] if known else 'NAME'}" + (f" ({nearest(name, known)})" if name and known else ""),
+                f"name it behind the address: {server.url}#{known[0] if known else 'NAME'}"
+                + (f" ({nearest(name, known)})" if name and known else ""),
             )
         self.name = wanted[0]
         self.about = f"{self.name} at {server.url}"
@@ -77,7 +80,12 @@ class OpenAiEndpoint:
             said = self.server.post("/v1/chat/completions", body)
         choice = said["choices"][0]
         tokens = ((choice.get("logprobs") or {}).get("content")) or ()
-        return Said(str(choice["message"].get("content") or ""), tuple(_bytes(each) for each in tokens), tuple(float(each["logprob"]) for each in tokens), _read(said))
+        return Said(
+            str(choice["message"].get("content") or ""),
+            tuple(_bytes(each) for each in tokens),
+            tuple(float(each["logprob"]) for each in tokens),
+            _read(said),
+        )
 
     def continued(self, text: str, limit: int) -> Said:
         """The likeliest continuation of the completion route.
@@ -86,7 +94,9 @@ class OpenAiEndpoint:
             text: that is continued.
             limit: tokens at most.
         """
-        said = self.server.post("/v1/completions", {"model": self.name, "prompt": text, "max_tokens": limit, "temperature": 0, "logprobs": 1})
+        said = self.server.post(
+            "/v1/completions", {"model": self.name, "prompt": text, "max_tokens": limit, "temperature": 0, "logprobs": 1}
+        )
         choice = said["choices"][0]
         told: Mapping[str, Any] = choice.get("logprobs") or {}
         pieces = tuple(str(each).encode() for each in told.get("tokens") or ())
@@ -95,7 +105,9 @@ class OpenAiEndpoint:
     def tokens(self, messages: Sequence[Message]) -> list[int] | None:
         """The token ids of a conversation that waits for an answer, by vLLM's route; None where the server has none."""
         try:
-            said = self.server.post("/tokenize", {"model": self.name, "messages": [dict(each) for each in messages], "add_generation_prompt": True})
+            said = self.server.post(
+                "/tokenize", {"model": self.name, "messages": [dict(each) for each in messages], "add_generation_prompt": True}
+            )
             return [int(each) for each in said["tokens"]]
         except (Refused, KeyError, TypeError, ValueError):
             return None

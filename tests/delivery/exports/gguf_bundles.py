@@ -19,7 +19,12 @@ from luthier.models.manifest import write_facts
 from luthier.models.store import Base, inspect
 from tests.conftest import SIZES, small_tokenizer
 
-GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+GEMMA = {
+    "head_dim": 8,
+    "query_pre_attn_scalar": 8,
+    "sliding_window": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
 CHANGES: dict[str, dict[str, Any]] = {"mistral": {"sliding_window": None}, "gemma3_text": GEMMA, "llama": {"tie_word_embeddings": True}}
 """What a tiny network has otherwise, so that llama.cpp computes it."""
 

@@ -260,7 +260,13 @@ def test_tokens_keep_their_numbers_and_kinds_and_missing_ones_are_filled_up() ->
 
 def test_pieces_are_joined_in_the_order_of_their_merges() -> None:
     names = ["<unk>", "<s>", "<0x41>", "▁", "a", "b", "ab", "▁ab", "[mark]"]
-    model = models.BPE(vocab={name: number for number, name in enumerate(names)}, merges=[("a", "b"), ("▁", "ab")], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    model = models.BPE(
+        vocab={name: number for number, name in enumerate(names)},
+        merges=[("a", "b"), ("▁", "ab")],
+        unk_token="<unk>",
+        byte_fallback=True,
+        fuse_unk=True,
+    )
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>")
@@ -306,7 +312,9 @@ def renderer(template: str) -> Any:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     def render(messages: Any, answers: bool) -> str:
-        return render_jinja_template([[dict(each) for each in messages]], chat_template=template, add_generation_prompt=answers, bos_token="<bos>", eos_token="</s>")[0][0]
+        return render_jinja_template(
+            [[dict(each) for each in messages]], chat_template=template, add_generation_prompt=answers, bos_token="<bos>", eos_token="</s>"
+        )[0][0]
 
     return render
 
@@ -347,7 +355,9 @@ def test_a_template_of_constant_text_becomes_one_of_go_that_writes_the_same(temp
     assert ("system" in layout.around) == (system is not None)
     assert layout.system == (system or "")
     for turns in ([*TURNS, TURNS[0]], TURNS[:1], [TURNS[0]] * 1):
-        given = [{"role": "system", "content": layout.system}, *turns] if layout.system else turns  # Ollama puts the Modelfile's SYSTEM there
+        given = (
+            [{"role": "system", "content": layout.system}, *turns] if layout.system else turns
+        )  # Ollama puts the Modelfile's SYSTEM there
         assert begins + run_go(go_template(layout), given) == render(turns, True)
 
 

@@ -107,14 +107,21 @@ def test_llama_cpp_says_what_the_trainer_says(chats: list[Record], tmp_path: Pat
 def test_llama_cpp_stretches_positions_as_the_trainer_does(chats: list[Record], tmp_path: Path, rope: str) -> None:
     from tests.delivery.exports.test_gguf import ROPES
 
-    bundle = make_bundle(tmp_path / rope, "llama", hidden_size=64, rope_parameters=ROPES[rope] | {"original_max_position_embeddings": 8} if rope != "linear" else ROPES[rope])
+    bundle = make_bundle(
+        tmp_path / rope,
+        "llama",
+        hidden_size=64,
+        rope_parameters=ROPES[rope] | {"original_max_position_embeddings": 8} if rope != "linear" else ROPES[rope],
+    )
     found, record = parted(bundle, write(bundle, tmp_path), lambda file: ServedFile(file, str(PROGRAM)), few(chats))
     assert not found, record.lines()
 
 
 @pytest.mark.parametrize("opened", RUNTIMES)
 @pytest.mark.parametrize("precision", ["float16", "q8_0"])
-def test_rounded_weights_raise_no_alarm(exported: tuple[Base, Path], chats: list[Record], tmp_path: Path, opened: Any, precision: str) -> None:
+def test_rounded_weights_raise_no_alarm(
+    exported: tuple[Base, Path], chats: list[Record], tmp_path: Path, opened: Any, precision: str
+) -> None:
     bundle, _ = exported
     found, record = parted(bundle, write(bundle, tmp_path, precision), opened, few(chats))
     assert not found, record.lines()
@@ -122,7 +129,9 @@ def test_rounded_weights_raise_no_alarm(exported: tuple[Base, Path], chats: list
 
 
 @pytest.mark.parametrize("opened", RUNTIMES)
-def test_a_network_that_continues_texts_begins_them_as_it_was_trained(exported: tuple[Base, Path], records: list[Record], tmp_path: Path, opened: Any) -> None:
+def test_a_network_that_continues_texts_begins_them_as_it_was_trained(
+    exported: tuple[Base, Path], records: list[Record], tmp_path: Path, opened: Any
+) -> None:
     bundle = other_bundle(exported[0], tmp_path / "text", "causal_lm")
     found, record = parted(bundle, write(bundle, tmp_path), opened, few(records))
     assert not found, record.lines()

@@ -55,7 +55,9 @@ class Gguf:
         found = changes_of(tokenizer)
         window = window_of(config)
         if window is not None and context_of(config) == window:
-            found.append(f"the sliding window of {config['model_type']}: the file reads {window:,} tokens at most, within which both compute the same")
+            found.append(
+                f"the sliding window of {config['model_type']}: the file reads {window:,} tokens at most, within which both compute the same"
+            )
         ends = _other_ends(tokenizer, objective, int(config["vocab_size"]))
         if ends:
             found.append(f"answers that go on behind {', '.join(ends)}: llama.cpp ends there, by the token's name")
@@ -227,4 +229,7 @@ def _quantize(file: Path, kind: str, say: Say) -> None:
     done = subprocess.run([QUANTIZER, str(whole), str(file), kind], capture_output=True, text=True, check=False)
     whole.unlink()
     if done.returncode or not file.is_file():
-        raise ModelError(f"{QUANTIZER} failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}", "export it with --dtype q8_0, which needs nothing")
+        raise ModelError(
+            f"{QUANTIZER} failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}",
+            "export it with --dtype q8_0, which needs nothing",
+        )

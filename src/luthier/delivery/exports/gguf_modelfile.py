@@ -104,7 +104,7 @@ def go_template(layout: Layout) -> str:
     """
     branches = [f'eq .Role "{role}" }}}}{_go(before)}{{{{ .Content }}}}{_go(behind)}' for role, (before, behind) in layout.around.items()]
     turns = "{{ if " + "{{ else if ".join(branches) + "{{ end }}"
-    asks = "{{ if and (eq (len (slice $.Messages $i)) 1) (ne .Role \"assistant\") }}" + _go(layout.answer) + "{{ end }}"
+    asks = '{{ if and (eq (len (slice $.Messages $i)) 1) (ne .Role "assistant") }}' + _go(layout.answer) + "{{ end }}"
     return "{{ range $i, $_ := .Messages }}" + turns + asks + "{{ end }}"
 
 
@@ -128,9 +128,11 @@ def modelfile(file: str, layout: Layout | str, ends: Sequence[str], about: Mappi
         if layout.system:
             lines.append(f'SYSTEM """{layout.system}"""')
     elif about["converses"]:
-        lines.append(f"# No TEMPLATE: {layout}. Ollama then takes the nearest template that it knows: use llama-server, which reads the one in the file.")
+        lines.append(
+            f"# No TEMPLATE: {layout}. Ollama then takes the nearest template that it knows: use llama-server, which reads the one in the file."
+        )
     else:
-        lines.append("# It continues text, and was not trained to answer: ask it with \"raw\": true.")
+        lines.append('# It continues text, and was not trained to answer: ask it with "raw": true.')
         lines.append('TEMPLATE """{{ .Prompt }}"""')
     lines += [f'PARAMETER stop "{_quoted(end)}"' for end in ends]
     lines += [f"PARAMETER num_ctx {min(about['context'], 8192)}", "PARAMETER temperature 0", "PARAMETER repeat_penalty 1.0"]

@@ -44,10 +44,14 @@ class ReadBack:
             pattern = held.of_network("attention.sliding_window_pattern")
             if pattern is not None:
                 config.layer_types = ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, config=config, dtype=torch.float32)
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                str(file.parent), gguf_file=file.name, config=config, dtype=torch.float32
+            )
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
         except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as problem:
-            raise ModelError(f"transformers cannot read {file} back: {problem}", "install llama.cpp: its `llama-server` is asked where it is on the PATH") from None
+            raise ModelError(
+                f"transformers cannot read {file} back: {problem}", "install llama.cpp: its `llama-server` is asked where it is on the PATH"
+            ) from None
         self.model = _with_rope(model.eval(), held)
         _cut_words(self.tokenizer, held)
         self.about = f"transformers {transformers.__version__}, which read the file back: llama.cpp is not installed and was not asked"
@@ -125,7 +129,10 @@ def _with_rope(model: Any, held: GgufFile) -> Any:
         elif kind == "linear":
             turning.div_(float(factor))
         elif kind not in (None, "none"):
-            raise ModelError(f"{held.file} stretches its rotary positions by {kind}, which is only read in llama.cpp", "install llama.cpp: its `llama-server` is asked where it is on the PATH")
+            raise ModelError(
+                f"{held.file} stretches its rotary positions by {kind}, which is only read in llama.cpp",
+                "install llama.cpp: its `llama-server` is asked where it is on the PATH",
+            )
     return model
 
 

@@ -84,7 +84,10 @@ def tensors_of(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, s
     from safetensors import safe_open
 
     known = ARCHITECTURES[config["model_type"]]
-    heads = {"q_proj": int(config["num_attention_heads"]), "k_proj": int(config.get("num_key_value_heads") or config["num_attention_heads"])}
+    heads = {
+        "q_proj": int(config["num_attention_heads"]),
+        "k_proj": int(config.get("num_key_value_heads") or config["num_attention_heads"]),
+    }
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         for name, written, _ in plan_tensors(folder, config):
             if not name:
@@ -126,7 +129,9 @@ def rounded(numbers: np.ndarray, kind: str, name: str) -> np.ndarray:
     import gguf
 
     if kind == "F16" and (largest := float(np.abs(numbers).max(initial=0.0))) > LARGEST_HALF:
-        raise ModelError(f"{name} holds {largest:.3g}, and the largest number of F16 is {LARGEST_HALF:.0f}", "export it with --dtype bfloat16")
+        raise ModelError(
+            f"{name} holds {largest:.3g}, and the largest number of F16 is {LARGEST_HALF:.0f}", "export it with --dtype bfloat16"
+        )
     return gguf.quantize(numbers, gguf.GGMLQuantizationType[kind])
 
 
@@ -156,7 +161,11 @@ def compare_file(file: Path, bundle: Path) -> list[WeightDifference]:
         beyond = apart - allowed
         if not np.isfinite(numbers).all() or float(beyond.max(initial=0.0)) > 0:
             worst = np.unravel_index(int(beyond.argmax()), beyond.shape)
-            found.append(WeightDifference((name or written) + _likeness(name, numbers, wanted, allowed, config), float(apart[worst]), float(allowed[worst])))
+            found.append(
+                WeightDifference(
+                    (name or written) + _likeness(name, numbers, wanted, allowed, config), float(apart[worst]), float(allowed[worst])
+                )
+            )
     tied = bool(config.get("tie_word_embeddings"))
     return found + [WeightDifference(name + (TIED if tied and name == "output.weight" else ""), float("inf"), 0.0) for name in there]
 
@@ -164,7 +173,10 @@ def compare_file(file: Path, bundle: Path) -> list[WeightDifference]:
 def _likeness(name: str, numbers: np.ndarray, wanted: np.ndarray, allowed: np.ndarray, config: Mapping[str, Any]) -> str:
     """What a tensor lacks of being right, where that is known."""
     known = ARCHITECTURES[config["model_type"]]
-    heads = {"q_proj": int(config["num_attention_heads"]), "k_proj": int(config.get("num_key_value_heads") or config["num_attention_heads"])}
+    heads = {
+        "q_proj": int(config["num_attention_heads"]),
+        "k_proj": int(config.get("num_key_value_heads") or config["num_attention_heads"]),
+    }
     part = name.split(".")[-2] if name.count(".") else ""
     if known.permutes and part in heads and bool((np.abs(permute(numbers, heads[part]) - wanted) <= allowed).all()):
         return " (its rows lie in the order of transformers, not of llama.cpp)"
@@ -175,7 +187,9 @@ def _likeness(name: str, numbers: np.ndarray, wanted: np.ndarray, allowed: np.nd
 
 def _allowed(wanted: np.ndarray, kind: str) -> np.ndarray:
     """What rounding once explains of each number."""
-    if kind not in ROUNDING:  # llama-quantize's own kinds: a step depends on its blocks, and only the metric can tell whether it is fine enough
+    if (
+        kind not in ROUNDING
+    ):  # llama-quantize's own kinds: a step depends on its blocks, and only the metric can tell whether it is fine enough
         return np.full_like(wanted, np.inf)
     largest = np.abs(wanted)
     if kind == "Q8_0":

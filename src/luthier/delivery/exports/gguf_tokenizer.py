@@ -180,7 +180,9 @@ def _name_cutting(found: Mapping[str, Any]) -> str:
         patterns.append(GPT2)
     odd = [step["type"] for step in steps if step["type"] not in ("Digits", "Split", "ByteLevel")]
     before = any(level.get("add_prefix_space") for level in levels)
-    cutting = Cutting(patterns[0], digits, bool(found["model"].get("ignore_merges"))) if len(patterns) == 1 and not odd and not before else None
+    cutting = (
+        Cutting(patterns[0], digits, bool(found["model"].get("ignore_merges"))) if len(patterns) == 1 and not odd and not before else None
+    )
     name = KNOWN.get(cutting) if cutting is not None else None
     if name is None or normal not in (None, "NFC"):
         how = "puts a space before each text" if before else f"brings text to the form {normal}" if normal not in (None, "NFC") else f"cuts words by {' then '.join(patterns + odd) or 'nothing'}"  # fmt: skip

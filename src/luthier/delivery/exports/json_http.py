@@ -46,7 +46,9 @@ class JsonServer:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ModelError(f"{url} is not the address of a server", "give it as http://127.0.0.1:8080")
         if parts.username or parts.password or "token" in parts.query or "key" in parts.query:
-            raise ModelError("an address may hold no secret: it would stand in logs", "give the token by the environment variable LUTHIER_ENDPOINT_TOKEN")
+            raise ModelError(
+                "an address may hold no secret: it would stand in logs", "give the token by the environment variable LUTHIER_ENDPOINT_TOKEN"
+            )
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._parts, self._token, self._patience = parts, token, patience
         self._open: http.client.HTTPConnection | None = None
@@ -83,7 +85,9 @@ class JsonServer:
             except (OSError, http.client.HTTPException) as problem:
                 self.close()
                 if fresh or not again:  # a connection that stayed open may have been closed by the server meanwhile
-                    raise ModelError(f"{self.url}{route} does not answer: {problem}", "see whether the server runs, and whether the address is right") from None
+                    raise ModelError(
+                        f"{self.url}{route} does not answer: {problem}", "see whether the server runs, and whether the address is right"
+                    ) from None
         text = held.decode("utf-8", "replace")
         if answer.status >= 400:
             raise Refused(answer.status, f"{self.url}{route} answers {answer.status}: {' '.join(text.split())[:300]}")

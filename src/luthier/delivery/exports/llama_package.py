@@ -110,7 +110,9 @@ class PackagedFile:
     def _scores(self, ids: list[int]) -> np.ndarray:
         """The scores of all tokens behind each of some, # (tokens, vocabulary)"""
         if len(ids) > self._llama.n_ctx():
-            raise ModelError(f"{len(ids)} tokens are more than the {self._llama.n_ctx()} that are compared", "compare shorter rows: --rows FILE")
+            raise ModelError(
+                f"{len(ids)} tokens are more than the {self._llama.n_ctx()} that are compared", "compare shorter rows: --rows FILE"
+            )
         self._llama.reset()
         self._llama.eval(ids)
         return self._llama.scores[: len(ids)]

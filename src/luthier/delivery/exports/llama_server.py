@@ -97,7 +97,10 @@ class LlamaServer:
         self.server.close()
 
     def _tokens(self, text: str, special: bool) -> list[int]:
-        return [int(token) for token in self.server.post("/tokenize", {"content": text, "add_special": special, "parse_special": True})["tokens"]]
+        return [
+            int(token)
+            for token in self.server.post("/tokenize", {"content": text, "add_special": special, "parse_special": True})["tokens"]
+        ]
 
     def _applied(self, messages: Sequence[Message], answers: bool) -> str:
         body = {"messages": [dict(message) for message in messages], "add_generation_prompt": answers}
@@ -117,7 +120,9 @@ class LlamaServer:
         return self.begins + text if writes and self.adds is not None and not text.startswith(self.begins) else text
 
     def _complete(self, prompt: list[int], **options: Any) -> Any:
-        return self.server.post("/completion", {"prompt": prompt, "samplers": ["top_k"], "top_k": 1, "temperature": 0.0, "stream": False, **options})
+        return self.server.post(
+            "/completion", {"prompt": prompt, "samplers": ["top_k"], "top_k": 1, "temperature": 0.0, "stream": False, **options}
+        )
 
     def _behind(self, before: list[int], token: int) -> float:
         """The log-probability of a token behind others. The server tells that of the token it chose, and with a bias it chooses the wanted one; probabilities are those before the bias."""
