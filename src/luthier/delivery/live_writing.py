@@ -222,9 +222,7 @@ def _reason(first: StageResult, answered: Sequence[Answered]) -> str:
         return "its chat template or its tokenizer is another one"
     if first.name == LOG_PROBABILITIES:
         return "it answers with other weights, or with weights that were rounded further than was said"
-    longer = [each for each in answered if len(each.ours) < LIMIT and len(each.said.text) > 0 and not each.said.text.strip() == ""]
+    ended = [each for each in answered if len(each.ours) < LIMIT and len(each.said.pieces) > len(each.ours)]
     return (
-        "it does not stop where the trainer does (the end token was lost), or answers with another model or template"
-        if longer
-        else "it answers with another model or template"
-    )
+        "it does not stop where the trainer does (the end token was lost), or " if ended else "it "
+    ) + "answers with another model or template"

@@ -104,7 +104,7 @@ def test_matrices_are_rounded_once_and_norms_not_at_all(bundles: Any, tmp_path: 
 
 
 def test_a_number_that_sixteen_bits_cannot_hold_is_refused_by_name() -> None:
-    with pytest.raises(ModelError, match="blk.0.attn_q.weight holds 1e") as caught:
+    with pytest.raises(ModelError, match=r"blk\.0\.attn_q\.weight holds 1e") as caught:
         rounded(np.array([[1e6]], dtype=np.float32), "F16", "blk.0.attn_q.weight")
     assert "bfloat16" in caught.value.remedy
 

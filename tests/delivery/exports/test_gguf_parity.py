@@ -148,14 +148,14 @@ def test_a_file_that_is_cut_off_is_refused(exported: tuple[Base, Path], tmp_path
     (tmp_path / FILE).write_bytes(exported[1].read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot be read"):
         Gguf().open(tmp_path)
-    with pytest.raises(ModelError, match="holds no model.gguf"):
+    with pytest.raises(ModelError, match=r"holds no model\.gguf"):
         Gguf().open(tmp_path / "nowhere")
 
 
 @NEEDS
 def test_what_llama_cpp_cannot_open_is_told_in_its_own_words(exported: tuple[Base, Path], tmp_path: Path) -> None:
     harmed = rewritten(exported[1], tmp_path / FILE, metadata={"tokenizer.ggml.pre": "no such thing"})
-    with pytest.raises(ModelError, match="llama.cpp cannot open") as caught:
+    with pytest.raises(ModelError, match=r"llama\.cpp cannot open") as caught:
         ServedFile(harmed, str(PROGRAM))
     assert "no such thing" in caught.value.message
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,11 @@ class ReadBack:
             raise ModelError(
                 f"transformers cannot read {file} back: {problem}", "install llama.cpp: its `llama-server` is asked where it is on the PATH"
             ) from None
-        self.model = _with_rope(model.eval(), held)
+        self.model: Any = _with_rope(model.eval(), held)
         _cut_words(self.tokenizer, held)
         self.about = f"transformers {transformers.__version__}, which read the file back: llama.cpp is not installed and was not asked"
         self.precision, self.ends = held.precision, held.ends
-        self.unseen: dict[str, str] = {}
+        self.unseen: Mapping[str, str] = {}
         self.begins = held["tokenizer.ggml.bos_token_id"]
         self.adds = bool(held["tokenizer.ggml.add_bos_token"]) and self.begins is not None
         self.template = held["tokenizer.chat_template"] or ""

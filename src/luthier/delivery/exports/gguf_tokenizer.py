@@ -126,9 +126,8 @@ def read_vocabulary(tokenizer: Any, rows: int | None) -> Vocabulary:
     names = {number: text for text, number in model["vocab"].items()}
     added: dict[int, Mapping[str, Any]] = {each["id"]: each for each in found.get("added_tokens") or []}
     names |= {number: each["content"] for number, each in added.items()}
-    rows = rows if rows is not None else max(names) + 1
     tokens, kinds = [], []
-    for number in range(rows):
+    for number in range(max(names) + 1 if rows is None else rows):
         text = names.get(number)
         if text is None:
             tokens.append(f"[PAD{number}]")

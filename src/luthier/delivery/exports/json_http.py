@@ -74,27 +74,34 @@ class JsonServer:
 
     def _ask(self, method: str, route: str, body: bytes | None) -> Any:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
-        for again in (True, False):
-            fresh = self._open is None
-            connection = self._open = self._open or self._connect()
-            try:
-                connection.request(method, self._parts.path.rstrip("/") + route, body, headers)
-                answer = connection.getresponse()
-                held = answer.read(MOST)
-                break
-            except (OSError, http.client.HTTPException) as problem:
+        kept = self._open is not None
+        try:
+            status, held = self._exchange(method, route, body, headers)
+        except (OSError, http.client.HTTPException) as problem:
+            self.close()
+            if not kept:
+                raise self._silent(route, problem) from None
+            try:  # a connection that stayed open may have been closed by the server meanwhile
+                status, held = self._exchange(method, route, body, headers)
+            except (OSError, http.client.HTTPException) as again:
                 self.close()
-                if fresh or not again:  # a connection that stayed open may have been closed by the server meanwhile
-                    raise ModelError(
-                        f"{self.url}{route} does not answer: {problem}", "see whether the server runs, and whether the address is right"
-                    ) from None
+                raise self._silent(route, again) from None
         text = held.decode("utf-8", "replace")
-        if answer.status >= 400:
-            raise Refused(answer.status, f"{self.url}{route} answers {answer.status}: {' '.join(text.split())[:300]}")
+        if status >= 400:
+            raise Refused(status, f"{self.url}{route} answers {status}: {' '.join(text.split())[:300]}")
         try:
             return json.loads(text)
         except ValueError:
-            raise Refused(answer.status, f"{self.url}{route} answers in something else than JSON: {text[:80]!r}") from None
+            raise Refused(status, f"{self.url}{route} answers in something else than JSON: {text[:80]!r}") from None
+
+    def _exchange(self, method: str, route: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        connection = self._open = self._open or self._connect()
+        connection.request(method, self._parts.path.rstrip("/") + route, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read(MOST)
+
+    def _silent(self, route: str, problem: Exception) -> ModelError:
+        return ModelError(f"{self.url}{route} does not answer: {problem}", "see whether the server runs, and whether the address is right")
 
     def _connect(self) -> http.client.HTTPConnection:
         host, port = self._parts.hostname or "", self._parts.port

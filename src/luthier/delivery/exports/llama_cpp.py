@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ class ServedFile(LlamaServer):
             self.close()
             raise
         self.about = self.about.split(" at ")[0]
-        self.unseen = {}
+        self.unseen: Mapping[str, str] = {}
 
     def _wait(self, server: JsonServer) -> JsonServer:
         """Until the server has read the file."""

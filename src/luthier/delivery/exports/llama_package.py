@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class PackagedFile:
             raise ModelError(f"llama.cpp cannot open {file}: {problem}", "export it again; or update llama.cpp") from None
         self.about = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
         self.precision, self.ends = self.held.precision, self.held.ends
-        self.unseen: dict[str, str] = {}
+        self.unseen: Mapping[str, str] = {}
         self.template = self.held["tokenizer.chat_template"] or ""
         begins = self.held["tokenizer.ggml.bos_token_id"]
         self.begins = self.held.tokens[int(begins)] if begins is not None else ""

@@ -36,7 +36,7 @@ class LlamaServer:
         props: Mapping[str, Any] = server.get("/props")
         self.template, self.begins = str(props.get("chat_template") or ""), str(props.get("bos_token") or "")
         self.about = f"llama.cpp ({props.get('build_info') or 'of unknown version'}) at {server.url}"
-        self.unseen: dict[str, str] = {WEIGHTS: "a server does not show its weights"}
+        self.unseen: Mapping[str, str] = {WEIGHTS: "a server does not show its weights"}
         own = self._tokens("x", True)
         self.adds = own[0] if len(own) > len(self._tokens("x", False)) else None
         """The token that it puts before a text by itself."""
