@@ -92,6 +92,10 @@ class PackagedFile:
             made.append(int(self._llama.scores[self._llama.n_tokens - 1].argmax()))
         return made
 
+    def likeliest(self, tokens: Sequence[int]) -> list[int]:
+        """The likeliest token behind each of some, in one pass."""
+        return [int(token) for token in self._scores([int(token) for token in tokens]).argmax(1)]
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens as text, without control tokens."""
         return self._llama.detokenize([int(token) for token in tokens]).decode("utf-8", "replace")
