@@ -134,7 +134,8 @@ class WriterParity:
         for asked in self.asked:
             learned = np.array(asked.learned[1:], dtype=bool)
             self.ours.append(log_probabilities_of(self.trainer, asked.tokens)[learned])
-            self.theirs.append(np.asarray(self.runtime.log_probabilities(asked.tokens), dtype=np.float64)[learned])
+            given = (asked.tokens, asked.learned) if getattr(self.runtime, "one_by_one", False) else (asked.tokens,)
+            self.theirs.append(np.asarray(self.runtime.log_probabilities(*given), dtype=np.float64)[learned])
         return compare_log_probabilities(self.ours, self.theirs, [asked.row for asked in self.asked], self.tolerance)
 
     def text(self) -> StageResult:

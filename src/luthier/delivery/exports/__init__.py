@@ -10,6 +10,7 @@ EXPORTERS: Table = Table(
     onnx="luthier.delivery.exports.onnx_folder:OnnxFolder",
     int8="luthier.delivery.exports.onnx_folder:Int8Folder",
     word2vec="luthier.delivery.exports.word2vec_files:Word2vecFiles",
+    gguf="luthier.delivery.exports.gguf:Gguf",
     **{"sentence-transformers": "luthier.delivery.exports.transformers_folder:SentenceTransformersFolder"},
 )
 """Name → class of the exporter, as after `--to`; packages add theirs by an entry point in the group `luthier.exporter`."""
