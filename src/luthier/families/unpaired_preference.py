@@ -27,10 +27,10 @@ from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO
-from luthier.families import token_proofs, unpaired_proofs
+from luthier.families import token_proofs, unpaired_preference_proofs
 from luthier.families.family import Choice
 from luthier.families.preference import PreferenceFamily
-from luthier.families.unpaired_report import describe_answers, trivial_models
+from luthier.families.unpaired_preference_report import describe_answers, trivial_models
 from luthier.objectives.unpaired_preference import KINDS, RATIO, UnpairedPreference, class_weights
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ class UnpairedFamily(PreferenceFamily):
             for record in both:
                 reason = f"another row calls the same answer to the same prompt {KINDS[not rows[id(record)].good]}"
                 rejected.append(Rejected(record.source, record.row, reason, dict(record.values)))
-            parts[name] = [record for record in part if record not in both]
+            gone = {id(record) for record in both}
+            parts[name] = [record for record in part if id(record) not in gone]
         left = {rows[id(record)].good for record in parts["train"]}
         if len(left) == 1:
             kind = KINDS[left.pop()]
@@ -138,16 +139,16 @@ class UnpairedFamily(PreferenceFamily):
     def proofs(self) -> tuple[tuple[ProofFunction, ...], tuple[ProofFunction, ...]]:
         """The answer and its end are learned and nothing else, as good as its row says; the loss begins where it must, and its gradient goes the right way."""
         read = (
-            unpaired_proofs.answers_can_be_learned,
+            unpaired_preference_proofs.answers_can_be_learned,
             token_proofs.trained_is_served,
-            unpaired_proofs.the_answer_is_judged_and_nothing_else,
-            unpaired_proofs.the_end_is_learned,
-            unpaired_proofs.mismatched_answers_are_of_other_prompts,
+            unpaired_preference_proofs.the_answer_is_judged_and_nothing_else,
+            unpaired_preference_proofs.the_end_is_learned,
+            unpaired_preference_proofs.mismatched_answers_are_of_other_prompts,
         )
         ask = (
-            unpaired_proofs.starts_as_the_reference,
-            unpaired_proofs.log_probabilities_are_exact,
-            unpaired_proofs.good_answers_become_likelier_and_bad_ones_less,
+            unpaired_preference_proofs.starts_as_the_reference,
+            unpaired_preference_proofs.log_probabilities_are_exact,
+            unpaired_preference_proofs.good_answers_become_likelier_and_bad_ones_less,
         )
         return read, ask
 
