@@ -46,8 +46,9 @@ with torch.no_grad():
     for parameter in model.network.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.02 * parameter.std())
 moved = {name: value.clone() for name, value in model.network.state_dict().items()}
-model.network.config._attn_implementation = "eager"
+packed, model.network.config._attn_implementation = model.network.config._attn_implementation, "eager"  # only for the file: TRL knows no other
 model.network.save_pretrained(out + "/moved")
+model.network.config._attn_implementation = packed
 reference, policy = (kept, moved) if away == "policy" else (moved, kept)
 model.network.load_state_dict(reference)
 at_work.begin(model, examples, Cache())

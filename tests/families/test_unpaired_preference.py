@@ -12,13 +12,15 @@ import pytest
 
 import luthier
 from luthier.core.errors import DataError
-from luthier.core.types import Loss, Record
+from luthier.core.types import Example, Loss, Record
 from luthier.data.judged_answers import is_good
+from luthier.data.read_rows import read
+from luthier.data.reading import Columns
 from luthier.data.spec import Data
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.families import family_of
-from luthier.families.recognise import load_dataset
+from luthier.families.recognise import load_dataset, recognise
 from luthier.families.unpaired_preference_report import describe_answers, trivial_models
 from luthier.models.modes import eval_mode
 from luthier.models.pretrained import load_tokenizer
@@ -58,11 +60,18 @@ def turned(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "label": not row["label"]} for row in table]
 
 
+def recognised(folder: Path, table: list[dict[str, Any]], **asked: Any) -> tuple[str, Columns]:
+    """The family that takes a table, and its columns."""
+    file = write_lines(folder, table)
+    family, columns = recognise(read(file), str(file), Data(path=str(file), **asked))
+    return family.name, columns
+
+
 # rows
 
 
 def test_which_tables_are_recognised_unasked_and_which_are_left_to_others(tmp_path: Path) -> None:
-    rows = judged()
+    rows = [{**row, "completion": f"{row['completion']} {number}"} for number, row in enumerate(judged())]
     talk = [{"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}], "label": row["label"]} for row in rows]  # fmt: skip
     several = ("phone", "film", "meal")
     tables: dict[str, tuple[list[dict[str, Any]], str, tuple[str, ...]]] = {
@@ -70,18 +79,17 @@ def test_which_tables_are_recognised_unasked_and_which_are_left_to_others(tmp_pa
         "other names": ([{"prompt": row["prompt"], "response": row["completion"], "thumb": "up" if row["label"] else "down"} for row in rows], "unpaired_preference", ("prompt", "response")),
         "LLaMA-Factory": ([{"messages": row["messages"], "kto_tag": row["label"]} for row in talk], "unpaired_preference", ("messages",)),
         "conversations with a label": (talk, "chat", ("messages",)),
-        "a text and a label": ([{"text": f"{row['prompt']} {row['completion']}", "label": row["label"]} for number, row in enumerate(rows)], "classification", ("text",)),
+        "a text and a label": ([{"text": row["completion"], "label": row["label"]} for row in rows], "classification", ("text",)),
         "a prompt and a label": ([{"prompt": row["prompt"], "label": row["label"]} for row in rows], "classification", ("prompt",)),
         "three labels": ([{**row, "label": several[number % 3]} for number, row in enumerate(rows)], "chat", ("prompt",)),
         "one label": ([{**row, "label": True} for row in rows], "chat", ("prompt",)),
-        "no label": ([{"prompt": row["prompt"], "completion": f"{row['completion']} {number}"} for number, row in enumerate(rows)], "chat", ("prompt",)),
-        "a question and its answer": ([{"question": row["prompt"], "answer": f"{row['completion']} {number}", "label": row["label"]} for number, row in enumerate(rows)], "chat", ("question",)),
+        "no label": ([{"prompt": row["prompt"], "completion": row["completion"]} for row in rows], "chat", ("prompt",)),
+        "a question and its answer": ([{"question": row["prompt"], "answer": row["completion"], "label": row["label"]} for row in rows], "chat", ("question",)),
     }  # fmt: skip
     for name, (table, task, input) in tables.items():
-        found = load_dataset(Data(path=str(write_lines(tmp_path, table))), checks=())
-        assert (found.spec.task, found.spec.input) == (task, input), name
-    named = load_dataset(Data(path=str(write_lines(tmp_path, rows)), target="label"), checks=())
-    assert named.spec.task == "classification"  # the label is asked for
+        family, columns = recognised(tmp_path, table)
+        assert (family, columns.input) == (task, input), name
+    assert recognised(tmp_path, rows, target="label")[0] == "classification"  # the label is asked for
 
 
 def test_a_person_who_insists_names_any_columns_and_labels_are_read_in_many_words(tmp_path: Path) -> None:
@@ -207,18 +215,24 @@ def test_a_loss_whose_level_is_learned_too_is_caught(bases: Any, monkeypatch: py
 def test_a_prompt_that_is_learned_and_an_end_that_is_not_are_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own = UnpairedObjective.encode
 
-    def changed(self: Any, position: int, record: Record, messages: Any, more: int) -> Any:
+    def with_prompt(self: Any, position: int, record: Record, messages: Any) -> Any:
         example = own(self, position, record, messages)
-        learned, asked = list(example.facts["learned"]), len(example.facts["prompt"])
-        learned[asked - 3 : asked] = [more > 0] * 3
-        learned[-1] = more > 0
-        return replace(
-            example, facts={**example.facts, "learned": learned, "lengths": (sum(learned),), "key": example.facts["key"][1:] + b"b"}
-        )
+        asked = len(example.facts["prompt"])
+        return _learning(example, [each or asked - 3 <= place for place, each in enumerate(example.facts["learned"])])
 
-    for more, name in ((1, "the answer is judged and nothing else"), (0, "the end is learned")):
-        monkeypatch.setattr(UnpairedObjective, "encode", lambda *given, more=more: changed(*given, more))
+    def without_end(self: Any, position: int, record: Record, messages: Any) -> Any:
+        example = own(self, position, record, messages)
+        return _learning(example, [*example.facts["learned"][:-1], False])
+
+    for bug, name in ((with_prompt, "the answer is judged and nothing else"), (without_end, "the end is learned")):
+        monkeypatch.setattr(UnpairedObjective, "encode", bug)
         assert name in failed(work_for(bases("llama"), judged()))
+
+
+def _learning(example: Example, learned: list[bool]) -> Example:
+    """The example with other learned tokens."""
+    key = example.facts["key"][1:] + b"b"
+    return replace(example, facts={**example.facts, "learned": learned, "lengths": (sum(learned),), "key": key})
 
 
 def test_a_reference_that_is_another_model_is_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from luthier.evaluation.baselines import Baseline
 
 Feature = Callable[[Sequence[Example]], np.ndarray]
-UNKNOWN = ("gained", "said", "reference", "drift", "tokens", "mismatched", "mismatched_said", "zero")
+UNKNOWN: tuple[str, ...] = ("gained", "said", "reference", "drift", "tokens", "mismatched", "mismatched_said", "zero")
 """What a trivial model says nothing of."""
 
 
