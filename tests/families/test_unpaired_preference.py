@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import luthier
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, OutOfMemory
 from luthier.core.types import Example, Loss, Record
 from luthier.data.judged_answers import is_good
 from luthier.data.read_rows import read
@@ -271,6 +271,16 @@ def test_rows_of_one_kind_in_a_step_are_learned_and_dropout_changes_nothing_that
     seen = list(steps(work))
     assert np.isfinite([step.loss for step in seen]).all() and all(step.count == step.examples for step in seen)
     assert measure(score(work.model, work.objective, work.validation), ("loss",))["loss"] < 0.5
+
+
+def test_a_step_that_memory_cannot_hold_names_the_batch_size_which_is_all_that_helps(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_much(self: Any, model: Any, batch: Any) -> Loss:
+        raise MemoryError
+
+    monkeypatch.setattr(UnpairedObjective, "loss", too_much)
+    with pytest.raises(OutOfMemory, match=r"8 rows of .* go through the model together") as found:
+        next(steps(work_for(bases("llama"), judged()[:40])))
+    assert "training.batch_size" in found.value.remedy
 
 
 def test_the_report_tells_drift_both_kinds_length_and_simple_rules(bases: Any) -> None:
