@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import luthier
-from luthier.core.errors import DataError, OutOfMemory
+from luthier.core.errors import DataError, ExperimentError, OutOfMemory
 from luthier.core.types import Example, Loss, Record
 from luthier.data.judged_answers import is_good
 from luthier.data.read_rows import read
@@ -32,7 +32,7 @@ from luthier.training.assemble import assemble
 from luthier.training.proofs.context import ProofInputs
 from luthier.training.prove import find_disproved, prove
 from luthier.training.steps import Work, steps
-from tests.families.cases import judged, write_lines
+from tests.families.cases import judged, pairs, write_lines
 from tests.training.test_steps import experiment
 
 FOREVER = 1e6
@@ -334,6 +334,12 @@ def test_a_bundle_talks_is_a_base_and_its_weights_stand_in_the_experiment(bases:
     assert {proof["name"]: proof["held"] for proof in more.json("proofs.json")["proofs"]}["starts as the reference"] is True
     pages = (run.folder / "report.html").read_text()
     assert "Is it length that was learned?" in pages and "good (0." in pages
+
+
+@pytest.mark.parametrize("table", [judged, pairs])
+def test_bases_are_not_compared_by_preferences_and_the_message_says_by_what(bases: Any, tmp_path: Path, table: Any) -> None:
+    with pytest.raises(ExperimentError, match="similarity is read off classes or answers"):
+        luthier.similar(write_lines(tmp_path, table()), [str(bases("llama").folder)])
 
 
 def test_show_marks_the_answer_and_says_which_way_it_is_to_go(bases: Any, tmp_path: Path) -> None:
