@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.store import Base
 
+AS_PAIRS = "as for pairs (docs/preference.md); one rate was tried with single answers"
 FEWEST_STRAY = 3
 """Rows with the same third value of a label from which on the column is refused; fewer are set aside."""
 
@@ -121,6 +122,10 @@ class UnpairedFamily(PreferenceFamily):
         weights = zip(("desirable_weight", "undesirable_weight"), class_weights(good, bad), strict=True)
         why = f"{good:,} good and {bad:,} bad answers: together the good ones weigh {RATIO[0]:g} to {RATIO[1]:.2f} times what the bad ones do (KTO, section 4.2)"
         return [*super().defaults(dataset, base, metric), *(Choice(f"objective.{name}", weight, why) for name, weight in weights)]
+
+    def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
+        """That of pairs."""
+        return super().learning_rate(base, adaptation)[0], AS_PAIRS
 
     def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """How well good and bad answers are told apart, wherever the border lies."""
