@@ -167,6 +167,15 @@ def test_rows_without_a_mismatched_answer_are_compared_with_nothing(base: Any, u
     assert found.loss[0] == pytest.approx(0.5, rel=1e-4)
 
 
+def test_only_good_answers_are_references_and_bad_ones_are_shown_as_such(base: Any) -> None:
+    at_work = objective(base)
+    examples = at_work.prepare(rows())
+    assert {examples[row].target for row in at_work.rows_to_answer(examples, 12)} == {1}
+    for record, example in zip(rows(), examples, strict=True):
+        marked = "" if record.values["label"] else "(a bad answer) "
+        assert at_work.reference(example) == marked + record.values["completion"]
+
+
 def test_an_answer_that_is_cut_off_teaches_nothing_and_is_counted(base: Any, untouched: Referenced) -> None:
     at_work = objective(base, max_length=16)
     examples = at_work.prepare(rows(2))

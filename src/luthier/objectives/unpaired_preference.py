@@ -186,6 +186,10 @@ class UnpairedObjective(AnswersTurns):
         """Tokens of the prompt, and of the answer."""
         return len(example.facts["prompt"]), count_learned(example)
 
+    def reference(self, example: Example) -> str:
+        """The row's answer; where it was a bad one, it says so."""
+        return ("" if example.target else "(a bad answer) ") + super().reference(example)
+
     def rows_to_answer(self, examples: Sequence[Example], most: int) -> list[int]:
         """Rows whose own answer is good: it is the reference."""
         good = [row for row, example in enumerate(examples) if example.target]
