@@ -57,6 +57,7 @@ def test_an_average_is_refused_with_the_reason_and_the_formats_that_hold_it(runs
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_vector_is_pooled_as_the_folder_says(runs: Any, tmp_path: Path) -> None:
     run = runs("vectors")
     done = luthier.export(run.folder, to="sentence-transformers", out=tmp_path / "out", most=3)
