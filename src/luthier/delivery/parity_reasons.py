@@ -115,9 +115,7 @@ def _weights(first: StageResult, trainer: Trainer) -> str:
     names = [each.name.removesuffix(".weight") for each in tensors]
     largest = max(each.largest for each in tensors)
     if adapted and all(any(name.endswith(target) or target.endswith(name) for target in adapted) for name in names):
-        if largest > 1e-2:
-            return "the adapters were not merged, or into other weights"
-        return "the adapters were merged, or not, in another precision than the bundle's"
+        return "the adapters were not merged, or were merged in another precision or into other weights"
     heads = [name for name in names if name.startswith(("classifier", "score", "pre_classifier"))]
     if heads == names:
         return "the last layer was scaled: the temperature was lost or applied twice, or another head was exported"
