@@ -304,7 +304,9 @@ def _conclude(place: Run, plan: Plan, dataset: Dataset, starts: list[Start], unf
     from luthier.delivery.transfer import write_transfer
     from luthier.pilot.stages.transfer_table import compare_starts
 
-    cells = {(start.name, rows, seed): found for start in plan.starts for seed, rows in plan.groups if (found := _kept(place, start, rows, seed))}
+    cells = {
+        (start.name, rows, seed): found for start in plan.starts for seed, rows in plan.groups if (found := _kept(place, start, rows, seed))
+    }
     if not cells:
         for name, why in unfit.items():
             raise ExperimentError(f"no model was finished: {name}: {why}", "mend what it says, or leave this start out")
