@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import luthier
 from luthier.core.errors import DataError, ModelError
 from luthier.core.types import Record
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, WEIGHTS
@@ -25,7 +26,8 @@ from luthier.delivery.exports.json_http import JsonServer
 from luthier.delivery.exports.llama_cpp import SERVER
 from luthier.delivery.live_parity import TOKEN, check_endpoint
 from luthier.delivery.live_writing import token_bytes
-from luthier.models.store import Base
+from luthier.models.store import Base, resolve
+from tests.conftest import rows
 from tests.delivery.exports.gguf_bundles import make_bundle, other_bundle, rewritten
 
 PROGRAM = shutil.which(SERVER)
@@ -303,3 +305,40 @@ def test_a_llama_server_as_people_start_it_is_compared_stage_by_stage(bundle: Ba
         record = check_endpoint(bundle, url, chats, most=2)
     assert record.first is not None
     assert record.first.name == LOG_PROBABILITIES
+
+
+class Sorting:
+    """A classifier behind vLLM's /classify.
+
+    Args:
+        folder: of the bundle that answers.
+        turned: whether its classes stand in another order: a fault.
+    """
+
+    names = ("classes",)
+
+    def __init__(self, folder: Path, turned: bool = False) -> None:
+        self.folder, self.turned = folder, turned
+
+    def answer(self, route: str, body: dict[str, Any]) -> Any:
+        if route != "/classify":
+            return None
+        found = []
+        for said in luthier.predict(self.folder, body["input"]):
+            labels, probs = list(said["probabilities"]), list(said["probabilities"].values())
+            shown = labels[::-1] if self.turned else labels
+            found.append({"label": shown[max(range(len(probs)), key=probs.__getitem__)], "probs": probs})
+        return {"data": found}
+
+
+def test_a_classifier_is_compared_by_its_probabilities_and_labels(runs: Any) -> None:
+    folder = runs("classes").folder / "bundle"
+    bundle, texts = resolve(str(folder)), [Record(number, row) for number, row in enumerate(rows(6), 1)]
+    with serving(Sorting(folder)) as url:
+        record = check_endpoint(bundle, url, texts, precision="float32")
+    assert record.same, record.lines()
+    assert "accuracy" in next(stage.detail for stage in record.stages if stage.name == "metric")
+    with serving(Sorting(folder, turned=True)) as url:
+        record = check_endpoint(bundle, url, texts, precision="float32")
+    assert record.first is not None
+    assert record.reason == "its classes stand in another order"
