@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from luthier.pilot.bench import bench
     from luthier.pilot.check import check
     from luthier.pilot.compare_runs import compare
+    from luthier.pilot.export import export, parity
     from luthier.pilot.import_config import import_config
     from luthier.pilot.models import describe, pull, remove
     from luthier.pilot.plan import plan
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from luthier.pilot.show import show
     from luthier.pilot.similar import similar
     from luthier.pilot.steer import steer
+    from luthier.pilot.transfer import transfer
     from luthier.training.prove import Disproved
 
     __version__: str
@@ -77,6 +79,8 @@ _PLACES = {
     "compare": "luthier.pilot.compare_runs",
     "describe": "luthier.pilot.models",
     "import_config": "luthier.pilot.import_config",
+    "export": "luthier.pilot.export",
+    "parity": "luthier.pilot.export",
     "plan": "luthier.pilot.plan",
     "prove": "luthier.pilot.prove",
     "pull": "luthier.pilot.models",
@@ -91,6 +95,7 @@ _PLACES = {
     "similar": "luthier.pilot.similar",
     "steer": "luthier.pilot.steer",
     "train": "luthier.pilot.run",
+    "transfer": "luthier.pilot.transfer",
     **dict.fromkeys("chat predict".split(), "luthier.pilot.predict"),
     **dict.fromkeys("aliases promote rollback".split(), "luthier.pilot.promote"),
     **dict.fromkeys("note runs".split(), "luthier.pilot.runs"),
@@ -123,8 +128,10 @@ __all__ = [
     "check",
     "compare",
     "describe",
+    "export",
     "import_config",
     "note",
+    "parity",
     "plan",
     "predict",
     "promote",
@@ -143,6 +150,7 @@ __all__ = [
     "similar",
     "steer",
     "train",
+    "transfer",
 ]
 
 

@@ -66,7 +66,7 @@ def test_a_run_that_is_not_finished_says_how_far_it_came(events: tuple[str, ...]
 
 
 DAMAGES: dict[str, tuple[str, bytes | None, str]] = {
-    "a torn verdict": ("verdict.json", b'{"task": "cl', "verdict.json is not JSON"),
+    "a torn verdict": ("verdict.json", b'{"task": "cl', "verdict.json is damaged: it is not JSON"),
     "a verdict of another kind": ("verdict.json", b"[1, 2]", "what it says is not what a run says"),
     "an empty verdict": ("verdict.json", b"{}", "what it says is not what a run says"),
     "an experiment that is no YAML": ("experiment.yaml", b"a: [", "experiment.yaml is not YAML"),

@@ -115,6 +115,15 @@ def test_merged_cells_and_formulas_without_a_result_are_said(tmp_path: Path) -> 
     ] == [True, True]
 
 
+def test_a_label_column_of_formulas_that_nobody_saved_is_refused_with_what_to_do_about_it(tmp_path: Path) -> None:
+    cells = [[row[0], row[1] if place == 0 else ("=A1", None)] for place, row in enumerate(plain())]
+    with pytest.raises(
+        DataError,
+        match=r"the column 'label' is empty in all[\s\S]*formulas without a saved result: open it in a spreadsheet program and save it",
+    ):
+        load_dataset(Data(path=str(workbook(tmp_path / "rows.xlsx", Data=cells))), checks=())
+
+
 def test_a_workbook_that_cannot_be_read_is_refused_with_the_remedy(tmp_path: Path) -> None:
     titled = workbook(tmp_path / "titled.xlsx", Data=[["Report of May", None], [], *plain()])
     whole = workbook(tmp_path / "whole.xlsx", Data=plain()).read_bytes()

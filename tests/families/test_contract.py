@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import luthier
 from luthier.core.run import Run
 from luthier.core.types import Loss, Scores
+from luthier.delivery.exports import EXPORTERS
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
@@ -285,3 +286,17 @@ def test_its_bundle_says_over_http_exactly_what_it_says_here(
             assert len(said) == len(asked)
     finally:
         running.close(0)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_an_export_of_its_bundle_says_the_same(tried: Any, name: str, tmp_path: Path) -> None:
+    """In the first of these formats that holds it, proven stage by stage in a runtime that is not torch."""
+    pytest.importorskip("onnxruntime")
+    it = tried(name)
+    bundle = resolve(str(it.run.folder))
+    (format, *_) = [each for each in ("onnx", "word2vec") if not EXPORTERS[each]().refuse(bundle, EXPORTERS[each].precisions[0])]
+    done = luthier.export(it.run.folder, to=format, out=tmp_path / "exported", most=3)
+    assert done.parity is not None
+    states = {stage["name"]: stage["state"] for stage in done.parity["stages"]}
+    assert done.parity["same"] and "parts" not in states.values()
+    assert states["token ids"] == states["log-probabilities"] == "same"

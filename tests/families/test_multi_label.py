@@ -77,6 +77,14 @@ def test_the_separator_and_the_labels_that_are_left_out_are_said() -> None:
     assert "--task classification" in columns.reason
 
 
+def test_several_labels_in_a_column_that_nobody_named_are_mentioned() -> None:
+    _, columns = recognise(table(text=TEXTS, tags=PAIRED), "rows.csv", Data(path="rows.csv"))
+    assert "some of its cells hold several labels" in columns.reason
+    assert "--task multi_label" in columns.reason
+    _, columns = recognise(table(text=TEXTS, tags=["a", "b"] * 100), "rows.csv", Data(path="rows.csv"))
+    assert "several labels" not in columns.reason
+
+
 def test_a_column_without_several_labels_is_refused_with_the_columns_that_there_are() -> None:
     with pytest.raises(DataError, match="none of the columns text, label holds several labels a row"):
         task_of(table(text=TEXTS, label=["ab"[number % 2] for number in range(200)]), task="multi_label")

@@ -132,13 +132,13 @@ def test_a_bundle_that_is_not_whole_or_a_name_that_is_none_is_refused_before_any
 
 
 def test_the_card_says_what_the_hub_understands() -> None:
-    card = "---\nbase_model: /home/someone/base\nlanguage: English\nlicense: secret terms\npipeline_tag: text-classification\ntags: [luthier]\n---\n# Title\n\nluthier predict PATH\n"
+    card = "---\nbase_model: /somewhere/base\nlanguage: English\nlicense: secret terms\npipeline_tag: text-classification\ntags: [luthier]\n---\n# Title\n\nluthier predict PATH\n"
     made = card_for_hub(card, "me/words")
     head = yaml.safe_load(made.split("---")[1])
     assert head == {"language": "en", "license": "other", "pipeline_tag": "text-classification", "tags": ["luthier"]}
     assert made.endswith("# Title\n\nluthier predict me/words\n")
     assert (
-        yaml.safe_load(card_for_hub(card.replace("/home/someone/base", "google-bert/bert-base"), "me/w").split("---")[1])["base_model"]
+        yaml.safe_load(card_for_hub(card.replace("/somewhere/base", "google-bert/bert-base"), "me/w").split("---")[1])["base_model"]
         == "google-bert/bert-base"
     )
     assert yaml.safe_load(card_for_hub("no head", "me/w").split("---")[1])["tags"] == ["luthier"]

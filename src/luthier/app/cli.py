@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
-from luthier.app.estimates import plan, prove
+from luthier.app.estimates import plan, prove, similar
+from luthier.app.export import export, parity
 from luthier.app.group import Commands, collect_seldom, print_version
 from luthier.app.models import models_app
 from luthier.app.options import Input, Json, Quiet, Set, Target, Task
 from luthier.app.registry import add_commands
 from luthier.app.serve import serve
+from luthier.app.transfer import transfer
 from luthier.app.typed import repeat_flags
 
 app = typer.Typer(
@@ -342,39 +344,14 @@ def show(
         print(f"view {number}: {view}")
 
 
-@app.command()
-def similar(
-    data: Annotated[str, typer.Argument(help="A file of rows with classes or answers, or a folder; - for standard input.")],
-    bases: Annotated[
-        str,
-        typer.Option(
-            help="Names, folders or hub ids, with commas; when not given, the known ones that are on this machine and fit the task."
-        ),
-    ] = "",
-    target: Target = None,
-    input: Input = None,
-    task: Task = None,
-    set: Set = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Compare bases on your rows.
-
-    Says which one suits them, how many blocks to freeze, and which learning rate to start from.
-    """
-    from luthier.app.reporters import format_comparison, make_reporter
-    from luthier.pilot.similar import similar as verb
-
-    with make_reporter(quiet or as_json) as shown:
-        names = [name.strip() for name in bases.split(",") if name.strip()]
-        done = verb(data, names, target=target, input=input, task=task, set=set or (), reporter=shown)
-    print(json.dumps([one.value() for one in done], indent=2) if as_json else "\n".join(format_comparison(done)))
-
-
+app.command()(similar)
 app.command()(prove)
 app.command()(plan)
+app.command()(transfer)
 add_commands(app)
 app.command()(serve)
+app.command()(export)
+app.command()(parity)
 
 
 def main() -> None:

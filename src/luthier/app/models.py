@@ -23,8 +23,8 @@ def list_models(as_json: Json = False) -> None:
     from luthier.pilot.models import models as verb
 
     def line(row: dict[str, Any]) -> str:
-        where = f"here, {size(row['bytes'])}" if row["here"] else f"{row['megabytes']} MB to fetch"
-        return f"{row['name']:<14} {row['kind']:<8} {row['licence']:<11} {row['language']:<13} {where:<16} {row['about']}"
+        where = f"here, {size(row['bytes'])}" if row["here"] else f"{row['megabytes']} MB to {'fetch' if row['package'] else 'give'}"
+        return f"{row['name']:<18} {row['kind']:<8} {row['licence']:<12} {row['language']:<13} {where:<16} {row['about']}"
 
     _rows(verb(), as_json, line)
 

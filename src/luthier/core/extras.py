@@ -17,6 +17,9 @@ EXTRAS = {
     "starlette": ("Starlette", "serve"),
     "uvicorn": ("uvicorn", "serve"),
     "h11": ("h11", "serve"),
+    "onnx": ("onnx", "export"),
+    "onnxruntime": ("onnxruntime", "export"),
+    "onnx_ir": ("onnx-ir", "export"),
 }
 """Module → its package, and the extra of ours that brings it."""
 

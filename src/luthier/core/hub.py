@@ -156,7 +156,7 @@ def _ask_child(**question: Any) -> dict[str, Any]:
     asked = [sys.executable, "-c", CHILD, json.dumps(question)]
     done = subprocess.run(asked, stdout=subprocess.PIPE, env=environment, check=False)  # its progress bars go where ours would
     try:
-        said = json.loads(done.stdout.decode().strip().split("\n")[-1])
+        said: dict[str, Any] = json.loads(done.stdout.decode().strip().split("\n")[-1])
     except ValueError:
         said = {"problem": f"its client ended with {done.returncode}"}
     if "problem" in said:

@@ -134,8 +134,6 @@ def _reason(problem: Exception) -> str:
         return problem.message
     if isinstance(problem, yaml.YAMLError):
         return "experiment.yaml is not YAML"
-    if isinstance(problem, json.JSONDecodeError):
-        return "verdict.json is not JSON"
     if isinstance(problem, OSError):
         return f"{Path(str(problem.filename)).name if problem.filename else 'a file'}: {problem.strerror or problem}"
     text = str(problem).splitlines()[0] if str(problem) else ""

@@ -14,6 +14,7 @@ SOURCES = Table(
     xlsx="luthier.data.sources.workbooks:read_workbook",
     saved="luthier.data.sources.columns:read_saved",
     images="luthier.data.sources.images:read_images",
+    npz="luthier.data.sources.npz:read_npz",
     texts="luthier.data.sources.texts:read_texts",
     passages="luthier.data.sources.passages:read_passages",
 )

@@ -26,10 +26,10 @@ LARGEST = 64 << 30
 
 
 def on_disk(path: Path) -> Path:
-    """The file that lies on the disk: of `reviews.zip/train.csv` it is `reviews.zip`."""
+    """The file that lies on the disk: of `reviews.zip/train.csv` it is `reviews.zip`, of `scans.npz/test` it is `scans.npz`."""
     if path.exists():
         return path
-    return next((parent for parent in path.parents if parent.suffix.lower() == ".zip" and parent.is_file()), path)
+    return next((parent for parent in path.parents if parent.suffix.lower() in (".zip", ".npz") and parent.is_file()), path)
 
 
 def is_packed(path: Path) -> bool:

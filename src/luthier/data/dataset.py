@@ -19,6 +19,7 @@ from luthier.data.read_rows import read
 from luthier.data.reading import Recognise, RowKind, RowReader
 from luthier.data.rows import ENDINGS, Rejected, format_of, plain_stem
 from luthier.data.sources.images import KEPT
+from luthier.data.sources.npz import parts_of
 from luthier.data.spec import Data
 from luthier.data.split import PARTS
 from luthier.data.unread_columns import find_file_names, find_unread
@@ -194,8 +195,11 @@ def _refuse_leakage(spec: Data, sheet: Sheet, findings: list[Finding]) -> None:
 
 
 def _find_split_files(spec: Data) -> Data:
-    """The files of a folder or zip that are named for the parts of a split."""
+    """The files of a folder or zip, or the arrays of an .npz, that are named for the parts of a split."""
     folder = Path(spec.path)
+    if folder.suffix.lower() == ".npz" and folder.is_file():
+        held = parts_of(folder)
+        return spec.model_copy(update={{"train": "path"}.get(part, part): place for part, place in held.items()})
     if folder.is_dir():
         files = sorted(folder.iterdir())
     elif folder.suffix.lower() == ".zip" and folder.is_file():

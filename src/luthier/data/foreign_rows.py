@@ -40,7 +40,7 @@ class Layout:
         """
         if self.kind == "text":
             return {"text": self._text(values, "text")}
-        messages = self._turns(values) if self._named(values, "messages") is not None else self._asked(values)
+        messages = self._turns(values) if "messages" in self.columns else self._asked(values)
         if self.kind == "pair":
             return {
                 "messages": self._with_system(messages, values),

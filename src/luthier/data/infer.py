@@ -101,9 +101,10 @@ def _refuse_empty(rows: Rows, path: str, name: str) -> None:
     """
     if rows.values and all(_is_empty(row.get(name)) for row in rows.values):
         others = [other for other in rows.columns if other != name and not all(_is_empty(row.get(other)) for row in rows.values)]
+        noted = "".join(f"; {claim}: {remedy}" for claim, remedy in rows.notes)  # such as formulas whose results nobody saved
         raise DataError(
             f"{path}: the column {name!r} is empty in all {len(rows.values):,} rows",
-            f"fill it, or name another column ({', '.join(others[:8]) or 'there is none that holds anything'})",
+            f"fill it, or name another column ({', '.join(others[:8]) or 'there is none that holds anything'}){noted}",
         )
 
 

@@ -45,14 +45,14 @@ def read(
         format = format or _folder_format(path)
     elif not there.is_file():
         raise DataError(f"{path} is not a file", "give a file of rows, or a folder with train, validation and test files")
-    name = format or format_of(path)
+    name = format or format_of(path) or format_of(there)
     if name is None:
         ending = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
         remedy = UNREAD.get(path.suffix.lower()) or f"set data.format to one of {', '.join(SOURCES)}"
         raise DataError(f"{path}: the ending {ending!r} names no format that is read", UNREAD[".tar"] if ".tar" in ending else remedy)
     if sheet is not None and name != "xlsx":
         raise DataError(f"{path} has no sheets: only workbooks (.xlsx) do", "leave data.sheet out")
-    if is_packed(path) and name not in TEXT_FORMATS:
+    if is_packed(path) and name not in (*TEXT_FORMATS, "npz"):
         raise DataError(f"{path}: {name} files are not read from compressed ones", "unpack it, and give the file itself")
     found = reject_unreadable_rows(SOURCES[name](Reading(path, encoding, header, most, seed, sheet)), str(path))
     found = describe_tokens(found, str(path))

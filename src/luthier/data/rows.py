@@ -114,11 +114,12 @@ ENDINGS = {
     ".feather": "arrow",
     ".xlsx": "xlsx",
     ".xlsm": "xlsx",
+    ".npz": "npz",
 }
 UNREAD = {
     **dict.fromkeys((".xls", ".xlsb", ".ods", ".numbers"), "open it in a spreadsheet program and save it as .xlsx, or as CSV (UTF-8)"),
     **dict.fromkeys((".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar"), "unpack it, and give the file or folder itself; .gz and .zip are read"),
-    **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".dta", ".sav", ".rds", ".h5", ".db", ".sqlite", ".xml"), "save the table as CSV or Parquet"),
+    **dict.fromkeys((".pkl", ".pickle", ".npy", ".dta", ".sav", ".rds", ".h5", ".db", ".sqlite", ".xml"), "save the table as CSV or Parquet"),
     **dict.fromkeys((".pdf", ".docx", ".doc", ".html", ".htm", ".md"), "put the documents into a folder, and give the folder: each becomes a row"),
 }  # fmt: skip
 """Endings of files that are not read, with the remedy."""

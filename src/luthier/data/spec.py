@@ -11,13 +11,13 @@ class Data(Component):
     """The data of an experiment."""
 
     path: str = Field(
-        description="The file of rows (csv, tsv, json, jsonl, also as .gz or in a .zip; parquet, arrow, xlsx) or a folder; with `validation` and `test` given, the training rows."
+        description="The file of rows (csv, tsv, json, jsonl, also as .gz or in a .zip; parquet, arrow, xlsx; images as .npz) or a folder; with `validation` and `test` given, the training rows."
     )
     validation: str | None = Field(default=None, description="A file of validation rows, where the split is given.")
     test: str | None = Field(default=None, description="A file of test rows, where the split is given.")
     format: str | None = Field(
         default=None,
-        description="csv, tsv, json, jsonl, parquet, arrow, xlsx, saved (a folder of the datasets library), images or texts (a folder of such files), passages (a text file or a folder of them, few documents cut into passages); taken from the ending when unset.",
+        description="csv, tsv, json, jsonl, parquet, arrow, xlsx, npz (images as arrays), saved (a folder of the datasets library), images or texts (a folder of such files), passages (a text file or a folder of them, few documents cut into passages); taken from the ending when unset.",
     )
     encoding: str = Field(default="utf-8", description="How the bytes are read.")
     sheet: str | None = Field(

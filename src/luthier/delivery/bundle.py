@@ -19,6 +19,7 @@ from luthier.core.errors import ModelError
 from luthier.core.run import file_hash, name_disk_errors
 from luthier.experiment import Experiment
 from luthier.families import family_of
+from luthier.models import preprocessing
 from luthier.models.encode import depths_read
 from luthier.models.linear_probe import AveragedModel, LinearProbe
 from luthier.models.manifest import write_facts
@@ -120,6 +121,8 @@ def _copy_base(base: Base, folder: Path) -> None:
     shutil.copyfile(base.folder / "model.safetensors", folder / "model.safetensors")
     config = json.loads((base.folder / "config.json").read_text()) | {"id2label": {}, "label2id": {}}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    if (base.folder / preprocessing.FILE).is_file():
+        shutil.copyfile(base.folder / preprocessing.FILE, folder / preprocessing.FILE)
 
 
 def _write_probe(shipped: Shipped, experiment: Experiment, blocks: int, folder: Path) -> None:

@@ -53,6 +53,7 @@ class CausalLmFamily(CorpusFamily):
     metrics = ("bits_per_byte", "loss", "perplexity")
     compares_untouched = True
     pipeline_tag = "text-generation"
+    gives = "text"
 
     # rows
 

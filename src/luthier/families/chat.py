@@ -50,6 +50,7 @@ class ChatFamily(Family):
     generates = True
     converses = True
     pipeline_tag = "text-generation"
+    gives = "text"
 
     # rows
 

@@ -19,6 +19,7 @@ from luthier.data.usable_rows import reject_reason
 from luthier.evaluation.metric_choice import AUTO
 
 if TYPE_CHECKING:
+    from luthier.core.cache import Cache
     from luthier.core.finding import Finding
     from luthier.core.interfaces import TrainableModel
     from luthier.core.proof import ProofFunction
@@ -82,6 +83,9 @@ class Family(ABC):
     """What model hubs call it."""
     library: str = "transformers"
     """Which library reads its bundles without Luthier, as model hubs call it."""
+    gives: str = ""
+    """What an exported network of it gives, which is how exports and their proof know it: "classes", "labels", "number" or "vector" of a row, "tags" of its
+    words, "gaps" (what is hidden), "text" (the next token), "sequence" (another text), "picture" or "words" (a table); empty: it cannot be exported."""
 
     @property
     def spec_class(self) -> type[Component]:
@@ -190,6 +194,21 @@ class Family(ABC):
             base: from the store, a bundle of this family included; None where it is made from scratch.
             seed: of what is new in it.
         """
+
+    def start_head(
+        self, model: Any, objective: Any, weights: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache
+    ) -> bool:
+        """Give a new head its first weights, before anything else is made of the model; whether it was done: by default they stay random.
+
+        Args:
+            model: as `load` gave it; changed in place.
+            objective: as the run opened it.
+            weights: the hash of the base's weights; empty where there is none.
+            train: the training rows.
+            validation: the validation rows.
+            cache: where what took long is kept.
+        """
+        return False
 
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """The hyperparameters with what only the training rows can tell: the classes, a number's mean and spread. It stands in the experiment from then on.
@@ -336,6 +355,15 @@ class Family(ABC):
             records: the rows.
             limit: tokens that an answer may have.
         """
+
+    def texts_read(self, record: Record, objective: Any) -> list[list[str]]:
+        """What a tokenizer is given of a row, where other programs read it: for each piece one text, or two that are read together; of an image its file.
+
+        Args:
+            record: the row.
+            objective: knows the columns.
+        """
+        return [["\n\n".join(str(record.values.get(name) or "") for name in objective.input)]]
 
     def usage(self, bundle: str) -> str:
         """What to type to use a bundle."""

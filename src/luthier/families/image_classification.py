@@ -16,7 +16,7 @@ from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
 from luthier.families.class_family import ClassFamily, starts_where_it_must
 from luthier.families.family import Choice
-from luthier.families.image_family import ImageFamily, convolution_choices, find_image, fit_squares, pixels_are_served
+from luthier.families.image_family import ImageFamily, convolution_choices, find_image, fit_squares, pixels_are_served, squares_of_base
 from luthier.objectives.image_classification import ImageClassification as Images
 
 if TYPE_CHECKING:
@@ -34,7 +34,16 @@ EPOCHS = (
 )
 """Below this many training rows, epochs, and why."""
 RATES = {"full": 1e-3, "freeze": 3e-4, "gradual": 3e-4, "lora": 1e-3}
-"""Adaptation → learning rate."""
+"""Adaptation → learning rate of a network of ours, new or trained before."""
+BASE_EPOCHS = (
+    (500, 20, "few images: more passes over a base that knows what images look like"),
+    (2_000, 10, "some hundred images, and a base that knows what images look like"),
+    (10_000, 4, "a few thousand images, and a base that knows what images look like"),
+    (1 << 62, 2, "many images, and a base that knows what images look like"),
+)
+"""The same for a base that learned from many images."""
+BASE_RATES = {"full": 3e-4, "freeze": 1e-3, "gradual": 3e-4, "lora": 1e-3}
+"""Adaptation → learning rate of a base that learned from many images."""
 SEEN = 16
 """Side of the small pictures that the nearest class mean looks at."""
 SPREADS = tuple(10.0**power for power in (-3, -2.5, -2, -1.5, -1, -0.5, 0))
@@ -49,7 +58,9 @@ class ImageClassification(ImageFamily, ClassFamily):
     specificity = 3
     Spec = Images
     steps = 100
+    probes = True
     pipeline_tag = "image-classification"
+    gives = "classes"
 
     # rows
 
@@ -65,11 +76,12 @@ class ImageClassification(ImageFamily, ClassFamily):
     # starting point
 
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
-        """By rows; the network is new, and learns at the usual rate of one."""
+        """By rows, and by whether the network is new: then it learns at the usual rate of one."""
         rows = len(dataset.records["train"])
-        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
+        epochs, why = next((epochs, why) for limit, epochs, why in (BASE_EPOCHS if learned_much(base) else EPOCHS) if rows < limit)
         return [
-            Choice("adaptation.kind", "full", "a new network is trained whole"),
+            Choice("adaptation.kind", "full", "a base of this size is tuned whole" if base else "a new network is trained whole"),
+            *squares_of_base(dataset, base),
             Choice("optimizer.lr", *self.learning_rate(base, "full")),
             Choice("training.epochs", epochs, why),
             self.batch_size(dataset, epochs),
@@ -79,13 +91,15 @@ class ImageClassification(ImageFamily, ClassFamily):
         ]
 
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
-        """By the adaptation."""
+        """By the adaptation; lower where a base could be forgotten."""
+        if learned_much(base):
+            return BASE_RATES[adaptation], "fine-tuning of image bases: 1e-4 to 1e-3 (docs/results/families.md#image-bases)"
         return RATES[adaptation], "AdamW's own default suits a small network with batch norm"
 
     # model and loss
 
     def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> ImageNetwork:
-        """A new ResNet, or a bundle's."""
+        """A new ResNet, a bundle's, or an image base."""
         from luthier.models import vision
 
         if base is not None:
@@ -124,6 +138,11 @@ class ImageClassification(ImageFamily, ClassFamily):
     def usage(self, bundle: str) -> str:
         """What to type to use a bundle."""
         return f"luthier predict {bundle} image.png"
+
+
+def learned_much(base: Base | None) -> bool:
+    """Whether a base learned from many images, as those that somebody published did; a bundle of ours goes on like a new network."""
+    return base is not None and base.bundle is None
 
 
 def small_pictures(examples: Sequence[Example]) -> np.ndarray:

@@ -13,6 +13,7 @@ from luthier.core.errors import DataError, nearest
 from luthier.core.proof import Proof, ProofContext, row_of
 from luthier.core.types import Record
 from luthier.data import similar_images
+from luthier.data.archives import on_disk
 from luthier.data.read_rows import read
 from luthier.data.rows import Rows, names_table
 from luthier.data.sources.frames import describe_value
@@ -20,7 +21,8 @@ from luthier.data.sources.images import ENDINGS, KEPT, images_of
 from luthier.data.spec import Data
 from luthier.families import text_defaults
 from luthier.families.family import Choice, Family
-from luthier.objectives.squares import Squares, place_of
+from luthier.models.preprocessing import Preprocessing, read_preprocessing
+from luthier.objectives.squares import place_of
 
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
@@ -32,6 +34,10 @@ PATIENCE = 12
 """Evaluations without a better one."""
 SMALL, LARGE, FEW_PIXELS = 32, 64, 48
 """Sides of the squares, and the side of an image below which the smaller one is enough."""
+LARGEST_SIDE = 512
+"""That a square may have."""
+SMALLEST_LARGE, MOST_TIMES = 128, 4
+"""A base that was trained on larger squares than this is given smaller ones where most images would become more than so many times as large (docs/results/families.md#image-bases)."""
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 """Pillow's names of images without colour."""
 
@@ -60,15 +66,22 @@ class ImageFamily(Family):
         """A new network has nothing that could be kept."""
         return ("full",) if base is None else ("full", "freeze", "gradual")
 
-    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Squares:
-        """How images are made into squares, as transformers writes it."""
-        return Squares(spec.side, spec.channels)
+    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Preprocessing:
+        """How images are made into squares, shifted and scaled, as transformers writes it."""
+        known = read_preprocessing(base.folder) if base is not None else None
+        return Preprocessing(
+            spec.side, spec.channels, *((known.mean, known.deviation) if known and known.channels == spec.channels else ())
+        )
 
     def example_row(self, objective: Any) -> dict[str, Any]:
         """A small grey image."""
         from luthier.core.pictures import as_data, data_url
 
         return {objective.input[0]: data_url(as_data("example", np.full((16, 16, 3), 128, dtype=np.uint8)))}
+
+    def texts_read(self, record: Record, objective: Any) -> list[list[str]]:
+        """The file of the image."""
+        return [[str(place_of(record, objective.input[0]))]]
 
     def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None]:
         """An image, several, a folder of them, a table that names them, or rows."""
@@ -88,6 +101,29 @@ def convolution_choices(regularised: str) -> list[Choice]:
         Choice("model.dropout", 0.0, regularised),
         Choice("optimizer.weight_decay", 0.01, "not on biases and norms"),
     ]
+
+
+def squares_of_base(dataset: Dataset, base: Base | None) -> list[Choice]:
+    """The side and the colour of the squares that a base was trained on; small images are not blown up to a large base's whole side.
+
+    Args:
+        dataset: the rows.
+        base: that is trained; None where the network is made from scratch, for which `fit_squares` chooses.
+    """
+    known = read_preprocessing(base.folder) if base is not None else None
+    if known is None:
+        return []
+    found = [Choice("objective.colour", "grey" if known.channels == 1 else "rgb", "what the base reads")]
+    if known.side:
+        sides = sorted(min(row.values["width"], row.values["height"]) for row in dataset.records["train"])
+        small = known.side > SMALLEST_LARGE and sides[len(sides) // 2] * MOST_TIMES < known.side
+        side, why = (
+            (known.side // 2, "half the side that the base was trained on: most images are much smaller")
+            if small
+            else (known.side, "as the base was trained")
+        )
+        found.append(Choice("objective.side", min(side, LARGEST_SIDE), why))
+    return found
 
 
 def find_image(rows: Rows) -> str:
@@ -146,7 +182,7 @@ def images_asked(data: Any, column: str) -> tuple[list[Record], Path | None]:
         if not files:
             raise DataError(f"the folder {path} holds no images ({', '.join(ENDINGS)})", "give an image, a folder of them, or a table")
         return [Record(number, {column: str(file)}) for number, file in enumerate(files, 1)], None
-    if path.suffix.lower() not in ENDINGS and names_table(path):
+    if path.suffix.lower() not in ENDINGS and (names_table(path) or on_disk(path) != path):
         table = read(path)
         if table.rejected:
             first = table.rejected[0]
@@ -165,6 +201,8 @@ def _there(records: list[Record], column: str) -> list[Record]:
     """The rows, if each names a file."""
     for record in records:
         place = place_of(record, column)
+        if record.source and on_disk(Path(record.source)).suffix.lower() == ".npz":
+            continue  # it was just read
         if not _holds(place.is_file):
             beside = (
                 [entry.name for entry in place.parent.iterdir() if entry.suffix.lower() in ENDINGS] if _holds(place.parent.is_dir) else []

@@ -51,6 +51,7 @@ class MaskedLmFamily(TextsFamily):
     metrics = ("loss", "perplexity", "masked_accuracy")
     compares_untouched = True
     pipeline_tag = "fill-mask"
+    gives = "gaps"
 
     # starting point
 

@@ -42,6 +42,7 @@ class VectorFamily(CorpusFamily):
     metrics = ("loss",)
     compares_untouched = True
     pipeline_tag = "feature-extraction"
+    gives = "words"
     library = "gensim"
     biases = False
     """Whether each word has a number beside its vector."""

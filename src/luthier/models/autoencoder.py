@@ -64,7 +64,7 @@ class ResNetAutoencoder(ResNetPreTrainedModel):
     def decode(self, code: Tensor) -> Tensor:
         """The image that a code stands for, from -1 to 1 and a little beyond, # (examples, code) → (examples, channels, side, side)"""
         top, side = cast(Any, self.config).hidden_sizes[-1], self.sides[0]
-        maps = relu(self.from_code(self.dropout(code))).view(len(code), top, side, side)
+        maps = relu(self.from_code(self.dropout(code))).view(-1, top, side, side)
         for wide, (convolution, norm) in zip(self.sides[1:], cast(Any, self.decoder), strict=True):
             maps = relu(norm(convolution(interpolate(maps, size=(wide, wide), mode="nearest"))))
         return self.to_pixels(maps)
@@ -179,6 +179,9 @@ def load_autoencoder(base: Base, channels: int, side: int, code: int, variationa
     """
     if base.kind != "image":
         raise ModelError(f"{base.name} is a base for text: it reads no images", "leave --base out: the network is made from scratch")
+    if base.family != ResNetConfig.model_type:
+        raise ModelError(f"{base.name} is a network of the kind {base.family}, and an autoencoder goes on from a ResNet",
+                         "leave --base out, or give the run of an autoencoder or of an image classifier from scratch")  # fmt: skip
     config = ResNetConfig.from_pretrained(base.folder)
     if config.num_channels != channels:
         kind = {1: "grey", 3: "coloured"}

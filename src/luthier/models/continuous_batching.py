@@ -16,7 +16,7 @@ from luthier.models.decode_step import Decoder, Span
 
 CHUNK = 128
 """Tokens of prompts in one step where nobody waits for a next token."""
-CHUNK_BESIDE = 32
+CHUNK_BESIDE = 64
 """Tokens of prompts in one step beside texts that are being written: so long they wait longer for their next token."""
 DRAFTED_TEXTS = 2
 """Texts for which tokens are drafted: with more of them a pass has rows enough to be worth the weights that it reads."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthier.core.errors import ModelError
-from luthier.models import decode_native
-from luthier.models.decode_native import NativeDecoder
+from luthier.models.continuous_batching import ContinuousBatch
+from luthier.models.decode_native import NativeDecoder, can_load
 from luthier.models.decode_network import DecodeNetwork
-from luthier.models.decode_step import Cache, Decoder, Span
+from luthier.models.decode_pages import PAGE, PagePool
+from luthier.models.decode_parity import PrecisionParity, compare_decoders
+from luthier.models.decode_request import GenerationRequest
+from luthier.models.decode_step import Cache, Decoder, Span, make_cache
 from luthier.models.decode_torch import TorchDecoder
 
 PRECISIONS = ("auto", "fp32", "int8")
@@ -20,6 +24,8 @@ ACCEPTED = 0.8
 """Share of drafted tokens that are taken to be right: less than was measured (0.9 and more), so that drafting must pay clearly."""
 TIMES = 3
 """Passes of which the fastest counts."""
+WRITTEN, WRITTEN_TEXTS = 64, 4
+"""Tokens of a text, and texts, that a network writes itself to be compared with another precision."""
 
 
 @dataclass(frozen=True)
@@ -30,31 +36,38 @@ class Choice:
         decoder: whose tokens are given.
         drafter: guesses tokens; None where that does not pay.
         why: in words.
+        parity: how near a lesser precision is to fp32; None where the tokens are those of fp32.
     """
 
     decoder: Decoder
     drafter: Decoder | None
     why: str
+    parity: PrecisionParity | None = None
 
 
-def choose_decoder(network: DecodeNetwork, cache: Cache, precision: str) -> Choice:
+def choose_decoder(network: DecodeNetwork, cache: Cache, precision: str, rows: Sequence[Sequence[int]] = ()) -> Choice:
     """Take compiled code where there is a compiler, and draft in int8 where that is faster.
 
     Args:
         network: as read.
         cache: of keys and values; measuring writes to its first pages.
         precision: auto, fp32 or int8.
+        rows: token ids of texts on which int8 is compared with fp32; without them the network writes some itself.
 
     Raises:
         ModelError: int8 is asked for, and there is no compiler.
     """
-    if not decode_native.can_load():
+    if not can_load():
         if precision == "int8":
             raise ModelError("int8 needs compiled code, and there is no C++ compiler", "install g++, or use precision fp32")
         torch_decoder = TorchDecoder(network, cache)
         return Choice(torch_decoder, None, f"{torch_decoder.about} (no C++ compiler)")
-    decoder = NativeDecoder(network, cache, "int8" if precision == "int8" else "fp32")
-    if precision != "auto":
+    if precision == "int8":
+        reduced = NativeDecoder(network, cache, "int8")
+        parity = _compare_with_fp32(network, reduced, rows)
+        return Choice(reduced, None, f"{reduced.about} ({parity})", parity)
+    decoder = NativeDecoder(network, cache)
+    if precision == "fp32":
         return Choice(decoder, None, decoder.about)
     drafter = NativeDecoder(network, cache, "int8")
     one, several, draft = _seconds(decoder, 1), _seconds(decoder, DRAFT + 1), _seconds(drafter, 1)
@@ -63,6 +76,25 @@ def choose_decoder(network: DecodeNetwork, cache: Cache, precision: str) -> Choi
     if drafted < one:
         return Choice(decoder, drafter, f"{decoder.about}, up to two texts drafted in int8 ({measured})")
     return Choice(decoder, None, f"{decoder.about}, not drafted ({measured})")
+
+
+def _compare_with_fp32(network: DecodeNetwork, reduced: NativeDecoder, rows: Sequence[Sequence[int]]) -> PrecisionParity:
+    """How near a decoder is to the exact one, which is let go afterwards."""
+    room = reduced.cache.keys.shape[1] * PAGE
+    cut = [list(row[:room]) for row in rows if len(row) > 1]
+    length = max([WRITTEN, *map(len, cut)])
+    pages = WRITTEN_TEXTS * -(-length // PAGE)
+    exact = NativeDecoder(network, make_cache(network, pages, length))
+    return compare_decoders(exact, reduced, cut or [text[:room] for text in _write_texts(exact)])
+
+
+def _write_texts(decoder: NativeDecoder) -> list[list[int]]:
+    """Texts that a network writes itself, drawn with fixed seeds."""
+    batch = ContinuousBatch(decoder, PagePool(decoder.cache.keys.shape[1]), WRITTEN_TEXTS)
+    made = [batch.join(GenerationRequest((number + 1,), WRITTEN - 1, 1.0, seed=number)) for number in range(WRITTEN_TEXTS)]
+    while batch.texts:
+        batch.step()
+    return [text.tokens for text in made if text is not None]
 
 
 def _seconds(decoder: Decoder, rows: int) -> float:

@@ -17,6 +17,7 @@ typedef int8_t Bytes __attribute__((vector_size(16), aligned(1)));
 
 static const int LANES = 16;   // also the tokens of a page of keys and values
 static const int PANEL = 64;   // outputs that lie together: weights are laid out as (panels, inputs, 64)
+static const int GROUP = 64;   // inputs that share a scale in int8: scales are laid out as (panels, groups, 64)
 #ifdef __AVX512F__
 static const int TALL = 6, WIDE = 4;  // rows and vectors of a tile: as many sums as the registers hold
 #else
@@ -25,7 +26,7 @@ static const int TALL = 3, WIDE = 2;
 static const int AHEAD = 24;  // inputs by which weights are asked of the memory before they are needed
 
 extern "C" {
-struct Matrix { const void* weight; const float* scale; const float* bias; int32_t outputs, inputs; };  // scale: of each output, where weights are int8
+struct Matrix { const void* weight; const float* scale; const float* bias; int32_t outputs, inputs; };  // scale: where weights are int8
 struct Block {
     const float* input_norm; Matrix qkv; const float* q_norm; const float* k_norm; Matrix output; const float* after_attention;
     const float* feed_norm; Matrix gate_up; Matrix down; const float* after_feed; const float* cos; const float* sin; float* keys; float* values; int64_t window;
@@ -74,10 +75,10 @@ static inline float add_up(Floats x) {
     return told;
 }
 
+// sum += x × weight, for some inputs of M rows and N × 16 outputs
 template <int M, int N, typename T>
-static inline void tile(const float* x, int inputs, const T* weight, Floats (&sum)[M][N]) {
-    for (int m = 0; m < M; m++) for (int n = 0; n < N; n++) sum[m][n] = Floats{};
-    for (int k = 0; k < inputs; k++) {
+static inline void tile(const float* x, int inputs, int from, int to, const T* weight, Floats (&sum)[M][N]) {
+    for (int k = from; k < to; k++) {
         Floats w[N];
         for (size_t byte = 0; byte < N * LANES * sizeof(T); byte += 64) __builtin_prefetch((const char*)(weight + (int64_t)(k + AHEAD) * PANEL) + byte);
         for (int n = 0; n < N; n++) w[n] = load(weight + (int64_t)k * PANEL + n * LANES);
@@ -88,16 +89,35 @@ static inline void tile(const float* x, int inputs, const T* weight, Floats (&su
     }
 }
 
+template <int M, int N>
+static inline void sum_up(const Matrix& matrix, const float* x, int panel, int at, const float*, Floats (&sum)[M][N]) {
+    tile<M, N, float>(x, matrix.inputs, 0, matrix.inputs, (const float*)matrix.weight + (int64_t)panel * PANEL * matrix.inputs + at, sum);
+}
+
+// Weights in int8 have a scale for each output and each group of inputs.
+template <int M, int N>
+static inline void sum_up(const Matrix& matrix, const float* x, int panel, int at, const int8_t*, Floats (&sum)[M][N]) {
+    const int8_t* weight = (const int8_t*)matrix.weight + (int64_t)panel * PANEL * matrix.inputs + at;
+    const float* scale = matrix.scale + (int64_t)panel * PANEL * ((matrix.inputs + GROUP - 1) / GROUP) + at;
+    for (int from = 0; from < matrix.inputs; from += GROUP, scale += PANEL) {
+        Floats part[M][N] = {};
+        tile<M, N, int8_t>(x, matrix.inputs, from, from + GROUP < matrix.inputs ? from + GROUP : matrix.inputs, weight, part);
+        for (int n = 0; n < N; n++) {
+            Floats by = load(scale + n * LANES);
+            for (int m = 0; m < M; m++) sum[m][n] += part[m][n] * by;
+        }
+    }
+}
+
 template <int M, int N, typename T>
 static void part(const Matrix& matrix, const float* x, int panel, const float* residual, float* y) {
     for (int at = 0; at < PANEL; at += N * LANES) {
         int first = panel * PANEL + at, count = matrix.outputs - first < N * LANES ? matrix.outputs - first : N * LANES;
         if (count <= 0) return;
-        Floats sum[M][N];
-        tile<M, N, T>(x, matrix.inputs, (const T*)matrix.weight + (int64_t)panel * PANEL * matrix.inputs + at, sum);
+        Floats sum[M][N] = {};
+        sum_up<M, N>(matrix, x, panel, at, (const T*)nullptr, sum);
         for (int m = 0; m < M; m++) for (int i = 0; i < count; i++) {
             float told = sum[m][i / LANES][i % LANES];
-            if (matrix.scale) told *= matrix.scale[first + i];
             if (matrix.bias) told += matrix.bias[first + i];
             int64_t place = (int64_t)m * matrix.outputs + first + i;
             y[place] = residual ? residual[place] + told : told;
@@ -124,7 +144,7 @@ static void panel_rows(const Matrix& matrix, const float* x, int rows, int panel
     }
 }
 
-// y = x × weight, scaled, with bias and residual; called by all threads of a region
+// y = x × weight with bias and residual; called by all threads of a region
 static void multiply(const Matrix& matrix, const float* x, int rows, const float* residual, float* y) {
     int panels = (matrix.outputs + PANEL - 1) / PANEL;
 #pragma omp for schedule(dynamic, panels > 256 ? 8 : 1)

@@ -22,7 +22,7 @@ from luthier.core.run import AGAIN, name_disk_errors
 from luthier.models import compiled
 from luthier.models.decode_network import Block, DecodeNetwork, Linear
 from luthier.models.decode_step import Cache, Span, lay_out_rows
-from luthier.models.int8 import lay_in_panels, quantise_rows
+from luthier.models.int8 import lay_in_panels, quantise_groups
 from luthier.models.store import home
 
 SOURCE = Path(__file__).with_name("decode_kernels.cpp")
@@ -145,8 +145,8 @@ class NativeDecoder:
     def _matrix(self, linear: Linear) -> _Matrix:
         outputs, inputs = linear.weight.shape
         if self.precision == "int8":
-            numbers, scale = quantise_rows(linear.weight)
-            return _Matrix(self._hold(lay_in_panels(numbers)), self._hold(scale), self._hold(linear.bias), outputs, inputs)
+            numbers, scale = quantise_groups(linear.weight)
+            return _Matrix(self._hold(lay_in_panels(numbers)), self._hold(lay_in_panels(scale)), self._hold(linear.bias), outputs, inputs)
         return _Matrix(self._hold(lay_in_panels(linear.weight)), None, self._hold(linear.bias), outputs, inputs)
 
     def _block(self, block: Block, layer: int) -> _Block:

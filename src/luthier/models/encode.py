@@ -36,6 +36,8 @@ def base_views(model: PackedNetwork, batch: Batch) -> np.ndarray:
 def layer_means(model: PackedNetwork, batch: Batch) -> torch.Tensor:
     """The mean of a row's tokens behind half of the blocks, two thirds, and all; of a decoder also its last token, at the same places.
 
+    Of an image it is the mean of the maps behind so many stages, end to end as one view, for stages differ in width.
+
     A base's top is made for what it was trained for; together with the floors below it tells more (docs/log/2026-11.md#the-untouched-base-was-read-in-the-wrong-place).
 
     Args:
@@ -46,6 +48,9 @@ def layer_means(model: PackedNetwork, batch: Batch) -> torch.Tensor:
         # (examples, views, width)
     """
     with torch.no_grad():
+        stage_means: Any = getattr(model, "stage_means", None)
+        if stage_means is not None:
+            return stage_means(batch, depths_read(len(model.blocks)))[:, None]
         states = [each.float() for each in model.hidden_states_at_depths(batch, depths_read(len(model.blocks)))]
         poolings = ("mean", "last") if model.causal else ("mean",)
         return torch.stack([pool_rows(each, batch, pooling) for pooling in poolings for each in states], 1)

@@ -64,8 +64,12 @@ def divide_logits(model: PackedNetwork, temperature: float) -> None:
     """
     if temperature == 1.0:
         return
-    last = model.network.score if model.causal else model.network.classifier
-    last = getattr(last, "out_proj", last)
     with torch.no_grad():
-        for parameter in last.parameters():
+        for parameter in last_layer(model).parameters():
             parameter.copy_(parameter.float() / temperature)
+
+
+def last_layer(model: PackedNetwork) -> nn.Linear:
+    """The last linear layer of a classifier's head: what it says are the logits."""
+    last = model.network.score if model.causal else model.network.classifier
+    return getattr(last, "out_proj", last)

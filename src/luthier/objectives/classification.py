@@ -26,6 +26,10 @@ class Classification(Component):
     class_weights: Literal["none", "balanced"] = Field(
         default="none", description="balanced: a class counts by the inverse of its share, as scikit-learn's."
     )
+    head: Literal["new", "probe"] = Field(
+        default="new",
+        description="Where the head begins: new: random weights; probe: logistic regression on what the untouched base gives it of the training rows, which pays where a class has few rows.",
+    )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes.")
     max_length: MaxLength = MAX_LENGTH
     long_rows: LongRows = "cut"

@@ -91,13 +91,16 @@ class ImageClassificationObjective(ClassificationObjective):
         return ()
 
     def reference_loss(self, model: nn.Module, example: Example) -> torch.Tensor | None:
-        """The loss by transformers' own forward pass, which is given labels and an image from -1 to 1."""
+        """The loss by transformers' own forward pass, which is given labels and an image as the bundle says that it is to be read."""
         import torch
 
         from luthier.models.modes import eval_mode
 
         weight = next(model.parameters())
-        pixels = torch.tensor(example.inputs["pixels"], device=weight.device).permute(2, 0, 1)[None].float()
+        pixels = torch.tensor(example.inputs["pixels"], device=weight.device).permute(2, 0, 1)[None].float() / 255
+        mean, deviation = (
+            torch.tensor(each, device=weight.device)[:, None, None] for each in (self.tokenizer.mean, self.tokenizer.deviation)
+        )
         with eval_mode(model), torch.no_grad():
-            said = cast(Any, model).network(pixel_values=((pixels - 127.5) / 127.5).to(weight.dtype)).logits.float()
+            said = cast(Any, model).network(pixel_values=((pixels - mean) / deviation).to(weight.dtype)).logits.float()
         return torch.nn.functional.cross_entropy(said, torch.tensor([example.target], device=weight.device))

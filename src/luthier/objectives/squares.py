@@ -13,6 +13,7 @@ from luthier.core.component import Component
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
 from luthier.core.types import Example, Record
+from luthier.data.archives import on_disk
 from luthier.data.sources.images import DECODING, MEMORY, SECONDS
 from luthier.data.sources.sandbox import read_each
 from luthier.objectives.objective import BaseObjective
@@ -29,7 +30,7 @@ from PIL import ImageOps
 side, mode = int(sys.argv[2]), sys.argv[3]
 for line in sys.stdin:
     try:
-        with Image.open(json.loads(line)) as image:
+        with opened(json.loads(line)) as image:
             turned = eight_bits(ImageOps.exif_transpose(image))
             small = turned.convert("RGB").convert(mode).resize((side, side), Image.Resampling.BILINEAR)
         said = {"bytes": small.tobytes().hex()}
@@ -114,38 +115,9 @@ def view(objective: BaseObjective, example: Example, seed: int, step: int) -> np
     return augment.images.view(np.ascontiguousarray(coloured), seed, step, example.index)[:, :, :channels]
 
 
-class Squares:
-    """What a bundle says of how images are read, in the words of transformers.
-
-    Args:
-        side: of the squares.
-        channels: 1 or 3.
-    """
-
-    def __init__(self, side: int, channels: int) -> None:
-        self.side, self.channels = side, channels
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write preprocessor_config.json."""
-        import json
-
-        middle = [0.5] * self.channels
-        about = {
-            "image_processor_type": "ViTImageProcessor",
-            "do_resize": True,
-            "size": {"height": self.side, "width": self.side},
-            "resample": 2,
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": middle,
-            "image_std": middle,
-            "do_convert_rgb": self.channels == 3,
-        }
-        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
-
-
 def place_of(record: Record, column: str) -> Path:
-    """The file that a row names: from its table's folder, or from the folder that was read."""
-    source = Path(record.source)
+    """The file that a row names: from its table's folder, or from the folder or the .npz file that was read."""
+    source = on_disk(Path(record.source))
+    if source.suffix.lower() == ".npz":
+        return source / str(record.values[column])
     return (source if source.is_dir() or not record.source else source.parent) / str(record.values[column])

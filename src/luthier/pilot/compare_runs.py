@@ -15,7 +15,7 @@ from luthier.core.types import Scores
 from luthier.evaluation.verdict import format_value
 from luthier.experiment import Experiment
 from luthier.families import family_of
-from luthier.pilot.runs import run_folder
+from luthier.pilot.stages.named_runs import run_folder
 from luthier.pilot.stages.score_bundle import comparable_scores, score_bundle
 from luthier.pilot.stages.shared_rows import Judged, SharedRows, find_shared_rows, read_rows
 

@@ -111,13 +111,16 @@ def import_config(
     for place in (target, *([] if data else [rows])):
         if place.exists():
             raise ExperimentError(f"{place} is there already", "choose another --out")
-    if data is None:
-        write_rows(find_sets(said, trainer, source), source, rows, reporter.say)
-    # whoever reads the rows decides what their columns are; the task is the file's
     check_writable(target)
-    dataset = load_dataset(Data(path=str(data or rows), task=task))
-    experiment = _experiment(dataset, said, found)
-    write_file(target, experiment.yaml(), AGAIN)
+    try:
+        if data is None:
+            write_rows(find_sets(said, trainer, source), source, rows, reporter.say)
+        dataset = load_dataset(Data(path=str(data or rows), task=task))
+        write_file(target, _experiment(dataset, said, found).yaml(), AGAIN)
+    except BaseException:
+        if data is None:
+            rows.unlink(missing_ok=True)  # else the next try would meet them
+        raise
     return Imported(trainer, target, None if data else rows, found.mapped, found.ignored, found.refused)
 
 
@@ -184,7 +187,7 @@ def _map_adapters(said: Mapping[str, Any], found: KeyMap) -> None:
         return
     found.mapped[key] = ("adaptation.kind", "lora", "the base stays in 16 or 32 bits" if kind == "qlora" else "")
     if key == "finetuning_type":
-        rank = int(said.get("lora_rank") or 8)
+        rank = _whole(said, "lora_rank", 8)
         for name, path, value in (
             ("lora_rank", "adaptation.rank", 8),
             ("lora_alpha", "adaptation.alpha", 2.0 * rank),
@@ -229,23 +232,24 @@ def _map_optimizer(said: Mapping[str, Any], trainer: str, found: KeyMap) -> None
 
 def _map_rest(said: Mapping[str, Any], trainer: str, found: KeyMap) -> None:
     """What needs a look at several keys: rows a step, the length of rows, the loss of pairs, tokens."""
-    each, times = (
-        int(said.get(COUNTS[trainer]) or (8 if trainer == "llamafactory" else 1)),
-        int(said.get("gradient_accumulation_steps") or 1),
-    )
+    each, times = (_whole(said, key, DEFAULTS[trainer][key]) for key in (COUNTS[trainer], "gradient_accumulation_steps"))
     if trainer == "axolotl" and is_set(said.get("batch_size")) and not is_set(said.get("gradient_accumulation_steps")):
-        each, times = int(said["batch_size"]), 1
+        each, times = _whole(said, "batch_size", 1), 1
     found.mapped[f"{COUNTS[trainer]} × gradient_accumulation_steps"] = (
         "training.batch_size",
         each * times,
         f"{each} × {times}, on one device",
     )
     steps = found.mapped.get("max_steps")
-    if steps is not None and int(steps[1]) < 1:
+    if steps is not None and steps[1] == -1:  # as both trainers write that epochs count
         del found.mapped["max_steps"]
     length = said.get("sequence_len") or said.get("cutoff_len")
     if is_set(length):
-        found.mapped["sequence_len" if "sequence_len" in said else "cutoff_len"] = (LENGTHS[0], int(str(length)), "")
+        found.mapped["sequence_len" if "sequence_len" in said else "cutoff_len"] = (
+            LENGTHS[0],
+            _whole(said, "sequence_len" if "sequence_len" in said else "cutoff_len", 0),
+            "",
+        )
     if is_set(said.get("bf16")):
         found.mapped["bf16"] = ("training.dtype", "auto", "bfloat16 where the processor multiplies it fast")
     loss = said.get("pref_loss") or (said.get("rl") if said.get("rl") == "ipo" else None)
@@ -278,6 +282,20 @@ def _map_rest(said: Mapping[str, Any], trainer: str, found: KeyMap) -> None:
             found.mapped[key] = (ROWS, said[key], "in the rows that are written")
 
 
+def _whole(said: Mapping[str, Any], key: str, usual: int) -> int:
+    """A key's value as a whole number above zero; what is usual where it says nothing.
+
+    Raises:
+        ExperimentError: it is none.
+    """
+    value = said.get(key)
+    if not is_set(value) or value == 0:
+        return usual
+    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).isdigit():
+        raise ExperimentError(f"{key}: {value!r} is no whole number above 0", "mend the value in the file")
+    return int(value)
+
+
 def _experiment(dataset: Dataset, said: Mapping[str, Any], found: KeyMap) -> Experiment:
     """The default for these rows, with everything that the file says in its place."""
     experiment, _ = choose(dataset, None, 1, AUTO)
@@ -294,9 +312,9 @@ def _experiment(dataset: Dataset, said: Mapping[str, Any], found: KeyMap) -> Exp
             raise ExperimentError(
                 f"{key}: {changes[path]!r} does not fit {path}: {getattr(problem, 'message', problem)}", "mend the value in the file"
             ) from None
-    steps = said.get("warmup_steps")
-    if is_set(steps) and "schedule.warmup" not in changes:
-        share = min(0.9, float(str(steps)) / experiment.planned_steps(len(dataset.records["train"])))
+    steps = _whole(said, "warmup_steps", 0)
+    if steps and "schedule.warmup" not in changes:
+        share = min(0.9, steps / experiment.planned_steps(len(dataset.records["train"])))
         found.mapped["warmup_steps"] = (
             "schedule.warmup",
             round(share, 6),

@@ -6,15 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from luthier.core.aliases import Alias, aliases_file, history_of, read_aliases, roll_back_alias, write_alias
+from luthier.core.aliases import Alias, aliases_file, held_by, history_of, read_aliases, roll_back_alias, write_alias
 from luthier.core.errors import RunError
 from luthier.core.run import Run
 from luthier.core.run_entry import is_run
-from luthier.core.study import Study
 from luthier.evaluation.verdict import verdict_sentence
 from luthier.models.catalogue import PACKAGED
-from luthier.models.manifest import hash_bundle, is_bundle, read_bundle
-from luthier.pilot.runs import run_folder
+from luthier.models.manifest import hash_bundle, read_bundle
+from luthier.pilot.stages.named_runs import bundle_of, run_or_bundle
 
 
 def promote(run: str | os.PathLike[str], name: str, *, force: bool = False) -> Alias:
@@ -59,8 +58,6 @@ def rollback(name: str) -> tuple[Alias, Alias]:
     Raises:
         RunError: there is no such alias, nothing bore it before, or what did is gone or changed.
     """
-    from luthier.core.aliases import held_by
-
     history_of(name)
     held = held_by(name)
     if len(held) > 1:
@@ -97,25 +94,6 @@ def describe_promotion(now: Alias, before: Alias | None) -> list[str]:
         lines.append(f"before: {before.run} (bundle {before.hash[:12]}…)")
     verdict = Run(now.run).verdict if is_run(now.run) else None
     return [*lines, verdict_sentence(verdict)] if verdict else lines
-
-
-def bundle_of(place: Path) -> Path:
-    """The bundle of a run; a bundle that lies alone is its own."""
-    return place / "bundle" if is_bundle(place / "bundle") or is_run(place) else place
-
-
-def run_or_bundle(run: str | os.PathLike[str]) -> Path:
-    """The run, the chosen one of a study, or a bundle that lies alone."""
-    alone = Path(run).expanduser()
-    if is_bundle(alone) and not is_run(alone.parent):
-        return alone
-    folder = run_folder(run)
-    if not (folder / "ledger.jsonl").is_file():
-        return folder
-    winner = Study(folder).winner
-    if winner is None:
-        raise RunError(f"{folder} has no winner yet", f"finish it: `luthier resume {folder}`")
-    return winner.folder
 
 
 def _refuse_worse(place: Path, verdict: dict[str, Any] | None) -> None:

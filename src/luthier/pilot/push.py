@@ -15,7 +15,7 @@ from luthier.core import hub
 from luthier.core.errors import ModelError
 from luthier.core.words import plural, size
 from luthier.models.manifest import FACTS, OTHER_ENDINGS, read_bundle
-from luthier.pilot.promote import bundle_of, run_or_bundle
+from luthier.pilot.stages.named_runs import bundle_of, run_or_bundle
 
 Say = Callable[[str], None]
 CARD = "README.md"

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.core.aliases import read_alias, read_aliases
+from luthier.core.aliases import read_aliases
 from luthier.core.errors import ExperimentError, RunError, nearest
 from luthier.core.run import AGAIN, name_disk_errors, write_file
-from luthier.core.run_entry import NOTE, is_run, read_note
+from luthier.core.run_entry import NOTE, read_note
 from luthier.core.run_index import list_entries
 from luthier.families import FAMILIES
+from luthier.pilot.stages.named_runs import run_folder
 
 DEFAULT = ("runs", "studies")
 """Where `luthier run` and `luthier search` put their folders."""
@@ -109,21 +110,3 @@ def note(run: str | os.PathLike[str], text: str | None = None) -> str:
         with name_disk_errors(str(folder / NOTE), AGAIN):
             (folder / NOTE).unlink(missing_ok=True)
     return read_note(folder)
-
-
-def run_folder(run: str | os.PathLike[str]) -> Path:
-    """The folder of a run or study that a person named: by its path, its bundle's, or an alias.
-
-    Raises:
-        RunError: there is none.
-    """
-    alias = read_alias(os.fspath(run))
-    folder = alias.run if alias is not None else Path(run).expanduser()
-    if folder.name == "bundle" and is_run(folder.parent):
-        folder = folder.parent
-    if is_run(folder):
-        return folder
-    if folder.exists():
-        raise RunError(f"{folder} is not a run folder: it has no experiment.yaml", "give the folder that `luthier run` printed")
-    beside = [entry.name for entry in folder.parent.iterdir() if not entry.name.startswith(".")] if folder.parent.is_dir() else []
-    raise RunError(f"there is no run {os.fspath(run)}", f"{nearest(folder.name, [*beside, *read_aliases()])}; `luthier runs` lists them")

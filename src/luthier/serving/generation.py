@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from luthier.core.errors import ModelError, nearest
@@ -12,6 +13,7 @@ from luthier.models.continuous_batching import Batch, ContinuousBatch, Outcome, 
 from luthier.models.decode_choice import PRECISIONS, choose_decoder
 from luthier.models.decode_network import NotKnown, read_network
 from luthier.models.decode_pages import PAGE, PagePool
+from luthier.models.decode_parity import PrecisionParity
 from luthier.models.decode_request import GenerationRequest
 from luthier.models.decode_step import make_cache, page_bytes
 from luthier.models.decode_transformers import OneByOne
@@ -27,7 +29,13 @@ CACHE_MIB = 512
 
 
 def open_engine(
-    model: Generator, slots: int = SLOTS, context: int = 0, cache_mib: int = CACHE_MIB, precision: str = "auto", waiting: int = WAITING
+    model: Generator,
+    slots: int = SLOTS,
+    context: int = 0,
+    cache_mib: int = CACHE_MIB,
+    precision: str = "auto",
+    waiting: int = WAITING,
+    rows: Sequence[Sequence[int]] = (),
 ) -> Engine:
     """Put a language model behind an engine.
 
@@ -38,6 +46,7 @@ def open_engine(
         cache_mib: memory for keys and values, in MiB.
         precision: of the weights: fp32, int8, or auto: the tokens of fp32, drafted in int8 where that was measured to be faster.
         waiting: requests that may wait for a slot.
+        rows: token ids of texts on which int8 is compared with fp32 (`Engine.parity`); without them the network writes some itself.
 
     Raises:
         ModelError: a number makes no sense, the memory does not hold a single page, or there is no compiler for int8.
@@ -62,10 +71,12 @@ def open_engine(
         enough = page_bytes(known) // 2**20 + 1
         raise ModelError(f"{cache_mib} MiB do not hold {PAGE} tokens of keys and values", f"give at least {enough} MiB")
     context = min(context or known.positions, known.positions, pages * PAGE)
-    chosen = choose_decoder(known, make_cache(known, pages, context), precision)
+    chosen = choose_decoder(known, make_cache(known, pages, context), precision, rows)
     about = f"{known.name}: {chosen.why}; {slots} slots, {pages * PAGE} tokens of keys and values in {cache_mib} MiB"
     batch = ContinuousBatch(chosen.decoder, PagePool(pages), slots, chosen.drafter)
-    return Engine(batch, about, context, known.vocabulary, waiting, slots, pages * page_bytes(known))
+    engine = Engine(batch, about, context, known.vocabulary, waiting, slots, pages * page_bytes(known))
+    engine.parity = chosen.parity
+    return engine
 
 
 class Engine:
@@ -88,6 +99,8 @@ class Engine:
         self._running: dict[int, tuple[Text, Generation]] = {}
         self._changed = threading.Condition()
         self._closing = False
+        self.parity: PrecisionParity | None = None
+        """How near the tokens are to those of fp32; None where they are the same."""
         self._counts: dict[str, int] = dict.fromkeys(
             ("finished", "cancelled", "failed", "tokens", "prompt_tokens", "cached_tokens", "cache_hits", "steps"), 0
         )

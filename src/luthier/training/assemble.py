@@ -92,7 +92,9 @@ def build(
     objective.fit(train)
     if experiment.training.sampling == "balanced" and any(example.stratum is None for example in train):
         raise ExperimentError("training.sampling=balanced needs classes, and these rows have none", "leave it at each")
-    model = load_model(experiment, base)
+    model, cache = load_model(experiment, base), cache or Cache()
+    spec: Any = experiment.objective
+    family_of(spec.kind).start_head(model, objective, base.fingerprint if base is not None else "", train, validation, cache)
     adaptation.attach(model)
     adaptation.on_progress(model, 1.0)  # by the end everything that may ever move is free
     movable = {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}
@@ -105,7 +107,7 @@ def build(
     model.frozen_cache = make_frozen_cache(
         experiment, model, Joined(train, validation), dtype, {} if frozen_caches is None else frozen_caches
     )
-    objective.begin(model, Joined(train, validation), cache or Cache())
+    objective.begin(model, Joined(train, validation), cache)
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned, micro_batches=model.micro_batches)
 

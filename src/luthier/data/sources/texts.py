@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from luthier.core.errors import DataError
+from luthier.core.words import plural
 from luthier.data.rows import Reading, Rejected, Rows
 from luthier.data.sources.documents import NEEDS, texts_of
 
 ENDINGS = (".txt", ".md", ".markdown", ".rst", ".text", *NEEDS)
+FEW_STRAY = 0.05
+"""Share of the texts that may lie beside sub-folders which still are labels: a README, notes."""
 
 
 def read_texts(reading: Reading) -> Rows:
@@ -20,8 +23,16 @@ def read_texts(reading: Reading) -> Rows:
             f"the folder {folder} holds no train.csv, .tsv, .json or .jsonl, and no text files ({', '.join(ENDINGS)})",
             "give the file itself, or a folder with train, validation and test files, or a folder of texts",
         )
-    labelled = all(len(path.relative_to(folder).parts) > 1 for path in files)
+    stray = [path for path in files if path.parent == folder]
+    labelled = len(stray) <= FEW_STRAY * len(files)
     found = reading.rows(["text", "file", "label"] if labelled else ["text", "file"])
+    if labelled and stray:
+        files = [path for path in files if path.parent != folder]
+        found.rejected += [Rejected(str(path), 1, "it lies in no sub-folder, so it has no label", path.name) for path in stray]
+        left = f"{plural(len(stray), 'file')} beside the sub-folders left out"
+        found.notes.append(
+            (f"{folder}: {left} ({stray[0].name}{', …' if len(stray) > 1 else ''})", "put each into the sub-folder of its label")
+        )
     documents = texts_of([path for path in files if path.suffix.lower() in NEEDS])
     for number, path in enumerate(files, 1):
         values = {"file": str(path.relative_to(folder))}

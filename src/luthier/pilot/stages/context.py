@@ -61,6 +61,11 @@ class RunContext:
         """The family of the rows."""
         return family_of(self.dataset.spec.task)
 
+    @property
+    def probes(self) -> bool:
+        """Whether logistic regression on the untouched base is a candidate to ship: there is a base, and the family's classes can be read off it."""
+        return self.family.probes and self.base is not None
+
     def examples(self, part: str) -> Sequence[Example]:
         """The examples of train, validation or test, prepared when they are first asked for."""
         if part not in self.prepared:

@@ -47,7 +47,7 @@ def evaluate_test(context: RunContext, experiment: Experiment, work: Work, best:
         The content of verdict.json, without the run's seconds; and what ships.
     """
     place = context.run
-    found, details, shipped = (judge_candidates if context.family.probes else judge_alone)(context, experiment, work)
+    found, details, shipped = (judge_candidates if context.probes else judge_alone)(context, experiment, work)
     found |= {
         "checkpoint": best["step"],
         "validation": {name: best[name] for name in work.objective.metrics},

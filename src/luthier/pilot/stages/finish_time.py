@@ -195,7 +195,7 @@ def keep_to_time(context: RunContext, work: Work, limit: TimeLimit | None, closi
     if fixed + fit + text <= left:
         return
     keep_words, keep_probe = share_of(left - fixed - fit, text), share_of(left - fixed, fit)
-    if not context.family.probes:
+    if not context.probes:
         rows, words = 0, 0
         context.reporter.say("there is less time left than planned: ROUGE-L of a few test answers is left out")
     else:

@@ -147,7 +147,9 @@ def _of_llamafactory(said: Mapping[str, Any], file: Path) -> list[ForeignSet]:
             f"{catalogue}, which says what {names[0]!r} is, cannot be read: {problem}",
             "set dataset_dir to the folder that holds it, or give the rows: --data FILE",
         ) from None
-    most = int(said.get("max_samples") or 0)
+    most = said.get("max_samples") or 0
+    if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+        raise ExperimentError(f"max_samples: {most!r} is no whole number above 0", "mend the value in the file")
     return [_llamafactory_set(name, known, folder, said, most) for name in names]
 
 

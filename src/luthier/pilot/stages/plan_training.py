@@ -123,7 +123,7 @@ def fit_small_probe(context: RunContext, experiment: Experiment, budget: float =
         experiment: of the run.
         budget: seconds; where the fit would take much of a short one, the rows are fewer.
     """
-    if not context.family.probes or context.base is None:
+    if not context.probes or context.base is None:
         return Probed()
     classes = len(context.dataset.labels)
     expected = fit_seconds(PROBED, 3 * context.base.width, classes)
@@ -168,7 +168,7 @@ def closing_costs(context: RunContext, work: Work, found: Smoke, probed: Probed)
         probed: by the small fit on the base.
     """
     _, look = _measure_costs(work, found)
-    alone = not context.family.probes
+    alone = not context.probes
     held = context.dataset.records
     more = len(held["test"]) / max(len(held["validation"]), 1)  # of the rows: an example may be a part of one
     scored = look * more

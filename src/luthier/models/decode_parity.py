@@ -1,0 +1,68 @@
+"""How far a decoder in a lesser precision is from the exact one: the record that goes with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from luthier.models.decode_pages import PAGE
+from luthier.models.decode_step import Decoder, Span
+
+
+@dataclass(frozen=True)
+class PrecisionParity:
+    """Two decoders on the same texts.
+
+    Args:
+        tokens: compared: every token but the first of each text.
+        largest: difference of a token's log-probability.
+        mean: of the differences' sizes.
+        equal_greedy: share of places where both would write the same token.
+        perplexity: of the texts under the exact decoder.
+        reduced_perplexity: under the other.
+    """
+
+    tokens: int
+    largest: float
+    mean: float
+    equal_greedy: float
+    perplexity: float
+    reduced_perplexity: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens} tokens: log-probabilities differ by {self.mean:.4f} on average and {self.largest:.3f} at most, "
+            f"{self.equal_greedy:.1%} of greedy tokens are equal, perplexity {self.perplexity:.3f} → {self.reduced_perplexity:.3f}"
+        )
+
+
+def compare_decoders(exact: Decoder, reduced: Decoder, texts: Sequence[Sequence[int]]) -> PrecisionParity:
+    """Let two decoders read the same texts.
+
+    Args:
+        exact: whose numbers count.
+        reduced: the other.
+        texts: token ids, two at least; each must fit into the decoders' memory, whose first pages are written over.
+
+    Returns:
+        how far they are apart.
+    """
+    differences, equal, losses, reduced_losses = [], 0, [], []
+    for text in texts:
+        pages = list(range(-(-len(text) // PAGE)))
+        span = Span(text, 0, pages, len(text))
+        one, other = (decoder.step([span])[:-1].log_softmax(-1) for decoder in (exact, reduced))
+        target = torch.tensor(text[1:])[:, None]
+        said, reduced_said = one.gather(1, target)[:, 0], other.gather(1, target)[:, 0]
+        differences.append((said - reduced_said).abs())
+        losses.append(-said)
+        reduced_losses.append(-reduced_said)
+        equal += int((one.argmax(-1) == other.argmax(-1)).sum())
+    apart = torch.cat(differences)
+    return PrecisionParity(
+        len(apart), float(apart.max()), float(apart.mean()), equal / len(apart),
+        math.exp(float(torch.cat(losses).mean())), math.exp(float(torch.cat(reduced_losses).mean())),
+    )  # fmt: skip

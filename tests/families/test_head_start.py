@@ -1,0 +1,144 @@
+"""A head that begins as a linear probe: it is the regression, the same bits come again, and a wrong one is caught."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+import luthier
+from luthier.core.cache import Cache
+from luthier.core.run import Run, file_hash
+from luthier.core.types import Record
+from luthier.data.spec import Data
+from luthier.evaluation.score import score
+from luthier.experiment import Experiment
+from luthier.families import family_of, head_start
+from luthier.families.recognise import load_dataset
+from luthier.models.linear_probe import last_layer
+from luthier.models.pretrained import load_tokenizer
+from luthier.training.assemble import build, open_objective
+from luthier.training.prove import Disproved
+from tests.families.cases import QUICK, write_lines
+
+WORDS = ("stone", "violin", "market", "garden", "river", "lamp")
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [{"text": f"{WORDS[number % 6]} {WORDS[number * 7 % 5]} {number}", "label": WORDS[number % 6]} for number in range(count)]
+
+
+def folder_for(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def experiment(base: Any, **objective: Any) -> Experiment:
+    return Experiment.of(
+        {
+            "seed": 7,
+            "data": {"path": "rows.jsonl", "task": "classification", "input": ["text"], "target": "label"},
+            "objective": {"kind": "classification", "labels": sorted(WORDS), **objective},
+            "model": {"base": str(base.folder), "dropout": 0.0},
+            "adaptation": {"kind": "full"},
+            "optimizer": {"kind": "adamw", "lr": 1e-3},
+            "schedule": {"kind": "linear"},
+            "training": {"batch_size": 8, "steps": 4, "dtype": "float32"},
+        }
+    )
+
+
+def built(base: Any, cache: Cache | None = None, **objective: Any) -> Any:
+    asked = experiment(base, **objective)
+    opened = open_objective(asked, load_tokenizer(base))
+    records = [Record(number, row) for number, row in enumerate(rows(150), 1)]
+    return build(asked, base, opened, opened.prepare(records[:120]), opened.prepare(records[120:]), cache=cache)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "llama"])
+@pytest.mark.parametrize("pooling", ["auto", "mean"])
+def test_before_step_one_the_model_says_what_logistic_regression_on_the_heads_input_says(bases: Any, kind: str, pooling: str) -> None:
+    if kind == "roberta" and pooling == "mean":
+        pytest.skip("its head reads the first token alone")
+    base = bases(kind)
+    work = built(base, head="probe", pooling=pooling)
+    assert float(score(work.model, work.objective, work.train).loss.mean()) < 0.8 * np.log(6)
+    seen: list[np.ndarray] = []
+    layer = last_layer(work.model)
+    hook = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().numpy()))
+    said = score(work.model, work.objective, work.train).probabilities
+    hook.remove()
+    features = np.concatenate([each.reshape(-1, each.shape[-1]) for each in seen])
+    logits = features @ layer.weight.detach().numpy().T + (0 if layer.bias is None else layer.bias.detach().numpy())
+    likely = np.exp(logits - logits.max(1, keepdims=True))
+    assert said is not None
+    assert np.allclose(np.sort(said, 0), np.sort(likely / likely.sum(1, keepdims=True), 0), atol=1e-4)
+
+
+def test_it_is_the_regression_of_scikit_learn(bases: Any) -> None:
+    work = built(bases("bert"), head="probe")
+    layer = last_layer(work.model)
+    model = work.model.eval()
+    inputs = head_start._inputs_of(layer, model, work.objective.collate(work.train, 0, -1))
+    targets = np.array([example.target for example in work.train])
+    centre, spread = inputs.mean(0), inputs.std(0)
+    scale = 4 / np.sqrt(inputs.shape[1]) / np.maximum(spread, 1e-6 + 1e-3 * spread.mean())
+    theirs = [
+        LogisticRegression(C=strength, max_iter=300).fit((inputs - centre) * scale, targets).predict_proba((inputs - centre) * scale)
+        for strength in (0.1, 1.0, 10.0)
+    ]
+    with torch.no_grad():
+        ours = layer(torch.from_numpy(inputs)).softmax(-1).numpy()
+    assert min(np.abs(ours - each).max() for each in theirs) < 1e-3
+
+
+def test_the_same_bits_come_again_from_the_cache_and_without_it(bases: Any, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    first, again, anew = (built(bases("bert"), each, head="probe") for each in (cache, Cache(tmp_path), None))
+    assert len(list(tmp_path.glob("head-*.safetensors"))) == 1
+    for work in (again, anew):
+        assert torch.equal(last_layer(work.model).weight, last_layer(first.model).weight)
+        assert torch.equal(last_layer(work.model).bias, last_layer(first.model).bias)
+
+
+def test_a_random_head_stays_the_default(bases: Any) -> None:
+    plain = built(bases("bert"))
+    spec: Any = experiment(bases("bert")).objective
+    assert spec.head == "new"
+    assert abs(float(score(plain.model, plain.objective, plain.train).loss.mean()) - np.log(6)) < 0.5
+
+
+def test_many_classes_of_few_rows_choose_it_and_others_do_not(bases: Any, tmp_path: Path) -> None:
+    few = [{"text": f"request number {number} about {number % 12}", "label": f"class {number % 12}"} for number in range(240)]
+    two = [{"text": f"request number {number} about {number % 2}", "label": f"class {number % 2}"} for number in range(50)]
+    family = family_of("classification")
+    chosen = []
+    for name, each in (("few", few), ("two", two)):
+        dataset = load_dataset(Data(path=str(write_lines(folder_for(tmp_path / name), each))))
+        chosen.append({choice.path: choice for choice in family.defaults(dataset, bases("bert"), "auto")})
+        assert {choice.path for choice in family.defaults(dataset, None, "auto")} == {*chosen[-1]}
+    assert chosen[0]["objective.head"].value == "probe"
+    assert "12 classes of about" in chosen[0]["objective.head"].reason
+    assert "objective.head" not in chosen[1]
+
+
+def test_a_run_ends_with_the_same_bundle_twice_and_a_head_with_shuffled_classes_is_caught(
+    bases: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_lines(tmp_path, rows(150))
+    asked = [*QUICK, "objective.head=probe"]
+    runs = [luthier.run(data, base=str(bases("bert").folder), out=tmp_path / name, set=asked, force=True) for name in ("one", "two")]
+    hashes = [file_hash(Run(run.folder).folder / "bundle" / "model.safetensors") for run in runs]
+    assert hashes[0] == hashes[1]
+    fitted = head_start._fit
+
+    def shuffled(*given: Any) -> dict[str, np.ndarray]:
+        return {name: np.roll(values, 1, 0) for name, values in fitted(*given).items()}
+
+    monkeypatch.setattr(head_start, "_fit", shuffled)
+    with pytest.raises(Disproved, match="the loss begins at"):
+        luthier.run(data, base=str(bases("bert").folder), out=tmp_path / "shuffled", set=asked, force=True)
