@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from luthier.core.aliases import Alias, read_alias
 from luthier.core.errors import DataError, ExperimentError, LuthierError, nearest
 from luthier.core.run import Run
 from luthier.core.types import Record
+from luthier.data.spec import Data
 from luthier.families import family_of
 from luthier.families.family import Family
 from luthier.models.store import Base
@@ -191,6 +193,12 @@ def _share_network(model: Any) -> None:
     model.for_generation = as_it_is
 
 
+@functools.cache
+def _usual_reading() -> Data:
+    """How a file would be read; rows that were sent are none."""
+    return parse_reading_options(())
+
+
 def read_rows(family: Family, columns: tuple[str, ...], rows: list[dict[str, Any]], limits: Limits) -> list[Record]:
     """Rows as a client sent them, checked as those of a file are.
 
@@ -213,8 +221,9 @@ def read_rows(family: Family, columns: tuple[str, ...], rows: list[dict[str, Any
                 )
     if family.kind.images:
         return read_images(rows, columns[0])
-    how = parse_reading_options(())
-    found = family.rows_to_predict(rows, columns) or rows_to_predict(rows, columns, family.converses, how, family.optional_columns(columns))
+    found = family.rows_to_predict(rows, columns) or rows_to_predict(
+        rows, columns, family.converses, _usual_reading(), family.optional_columns(columns)
+    )
     return found[0]
 
 

@@ -25,7 +25,7 @@ class Limits:
         waiting: prediction requests that wait while another is at work; more are answered 429.
         generating: answers that wait for a slot of the engine; more are answered 429.
         batch_rows: of requests that waited together, that go through the model at once.
-        linger_seconds: a batch waits so long for requests that are likely to come.
+        linger_seconds: that a batch waits at most for requests that are likely to come.
         connections: that are open at once; a further one closes the one that has been idle longest.
         header_seconds: until the headers of a request are there.
         body_seconds: until its body is there.
@@ -49,7 +49,7 @@ class Limits:
     waiting: int = 64
     generating: int = 64
     batch_rows: int = 64
-    linger_seconds: float = 0.003
+    linger_seconds: float = 0.02
     connections: int = 256
     header_seconds: float = 10.0
     body_seconds: float = 20.0

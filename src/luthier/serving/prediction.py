@@ -15,6 +15,8 @@ from luthier.core.errors import LuthierError
 from luthier.core.types import Record
 from luthier.serving.limits import Limits
 
+LINGER_SHARE = 0.25
+"""Of the time of the last batch, that the next one waits at most for as many requests again."""
 Predict = Callable[[Sequence[Record], int], list[dict[str, Any]]]
 """Rows, and the tokens that an answer may have → what the model says of each."""
 
@@ -79,7 +81,7 @@ class PredictionQueue:
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
-        self._last, self._closed, self._seconds_a_job = 0, False, 0.05
+        self._last, self._closed, self._seconds_a_job, self._last_seconds = 0, False, 0.05, 0.0
         self.batches = self.rows = self.cancelled = 0
         self._thread = threading.Thread(target=self._work, name="luthier-predict", daemon=True)
         self._thread.start()
@@ -138,8 +140,8 @@ class PredictionQueue:
                 return
             began = time.monotonic()
             self._answer(jobs)
-            taken = (time.monotonic() - began) / max(len(jobs), 1)
-            self._seconds_a_job += 0.2 * (taken - self._seconds_a_job)
+            self._last_seconds = time.monotonic() - began
+            self._seconds_a_job += 0.2 * (self._last_seconds / max(len(jobs), 1) - self._seconds_a_job)
 
     def _collect(self) -> list[Job] | None:
         """The next requests that are answered together; None where the queue is closed and empty.
@@ -151,7 +153,7 @@ class PredictionQueue:
                 if self._closed:
                     return None
                 self._changed.wait()
-            until = time.monotonic() + self._limits.linger_seconds
+            until = time.monotonic() + min(self._limits.linger_seconds, LINGER_SHARE * self._last_seconds)
             while self._together and len(self._waiting) < self._last and (left := until - time.monotonic()) > 0 and not self._closed:
                 self._changed.wait(left)
             self._drop_cancelled()
