@@ -60,7 +60,7 @@ def check(pictures: Path | None) -> None:
 def compare_published(name: str, network: Any, side: int) -> None:
     """Print how far the logits are from those of the published implementation, where that is installed."""
     try:
-        from efficientnet_lite_pytorch import EfficientNet
+        from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
     except ImportError:
         print("the published implementation is not installed: pip install --no-deps efficientnet-lite-pytorch")
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from luthier.core.errors import ModelError, nearest
@@ -119,7 +120,8 @@ class OpenAiEndpoint:
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """The vector of each text."""
         said = self.server.post("/v1/embeddings", {"model": self.name, "input": list(texts)})
-        return [[float(value) for value in each["embedding"]] for each in sorted(said["data"], key=lambda each: each["index"])]
+        rows = sorted((SimpleNamespace(**each) for each in said["data"]), key=lambda row: row.index)
+        return [[float(value) for value in row.embedding] for row in rows]
 
 
 def _bytes(token: Mapping[str, Any]) -> bytes:

@@ -43,7 +43,7 @@ class _Block(Structure):
 
 class _Network(Structure):
     _fields_ = [
-        ("embedding", c_void_p), ("norm", c_void_p), ("head", _Matrix), ("block", POINTER(_Block)),
+        ("embeddings", c_void_p), ("norm", c_void_p), ("head", _Matrix), ("block", POINTER(_Block)),
         ("embedding_scale", c_float), ("eps", c_float), ("scale", c_float),
         *((name, c_int32) for name in ("blocks", "width", "inner", "heads", "key_heads", "head_width", "gelu")),
     ]  # fmt: skip

@@ -22,7 +22,8 @@ from luthier.app.server.application import make_application
 from luthier.app.server.protocol import protocol_with
 from luthier.app.server.token_file import keep_token
 from luthier.core.errors import LuthierError, RunError
-from luthier.pilot.serve import Say, alias_of, check_bundle, check_engine, describe_bundle, follow_alias, load_model
+from luthier.pilot.serve import alias_of, check_bundle, check_engine, describe_bundle, follow_alias, load_model
+from luthier.pilot.stages.opened_bundle import Say
 from luthier.serving.limits import Limits
 from luthier.serving.service import Service
 
