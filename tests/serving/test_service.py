@@ -109,3 +109,20 @@ def test_the_end_waits_for_those_that_run_and_not_for_ever() -> None:
         assert 0.1 <= time.monotonic() - began < 5
     model.queue._thread.join(5)
     assert not model.queue._thread.is_alive()
+
+
+def test_a_replaced_model_stays_open_for_those_who_have_it() -> None:
+    service = Service()
+    service.load(lambda: served("a"))
+    swapped = threading.Event()
+    with service.borrowed() as old:
+        thread = threading.Thread(target=lambda: (service.swap(lambda: served("b")), swapped.set()))
+        thread.start()
+        while service.model is old:
+            time.sleep(0.005)
+        assert ask(service) == "b"
+        assert not swapped.wait(0.1)
+        assert old.queue.submit(old.read([{"text": "x"}]), 1).future.result(10)[0]["text"] == "a"  # taken before, asked after
+    assert swapped.wait(10)
+    thread.join()
+    service.drain(1)
