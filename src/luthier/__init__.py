@@ -10,6 +10,7 @@ from luthier.core.threads import bound_spinning
 bound_spinning()  # before torch is loaded
 
 if TYPE_CHECKING:
+    from luthier.app.server.listen import serve
     from luthier.core.errors import (
         DataError,
         DiskFailed,
@@ -32,12 +33,18 @@ if TYPE_CHECKING:
     from luthier.experiment import Experiment
     from luthier.pilot.bench import bench
     from luthier.pilot.check import check
+    from luthier.pilot.compare_runs import compare
+    from luthier.pilot.export import export, parity
+    from luthier.pilot.import_config import import_config
     from luthier.pilot.models import describe, pull, remove
     from luthier.pilot.plan import plan
     from luthier.pilot.predict import chat, predict
+    from luthier.pilot.promote import aliases, promote, rollback
     from luthier.pilot.prove import prove
+    from luthier.pilot.push import push
     from luthier.pilot.report import report
     from luthier.pilot.run import resume, run, train
+    from luthier.pilot.runs import note, runs
     from luthier.pilot.search import search
     from luthier.pilot.show import show
     from luthier.pilot.similar import similar
@@ -69,21 +76,29 @@ _PLACES = {
     "Watcher": "luthier.core.interfaces",
     "bench": "luthier.pilot.bench",
     "check": "luthier.pilot.check",
+    "compare": "luthier.pilot.compare_runs",
     "describe": "luthier.pilot.models",
+    "import_config": "luthier.pilot.import_config",
+    "export": "luthier.pilot.export",
+    "parity": "luthier.pilot.export",
     "plan": "luthier.pilot.plan",
     "prove": "luthier.pilot.prove",
     "pull": "luthier.pilot.models",
+    "push": "luthier.pilot.push",
     "remove": "luthier.pilot.models",
     "report": "luthier.pilot.report",
     "resume": "luthier.pilot.run",
     "run": "luthier.pilot.run",
     "search": "luthier.pilot.search",
+    "serve": "luthier.app.server.listen",
     "show": "luthier.pilot.show",
     "similar": "luthier.pilot.similar",
     "steer": "luthier.pilot.steer",
     "train": "luthier.pilot.run",
     "transfer": "luthier.pilot.transfer",
     **dict.fromkeys("chat predict".split(), "luthier.pilot.predict"),
+    **dict.fromkeys("aliases promote rollback".split(), "luthier.pilot.promote"),
+    **dict.fromkeys("note runs".split(), "luthier.pilot.runs"),
 }
 
 __all__ = [
@@ -107,19 +122,30 @@ __all__ = [
     "Study",
     "Watcher",
     "__version__",
+    "aliases",
     "bench",
     "chat",
     "check",
+    "compare",
     "describe",
+    "export",
+    "import_config",
+    "note",
+    "parity",
     "plan",
     "predict",
+    "promote",
     "prove",
     "pull",
+    "push",
     "remove",
     "report",
     "resume",
+    "rollback",
     "run",
+    "runs",
     "search",
+    "serve",
     "show",
     "similar",
     "steer",

@@ -16,7 +16,29 @@ from typer.testing import CliRunner
 import luthier as package
 from tests.conftest import rows
 
-COMMANDS = ("run", "search", "similar", "check", "show", "prove", "plan", "train", "resume", "predict", "chat", "report", "models")
+COMMANDS = (
+    "run",
+    "search",
+    "similar",
+    "check",
+    "show",
+    "prove",
+    "plan",
+    "train",
+    "resume",
+    "predict",
+    "chat",
+    "report",
+    "models",
+    "runs",
+    "compare",
+    "note",
+    "promote",
+    "rollback",
+    "aliases",
+    "push",
+    "import",
+)
 
 
 def luthier(*words: object, **options: object) -> subprocess.CompletedProcess[str]:

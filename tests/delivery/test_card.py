@@ -23,3 +23,10 @@ def test_a_run_that_was_resumed_with_other_rows_says_so_in_its_card() -> None:
         "- Resumed where something had changed, so that another run will not give the same bits: data (train): was 0a1b…, is 2c3d…\n- Rows"
         in changed
     )
+
+
+def test_the_card_of_a_decoder_says_how_vllm_serves_it_and_no_other_does() -> None:
+    rows = {"train": 200, "validation": 30, "test": 50}
+    spec = experiment("chat", "llama")
+    assert f"`vllm serve PATH --dtype {spec.training.dtype}` (vLLM)" in write_card(spec, None, {**VERDICT, "metric": "loss"}, rows)
+    assert "vllm" not in write_card(experiment("classification", "bert"), None, VERDICT, rows)

@@ -102,6 +102,15 @@ def pairs() -> list[dict[str, Any]]:
     return made
 
 
+def judged() -> list[dict[str, Any]]:
+    """A prompt with one answer, kind or unkind, and whether it was good."""
+    made = []
+    for number, row in enumerate(pairs()):
+        good = number * 7 % 5 < 3
+        made.append({"prompt": row["prompt"], "completion": row["chosen" if good else "rejected"], "label": good})
+    return made
+
+
 WORDS: dict[str, str] = dict(
     zip(
         "a the dog cat house bird fish sees finds likes red big small".split(),
@@ -189,6 +198,7 @@ CASES: dict[str, Case] = {
         ("objective.width=8", "objective.least_count=1", "training.batch_size=1"),
     ),
     "preference": Case(lambda folder: write_lines(folder, pairs()), "llama", ["what about the river 3?"]),
+    "unpaired_preference": Case(lambda folder: write_lines(folder, judged()), "llama", ["what about the river 3?"]),
     "regression": Case(lambda folder: write_lines(folder, numbers()), "bert", ["the phone was great", "an awful meal"]),
     "embedding": Case(lambda folder: write_lines(folder, questions()), "bert", ["pizza at the river", "a drum"]),
     "token_labels": Case(lambda folder: write_lines(folder, labelled_spans()), "bert", ["the river saw pizza", "nothing here"]),

@@ -220,9 +220,9 @@ def test_the_report_shows_the_most_anomalous_rows_with_what_is_drawn_of_them(fin
 def test_prediction_gives_the_score_of_the_evaluation_and_the_threshold_of_the_validation_rows(
     finished: Run, shapes: Path, tmp_path: Path
 ) -> None:
-    from luthier.pilot.predict import _load
+    from luthier.pilot.stages.opened_bundle import load_bundle
 
-    model, at_work = _load(store.resolve(str(finished.folder)))
+    model, at_work = load_bundle(store.resolve(str(finished.folder)))
     records = load_dataset(Data(path=str(shapes), task="autoencoder", normal="disc"), checks=()).records
     normal = [each for each in at_work.prepare(records["validation"]) if each.facts["abnormal"] == 0]
     expected = np.sort(score(model, at_work, normal).more["anomaly"])

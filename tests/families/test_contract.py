@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
+import urllib.request
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 import luthier
 from luthier.core.run import Run
 from luthier.core.types import Loss, Scores
+from luthier.delivery.exports import EXPORTERS
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
@@ -258,3 +261,42 @@ def test_planted_bugs_are_caught(tried: Any, name: str, monkeypatch: pytest.Monk
         work = work_of(tried(name), model__dropout=0.0)
         monkeypatch.setattr(type(work.objective), "loss", averaged)
         assert {"accumulated is whole", "judged as trained"} & {proof.name for proof in find_disproved(prove(work, served, FOREVER))}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_its_bundle_says_over_http_exactly_what_it_says_here(
+    tried: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
+    it = tried(name)
+    running = luthier.serve(it.run.folder, port=0, say=lambda line: None, wait=False)
+    try:
+        images = family_of(name).kind.images
+        rows = [base64.b64encode(Path(row).read_bytes()).decode() if images else row for row in it.case.ask]
+        for asked in (rows, rows[:1], [running.service.model.example]):
+            request = urllib.request.Request(
+                f"{running.address}/predict",
+                json.dumps({"rows": asked}).encode(),
+                {"Authorization": f"Bearer {running.token}", "Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request) as answer:
+                said = json.load(answer)["data"]
+            if asked is rows or asked == rows[:1]:
+                assert said == json.loads(json.dumps(luthier.predict(it.run.folder, list(it.case.ask)[: len(asked)])))
+            assert len(said) == len(asked)
+    finally:
+        running.close(0)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_an_export_of_its_bundle_says_the_same(tried: Any, name: str, tmp_path: Path) -> None:
+    """In the first of these formats that holds it, proven stage by stage in a runtime that is not torch."""
+    pytest.importorskip("onnxruntime")
+    it = tried(name)
+    bundle = resolve(str(it.run.folder))
+    (format, *_) = [each for each in ("onnx", "word2vec") if not EXPORTERS[each]().refuse(bundle, EXPORTERS[each].precisions[0])]
+    done = luthier.export(it.run.folder, to=format, out=tmp_path / "exported", most=3)
+    assert done.parity is not None
+    states = {stage["name"]: stage["state"] for stage in done.parity["stages"]}
+    assert done.parity["same"] and "parts" not in states.values()
+    assert states["token ids"] == states["log-probabilities"] == "same"

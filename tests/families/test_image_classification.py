@@ -34,7 +34,7 @@ from luthier.models import store, vision
 from luthier.models.spec import Model
 from luthier.objectives import image_classification
 from luthier.optim.schedules import share_done
-from luthier.pilot.predict import _load
+from luthier.pilot.stages.opened_bundle import load_bundle
 from luthier.training.assemble import assemble
 from luthier.training.steps import Work, steps
 
@@ -119,7 +119,7 @@ def test_a_folder_goes_the_whole_way_and_beats_its_baselines(finished: Run) -> N
 def test_prediction_says_what_the_evaluation_said(finished: Run, shapes: Path) -> None:
     base = store.resolve(str(finished.folder))
     assert (base.kind, base.family, base.blocks, base.width) == ("image", "resnet", 2, 16)
-    model, objective = _load(base)
+    model, objective = load_bundle(base)
     test = load_dataset(Data(path=str(shapes)), checks=()).records["test"]
     scores = score(model, objective, objective.prepare(test))
     assert scores.probabilities is not None

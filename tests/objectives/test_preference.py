@@ -126,6 +126,8 @@ def test_a_pair_is_one_row_of_both_sides_whose_prompt_goes_through_the_network_o
 class Counting:
     """An objective that counts the rows it collates, and stops after some batches."""
 
+    unit = "pair"
+
     def __init__(self, at_work: PreferenceObjective, stop: int = 1 << 30) -> None:
         self.at_work, self.rows, self.left = at_work, 0, stop
 

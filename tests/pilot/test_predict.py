@@ -282,7 +282,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_predicted(
     def load(base: Any) -> Any:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("luthier.pilot.predict._load", load)
+    monkeypatch.setattr("luthier.pilot.predict.load_bundle", load)
     for out in (tmp_path / "rows.csv", tmp_path / "x.xlsx", classifier.folder / "bundle" / "x.csv", classifier.folder / "metrics.jsonl"):
         with pytest.raises(DataError):
             luthier.predict(classifier.folder, tmp_path / "rows.csv", out=out)

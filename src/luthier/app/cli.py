@@ -9,10 +9,13 @@ from typing import Annotated
 
 import typer
 
-from luthier.app.estimates import plan, prove
+from luthier.app.estimates import plan, prove, similar
+from luthier.app.export import export, parity
 from luthier.app.group import Commands, collect_seldom, print_version
 from luthier.app.models import models_app
 from luthier.app.options import Input, Json, Quiet, Set, Target, Task
+from luthier.app.registry import add_commands
+from luthier.app.serve import serve
 from luthier.app.transfer import transfer
 from luthier.app.typed import repeat_flags
 
@@ -59,7 +62,7 @@ def run(
     base: Annotated[
         str | None,
         typer.Option(
-            help="A name from `luthier models list`, a folder, a bundle, or a hub id; auto: what suits the rows best of the bases here."
+            help="A name from `luthier models list`, a folder, a bundle, an alias, or a hub id; auto: what suits the rows best of the bases here."
         ),
     ] = None,
     task: Task = None,
@@ -129,7 +132,7 @@ def search(
     base: Annotated[
         str | None,
         typer.Option(
-            help="A name from `luthier models list`, a folder, a bundle, or a hub id; auto: what suits the rows best of the bases here."
+            help="A name from `luthier models list`, a folder, a bundle, an alias, or a hub id; auto: what suits the rows best of the bases here."
         ),
     ] = None,
     task: Task = None,
@@ -198,7 +201,7 @@ def resume(
 
 @app.command()
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="RUN/bundle, or the run's folder.")],
+    bundle: Annotated[Path, typer.Argument(help="RUN/bundle, the run's folder, or an alias.")],
     data: Annotated[
         str,
         typer.Argument(
@@ -234,7 +237,7 @@ def predict(
 
 @app.command()
 def chat(
-    bundle: Annotated[str, typer.Argument(help="RUN/bundle, the run's folder, or a decoder's name.")],
+    bundle: Annotated[str, typer.Argument(help="RUN/bundle, the run's folder, an alias, or a decoder's name.")],
     limit: Annotated[int, typer.Option(min=1, help="Write so many tokens an answer at most.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, max=5, help="Take chances with the tokens; 0 takes the likeliest each time.")] = 0.0,
     file: Annotated[Path | None, typer.Option(help="Send the content of a text file as the first turn.")] = None,
@@ -341,38 +344,14 @@ def show(
         print(f"view {number}: {view}")
 
 
-@app.command()
-def similar(
-    data: Annotated[str, typer.Argument(help="A file of rows with classes or answers, or a folder; - for standard input.")],
-    bases: Annotated[
-        str,
-        typer.Option(
-            help="Names, folders or hub ids, with commas; when not given, the known ones that are on this machine and fit the task."
-        ),
-    ] = "",
-    target: Target = None,
-    input: Input = None,
-    task: Task = None,
-    set: Set = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Compare bases on your rows.
-
-    Says which one suits them, how many blocks to freeze, and which learning rate to start from.
-    """
-    from luthier.app.reporters import format_comparison, make_reporter
-    from luthier.pilot.similar import similar as verb
-
-    with make_reporter(quiet or as_json) as shown:
-        names = [name.strip() for name in bases.split(",") if name.strip()]
-        done = verb(data, names, target=target, input=input, task=task, set=set or (), reporter=shown)
-    print(json.dumps([one.value() for one in done], indent=2) if as_json else "\n".join(format_comparison(done)))
-
-
+app.command()(similar)
 app.command()(prove)
 app.command()(plan)
 app.command()(transfer)
+add_commands(app)
+app.command()(serve)
+app.command()(export)
+app.command()(parity)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from luthier.app.options import Json, Quiet, Set
+from luthier.app.options import Input, Json, Quiet, Set, Target, Task
 
 
 def prove(
@@ -48,3 +48,31 @@ def plan(
     with make_reporter(quiet or as_json) as shown:
         made = verb(experiment, set=set or (), seconds=seconds, reporter=shown)
     print(json.dumps({**made.forecast, "available": made.available}, indent=2) if as_json else "\n".join(format_plan(made)))
+
+
+def similar(
+    data: Annotated[str, typer.Argument(help="A file of rows with classes or answers, or a folder; - for standard input.")],
+    bases: Annotated[
+        str,
+        typer.Option(
+            help="Names, folders or hub ids, with commas; when not given, the known ones that are on this machine and fit the task."
+        ),
+    ] = "",
+    target: Target = None,
+    input: Input = None,
+    task: Task = None,
+    set: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare bases on your rows.
+
+    Says which one suits them, how many blocks to freeze, and which learning rate to start from.
+    """
+    from luthier.app.reporters import format_comparison, make_reporter
+    from luthier.pilot.similar import similar as verb
+
+    with make_reporter(quiet or as_json) as shown:
+        names = [name.strip() for name in bases.split(",") if name.strip()]
+        done = verb(data, names, target=target, input=input, task=task, set=set or (), reporter=shown)
+    print(json.dumps([one.value() for one in done], indent=2) if as_json else "\n".join(format_comparison(done)))

@@ -12,7 +12,7 @@ Input = Annotated[str | None, typer.Option(help="The column or columns that are 
 Task = Annotated[
     str | None,
     typer.Option(
-        help="What is learned. Of labelled texts: classification, multi_label, regression, token_labels, chat, preference, embedding, translation; "
+        help="What is learned. Of labelled texts: classification, multi_label, regression, token_labels, chat, preference, unpaired_preference, embedding, translation; "
         "of texts alone: causal_lm, masked_lm, word2vec, glove; of images: image_classification, autoencoder. Inferred when not given."
     ),
 ]

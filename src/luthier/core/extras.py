@@ -13,6 +13,13 @@ EXTRAS = {
     "pypdf": ("pypdf", "documents"),
     "docx": ("python-docx", "documents"),
     "ray": ("Ray", "ray"),
+    "fastapi": ("FastAPI", "serve"),
+    "starlette": ("Starlette", "serve"),
+    "uvicorn": ("uvicorn", "serve"),
+    "h11": ("h11", "serve"),
+    "onnx": ("onnx", "export"),
+    "onnxruntime": ("onnxruntime", "export"),
+    "onnx_ir": ("onnx-ir", "export"),
 }
 """Module → its package, and the extra of ours that brings it."""
 

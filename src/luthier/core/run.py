@@ -256,9 +256,16 @@ class Run:
     # reading
 
     def json(self, name: str) -> Any:
-        """The content of a JSON file, or None where there is none."""
+        """The content of a JSON file, or None where there is none.
+
+        Raises:
+            RunError: it is damaged.
+        """
         path = self.folder / name
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return json.loads(path.read_text()) if path.exists() else None
+        except ValueError:
+            raise RunError(f"{path} is damaged: it is not JSON", "restore the file from a copy") from None
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The entries of a JSONL file; a torn last line (a crash while appending) is left out."""

@@ -42,21 +42,32 @@ def pair_of(values: Any, input: tuple[str, ...]) -> Pair:
         ValueError: why the row is no pair that can be learned from.
     """
     prompt = prompt_turns(values, input)
-    answers = []
-    for column in SIDES:
-        held = values.get(column)
-        turns = turns_of([held] if isinstance(held, dict) else held, column) if isinstance(held, dict | list) else []
-        if isinstance(held, dict | list):
-            if not turns or turns[-1]["role"] != "assistant":
-                raise ValueError(f"the last turn of {column} is not the assistant's")
-            if len(turns) > 1 and turns[:-1] != prompt:
-                raise ValueError(f"{column} begins with other turns than the prompt")
-            held = turns[-1]["content"]
-        if not isinstance(held, str) or not held.strip():
-            raise ValueError(f"{column} says nothing")
-        answers.append(held)
+    answers = [answer_of(values.get(column), column, prompt) for column in SIDES]
     if answers[0].strip() == answers[1].strip():
         raise ValueError("chosen and rejected are the same")
     found = Pair(prompt, (answers[0], answers[1]))
     check_turns(found.messages(0))
     return found
+
+
+def answer_of(held: Any, column: str, prompt: list[Message]) -> str:
+    """A cell as an answer.
+
+    Args:
+        held: a text, one turn, or a list of turns of which the last is the answer; turns before it have to be the prompt.
+        column: its name, for the message.
+        prompt: the turns that wait for the answer.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(held, dict | list):
+        turns = turns_of([held] if isinstance(held, dict) else held, column)
+        if not turns or turns[-1]["role"] != "assistant":
+            raise ValueError(f"the last turn of {column} is not the assistant's")
+        if len(turns) > 1 and turns[:-1] != prompt:
+            raise ValueError(f"{column} begins with other turns than the prompt")
+        held = turns[-1]["content"]
+    if not isinstance(held, str) or not held.strip():
+        raise ValueError(f"{column} says nothing")
+    return held

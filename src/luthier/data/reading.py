@@ -43,12 +43,12 @@ class RowKind:
 
     Args:
         reads: texts or images.
-        learns: one class a row, several classes, a number, an answer in words, the better of two answers, labelled parts of the text, or nothing that stands in a column.
+        learns: one class a row, several classes, a number, an answer in words, the better of two answers, whether an answer is good, labelled parts of the text, or nothing that stands in a column.
         beside: further columns that are always read.
     """
 
     reads: Literal["text", "image"] = "text"
-    learns: Literal["class", "classes", "number", "answer", "better answer", "spans", "nothing"] = "class"
+    learns: Literal["class", "classes", "number", "answer", "better answer", "judged answer", "spans", "nothing"] = "class"
     beside: tuple[str, ...] = ()
 
     @property
@@ -58,8 +58,8 @@ class RowKind:
 
     @property
     def answers(self) -> bool:
-        """Whether an answer in words is learned, or a preference between two."""
-        return self.learns in ("answer", "better answer")
+        """Whether an answer in words is learned, a preference between two, or whether one is good."""
+        return self.learns in ("answer", "better answer", "judged answer")
 
     @property
     def images(self) -> bool:

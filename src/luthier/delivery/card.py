@@ -51,7 +51,7 @@ tags: [luthier]
 {family.usage("PATH")}
 ```
 
-{_without_luthier(family, ships, verdict)}
+{_without_luthier(family, ships, verdict)}{_served_elsewhere(family, ships, experiment.training.dtype)}
 
 ## Limits
 
@@ -98,6 +98,12 @@ def _inexact(verdict: Mapping[str, Any]) -> str:
     return (
         f"- Resumed where something had changed, so that another run will not give the same bits: {'; '.join(changed)}\n" if changed else ""
     )
+
+
+def _served_elsewhere(family: Family, ships: str, dtype: str) -> str:
+    """How a server for many machines serves the bundle, where one can."""
+    command = family.serve_elsewhere("PATH", dtype) if ships == "trained" else ""
+    return f"\n\nMore than one machine can serve: `{command}` (vLLM), with OpenAI's routes." if command else ""
 
 
 def _without_luthier(family: Family, ships: str, verdict: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ FAMILIES: Table = Table(
     glove="luthier.families.glove:FAMILY",
     word2vec="luthier.families.word2vec:FAMILY",
     preference="luthier.families.preference:FAMILY",
+    unpaired_preference="luthier.families.unpaired_preference:FAMILY",
     regression="luthier.families.regression:FAMILY",
     autoencoder="luthier.families.autoencoder:FAMILY",
     multi_label="luthier.families.multi_label:FAMILY",

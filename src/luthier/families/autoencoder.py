@@ -59,6 +59,7 @@ class ImageAutoencoder(ImageFamily):
     steps = 200
     metrics = ("loss", "anomaly_auc")
     pipeline_tag = "image-feature-extraction"
+    gives = "picture"
 
     # rows
 

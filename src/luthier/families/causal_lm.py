@@ -49,9 +49,11 @@ class CausalLmFamily(CorpusFamily):
     base = None
     base_kinds = ("decoder",)
     from_scratch = True
+    known_as = ("pt",)
     metrics = ("bits_per_byte", "loss", "perplexity")
     compares_untouched = True
     pipeline_tag = "text-generation"
+    gives = "text"
 
     # rows
 
@@ -191,6 +193,10 @@ class CausalLmFamily(CorpusFamily):
     def usage(self, bundle: str) -> str:
         """A text to go on with; and what such a model is for."""
         return f'luthier predict {bundle} "It was"   or, as a base: luthier run rows.csv --base {bundle}'
+
+    def serve_elsewhere(self, bundle: str, dtype: str) -> str:
+        """VLLM; it completes texts."""
+        return text_defaults.vllm_command(bundle, dtype)
 
     def without_luthier(self) -> str:
         """A pipeline of transformers."""

@@ -44,11 +44,13 @@ class ChatFamily(Family):
     Spec = Chat
     base = "smollm2-135m"
     base_kinds = ("decoder",)
+    known_as = ("sft",)
     metrics = ("loss", "bits_per_byte", "chrf", "rouge_l")
     compares_untouched = True
     generates = True
     converses = True
     pipeline_tag = "text-generation"
+    gives = "text"
 
     # rows
 
@@ -172,6 +174,10 @@ class ChatFamily(Family):
     def without_luthier(self) -> str:
         """A pipeline of transformers."""
         return 'from transformers import pipeline; pipeline("text-generation", "PATH")([{"role": "user", "content": "…"}])'
+
+    def serve_elsewhere(self, bundle: str, dtype: str) -> str:
+        """VLLM, with the bundle's own chat template and settings for generation."""
+        return text_defaults.vllm_command(bundle, dtype)
 
 
 FAMILY = ChatFamily()

@@ -62,6 +62,7 @@ class EmbeddingFamily(Family):
     """See the module."""
 
     name = "embedding"
+    embeds = True
     kind = RowKind("text", "nothing")
     specificity = 2
     Spec = Embedding
@@ -71,6 +72,7 @@ class EmbeddingFamily(Family):
     compares_untouched = True
     structured = ("vector", "other_vector")
     pipeline_tag = "sentence-similarity"
+    gives = "vector"
     library = "sentence-transformers"
 
     # rows
@@ -295,6 +297,10 @@ class EmbeddingFamily(Family):
             more = {"similarity": float(of_row[0] @ of_row[1]), "other_vector": of_row[1].tolist()} if len(of_row) == 2 else {}
             said.append({"vector": of_row[0].tolist(), **more})
         return said
+
+    def texts_read(self, record: Record, objective: Any) -> list[list[str]]:
+        """Each text of a row by itself."""
+        return [[str(record.values.get(name) or "")] for name in objective.input]
 
     def usage(self, bundle: str) -> str:
         """A file of texts whose vectors are wanted; and what such a model is for."""

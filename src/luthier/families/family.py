@@ -73,12 +73,19 @@ class Family(ABC):
     """Whether it answers in words."""
     converses: bool = False
     """Whether it answers the turns of a conversation: `luthier chat` can talk to it, and bases are compared by what they foresee of its answers."""
+    embeds: bool = False
+    """Whether a prediction holds the `vector` of a text, and of two texts their `similarity`: it is served as `/v1/embeddings`."""
     structured: tuple[str, ...] = ()
     """What of a prediction is a list of objects, which a file of predictions keeps as one (in CSV as JSON)."""
+    known_as: tuple[str, ...] = ()
+    """What other trainers call what it learns: stages of LLaMA-Factory, `rl` of Axolotl."""
     pipeline_tag: str = ""
     """What model hubs call it."""
     library: str = "transformers"
     """Which library reads its bundles without Luthier, as model hubs call it."""
+    gives: str = ""
+    """What an exported network of it gives, which is how exports and their proof know it: "classes", "labels", "number" or "vector" of a row, "tags" of its
+    words, "gaps" (what is hidden), "text" (the next token), "sequence" (another text), "picture" or "words" (a table); empty: it cannot be exported."""
 
     @property
     def spec_class(self) -> type[Component]:
@@ -330,6 +337,14 @@ class Family(ABC):
         """
         return None
 
+    def example_row(self, objective: Any) -> dict[str, Any]:
+        """A row that any bundle of it can be asked about, as a server shows it and tries it; an image is its file as base64.
+
+        Args:
+            objective: as the evaluation used it.
+        """
+        return dict.fromkeys(objective.input, "your text")
+
     @abstractmethod
     def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
         """What a bundle says of rows.
@@ -341,10 +356,28 @@ class Family(ABC):
             limit: tokens that an answer may have.
         """
 
+    def texts_read(self, record: Record, objective: Any) -> list[list[str]]:
+        """What a tokenizer is given of a row, where other programs read it: for each piece one text, or two that are read together; of an image its file.
+
+        Args:
+            record: the row.
+            objective: knows the columns.
+        """
+        return [["\n\n".join(str(record.values.get(name) or "") for name in objective.input)]]
+
     def usage(self, bundle: str) -> str:
         """What to type to use a bundle."""
         return f'luthier predict {bundle} "your text"'
 
     def without_luthier(self) -> str:
         """How transformers alone uses a bundle; empty where it cannot."""
+        return ""
+
+    def serve_elsewhere(self, bundle: str, dtype: str) -> str:
+        """The command by which a server of other people's, made for many machines, serves a bundle; empty where none can.
+
+        Args:
+            bundle: its folder.
+            dtype: that it was evaluated in, such as float32.
+        """
         return ""

@@ -60,6 +60,7 @@ class ImageClassification(ImageFamily, ClassFamily):
     steps = 100
     probes = True
     pipeline_tag = "image-classification"
+    gives = "classes"
 
     # rows
 

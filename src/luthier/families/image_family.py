@@ -73,6 +73,16 @@ class ImageFamily(Family):
             spec.side, spec.channels, *((known.mean, known.deviation) if known and known.channels == spec.channels else ())
         )
 
+    def example_row(self, objective: Any) -> dict[str, Any]:
+        """A small grey image."""
+        from luthier.core.pictures import as_data, data_url
+
+        return {objective.input[0]: data_url(as_data("example", np.full((16, 16, 3), 128, dtype=np.uint8)))}
+
+    def texts_read(self, record: Record, objective: Any) -> list[list[str]]:
+        """The file of the image."""
+        return [[str(place_of(record, objective.input[0]))]]
+
     def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None]:
         """An image, several, a folder of them, a table that names them, or rows."""
         return images_asked(data, columns[0])

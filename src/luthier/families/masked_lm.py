@@ -51,6 +51,7 @@ class MaskedLmFamily(TextsFamily):
     metrics = ("loss", "perplexity", "masked_accuracy")
     compares_untouched = True
     pipeline_tag = "fill-mask"
+    gives = "gaps"
 
     # starting point
 
@@ -146,6 +147,10 @@ class MaskedLmFamily(TextsFamily):
                 )
             found.append({"text": processor.decode(filled, skip_special_tokens=True).strip(), "words": words})
         return found
+
+    def example_row(self, objective: Any) -> dict[str, Any]:
+        """A text with a gap."""
+        return dict.fromkeys(objective.input, f"the {objective.tokenizer.mask_token} is late")
 
     def usage(self, bundle: str) -> str:
         """A gap to fill; and what such a model is for."""

@@ -48,6 +48,7 @@ class TextLabels(TextFamily):
     specificity = 2
     Spec = MultiLabel
     metrics = ("micro_f1", "label_macro_f1", "exact_match", "loss")
+    gives = "labels"
 
     # rows
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PROMPTS = (("prompt",), ("question",), ("instruction", "input"), ("instruction",), ("conversations",), ("messages",))
 """Columns that hold the prompt, as well-known data sets name them."""
-EPOCHS = ((5_000, 2, "few pairs"), (1 << 62, 1, "one pass: Tülu 3 and Zephyr took one to three"))
+EPOCHS = ((5_000, 2, "few rows"), (1 << 62, 1, "one pass: Tülu 3 and Zephyr took one to three"))
 """Below this many training pairs, epochs, and why."""
 BATCHES = (16, 8)
 """Pairs a step."""
@@ -53,7 +53,9 @@ class PreferenceFamily(ChatFamily):
     kind = RowKind("text", "better answer", SIDES[1:])
     specificity = 2
     Spec = Preference
+    known_as = ("dpo", "ipo")
     metrics = ("pair_accuracy", "loss", "length_normalised_accuracy", "reward_margin")
+    gives = "text"
     compares_untouched = False
     has_reference = True
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from luthier.core.proof import Proof, ProofContext, row_of
-from luthier.core.types import Example
+from luthier.core.types import Example, Message
 from luthier.data.chat import prompt, render
 from luthier.data.pairs import SIDES, pair_of
 
@@ -37,18 +37,18 @@ def both_answers_are_compared_and_nothing_else(context: ProofContext) -> Proof:
             for mark in tokenizer.all_special_tokens:
                 said = said.replace(mark, "")
             expected, other = pair.answers[side].strip(), pair.answers[1 - side].strip()
-            bare = _bare(tokenizer, expected)
-            if said.strip() in (expected, bare) or (example.facts["cut"] and bare.startswith(said.strip().rstrip("\ufffd"))):
+            plain = bare(tokenizer, expected)
+            if said.strip() in (expected, plain) or (example.facts["cut"] and plain.startswith(said.strip().rstrip("\ufffd"))):
                 continue
             claim = f"more or less than the {SIDES[side]} answer is learned as such"
-            if said.strip() in (other, _bare(tokenizer, other)):
+            if said.strip() in (other, bare(tokenizer, other)):
                 claim = "chosen and rejected are the wrong way round: the rejected answer would be preferred"
             return Proof(held=False, claim=claim, evidence={**row_of(example), SIDES[side]: expected[:200], "learned": said[:200]})
     rows = min(READ, len(context.read))
     return Proof(held=True, claim="the better and the worse answer are compared as they stand in the rows; the prompts are not learned", evidence={"rows": rows})  # fmt: skip
 
 
-def _bare(tokenizer: Any, text: str) -> str:
+def bare(tokenizer: Any, text: str) -> str:
     """A text without what looks like a control token in it, as the learned tokens are compared."""
     for mark in tokenizer.all_special_tokens:
         text = text.replace(mark, "")
@@ -93,10 +93,10 @@ def the_better_answer_is_preferred(context: ProofContext) -> Proof:
     """A step on a pair makes its better answer likelier against the worse one: the loss falls in the direction in which transformers' own log-probabilities of the two part."""
     model: Any = context.model
     example = min(context.rows, key=lambda each: each.size)
-    with _computed_anew(model):
-        falls = _gradient(model, lambda: context.objective.loss(model, context.batch([example])).total)
-        parts = _gradient(model, lambda: _taken(context, _said(context, example, 0)) - _taken(context, _said(context, example, 1)))
-    alike = _dot(falls, parts) / max((_dot(falls, falls) * _dot(parts, parts)) ** 0.5, 1e-30)
+    with computed_anew(model):
+        falls = gradient(model, lambda: context.objective.loss(model, context.batch([example])).total)
+        parts = gradient(model, lambda: _taken(context, _said(context, example, 0)) - _taken(context, _said(context, example, 1)))
+    alike = dot(falls, parts) / max((dot(falls, falls) * dot(parts, parts)) ** 0.5, 1e-30)
     held = alike <= -ALIKE
     claim = "a step makes the better answer likelier against the worse one" if held else (
         "a step would make the worse answer likelier: the preference is reversed" if alike >= ALIKE else "the loss does not compare the two answers")  # fmt: skip
@@ -114,7 +114,7 @@ def log_probabilities_are_exact(context: ProofContext) -> Proof:
 
     model: Any = context.model
     example = min(context.rows, key=lambda each: each.size)
-    with _computed_anew(model):
+    with computed_anew(model):
         (ours,) = said_of(context.objective, model, [example])
         theirs = [_said(context, example, side).detach() for side in (0, 1)]
     first = example.facts["lengths"][0]
@@ -127,7 +127,7 @@ def log_probabilities_are_exact(context: ProofContext) -> Proof:
 
 
 @contextlib.contextmanager
-def _computed_anew(model: Any) -> Iterator[None]:
+def computed_anew(model: Any) -> Iterator[None]:
     """As in an evaluation, in fp32, with nothing kept of frozen blocks."""
     from luthier.models.modes import eval_mode
     from luthier.models.precision import in_fp32
@@ -141,11 +141,15 @@ def _computed_anew(model: Any) -> Iterator[None]:
 
 
 def _said(context: ProofContext, example: Example, side: int) -> Any:
-    """The log-probabilities of the tokens of one of a row's answers, read from the row anew, by transformers' own forward pass, # (learned,)"""
+    """The log-probabilities of the tokens of one of a row's answers, read from the row anew, # (learned,)"""
+    return answer_said(context, pair_of(example.record.values, context.objective.input).messages(side))
+
+
+def answer_said(context: ProofContext, messages: Sequence[Message]) -> Any:
+    """The log-probabilities of the tokens of a conversation's last answer, by transformers' own forward pass, # (learned,)"""
     from luthier.models.generate import log_probabilities_of
 
-    pair = pair_of(example.record.values, context.objective.input)
-    asked, whole = prompt(context.tokenizer, pair.prompt)[0], render(context.tokenizer, pair.messages(side)).tokens
+    asked, whole = prompt(context.tokenizer, messages[:-1])[0], render(context.tokenizer, messages).tokens
     model: Any = context.model
     return log_probabilities_of(model, whole[: context.spec.max_length])[len(asked) - 1 :]
 
@@ -155,14 +159,14 @@ def _taken(context: ProofContext, said: Any) -> Any:
     return said.mean() if context.spec.averages else said.sum()
 
 
-def _dot(ones: Sequence[Any], others: Sequence[Any]) -> float:
+def dot(ones: Sequence[Any], others: Sequence[Any]) -> float:
     """The product of two gradients, given weight by weight."""
     import torch
 
     return sum(float((one * other).sum(dtype=torch.float64)) for one, other in zip(ones, others, strict=True))
 
 
-def _gradient(model: Any, make: Callable[[], Any]) -> list[Any]:
+def gradient(model: Any, make: Callable[[], Any]) -> list[Any]:
     """The gradient of a number, for each weight that moves."""
     import torch
 

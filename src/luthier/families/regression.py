@@ -52,6 +52,7 @@ class TextRegression(TextFamily):
     specificity = 1
     Spec = Regression
     metrics = ("rmse", "mae", "r2", "spearman", "loss")
+    gives = "number"
 
     # rows
 

@@ -34,6 +34,7 @@ class TextClassification(ClassFamily, TextFamily):
     """See the module."""
 
     name = "classification"
+    gives = "classes"
     kind = RowKind("text", "class")
     Spec = Classification
     probes = True

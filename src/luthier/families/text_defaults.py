@@ -88,3 +88,13 @@ def largest_batch(batches: Sequence[int], rows: float, steps: int) -> Choice:
     if batch == batches[-1]:
         return Choice("training.batch_size", batch, "small batches for few rows")
     return Choice("training.batch_size", batch, f"the most rows a step that leave at least {steps} steps")
+
+
+def vllm_command(bundle: str, dtype: str) -> str:
+    """How vLLM serves a decoder's bundle: in the dtype that it was evaluated in, and without code that comes with a model.
+
+    Args:
+        bundle: its folder.
+        dtype: such as float32.
+    """
+    return f"vllm serve {bundle} --dtype {dtype}"

@@ -9,6 +9,7 @@ from luthier.families.family import Choice, Family
 from luthier.objectives.text_rows import MAX_LENGTH
 
 if TYPE_CHECKING:
+    from luthier.core.types import Record
     from luthier.data.dataset import Dataset
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
@@ -91,6 +92,14 @@ class TextFamily(Family):
     def may_set_schedule(self, base: Base | None) -> bool:
         """The learning rate of a decoder with a new head has to fall all the way: one that stays for half of sixty steps costs two to six points (docs/log/2026-11.md#rates-that-stay-in-short-runs)."""
         return self.role(base) != "reader"
+
+    def texts_read(self, record: Record, objective: Any) -> list[list[str]]:
+        """Two columns are read together, more are joined."""
+        return (
+            [[str(record.values.get(name) or "") for name in objective.input]]
+            if len(objective.input) == 2
+            else super().texts_read(record, objective)
+        )
 
     def _long(self, dataset: Dataset) -> float:
         """About which share of the rows has more tokens than are read at once."""

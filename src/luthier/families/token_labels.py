@@ -53,6 +53,7 @@ class TokenLabelsFamily(TextFamily):
     metrics = ("span_f1", "token_accuracy", "loss")
     structured = ("spans",)
     pipeline_tag = "token-classification"
+    gives = "tags"
 
     # rows
 

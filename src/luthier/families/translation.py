@@ -87,6 +87,7 @@ class TranslationFamily(Family):
     compares_untouched = True
     generates = True
     pipeline_tag = "translation"
+    gives = "sequence"
 
     # rows
 

@@ -42,6 +42,7 @@ class VectorFamily(CorpusFamily):
     metrics = ("loss",)
     compares_untouched = True
     pipeline_tag = "feature-extraction"
+    gives = "words"
     library = "gensim"
     biases = False
     """Whether each word has a number beside its vector."""
@@ -147,6 +148,10 @@ class VectorFamily(CorpusFamily):
         if found and not any(row["words"] for row in found):
             raise DataError(_unknown(records[0], found[0]["unknown"], vocabulary), "ask for words of the training rows")
         return found
+
+    def example_row(self, objective: Any) -> dict[str, Any]:
+        """Its most frequent word."""
+        return dict.fromkeys(objective.input, objective.tokenizer.words[0])
 
     def usage(self, bundle: str) -> str:
         """A word whose neighbours are wanted."""

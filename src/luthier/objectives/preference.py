@@ -18,7 +18,7 @@ from luthier.core.words import plural
 from luthier.data.chat import prompt, render
 from luthier.data.pairs import pair_of
 from luthier.objectives.answers import AnswersTurns
-from luthier.objectives.reference import Reference, complete, log_probabilities, make_key
+from luthier.objectives.reference import Reference, complete, lay_end_to_end, log_probabilities, make_key
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -138,26 +138,15 @@ class PreferenceObjective(AnswersTurns):
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
         """Tokens end to end, of each pair the better side first; for each token the one to be said next, or -1, and its log-probability under the reference."""
-        import numpy as np
         import torch
 
-        following: list[int] = []
-        for example in examples:
-            ends = zip([*example.tokens[1:], -1], [*example.target[1:], False], strict=True)
-            following += [token if is_learned else -1 for token, is_learned in ends]
-        following_tokens = torch.tensor(following)
-        reference = torch.zeros(len(following))
         known = [self.reference_scores.of(example) for example in examples]
-        reference[following_tokens >= 0] = torch.from_numpy(np.concatenate(known))
+        flat = lay_end_to_end(examples, [example.target for example in examples], known)
+        places = torch.tensor([place for example in examples for place in example.inputs["place"]])
         return Batch(
             index=torch.tensor([example.index for example in examples]),
             lengths=torch.tensor([example.size for example in examples]),
-            flat={
-                "tokens": torch.tensor([token for example in examples for token in example.tokens]),
-                "place": torch.tensor([place for example in examples for place in example.inputs["place"]]),
-                "next": following_tokens,
-                "reference": reference,
-            },
+            flat={**flat, "place": places},
             each={
                 "taught": torch.tensor([example.units for example in examples]),
                 "sides": torch.tensor([example.facts["lengths"] for example in examples]),

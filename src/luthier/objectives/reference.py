@@ -39,7 +39,7 @@ class Reference:
         """Compute what is not known yet of these rows.
 
         Args:
-            objective: collates.
+            objective: collates, and says what rows are called.
             model: with nothing trained yet.
             examples: rows.
             cache: keeps it, a piece at a time.
@@ -56,7 +56,7 @@ class Reference:
         chunks = _chunks(examples)
         left = [chunk for chunk in chunks if not all(key_of(example) in found for example in chunk)]
         if left:
-            cache.say(f"what the untouched base says of {plural(sum(map(len, left)), 'pair')}, once")
+            cache.say(f"what the untouched base says of {plural(sum(map(len, left)), objective.unit)}, once")
         written = time.monotonic()
         for number, chunk in enumerate(left, 1):
             cache.poll()
@@ -69,12 +69,17 @@ class Reference:
     def of(self, example: Example) -> np.ndarray:
         """What the reference says of a row's learned tokens; NaN where nobody knows, # (learned,)"""
         known = self.known.get(key_of(example))
-        return np.full(sum(example.target), np.nan, np.float32) if known is None else known
+        return np.full(count_learned(example), np.nan, np.float32) if known is None else known
 
 
 def key_of(example: Example) -> bytes:
     """A hash of what the model reads of a row, and of what is learned of it."""
     return example.facts["key"]
+
+
+def count_learned(example: Example) -> int:
+    """Tokens that the model has to say of a row: those of its answers."""
+    return sum(example.facts["lengths"])
 
 
 def make_key(tokens: Sequence[int], places: Sequence[int], learned: Sequence[bool]) -> bytes:
@@ -89,6 +94,30 @@ def make_key(tokens: Sequence[int], places: Sequence[int], learned: Sequence[boo
     return hashlib.blake2b(b"|".join(part.tobytes() for part in parts), digest_size=16).digest()
 
 
+def lay_end_to_end(examples: Sequence[Example], learned: Sequence[Sequence[bool]], known: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    """Rows end to end: for each token the one to be said next, or -1, and its log-probability under the reference.
+
+    Args:
+        examples: rows with `tokens`.
+        learned: of each row, whether each token has to be said, # one (tokens,) a row
+        known: of each row what the reference says of those, # one (learned,) a row
+
+    Returns:
+        "tokens", "next" and "reference", each # (tokens,)
+    """
+    import torch
+
+    following: list[int] = []
+    for example, chosen in zip(examples, learned, strict=True):
+        ends = zip([*example.tokens[1:], -1], [*chosen[1:], False], strict=True)
+        following += [token if is_learned else -1 for token, is_learned in ends]
+    to_say = torch.tensor(following, dtype=torch.int64)
+    reference = torch.zeros(len(following))
+    reference[to_say >= 0] = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *known]))
+    tokens = torch.tensor([token for example in examples for token in example.tokens], dtype=torch.int64)
+    return {"tokens": tokens, "next": to_say, "reference": reference}
+
+
 def said_of(objective: Any, model: Any, examples: Sequence[Example]) -> list[np.ndarray]:
     """The log-probability of each learned token under a model as it is now, # one (learned,) a row, fp32"""
     from luthier.models.memory import retry_halved
@@ -101,7 +130,7 @@ def said_of(objective: Any, model: Any, examples: Sequence[Example]) -> list[np.
 
     with eval_mode(model):
         found = np.concatenate(retry_halved(some, examples, "the reference"))
-    return np.split(found, np.cumsum([sum(example.target) for example in examples])[:-1])
+    return np.split(found, np.cumsum([count_learned(example) for example in examples])[:-1])
 
 
 def log_probabilities(model: Any, batch: Batch, gradient: bool = False) -> Tensor:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import ExperimentError, ModelError, nearest
+from luthier.core.errors import ExperimentError, ModelError
 from luthier.core.types import Message
 from luthier.core.words import with_article
 from luthier.data.sources.frames import Frame, describe_value
 from luthier.delivery.predictions import prepare_output, write_predictions
 from luthier.experiment import Changes
 from luthier.families import family_of
-from luthier.families.family import Family
-from luthier.models.store import Base, resolve
+from luthier.models.store import resolve
+from luthier.pilot.stages.opened_bundle import Say, check_options, decide, load_bundle, resolve_bundle
 from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
-
-Say = Callable[[str], None]
 
 
 def predict(
@@ -36,7 +34,7 @@ def predict(
     """Ask a bundle about rows: texts, conversations, images, whatever it has learned from.
 
     Args:
-        bundle: RUN/bundle, the run's folder, or the run itself.
+        bundle: RUN/bundle, the run's folder, the run itself, an alias (`luthier promote`), or a bundle's name on the hub.
         data: one text, a list of texts, a dict (one row), a list of dicts, a data frame (pandas, polars), an Arrow table, a file of rows with
             the columns that the model was trained on, or "-" for standard input. A text in a list is a text, whatever it says.
         out: where to write the rows with their predictions: .csv, .tsv, .jsonl, .json or .parquet.
@@ -57,16 +55,16 @@ def predict(
     say = say or _warn
     _refuse_types(bundle, limit=limit, top=top, abstain_below=abstain_below)
     how = parse_reading_options(set)
-    base, about = _resolve_bundle(bundle, say)
+    base, about = resolve_bundle(bundle, say)
     family = family_of(about["task"])
-    _check_options(family, top, abstain_below)
+    check_options(family, top, abstain_below)
     optional = family.optional_columns(about["input"])
     rows, source = family.rows_to_predict(data, about["input"]) or rows_to_predict(data, about["input"], family.converses, how, optional)
     values = [record.values for record in rows]
     if out is not None:
         prepare_output(Path(out), values, chat=family.generates, source=source, bundle=base.folder)
-    model, objective = _load(base)
-    found = [_decide(one, top, abstain_below) for one in family.predict(model, objective, rows, limit)]
+    model, objective = load_bundle(base)
+    found = [decide(one, top, abstain_below) for one in family.predict(model, objective, rows, limit)]
     found = [{"row": record.row, **one} for record, one in zip(rows, found, strict=True)]
     if out is not None:
         names = write_predictions(Path(out), values, [_as_columns(one, family.structured) for one in found])
@@ -80,7 +78,7 @@ def chat(bundle: str | os.PathLike[str], *, limit: int = 256, temperature: float
     """Open a conversation with a bundle or a base.
 
     Args:
-        bundle: RUN/bundle, the run's folder, the run itself, or a decoder's name.
+        bundle: RUN/bundle, the run's folder, the run itself, an alias, or a decoder's name.
         limit: tokens an answer may have.
         temperature: 0 takes the likeliest token each time.
         say: told what a person should know; a warning where it is not given.
@@ -106,7 +104,7 @@ def chat(bundle: str | os.PathLike[str], *, limit: int = 256, temperature: float
             f"{bundle} is {what}: it does not hold conversations",
             'use `luthier predict BUNDLE "text"`',
         )
-    model, objective = _load(base)
+    model, objective = load_bundle(base)
     return Conversation(model, objective.tokenizer, limit, temperature)
 
 
@@ -158,55 +156,6 @@ def _refuse_types(bundle: Any, **options: Any) -> None:
         whole = name in ("limit", "top")
         if value is not None and (isinstance(value, bool) or not isinstance(value, int if whole else int | float)):
             raise ExperimentError(f"{name} is {value!r}, {describe_value(value)}, not a {'whole number' if whole else 'number'}", f"give it as {name}={'2' if whole else '0.8'}")  # fmt: skip
-
-
-def _resolve_bundle(bundle: str | os.PathLike[str], say: Say) -> tuple[Base, dict[str, Any]]:
-    """A bundle whose files were checked, and what Luthier wrote about it."""
-    folder, bundle = Path(bundle), os.fspath(bundle)
-    if not folder.exists():
-        beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise ModelError(f"there is no bundle {bundle}", nearest(folder.name, beside))
-    base = resolve(bundle, say)
-    if base.bundle is None:
-        raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")
-    return base, base.bundle
-
-
-def _load(base: Base) -> tuple[Any, Any]:
-    """A bundle's model, and its objective with the bundle's tokenizer."""
-    from luthier.delivery.bundle import open_bundle
-    from luthier.training.devices import configure_torch
-
-    configure_torch()
-    assert base.bundle is not None
-    family = family_of(base.bundle["task"])
-    tokenizer = family.load_processor(base, family.spec_class.model_validate(base.bundle["objective"]))
-    return open_bundle(base, tokenizer)
-
-
-def _check_options(family: Family, top: int | None, abstain_below: float | None) -> None:
-    """Refuse options that do not fit, before anything is read."""
-    if not family.kind.classes and (top is not None or abstain_below is not None):
-        name = "top" if top is not None else "abstain_below"
-        what = "writes text, which has no classes" if family.generates else "does not choose one class a row"
-        raise ExperimentError(f"{name} is for classifiers: this model {what}", f"leave {name} out")
-    if top is not None and top < 1:
-        raise ExperimentError(f"top={top} names no class", "give 1 or more")
-    if abstain_below is not None and not 0 <= abstain_below <= 1:
-        raise ExperimentError(f"abstain_below={abstain_below} is no probability", "give a number from 0 to 1, such as 0.8")
-
-
-def _decide(one: dict[str, Any], top: int | None, abstain_below: float | None) -> dict[str, Any]:
-    """A prediction with its likeliest classes, and without its label where it is not sure enough."""
-    decided = dict(one)
-    if abstain_below is not None:
-        decided["abstained"] = one["confidence"] < abstain_below
-        if decided["abstained"]:
-            decided["label"] = None
-    if top is not None:
-        likeliest = sorted(one["probabilities"].items(), key=lambda pair: -pair[1])[:top]
-        decided["top"] = [{"label": label, "probability": value} for label, value in likeliest]
-    return decided
 
 
 def _as_columns(one: dict[str, Any], structured: Sequence[str]) -> dict[str, Any]:

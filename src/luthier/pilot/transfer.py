@@ -22,7 +22,7 @@ from luthier.models.spec import SCRATCH
 from luthier.pilot.stages.given_rows import accepts_frames
 from luthier.pilot.stages.metric import with_metric
 from luthier.pilot.stages.options import choose_experiment, data_spec, parse_seconds
-from luthier.pilot.stages.transfer_cells import Start, check_start, describe_starts, find_starts, train_cell, with_rows
+from luthier.pilot.transfer_cells import Start, check_start, describe_starts, find_starts, train_cell, with_rows
 
 ROWS = "50,200,1000,all"
 SEEDS = 3

@@ -9,6 +9,7 @@ from typing import Any
 from luthier.core.errors import OutOfMemory
 from luthier.core.interfaces import Objective
 from luthier.core.types import Batch, Example, Step
+from luthier.core.words import plural
 from luthier.data.batches import choose, steps_in_epoch
 from luthier.experiment import Experiment
 from luthier.models.memory import gc_frozen, is_out_of_memory, release_memory, smaller_limit
@@ -151,6 +152,11 @@ def _accumulate(work: Work, batch: Batch, number: int) -> tuple[float, float]:
             if work.objective.splits
             else 0
         )
+        if not limit and not work.objective.splits and len(batch) > 1:
+            raise OutOfMemory(
+                f"step {number + 1}: there is not enough memory for {plural(len(batch), 'row')} of {batch.size:,} tokens, which go through the model together because this loss compares them",
+                "lower training.batch_size, shorten the rows (objective.max_length), or let less move (adaptation.kind=lora, or freeze)",
+            )
         if not limit:
             raise OutOfMemory(
                 f"step {number + 1}: there is not enough memory for one row of {int(batch.lengths.max()):,} tokens",

@@ -33,7 +33,8 @@ def require_comparable(dataset: Dataset) -> str:
             "bases for images are not compared by one pass over the rows: no such comparison has been measured",
             "name one (--base efficientnet-lite0), or train from several: `luthier transfer DATA --from scratch,efficientnet-lite0`",
         )
-    if family.Spec is None or family.base is None or not (family.kind.classes or family.converses):
+    answers = family.converses and family.kind.learns == "answer"  # of a preference no base foresees which way it goes
+    if family.Spec is None or family.base is None or not (family.kind.classes or answers):
         raise ExperimentError(
             f"{dataset.reason}: similarity is read off classes or answers", "give rows with a label column, or conversations"
         )

@@ -27,9 +27,9 @@ def name_never_predicted(context: RunContext, classes: Sequence[int], part: str)
         classes: by number.
         part: validation or test.
     """
-    if not classes:
-        return
     labels = context.dataset.labels
+    if not classes or not labels:  # without classes of its own a family has no border that should lie still
+        return
     trained = Counter(example.target for example in context.examples("train"))
     counts = {labels[number]: trained[number] for number in sorted(classes, key=lambda number: trained[number])}
     named = ", ".join(f"{label!r} ({rows:,} training {'row' if rows == 1 else 'rows'})" for label, rows in [*counts.items()][:NAMED])

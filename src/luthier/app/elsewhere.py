@@ -1,0 +1,73 @@
+"""The commands that come from other tools, or go to them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luthier.app.options import Json
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this file to the command line."""
+    app.command()(push)
+    app.command("import")(import_config)
+
+
+def push(
+    run: Annotated[str, typer.Argument(help="The folder of a run, a study or a bundle, or an alias.")],
+    name: Annotated[str, typer.Argument(help="owner/name on the hub; it is made where it is not there.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; otherwise only its owner does.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Put a bundle on the Hugging Face hub, with its card; the token is HF_TOKEN, or that of `hf auth login`."""
+    from luthier.app.reporters import warn
+    from luthier.pilot.push import push as verb
+
+    done = verb(run, name, public=public, dry_run=dry_run, message=message, say=warn)
+    if as_json:
+        print(json.dumps(done.as_dict(), indent=2, ensure_ascii=False))
+    elif dry_run:
+        print("nothing was sent")
+    else:
+        removed = f" (removed: {', '.join(done.removed)})" if done.removed else ""
+        print(f"pushed   {done.url}{removed}\nuse it   luthier predict {done.name} ROWS")
+
+
+def import_config(
+    file: Annotated[Path, typer.Argument(help="A YAML file of Axolotl's or LLaMA-Factory's.")],
+    out: Annotated[Path, typer.Option("--out", help="The experiment to write; its rows are written beside it.")] = Path("experiment.yaml"),
+    data: Annotated[str | None, typer.Option(help="Rows that take the place of those that the file names.")] = None,
+    base: Annotated[str | None, typer.Option(help="A base that takes the place of the file's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write the experiment without the keys that are refused.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make an experiment of another trainer's file; says what became of each key."""
+    from luthier.app.registry import format_table
+    from luthier.app.reporters import make_reporter
+    from luthier.pilot.import_config import import_config as verb
+
+    with make_reporter(True) as shown:
+        found = verb(file, out=out, data=data, base=base, force=force, reporter=shown)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        rows = [(key, "→", f"{path} = {value}" + (f"  ({note})" if note else "")) for key, (path, value, note) in found.mapped.items()]
+        rows += [(key, "ignored", why) for key, why in found.ignored.items()]
+        rows += [(key, "refused", why) for key, why in found.refused.items()]
+        print("\n".join(format_table((f"{found.trainer}: key", "is", "here"), rows)))
+        if found.experiment is not None:
+            print(f"\nexperiment {found.experiment}" + (f"\nrows       {found.rows}" if found.rows else ""))
+            print(f"train it   luthier train {found.experiment}")
+    if found.experiment is None:
+        from luthier.core.errors import ExperimentError
+
+        raise ExperimentError(
+            f"nothing was written: {file} asks for what cannot be had here ({', '.join(found.refused)})",
+            "change the file, or add --force to go on without these keys",
+        )

@@ -1,0 +1,89 @@
+"""JSON without its traps: no NaN, no name twice, no number without bounds, no half characters, no depth without end."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from luthier.app.server.errors import Refused
+
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How half of a character pair is written."""
+
+
+def parse(content: bytes, depth: int) -> Any:
+    """What a body says.
+
+    Args:
+        content: of the body.
+        depth: lists and objects that may be within each other.
+
+    Raises:
+        Refused: it is not JSON, or JSON that programs read in different ways.
+    """
+    if not content.strip():
+        raise _invalid("the body is empty: send a JSON object")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _invalid("the body is not UTF-8") from None
+    try:
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
+    except RecursionError:
+        raise _invalid(f"the JSON is nested deeper than {depth}") from None
+    except ValueError as problem:
+        place = f" at character {problem.pos}" if isinstance(problem, json.JSONDecodeError) else ""
+        raise _invalid(f"the body is not JSON: {problem.msg if isinstance(problem, json.JSONDecodeError) else problem}{place}") from None
+    if not isinstance(value, dict):
+        raise _invalid("the body must be a JSON object")
+    _check(value, depth, bool(HALF.search(content)))
+    return value
+
+
+def _check(value: Any, depth: int, halves: bool) -> None:
+    """Refuse what is nested too deep, and texts with half characters."""
+    left = [(value, 1)]
+    while left:
+        one, level = left.pop()
+        if isinstance(one, dict | list):
+            if level > depth:
+                raise _invalid(f"the JSON is nested deeper than {depth}")
+            left += [(item, level + 1) for item in (one.values() if isinstance(one, dict) else one)]
+            if halves and isinstance(one, dict):
+                left += [(name, level) for name in one]
+        elif halves and isinstance(one, str):
+            try:
+                one.encode()
+            except UnicodeEncodeError:
+                raise _invalid("a text holds half of a character pair (a lone surrogate)") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)[:50]!r} stands twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > 30:
+        raise ValueError(f"a whole number has {len(text)} digits")
+    return int(text)
+
+
+def _invalid(message: str) -> Refused:
+    return Refused(400, message, None, "invalid_json")

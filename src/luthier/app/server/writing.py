@@ -1,0 +1,171 @@
+"""One answer of the generation engine as a server sends it: text piece by piece, why it ended, and the tokens' log-probabilities."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.app.server.asked import Sampling
+from luthier.app.server.errors import Refused
+from luthier.serving.interface import Generation, GenerationRequest, Token
+from luthier.serving.limits import Limits
+from luthier.serving.prompts import Prompts
+from luthier.serving.service import ServedModel
+from luthier.serving.text_stream import Piece, TextStream
+
+
+class Stopped(Exception):
+    """The server ended an answer before it was whole."""
+
+
+@dataclass
+class Answer:
+    """An answer while it is being made.
+
+    Args:
+        generation: of the engine.
+        stream: that makes text of its tokens.
+        tokens: that were made so far.
+        reason: why it ended, in OpenAI's words; empty while it goes on.
+    """
+
+    generation: Generation
+    stream: TextStream
+    tokens: int = 0
+    reason: str = ""
+    pieces: list[Piece] = field(default_factory=list)
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        """The pieces of its text, the last one with what was held back; each has some text or tokens.
+
+        Raises:
+            Stopped: the server shuts down.
+            Exception: what ended it in the engine.
+        """
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(changed.set)
+
+        self.generation.on_change(tell)
+        while True:
+            changed.clear()
+            done = self.generation.done  # read before the tokens: what is added later is seen in the next round
+            taken = self.generation.take()
+            if taken:
+                self.tokens += len(taken)
+                piece = self.stream.push(taken)
+                if piece.text or piece.tokens:
+                    yield piece
+                if self.stream.stopped:
+                    self.reason = "stop"
+                    self.generation.cancel()
+                    return
+            elif done:
+                break
+            else:
+                await changed.wait()
+        if self.generation.error is not None:
+            raise self.generation.error
+        if self.generation.finish_reason == "cancelled":
+            raise Stopped
+        self.reason = "length" if self.generation.finish_reason == "length" else "stop"
+        last = self.stream.finish()
+        self.reason = "stop" if self.stream.stopped else self.reason
+        if last.text or last.tokens:
+            yield last
+
+
+def start(
+    model: ServedModel,
+    prompts: Prompts,
+    ids: Sequence[Sequence[int]],
+    asked: Sampling,
+    limit: int | None,
+    logprobs: int,
+    field: str,
+    limits: Limits,
+) -> list[Answer]:
+    """Hand prompts to the engine; all of them, or none.
+
+    Args:
+        model: that writes.
+        prompts: its tokenizer.
+        ids: tokens of each prompt.
+        asked: how to draw.
+        limit: tokens that an answer may have; None: as many as by default, where there is room.
+        logprobs: likeliest tokens that are told beside each.
+        field: of the request, that holds the prompts.
+        limits: of the server.
+
+    Raises:
+        Refused: a prompt is empty or too long; the length is checked before anything waits.
+        EngineFull: too many wait.
+    """
+    engine = model.engine
+    assert engine is not None
+    requests = []
+    for prompt in ids:
+        room = model.context - len(prompt)
+        if not prompt:
+            raise Refused(400, "the prompt is empty", field, "invalid_value")
+        if any(token >= engine.vocabulary for token in prompt):
+            raise Refused(400, f"token ids are below {engine.vocabulary}", field, "invalid_value")
+        if room < 1 or (limit is not None and limit > room):
+            asks = f" and {limit} of the answer" if limit is not None else ""
+            raise Refused(
+                422,
+                f"{len(prompt)} tokens of the prompt{asks} do not fit: the model reads {model.context} together",
+                "max_tokens" if room >= 1 else field,
+                "context_length_exceeded",
+            )
+        seed = secrets.randbits(31) if asked.seed is None else asked.seed % (1 << 63)
+        requests.append(
+            GenerationRequest(
+                tuple(int(token) for token in prompt), min(limits.default_tokens, room) if limit is None else limit, float(asked.temperature or 0.0),
+                1.0 if asked.top_p is None else float(asked.top_p), asked.top_k or 0, seed, prompts.ends, logprobs,
+            )
+        )  # fmt: skip
+    stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+    for request in requests:
+        engine.check(request)
+    started: list[Answer] = []
+    try:
+        for request in requests:
+            started.append(Answer(engine.submit(request), TextStream(prompts.decode, stops)))
+    except Exception:
+        cancel(started)
+        raise
+    return started
+
+
+def cancel(answers: Sequence[Answer]) -> None:
+    """End answers that nobody waits for; those that are through stay as they are."""
+    for each in answers:
+        each.generation.cancel()
+
+
+def token_entry(prompts: Prompts, token: Token, top: int) -> dict[str, Any]:
+    """A token's log-probability as chat answers hold it."""
+
+    def one(identity: int, logprob: float) -> dict[str, Any]:
+        return {"token": prompts.token_text(identity), "logprob": max(logprob, -9999.0), "bytes": prompts.token_bytes(identity)}
+
+    return {**one(token.id, token.logprob), "top_logprobs": [one(*each) for each in token.top[:top]]}
+
+
+def completion_logprobs(prompts: Prompts, tokens: Sequence[tuple[Token, int]], top: int) -> dict[str, Any]:
+    """Tokens' log-probabilities as completions hold them."""
+    return {
+        "tokens": [prompts.token_text(token.id) for token, _ in tokens],
+        "token_logprobs": [max(token.logprob, -9999.0) for token, _ in tokens],
+        "top_logprobs": [{prompts.token_text(identity): max(value, -9999.0) for identity, value in token.top[:top]} for token, _ in tokens]
+        if top
+        else None,
+        "text_offset": [place for _, place in tokens],
+    }

@@ -1,0 +1,269 @@
+"""OpenAI's routes for text: conversations and completions, whole or streamed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+
+from luthier.app.server.access import TOKEN, service_of
+from luthier.app.server.asked import ChatRequest, CompletionRequest, Sampling, Turn
+from luthier.app.server.connected import EventStream, while_connected
+from luthier.app.server.errors import Refused, error_body, refuse
+from luthier.app.server.prediction_routes import acquire, answer, does_not, new_id, usage
+from luthier.app.server.said import WORKING, Completion
+from luthier.app.server.writing import Answer, Stopped, cancel, completion_logprobs, start, token_entry
+from luthier.core.errors import LuthierError
+from luthier.core.types import Message
+from luthier.serving.interface import Token
+from luthier.serving.prompts import Prompts
+from luthier.serving.service import ServedModel
+
+Tokens = list[tuple[Token, int]]
+STREAMED: dict[int | str, dict[str, Any]] = {
+    **WORKING,
+    200: {
+        "description": "The answer; with `stream`, server-sent events of its pieces, closed by `data: [DONE]`.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+}
+
+
+class Shape:
+    """How an answer of one route looks: a choice of a whole answer, and of a piece.
+
+    Args:
+        kind: of the whole.
+        piece_kind: of a piece.
+        prefix: of its id.
+        whole: place, text, tokens, reason → a choice.
+        piece: place, text, tokens, reason or None, whether it is the first → a choice.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        piece_kind: str,
+        prefix: str,
+        whole: Callable[[int, str, Tokens, str], dict[str, Any]],
+        piece: Callable[[int, str, Tokens, str | None, bool], dict[str, Any]],
+    ) -> None:
+        self.kind, self.piece_kind, self.prefix, self.whole, self.piece = kind, piece_kind, prefix, whole, piece
+
+
+def add_writing_routes(app: FastAPI) -> None:
+    """Add them.
+
+    Args:
+        app: the server.
+    """
+
+    @app.post("/v1/chat/completions", openapi_extra=TOKEN, response_model=Completion, responses=STREAMED, tags=["OpenAI"])
+    async def chat_completions(request: Request, asked: ChatRequest) -> Response:
+        """The answer to a conversation, by the template that the model was trained with."""
+        if asked.top_logprobs and not asked.logprobs:
+            raise Refused(400, "top_logprobs needs logprobs: true", "top_logprobs", "invalid_value")
+        if asked.max_tokens is not None and asked.max_completion_tokens is not None:
+            raise Refused(400, "max_tokens is the older name of max_completion_tokens: give one", "max_tokens", "invalid_value")
+        limit = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
+        turns = [as_message(turn) for turn in asked.messages]
+
+        def read(model: ServedModel, prompts: Prompts) -> list[list[int]]:
+            if not model.family.converses:
+                raise does_not(model, "holds no conversations", "/v1/chat/completions")
+            try:
+                return [prompts.of_conversation(turns)]
+            except ValueError as problem:
+                raise Refused(400, str(problem), "messages", "invalid_value") from None
+
+        top = asked.top_logprobs or 0
+
+        def logprobs(prompts: Prompts, tokens: Tokens) -> dict[str, Any] | None:
+            return {"content": [token_entry(prompts, token, top) for token, _ in tokens], "refusal": None} if asked.logprobs else None
+
+        def shape(prompts: Prompts) -> Shape:
+            return Shape(
+                "chat.completion", "chat.completion.chunk", "chatcmpl",
+                lambda place, text, tokens, reason: {"index": place, "message": {"role": "assistant", "content": text, "refusal": None}, "logprobs": logprobs(prompts, tokens), "finish_reason": reason},
+                lambda place, text, tokens, reason, first: {
+                    "index": place, "delta": ({"role": "assistant"} if first else {}) | ({"content": text} if text or first else {}),
+                    "logprobs": logprobs(prompts, tokens) if tokens else None, "finish_reason": reason,
+                },
+            )  # fmt: skip
+
+        return await write(request, asked, read, limit, top, "messages", shape)
+
+    @app.post("/v1/completions", openapi_extra=TOKEN, response_model=Completion, responses=STREAMED, tags=["OpenAI"])
+    async def completions(request: Request, asked: CompletionRequest) -> Response:
+        """How texts go on."""
+        given: Any = asked.prompt
+        several = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+
+        def read(model: ServedModel, prompts: Prompts) -> list[list[int]]:
+            return [prompts.of_text(each) if isinstance(each, str) else list(each) for each in several]
+
+        def logprobs(prompts: Prompts, tokens: Tokens) -> dict[str, Any] | None:
+            return completion_logprobs(prompts, tokens, asked.logprobs) if asked.logprobs is not None else None
+
+        def shape(prompts: Prompts) -> Shape:
+            def choice(place: int, text: str, tokens: Tokens, reason: str | None, first: bool = False) -> dict[str, Any]:
+                return {"index": place, "text": text, "logprobs": logprobs(prompts, tokens), "finish_reason": reason}
+
+            return Shape("text_completion", "text_completion", "cmpl", choice, choice)
+
+        return await write(request, asked, read, asked.max_tokens, asked.logprobs or 0, "prompt", shape)
+
+
+def as_message(turn: Turn) -> Message:
+    """A turn as the template reads it."""
+    content = turn.content if isinstance(turn.content, str) else "\n\n".join(part.text for part in turn.content)
+    return {"role": "system" if turn.role == "developer" else turn.role, "content": content}
+
+
+async def write(
+    request: Request, asked: Sampling, read: Callable[[ServedModel, Prompts], list[list[int]]], limit: int | None, top: int, field: str,
+    shape_of: Callable[[Prompts], Shape],
+) -> Response:  # fmt: skip
+    """Answer a request by the generation engine.
+
+    Args:
+        request: of the client.
+        asked: its body.
+        read: its texts → token ids.
+        limit: tokens that an answer may have.
+        top: likeliest tokens told beside each.
+        field: of the body, that holds the texts.
+        shape_of: how the answer looks.
+
+    Raises:
+        Refused: it cannot be answered, or too many wait.
+    """
+    if asked.stream_options is not None and not asked.stream:
+        raise Refused(400, "stream_options needs stream: true", "stream_options", "invalid_value")
+    service = service_of(request)
+    model = acquire(service, asked.model)
+    answers: list[Answer] = []
+    handed_over = False
+    try:
+        if model.engine is None or model.prompts is None:
+            raise does_not(model, "writes no text", request.scope["luthier"].route)
+        prompts = model.prompts
+        try:
+            ids = await asyncio.to_thread(read, model, prompts)  # a long text takes a while to cut into tokens
+            answers = start(model, prompts, ids, asked, limit, top, field, service.limits)
+        except LuthierError as problem:
+            refused = refuse(problem, field)
+            service.counters.add("luthier_refused_total", reason=refused.code or "invalid")
+            raise refused from None
+        shape, read_tokens = shape_of(prompts), sum(len(each) for each in ids)
+        if asked.stream:
+            ended = _once(lambda: (cancel(answers), service.release(model)))
+            events = stream(request, asked, model, answers, shape, read_tokens)
+            response = EventStream(events, ended, lambda: service.counters.add("luthier_cancelled_total"))
+            handed_over = True  # the stream gives them back
+            return response
+        return await whole(request, model, answers, shape, read_tokens)
+    finally:
+        if not handed_over:
+            cancel(answers)
+            service.release(model)
+
+
+async def whole(request: Request, model: ServedModel, answers: list[Answer], shape: Shape, read_tokens: int) -> Response:
+    """An answer in one piece.
+
+    Raises:
+        Refused: the server shuts down before it is whole.
+    """
+
+    async def collect(each: Answer) -> tuple[str, Tokens]:
+        pieces = [piece async for piece in each]
+        return "".join(piece.text for piece in pieces), [token for piece in pieces for token in piece.tokens]
+
+    try:
+        texts = await while_connected(request, asyncio.gather(*(collect(each) for each in answers)))
+    except Stopped:
+        raise Refused(503, "the server is shutting down", None, "shutting_down", {"retry-after": "2"}) from None
+    choices = [
+        shape.whole(place, text, tokens, each.reason) for place, (each, (text, tokens)) in enumerate(zip(answers, texts, strict=True))
+    ]
+    made = sum(each.tokens for each in answers)
+    return answer(
+        {
+            "id": new_id(shape.prefix),
+            "object": shape.kind,
+            "created": int(time.time()),
+            "model": model.name,
+            "choices": choices,
+            "usage": usage(request, read_tokens, made),
+        }
+    )
+
+
+async def stream(
+    request: Request, asked: Sampling, model: ServedModel, answers: list[Answer], shape: Shape, read_tokens: int
+) -> AsyncIterator[bytes]:
+    """An answer as events, several answers as their pieces come."""
+    base = {"id": new_id(shape.prefix), "object": shape.piece_kind, "created": int(time.time()), "model": model.name}
+    counted = bool(asked.stream_options and asked.stream_options.include_usage)
+    more: dict[str, Any] = {"usage": None} if counted else {}
+    queue: asyncio.Queue[tuple[int, dict[str, Any] | None, Exception | None]] = asyncio.Queue()
+
+    async def follow(place: int, each: Answer) -> None:
+        try:
+            first = True
+            async for piece in each:
+                queue.put_nowait((place, shape.piece(place, piece.text, piece.tokens, None, first), None))
+                first = False
+            queue.put_nowait((place, shape.piece(place, "", [], each.reason, first), None))
+            queue.put_nowait((place, None, None))
+        except Exception as problem:
+            queue.put_nowait((place, None, problem))
+
+    following = [asyncio.ensure_future(follow(place, each)) for place, each in enumerate(answers)]
+    try:
+        left = len(answers)
+        while left:
+            _, choice, problem = await queue.get()
+            if problem is not None:
+                yield _event(_broken(request, problem))
+                break
+            if choice is None:
+                left -= 1
+                continue
+            yield _event(base | {"choices": [choice]} | more)
+        said = usage(request, read_tokens, sum(each.tokens for each in answers))
+        if counted and not left:
+            yield _event(base | {"choices": [], "usage": said})
+        yield b"data: [DONE]\n\n"
+    finally:
+        for task in following:
+            task.cancel()
+
+
+def _broken(request: Request, problem: Exception) -> dict[str, Any]:
+    """What the last event of an answer says that did not become whole."""
+    if isinstance(problem, Stopped):
+        return error_body(503, "the server is shutting down", None, "shutting_down")
+    service_of(request).counters.add("luthier_failed_total")
+    request.scope["luthier"].more.append(f"broke off: {type(problem).__name__}")
+    return error_body(500, "the answer failed", None, "internal_error")
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(content, ensure_ascii=False, allow_nan=False).encode() + b"\n\n"
+
+
+def _once(function: Callable[[], Any]) -> Callable[[], None]:
+    """A function that does its work the first time alone."""
+    left = [function]
+
+    def call() -> None:
+        if left:
+            left.pop()()
+
+    return call

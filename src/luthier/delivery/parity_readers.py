@@ -1,0 +1,299 @@
+"""Parity of networks that say something of a row: classes, labels, a number, a vector, labels of words, hidden tokens, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from luthier.core.types import Batch, Example
+from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Encoded, Reader, Runtime
+from luthier.delivery.parity_record import StageResult
+from luthier.delivery.parity_tolerances import Tolerance
+from luthier.delivery.parity_trainer import Trainer, outputs_of
+from luthier.models.pretrained import segment_lengths
+
+UNITS = {
+    "classes": "of a probability", "labels": "of a probability", "tags": "of a probability", "gaps": "of a probability",
+    "number": "standard deviations", "vector": "of a vector of length 1", "picture": "of a pixel from -1 to 1",
+}  # fmt: skip
+"""What a network gives → what its differences are counted in."""
+LIKE_ROWS = ("classes", "labels", "number")
+"""Networks that give one line of numbers a row."""
+
+
+class ReaderParity:
+    """The stages of one export.
+
+    Args:
+        trainer: opened.
+        runtime: of the export.
+        examples: rows, prepared by the trainer's objective.
+        tolerance: what rounding explains.
+    """
+
+    def __init__(self, trainer: Trainer, runtime: Reader, examples: Sequence[Example], tolerance: Tolerance) -> None:
+        self.trainer, self.runtime, self.examples, self.tolerance = trainer, runtime, list(examples), tolerance
+        self.gives = trainer.family.gives
+        self.ours = [_shares(self.gives, each) for each in outputs_of(trainer, self.examples)]
+        said = [self._asked(_pieces(trainer, example)) for example in self.examples]
+        self.theirs = [_shares(self.gives, each) for each in said]
+        self.read: list[list[Encoded]] = [self._encode(example) for example in self.examples]
+
+    def _asked(self, pieces: Sequence[Encoded]) -> np.ndarray:
+        found = self.runtime.outputs(pieces)
+        if self.gives == "vector":
+            return np.concatenate(found)
+        return found[0] if self.gives in (*LIKE_ROWS, "picture") else np.concatenate(found)
+
+    def _encode(self, example: Example) -> list[Encoded]:
+        if "text" in example.facts:
+            return [self.runtime.encode([example.facts["text"]])]
+        asked = self.trainer.family.texts_read(example.record, self.trainer.objective)
+        if "pixels" in example.inputs and not Path(asked[0][0]).is_file():
+            return [
+                Encoded(pixels=example.inputs["pixels"])
+            ]  # in an archive of arrays, which nobody else reads: the pixels are given as they are
+        return [self.runtime.encode(texts) for texts in asked]
+
+    def rendered(self) -> StageResult:
+        """The text is the row's own; of an image the pixels are looked at."""
+        if not self.trainer.family.kind.images:
+            return StageResult(RENDERED, "same", len(self.examples), detail="the text is the row's own: no template stands between")
+        apart = [_pixels_apart(example.inputs["pixels"], read[0].pixels) for example, read in zip(self.examples, self.read, strict=True)]
+        worst = int(np.argmax(apart))
+        state = "parts" if apart[worst] > 0 else "same"
+        detail = f"row {self.examples[worst].record.row}: the runtime decodes the image otherwise" if apart[worst] > 0 else "pixels"
+        return StageResult(RENDERED, state, len(apart), float(apart[worst]), 0.0, "levels of a pixel", detail)
+
+    def tokens(self) -> StageResult:
+        """The token ids of each row."""
+        if self.trainer.family.kind.images:
+            return StageResult(TOKENS, "same", 0, detail="an image has none")
+        for example, read in zip(self.examples, self.read, strict=True):
+            pieces = _pieces(self.trainer, replace_hidden(example))
+            for ours, theirs in zip(pieces, read, strict=False):
+                segments = ours.segments is not None and list(ours.segments) != list(theirs.segments or [0] * len(theirs.tokens))
+                if list(ours.tokens) != list(theirs.tokens) or segments:
+                    if self.gives == "tags" and len(pieces) > 1 and list(theirs.tokens[:8]) == list(ours.tokens[:8]):
+                        break  # a long text is read in windows, which whoever uses the network has to cut
+                    evidence = {
+                        "ours": [int(token) for token in ours.tokens],
+                        "theirs": [int(token) for token in theirs.tokens],
+                        "texts": self.trainer.family.texts_read(example.record, self.trainer.objective)[0],
+                    }
+                    return StageResult(
+                        TOKENS,
+                        "parts",
+                        len(self.examples),
+                        detail=describe_tokens(example.record.row, ours.tokens, theirs.tokens, self.trainer.tokenizer),
+                        evidence=evidence,
+                    )
+        return compare_probe(self.trainer.tokenizer, self.runtime) or StageResult(TOKENS, "same", len(self.examples))
+
+    def numbers(self) -> StageResult:
+        """What the network gives, on the trainer's tokens."""
+        apart = [float(np.abs(ours - theirs).max()) if ours.size else 0.0 for ours, theirs in zip(self.ours, self.theirs, strict=True)]
+        apart = [value if np.isfinite(value) else float("inf") for value in apart]
+        worst = int(np.argmax(apart))
+        allowed = self.tolerance.probability
+        state = "parts" if apart[worst] > allowed else "same"
+        detail = f"largest in row {self.examples[worst].record.row}"
+        evidence: dict[str, Any] = {"ours": self.ours, "theirs": self.theirs, "gives": self.gives}
+        return StageResult(LOG_PROBABILITIES, state, len(apart), apart[worst], allowed, UNITS[self.gives], detail, evidence)
+
+    def text(self) -> StageResult | None:
+        """What is said in words: the class, the labels, each word's label, the token for each gap; None of a number, a vector or a picture."""
+        if self.gives not in ("classes", "labels", "tags", "gaps"):
+            return None
+        names = self._names()
+        ties = 0
+        for example, ours, theirs in zip(self.examples, self.ours, self.theirs, strict=True):
+            for one, other in zip(np.atleast_2d(ours), np.atleast_2d(theirs), strict=True):
+                said, heard, near = self._said(one, other, names)
+                if said == heard:
+                    continue
+                if near:
+                    ties += 1
+                    continue
+                detail = f"row {example.record.row}: the trainer says {said}, the export {heard}"
+                return StageResult(TEXT, "parts", len(self.examples), detail=detail, evidence={"names": names})
+        return StageResult(TEXT, "same", len(self.examples), detail=f"{ties:,} within rounding of a tie" if ties else "")
+
+    def _names(self) -> tuple[list[str], list[str]]:
+        """The outputs by name, as the trainer and as the export has them."""
+        objective = self.trainer.objective
+        ours: list[str] = list(objective.tags) if self.gives == "tags" else list(getattr(objective.spec, "labels", ()))
+        theirs: list[str] = list(self.runtime.labels)
+        return ours, theirs or ours
+
+    def _said(self, one: np.ndarray, other: np.ndarray, names: tuple[list[str], list[str]]) -> tuple[str, str, bool]:
+        """What both say of a row or word, and whether rounding explains a difference."""
+        leeway = 2 * max(self.tolerance.probability, 1e-4)
+        if self.gives == "gaps":
+            places = int(one.argmax()), int(other.argmax())
+            return str(places[0]), str(places[1]), bool(one[places[0]] - one[places[1]] <= leeway)
+        if self.gives == "labels":
+            said, heard = (
+                "; ".join(names[side][place] for place in np.flatnonzero(values >= 0.5)) for side, values in enumerate((one, other))
+            )
+            return said, heard, bool(np.abs(one[(one >= 0.5) != (other >= 0.5)] - 0.5).max(initial=0) <= leeway) and names[0] == names[1]
+        said, heard = names[0][int(one.argmax())], names[1][int(other.argmax())]
+        known = names[0].index(heard) if heard in names[0] else -1
+        return said, heard, known >= 0 and names[0] == names[1] and bool(one.max() - one[known] <= leeway)
+
+    def scored(self) -> tuple[AskedNetwork, list[Example]]:
+        """What the metric is taken of: the exported network behind the trainer's objective, and the rows as the runtime reads them."""
+        rows = self.examples
+        if self.gives in LIKE_ROWS and not self.trainer.family.kind.images:
+            rows = [replace(example, inputs=_inputs(read[0], example)) for example, read in zip(rows, self.read, strict=True)]
+            rows = [replace(example, size=len(example.tokens)) for example in rows]
+        return AskedNetwork(self.trainer, self.runtime, self._order()), rows
+
+    def _order(self) -> list[int] | None:
+        """Where the export has each of the trainer's outputs, by name; None where that cannot be said."""
+        ours, theirs = self._names()
+        return [theirs.index(name) for name in ours] if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours) and ours else None
+
+
+class AskedNetwork(nn.Module):
+    """An exported network in the place of the trainer's, so that the family's own objective scores it.
+
+    Args:
+        trainer: whose objective asks.
+        runtime: that answers.
+        order: where it has each of the trainer's outputs; None: in the same order.
+    """
+
+    def __init__(self, trainer: Trainer, runtime: Reader, order: list[int] | None) -> None:
+        super().__init__()
+        self.gives, self.runtime, self.order = trainer.family.gives, runtime, order
+        self.network = getattr(trainer.model, "network", None) if self.gives == "picture" else None
+        self.code = trainer.objective.spec.code if self.gives == "picture" else 0
+        self.said = torch.zeros(0)
+
+    def forward(self, batch: Batch) -> Any:
+        """As the trainer's network says it."""
+        if self.gives == "picture":
+            pixels = batch.each["pixels"]
+            found = torch.from_numpy(np.stack(self._outputs(batch)))
+            drawn, code, log_variance = found[:, : pixels[0].numel()], *found[:, pixels[0].numel() :].split(self.code, 1), None
+            shape = (len(pixels), *pixels.permute(0, 2, 3, 1).shape[1:])
+            return drawn.view(shape).permute(0, 3, 1, 2), code, log_variance if isinstance(log_variance, Tensor) else None
+        said = torch.from_numpy(np.concatenate([np.atleast_2d(each) for each in self._outputs(batch)]))
+        return said if self.order is None else said[:, self.order]
+
+    def embed(self, batch: Batch) -> Tensor:
+        """The vector of each text."""
+        return torch.from_numpy(np.stack(self._outputs(batch)))
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """A number for each token, by which `guess` finds what was said of it."""
+        kept = (batch.flat["hidden"] >= 0).long()
+        self.said = torch.from_numpy(np.concatenate(self._outputs(batch, batch.flat["hidden"] >= 0)))
+        return (kept.cumsum(0) - 1)[:, None]
+
+    def guess(self, places: Tensor) -> Tensor:
+        """What was said of these tokens."""
+        return self.said[places[:, 0]]
+
+    def target(self, batch: Batch) -> Tensor:
+        """The pixels from -1 to 1."""
+        return batch.each["pixels"].float() / 127.5 - 1
+
+    def _outputs(self, batch: Batch, kept: Tensor | None = None) -> list[np.ndarray]:
+        if "pixels" in batch.each:
+            return self.runtime.outputs([Encoded(pixels=each.permute(1, 2, 0).numpy()) for each in batch.each["pixels"]])
+        lengths = segment_lengths(batch).tolist()
+        segments = batch.flat["segments"].split(lengths) if "segments" in batch.flat else [None] * len(lengths)
+        keeps = [None] * len(lengths) if kept is None else [each.nonzero()[:, 0].tolist() for each in kept.split(lengths)]
+        rows = [
+            Encoded(tokens.tolist(), None if segment is None else segment.tolist(), keep=keep)
+            for tokens, segment, keep in zip(batch.flat["tokens"].split(lengths), segments, keeps, strict=True)
+        ]
+        return self.runtime.outputs(rows)
+
+
+PROBE = "The QUICK brown Fox, 3.50 × 12 — Ärger über Straßen?  Café\tNº7"
+"""A text with what tokenizers treat in different ways: case, accents, digits, signs, several spaces."""
+
+
+def compare_probe(tokenizer: Any, runtime: Runtime) -> StageResult | None:
+    """The tokens of a text that tells tokenizers apart, where they differ: the rows may not hold what one of them treats in another way.
+
+    Args:
+        tokenizer: the trainer's.
+        runtime: of the export.
+    """
+    ours, theirs = [int(token) for token in tokenizer(PROBE)["input_ids"]], [int(token) for token in runtime.encode([PROBE]).tokens]
+    shortest = min(len(ours), len(theirs)) if len(theirs) < len(ours) and theirs[:-1] == ours[: len(theirs) - 1] else len(ours)
+    if ours[: shortest - 1] == theirs[: shortest - 1] and (shortest < len(ours) or ours == theirs):
+        return None  # a short limit may cut it
+    detail = describe_tokens(0, ours, theirs, tokenizer).replace("row 0", f"the text {PROBE!r}")
+    return StageResult(TOKENS, "parts", 1, detail=detail, evidence={"ours": ours, "theirs": theirs, "texts": [PROBE]})
+
+
+def replace_hidden(example: Example) -> Example:
+    """A row as it is read before anything of it is hidden."""
+    return replace(example, facts={**example.facts, "as_read": True})
+
+
+def _pieces(trainer: Trainer, example: Example) -> list[Encoded]:
+    """A row as the network reads it: in one piece, or one for each of its texts or windows."""
+    if "pixels" in example.inputs:
+        return [Encoded(pixels=example.inputs["pixels"])]
+    tokens, keep = list(example.tokens), None
+    if trainer.family.gives == "gaps" and not example.facts.get("as_read"):
+        shown, hidden = trainer.objective.hide(example)
+        tokens, keep = shown.tolist(), np.flatnonzero(hidden >= 0).tolist()
+    elif trainer.family.gives == "tags":
+        keep = [place for place, tag in enumerate(example.target) if tag >= 0]
+    starts = [place for place, within in enumerate(example.inputs["place"]) if within == 0] if "place" in example.inputs else [0]
+    found = []
+    for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
+        segments = example.inputs["segments"][start:stop] if "segments" in example.inputs else None
+        kept = None if keep is None else [place - start for place in keep if start <= place < stop]
+        found.append(Encoded([int(token) for token in tokens[start:stop]], segments, keep=kept))
+    return found
+
+
+def _inputs(read: Encoded, example: Example) -> dict[str, Any]:
+    segments = {"segments": list(read.segments or [0] * len(read.tokens))} if "segments" in example.inputs else {}
+    return {"tokens": list(read.tokens), **segments}
+
+
+def _shares(gives: str, values: np.ndarray) -> np.ndarray:
+    """Outputs as probabilities where they are such."""
+    if gives in ("classes", "tags", "gaps") and values.size:
+        return torch.from_numpy(values.copy()).double().softmax(-1).numpy()
+    return torch.from_numpy(values.copy()).double().sigmoid().numpy() if gives == "labels" else values.astype(np.float64)
+
+
+def _pixels_apart(ours: np.ndarray, theirs: np.ndarray | None) -> float:
+    if theirs is None or ours.shape != theirs.shape:
+        return 255.0
+    return float(np.abs(ours.astype(int) - theirs.astype(int)).max())
+
+
+def describe_tokens(row: int, ours: Sequence[int], theirs: Sequence[int], tokenizer: Any) -> str:
+    """Where two rows of tokens part, for a person.
+
+    Args:
+        row: its number.
+        ours: the trainer's.
+        theirs: the export's.
+        tokenizer: the trainer's, by which they are written out.
+    """
+    place = next((place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs)))
+
+    def around(tokens: Sequence[int]) -> str:
+        return " ".join(repr(tokenizer.decode([int(token)])) for token in tokens[max(0, place - 1) : place + 3]) or "nothing more"
+
+    return (
+        f"row {row}, token {place + 1}: the trainer reads {around(ours)} ({len(ours)} tokens), the export {around(theirs)} ({len(theirs)})"
+    )

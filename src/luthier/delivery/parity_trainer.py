@@ -1,0 +1,140 @@
+"""The trainer's side of parity: the bundle's own network, tokenizer and objective, which the verdict was reached with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from luthier.core.types import HELD_OUT, Batch, Example
+from luthier.delivery.bundle import open_bundle
+from luthier.families import family_of
+from luthier.families.family import Family
+from luthier.models.modes import eval_mode
+from luthier.models.precision import round_weights_to
+from luthier.models.store import Base
+from luthier.models.token_losses import token_losses
+
+TOGETHER = 16
+"""Rows that go through the network at once."""
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A bundle, opened as it was evaluated, but computing in fp32, so that what rounding there is comes from the export alone.
+
+    Args:
+        bundle: resolved.
+        family: of it.
+        model: in eval mode.
+        objective: with its tokenizer.
+    """
+
+    bundle: Base
+    family: Family
+    model: Any
+    objective: Any
+
+    @property
+    def tokenizer(self) -> Any:
+        """What makes numbers of a row."""
+        return self.objective.tokenizer
+
+
+def open_trainer(bundle: Base) -> Trainer:
+    """Open a bundle for parity.
+
+    Args:
+        bundle: its files were checked against its manifest.
+    """
+    about = bundle.bundle
+    assert about is not None
+    family = family_of(about["task"])
+    processor = family.load_processor(bundle, family.spec_class.model_validate(about["objective"]))
+    model, objective = open_bundle(bundle, processor)
+    return Trainer(bundle, family, round_weights_to(cast(Any, model), torch.float32).eval(), objective)
+
+
+def outputs_of(trainer: Trainer, examples: Sequence[Example]) -> list[np.ndarray]:
+    """What the trainer's network gives for each row, of every learned token; see `exporter.Reader.outputs`.
+
+    Args:
+        trainer: opened.
+        examples: rows, prepared by its objective.
+
+    Returns:
+        For each row # (outputs,) or (kept tokens, outputs)
+    """
+    gives, model, objective = trainer.family.gives, trainer.model, trainer.objective
+    found: list[np.ndarray] = []
+    with eval_mode(model), torch.no_grad():
+        for start in range(0, len(examples), TOGETHER):
+            part = list(examples[start : start + TOGETHER])
+            batch: Batch = objective.collate(part, 0, HELD_OUT)
+            found += [each.float().numpy() for each in _outputs(gives, model, batch)]
+    return found
+
+
+def _outputs(gives: str, model: Any, batch: Batch) -> list[torch.Tensor]:
+    """One tensor a row."""
+    if gives == "picture":
+        drawn, code, log_variance = model(batch)
+        parts = [drawn.permute(0, 2, 3, 1).flatten(1), code, *([] if log_variance is None else [log_variance])]
+        return list(torch.cat(parts, 1))
+    if gives == "vector":
+        return list(model.embed(batch).unflatten(0, (len(batch), -1)).flatten(1))
+    if gives in ("tags", "gaps"):
+        kept = batch.flat["target" if gives == "tags" else "hidden"] >= 0
+        places = kept.nonzero()[:, 0]
+        said = model(batch)[places] if gives == "tags" else model.guess(model.hidden(batch)[places])
+        counts = torch.segment_reduce(kept.float(), "sum", lengths=batch.lengths).long()
+        return list(said.split(counts.tolist()))
+    return list(model(batch))
+
+
+def log_probabilities_of(trainer: Trainer, tokens: Sequence[int]) -> np.ndarray:
+    """The log-probability of each token of a text but the first, by the trainer's own packed forward pass, # (tokens - 1,)
+
+    Args:
+        trainer: of a decoder.
+        tokens: of one text.
+    """
+    flat = torch.tensor([int(token) for token in tokens])
+    batch = Batch(torch.zeros(1, dtype=torch.long), torch.tensor([len(flat)]), {"tokens": flat}, {})
+    with eval_mode(trainer.model), torch.no_grad():
+        states = trainer.model.hidden(batch)[:-1]
+        return -token_losses(states, trainer.model.network.get_output_embeddings().weight, flat[1:]).numpy()
+
+
+def next_scores(trainer: Trainer, tokens: Sequence[int]) -> np.ndarray:
+    """The log-probability of every token behind a text, # (vocabulary,)
+
+    Args:
+        trainer: of a decoder.
+        tokens: of the text.
+    """
+    flat = torch.tensor([int(token) for token in tokens])
+    batch = Batch(torch.zeros(1, dtype=torch.long), torch.tensor([len(flat)]), {"tokens": flat}, {})
+    with eval_mode(trainer.model), torch.no_grad():
+        state = trainer.model.hidden(batch)[-1:]
+        return (state @ trainer.model.network.get_output_embeddings().weight.t())[0].float().log_softmax(-1).numpy()
+
+
+def write_greedily(trainer: Trainer, tokens: Sequence[int], limit: int, end: int) -> list[int]:
+    """The likeliest token each time, as prediction writes, up to `limit` or to the token that ends an answer, which is given too.
+
+    Args:
+        trainer: of a decoder.
+        tokens: of what is asked.
+        limit: tokens at most.
+        end: the token that ends an answer.
+    """
+    ids = torch.tensor([[int(token) for token in tokens]])
+    with trainer.model.for_generation() as network:
+        made = network.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, do_sample=False, eos_token_id=end, pad_token_id=end
+        )
+    return [int(token) for token in made[0, ids.shape[1] :]]

@@ -1,0 +1,368 @@
+"""Parity of networks that write: decoders, and networks that read one text and write another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from luthier.core.types import HELD_OUT, Example, Message, Scores
+from luthier.data.chat import prompt, render
+from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Translator, Writer
+from luthier.delivery.parity_readers import compare_probe, describe_tokens
+from luthier.delivery.parity_record import StageResult
+from luthier.delivery.parity_tolerances import Tolerance
+from luthier.delivery.parity_trainer import Trainer, log_probabilities_of, next_scores, write_greedily
+from luthier.models.modes import eval_mode
+from luthier.models.token_losses import token_losses
+
+LONGEST = 512
+"""Tokens of a row that are scored."""
+WRITTEN, LIMIT = 12, 48
+"""Rows that are answered, and tokens that an answer may have."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row as a decoder is asked about it.
+
+    Args:
+        row: its number in its file.
+        messages: the conversation with its answer; empty of a text that goes on.
+        text: as it goes into the tokenizer: the prompt.
+        prompt: its token ids.
+        tokens: all that is scored.
+        learned: which of them the model has to say.
+        foreign: whether somebody wrote control tokens into a turn.
+        bytes: of what is learned.
+    """
+
+    row: int
+    messages: Sequence[Message]
+    text: str
+    prompt: list[int]
+    tokens: list[int]
+    learned: list[bool]
+    foreign: bool
+    bytes: float
+
+
+class WriterParity:
+    """The stages of a decoder's export.
+
+    Args:
+        trainer: opened.
+        runtime: of the export.
+        examples: rows, prepared by the trainer's objective.
+        tolerance: what rounding explains.
+    """
+
+    def __init__(self, trainer: Trainer, runtime: Writer, examples: Sequence[Example], tolerance: Tolerance) -> None:
+        self.trainer, self.runtime, self.tolerance = trainer, runtime, tolerance
+        talks = [example for example in examples if "messages" in example.facts]
+        if talks:
+            self.asked = [_conversation(trainer, example) for example in talks]
+        else:
+            firsts = {id(example.record): example for example in reversed(examples)}
+            self.asked = [_text(trainer, example) for example in sorted(firsts.values(), key=lambda example: example.index)]
+        self.end = int(trainer.tokenizer.eos_token_id) if talks else int(trainer.objective.end)
+        self.ours: list[np.ndarray] = []
+        self.theirs: list[np.ndarray] = []
+
+    def rendered(self) -> StageResult:
+        """Each conversation, up to its answer and whole."""
+        for asked in self.asked if "rendered text" not in self.runtime.unseen else ():
+            if not asked.messages:
+                return StageResult(RENDERED, "same", len(self.asked), detail="the text is the row's own: no template stands between")
+            whole = render(self.trainer.tokenizer, asked.messages).text
+            for ours, messages in ((asked.text, asked.messages[:-1]), (whole, asked.messages)):
+                theirs = self.runtime.render(messages)
+                if ours.rstrip("\n") != theirs.rstrip("\n") or (ours != theirs and messages is not asked.messages):
+                    place = next(
+                        (place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other),
+                        min(len(ours), len(theirs)),
+                    )
+                    detail = f"row {asked.row}, character {place + 1}: the trainer writes {ours[place : place + 24]!r}, the export {theirs[place : place + 24]!r}"
+                    return StageResult(RENDERED, "parts", len(self.asked), detail=detail, evidence={"ours": ours, "theirs": theirs})
+        return StageResult(RENDERED, "same", len(self.asked))
+
+    def tokens(self) -> StageResult:
+        """The token ids of each prompt, those that the tokenizer puts around a text by itself, and where writing ends."""
+        left = 0
+        for asked in self.asked:
+            if asked.foreign:
+                left += 1
+                continue
+            theirs = self.runtime.prompt(asked.messages[:-1]) if asked.messages else list(self.runtime.encode([asked.text]).tokens)
+            ours = asked.prompt[: len(theirs)] if not asked.messages and len(theirs) >= LONGEST else asked.prompt
+            if ours != list(theirs):
+                return self._parted(asked.row, ours, theirs)
+        plain = self.asked[0].messages[0]["content"] if self.asked[0].messages else ""
+        ours, theirs = [int(token) for token in self.trainer.tokenizer(plain)["input_ids"]], list(self.runtime.encode([plain]).tokens)
+        if plain and ours != theirs:
+            return self._parted(self.asked[0].row, ours, theirs)
+        if self.asked[0].messages and (parted := compare_probe(self.trainer.tokenizer, self.runtime)) is not None:
+            return parted
+        if self.end not in self.runtime.ends:
+            there = ", ".join(str(token) for token in self.runtime.ends) or "none"
+            mark = self.trainer.tokenizer.decode([self.end])
+            return StageResult(
+                TOKENS,
+                "parts",
+                len(self.asked),
+                detail=f"the token that ends an answer, {self.end} ({mark!r}), is not one at which the export stops ({there})",
+                evidence={"end": self.end},
+            )
+        note = (
+            f"{left:,} rows left out: somebody wrote control tokens into a turn, which the trainer reads as characters and other programs as marks"
+            if left
+            else ""
+        )
+        return StageResult(TOKENS, "same", len(self.asked) - left, detail=note)
+
+    def _parted(self, row: int, ours: Sequence[int], theirs: Sequence[int]) -> StageResult:
+        evidence = {"ours": list(ours), "theirs": [int(token) for token in theirs]}
+        return StageResult(
+            TOKENS, "parts", len(self.asked), detail=describe_tokens(row, ours, theirs, self.trainer.tokenizer), evidence=evidence
+        )
+
+    def numbers(self) -> StageResult:
+        """The log-probability of each token that is learned, on the trainer's tokens."""
+        for asked in self.asked:
+            learned = np.array(asked.learned[1:], dtype=bool)
+            self.ours.append(log_probabilities_of(self.trainer, asked.tokens)[learned])
+            given = (asked.tokens, asked.learned) if getattr(self.runtime, "one_by_one", False) else (asked.tokens,)
+            self.theirs.append(np.asarray(self.runtime.log_probabilities(*given), dtype=np.float64)[learned])
+        return compare_log_probabilities(self.ours, self.theirs, [asked.row for asked in self.asked], self.tolerance)
+
+    def text(self) -> StageResult:
+        """What is written greedily behind some prompts."""
+        part = [asked for asked in self.asked if not asked.foreign and len(asked.prompt) < LONGEST][:WRITTEN]
+        found = Greedy(self.trainer, self.end, self.tolerance)
+        for asked in part:
+            ours = write_greedily(self.trainer, asked.prompt, LIMIT, self.end)
+            theirs = self.runtime.write(asked.prompt, LIMIT)
+            found.compare(asked.row, ours, theirs, lambda said, asked=asked: next_scores(self.trainer, [*asked.prompt, *said]))
+        return found.result(len(part))
+
+    def scored(self) -> tuple[Scores, Scores]:
+        """What the trainer and the export lose on each row."""
+        counts = np.array([float(sum(asked.learned[1:])) for asked in self.asked])
+        bytes = np.array([asked.bytes for asked in self.asked])
+        return tuple(Scores(np.array([-float(row.sum()) for row in side]), counts, bytes=bytes) for side in (self.ours, self.theirs))  # type: ignore[return-value]
+
+
+def _conversation(trainer: Trainer, example: Example) -> Asked:
+    tokenizer, messages = trainer.tokenizer, example.facts["messages"]
+    rendered = render(tokenizer, messages)
+    tokens, text = prompt(tokenizer, messages[:-1])
+    longest = min(LONGEST, trainer.objective.spec.max_length)
+    if sum(rendered.learned[1:longest]) == 0:
+        longest = len(rendered.tokens)
+    marks = tuple(getattr(tokenizer, "all_special_tokens", ()))
+    foreign = any(mark in message["content"] for message in messages for mark in marks)
+    said = sum(len(message["content"].encode()) for message in messages if message["role"] == "assistant")
+    share = sum(rendered.learned[1:longest]) / max(sum(rendered.learned), 1)
+    return Asked(example.record.row, messages, text, tokens, rendered.tokens[:longest], rendered.learned[:longest], foreign, said * share)
+
+
+def _text(trainer: Trainer, example: Example) -> Asked:
+    """A document, as far as it is read at once; where the trainer puts a mark before it and the tokenizer does not, the mark belongs to the text."""
+    objective, tokenizer = trainer.objective, trainer.tokenizer
+    text = objective.text_of(example.record)
+    encoded = objective.encode(text)
+    tokens = [int(token) for token in encoded.tokens[: objective.spec.context + 1]]
+    whole = [int(token) for token in (encoded.tokens[:-1] if objective.spec.ends else encoded.tokens)]
+    own = list(tokenizer("", verbose=False)["input_ids"])
+    mark = "" if own and own[0] == objective.before else tokenizer.convert_ids_to_tokens(objective.before)
+    learned = [False, *[True] * (len(tokens) - 1)]
+    share = (len(tokens) - 1) / max(len(encoded.tokens) - 1, 1)
+    foreign = any(each in text for each in getattr(tokenizer, "all_special_tokens", ()))
+    return Asked(example.record.row, (), mark + text, whole, tokens, learned, foreign, encoded.size * share)
+
+
+def compare_log_probabilities(
+    ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], rows: Sequence[int], tolerance: Tolerance
+) -> StageResult:
+    """How far log-probabilities are apart: the largest difference of a token, and the mean over all.
+
+    Args:
+        ours: the trainer's, # each (tokens,)
+        theirs: the export's, the same.
+        rows: their numbers.
+        tolerance: what rounding explains.
+    """
+    apart = [np.abs(one.astype(np.float64) - other) for one, other in zip(ours, theirs, strict=True)]
+    every = np.concatenate(apart)
+    every = np.where(np.isfinite(every), every, np.inf)
+    largest, mean = float(every.max(initial=0.0)), float(every.mean()) if len(every) else 0.0
+    worst = rows[int(np.argmax([float(row.max(initial=0.0)) for row in apart]))]
+    parts = largest > tolerance.log_probability or mean > tolerance.mean
+    detail = f"largest in row {worst}; {mean:.2g} in the mean of {len(every):,} tokens (of {tolerance.mean:.2g})"
+    evidence = {"ours": list(ours), "theirs": list(theirs), "gives": "text"}
+    return StageResult(
+        LOG_PROBABILITIES,
+        "parts" if parts else "same",
+        len(rows),
+        largest,
+        tolerance.log_probability,
+        "of a log-probability",
+        detail,
+        evidence,
+    )
+
+
+class Greedy:
+    """Compares what is written token by token, and tells rounding from a fault.
+
+    Args:
+        trainer: opened.
+        end: the token that ends an answer.
+        tolerance: what rounding explains.
+    """
+
+    def __init__(self, trainer: Trainer, end: int, tolerance: Tolerance) -> None:
+        self.trainer, self.end, self.tolerance = trainer, end, tolerance
+        self.same = self.ties = self.others = 0
+        self.fault = ""
+        self.evidence: dict[str, Any] = {}
+
+    def compare(self, row: int, ours: Sequence[int], theirs: Sequence[int], scores: Any) -> None:
+        """One answer.
+
+        Args:
+            row: its number.
+            ours: the trainer's tokens, the end's included.
+            theirs: the export's.
+            scores: a beginning of our answer → the log-probability of every token behind it.
+        """
+        place = next(
+            (place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
+        )
+        if place == len(ours) == len(theirs):
+            self.same += 1
+            return
+        if place == len(ours) and ours and ours[-1] == self.end:
+            self.fault = self.fault or f"row {row}: the export goes on behind the token that ends an answer ({self.end})"
+            self.evidence = {"goes_on": True}
+            return
+        if place >= len(ours) or place >= len(theirs):
+            self.fault = self.fault or f"row {row}: the export stops after {len(theirs)} tokens, the trainer after {len(ours)}"
+            return
+        said = scores(ours[:place])
+        margin = float(said[ours[place]] - said[theirs[place]])
+        if margin <= 2 * self.tolerance.log_probability:
+            self.ties += 1
+            return
+        self.others += 1
+        tokenizer = self.trainer.tokenizer
+        if self.tolerance.exact and not self.fault:
+            self.fault = f"row {row}, token {place + 1}: the trainer writes {tokenizer.decode([ours[place]])!r}, the export {tokenizer.decode([theirs[place]])!r}, which is {margin:.2g} less likely (log-probability)"
+
+    def result(self, rows: int) -> StageResult:
+        """The stage."""
+        if self.fault:
+            return StageResult(TEXT, "parts", rows, detail=self.fault, evidence=self.evidence)
+        said = f"{self.same:,} of {rows:,} answers have the same tokens"
+        if self.ties:
+            said += f"; {self.ties:,} part where two tokens are within rounding of each other"
+        if self.others:
+            said += f"; {self.others:,} part by more, as coarser weights do: the metric decides"
+        return StageResult(TEXT, "same", rows, detail=said)
+
+
+class TranslatorParity:
+    """The stages of an encoder–decoder's export.
+
+    Args:
+        trainer: opened.
+        runtime: of the export.
+        examples: rows, prepared by the trainer's objective.
+        tolerance: what rounding explains.
+    """
+
+    def __init__(self, trainer: Trainer, runtime: Translator, examples: Sequence[Example], tolerance: Tolerance) -> None:
+        self.trainer, self.runtime, self.examples, self.tolerance = trainer, runtime, list(examples), tolerance
+        self.end = trainer.objective.end
+        self.scores: list[Scores] = []
+
+    def rendered(self) -> StageResult:
+        """What stands before each source is in the text."""
+        return StageResult(
+            RENDERED,
+            "same",
+            len(self.examples),
+            detail="the text is the row's own" + (", behind its prefix" if self.trainer.objective.spec.prefix else ""),
+        )
+
+    def tokens(self) -> StageResult:
+        """The token ids of each source, and where writing ends."""
+        objective = self.trainer.objective
+        for example in self.examples:
+            theirs = self.runtime.encode([objective.spec.prefix + objective.source_text(example.record)]).tokens
+            if [int(token) for token in example.tokens] != list(theirs):
+                evidence = {"ours": list(example.tokens), "theirs": list(theirs)}
+                return StageResult(
+                    TOKENS,
+                    "parts",
+                    len(self.examples),
+                    detail=describe_tokens(example.record.row, example.tokens, theirs, self.trainer.tokenizer),
+                    evidence=evidence,
+                )
+        if (parted := compare_probe(self.trainer.tokenizer, self.runtime)) is not None:
+            return parted
+        if self.end not in self.runtime.ends:
+            return StageResult(
+                TOKENS,
+                "parts",
+                len(self.examples),
+                detail=f"the token that ends a text, {self.end}, is not one at which the export stops",
+                evidence={"end": self.end},
+            )
+        return StageResult(TOKENS, "same", len(self.examples))
+
+    def numbers(self) -> StageResult:
+        """The log-probability of each target token."""
+        part = [example for example in self.examples if example.units]
+        ours = [self._ours(example) for example in part]
+        theirs = [np.asarray(self.runtime.log_probabilities_behind(example.tokens, example.target), dtype=np.float64) for example in part]
+        counts = np.array([float(len(row)) for row in ours])
+        self.scores = [Scores(np.array([-float(row.sum()) for row in side]), counts) for side in (ours, theirs)]
+        return compare_log_probabilities(ours, theirs, [example.record.row for example in part], self.tolerance)
+
+    def _ours(self, example: Example) -> np.ndarray:
+        batch = self.trainer.objective.collate([example], 0, HELD_OUT)
+        model = self.trainer.model
+        with eval_mode(model), torch.no_grad():
+            states, (weight, bias) = model.hidden(batch), model.output()
+            if bias is not None:
+                states, weight = torch.cat([states, states.new_ones(len(states), 1)], 1), torch.cat([weight, bias[:, None]], 1)
+            return -token_losses(states, weight, batch.streams["target"].values["next"]).numpy()
+
+    def text(self) -> StageResult:
+        """What is written greedily."""
+        from luthier.models.translate import Writing, write
+
+        part, found = self.examples[:WRITTEN], Greedy(self.trainer, self.end, self.tolerance)
+        for example in part:
+            (ours,) = write(self.trainer.model, [example.tokens], [LIMIT], Writing(self.end))
+            ours = [*ours, self.end] if len(ours) < LIMIT else ours
+            theirs = self.runtime.translate(example.tokens, LIMIT)
+            found.compare(example.record.row, ours, theirs, lambda said, example=example: self._next(example, said))
+        return found.result(len(part))
+
+    def _next(self, example: Example, said: Sequence[int]) -> np.ndarray:
+        """The log-probability of every token behind what was said of a source, # (vocabulary,)"""
+        row = replace(example, target=[*said, self.end], size=len(example.tokens) + len(said) + 1)
+        batch, model = self.trainer.objective.collate([row], 0, HELD_OUT), self.trainer.model
+        with eval_mode(model), torch.no_grad():
+            weight, bias = model.output()
+            scores = model.hidden(batch)[-1] @ weight.t() + (0 if bias is None else bias)
+            return scores.log_softmax(-1).numpy()
+
+    def scored(self) -> tuple[Scores, Scores]:
+        """What the trainer and the export lose on each row."""
+        return self.scores[0], self.scores[1]

@@ -1,0 +1,278 @@
+"""Open a bundle to be served: checked against its manifest, loaded, with a queue in front of it and, where it writes text, an engine behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.core.aliases import Alias, read_alias
+from luthier.core.errors import DataError, ExperimentError, LuthierError, nearest
+from luthier.core.run import Run
+from luthier.core.types import Record
+from luthier.data.spec import Data
+from luthier.families import family_of
+from luthier.families.family import Family
+from luthier.models.store import Base
+from luthier.pilot.stages.opened_bundle import Say, check_options, decide, load_bundle, resolve_bundle
+from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
+from luthier.serving.image_rows import predict_images, read_images
+from luthier.serving.limits import Limits
+from luthier.serving.prediction import PredictionQueue, poll_inside
+from luthier.serving.prompts import Prompts
+from luthier.serving.service import ServedModel, Service
+
+ENGINES = ("auto", "torch")
+"""What writes text."""
+WATCH_SECONDS = 0.5
+"""Between two looks at an alias."""
+
+
+class TextTooLong(DataError):
+    """A text has more characters than the server reads."""
+
+
+def check_bundle(bundle: str | os.PathLike[str], say: Say) -> Base:
+    """Find a bundle and check every file of it; nothing is loaded yet.
+
+    Args:
+        bundle: RUN/bundle, the run's folder, or the run itself.
+        say: told what a person should know.
+
+    Raises:
+        ModelError: there is none, or it is not as it was written.
+    """
+    return resolve_bundle(bundle, say)[0]
+
+
+def check_engine(engine: str) -> None:
+    """Refuse an engine that is not known.
+
+    Raises:
+        ExperimentError: it is none of `ENGINES`.
+    """
+    if engine not in ENGINES:
+        raise ExperimentError(f"there is no engine {engine!r}", nearest(engine, ENGINES))
+
+
+def describe_bundle(base: Base, name: str | None = None) -> dict[str, Any]:
+    """What can be said of a bundle before it is loaded.
+
+    Args:
+        base: a bundle, resolved.
+        name: by which clients ask for it; that of the run's folder when not given.
+    """
+    facts = base.bundle or {}
+    run = Run(base.folder.parent) if base.folder.name == "bundle" else None
+    verdict = run.verdict if run is not None and (run.folder / "verdict.json").is_file() else None
+    own = base.folder.resolve()
+    named = name or (own.parent.name if own.name == "bundle" else own.name) or "model"
+    return {
+        "name": named,
+        "family": facts["task"],
+        "sha256": base.fingerprint,
+        "facts": facts.get("facts"),
+        "experiment": facts.get("experiment"),
+        "base": _bare((facts.get("base") or {}).get("name")),
+        "architecture": base.family,
+        "dtype": facts.get("dtype"),
+        "ships": facts.get("ships", "trained"),
+        "temperature": facts.get("temperature"),
+        "columns": list(facts["input"]),
+        "labels": list(facts["objective"].get("labels") or ()),
+        "verdict": _verdict(verdict),
+    }
+
+
+def _bare(base: str | None) -> str | None:
+    """A base's name; of one that lies in a folder the folder's, for clients need not know where."""
+    return Path(base).name if base is not None and Path(base).is_absolute() else base
+
+
+def _verdict(verdict: dict[str, Any] | None) -> dict[str, Any] | None:
+    if verdict is None:
+        return None
+    test = verdict["test"]
+    return {"verdict": verdict["verdict"], "metric": verdict["metric"], "value": test["value"], "low": test["low"], "high": test["high"]}
+
+
+def load_model(base: Base, name: str | None = None, engine: str = "auto", limits: Limits | None = None) -> ServedModel:
+    """Load a bundle that was checked, and put it to work.
+
+    Args:
+        base: of `check_bundle`.
+        name: by which clients ask for it.
+        engine: what writes text: auto or torch.
+        limits: of the server.
+
+    Raises:
+        LuthierError: it cannot be loaded.
+    """
+    check_engine(engine)
+    limits = limits or Limits()
+    about = describe_bundle(base, name)
+    family = family_of(about["family"])
+    model, objective = load_bundle(base)
+    writes = None
+    if hasattr(model, "for_generation") and not getattr(family.kind, "classes", False):
+        writes = _engine(model, limits)
+    context = min(writes.context, int(getattr(objective.spec, "context", 0) or writes.context)) if writes is not None else 0
+
+    def predict(records: Any, limit: int) -> list[dict[str, Any]]:
+        return family.predict(model, objective, records, limit)
+
+    column = objective.input[0]
+    together = writes is None and not family.generates and base.kind != "vectors"
+    queue = PredictionQueue(predict_images(predict, column) if family.kind.images else predict, limits, together)
+    poll_inside(model, queue.poll)
+    about |= {"context": context or None, "engine": writes.about if writes is not None else None}
+
+    def chosen(one: dict[str, Any], top: int | None, abstain_below: float | None) -> dict[str, Any]:
+        return decide(one, top, abstain_below)
+
+    return ServedModel(
+        name=about["name"], family=family, model=model, objective=objective, about=about, queue=queue,
+        read=lambda rows: read_rows(family, objective.input, rows, limits), decide=chosen,
+        check=lambda top, abstain_below: check_options(family, top, abstain_below),
+        count_tokens=token_counter(objective.tokenizer), engine=writes, prompts=Prompts(family, objective) if writes is not None else None, example=family.example_row(objective), context=context,
+    )  # fmt: skip
+
+
+def token_counter(tokenizer: Any) -> Callable[[Sequence[str]], int]:
+    """Counts the tokens of texts, with a tokenizer of its own: that of the model belongs to the thread that predicts.
+
+    Args:
+        tokenizer: of the model; of images and word vectors it is none, and nothing is counted.
+    """
+    if not callable(tokenizer):
+        return lambda texts: 0
+    own: Any = copy.deepcopy(tokenizer)
+    lock = threading.Lock()
+
+    def count(texts: Sequence[str]) -> int:
+        with lock:
+            return sum(len(ids) for ids in own(list(texts), verbose=False)["input_ids"]) if texts else 0
+
+    return count
+
+
+def _engine(model: Any, limits: Limits) -> Any:
+    """What writes text with a decoder; None where it is another network."""
+    from luthier.models.pretrained import Generator
+
+    if not isinstance(model, Generator):
+        return None
+    from luthier.serving.generation import open_engine
+
+    opened = open_engine(model, waiting=limits.generating)
+    _share_network(model)
+    return opened
+
+
+def _share_network(model: Any) -> None:
+    """Let `predict` use the network beside the engine: what `for_generation` sets for a time, and sets back, stays set.
+
+    Two threads may ask a network at once, as long as neither changes it; setting the attention back in one would change it under the other.
+    """
+    import torch
+
+    model.network.set_attn_implementation("sdpa")
+    model.eval()
+
+    @contextlib.contextmanager
+    def as_it_is() -> Iterator[Any]:
+        with torch.no_grad():
+            yield model.network
+
+    model.for_generation = as_it_is
+
+
+@functools.cache
+def _usual_reading() -> Data:
+    """How a file would be read; rows that were sent are none."""
+    return parse_reading_options(())
+
+
+def read_rows(family: Family, columns: tuple[str, ...], rows: list[dict[str, Any]], limits: Limits) -> list[Record]:
+    """Rows as a client sent them, checked as those of a file are.
+
+    Args:
+        family: of the model.
+        columns: that it reads.
+        rows: each an object of columns.
+        limits: of the server.
+
+    Raises:
+        DataError: a column that is not known or missing, a text that is too long or none; the message names the row.
+    """
+    for number, row in enumerate(rows, 1):
+        for name, value in row.items():
+            if name not in columns:
+                raise DataError(f"row {number} has a column {name!r}, which the model does not read", nearest(name, columns))
+            if not family.kind.images and isinstance(value, str) and len(value) > limits.characters:
+                raise TextTooLong(
+                    f"row {number}: {name} has {len(value):,} characters; {limits.characters:,} are read", "send a shorter text"
+                )
+    if family.kind.images:
+        return read_images(rows, columns[0])
+    found = family.rows_to_predict(rows, columns) or rows_to_predict(
+        rows, columns, family.converses, _usual_reading(), family.optional_columns(columns)
+    )
+    return found[0]
+
+
+def alias_of(bundle: str | os.PathLike[str]) -> Alias | None:
+    """The alias of this name; None where there is none, and a folder is meant.
+
+    Raises:
+        RunError: the file of aliases is damaged.
+    """
+    return read_alias(os.fspath(bundle))
+
+
+def follow_alias(service: Service, alias: str, load: Callable[[Base], ServedModel], say: Say, stop: threading.Event) -> threading.Thread:
+    """Replace the model whenever an alias is given to another bundle, in a thread of its own.
+
+    What is not fit to be served is said once, and the model stays as it is.
+
+    Args:
+        service: that serves it.
+        alias: that is followed.
+        load: a bundle that was checked → the model.
+        say: told of each change.
+        stop: set to end it.
+    """
+    seen = service.loaded.about["facts"] if service.loaded is not None else None
+
+    def change(now: str) -> None:
+        began = time.monotonic()
+        try:
+            new = service.swap(lambda: load(check_bundle(alias, say)))
+        except Exception as problem:
+            message = problem.message if isinstance(problem, LuthierError) else type(problem).__name__
+            say(f"{alias} is another bundle now, and it cannot be served, so the old one stays: {message}")
+            return
+        say(
+            f"{alias} is another bundle now ({new.about['sha256'][:12]}): loaded and in use after {time.monotonic() - began:.1f} s, no request was lost"
+        )
+
+    def watch() -> None:
+        nonlocal seen
+        while not stop.wait(WATCH_SECONDS):
+            try:
+                found = read_alias(alias)
+            except LuthierError:
+                continue  # somebody is mending the file: what is served stays
+            if found is not None and found.hash != seen and service.state == "ready":
+                seen = found.hash
+                change(seen)
+
+    thread = threading.Thread(target=watch, name="luthier-follow", daemon=True)
+    thread.start()
+    return thread

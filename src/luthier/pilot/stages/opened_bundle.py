@@ -1,0 +1,89 @@
+"""A bundle, opened to be asked: found and checked, loaded, and what it says made into an answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from luthier.core import hub
+from luthier.core.aliases import read_alias, read_aliases
+from luthier.core.errors import ExperimentError, ModelError, nearest
+from luthier.families import family_of
+from luthier.families.family import Family
+from luthier.models.store import Base, resolve
+
+Say = Callable[[str], None]
+
+
+def resolve_bundle(bundle: str | os.PathLike[str], say: Say) -> tuple[Base, dict[str, Any]]:
+    """A bundle whose files were checked, and what Luthier wrote about it.
+
+    Args:
+        bundle: RUN/bundle, the run's folder, the run itself, an alias, or a name on the hub.
+        say: told what a person should know.
+
+    Raises:
+        ModelError: there is none, or it is not whole.
+    """
+    folder, bundle = Path(bundle), os.fspath(bundle)
+    on_hub = hub.NAME.fullmatch(bundle) is not None and not Path(bundle.partition("/")[0]).exists()
+    if not folder.exists() and read_alias(bundle) is None and not on_hub:
+        beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise ModelError(f"there is no bundle {bundle}", nearest(folder.name, [*beside, *read_aliases()]))
+    base = resolve(bundle, say)
+    if base.bundle is None:
+        raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")
+    return base, base.bundle
+
+
+def load_bundle(base: Base) -> tuple[Any, Any]:
+    """A bundle's model, and its objective with the bundle's tokenizer.
+
+    Args:
+        base: a bundle, resolved.
+    """
+    from luthier.delivery.bundle import open_bundle
+    from luthier.training.devices import configure_torch
+
+    configure_torch()
+    assert base.bundle is not None
+    family = family_of(base.bundle["task"])
+    tokenizer = family.load_processor(base, family.spec_class.model_validate(base.bundle["objective"]))
+    return open_bundle(base, tokenizer)
+
+
+def check_options(family: Family, top: int | None, abstain_below: float | None) -> None:
+    """Refuse options that do not fit, before anything is read.
+
+    Raises:
+        ExperimentError: one does not.
+    """
+    if not family.kind.classes and (top is not None or abstain_below is not None):
+        name = "top" if top is not None else "abstain_below"
+        what = "writes text, which has no classes" if family.generates else "does not choose one class a row"
+        raise ExperimentError(f"{name} is for classifiers: this model {what}", f"leave {name} out")
+    if top is not None and top < 1:
+        raise ExperimentError(f"top={top} names no class", "give 1 or more")
+    if abstain_below is not None and not 0 <= abstain_below <= 1:
+        raise ExperimentError(f"abstain_below={abstain_below} is no probability", "give a number from 0 to 1, such as 0.8")
+
+
+def decide(one: dict[str, Any], top: int | None, abstain_below: float | None) -> dict[str, Any]:
+    """A prediction with its likeliest classes, and without its label where it is not sure enough.
+
+    Args:
+        one: what the family says of a row.
+        top: so many of the likeliest classes.
+        abstain_below: the confidence below which the label is left out.
+    """
+    decided = dict(one)
+    if abstain_below is not None:
+        decided["abstained"] = one["confidence"] < abstain_below
+        if decided["abstained"]:
+            decided["label"] = None
+    if top is not None:
+        likeliest = sorted(one["probabilities"].items(), key=lambda pair: -pair[1])[:top]
+        decided["top"] = [{"label": label, "probability": value} for label, value in likeliest]
+    return decided

@@ -1,0 +1,65 @@
+"""What transformers alone makes of an export, in a process that knows nothing of Luthier and has no network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import luthier
+from luthier.core.errors import ModelError
+from luthier.delivery.exports import transformers_runtime
+
+OFFLINE = """
+import json, socket, sys
+def refuse(*given): raise OSError("the network is off")
+for name in ("connect", "connect_ex", "sendto"): setattr(socket.socket, name, refuse)
+from transformers import pipeline
+assert not any(name.startswith("luthier") for name in sys.modules)
+print(json.dumps(pipeline("text-classification", sys.argv[1], top_k=None)(json.loads(sys.argv[2]))))
+"""
+
+
+def test_the_exported_classifier_in_a_pipeline_gives_the_same_numbers_in_a_process_without_luthier_and_network(
+    runs: Any, tmp_path: Path
+) -> None:
+    run = runs("classes")
+    done = luthier.export(run.folder, to="safetensors", out=tmp_path / "out", most=4)
+    assert done.parity is not None and "in a process of its own" in done.parity["runtime"] and done.parity["same"]
+    texts = ["the phone was great", "an awful meal"]
+    command = [sys.executable, "-I", "-c", OFFLINE, str(done.folder), json.dumps(texts)]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1])
+    for ours, theirs in zip(luthier.predict(run.folder, texts), said, strict=True):
+        assert {each["label"]: each["score"] for each in theirs} == pytest.approx(ours["probabilities"], abs=1e-6)
+
+
+def test_the_runtime_imports_nothing_of_luthier() -> None:
+    source = transformers_runtime.SCRIPT.read_text()
+    assert not [line for line in source.splitlines() if line.lstrip().startswith(("import luthier", "from luthier"))]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_tokenizer_is_told_how_much_of_a_row_was_read_in_training(runs: Any, tmp_path: Path) -> None:
+    run = runs("classes")
+    done = luthier.export(run.folder, to="safetensors", out=tmp_path / "out", most=2)
+    longest = json.loads((run.folder / "bundle" / "luthier.json").read_text())["objective"]["max_length"]
+    assert json.loads((done.folder / "tokenizer_config.json").read_text())["model_max_length"] == longest
+
+
+def test_an_average_is_refused_with_the_reason_and_the_formats_that_hold_it(runs: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the average of the trained model and a linear probe") as caught:
+        luthier.export(runs("average").folder, to="safetensors", out=tmp_path / "out")
+    assert caught.value.remedy == "formats that hold this classification model: int8, onnx"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_vector_is_pooled_as_the_folder_says(runs: Any, tmp_path: Path) -> None:
+    run = runs("vectors")
+    done = luthier.export(run.folder, to="sentence-transformers", out=tmp_path / "out", most=3)
+    assert {"modules.json", "1_Pooling/config.json"} <= set(done.files)
+    assert "SentenceTransformer" in done.usage

@@ -1,0 +1,146 @@
+"""An export that says something else than the trainer is found, at the stage where it begins to; one that says the same is left alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmarks.export_faults import FAULTS, plant
+
+import luthier
+from luthier.core.types import Scores
+from luthier.delivery.exports.transformers_folder import TransformersFolder
+from luthier.delivery.parity import compare_metric
+from luthier.delivery.parity_record import ParityRecord, StageResult
+from luthier.delivery.parity_tolerances import TOLERANCES
+from luthier.delivery.parity_writers import Greedy, compare_log_probabilities
+
+MOST = 2
+REASONS = {
+    "double beginning token (tokenizer)": "double beginning token",
+    "double beginning token (template)": "double beginning token",
+    "end token lost": "end token was lost",
+    "adapters not merged": "adapters were",
+    "merged in the wrong dtype": "precision",
+    "untied embeddings": "no longer tied",
+    "adapter prefix mismatch": "prefix of the adapters",
+    "RoPE scale changed": "rope_theta",
+    "label order changed": "in another order",
+    "temperature lost": "temperature",
+    "position offset": "positions were moved",
+    "pooling changed": "1_Pooling/config.json",
+    "lower-casing changed": "lower-cases texts",
+}
+"""Fault → what is said of its reason."""
+
+
+@pytest.fixture(scope="module")
+def healthy(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Name of a run → its healthy export, made once, and the record of its proof."""
+    made: dict[str, tuple[Path, dict[str, Any]]] = {}
+    folder = tmp_path_factory.mktemp("healthy")
+
+    def one(name: str) -> tuple[Path, dict[str, Any]]:
+        if name not in made:
+            done = luthier.export(runs(name).folder, to="safetensors", out=folder / name, most=MOST)
+            assert done.parity is not None
+            made[name] = done.folder, done.parity
+        return made[name]
+
+    before, TransformersFolder.apart = TransformersFolder.apart, False
+    yield one
+    TransformersFolder.apart = before
+
+
+@pytest.mark.parametrize("name", ["chat", "classes", "vectors"])
+def test_a_healthy_export_is_left_alone(healthy: Any, name: str) -> None:
+    _, record = healthy(name)
+    assert record["same"] and record["verdict"] == "same" and record["stage"] is None
+    states = {stage["name"]: stage["state"] for stage in record["stages"]}
+    assert set(states.values()) == {"same"}
+    assert list(states)[:4] == ["rendered text", "token ids", "weights", "log-probabilities"] and list(states)[-1] == "metric"
+    assert record["metric"]["low"] <= record["metric"]["export"] <= record["metric"]["high"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_planted_fault_is_found_at_its_stage(runs: Any, healthy: Any, tmp_path: Path, fault: str) -> None:
+    name = FAULTS[fault].runs
+    plant(fault, healthy(name)[0], tmp_path / "planted", runs(name).folder / "bundle")
+    record = luthier.parity(runs(name).folder, tmp_path / "planted", most=MOST)
+    assert not record["same"]
+    assert record["stage"] == FAULTS[fault].stage, record["verdict"]
+    assert REASONS.get(fault, "") in record["reason"] != "", record["verdict"]
+    assert record["changed"], "the files are not those that were written"
+    assert json.loads((tmp_path / "planted" / "parity.json").read_text())["stage"] == record["stage"]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_weights_rounded_to_bfloat16_once_are_no_fault(runs: Any, tmp_path: Path) -> None:
+    done = luthier.export(runs("classes").folder, to="safetensors", out=tmp_path / "half", dtype="bf16", most=MOST)
+    assert done.precision == "bfloat16" and done.parity is not None and done.parity["same"]
+    assert any("bfloat16" in loss for loss in done.losses)
+
+
+def scores(right: list[int]) -> Scores:
+    target = np.zeros(len(right), dtype=int)
+    shares = np.array([[0.9, 0.1] if each else [0.1, 0.9] for each in right])
+    return Scores(-np.log(shares[:, 0]), np.ones(len(right)), target, shares, labels=("a", "b"))
+
+
+def test_a_metric_that_leaves_the_interval_parts_and_one_inside_does_not() -> None:
+    ours = scores([1] * 90 + [0] * 10)
+    same, measured = compare_metric(ours, scores([1] * 88 + [0] * 12), "accuracy")
+    assert same.state == "same" and measured["low"] < 0.88 < measured["high"]
+    assert measured["difference"]["value"] == pytest.approx(-0.02)
+    parts, _ = compare_metric(ours, scores([1] * 60 + [0] * 40), "accuracy")
+    assert parts.state == "parts" and parts.largest == pytest.approx(0.3)
+
+
+def test_log_probabilities_that_are_no_numbers_part() -> None:
+    ours = [np.array([-1.0, -2.0]), np.array([-3.0])]
+    found = compare_log_probabilities(ours, [np.array([-1.0, np.nan]), np.array([-3.0])], [4, 9], TOLERANCES["float32"])
+    assert found.state == "parts" and found.largest == float("inf") and "row 4" in found.detail
+    assert compare_log_probabilities(ours, ours, [4, 9], TOLERANCES["float32"]).state == "same"
+
+
+def test_many_small_differences_part_although_none_is_large() -> None:
+    ours = [np.full(100, -1.0)]
+    apart = [ours[0] + TOLERANCES["float32"].mean * 1.5]
+    assert compare_log_probabilities(ours, apart, [1], TOLERANCES["float32"]).state == "parts"
+
+
+class Letters:
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(chr(97 + token) for token in tokens)
+
+
+class Asked:
+    tokenizer = Letters()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "margin", "state", "said"),
+    [
+        ([1, 2, 0], 0.0, "same", "1 of 1 answers have the same tokens"),
+        ([1, 3, 0], 1e-4, "same", "within rounding of each other"),
+        ([1, 3, 0], 1.0, "parts", "row 7, token 2: the trainer writes 'c', the export 'd'"),
+        ([1, 2, 0, 5], 0.0, "parts", "goes on behind the token that ends an answer"),
+        ([1], 0.0, "parts", "stops after 1 tokens"),
+    ],
+)
+def test_answers_are_compared_token_by_token(theirs: list[int], margin: float, state: str, said: str) -> None:
+    found = Greedy(Asked(), 0, TOLERANCES["float32"])  # type: ignore[arg-type]
+    found.compare(7, [1, 2, 0], theirs, lambda begun: np.where(np.arange(9) == 2, -0.5, -0.5 - margin))
+    result = found.result(1)
+    assert result.state == state and said in result.detail
+
+
+def test_a_stage_that_nobody_could_look_at_is_not_passed_and_nothing_looked_at_is_not_the_same() -> None:
+    unseen = StageResult("weights", "unseen", detail="why")
+    assert not ParityRecord((unseen,), "x", "float32", "").same
+    record = ParityRecord((unseen, StageResult("metric", "parts", largest=float("nan"))), "x", "float32", "")
+    assert "unseen" in "\n".join(record.lines())
+    json.loads(json.dumps(record.as_data(), allow_nan=False))
