@@ -205,7 +205,7 @@ def test_the_sentence_says_points_and_rows() -> None:
         "With 200 rows, starting from base is worth +20.0 points of accuracy [+20.0, +20.0] against scratch; as good as about 4.0 times the rows from scratch."
     ]
     better = compare_starts(cells({"scratch": [0.5, 0.6, 0.7], "base": [0.7, 0.8, 0.9]}), ["base", "scratch"])
-    assert better["sentences"][0].endswith("against scratch; scratch is not as good with all 800 rows.")
+    assert better["sentences"][0].endswith("against scratch; scratch is not as good with 800 rows, the most tried.")
     worse = compare_starts(cells({"scratch": [0.5, 0.6, 0.8], "base": [0.4, 0.5, 0.7]}), ["base", "scratch"])
     assert worse["sentences"][0].endswith("against scratch: it harms.")
 

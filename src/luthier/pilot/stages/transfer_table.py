@@ -112,7 +112,7 @@ def _sentence(start: str, against: str, gains: Sequence[Mapping[str, Any]], metr
         return f"{what}: it harms."
     needed = told["needed"]
     if needed is None:
-        return f"{what}; {against} is not as good with all {told['most']:,} rows."
+        return f"{what}; {against} is not as good with {told['most']:,} rows, the most tried."
     times = needed / told["rows"]
     return f"{what}; as good as about {times:.1f} times the rows from {against}." if times > 1 else f"{what}."
 
