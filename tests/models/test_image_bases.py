@@ -13,16 +13,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import luthier
 from luthier.adaptation.freeze import Freeze, Gradual
 from luthier.core.errors import ModelError
 from luthier.core.run import file_hash
 from luthier.core.types import Batch
+from luthier.data.spec import Data
+from luthier.families.recognise import load_dataset
 from luthier.models import cifar_resnet, efficientnet_lite, torch_file, vision
 from luthier.models.autoencoder import load_autoencoder
 from luthier.models.catalogue import PACKAGED
 from luthier.models.encode import layer_means
 from luthier.models.preprocessing import Preprocessing, read_preprocessing
 from luthier.models.store import Base, resolve
+from tests.families.test_image_classification import write as write_shapes
 
 
 def published(config: efficientnet_lite.EfficientNetLiteConfig) -> dict[str, torch.Tensor]:
@@ -237,3 +241,23 @@ def test_what_a_hub_folder_says_of_its_pixels_is_read(tmp_path: Path) -> None:
     assert read_preprocessing(tmp_path) == Preprocessing(224, 3, (0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
     (tmp_path / "preprocessor_config.json").unlink()
     assert read_preprocessing(tmp_path).plain
+
+
+def test_a_run_from_a_base_ships_it_with_its_probe_and_predicts_what_was_evaluated(tmp_path: Path) -> None:
+    """The average needs both networks and the pixels of both: without the base's normalisation in the bundle the answers would differ."""
+    torch.manual_seed(0)
+    cifar_resnet.CifarResNet(cifar_resnet.config_of("cifar-resnet20")).save_pretrained(tmp_path / "base")
+    Preprocessing(32, 3, cifar_resnet.MEAN, cifar_resnet.DEVIATION).save_pretrained(tmp_path / "base")
+    shapes = write_shapes(tmp_path, count=90)
+    changes = ["objective.side=16", "training.steps=6", "training.batch_size=16", "training.ships=average"]
+    run = luthier.run(shapes, base=str(tmp_path / "base"), set=changes, force=True, out=tmp_path / "run")
+    verdict = run.verdict
+    assert verdict is not None
+    assert verdict["ships"] == "average"
+    assert verdict["base"]["name"].endswith("frozen + logistic regression")
+    kept = [json.loads((run.folder / "bundle" / place / "preprocessor_config.json").read_text())["image_mean"] for place in (".", "base")]
+    assert kept == [list(cifar_resnet.MEAN)] * 2
+    test = load_dataset(Data(path=str(shapes)), checks=()).records["test"]
+    said = luthier.predict(run.folder, [str(shapes / record.values["image"]) for record in test])
+    right = [one["label"] == record.values["label"] for one, record in zip(said, test, strict=True)]
+    assert sum(right) / len(right) == verdict["test"]["value"]
