@@ -36,16 +36,27 @@ def test_no_file_and_no_function_outgrows_a_screen_or_two() -> None:
     assert not long
 
 
+def tensors_of_a_pinned_file(tree: ast.AST) -> list[ast.expr]:
+    """The one exception: weights that were published as a torch file alone, opened as tensors only, behind a hash that stands in the catalogue."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
+    for call in calls:
+        assert {word.arg: ast.unparse(word.value) for word in call.keywords}.get("weights_only") == "True"
+    assert len(calls) == 1
+    return [calls[0].func]
+
+
 def test_no_pickle_is_ever_opened_and_no_code_is_ever_evaluated() -> None:
     forbidden = {"eval", "exec", "pickle", "dill", "joblib", "marshal", "shelve"}
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        known = tensors_of_a_pinned_file(tree) if path.name == "torch_file.py" else []
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name.split(".")[0] for alias in node.names} | {(getattr(node, "module", None) or "").split(".")[0]}
                 assert not names & forbidden, path
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in forbidden, path
-            if isinstance(node, ast.Attribute):
+            if isinstance(node, ast.Attribute) and node not in known:
                 assert not (node.attr == "load" and isinstance(node.value, ast.Name) and node.value.id in ("torch", "np", "numpy")), path
 
 
