@@ -158,8 +158,8 @@ def test_a_reader_that_dies_at_one_image_goes_on_with_the_next(folder: Path, mon
         images,
         "READER",
         images.READER.replace(
-            "    try:\n        with Image",
-            "    if '011' in line:\n        import os; os.kill(os.getpid(), 9)\n    try:\n        with Image",
+            "    try:\n        with opened",
+            "    if '011' in line:\n        import os; os.kill(os.getpid(), 9)\n    try:\n        with opened",
         ),
     )
     rows = read(folder)

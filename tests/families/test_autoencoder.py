@@ -107,7 +107,7 @@ def test_the_gradient_is_that_of_a_few_lines_of_torch() -> None:
     for (name, one), (_, other) in zip(ours.named_parameters(), plain.named_parameters(), strict=True):
         if one.grad is not None:
             assert other.grad is not None
-            assert float((one.grad - other.grad).norm()) <= 1e-5 * float(other.grad.norm()) + 1e-6, name
+            assert float((one.grad - other.grad).norm()) <= 1e-4 * float(other.grad.norm()) + 1e-6, name
 
 
 def test_the_variational_loss_is_the_evidence_lower_bound_of_torchs_distributions() -> None:

@@ -229,7 +229,7 @@ def test_an_alias_bomb_is_no_harm(here: Path) -> None:
             {"datasets": [{"path": "rows.jsonl", "type": {"field_instruction": "instruction", "format": "<s>{instruction}"}}]},
             "a prompt format of its own",
         ),
-        ({"rl": "kto"}, "learns by 'kto', which no family here does"),
+        ({"rl": "orpo"}, "learns by 'orpo', which no family here does"),
         ({"reward_model": True}, "learns by 'rm'"),
         ({"learning_rate": "fast"}, "learning_rate: 'fast' does not fit optimizer.lr"),
         ({"warmup_ratio": 7}, "warmup_ratio: 7 does not fit schedule.warmup"),

@@ -5,6 +5,7 @@ A table inside a zip is named like a file inside a folder: `reviews.zip/train.cs
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import zipfile
@@ -27,9 +28,11 @@ LARGEST = 64 << 30
 
 def on_disk(path: Path) -> Path:
     """The file that lies on the disk: of `reviews.zip/train.csv` it is `reviews.zip`, of `scans.npz/test` it is `scans.npz`."""
-    if path.exists():
-        return path
-    return next((parent for parent in path.parents if parent.suffix.lower() in (".zip", ".npz") and parent.is_file()), path)
+    with contextlib.suppress(OSError):  # a text that is too long for a name
+        if path.exists():
+            return path
+        return next((parent for parent in path.parents if parent.suffix.lower() in (".zip", ".npz") and parent.is_file()), path)
+    return path
 
 
 def is_packed(path: Path) -> bool:

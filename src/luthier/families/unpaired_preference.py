@@ -49,6 +49,7 @@ class UnpairedFamily(PreferenceFamily):
     name = "unpaired_preference"
     kind = RowKind("text", "judged answer")
     specificity = 3
+    known_as = ("kto",)
     Spec = UnpairedPreference
     metrics = ("auc", "accuracy", "balanced_accuracy", "loss")
 

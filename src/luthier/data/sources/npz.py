@@ -106,7 +106,7 @@ def _headers(file: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
 
     found: dict[str, tuple[tuple[int, ...], Any]] = {}
     try:
-        with zipfile.ZipFile(file) as archive:
+        with file.open("rb") as opened, zipfile.ZipFile(opened) as archive:
             for info in archive.infolist():
                 if not info.filename.endswith(".npy"):
                     continue
