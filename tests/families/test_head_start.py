@@ -124,6 +124,7 @@ def test_many_classes_of_few_rows_choose_it_and_others_do_not(bases: Any, tmp_pa
     assert chosen[0]["objective.head"].value == "probe"
     assert "12 classes of about" in chosen[0]["objective.head"].reason
     assert "objective.head" not in chosen[1]
+    assert chosen[0]["optimizer.lr"].value == pytest.approx(0.3 * chosen[1]["optimizer.lr"].value)
 
 
 def test_a_run_ends_with_the_same_bundle_twice_and_a_head_with_shuffled_classes_is_caught(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.proof import ProofFunction
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from luthier.models.spec import Model
     from luthier.models.store import Base
 
+GENTLY = 0.3
+"""Of the usual learning rate where the head begins as a linear probe: with 400 steps on 77 classes 0.854, with all of it 0.841, with a tenth 0.847."""
 MANY_CLASSES, FEW_ROWS = 10, 30
 """From so many classes on, with fewer training rows each than this, the head begins as a linear probe; measured on 77 classes of 16 rows."""
 
@@ -70,6 +73,11 @@ class TextClassification(ClassFamily, TextFamily):
         new = base is None or base.bundle is None  # no base is the family's own; a bundle may bring a head that fits
         if classes >= MANY_CLASSES and rows < FEW_ROWS * classes and new and self.role(base) != "reader":
             reason = f"{classes} classes of about {rows // classes} rows each: a head that begins as logistic regression needs a third of the steps (docs/defaults.md)"
+            gently = "a head that begins as a linear probe is spoiled by larger steps (docs/defaults.md)"
+            chosen = [
+                replace(each, value=float(f"{each.value * GENTLY:.2g}"), reason=gently) if each.path == "optimizer.lr" else each
+                for each in chosen
+            ]
             chosen.append(Choice("objective.head", "probe", reason))
         return chosen
 
