@@ -127,6 +127,18 @@ def test_many_classes_of_few_rows_choose_it_and_others_do_not(bases: Any, tmp_pa
     assert chosen[0]["optimizer.lr"].value == pytest.approx(0.3 * chosen[1]["optimizer.lr"].value)
 
 
+@pytest.mark.parametrize(
+    "typed, lr",
+    [([], 3e-5), (["objective.head=new"], 1e-4), (["adaptation.kind=freeze"], 9e-5), (["objective.head=new", "optimizer.lr=2e-4"], 2e-4)],
+)
+def test_the_learning_rate_follows_the_head_and_the_adaptation_that_a_person_sets(
+    bases: Any, tmp_path: Path, typed: list[str], lr: float
+) -> None:
+    few = [{"text": f"request number {number} about {number % 12}", "label": f"class {number % 12}"} for number in range(240)]
+    run = luthier.run(write_lines(tmp_path, few), base=str(bases("bert").folder), out=tmp_path / "run", set=typed, plan_only=True)
+    assert Experiment.load(run.folder / "experiment.yaml").optimizer.model_dump()["lr"] == pytest.approx(lr)
+
+
 def test_a_run_ends_with_the_same_bundle_twice_and_a_head_with_shuffled_classes_is_caught(
     bases: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,6 +157,16 @@ class Family(ABC):
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """The learning rate to start from with an adaptation, and where it comes from."""
 
+    def learning_rate_for(self, base: Base | None, adaptation: str, spec: Any) -> tuple[float, str]:
+        """The same, where what is learned decides it too.
+
+        Args:
+            base: that is trained.
+            adaptation: its kind.
+            spec: the hyperparameters of what is learned.
+        """
+        return self.learning_rate(base, adaptation)
+
     @abstractmethod
     def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """Rows a step, for so many epochs over these rows."""
@@ -196,14 +206,14 @@ class Family(ABC):
         """
 
     def start_head(
-        self, model: Any, objective: Any, weights: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache
+        self, model: Any, objective: Any, fingerprint: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache
     ) -> bool:
         """Give a new head its first weights, before anything else is made of the model; whether it was done: by default they stay random.
 
         Args:
             model: as `load` gave it; changed in place.
             objective: as the run opened it.
-            weights: the hash of the base's weights; empty where there is none.
+            fingerprint: SHA-256 of the base's weights; empty where there is none.
             train: the training rows.
             validation: the validation rows.
             cache: where what took long is kept.

@@ -19,14 +19,14 @@ MOST_NUMBERS = 1_500_000
 
 
 def start_as_linear_probe(
-    model: Any, objective: Any, weights: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache
+    model: Any, objective: Any, fingerprint: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache
 ) -> None:
     """Set the last layer of a classifier's head to logistic regression on what reaches it of the training rows while nothing has moved.
 
     Args:
         model: with nothing trained yet, in fp32; changed in place.
         objective: collates; it knows the classes.
-        weights: the hash of the base's weights.
+        fingerprint: SHA-256 of the base's weights.
         train: rows that the regression is fitted on.
         validation: rows that choose its regularisation.
         cache: keeps what was found, so that whoever goes on with the run begins with the same bits.
@@ -38,7 +38,7 @@ def start_as_linear_probe(
     from luthier.models.linear_probe import last_layer
 
     layer = last_layer(model)
-    name = f"head-{_fingerprint(objective, weights, model.pooling, train, validation)}"
+    name = f"head-{_cache_key(objective, fingerprint, model.pooling, train, validation)}"
     found = cache.get(name)
     if not found:
         cache.say(f"the head begins as logistic regression on the untouched base, fitted on {plural(len(train), 'row')}, once")
@@ -88,11 +88,11 @@ def _inputs_of(layer: Any, model: Any, batch: Any) -> np.ndarray:
     return seen[0].float().cpu().numpy().reshape(len(batch), -1)
 
 
-def _fingerprint(objective: Any, weights: str, pooling: str, train: Sequence[Example], validation: Sequence[Example]) -> str:
+def _cache_key(objective: Any, fingerprint: str, pooling: str, train: Sequence[Example], validation: Sequence[Example]) -> str:
     """A hash of all that decides the regression."""
     from luthier.models.frozen_cache import FrozenLayerCache
 
-    parts = [weights, pooling, *objective.spec.labels]
+    parts = [fingerprint, pooling, *objective.spec.labels]
     for examples in (train, validation):
         parts += [FrozenLayerCache.fingerprint(examples), ",".join(str(example.target) for example in examples)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]

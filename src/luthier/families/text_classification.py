@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.proof import ProofFunction
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from luthier.models.spec import Model
     from luthier.models.store import Base
 
-GENTLY = 0.3
+PROBED_LR_SCALE = 0.3
 """Of the usual learning rate where the head begins as a linear probe: with 400 steps on 77 classes 0.854, with all of it 0.841, with a tenth 0.847."""
 MANY_CLASSES, FEW_ROWS = 10, 30
 """From so many classes on, with fewer training rows each than this, the head begins as a linear probe; measured on 77 classes of 16 rows."""
@@ -72,26 +71,33 @@ class TextClassification(ClassFamily, TextFamily):
         rows, classes = len(dataset.records["train"]), len(dataset.labels)
         new = base is None or base.bundle is None  # no base is the family's own; a bundle may bring a head that fits
         if classes >= MANY_CLASSES and rows < FEW_ROWS * classes and new and self.role(base) != "reader":
+            adaptation = next(choice.value for choice in chosen if choice.path == "adaptation.kind")
+            gentler = Choice("optimizer.lr", *self.learning_rate_for(base, adaptation, Classification(head="probe")))
             reason = f"{classes} classes of about {rows // classes} rows each: a head that begins as logistic regression needs a third of the steps (docs/defaults.md)"
-            gently = "a head that begins as a linear probe is spoiled by larger steps (docs/defaults.md)"
-            chosen = [
-                replace(each, value=float(f"{each.value * GENTLY:.2g}"), reason=gently) if each.path == "optimizer.lr" else each
-                for each in chosen
-            ]
+            chosen = [gentler if choice.path == gentler.path else choice for choice in chosen]
             chosen.append(Choice("objective.head", "probe", reason))
         return chosen
+
+    def learning_rate_for(self, base: Base | None, adaptation: str, spec: Any) -> tuple[float, str]:
+        """Less of it where the head begins as a linear probe."""
+        lr, why = self.learning_rate(base, adaptation)
+        if spec.head != "probe":
+            return lr, why
+        return float(
+            f"{lr * PROBED_LR_SCALE:.2g}"
+        ), "a head that begins as a linear probe loses what it knows at the usual learning rate (docs/defaults.md)"
 
     # model and loss
 
     def start_head(
-        self, model: Any, objective: Any, weights: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache
+        self, model: Any, objective: Any, fingerprint: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache
     ) -> bool:
         """As logistic regression on the untouched base, where the experiment says so."""
         if objective.spec.head != "probe":
             return False
         from luthier.families.head_start import start_as_linear_probe
 
-        start_as_linear_probe(model, objective, weights, train, validation, cache)
+        start_as_linear_probe(model, objective, fingerprint, train, validation, cache)
         return True
 
     def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> Classifier:

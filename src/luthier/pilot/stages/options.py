@@ -223,14 +223,15 @@ def resolve_own_base(dataset: Dataset, reporter: Reporter) -> Base | None:
 def apply_overrides(
     experiment: Experiment, choices: list[Choice], assignments: Sequence[str], dataset: Dataset, base: Base | None
 ) -> tuple[Experiment, list[Choice]]:
-    """Apply what the person set; an adaptation brings its own rate and epochs their own batch, unless one was set too."""
+    """Apply what the person set; an adaptation and a head bring their own learning rate and epochs their own batch, unless one was set too."""
     for item in sorted(assignments, key=lambda item: ".kind" not in item.partition("=")[0]):
         experiment = experiment.set(item)
     paths = parse_assignments(assignments)
     adaptation: Any = experiment.adaptation
     brought: list[Choice] = []
-    if "adaptation.kind" in paths and "optimizer.lr" not in paths:
-        brought.append(Choice("optimizer.lr", *family_of(dataset.spec.task).learning_rate(base, adaptation.kind)))
+    if {"adaptation.kind", "objective.head"} & paths.keys() and "optimizer.lr" not in paths:
+        found = family_of(dataset.spec.task).learning_rate_for(base, adaptation.kind, experiment.objective)
+        brought.append(Choice("optimizer.lr", *found))
     if "training.epochs" in paths and "training.batch_size" not in paths:
         brought.append(family_of(dataset.spec.task).batch_size(dataset, experiment.training.epochs))
     for choice in brought:
