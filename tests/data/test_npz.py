@@ -30,6 +30,11 @@ def save(folder: Path, **arrays: Any) -> Path:
     return path
 
 
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
 def split(folder: Path) -> Path:
     """A file as MedMNIST lays it out."""
     parts = {"train": 40, "val": 12, "test": 16}
@@ -49,7 +54,7 @@ def test_the_splits_of_a_file_are_obeyed_and_its_pixels_are_those_of_the_arrays(
         "label",
         ("0", "1"),
     )
-    held = np.load(path)
+    held = arrays_of(path)
     for part, name in (("train", "train"), ("validation", "val"), ("test", "test")):
         squares = decode(dataset.records[part], "image", 12, 1)
         assert np.array_equal(np.stack(squares)[:, :, :, 0], held[f"{name}_images"])
@@ -60,7 +65,7 @@ def test_the_splits_of_a_file_are_obeyed_and_its_pixels_are_those_of_the_arrays(
 
 def test_a_changed_file_is_another_one(tmp_path: Path) -> None:
     dataset = load_dataset(Data(path=str(split(tmp_path))))
-    save(tmp_path, **{**np.load(tmp_path / "scans.npz"), "test_labels": np.zeros((16, 1), np.uint8)})
+    save(tmp_path, **{**arrays_of(tmp_path / "scans.npz"), "test_labels": np.zeros((16, 1), np.uint8)})
     with pytest.raises(DataError, match="is not the file this experiment was made for"):
         load_dataset(dataset.spec)
 
