@@ -20,7 +20,7 @@ from luthier.data.chat import prompt
 from luthier.delivery.exports.gguf import FILE, Gguf
 from luthier.delivery.exports.llama_cpp import open_gguf
 from luthier.delivery.exports.llama_package import PackagedFile
-from luthier.delivery.parity_trainer import next_scores, open_trainer, write_greedily
+from luthier.delivery.parity.trainer import next_scores, open_trainer, write_greedily
 from luthier.models.store import resolve
 from luthier.training.devices import configure_torch
 

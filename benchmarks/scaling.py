@@ -22,8 +22,9 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from luthier.core.types import Example, Record
 from luthier.delivery.figures import lines
 from luthier.experiment import Experiment
+from luthier.models.base import Base
 from luthier.models.pretrained import load_tokenizer
-from luthier.models.store import Base, inspect, resolve
+from luthier.models.store import inspect, resolve
 from luthier.training.assemble import build, open_objective
 from luthier.training.devices import configure_torch, decide_device_fields
 from luthier.training.steps import steps

@@ -93,10 +93,10 @@ def compare_speed(given: argparse.Namespace) -> None:
 
 def compare_precision(given: argparse.Namespace) -> None:
     """Print how near int8 is to fp32 on text of WikiText-2."""
-    from luthier.models.decode_native import NativeDecoder
-    from luthier.models.decode_network import read_network
-    from luthier.models.decode_parity import compare_decoders
-    from luthier.models.decode_step import make_cache
+    from luthier.models.decoding.compiled_step import CompiledDecoder
+    from luthier.models.decoding.network import read_network
+    from luthier.models.decoding.precision import compare_decoders
+    from luthier.models.decoding.step import make_cache
     from luthier.models.pretrained import load_generator, load_tokenizer
     from luthier.models.store import resolve
 
@@ -106,7 +106,7 @@ def compare_precision(given: argparse.Namespace) -> None:
     tokens = load_tokenizer(base)(text)["input_ids"][:4096]
     cache = make_cache(network, 16, 256)
     texts = [tokens[start : start + 256] for start in range(0, len(tokens) - 255, 256)]
-    told = compare_decoders(NativeDecoder(network, cache), NativeDecoder(network, cache, "int8"), texts)
+    told = compare_decoders(CompiledDecoder(network, cache), CompiledDecoder(network, cache, "int8"), texts)
     print(json.dumps({"base": given.base, "int8": str(told)}), flush=True)
 
 

@@ -24,8 +24,8 @@ from light import known
 from luthier.core.component import Component
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
+from luthier.models.base import Base
 from luthier.models.encode import layer_vectors
-from luthier.models.store import Base
 from luthier.pilot.similar import similar
 from luthier.pilot.stages import base_similarity
 from luthier.training.devices import configure_torch

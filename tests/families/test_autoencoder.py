@@ -29,6 +29,7 @@ from luthier.families.autoencoder import FAMILY, threshold_of
 from luthier.families.recognise import load_dataset
 from luthier.models import autoencoder as networks
 from luthier.models import store, vision
+from luthier.models.base import Base
 from luthier.objectives.autoencoder import Autoencoder, AutoencoderObjective, normal_draws
 from luthier.training.assemble import assemble
 from luthier.training.prove import find_disproved, prove
@@ -56,7 +57,7 @@ def network(variant: str = "plain", seed: int = 1) -> networks.AutoencoderModel:
     return networks.new_autoencoder(1, 16, 4, 1, 4, variant == "variational", 0.0, seed)
 
 
-def work_for(path: Path, base: store.Base | None = None, objective: dict[str, Any] | None = None, adaptation: Any = None) -> Work:
+def work_for(path: Path, base: Base | None = None, objective: dict[str, Any] | None = None, adaptation: Any = None) -> Work:
     """Two steps on a folder's images."""
     dataset = load_dataset(Data(path=str(path), task="autoencoder"), checks=())
     value: dict[str, Any] = {

@@ -22,10 +22,11 @@ from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
 from luthier.models import cifar_resnet, efficientnet_lite, torch_file, vision
 from luthier.models.autoencoder import load_autoencoder
+from luthier.models.base import Base
 from luthier.models.catalogue import PACKAGED
 from luthier.models.encode import layer_means
 from luthier.models.preprocessing import Preprocessing, read_preprocessing
-from luthier.models.store import Base, resolve
+from luthier.models.store import resolve
 from tests.families.test_image_classification import write as write_shapes
 
 

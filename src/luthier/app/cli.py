@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
+from luthier.app import elsewhere, registry
 from luthier.app.estimates import plan, prove, similar
 from luthier.app.export import export, parity
 from luthier.app.group import Commands, collect_seldom, print_version
 from luthier.app.models import models_app
 from luthier.app.options import Input, Json, Quiet, Set, Target, Task
-from luthier.app.registry import add_commands
 from luthier.app.serve import serve
 from luthier.app.transfer import transfer
 from luthier.app.typed import repeat_flags
@@ -348,7 +348,8 @@ app.command()(similar)
 app.command()(prove)
 app.command()(plan)
 app.command()(transfer)
-add_commands(app)
+registry.add_commands(app)
+elsewhere.add_commands(app)
 app.command()(serve)
 app.command()(export)
 app.command()(parity)

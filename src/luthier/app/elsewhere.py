@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from luthier.app.columns import format_table
 from luthier.app.options import Json
 
 
@@ -48,7 +49,6 @@ def import_config(
     as_json: Json = False,
 ) -> None:
     """Make an experiment of another trainer's file; says what became of each key."""
-    from luthier.app.registry import format_table
     from luthier.app.reporters import make_reporter
     from luthier.pilot.import_config import import_config as verb
 

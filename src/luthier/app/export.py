@@ -34,7 +34,7 @@ def export(
     """
     from luthier.app.reporters import make_reporter
     from luthier.core.words import plural
-    from luthier.delivery.parity_record import lines_of
+    from luthier.delivery.parity.record import lines_of
     from luthier.pilot.export import PartsError
     from luthier.pilot.export import export as verb
 
@@ -66,7 +66,7 @@ def parity(
 ) -> None:
     """Compare a bundle with an export of it, or with a server that answers with it, stage by stage."""
     from luthier.app.reporters import make_reporter
-    from luthier.delivery.parity_record import lines_of
+    from luthier.delivery.parity.record import lines_of
     from luthier.pilot.export import parity as verb
 
     with make_reporter(quiet or as_json) as shown:

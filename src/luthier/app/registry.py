@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from luthier.app import elsewhere
+from luthier.app.columns import format_table
 from luthier.app.options import Json
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add the commands of this file, and those of `app.elsewhere`, to the command line."""
-    elsewhere.add_commands(app)
+    """Add the commands of this file to the command line."""
     for command in (runs, compare, note, promote, rollback, aliases):
         app.command()(command)
 
@@ -165,20 +163,3 @@ def short_name(base: str) -> str:
     """A base's name as a table shows it: of a folder its last two parts."""
     parts = Path(base).parts
     return "/".join(parts[-2:]) if len(parts) > 2 else base
-
-
-def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
-    """Rows of text in columns; a column that is empty everywhere is left out.
-
-    Args:
-        head: the columns' names.
-        rows: as many cells each.
-        width: of the terminal, to which lines are cut; None cuts nothing.
-    """
-    from luthier.app.reporters import clean
-
-    shown = [number for number in range(len(head)) if any(row[number] for row in rows)]
-    lines = [[head[number] for number in shown], *([clean(row[number]).replace("\n", " ") for number in shown] for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(shown))]
-    drawn = ["  ".join(cell.ljust(space) for cell, space in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return [line if width is None or len(line) <= width else line[: width - 1] + "…" for line in drawn]

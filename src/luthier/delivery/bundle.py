@@ -20,12 +20,13 @@ from luthier.core.run import file_hash, name_disk_errors
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.models import preprocessing
+from luthier.models.base import Base
 from luthier.models.encode import depths_read
 from luthier.models.linear_probe import AveragedModel, LinearProbe
 from luthier.models.manifest import write_facts
 from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import PackedNetwork
-from luthier.models.store import KEPT_FILES, Base, inspect
+from luthier.models.store import KEPT_FILES, inspect
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from luthier.evaluation.verdict import format_count, format_value, verdict_sente
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.families.family import Family
+from luthier.models.base import Base
 from luthier.models.catalogue import PACKAGED
-from luthier.models.store import Base
 
 
 def write_card(experiment: Experiment, base: Base | None, verdict: Mapping[str, Any], rows: Mapping[str, int]) -> str:

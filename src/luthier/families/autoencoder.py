@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.autoencoder import AutoencoderModel
+    from luthier.models.base import Base
     from luthier.models.spec import Model
-    from luthier.models.store import Base
 
 EPOCHS = (
     (500, 100, "few images, and nothing pretrained: many passes"),

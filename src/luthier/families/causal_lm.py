@@ -24,9 +24,9 @@ from luthier.objectives.causal_lm import SEPARATOR, CausalLm
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.base import Base
     from luthier.models.pretrained import Generator
     from luthier.models.spec import Model
-    from luthier.models.store import Base
 
 EXCERPT = 600
 """Characters of a long text's beginning, middle and end that checks look at."""

@@ -22,9 +22,9 @@ from luthier.objectives.chat import Chat
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.base import Base
     from luthier.models.pretrained import Generator
     from luthier.models.spec import Model
-    from luthier.models.store import Base
 
 EPOCHS = ((500, 2, "few rows"), (1 << 62, 1, "one pass; more overfits small decoders"))
 """Below this many training rows, epochs, and why."""

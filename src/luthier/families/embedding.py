@@ -25,9 +25,9 @@ from luthier.objectives.regression import number_of
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.base import Base
     from luthier.models.embedding import EmbeddingModel
     from luthier.models.spec import Model
-    from luthier.models.store import Base
 
 PAIRS = (("anchor", "positive"), ("query", "passage"), ("query", "positive"))
 """Columns that hold pairs for embeddings and nothing else, as well-known data sets name them: such tables are recognised unasked."""

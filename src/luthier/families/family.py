@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from luthier.core.proof import ProofFunction
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.base import Base
     from luthier.models.spec import Model
-    from luthier.models.store import Base
 
 
 @dataclass(frozen=True)

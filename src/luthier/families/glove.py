@@ -17,7 +17,7 @@ from luthier.objectives.glove import CELLS, Glove
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 EPOCHS = (
     (1_000_000, 25, "few counts: passes until the validation counts say stop"),

@@ -22,8 +22,8 @@ from luthier.objectives.image_classification import ImageClassification as Image
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.base import Base
     from luthier.models.spec import Model
-    from luthier.models.store import Base
     from luthier.models.vision import ImageNetwork
 
 EPOCHS = (

@@ -26,7 +26,7 @@ from luthier.objectives.squares import place_of
 
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 BATCHES = (32, 16)
 """Images a step, the most first; in fewer a batch norm's statistics say little."""

@@ -19,9 +19,9 @@ from luthier.objectives.masked_lm import MaskedLm
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.base import Base
     from luthier.models.masked import MaskedModel
     from luthier.models.spec import Model
-    from luthier.models.store import Base
 
 EPOCHS = (
     (2_000, 10, "few texts: more passes, each with other words hidden"),

@@ -25,9 +25,9 @@ from luthier.objectives.multi_label import SEPARATORS, MultiLabel, labels_of, li
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
-    from luthier.models.store import Base
 
 NEARLY_ALL = 0.95
 """Share of the filled cells of a column that are lists, from which on it is a column of lists."""

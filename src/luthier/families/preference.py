@@ -24,9 +24,9 @@ from luthier.objectives.preference import Preference
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.base import Base
     from luthier.models.referenced import Referenced
     from luthier.models.spec import Model
-    from luthier.models.store import Base
 
 PROMPTS = (("prompt",), ("question",), ("instruction", "input"), ("instruction",), ("conversations",), ("messages",))
 """Columns that hold the prompt, as well-known data sets name them."""

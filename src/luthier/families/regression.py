@@ -25,9 +25,9 @@ from luthier.objectives.regression import Regression, number_of, scores_of_numbe
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
-    from luthier.models.store import Base
 
 NEARLY_ALL = 0.95
 """Share of the filled cells of a column that are numbers, from which on it is a column of numbers."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.families.family import Choice
 
 if TYPE_CHECKING:
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 READER = "a decoder whose new head has few steps: 60 and 180 of them, three sets (docs/defaults.md)"
 SMALL_ENCODER = "small encoders: 3e-5 to 3e-4 (BERT-small grid; docs/defaults.md)"

@@ -11,9 +11,9 @@ from luthier.objectives.text_rows import MAX_LENGTH
 if TYPE_CHECKING:
     from luthier.core.types import Record
     from luthier.data.dataset import Dataset
+    from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
-    from luthier.models.store import Base
 
 EPOCHS = (
     (500, 12, "few rows: more passes"),

@@ -27,8 +27,8 @@ from luthier.objectives.token_labels import TokenLabels
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.base import Base
     from luthier.models.spec import Model
-    from luthier.models.store import Base
     from luthier.models.token_labels import TokenClassifier
 
 SMALL_ENCODER = (2e-4, "small encoders: 3e-5 to 3e-4 (BERT-small grid); on 839 labelled questions 1e-4 was still too slow in 6 epochs (docs/token-labels.md)")  # fmt: skip

@@ -25,9 +25,9 @@ from luthier.objectives.translation import Translation
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.models.base import Base
     from luthier.models.encoder_decoder import EncoderDecoder
     from luthier.models.spec import Model
-    from luthier.models.store import Base
 
 SIDES = (("source", "target"), ("src", "tgt"), ("src", "trg"), ("from", "to"), ("original", "translation"))
 """What well-known sets call their two columns."""

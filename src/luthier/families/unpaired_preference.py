@@ -36,7 +36,7 @@ from luthier.objectives.unpaired_preference import KINDS, RATIO, UnpairedPrefere
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 AS_PAIRS = "as for pairs (docs/preference.md); one rate was tried with single answers"
 FEWEST_STRAY = 3

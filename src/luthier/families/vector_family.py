@@ -17,8 +17,8 @@ from luthier.objectives.word_pieces import text_of
 
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
+    from luthier.models.base import Base
     from luthier.models.spec import Model
-    from luthier.models.store import Base
     from luthier.models.word_vectors import WordVectors
 
 CHARACTERS_A_WORD = 5.7

@@ -16,7 +16,7 @@ from luthier.objectives.word_pieces import LONGEST
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 EPOCHS = (
     (300_000, 15, "few words: more passes (docs/word-vectors.md)"),

@@ -22,7 +22,7 @@ from luthier.models.manifest import FACTS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -22,7 +22,7 @@ from luthier.models.vision import MIDDLE, ConvolutionModel, stages_for
 
 if TYPE_CHECKING:
     from luthier.core.types import Batch
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 NARROWEST = 16
 """Channels that the decoder has at least."""

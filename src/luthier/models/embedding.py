@@ -16,10 +16,10 @@ from transformers import AutoModel
 from luthier.core.errors import ModelError
 from luthier.core.types import Batch
 from luthier.models import packed
+from luthier.models.base import Base
 from luthier.models.encode import map_in_batches
 from luthier.models.modes import eval_mode
 from luthier.models.pretrained import PackedNetwork, pool, segment_lengths
-from luthier.models.store import Base
 
 POOLING_FILE = "1_Pooling/config.json"
 """Where sentence-transformers keeps how a model's token states become one vector."""

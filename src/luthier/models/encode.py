@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from luthier.core.types import Batch
+from luthier.models.base import Base
 from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer, pool_rows
-from luthier.models.store import Base
 
 READ = 256
 """Tokens of a text that are read."""

@@ -16,11 +16,11 @@ from transformers import AutoModelForSeq2SeqLM, PegasusConfig, PegasusForConditi
 
 from luthier.core.errors import ModelError, nearest
 from luthier.core.types import Batch
+from luthier.models.base import TRANSLATORS, Base
 from luthier.models.dropout import attach, kept_scale, site_key
 from luthier.models.halves import Attention, Half, halves_of
 from luthier.models.modes import eval_mode
 from luthier.models.pairs import Layout, Side, lay_out
-from luthier.models.store import TRANSLATORS, Base
 
 TARGET = "target"
 """The stream that the decoder reads."""

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from luthier.core.errors import ModelError
+from luthier.models.base import Base
 from luthier.models.byte_bpe import train_byte_bpe
 from luthier.models.pretrained import PackedNetwork
-from luthier.models.store import Base
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 LONGEST = 512

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from luthier.core.errors import ModelError
 from luthier.core.types import Batch
 from luthier.models import packed, padded
+from luthier.models.base import ENCODERS, PADDED, Base
 from luthier.models.compiled import Kernels
 from luthier.models.dropout import Dropout, attach
 from luthier.models.frozen_cache import FrozenLayerCache
@@ -27,7 +28,6 @@ from luthier.models.hidden_states import capture_hidden_states, unwrap_states
 from luthier.models.modes import eval_mode
 from luthier.models.packing import pack
 from luthier.models.shared_prefix import SharedPrefix, expand, find_shared_prefix, pad_to_multiple, shared_tokens
-from luthier.models.store import ENCODERS, PADDED, Base
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from luthier.core.errors import ModelError
-from luthier.models.store import Base
+from luthier.models.base import Base
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json",

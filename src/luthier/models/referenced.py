@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from luthier.core.errors import LuthierError, ModelError
+from luthier.models.base import Base
 from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import Generator, load_generator
-from luthier.models.store import Base, resolve
+from luthier.models.store import resolve
 
 
 class Referenced(Generator):

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from luthier.core.errors import ModelError, nearest
 from luthier.core.run import AGAIN, file_hash, name_disk_errors
 from luthier.core.study import Study
 from luthier.models.adapter_base import fold_adapter, is_adapter
+from luthier.models.base import DECODERS, ENCODERS, KINDS, TRANSLATORS, VECTORS, VISION, Base
 from luthier.models.catalogue import PACKAGED, Wheel
 from luthier.models.disk import NOTE, locked, name_unreadable_files
 from luthier.models.manifest import hash_bundle, how_to_restore, is_bundle, missing_files, read_bundle
@@ -30,21 +30,6 @@ from luthier.models.torch_file import convert_network, find_known
 
 Say = Callable[[str], None]
 
-ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet", "deberta-v2")
-DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3", "phi3")
-VISION = ("resnet", "efficientnet_lite", "cifar_resnet")
-"""They read images."""
-VECTORS = ("word_vectors",)
-"""Tables of words, as word2vec and glove runs write them."""
-TRANSLATORS = ("marian", "pegasus", "bart", "t5", "mt5")
-"""They read one text and write another: an encoder and a decoder."""
-PADDED = ("mpnet", "deberta-v2")
-"""Families whose attention has no way in for packed rows."""
-
-COMPILED = ("llama", "mistral", "qwen2", "qwen3")
-"""Families whose networks can train in compiled passes (`models.fused`)."""
-KINDS = {"encoder": ENCODERS, "encoder-decoder": TRANSLATORS, "image": VISION, "vectors": VECTORS}
-"""What a base is, by its architecture; all others are decoders."""
 FORBIDDEN_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
 KEPT_FILES = (
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
@@ -62,33 +47,6 @@ OWNERS = {
     "gemma": "google", "llama": "meta-llama", "mistral": "mistralai", "phi-": "microsoft",
 }  # fmt: skip
 """Who owns the well-known models on the hub, by how their names begin; tutorials often leave the owner out."""
-
-
-@dataclass(frozen=True)
-class Base:
-    """A base that lies on this machine.
-
-    Args:
-        name: as it was asked for.
-        folder: where its files are.
-        kind: encoder, decoder, encoder-decoder, image, or vectors.
-        fingerprint: SHA-256 of its weights.
-        bundle: what Luthier wrote about it, where it is a bundle.
-        language: what it was trained to read; empty where that is not known.
-        family: its architecture, as transformers names it.
-        blocks: how many lie on top of each other, of an image's network its stages; 0 where that is not known.
-        width: of a token's state, or of an image's; 0 where that is not known.
-    """
-
-    name: str
-    folder: Path
-    kind: str
-    fingerprint: str
-    bundle: dict[str, Any] | None = None
-    language: str = ""
-    family: str = ""
-    blocks: int = 0
-    width: int = 0
 
 
 def home() -> Path:

@@ -10,8 +10,8 @@ from transformers import AutoModelForTokenClassification
 
 from luthier.core.errors import ModelError
 from luthier.core.types import Batch
+from luthier.models.base import Base
 from luthier.models.pretrained import PackedNetwork
-from luthier.models.store import Base
 
 
 class TokenClassifier(PackedNetwork):

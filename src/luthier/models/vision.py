@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from luthier.core.types import Batch
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 logging.set_verbosity_error()  # a head of another size is no surprise
 logging.disable_progress_bar()

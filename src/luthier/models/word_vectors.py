@@ -19,7 +19,7 @@ from luthier.models.dropout import attach
 
 if TYPE_CHECKING:
     from luthier.core.types import Batch
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 WORD = re.compile(r"[^\W_]+(?:['’_][^\W_]+)*")
 KIND = "word_vectors"

@@ -15,9 +15,10 @@ from luthier.core.words import plural
 from luthier.data.dataset import Dataset
 from luthier.experiment import Experiment
 from luthier.families import family_of
+from luthier.models.base import PADDED, Base
 from luthier.models.memory import release_memory
 from luthier.models.pretrained import PLAIN
-from luthier.models.store import PADDED, Base, resolve
+from luthier.models.store import resolve
 from luthier.pilot.stages.compile_kernels import compile_where_it_pays
 from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.cross_validation import cross_validate

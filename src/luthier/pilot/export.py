@@ -17,7 +17,8 @@ from luthier.delivery.exports import EXPORTERS
 from luthier.delivery.exports.exporter import Exporter, Runtime, facts_of
 from luthier.delivery.exports.facts import PARITY, changed_files, files_in, read_facts, write_facts
 from luthier.families import family_of
-from luthier.models.store import Base, resolve
+from luthier.models.base import Base
+from luthier.models.store import resolve
 from luthier.pilot.stages.parity_rows import rows_for_parity
 
 FAILED = "-FAILED-PARITY"
@@ -153,7 +154,7 @@ def parity(
     given = rows_for_parity(base, rows)
     place = os.fspath(exported)
     if place.startswith(("http://", "https://")):
-        from luthier.delivery.live_parity import check_endpoint
+        from luthier.delivery.parity.live import check_endpoint
 
         return check_endpoint(base, place, given[0], metric=given[2], most=most, rows=given[1], say=reporter.say).as_data()
     folder = Path(place)
@@ -220,7 +221,7 @@ def _prove(
     exporter: Exporter, base: Base, folder: Path, given: tuple[Any, str, str | None], most: int | None, reporter: Reporter, changed: Any = ()
 ) -> dict[str, Any]:  # fmt: skip
     """The proof of an exported folder, which is written into it."""
-    from luthier.delivery.parity import check_parity
+    from luthier.delivery.parity.check import check_parity
     from luthier.training.devices import configure_torch
 
     configure_torch()

@@ -19,7 +19,7 @@ from luthier.core.types import Record
 from luthier.data.spec import Data
 from luthier.families import family_of
 from luthier.families.family import Family
-from luthier.models.store import Base
+from luthier.models.base import Base
 from luthier.pilot.stages.opened_bundle import Say, check_options, decide, load_bundle, resolve_bundle
 from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
 from luthier.serving.image_rows import predict_images, read_images

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthier.core.errors import ModelError, nearest
-from luthier.models.continuous_batching import Batch, ContinuousBatch, Outcome, Text, refuse_reason
-from luthier.models.decode_choice import PRECISIONS, choose_decoder
-from luthier.models.decode_network import NotKnown, read_network
-from luthier.models.decode_pages import PAGE, PagePool
-from luthier.models.decode_parity import PrecisionParity
-from luthier.models.decode_request import GenerationRequest
-from luthier.models.decode_step import make_cache, page_bytes
-from luthier.models.decode_transformers import OneByOne
+from luthier.models.decoding.choice import PRECISIONS, choose_decoder
+from luthier.models.decoding.continuous_batching import Batch, ContinuousBatch, Outcome, Text, refuse_reason
+from luthier.models.decoding.network import NotKnown, read_network
+from luthier.models.decoding.one_by_one import OneByOne
+from luthier.models.decoding.pages import PAGE, PagePool
+from luthier.models.decoding.precision import PrecisionParity
+from luthier.models.decoding.request import GenerationRequest
+from luthier.models.decoding.step import make_cache, page_bytes
 from luthier.models.pretrained import Generator
 from luthier.serving.interface import EngineClosed, EngineFull, EngineNumbers, Generation, RequestRefused
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from luthier.core.errors import LuthierError
-from luthier.models.decode_request import GenerationRequest, Token
+from luthier.models.decoding.request import GenerationRequest, Token
 
 __all__ = ["EngineClosed", "EngineFull", "EngineNumbers", "Generation", "GenerationEngine", "GenerationRequest", "RequestRefused", "Token"]
 

@@ -14,7 +14,7 @@ from luthier.studies.rungs import FALL, LAST
 from luthier.studies.space import Values, apply_values, value_at
 
 if TYPE_CHECKING:
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 STABLE_PHASE: Values = {"schedule.kind": "wsd", "schedule.until": 1.0, "schedule.decay": 1 - LAST, "schedule.shape": "linear"}
 """The schedule of a trial that may have several decay branches."""

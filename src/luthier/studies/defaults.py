@@ -15,7 +15,7 @@ from luthier.families.family import Choice
 from luthier.studies.space import Dimension, Space, parse_dimension, value_at
 
 if TYPE_CHECKING:
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 SPREADS: tuple[tuple[int, Dimension], ...] = (
     (2, Dimension(path="optimizer.lr", kind="log", low=1 / 30, high=30, centre=1.0, spread=0.9,

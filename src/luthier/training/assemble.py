@@ -18,8 +18,8 @@ from luthier.evaluation.metric_choice import AUTO, metrics_at_evaluations
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.models import compiled
+from luthier.models.base import Base
 from luthier.models.frozen_cache import MOST, FrozenLayerCache
-from luthier.models.store import Base
 from luthier.optim.masters import Masters
 from luthier.training.devices import device
 from luthier.training.steps import Work

@@ -21,7 +21,7 @@ from luthier.core.errors import ExperimentError
 from luthier.core.threads import allowed_processors, free_processors
 from luthier.experiment import Experiment
 from luthier.models import compiled
-from luthier.models.store import COMPILED, Base
+from luthier.models.base import COMPILED, Base
 
 AT_ONCE, AT_ONCE_COMPILED, AT_ONCE_ACCELERATED = 1024, 4096, 16_384
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's malloc.h

@@ -15,8 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from luthier.core.run import file_hash
 from luthier.families import family_of
+from luthier.models.base import Base
 from luthier.models.manifest import write_facts
-from luthier.models.store import Base, inspect
+from luthier.models.store import inspect
 from tests.conftest import SIZES, small_tokenizer
 
 GEMMA = {

@@ -22,8 +22,8 @@ from luthier.delivery.exports.gguf_modelfile import Layout, find_layout, go_temp
 from luthier.delivery.exports.gguf_read_back import ReadBack
 from luthier.delivery.exports.gguf_tensors import compare_file, permute, rounded
 from luthier.delivery.exports.gguf_tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, read_vocabulary, refuse_tokenizer
+from luthier.models.base import Base
 from luthier.models.pretrained import PLAIN
-from luthier.models.store import Base
 from tests.conftest import TEMPLATE
 from tests.delivery.exports.gguf_bundles import as_bundle, config_of, make_bundle, other_bundle, rewritten
 

@@ -17,8 +17,8 @@ from luthier.delivery.exports.gguf import FILE, Gguf
 from luthier.delivery.exports.gguf_file import GgufFile
 from luthier.delivery.exports.gguf_read_back import ReadBack
 from luthier.delivery.exports.llama_cpp import SERVER, ServedFile, open_gguf
-from luthier.delivery.parity import check_parity
-from luthier.models.store import Base
+from luthier.delivery.parity.check import check_parity
+from luthier.models.base import Base
 from tests.conftest import TEMPLATE
 from tests.delivery.exports.gguf_bundles import config_of, make_bundle, other_bundle, rewritten
 

@@ -14,10 +14,10 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from luthier.app.server.access import OPEN, GuardedRoute, check_routes, hash_token
+from luthier.app.server.answers import WRONG
 from luthier.app.server.errors import ClientGone, Refused, error_body
 from luthier.app.server.guard import App, Guard, Say
 from luthier.app.server.prediction_routes import add_prediction_routes
-from luthier.app.server.said import WRONG
 from luthier.app.server.status_routes import add_status_routes
 from luthier.app.server.validation import explain
 from luthier.app.server.writing_routes import add_writing_routes

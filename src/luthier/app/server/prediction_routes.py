@@ -14,10 +14,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from luthier.app.server.access import TOKEN, service_of
-from luthier.app.server.asked import ClassifyRequest, EmbeddingRequest, PredictRequest, ScoreRequest
-from luthier.app.server.connected import while_connected
+from luthier.app.server.answers import WORKING, AnswerList, ListWithUsage
+from luthier.app.server.connections import while_connected
 from luthier.app.server.errors import Refused, refuse
-from luthier.app.server.said import WORKING, Counted, Listed
+from luthier.app.server.requests import ClassifyRequest, EmbeddingRequest, PredictRequest, ScoreRequest
 from luthier.core.errors import DataError, LuthierError, nearest
 from luthier.core.run import as_json_value
 from luthier.serving.service import ServedModel
@@ -35,7 +35,7 @@ def add_prediction_routes(app: FastAPI) -> None:
         app: the server.
     """
 
-    @app.post("/predict", openapi_extra=TOKEN, response_model=Listed, responses=WORKING, tags=["prediction"])
+    @app.post("/predict", openapi_extra=TOKEN, response_model=AnswerList, responses=WORKING, tags=["prediction"])
     async def predict(request: Request, asked: PredictRequest) -> JSONResponse:
         """What `luthier predict` says of rows, whatever the model has learned."""
         with borrowed(request, asked.model) as model:
@@ -44,7 +44,7 @@ def add_prediction_routes(app: FastAPI) -> None:
             data = [{"row": place, **one} for place, one in enumerate(found, 1)]
             return answer({"id": new_id("predict"), "object": "list", "model": model.name, "data": data})
 
-    @app.post("/classify", openapi_extra=TOKEN, response_model=Counted, responses=WORKING, tags=["prediction"])
+    @app.post("/classify", openapi_extra=TOKEN, response_model=ListWithUsage, responses=WORKING, tags=["prediction"])
     async def classify(request: Request, asked: ClassifyRequest) -> JSONResponse:
         """The class of each text, how sure, and the probability of each class, calibrated; the shape is vLLM's."""
         with borrowed(request, asked.model) as model:
@@ -71,7 +71,7 @@ def add_prediction_routes(app: FastAPI) -> None:
 def _add_pair_routes(app: FastAPI) -> None:
     """The routes about vectors, and about how near two of them are."""
 
-    @app.post("/score", openapi_extra=TOKEN, response_model=Counted, responses=WORKING, tags=["prediction"])
+    @app.post("/score", openapi_extra=TOKEN, response_model=ListWithUsage, responses=WORKING, tags=["prediction"])
     async def score(request: Request, asked: ScoreRequest) -> JSONResponse:
         """How near two texts are: the cosine of their vectors, or what a model of pairs says; the shape is vLLM's."""
         with borrowed(request, asked.model) as model:
@@ -103,7 +103,7 @@ def _add_pair_routes(app: FastAPI) -> None:
                 }
             )
 
-    @app.post("/v1/embeddings", openapi_extra=TOKEN, response_model=Counted, responses=WORKING, tags=["OpenAI"])
+    @app.post("/v1/embeddings", openapi_extra=TOKEN, response_model=ListWithUsage, responses=WORKING, tags=["OpenAI"])
     async def embeddings(request: Request, asked: EmbeddingRequest) -> JSONResponse:
         """The vector of each text, of length one."""
         with borrowed(request, asked.model) as model:

@@ -11,8 +11,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from luthier.app.server.access import OPEN, TOKEN, service_of
+from luthier.app.server.answers import LOCKED, WRONG, Error, Health, Models
 from luthier.app.server.errors import error_body
-from luthier.app.server.said import LOCKED, WRONG, Error, Health, Models
 from luthier.core.run import as_json_value
 from luthier.serving.service import Service
 

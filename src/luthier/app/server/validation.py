@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from luthier.app.server.asked import NOT_SUPPORTED
 from luthier.app.server.errors import Refused
+from luthier.app.server.requests import NOT_SUPPORTED
 from luthier.core.errors import nearest
 
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from luthier.app.server.asked import Sampling
 from luthier.app.server.errors import Refused
+from luthier.app.server.requests import Sampling
 from luthier.serving.interface import Generation, GenerationRequest, Token
 from luthier.serving.limits import Limits
 from luthier.serving.prompts import Prompts

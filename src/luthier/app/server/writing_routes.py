@@ -11,11 +11,11 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from luthier.app.server.access import TOKEN, service_of
-from luthier.app.server.asked import ChatRequest, CompletionRequest, Sampling, Turn
-from luthier.app.server.connected import EventStream, while_connected
+from luthier.app.server.answers import WORKING, Completion
+from luthier.app.server.connections import EventStream, while_connected
 from luthier.app.server.errors import Refused, error_body, refuse
 from luthier.app.server.prediction_routes import acquire, answer, does_not, new_id, usage
-from luthier.app.server.said import WORKING, Completion
+from luthier.app.server.requests import ChatRequest, CompletionRequest, Sampling, Turn
 from luthier.app.server.writing import Answer, Stopped, cancel, completion_logprobs, start, token_entry
 from luthier.core.errors import LuthierError
 from luthier.core.types import Message

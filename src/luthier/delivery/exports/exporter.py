@@ -12,7 +12,7 @@ from luthier.core.types import Message
 if TYPE_CHECKING:
     import numpy as np
 
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 Say = Callable[[str], None]
 RENDERED, TOKENS, WEIGHTS, LOG_PROBABILITIES, TEXT, METRIC = "rendered text", "token ids", "weights", "log-probabilities", "decoded text", "metric"  # fmt: skip

@@ -10,7 +10,7 @@ from luthier.core.errors import ModelError
 from luthier.core.run import file_hash
 from luthier.delivery.exports.exporter import facts_of
 from luthier.families import family_of
-from luthier.models.store import Base
+from luthier.models.base import Base
 
 FACTS = "export.json"
 PARITY = "parity.json"

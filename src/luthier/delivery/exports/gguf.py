@@ -20,7 +20,7 @@ from luthier.delivery.exports.gguf_modelfile import Layout, find_layout, modelfi
 from luthier.delivery.exports.gguf_tensors import kind_of, plan_tensors, rounded, tensors_of
 from luthier.delivery.exports.gguf_tokenizer import BYTE_LEVEL, CONTROL, Vocabulary, changes_of, read_vocabulary, refuse_tokenizer
 from luthier.families import family_of
-from luthier.models.store import Base
+from luthier.models.base import Base
 
 FILE, MODELFILE = "model.gguf", "Modelfile"
 QUANTIZER = "llama-quantize"

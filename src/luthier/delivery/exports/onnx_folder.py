@@ -17,7 +17,7 @@ from luthier.delivery.exports.exporter import WEIGHTS, Encoded, Runtime, Say, We
 from luthier.delivery.exports.facts import read_facts
 from luthier.delivery.exports.transformers_folder import copy_reader
 from luthier.families import family_of
-from luthier.models.store import Base
+from luthier.models.base import Base
 
 OPSET = 20
 """Of the ONNX operators."""
@@ -61,7 +61,7 @@ class OnnxFolder:
     def write(self, bundle: Base, folder: Path, precision: str, say: Say) -> None:
         """Trace the network and write what reads a row beside it."""
         from luthier.delivery.exports import onnx_graphs as graphs
-        from luthier.delivery.parity_trainer import open_trainer
+        from luthier.delivery.parity.trainer import open_trainer
 
         trainer = open_trainer(bundle)
         gives, model = trainer.family.gives, trainer.model

@@ -10,7 +10,7 @@ from typing import Any
 from luthier.delivery.exports.exporter import Runtime, Say, facts_of
 from luthier.delivery.exports.facts import read_facts
 from luthier.families import family_of
-from luthier.models.store import Base
+from luthier.models.base import Base
 
 COPIED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json",

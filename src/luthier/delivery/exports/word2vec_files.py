@@ -14,7 +14,7 @@ from luthier.core.errors import ModelError
 from luthier.delivery.exports.exporter import METRIC, WEIGHTS, Encoded, Runtime, Say, WeightDifference, facts_of
 from luthier.delivery.exports.facts import read_facts
 from luthier.families import family_of
-from luthier.models.store import Base
+from luthier.models.base import Base
 
 FILES = {"binary": "vectors.bin", "text": "vectors.txt"}
 """Precision → the file that holds the numbers so."""
@@ -44,7 +44,7 @@ class Word2vecFiles:
 
     def write(self, bundle: Base, folder: Path, precision: str, say: Say) -> None:
         """Both files."""
-        from luthier.delivery.parity_trainer import open_trainer
+        from luthier.delivery.parity.trainer import open_trainer
         from luthier.models.word_vectors import write_word2vec
 
         trainer = open_trainer(bundle)

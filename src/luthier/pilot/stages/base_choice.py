@@ -9,7 +9,8 @@ from luthier.core.interfaces import Reporter
 from luthier.core.run import Clock
 from luthier.data.dataset import Dataset
 from luthier.families import family_of
-from luthier.models.store import Base, list_bases, resolve
+from luthier.models.base import Base
+from luthier.models.store import list_bases, resolve
 from luthier.pilot.stages.base_similarity import BaseSimilarity, compare_base, rank_bases
 from luthier.studies.defaults import choose
 

@@ -20,10 +20,10 @@ from luthier.data.dataset import Dataset
 from luthier.data.split import folds
 from luthier.evaluation.score import score
 from luthier.families import family_of
+from luthier.models.base import Base
 from luthier.models.encode import layer_vectors
 from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import load_generator, load_tokenizer
-from luthier.models.store import Base
 from luthier.studies.similarity import (
     FOLDS,
     MOST_ROWS,

@@ -8,7 +8,7 @@ from luthier.core.run import Run
 from luthier.data.dataset import Dataset
 from luthier.experiment import Experiment
 from luthier.models import compiled
-from luthier.models.store import Base
+from luthier.models.base import Base
 from luthier.training.devices import compiled_is_faster
 
 CHARACTERS_A_TOKEN = 4

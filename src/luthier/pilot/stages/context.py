@@ -14,7 +14,7 @@ from luthier.data.dataset import Dataset
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.families.family import Family
-from luthier.models.store import Base
+from luthier.models.base import Base
 from luthier.training.assemble import FrozenLayerCaches, build
 from luthier.training.steps import Work
 from luthier.training.watchers import Signals

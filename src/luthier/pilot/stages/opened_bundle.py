@@ -12,7 +12,8 @@ from luthier.core.aliases import read_alias, read_aliases
 from luthier.core.errors import ExperimentError, ModelError, nearest
 from luthier.families import family_of
 from luthier.families.family import Family
-from luthier.models.store import Base, resolve
+from luthier.models.base import Base
+from luthier.models.store import resolve
 
 Say = Callable[[str], None]
 

@@ -26,7 +26,7 @@ from luthier.pilot.stages.metric import PATH, settle_metric
 from luthier.studies.defaults import choose
 
 if TYPE_CHECKING:
-    from luthier.models.store import Base
+    from luthier.models.base import Base
 
 
 def data_spec(

@@ -11,7 +11,7 @@ from luthier.core.types import Record
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
-from luthier.models.store import Base
+from luthier.models.base import Base
 from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from luthier.models.continuous_batching import Outcome, Text
-from luthier.models.decode_request import GenerationRequest
-from luthier.models.decode_sampling import choose
+from luthier.models.decoding.continuous_batching import Outcome, Text
+from luthier.models.decoding.request import GenerationRequest
+from luthier.models.decoding.sampling import choose
 
 
 class OneByOne:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthier.core.errors import ModelError
-from luthier.models.continuous_batching import ContinuousBatch
-from luthier.models.decode_native import NativeDecoder, can_load
-from luthier.models.decode_network import DecodeNetwork
-from luthier.models.decode_pages import PAGE, PagePool
-from luthier.models.decode_parity import PrecisionParity, compare_decoders
-from luthier.models.decode_request import GenerationRequest
-from luthier.models.decode_step import Cache, Decoder, Span, make_cache
-from luthier.models.decode_torch import TorchDecoder
+from luthier.models.decoding.compiled_step import CompiledDecoder, can_load
+from luthier.models.decoding.continuous_batching import ContinuousBatch
+from luthier.models.decoding.network import DecodeNetwork
+from luthier.models.decoding.pages import PAGE, PagePool
+from luthier.models.decoding.precision import PrecisionParity, compare_decoders
+from luthier.models.decoding.request import GenerationRequest
+from luthier.models.decoding.step import Cache, Decoder, Span, make_cache
+from luthier.models.decoding.torch_step import TorchDecoder
 
 PRECISIONS = ("auto", "fp32", "int8")
 """In which weights are held; auto gives the tokens of fp32."""
@@ -63,13 +63,13 @@ def choose_decoder(network: DecodeNetwork, cache: Cache, precision: str, rows: S
         torch_decoder = TorchDecoder(network, cache)
         return Choice(torch_decoder, None, f"{torch_decoder.about} (no C++ compiler)")
     if precision == "int8":
-        reduced = NativeDecoder(network, cache, "int8")
+        reduced = CompiledDecoder(network, cache, "int8")
         parity = _compare_with_fp32(network, reduced, rows)
         return Choice(reduced, None, f"{reduced.about} ({parity})", parity)
-    decoder = NativeDecoder(network, cache)
+    decoder = CompiledDecoder(network, cache)
     if precision == "fp32":
         return Choice(decoder, None, decoder.about)
-    drafter = NativeDecoder(network, cache, "int8")
+    drafter = CompiledDecoder(network, cache, "int8")
     one, several, draft = _seconds(decoder, 1), _seconds(decoder, DRAFT + 1), _seconds(drafter, 1)
     drafted = (DRAFT * draft + several) / (1 + DRAFT * ACCEPTED)
     measured = f"a token {one * 1e3:.0f} ms, in int8 {draft * 1e3:.0f} ms, {DRAFT + 1} rows {several * 1e3:.0f} ms"
@@ -78,17 +78,17 @@ def choose_decoder(network: DecodeNetwork, cache: Cache, precision: str, rows: S
     return Choice(decoder, None, f"{decoder.about}, not drafted ({measured})")
 
 
-def _compare_with_fp32(network: DecodeNetwork, reduced: NativeDecoder, rows: Sequence[Sequence[int]]) -> PrecisionParity:
+def _compare_with_fp32(network: DecodeNetwork, reduced: CompiledDecoder, rows: Sequence[Sequence[int]]) -> PrecisionParity:
     """How near a decoder is to the exact one, which is let go afterwards."""
     room = reduced.cache.keys.shape[1] * PAGE
     cut = [list(row[:room]) for row in rows if len(row) > 1]
     length = max([WRITTEN, *map(len, cut)])
     pages = WRITTEN_TEXTS * -(-length // PAGE)
-    exact = NativeDecoder(network, make_cache(network, pages, length))
+    exact = CompiledDecoder(network, make_cache(network, pages, length))
     return compare_decoders(exact, reduced, cut or [text[:room] for text in _write_texts(exact)])
 
 
-def _write_texts(decoder: NativeDecoder) -> list[list[int]]:
+def _write_texts(decoder: CompiledDecoder) -> list[list[int]]:
     """Texts that a network writes itself, drawn with fixed seeds."""
     batch = ContinuousBatch(decoder, PagePool(decoder.cache.keys.shape[1]), WRITTEN_TEXTS)
     made = [batch.join(GenerationRequest((number + 1,), WRITTEN - 1, 1.0, seed=number)) for number in range(WRITTEN_TEXTS)]

@@ -16,7 +16,7 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class Said:
+class ServerAnswer:
     """An answer.
 
     Args:
@@ -64,7 +64,7 @@ class OpenAiEndpoint:
         self.name = wanted[0]
         self.about = f"{self.name} at {server.url}"
 
-    def chat(self, messages: Sequence[Message], limit: int) -> Said:
+    def chat(self, messages: Sequence[Message], limit: int) -> ServerAnswer:
         """The likeliest answer of the chat route.
 
         Args:
@@ -81,14 +81,14 @@ class OpenAiEndpoint:
             said = self.server.post("/v1/chat/completions", body)
         choice = said["choices"][0]
         tokens = ((choice.get("logprobs") or {}).get("content")) or ()
-        return Said(
+        return ServerAnswer(
             str(choice["message"].get("content") or ""),
             tuple(_bytes(each) for each in tokens),
             tuple(float(each["logprob"]) for each in tokens),
             _read(said),
         )
 
-    def continued(self, text: str, limit: int) -> Said:
+    def continued(self, text: str, limit: int) -> ServerAnswer:
         """The likeliest continuation of the completion route.
 
         Args:
@@ -101,7 +101,7 @@ class OpenAiEndpoint:
         choice = said["choices"][0]
         told: Mapping[str, Any] = choice.get("logprobs") or {}
         pieces = tuple(str(each).encode() for each in told.get("tokens") or ())
-        return Said(str(choice["text"]), pieces, tuple(float(each) for each in told.get("token_logprobs") or ()), _read(said))
+        return ServerAnswer(str(choice["text"]), pieces, tuple(float(each) for each in told.get("token_logprobs") or ()), _read(said))
 
     def tokens(self, messages: Sequence[Message]) -> list[int] | None:
         """The token ids of a conversation that waits for an answer, by vLLM's route; None where the server has none."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, METRIC, RENDERED, TEXT, TOKENS, WEIGHTS
-from luthier.delivery.parity_record import StageResult
-from luthier.delivery.parity_trainer import Trainer
+from luthier.delivery.parity.record import StageResult
+from luthier.delivery.parity.trainer import Trainer
 
 SETTINGS = (
     "config.json",

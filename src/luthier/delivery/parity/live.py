@@ -11,14 +11,14 @@ from luthier.core.types import Record
 from luthier.delivery.exports.exporter import Say
 from luthier.delivery.exports.json_http import JsonServer, Refused
 from luthier.delivery.exports.llama_server import LlamaServer
-from luthier.delivery.live_rows import check_rows
-from luthier.delivery.live_writing import check_writing
-from luthier.delivery.openai_endpoint import OpenAiEndpoint
-from luthier.delivery.parity import check_parity
-from luthier.delivery.parity_record import ParityRecord
-from luthier.delivery.parity_trainer import open_trainer
+from luthier.delivery.parity.check import check_parity
+from luthier.delivery.parity.live_rows import check_rows
+from luthier.delivery.parity.live_writing import check_writing
+from luthier.delivery.parity.openai_endpoint import OpenAiEndpoint
+from luthier.delivery.parity.record import ParityRecord
+from luthier.delivery.parity.trainer import open_trainer
 from luthier.families import family_of
-from luthier.models.store import Base
+from luthier.models.base import Base
 
 TOKEN = "LUTHIER_ENDPOINT_TOKEN"
 """The environment variable that holds the token of an endpoint: an address with a secret would stand in logs."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from luthier.models.decode_pages import PAGE
-from luthier.models.decode_step import Decoder, Span
+from luthier.models.decoding.pages import PAGE
+from luthier.models.decoding.step import Decoder, Span
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from luthier.models.decode_pages import PAGE, PagePool
-from luthier.models.decode_request import GenerationRequest, Token
-from luthier.models.decode_sampling import choose, choose_id
-from luthier.models.decode_step import Decoder, Span
+from luthier.models.decoding.pages import PAGE, PagePool
+from luthier.models.decoding.request import GenerationRequest, Token
+from luthier.models.decoding.sampling import choose, choose_id
+from luthier.models.decoding.step import Decoder, Span
 
 CHUNK = 128
 """Tokens of prompts in one step where nobody waits for a next token."""

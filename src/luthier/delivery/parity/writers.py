@@ -12,10 +12,10 @@ import torch
 from luthier.core.types import HELD_OUT, Example, Message, Scores
 from luthier.data.chat import prompt, render
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Translator, Writer
-from luthier.delivery.parity_readers import compare_probe, describe_tokens
-from luthier.delivery.parity_record import StageResult
-from luthier.delivery.parity_tolerances import Tolerance
-from luthier.delivery.parity_trainer import Trainer, log_probabilities_of, next_scores, write_greedily
+from luthier.delivery.parity.readers import compare_probe, describe_tokens
+from luthier.delivery.parity.record import StageResult
+from luthier.delivery.parity.tolerances import Tolerance
+from luthier.delivery.parity.trainer import Trainer, log_probabilities_of, next_scores, write_greedily
 from luthier.models.modes import eval_mode
 from luthier.models.token_losses import token_losses
 
@@ -26,7 +26,7 @@ WRITTEN, LIMIT = 12, 48
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A row as a decoder is asked about it.
 
     Args:
@@ -155,7 +155,7 @@ class WriterParity:
         return tuple(Scores(np.array([-float(row.sum()) for row in side]), counts, bytes=bytes) for side in (self.ours, self.theirs))  # type: ignore[return-value]
 
 
-def _conversation(trainer: Trainer, example: Example) -> Asked:
+def _conversation(trainer: Trainer, example: Example) -> Question:
     tokenizer, messages = trainer.tokenizer, example.facts["messages"]
     rendered = render(tokenizer, messages)
     tokens, text = prompt(tokenizer, messages[:-1])
@@ -166,10 +166,12 @@ def _conversation(trainer: Trainer, example: Example) -> Asked:
     foreign = any(mark in message["content"] for message in messages for mark in marks)
     said = sum(len(message["content"].encode()) for message in messages if message["role"] == "assistant")
     share = sum(rendered.learned[1:longest]) / max(sum(rendered.learned), 1)
-    return Asked(example.record.row, messages, text, tokens, rendered.tokens[:longest], rendered.learned[:longest], foreign, said * share)
+    return Question(
+        example.record.row, messages, text, tokens, rendered.tokens[:longest], rendered.learned[:longest], foreign, said * share
+    )
 
 
-def _text(trainer: Trainer, example: Example) -> Asked:
+def _text(trainer: Trainer, example: Example) -> Question:
     """A document, as far as it is read at once; where the trainer puts a mark before it and the tokenizer does not, the mark belongs to the text."""
     objective, tokenizer = trainer.objective, trainer.tokenizer
     text = objective.text_of(example.record)
@@ -181,7 +183,7 @@ def _text(trainer: Trainer, example: Example) -> Asked:
     learned = [False, *[True] * (len(tokens) - 1)]
     share = (len(tokens) - 1) / max(len(encoded.tokens) - 1, 1)
     foreign = any(each in text for each in getattr(tokenizer, "all_special_tokens", ()))
-    return Asked(example.record.row, (), mark + text, whole, tokens, learned, foreign, encoded.size * share)
+    return Question(example.record.row, (), mark + text, whole, tokens, learned, foreign, encoded.size * share)
 
 
 def compare_log_probabilities(

@@ -9,10 +9,10 @@ import numpy as np
 
 from luthier.core.types import Record
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, METRIC, RENDERED, TEXT, TOKENS, WEIGHTS, Say
-from luthier.delivery.openai_endpoint import OpenAiEndpoint
-from luthier.delivery.parity_record import ParityRecord, StageResult
-from luthier.delivery.parity_tolerances import tolerance_of
-from luthier.delivery.parity_trainer import Trainer
+from luthier.delivery.parity.openai_endpoint import OpenAiEndpoint
+from luthier.delivery.parity.record import ParityRecord, StageResult
+from luthier.delivery.parity.tolerances import tolerance_of
+from luthier.delivery.parity.trainer import Trainer
 
 UNSEEN = {
     RENDERED: "no template stands between",

@@ -23,20 +23,20 @@ NOT_SUPPORTED = (
 """Fields that OpenAI or vLLM know and this server does not: the answer says so, and suggests no other name."""
 
 
-class Asked(BaseModel):
+class RequestBody(BaseModel):
     """The body of a request."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True, protected_namespaces=())
 
 
-class Part(Asked):
+class Part(RequestBody):
     """A part of a turn; only texts are read."""
 
     type: Literal["text"]
     text: Text
 
 
-class Turn(Asked):
+class Turn(RequestBody):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -44,20 +44,20 @@ class Turn(Asked):
     name: Name | None = None
 
 
-class StreamOptions(Asked):
+class StreamOptions(RequestBody):
     """How an answer is streamed."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
-class Format(Asked):
+class Format(RequestBody):
     """What an answer looks like: any text."""
 
     type: Literal["text"]
 
 
-class Sampling(Asked):
+class Sampling(RequestBody):
     """What chat and completion requests have in common."""
 
     model: Name
@@ -99,7 +99,7 @@ class CompletionRequest(Sampling):
     logprobs: int | None = Field(None, ge=0, le=5)
 
 
-class EmbeddingRequest(Asked):
+class EmbeddingRequest(RequestBody):
     """Texts whose vectors are wanted."""
 
     model: Name
@@ -109,7 +109,7 @@ class EmbeddingRequest(Asked):
     user: Name | None = None
 
 
-class ClassifyRequest(Asked):
+class ClassifyRequest(RequestBody):
     """Texts, or images as base64, whose classes are wanted."""
 
     model: Name | None = None
@@ -119,7 +119,7 @@ class ClassifyRequest(Asked):
     user: Name | None = None
 
 
-class ScoreRequest(Asked):
+class ScoreRequest(RequestBody):
     """Pairs of texts: one with one, one with many, or many with as many."""
 
     model: Name | None = None
@@ -128,7 +128,7 @@ class ScoreRequest(Asked):
     user: Name | None = None
 
 
-class PredictRequest(Asked):
+class PredictRequest(RequestBody):
     """Rows, each an object of the columns that the model reads; of an image its file as base64. A text is a row where the model reads one column."""
 
     model: Name | None = None

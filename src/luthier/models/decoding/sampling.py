@@ -7,7 +7,7 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError
 from luthier.core.randomness import mix
-from luthier.models.decode_request import GenerationRequest, Token
+from luthier.models.decoding.request import GenerationRequest, Token
 
 FIRST = 512
 """Of the likeliest tokens, as many are put in order first; where top_p needs more, all are."""

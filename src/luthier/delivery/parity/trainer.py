@@ -13,9 +13,9 @@ from luthier.core.types import HELD_OUT, Batch, Example
 from luthier.delivery.bundle import open_bundle
 from luthier.families import family_of
 from luthier.families.family import Family
+from luthier.models.base import Base
 from luthier.models.modes import eval_mode
 from luthier.models.precision import round_weights_to
-from luthier.models.store import Base
 from luthier.models.token_losses import token_losses
 
 TOGETHER = 16

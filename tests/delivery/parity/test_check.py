@@ -13,10 +13,10 @@ from benchmarks.export_faults import FAULTS, plant
 import luthier
 from luthier.core.types import Scores
 from luthier.delivery.exports.transformers_folder import TransformersFolder
-from luthier.delivery.parity import compare_metric
-from luthier.delivery.parity_record import ParityRecord, StageResult
-from luthier.delivery.parity_tolerances import TOLERANCES
-from luthier.delivery.parity_writers import Greedy, compare_log_probabilities
+from luthier.delivery.parity.check import compare_metric
+from luthier.delivery.parity.record import ParityRecord, StageResult
+from luthier.delivery.parity.tolerances import TOLERANCES
+from luthier.delivery.parity.writers import Greedy, compare_log_probabilities
 
 MOST = 2
 REASONS = {

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from luthier.models.decode_network import Block, DecodeNetwork, Linear
-from luthier.models.decode_pages import PAGE
-from luthier.models.decode_step import Cache, Rows, Span, lay_out_rows
+from luthier.models.decoding.network import Block, DecodeNetwork, Linear
+from luthier.models.decoding.pages import PAGE
+from luthier.models.decoding.step import Cache, Rows, Span, lay_out_rows
 
 Product = Callable[[Tensor], Tensor]
 """Rows → rows, # (rows, inputs) → (rows, outputs)"""

@@ -7,13 +7,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 
-class Said(BaseModel):
+class AnswerBody(BaseModel):
     """The body of an answer."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
 
-class ErrorDetail(Said):
+class ErrorDetail(AnswerBody):
     """What is wrong."""
 
     message: str
@@ -22,13 +22,13 @@ class ErrorDetail(Said):
     code: str | None
 
 
-class Error(Said):
+class Error(AnswerBody):
     """An answer to a request that was refused, or that failed."""
 
     error: ErrorDetail
 
 
-class Usage(Said):
+class Usage(AnswerBody):
     """Tokens."""
 
     prompt_tokens: int
@@ -36,7 +36,7 @@ class Usage(Said):
     completion_tokens: int = 0
 
 
-class ModelCard(Said):
+class ModelCard(AnswerBody):
     """A model."""
 
     id: str
@@ -45,14 +45,14 @@ class ModelCard(Said):
     owned_by: str
 
 
-class Models(Said):
+class Models(AnswerBody):
     """The models that are served."""
 
     object: Literal["list"]
     data: list[ModelCard]
 
 
-class Completion(Said):
+class Completion(AnswerBody):
     """Answers in words."""
 
     id: str
@@ -63,7 +63,7 @@ class Completion(Said):
     usage: Usage
 
 
-class Listed(Said):
+class AnswerList(AnswerBody):
     """One item a text."""
 
     object: Literal["list"]
@@ -71,13 +71,13 @@ class Listed(Said):
     model: str
 
 
-class Counted(Listed):
+class ListWithUsage(AnswerList):
     """One item a text, and the tokens that were read."""
 
     usage: Usage
 
 
-class Health(Said):
+class Health(AnswerBody):
     """Whether the server is up."""
 
     status: Literal["ok", "loading", "busy", "draining"]

@@ -11,14 +11,14 @@ import numpy as np
 from luthier.core.errors import DataError
 from luthier.core.types import Example, Record, Scores
 from luthier.delivery.exports.exporter import METRIC, STAGES, TEXT, WEIGHTS, Runtime, Say
-from luthier.delivery.parity_reasons import explain
-from luthier.delivery.parity_record import ParityRecord, StageResult
-from luthier.delivery.parity_tolerances import tolerance_of
-from luthier.delivery.parity_trainer import Trainer, open_trainer
+from luthier.delivery.parity.reasons import explain
+from luthier.delivery.parity.record import ParityRecord, StageResult
+from luthier.delivery.parity.tolerances import tolerance_of
+from luthier.delivery.parity.trainer import Trainer, open_trainer
 from luthier.evaluation.compare import interval, paired_interval
 from luthier.evaluation.metrics import METRICS, measure
 from luthier.evaluation.score import score
-from luthier.models.store import Base
+from luthier.models.base import Base
 
 MOST_ROWS = {"text": 32, "sequence": 64, "gaps": 64, "picture": 128}
 """What a network gives → rows that are looked at if nobody says otherwise; writing takes long."""
@@ -97,19 +97,19 @@ def _stages(trainer: Trainer, runtime: Any, records: Sequence[Record]) -> Any:
     """The stages of this kind of network."""
     tolerance, gives = tolerance_of(runtime.precision), trainer.family.gives
     if gives == "words":
-        from luthier.delivery.parity_words import WordParity
+        from luthier.delivery.parity.word_tables import WordParity
 
         return WordParity(trainer, runtime, tolerance)
     examples: Sequence[Example] = list(trainer.objective.prepare(records))
     if gives == "text":
-        from luthier.delivery.parity_writers import WriterParity
+        from luthier.delivery.parity.writers import WriterParity
 
         return WriterParity(trainer, runtime, examples, tolerance)
     if gives == "sequence":
-        from luthier.delivery.parity_writers import TranslatorParity
+        from luthier.delivery.parity.writers import TranslatorParity
 
         return TranslatorParity(trainer, runtime, examples, tolerance)
-    from luthier.delivery.parity_readers import ReaderParity
+    from luthier.delivery.parity.readers import ReaderParity
 
     return ReaderParity(trainer, runtime, examples, tolerance)
 

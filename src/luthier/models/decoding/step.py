@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from luthier.models.decode_network import DecodeNetwork
-from luthier.models.decode_pages import PAGE
+from luthier.models.decoding.network import DecodeNetwork
+from luthier.models.decoding.pages import PAGE
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import numpy as np
 from luthier.core.types import Message, Record
 from luthier.data.chat import prompt
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, METRIC, RENDERED, TEXT, TOKENS, WEIGHTS, Say
-from luthier.delivery.openai_endpoint import OpenAiEndpoint, Said
-from luthier.delivery.parity_record import ParityRecord, StageResult
-from luthier.delivery.parity_tolerances import Tolerance, tolerance_of
-from luthier.delivery.parity_trainer import Trainer, log_probabilities_of, next_scores, write_greedily
+from luthier.delivery.parity.openai_endpoint import OpenAiEndpoint, ServerAnswer
+from luthier.delivery.parity.record import ParityRecord, StageResult
+from luthier.delivery.parity.tolerances import Tolerance, tolerance_of
+from luthier.delivery.parity.trainer import Trainer, log_probabilities_of, next_scores, write_greedily
 
 LIMIT = 48
 """Tokens that an answer may have."""
@@ -37,7 +37,7 @@ class Answered:
     row: int
     prompt: list[int]
     ours: list[int]
-    said: Said
+    said: ServerAnswer
     asked: list[int] | None
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from luthier.core.types import Batch, Example
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Encoded, Reader, Runtime
-from luthier.delivery.parity_record import StageResult
-from luthier.delivery.parity_tolerances import Tolerance
-from luthier.delivery.parity_trainer import Trainer, outputs_of
+from luthier.delivery.parity.record import StageResult
+from luthier.delivery.parity.tolerances import Tolerance
+from luthier.delivery.parity.trainer import Trainer, outputs_of
 from luthier.models.pretrained import segment_lengths
 
 UNITS = {

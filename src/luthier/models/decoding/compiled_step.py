@@ -1,4 +1,4 @@
-"""A step in compiled code (decode_kernels.cpp): compiled once for a machine, kept beside the models, loaded in milliseconds."""
+"""A step in compiled code (kernels.cpp): compiled once for a machine, kept beside the models, loaded in milliseconds."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from torch import Tensor
 from luthier.core.errors import ModelError
 from luthier.core.run import AGAIN, name_disk_errors
 from luthier.models import compiled
-from luthier.models.decode_network import Block, DecodeNetwork, Linear
-from luthier.models.decode_step import Cache, Span, lay_out_rows
-from luthier.models.int8 import lay_in_panels, quantise_groups
+from luthier.models.decoding.int8 import lay_in_panels, quantise_groups
+from luthier.models.decoding.network import Block, DecodeNetwork, Linear
+from luthier.models.decoding.step import Cache, Span, lay_out_rows
 from luthier.models.store import home
 
-SOURCE = Path(__file__).with_name("decode_kernels.cpp")
+SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 
 
@@ -108,7 +108,7 @@ def _library(file: Path) -> Any:
     return library
 
 
-class NativeDecoder:
+class CompiledDecoder:
     """Computes steps by compiled code; a row's bits depend on its own text alone, neither on others nor on threads.
 
     Args:

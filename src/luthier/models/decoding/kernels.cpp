@@ -1,4 +1,4 @@
-// One step of a decoder that writes text, in fp32 or with weights in int8; models/decode_native.py compiles and calls it.
+// One step of a decoder that writes text, in fp32 or with weights in int8; models/decoding/compiled_step.py compiles and calls it.
 //
 // Every sum is taken in an order that depends on its own row alone: neither on how many rows go through the network together, nor on threads. So a text gets
 // the same bits alone, beside others, and however its prompt was cut into chunks.

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 PANEL = 64
-"""Outputs whose weights lie together, as in decode_kernels.cpp."""
+"""Outputs whose weights lie together, as in kernels.cpp."""
 GROUP = 64
 """Inputs that share a scale."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, METRIC, RENDERED, TEXT, TOKENS, WordTable
-from luthier.delivery.parity_record import StageResult
-from luthier.delivery.parity_tolerances import Tolerance
-from luthier.delivery.parity_trainer import Trainer
+from luthier.delivery.parity.record import StageResult
+from luthier.delivery.parity.tolerances import Tolerance
+from luthier.delivery.parity.trainer import Trainer
 from luthier.evaluation.words import Words
 
 ASKED, NEAREST = 100, 10

@@ -5,17 +5,17 @@ import torch
 
 from luthier.core.errors import ModelError
 from luthier.models import compiled
-from luthier.models.continuous_batching import ContinuousBatch
-from luthier.models.decode_choice import choose_decoder
-from luthier.models.decode_native import NativeDecoder
-from luthier.models.decode_network import NotKnown, read_network
-from luthier.models.decode_pages import PAGE, PagePool
-from luthier.models.decode_parity import compare_decoders
-from luthier.models.decode_request import GenerationRequest
-from luthier.models.decode_sampling import choose, choose_id
-from luthier.models.decode_step import Span, make_cache
-from luthier.models.decode_torch import TorchDecoder
-from luthier.models.int8 import GROUP, lay_in_panels, quantise_groups
+from luthier.models.decoding.choice import choose_decoder
+from luthier.models.decoding.compiled_step import CompiledDecoder
+from luthier.models.decoding.continuous_batching import ContinuousBatch
+from luthier.models.decoding.int8 import GROUP, lay_in_panels, quantise_groups
+from luthier.models.decoding.network import NotKnown, read_network
+from luthier.models.decoding.pages import PAGE, PagePool
+from luthier.models.decoding.precision import compare_decoders
+from luthier.models.decoding.request import GenerationRequest
+from luthier.models.decoding.sampling import choose, choose_id
+from luthier.models.decoding.step import Span, make_cache
+from luthier.models.decoding.torch_step import TorchDecoder
 from luthier.models.pretrained import load_generator
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3")
@@ -67,7 +67,7 @@ def test_both_steps_give_the_logits_of_transformers_however_a_text_is_cut(family
     decoders = [TorchDecoder(network, make_cache(network, 8, 64))]
     if compiled.can_compile():
         request.getfixturevalue("compiling")
-        decoders.append(NativeDecoder(network, make_cache(network, 8, 64)))
+        decoders.append(CompiledDecoder(network, make_cache(network, 8, 64)))
     for decoder in decoders:
         for cuts in ((), (11, 12, 33)):
             assert torch.allclose(read(decoder, tokens, cuts), wanted, atol=5e-6)
@@ -79,10 +79,10 @@ def test_both_steps_give_the_logits_of_transformers_however_a_text_is_cut(family
 def test_a_text_has_the_same_bits_alone_beside_others_cut_and_on_two_threads(family, precision, networks, compiling):
     _, network = networks(family)
     tokens = some_tokens(40)
-    decoder = NativeDecoder(network, make_cache(network, 32, 64), precision, 1)
+    decoder = CompiledDecoder(network, make_cache(network, 32, 64), precision, 1)
     wanted = read(decoder, tokens, ())
     assert torch.equal(read(decoder, tokens, range(1, 40)), wanted)
-    assert torch.equal(read(NativeDecoder(network, make_cache(network, 8, 64), precision, 2), tokens, (7,)), wanted)
+    assert torch.equal(read(CompiledDecoder(network, make_cache(network, 8, 64), precision, 2), tokens, (7,)), wanted)
     others = [Span(some_tokens(count, count), 0, (10 + 2 * count, 11 + 2 * count), 1) for count in range(1, 10)]
     together = decoder.step([*others[:4], Span(tokens, 0, (5, 2, 7), 40), *others[4:]])
     assert torch.equal(together[4:44], wanted)
@@ -100,7 +100,7 @@ def test_torchs_step_gives_one_row_the_same_bits_beside_seven_others(networks):
 def test_int8_is_near_to_fp32_and_the_record_says_how_near(networks, compiling):
     _, network = networks("llama")
     cache = make_cache(network, 8, 64)
-    exact, reduced = NativeDecoder(network, cache), NativeDecoder(network, cache, "int8")
+    exact, reduced = CompiledDecoder(network, cache), CompiledDecoder(network, cache, "int8")
     texts = [some_tokens(40, seed) for seed in range(3)]
     told = compare_decoders(exact, reduced, texts)
     assert told.tokens == 117 and 0 < told.mean < 0.02 and told.largest < 0.2 and told.equal_greedy > 0.9
@@ -240,7 +240,7 @@ def write(batch, requests, leave_after=0):
 def test_drafted_tokens_are_those_that_the_decoder_writes_itself_in_fewer_steps(family, networks, compiling):
     _, network = networks(family)
     cache = make_cache(network, 64, 64)
-    exact, drafter = NativeDecoder(network, cache), NativeDecoder(network, cache, "int8")
+    exact, drafter = CompiledDecoder(network, cache), CompiledDecoder(network, cache, "int8")
     stops = frozenset(range(5, 40))
     asked = [
         [GenerationRequest(tuple(some_tokens(20, seed)), 25, temperature, seed=seed, stop=stop, logprobs=2)]
@@ -251,14 +251,14 @@ def test_drafted_tokens_are_those_that_the_decoder_writes_itself_in_fewer_steps(
     drafted = [write(ContinuousBatch(exact, PagePool(64), 4, drafter), requests) for requests in asked]
     assert [made for made, _ in drafted] == [made for made, _ in plain]
     assert sum(steps for _, steps in drafted) < 0.6 * sum(steps for _, steps in plain)
-    wrong = NativeDecoder(read_network(networks("llama")[0].network), make_cache(network, 64, 64))  # guesses without having read anything
+    wrong = CompiledDecoder(read_network(networks("llama")[0].network), make_cache(network, 64, 64))  # guesses without having read anything
     assert write(ContinuousBatch(exact, PagePool(64), 4, wrong), asked[0])[0] == plain[0][0]
 
 
 @needs_compiler
 def test_compiled_answers_are_the_same_alone_in_a_batch_of_eight_after_a_neighbour_left_and_behind_a_shared_beginning(networks, compiling):
     model, network = networks("llama")
-    decoder = NativeDecoder(network, make_cache(network, 128, 96))
+    decoder = CompiledDecoder(network, make_cache(network, 128, 96))
     prompts = [some_tokens(20) + some_tokens(count * 3, count) for count in range(8)]
     requests = [GenerationRequest(tuple(prompt), 30) for prompt in prompts]
     alone = [write(ContinuousBatch(decoder, PagePool(128), 8), [request])[0][0] for request in requests]

@@ -24,9 +24,10 @@ from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT,
 from luthier.delivery.exports.gguf import FILE, Gguf
 from luthier.delivery.exports.json_http import JsonServer
 from luthier.delivery.exports.llama_cpp import SERVER
-from luthier.delivery.live_parity import TOKEN, check_endpoint
-from luthier.delivery.live_writing import token_bytes
-from luthier.models.store import Base, resolve
+from luthier.delivery.parity.live import TOKEN, check_endpoint
+from luthier.delivery.parity.live_writing import token_bytes
+from luthier.models.base import Base
+from luthier.models.store import resolve
 from tests.conftest import rows
 from tests.delivery.exports.gguf_bundles import make_bundle, other_bundle, rewritten
 
