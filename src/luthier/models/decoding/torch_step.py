@@ -89,8 +89,8 @@ class TorchDecoder:
 def turned_product(linear: Linear) -> Product:
     """A product by turned weights, of two rows at least.
 
-    So MKL gives a row the same bits beside others as alone, which it does not for one row, or for weights as they lie (measured for 1 to 256 rows; on two threads
-    some products of more than 16 rows are an exception).
+    So MKL on Intel's processors gives a row the same bits beside others as alone, which it does not for one row, or for weights as they lie (measured for 1 to 256
+    rows; on two threads some products of more than 16 rows are an exception). On AMD's the last bits differ.
     """
     weight, bias = linear.weight.t().contiguous(), linear.bias
 
