@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -123,6 +124,32 @@ def test_the_examples_are_what_they_say() -> None:
     assert all(row["clause"] and row["plain_english"] for row in clauses)
     scans = ROOT / "examples" / "autoencoder" / "scans"
     assert [len(list((scans / kind).glob("*.png"))) for kind in ("normal", "pneumonia")] == [500, 250]
+
+
+def test_what_a_docstring_says_of_arguments_it_says_of_those_that_there_are() -> None:
+    wrong = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            text = ast.get_docstring(node) or ""
+            known = arguments_of(node)
+            if "Args:\n" in text and known:
+                section = re.split(r"\n(?=\S)", text.split("Args:\n", 1)[1])[0]
+                told = [name for names in re.findall(r"^    ([\w*]+(?:, [\w*]+)*):", section, re.M) for name in names.split(", ")]
+                wrong += [f"{path.name}: {node.name}: {name}" for name in told if name.strip("*") not in known]
+    assert not wrong
+
+
+def arguments_of(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> set[str]:
+    """Of a function, or of a class: those of its constructor, else its fields."""
+    if isinstance(node, ast.ClassDef):
+        constructor = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
+        if not constructor:
+            return {each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)}
+        node = constructor[0]
+    given = node.args
+    return {each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg) if each}
 
 
 def test_nothing_reaches_outside_the_repository() -> None:

@@ -235,7 +235,7 @@ class Step:
         count: what the loss was divided by.
         tokens: tokens that went through the model.
         examples: rows that went through the model.
-        rate: the learning rate used.
+        lr: the learning rate used.
         gradient_norm: before clipping.
         epoch: how many times the training rows have been seen.
         evaluation: the most recent evaluation on the validation rows: its `step` and its metrics; None before the first.

@@ -40,7 +40,7 @@ class Masters:
         dtype: what the network will compute in.
         movable: names of the parameters that may ever move.
         factor: a parameter's multiple of the rate, by name.
-        met: of an embedding whose gradient is sparse, the tokens that training meets, by its name, # (met,)
+        sparse_rows: of an embedding whose gradient is sparse, the tokens that training meets, by its name, # name → (tokens,)
         kernels: the compiled ones, where they are used: a step of AdamW is then one pass, and gradients of one micro-batch wait as they come.
     """
 

@@ -98,7 +98,7 @@ class Deadline:
         work: of the run; its steps are cut.
         run: the event `cut_while_training` goes there before the first step under the new schedule.
         reporter: shows progress.
-        looks: when the validation rows are scored.
+        schedule: when the validation rows are scored.
         limit: to keep to.
         best: the step of the best evaluation so far; 0 where there is none.
     """

@@ -24,13 +24,13 @@ class Work:
     Args:
         experiment: what was asked for.
         objective: knows what a batch means.
-        model: an `nn.Module` whose dropout is keyed by its `chance`.
+        model: an `nn.Module` whose dropout is keyed by its `dropout_keys`.
         masters: the precise weights and their optimizer.
         train: the examples that are learned from.
         validation: the examples that choose the checkpoint.
         total: optimizer steps of the whole run.
         shrunk: where memory did not suffice: from which step on (counted from 0) how many tokens go through the model at once.
-        told: called with a new entry of `shrunk`.
+        on_shrink: called with a new entry of `shrunk`.
         planned: optimizer steps that the schedule is laid out for, where it ends early; None: `total`.
         micro_batches: a step's rows and a limit of tokens → the micro-batches that go through the model one after the other.
         cuts: where the time did not suffice: from which step on the run has fewer steps left.

@@ -43,7 +43,6 @@ class Running:
         address: of it.
         token: that clients have to give.
         token_file: that holds it.
-        folder: of the bundle, for the lines that a person reads.
     """
 
     def __init__(self, server: GracefulServer, service: Service, address: str, token: str, token_file: Path) -> None:

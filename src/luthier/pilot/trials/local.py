@@ -54,7 +54,7 @@ class LocalTrial:
     """A trial as a run in a folder of its own.
 
     Args:
-        stable: builds the trials.
+        pool: builds the trials.
         trial: its number and values.
         end: the name of a branch of it, and the values that the branch has beside the trial's.
     """
