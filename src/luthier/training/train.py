@@ -42,7 +42,7 @@ class Fit:
         self.checkpointer = Checkpointer(work, self.writer, self.evaluator)
         self.done = _resume(run, work, self.evaluator)
         self.over = bool(run.events_named("trained"))
-        self.watchers: list[Watcher] = [self.metrics, Finite(work, self.metrics), self.evaluator, reporter.step, self.checkpointer]
+        self.watchers: list[Watcher] = [self.metrics, Finite(work, self.metrics), self.evaluator, reporter.step]
         self.more = more
         self.evaluator.latest = _latest_evaluation(run)
         stopped = run.events_named("stopped_by_watcher")
@@ -62,7 +62,7 @@ class Fit:
         evaluator = self.evaluator  # not self: a training that nobody needs is freed at once
         self.deadline = Deadline(self.work, self.run, self.reporter, evaluator.schedule, limit, lambda: evaluator.best["step"])
         # before the evaluator: a run that is cut to the step it has just done is evaluated there
-        self.watchers = [*self.watchers[:2], self.deadline, *self.watchers[2:], self.deadline.after]
+        self.watchers.insert(2, self.deadline)
 
     def advance(self, until: int) -> None:
         """Train until so many steps are done, or nothing gets better.
@@ -87,9 +87,11 @@ class Fit:
             for step in steps(self.work, self.done) if self.done < until else ():
                 self.done = step.number
                 for watch in self.watchers:
-                    if watch is self.checkpointer:  # what a person's watchers ask for stands in the checkpoint
-                        self._show(step)
                     watch(step)
+                self._show(step)  # before the checkpoint: what a person's watchers ask for stands in it
+                self.checkpointer(step)
+                if self.deadline is not None:
+                    self.deadline.after(step)
                 self.signals.poll()
                 if step.number == until:
                     break
