@@ -93,3 +93,8 @@ def test_verbs_that_leave_no_folder_take_rows_in_memory(bases, monkeypatch: pyte
     assert luthier.check("-", model=False).dataset.count == len(LINES)
     with pytest.raises(DataError, match="a Series is one column"):
         luthier.check(pandas.Series(["a"]), model=False)
+
+
+def test_an_error_in_rows_from_memory_names_what_was_given_and_no_file_of_ours() -> None:
+    with pytest.raises(DataError, match=r"^the list: none of the columns number looks like a label"):
+        luthier.check([{"number": str(number)} for number in range(60)], model=False)

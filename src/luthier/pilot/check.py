@@ -50,8 +50,10 @@ class CheckResult:
     def __repr__(self) -> str:
         counts = {weight: sum(found.severity == weight for found in self.findings) for weight in WEIGHT}
         return (
-            f"Checked({plural(self.dataset.count, 'row')}: "
-            + ", ".join(f"{found} {weight}" for weight, found in counts.items() if found)
+            f"CheckResult({plural(self.dataset.count, 'row')}: "
+            + ", ".join(
+                plural(found, weight) if weight in ("warning", "note") else f"{found} {weight}" for weight, found in counts.items() if found
+            )
             + ")"
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, LuthierError
 from luthier.core.run import Run, write_file
 from luthier.data.sources.frames import STDIN, describe_value, format_of, is_in_memory, json_lines, read_frame, read_stdin
 
@@ -87,7 +87,13 @@ def rows_for_now(*given: Any) -> Iterator[tuple[Any, ...]]:
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="luthier-") as scratch:
-        yield tuple(_stored(Path(scratch), each) if each else value for each, value in zip(held, given, strict=True))
+        try:
+            yield tuple(_stored(Path(scratch), each) if each else value for each, value in zip(held, given, strict=True))
+        except LuthierError as problem:  # the file is ours, and gone when a person reads of it
+            for value, each in zip(given, held, strict=True):
+                if each:
+                    problem.message = problem.message.replace(str(Path(scratch) / each[0]), _described(value))
+            raise
 
 
 def _held(value: Any, name: str) -> tuple[str, bytes] | None:
@@ -101,6 +107,11 @@ def _held(value: Any, name: str) -> tuple[str, bytes] | None:
     if isinstance(value, dict) or not rows:
         raise DataError(f"{describe_value(value)} holds {len(rows)} rows", "give a file, a data frame, or a list of dicts, one a row")
     return f"{name}.jsonl", json_lines(rows).encode()
+
+
+def _described(value: Any) -> str:
+    """What was given, for a person."""
+    return f"the {type(value).__name__}" if is_in_memory(value) else "standard input"
 
 
 def _stored(folder: Path, held: tuple[str, bytes]) -> Path:
