@@ -13,6 +13,17 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
 Points = Sequence[tuple[float, float]]
 LARGEST = 1e300
 """Values from here on are not drawn."""
+COLOURS = 8
+"""Classes c0 to c7 of the style sheet."""
+
+
+def colour(number: int) -> str:
+    """The classes of a line, its points and its name in the legend: eight colours, then the same ones dashed, and again.
+
+    Args:
+        number: of the line, from 0.
+    """
+    return f"c{number % COLOURS}" + (" dashed" if number // COLOURS % 2 else "")
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -39,7 +50,7 @@ def lines(
     """Lines over a common axis.
 
     Args:
-        series: name → points; the colours follow the order (classes c0, c1, …).
+        series: name → points; the colours follow the order.
         x: what the horizontal axis says.
         y: what the vertical axis says.
         mark: a vertical line and its name.
@@ -69,10 +80,10 @@ def lines(
     for number, (name, one) in enumerate(series.items()):
         kept = [(px, py) for px, py in one if drawable(px, py)]
         path = " ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in _thin(kept))
-        parts.append(f'<polyline class="c{number}" points="{path}"/>')
+        parts.append(f'<polyline class="{colour(number)}" points="{path}"/>')
         if len(kept) <= 60:
             parts += [
-                f'<circle class="c{number}" cx="{at_x(px):.1f}" cy="{at_y(py):.1f}" r="3"><title>{html.escape(name)}: {py:.4g} at {px:g}</title></circle>'
+                f'<circle class="{colour(number)}" cx="{at_x(px):.1f}" cy="{at_y(py):.1f}" r="3"><title>{html.escape(name)}: {py:.4g} at {px:g}</title></circle>'
                 for px, py in kept
             ]
     if mark is not None:
@@ -82,7 +93,7 @@ def lines(
         parts.append(
             f'<text class="mark" x="{at_x(mark[0]) + shift:.1f}" y="{TOP + 12}" text-anchor="{side}">{html.escape(mark[1])}</text>'
         )
-    legend = "".join(f'<span class="key c{number}">{html.escape(name)}</span>' for number, name in enumerate(series))
+    legend = "".join(f'<span class="key {colour(number)}">{html.escape(name)}</span>' for number, name in enumerate(series))
     return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y)} against {html.escape(x)}">{"".join(parts)}</svg><figcaption>{legend}</figcaption></figure>'
 
 
@@ -128,7 +139,7 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], shown: Callable[[
         told = (
             f'<span>{html.escape(name)}</span><span><b>{shown(value)}</b> <span class="soft">[{shown(least)}, {shown(most)}]</span></span>'
         )
-        bar = f'<line class="c{number} bar" x1="{at(least)}" y1="8" x2="{at(most)}" y2="8"/><circle class="c{number}" cx="{at(value)}" cy="8" r="6"/>'
+        bar = f'<line class="{colour(number)} bar" x1="{at(least)}" y1="8" x2="{at(most)}" y2="8"/><circle class="{colour(number)}" cx="{at(value)}" cy="8" r="6"/>'
         parts.append(f'<p class="value">{told}</p><svg viewBox="0 0 {WIDTH} 16" role="img" aria-label="95 % interval">{bar}</svg>')
     return f"<figure>{''.join(parts)}</figure>"
 
@@ -173,11 +184,11 @@ def labelled_map(clusters: Sequence[tuple[str, Sequence[tuple[str, float, float]
             if free:
                 taken.append((at_x, at_y, wide))
                 parts.append(
-                    f'<text class="w{number % 8}" x="{at_x:.1f}" y="{at_y + 4:.1f}" text-anchor="middle">{html.escape(word)}{told}</text>'
+                    f'<text class="{colour(number)} word" x="{at_x:.1f}" y="{at_y + 4:.1f}" text-anchor="middle">{html.escape(word)}{told}</text>'
                 )
             else:
-                parts.append(f'<circle class="w{number % 8}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="2.5">{told}</circle>')
-    legend = "".join(f'<span class="key w{number % 8}">{html.escape(name)}</span>' for number, (name, _) in enumerate(clusters))
+                parts.append(f'<circle class="{colour(number)}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="2.5">{told}</circle>')
+    legend = "".join(f'<span class="key {colour(number)}">{html.escape(name)}</span>' for number, (name, _) in enumerate(clusters))
     return f'<figure><svg viewBox="0 0 {WIDTH} {MAP_HEIGHT}" role="img" aria-label="words on a plane">{"".join(parts)}</svg><figcaption>{legend}</figcaption></figure>'
 
 
@@ -206,7 +217,7 @@ def parallel(axes: Sequence[tuple[str, Sequence[str], Sequence[float]]], names: 
         points = " ".join(f"{LEFT + number * gap:.1f},{_height(places[trial]):.1f}" for number, (_, _, places) in enumerate(axes))
         about = f"{names[trial]}: " + ", ".join(f"{name} {said[trial]}" for name, said, _ in axes)
         parts.append(
-            f'<polyline class="{"c0" if trial == best else "c2 faint"}" points="{points}"><title>{html.escape(about)}</title></polyline>'
+            f'<polyline class="{"c0" if trial == best else "c7 faint"}" points="{points}"><title>{html.escape(about)}</title></polyline>'
         )
     return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="each trial as a line">{"".join(parts)}</svg></figure>'
 
@@ -240,7 +251,7 @@ def fan(series: Mapping[str, Points], best: str, x: str, y: str) -> str:
 
     parts = _frame(x, y, at_x, at_y, (0.0, x_high), (y_low, y_high))
     for name in [*(name for name in series if name != best), *([best] if best in series else [])]:
-        kind = "c0" if name == best else "c2 faint"
+        kind = "c0" if name == best else "c7 faint"
         told = f"<title>{html.escape(name)}</title>"
         parts.append(
             f'<polyline class="{kind}" points="{" ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in series[name])}">{told}</polyline>'

@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.core.run import AGAIN, Run, write_file
 from luthier.core.words import duration, plural
-from luthier.delivery.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, drawable
+from luthier.delivery.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, colour, drawable
 from luthier.delivery.page import page, section, table, text, title_of
 from luthier.evaluation.verdict import format_value
 
@@ -120,12 +120,12 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str], metric
         aside = (number - (len(names) - 1) / 2) * 5  # so that bars do not lie on each other
         points = [(at_x(line["rows"]) + aside, line) for line in mine]
         path = " ".join(f"{x:.1f},{at_y(line['value']):.1f}" for x, line in points)
-        parts.append(f'<polyline class="c{number}" points="{path}"/>')
+        parts.append(f'<polyline class="{colour(number)}" points="{path}"/>')
         for x, line in points:
             low_y, at, high_y = (at_y(line[end]) for end in ("low", "value", "high"))
             if drawable(line["low"], line["high"]):
-                parts.append(f'<line class="c{number} bar" x1="{x:.1f}" y1="{low_y:.1f}" x2="{x:.1f}" y2="{high_y:.1f}"/>')
+                parts.append(f'<line class="{colour(number)} bar" x1="{x:.1f}" y1="{low_y:.1f}" x2="{x:.1f}" y2="{high_y:.1f}"/>')
             told = f"{name}, {line['rows']:,} rows: {format_value(metric, line['value'])}"
-            parts.append(f'<circle class="c{number}" cx="{x:.1f}" cy="{at:.1f}" r="4"><title>{html.escape(told)}</title></circle>')
-    legend = "".join(f'<span class="key c{number}">{html.escape(name)}</span>' for number, name in enumerate(names))
+            parts.append(f'<circle class="{colour(number)}" cx="{x:.1f}" cy="{at:.1f}" r="4"><title>{html.escape(told)}</title></circle>')
+    legend = "".join(f'<span class="key {colour(number)}">{html.escape(name)}</span>' for number, name in enumerate(names))
     return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(metric)} against labelled training rows">{"".join(parts)}</svg><figcaption>{legend}</figcaption></figure>'

@@ -59,7 +59,7 @@ def compare_starts(cells: Cells, starts: Sequence[str]) -> dict[str, Any]:
 def _models(cells: Cells, start: str, rows: int) -> dict[int, Measured]:
     return {
         seed: Measured(found["value"], np.array(found["draws"], dtype=float))
-        for (name, size, seed), found in cells.items()
+        for (name, size, seed), found in sorted(cells.items(), key=lambda cell: cell[0])
         if (name, size) == (start, rows)
     }
 
