@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import luthier
-from luthier.core.errors import ExperimentError, RunError
+from luthier.core.errors import ExperimentError, LuthierError, RunError
 from luthier.core.interfaces import NullReporter
 from luthier.core.run import Clock, Run
 from luthier.data.spec import Data
@@ -116,8 +116,16 @@ def test_a_start_that_cannot_serve_the_rows_is_left_out_with_its_reason(done: Tr
     assert "is a network for images" in found["starts"][0]["why_not"]
     assert found["against"] == base
     assert found["sentences"] == ["one start alone says nothing of transfer"]
-    with pytest.raises(ExperimentError, match="can serve these rows"):
+    with pytest.raises(LuthierError, match="is a network for images") as problem:
         luthier.transfer(table, str(tmp_path / "images"), rows="16", seeds=1, set=QUICK, out=tmp_path / "none")
+    assert problem.value.remedy
+
+
+def test_a_wrong_change_is_no_fault_of_the_starts(table: Path, bases: Any, tmp_path: Path) -> None:
+    for wrong, remedy in ({"metric": "accurcy"}, "did you mean 'accuracy'"), ({"set": ["optimzer.lr=1"]}, "did you mean 'optimizer'"):
+        with pytest.raises(ExperimentError, match=r"^there is no") as problem:
+            luthier.transfer(table, ["scratch", str(bases("bert").folder)], rows="16", seeds=1, out=tmp_path / "out", **wrong)
+        assert remedy in (problem.value.remedy or "")
 
 
 def test_a_budget_leaves_out_what_no_longer_fits_and_says_so(

@@ -124,17 +124,18 @@ def _fitting(names: Sequence[str], dataset: Dataset, changes: list[str], reporte
     """The starts that were named, and of those that cannot serve the rows why.
 
     Raises:
-        ExperimentError: none of them can.
+        LuthierError: none of them can; where all fail alike, a change or the metric is wrong, not the starts.
     """
     found = find_starts(names, dataset, reporter)
-    unfit = {start.name: why for start in found if (why := check_start(start, dataset, changes))}
-    for name, why in unfit.items():
-        reporter.say(f"{name} is left out: {why}")
-    if len(unfit) == len(found):
-        raise ExperimentError(
-            f"none of {', '.join(names)} can serve these rows: {next(iter(unfit.values()))}", "`luthier models list` shows the bases"
-        )
-    return found, unfit
+    problems = {start.name: problem for start in found if (problem := check_start(start, dataset, changes))}
+    if len(problems) == len(found):
+        first = next(iter(problems.values()))
+        if len({problem.message for problem in problems.values()}) == 1:
+            raise first
+        raise ExperimentError(f"none of {', '.join(names)} can serve these rows: {first.message}", first.remedy)
+    for name, problem in problems.items():
+        reporter.say(f"{name} is left out: {problem.message}")
+    return found, {name: problem.message for name, problem in problems.items()}
 
 
 def _names(starts: str | Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.core.errors import ModelError
+from luthier.core.errors import LuthierError, ModelError
 from luthier.core.interfaces import NullReporter, Reporter
 from luthier.core.randomness import permutation
 from luthier.core.run import Clock, Run
@@ -199,13 +199,12 @@ def describe_starts(starts: Sequence[Start], unfit: Mapping[str, str]) -> list[d
     ]
 
 
-def check_start(start: Start, dataset: Dataset, assignments: Sequence[str]) -> str:
-    """Why a start cannot serve these rows, before anything is trained; empty where nothing speaks against it."""
-    from luthier.core.errors import LuthierError
+def check_start(start: Start, dataset: Dataset, assignments: Sequence[str]) -> LuthierError | None:
+    """Why a start cannot serve these rows, before anything is trained; None where nothing speaks against it."""
     from luthier.pilot.stages.options import choose_experiment
 
     try:
         choose_experiment(dataset, start.base, assignments, 1, NullReporter())
     except LuthierError as problem:
-        return problem.message
-    return ""
+        return problem
+    return None
