@@ -38,3 +38,11 @@ def test_each_of_many_lines_has_a_colour_or_dashes_of_its_own_and_the_style_shee
         looks = re.findall('<polyline class="([^"]+)"', drawn)
         assert len({(colours[look.split()[0]], look.split()[1:] != []) for look in looks}) == len(names)
         assert looks == [look.removeprefix("key ") for look in re.findall('<span class="(key [^"]+)"', drawn)]
+
+
+def test_numbers_of_rows_below_the_axis_do_not_lie_on_each_other_and_those_beside_it_are_round() -> None:
+    table = [{"start": "one", "rows": rows, "value": rows / 2000, "low": 0.01, "high": 0.99} for rows in (50, 200, 980, 1000)]
+    drawn = draw_curves(table, ["one"], "accuracy")
+    below = [(float(x), said) for x, said in re.findall(r'<text x="([\d.]+)" y="240" text-anchor="middle">([\d,]+)<', drawn)]
+    assert [said for _, said in sorted(below)] == ["50", "200", "1,000"]
+    assert re.findall(r'text-anchor="end">([\d.]+)<', drawn) == ["0", "0.2", "0.4", "0.6", "0.8", "1"]

@@ -274,3 +274,11 @@ def test_no_evidence_is_called_so() -> None:
     for (name, _, _), cell in made.items():
         cell["draws"] = [cell["value"] + step * (1 if name == "base" else -1) for step in (-0.05, 0.0, 0.05)] * 100
     assert compare_starts(made, ["base", "scratch"])["sentences"][0].endswith("no evidence that it helps.")
+
+
+def test_where_there_is_no_evidence_with_200_rows_but_with_fewer_both_are_said() -> None:
+    made = cells({"scratch": [0.5, 0.6, 0.8], "base": [0.7, 0.61, 0.8]})
+    for (name, _, _), cell in made.items():
+        cell["draws"] = [cell["value"] + step * (1 if name == "base" else -1) for step in (-0.05, 0.0, 0.05)] * 100
+    (sentence,) = compare_starts(made, ["base", "scratch"])["sentences"]
+    assert sentence.endswith(": no evidence that it helps; with 50 rows it is worth +20.0 points of accuracy [+10.0, +30.0].")

@@ -26,8 +26,14 @@ def colour(number: int) -> str:
     return f"c{number % COLOURS}" + (" dashed" if number // COLOURS % 2 else "")
 
 
-def _ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers between two values."""
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers between two values.
+
+    Args:
+        low: the lower end of the scale.
+        high: the upper one.
+        count: of steps between them, at most.
+    """
     span = (high - low) or 1.0
     step = 10 ** math.floor(math.log10(span / count))
     step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= count)
@@ -35,7 +41,8 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(first + number * step, 10) for number in range(int((high - first) / step + 1e-9) + 1)]
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """A number beside an axis."""
     return f"{value:.0e}".replace("e-0", "e-") if value and abs(value) < 1e-2 else f"{value:g}"
 
 
@@ -101,11 +108,11 @@ def _frame(
     x: str, y: str, at_x: Callable[[float], float], at_y: Callable[[float], float], xs: tuple[float, float], ys: tuple[float, float]
 ) -> list[str]:
     parts = []
-    for tick in _ticks(*ys):
+    for tick in ticks(*ys):
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{at_y(tick):.1f}" x2="{WIDTH - RIGHT}" y2="{at_y(tick):.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at_y(tick) + 4:.1f}" text-anchor="end">{_short(tick)}</text>')
-    for tick in _ticks(*xs, count=6):
-        parts.append(f'<text x="{at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_short(tick)}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{at_y(tick) + 4:.1f}" text-anchor="end">{short(tick)}</text>')
+    for tick in ticks(*xs, count=6):
+        parts.append(f'<text x="{at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{short(tick)}</text>')
     parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{html.escape(x)}</text>')
     parts.append(f'<text class="axis" x="4" y="{TOP + 2}" transform="rotate(-90 12 {TOP})" text-anchor="end">{html.escape(y)}</text>')
     return parts
