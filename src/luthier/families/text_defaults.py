@@ -32,6 +32,8 @@ RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("reader", "lora"): (1e-3, "as adapters in an encoder; not measured"),
 }
 """(what the base does, adaptation) → learning rate and where it comes from; a reader is a decoder that classifies."""
+WHOLE = ("full", "a base of this size is tuned whole")
+"""What moves, and why, where a base has no head that needs more."""
 SCALES: dict[tuple[str, str], tuple[float, str]] = {
     ("reader", "gemma3_text"): (1 / 6, "Gemma 3 with a new head: 1e-4 was better than 3e-4 and 6e-4, three sets (docs/defaults.md)"),
     ("decoder", "gemma3_text"): (1 / 5, "Gemma 3: 1e-5 and 3e-5 learned in thirty steps what 1e-4 did not (docs/defaults.md)"),
@@ -57,7 +59,7 @@ def adaptation_for(role: str, depth: int) -> tuple[dict[str, Any], str]:
     """What moves by default, and why."""
     if depth and role == "reader":
         return {"kind": "freeze", "depth": depth}, "a decoder that classifies does better with its lower half kept (docs/defaults.md)"
-    return {"kind": "full"}, "a base of this size is tuned whole"
+    return {"kind": WHOLE[0]}, WHOLE[1]
 
 
 def schedule() -> list[Choice]:
