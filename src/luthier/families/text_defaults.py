@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 READER = "a decoder whose new head has few steps: 60 and 180 of them, three sets (docs/defaults.md)"
 SMALL_ENCODER = "small encoders: 3e-5 to 3e-4 (BERT-small grid; docs/defaults.md)"
 ENCODER = "encoders of BERT's size: 2e-5 to 5e-5 (the grids of BERT and RoBERTa; docs/defaults.md)"
+VECTORS = "averaged word vectors with a new head (docs/word-vectors.md)"
 RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("small encoder", "full"): (1e-4, SMALL_ENCODER),
     ("small encoder", "freeze"): (3e-4, "above a frozen prefix the learning rate can be higher"),
@@ -26,6 +27,8 @@ RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("decoder", "freeze"): (1e-4, "as full fine-tuning"),
     ("decoder", "gradual"): (1e-4, "as full fine-tuning"),
     ("decoder", "lora"): (3e-4, "flat optimum over 35 models and all ranks (Tinker cookbook's sweep)"),
+    ("vectors", "full"): (1e-3, VECTORS),
+    ("vectors", "freeze"): (3e-3, VECTORS),
     ("reader", "full"): (3e-4, READER),
     ("reader", "freeze"): (6e-4, READER),
     ("reader", "gradual"): (3e-4, "as full fine-tuning"),
