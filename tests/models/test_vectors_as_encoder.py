@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import luthier
 from luthier.core.errors import ModelError
+from luthier.families import family_of
+from luthier.models.random_base import write_random_base
 from luthier.models.store import Base, resolve
 from luthier.models.vectors_as_encoder import SPECIAL, as_encoder, make_network, make_tokenizer
 from luthier.models.word_vectors import Vocabulary, make_tables
@@ -65,8 +67,6 @@ def test_of_glove_the_sum_of_both_vectors_is_read_and_any_other_base_stays_as_it
     base = write(tmp_path / "glove", WORDS, biases=True)
     encoder = as_encoder(base)
     assert (encoder.kind, encoder.family, encoder.blocks, encoder.width) == ("vectors", "bert", 1, 8)
-    from safetensors.torch import load_file
-
     given, made = load_file(base.folder / "model.safetensors"), load_file(encoder.folder / "model.safetensors")
     wanted = given["words.weight"] + given["contexts.weight"]
     assert torch.equal(made["embeddings.word_embeddings.weight"][len(SPECIAL) :], wanted)
@@ -87,6 +87,20 @@ def test_a_classifier_is_trained_from_word_vectors_and_its_bundle_needs_them_no_
         file.unlink()
     (answer,) = luthier.predict(run.folder, [made[0]["text"]])
     assert answer["label"] in ("yes", "no")
+
+
+@pytest.mark.parametrize("adaptation", ["full", "freeze", "gradual", "lora"])
+def test_every_adaptation_has_a_learning_rate(tmp_path: Path, adaptation: str) -> None:
+    family = family_of("classification")
+    assert 0 < family.learning_rate(family.read_base(write(tmp_path / "vectors", WORDS)), adaptation)[0] < 0.1
+
+
+def test_new_weights_are_drawn_in_the_network_that_reads_them(tmp_path: Path) -> None:
+    encoder = family_of("classification").read_base(write(tmp_path / "vectors", WORDS))
+    drawn = load_file(write_random_base(encoder, tmp_path / "new", 1) / "model.safetensors")
+    given = load_file(encoder.folder / "model.safetensors")
+    assert {name: weight.shape for name, weight in drawn.items()} == {name: weight.shape for name, weight in given.items()}
+    assert not torch.equal(drawn["embeddings.word_embeddings.weight"], given["embeddings.word_embeddings.weight"])
 
 
 def test_labels_inside_a_text_are_not_learned_from_word_vectors(tmp_path: Path) -> None:

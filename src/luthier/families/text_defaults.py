@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 READER = "a decoder whose new head has few steps: 60 and 180 of them, three sets (docs/defaults.md)"
 SMALL_ENCODER = "small encoders: 3e-5 to 3e-4 (BERT-small grid; docs/defaults.md)"
 ENCODER = "encoders of BERT's size: 2e-5 to 5e-5 (the grids of BERT and RoBERTa; docs/defaults.md)"
-VECTORS = "averaged word vectors with a new head (docs/word-vectors.md)"
+VECTORS = "averaged word vectors: 1e-3 of 1e-4, 1e-3 and 3e-3 (docs/log/2026-11.md#word-vectors-as-a-base-of-classifiers)"
 RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("small encoder", "full"): (1e-4, SMALL_ENCODER),
     ("small encoder", "freeze"): (3e-4, "above a frozen prefix the learning rate can be higher"),
@@ -28,7 +28,9 @@ RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("decoder", "gradual"): (1e-4, "as full fine-tuning"),
     ("decoder", "lora"): (3e-4, "flat optimum over 35 models and all ranks (Tinker cookbook's sweep)"),
     ("vectors", "full"): (1e-3, VECTORS),
-    ("vectors", "freeze"): (3e-3, VECTORS),
+    ("vectors", "freeze"): (3e-3, "above a frozen average the learning rate can be higher; not measured"),
+    ("vectors", "gradual"): (1e-3, "as full tuning; not measured"),
+    ("vectors", "lora"): (3e-3, "above that of full tuning; not measured"),
     ("reader", "full"): (3e-4, READER),
     ("reader", "freeze"): (6e-4, READER),
     ("reader", "gradual"): (3e-4, "as full fine-tuning"),

@@ -154,7 +154,8 @@ def train_cell(
     clock = Clock()
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        base = str(write_random_base(resolve(start.base), folder / "base", seed)) if start.redrawn else start.base
+        family = family_of(dataset.spec.task)
+        base = str(write_random_base(family.read_base(resolve(start.base)), folder / "base", seed)) if start.redrawn else start.base
         experiment, _ = choose_experiment(dataset, base, assignments, seed, NullReporter())
         scores, metrics, facts = _fit_and_score(folder / "run", experiment, dataset, reporter, signals, watch, clock)
         return {
