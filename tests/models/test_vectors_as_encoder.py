@@ -75,12 +75,16 @@ def test_of_glove_the_sum_of_both_vectors_is_read_and_any_other_base_stays_as_it
     assert as_encoder(bases("bert")) is bases("bert")
 
 
-def test_a_classifier_is_trained_from_word_vectors_and_its_bundle_needs_them_no_more(tmp_path: Path) -> None:
+def test_a_classifier_is_trained_from_word_vectors_and_its_bundle_needs_them_no_more(
+    tmp_path: Path, bases: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = tmp_path / "rows.jsonl"
     made = rows(120)
     table.write_text("".join(json.dumps({**row, "text": f"{row['text']} {number}"}) + "\n" for number, row in enumerate(made)))
     words = sorted({word for row in made for word in str(row["text"]).lower().split()})
     base = write(tmp_path / "vectors", words)
+    monkeypatch.setattr("luthier.pilot.check.READER", str(bases("bert").folder))
+    luthier.check(table, base=str(base.folder))
     run = luthier.run(table, base=str(base.folder), out=tmp_path / "run", set=["training.steps=12"], force=True)
     assert json.loads((run.folder / "bundle" / "config.json").read_text())["model_type"] == "bert"
     for file in base.folder.iterdir():
