@@ -85,8 +85,18 @@ def test_plain_arrays_are_split_as_any_rows(tmp_path: Path) -> None:
         (lambda pixels: pixels / 255, lambda pixels: pixels),
         (lambda pixels: pixels.astype(np.float32), lambda pixels: pixels),
         (lambda pixels: pixels.astype(np.uint16) * 257, lambda pixels: pixels),
+        (lambda pixels: (pixels.astype(np.uint16) * 256 + 7).astype(">u2"), lambda pixels: pixels),
+        (lambda pixels: pixels.astype(np.uint16), lambda pixels: pixels),
+        (lambda pixels: pixels.astype(">u2"), lambda pixels: pixels),
         (lambda pixels: pixels.astype(np.int64), lambda pixels: pixels),
+        (lambda pixels: pixels.astype(">i4"), lambda pixels: pixels),
+        (lambda pixels: (pixels / 255).astype(np.float16), lambda pixels: pixels),
+        (lambda pixels: (pixels / 255).astype(">f4"), lambda pixels: pixels),
         (lambda pixels: pixels > 127, lambda pixels: (pixels > 127) * 255),
+        (lambda pixels: (pixels > 127).astype(np.uint8), lambda pixels: (pixels > 127) * 255),
+        (lambda pixels: (pixels > 127).astype(np.uint16), lambda pixels: (pixels > 127) * 255),
+        (lambda pixels: (pixels > 127).astype(np.int64), lambda pixels: (pixels > 127) * 255),
+        (lambda pixels: (pixels > 127).astype(np.float32), lambda pixels: (pixels > 127) * 255),
         (lambda pixels: pixels[..., None], lambda pixels: pixels),
     ],
 )
@@ -94,6 +104,28 @@ def test_pixels_of_any_honest_type_are_the_same_pixels(tmp_path: Path, change: A
     pixels = images(40)
     rows = read(save(tmp_path, images=change(pixels))).records(str(tmp_path / "scans.npz"))
     assert np.array_equal(np.stack(decode(rows, "image", 12, 1))[..., 0], wanted(pixels))
+
+
+@pytest.mark.parametrize(("dtype", "times"), [(np.uint16, 257), (np.float64, 1), (np.uint8, 1)])
+def test_a_dark_part_is_read_as_the_brighter_ones_of_its_file_are(tmp_path: Path, dtype: Any, times: int) -> None:
+    """By itself it could be meant otherwise: 16 bits that are all small, fractions, black and white."""
+    bright = images(40).astype(dtype) * dtype(times)
+    dark = np.minimum(images(40, 1), 1).astype(dtype)
+    path = save(tmp_path, train_images=bright, train_labels=LABELS, test_images=dark, test_labels=LABELS)
+    rows = read(path / "test").records(str(path / "test"))
+    assert np.array_equal(np.stack(decode(rows, "image", 12, 1))[..., 0], dark // times)
+    other = save(tmp_path, train_images=images(40).astype(np.uint8), test_images=bright / dtype(255 * times))  # of another type: by itself
+    rows = read(other / "test").records(str(other / "test"))
+    assert np.stack(decode(rows, "image", 12, 1)).max() == 255
+
+
+def test_colours_and_what_is_transparent_keep_their_pixels(tmp_path: Path) -> None:
+    pixels = images(40, channels=4)
+    for change in (lambda pixels: pixels, lambda pixels: (pixels.astype(np.uint16) * 256 + 7).astype(">u2"), lambda pixels: pixels / 255):
+        path = save(tmp_path, images=change(pixels))
+        rows = read(path).records(str(path))
+        assert {row.values["mode"] for row in rows} == {"RGBA"}
+        assert np.array_equal(np.stack(decode(rows, "image", 12, 3)), pixels[..., :3])
 
 
 LABELS = np.arange(40) % 2
@@ -107,6 +139,10 @@ BAD = {
         "labels": LABELS,
     },
     "has the shape 40 × 144": {"images": images(40).reshape(40, 144), "labels": LABELS},
+    "images holds 16-bit numbers of which none is above 4,080: read as 16 bits they would be 16 shades": {
+        "images": images(40).astype(np.uint16) * np.uint16(16),
+        "labels": LABELS,
+    },
     "its channels come before the pixels": {"images": np.moveaxis(images(40, channels=3), 3, 1), "labels": LABELS},
     "has the shape 40 × 12 × 12 × 12": {"images": np.zeros((40, 12, 12, 12), np.uint8), "labels": LABELS},
     "it is empty": {"images": np.zeros((0, 12, 12), np.uint8)},

@@ -25,7 +25,7 @@ from luthier.families.unpaired_preference_report import describe_answers, trivia
 from luthier.models.modes import eval_mode
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.referenced import load_referenced
-from luthier.objectives.reference import complete, log_probabilities
+from luthier.objectives.reference import complete, log_probabilities, sum_by_answer
 from luthier.objectives.unpaired_preference import MISMATCHED, UnpairedObjective, UnpairedPreference
 from luthier.pilot.show import Shown
 from luthier.training.assemble import assemble
@@ -202,11 +202,11 @@ def test_a_mismatched_answer_that_is_another_than_is_said_is_caught(bases: Any, 
 
 def test_a_loss_whose_level_is_learned_too_is_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def not_detached(self: Any, model: Any, batch: Any) -> Loss:
-        gained = self._sums(log_probabilities(model, batch, gradient=True) - complete(batch, model), batch.each["tokens"])
+        gained = sum_by_answer(log_probabilities(model, batch, gradient=True) - complete(batch, model), batch.each["tokens"])
         stream = batch.streams[MISMATCHED]
         alone = replace(batch, lengths=stream.lengths, flat=stream.values, streams={})
         with eval_mode(model):
-            level = self._sums(
+            level = sum_by_answer(
                 log_probabilities(model, alone, gradient=True) - complete(alone, model), batch.each["mismatched_tokens"]
             ).mean()
         return Loss(self.spec.losses(gained, batch.each["good"], level).sum(), float(len(batch)))

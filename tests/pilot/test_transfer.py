@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 import luthier
-from luthier.core.errors import ExperimentError, RunError
+from luthier.core.errors import ExperimentError, LuthierError, RunError
 from luthier.core.interfaces import NullReporter
-from luthier.core.run import Clock
+from luthier.core.run import Clock, Run
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
-from luthier.pilot import transfer as verb
+from luthier.pilot import transfer_comparison as comparison
 from luthier.pilot.stages.transfer_table import compare_starts
 from luthier.pilot.transfer import Transfer
 from luthier.pilot.transfer_cells import find_starts, with_rows
@@ -90,13 +90,13 @@ def test_finished_models_are_kept_and_more_may_be_asked_for(
 ) -> None:
     shutil.copytree(done.folder, tmp_path / "again")
     trained = []
-    real = verb.train_cell
+    real = comparison.train_cell
 
     def counted(*given: Any) -> dict[str, Any]:
         trained.append(given[2].name)
         return real(*given)
 
-    monkeypatch.setattr(verb, "train_cell", counted)
+    monkeypatch.setattr(comparison, "train_cell", counted)
     base = done.found["starts"][1]["name"]
     (next((tmp_path / "again" / "cells").glob("*-16-1.json"))).unlink()  # as if the process had been killed in it
     more = luthier.transfer(table, f"scratch,{base}", rows="16,24,all", seeds=1, **ASKED, out=tmp_path / "again")
@@ -116,8 +116,16 @@ def test_a_start_that_cannot_serve_the_rows_is_left_out_with_its_reason(done: Tr
     assert "is a network for images" in found["starts"][0]["why_not"]
     assert found["against"] == base
     assert found["sentences"] == ["one start alone says nothing of transfer"]
-    with pytest.raises(ExperimentError, match="can serve these rows"):
+    with pytest.raises(LuthierError, match="is a network for images") as problem:
         luthier.transfer(table, str(tmp_path / "images"), rows="16", seeds=1, set=QUICK, out=tmp_path / "none")
+    assert problem.value.remedy
+
+
+def test_a_wrong_change_is_no_fault_of_the_starts(table: Path, bases: Any, tmp_path: Path) -> None:
+    for wrong, remedy in ({"metric": "accurcy"}, "did you mean 'accuracy'"), ({"set": ["optimzer.lr=1"]}, "did you mean 'optimizer'"):
+        with pytest.raises(ExperimentError, match=r"^there is no") as problem:
+            luthier.transfer(table, ["scratch", str(bases("bert").folder)], rows="16", seeds=1, out=tmp_path / "out", **wrong)
+        assert remedy in (problem.value.remedy or "")
 
 
 def test_a_budget_leaves_out_what_no_longer_fits_and_says_so(
@@ -128,7 +136,7 @@ def test_a_budget_leaves_out_what_no_longer_fits_and_says_so(
         file.unlink()
     for file in (tmp_path / "again" / "cells").glob("*.json"):
         file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": 1000.0}))
-    monkeypatch.setattr(verb, "train_cell", lambda *given: pytest.fail("there was no time for it"))
+    monkeypatch.setattr(comparison, "train_cell", lambda *given: pytest.fail("there was no time for it"))
     base = done.found["starts"][1]["name"]
     found = luthier.transfer(table, f"scratch,{base}", rows="16,all", seeds=2, budget="300s", **ASKED, out=tmp_path / "again").found
     assert found["left_out"] == ["all rows, seed 1", "all rows, seed 2"]
@@ -140,6 +148,45 @@ def test_a_model_that_outlasts_the_budget_is_given_up(table: Path, bases: Any, t
     with pytest.raises(ExperimentError, match="the budget was spent before one model was finished"):
         luthier.transfer(table, str(bases("bert").folder), rows="16", seeds=1, budget="60s", **ASKED, out=tmp_path / "out")
     assert not list((tmp_path / "out" / "cells").iterdir())
+
+
+def test_every_model_that_a_spent_budget_leaves_out_is_listed(
+    done: Transfer, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three starts is given up in its training: the third, that was not begun, is missing too."""
+    shutil.copytree(done.folder, tmp_path / "again")
+    for file in (tmp_path / "again" / "cells").glob("*-all-2.json"):
+        file.unlink()
+    real, trained = comparison.train_cell, []
+
+    def once(*given: Any) -> dict[str, Any]:
+        trained.append(given[2].name)
+        if len(trained) > 1:
+            raise comparison.BudgetSpent
+        return real(*given)
+
+    monkeypatch.setattr(comparison, "train_cell", once)
+    names = [start["name"] for start in done.found["starts"]]
+    found = luthier.transfer(table, names, rows="16,all", seeds=2, budget="1h", **ASKED, out=tmp_path / "again").found
+    assert trained == names[:2]
+    assert found["left_out"] == [f"{names[1]} and {names[2]} on all rows, seed 2"]
+    assert f"{names[2]} on all rows, seed 2" in (tmp_path / "again" / "report.html").read_text()
+
+
+def test_what_is_finished_is_read_from_its_file_once(done: Transfer, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(done.folder, tmp_path / "again")
+    real, opened = Run.json, Counter[str]()
+
+    def counted(place: Run, name: str) -> Any:
+        opened[name] += name.startswith("cells/")
+        return real(place, name)
+
+    monkeypatch.setattr(Run, "json", counted)
+    names = [start["name"] for start in done.found["starts"]]
+    again = luthier.transfer(table, names, rows="16,all", seeds=2, **ASKED, out=tmp_path / "again")
+    assert again.found == done.found
+    assert sum(opened.values()) == 12
+    assert max(opened.values()) == 1
 
 
 def test_new_weights_are_drawn_in_the_network_of_the_first_base(table: Path, bases: Any, tmp_path: Path) -> None:
@@ -179,7 +226,11 @@ def test_images_are_compared_too(tmp_path: Path) -> None:
         ({"starts": "scratch,scratch"}, "scratch is named twice"),
         ({"starts": "scratch", "rows": "50,some"}, "'some' is no number of training rows"),
         ({"starts": "scratch", "rows": "2"}, "'2' is no number of training rows"),
+        ({"starts": "scratch", "rows": ""}, "'' is no number of training rows"),
+        ({"starts": "scratch", "rows": []}, "no number of training rows was given"),
         ({"starts": "scratch", "seeds": 0}, "0 seeds"),
+        ({"starts": "scratch", "most_test": 0}, "0 test rows at most"),
+        ({"starts": "scratch", "most_test": -5}, "-5 test rows at most"),
     ],
 )
 def test_what_cannot_be_asked_is_told(table: Path, bases: Any, tmp_path: Path, asked: dict[str, Any], message: str) -> None:
@@ -223,3 +274,11 @@ def test_no_evidence_is_called_so() -> None:
     for (name, _, _), cell in made.items():
         cell["draws"] = [cell["value"] + step * (1 if name == "base" else -1) for step in (-0.05, 0.0, 0.05)] * 100
     assert compare_starts(made, ["base", "scratch"])["sentences"][0].endswith("no evidence that it helps.")
+
+
+def test_where_there_is_no_evidence_with_200_rows_but_with_fewer_both_are_said() -> None:
+    made = cells({"scratch": [0.5, 0.6, 0.8], "base": [0.7, 0.61, 0.8]})
+    for (name, _, _), cell in made.items():
+        cell["draws"] = [cell["value"] + step * (1 if name == "base" else -1) for step in (-0.05, 0.0, 0.05)] * 100
+    (sentence,) = compare_starts(made, ["base", "scratch"])["sentences"]
+    assert sentence.endswith(": no evidence that it helps; with 50 rows it is worth +20.0 points of accuracy [+10.0, +30.0].")

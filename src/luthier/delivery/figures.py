@@ -13,10 +13,27 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
 Points = Sequence[tuple[float, float]]
 LARGEST = 1e300
 """Values from here on are not drawn."""
+COLOURS = 8
+"""Classes c0 to c7 of the style sheet."""
 
 
-def _ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers between two values."""
+def colour(number: int) -> str:
+    """The classes of a line, its points and its name in the legend: eight colours, then the same ones dashed, and again.
+
+    Args:
+        number: of the line, from 0.
+    """
+    return f"c{number % COLOURS}" + (" dashed" if number // COLOURS % 2 else "")
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers between two values.
+
+    Args:
+        low: the lower end of the scale.
+        high: the upper one.
+        count: of steps between them, at most.
+    """
     span = (high - low) or 1.0
     step = 10 ** math.floor(math.log10(span / count))
     step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= count)
@@ -24,7 +41,8 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(first + number * step, 10) for number in range(int((high - first) / step + 1e-9) + 1)]
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """A number beside an axis."""
     return f"{value:.0e}".replace("e-0", "e-") if value and abs(value) < 1e-2 else f"{value:g}"
 
 
@@ -39,7 +57,7 @@ def lines(
     """Lines over a common axis.
 
     Args:
-        series: name → points; the colours follow the order (classes c0, c1, …).
+        series: name → points; the colours follow the order.
         x: what the horizontal axis says.
         y: what the vertical axis says.
         mark: a vertical line and its name.
@@ -69,10 +87,10 @@ def lines(
     for number, (name, one) in enumerate(series.items()):
         kept = [(px, py) for px, py in one if drawable(px, py)]
         path = " ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in _thin(kept))
-        parts.append(f'<polyline class="c{number}" points="{path}"/>')
+        parts.append(f'<polyline class="{colour(number)}" points="{path}"/>')
         if len(kept) <= 60:
             parts += [
-                f'<circle class="c{number}" cx="{at_x(px):.1f}" cy="{at_y(py):.1f}" r="3"><title>{html.escape(name)}: {py:.4g} at {px:g}</title></circle>'
+                f'<circle class="{colour(number)}" cx="{at_x(px):.1f}" cy="{at_y(py):.1f}" r="3"><title>{html.escape(name)}: {py:.4g} at {px:g}</title></circle>'
                 for px, py in kept
             ]
     if mark is not None:
@@ -82,7 +100,7 @@ def lines(
         parts.append(
             f'<text class="mark" x="{at_x(mark[0]) + shift:.1f}" y="{TOP + 12}" text-anchor="{side}">{html.escape(mark[1])}</text>'
         )
-    legend = "".join(f'<span class="key c{number}">{html.escape(name)}</span>' for number, name in enumerate(series))
+    legend = "".join(f'<span class="key {colour(number)}">{html.escape(name)}</span>' for number, name in enumerate(series))
     return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y)} against {html.escape(x)}">{"".join(parts)}</svg><figcaption>{legend}</figcaption></figure>'
 
 
@@ -90,11 +108,11 @@ def _frame(
     x: str, y: str, at_x: Callable[[float], float], at_y: Callable[[float], float], xs: tuple[float, float], ys: tuple[float, float]
 ) -> list[str]:
     parts = []
-    for tick in _ticks(*ys):
+    for tick in ticks(*ys):
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{at_y(tick):.1f}" x2="{WIDTH - RIGHT}" y2="{at_y(tick):.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at_y(tick) + 4:.1f}" text-anchor="end">{_short(tick)}</text>')
-    for tick in _ticks(*xs, count=6):
-        parts.append(f'<text x="{at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_short(tick)}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{at_y(tick) + 4:.1f}" text-anchor="end">{short(tick)}</text>')
+    for tick in ticks(*xs, count=6):
+        parts.append(f'<text x="{at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{short(tick)}</text>')
     parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{html.escape(x)}</text>')
     parts.append(f'<text class="axis" x="4" y="{TOP + 2}" transform="rotate(-90 12 {TOP})" text-anchor="end">{html.escape(y)}</text>')
     return parts
@@ -128,7 +146,7 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], shown: Callable[[
         told = (
             f'<span>{html.escape(name)}</span><span><b>{shown(value)}</b> <span class="soft">[{shown(least)}, {shown(most)}]</span></span>'
         )
-        bar = f'<line class="c{number} bar" x1="{at(least)}" y1="8" x2="{at(most)}" y2="8"/><circle class="c{number}" cx="{at(value)}" cy="8" r="6"/>'
+        bar = f'<line class="{colour(number)} bar" x1="{at(least)}" y1="8" x2="{at(most)}" y2="8"/><circle class="{colour(number)}" cx="{at(value)}" cy="8" r="6"/>'
         parts.append(f'<p class="value">{told}</p><svg viewBox="0 0 {WIDTH} 16" role="img" aria-label="95 % interval">{bar}</svg>')
     return f"<figure>{''.join(parts)}</figure>"
 
@@ -173,11 +191,11 @@ def labelled_map(clusters: Sequence[tuple[str, Sequence[tuple[str, float, float]
             if free:
                 taken.append((at_x, at_y, wide))
                 parts.append(
-                    f'<text class="w{number % 8}" x="{at_x:.1f}" y="{at_y + 4:.1f}" text-anchor="middle">{html.escape(word)}{told}</text>'
+                    f'<text class="{colour(number)} word" x="{at_x:.1f}" y="{at_y + 4:.1f}" text-anchor="middle">{html.escape(word)}{told}</text>'
                 )
             else:
-                parts.append(f'<circle class="w{number % 8}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="2.5">{told}</circle>')
-    legend = "".join(f'<span class="key w{number % 8}">{html.escape(name)}</span>' for number, (name, _) in enumerate(clusters))
+                parts.append(f'<circle class="{colour(number)}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="2.5">{told}</circle>')
+    legend = "".join(f'<span class="key {colour(number)}">{html.escape(name)}</span>' for number, (name, _) in enumerate(clusters))
     return f'<figure><svg viewBox="0 0 {WIDTH} {MAP_HEIGHT}" role="img" aria-label="words on a plane">{"".join(parts)}</svg><figcaption>{legend}</figcaption></figure>'
 
 
@@ -206,7 +224,7 @@ def parallel(axes: Sequence[tuple[str, Sequence[str], Sequence[float]]], names: 
         points = " ".join(f"{LEFT + number * gap:.1f},{_height(places[trial]):.1f}" for number, (_, _, places) in enumerate(axes))
         about = f"{names[trial]}: " + ", ".join(f"{name} {said[trial]}" for name, said, _ in axes)
         parts.append(
-            f'<polyline class="{"c0" if trial == best else "c2 faint"}" points="{points}"><title>{html.escape(about)}</title></polyline>'
+            f'<polyline class="{"c0" if trial == best else "c7 faint"}" points="{points}"><title>{html.escape(about)}</title></polyline>'
         )
     return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="each trial as a line">{"".join(parts)}</svg></figure>'
 
@@ -240,7 +258,7 @@ def fan(series: Mapping[str, Points], best: str, x: str, y: str) -> str:
 
     parts = _frame(x, y, at_x, at_y, (0.0, x_high), (y_low, y_high))
     for name in [*(name for name in series if name != best), *([best] if best in series else [])]:
-        kind = "c0" if name == best else "c2 faint"
+        kind = "c0" if name == best else "c7 faint"
         told = f"<title>{html.escape(name)}</title>"
         parts.append(
             f'<polyline class="{kind}" points="{" ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in series[name])}">{told}</polyline>'

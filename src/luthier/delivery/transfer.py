@@ -10,12 +10,12 @@ from typing import Any
 
 from luthier.core.run import AGAIN, Run, write_file
 from luthier.core.words import duration, plural
-from luthier.delivery.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, drawable
+from luthier.delivery.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, colour, drawable, short, ticks
 from luthier.delivery.page import page, section, table, text, title_of
 from luthier.evaluation.verdict import format_value
 
-TICKS = 5
-"""Of the metric, at most."""
+APART = 40
+"""Pixels between two numbers of rows below the axis, at least."""
 
 
 def write_transfer(place: Run, found: Mapping[str, Any]) -> Path:
@@ -109,23 +109,26 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str], metric
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     parts = []
-    for number in range(TICKS):
-        value = low + pad + (high - low - 2 * pad) * number / (TICKS - 1)
+    for value in ticks(low, high, 6):
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{at_y(value):.1f}" x2="{WIDTH - RIGHT}" y2="{at_y(value):.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at_y(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
-    parts += [f'<text x="{at_x(rows):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{rows:,}</text>' for rows in counts]
+        parts.append(f'<text x="{LEFT - 6}" y="{at_y(value) + 4:.1f}" text-anchor="end">{short(value)}</text>')
+    written: list[float] = []
+    for rows in reversed(counts):  # the most in any case
+        if not written or written[-1] - at_x(rows) >= APART:
+            written.append(at_x(rows))
+            parts.append(f'<text x="{at_x(rows):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{rows:,}</text>')
     parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">labelled training rows</text>')
     for number, name in enumerate(names):
         mine = sorted((line for line in shown if line["start"] == name), key=lambda line: line["rows"])
         aside = (number - (len(names) - 1) / 2) * 5  # so that bars do not lie on each other
         points = [(at_x(line["rows"]) + aside, line) for line in mine]
         path = " ".join(f"{x:.1f},{at_y(line['value']):.1f}" for x, line in points)
-        parts.append(f'<polyline class="c{number}" points="{path}"/>')
+        parts.append(f'<polyline class="{colour(number)}" points="{path}"/>')
         for x, line in points:
             low_y, at, high_y = (at_y(line[end]) for end in ("low", "value", "high"))
             if drawable(line["low"], line["high"]):
-                parts.append(f'<line class="c{number} bar" x1="{x:.1f}" y1="{low_y:.1f}" x2="{x:.1f}" y2="{high_y:.1f}"/>')
+                parts.append(f'<line class="{colour(number)} bar" x1="{x:.1f}" y1="{low_y:.1f}" x2="{x:.1f}" y2="{high_y:.1f}"/>')
             told = f"{name}, {line['rows']:,} rows: {format_value(metric, line['value'])}"
-            parts.append(f'<circle class="c{number}" cx="{x:.1f}" cy="{at:.1f}" r="4"><title>{html.escape(told)}</title></circle>')
-    legend = "".join(f'<span class="key c{number}">{html.escape(name)}</span>' for number, name in enumerate(names))
+            parts.append(f'<circle class="{colour(number)}" cx="{x:.1f}" cy="{at:.1f}" r="4"><title>{html.escape(told)}</title></circle>')
+    legend = "".join(f'<span class="key {colour(number)}">{html.escape(name)}</span>' for number, name in enumerate(names))
     return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(metric)} against labelled training rows">{"".join(parts)}</svg><figcaption>{legend}</figcaption></figure>'

@@ -51,6 +51,12 @@ class ChatFamily(Family):
     converses = True
     pipeline_tag = "text-generation"
     gives = "text"
+    moves = text_defaults.WHOLE
+    """The adaptation that a run begins with, and why."""
+    epochs: tuple[tuple[int, float, str], ...] = EPOCHS
+    batches: tuple[int, ...] = BATCHES
+    decides = "the answers' mean negative log-likelihood"
+    """Why the first of its metrics decides which checkpoint is kept."""
 
     # rows
 
@@ -71,10 +77,23 @@ class ChatFamily(Family):
             f"{path}: no conversation found among the columns {', '.join(rows.columns)}", "name them: --input question --target answer"
         )
 
+    def read_row(self, values: Any, input: tuple[str, ...], target: str) -> Any:
+        """What a row says: turns of which the last is an answer.
+
+        Args:
+            values: its columns.
+            input: the columns that are read.
+            target: the column to be learned.
+
+        Raises:
+            ValueError: why nothing can be learned from it.
+        """
+        return conversation(values, input, target)
+
     def reject_reason(self, record: Record, columns: Columns) -> str:
-        """What is no conversation that ends with an answer."""
+        """Why nothing can be learned from a row; empty where something can."""
         try:
-            conversation(record.values, columns.input, columns.target or "")
+            self.read_row(record.values, columns.input, columns.target or "")
         except ValueError as problem:
             return str(problem)
         return ""
@@ -87,13 +106,12 @@ class ChatFamily(Family):
     # starting point
 
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
-        """One or two epochs of full fine-tuning."""
+        """One or two epochs."""
         rows = len(dataset.records["train"])
-        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
-        adaptation, adapted = text_defaults.adaptation_for("decoder", 0)
+        epochs, why = next((epochs, why) for limit, epochs, why in self.epochs if rows < limit)
         return [
-            *(Choice(f"adaptation.{name}", value, adapted) for name, value in adaptation.items()),
-            Choice("optimizer.lr", *self.learning_rate(base, adaptation["kind"])),
+            Choice("adaptation.kind", *self.moves),
+            Choice("optimizer.lr", *self.learning_rate(base, self.moves[0])),
             Choice("training.epochs", epochs, why),
             self.batch_size(dataset, epochs),
             *text_defaults.schedule(),
@@ -106,12 +124,12 @@ class ChatFamily(Family):
         return text_defaults.learning_rate("decoder", base, adaptation)
 
     def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
-        """A few rows a step: answers are long."""
-        return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, STEPS)
+        """The most rows a step that leave a run as many steps as it should have; few, for answers are long."""
+        return text_defaults.largest_batch(self.batches, len(dataset.records["train"]) * epochs, STEPS)
 
     def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
-        """The loss of the answers."""
-        return [Choice("training.metric", "loss" if asked == AUTO else asked, "the answers' mean negative log-likelihood")]
+        """The first of its metrics, where none is asked for."""
+        return [Choice("training.metric", self.metrics[0] if asked == AUTO else asked, self.decides)]
 
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
         """Those whose learning rates are known."""

@@ -231,6 +231,10 @@ class Family(ABC):
             return spec.model_copy(update={"labels": dataset.labels})
         return spec
 
+    def read_base(self, base: Base) -> Base:
+        """The base as this family's networks read it, and as its bundles carry it."""
+        return base
+
     def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
         """What makes numbers of a row: the base's tokenizer. It has `save_pretrained`, and a bundle is a base.
 

@@ -8,21 +8,17 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import DataError
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
-from luthier.data.chat import prompt, prompt_turns
 from luthier.data.near_duplicates import normalise
 from luthier.data.pairs import SIDES, pair_of
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
-from luthier.evaluation.metric_choice import AUTO
-from luthier.families import preference_proofs, text_defaults, token_proofs
+from luthier.families import preference_proofs, token_proofs
 from luthier.families.chat import ChatFamily
-from luthier.families.family import Choice
 from luthier.families.preference_report import describe_pairs, trivial_models
 from luthier.objectives.preference import Preference
 
 if TYPE_CHECKING:
-    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.base import Base
     from luthier.models.referenced import Referenced
@@ -34,8 +30,6 @@ EPOCHS = ((5_000, 2, "few rows"), (1 << 62, 1, "one pass: Tülu 3 and Zephyr too
 """Below this many training pairs, epochs, and why."""
 BATCHES = (16, 8)
 """Pairs a step."""
-STEPS = 100
-"""That a run should have."""
 RATES = {
     "full": (2e-6, "decoders learn preferences at a fiftieth of the rate of fine-tuning (SmolLM2's own recipe: 1e-6)"),
     "lora": (
@@ -58,6 +52,10 @@ class PreferenceFamily(ChatFamily):
     gives = "text"
     compares_untouched = False
     has_reference = True
+    moves = ("lora", "adapters leave the base as it is, and it is the reference")
+    epochs = EPOCHS
+    batches = BATCHES
+    decides = "pairs whose better answer gained more than the worse one"  # the loss depends on beta and on how far the model has moved
 
     # rows
 
@@ -79,13 +77,9 @@ class PreferenceFamily(ChatFamily):
             )
         return Columns(self.name, names, SIDES[0], "the columns chosen and rejected are preference pairs")
 
-    def reject_reason(self, record: Record, columns: Columns) -> str:
-        """What is no pair: an answer says nothing, both are the same, or the turns do not fit."""
-        try:
-            pair_of(record.values, columns.input)
-        except ValueError as problem:
-            return str(problem)
-        return ""
+    def read_row(self, values: Any, input: tuple[str, ...], target: str) -> Any:
+        """A prompt and two answers; no pair where an answer says nothing, both are the same, or the turns do not fit."""
+        return pair_of(values, input)
 
     def row_view(self, record: Record, data: Data) -> RowView:
         """The prompt, and the better answer."""
@@ -107,32 +101,9 @@ class PreferenceFamily(ChatFamily):
 
     # starting point
 
-    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
-        """Adapters, whose reference is the base itself."""
-        rows = len(dataset.records["train"])
-        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
-        return [
-            Choice("adaptation.kind", "lora", "adapters leave the base as it is, and it is the reference"),
-            Choice("optimizer.lr", *self.learning_rate(base, "lora")),
-            Choice("training.epochs", epochs, why),
-            self.batch_size(dataset, epochs),
-            *text_defaults.schedule(),
-            *text_defaults.regularisation(dropout=0.0, decay=0.0),
-            *self.metric(dataset, metric),
-        ]
-
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """Far below that of fine-tuning: what is learned is a difference, and the rest should stay."""
         return RATES.get(adaptation, RATES["full"])
-
-    def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
-        """The most pairs a step that leave a run as many steps as it should have."""
-        return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, STEPS)
-
-    def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
-        """The share of pairs that are told right: the loss depends on beta and on how far the model has moved."""
-        name = self.metrics[0] if asked == AUTO else asked
-        return [Choice("training.metric", name, "pairs whose better answer gained more than the worse one")]
 
     # model and loss
 
@@ -160,10 +131,6 @@ class PreferenceFamily(ChatFamily):
             preference_proofs.the_better_answer_is_preferred,
         )
         return read, ask
-
-    def serving_inputs(self, record: Record, objective: Any) -> Any:
-        """The turns that wait for an answer."""
-        return {"tokens": prompt(objective.tokenizer, prompt_turns(record.values, objective.input))[0]}
 
     # judging
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from luthier.core.proof import Proof, ProofContext, row_of
+from luthier.core.proof import CLOSE_FP32, Proof, ProofContext, row_of
 from luthier.core.types import Example, Message
 from luthier.data.chat import prompt, render
 from luthier.data.pairs import SIDES, pair_of
@@ -33,15 +33,12 @@ def both_answers_are_compared_and_nothing_else(context: ProofContext) -> Proof:
     for example in context.read[:READ]:
         pair = pair_of(example.record.values, context.objective.input)
         for side, part in enumerate(_sides(example)):
-            said = tokenizer.decode([example.tokens[place] for place in part if example.target[place]])
-            for mark in tokenizer.all_special_tokens:
-                said = said.replace(mark, "")
+            said = bare(tokenizer, tokenizer.decode([example.tokens[place] for place in part if example.target[place]]))
             expected, other = pair.answers[side].strip(), pair.answers[1 - side].strip()
-            plain = bare(tokenizer, expected)
-            if said.strip() in (expected, plain) or (example.facts["cut"] and plain.startswith(said.strip().rstrip("\ufffd"))):
+            if spells(tokenizer, said, expected, example.facts["cut"]):
                 continue
             claim = f"more or less than the {SIDES[side]} answer is learned as such"
-            if said.strip() in (other, bare(tokenizer, other)):
+            if spells(tokenizer, said, other, 0):
                 claim = "chosen and rejected are the wrong way round: the rejected answer would be preferred"
             return Proof(held=False, claim=claim, evidence={**row_of(example), SIDES[side]: expected[:200], "learned": said[:200]})
     rows = min(READ, len(context.read))
@@ -53,6 +50,19 @@ def bare(tokenizer: Any, text: str) -> str:
     for mark in tokenizer.all_special_tokens:
         text = text.replace(mark, "")
     return text.strip()
+
+
+def spells(tokenizer: Any, said: str, answer: str, cut: int) -> bool:
+    """Whether the learned tokens are an answer as it stands in the row, or its beginning where it was cut off.
+
+    Args:
+        tokenizer: knows what looks like a control token.
+        said: the learned tokens as text, bare.
+        answer: the row's.
+        cut: tokens that were cut off.
+    """
+    whole, plain = answer.strip(), bare(tokenizer, answer)
+    return said in (whole, plain) or (cut > 0 and plain.startswith(said.rstrip("\ufffd")))
 
 
 def _sides(example: Example) -> list[range]:
@@ -80,10 +90,20 @@ def both_ends_are_learned(context: ProofContext) -> Proof:
 
 def starts_as_the_reference(context: ProofContext) -> Proof:
     """Before step one the model is the reference: no answer has gained on the other, so the loss is that of a coin."""
+    return loss_begins_at(context, float(context.spec.at_start))
+
+
+def loss_begins_at(context: ProofContext, expected: float) -> Proof:
+    """Before step one the loss is what it must be where nothing has moved from the reference.
+
+    Args:
+        context: the model and the rows.
+        expected: that loss, a row.
+    """
     from luthier.evaluation.score import score
 
     scores = score(context.model, context.objective, context.rows)
-    began, expected = float(scores.loss.sum() / scores.count.sum()), float(context.spec.at_start)
+    began = float(scores.loss.sum() / scores.count.sum())
     apart = abs(began - expected) / expected
     return Proof(held=apart <= context.close, claim=f"the loss begins at {began:.5f}; while nothing has moved from the reference it is {expected:.5f}",
                  evidence={"loss": began, "expected": expected, "relative_difference": apart, "allowed": context.close})  # fmt: skip
@@ -96,7 +116,7 @@ def the_better_answer_is_preferred(context: ProofContext) -> Proof:
     with computed_anew(model):
         falls = gradient(model, lambda: context.objective.loss(model, context.batch([example])).total)
         parts = gradient(model, lambda: _taken(context, _said(context, example, 0)) - _taken(context, _said(context, example, 1)))
-    alike = dot(falls, parts) / max((dot(falls, falls) * dot(parts, parts)) ** 0.5, 1e-30)
+    alike = cosine(falls, parts)
     held = alike <= -ALIKE
     claim = "a step makes the better answer likelier against the worse one" if held else (
         "a step would make the worse answer likelier: the preference is reversed" if alike >= ALIKE else "the loss does not compare the two answers")  # fmt: skip
@@ -109,21 +129,28 @@ def the_better_answer_is_preferred(context: ProofContext) -> Proof:
 
 def log_probabilities_are_exact(context: ProofContext) -> Proof:
     """Both answers' log-probabilities, of a pair in one pass whose prompt is read once, are those of transformers' own forward pass of each by itself; in fp32."""
-    from luthier.core.proof import CLOSE_FP32
     from luthier.objectives.reference import said_of
 
     model: Any = context.model
     example = min(context.rows, key=lambda each: each.size)
     with computed_anew(model):
         (ours,) = said_of(context.objective, model, [example])
-        theirs = [_said(context, example, side).detach() for side in (0, 1)]
+        theirs = [float(_said(context, example, side).detach().sum()) for side in (0, 1)]
     first = example.facts["lengths"][0]
-    apart = max(
-        abs(float(one.sum()) - float(two.sum())) / max(abs(float(two.sum())), 1e-2)
-        for one, two in zip((ours[:first], ours[first:]), theirs, strict=True)
-    )
+    return said_exactly(example, [float(ours[:first].sum()), float(ours[first:].sum())], theirs)
+
+
+def said_exactly(example: Example, ours: Sequence[float], theirs: Sequence[float]) -> Proof:
+    """The log-probabilities of a row's answers are the same in both ways of computing them.
+
+    Args:
+        example: the row.
+        ours: of each answer.
+        theirs: the same, by transformers' own forward pass of each by itself.
+    """
+    apart = max(abs(one - two) / max(abs(two), 1e-2) for one, two in zip(ours, theirs, strict=True))
     return Proof(held=apart <= CLOSE_FP32, claim=f"the answers' log-probabilities are transformers' own (they differ by {apart:.1e})",
-                 evidence={"relative_difference": apart, "allowed": CLOSE_FP32, **row_of(example)})  # fmt: skip
+                 evidence={"relative_difference": apart, "allowed": CLOSE_FP32, "answers": len(theirs), **row_of(example)})  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -159,11 +186,14 @@ def _taken(context: ProofContext, said: Any) -> Any:
     return said.mean() if context.spec.averages else said.sum()
 
 
-def dot(ones: Sequence[Any], others: Sequence[Any]) -> float:
-    """The product of two gradients, given weight by weight."""
+def cosine(ones: Sequence[Any], others: Sequence[Any]) -> float:
+    """Of the angle between two gradients, given weight by weight."""
     import torch
 
-    return sum(float((one * other).sum(dtype=torch.float64)) for one, other in zip(ones, others, strict=True))
+    def product(first: Sequence[Any], second: Sequence[Any]) -> float:
+        return sum(float((one * other).sum(dtype=torch.float64)) for one, other in zip(first, second, strict=True))
+
+    return product(ones, others) / max((product(ones, ones) * product(others, others)) ** 0.5, 1e-30)
 
 
 def gradient(model: Any, make: Callable[[], Any]) -> list[Any]:

@@ -110,17 +110,39 @@ def describe_pairs(scores: Scores) -> dict[str, Any]:
 
 def _drift(scores: Scores) -> dict[str, Any]:
     """How much likelier or less likely the answers became, and the distance from the reference."""
-    from luthier.evaluation.compare import interval
-
     rows = []
     for side, name in (("chosen", "the better answers"), ("rejected", "the worse answers")):
-        gained, tokens = scores.more[side], scores.more[f"{side}_tokens"]
-        rows.append((f"{name}: log-probability gained, in nats a token", f"{gained.sum() / max(tokens.sum(), 1):+.4f}"))
-        rows.append((f"{name}: share that became likelier", f"{100 * float((gained > 0).mean()):.1f} %"))
+        rows += gained_rows(name, scores.more[side], scores.more[f"{side}_tokens"])
+    rows.append(drift_row("the better answers", scores))
+    return {"title": "How far it has gone from the reference", "head": ("on the test pairs", ""), "rows": rows}
+
+
+def gained_rows(name: str, gained: np.ndarray, tokens: np.ndarray) -> list[tuple[str, str]]:
+    """What became of some answers: how much likelier they are than they were, and how many of them.
+
+    Args:
+        name: of the answers.
+        gained: log-probability, in nats, # (answers,)
+        tokens: of each, # (answers,)
+    """
+    return [
+        (f"{name}: log-probability gained, in nats a token", f"{gained.sum() / max(tokens.sum(), 1):+.4f}"),
+        (f"{name}: share that became likelier", f"{100 * float((gained > 0).mean()):.1f} %"),
+    ]
+
+
+def drift_row(name: str, scores: Scores) -> tuple[str, str]:
+    """The distance from the reference on some answers, with its interval.
+
+    Args:
+        name: of the answers.
+        scores: of them, with `drift` and `chosen_tokens`.
+    """
+    from luthier.evaluation.compare import interval
+
     low, high = interval("drift", scores)
     value = scores.more["drift"].sum() / max(scores.more["chosen_tokens"].sum(), 1)
-    rows.append(("drift from the reference on the better answers (KL estimate), in nats a token", f"{value:.5f} [{low:.5f}, {high:.5f}]"))
-    return {"title": "How far it has gone from the reference", "head": ("on the test pairs", ""), "rows": rows}
+    return f"drift from the reference on {name} (KL estimate), in nats a token", f"{value:.5f} [{low:.5f}, {high:.5f}]"
 
 
 def _by_length(scores: Scores) -> dict[str, Any]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 READER = "a decoder whose new head has few steps: 60 and 180 of them, three sets (docs/defaults.md)"
 SMALL_ENCODER = "small encoders: 3e-5 to 3e-4 (BERT-small grid; docs/defaults.md)"
 ENCODER = "encoders of BERT's size: 2e-5 to 5e-5 (the grids of BERT and RoBERTa; docs/defaults.md)"
+VECTORS = "averaged word vectors: 1e-3 of 1e-4, 1e-3 and 3e-3 (docs/log/2026-11.md#word-vectors-as-a-base-of-classifiers)"
 RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("small encoder", "full"): (1e-4, SMALL_ENCODER),
     ("small encoder", "freeze"): (3e-4, "above a frozen prefix the learning rate can be higher"),
@@ -26,12 +27,18 @@ RATES: dict[tuple[str, str], tuple[float, str]] = {
     ("decoder", "freeze"): (1e-4, "as full fine-tuning"),
     ("decoder", "gradual"): (1e-4, "as full fine-tuning"),
     ("decoder", "lora"): (3e-4, "flat optimum over 35 models and all ranks (Tinker cookbook's sweep)"),
+    ("vectors", "full"): (1e-3, VECTORS),
+    ("vectors", "freeze"): (3e-3, "above a frozen average the learning rate can be higher; not measured"),
+    ("vectors", "gradual"): (1e-3, "as full tuning; not measured"),
+    ("vectors", "lora"): (3e-3, "above that of full tuning; not measured"),
     ("reader", "full"): (3e-4, READER),
     ("reader", "freeze"): (6e-4, READER),
     ("reader", "gradual"): (3e-4, "as full fine-tuning"),
     ("reader", "lora"): (1e-3, "as adapters in an encoder; not measured"),
 }
 """(what the base does, adaptation) → learning rate and where it comes from; a reader is a decoder that classifies."""
+WHOLE = ("full", "a base of this size is tuned whole")
+"""What moves, and why, where a base has no head that needs more."""
 SCALES: dict[tuple[str, str], tuple[float, str]] = {
     ("reader", "gemma3_text"): (1 / 6, "Gemma 3 with a new head: 1e-4 was better than 3e-4 and 6e-4, three sets (docs/defaults.md)"),
     ("decoder", "gemma3_text"): (1 / 5, "Gemma 3: 1e-5 and 3e-5 learned in thirty steps what 1e-4 did not (docs/defaults.md)"),
@@ -57,7 +64,7 @@ def adaptation_for(role: str, depth: int) -> tuple[dict[str, Any], str]:
     """What moves by default, and why."""
     if depth and role == "reader":
         return {"kind": "freeze", "depth": depth}, "a decoder that classifies does better with its lower half kept (docs/defaults.md)"
-    return {"kind": "full"}, "a base of this size is tuned whole"
+    return {"kind": WHOLE[0]}, WHOLE[1]
 
 
 def schedule() -> list[Choice]:

@@ -40,12 +40,15 @@ class TextFamily(Family):
     """A text and a new head."""
 
     base = "minilm-l6"
+    base_kinds = ("encoder", "decoder", "vectors")
     pipeline_tag = "text-classification"
 
     # starting point
 
     def role(self, base: Base | None) -> str:
-        """An encoder, small or not; a decoder that classifies is a reader."""
+        """An encoder, small or not; a decoder that classifies is a reader, and word vectors are averaged."""
+        if base is not None and base.kind == "vectors":
+            return "vectors"
         if base is not None and base.kind == "decoder":
             return "reader"
         return "encoder" if base is not None and base.width >= WIDE else "small encoder"
@@ -109,6 +112,16 @@ class TextFamily(Family):
 
     # model and loss
 
+    def read_base(self, base: Base) -> Base:
+        """Word vectors as an encoder that begins as their average; any other base as it is."""
+        from luthier.models.vectors_as_encoder import as_encoder
+
+        return as_encoder(base)
+
+    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
+        """The base's tokenizer; that of word vectors splits texts into words."""
+        return super().load_processor(base if base is None else self.read_base(base), spec, dataset)
+
     def with_outputs(
         self, names: list[str], spec: Any, model: Model, base: Base | None, seed: int, problem: str = "single_label_classification"
     ) -> Classifier:
@@ -127,5 +140,5 @@ class TextFamily(Family):
         assert base is not None
         pooling = spec.pooling
         if pooling == "auto":
-            pooling = "cls" if base.kind == "encoder" else "last"
-        return load_classifier(base, names, pooling, model.dropout, seed, problem)
+            pooling = "last" if base.kind == "decoder" else "cls"
+        return load_classifier(self.read_base(base), names, pooling, model.dropout, seed, problem)

@@ -26,7 +26,6 @@ from luthier.data.near_duplicates import normalise
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
-from luthier.evaluation.metric_choice import AUTO
 from luthier.families import token_proofs, unpaired_preference_proofs
 from luthier.families.family import Choice
 from luthier.families.preference import PreferenceFamily
@@ -52,6 +51,7 @@ class UnpairedFamily(PreferenceFamily):
     known_as = ("kto",)
     Spec = UnpairedPreference
     metrics = ("auc", "accuracy", "balanced_accuracy", "loss")
+    decides = "a good answer gained more than a bad one: the border between them moves while it learns"
 
     # rows
 
@@ -77,13 +77,9 @@ class UnpairedFamily(PreferenceFamily):
             )
         return Columns(self.name, input, target, _reason(input, target))
 
-    def reject_reason(self, record: Record, columns: Columns) -> str:
-        """What nothing can be learned from: no prompt, no answer, or a label that says neither."""
-        try:
-            judged_answer(record.values, columns.input, columns.target or "")
-        except ValueError as problem:
-            return str(problem)
-        return ""
+    def read_row(self, values: Any, input: tuple[str, ...], target: str) -> Any:
+        """A prompt, an answer and whether it was good; nothing can be learned without one of them."""
+        return judged_answer(values, input, target)
 
     def row_view(self, record: Record, data: Data) -> RowView:
         """The prompt, and the answer; good and bad ones are split in proportion."""
@@ -127,11 +123,6 @@ class UnpairedFamily(PreferenceFamily):
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """That of pairs."""
         return super().learning_rate(base, adaptation)[0], AS_PAIRS
-
-    def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
-        """How well good and bad answers are told apart, wherever the border lies."""
-        name = self.metrics[0] if asked == AUTO else asked
-        return [Choice("training.metric", name, "a good answer gained more than a bad one: the border between them moves while it learns")]
 
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """The weights of both kinds, where nobody set one."""

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from luthier.core.proof import CLOSE_FP32, Proof, ProofContext, row_of
+from luthier.core.proof import Proof, ProofContext, row_of
 from luthier.core.types import Example
 from luthier.data.judged_answers import conversation_with, judged_answer, prompt_of
-from luthier.families.preference_proofs import ALIKE, READ, answer_said, bare, computed_anew, dot, gradient
+from luthier.families.preference_proofs import (
+    ALIKE,
+    READ,
+    answer_said,
+    bare,
+    computed_anew,
+    cosine,
+    gradient,
+    loss_begins_at,
+    said_exactly,
+    spells,
+)
 from luthier.objectives.unpaired_preference import KINDS, MISMATCHED
 
 
@@ -30,10 +41,9 @@ def the_answer_is_judged_and_nothing_else(context: ProofContext) -> Proof:
     for example in context.read[:READ]:
         row = _row(context, example)
         said = _decoded(tokenizer, example)
-        plain = bare(tokenizer, row.answer.strip())
         if bool(example.target) != row.good:
             claim = f"an answer that its row calls {KINDS[row.good]} would be learned as {KINDS[not row.good]}"
-        elif said in (row.answer.strip(), plain) or (example.facts["cut"] and plain.startswith(said.rstrip("\ufffd"))):
+        elif spells(tokenizer, said, row.answer, example.facts["cut"]):
             continue
         else:
             claim = "more or less than the row's own answer is learned"
@@ -64,7 +74,6 @@ def mismatched_answers_are_of_other_prompts(context: ProofContext) -> Proof | No
         beside, other = example.facts[MISMATCHED], example.facts["answer_of"]
         asked = prompt_of(other.values, context.objective.input)
         said, answer = _decoded(context.tokenizer, beside), _row_of(context, other).answer
-        plain = bare(context.tokenizer, answer.strip())
         fault = ""
         if asked == _row(context, example).prompt:
             fault = "is one to the row's own prompt"
@@ -72,7 +81,7 @@ def mismatched_answers_are_of_other_prompts(context: ProofContext) -> Proof | No
             fault = "stands behind another prompt than the row's own"
         elif (other.source, other.row) not in train:
             fault = "comes from a row that is not trained on"
-        elif said not in (answer.strip(), plain) and not (beside.facts["cut"] and plain.startswith(said.rstrip("\ufffd"))):
+        elif not spells(context.tokenizer, said, answer, beside.facts["cut"]):
             fault = "is not that of the row that it is said to come from"
         if fault:
             return Proof(held=False, claim=f"a mismatched answer {fault}: the level that gains are compared with would be wrong",
@@ -84,14 +93,7 @@ def mismatched_answers_are_of_other_prompts(context: ProofContext) -> Proof | No
 
 def starts_as_the_reference(context: ProofContext) -> Proof:
     """Before step one the model is the reference: no answer has gained, so the loss of each is half its weight."""
-    from luthier.evaluation.score import score
-
-    scores = score(context.model, context.objective, context.rows)
-    began = float(scores.loss.sum() / scores.count.sum())
-    expected = sum(context.spec.at_start(bool(example.target)) for example in context.rows) / len(context.rows)
-    apart = abs(began - expected) / expected
-    return Proof(held=apart <= context.close, claim=f"the loss begins at {began:.5f}; while nothing has moved from the reference it is {expected:.5f}",
-                 evidence={"loss": began, "expected": expected, "relative_difference": apart, "allowed": context.close})  # fmt: skip
+    return loss_begins_at(context, sum(context.spec.at_start(bool(example.target)) for example in context.rows) / len(context.rows))
 
 
 def log_probabilities_are_exact(context: ProofContext) -> Proof:
@@ -107,9 +109,7 @@ def log_probabilities_are_exact(context: ProofContext) -> Proof:
     with computed_anew(model):
         scores = score(model, context.objective, [example], answers=0)
         theirs = {name: float(answer_said(context, messages).detach().sum()) for name, messages in told.items()}
-    apart = max(abs(float(scores.more[name][0]) - value) / max(abs(value), 1e-2) for name, value in theirs.items())
-    return Proof(held=apart <= CLOSE_FP32, claim=f"the answers' log-probabilities are transformers' own (they differ by {apart:.1e})",
-                 evidence={"relative_difference": apart, "allowed": CLOSE_FP32, "answers": len(theirs), **row_of(example)})  # fmt: skip
+    return said_exactly(example, [float(scores.more[name][0]) for name in theirs], list(theirs.values()))
 
 
 def good_answers_become_likelier_and_bad_ones_less(context: ProofContext) -> Proof:
@@ -122,7 +122,7 @@ def good_answers_become_likelier_and_bad_ones_less(context: ProofContext) -> Pro
         with computed_anew(model):
             falls = gradient(model, lambda example=example: context.objective.loss(model, context.batch([example])).total)
             rises = gradient(model, lambda row=row: answer_said(context, row.messages).sum())
-        alike = dot(falls, rises) / max((dot(falls, falls) * dot(rises, rises)) ** 0.5, 1e-30)
+        alike = cosine(falls, rises)
         cosines[KINDS[row.good]] = alike
         way = -alike if row.good else alike  # which way the step goes, down the loss: 1 as it should
         if way < ALIKE and not wrong:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.core.types import Example, Scores
+from luthier.families.preference_report import drift_row, gained_rows
 from luthier.objectives.unpaired_preference import KINDS
 
 if TYPE_CHECKING:
@@ -105,25 +106,18 @@ def describe_answers(scores: Scores) -> dict[str, Any]:
 
 def _drift(scores: Scores) -> dict[str, Any]:
     """How much likelier or less likely the answers became, and the distance from the reference."""
-    from luthier.evaluation.compare import interval
-
     assert scores.target is not None
     rows = []
     for number, name in ((1, "good answers"), (0, "bad answers")):
         of = scores.target == number
-        gained, tokens = scores.more["gained"][of], scores.more["tokens"][of]
-        if len(gained):
-            rows.append((f"{name}: log-probability gained, in nats a token", f"{gained.sum() / max(tokens.sum(), 1):+.4f}"))
-            rows.append((f"{name}: share that became likelier", f"{100 * float((gained > 0).mean()):.1f} %"))
+        if of.any():
+            rows += gained_rows(name, scores.more["gained"][of], scores.more["tokens"][of])
     mismatched = scores.more["mismatched"]
     if not np.isnan(mismatched).all():
         rows.append(("answers to other prompts: log-probability gained, in nats an answer; what the others are compared with, if above 0", f"{np.nanmean(mismatched):+.3f}"))  # fmt: skip
     good = scores.part(np.flatnonzero(scores.target == 1))
     if good.rows:
-        good = replace(good, more={**good.more, "chosen_tokens": good.more["tokens"]})
-        low, high = interval("drift", good)
-        value = good.more["drift"].sum() / max(good.more["tokens"].sum(), 1)
-        rows.append(("drift from the reference on the good answers (KL estimate), in nats a token", f"{value:.5f} [{low:.5f}, {high:.5f}]"))
+        rows.append(drift_row("the good answers", replace(good, more={**good.more, "chosen_tokens": good.more["tokens"]})))
     return {"title": "How far it has gone from the reference", "head": ("on the test rows", ""), "rows": rows}
 
 

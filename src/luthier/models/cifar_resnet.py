@@ -13,8 +13,9 @@ import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it i
 # isort: split
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers import PreTrainedConfig
+
+from luthier.models.image_stages import StagedNetwork
 
 SIDE = 32
 WIDTHS = (16, 32, 64)
@@ -82,7 +83,7 @@ class BasicBlock(nn.Module):
         return functional.relu(found + past)
 
 
-class CifarResNet(PreTrainedModel):
+class CifarResNet(StagedNetwork):
     """See the module.
 
     Args:
@@ -90,8 +91,6 @@ class CifarResNet(PreTrainedModel):
     """
 
     config_class = CifarResNetConfig
-    base_model_prefix = ""
-    main_input_name = "pixel_values"
 
     def __init__(self, config: CifarResNetConfig) -> None:
         super().__init__(config)
@@ -105,27 +104,9 @@ class CifarResNet(PreTrainedModel):
         self.classifier = nn.Linear(wide, config.num_labels or 1)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """A head that is new knows nothing; all else comes from the weights' file."""
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-
-    def stage_maps(self, pixels: Tensor) -> list[Tensor]:
-        """What each stage makes of images, # each (examples, channels, height, width)
-
-        Args:
-            pixels: normalised, # (examples, 3, height, width)
-        """
-        maps, found = functional.relu(self.bn1(self.conv1(pixels))), []
-        for stage in self.stages:
-            maps = stage(maps)
-            found.append(maps)
-        return found
-
-    def forward(self, pixel_values: Tensor) -> ImageClassifierOutput:
-        """The score of each class, # logits: (examples, classes)"""
-        return ImageClassifierOutput(logits=self.classifier(self.stage_maps(pixel_values)[-1].mean((2, 3))))  # type: ignore[arg-type]
+    def stem_maps(self, pixels: Tensor) -> Tensor:
+        """What the first convolution makes of images, # (examples, channels, height, width)"""
+        return functional.relu(self.bn1(self.conv1(pixels)))
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,8 +15,9 @@ import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it i
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers import PreTrainedConfig
+
+from luthier.models.image_stages import StagedNetwork
 
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
 """Of Lite0, for each stage: blocks, side of the kernel, stride of the first block, by how much a block widens, channels."""
@@ -135,7 +136,7 @@ class TopConvolution(SameConvolution):
         return functional.relu6(super().forward(maps))
 
 
-class EfficientNetLite(PreTrainedModel):
+class EfficientNetLite(StagedNetwork):
     """See the module; the names of its weights are ours.
 
     Args:
@@ -143,8 +144,6 @@ class EfficientNetLite(PreTrainedModel):
     """
 
     config_class = EfficientNetLiteConfig
-    base_model_prefix = ""
-    main_input_name = "pixel_values"
 
     def __init__(self, config: EfficientNetLiteConfig) -> None:
         super().__init__(config)
@@ -162,27 +161,9 @@ class EfficientNetLite(PreTrainedModel):
         self.classifier = nn.Linear(TOP, config.num_labels or 1)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """A head that is new knows nothing; all else comes from the weights' file."""
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-
-    def stage_maps(self, pixels: Tensor) -> list[Tensor]:
-        """What each stage makes of images, # each (examples, channels, height, width)
-
-        Args:
-            pixels: normalised, # (examples, 3, height, width)
-        """
-        maps, found = functional.relu6(self.stem(pixels)), []
-        for stage in self.stages:
-            maps = stage(maps)
-            found.append(maps)
-        return found
-
-    def forward(self, pixel_values: Tensor) -> ImageClassifierOutput:
-        """The score of each class, # logits: (examples, classes)"""
-        return ImageClassifierOutput(logits=self.classifier(self.stage_maps(pixel_values)[-1].mean((2, 3))))  # type: ignore[arg-type]
+    def stem_maps(self, pixels: Tensor) -> Tensor:
+        """What the first convolution makes of images, # (examples, channels, height, width)"""
+        return functional.relu6(self.stem(pixels))
 
 
 def rename(state: dict[str, Tensor], config: EfficientNetLiteConfig) -> dict[str, Tensor]:

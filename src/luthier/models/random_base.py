@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from luthier.core.errors import ModelError
-from luthier.models.base import Base
+from luthier.models.base import DECODERS, ENCODERS, Base
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json",
@@ -28,7 +28,7 @@ def write_random_base(base: Base, folder: Path, seed: int) -> Path:
     Raises:
         ModelError: a base of another kind.
     """
-    if base.kind not in ("encoder", "decoder"):
+    if base.family not in (*ENCODERS, *DECODERS):
         raise ModelError(f"new weights are not drawn for {base.name}, which is of the kind {base.kind}", "leave scratch out of --from")
     import torch
     from safetensors.torch import save_file
@@ -37,7 +37,7 @@ def write_random_base(base: Base, folder: Path, seed: int) -> Path:
     folder.mkdir(parents=True)
     config = AutoConfig.from_pretrained(base.folder)
     torch.manual_seed(seed)
-    network = (AutoModel if base.kind == "encoder" else AutoModelForCausalLM).from_config(config)
+    network = (AutoModel if base.family in ENCODERS else AutoModelForCausalLM).from_config(config)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     if getattr(config, "tie_word_embeddings", False):
         state.pop("lm_head.weight", None)

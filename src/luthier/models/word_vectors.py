@@ -194,12 +194,12 @@ def make_tables(vocabulary: int, width: int, biases: bool, seed: int) -> WordVec
     return WordVectors(tables)
 
 
-def load_tables(base: Base, biases: bool) -> WordVectors:
+def load_tables(base: Base, biases: bool | None = None) -> WordVectors:
     """The vectors of a bundle.
 
     Args:
         base: the bundle.
-        biases: whether each word has a number besides.
+        biases: whether each word has a number besides; None where either will do.
 
     Raises:
         ModelError: the base is something else, or vectors that were learned otherwise.
@@ -207,12 +207,13 @@ def load_tables(base: Base, biases: bool) -> WordVectors:
     if base.kind != "vectors":
         raise ModelError(f"{base.name} holds no word vectors", "give the bundle of a word2vec or glove run, or leave --base out")
     state = load_file(base.folder / "model.safetensors")
-    if biases != ("word_biases.weight" in state):
+    known = "word_biases.weight" in state
+    if biases not in (known, None):
         task = (base.bundle or {}).get("task", "another task")
         raise ModelError(
             f"{base.name} holds vectors of a {task} run, which are learned otherwise", f"go on with --task {task}, or leave --base out"
         )
-    tables = Tables(*state["words.weight"].shape, biases=biases)
+    tables = Tables(*state["words.weight"].shape, biases=known)
     tables.load_state_dict(state)
     return WordVectors(tables)
 

@@ -18,7 +18,7 @@ from luthier.core.words import plural
 from luthier.data.chat import prompt, render
 from luthier.data.pairs import pair_of
 from luthier.objectives.answers import AnswersTurns
-from luthier.objectives.reference import Reference, complete, lay_end_to_end, log_probabilities, make_key
+from luthier.objectives.reference import Reference, complete, lay_end_to_end, log_probabilities, make_key, sum_by_answer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -203,8 +203,4 @@ class PreferenceObjective(AnswersTurns):
 
 def by_side(values: Tensor, batch: Batch) -> Tensor:
     """Sums over the learned tokens of each side of each pair, # (learned,) → (pairs, 2)"""
-    import torch
-
-    sides = batch.each["sides"].flatten()
-    rows = torch.arange(len(sides), device=values.device).repeat_interleave(sides)
-    return torch.zeros(len(sides), dtype=values.dtype, device=values.device).index_add(0, rows, values).view(-1, 2)
+    return sum_by_answer(values, batch.each["sides"].flatten()).view(-1, 2)

@@ -151,6 +151,19 @@ def log_probabilities(model: Any, batch: Batch, gradient: bool = False) -> Tenso
         return -token_losses(said, model.network.lm_head.weight, batch.flat["next"].index_select(0, positions))
 
 
+def sum_by_answer(values: Tensor, tokens: Tensor) -> Tensor:
+    """Sums over the tokens of each answer, # (learned,), (answers,) → (answers,)
+
+    Args:
+        values: of the learned tokens, answer after answer.
+        tokens: how many each answer has.
+    """
+    import torch
+
+    rows = torch.arange(len(tokens), device=values.device).repeat_interleave(tokens)
+    return torch.zeros(len(tokens), dtype=values.dtype, device=values.device).index_add(0, rows, values)
+
+
 def complete(batch: Batch, model: Any) -> torch.Tensor:
     """What the reference says of a batch's learned tokens; where it is not known, the model's origin is asked, # (learned,)
 

@@ -21,7 +21,7 @@ from luthier.data.chat import prompt, render
 from luthier.data.judged_answers import JudgedAnswer, conversation_with, judged_answer
 from luthier.data.near_duplicates import normalise
 from luthier.objectives.answers import AnswersTurns
-from luthier.objectives.reference import Reference, complete, count_learned, lay_end_to_end, log_probabilities, make_key
+from luthier.objectives.reference import Reference, complete, count_learned, lay_end_to_end, log_probabilities, make_key, sum_by_answer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -229,7 +229,7 @@ class UnpairedObjective(AnswersTurns):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The loss summed over the answers; their number is the count. Of a mismatched answer no gradient is taken."""
-        gained = self._sums(log_probabilities(model, batch, gradient=True) - complete(batch, model), batch.each["tokens"])
+        gained = sum_by_answer(log_probabilities(model, batch, gradient=True) - complete(batch, model), batch.each["tokens"])
         zero = self.zero_of(self._mismatched(model, batch)[0]).to(gained.dtype)
         taught = batch.each["taught"]
         return Loss((self.spec.losses(gained, batch.each["good"], zero) * taught).sum(), float(taught.sum()))
@@ -263,17 +263,9 @@ class UnpairedObjective(AnswersTurns):
         tokens = batch.each["mismatched_tokens"][there]
         with eval_mode(model), torch.no_grad():
             now = log_probabilities(model, alone)
-            gained[there] = self._sums(now - complete(alone, model), tokens)
-            said[there] = self._sums(now, tokens)
+            gained[there] = sum_by_answer(now - complete(alone, model), tokens)
+            said[there] = sum_by_answer(now, tokens)
         return gained, said
-
-    @staticmethod
-    def _sums(values: Tensor, tokens: Tensor) -> Tensor:
-        """Sums over the tokens of each answer, # (learned,), (answers,) → (answers,)"""
-        import torch
-
-        rows = torch.arange(len(tokens), device=values.device).repeat_interleave(tokens)
-        return torch.zeros(len(tokens), dtype=values.dtype, device=values.device).index_add(0, rows, values)
 
     # judging
 
@@ -285,15 +277,15 @@ class UnpairedObjective(AnswersTurns):
             now = log_probabilities(model, batch)
             before = complete(batch, model)
             tokens, good, taught = batch.each["tokens"], batch.each["good"], batch.each["taught"].double()
-            gained = self._sums((now - before).double(), tokens)
+            gained = sum_by_answer((now - before).double(), tokens)
             other, other_said = (values.double() for values in self._mismatched(model, batch))
             zero = self.zero_of(other)
             losses = self.spec.losses(gained, good, zero) * taught
         columns = {
             "gained": gained,
-            "said": self._sums(now.double(), tokens),
-            "reference": self._sums(before.double(), tokens),
-            "drift": self._sums((now - before).double() ** 2 / 2, tokens),
+            "said": sum_by_answer(now.double(), tokens),
+            "reference": sum_by_answer(before.double(), tokens),
+            "drift": sum_by_answer((now - before).double() ** 2 / 2, tokens),
             "tokens": tokens.double(),
             "mismatched": other,
             "mismatched_said": other_said,

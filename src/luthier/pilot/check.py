@@ -134,7 +134,7 @@ def _read_with_model(dataset: Dataset, base: str | None, reporter: Reporter) -> 
     from luthier.models.store import resolve
 
     family = family_of(dataset.spec.task)
-    trained = resolve(base or family.base or READER, reporter.say)
+    trained = family.read_base(resolve(base or family.base or READER, reporter.say))
     looking = trained if trained.kind == "encoder" else resolve(READER, reporter.say)
     reporter.stage("model", f"{looking.name} reads the rows")
     tokenizer = load_tokenizer(trained)

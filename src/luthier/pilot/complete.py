@@ -131,7 +131,7 @@ def open_context(
     """What the stages share, and the experiment with what depends on the machine decided; from here on its threads are in use."""
     reporter.stage("base", experiment.model.base)
     family = family_of(dataset.spec.task)
-    base = resolve(experiment.model.base, reporter.say) if experiment.model.base else None
+    base = family.read_base(resolve(experiment.model.base, reporter.say)) if experiment.model.base else None
     tokenizer = family.load_processor(base, experiment.objective, dataset)
     if base is not None and base.family in PADDED and not place.events_named("padded"):
         place.event("padded", family=base.family)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import ExperimentError, LuthierError, RunError
+from luthier.core.errors import ExperimentError, RunError
 from luthier.core.interfaces import NullReporter, Reporter
 from luthier.core.run import Clock, Run
-from luthier.core.types import Step
-from luthier.core.words import duration, plural
 from luthier.data.dataset import Dataset
 from luthier.data.sources.frames import Frame
 from luthier.experiment import Changes, as_assignments
@@ -22,18 +19,15 @@ from luthier.models.spec import SCRATCH
 from luthier.pilot.stages.given_rows import accepts_frames
 from luthier.pilot.stages.metric import with_metric
 from luthier.pilot.stages.options import choose_experiment, data_spec, parse_seconds
-from luthier.pilot.transfer_cells import Start, check_start, describe_starts, find_starts, train_cell, with_rows
+from luthier.pilot.transfer_cells import Start, check_start, describe_starts, find_starts
+from luthier.pilot.transfer_comparison import Comparison, Plan
 
 ROWS = "50,200,1000,all"
 SEEDS = 3
 MOST_TEST = 1000
 """Test rows, at most: a model is asked about all of them for every start, number of rows and seed."""
 FEWEST = 8
-"""Training rows that a model is trained on."""
-
-
-class BudgetSpent(Exception):
-    """The time is over: the model that is being trained is given up."""
+"""Rows that a model is trained on, and that it is asked about."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +44,6 @@ class Transfer:
 
     def __repr__(self) -> str:
         return f"Transfer({str(self.folder)!r}: {' '.join(self.found['sentences'])})"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which models there are to train.
-
-    Args:
-        starts: that can serve the rows.
-        sizes: training rows; 0 for all.
-        seeds: from 1.
-    """
-
-    starts: list[Start]
-    sizes: list[int]
-    seeds: int
-
-    @property
-    def groups(self) -> list[tuple[int, int]]:
-        """Seed and rows: all starts on the same rows, the fewest rows first."""
-        return [(seed, rows) for seed in range(1, self.seeds + 1) for rows in sorted(self.sizes, key=lambda rows: rows or 1 << 62)]
 
 
 @accepts_frames
@@ -113,36 +87,55 @@ def transfer(
     Raises:
         LuthierError: what is wrong and what to do about it.
     """
-    clock, seconds, reporter = Clock(), parse_seconds(budget), reporter or NullReporter()
-    names = _names(starts)
-    if not 1 <= seeds <= 100:
-        raise ExperimentError(f"{seeds} seeds", "give 1 to 100; 3 show how much is chance")
+    clock, reporter = Clock(), reporter or NullReporter()
+    names, sizes, seconds = _names(starts), _sizes(rows), parse_seconds(budget)
+    _check_counts(seeds, most_test)
     reporter.stage("data", str(data))
     changes = with_metric(as_assignments(set), metric)
     spec = data_spec(data, target=target, input=input, task=task, validation=validation, test=test, set=changes, say=reporter.say)  # type: ignore[arg-type]
     dataset = load_dataset(spec)
-    found = find_starts(names, dataset, reporter)
-    unfit = {start.name: why for start in found if (why := check_start(start, dataset, changes))}
-    for name, why in unfit.items():
-        reporter.say(f"{name} is left out: {why}")
-    fit = [start for start in found if start.name not in unfit]
-    if not fit:
-        raise ExperimentError(
-            f"none of {', '.join(names)} can serve these rows: {next(iter(unfit.values()))}", "`luthier models list` shows the bases"
-        )
-    settled = _settle_metric(dataset, fit[0], changes)
-    plan = Plan(fit, _sizes(rows, len(dataset.records["train"])), seeds)
+    found, unfit = _fitting(names, dataset, changes, reporter)
+    settled = _settle_metric(dataset, next(start for start in found if start.name not in unfit), changes)
+    plan = Plan(found, unfit, _up_to(len(dataset.records["train"]), sizes), seeds, most_test, settled)
     folder = Path(out) if out else Path("transfers") / Run.fresh_name()
-    place = _open_folder(folder, dataset, settled, most_test)
+    place = _open_folder(folder, dataset, plan)
     with place.owned():
-        try:
-            left_out = _train_all(place, plan, dataset, settled, most_test, unfit, seconds, clock, reporter)
-        except KeyboardInterrupt:
-            reporter.say(f"finished models are kept: type the same with --out {folder} to go on")
-            raise
-        shutil.rmtree(folder / "work", ignore_errors=True)
-        result = _conclude(place, plan, dataset, found, unfit, left_out)
-    return Transfer(folder, result)
+        comparison = Comparison(place, dataset, plan, seconds, clock, reporter)
+        comparison.train()
+        return Transfer(folder, _conclude(place, dataset, comparison))
+
+
+def _check_counts(seeds: int, most_test: int) -> None:
+    """Refuse numbers of models and of test rows that say nothing.
+
+    Raises:
+        ExperimentError: one is out of range.
+    """
+    if not 1 <= seeds <= 100:
+        raise ExperimentError(f"{seeds} seeds", "give 1 to 100; 3 show how much is chance")
+    if most_test < FEWEST:
+        raise ExperimentError(
+            f"{most_test} test rows at most: on so few no two starts can be told apart",
+            f"give {FEWEST} or more; {MOST_TEST:,} is the default",
+        )
+
+
+def _fitting(names: Sequence[str], dataset: Dataset, changes: list[str], reporter: Reporter) -> tuple[list[Start], dict[str, str]]:
+    """The starts that were named, and of those that cannot serve the rows why.
+
+    Raises:
+        LuthierError: none of them can; where all fail alike, a change or the metric is wrong, not the starts.
+    """
+    found = find_starts(names, dataset, reporter)
+    problems = {start.name: problem for start in found if (problem := check_start(start, dataset, changes))}
+    if len(problems) == len(found):
+        first = next(iter(problems.values()))
+        if len({problem.message for problem in problems.values()}) == 1:
+            raise first
+        raise ExperimentError(f"none of {', '.join(names)} can serve these rows: {first.message}", first.remedy)
+    for name, problem in problems.items():
+        reporter.say(f"{name} is left out: {problem.message}")
+    return found, {name: problem.message for name, problem in problems.items()}
 
 
 def _names(starts: str | Sequence[str]) -> list[str]:
@@ -160,24 +153,25 @@ def _names(starts: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _sizes(rows: str | Sequence[int | str], most: int) -> list[int]:
+def _sizes(rows: str | Sequence[int | str]) -> list[int]:
     """Numbers of training rows; 0 for all.
 
     Raises:
-        ExperimentError: one is no number, or too small.
+        ExperimentError: one is no number, or too small, or there is none.
     """
-    sizes: list[int] = []
-    for word in rows.split(",") if isinstance(rows, str) else rows:
-        text = str(word).strip().replace("_", "")
-        if text == "all":
-            sizes.append(0)
-            continue
-        if not text.isdecimal() or int(text) < FEWEST:
-            raise ExperimentError(
-                f"--rows {text!r} is no number of training rows", f'give numbers from {FEWEST}, or "all", with commas: {ROWS}'
-            )
-        sizes.append(int(text) if int(text) < most else 0)
-    return sorted({*sizes}, key=lambda size: size or 1 << 62)
+    words = [str(word).strip().replace("_", "") for word in (rows.split(",") if isinstance(rows, str) else rows)]
+    remedy = f'give numbers from {FEWEST}, or "all", with commas: {ROWS}'
+    if not words:
+        raise ExperimentError("no number of training rows was given", remedy)
+    wrong = next((word for word in words if word != "all" and (not word.isdecimal() or int(word) < FEWEST)), None)
+    if wrong is not None:
+        raise ExperimentError(f"--rows {wrong!r} is no number of training rows", remedy)
+    return [0 if word == "all" else int(word) for word in words]
+
+
+def _up_to(most: int, sizes: Sequence[int]) -> list[int]:
+    """The numbers of rows that there are, each once, the fewest first; as many as there are, or more, are all (0)."""
+    return sorted({size if size < most else 0 for size in sizes}, key=lambda size: size or most)
 
 
 def _settle_metric(dataset: Dataset, start: Start, changes: list[str]) -> list[str]:
@@ -189,7 +183,7 @@ def _settle_metric(dataset: Dataset, start: Start, changes: list[str]) -> list[s
     ]
 
 
-def _open_folder(folder: Path, dataset: Dataset, changes: list[str], most_test: int) -> Run:
+def _open_folder(folder: Path, dataset: Dataset, plan: Plan) -> Run:
     """The folder, new or of the same rows and changes.
 
     Raises:
@@ -197,7 +191,7 @@ def _open_folder(folder: Path, dataset: Dataset, changes: list[str], most_test: 
     """
     place = Run(folder)
     now = {"rows": dict(dataset.spec.fingerprint), "task": dataset.spec.task, "input": list(dataset.spec.input), "target": dataset.spec.target,
-           "split_seed": dataset.spec.split_seed, "set": sorted(changes), "most_test": most_test}  # fmt: skip
+           "split_seed": dataset.spec.split_seed, "set": sorted(plan.changes), "most_test": plan.most_test}  # fmt: skip
     then = place.json("plan.json")
     if then is None:
         place = Run.create(folder)
@@ -211,108 +205,18 @@ def _open_folder(folder: Path, dataset: Dataset, changes: list[str], most_test: 
     return place
 
 
-def _cell_name(start: Start, rows: int, seed: int) -> str:
-    from hashlib import sha256
-
-    return f"{sha256(f'{start.name} {start.base} {start.fingerprint}'.encode()).hexdigest()[:10]}-{rows or 'all'}-{seed}"
-
-
-def _kept(place: Run, start: Start, rows: int, seed: int) -> dict[str, Any] | None:
-    return place.json(f"cells/{_cell_name(start, rows, seed)}.json")
-
-
-def _train_all(
-    place: Run,
-    plan: Plan,
-    dataset: Dataset,
-    changes: list[str],
-    most_test: int,
-    unfit: dict[str, str],
-    seconds: float | None,
-    clock: Clock,
-    reporter: Reporter,
-) -> list[str]:
-    """Train what is not there yet, as far as the time suffices; what was left out, for a person."""
-    from luthier.training.devices import configure_torch, restore_threads
-    from luthier.training.watchers import Signals
-
-    configure_torch()
-    left_out: list[str] = []
-
-    def watch(step: Step) -> None:
-        if seconds is not None and clock() > seconds:
-            raise BudgetSpent
-
-    with Signals(reporter.say) as signals, restore_threads():
-        for seed, rows in plan.groups:
-            missing = [start for start in plan.starts if start.name not in unfit and _kept(place, start, rows, seed) is None]
-            awaited = [_expected(place, plan, start, rows, len(dataset.records["train"])) for start in missing]
-            group = f"{f'{rows:,}' if rows else 'all'} rows, seed {seed}"
-            if missing and seconds is not None and clock() + sum(each or 0.0 for each in awaited) > seconds:
-                left_out.append(group)
-                continue
-            part = with_rows(dataset, rows, seed, most_test)
-            for start in missing:
-                signals.poll()
-                reporter.stage(
-                    "train", f"{start.name} on {group}{_left(place, plan, unfit, len(dataset.records['train']), seconds, clock)}"
-                )
-                name = _cell_name(start, rows, seed)
-                try:
-                    done = train_cell(place.folder / "work" / name, part, start, seed, changes, reporter, signals, watch)
-                except BudgetSpent:
-                    left_out.append(f"{start.name} on {group}")
-                    break
-                except LuthierError as problem:
-                    unfit[start.name] = problem.message  # what is finished of it stays in the table
-                    reporter.say(f"no more models from {start.name}: {problem.message}")
-                    continue
-                place.write_json(f"cells/{name}.json", {"start": start.name, "rows": rows, "seed": seed, **done})
-                reporter.say(f"  {done['metric']} {done['value']:.4f} in {duration(done['seconds'])}")
-    return left_out
-
-
-def _expected(place: Run, plan: Plan, start: Start, rows: int, whole: int) -> float | None:
-    """About how many seconds a model takes, from those of the same start that are finished; None where nothing is known yet."""
-    known = [(found["training_rows"], found) for seed, size in plan.groups if (found := _kept(place, start, size, seed))]
-    if not known:
-        return None
-    wanted = rows or whole
-    nearest = min(abs(count - wanted) for count, _ in known)
-    near = [(count, found["seconds"]) for count, found in known if abs(count - wanted) == nearest]
-    return sum(seconds * max(1.0, wanted / count) for count, seconds in near) / len(near)  # more rows have fewer passes: no more than this
-
-
-def _left(place: Run, plan: Plan, unfit: dict[str, str], whole: int, seconds: float | None, clock: Clock) -> str:
-    """How many models are left, and about how long they take."""
-    waiting = [
-        (start, rows)
-        for seed, rows in plan.groups
-        for start in plan.starts
-        if start.name not in unfit and _kept(place, start, rows, seed) is None
-    ]
-    expected = [_expected(place, plan, start, rows, whole) for start, rows in waiting]
-    known = [each for each in expected if each is not None]
-    if not known:
-        return f"; {plural(len(waiting), 'model')} left"
-    whole_time = sum(known) * len(expected) / len(known)
-    return f"; {plural(len(waiting), 'model')} and about {duration(whole_time if seconds is None else min(whole_time, seconds - clock()))} left"
-
-
-def _conclude(place: Run, plan: Plan, dataset: Dataset, starts: list[Start], unfit: dict[str, str], left_out: list[str]) -> dict[str, Any]:
-    """Compare what is finished, and write it down."""
+def _conclude(place: Run, dataset: Dataset, comparison: Comparison) -> dict[str, Any]:
+    """What the finished models say; write it down."""
     from luthier.delivery.transfer import write_transfer
     from luthier.pilot.stages.transfer_table import compare_starts
 
-    cells = {
-        (start.name, rows, seed): found for start in plan.starts for seed, rows in plan.groups if (found := _kept(place, start, rows, seed))
-    }
-    if not cells:
-        for name, why in unfit.items():
+    plan = comparison.plan
+    if not comparison.finished:
+        for name, why in plan.unfit.items():
             raise ExperimentError(f"no model was finished: {name}: {why}", "mend what it says, or leave this start out")
         raise ExperimentError("the budget was spent before one model was finished", "give more time, or fewer --rows")
-    result = {"data": dataset.spec.path, "task": dataset.spec.task, "starts": describe_starts(starts, unfit), "seeds": plan.seeds,
-              **compare_starts(cells, [start.name for start in plan.starts]), "left_out": left_out}  # fmt: skip
+    result = {"data": dataset.spec.path, "task": dataset.spec.task, "starts": describe_starts(plan.starts, plan.unfit), "seeds": plan.seeds,
+              **compare_starts(comparison.finished, [start.name for start in plan.starts]), "left_out": comparison.left_out()}  # fmt: skip
     place.write_json("transfer.json", result)
     write_transfer(place, result)
     return result

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from luthier.core.errors import ModelError
+from luthier.core.errors import LuthierError, ModelError
 from luthier.core.interfaces import NullReporter, Reporter
 from luthier.core.randomness import permutation
 from luthier.core.run import Clock, Run
-from luthier.core.types import Record, Step
+from luthier.core.types import Record, Scores, Step
 from luthier.data.dataset import Dataset
+from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.models.spec import SCRATCH
 from luthier.models.store import resolve
@@ -146,41 +147,49 @@ def train_cell(
     """
     from luthier.evaluation.compare import bootstrap_metric
     from luthier.evaluation.metrics import measure
-    from luthier.evaluation.score import score
     from luthier.models.memory import release_memory
     from luthier.models.random_base import write_random_base
-    from luthier.pilot.complete import open_context
     from luthier.pilot.stages.options import choose_experiment
-    from luthier.training.train import Fit
 
     clock = Clock()
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        base = str(write_random_base(resolve(start.base), folder / "base", seed)) if start.redrawn else start.base
+        family = family_of(dataset.spec.task)
+        base = str(write_random_base(family.read_base(resolve(start.base)), folder / "base", seed)) if start.redrawn else start.base
         experiment, _ = choose_experiment(dataset, base, assignments, seed, NullReporter())
-        place = Run.create(folder / "run")
-        context, experiment = open_context(place, experiment, dataset, NullReporter(), clock, signals)
-        work = context.work(experiment)
-        best = Fit(place, work, OnlySteps(reporter), signals, (watch,)).finish()
-        context.family.fit_after_training(work.model, work.objective, work.validation)
-        scores = score(work.model, work.objective, context.examples("test"), poll=signals.poll, answers=work.objective.answered_at_verdict)
-        metric = work.objective.metrics[0]
+        scores, metrics, facts = _fit_and_score(folder / "run", experiment, dataset, reporter, signals, watch, clock)
         return {
-            "metric": metric,
-            "value": measure(scores, (metric,))[metric],
-            "measured": measure(scores, work.objective.metrics),
-            "draws": np.round(bootstrap_metric(metric, scores), 6).tolist(),
+            "metric": metrics[0],
+            "value": measure(scores, metrics[:1])[metrics[0]],
+            "measured": measure(scores, metrics),
+            "draws": np.round(bootstrap_metric(metrics[0], scores), 6).tolist(),
             "training_rows": len(dataset.records["train"]),
             "validation_rows": len(dataset.records["validation"]),
             "test_rows": len(dataset.records["test"]),
-            "lr": experiment.model_dump()["optimizer"]["lr"],
-            "passes": experiment.training.epochs,
-            "step": best["step"],
+            **facts,
             "seconds": round(clock(), 2),
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         release_memory()
+
+
+def _fit_and_score(
+    folder: Path, experiment: Experiment, dataset: Dataset, reporter: Reporter, signals: Any, watch: Callable[[Step], None], clock: Clock
+) -> tuple[Scores, tuple[str, ...], dict[str, Any]]:
+    """Train in a folder; what the best checkpoint scores on the test rows, the metrics (the one that decides first), and how it was trained."""
+    from luthier.evaluation.score import score
+    from luthier.pilot.complete import open_context
+    from luthier.training.train import Fit
+
+    place = Run.create(folder)
+    context, experiment = open_context(place, experiment, dataset, NullReporter(), clock, signals)
+    work = context.work(experiment)
+    best = Fit(place, work, OnlySteps(reporter), signals, (watch,)).finish()
+    context.family.fit_after_training(work.model, work.objective, work.validation)
+    scores = score(work.model, work.objective, context.examples("test"), poll=signals.poll, answers=work.objective.answered_at_verdict)
+    facts = {"lr": experiment.model_dump()["optimizer"]["lr"], "passes": experiment.training.epochs, "step": best["step"]}
+    return scores, work.objective.metrics, facts
 
 
 def describe_starts(starts: Sequence[Start], unfit: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -191,13 +200,12 @@ def describe_starts(starts: Sequence[Start], unfit: Mapping[str, str]) -> list[d
     ]
 
 
-def check_start(start: Start, dataset: Dataset, assignments: Sequence[str]) -> str:
-    """Why a start cannot serve these rows, before anything is trained; empty where nothing speaks against it."""
-    from luthier.core.errors import LuthierError
+def check_start(start: Start, dataset: Dataset, assignments: Sequence[str]) -> LuthierError | None:
+    """Why a start cannot serve these rows, before anything is trained; None where nothing speaks against it."""
     from luthier.pilot.stages.options import choose_experiment
 
     try:
         choose_experiment(dataset, start.base, assignments, 1, NullReporter())
     except LuthierError as problem:
-        return problem.message
-    return ""
+        return problem
+    return None

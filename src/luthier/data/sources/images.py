@@ -25,8 +25,39 @@ SIDE = 32
 KEPT = ("width", "height", "mode", "pixels", "thumbnail")
 """What a row says of its image: its size, its kind of colour, the SHA-256 of its decoded pixels, and a grey picture of 32 × 32 bytes in hex."""
 
+SCALING = """
+def most_of(held, name, pixels):  # of an array of images; of all of its type in the file, where its own could be meant in two ways
+    import numpy as np
+
+    most, limit = np.fmax.reduce(pixels, axis=None), 255 if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2 else 1
+    for each in held.files:
+        if most <= limit and each != name and (each == "images" or each.endswith("_images")):
+            other = held[each]
+            if other.size and (other.dtype.kind, other.dtype.itemsize) == (pixels.dtype.kind, pixels.dtype.itemsize):
+                most = max(most, np.fmax.reduce(other, axis=None))
+    return float(most)
+
+
+def as_bytes(held, name):
+    import numpy as np
+
+    pixels = held[name]
+    most = most_of(held, name, pixels)
+    if pixels.dtype.kind == "f":
+        pixels = np.round(pixels * 255 if most <= 1 else pixels)
+    elif most <= 1:  # black and white
+        pixels = pixels * np.uint8(255)
+    elif most > 255:  # 16 bits: the upper 8 of them
+        pixels = pixels >> 8
+    return np.ascontiguousarray(pixels.astype(np.uint8))
+
+
+"""
+"""What a child's script needs that makes bytes of an array of images: from 0 to 1, from 0 to 255, or of 16 bits, as the largest number says."""
+
 DECODING = (
     LIMITS
+    + SCALING
     + """
 import os
 from PIL import Image, UnidentifiedImageError
@@ -52,12 +83,7 @@ def opened(path):
         import numpy as np
 
         with np.load(file + ".npz", allow_pickle=False) as held:
-            pixels = held[name]
-            if pixels.dtype.kind == "f":  # from 0 to 1, or to 255 where any image of the file says so
-                most = max(float(held[each].max()) for each in held.files if each == "images" or each.endswith("_images"))
-                pixels = np.round(pixels * (255 if most <= 1 else 1))
-            pixels = pixels * 255 if pixels.dtype.kind == "b" else pixels >> 8 if pixels.dtype == np.uint16 else pixels
-            ARRAYS[file, name] = np.ascontiguousarray(pixels.astype(np.uint8))
+            ARRAYS[file, name] = as_bytes(held, name)
     pixels = ARRAYS[file, name][int(number.partition(".")[0])]
     return Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
 

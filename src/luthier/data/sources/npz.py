@@ -14,7 +14,7 @@ from luthier.core.errors import DataError, nearest
 from luthier.core.extras import require_extra
 from luthier.data.archives import ALWAYS, MOST_TIMES, on_disk
 from luthier.data.rows import Reading, Rejected, Rows
-from luthier.data.sources.images import KEPT, MEMORY, READER, SECONDS
+from luthier.data.sources.images import KEPT, MEMORY, READER, SCALING, SECONDS
 from luthier.data.sources.sandbox import LIMITS, read_each
 
 PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -22,10 +22,14 @@ PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"
 LARGEST = 1 << 30
 """Bytes that an array may unpack to: it is read as a whole, in a process that may have twice as much."""
 CHANNELS = (1, 3, 4)
+DARKEST = 4095
+"""The largest number of 12 bits: 16-bit arrays without a larger one are meant otherwise, unless they are bytes."""
 AS_PICTURES = "or save the images as PNG files, in a sub-folder for each class"
 
 CONTENT = (
     LIMITS
+    + SCALING
+    + f"DARKEST = {DARKEST}"
     + """
 import numpy as np
 images, labels = sys.argv[2:4]
@@ -41,6 +45,8 @@ for line in sys.stdin:
                 low, high = float(pixels.min()), float(pixels.max())
                 if low < 0 or high > 255:
                     raise ValueError(f"{images} holds values from {low:g} to {high:g}, and a pixel lies between 0 and 1, or between 0 and 255")
+            if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2 and 255 < (most := most_of(file, images, pixels)) <= DARKEST:
+                raise ValueError(f"{images} holds 16-bit numbers of which none is above {most:,.0f}: read as 16 bits they would be {int(most) // 256 + 1} shades of nearly black; give ({images} * (255 / {DARKEST})).astype(numpy.uint8) where {DARKEST:,} is white")
             if labels:
                 classes = file[labels].reshape(-1)
                 if classes.dtype.kind == "f":
@@ -73,7 +79,10 @@ def read_npz(reading: Reading) -> Rows:
         _check_labels(file, labels, arrays[labels], images, shape[0])
     (said,) = read_each(CONTENT, [file], SECONDS * 10, MEMORY, images, labels if labels in arrays else "")
     if "why" in said:
-        raise DataError(f"{file}: {said['why']}", f"mend the array, {AS_PICTURES}")
+        raise DataError(
+            f"{file}: {said['why']}",
+            f"mend the array, {AS_PICTURES}",
+        )
     table = reading.rows(["image", *(["label"] if "labels" in said else []), *KEPT])
     names = [f"{images}/{number:05}.png" for number in range(shape[0])]
     for number, (name, facts) in enumerate(zip(names, read_each(READER, [file / name for name in names], SECONDS, MEMORY), strict=True), 1):

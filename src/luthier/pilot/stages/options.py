@@ -183,7 +183,9 @@ def choose_experiment(
     from luthier.models.store import resolve
 
     found = resolve(name, reporter.say)
-    refuse_kind(family_of(dataset.spec.task), found)
+    family = family_of(dataset.spec.task)
+    refuse_kind(family, found)
+    found = family.read_base(found)
     return apply_overrides(*choose(dataset, found, seed, metric), assignments, dataset, found)
 
 
@@ -198,7 +200,7 @@ def refuse_kind(family: Family, base: Base) -> None:
         ModelError: it is of another kind.
     """
     if family.Spec is not None and base.kind not in family.base_kinds:
-        kind = {"encoder": "an encoder", "decoder": "a decoder", "image": "a network for images"}
+        kind = {"encoder": "an encoder", "decoder": "a decoder", "image": "a network for images", "vectors": "a table of word vectors"}
         wanted = " or ".join(kind.get(each, each) for each in family.base_kinds)
         own = f", such as --base {family.base}" if family.base else ""
         raise ModelError(f"{base.name} is {kind.get(base.kind, base.kind)}, and {family.name} is trained on {wanted}",

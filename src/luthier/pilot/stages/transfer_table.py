@@ -59,7 +59,7 @@ def compare_starts(cells: Cells, starts: Sequence[str]) -> dict[str, Any]:
 def _models(cells: Cells, start: str, rows: int) -> dict[int, Measured]:
     return {
         seed: Measured(found["value"], np.array(found["draws"], dtype=float))
-        for (name, size, seed), found in cells.items()
+        for (name, size, seed), found in sorted(cells.items(), key=lambda cell: cell[0])
         if (name, size) == (start, rows)
     }
 
@@ -104,10 +104,12 @@ def _sentence(start: str, against: str, gains: Sequence[Mapping[str, Any]], metr
     if not mine:
         return f"{start} and {against} have no finished model on the same rows."
     told = next((gain for gain in mine if gain["rows"] >= TOLD), mine[-1])
-    estimate = Estimate(told["value"], told["low"], told["high"])
+    estimate = _estimate(told)
     what = f"With {plural(told['rows'], 'row')}, starting from {start} {_amount(metric, estimate, higher)} against {against}"
     if estimate.low <= 0 <= estimate.high:
-        return f"{what}: no evidence that it helps." if estimate.value >= 0 else f"{what}: no evidence that it helps or harms."
+        elsewhere = next((gain for gain in mine if not gain["low"] <= 0 <= gain["high"]), None)
+        more = f"; with {plural(elsewhere['rows'], 'row')} it {_amount(metric, _estimate(elsewhere), higher)}" if elsewhere else ""
+        return f"{what}: no evidence that it helps{'' if estimate.value >= 0 else ' or harms'}{more}."
     if estimate.high < 0:
         return f"{what}: it harms."
     needed = told["needed"]
@@ -115,6 +117,10 @@ def _sentence(start: str, against: str, gains: Sequence[Mapping[str, Any]], metr
         return f"{what}; {against} is not as good with {told['most']:,} rows, the most tried."
     times = needed / told["rows"]
     return f"{what}; as good as about {times:.1f} times the rows from {against}." if times > 1 else f"{what}."
+
+
+def _estimate(gain: Mapping[str, Any]) -> Estimate:
+    return Estimate(gain["value"], gain["low"], gain["high"])
 
 
 def _amount(metric: str, estimate: Estimate, higher: bool) -> str:
