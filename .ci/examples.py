@@ -1,8 +1,8 @@
 """Runs the command of every family's example, as the table of examples/README.md gives it, in a smaller form; from an empty store, without the hub.
 
-    python .ci/examples.py FOLDER
+    python .ci/examples.py FOLDER [FAMILY …]
 
-In FOLDER come the store and `runs/<family>`. Each command must end with exit code 0, a verdict of the family that the table says, a report and a bundle that
+In FOLDER come the store and `runs/<family>`, of all families or those that are named. Each command must end with exit code 0, a verdict of the family that the table says, a report and a bundle that
 answers three rows. Two commands run side by side.
 """
 
@@ -116,13 +116,17 @@ def try_example(family: str, arguments: list[str], work: Path, run: Path) -> str
 
 def main() -> int:
     """Run them all; the first fault ends it."""
-    work = Path(sys.argv[1]).resolve()
+    work, wanted = Path(sys.argv[1]).resolve(), sys.argv[2:] or list(FAMILIES)
     luthier(["models", "pull", "minilm-l6"], work)
-    (family, arguments), *others = commands()
-    print(f"examples: {try_example(family, arguments, work, work / 'runs' / family)}", flush=True)
-    names = [family if family not in [each for each, _ in others[:place]] else f"{family}-{place}" for place, (family, _) in enumerate(others)]
+    examples = []
+    for family, arguments in commands():
+        again = sum(run.name.startswith(f"{family}-") or run.name == family for *_, run in examples)
+        if family in wanted:
+            examples.append((family, arguments, work, work / "runs" / (f"{family}-{again + 1}" if again else family)))
+    if examples[0][0] == WRITER:  # others begin from it
+        print(f"examples: {try_example(*examples.pop(0))}", flush=True)
     with ThreadPoolExecutor(2) as pool:
-        for line in pool.map(lambda each, name: try_example(*each, work, work / "runs" / name), others, names):
+        for line in pool.map(lambda example: try_example(*example), examples):
             print(f"examples: {line}", flush=True)
     return 0
 
