@@ -33,7 +33,11 @@ LEFT_OUT = {
     r"\b(docker|ollama|llama-server|vllm)\s": "a program that is not here",
     r"^(pip install|hf auth)|^luthier push (?!.*--dry-run)": "the hub, or a package that is published",
     r"127\.0\.0\.1:(8080|11434)|OpenAI\(": "another server",
-    **{rf"\b{name}\b.* import ": f"the package {name}" for name in ("sentence_transformers", "gensim") if not importlib.util.find_spec(name)},
+    **{
+        rf"\b{name}\b.* import ": f"the package {name}"
+        for name in ("sentence_transformers", "gensim")
+        if not importlib.util.find_spec(name)
+    },
 }
 RUNS = {"sentence-transformers": "embedding", "word2vec": "word2vec", "gguf": "chat"}
 """What an export is of, where it is not of the classifier."""
@@ -116,7 +120,13 @@ class Project:
             line = f"{line.split('  #')[0]} {shlex.join(SMALLER)}"
         began = time.monotonic()
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", line], cwd=self.folder, env=self.settings, capture_output=True, text=True, timeout=240, check=False
+            ["bash", "-euo", "pipefail", "-c", line],
+            cwd=self.folder,
+            env=self.settings,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
         )
         if done.returncode:
             raise SystemExit(f"{line}\n{done.stdout}{done.stderr}\nexit code {done.returncode}")
