@@ -6,7 +6,7 @@ LOCK := requirements.lock
 # small models gain nothing from a second thread: two files of tests at a time instead, each on one; the slow files first (tests/conftest.py)
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install run test test-modes torture test-lowest wheel lock check docs clean
+.PHONY: install run test test-modes torture test-lowest examples wheel lock check docs clean
 
 install: $(VENV)/.installed
 
@@ -44,6 +44,10 @@ test-lowest: $(VENV)/.dev
 
 torture: $(VENV)/.dev
 	KILLS=$${KILLS:-200} $(SIDE_BY_SIDE) tests/torture --timeout 3600 -k "$(or $(ONLY),test)"
+
+# every command of examples/README.md, smaller, and what the pages about shipping say to type
+examples: $(VENV)/.dev
+	set -e; work=$$(mktemp -d); trap "rm -rf $$work" EXIT; $(VENV)/bin/python .ci/examples.py $$work; $(VENV)/bin/python .ci/ship_it.py $$work
 
 # the wheel, built and installed in an environment of its own, away from this folder
 wheel: $(VENV)/.dev

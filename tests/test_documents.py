@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from luthier.families import FAMILIES
+
 ROOT = Path(__file__).parent.parent
 LISTED = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=False, capture_output=True, text=True)
 FILES = [name for name in LISTED.stdout.split("\n") if (ROOT / name).is_file()]
@@ -78,6 +80,12 @@ def test_every_entry_of_the_log_has_a_question_a_decision_and_a_line_in_the_inde
         for title, entry in zip(titles, entries, strict=True):
             assert "**Question.** " in entry and "**Decision.** " in entry, title
             assert f"- {page.stem[5:]}-" in index and f"[{title}]({page.name}#" in index, title
+
+
+def test_every_family_has_an_example_whose_command_reads_data_that_are_here() -> None:
+    found = re.findall(r"^\| `(\w+)` \| `luthier run (examples/[^`\s]+)[^`]*`", (ROOT / "examples" / "README.md").read_text(), re.M)
+    assert {family for family, _ in found} == set(FAMILIES)
+    assert not [data for _, data in found if not (ROOT / data).exists()]
 
 
 def test_every_page_stands_in_the_navigation() -> None:

@@ -122,6 +122,11 @@ def test_the_examples_are_what_they_say() -> None:
         assert len(counts) == 77
         assert set(counts.values()) == {each}
     assert all(row["clause"] and row["plain_english"] for row in clauses)
+    unfair = [json.loads(line) for line in (ROOT / "examples" / "multi_label" / "clauses.jsonl").read_text().split("\n") if line]
+    assert (len(unfair), sum(not row["unfair"] for row in unfair), len({row["service"] for row in unfair})) == (2000, 666, 50)
+    with (ROOT / "examples" / "regression" / "problems.csv").open(newline="") as file:
+        steps = [int(row["steps"]) for row in csv.DictReader(file)]
+    assert (len(steps), min(steps), max(steps)) == (2500, 1, 8)
     scans = ROOT / "examples" / "autoencoder" / "scans"
     assert [len(list((scans / kind).glob("*.png"))) for kind in ("normal", "pneumonia")] == [500, 250]
 
