@@ -49,6 +49,8 @@ def health():
     return {}
 uvicorn.run(app, port=int(sys.argv[2]), log_level="critical")
 """
+PATIENCE = 900
+"""Seconds that a client waits for the next bytes: what is asked is whether anything is lost, also beside busy neighbours."""
 TEXTS = Path(__file__).parent.parent / "examples" / "intents" / "test.csv"
 
 
@@ -78,7 +80,7 @@ class Server:
         raise SystemExit("the server did not answer")
 
     def ask(self, method: str, path: str, body: Any, connection: http.client.HTTPConnection | None = None) -> tuple[int, bytes]:
-        own = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        own = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         own.request(method, path, None if body is None else json.dumps(body), headers)
         answer = own.getresponse()
@@ -144,7 +146,7 @@ def drive(server: Server, texts: Sequence[str], clients: int, seconds: float) ->
     end, times = time.monotonic() + seconds, []
 
     def work(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         place = number
         while time.monotonic() < end:
             began = time.monotonic()
@@ -207,16 +209,18 @@ def said_in(stream: bool, said: bytes) -> str:
     return "".join(choice["delta"].get("content", "") for event in events for choice in event["choices"])
 
 
-def heavy(run: str) -> dict[str, Any]:
+def heavy(run: str, tokens: int) -> dict[str, Any]:
     """64 clients with 500 requests; 200 clients that hang up at random."""
     with ours(run) as server:
         before = server.resources()
-        alone = {number: said_in(False, server.ask("POST", "/v1/chat/completions", chat_body(number, False))[1]) for number in range(20)}
+        alone = {
+            number: said_in(False, server.ask("POST", "/v1/chat/completions", chat_body(number, False, tokens))[1]) for number in range(20)
+        }
         counts: dict[str, int] = {"same": 0, "other": 0, "busy": 0}
 
         def one(number: int) -> None:
             while True:
-                status, said = server.ask("POST", "/v1/chat/completions", chat_body(number % 20, number % 3 == 0))
+                status, said = server.ask("POST", "/v1/chat/completions", chat_body(number % 20, number % 3 == 0, tokens))
                 if status == 200:
                     counts["same" if said_in(number % 3 == 0, said) == alone[number % 20] else "other"] += 1
                     return
@@ -275,7 +279,7 @@ def soak(run: str, seconds: float, path: str, body: Callable[[int], Any]) -> dic
         p95 = [sorted(part)[int(0.95 * (len(part) - 1))] for part in (ordered[:half], ordered[half:])]
         warm = samples[min(2, len(samples) - 1)]
         return {"requests": len(times), "sent": number, "wrong": len(wrong), "first_wrong": wrong[:3], "p95_second_half_ratio": p95[1] / p95[0], "first": samples[0], "warm": warm, "last": samples[-1],
-                "growth": samples[-1]["mib"] / warm["mib"] - 1, "exit": server.end()}  # fmt: skip
+                "mib": [round(sample["mib"]) for sample in samples], "growth": samples[-1]["mib"] / warm["mib"] - 1, "exit": server.end()}  # fmt: skip
 
 
 LOAD = """
@@ -351,6 +355,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=24)
     given = parser.parse_args()
     if given.what == "speed":
         done = speed(given.run, given.rounds, given.seconds, given.clients)
@@ -360,7 +365,7 @@ def main() -> None:
     elif given.what == "swap":
         done = swap(given.run, given.other)
     else:
-        done = heavy(given.run) if given.what == "heavy" else restart(given.run)
+        done = heavy(given.run, given.tokens) if given.what == "heavy" else restart(given.run)
     print(json.dumps(done))
 
 

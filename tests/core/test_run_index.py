@@ -253,6 +253,7 @@ def test_an_entry_reads_the_same_from_the_folder_and_from_the_index(tmp_path: Pa
     list_entries(tmp_path)
     assert list_entries(tmp_path) == [replace(read, folder=str(place))]
 
+
 def damage_record(file: Path, what: str) -> None:
     """Spoil one run's record within an index that is whole otherwise."""
     changes = {
@@ -261,7 +262,7 @@ def damage_record(file: Path, what: str) -> None:
         "no files": "UPDATE runs SET watched = '{}', entry = replace(entry, 'improved', 'worse')",
         "words": "UPDATE runs SET entry = replace(replace(entry, '13.0', '\"long\"'), '0.9,', '\"high\",')",
         "a number": "UPDATE runs SET entry = replace(entry, '\"2', '2, \"why\": \"2')",
-        "no difference": "UPDATE runs SET entry = replace(entry, '{\"name\": \"the base\"', '[1], \"x\": {\"name\": \"the base\"')",
+        "no difference": 'UPDATE runs SET entry = replace(entry, \'{"name": "the base"\', \'[1], "x": {"name": "the base"\')',
         "endless": "UPDATE runs SET entry = replace(entry, '13.0', '1e999')",
         "deep": f"UPDATE runs SET entry = '{'[' * 200_000}'",
         "binary": "UPDATE runs SET path = x'00', watched = 7, entry = x'80'",
@@ -271,9 +272,7 @@ def damage_record(file: Path, what: str) -> None:
         index.commit()
 
 
-@pytest.mark.parametrize(
-    "what", ["bytes", "nothing", "no files", "words", "a number", "no difference", "endless", "deep", "binary"]
-)
+@pytest.mark.parametrize("what", ["bytes", "nothing", "no files", "words", "a number", "no difference", "endless", "deep", "binary"])
 def test_a_damaged_record_of_the_index_is_read_from_its_folder(what: str, tmp_path: Path) -> None:
     made(tmp_path / "one")
     made(tmp_path / "two")
@@ -299,7 +298,10 @@ def test_a_page_of_the_index_that_is_spoilt_loses_nothing(tmp_path: Path) -> Non
 def test_a_number_that_is_none_spoils_no_list(place: str, number: str, tmp_path: Path) -> None:
     made(tmp_path / "good")
     folder = made(tmp_path / "odd")
-    verdict = json.dumps(VERDICT).replace({"value": "0.9,", "n": "100", "low": "0.85", "difference": "0.1,", "seconds": "12.5"}[place], number + "," * (place in ("value", "difference")))
+    verdict = json.dumps(VERDICT).replace(
+        {"value": "0.9,", "n": "100", "low": "0.85", "difference": "0.1,", "seconds": "12.5"}[place],
+        number + "," * (place in ("value", "difference")),
+    )
     (folder / "verdict.json").write_text(verdict)
     (folder / "seconds.json").write_text('{"seconds": %s}' % (number if place == "seconds" else "13.0"))
     for _ in range(2):

@@ -123,7 +123,18 @@ def read_entry(folder: Path) -> tuple[RunEntry, tuple[str, ...]]:
             known |= {"state": "damaged", "why": "it is finished and verdict.json is missing"}
         if not (folder / "experiment.yaml").is_file():
             known |= {"state": "damaged", "why": "experiment.yaml is missing"}
-    except (RunError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, yaml.YAMLError, RecursionError) as problem:
+    except (
+        RunError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        yaml.YAMLError,
+        RecursionError,
+    ) as problem:
         known |= {"state": "damaged", "why": _reason(problem)}
     return RunEntry(**known), watched
 
