@@ -124,7 +124,7 @@ def aliases(
         return
     forced = {True: " (forced)", None: ""}
     rows = [(each["name"], str(each.get("event", "")), each.get("run") or f"from {each['from']}", each.get("sha256", "")[:12],
-             each["at"] + forced[each.get("forced")], STATES.get(each.get("state"), "")) for each in found]  # fmt: skip
+             each["at"] + forced[each.get("forced")], STATES.get(str(each.get("state")), "")) for each in found]  # fmt: skip
     print("\n".join(format_table(("alias", "event", "run", "bundle", "since", "now"), rows)))
 
 
