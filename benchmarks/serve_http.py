@@ -3,7 +3,8 @@
     python benchmarks/serve_http.py speed RUN            # RUN: a classification run whose bundle transformers can open
     python benchmarks/serve_http.py heavy RUN            # RUN: a chat run; S01 and S03 of the test catalogue with large counts
     python benchmarks/serve_http.py soak RUN --seconds 600
-    python benchmarks/serve_http.py restart RUN          # seconds from kill -9 to the first answer
+    python benchmarks/serve_http.py restart RUN          # seconds from kill -9 to the first answer, beside those that loading the model alone takes
+    python benchmarks/serve_http.py swap RUN OTHER       # 1,000 requests of 16 clients while an alias is given to the one and the other
 
 Both servers are processes of their own with the same threads, asked in turn; only ratios of medians are told. What is told of memory, threads and open files is read
 from the process. The last line of each is JSON.
@@ -48,6 +49,8 @@ def health():
     return {}
 uvicorn.run(app, port=int(sys.argv[2]), log_level="critical")
 """
+PATIENCE = 900
+"""Seconds that a client waits for the next bytes: what is asked is whether anything is lost, also beside busy neighbours."""
 TEXTS = Path(__file__).parent.parent / "examples" / "intents" / "test.csv"
 
 
@@ -77,7 +80,7 @@ class Server:
         raise SystemExit("the server did not answer")
 
     def ask(self, method: str, path: str, body: Any, connection: http.client.HTTPConnection | None = None) -> tuple[int, bytes]:
-        own = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        own = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         own.request(method, path, None if body is None else json.dumps(body), headers)
         answer = own.getresponse()
@@ -143,7 +146,7 @@ def drive(server: Server, texts: Sequence[str], clients: int, seconds: float) ->
     end, times = time.monotonic() + seconds, []
 
     def work(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         place = number
         while time.monotonic() < end:
             began = time.monotonic()
@@ -206,16 +209,18 @@ def said_in(stream: bool, said: bytes) -> str:
     return "".join(choice["delta"].get("content", "") for event in events for choice in event["choices"])
 
 
-def heavy(run: str) -> dict[str, Any]:
+def heavy(run: str, tokens: int) -> dict[str, Any]:
     """64 clients with 500 requests; 200 clients that hang up at random."""
     with ours(run) as server:
         before = server.resources()
-        alone = {number: said_in(False, server.ask("POST", "/v1/chat/completions", chat_body(number, False))[1]) for number in range(20)}
+        alone = {
+            number: said_in(False, server.ask("POST", "/v1/chat/completions", chat_body(number, False, tokens))[1]) for number in range(20)
+        }
         counts: dict[str, int] = {"same": 0, "other": 0, "busy": 0}
 
         def one(number: int) -> None:
             while True:
-                status, said = server.ask("POST", "/v1/chat/completions", chat_body(number % 20, number % 3 == 0))
+                status, said = server.ask("POST", "/v1/chat/completions", chat_body(number % 20, number % 3 == 0, tokens))
                 if status == 200:
                     counts["same" if said_in(number % 3 == 0, said) == alone[number % 20] else "other"] += 1
                     return
@@ -248,15 +253,19 @@ def soak(run: str, seconds: float, path: str, body: Callable[[int], Any]) -> dic
     with ours(run) as server:
         times: list[tuple[float, float]] = []
         samples: list[dict[str, float]] = []
+        wrong: list[str] = []
         end, number, lock = time.monotonic() + seconds, 0, threading.Lock()
         with ThreadPoolExecutor(16) as pool:
 
             def one(number: int) -> None:
                 began = time.monotonic()
-                status, said = server.ask("POST", path, body(number))
-                assert status == 200, said
+                try:
+                    status, said = server.ask("POST", path, body(number))
+                except OSError as problem:
+                    status, said = 0, repr(problem).encode()
                 with lock:
                     times.append((began, time.monotonic() - began))
+                    wrong.extend([f"{status} {said[:200]!r}"] * (status != 200))
 
             while time.monotonic() < end:
                 pool.submit(one, number)
@@ -269,35 +278,94 @@ def soak(run: str, seconds: float, path: str, body: Callable[[int], Any]) -> dic
         half = len(ordered) // 2
         p95 = [sorted(part)[int(0.95 * (len(part) - 1))] for part in (ordered[:half], ordered[half:])]
         warm = samples[min(2, len(samples) - 1)]
-        return {"requests": len(times), "sent": number, "p95_second_half_ratio": p95[1] / p95[0], "first": samples[0], "warm": warm, "last": samples[-1],
-                "growth": samples[-1]["mib"] / warm["mib"] - 1, "exit": server.end()}  # fmt: skip
+        return {"requests": len(times), "sent": number, "wrong": len(wrong), "first_wrong": wrong[:3], "p95_second_half_ratio": p95[1] / p95[0], "first": samples[0], "warm": warm, "last": samples[-1],
+                "mib": [round(sample["mib"]) for sample in samples], "growth": samples[-1]["mib"] / warm["mib"] - 1, "exit": server.end()}  # fmt: skip
+
+
+LOAD = """
+import sys, time
+from luthier.pilot.serve import check_bundle, load_model
+model = load_model(check_bundle(sys.argv[1], print))
+model.close()
+"""
 
 
 def restart(run: str) -> dict[str, Any]:
-    """Seconds from kill -9 to the first answer, beside those of the first start."""
-    port, found = free_port(), []
+    """Seconds from the start of a process to its first answer, the one before it killed with -9; and those of a process that only loads the model."""
+    port, first, load = free_port(), [], []
     for _ in range(3):
         began = time.monotonic()
-        with ours(run, port=port):
-            found.append(time.monotonic() - began)
-    return {"seconds": found}
+        subprocess.run([sys.executable, "-c", LOAD, run], check=True, stdout=subprocess.DEVNULL)
+        load.append(time.monotonic() - began)
+        began = time.monotonic()
+        with ours(run, "model", port) as server:
+            first.append(time.monotonic() - began)
+            server.process.kill()
+    return {"first_answer_s": first, "load_s": load, "beyond_the_load_s": statistics.median(first) - statistics.median(load)}
+
+
+def swap(run: str, other: str) -> dict[str, Any]:
+    """Requests while an alias goes from one run to the other and back; which model answered is told by its probabilities."""
+    texts = [row[0] for row in list(csv.reader(TEXTS.open()))[1:]]
+    answered: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LUTHIER_ALIASES"] = str(Path(folder) / "aliases.json")
+        import luthier
+
+        luthier.promote(run, "production", force=True)
+        with ours("production") as server:
+            done = threading.Event()
+
+            def promote() -> None:
+                for place in (other, run) * 50:
+                    swaps = server.metric("luthier_swaps_total")
+                    luthier.promote(place, "production", force=True)
+                    while server.metric("luthier_swaps_total") == swaps:
+                        time.sleep(0.2)
+                        if done.is_set():
+                            return
+
+            def one(number: int) -> None:
+                try:
+                    status, said = server.ask("POST", "/predict", {"rows": [texts[0]]})
+                    key = json.dumps(json.loads(said)["data"]) if status == 200 else f"{status} {said[:100]!r}"
+                except (OSError, http.client.HTTPException) as problem:
+                    key = repr(problem)
+                answered[key] = answered.get(key, 0) + 1
+                time.sleep(0.3)
+
+            promoting = threading.Thread(target=promote)
+            promoting.start()
+            with ThreadPoolExecutor(16) as pool:
+                list(pool.map(one, range(1000)))
+            done.set()
+            promoting.join()
+            rows = [json.loads(key)[0].get("label") for key in answered if key.startswith("[")]
+            return {
+                "answered": sorted(answered.values()), "different_answers": len(answered), "labels": rows, "wrong": [key for key in answered if not key.startswith("[")],
+                "swaps": server.metric("luthier_swaps_total"), "resources": server.resources(),
+            }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "heavy", "soak", "restart"))
+    parser.add_argument("what", choices=("speed", "heavy", "soak", "restart", "swap"))
     parser.add_argument("run")
+    parser.add_argument("other", nargs="?", default="")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=24)
     given = parser.parse_args()
     if given.what == "speed":
         done = speed(given.run, given.rounds, given.seconds, given.clients)
     elif given.what == "soak":
         texts = [row[0] for row in list(csv.reader(TEXTS.open()))[1:]]
         done = soak(given.run, given.seconds, "/predict", lambda number: {"rows": [texts[number % len(texts)]], "limit": 16})
+    elif given.what == "swap":
+        done = swap(given.run, given.other)
     else:
-        done = heavy(given.run) if given.what == "heavy" else restart(given.run)
+        done = heavy(given.run, given.tokens) if given.what == "heavy" else restart(given.run)
     print(json.dumps(done))
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from luthier.app.cli import app, main
 from luthier.app.registry import format_table
+from luthier.core.aliases import write_alias
 from tests.core.test_run_index import VERDICT, made
 
 
@@ -109,3 +110,9 @@ def test_the_list_imports_no_torch(project: Path) -> None:
 def test_a_column_that_is_empty_everywhere_is_left_out_and_lines_fit_the_terminal() -> None:
     lines = format_table(("a", "b", "c"), [("one", "", "x" * 30), ("two", "", "y")], 20)
     assert lines[0] == "a    c" and lines[1] == "one  " + "x" * 14 + "…" and lines[2] == "two  y"
+
+
+def test_an_alias_whose_run_is_gone_says_so_in_the_table(project: Path) -> None:
+    write_alias("production", Path("runs/away/bundle"), Path("runs/away"), "ab" * 32)
+    assert "gone: put it back" in typed("aliases").output
+    assert typed("runs").exit_code == 0

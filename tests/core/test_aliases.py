@@ -79,7 +79,17 @@ def test_a_name_that_is_a_path_or_that_a_shell_would_read_otherwise_is_no_alias(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "aliases": {"production": 3}}', '{"format": "x", "aliases": {}}', "\x80\x81"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 1}',
+        '{"format": 1, "aliases": {"production": 3}}',
+        '{"format": "x", "aliases": {}}',
+        "\x80\x81",
+        "[" * 100_000,
+    ],
 )
 def test_a_damaged_file_is_named_and_nothing_is_promoted_over_it(text: str, tmp_path: Path) -> None:
     file = tmp_path / "aliases.json"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -250,3 +252,84 @@ def test_an_entry_reads_the_same_from_the_folder_and_from_the_index(tmp_path: Pa
     assert read.note == "first line second line" and "note.txt" in watched
     list_entries(tmp_path)
     assert list_entries(tmp_path) == [replace(read, folder=str(place))]
+
+
+def damage_record(file: Path, what: str) -> None:
+    """Spoil one run's record within an index that is whole otherwise."""
+    changes = {
+        "bytes": "UPDATE runs SET entry = CAST(x'ff7b' AS TEXT)",
+        "nothing": "UPDATE runs SET entry = '{}', watched = '{}'",
+        "no files": "UPDATE runs SET watched = '{}', entry = replace(entry, 'improved', 'worse')",
+        "words": "UPDATE runs SET entry = replace(replace(entry, '13.0', '\"long\"'), '0.9,', '\"high\",')",
+        "a number": "UPDATE runs SET entry = replace(entry, '\"2', '2, \"why\": \"2')",
+        "no difference": 'UPDATE runs SET entry = replace(entry, \'{"name": "the base"\', \'[1], "x": {"name": "the base"\')',
+        "endless": "UPDATE runs SET entry = replace(entry, '13.0', '1e999')",
+        "deep": f"UPDATE runs SET entry = '{'[' * 200_000}'",
+        "binary": "UPDATE runs SET path = x'00', watched = 7, entry = x'80'",
+    }
+    with contextlib.closing(sqlite3.connect(file)) as index:
+        index.execute(f"{changes[what]} WHERE path = 'two'")
+        index.commit()
+
+
+@pytest.mark.parametrize("what", ["bytes", "nothing", "no files", "words", "a number", "no difference", "endless", "deep", "binary"])
+def test_a_damaged_record_of_the_index_is_read_from_its_folder(what: str, tmp_path: Path) -> None:
+    made(tmp_path / "one")
+    made(tmp_path / "two")
+    before = list_entries(tmp_path)
+    damage_record(tmp_path / FILE, what)
+    assert list_entries(tmp_path) == before
+    assert list_entries(tmp_path) == before
+
+
+def test_a_page_of_the_index_that_is_spoilt_loses_nothing(tmp_path: Path) -> None:
+    for number in range(40):
+        made(tmp_path / f"{number:02d}")
+    before = list_entries(tmp_path)
+    content = bytearray((tmp_path / FILE).read_bytes())
+    content[3 * 4096 : 5 * 4096] = bytes(range(256)) * 32
+    (tmp_path / FILE).write_bytes(content)
+    assert list_entries(tmp_path) == before
+    assert list_entries(tmp_path) == before
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "1" + "0" * 400, "1" + "0" * 5000])
+@pytest.mark.parametrize("place", ["value", "n", "low", "difference", "seconds"])
+def test_a_number_that_is_none_spoils_no_list(place: str, number: str, tmp_path: Path) -> None:
+    made(tmp_path / "good")
+    folder = made(tmp_path / "odd")
+    verdict = json.dumps(VERDICT).replace(
+        {"value": "0.9,", "n": "100", "low": "0.85", "difference": "0.1,", "seconds": "12.5"}[place],
+        number + "," * (place in ("value", "difference")),
+    )
+    (folder / "verdict.json").write_text(verdict)
+    (folder / "seconds.json").write_text('{"seconds": %s}' % (number if place == "seconds" else "13.0"))
+    for _ in range(2):
+        good, odd = list_entries(tmp_path)
+        assert (good.state, good.value) == ("finished", 0.9)
+        numbers = [odd.value, odd.low, odd.high, odd.seconds, *(odd.difference or {}).values()]
+        assert all(math.isfinite(one) for one in numbers if isinstance(one, float))
+        json.dumps(odd.as_dict(), allow_nan=False)
+
+
+def test_a_folder_seen_from_elsewhere_names_its_winner_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = made(tmp_path / "studies" / "one", "searching", verdict=None)
+    made(study / "trials" / "001")
+    (study / "ledger.jsonl").write_text(json.dumps({"event": "won", "trial": 1, "end": ""}) + "\n")
+    monkeypatch.chdir(tmp_path)
+    assert list_entries(Path("studies"))[0].winner == "studies/one/trials/001"
+    monkeypatch.chdir(study)
+    (entry,) = list_entries(Path("../../studies"))
+    assert (entry.folder, entry.winner) == ("../../studies/one", "../../studies/one/trials/001")
+    assert Path(entry.winner).is_dir()
+
+
+def test_the_end_of_a_trial_that_was_chosen_is_listed_with_the_trials(tmp_path: Path) -> None:
+    study = made(tmp_path / "study", "searching", verdict=None)
+    for number in range(2):
+        made(study / "trials" / f"{number:03d}", "started", verdict=None)
+    made(study / "trials" / "001" / "ends" / "24")
+    made(study / "trials" / "000" / "ends" / "12", "started", verdict=None)
+    (study / "ledger.jsonl").write_text(json.dumps({"event": "won", "trial": 1, "end": "24"}) + "\n")
+    found = {Path(each.folder).relative_to(study / "trials").as_posix(): each.verdict for each in list_entries(study)}
+    assert found == {"000": "", "001": "", "001/ends/24": "improved"}

@@ -155,3 +155,22 @@ def test_names_that_lead_nowhere_name_the_nearest(project: Path) -> None:
     assert "did you mean 'production'" in str(missing.value)
     with pytest.raises(RunError, match="nothing bore the name production before"):
         luthier.rollback("production")
+
+
+def test_an_alias_whose_run_was_moved_deleted_or_made_anew_says_so(project: Path) -> None:
+    luthier.promote("runs/one", "production")
+    luthier.promote("runs/two", "staging")
+    assert [each["state"] for each in luthier.aliases()] == ["here", "here"]
+    shutil.move("runs/one", "runs/moved")
+    assert [each["state"] for each in luthier.aliases()] == ["gone", "here"]
+    assert luthier.runs() != []
+    for ask in (lambda: luthier.note("production"), lambda: luthier.promote("production", "next")):
+        with pytest.raises(RunError, match="production stands for runs/one, where no run is any more"):
+            ask()
+    shutil.copytree("runs/two", "runs/one")
+    assert [each["state"] for each in luthier.aliases()] == ["another bundle", "here"]
+    for spoilt in ("[" * 100_000, '{"format": 1e999}', "{"):
+        Path("runs/one/bundle/luthier.json").write_text(spoilt)
+        assert [each["state"] for each in luthier.aliases()] == ["another bundle", "here"]
+        with pytest.raises(ModelError, match=r"luthier\.json"):
+            luthier.promote("runs/one", "next", force=True)

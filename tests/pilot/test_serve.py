@@ -56,7 +56,7 @@ def test_a_loaded_bundle_answers_as_predict_does_and_ends_its_thread(runs: Folde
     model = load_model(check_bundle(runs[0], print))
     found = model.queue.submit(model.read([{"text": "the phone was great"}]), 1).future.result(30)
     assert [{"row": 1, **model.decide(found[0], 1, 0.9)}] == luthier.predict(runs[0], ["the phone was great"], top=1, abstain_below=0.9)
-    assert model.count_tokens(["the phone", "x"]) == sum(len(model.tokenizer(text)["input_ids"]) for text in ("the phone", "x"))
+    assert model.count_tokens(["the phone", "x"]) == sum(len(model.objective.tokenizer(text)["input_ids"]) for text in ("the phone", "x"))
     model.close(1)
     assert not model.queue._thread.is_alive()
 

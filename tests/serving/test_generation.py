@@ -139,6 +139,20 @@ def test_a_fault_of_the_batch_itself_ends_its_requests_and_the_engine_goes_on(op
     assert len(list(engine.submit(GenerationRequest((5, 6), 5)))) == 5
 
 
+def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(opened, monkeypatch):
+    engine = opened(slots=1)
+    monkeypatch.setattr(engine._batch, "leave", lambda text: 1 / 0)
+    running, waiting = engine.submit(GenerationRequest((5, 6), 250)), engine.submit(GenerationRequest((5, 6), 250))
+    running.next(60)
+    running.cancel()
+    for each in (running, waiting):
+        with pytest.raises(ZeroDivisionError):
+            list(each)
+    with pytest.raises(EngineClosed):
+        engine.submit(GenerationRequest((5, 6), 5))
+    assert (engine.numbers().active, engine.numbers().waiting, engine.numbers().failed) == (0, 0, 2)
+
+
 def test_a_listener_is_called_and_one_that_fails_cancels_its_own_answer_alone(opened):
     engine = opened()
     heard, broken = engine.submit(GenerationRequest((5, 6), 150)), engine.submit(GenerationRequest((7, 8), 200))

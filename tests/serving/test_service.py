@@ -59,7 +59,7 @@ def test_no_request_is_lost_while_models_are_replaced() -> None:
             except Exception as problem:
                 problems.append(problem)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     old = service.model

@@ -124,10 +124,12 @@ def aliases(
         return
     forced = {True: " (forced)", None: ""}
     rows = [(each["name"], str(each.get("event", "")), each.get("run") or f"from {each['from']}", each.get("sha256", "")[:12],
-             each["at"] + forced[each.get("forced")]) for each in found]  # fmt: skip
-    print("\n".join(format_table(("alias", "event", "run", "bundle", "since"), rows)))
+             each["at"] + forced[each.get("forced")], STATES.get(str(each.get("state")), "")) for each in found]  # fmt: skip
+    print("\n".join(format_table(("alias", "event", "run", "bundle", "since", "now"), rows)))
 
 
+STATES = {"gone": "gone: put it back, promote another run, or roll back", "another bundle": "another bundle is there now"}
+"""What is said of an alias whose bundle is not the one that was promoted."""
 HEAD = ("run", "family", "data", "verdict", "test metric", "over the baseline", "base", "time", "size", "alias, note")
 
 

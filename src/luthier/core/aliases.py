@@ -169,13 +169,15 @@ def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
         text = file.read_text()
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, IsADirectoryError):
         text = ""
+    except OSError as problem:
+        raise RunError(f"{file} cannot be read: {problem.strerror}", "look at who may read it") from None
     try:
         found = json.loads(text)
         version, aliases = found["format"], found["aliases"]
         whole = isinstance(version, int) and isinstance(aliases, dict) and all(isinstance(events, list) for events in aliases.values())
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         whole, version, aliases = False, 0, {}
     if not whole:
         raise RunError(f"{file} is damaged: it does not hold aliases", "restore it from a copy, or remove it and promote again")

@@ -123,7 +123,18 @@ def read_entry(folder: Path) -> tuple[RunEntry, tuple[str, ...]]:
             known |= {"state": "damaged", "why": "it is finished and verdict.json is missing"}
         if not (folder / "experiment.yaml").is_file():
             known |= {"state": "damaged", "why": "experiment.yaml is missing"}
-    except (RunError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError, RecursionError) as problem:
+    except (
+        RunError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        yaml.YAMLError,
+        RecursionError,
+    ) as problem:
         known |= {"state": "damaged", "why": _reason(problem)}
     return RunEntry(**known), watched
 
@@ -192,17 +203,20 @@ def _from_verdict(place: Run) -> dict[str, Any]:
 
 def _finite(value: Any) -> float | None:
     """A number that can be shown and sorted; None where it is none, such as NaN."""
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number that no float holds
+        return None
 
 
 def seconds_spent(folder: Path) -> float | None:
     """Seconds that a run has taken so far, over all its commands; None where nobody knows."""
     try:
-        return float(json.loads((folder / "seconds.json").read_text())["seconds"])
+        return _finite(json.loads((folder / "seconds.json").read_text())["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         try:
             verdict = from_json_value(json.loads((folder / "verdict.json").read_text()))
-            return float(verdict["seconds"])
+            return _finite(verdict["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -226,7 +240,7 @@ def is_running(folder: Path) -> bool:
     """
     lock = folder / ".lock"
     try:
-        owner = re.match(r"process (\d+) on (\S+),", lock.read_text(errors="replace"))
+        owner = re.match(r"process (\d{1,10}) on (\S+),", lock.read_text(errors="replace"))
     except OSError:
         return False
     if owner is None:

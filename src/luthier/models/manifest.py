@@ -61,6 +61,16 @@ def hash_bundle(facts: dict[str, Any]) -> str:
     return str(facts.get("facts") or hash_facts(facts))
 
 
+def bundle_hash(folder: Path) -> str | None:
+    """What luthier.json says the bundle's hash is, no file read beside it; empty where it cannot be read, None where there is none."""
+    try:
+        return hash_bundle(json.loads((folder / FACTS).read_text()))
+    except OSError:
+        return None
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return ""
+
+
 def missing_files(folder: Path) -> list[str]:
     """The files that luthier.json names and that are not there: none where the folder is no bundle. Names that lead out of the folder are none of its files."""
     try:
@@ -93,7 +103,7 @@ def read_bundle(folder: Path, say: Callable[[str], None] = lambda line: None) ->
     try:
         facts = json.loads((folder / FACTS).read_text())
         version = int(facts["format"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise ModelError(f"the bundle {folder} is damaged: {FACTS} cannot be read", how_to_restore(folder)) from None
     if version > FORMAT:
         raise ModelError(f"the bundle {folder} has format {version}; this Luthier knows formats up to {FORMAT}", "update Luthier")

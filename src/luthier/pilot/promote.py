@@ -12,7 +12,7 @@ from luthier.core.run import Run
 from luthier.core.run_entry import is_run
 from luthier.evaluation.verdict import verdict_sentence
 from luthier.models.catalogue import PACKAGED
-from luthier.models.manifest import hash_bundle, read_bundle
+from luthier.models.manifest import bundle_hash, hash_bundle, read_bundle
 from luthier.pilot.stages.named_runs import bundle_of, run_or_bundle
 
 
@@ -71,7 +71,7 @@ def rollback(name: str) -> tuple[Alias, Alias]:
 
 
 def aliases(name: str | None = None) -> list[dict[str, Any]]:
-    """Every alias and what it stands for; of one alias, all that happened to it, the oldest first.
+    """Every alias, what it stands for, and whether that is still there; of one alias, all that happened to it, the oldest first.
 
     Args:
         name: of the alias; all when not given.
@@ -82,9 +82,15 @@ def aliases(name: str | None = None) -> list[dict[str, Any]]:
     if name is not None:
         return [{"name": name, **event} for event in history_of(name)]
     return [
-        {"name": each.name, "run": str(each.run), "bundle": str(each.folder), "sha256": each.hash, "at": each.at}
+        {"name": each.name, "run": str(each.run), "bundle": str(each.folder), "sha256": each.hash, "at": each.at, "state": state_of(each)}
         for each in read_aliases().values()
     ]
+
+
+def state_of(alias: Alias) -> str:
+    """Whether the bundle that was given a name is still there: here, gone, or another bundle."""
+    written = bundle_hash(alias.folder)
+    return "gone" if written is None else "here" if written == alias.hash else "another bundle"
 
 
 def describe_promotion(now: Alias, before: Alias | None) -> list[str]:

@@ -157,7 +157,22 @@ class Engine:
         self._thread.join()
 
     def _work(self) -> None:
-        """The thread: take requests in, step, hand tokens out."""
+        """The thread; a fault of the engine itself ends it, and every request with it: nobody waits for ever."""
+        try:
+            self._answer_all()
+        except Exception as problem:
+            with self._changed:
+                self._closing = True
+                left = [*self._waiting, *(generation for _, generation in self._running.values())]
+                self._waiting.clear()
+                self._running.clear()
+                self._counts["failed"] += len(left)
+                for generation in left:
+                    generation.finish("error", problem)
+                self._changed.notify_all()
+
+    def _answer_all(self) -> None:
+        """Take requests in, step, hand tokens out, until the engine closes."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._running or self._closing)

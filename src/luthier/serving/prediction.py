@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,8 +82,8 @@ class PredictionQueue:
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
+        self._asked: list[Job] = []
         self._last, self._closed, self._seconds_a_job, self._last_seconds = 0, False, 0.05, 0.0
-        self.batches = self.rows = self.cancelled = 0
         self._thread = threading.Thread(target=self._work, name="luthier-predict", daemon=True)
         self._thread.start()
 
@@ -108,10 +109,13 @@ class PredictionQueue:
     def numbers(self) -> dict[str, int]:
         """Requests that wait and that are at work."""
         with self._changed:
-            return {"waiting": sum(not job.cancelled for job in self._waiting), "running": sum(not job.cancelled for job in self._running)}
+            return {
+                "waiting": sum(not job.cancelled for job in self._waiting),
+                "running": sum(not job.cancelled and not job.future.done() for job in self._running),
+            }
 
     def close(self, grace: float = 0.0) -> None:
-        """Take no more, let what waits finish for so many seconds, and end the thread."""
+        """Take no more, let what waits finish for so many seconds, tell the rest that the server ends, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -119,8 +123,7 @@ class PredictionQueue:
         with self._changed:
             for job in (*self._waiting, *self._running):
                 job.cancelled = True
-                if not job.future.done() and not job.future.cancel():
-                    job.future.set_exception(QueueClosed("the server is shutting down", "ask again"))
+                _settle(job.future, QueueClosed("the server is shutting down", "ask again"))
             self._waiting.clear()
             self._changed.notify()
 
@@ -130,7 +133,7 @@ class PredictionQueue:
         Raises:
             Abandoned: nobody does.
         """
-        if threading.current_thread() is self._thread and self._running and all(job.cancelled for job in self._running):
+        if threading.current_thread() is self._thread and self._asked and all(job.cancelled for job in self._asked):
             raise Abandoned
 
     def _work(self) -> None:
@@ -140,6 +143,8 @@ class PredictionQueue:
                 return
             began = time.monotonic()
             self._answer(jobs)
+            with self._changed:
+                self._running = []
             self._last_seconds = time.monotonic() - began
             self._seconds_a_job += 0.2 * (self._last_seconds / max(len(jobs), 1) - self._seconds_a_job)
 
@@ -171,13 +176,12 @@ class PredictionQueue:
             return jobs
 
     def _drop_cancelled(self) -> None:
-        kept = [job for job in self._waiting if not job.cancelled]
-        self.cancelled += len(self._waiting) - len(kept)
-        self._waiting = deque(kept)
+        self._waiting = deque(job for job in self._waiting if not job.cancelled)
 
     def _answer(self, jobs: list[Job]) -> None:
         if not jobs:
             return
+        self._asked = jobs
         try:
             found = self._said([record for job in jobs for record in job.records], jobs[0].limit)
             start = 0
@@ -185,16 +189,15 @@ class PredictionQueue:
                 _settle(job.future, found[start : start + len(job.records)])
                 start += len(job.records)
         except Abandoned:
-            self.cancelled += len(jobs)
+            pass  # nobody waits for an answer
         except Exception as problem:
             if len(jobs) == 1:
                 _settle(jobs[0].future, problem)
             else:  # whose fault it is shows when each is asked by itself
                 for job in jobs:
-                    self._running = [job]
                     self._answer([job])
         finally:
-            self._running = []
+            self._asked = []
 
     def _said(self, records: list[Record], limit: int) -> list[dict[str, Any]]:
         if self._together or not records:
@@ -206,13 +209,12 @@ class PredictionQueue:
                 found += self._predict([record], limit)
         if len(found) != len(records):
             raise Answerless(f"{len(records)} rows, {len(found)} answers")
-        self.batches, self.rows = self.batches + 1, self.rows + len(records)
         return found
 
 
 def _settle(future: Future[list[dict[str, Any]]], result: list[dict[str, Any]] | Exception) -> None:
-    """Give a future its result, unless the queue was closed meanwhile."""
-    if not future.done():
+    """Give a future its result, unless its client is gone or the queue was closed meanwhile."""
+    with contextlib.suppress(InvalidStateError):
         future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
 
 
@@ -230,4 +232,4 @@ def poll_inside(model: Any, poll: Callable[[], None]) -> None:
             module.register_forward_pre_hook(lambda module, inputs: poll())
 
 
-__all__ = ["Abandoned", "CancelledError", "Job", "PredictionQueue", "QueueClosed", "QueueFull", "poll_inside"]
+__all__ = ["Abandoned", "Job", "PredictionQueue", "QueueClosed", "QueueFull", "poll_inside"]

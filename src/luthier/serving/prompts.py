@@ -52,11 +52,6 @@ class Prompts:
                 return list(self.tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"])
             return list(self._family.serving_inputs(Record(1, {self._objective.input[0]: text}), self._objective)["tokens"])
 
-    def count(self, texts: Sequence[str]) -> int:
-        """Tokens of texts."""
-        with self._lock:
-            return sum(len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]) if texts else 0
-
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without the marks between turns."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

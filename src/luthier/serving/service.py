@@ -70,11 +70,6 @@ class ServedModel:
         """That it reads."""
         return tuple(self.objective.input)
 
-    @property
-    def tokenizer(self) -> Any:
-        """Its own."""
-        return self.objective.tokenizer
-
     def close(self, grace: float = 0.0) -> None:
         """End its threads."""
         self.queue.close(grace)

@@ -21,7 +21,8 @@ from luthier.app.server.listen import Running
 from luthier.serving.limits import Limits
 from tests.families.cases import CASES, base_of
 
-QUICK = ("training.steps=2", "training.checkpoint_seconds=0")
+QUICK = ("training.steps=2", "training.checkpoint_seconds=0", "training.dtype=float32")
+"""The engine of many slots knows fp32 alone; where the processor has bf16, runs would be of that."""
 SHORT = Limits(header_seconds=0.7, body_seconds=0.7, write_seconds=0.7, idle_seconds=5, connections=60, waiting=6, generating=6)
 """So that a test waits for no limit."""
 

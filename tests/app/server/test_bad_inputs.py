@@ -68,6 +68,7 @@ FIELDS: list[tuple[str, dict[str, Any], int, str]] = [
     ),
     (CHAT, chat(messages=[{"role": "user", "content": "word " * 2000}]), 422, "messages"),
     (CHAT, chat(max_tokens=250), 422, "max_tokens"),
+    (CHAT, {name: value for name, value in chat(max_completion_tokens=250).items() if name != "max_tokens"}, 422, "max_completion_tokens"),
     (COMPLETE, complete(prompt=""), 400, "prompt"),
     (COMPLETE, complete(prompt=[]), 400, "prompt"),
     (COMPLETE, complete(prompt=[10**7]), 400, "prompt"),

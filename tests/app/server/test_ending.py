@@ -134,6 +134,25 @@ def test_answers_that_are_not_through_in_time_are_told_that_the_server_ends(bund
         client("GET", "/health")
 
 
+def test_predictions_that_wait_when_the_server_ends_are_answered_503(bundles: Any, home: Path) -> None:
+    running = luthier.serve(bundles("classification"), port=0, say=lambda line: None, wait=False)
+    client = Client(running)
+    queue: Any = running.service.model.queue
+    predict, go = queue._predict, threading.Event()
+    queue._predict = lambda records, limit: (go.wait(20), predict(records, limit))[1]
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(client("POST", "/classify", {"input": "good"}))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    assert until(lambda: sum(queue.numbers().values()) == 5 and queue.numbers()["waiting"] >= 1)
+    running.close(0.2)
+    for thread in threads:
+        thread.join()
+    go.set()
+    assert [(status, said["error"]["code"]) for status, said, _ in found] == [(503, "not_ready")] * 5
+    assert running.service.counters.total("luthier_failed_total") == 0
+
+
 FAULTS = ["weights", "swapped", "tokenizer", "template", "missing"]
 
 

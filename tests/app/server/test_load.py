@@ -180,7 +180,7 @@ def test_an_answer_of_predict_that_nobody_waits_for_is_not_written_to_its_end(ch
         with open_request(chat, "/predict", {"rows": ["what about 3?"] * 8, "limit": 200}):
             assert until(lambda: len(steps) > 3)
         assert until(lambda: queue.numbers()["running"] == 0, 1.0)
-        assert until(lambda: queue.cancelled > 0, 2.0)
+        assert until(lambda: not queue._asked, 2.0)
     finally:
         hook.remove()
 
@@ -277,3 +277,17 @@ def test_a_reader_that_reads_nothing_is_cut_and_delays_nobody(classifier: Client
             while opened.recv(1 << 20):
                 pass
             raise ConnectionError  # it was closed
+
+
+def test_usage_counts_the_tokens_of_the_prompt_and_of_the_answer(chat: Client) -> None:
+    prompts: Any = chat.running.service.model.prompts
+    asked = body(3, tokens=5, temperature=0)
+    read = len(prompts.of_conversation(asked["messages"]))
+    before = {kind: chat.metric(f'luthier_tokens_total{{kind="{kind}"}}') for kind in ("prompt", "completion")}
+    whole = chat.post(CHAT, {**asked, "logprobs": True})
+    *_, last = events(chat.post(CHAT, {**asked, "stream": True, "stream_options": {"include_usage": True}}))
+    written = len(whole["choices"][0]["logprobs"]["content"])
+    usage = {"prompt_tokens": read, "total_tokens": read + written, "completion_tokens": written}
+    assert whole["usage"] == last["usage"] == usage
+    after = {kind: chat.metric(f'luthier_tokens_total{{kind="{kind}"}}') for kind in ("prompt", "completion")}
+    assert {kind: after[kind] - before[kind] for kind in after} == {"prompt": 2 * read, "completion": 2 * written}

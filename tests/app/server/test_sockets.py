@@ -10,7 +10,7 @@ import time
 import pytest
 
 import luthier
-from luthier.app.server.listen import allowed_hosts, bind
+from luthier.app.server.addresses import allowed_hosts, bind
 from luthier.core.errors import RunError
 from tests.app.server.conftest import SHORT, Client, read_all, until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
+import json
 import os
 import shlex
 import signal
@@ -18,16 +18,16 @@ from typing import Any
 
 import uvicorn
 
+from luthier.app.server.addresses import LOOPBACK, allowed_hosts, bind, url
 from luthier.app.server.application import make_application
+from luthier.app.server.guard import App
 from luthier.app.server.protocol import protocol_with
 from luthier.app.server.token_file import keep_token
-from luthier.core.errors import LuthierError, RunError
 from luthier.pilot.serve import alias_of, check_bundle, check_engine, describe_bundle, follow_alias, load_model
 from luthier.pilot.stages.opened_bundle import Say
 from luthier.serving.limits import Limits
-from luthier.serving.service import Service
+from luthier.serving.service import ServedModel, Service
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 IMAGE_BODY = 16 << 20
 """Bytes of a body that holds images."""
 FLUSH_SECONDS = 3
@@ -187,18 +187,11 @@ def serve(
     opened = bind(host, port)
     real = opened.getsockname()[1]
     token, file = keep_token(real, token, port == 0)
-    shown = f"[{host}]" if ":" in host else host
-    hosts = allowed_hosts(host, real, allow_host)
     service = Service(limits)
-    app = make_application(service, token, hosts, log)
-    config = uvicorn.Config(
-        app, http=protocol_with(limits), ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False, server_header=False,
-        timeout_keep_alive=int(limits.idle_seconds), h11_max_incomplete_event_size=limits.header_bytes, timeout_graceful_shutdown=FLUSH_SECONDS, backlog=256,
-    )  # fmt: skip
-    server = GracefulServer(config, service, say)
-    address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else '[::1]' if host == '::' else shown}:{real}"
-    running = Running(server, service, address, token, file)
-    for line in introduce(about, address, host, token, file, service):
+    app = make_application(service, token, allowed_hosts(host, real, allow_host), log)
+    server = GracefulServer(_configure(app, limits), service, say)
+    running = Running(server, service, url(host, real), token, file)
+    for line in introduce(about, running, host):
         say(line)
 
     def load() -> None:
@@ -210,47 +203,19 @@ def serve(
             return
         if alias is not None:
             follow_alias(service, alias.name, lambda new: load_model(new, name, engine, limits), say, running.stopped)
-        say(f"ready: {model.about['engine'] or 'each batch is one call of predict'}; try it: {curl_line(model, address, file)}")
+        say(f"ready: {model.about['engine'] or 'each batch is one call of predict'}; try it: {curl_line(model, running)}")
 
     threading.Thread(target=load, name="luthier-load", daemon=True).start()
     running.run([opened]) if wait else running.start([opened])
     return running
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket at an address; nobody can connect to it yet.
-
-    Raises:
-        RunError: it is taken, not allowed, or none of this machine.
-    """
-    opened = None
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        opened = socket.socket(family, kind, protocol)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(place)
-    except OSError as problem:
-        if opened is not None:
-            opened.close()
-        if problem.errno == errno.EADDRINUSE:
-            raise RunError(
-                f"port {port} of {host} is taken by another program", "give another one, or --port 0 for one that is free"
-            ) from None
-        raise RunError(f"{host}:{port} cannot be listened on: {problem.strerror or problem}", "check --host and --port") from None
-    opened.set_inheritable(False)
-    return opened
-
-
-def allowed_hosts(host: str, port: int, more: Sequence[str]) -> set[str]:
-    """Values of the Host header that are answered, exactly: the address itself, on this machine also its other names, and what the person allows."""
-    names = {f"[{host}]" if ":" in host else host}
-    if host in LOOPBACK or host in ("0.0.0.0", "::", ""):
-        names |= {"127.0.0.1", "localhost", "[::1]"}
-    names -= {"0.0.0.0", "[::]", ""}
-    found = {f"{each}:{port}" for each in names}
-    if port == 80:
-        found |= names
-    return found | {each if ":" in each else f"{each}:{port}" for each in more}
+def _configure(app: App, limits: Limits) -> uvicorn.Config:
+    """How uvicorn serves: our protocol, no log of its own, and a short time for what is still on its way at the end."""
+    return uvicorn.Config(
+        app, http=protocol_with(limits), ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False, server_header=False,
+        timeout_keep_alive=int(limits.idle_seconds), h11_max_incomplete_event_size=limits.header_bytes, timeout_graceful_shutdown=FLUSH_SECONDS, backlog=256,
+    )  # fmt: skip
 
 
 def _limits_for(base: Any) -> Limits:
@@ -258,7 +223,7 @@ def _limits_for(base: Any) -> Limits:
     return dataclasses.replace(Limits(), body_bytes=IMAGE_BODY) if base.kind == "image" else Limits()
 
 
-def introduce(about: dict[str, Any], address: str, host: str, token: str, file: Path, service: Service) -> list[str]:
+def introduce(about: dict[str, Any], running: Running, host: str) -> list[str]:
     """What a person is told when the server starts: what, where, and how to use it."""
     verdict = about["verdict"]
     judged = (
@@ -268,21 +233,19 @@ def introduce(about: dict[str, Any], address: str, host: str, token: str, file: 
     )
     lines = [
         f"serving {about['name']} ({about['family']}, {judged})",
-        f"page    {address}/#token={token}",
-        f"token   kept in {file} (only you can read it); clients send it as Authorization: Bearer",
-        f"routes  {address}/docs",
+        f"page    {running.address}/#token={running.token}",
+        f"token   kept in {running.token_file} (only you can read it); clients send it as Authorization: Bearer",
+        f"routes  {running.address}/docs",
     ]
     if host not in LOOPBACK:
         lines.append(
-            f"exposed other machines can reach it at port {address.rpartition(':')[2]} of {host}, unencrypted, with the token; they must name a Host of --allow-host"
+            f"exposed other machines can reach it at port {running.address.rpartition(':')[2]} of {host}, unencrypted, with the token; they must name a Host of --allow-host"
         )
     return lines
 
 
-def curl_line(model: Any, address: str, file: Path) -> str:
+def curl_line(model: ServedModel, running: Running) -> str:
     """A line that asks the model, to be pasted."""
-    import json
-
     example = next(iter(model.example.values()))
     if model.engine is not None and model.family.converses:
         path, body = "/v1/chat/completions", {"model": model.name, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32}
@@ -292,12 +255,9 @@ def curl_line(model: Any, address: str, file: Path) -> str:
         path, body = "/classify", {"input": example}
     else:
         path, body = "/predict", {"rows": [model.example]}
-    header = f'-H "Authorization: Bearer $(cat {shlex.quote(str(file))})" -H "Content-Type: application/json"'
-    return f"curl {address}{path} {header} -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
+    header = f'-H "Authorization: Bearer $(cat {shlex.quote(str(running.token_file))})" -H "Content-Type: application/json"'
+    return f"curl {running.address}{path} {header} -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
 
 
 def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-__all__ = ["LuthierError", "Running", "serve"]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from luthier.app.server.errors import Refused
@@ -37,7 +37,6 @@ class Answer:
     stream: TextStream
     tokens: int = 0
     reason: str = ""
-    pieces: list[Piece] = field(default_factory=list)
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         """The pieces of its text, the last one with what was held back; each has some text or tokens.
@@ -109,28 +108,7 @@ def start(
     """
     engine = model.engine
     assert engine is not None
-    requests = []
-    for prompt in ids:
-        room = model.context - len(prompt)
-        if not prompt:
-            raise Refused(400, "the prompt is empty", field, "invalid_value")
-        if any(token >= engine.vocabulary for token in prompt):
-            raise Refused(400, f"token ids are below {engine.vocabulary}", field, "invalid_value")
-        if room < 1 or (limit is not None and limit > room):
-            asks = f" and {limit} of the answer" if limit is not None else ""
-            raise Refused(
-                422,
-                f"{len(prompt)} tokens of the prompt{asks} do not fit: the model reads {model.context} together",
-                "max_tokens" if room >= 1 else field,
-                "context_length_exceeded",
-            )
-        seed = secrets.randbits(31) if asked.seed is None else asked.seed % (1 << 63)
-        requests.append(
-            GenerationRequest(
-                tuple(int(token) for token in prompt), min(limits.default_tokens, room) if limit is None else limit, float(asked.temperature or 0.0),
-                1.0 if asked.top_p is None else float(asked.top_p), asked.top_k or 0, seed, prompts.ends, logprobs,
-            )
-        )  # fmt: skip
+    requests = [as_request(model, prompts, prompt, asked, limit, logprobs, field, limits) for prompt in ids]
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
     for request in requests:
         engine.check(request)
@@ -142,6 +120,39 @@ def start(
         cancel(started)
         raise
     return started
+
+
+def as_request(
+    model: ServedModel,
+    prompts: Prompts,
+    prompt: Sequence[int],
+    asked: Sampling,
+    limit: int | None,
+    logprobs: int,
+    field: str,
+    limits: Limits,
+) -> GenerationRequest:
+    """A prompt as the engine takes it; see `start`.
+
+    Raises:
+        Refused: it is empty or too long.
+    """
+    room = model.context - len(prompt)
+    vocabulary = model.engine.vocabulary if model.engine is not None else 0
+    if not prompt:
+        raise Refused(400, "the prompt is empty", field, "invalid_value")
+    if any(token >= vocabulary for token in prompt):
+        raise Refused(400, f"token ids are below {vocabulary}", field, "invalid_value")
+    if room < 1 or (limit is not None and limit > room):
+        asks = f" and {limit} of the answer" if limit is not None else ""
+        message = f"{len(prompt)} tokens of the prompt{asks} do not fit: the model reads {model.context} together"
+        named = "max_tokens" if asked.max_tokens is not None else "max_completion_tokens"
+        raise Refused(422, message, named if room >= 1 else field, "context_length_exceeded")
+    seed = secrets.randbits(31) if asked.seed is None else asked.seed % (1 << 63)
+    return GenerationRequest(
+        tuple(int(token) for token in prompt), min(limits.default_tokens, room) if limit is None else limit, float(asked.temperature or 0.0),
+        1.0 if asked.top_p is None else float(asked.top_p), asked.top_k or 0, seed, prompts.ends, logprobs,
+    )  # fmt: skip
 
 
 def cancel(answers: Sequence[Answer]) -> None:

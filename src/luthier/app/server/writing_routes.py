@@ -61,6 +61,12 @@ def add_writing_routes(app: FastAPI) -> None:
     Args:
         app: the server.
     """
+    _add_chat_route(app)
+    _add_completion_route(app)
+
+
+def _add_chat_route(app: FastAPI) -> None:
+    """Answers to conversations."""
 
     @app.post("/v1/chat/completions", openapi_extra=TOKEN, response_model=Completion, responses=STREAMED, tags=["OpenAI"])
     async def chat_completions(request: Request, asked: ChatRequest) -> Response:
@@ -96,6 +102,10 @@ def add_writing_routes(app: FastAPI) -> None:
             )  # fmt: skip
 
         return await write(request, asked, read, limit, top, "messages", shape)
+
+
+def _add_completion_route(app: FastAPI) -> None:
+    """How texts go on."""
 
     @app.post("/v1/completions", openapi_extra=TOKEN, response_model=Completion, responses=STREAMED, tags=["OpenAI"])
     async def completions(request: Request, asked: CompletionRequest) -> Response:

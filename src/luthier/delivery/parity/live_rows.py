@@ -34,7 +34,8 @@ def check_rows(trainer: Trainer, endpoint: OpenAiEndpoint, records: Sequence[Rec
         say: told what is looked at.
     """
     say(LOG_PROBABILITIES)
-    texts = ["\n\n".join(str(record.values.get(name) or "") for name in trainer.objective.input) for record in records]
+    columns = trainer.objective.input[:1] if trainer.family.gives == "vector" else trainer.objective.input  # a vector is of one text
+    texts = ["\n\n".join(str(record.values.get(name) or "") for name in columns) for record in records]
     said = trainer.family.predict(trainer.model, trainer.objective, list(records), 1)
     result, right = _vectors(said, endpoint.embed(texts), records, precision) if trainer.family.gives == "vector" else _classes(trainer, said, endpoint.classify(texts), records, precision)  # fmt: skip
     metric = StageResult(METRIC, *right) if right is not None else StageResult(METRIC, "unseen", detail="the rows do not say what is right")

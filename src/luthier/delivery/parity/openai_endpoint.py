@@ -50,7 +50,10 @@ class OpenAiEndpoint:
             known = [str(each["id"]) for each in listed["data"]]
         except (Refused, KeyError, TypeError) as problem:
             if isinstance(problem, Refused) and problem.status in (401, 403):
-                raise ModelError(f"{server.url} wants a token", "give it by the environment variable LUTHIER_ENDPOINT_TOKEN") from None
+                raise ModelError(
+                    f"{server.url} wants a token",
+                    "give it by the environment variable LUTHIER_ENDPOINT_TOKEN; `luthier serve` says which file keeps its own",
+                ) from None
             raise ModelError(
                 f"{server.url} does not speak OpenAI's routes: /v1/models lists no models", "see whether the address is right"
             ) from None

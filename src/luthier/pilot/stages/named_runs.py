@@ -24,6 +24,11 @@ def run_folder(run: str | os.PathLike[str]) -> Path:
         folder = folder.parent
     if is_run(folder):
         return folder
+    if alias is not None:
+        raise RunError(
+            f"{alias.name} stands for {folder}, where no run is any more",
+            f"put it back, `luthier promote RUN {alias.name}` for another run, or `luthier rollback {alias.name}`",
+        )
     if folder.exists():
         raise RunError(f"{folder} is not a run folder: it has no experiment.yaml", "give the folder that `luthier run` printed")
     beside = [entry.name for entry in folder.parent.iterdir() if not entry.name.startswith(".")] if folder.parent.is_dir() else []
