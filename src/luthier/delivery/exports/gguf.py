@@ -19,13 +19,14 @@ from luthier.delivery.exports.gguf_file import NAMED_ENDS
 from luthier.delivery.exports.gguf_modelfile import Layout, find_layout, modelfile
 from luthier.delivery.exports.gguf_tensors import kind_of, plan_tensors, rounded, tensors_of
 from luthier.delivery.exports.gguf_tokenizer import BYTE_LEVEL, CONTROL, Vocabulary, changes_of, read_vocabulary, refuse_tokenizer
+from luthier.delivery.exports.llama_bindings import installed_package, quantize_file
 from luthier.families import family_of
 from luthier.models.base import Base
 
 FILE, MODELFILE = "model.gguf", "Modelfile"
 QUANTIZER = "llama-quantize"
-SMALLER = {"q4_k_m": "Q4_K_M"}
-"""Precision → its name for llama.cpp's own quantiser, which is asked where it is installed."""
+SMALLER = {"q4_k_m": ("Q4_K_M", 15), "q4_0": ("Q4_0", 2)}
+"""Precision → its name and number for llama.cpp's own quantiser (`llama_ftype`), which is asked where it is installed."""
 FILE_TYPES = {"float32": 0, "float16": 1, "q8_0": 7, "bfloat16": 32}
 """As llama.cpp numbers them (`general.file_type`)."""
 
@@ -44,8 +45,8 @@ class Gguf:
         if about.get("ships", "trained") != "trained":
             return f"it ships {'a linear probe' if about['ships'] == 'probe' else 'the average of two models'}, and llama.cpp computes one language model"
         config = json.loads((bundle.folder / "config.json").read_text())
-        if precision in SMALLER and shutil.which(QUANTIZER) is None:
-            return f"{precision} is written by llama.cpp's own {QUANTIZER}, which is not on the PATH (q8_0 needs nothing)"
+        if precision in SMALLER and shutil.which(QUANTIZER) is None and installed_package() is None:
+            return f"{precision} is written by llama.cpp's own quantiser: pip install llama-cpp-py-sync, or put {QUANTIZER} on the PATH (q8_0 needs nothing)"
         return refuse_network(config) or refuse_tokenizer(_processor(bundle)[0])
 
     def losses(self, bundle: Base, precision: str) -> list[str]:
@@ -76,7 +77,7 @@ class Gguf:
         file = folder / FILE
         _write_file(bundle, file, whole)
         if precision in SMALLER:
-            _quantize(file, SMALLER[precision], say)
+            _quantize(file, *SMALLER[precision], say)
         tokenizer, objective = _processor(bundle)
         about = {"name": _name_of(bundle).lower().replace(" ", "-"), "context": context_of(json.loads((bundle.folder / "config.json").read_text())), "converses": _converses(bundle)}  # fmt: skip
         layout = _layout_of(tokenizer, objective) if _converses(bundle) else "it does not answer"
@@ -217,19 +218,23 @@ def _add_vocabulary(writer: Any, vocabulary: Vocabulary, marks: tuple[int | None
     writer.add_add_eos_token(False)
 
 
-def _quantize(file: Path, kind: str, say: Say) -> None:
-    """Let llama.cpp's own program make the file smaller, in its place.
+def _quantize(file: Path, kind: str, number: int, say: Say) -> None:
+    """Let llama.cpp's own quantiser make the file smaller, in its place: the program where it is on the PATH, else a package's library.
 
     Raises:
         ModelError: it does not.
     """
+    import torch
+
     whole = file.with_name("whole.gguf")
     file.rename(whole)
-    say(f"{QUANTIZER} rounds the weights to {kind}")
-    done = subprocess.run([QUANTIZER, str(whole), str(file), kind], capture_output=True, text=True, check=False)
+    program = shutil.which(QUANTIZER)
+    say(f"llama.cpp's quantiser ({program or installed_package()}) rounds the weights to {kind}")
+    if program is None:
+        problem = quantize_file(whole, file, number, torch.get_num_threads())
+    else:
+        done = subprocess.run([program, str(whole), str(file), kind], capture_output=True, text=True, check=False)
+        problem = (done.stderr.strip().splitlines() or ["it said nothing"])[-1] if done.returncode else ""
     whole.unlink()
-    if done.returncode or not file.is_file():
-        raise ModelError(
-            f"{QUANTIZER} failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}",
-            "export it with --dtype q8_0, which needs nothing",
-        )
+    if problem or not file.is_file():
+        raise ModelError(f"llama.cpp's quantiser failed: {problem}", "export it with --dtype q8_0, which needs nothing")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import shutil
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from luthier.delivery.exports.exporter import Runtime, WeightDifference
 from luthier.delivery.exports.gguf_file import GgufFile
 from luthier.delivery.exports.gguf_tensors import compare_file
 from luthier.delivery.exports.json_http import JsonServer
+from luthier.delivery.exports.llama_bindings import installed_package
 from luthier.delivery.exports.llama_server import LlamaServer
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def open_gguf(file: Path) -> Runtime:
     Raises:
         ModelError: it cannot be opened there.
     """
-    from luthier.delivery.exports.llama_package import PACKAGE, PackagedFile
+    from luthier.delivery.exports.llama_package import PackagedFile
 
     program = shutil.which(SERVER)
-    packaged = importlib.util.find_spec(PACKAGE) is not None
+    packaged = installed_package() is not None
     if program is not None:
         return ServedFile(file, program, PackagedFile(file) if packaged else None)
     if packaged:
