@@ -118,21 +118,30 @@ class PlainOnnx:
 
     def _step(self, tokens: Sequence[int], cache: dict[str, np.ndarray] | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Scores behind each new token, # (new, vocabulary), and the cache with them in it."""
-        session = self.sessions[0]
-        if cache is None:
-            shapes = {each.name: each.shape for each in session.get_inputs() if each.name.startswith("past")}
-            cache = {name: np.zeros((1, shape[1], 0, shape[3]), dtype=np.float32) for name, shape in shapes.items()}
+        cache = self._empty_cache(self.sessions[0], "") if cache is None else cache
         before = next(iter(cache.values())).shape[2]
-        ids = np.array([list(tokens)], dtype=np.int64)
         places = np.arange(before, before + len(tokens), dtype=np.int64)[None]
         seen = np.ones((1, before + len(tokens)), dtype=np.int64)
-        said = session.run(None, {"input_ids": ids, "attention_mask": seen, "position_ids": places, **cache})
+        ids = np.array([list(tokens)], dtype=np.int64)
+        return self._run_cached(self.sessions[0], {"input_ids": ids, "attention_mask": seen, "position_ids": places, **cache})
+
+    def _empty_cache(self, session: Any, kind: str) -> dict[str, np.ndarray]:
+        """Keys and values of no token, for those inputs whose name has `kind` in it."""
+        shapes = {each.name: each.shape for each in session.get_inputs() if each.name.startswith("past") and kind in each.name}
+        return {name: np.zeros((1, shape[1], 0, shape[3]), dtype=np.float32) for name, shape in shapes.items()}
+
+    def _run_cached(self, session: Any, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Scores behind each new token, # (new, vocabulary), and the cache with them in it."""
+        scores, *present = session.run(None, inputs)
         names = [each.name.replace("present", "past_key_values") for each in session.get_outputs()[1:]]
-        return said[0][0], dict(zip(names, said[1:], strict=True))
+        return scores[0], dict(zip(names, present, strict=True))
 
     def log_probabilities(self, tokens: Sequence[int]) -> np.ndarray:
-        """Of each token but the first, behind those before it, # (tokens - 1,)"""
-        return _of_tokens(self._step(tokens, None)[0][:-1], tokens[1:])
+        """Of each token but the first, behind those before it, # (tokens - 1,); the second half behind the cache of the first."""
+        half = (len(tokens) + 1) // 2
+        scores, cache = self._step(tokens[:half], None)
+        more = [self._step(tokens[half:], cache)[0]] if half < len(tokens) else []
+        return _of_tokens(np.concatenate([scores, *more])[:-1], tokens[1:])
 
     def write(self, tokens: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time, up to `limit` or to one that ends an answer, which is given too."""
@@ -150,23 +159,35 @@ class PlainOnnx:
         return int(self.config["pad_token_id"] if begin is None else begin)
 
     def _read(self, source: Sequence[int]) -> dict[str, np.ndarray]:
+        """What the decoder attends to of a source: its keys and values in each layer."""
         ids = np.array([list(source)], dtype=np.int64)
-        states = self.sessions[0].run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
-        return {"encoder_hidden_states": states, "encoder_attention_mask": np.ones_like(ids)}
+        names = [each.name for each in self.sessions[0].get_outputs()]
+        outputs = dict(zip(names, self.sessions[0].run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)}), strict=True))
+        outputs.pop("encoder_hidden_states")
+        return {"encoder_attention_mask": np.ones_like(ids), **outputs}
+
+    def _follow(self, tokens: Sequence[int], read: dict[str, np.ndarray], cache: dict[str, np.ndarray] | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Scores behind each new token of a translation, # (new, vocabulary), and the cache with them in it."""
+        cache = self._empty_cache(self.sessions[1], ".decoder.") if cache is None else cache
+        return self._run_cached(self.sessions[1], {"decoder_input_ids": np.array([list(tokens)], dtype=np.int64), **read, **cache})
 
     def log_probabilities_behind(self, source: Sequence[int], target: Sequence[int]) -> np.ndarray:
-        """Of each target token behind the source and those before it, # (target tokens,)"""
-        shown = np.array([[self._begin(), *target[:-1]]], dtype=np.int64)
-        return _of_tokens(self.sessions[1].run(None, {"decoder_input_ids": shown, **self._read(source)})[0][0], target)
+        """Of each target token behind the source and those before it, # (target tokens,); the second half behind the cache of the first."""
+        read, shown = self._read(source), [self._begin(), *target[:-1]]
+        half = (len(shown) + 1) // 2
+        scores, cache = self._follow(shown[:half], read, None)
+        more = [self._follow(shown[half:], read, cache)[0]] if half < len(shown) else []
+        return _of_tokens(np.concatenate([scores, *more]), target)
 
     def translate(self, source: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time, never the padding; up to `limit` or to one that ends a text, which is given too."""
         read, found, padding = self._read(source), [self._begin()], self.config.get("pad_token_id")
+        cache = None
         while len(found) <= limit:
-            scores = self.sessions[1].run(None, {"decoder_input_ids": np.array([found], dtype=np.int64), **read})[0][0, -1]
+            scores, cache = self._follow(found[-1:], read, cache)
             if padding is not None:
-                scores[padding] = -np.inf
-            found.append(int(scores.argmax()))
+                scores[-1, padding] = -np.inf
+            found.append(int(scores[-1].argmax()))
             if found[-1] in self.ends:
                 break
         return found[1:]
