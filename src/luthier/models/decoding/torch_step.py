@@ -54,7 +54,7 @@ class TorchDecoder:
         Returns:
             the logits of the wanted rows, in order, # (wanted, vocabulary)
         """
-        rows = lay_out_rows(spans)
+        rows = lay_out_rows(spans, self.cache)
         network = self.network
         x = network.embedding.index_select(0, rows.tokens) * network.embedding_scale
         for layer, (block, products) in enumerate(zip(network.blocks, self.products)):
