@@ -17,7 +17,8 @@ from luthier.delivery.exports import onnx_graphs
 from luthier.delivery.exports.onnx_folder import _write_decoder, _write_halves, _write_rows
 from luthier.models.pretrained import load_classifier, load_generator
 from tests.conftest import DECODERS, ENCODERS, PADDED
-from tests.models.test_encoder_decoder import NETWORKS, network as translator
+from tests.models.test_encoder_decoder import NETWORKS
+from tests.models.test_encoder_decoder import network as translator
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")

@@ -94,7 +94,9 @@ def test_torchs_step_gives_one_row_the_same_logits_beside_seven_others(networks)
     decoder = TorchDecoder(network, make_cache(network, 16, 64))
     alone = decoder.step([Span([9], 0, [0])])
     beside = decoder.step([Span([20 + number], 0, [number]) for number in range(1, 8)] + [Span([9], 0, [0])])
-    assert torch.allclose(alone[0], beside[-1], atol=5e-7)  # bits are promised by the compiled step only: MKL's are equal on Intel's processors, not on AMD's
+    assert torch.allclose(
+        alone[0], beside[-1], atol=5e-7
+    )  # bits are promised by the compiled step only: MKL's are equal on Intel's processors, not on AMD's
 
 
 @needs_compiler

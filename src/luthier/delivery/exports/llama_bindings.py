@@ -164,7 +164,8 @@ def open_py_sync() -> tuple[Any, Any, list[str]]:
     """The library that llama-cpp-py-sync brings: its types, its functions, and the lines of its log."""
     from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib  # pyright: ignore[reportMissingImports]
 
-    ffi, library = get_ffi(), get_lib()
+    ffi: Any = get_ffi()
+    library: Any = get_lib()
     if not _log:
         lines: list[str] = []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -41,7 +40,8 @@ class PackagedFile:
             self._llama: Bindings = PACKAGES[package](file, min(self.held.context, LONGEST), torch.get_num_threads())
         except (ImportError, OSError, RuntimeError, AttributeError) as problem:  # built for another system
             raise ModelError(
-                f"the package {package} cannot be loaded: {str(problem)[:300]}", "install another version of it, or remove it: the file is then read back"
+                f"the package {package} cannot be loaded: {str(problem)[:300]}",
+                "install another version of it, or remove it: the file is then read back",
             ) from None
         self.about = f"llama.cpp ({self._llama.about})"
         self.precision, self.ends = self.held.precision, self.held.ends

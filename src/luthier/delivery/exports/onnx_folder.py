@@ -272,8 +272,14 @@ def _write_halves(encoder: Any, decoder: Any, folder: Path) -> None:
     with torch.no_grad():
         _, *crossed = encoder(ids, seen)
     cached = [torch.zeros(2, each.shape[1], 3, each.shape[3]) for each in crossed]
-    varying = {"decoder_input_ids": {0: "rows", 1: "new"}, "encoder_attention_mask": {0: "rows", 1: "length"}, "logits": {0: "rows", 1: "new"}}
+    varying = {
+        "decoder_input_ids": {0: "rows", 1: "new"},
+        "encoder_attention_mask": {0: "rows", 1: "length"},
+        "logits": {0: "rows", 1: "new"},
+    }
     varying |= {name: {0: "rows", 2: "length"} for name in source}
     varying |= {name: {0: "rows", 2: "cached"} for name in past} | {name: {0: "rows", 2: "all"} for name in present}
     inputs = ["decoder_input_ids", "encoder_attention_mask", *past, *source]
-    _trace(decoder, (torch.arange(3, 9).view(2, 3), seen, *cached, *crossed), inputs, ["logits", *present], varying, folder / "decoder.onnx")
+    _trace(
+        decoder, (torch.arange(3, 9).view(2, 3), seen, *cached, *crossed), inputs, ["logits", *present], varying, folder / "decoder.onnx"
+    )

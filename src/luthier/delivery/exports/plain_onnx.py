@@ -166,7 +166,9 @@ class PlainOnnx:
         outputs.pop("encoder_hidden_states")
         return {"encoder_attention_mask": np.ones_like(ids), **outputs}
 
-    def _follow(self, tokens: Sequence[int], read: dict[str, np.ndarray], cache: dict[str, np.ndarray] | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _follow(
+        self, tokens: Sequence[int], read: dict[str, np.ndarray], cache: dict[str, np.ndarray] | None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Scores behind each new token of a translation, # (new, vocabulary), and the cache with them in it."""
         cache = self._empty_cache(self.sessions[1], ".decoder.") if cache is None else cache
         return self._run_cached(self.sessions[1], {"decoder_input_ids": np.array([list(tokens)], dtype=np.int64), **read, **cache})

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.types import Batch, Example
-from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Encoded, Reader, Runtime
+from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Encoded, Reader
+from luthier.delivery.parity.network_parity import NetworkParity, compare_probe
 from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
 from luthier.delivery.parity.trainer import Trainer, outputs_of
@@ -27,18 +28,11 @@ LIKE_ROWS = ("classes", "labels", "number")
 """Networks that give one line of numbers a row."""
 
 
-class ReaderParity:
-    """The stages of one export.
-
-    Args:
-        trainer: opened.
-        runtime: of the export.
-        examples: rows, prepared by the trainer's objective.
-        tolerance: what rounding explains.
-    """
+class ReaderParity(NetworkParity[Reader]):
+    """The stages of the export of a network that says something of a row."""
 
     def __init__(self, trainer: Trainer, runtime: Reader, examples: Sequence[Example], tolerance: Tolerance) -> None:
-        self.trainer, self.runtime, self.examples, self.tolerance = trainer, runtime, list(examples), tolerance
+        super().__init__(trainer, runtime, examples, tolerance)
         self.gives = trainer.family.gives
         self.ours = [_shares(self.gives, each) for each in outputs_of(trainer, self.examples)]
         said = [self._asked(_pieces(trainer, example)) for example in self.examples]
@@ -82,18 +76,8 @@ class ReaderParity:
                 if list(ours.tokens) != list(theirs.tokens) or segments:
                     if self.gives == "tags" and len(pieces) > 1 and list(theirs.tokens[:8]) == list(ours.tokens[:8]):
                         break  # a long text is read in windows, which whoever uses the network has to cut
-                    evidence = {
-                        "ours": [int(token) for token in ours.tokens],
-                        "theirs": [int(token) for token in theirs.tokens],
-                        "texts": self.trainer.family.texts_read(example.record, self.trainer.objective)[0],
-                    }
-                    return StageResult(
-                        TOKENS,
-                        "parts",
-                        len(self.examples),
-                        detail=describe_tokens(example.record.row, ours.tokens, theirs.tokens, self.trainer.tokenizer),
-                        evidence=evidence,
-                    )
+                    texts = self.trainer.family.texts_read(example.record, self.trainer.objective)[0]
+                    return self.tokens_differ(example.record.row, ours.tokens, theirs.tokens, texts=texts)
         return compare_probe(self.trainer.tokenizer, self.runtime) or StageResult(TOKENS, "same", len(self.examples))
 
     def numbers(self) -> StageResult:
@@ -219,25 +203,6 @@ class AskedNetwork(nn.Module):
         return self.runtime.outputs(rows)
 
 
-PROBE = "The QUICK brown Fox, 3.50 × 12 — Ärger über Straßen?  Café\tNº7"
-"""A text with what tokenizers treat in different ways: case, accents, digits, signs, several spaces."""
-
-
-def compare_probe(tokenizer: Any, runtime: Runtime) -> StageResult | None:
-    """The tokens of a text that tells tokenizers apart, where they differ: the rows may not hold what one of them treats in another way.
-
-    Args:
-        tokenizer: the trainer's.
-        runtime: of the export.
-    """
-    ours, theirs = [int(token) for token in tokenizer(PROBE)["input_ids"]], [int(token) for token in runtime.encode([PROBE]).tokens]
-    shortest = min(len(ours), len(theirs)) if len(theirs) < len(ours) and theirs[:-1] == ours[: len(theirs) - 1] else len(ours)
-    if ours[: shortest - 1] == theirs[: shortest - 1] and (shortest < len(ours) or ours == theirs):
-        return None  # a short limit may cut it
-    detail = describe_tokens(0, ours, theirs, tokenizer).replace("row 0", f"the text {PROBE!r}")
-    return StageResult(TOKENS, "parts", 1, detail=detail, evidence={"ours": ours, "theirs": theirs, "texts": [PROBE]})
-
-
 def replace_hidden(example: Example) -> Example:
     """A row as it is read before anything of it is hidden."""
     return replace(example, facts={**example.facts, "as_read": True})
@@ -278,22 +243,3 @@ def _pixels_apart(ours: np.ndarray, theirs: np.ndarray | None) -> float:
     if theirs is None or ours.shape != theirs.shape:
         return 255.0
     return float(np.abs(ours.astype(int) - theirs.astype(int)).max())
-
-
-def describe_tokens(row: int, ours: Sequence[int], theirs: Sequence[int], tokenizer: Any) -> str:
-    """Where two rows of tokens part, for a person.
-
-    Args:
-        row: its number.
-        ours: the trainer's.
-        theirs: the export's.
-        tokenizer: the trainer's, by which they are written out.
-    """
-    place = next((place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs)))
-
-    def around(tokens: Sequence[int]) -> str:
-        return " ".join(repr(tokenizer.decode([int(token)])) for token in tokens[max(0, place - 1) : place + 3]) or "nothing more"
-
-    return (
-        f"row {row}, token {place + 1}: the trainer reads {around(ours)} ({len(ours)} tokens), the export {around(theirs)} ({len(theirs)})"
-    )

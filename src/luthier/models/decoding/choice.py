@@ -97,7 +97,7 @@ def _write_texts(decoder: CompiledDecoder) -> list[list[int]]:
     return [text.tokens for text in made if text is not None]
 
 
-def _seconds(decoder: Decoder, rows: int) -> float:
+def _seconds(decoder: CompiledDecoder, rows: int) -> float:
     """The fastest of some passes over so many tokens of one text."""
     fastest = float("inf")
     rows = min(rows, decoder.cache.context)
