@@ -144,6 +144,23 @@ def test_rounded_weights_raise_no_alarm(
     assert record.precision == precision
 
 
+@NEEDS_PACKAGE
+@pytest.mark.parametrize(("precision", "kind", "rest"), [("q4_0", "Q4_0", "Q6_K"), ("q4_k_m", "Q4_K", "Q6_K")])
+def test_llama_cpps_own_quantiser_makes_four_bits_of_the_same_weights(
+    chats: list[Record], tmp_path: Path, precision: str, kind: str, rest: str
+) -> None:
+    bundle = make_bundle(tmp_path / "wide", "llama", hidden_size=256, intermediate_size=256, num_attention_heads=4)
+    file = write(bundle, tmp_path, precision)
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in GgufFile(file).tensors}
+    assert kinds["blk.0.ffn_up.weight"] == kind and kinds["token_embd.weight"] == rest, kinds
+    assert not (tmp_path / precision / "whole.gguf").exists()
+    stage, record = parted(bundle, file, PackagedFile, few(chats))
+    assert not stage and record.precision == "int4", record.lines()
+    other = make_bundle(tmp_path / "other", "llama", hidden_size=256, intermediate_size=256, num_attention_heads=4, initializer_range=0.05)
+    stage, record = parted(other, file, PackagedFile, few(chats))
+    assert stage == WEIGHTS, record.lines()
+
+
 @pytest.mark.parametrize("opened", RUNTIMES)
 def test_a_network_that_continues_texts_begins_them_as_it_was_trained(
     exported: tuple[Base, Path], records: list[Record], tmp_path: Path, opened: Any
