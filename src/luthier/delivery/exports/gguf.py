@@ -53,23 +53,23 @@ class Gguf:
         """What llama.cpp and Ollama do otherwise."""
         config = json.loads((bundle.folder / "config.json").read_text())
         tokenizer, objective = _processor(bundle)
-        found = changes_of(tokenizer)
+        results = changes_of(tokenizer)
         window = window_of(config)
         if window is not None and context_of(config) == window:
-            found.append(
+            results.append(
                 f"the sliding window of {config['model_type']}: the file reads {window:,} tokens at most, within which both compute the same"
             )
         ends = _other_ends(tokenizer, objective, int(config["vocab_size"]))
         if ends:
-            found.append(f"answers that go on behind {', '.join(ends)}: llama.cpp ends there, by the token's name")
+            results.append(f"answers that go on behind {', '.join(ends)}: llama.cpp ends there, by the token's name")
         layout = _layout_of(tokenizer, objective)
         if not _converses(bundle):
-            return found
+            return results
         if not isinstance(layout, Layout):
-            found.append(f"a TEMPLATE for Ollama: {layout}; llama.cpp reads the chat template in the file")
+            results.append(f"a TEMPLATE for Ollama: {layout}; llama.cpp reads the chat template in the file")
         elif "system" not in layout.around:
-            found.append("system turns for Ollama: the chat template has no turn of its own for them")
-        return found
+            results.append("system turns for Ollama: the chat template has no turn of its own for them")
+        return results
 
     def write(self, bundle: Base, folder: Path, precision: str, say: Say) -> None:
         """The file and the Modelfile."""
@@ -135,8 +135,8 @@ def _marks(tokenizer: Any, objective: Any) -> tuple[int | None, int, bool]:
     before = getattr(objective, "before", None)
     if before is not None:
         return int(before), int(objective.end), True
-    asked = [{"role": "user", "content": "?"}]
-    opening = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) if tokenizer.chat_template else ""
+    request = [{"role": "user", "content": "?"}]
+    opening = tokenizer.apply_chat_template(request, tokenize=False, add_generation_prompt=True) if tokenizer.chat_template else ""
     begins, own = tokenizer.bos_token_id, list(tokenizer("x")["input_ids"])
     adds = begins is not None and own[:1] == [begins] and (not opening or opening.startswith(tokenizer.bos_token))
     return begins, int(tokenizer.eos_token_id), adds
@@ -167,8 +167,8 @@ def _write_file(bundle: Base, file: Path, precision: str) -> None:
         writer.add_chat_template(tokenizer.chat_template)
     kinds = {written: (kind_of(written, shape, precision), shape) for _, written, shape in plan_tensors(bundle.folder, config)}
     for written, (kind, shape) in kinds.items():
-        held = gguf.quant_shape_to_byte_shape(shape, gguf.GGMLQuantizationType[kind])
-        writer.add_tensor_info(written, held, np.dtype(np.uint8), math.prod(held), raw_dtype=gguf.GGMLQuantizationType[kind])
+        byte_shape = gguf.quant_shape_to_byte_shape(shape, gguf.GGMLQuantizationType[kind])
+        writer.add_tensor_info(written, byte_shape, np.dtype(np.uint8), math.prod(byte_shape), raw_dtype=gguf.GGMLQuantizationType[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

@@ -47,16 +47,16 @@ class OnnxFolder:
         """What whoever calls the graph has to do."""
         facts = facts_of(bundle)
         gives, objective = family_of(facts["task"]).gives, facts["objective"]
-        found = []
+        results = []
         if gives == "number":
-            found.append(f"the scale of the number (use.py does): multiply by {objective['spread']:g} and add {objective['mean']:g}")
+            results.append(f"the scale of the number (use.py does): multiply by {objective['spread']:g} and add {objective['mean']:g}")
         if gives == "tags":
-            found.append(f"the windows in which texts longer than {objective['max_length']} tokens are read: cut them before")
+            results.append(f"the windows in which texts longer than {objective['max_length']} tokens are read: cut them before")
         if gives == "picture":
-            found.append("the anomaly score and its threshold: the graph gives the picture and its code")
+            results.append("the anomaly score and its threshold: the graph gives the picture and its code")
         if gives == "sequence":
-            found.append("beam search: use.py takes the likeliest token each time")
-        return found
+            results.append("beam search: use.py takes the likeliest token each time")
+        return results
 
     def write(self, bundle: Base, folder: Path, precision: str, say: Say) -> None:
         """Trace the network and write what reads a row beside it."""
@@ -91,13 +91,13 @@ class OnnxFolder:
     def usage(self, bundle: Base, folder: Path) -> str:
         """The program beside the model."""
         family = family_of(facts_of(bundle)["task"])
-        asked = (
+        arguments = (
             "image.png"
             if family.kind.images
             else '"your text"'
             + (' "and the other"' if len(facts_of(bundle)["input"]) == 2 and family.gives in ("classes", "labels", "number") else "")
         )
-        return f"python {folder / SCRIPT} {folder} {asked}"
+        return f"python {folder / SCRIPT} {folder} {arguments}"
 
     def open(self, folder: Path) -> Runtime:
         """In onnxruntime."""

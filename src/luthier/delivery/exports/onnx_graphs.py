@@ -45,8 +45,8 @@ class RowGraph(nn.Module):
         if self.gives == "tags":
             return self.model.network.classifier(self.model.network.dropout(states))
         if self.gives == "gaps":
-            said = self.model.guess(states.flatten(0, 1))
-            return said.reshape(input_ids.shape[0], input_ids.shape[1], said.shape[-1])
+            answer = self.model.guess(states.flatten(0, 1))
+            return answer.reshape(input_ids.shape[0], input_ids.shape[1], answer.shape[-1])
         return normalize(pool_padded(states, attention_mask, self.model.pooling), dim=-1)
 
     def _scores(self, model: Any, given: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
@@ -59,8 +59,8 @@ class RowGraph(nn.Module):
         base = model.base
         poolings = ("mean", "last") if base.causal else ("mean",)
         states = [
-            unwrap_states(told)
-            for told in capture_hidden_states(base.blocks, depths_read(len(base.blocks)), lambda: states_of(base, given))
+            unwrap_states(result)
+            for result in capture_hidden_states(base.blocks, depths_read(len(base.blocks)), lambda: states_of(base, given))
         ]
         features = torch.stack([pool_padded(each, given[1], pooling) for pooling in poolings for each in states], 1).flatten(1).double()
         return ((features @ model.get_buffer("weight").T + model.get_buffer("bias")) / model.temperature).float()
@@ -148,10 +148,10 @@ class ImageGraph(nn.Module):
     def forward(self, pixels: Tensor) -> Any:
         """Pixels from 0 to 255, # (images, channels, side, side)"""
         rows = torch.arange(pixels.shape[0])
-        said = self.model(Batch(rows, torch.ones_like(rows), {}, {"pixels": pixels}))
+        answer = self.model(Batch(rows, torch.ones_like(rows), {}, {"pixels": pixels}))
         if self.gives == "classes":
-            return said
-        drawn, code, log_variance = said
+            return answer
+        drawn, code, log_variance = answer
         return (drawn, code) if log_variance is None else (drawn, code, log_variance)
 
 
@@ -185,8 +185,8 @@ class DecoderGraph(nn.Module):
         for layer in range(len(past) // 2):
             cache.update(past[2 * layer], past[2 * layer + 1], layer)
         masks = causal_masks(self.network.config, attention_mask, input_ids.shape[1])
-        said = self.network(input_ids=input_ids, attention_mask=masks, position_ids=position_ids, past_key_values=cache, use_cache=True)
-        return (said.logits.float(), *(each for layer in cache.layers for each in (layer.keys, layer.values)))  # type: ignore[union-attr]
+        answer = self.network(input_ids=input_ids, attention_mask=masks, position_ids=position_ids, past_key_values=cache, use_cache=True)
+        return (answer.logits.float(), *(each for layer in cache.layers for each in (layer.keys, layer.values)))  # type: ignore[union-attr]
 
 
 class EncoderGraph(nn.Module):

@@ -64,8 +64,8 @@ class PlainOnnx:
         if self.facts["images"]:
             return {"pixels": self._pixels(texts[0])}
         if not (self.folder / "tokenizer.json").is_file():
-            found = self.full_tokenizer(*texts, truncation=True)
-            return {"tokens": found["input_ids"], "segments": found.get("token_type_ids") if len(texts) == 2 else None}
+            results = self.full_tokenizer(*texts, truncation=True)
+            return {"tokens": results["input_ids"], "segments": results.get("token_type_ids") if len(texts) == 2 else None}
         if self._tokenizer is None:
             from tokenizers import Tokenizer
 
@@ -75,8 +75,8 @@ class PlainOnnx:
             longest = json.loads((self.folder / "tokenizer_config.json").read_text()).get("model_max_length")
             if longest and longest < 1 << 20:
                 self._tokenizer.enable_truncation(longest)
-        found = self._tokenizer.encode(texts[0], texts[1] if len(texts) == 2 else None)
-        return {"tokens": list(found.ids), "segments": list(found.type_ids) if len(texts) == 2 else None}
+        results = self._tokenizer.encode(texts[0], texts[1] if len(texts) == 2 else None)
+        return {"tokens": list(results.ids), "segments": list(results.type_ids) if len(texts) == 2 else None}
 
     def _pixels(self, file: str) -> np.ndarray:
         """An image as a square, turned as the camera says, # (side, side, channels) of uint8"""
@@ -87,24 +87,24 @@ class PlainOnnx:
         with Image.open(file) as image:
             turned = ImageOps.exif_transpose(image).convert("RGB").convert("L" if grey else "RGB")
             small = turned.resize((size["width"], size["height"]), Image.Resampling.BILINEAR)
-        found = np.asarray(small, dtype=np.uint8)
-        return found[:, :, None] if found.ndim == 2 else found
+        results = np.asarray(small, dtype=np.uint8)
+        return results[:, :, None] if results.ndim == 2 else results
 
     def outputs(self, rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
         """What the network gives for each row; of a network that gives something of each token, of those that are kept."""
-        found = []
+        results = []
         for row in rows:
             if self.facts["images"]:
                 said = self.sessions[0].run(None, {"pixels": np.ascontiguousarray(row["pixels"].transpose(2, 0, 1))[None]})
-                found.append(said[0][0] if self.gives == "classes" else np.concatenate([said[0][0].transpose(1, 2, 0).ravel(), *(each[0] for each in said[1:])]))  # fmt: skip
+                results.append(said[0][0] if self.gives == "classes" else np.concatenate([said[0][0].transpose(1, 2, 0).ravel(), *(each[0] for each in said[1:])]))  # fmt: skip
                 continue
             ids = np.array([row["tokens"]], dtype=np.int64)
             given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
             if any(each.name == "token_type_ids" for each in self.sessions[0].get_inputs()):
                 given["token_type_ids"] = np.array([row.get("segments") or [0] * len(row["tokens"])], dtype=np.int64)
             (said,) = (each[0] for each in self.sessions[0].run(None, given))
-            found.append(said if row.get("keep") is None else said[np.array(row["keep"], dtype=np.int64)])
-        return found
+            results.append(said if row.get("keep") is None else said[np.array(row["keep"], dtype=np.int64)])
+        return results
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
         """A conversation by the folder's own chat template."""
@@ -113,8 +113,8 @@ class PlainOnnx:
 
     def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The tokens of a conversation that waits for an answer."""
-        found = self.full_tokenizer.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=True, return_dict=True)
-        return [int(token) for token in found["input_ids"]]
+        results = self.full_tokenizer.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=True, return_dict=True)
+        return [int(token) for token in results["input_ids"]]
 
     def _step(self, tokens: Sequence[int], cache: dict[str, np.ndarray] | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Scores behind each new token, # (new, vocabulary), and the cache with them in it."""
@@ -146,13 +146,13 @@ class PlainOnnx:
     def write(self, tokens: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time, up to `limit` or to one that ends an answer, which is given too."""
         scores, cache = self._step(tokens, None)
-        found: list[int] = []
-        while len(found) < limit:
-            found.append(int(scores[-1].argmax()))
-            if found[-1] in self.ends:
+        results: list[int] = []
+        while len(results) < limit:
+            results.append(int(scores[-1].argmax()))
+            if results[-1] in self.ends:
                 break
-            scores, cache = self._step(found[-1:], cache)
-        return found
+            scores, cache = self._step(results[-1:], cache)
+        return results
 
     def _begin(self) -> int:
         begin = self.config.get("decoder_start_token_id")
@@ -183,16 +183,16 @@ class PlainOnnx:
 
     def translate(self, source: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time, never the padding; up to `limit` or to one that ends a text, which is given too."""
-        read, found, padding = self._read(source), [self._begin()], self.config.get("pad_token_id")
+        read, results, padding = self._read(source), [self._begin()], self.config.get("pad_token_id")
         cache = None
-        while len(found) <= limit:
-            scores, cache = self._follow(found[-1:], read, cache)
+        while len(results) <= limit:
+            scores, cache = self._follow(results[-1:], read, cache)
             if padding is not None:
                 scores[-1, padding] = -np.inf
-            found.append(int(scores[-1].argmax()))
-            if found[-1] in self.ends:
+            results.append(int(scores[-1].argmax()))
+            if results[-1] in self.ends:
                 break
-        return found[1:]
+        return results[1:]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens as text, without control tokens."""
@@ -202,8 +202,8 @@ class PlainOnnx:
         """What the network says of one text, two texts that are read together, or an image."""
         if self.gives == "text":
             talks = (self.folder / "chat_template.jinja").is_file() and self.facts["talks"]
-            asked = self.prompt([{"role": "user", "content": texts[0]}]) if talks else self.encode(texts)["tokens"]
-            return self.decode(self.write(asked, LIMIT)).strip()
+            request = self.prompt([{"role": "user", "content": texts[0]}]) if talks else self.encode(texts)["tokens"]
+            return self.decode(self.write(request, LIMIT)).strip()
         if self.gives == "sequence":
             return self.decode(self.translate(self.encode([self.facts["objective"].get("prefix", "") + texts[0]])["tokens"], LIMIT)).strip()
         (said,) = self.outputs([self.encode(texts)])

@@ -39,8 +39,8 @@ class NetworkParity(Generic[RuntimeT]):
             evidence: more by which the reason is found.
         """
         detail = describe_tokens(row, ours, theirs, self.trainer.tokenizer)
-        found = {"ours": [int(token) for token in ours], "theirs": [int(token) for token in theirs], **evidence}
-        return StageResult(TOKENS, "parts", len(self.examples), detail=detail, evidence=found)
+        results = {"ours": [int(token) for token in ours], "theirs": [int(token) for token in theirs], **evidence}
+        return StageResult(TOKENS, "parts", len(self.examples), detail=detail, evidence=results)
 
 
 def compare_end(trainer: Trainer, runtime: Writer | Translator, end: int, rows: int) -> StageResult | None:

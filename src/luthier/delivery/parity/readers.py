@@ -35,25 +35,25 @@ class ReaderParity(NetworkParity[Reader]):
         super().__init__(trainer, runtime, examples, tolerance)
         self.gives = trainer.family.gives
         self.ours = [_shares(self.gives, each) for each in outputs_of(trainer, self.examples)]
-        said = [self._asked(_pieces(trainer, example)) for example in self.examples]
-        self.theirs = [_shares(self.gives, each) for each in said]
+        answer = [self._asked(_pieces(trainer, example)) for example in self.examples]
+        self.theirs = [_shares(self.gives, each) for each in answer]
         self.read: list[list[Encoded]] = [self._encode(example) for example in self.examples]
 
     def _asked(self, pieces: Sequence[Encoded]) -> np.ndarray:
-        found = self.runtime.outputs(pieces)
+        results = self.runtime.outputs(pieces)
         if self.gives == "vector":
-            return np.concatenate(found)
-        return found[0] if self.gives in (*LIKE_ROWS, "picture") else np.concatenate(found)
+            return np.concatenate(results)
+        return results[0] if self.gives in (*LIKE_ROWS, "picture") else np.concatenate(results)
 
     def _encode(self, example: Example) -> list[Encoded]:
         if "text" in example.facts:
             return [self.runtime.encode([example.facts["text"]])]
-        asked = self.trainer.family.texts_read(example.record, self.trainer.objective)
-        if "pixels" in example.inputs and not Path(asked[0][0]).is_file():
+        request = self.trainer.family.texts_read(example.record, self.trainer.objective)
+        if "pixels" in example.inputs and not Path(request[0][0]).is_file():
             return [
                 Encoded(pixels=example.inputs["pixels"])
             ]  # in an archive of arrays, which nobody else reads: the pixels are given as they are
-        return [self.runtime.encode(texts) for texts in asked]
+        return [self.runtime.encode(texts) for texts in request]
 
     def rendered(self) -> StageResult:
         """The text is the row's own; of an image the pixels are looked at."""
@@ -99,13 +99,13 @@ class ReaderParity(NetworkParity[Reader]):
         ties = 0
         for example, ours, theirs in zip(self.examples, self.ours, self.theirs, strict=True):
             for one, other in zip(np.atleast_2d(ours), np.atleast_2d(theirs), strict=True):
-                said, heard, near = self._said(one, other, names)
-                if said == heard:
+                answer, other_answer, near = self._said(one, other, names)
+                if answer == other_answer:
                     continue
                 if near:
                     ties += 1
                     continue
-                detail = f"row {example.record.row}: the trainer says {said}, the export {heard}"
+                detail = f"row {example.record.row}: the trainer says {answer}, the export {other_answer}"
                 return StageResult(TEXT, "parts", len(self.examples), detail=detail, evidence={"names": names})
         return StageResult(TEXT, "same", len(self.examples), detail=f"{ties:,} within rounding of a tie" if ties else "")
 
@@ -123,13 +123,17 @@ class ReaderParity(NetworkParity[Reader]):
             places = int(one.argmax()), int(other.argmax())
             return str(places[0]), str(places[1]), bool(one[places[0]] - one[places[1]] <= leeway)
         if self.gives == "labels":
-            said, heard = (
+            answer, other_answer = (
                 "; ".join(names[side][place] for place in np.flatnonzero(values >= 0.5)) for side, values in enumerate((one, other))
             )
-            return said, heard, bool(np.abs(one[(one >= 0.5) != (other >= 0.5)] - 0.5).max(initial=0) <= leeway) and names[0] == names[1]
-        said, heard = names[0][int(one.argmax())], names[1][int(other.argmax())]
-        known = names[0].index(heard) if heard in names[0] else -1
-        return said, heard, known >= 0 and names[0] == names[1] and bool(one.max() - one[known] <= leeway)
+            return (
+                answer,
+                other_answer,
+                bool(np.abs(one[(one >= 0.5) != (other >= 0.5)] - 0.5).max(initial=0) <= leeway) and names[0] == names[1],
+            )
+        answer, other_answer = names[0][int(one.argmax())], names[1][int(other.argmax())]
+        known = names[0].index(other_answer) if other_answer in names[0] else -1
+        return answer, other_answer, known >= 0 and names[0] == names[1] and bool(one.max() - one[known] <= leeway)
 
     def scored(self) -> tuple[AskedNetwork, list[Example]]:
         """What the metric is taken of: the exported network behind the trainer's objective, and the rows as the runtime reads them."""
@@ -165,12 +169,12 @@ class AskedNetwork(nn.Module):
         """As the trainer's network says it."""
         if self.gives == "picture":
             pixels = batch.each["pixels"]
-            found = torch.from_numpy(np.stack(self._outputs(batch)))
-            drawn, code, log_variance = found[:, : pixels[0].numel()], *found[:, pixels[0].numel() :].split(self.code, 1), None
+            results = torch.from_numpy(np.stack(self._outputs(batch)))
+            drawn, code, log_variance = results[:, : pixels[0].numel()], *results[:, pixels[0].numel() :].split(self.code, 1), None
             shape = (len(pixels), *pixels.permute(0, 2, 3, 1).shape[1:])
             return drawn.view(shape).permute(0, 3, 1, 2), code, log_variance if isinstance(log_variance, Tensor) else None
-        said = torch.from_numpy(np.concatenate([np.atleast_2d(each) for each in self._outputs(batch)]))
-        return said if self.order is None else said[:, self.order]
+        answer = torch.from_numpy(np.concatenate([np.atleast_2d(each) for each in self._outputs(batch)]))
+        return answer if self.order is None else answer[:, self.order]
 
     def embed(self, batch: Batch) -> Tensor:
         """The vector of each text."""
@@ -219,12 +223,12 @@ def _pieces(trainer: Trainer, example: Example) -> list[Encoded]:
     elif trainer.family.gives == "tags":
         keep = [place for place, tag in enumerate(example.target) if tag >= 0]
     starts = [place for place, within in enumerate(example.inputs["place"]) if within == 0] if "place" in example.inputs else [0]
-    found = []
+    results = []
     for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
         segments = example.inputs["segments"][start:stop] if "segments" in example.inputs else None
         kept = None if keep is None else [place - start for place in keep if start <= place < stop]
-        found.append(Encoded([int(token) for token in tokens[start:stop]], segments, keep=kept))
-    return found
+        results.append(Encoded([int(token) for token in tokens[start:stop]], segments, keep=kept))
+    return results
 
 
 def _inputs(read: Encoded, example: Example) -> dict[str, Any]:

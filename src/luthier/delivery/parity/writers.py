@@ -120,12 +120,12 @@ class WriterParity(NetworkParity[Writer]):
     def text(self) -> StageResult:
         """What is written greedily behind some prompts."""
         part = [asked for asked in self.asked if not asked.foreign and len(asked.prompt) < LONGEST][:WRITTEN]
-        found = Greedy(self.trainer, self.end, self.tolerance)
+        results = Greedy(self.trainer, self.end, self.tolerance)
         for asked in part:
             ours = write_greedily(self.trainer, asked.prompt, LIMIT, self.end)
             theirs = self.runtime.write(asked.prompt, LIMIT)
-            found.compare(asked.row, ours, theirs, lambda said, asked=asked: next_scores(self.trainer, [*asked.prompt, *said]))
-        return found.result(len(part))
+            results.compare(asked.row, ours, theirs, lambda said, asked=asked: next_scores(self.trainer, [*asked.prompt, *said]))
+        return results.result(len(part))
 
     def scored(self) -> tuple[Scores, Scores]:
         """What the trainer and the export lose on each row."""
@@ -307,13 +307,13 @@ class TranslatorParity(NetworkParity[Translator]):
         """What is written greedily."""
         from luthier.models.translate import Writing, write
 
-        part, found = self.examples[:WRITTEN], Greedy(self.trainer, self.end, self.tolerance)
+        part, results = self.examples[:WRITTEN], Greedy(self.trainer, self.end, self.tolerance)
         for example in part:
             (ours,) = write(self.trainer.model, [example.tokens], [LIMIT], Writing(self.end))
             ours = [*ours, self.end] if len(ours) < LIMIT else ours
             theirs = self.runtime.translate(example.tokens, LIMIT)
-            found.compare(example.record.row, ours, theirs, lambda said, example=example: self._next(example, said))
-        return found.result(len(part))
+            results.compare(example.record.row, ours, theirs, lambda said, example=example: self._next(example, said))
+        return results.result(len(part))
 
     def _next(self, example: Example, said: Sequence[int]) -> np.ndarray:
         """The log-probability of every token behind what was said of a source, # (vocabulary,)"""
