@@ -70,7 +70,7 @@ def test_each_planted_fault_is_found_at_its_stage(runs: Any, healthy: Any, tmp_p
     name = FAULTS[fault].runs
     plant(fault, healthy(name)[0], tmp_path / "planted", runs(name).folder / "bundle")
     record = luthier.parity(runs(name).folder, tmp_path / "planted", most=MOST)
-    assert not record["same"]
+    assert not record["same"], record["stages"]
     assert record["stage"] == FAULTS[fault].stage, record["verdict"]
     assert REASONS.get(fault, "") in record["reason"] != "", record["verdict"]
     assert record["changed"], "the files are not those that were written"
