@@ -45,7 +45,9 @@ def healthy(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def one(name: str) -> tuple[Path, dict[str, Any]]:
         if name not in made:
-            done = luthier.export(runs(name).folder, to="safetensors", out=folder / name, most=MOST)
+            done = luthier.export(
+                runs(name).folder, to="safetensors", out=folder / name, dtype="fp32", most=MOST
+            )  # bf16, where training had it, hides more
             assert done.parity is not None
             made[name] = done.folder, done.parity
         return made[name]
