@@ -190,6 +190,9 @@ def change_case(folder: Path, bundle: Path) -> None:
             content["normalizer"] = {"type": "Lowercase"}
 
     edit_json(folder / "tokenizer.json", change)
+    settings = folder / "tokenizer_config.json"
+    if "do_lower_case" in json.loads(settings.read_text()):  # by which transformers makes the normaliser of BERT's tokenizers anew
+        edit_json(settings, lambda content: content.update(do_lower_case=not content["do_lower_case"]))
 
 
 def shift_positions(folder: Path, bundle: Path) -> None:
@@ -267,39 +270,72 @@ def make_runs(data: Path, out: Path) -> dict[str, Path]:
     return {name: out / name for name in wanted}
 
 
+FORMATS = (
+    ("safetensors", "bf16"),
+    ("onnx", "auto"),
+    ("int8", "auto"),
+    *(("gguf", dtype) for dtype in ("fp16", "bf16", "q8_0", "q4_k_m", "q4_0")),
+)
+"""Healthy exports beside safetensors in fp32, into which faults are planted."""
+
+
+def export_healthy(run: Path, folder: Path, format: str, dtype: str, most: int) -> None:
+    """Export once and say what parity found; a format that cannot hold the model is said too.
+
+    Args:
+        run: of the bundle.
+        folder: of the export; what is there already is kept.
+        format: as after `--to`.
+        dtype: as after `--dtype`.
+        most: rows that are compared.
+    """
+    from luthier.core.errors import LuthierError
+    from luthier.pilot.export import PartsError, export
+
+    line: dict[str, Any] = {"run": run.name, "healthy": format, "dtype": dtype}
+    try:
+        if folder.exists():
+            line["verdict"] = "exported before"
+        else:
+            record = export(run, to=format, out=folder, dtype=dtype, most=most).parity or {}
+            line |= {"verdict": record["verdict"], "stages": {each["name"]: [each["largest"], each["detail"]] for each in record["stages"]}}
+    except PartsError as problem:
+        stages = {each["name"]: [each["largest"], each["detail"]] for each in problem.record["stages"]}
+        line |= {"verdict": problem.record["verdict"], "stages": stages}
+    except LuthierError as problem:
+        line["verdict"] = f"refused: {problem.message}"
+    print(json.dumps(line, ensure_ascii=False), flush=True)
+
+
 def main() -> None:
-    from luthier.pilot.export import export, parity
+    from luthier.pilot.export import parity
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("export-faults"))
     parser.add_argument("--most", type=int, default=16, help="rows that are compared")
-    parser.add_argument("--only", default="", help="a part of the names of the faults to be tried")
-    asked = parser.parse_args()
-    runs = make_runs(asked.data, asked.out / "runs")
-    healthy: dict[str, Path] = {}
+    parser.add_argument("--runs", nargs="+", default=["chat", "classes", "vectors"], help="which of the three runs")
+    parser.add_argument("--only", default="", help="a part of the names of the faults to be tried; other healthy exports are left out then")
+    options = parser.parse_args()
+    runs = {name: run for name, run in make_runs(options.data, options.out / "runs").items() if name in options.runs}
+    healthy = {name: options.out / f"{name}-safetensors-fp32" for name in runs}
     for name, run in runs.items():
-        for format, dtype in (("safetensors", "fp32"), ("safetensors", "bf16"), ("onnx", "auto"), ("int8", "auto")):
-            folder = asked.out / f"{name}-{format}-{dtype}"
-            if folder.exists() or asked.only:
-                record = {"same": True, "verdict": "exported before"}
-            else:
-                record = export(run, to=format, out=folder, dtype=dtype, most=asked.most).parity or {}
-            apart = {stage["name"]: stage["largest"] for stage in record.get("stages", ())}
-            print(json.dumps({"run": name, "healthy": format, "dtype": dtype, "verdict": record["verdict"], "largest": apart}), flush=True)
-        healthy[name] = asked.out / f"{name}-safetensors-fp32"
+        export_healthy(run, healthy[name], "safetensors", "fp32", options.most)
     for name, fault in FAULTS.items():
-        if asked.only not in name:
+        if options.only not in name or fault.runs not in runs:
             continue
-        folder = asked.out / "planted"
+        folder = options.out / f"planted-{fault.runs}"
         plant(name, healthy[fault.runs], folder, runs[fault.runs] / "bundle")
-        record = parity(runs[fault.runs], folder, most=asked.most)
-        found = record["stage"] == fault.stage
+        record = parity(runs[fault.runs], folder, most=options.most)
+        results = record["stage"] == fault.stage
         print(
-            json.dumps({"fault": name, "found": found, "at": record["stage"], "expected": fault.stage, "verdict": record["verdict"]}),
+            json.dumps({"fault": name, "found": results, "at": record["stage"], "expected": fault.stage, "verdict": record["verdict"]}),
             flush=True,
         )
         shutil.rmtree(folder)
+    for name, run in runs.items() if not options.only else ():
+        for format, dtype in FORMATS:
+            export_healthy(run, options.out / f"{name}-{format}-{dtype}", format, dtype, options.most)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def compare(trainer: Any, runtime: Any, prompts: list[list[int]], answers: list[
     """How many answers and tokens are the same; of each that parts, how near the two likeliest tokens were in the trainer."""
     same = equal = tokens = 0
     margins: list[float] = []
-    for number, (asked, ours) in enumerate(zip(prompts, answers, strict=True)):
-        theirs = runtime.write(asked, limit)
+    for number, (request, ours) in enumerate(zip(prompts, answers, strict=True)):
+        theirs = runtime.write(request, limit)
         tokens += len(ours)
         place = next(
             (place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
@@ -39,7 +39,7 @@ def compare(trainer: Any, runtime: Any, prompts: list[list[int]], answers: list[
         if list(ours) == list(theirs):
             same += 1
         elif place < min(len(ours), len(theirs)):
-            scores = next_scores(trainer, [*asked, *ours[:place]])
+            scores = next_scores(trainer, [*request, *ours[:place]])
             margins.append(float(scores[ours[place]] - scores[theirs[place]]))
             print(
                 f"  prompt {number + 1} parts at token {place + 1}: the trainer preferred its token by {margins[-1]:.4f} in log-probability",
@@ -60,8 +60,8 @@ def compare(trainer: Any, runtime: Any, prompts: list[list[int]], answers: list[
 def compare_forced(runtime: Any, prompts: list[list[int]], answers: list[list[int]]) -> dict[str, Any]:
     """The share of the trainer's tokens that are the likeliest for llama.cpp too, behind the same past: one pass a prompt."""
     equal = tokens = same = 0
-    for asked, ours in zip(prompts, answers, strict=True):
-        theirs = runtime.likeliest([*asked, *ours])[len(asked) - 1 : -1]
+    for request, ours in zip(prompts, answers, strict=True):
+        theirs = runtime.likeliest([*request, *ours])[len(request) - 1 : -1]
         hits = [one == other for one, other in zip(ours, theirs, strict=True)]
         equal, tokens, same = equal + sum(hits), tokens + len(hits), same + all(hits)
     return {
@@ -83,25 +83,27 @@ def main() -> None:
     given.add_argument(
         "--forced", action="store_true", help="one pass over the trainer's answers, by the package llama_cpp, rather than writing"
     )
-    asked = given.parse_args()
+    request = given.parse_args()
     configure_torch()
-    bundle = resolve(asked.run)
+    bundle = resolve(request.run)
     trainer = open_trainer(bundle)
-    rows = [json.loads(line) for line in Path(asked.rows).read_text().splitlines()][: asked.count]
+    rows = [json.loads(line) for line in Path(request.rows).read_text().splitlines()][: request.count]
     columns = trainer.objective.input
     prompts = [prompt(trainer.tokenizer, [{"role": "user", "content": "\n\n".join(str(row[name]) for name in columns)}])[0] for row in rows]
     end = int(trainer.tokenizer.eos_token_id)
-    kept = Path(asked.run) / f"greedy-{asked.count}-{asked.limit}.json"
-    answers = json.loads(kept.read_text()) if kept.is_file() else [write_greedily(trainer, each, asked.limit, end) for each in prompts]
+    kept = Path(request.run) / f"greedy-{request.count}-{request.limit}.json"
+    answers = json.loads(kept.read_text()) if kept.is_file() else [write_greedily(trainer, each, request.limit, end) for each in prompts]
     kept.write_text(json.dumps(answers))
     print(f"the trainer has answered {len(prompts)} prompts: {np.mean([len(each) for each in answers]):.1f} tokens each", flush=True)
-    for precision in asked.dtype:
+    for precision in request.dtype:
         folder = Path(tempfile.mkdtemp())
         Gguf().write(bundle, folder, precision, print)
-        runtime: Any = PackagedFile(folder / FILE) if asked.forced else open_gguf(folder / FILE)
+        runtime: Any = PackagedFile(folder / FILE) if request.forced else open_gguf(folder / FILE)
         try:
-            found = compare_forced(runtime, prompts, answers) if asked.forced else compare(trainer, runtime, prompts, answers, asked.limit)
-            print(json.dumps({"precision": precision, "runtime": runtime.about, **found}), flush=True)
+            results = (
+                compare_forced(runtime, prompts, answers) if request.forced else compare(trainer, runtime, prompts, answers, request.limit)
+            )
+            print(json.dumps({"precision": precision, "runtime": runtime.about, **results}), flush=True)
         finally:
             runtime.close()
             shutil.rmtree(folder)

@@ -86,9 +86,11 @@ def compare_speed(given: argparse.Namespace) -> None:
             print(json.dumps({"round": number, **row}), flush=True)
     for name in engines:
         engines[name].close()
-        told = {kind: round(median(row["transformers"][kind] / row[name][kind] for row in rows), 2) for kind in rows[0][name]}
+        output = {kind: round(median(row["transformers"][kind] / row[name][kind] for row in rows), 2) for kind in rows[0][name]}
         rate = given.streams * given.tokens / median(row[name]["wall"] for row in rows)
-        print(json.dumps({"engine": name, "streams": given.streams, "tokens_a_second": round(rate, 1), "times_as_fast": told}), flush=True)
+        print(
+            json.dumps({"engine": name, "streams": given.streams, "tokens_a_second": round(rate, 1), "times_as_fast": output}), flush=True
+        )
 
 
 def compare_precision(given: argparse.Namespace) -> None:
@@ -106,8 +108,8 @@ def compare_precision(given: argparse.Namespace) -> None:
     tokens = load_tokenizer(base)(text)["input_ids"][:4096]
     cache = make_cache(network, 16, 256)
     texts = [tokens[start : start + 256] for start in range(0, len(tokens) - 255, 256)]
-    told = compare_decoders(CompiledDecoder(network, cache), CompiledDecoder(network, cache, "int8"), texts)
-    print(json.dumps({"base": given.base, "int8": str(told)}), flush=True)
+    output = compare_decoders(CompiledDecoder(network, cache), CompiledDecoder(network, cache, "int8"), texts)
+    print(json.dumps({"base": given.base, "int8": str(output)}), flush=True)
 
 
 if __name__ == "__main__":
@@ -120,8 +122,8 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precisions", nargs="+", default=["fp32", "auto", "int8"], choices=["fp32", "auto", "int8"])
     parser.add_argument("--precision-only", action="store_true")
-    asked = parser.parse_args()
-    if asked.precision_only:
-        compare_precision(asked)
+    options = parser.parse_args()
+    if options.precision_only:
+        compare_precision(options)
     else:
-        compare_speed(asked)
+        compare_speed(options)

@@ -99,9 +99,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     special = [name for name in UNKNOWN if config.get(name)]
     if special or config.get("bias", "none") != "none":
-        said = special[0] if special else f"bias={config['bias']}"
+        settings_read = special[0] if special else f"bias={config['bias']}"
         raise ModelError(
-            f"{folder}: an adapter with {said} is not folded here", "merge it with PEFT (merge_and_unload), and give the merged folder"
+            f"{folder}: an adapter with {settings_read} is not folded here",
+            "merge it with PEFT (merge_and_unload), and give the merged folder",
         )
     if not (folder / WEIGHTS).is_file():
         other = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "nothing"
@@ -127,12 +128,12 @@ def _find_base(folder: Path, name: str, resolve: Callable[[str], Base]) -> Base:
 def _check_trained_on(folder: Path, base: Base) -> None:
     """An adapter within a bundle of ours: the bundle says which weights it was trained on."""
     try:
-        said = json.loads((folder.parent / FACTS).read_text())["base"]["sha256"]
+        settings_read = json.loads((folder.parent / FACTS).read_text())["base"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return
-    if said != base.fingerprint:
+    if settings_read != base.fingerprint:
         raise ModelError(
-            f"{folder} was trained on other weights of {base.name} (SHA-256 {said[:12]}…) than are there now ({base.fingerprint[:12]}…)",
+            f"{folder} was trained on other weights of {base.name} (SHA-256 {settings_read[:12]}…) than are there now ({base.fingerprint[:12]}…)",
             "put the old base back",
         )
 

@@ -233,9 +233,9 @@ def _prove(
         record = check_parity(base, runtime, given[0], folder=folder, metric=given[2], most=most, rows=given[1], say=reporter.say)
     finally:
         runtime.close()
-    said = {**record.as_data(), "bundle": facts_of(base)["sha256"], "changed": list(changed)}
-    write_file(folder / PARITY, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
-    return said
+    data = {**record.as_data(), "bundle": facts_of(base)["sha256"], "changed": list(changed)}
+    write_file(folder / PARITY, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    return data
 
 
 def _note(base: Base, about: dict[str, Any]) -> None:

@@ -201,7 +201,13 @@ def test_a_bundle_that_ships_a_probe_is_refused(bundles: Any, tmp_path: Path) ->
 
     folder = Path(shutil.copytree(bundles("llama").folder, tmp_path / "probe"))
     assert "linear probe" in Gguf().refuse(as_bundle(folder, "chat", ships="probe"), "float16")
-    assert "llama-quantize" in Gguf().refuse(bundles("llama"), "q4_k_m") or __import__("shutil").which("llama-quantize")
+
+
+def test_four_bits_need_llama_cpps_quantiser_and_the_message_says_where_it_is_had(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.delivery.exports.gguf.shutil.which", lambda program: None)
+    monkeypatch.setattr("luthier.delivery.exports.gguf.installed_package", lambda: None)
+    assert "pip install llama-cpp-py-sync, or put llama-quantize on the PATH" in Gguf().refuse(bundles("llama"), "q4_k_m")
+    assert Gguf().refuse(bundles("llama"), "q8_0") == ""
 
 
 # tokenizers

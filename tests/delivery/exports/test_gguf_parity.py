@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TOKEN
 from luthier.delivery.exports.gguf import FILE, Gguf
 from luthier.delivery.exports.gguf_file import GgufFile
 from luthier.delivery.exports.gguf_read_back import ReadBack
+from luthier.delivery.exports.gguf_tensors import compare_file
+from luthier.delivery.exports.llama_bindings import PACKAGES, installed_package
 from luthier.delivery.exports.llama_cpp import SERVER, ServedFile, open_gguf
+from luthier.delivery.exports.llama_package import PackagedFile
 from luthier.delivery.parity.check import check_parity
 from luthier.models.base import Base
 from tests.conftest import TEMPLATE
@@ -24,7 +29,19 @@ from tests.delivery.exports.gguf_bundles import config_of, make_bundle, other_bu
 
 PROGRAM = shutil.which(SERVER)
 NEEDS = pytest.mark.skipif(PROGRAM is None, reason=f"llama.cpp's {SERVER} is not on the PATH")
-RUNTIMES = [pytest.param(ReadBack, id="read back"), pytest.param(lambda file: ServedFile(file, PROGRAM), id="llama.cpp", marks=NEEDS)]
+NEEDS_PACKAGE = pytest.mark.skipif(installed_package() is None, reason="no package that brings llama.cpp is installed")
+RUNTIMES = [
+    pytest.param(ReadBack, id="read back"),
+    pytest.param(lambda file: ServedFile(file, PROGRAM), id="llama.cpp", marks=NEEDS),
+    *(
+        pytest.param(
+            partial(PackagedFile, package=module),
+            id=module,
+            marks=pytest.mark.skipif(find_spec(module) is None, reason=f"{module} is not installed"),
+        )
+        for module in PACKAGES
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +145,26 @@ def test_rounded_weights_raise_no_alarm(
     assert record.precision == precision
 
 
+@NEEDS_PACKAGE
+@pytest.mark.parametrize(("precision", "kind", "rest"), [("q4_0", "Q4_0", "Q6_K"), ("q4_k_m", "Q4_K", "Q6_K")])
+def test_llama_cpps_own_quantiser_makes_four_bits_of_the_same_weights(
+    chats: list[Record], tmp_path: Path, precision: str, kind: str, rest: str
+) -> None:
+    bundle = make_bundle(tmp_path / "wide", "llama", hidden_size=256, intermediate_size=256, num_attention_heads=4)
+    file = write(bundle, tmp_path, precision)
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in GgufFile(file).tensors}
+    assert kinds["blk.0.ffn_up.weight"] == kind and kinds["token_embd.weight"] == rest, kinds
+    assert not (tmp_path / precision / "whole.gguf").exists()
+    assert GgufFile(file).precision == "int4"
+    assert compare_file(file, bundle.folder) == []
+    stage, record = parted(
+        bundle, file, PackagedFile, few(chats)
+    )  # what is left of random weights in 4 bits is not near: a trained model's is
+    assert stage in ("", LOG_PROBABILITIES), record.lines()
+    other = make_bundle(tmp_path / "other", "llama", hidden_size=256, intermediate_size=256, num_attention_heads=4, initializer_range=0.5)
+    assert any("layers.0.mlp.up_proj" in each.name for each in compare_file(file, other.folder))
+
+
 @pytest.mark.parametrize("opened", RUNTIMES)
 def test_a_network_that_continues_texts_begins_them_as_it_was_trained(
     exported: tuple[Base, Path], records: list[Record], tmp_path: Path, opened: Any
@@ -139,6 +176,7 @@ def test_a_network_that_continues_texts_begins_them_as_it_was_trained(
 
 def test_without_llama_cpp_the_record_says_that_it_was_not_asked(exported: tuple[Base, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("luthier.delivery.exports.llama_cpp.installed_package", lambda: None)
     runtime = open_gguf(exported[1])
     assert isinstance(runtime, ReadBack)
     assert "llama.cpp is not installed and was not asked" in runtime.about

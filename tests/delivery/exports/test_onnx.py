@@ -14,9 +14,11 @@ import torch
 
 import luthier
 from luthier.delivery.exports import onnx_graphs
-from luthier.delivery.exports.onnx_folder import _write_decoder, _write_rows
+from luthier.delivery.exports.onnx_folder import _write_decoder, _write_halves, _write_rows
 from luthier.models.pretrained import load_classifier, load_generator
 from tests.conftest import DECODERS, ENCODERS, PADDED
+from tests.models.test_encoder_decoder import NETWORKS
+from tests.models.test_encoder_decoder import network as translator
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -108,3 +110,38 @@ def test_weights_of_eight_bits_are_smaller_and_say_nearly_the_same(runs: Any, tm
     assert weights[1] < weights[0]
     kinds = {node.op_type for node in onnx.load(small.folder / "model.onnx").graph.node}
     assert "MatMulNBits" in kinds
+
+
+@pytest.mark.parametrize("family", sorted(NETWORKS))
+def test_every_translator_gives_the_same_scores_at_once_by_its_cache_and_beside_a_longer_source(tmp_path: Path, family: str) -> None:
+    model = translator(family).eval()
+    source = torch.randint(5, 40, (1, 9), generator=torch.Generator().manual_seed(3))
+    target = torch.randint(5, 40, (1, 7), generator=torch.Generator().manual_seed(4))
+    with model.for_generation() as network:
+        wanted = network(input_ids=source, decoder_input_ids=target).logits[0].numpy()
+    _write_halves(onnx_graphs.EncoderGraph(model), onnx_graphs.TargetGraph(model), tmp_path)
+    encoder, decoder = (
+        onnxruntime.InferenceSession(str(tmp_path / name), providers=["CPUExecutionProvider"]) for name in ("encoder.onnx", "decoder.onnx")
+    )
+    beside = torch.randint(5, 40, (1, 14), generator=torch.Generator().manual_seed(5)).numpy()
+    ids = np.concatenate([np.pad(source.numpy(), ((0, 0), (0, 5))), beside])
+    seen = np.array([[1] * 9 + [0] * 5, [1] * 14])
+    names = [each.name for each in encoder.get_outputs()]
+    read = dict(zip(names, encoder.run(None, {"input_ids": ids, "attention_mask": seen}), strict=True)) | {"encoder_attention_mask": seen}
+    del read["encoder_hidden_states"]
+    shapes = {each.name: each.shape for each in decoder.get_inputs() if ".decoder." in each.name}
+    empty = {name: np.zeros((2, shape[1], 0, shape[3]), np.float32) for name, shape in shapes.items()}
+    shown = np.repeat(target.numpy(), 2, 0)
+
+    def ask(tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        scores, *present = decoder.run(None, {"decoder_input_ids": tokens, **read, **past})
+        return scores, dict(zip(empty, present, strict=True))
+
+    at_once, _ = ask(shown, empty)
+    assert np.abs(at_once[0] - wanted).max() < 1e-4
+    pieces, past = [], empty
+    for begin, end in ((0, 1), (1, 4), (4, 5), (5, 7)):
+        scores, past = ask(shown[:, begin:end], past)
+        pieces.append(scores)
+    assert np.abs(np.concatenate(pieces, 1)[0] - wanted).max() < 1e-4
+    assert past[next(iter(past))].shape[2] == 7

@@ -5,6 +5,7 @@ import torch
 
 from luthier.core.errors import ModelError
 from luthier.models import compiled
+from luthier.models.decoding import compiled_step
 from luthier.models.decoding.choice import choose_decoder
 from luthier.models.decoding.compiled_step import CompiledDecoder
 from luthier.models.decoding.continuous_batching import ContinuousBatch
@@ -131,10 +132,83 @@ def test_it_is_measured_and_said_what_computes(networks, compiling, monkeypatch)
     assert reduced.drafter is None and reduced.parity is not None and reduced.parity.tokens == 4 * 63 and str(reduced.parity) in reduced.why
     given = choose_decoder(network, make_cache(network, 4, 64), "int8", [some_tokens(100), some_tokens(20)]).parity
     assert given is not None and given.tokens == 63 + 19 and 0 < given.largest < 0.2
-    monkeypatch.setenv("LUTHIER_KERNELS", "a relative place is none")
-    assert "no C++ compiler" in choose_decoder(network, make_cache(network, 4, 64), "auto").why
-    with pytest.raises(ModelError, match="int8 needs compiled code"):
+
+
+def without_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    return "there is no C++ compiler"
+
+
+def with_a_place_that_is_a_file(monkeypatch, tmp_path):
+    (tmp_path / "kernels").write_text("")
+    monkeypatch.setenv("LUTHIER_KERNELS", str(tmp_path / "kernels"))
+    return "kernels"
+
+
+def with_a_relative_place(monkeypatch, tmp_path):
+    monkeypatch.setenv("LUTHIER_KERNELS", "kernels")
+    return "relative folder"
+
+
+def with_code_that_does_not_compile(monkeypatch, tmp_path):
+    (tmp_path / "broken.cpp").write_text("this is no C++")
+    monkeypatch.setattr(compiled_step, "SOURCE", tmp_path / "broken.cpp")
+    return "could not be compiled"
+
+
+def with_a_damaged_library(monkeypatch, tmp_path):
+    (tmp_path / "kept").mkdir()
+    monkeypatch.setenv("LUTHIER_KERNELS", str(tmp_path / "kept"))
+    compiled_step.library_file().write_bytes(b"no library")
+    return "it is compiled again"
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "harm",
+    (without_compiler, with_a_place_that_is_a_file, with_a_relative_place, with_code_that_does_not_compile, with_a_damaged_library),
+    ids=lambda harm: harm.__name__,
+)
+def test_where_compiled_code_cannot_be_had_torchs_operations_write_and_the_reason_is_said(harm, networks, monkeypatch, tmp_path):
+    _, network = networks("llama")
+    monkeypatch.setenv("LUTHIER_KERNELS", str(tmp_path / "new"))
+    reason = harm(monkeypatch, tmp_path)
+    chosen = choose_decoder(network, make_cache(network, 4, 64), "auto")
+    assert isinstance(chosen.decoder, TorchDecoder) and chosen.drafter is None and "no compiled code" in chosen.why
+    assert reason in chosen.why or reason == "it is compiled again"
+    assert torch.isfinite(chosen.decoder.step([Span([5, 6], 0, [0])])).all()
+    with pytest.raises(ModelError, match="int8 needs compiled code") as caught:
         choose_decoder(network, make_cache(network, 4, 64), "int8")
+    assert reason in str(caught.value)
+
+
+def test_code_of_another_processor_that_shares_the_home_is_not_loaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("LUTHIER_KERNELS", str(tmp_path))
+    here = ["processor\t: 0", "model name\t: One", "flags\t\t: sse avx", "processor\t: 1", "model name\t: One", "flags\t\t: sse avx"]
+    names = set()
+    for change in ((), ("sse avx", "sse avx avx512f"), ("One", "Other"), ("processor\t: 1", "processor\t: 2")):
+        lines = [line.replace(*change) if change else line for line in here]
+        monkeypatch.setattr(compiled_step, "_processor_lines", lambda lines=lines: lines)
+        names.add(compiled_step.library_file().name)
+    assert len(names) == 3  # the number of a processor is none of its properties
+
+
+def test_a_text_that_is_longer_than_the_context_is_refused_before_anything_is_written(networks, request):
+    _, network = networks("llama")
+    decoders = [TorchDecoder(network, make_cache(network, 4, 40))]
+    if compiled.can_compile():
+        request.getfixturevalue("compiling")
+        decoders.append(CompiledDecoder(network, make_cache(network, 4, 40)))
+    for decoder in decoders:
+        for span in (Span([5] * 41, 0, [0, 1, 2]), Span([5], 40, [0, 1, 2]), Span([5] * 17, 0, [0])):
+            with pytest.raises(ModelError, match="does not fit into a context of 40"):
+                decoder.step([span])
+        assert not decoder.cache.keys.any()
+        assert len(decoder.step([Span([5] * 40, 0, [0, 1, 2])])) == 1
+    if compiled.can_compile():
+        rows = [some_tokens(63)]  # four pages hold it, and the context does not
+        parity = choose_decoder(network, make_cache(network, 4, 40), "int8", rows).parity
+        assert parity is not None and parity.tokens == 39
 
 
 def test_a_network_that_the_step_does_not_know_is_refused_with_the_reason(bases):

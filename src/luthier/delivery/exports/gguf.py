@@ -19,13 +19,14 @@ from luthier.delivery.exports.gguf_file import NAMED_ENDS
 from luthier.delivery.exports.gguf_modelfile import Layout, find_layout, modelfile
 from luthier.delivery.exports.gguf_tensors import kind_of, plan_tensors, rounded, tensors_of
 from luthier.delivery.exports.gguf_tokenizer import BYTE_LEVEL, CONTROL, Vocabulary, changes_of, read_vocabulary, refuse_tokenizer
+from luthier.delivery.exports.llama_bindings import installed_package, quantize_file
 from luthier.families import family_of
 from luthier.models.base import Base
 
 FILE, MODELFILE = "model.gguf", "Modelfile"
 QUANTIZER = "llama-quantize"
-SMALLER = {"q4_k_m": "Q4_K_M"}
-"""Precision → its name for llama.cpp's own quantiser, which is asked where it is installed."""
+SMALLER = {"q4_k_m": ("Q4_K_M", 15), "q4_0": ("Q4_0", 2)}
+"""Precision → its name and number for llama.cpp's own quantiser (`llama_ftype`), which is asked where it is installed."""
 FILE_TYPES = {"float32": 0, "float16": 1, "q8_0": 7, "bfloat16": 32}
 """As llama.cpp numbers them (`general.file_type`)."""
 
@@ -44,31 +45,31 @@ class Gguf:
         if about.get("ships", "trained") != "trained":
             return f"it ships {'a linear probe' if about['ships'] == 'probe' else 'the average of two models'}, and llama.cpp computes one language model"
         config = json.loads((bundle.folder / "config.json").read_text())
-        if precision in SMALLER and shutil.which(QUANTIZER) is None:
-            return f"{precision} is written by llama.cpp's own {QUANTIZER}, which is not on the PATH (q8_0 needs nothing)"
+        if precision in SMALLER and shutil.which(QUANTIZER) is None and installed_package() is None:
+            return f"{precision} is written by llama.cpp's own quantiser: pip install llama-cpp-py-sync, or put {QUANTIZER} on the PATH (q8_0 needs nothing)"
         return refuse_network(config) or refuse_tokenizer(_processor(bundle)[0])
 
     def losses(self, bundle: Base, precision: str) -> list[str]:
         """What llama.cpp and Ollama do otherwise."""
         config = json.loads((bundle.folder / "config.json").read_text())
         tokenizer, objective = _processor(bundle)
-        found = changes_of(tokenizer)
+        results = changes_of(tokenizer)
         window = window_of(config)
         if window is not None and context_of(config) == window:
-            found.append(
+            results.append(
                 f"the sliding window of {config['model_type']}: the file reads {window:,} tokens at most, within which both compute the same"
             )
         ends = _other_ends(tokenizer, objective, int(config["vocab_size"]))
         if ends:
-            found.append(f"answers that go on behind {', '.join(ends)}: llama.cpp ends there, by the token's name")
+            results.append(f"answers that go on behind {', '.join(ends)}: llama.cpp ends there, by the token's name")
         layout = _layout_of(tokenizer, objective)
         if not _converses(bundle):
-            return found
+            return results
         if not isinstance(layout, Layout):
-            found.append(f"a TEMPLATE for Ollama: {layout}; llama.cpp reads the chat template in the file")
+            results.append(f"a TEMPLATE for Ollama: {layout}; llama.cpp reads the chat template in the file")
         elif "system" not in layout.around:
-            found.append("system turns for Ollama: the chat template has no turn of its own for them")
-        return found
+            results.append("system turns for Ollama: the chat template has no turn of its own for them")
+        return results
 
     def write(self, bundle: Base, folder: Path, precision: str, say: Say) -> None:
         """The file and the Modelfile."""
@@ -76,7 +77,7 @@ class Gguf:
         file = folder / FILE
         _write_file(bundle, file, whole)
         if precision in SMALLER:
-            _quantize(file, SMALLER[precision], say)
+            _quantize(file, *SMALLER[precision], say)
         tokenizer, objective = _processor(bundle)
         about = {"name": _name_of(bundle).lower().replace(" ", "-"), "context": context_of(json.loads((bundle.folder / "config.json").read_text())), "converses": _converses(bundle)}  # fmt: skip
         layout = _layout_of(tokenizer, objective) if _converses(bundle) else "it does not answer"
@@ -134,8 +135,8 @@ def _marks(tokenizer: Any, objective: Any) -> tuple[int | None, int, bool]:
     before = getattr(objective, "before", None)
     if before is not None:
         return int(before), int(objective.end), True
-    asked = [{"role": "user", "content": "?"}]
-    opening = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) if tokenizer.chat_template else ""
+    request = [{"role": "user", "content": "?"}]
+    opening = tokenizer.apply_chat_template(request, tokenize=False, add_generation_prompt=True) if tokenizer.chat_template else ""
     begins, own = tokenizer.bos_token_id, list(tokenizer("x")["input_ids"])
     adds = begins is not None and own[:1] == [begins] and (not opening or opening.startswith(tokenizer.bos_token))
     return begins, int(tokenizer.eos_token_id), adds
@@ -166,8 +167,8 @@ def _write_file(bundle: Base, file: Path, precision: str) -> None:
         writer.add_chat_template(tokenizer.chat_template)
     kinds = {written: (kind_of(written, shape, precision), shape) for _, written, shape in plan_tensors(bundle.folder, config)}
     for written, (kind, shape) in kinds.items():
-        held = gguf.quant_shape_to_byte_shape(shape, gguf.GGMLQuantizationType[kind])
-        writer.add_tensor_info(written, held, np.dtype(np.uint8), math.prod(held), raw_dtype=gguf.GGMLQuantizationType[kind])
+        byte_shape = gguf.quant_shape_to_byte_shape(shape, gguf.GGMLQuantizationType[kind])
+        writer.add_tensor_info(written, byte_shape, np.dtype(np.uint8), math.prod(byte_shape), raw_dtype=gguf.GGMLQuantizationType[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -217,19 +218,23 @@ def _add_vocabulary(writer: Any, vocabulary: Vocabulary, marks: tuple[int | None
     writer.add_add_eos_token(False)
 
 
-def _quantize(file: Path, kind: str, say: Say) -> None:
-    """Let llama.cpp's own program make the file smaller, in its place.
+def _quantize(file: Path, kind: str, number: int, say: Say) -> None:
+    """Let llama.cpp's own quantiser make the file smaller, in its place: the program where it is on the PATH, else a package's library.
 
     Raises:
         ModelError: it does not.
     """
+    import torch
+
     whole = file.with_name("whole.gguf")
     file.rename(whole)
-    say(f"{QUANTIZER} rounds the weights to {kind}")
-    done = subprocess.run([QUANTIZER, str(whole), str(file), kind], capture_output=True, text=True, check=False)
+    program = shutil.which(QUANTIZER)
+    say(f"llama.cpp's quantiser ({program or installed_package()}) rounds the weights to {kind}")
+    if program is None:
+        problem = quantize_file(whole, file, number, torch.get_num_threads())
+    else:
+        done = subprocess.run([program, str(whole), str(file), kind], capture_output=True, text=True, check=False)
+        problem = (done.stderr.strip().splitlines() or ["it said nothing"])[-1] if done.returncode else ""
     whole.unlink()
-    if done.returncode or not file.is_file():
-        raise ModelError(
-            f"{QUANTIZER} failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}",
-            "export it with --dtype q8_0, which needs nothing",
-        )
+    if problem or not file.is_file():
+        raise ModelError(f"llama.cpp's quantiser failed: {problem}", "export it with --dtype q8_0, which needs nothing")

@@ -63,9 +63,9 @@ class GgufFile:
     @property
     def ends(self) -> list[int]:
         """Tokens at which llama.cpp stops writing: first those that the file names, then those whose text is enough."""
-        said = [self[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom")]
+        ids = [self[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom")]
         named = [number for number, token in enumerate(self.tokens) if token in NAMED_ENDS]
-        return list(dict.fromkeys([int(each) for each in said if each is not None] + named))
+        return list(dict.fromkeys([int(each) for each in ids if each is not None] + named))
 
     @property
     def precision(self) -> str:

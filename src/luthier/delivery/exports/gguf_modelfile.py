@@ -50,14 +50,14 @@ def find_layout(render: Render, begins: str) -> Layout | str:
     """
     user, assistant = ({"role": role, "content": WORDS[role]} for role in ("user", "assistant"))
     try:
-        asked, waiting = render([user], False), render([user], True)
+        rendered, waiting = render([user], False), render([user], True)
         answered, again = render([user, assistant], False), render([user, assistant, user], False)
     except Exception as problem:  # a template may raise whatever it likes
         return f"its chat template cannot write a plain conversation ({problem})"
-    opening = begins if begins and asked.startswith(begins) else ""
+    opening = begins if begins and rendered.startswith(begins) else ""
     parts = again.removeprefix(opening).replace(WORDS["assistant"], WORDS["user"]).split(WORDS["user"])
     behind_answer = answered.split(WORDS["assistant"])[-1]
-    if len(parts) != 4 or not waiting.startswith(asked) or not parts[2].startswith(behind_answer):
+    if len(parts) != 4 or not waiting.startswith(rendered) or not parts[2].startswith(behind_answer):
         return OTHERWISE
     first, behind, before = parts[0], parts[3], parts[2].removeprefix(behind_answer)
     if not first.endswith(before) or not parts[1].startswith(behind):
@@ -69,9 +69,9 @@ def find_layout(render: Render, begins: str) -> Layout | str:
     standing = first.removesuffix(before)  # a system turn where the conversation has none
     if standing and (system is None or not (standing.startswith(system[0]) and standing.endswith(system[1]))):
         return OTHERWISE
-    said = standing[len(system[0]) : len(standing) - len(system[1])] if standing and system is not None else ""
-    found = Layout(around, opening, waiting.removeprefix(asked), said)
-    return found if _holds(found, render) else OTHERWISE
+    between = standing[len(system[0]) : len(standing) - len(system[1])] if standing and system is not None else ""
+    results = Layout(around, opening, waiting.removeprefix(rendered), between)
+    return results if _holds(results, render) else OTHERWISE
 
 
 def _around_system(render: Render, user: Mapping[str, str], opening: str, before: str) -> tuple[str, str] | None:

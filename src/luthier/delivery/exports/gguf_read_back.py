@@ -84,8 +84,8 @@ class ReadBack:
 
         ids = torch.tensor([[int(token) for token in tokens]])
         with torch.no_grad():
-            said = self.model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
-        return said.gather(1, ids[0, 1:, None])[:, 0].numpy()
+            result = self.model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+        return result.gather(1, ids[0, 1:, None])[:, 0].numpy()
 
     def write(self, tokens: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time."""

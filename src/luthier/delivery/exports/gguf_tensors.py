@@ -22,6 +22,9 @@ ROUNDING = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, "Q8_0": 0.5 / 127
 """The most that rounding moves a number, as a share of the largest that is rounded with it (itself; in Q8_0 its block): half a step, of which Q8_0 has 127, each as long as a 16-bit number says."""
 LEAST = {"F32": 0.0, "F16": 2.0**-25, "BF16": 0.0, "Q8_0": 127 * 2.0**-25}
 """What 16-bit numbers near 0 add to it: they are multiples of 2⁻²⁴."""
+COARSE = {"Q4": 0.2, "Q5": 0.1, "Q6": 0.05}
+"""How the names of llama.cpp's coarser kinds begin → the most that rounding moves a tensor, root mean square of the differences as a share of that of the
+weights. Their steps depend on their blocks in ways of their own; of normal weights Q4 moves 0.08, Q5 0.04, Q6 0.02, and another tensor 1.4."""
 TIED = ", where the output is tied to the embeddings in the bundle"
 SLACK = 1.001
 """For the rounding of this computation itself."""
@@ -62,7 +65,7 @@ def plan_tensors(folder: Path, config: Mapping[str, Any]) -> list[tuple[str, str
     from safetensors import safe_open
 
     names, divisors = names_of(config), rope_divisors(config)
-    found: list[tuple[str, str, tuple[int, ...]]] = [] if divisors is None else [("", ROPE, (len(divisors),))]
+    results: list[tuple[str, str, tuple[int, ...]]] = [] if divisors is None else [("", ROPE, (len(divisors),))]
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         for name in sorted(file.keys()):
             if name.endswith("rotary_emb.inv_freq"):
@@ -70,8 +73,8 @@ def plan_tensors(folder: Path, config: Mapping[str, Any]) -> list[tuple[str, str
             written = names.get_name(name, try_suffixes=(".weight", ".bias"))
             if written is None:
                 raise ModelError(f"{folder}: llama.cpp has no place for the tensor {name}", "export it as safetensors: `--to safetensors`")
-            found.append((name, written, tuple(file.get_slice(name).get_shape())))
-    return found
+            results.append((name, written, tuple(file.get_slice(name).get_shape())))
+    return results
 
 
 def tensors_of(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -146,28 +149,34 @@ def compare_file(file: Path, bundle: Path) -> list[WeightDifference]:
 
     config = json.loads((bundle / "config.json").read_text())
     there = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
-    found = []
+    results = []
     for name, written, wanted in tensors_of(bundle, config):
         tensor = there.pop(written, None)
         if tensor is None:
-            found.append(WeightDifference(name or written, float("inf"), 0.0))
+            results.append(WeightDifference(name or written, float("inf"), 0.0))
             continue
         numbers = gguf.dequantize(tensor.data, tensor.tensor_type).reshape([int(size) for size in tensor.shape[::-1]])
         if numbers.shape != wanted.shape:
-            found.append(WeightDifference(name or written, float("inf"), 0.0))
+            results.append(WeightDifference(name or written, float("inf"), 0.0))
             continue
         kind = tensor.tensor_type.name
+        share = next((share for begin, share in COARSE.items() if kind.startswith(begin)), None)
+        if share is not None:
+            moved = float(np.sqrt(np.square(numbers - wanted).mean() / max(float(np.square(wanted).mean()), 1e-30)))
+            if not moved <= share:
+                results.append(WeightDifference(name or written, moved, share))
+            continue
         apart, allowed = np.abs(numbers - wanted), _allowed(wanted, kind)
         beyond = apart - allowed
         if not np.isfinite(numbers).all() or float(beyond.max(initial=0.0)) > 0:
             worst = np.unravel_index(int(beyond.argmax()), beyond.shape)
-            found.append(
+            results.append(
                 WeightDifference(
                     (name or written) + _likeness(name, numbers, wanted, allowed, config), float(apart[worst]), float(allowed[worst])
                 )
             )
     tied = bool(config.get("tie_word_embeddings"))
-    return found + [WeightDifference(name + (TIED if tied and name == "output.weight" else ""), float("inf"), 0.0) for name in there]
+    return results + [WeightDifference(name + (TIED if tied and name == "output.weight" else ""), float("inf"), 0.0) for name in there]
 
 
 def _likeness(name: str, numbers: np.ndarray, wanted: np.ndarray, allowed: np.ndarray, config: Mapping[str, Any]) -> str:
@@ -187,9 +196,7 @@ def _likeness(name: str, numbers: np.ndarray, wanted: np.ndarray, allowed: np.nd
 
 def _allowed(wanted: np.ndarray, kind: str) -> np.ndarray:
     """What rounding once explains of each number."""
-    if (
-        kind not in ROUNDING
-    ):  # llama-quantize's own kinds: a step depends on its blocks, and only the metric can tell whether it is fine enough
+    if kind not in ROUNDING:  # of llama.cpp's coarsest kinds only the metric can tell whether they are fine enough
         return np.full_like(wanted, np.inf)
     largest = np.abs(wanted)
     if kind == "Q8_0":

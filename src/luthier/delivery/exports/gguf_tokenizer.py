@@ -78,10 +78,10 @@ def steps_of(tokenizer: Any) -> dict[str, Any]:
     Raises:
         ModelError: it is none of the tokenizers library; its message is the end of a sentence.
     """
-    held = getattr(tokenizer, "backend_tokenizer", None)
-    if held is None:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
         raise ModelError("its tokenizer is not one of the tokenizers library")
-    return json.loads(held.to_str())
+    return json.loads(backend.to_str())
 
 
 def refuse_tokenizer(tokenizer: Any) -> str:

@@ -76,17 +76,17 @@ class JsonServer:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
         kept = self._open is not None
         try:
-            status, held = self._exchange(method, route, body, headers)
+            status, content = self._exchange(method, route, body, headers)
         except (OSError, http.client.HTTPException) as problem:
             self.close()
             if not kept:
                 raise self._silent(route, problem) from None
             try:  # a connection that stayed open may have been closed by the server meanwhile
-                status, held = self._exchange(method, route, body, headers)
+                status, content = self._exchange(method, route, body, headers)
             except (OSError, http.client.HTTPException) as again:
                 self.close()
                 raise self._silent(route, again) from None
-        text = held.decode("utf-8", "replace")
+        text = content.decode("utf-8", "replace")
         if status >= 400:
             raise Refused(status, f"{self.url}{route} answers {status}: {' '.join(text.split())[:300]}")
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import shutil
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from luthier.delivery.exports.exporter import Runtime, WeightDifference
 from luthier.delivery.exports.gguf_file import GgufFile
 from luthier.delivery.exports.gguf_tensors import compare_file
 from luthier.delivery.exports.json_http import JsonServer
+from luthier.delivery.exports.llama_bindings import installed_package
 from luthier.delivery.exports.llama_server import LlamaServer
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def open_gguf(file: Path) -> Runtime:
     Raises:
         ModelError: it cannot be opened there.
     """
-    from luthier.delivery.exports.llama_package import PACKAGE, PackagedFile
+    from luthier.delivery.exports.llama_package import PackagedFile
 
     program = shutil.which(SERVER)
-    packaged = importlib.util.find_spec(PACKAGE) is not None
+    packaged = installed_package() is not None
     if program is not None:
         return ServedFile(file, program, PackagedFile(file) if packaged else None)
     if packaged:
@@ -73,18 +73,18 @@ class ServedFile(LlamaServer):
 
         self.file, self.numbers = file, numbers
         self.one_by_one = numbers is None
-        held = GgufFile(file)
+        header = GgufFile(file)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # as long as the server runs
         port = _free_port()
         threads = str(torch.get_num_threads())
         # states and caches in fp32: what rounding there is comes from the file; one slot, so that no other request decides how a batch is cut
-        command = [program, "-m", str(file), "--host", "127.0.0.1", "--port", str(port), "-c", str(min(held.context, LONGEST)), "-np", "1", "-t", threads,
+        command = [program, "-m", str(file), "--host", "127.0.0.1", "--port", str(port), "-c", str(min(header.context, LONGEST)), "-np", "1", "-t", threads,
                    "-ctk", "f32", "-ctv", "f32", "-fa", "off", "--jinja", *_known(program, "--no-prefill-assistant", "--no-webui")]  # fmt: skip
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT)
         self._ended = weakref.finalize(self, _end, self._process)  # also where the program ends without `close`
         try:
             server = self._wait(JsonServer(f"http://127.0.0.1:{port}"))
-            super().__init__(server, held.precision, held.ends)
+            super().__init__(server, header.precision, header.ends)
         except BaseException:
             self.close()
             raise
@@ -146,6 +146,6 @@ def _known(program: str, *options: str) -> Sequence[str]:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

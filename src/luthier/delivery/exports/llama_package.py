@@ -1,10 +1,9 @@
-"""A GGUF file in llama.cpp's Python package (llama-cpp-python), in this process."""
+"""A GGUF file in llama.cpp, in this process, by a Python package that brings it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,12 +12,10 @@ from luthier.core.types import Message
 from luthier.delivery.exports.exporter import Encoded, WeightDifference
 from luthier.delivery.exports.gguf_file import GgufFile
 from luthier.delivery.exports.gguf_tensors import compare_file
+from luthier.delivery.exports.llama_bindings import PACKAGES, Bindings, installed_package
 
-PACKAGE = "llama_cpp"
 LONGEST = 640
 """Tokens that are read at most: of each the scores of all tokens are kept."""
-FP32 = 0
-"""As ggml numbers it."""
 
 
 class PackagedFile:
@@ -26,25 +23,27 @@ class PackagedFile:
 
     Args:
         file: the .gguf.
+        package: the module that brings llama.cpp; None: whichever is installed.
 
     Raises:
-        ModelError: llama.cpp cannot open it.
+        ModelError: llama.cpp cannot open it, or no package brings it.
     """
 
-    def __init__(self, file: Path) -> None:
-        import llama_cpp  # pyright: ignore[reportMissingImports]  # where it is installed
+    def __init__(self, file: Path, package: str | None = None) -> None:
         import torch
 
+        package = package or installed_package()
+        if package is None:
+            raise ModelError("no package that brings llama.cpp is installed", "pip install llama-cpp-py-sync, or llama-cpp-python")
         self.file, self.held = file, GgufFile(file)
-        threads = torch.get_num_threads()
         try:
-            self._llama: Any = llama_cpp.Llama(
-                str(file), n_ctx=min(self.held.context, LONGEST), n_batch=LONGEST, n_ubatch=LONGEST, logits_all=True, type_k=FP32, type_v=FP32, flash_attn=False,
-                n_threads=threads, n_threads_batch=threads, n_gpu_layers=0, verbose=False,
-            )  # fmt: skip
-        except (ValueError, RuntimeError, OSError) as problem:
-            raise ModelError(f"llama.cpp cannot open {file}: {problem}", "export it again; or update llama.cpp") from None
-        self.about = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
+            self._llama: Bindings = PACKAGES[package](file, min(self.held.context, LONGEST), torch.get_num_threads())
+        except (ImportError, OSError, RuntimeError, AttributeError) as problem:  # built for another system
+            raise ModelError(
+                f"the package {package} cannot be loaded: {str(problem)[:300]}",
+                "install another version of it, or remove it: the file is then read back",
+            ) from None
+        self.about = f"llama.cpp ({self._llama.about})"
         self.precision, self.ends = self.held.precision, self.held.ends
         self.unseen: Mapping[str, str] = {}
         self.template = self.held["tokenizer.chat_template"] or ""
@@ -88,8 +87,8 @@ class PackagedFile:
         ids = [int(token) for token in tokens]
         made = [int(self._scores(ids)[-1].argmax())]
         while len(made) < limit and made[-1] not in self.ends:
-            self._llama.eval(made[-1:])
-            made.append(int(self._llama.scores[self._llama.n_tokens - 1].argmax()))
+            behind = len(ids) + len(made) - 1
+            made.append(int(self._llama.scores(made[-1:], behind)[-1].argmax()))
         return made
 
     def likeliest(self, tokens: Sequence[int]) -> list[int]:
@@ -98,7 +97,7 @@ class PackagedFile:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens as text, without control tokens."""
-        return self._llama.detokenize([int(token) for token in tokens]).decode("utf-8", "replace")
+        return self._llama.detokenize([int(token) for token in tokens])
 
     def compare_weights(self, bundle: Path) -> list[WeightDifference]:
         """The tensors of the file that are not the bundle's, rounded once."""
@@ -109,14 +108,12 @@ class PackagedFile:
         self._llama.close()
 
     def _tokens(self, text: str, special: bool) -> list[int]:
-        return [int(token) for token in self._llama.tokenize(text.encode(), add_bos=special, special=True)]
+        return self._llama.tokenize(text, special)
 
     def _scores(self, ids: list[int]) -> np.ndarray:
         """The scores of all tokens behind each of some, # (tokens, vocabulary)"""
-        if len(ids) > self._llama.n_ctx():
+        if len(ids) > self._llama.context:
             raise ModelError(
-                f"{len(ids)} tokens are more than the {self._llama.n_ctx()} that are compared", "compare shorter rows: --rows FILE"
+                f"{len(ids)} tokens are more than the {self._llama.context} that are compared", "compare shorter rows: --rows FILE"
             )
-        self._llama.reset()
-        self._llama.eval(ids)
-        return self._llama.scores[: len(ids)]
+        return self._llama.scores(ids)

@@ -73,14 +73,14 @@ class LlamaServer:
             wanted: of which of them; None: of all. The others are not numbers.
         """
         ids = [int(token) for token in tokens]
-        asked = [True] * len(ids) if wanted is None else wanted
-        return np.array([self._behind(ids[:place], ids[place]) if asked[place] else np.nan for place in range(1, len(ids))])
+        needed = [True] * len(ids) if wanted is None else wanted
+        return np.array([self._behind(ids[:place], ids[place]) if needed[place] else np.nan for place in range(1, len(ids))])
 
     def write(self, tokens: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time."""
-        said = self._complete([int(token) for token in tokens], n_predict=limit, return_tokens=True, cache_prompt=False)
-        made = [int(token) for token in said["tokens"]]
-        if said.get("stop_type") == "eos" and not (made and made[-1] in self.ends) and self.ends:
+        result = self._complete([int(token) for token in tokens], n_predict=limit, return_tokens=True, cache_prompt=False)
+        made = [int(token) for token in result["tokens"]]
+        if result.get("stop_type") == "eos" and not (made and made[-1] in self.ends) and self.ends:
             made.append(int(self.ends[0]))
         return made
 
@@ -126,13 +126,13 @@ class LlamaServer:
 
     def _behind(self, before: list[int], token: int) -> float:
         """The log-probability of a token behind others. The server tells that of the token it chose, and with a bias it chooses the wanted one; probabilities are those before the bias."""
-        found = self._chosen(before, token, 1)
-        if found.get("id") == token:
-            return float(found["logprob"])
+        choice = self._chosen(before, token, 1)
+        if choice.get("id") == token:
+            return float(choice["logprob"])
         # a token that ends the answer, or a part of a character, is chosen and not told: so all are asked for beside another one
-        found = self._chosen(before, self.plain, 1 << 20)
-        return next((float(each["logprob"]) for each in found.get("top_logprobs", ()) if each["id"] == token), float("nan"))
+        choice = self._chosen(before, self.plain, 1 << 20)
+        return next((float(each["logprob"]) for each in choice.get("top_logprobs", ()) if each["id"] == token), float("nan"))
 
     def _chosen(self, before: list[int], token: int, most: int) -> Mapping[str, Any]:
-        said = self._complete(before, n_predict=1, n_probs=most, logit_bias=[[token, BIAS]], cache_prompt=True)
-        return next(iter(said.get("completion_probabilities") or ()), {})
+        result = self._complete(before, n_predict=1, n_probs=most, logit_bias=[[token, BIAS]], cache_prompt=True)
+        return next(iter(result.get("completion_probabilities") or ()), {})

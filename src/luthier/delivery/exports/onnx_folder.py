@@ -47,16 +47,16 @@ class OnnxFolder:
         """What whoever calls the graph has to do."""
         facts = facts_of(bundle)
         gives, objective = family_of(facts["task"]).gives, facts["objective"]
-        found = []
+        results = []
         if gives == "number":
-            found.append(f"the scale of the number (use.py does): multiply by {objective['spread']:g} and add {objective['mean']:g}")
+            results.append(f"the scale of the number (use.py does): multiply by {objective['spread']:g} and add {objective['mean']:g}")
         if gives == "tags":
-            found.append(f"the windows in which texts longer than {objective['max_length']} tokens are read: cut them before")
+            results.append(f"the windows in which texts longer than {objective['max_length']} tokens are read: cut them before")
         if gives == "picture":
-            found.append("the anomaly score and its threshold: the graph gives the picture and its code")
+            results.append("the anomaly score and its threshold: the graph gives the picture and its code")
         if gives == "sequence":
-            found.append("beam search: encoder.onnx and decoder.onnx give the scores of the next token")
-        return found
+            results.append("beam search: use.py takes the likeliest token each time")
+        return results
 
     def write(self, bundle: Base, folder: Path, precision: str, say: Say) -> None:
         """Trace the network and write what reads a row beside it."""
@@ -91,13 +91,13 @@ class OnnxFolder:
     def usage(self, bundle: Base, folder: Path) -> str:
         """The program beside the model."""
         family = family_of(facts_of(bundle)["task"])
-        asked = (
+        arguments = (
             "image.png"
             if family.kind.images
             else '"your text"'
             + (' "and the other"' if len(facts_of(bundle)["input"]) == 2 and family.gives in ("classes", "labels", "number") else "")
         )
-        return f"python {folder / SCRIPT} {folder} {asked}"
+        return f"python {folder / SCRIPT} {folder} {arguments}"
 
     def open(self, folder: Path) -> Runtime:
         """In onnxruntime."""
@@ -263,19 +263,23 @@ def _write_halves(encoder: Any, decoder: Any, folder: Path) -> None:
     import torch
 
     ids, seen = torch.arange(3, 13).view(2, 5), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    varying = {
-        "input_ids": {0: "rows", 1: "length"},
-        "attention_mask": {0: "rows", 1: "length"},
-        "encoder_hidden_states": {0: "rows", 1: "length"},
-    }
-    _trace(encoder, (ids, seen), ["input_ids", "attention_mask"], ["encoder_hidden_states"], varying, folder / "encoder.onnx")
+    kinds = [f"{layer}.{{}}.{what}" for layer in range(len(encoder.crossings)) for what in ("key", "value")]
+    source = [f"past_key_values.{kind.format('encoder')}" for kind in kinds]
+    past, present = [f"past_key_values.{kind.format('decoder')}" for kind in kinds], [f"present.{kind.format('decoder')}" for kind in kinds]
+    read = {name: {0: "rows", 1: "length"} for name in ("input_ids", "attention_mask", "encoder_hidden_states")}
+    read |= {name: {0: "rows", 2: "length"} for name in source}
+    _trace(encoder, (ids, seen), ["input_ids", "attention_mask"], ["encoder_hidden_states", *source], read, folder / "encoder.onnx")
     with torch.no_grad():
-        states = encoder(ids, seen)
+        _, *crossed = encoder(ids, seen)
+    cached = [torch.zeros(2, each.shape[1], 3, each.shape[3]) for each in crossed]
     varying = {
-        "decoder_input_ids": {0: "rows", 1: "written"},
-        "encoder_hidden_states": {0: "rows", 1: "length"},
+        "decoder_input_ids": {0: "rows", 1: "new"},
         "encoder_attention_mask": {0: "rows", 1: "length"},
-        "logits": {0: "rows", 1: "written"},
+        "logits": {0: "rows", 1: "new"},
     }
-    inputs = ["decoder_input_ids", "encoder_hidden_states", "encoder_attention_mask"]
-    _trace(decoder, (torch.arange(3, 9).view(2, 3), states, seen), inputs, ["logits"], varying, folder / "decoder.onnx")
+    varying |= {name: {0: "rows", 2: "length"} for name in source}
+    varying |= {name: {0: "rows", 2: "cached"} for name in past} | {name: {0: "rows", 2: "all"} for name in present}
+    inputs = ["decoder_input_ids", "encoder_attention_mask", *past, *source]
+    _trace(
+        decoder, (torch.arange(3, 9).view(2, 3), seen, *cached, *crossed), inputs, ["logits", *present], varying, folder / "decoder.onnx"
+    )

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from luthier.core.types import Batch
 from luthier.models.encode import depths_read
+from luthier.models.halves import halves_of
 from luthier.models.hidden_states import capture_hidden_states, unwrap_states
 from luthier.models.linear_probe import AveragedModel, LinearProbe
 
@@ -44,8 +45,8 @@ class RowGraph(nn.Module):
         if self.gives == "tags":
             return self.model.network.classifier(self.model.network.dropout(states))
         if self.gives == "gaps":
-            said = self.model.guess(states.flatten(0, 1))
-            return said.reshape(input_ids.shape[0], input_ids.shape[1], said.shape[-1])
+            answer = self.model.guess(states.flatten(0, 1))
+            return answer.reshape(input_ids.shape[0], input_ids.shape[1], answer.shape[-1])
         return normalize(pool_padded(states, attention_mask, self.model.pooling), dim=-1)
 
     def _scores(self, model: Any, given: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
@@ -58,8 +59,8 @@ class RowGraph(nn.Module):
         base = model.base
         poolings = ("mean", "last") if base.causal else ("mean",)
         states = [
-            unwrap_states(told)
-            for told in capture_hidden_states(base.blocks, depths_read(len(base.blocks)), lambda: states_of(base, given))
+            unwrap_states(result)
+            for result in capture_hidden_states(base.blocks, depths_read(len(base.blocks)), lambda: states_of(base, given))
         ]
         features = torch.stack([pool_padded(each, given[1], pooling) for pooling in poolings for each in states], 1).flatten(1).double()
         return ((features @ model.get_buffer("weight").T + model.get_buffer("bias")) / model.temperature).float()
@@ -147,10 +148,10 @@ class ImageGraph(nn.Module):
     def forward(self, pixels: Tensor) -> Any:
         """Pixels from 0 to 255, # (images, channels, side, side)"""
         rows = torch.arange(pixels.shape[0])
-        said = self.model(Batch(rows, torch.ones_like(rows), {}, {"pixels": pixels}))
+        answer = self.model(Batch(rows, torch.ones_like(rows), {}, {"pixels": pixels}))
         if self.gives == "classes":
-            return said
-        drawn, code, log_variance = said
+            return answer
+        drawn, code, log_variance = answer
         return (drawn, code) if log_variance is None else (drawn, code, log_variance)
 
 
@@ -184,12 +185,12 @@ class DecoderGraph(nn.Module):
         for layer in range(len(past) // 2):
             cache.update(past[2 * layer], past[2 * layer + 1], layer)
         masks = causal_masks(self.network.config, attention_mask, input_ids.shape[1])
-        said = self.network(input_ids=input_ids, attention_mask=masks, position_ids=position_ids, past_key_values=cache, use_cache=True)
-        return (said.logits.float(), *(each for layer in cache.layers for each in (layer.keys, layer.values)))  # type: ignore[union-attr]
+        answer = self.network(input_ids=input_ids, attention_mask=masks, position_ids=position_ids, past_key_values=cache, use_cache=True)
+        return (answer.logits.float(), *(each for layer in cache.layers for each in (layer.keys, layer.values)))  # type: ignore[union-attr]
 
 
 class EncoderGraph(nn.Module):
-    """The half that reads.
+    """The half that reads, and the keys and values of the source that the half that writes attends to: they are the same for each of its tokens.
 
     Args:
         model: the trainer's encoder–decoder, in fp32.
@@ -197,15 +198,19 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.encoder = model.network.get_encoder()
+        self.encoder, self.decoder = model.network.get_encoder(), model.network.get_decoder()  # whose projections are traced
+        self.crossings = crossings_of(model)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Padded sources, # (rows, length) → (rows, length, width)"""
-        return self.encoder(input_ids=input_ids, attention_mask=hide_padding(attention_mask)).last_hidden_state
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """Padded sources, # (rows, length) → (rows, length, width), and by turns keys and values, # each (rows, heads, length, head width)"""
+        states = self.encoder(input_ids=input_ids, attention_mask=hide_padding(attention_mask)).last_hidden_state
+        projected = [project(states) for crossing in self.crossings for project in (crossing.key, crossing.value)]
+        heads = self.crossings[0].heads
+        return (states, *(each.view(*each.shape[:2], heads, each.shape[2] // heads).transpose(1, 2) for each in projected))
 
 
 class TargetGraph(nn.Module):
-    """The half that writes, with the output matrix.
+    """The half that writes, with its cache and the output matrix, one or several tokens at a time.
 
     Args:
         model: the trainer's encoder–decoder, in fp32.
@@ -214,16 +219,47 @@ class TargetGraph(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model, self.decoder = model, model.network.get_decoder()
+        model.network.set_attn_implementation("eager")
 
-    def forward(self, decoder_input_ids: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor) -> Tensor:
-        """What is written so far, # (rows, written) → (rows, written, vocabulary)"""
-        length = decoder_input_ids.shape[1]
-        every = torch.arange(length, device=decoder_input_ids.device)
-        before = torch.where(every[None] > every[:, None], LOWEST, 0.0)[None, None]
+    def forward(self, decoder_input_ids: Tensor, encoder_attention_mask: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        """New tokens behind those of the cache.
+
+        Args:
+            decoder_input_ids: # (rows, new)
+            encoder_attention_mask: 1 for tokens of the source and 0 for padding, # (rows, length)
+            past: of each layer the keys and values of the target, # each (rows, heads, cached, head width), then of each those of the source,
+                # each (rows, heads, length, head width)
+
+        Returns:
+            The scores, # (rows, new, vocabulary), and the target's cache with the new tokens in it.
+        """
+        from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+        half = len(past) // 2
+        own, source = DynamicCache(), DynamicCache()
+        for layer in range(half // 2):
+            own.update(past[2 * layer], past[2 * layer + 1], layer)
+            source.update(past[half + 2 * layer], past[half + 2 * layer + 1], layer)
+        cache = EncoderDecoderCache(own, source)
+        cache.is_updated = dict.fromkeys(range(half // 2), True)
+        new, cached = decoder_input_ids.shape[1], past[0].shape[2]
+        every = torch.arange(cached + new, device=decoder_input_ids.device)
+        before = torch.where(every[None] > every[cached:, None], LOWEST, 0.0)[None, None]
+        shape_of_source = past[half].transpose(1, 2).flatten(2)  # whose keys and values are in the cache already: only its shape is read
         states = self.decoder(
-            input_ids=decoder_input_ids, attention_mask=before, encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=hide_padding(encoder_attention_mask), use_cache=False,
+            input_ids=decoder_input_ids, attention_mask=before, encoder_hidden_states=shape_of_source,
+            encoder_attention_mask=hide_padding(encoder_attention_mask), past_key_values=cache, use_cache=True,
         ).last_hidden_state  # fmt: skip
         weight, bias = self.model.output()
         scores = self.model.scaled(states) @ weight.t()
-        return scores if bias is None else scores + bias
+        scores = scores if bias is None else scores + bias
+        return (scores, *(each for layer in own.layers for each in (layer.keys, layer.values)))  # type: ignore[union-attr]
+
+
+def crossings_of(model: Any) -> list[Any]:
+    """The attention of each decoder block to the source.
+
+    Args:
+        model: the trainer's encoder–decoder.
+    """
+    return [block.crossing for block in halves_of(model.network)[1].blocks]

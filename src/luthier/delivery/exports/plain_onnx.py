@@ -64,8 +64,8 @@ class PlainOnnx:
         if self.facts["images"]:
             return {"pixels": self._pixels(texts[0])}
         if not (self.folder / "tokenizer.json").is_file():
-            found = self.full_tokenizer(*texts, truncation=True)
-            return {"tokens": found["input_ids"], "segments": found.get("token_type_ids") if len(texts) == 2 else None}
+            results = self.full_tokenizer(*texts, truncation=True)
+            return {"tokens": results["input_ids"], "segments": results.get("token_type_ids") if len(texts) == 2 else None}
         if self._tokenizer is None:
             from tokenizers import Tokenizer
 
@@ -75,8 +75,8 @@ class PlainOnnx:
             longest = json.loads((self.folder / "tokenizer_config.json").read_text()).get("model_max_length")
             if longest and longest < 1 << 20:
                 self._tokenizer.enable_truncation(longest)
-        found = self._tokenizer.encode(texts[0], texts[1] if len(texts) == 2 else None)
-        return {"tokens": list(found.ids), "segments": list(found.type_ids) if len(texts) == 2 else None}
+        results = self._tokenizer.encode(texts[0], texts[1] if len(texts) == 2 else None)
+        return {"tokens": list(results.ids), "segments": list(results.type_ids) if len(texts) == 2 else None}
 
     def _pixels(self, file: str) -> np.ndarray:
         """An image as a square, turned as the camera says, # (side, side, channels) of uint8"""
@@ -87,24 +87,24 @@ class PlainOnnx:
         with Image.open(file) as image:
             turned = ImageOps.exif_transpose(image).convert("RGB").convert("L" if grey else "RGB")
             small = turned.resize((size["width"], size["height"]), Image.Resampling.BILINEAR)
-        found = np.asarray(small, dtype=np.uint8)
-        return found[:, :, None] if found.ndim == 2 else found
+        results = np.asarray(small, dtype=np.uint8)
+        return results[:, :, None] if results.ndim == 2 else results
 
     def outputs(self, rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
         """What the network gives for each row; of a network that gives something of each token, of those that are kept."""
-        found = []
+        results = []
         for row in rows:
             if self.facts["images"]:
                 said = self.sessions[0].run(None, {"pixels": np.ascontiguousarray(row["pixels"].transpose(2, 0, 1))[None]})
-                found.append(said[0][0] if self.gives == "classes" else np.concatenate([said[0][0].transpose(1, 2, 0).ravel(), *(each[0] for each in said[1:])]))  # fmt: skip
+                results.append(said[0][0] if self.gives == "classes" else np.concatenate([said[0][0].transpose(1, 2, 0).ravel(), *(each[0] for each in said[1:])]))  # fmt: skip
                 continue
             ids = np.array([row["tokens"]], dtype=np.int64)
             given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
             if any(each.name == "token_type_ids" for each in self.sessions[0].get_inputs()):
                 given["token_type_ids"] = np.array([row.get("segments") or [0] * len(row["tokens"])], dtype=np.int64)
             (said,) = (each[0] for each in self.sessions[0].run(None, given))
-            found.append(said if row.get("keep") is None else said[np.array(row["keep"], dtype=np.int64)])
-        return found
+            results.append(said if row.get("keep") is None else said[np.array(row["keep"], dtype=np.int64)])
+        return results
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
         """A conversation by the folder's own chat template."""
@@ -113,63 +113,86 @@ class PlainOnnx:
 
     def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The tokens of a conversation that waits for an answer."""
-        found = self.full_tokenizer.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=True, return_dict=True)
-        return [int(token) for token in found["input_ids"]]
+        results = self.full_tokenizer.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=True, return_dict=True)
+        return [int(token) for token in results["input_ids"]]
 
     def _step(self, tokens: Sequence[int], cache: dict[str, np.ndarray] | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Scores behind each new token, # (new, vocabulary), and the cache with them in it."""
-        session = self.sessions[0]
-        if cache is None:
-            shapes = {each.name: each.shape for each in session.get_inputs() if each.name.startswith("past")}
-            cache = {name: np.zeros((1, shape[1], 0, shape[3]), dtype=np.float32) for name, shape in shapes.items()}
+        cache = self._empty_cache(self.sessions[0], "") if cache is None else cache
         before = next(iter(cache.values())).shape[2]
-        ids = np.array([list(tokens)], dtype=np.int64)
         places = np.arange(before, before + len(tokens), dtype=np.int64)[None]
         seen = np.ones((1, before + len(tokens)), dtype=np.int64)
-        said = session.run(None, {"input_ids": ids, "attention_mask": seen, "position_ids": places, **cache})
+        ids = np.array([list(tokens)], dtype=np.int64)
+        return self._run_cached(self.sessions[0], {"input_ids": ids, "attention_mask": seen, "position_ids": places, **cache})
+
+    def _empty_cache(self, session: Any, kind: str) -> dict[str, np.ndarray]:
+        """Keys and values of no token, for those inputs whose name has `kind` in it."""
+        shapes = {each.name: each.shape for each in session.get_inputs() if each.name.startswith("past") and kind in each.name}
+        return {name: np.zeros((1, shape[1], 0, shape[3]), dtype=np.float32) for name, shape in shapes.items()}
+
+    def _run_cached(self, session: Any, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Scores behind each new token, # (new, vocabulary), and the cache with them in it."""
+        scores, *present = session.run(None, inputs)
         names = [each.name.replace("present", "past_key_values") for each in session.get_outputs()[1:]]
-        return said[0][0], dict(zip(names, said[1:], strict=True))
+        return scores[0], dict(zip(names, present, strict=True))
 
     def log_probabilities(self, tokens: Sequence[int]) -> np.ndarray:
-        """Of each token but the first, behind those before it, # (tokens - 1,)"""
-        return _of_tokens(self._step(tokens, None)[0][:-1], tokens[1:])
+        """Of each token but the first, behind those before it, # (tokens - 1,); the second half behind the cache of the first."""
+        half = (len(tokens) + 1) // 2
+        scores, cache = self._step(tokens[:half], None)
+        more = [self._step(tokens[half:], cache)[0]] if half < len(tokens) else []
+        return _of_tokens(np.concatenate([scores, *more])[:-1], tokens[1:])
 
     def write(self, tokens: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time, up to `limit` or to one that ends an answer, which is given too."""
         scores, cache = self._step(tokens, None)
-        found: list[int] = []
-        while len(found) < limit:
-            found.append(int(scores[-1].argmax()))
-            if found[-1] in self.ends:
+        results: list[int] = []
+        while len(results) < limit:
+            results.append(int(scores[-1].argmax()))
+            if results[-1] in self.ends:
                 break
-            scores, cache = self._step(found[-1:], cache)
-        return found
+            scores, cache = self._step(results[-1:], cache)
+        return results
 
     def _begin(self) -> int:
         begin = self.config.get("decoder_start_token_id")
         return int(self.config["pad_token_id"] if begin is None else begin)
 
     def _read(self, source: Sequence[int]) -> dict[str, np.ndarray]:
+        """What the decoder attends to of a source: its keys and values in each layer."""
         ids = np.array([list(source)], dtype=np.int64)
-        states = self.sessions[0].run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
-        return {"encoder_hidden_states": states, "encoder_attention_mask": np.ones_like(ids)}
+        names = [each.name for each in self.sessions[0].get_outputs()]
+        outputs = dict(zip(names, self.sessions[0].run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)}), strict=True))
+        outputs.pop("encoder_hidden_states")
+        return {"encoder_attention_mask": np.ones_like(ids), **outputs}
+
+    def _follow(
+        self, tokens: Sequence[int], read: dict[str, np.ndarray], cache: dict[str, np.ndarray] | None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Scores behind each new token of a translation, # (new, vocabulary), and the cache with them in it."""
+        cache = self._empty_cache(self.sessions[1], ".decoder.") if cache is None else cache
+        return self._run_cached(self.sessions[1], {"decoder_input_ids": np.array([list(tokens)], dtype=np.int64), **read, **cache})
 
     def log_probabilities_behind(self, source: Sequence[int], target: Sequence[int]) -> np.ndarray:
-        """Of each target token behind the source and those before it, # (target tokens,)"""
-        shown = np.array([[self._begin(), *target[:-1]]], dtype=np.int64)
-        return _of_tokens(self.sessions[1].run(None, {"decoder_input_ids": shown, **self._read(source)})[0][0], target)
+        """Of each target token behind the source and those before it, # (target tokens,); the second half behind the cache of the first."""
+        read, shown = self._read(source), [self._begin(), *target[:-1]]
+        half = (len(shown) + 1) // 2
+        scores, cache = self._follow(shown[:half], read, None)
+        more = [self._follow(shown[half:], read, cache)[0]] if half < len(shown) else []
+        return _of_tokens(np.concatenate([scores, *more]), target)
 
     def translate(self, source: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time, never the padding; up to `limit` or to one that ends a text, which is given too."""
-        read, found, padding = self._read(source), [self._begin()], self.config.get("pad_token_id")
-        while len(found) <= limit:
-            scores = self.sessions[1].run(None, {"decoder_input_ids": np.array([found], dtype=np.int64), **read})[0][0, -1]
+        read, results, padding = self._read(source), [self._begin()], self.config.get("pad_token_id")
+        cache = None
+        while len(results) <= limit:
+            scores, cache = self._follow(results[-1:], read, cache)
             if padding is not None:
-                scores[padding] = -np.inf
-            found.append(int(scores.argmax()))
-            if found[-1] in self.ends:
+                scores[-1, padding] = -np.inf
+            results.append(int(scores[-1].argmax()))
+            if results[-1] in self.ends:
                 break
-        return found[1:]
+        return results[1:]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens as text, without control tokens."""
@@ -179,8 +202,8 @@ class PlainOnnx:
         """What the network says of one text, two texts that are read together, or an image."""
         if self.gives == "text":
             talks = (self.folder / "chat_template.jinja").is_file() and self.facts["talks"]
-            asked = self.prompt([{"role": "user", "content": texts[0]}]) if talks else self.encode(texts)["tokens"]
-            return self.decode(self.write(asked, LIMIT)).strip()
+            request = self.prompt([{"role": "user", "content": texts[0]}]) if talks else self.encode(texts)["tokens"]
+            return self.decode(self.write(request, LIMIT)).strip()
         if self.gives == "sequence":
             return self.decode(self.translate(self.encode([self.facts["objective"].get("prefix", "") + texts[0]])["tokens"], LIMIT)).strip()
         (said,) = self.outputs([self.encode(texts)])

@@ -71,8 +71,8 @@ class PlainTransformers:
         """A row, cut to what the tokenizer says that the network reads."""
         if self.images:
             return {"pixels": self._pixels(texts[0])}
-        found = self.reader(*texts, truncation=True)
-        return {"tokens": found["input_ids"], "segments": found.get("token_type_ids") if len(texts) == 2 else None}
+        results = self.reader(*texts, truncation=True)
+        return {"tokens": results["input_ids"], "segments": results.get("token_type_ids") if len(texts) == 2 else None}
 
     def _pixels(self, file: str) -> np.ndarray:
         """An image as the network reads it, back on the scale of its file, # (side, side, channels) of uint8"""
@@ -83,27 +83,27 @@ class PlainTransformers:
             turned = ImageOps.exif_transpose(image).convert("RGB").convert("L" if grey else "RGB")
             size = self.reader.size
             small = turned.resize((size["width"], size["height"]), Image.Resampling(self.reader.resample))
-        found = np.asarray(small, dtype=np.uint8)
-        return found[:, :, None] if found.ndim == 2 else found
+        results = np.asarray(small, dtype=np.uint8)
+        return results[:, :, None] if results.ndim == 2 else results
 
     def outputs(self, rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
         """What the network gives for each row, of every token that is kept."""
-        found = []
+        results = []
         with torch.no_grad():
             for row in rows:
                 if self.images:
-                    found.append(self.network(pixel_values=self._scaled(row["pixels"])).logits[0].float().numpy())
+                    results.append(self.network(pixel_values=self._scaled(row["pixels"])).logits[0].float().numpy())
                     continue
                 given = {"input_ids": torch.tensor([row["tokens"]])}
                 if row.get("segments") is not None:
                     given["token_type_ids"] = torch.tensor([row["segments"]])
-                said = self.network(**given, attention_mask=torch.ones_like(given["input_ids"]))
+                result = self.network(**given, attention_mask=torch.ones_like(given["input_ids"]))
                 if self.gives == "vector":
-                    found.append(self._pooled(said.last_hidden_state[0].float()).numpy())
+                    results.append(self._pooled(result.last_hidden_state[0].float()).numpy())
                     continue
-                logits = said.logits[0].float()
-                found.append((logits if row.get("keep") is None else logits[torch.tensor(row["keep"], dtype=torch.long)]).numpy())
-        return found
+                logits = result.logits[0].float()
+                results.append((logits if row.get("keep") is None else logits[torch.tensor(row["keep"], dtype=torch.long)]).numpy())
+        return results
 
     def _scaled(self, pixels: np.ndarray) -> torch.Tensor:
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.reader.image_mean, self.reader.image_std))
@@ -123,24 +123,24 @@ class PlainTransformers:
 
     def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The tokens that a text-generation pipeline reads of a conversation."""
-        found = self.reader.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=True, return_dict=True)
-        return [int(token) for token in found["input_ids"]]
+        results = self.reader.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=True, return_dict=True)
+        return [int(token) for token in results["input_ids"]]
 
     def log_probabilities(self, tokens: Sequence[int]) -> np.ndarray:
         """Of each token but the first, behind those before it, # (tokens - 1,)"""
         ids = torch.tensor([list(tokens)])
         with torch.no_grad():
-            said = self.network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, :-1].float().log_softmax(-1)
-        return said.gather(1, ids[0, 1:, None])[:, 0].numpy()
+            result = self.network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, :-1].float().log_softmax(-1)
+        return result.gather(1, ids[0, 1:, None])[:, 0].numpy()
 
     def log_probabilities_behind(self, source: Sequence[int], target: Sequence[int]) -> np.ndarray:
         """Of each target token behind the source and those before it, # (target tokens,)"""
-        ids, said = torch.tensor([list(source)]), torch.tensor([list(target)])
+        ids, result = torch.tensor([list(source)]), torch.tensor([list(target)])
         begin = self.network.config.decoder_start_token_id
-        shown = torch.cat([torch.full_like(said[:, :1], self.network.config.pad_token_id if begin is None else begin), said[:, :-1]], 1)
+        shown = torch.cat([torch.full_like(result[:, :1], self.network.config.pad_token_id if begin is None else begin), result[:, :-1]], 1)
         with torch.no_grad():
             logits = self.network(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=shown).logits[0]
-        return logits.float().log_softmax(-1).gather(1, said[0, :, None])[:, 0].numpy()
+        return logits.float().log_softmax(-1).gather(1, result[0, :, None])[:, 0].numpy()
 
     def write(self, tokens: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time, until the folder's own generation settings say stop."""
@@ -163,29 +163,29 @@ class PlainTransformers:
         from safetensors import safe_open
 
         ours = dict(self.network.state_dict())
-        found = []
+        results = []
         with safe_open(Path(bundle) / "model.safetensors", "pt") as opened:
             for name in opened.keys():  # noqa: SIM118  # safetensors' handle is no dict
                 wanted, there = opened.get_tensor(name), ours.get(name)
                 if there is None and self.gives == "vector":
                     continue  # a pooler that nobody reads
                 if there is None or there.shape != wanted.shape or name in self.missing:
-                    found.append({"name": name, "largest": float("inf"), "allowed": 0.0})
+                    results.append({"name": name, "largest": float("inf"), "allowed": 0.0})
                     continue
                 apart = float((there.double() - wanted.to(there.dtype).double()).abs().max()) if there.numel() else 0.0
                 if apart != 0.0:  # a NaN is none
-                    found.append({"name": name, "largest": apart, "allowed": 0.0})
+                    results.append({"name": name, "largest": apart, "allowed": 0.0})
             tied = set(self.network.all_tied_weights_keys or {}) if hasattr(self.network, "all_tied_weights_keys") else set()
             known = set(opened.keys())
-        found += [
+        results += [
             {"name": name, "largest": float("inf"), "allowed": 0.0}
             for name in self.missing
             if name not in known and name not in tied and not (self.gives == "vector" and "pooler" in name) and "position_ids" not in name
         ]
         output = self.network.get_output_embeddings() if self.gives in ("text", "sequence", "gaps") else None
-        if output is not None and not any(each["name"].startswith("lm_head") for each in found):
-            found += _untied(self.network, output, known)
-        return sorted(found, key=lambda each: -each["largest"])[:WORST]
+        if output is not None and not any(each["name"].startswith("lm_head") for each in results):
+            results += _untied(self.network, output, known)
+        return sorted(results, key=lambda each: -each["largest"])[:WORST]
 
 
 def _untied(network: Any, output: Any, known: set[str]) -> list[dict[str, Any]]:
@@ -201,8 +201,8 @@ def _untied(network: Any, output: Any, known: set[str]) -> list[dict[str, Any]]:
 
 def _pooling(folder: Path) -> str:
     """How a text's tokens become its vector, as sentence-transformers reads it."""
-    said = json.loads((folder / "1_Pooling" / "config.json").read_text())
-    return "cls" if said.get("pooling_mode_cls_token") else "mean"
+    result = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    return "cls" if result.get("pooling_mode_cls_token") else "mean"
 
 
 def _refuse_network(*given: Any, **named: Any) -> Any:
@@ -236,13 +236,13 @@ def main() -> None:
     torch.set_num_threads(int(threads))
     served: Any = None
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         try:
             served = served or PlainTransformers(folder, gives, images == "images")
-            said = {"said": as_json(getattr(served, asked["call"])(*from_json(asked["given"])))}
+            result = {"said": as_json(getattr(served, request["call"])(*from_json(request["given"])))}
         except BaseException as problem:  # also what a tokenizer in Rust panics about
-            said = {"problem": f"{type(problem).__name__}: {problem}"}
-        answers.write(json.dumps(said) + "\n")
+            result = {"problem": f"{type(problem).__name__}: {problem}"}
+        answers.write(json.dumps(result) + "\n")
         answers.flush()
 
 

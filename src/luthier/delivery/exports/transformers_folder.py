@@ -53,17 +53,17 @@ class TransformersFolder:
 
     def losses(self, bundle: Base, precision: str) -> list[str]:
         """The scale of a number, rounding, and what of images depends on the reader."""
-        facts, found = facts_of(bundle), []
+        facts, results = facts_of(bundle), []
         objective, gives = facts["objective"], family_of(facts_of(bundle)["task"]).gives
         if gives == "number":
-            found.append(
+            results.append(
                 f"the scale of the number: the network gives standard deviations; multiply by {objective['spread']:g} and add {objective['mean']:g}"
             )
         if self.stored(bundle, precision) == "bfloat16" and facts["dtype"] != "bfloat16":
-            found.append("the last 16 bits of each weight: they are rounded to bfloat16")
+            results.append("the last 16 bits of each weight: they are rounded to bfloat16")
         if gives == "vector" and self.name == "safetensors":
-            found.append("how tokens become one vector: sentence-transformers reads it from modules.json, transformers alone does not")
-        return found
+            results.append("how tokens become one vector: sentence-transformers reads it from modules.json, transformers alone does not")
+        return results
 
     def stored(self, bundle: Base, precision: str) -> str:
         """What the weights are rounded to."""

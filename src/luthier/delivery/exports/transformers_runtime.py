@@ -45,11 +45,11 @@ class TransformersRuntime:
                 self._served = PlainTransformers(str(folder), gives, images)
             except (OSError, ValueError, KeyError) as problem:
                 raise ModelError(f"transformers cannot open {folder}: {problem}", "export it again") from None
-        said = self._ask("about")
-        self.about = f"transformers {said['version']}" + (", in a process of its own, with the network off" if apart else "")
-        self.precision: str = said["precision"]
-        self.labels: Sequence[str] = said["labels"]
-        self.ends: Sequence[int] = said["ends"]
+        result = self._ask("about")
+        self.about = f"transformers {result['version']}" + (", in a process of its own, with the network off" if apart else "")
+        self.precision: str = result["precision"]
+        self.labels: Sequence[str] = result["labels"]
+        self.ends: Sequence[int] = result["ends"]
         self.unseen: Mapping[str, str] = {}
 
     def _ask(self, call: str, *given: Any) -> Any:
@@ -69,10 +69,10 @@ class TransformersRuntime:
         line = self._process.stdout.readline()
         if not line:
             raise ModelError(f"the process that runs transformers ended without an answer to {call}{self._why()}", "see whether there is memory enough, and try again")  # fmt: skip
-        said = json.loads(line)
-        if "problem" in said:
-            raise ModelError(f"transformers cannot use the exported folder: {said['problem'][:500]}", "export it again")
-        return from_json(said["said"])
+        result = json.loads(line)
+        if "problem" in result:
+            raise ModelError(f"transformers cannot use the exported folder: {result['problem'][:500]}", "export it again")
+        return from_json(result["said"])
 
     def _why(self) -> str:
         """How the process ended, and its last line."""
@@ -151,5 +151,5 @@ def _numbers(tokens: Sequence[int]) -> list[int]:
 
 def _plain(row: Encoded) -> dict[str, Any]:
     """A row without what it lacks."""
-    found: dict[str, Any] = {name: _numbers(value) for name, value in (("tokens", row.tokens), ("segments", row.segments), ("keep", row.keep)) if value is not None}  # fmt: skip
-    return found | ({"pixels": row.pixels} if row.pixels is not None else {})
+    results: dict[str, Any] = {name: _numbers(value) for name, value in (("tokens", row.tokens), ("segments", row.segments), ("keep", row.keep)) if value is not None}  # fmt: skip
+    return results | ({"pixels": row.pixels} if row.pixels is not None else {})

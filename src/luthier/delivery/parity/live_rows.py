@@ -39,9 +39,9 @@ def check_rows(trainer: Trainer, endpoint: OpenAiEndpoint, records: Sequence[Rec
     said = trainer.family.predict(trainer.model, trainer.objective, list(records), 1)
     result, right = _vectors(said, endpoint.embed(texts), records, precision) if trainer.family.gives == "vector" else _classes(trainer, said, endpoint.classify(texts), records, precision)  # fmt: skip
     metric = StageResult(METRIC, *right) if right is not None else StageResult(METRIC, "unseen", detail="the rows do not say what is right")
-    found = (*(StageResult(name, "unseen", detail=why) for name, why in UNSEEN.items() if name != TEXT), result, metric)
-    first = next((stage for stage in found if stage.state == "parts"), None)
-    return ParityRecord(found, endpoint.about, precision, rows, result.evidence.get("reason", "") if first is not None else "")
+    results = (*(StageResult(name, "unseen", detail=why) for name, why in UNSEEN.items() if name != TEXT), result, metric)
+    first = next((stage for stage in results if stage.state == "parts"), None)
+    return ParityRecord(results, endpoint.about, precision, rows, result.evidence.get("reason", "") if first is not None else "")
 
 
 def _classes(

@@ -102,9 +102,9 @@ class OpenAiEndpoint:
             "/v1/completions", {"model": self.name, "prompt": text, "max_tokens": limit, "temperature": 0, "logprobs": 1}
         )
         choice = said["choices"][0]
-        told: Mapping[str, Any] = choice.get("logprobs") or {}
-        pieces = tuple(str(each).encode() for each in told.get("tokens") or ())
-        return ServerAnswer(str(choice["text"]), pieces, tuple(float(each) for each in told.get("token_logprobs") or ()), _read(said))
+        output: Mapping[str, Any] = choice.get("logprobs") or {}
+        pieces = tuple(str(each).encode() for each in output.get("tokens") or ())
+        return ServerAnswer(str(choice["text"]), pieces, tuple(float(each) for each in output.get("token_logprobs") or ()), _read(said))
 
     def tokens(self, messages: Sequence[Message]) -> list[int] | None:
         """The token ids of a conversation that waits for an answer, by vLLM's route; None where the server has none."""
@@ -128,8 +128,8 @@ class OpenAiEndpoint:
 
 
 def _bytes(token: Mapping[str, Any]) -> bytes:
-    held = token.get("bytes")
-    return bytes(held) if held is not None else str(token["token"]).encode()
+    tensor_kept = token.get("bytes")
+    return bytes(tensor_kept) if tensor_kept is not None else str(token["token"]).encode()
 
 
 def _read(said: Mapping[str, Any]) -> int | None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.types import Batch, Example
-from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Encoded, Reader, Runtime
+from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Encoded, Reader
+from luthier.delivery.parity.network_parity import NetworkParity, compare_probe
 from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
 from luthier.delivery.parity.trainer import Trainer, outputs_of
@@ -27,39 +28,32 @@ LIKE_ROWS = ("classes", "labels", "number")
 """Networks that give one line of numbers a row."""
 
 
-class ReaderParity:
-    """The stages of one export.
-
-    Args:
-        trainer: opened.
-        runtime: of the export.
-        examples: rows, prepared by the trainer's objective.
-        tolerance: what rounding explains.
-    """
+class ReaderParity(NetworkParity[Reader]):
+    """The stages of the export of a network that says something of a row."""
 
     def __init__(self, trainer: Trainer, runtime: Reader, examples: Sequence[Example], tolerance: Tolerance) -> None:
-        self.trainer, self.runtime, self.examples, self.tolerance = trainer, runtime, list(examples), tolerance
+        super().__init__(trainer, runtime, examples, tolerance)
         self.gives = trainer.family.gives
         self.ours = [_shares(self.gives, each) for each in outputs_of(trainer, self.examples)]
-        said = [self._asked(_pieces(trainer, example)) for example in self.examples]
-        self.theirs = [_shares(self.gives, each) for each in said]
+        answer = [self._asked(_pieces(trainer, example)) for example in self.examples]
+        self.theirs = [_shares(self.gives, each) for each in answer]
         self.read: list[list[Encoded]] = [self._encode(example) for example in self.examples]
 
     def _asked(self, pieces: Sequence[Encoded]) -> np.ndarray:
-        found = self.runtime.outputs(pieces)
+        results = self.runtime.outputs(pieces)
         if self.gives == "vector":
-            return np.concatenate(found)
-        return found[0] if self.gives in (*LIKE_ROWS, "picture") else np.concatenate(found)
+            return np.concatenate(results)
+        return results[0] if self.gives in (*LIKE_ROWS, "picture") else np.concatenate(results)
 
     def _encode(self, example: Example) -> list[Encoded]:
         if "text" in example.facts:
             return [self.runtime.encode([example.facts["text"]])]
-        asked = self.trainer.family.texts_read(example.record, self.trainer.objective)
-        if "pixels" in example.inputs and not Path(asked[0][0]).is_file():
+        request = self.trainer.family.texts_read(example.record, self.trainer.objective)
+        if "pixels" in example.inputs and not Path(request[0][0]).is_file():
             return [
                 Encoded(pixels=example.inputs["pixels"])
             ]  # in an archive of arrays, which nobody else reads: the pixels are given as they are
-        return [self.runtime.encode(texts) for texts in asked]
+        return [self.runtime.encode(texts) for texts in request]
 
     def rendered(self) -> StageResult:
         """The text is the row's own; of an image the pixels are looked at."""
@@ -82,18 +76,8 @@ class ReaderParity:
                 if list(ours.tokens) != list(theirs.tokens) or segments:
                     if self.gives == "tags" and len(pieces) > 1 and list(theirs.tokens[:8]) == list(ours.tokens[:8]):
                         break  # a long text is read in windows, which whoever uses the network has to cut
-                    evidence = {
-                        "ours": [int(token) for token in ours.tokens],
-                        "theirs": [int(token) for token in theirs.tokens],
-                        "texts": self.trainer.family.texts_read(example.record, self.trainer.objective)[0],
-                    }
-                    return StageResult(
-                        TOKENS,
-                        "parts",
-                        len(self.examples),
-                        detail=describe_tokens(example.record.row, ours.tokens, theirs.tokens, self.trainer.tokenizer),
-                        evidence=evidence,
-                    )
+                    texts = self.trainer.family.texts_read(example.record, self.trainer.objective)[0]
+                    return self.tokens_differ(example.record.row, ours.tokens, theirs.tokens, texts=texts)
         return compare_probe(self.trainer.tokenizer, self.runtime) or StageResult(TOKENS, "same", len(self.examples))
 
     def numbers(self) -> StageResult:
@@ -115,13 +99,13 @@ class ReaderParity:
         ties = 0
         for example, ours, theirs in zip(self.examples, self.ours, self.theirs, strict=True):
             for one, other in zip(np.atleast_2d(ours), np.atleast_2d(theirs), strict=True):
-                said, heard, near = self._said(one, other, names)
-                if said == heard:
+                answer, other_answer, near = self._said(one, other, names)
+                if answer == other_answer:
                     continue
                 if near:
                     ties += 1
                     continue
-                detail = f"row {example.record.row}: the trainer says {said}, the export {heard}"
+                detail = f"row {example.record.row}: the trainer says {answer}, the export {other_answer}"
                 return StageResult(TEXT, "parts", len(self.examples), detail=detail, evidence={"names": names})
         return StageResult(TEXT, "same", len(self.examples), detail=f"{ties:,} within rounding of a tie" if ties else "")
 
@@ -139,13 +123,17 @@ class ReaderParity:
             places = int(one.argmax()), int(other.argmax())
             return str(places[0]), str(places[1]), bool(one[places[0]] - one[places[1]] <= leeway)
         if self.gives == "labels":
-            said, heard = (
+            answer, other_answer = (
                 "; ".join(names[side][place] for place in np.flatnonzero(values >= 0.5)) for side, values in enumerate((one, other))
             )
-            return said, heard, bool(np.abs(one[(one >= 0.5) != (other >= 0.5)] - 0.5).max(initial=0) <= leeway) and names[0] == names[1]
-        said, heard = names[0][int(one.argmax())], names[1][int(other.argmax())]
-        known = names[0].index(heard) if heard in names[0] else -1
-        return said, heard, known >= 0 and names[0] == names[1] and bool(one.max() - one[known] <= leeway)
+            return (
+                answer,
+                other_answer,
+                bool(np.abs(one[(one >= 0.5) != (other >= 0.5)] - 0.5).max(initial=0) <= leeway) and names[0] == names[1],
+            )
+        answer, other_answer = names[0][int(one.argmax())], names[1][int(other.argmax())]
+        known = names[0].index(other_answer) if other_answer in names[0] else -1
+        return answer, other_answer, known >= 0 and names[0] == names[1] and bool(one.max() - one[known] <= leeway)
 
     def scored(self) -> tuple[AskedNetwork, list[Example]]:
         """What the metric is taken of: the exported network behind the trainer's objective, and the rows as the runtime reads them."""
@@ -181,12 +169,12 @@ class AskedNetwork(nn.Module):
         """As the trainer's network says it."""
         if self.gives == "picture":
             pixels = batch.each["pixels"]
-            found = torch.from_numpy(np.stack(self._outputs(batch)))
-            drawn, code, log_variance = found[:, : pixels[0].numel()], *found[:, pixels[0].numel() :].split(self.code, 1), None
+            results = torch.from_numpy(np.stack(self._outputs(batch)))
+            drawn, code, log_variance = results[:, : pixels[0].numel()], *results[:, pixels[0].numel() :].split(self.code, 1), None
             shape = (len(pixels), *pixels.permute(0, 2, 3, 1).shape[1:])
             return drawn.view(shape).permute(0, 3, 1, 2), code, log_variance if isinstance(log_variance, Tensor) else None
-        said = torch.from_numpy(np.concatenate([np.atleast_2d(each) for each in self._outputs(batch)]))
-        return said if self.order is None else said[:, self.order]
+        answer = torch.from_numpy(np.concatenate([np.atleast_2d(each) for each in self._outputs(batch)]))
+        return answer if self.order is None else answer[:, self.order]
 
     def embed(self, batch: Batch) -> Tensor:
         """The vector of each text."""
@@ -219,25 +207,6 @@ class AskedNetwork(nn.Module):
         return self.runtime.outputs(rows)
 
 
-PROBE = "The QUICK brown Fox, 3.50 × 12 — Ärger über Straßen?  Café\tNº7"
-"""A text with what tokenizers treat in different ways: case, accents, digits, signs, several spaces."""
-
-
-def compare_probe(tokenizer: Any, runtime: Runtime) -> StageResult | None:
-    """The tokens of a text that tells tokenizers apart, where they differ: the rows may not hold what one of them treats in another way.
-
-    Args:
-        tokenizer: the trainer's.
-        runtime: of the export.
-    """
-    ours, theirs = [int(token) for token in tokenizer(PROBE)["input_ids"]], [int(token) for token in runtime.encode([PROBE]).tokens]
-    shortest = min(len(ours), len(theirs)) if len(theirs) < len(ours) and theirs[:-1] == ours[: len(theirs) - 1] else len(ours)
-    if ours[: shortest - 1] == theirs[: shortest - 1] and (shortest < len(ours) or ours == theirs):
-        return None  # a short limit may cut it
-    detail = describe_tokens(0, ours, theirs, tokenizer).replace("row 0", f"the text {PROBE!r}")
-    return StageResult(TOKENS, "parts", 1, detail=detail, evidence={"ours": ours, "theirs": theirs, "texts": [PROBE]})
-
-
 def replace_hidden(example: Example) -> Example:
     """A row as it is read before anything of it is hidden."""
     return replace(example, facts={**example.facts, "as_read": True})
@@ -254,12 +223,12 @@ def _pieces(trainer: Trainer, example: Example) -> list[Encoded]:
     elif trainer.family.gives == "tags":
         keep = [place for place, tag in enumerate(example.target) if tag >= 0]
     starts = [place for place, within in enumerate(example.inputs["place"]) if within == 0] if "place" in example.inputs else [0]
-    found = []
+    results = []
     for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
         segments = example.inputs["segments"][start:stop] if "segments" in example.inputs else None
         kept = None if keep is None else [place - start for place in keep if start <= place < stop]
-        found.append(Encoded([int(token) for token in tokens[start:stop]], segments, keep=kept))
-    return found
+        results.append(Encoded([int(token) for token in tokens[start:stop]], segments, keep=kept))
+    return results
 
 
 def _inputs(read: Encoded, example: Example) -> dict[str, Any]:
@@ -278,22 +247,3 @@ def _pixels_apart(ours: np.ndarray, theirs: np.ndarray | None) -> float:
     if theirs is None or ours.shape != theirs.shape:
         return 255.0
     return float(np.abs(ours.astype(int) - theirs.astype(int)).max())
-
-
-def describe_tokens(row: int, ours: Sequence[int], theirs: Sequence[int], tokenizer: Any) -> str:
-    """Where two rows of tokens part, for a person.
-
-    Args:
-        row: its number.
-        ours: the trainer's.
-        theirs: the export's.
-        tokenizer: the trainer's, by which they are written out.
-    """
-    place = next((place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs)))
-
-    def around(tokens: Sequence[int]) -> str:
-        return " ".join(repr(tokenizer.decode([int(token)])) for token in tokens[max(0, place - 1) : place + 3]) or "nothing more"
-
-    return (
-        f"row {row}, token {place + 1}: the trainer reads {around(ours)} ({len(ours)} tokens), the export {around(theirs)} ({len(theirs)})"
-    )

@@ -34,34 +34,34 @@ def explain(first: StageResult, trainer: Trainer, folder: Path | None) -> str:
         trainer: opened.
         folder: of the export, where it is a folder.
     """
-    found = {RENDERED: _rendered, TOKENS: _tokens, WEIGHTS: _weights, LOG_PROBABILITIES: _numbers, TEXT: _text, METRIC: _metric}[
+    results = {RENDERED: _rendered, TOKENS: _tokens, WEIGHTS: _weights, LOG_PROBABILITIES: _numbers, TEXT: _text, METRIC: _metric}[
         first.name
     ](first, trainer)
     changed = changed_settings(trainer.bundle.folder, folder) if folder is not None else []
     if changed and first.name in (LOG_PROBABILITIES, TEXT, TOKENS, METRIC):
-        found = "; ".join(filter(None, [found, f"its settings are others: {', '.join(changed[:4])}"]))
-    return found
+        results = "; ".join(filter(None, [results, f"its settings are others: {', '.join(changed[:4])}"]))
+    return results
 
 
 def changed_settings(bundle: Path, folder: Path) -> list[str]:
     """Fields of the settings that both have and that say something else: "config.json: rope_theta 100000 → 10000"."""
-    found = []
+    results = []
     for name in SETTINGS:
         if not ((bundle / name).is_file() and (folder / name).is_file()):
             continue
         ours, theirs = (json.loads((place / name).read_text()) for place in (bundle, folder))
         if isinstance(ours, list):
-            found += [f"{name} is another"] if ours != theirs else []
+            results += [f"{name} is another"] if ours != theirs else []
             continue
         for key in sorted({*ours, *theirs} - set(OURS)):
             if ours.get(key) != theirs.get(key):
-                found.append(f"{name}: {key} {_short(ours.get(key))} → {_short(theirs.get(key))}")
-    return found
+                results.append(f"{name}: {key} {_short(ours.get(key))} → {_short(theirs.get(key))}")
+    return results
 
 
 def _short(value: Any) -> str:
-    said = json.dumps(value, ensure_ascii=False)
-    return said if len(said) <= 60 else said[:57] + "…"
+    result = json.dumps(value, ensure_ascii=False)
+    return result if len(result) <= 60 else result[:57] + "…"
 
 
 def _rendered(first: StageResult, trainer: Trainer) -> str:

@@ -76,9 +76,9 @@ class ParityRecord:
     def as_data(self) -> dict[str, Any]:
         """For JSON; what is not a finite number is a text."""
         stages = [{name: value for name, value in asdict(stage).items() if name != "evidence"} for stage in self.stages]
-        said = {"same": self.same, "verdict": self.verdict, "stage": self.first.name if self.first else None, "reason": self.reason, "runtime": self.runtime,
+        answer = {"same": self.same, "verdict": self.verdict, "stage": self.first.name if self.first else None, "reason": self.reason, "runtime": self.runtime,
                 "precision": self.precision, "rows": self.rows, "stages": stages, "metric": self.metric}  # fmt: skip
-        return _finite(said)
+        return _finite(answer)
 
     def lines(self) -> list[str]:
         """The stages as a table, and the verdict."""
@@ -91,13 +91,13 @@ def lines_of(record: dict[str, Any]) -> list[str]:
     Args:
         record: as `ParityRecord.as_data` gives it.
     """
-    found = [f"{record['rows']}, trainer against {record['runtime']} ({record['precision']})"]
+    results = [f"{record['rows']}, trainer against {record['runtime']} ({record['precision']})"]
     for stage in record["stages"]:
         value, allowed = stage["largest"], stage["allowed"]
         apart = f"{_number(value)} of {_number(allowed)} {stage['unit']}" if value is not None and allowed is not None else _number(value) + f" {stage['unit']}" if value is not None else ""  # fmt: skip
         rows = f"{stage['rows']:,} rows" if stage["rows"] else ""
-        found.append(f"  {stage['name']:<18} {stage['state']:<7} {rows:<10} {apart:<38} {stage['detail']}".rstrip())
-    return [*found, f"verdict: {record['verdict']}"]
+        results.append(f"  {stage['name']:<18} {stage['state']:<7} {rows:<10} {apart:<38} {stage['detail']}".rstrip())
+    return [*results, f"verdict: {record['verdict']}"]
 
 
 def _number(value: Any) -> str:

@@ -42,11 +42,15 @@ TOLERANCES: dict[str, Tolerance] = {
     ),
     "int8": Tolerance(6e-2, 1.0, 0.08, False, "8 bits a weight, one scale for a block or a row: 4e-3 of the largest of these"),
     "int4": Tolerance(
-        0.25, 4.0, 0.4, False, "4 bits a weight: 7e-2 of the largest of its block; only the metric can tell whether that is enough"
+        0.25,
+        9.0,
+        0.5,
+        False,
+        "4 bits a weight: 7e-2 of the largest of its block; twice what a healthy model was apart; the metric tells whether that is enough",
     ),
 }
 """Precision of the weights → what rounding explains. Healthy exports: smollm2-135m in int8 is 0.37 apart in the largest and 0.035 in the mean of 153 tokens;
-small networks in fp32 1e-6 (benchmarks/export_faults.py)."""
+in q4_k_m 4.4 and 0.24 of 1,457 tokens; small networks in fp32 2e-6 (benchmarks/export_faults.py)."""
 
 
 def tolerance_of(precision: str) -> Tolerance:

@@ -69,13 +69,13 @@ def outputs_of(trainer: Trainer, examples: Sequence[Example]) -> list[np.ndarray
         For each row # (outputs,) or (kept tokens, outputs)
     """
     gives, model, objective = trainer.family.gives, trainer.model, trainer.objective
-    found: list[np.ndarray] = []
+    results: list[np.ndarray] = []
     with eval_mode(model), torch.no_grad():
         for start in range(0, len(examples), TOGETHER):
             part = list(examples[start : start + TOGETHER])
             batch: Batch = objective.collate(part, 0, HELD_OUT)
-            found += [each.float().numpy() for each in _outputs(gives, model, batch)]
-    return found
+            results += [each.float().numpy() for each in _outputs(gives, model, batch)]
+    return results
 
 
 def _outputs(gives: str, model: Any, batch: Batch) -> list[torch.Tensor]:
@@ -89,9 +89,9 @@ def _outputs(gives: str, model: Any, batch: Batch) -> list[torch.Tensor]:
     if gives in ("tags", "gaps"):
         kept = batch.flat["target" if gives == "tags" else "hidden"] >= 0
         places = kept.nonzero()[:, 0]
-        said = model(batch)[places] if gives == "tags" else model.guess(model.hidden(batch)[places])
+        result = model(batch)[places] if gives == "tags" else model.guess(model.hidden(batch)[places])
         counts = torch.segment_reduce(kept.float(), "sum", lengths=batch.lengths).long()
-        return list(said.split(counts.tolist()))
+        return list(result.split(counts.tolist()))
     return list(model(batch))
 
 

@@ -40,10 +40,10 @@ class WordParity:
         place = next(
             (place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
         )
-        said = [repr(side[place]) if place < len(side) else "nothing" for side in (ours, theirs)]
+        answer = [repr(side[place]) if place < len(side) else "nothing" for side in (ours, theirs)]
         evidence = {"lowercase": [word.lower() for word in ours] == theirs}
         return StageResult(
-            TOKENS, "parts", len(ours), detail=f"word {place + 1}: the trainer has {said[0]}, the export {said[1]}", evidence=evidence
+            TOKENS, "parts", len(ours), detail=f"word {place + 1}: the trainer has {answer[0]}, the export {answer[1]}", evidence=evidence
         )
 
     def numbers(self) -> StageResult:
@@ -55,9 +55,9 @@ class WordParity:
 
     def text(self) -> StageResult:
         """The nearest words of some words."""
-        share, asked = self._share()
+        share, request = self._share()
         return StageResult(
-            TEXT, "same" if share == 1.0 else "parts", asked, detail=f"{share:.1%} of the {NEAREST} nearest words of each are the same"
+            TEXT, "same" if share == 1.0 else "parts", request, detail=f"{share:.1%} of the {NEAREST} nearest words of each are the same"
         )
 
     def metric(self) -> StageResult:

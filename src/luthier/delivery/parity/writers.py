@@ -12,7 +12,7 @@ import torch
 from luthier.core.types import HELD_OUT, Example, Message, Scores
 from luthier.data.chat import prompt, render
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Translator, Writer
-from luthier.delivery.parity.readers import compare_probe, describe_tokens
+from luthier.delivery.parity.network_parity import NetworkParity, compare_end, compare_probe
 from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
 from luthier.delivery.parity.trainer import Trainer, log_probabilities_of, next_scores, write_greedily
@@ -50,18 +50,11 @@ class Question:
     bytes: float
 
 
-class WriterParity:
-    """The stages of a decoder's export.
-
-    Args:
-        trainer: opened.
-        runtime: of the export.
-        examples: rows, prepared by the trainer's objective.
-        tolerance: what rounding explains.
-    """
+class WriterParity(NetworkParity[Writer]):
+    """The stages of a decoder's export."""
 
     def __init__(self, trainer: Trainer, runtime: Writer, examples: Sequence[Example], tolerance: Tolerance) -> None:
-        self.trainer, self.runtime, self.tolerance = trainer, runtime, tolerance
+        super().__init__(trainer, runtime, examples, tolerance)
         talks = [example for example in examples if "messages" in example.facts]
         if talks:
             self.asked = [_conversation(trainer, example) for example in talks]
@@ -99,35 +92,21 @@ class WriterParity:
             theirs = self.runtime.prompt(asked.messages[:-1]) if asked.messages else list(self.runtime.encode([asked.text]).tokens)
             ours = asked.prompt[: len(theirs)] if not asked.messages and len(theirs) >= LONGEST else asked.prompt
             if ours != list(theirs):
-                return self._parted(asked.row, ours, theirs)
+                return self.tokens_differ(asked.row, ours, theirs)
         plain = self.asked[0].messages[0]["content"] if self.asked[0].messages else ""
         ours, theirs = [int(token) for token in self.trainer.tokenizer(plain)["input_ids"]], list(self.runtime.encode([plain]).tokens)
         if plain and ours != theirs:
-            return self._parted(self.asked[0].row, ours, theirs)
+            return self.tokens_differ(self.asked[0].row, ours, theirs)
         if self.asked[0].messages and (parted := compare_probe(self.trainer.tokenizer, self.runtime)) is not None:
             return parted
-        if self.end not in self.runtime.ends:
-            there = ", ".join(str(token) for token in self.runtime.ends) or "none"
-            mark = self.trainer.tokenizer.decode([self.end])
-            return StageResult(
-                TOKENS,
-                "parts",
-                len(self.asked),
-                detail=f"the token that ends an answer, {self.end} ({mark!r}), is not one at which the export stops ({there})",
-                evidence={"end": self.end},
-            )
+        if (parted := compare_end(self.trainer, self.runtime, self.end, len(self.asked))) is not None:
+            return parted
         note = (
             f"{left:,} rows left out: somebody wrote control tokens into a turn, which the trainer reads as characters and other programs as marks"
             if left
             else ""
         )
         return StageResult(TOKENS, "same", len(self.asked) - left, detail=note)
-
-    def _parted(self, row: int, ours: Sequence[int], theirs: Sequence[int]) -> StageResult:
-        evidence = {"ours": list(ours), "theirs": [int(token) for token in theirs]}
-        return StageResult(
-            TOKENS, "parts", len(self.asked), detail=describe_tokens(row, ours, theirs, self.trainer.tokenizer), evidence=evidence
-        )
 
     def numbers(self) -> StageResult:
         """The log-probability of each token that is learned, on the trainer's tokens."""
@@ -141,12 +120,12 @@ class WriterParity:
     def text(self) -> StageResult:
         """What is written greedily behind some prompts."""
         part = [asked for asked in self.asked if not asked.foreign and len(asked.prompt) < LONGEST][:WRITTEN]
-        found = Greedy(self.trainer, self.end, self.tolerance)
+        results = Greedy(self.trainer, self.end, self.tolerance)
         for asked in part:
             ours = write_greedily(self.trainer, asked.prompt, LIMIT, self.end)
             theirs = self.runtime.write(asked.prompt, LIMIT)
-            found.compare(asked.row, ours, theirs, lambda said, asked=asked: next_scores(self.trainer, [*asked.prompt, *said]))
-        return found.result(len(part))
+            results.compare(asked.row, ours, theirs, lambda said, asked=asked: next_scores(self.trainer, [*asked.prompt, *said]))
+        return results.result(len(part))
 
     def scored(self) -> tuple[Scores, Scores]:
         """What the trainer and the export lose on each row."""
@@ -276,18 +255,11 @@ class Greedy:
         return StageResult(TEXT, "same", rows, detail=said)
 
 
-class TranslatorParity:
-    """The stages of an encoder–decoder's export.
-
-    Args:
-        trainer: opened.
-        runtime: of the export.
-        examples: rows, prepared by the trainer's objective.
-        tolerance: what rounding explains.
-    """
+class TranslatorParity(NetworkParity[Translator]):
+    """The stages of an encoder–decoder's export."""
 
     def __init__(self, trainer: Trainer, runtime: Translator, examples: Sequence[Example], tolerance: Tolerance) -> None:
-        self.trainer, self.runtime, self.examples, self.tolerance = trainer, runtime, list(examples), tolerance
+        super().__init__(trainer, runtime, examples, tolerance)
         self.end = trainer.objective.end
         self.scores: list[Scores] = []
 
@@ -306,25 +278,12 @@ class TranslatorParity:
         for example in self.examples:
             theirs = self.runtime.encode([objective.spec.prefix + objective.source_text(example.record)]).tokens
             if [int(token) for token in example.tokens] != list(theirs):
-                evidence = {"ours": list(example.tokens), "theirs": list(theirs)}
-                return StageResult(
-                    TOKENS,
-                    "parts",
-                    len(self.examples),
-                    detail=describe_tokens(example.record.row, example.tokens, theirs, self.trainer.tokenizer),
-                    evidence=evidence,
-                )
-        if (parted := compare_probe(self.trainer.tokenizer, self.runtime)) is not None:
-            return parted
-        if self.end not in self.runtime.ends:
-            return StageResult(
-                TOKENS,
-                "parts",
-                len(self.examples),
-                detail=f"the token that ends a text, {self.end}, is not one at which the export stops",
-                evidence={"end": self.end},
-            )
-        return StageResult(TOKENS, "same", len(self.examples))
+                return self.tokens_differ(example.record.row, example.tokens, theirs)
+        return (
+            compare_probe(self.trainer.tokenizer, self.runtime)
+            or compare_end(self.trainer, self.runtime, self.end, len(self.examples))
+            or StageResult(TOKENS, "same", len(self.examples))
+        )
 
     def numbers(self) -> StageResult:
         """The log-probability of each target token."""
@@ -348,13 +307,13 @@ class TranslatorParity:
         """What is written greedily."""
         from luthier.models.translate import Writing, write
 
-        part, found = self.examples[:WRITTEN], Greedy(self.trainer, self.end, self.tolerance)
+        part, results = self.examples[:WRITTEN], Greedy(self.trainer, self.end, self.tolerance)
         for example in part:
             (ours,) = write(self.trainer.model, [example.tokens], [LIMIT], Writing(self.end))
             ours = [*ours, self.end] if len(ours) < LIMIT else ours
             theirs = self.runtime.translate(example.tokens, LIMIT)
-            found.compare(example.record.row, ours, theirs, lambda said, example=example: self._next(example, said))
-        return found.result(len(part))
+            results.compare(example.record.row, ours, theirs, lambda said, example=example: self._next(example, said))
+        return results.result(len(part))
 
     def _next(self, example: Example, said: Sequence[int]) -> np.ndarray:
         """The log-probability of every token behind what was said of a source, # (vocabulary,)"""

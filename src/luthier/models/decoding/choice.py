@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luthier.core.errors import ModelError
-from luthier.models.decoding.compiled_step import CompiledDecoder, can_load
+from luthier.core.errors import LuthierError, ModelError
+from luthier.models.decoding.compiled_step import CompiledDecoder
 from luthier.models.decoding.continuous_batching import ContinuousBatch
 from luthier.models.decoding.network import DecodeNetwork
 from luthier.models.decoding.pages import PAGE, PagePool
@@ -46,7 +46,7 @@ class Choice:
 
 
 def choose_decoder(network: DecodeNetwork, cache: Cache, precision: str, rows: Sequence[Sequence[int]] = ()) -> Choice:
-    """Take compiled code where there is a compiler, and draft in int8 where that is faster.
+    """Take compiled code where it can be had, else torch's operations, and draft in int8 where that is faster.
 
     Args:
         network: as read.
@@ -55,18 +55,18 @@ def choose_decoder(network: DecodeNetwork, cache: Cache, precision: str, rows: S
         rows: token ids of texts on which int8 is compared with fp32; without them the network writes some itself.
 
     Raises:
-        ModelError: int8 is asked for, and there is no compiler.
+        ModelError: int8 is asked for, and compiled code cannot be had.
     """
-    if not can_load():
+    try:
+        decoder = CompiledDecoder(network, cache, "int8" if precision == "int8" else "fp32")
+    except LuthierError as problem:
         if precision == "int8":
-            raise ModelError("int8 needs compiled code, and there is no C++ compiler", "install g++, or use precision fp32")
+            raise ModelError(f"int8 needs compiled code: {problem.message}", f"{problem.remedy}, or use precision fp32") from None
         torch_decoder = TorchDecoder(network, cache)
-        return Choice(torch_decoder, None, f"{torch_decoder.about} (no C++ compiler)")
+        return Choice(torch_decoder, None, f"{torch_decoder.about} (no compiled code: {problem.message})")
     if precision == "int8":
-        reduced = CompiledDecoder(network, cache, "int8")
-        parity = _compare_with_fp32(network, reduced, rows)
-        return Choice(reduced, None, f"{reduced.about} ({parity})", parity)
-    decoder = CompiledDecoder(network, cache)
+        parity = _compare_with_fp32(network, decoder, rows)
+        return Choice(decoder, None, f"{decoder.about} ({parity})", parity)
     if precision == "fp32":
         return Choice(decoder, None, decoder.about)
     drafter = CompiledDecoder(network, cache, "int8")
@@ -80,7 +80,7 @@ def choose_decoder(network: DecodeNetwork, cache: Cache, precision: str, rows: S
 
 def _compare_with_fp32(network: DecodeNetwork, reduced: CompiledDecoder, rows: Sequence[Sequence[int]]) -> PrecisionParity:
     """How near a decoder is to the exact one, which is let go afterwards."""
-    room = reduced.cache.keys.shape[1] * PAGE
+    room = min(reduced.cache.context, reduced.cache.keys.shape[1] * PAGE)
     cut = [list(row[:room]) for row in rows if len(row) > 1]
     length = max([WRITTEN, *map(len, cut)])
     pages = WRITTEN_TEXTS * -(-length // PAGE)
@@ -97,9 +97,10 @@ def _write_texts(decoder: CompiledDecoder) -> list[list[int]]:
     return [text.tokens for text in made if text is not None]
 
 
-def _seconds(decoder: Decoder, rows: int) -> float:
+def _seconds(decoder: CompiledDecoder, rows: int) -> float:
     """The fastest of some passes over so many tokens of one text."""
     fastest = float("inf")
+    rows = min(rows, decoder.cache.context)
     for _ in range(TIMES):
         before = time.perf_counter()
         decoder.step([Span([0] * rows, 0, [0], rows)])

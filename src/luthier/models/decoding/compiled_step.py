@@ -56,46 +56,67 @@ class _Rows(Structure):
     ]
 
 
+PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "CPU implementer", "CPU part", "Features")
+"""Lines of /proc/cpuinfo by which processors are told apart: code for one may end the process on another."""
+
+
 def library_file() -> Path:
     """Where the code for this processor lies, whether it is there or not: below `LUTHIER_KERNELS`, else beside the models."""
-    flags = next((line for line in _processor_lines() if line.startswith(("flags", "Features"))), platform.machine())
-    named = hashlib.sha256("\0".join([SOURCE.read_text(), *FLAGS, flags]).encode()).hexdigest()[:16]
+    named = hashlib.sha256("\0".join([SOURCE.read_text(), *FLAGS, describe_processor()]).encode()).hexdigest()[:16]
     return Path(os.environ.get("LUTHIER_KERNELS") or home().parent / "kernels") / f"decode-{named}.so"
+
+
+def describe_processor() -> str:
+    """The model of this machine's processor and the instructions that it knows: several machines may share a home."""
+    lines: dict[str, str] = {}
+    for line in _processor_lines():
+        name, _, value = line.partition(":")
+        if name.strip() in PROCESSOR:
+            lines.setdefault(name.strip(), value.strip())
+    return "\n".join([platform.machine(), *(f"{name}: {lines[name]}" for name in sorted(lines))])
 
 
 def _processor_lines() -> list[str]:
     file = Path("/proc/cpuinfo")
-    return file.read_text().split("\n") if file.exists() else []
-
-
-def can_load() -> bool:
-    """Whether there is compiled code, or it can be made: there is a compiler, and an absolute place to keep it."""
-    file = library_file()
-    return file.is_file() or (file.is_absolute() and compiled.can_compile())
+    return file.read_text().split("\n") if file.exists() else [f"model name: {platform.processor()}"]
 
 
 def build() -> Path:
     """Compile, unless it is there; takes some seconds.
 
     Raises:
-        ModelError: there is no compiler, or it failed.
+        LuthierError: there is no compiler, it failed, or there is no place for what it makes.
     """
     file = library_file()
     if file.is_file():
         return file
+    if not file.is_absolute():
+        raise ModelError(f"LUTHIER_KERNELS names a relative folder, {file.parent}", "give an absolute one")
+    if not compiled.can_compile():
+        raise ModelError("there is no C++ compiler", "install g++")
     with name_disk_errors(str(file.parent), AGAIN):
         file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as room:
-        made = Path(room) / file.name
-        compiler = os.environ.get("CXX", "g++")
-        try:
-            done = subprocess.run([compiler, *FLAGS, "-o", str(made), str(SOURCE)], capture_output=True, text=True, check=False)
-        except OSError as problem:
-            raise ModelError(f"{compiler}: {problem}", "install a C++ compiler (g++)") from None
-        if done.returncode:
-            raise ModelError(f"the step could not be compiled: {done.stderr.strip()[-500:]}", "install another C++ compiler (g++)")
-        made.replace(file)  # another process may have been faster: the same code
+        with tempfile.TemporaryDirectory(dir=file.parent) as room:
+            made = Path(room) / file.name
+            command = [os.environ.get("CXX", "g++"), *FLAGS, "-o", str(made), str(SOURCE)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode or not made.is_file():
+                raise ModelError(f"the step could not be compiled: {done.stderr.strip()[-500:]}", "install another C++ compiler (g++)")
+            made.replace(file)  # another process may have been faster: the same code
     return file
+
+
+def load_library() -> Any:
+    """The compiled code, compiled first where it is not there.
+
+    Raises:
+        LuthierError: it cannot be had.
+    """
+    try:
+        file = build()
+        return _library(file)
+    except OSError as problem:  # also of the dynamic loader
+        raise ModelError(f"compiled code cannot be had: {problem}", f"remove {library_file()}: it is compiled again") from None
 
 
 @functools.cache
@@ -116,13 +137,16 @@ class CompiledDecoder:
         cache: of keys and values.
         precision: of the weights of products: fp32 or int8.
         threads: that compute; 0 takes torch's number.
+
+    Raises:
+        LuthierError: compiled code cannot be had here.
     """
 
     def __init__(self, network: DecodeNetwork, cache: Cache, precision: str = "fp32", threads: int = 0) -> None:
         self.network, self.cache, self.precision = network, cache, precision
         self.about = f"compiled code, weights in {precision}"
         self.threads = threads or torch.get_num_threads()
-        self._library = _library(build())
+        self._library = load_library()
         self._held: list[Tensor] = []
         blocks = (_Block * len(network.blocks))(*(self._block(block, layer) for layer, block in enumerate(network.blocks)))
         inner = network.blocks[0].down.weight.shape[1]
@@ -167,7 +191,7 @@ class CompiledDecoder:
         Returns:
             the logits of the wanted rows, in order, # (wanted, vocabulary)
         """
-        rows = lay_out_rows(spans)
+        rows = lay_out_rows(spans, self.cache)
         given = _Rows(
             *(each.data_ptr() for each in (rows.tokens, rows.positions, rows.text, rows.tables, rows.wanted)),
             len(rows.tokens), rows.tables.shape[1], len(rows.wanted),

@@ -46,9 +46,9 @@ class OneByOne:
         text = self.texts[0]
         try:
             ids = torch.tensor([text.tokens[text.computed :]], device=next(self.network.parameters()).device)
-            told = self.network(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-            self._cache, text.computed = told.past_key_values, len(text.tokens)
-            token = choose(told.logits[0, -1].float().cpu(), text.request, len(text.tokens))
+            output = self.network(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+            self._cache, text.computed = output.past_key_values, len(text.tokens)
+            token = choose(output.logits[0, -1].float().cpu(), text.request, len(text.tokens))
         except Exception as problem:
             outcome = Outcome(text, finish="error", error=problem)
         else:

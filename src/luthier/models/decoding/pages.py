@@ -57,15 +57,15 @@ class PagePool:
         Args:
             tokens: of the text.
         """
-        found: list[int] = []
+        results: list[int] = []
         parent = -1
         for start in range(0, (len(tokens) - 1) // PAGE * PAGE, PAGE):
             number = self._known.get((parent, tuple(tokens[start : start + PAGE])))
             if number is None:
                 break
-            found.append(number)
+            results.append(number)
             parent = self._pages[number].serial
-        return found
+        return results
 
     def take(self, shared: Sequence[int], new: int) -> list[int] | None:
         """Hold pages that are known, and new ones behind them; None where there are too few, and nothing was taken.

@@ -56,9 +56,9 @@ def compare_decoders(exact: Decoder, reduced: Decoder, texts: Sequence[Sequence[
         span = Span(text, 0, pages, len(text))
         one, other = (decoder.step([span])[:-1].log_softmax(-1) for decoder in (exact, reduced))
         target = torch.tensor(text[1:])[:, None]
-        said, reduced_said = one.gather(1, target)[:, 0], other.gather(1, target)[:, 0]
-        differences.append((said - reduced_said).abs())
-        losses.append(-said)
+        exact_log_probability, reduced_said = one.gather(1, target)[:, 0], other.gather(1, target)[:, 0]
+        differences.append((exact_log_probability - reduced_said).abs())
+        losses.append(-exact_log_probability)
         reduced_losses.append(-reduced_said)
         equal += int((one.argmax(-1) == other.argmax(-1)).sum())
     apart = torch.cat(differences)

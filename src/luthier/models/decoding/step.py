@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from luthier.core.errors import ModelError
 from luthier.models.decoding.network import DecodeNetwork
 from luthier.models.decoding.pages import PAGE
 
@@ -57,11 +58,13 @@ class Cache:
         keys: # (blocks, pages, key heads, head width, page)
         values: # (blocks, pages, key heads, page, head width)
         rotations: cosines and sines by the name of their table, # (context, half of the head width)
+        context: tokens that a text may have at most.
     """
 
     keys: Tensor
     values: Tensor
     rotations: dict[str, tuple[Tensor, Tensor]]
+    context: int
 
 
 class Decoder(Protocol):
@@ -104,11 +107,23 @@ def make_cache(network: DecodeNetwork, pages: int, context: int) -> Cache:
     """
     shape = (len(network.blocks), pages, network.key_heads)
     keys = torch.zeros(*shape, network.head_width, PAGE)
-    return Cache(keys, torch.zeros(*shape, PAGE, network.head_width), network.rotations(context))
+    return Cache(keys, torch.zeros(*shape, PAGE, network.head_width), network.rotations(context), context)
 
 
-def lay_out_rows(spans: Sequence[Span]) -> Rows:
-    """The tokens of a step, as tensors."""
+def lay_out_rows(spans: Sequence[Span], cache: Cache) -> Rows:
+    """The tokens of a step, as tensors.
+
+    Args:
+        spans: of different texts.
+        cache: that their keys and values are written to.
+
+    Raises:
+        ModelError: a text is longer than the cache allows: compiled code would write into memory that is not its own.
+    """
+    for span in spans:
+        end = span.start + len(span.tokens)
+        if end > min(cache.context, len(span.pages) * PAGE):
+            raise ModelError(f"a text of {end} tokens does not fit into a context of {cache.context} and {len(span.pages)} pages of {PAGE}")
     tokens: list[int] = []
     positions: list[int] = []
     text: list[int] = []

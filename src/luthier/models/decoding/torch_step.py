@@ -54,14 +54,14 @@ class TorchDecoder:
         Returns:
             the logits of the wanted rows, in order, # (wanted, vocabulary)
         """
-        rows = lay_out_rows(spans)
+        rows = lay_out_rows(spans, self.cache)
         network = self.network
         x = network.embedding.index_select(0, rows.tokens) * network.embedding_scale
         for layer, (block, products) in enumerate(zip(network.blocks, self.products)):
-            told = products.output(self._attend(products.qkv(self._norm(x, block.input_norm)), layer, block, spans, rows))
-            x = x + (told if block.after_attention is None else self._norm(told, block.after_attention))
-            told = products.down(activate(products.gate_up(self._norm(x, block.feed_norm)), network.activation))
-            x = x + (told if block.after_feed is None else self._norm(told, block.after_feed))
+            result = products.output(self._attend(products.qkv(self._norm(x, block.input_norm)), layer, block, spans, rows))
+            x = x + (result if block.after_attention is None else self._norm(result, block.after_attention))
+            result = products.down(activate(products.gate_up(self._norm(x, block.feed_norm)), network.activation))
+            x = x + (result if block.after_feed is None else self._norm(result, block.after_feed))
         if not len(rows.wanted):
             return x.new_empty(0, network.vocabulary)
         return network.bend(self.head(self._norm(x.index_select(0, rows.wanted), network.norm)))
@@ -96,8 +96,8 @@ def turned_product(linear: Linear) -> Product:
 
     def multiply(x: Tensor) -> Tensor:
         rows = x if len(x) > 1 else x.expand(2, -1)
-        told = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
-        return told[: len(x)]
+        result = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+        return result[: len(x)]
 
     return multiply
 
@@ -126,7 +126,7 @@ def _attend_text(query: Tensor, layer: int, span: Span, window: int, scale: floa
     if len(query) > 1:
         asking, seen = torch.arange(start, end)[:, None], torch.arange(low, end)
         mask = (seen <= asking) & (seen > asking - window) if window else seen <= asking
-    told = functional.scaled_dot_product_attention(
+    result = functional.scaled_dot_product_attention(
         query.transpose(0, 1)[None], key[None], value[None], attn_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[0]
     )
-    return told[0].transpose(0, 1).reshape(len(query), -1)
+    return result[0].transpose(0, 1).reshape(len(query), -1)

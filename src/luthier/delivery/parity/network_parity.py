@@ -1,0 +1,93 @@
+"""What the comparisons of all kinds of networks share: whom they compare, and how a difference of token ids is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from luthier.core.types import Example
+from luthier.delivery.exports.exporter import TOKENS, Runtime, Translator, Writer
+from luthier.delivery.parity.record import StageResult
+from luthier.delivery.parity.tolerances import Tolerance
+from luthier.delivery.parity.trainer import Trainer
+
+PROBE = "The QUICK brown Fox, 3.50 × 12 — Ärger über Straßen?  Café\tNº7"
+"""A text with what tokenizers treat in different ways: case, accents, digits, signs, several spaces."""
+RuntimeT = TypeVar("RuntimeT", bound=Runtime)
+
+
+class NetworkParity(Generic[RuntimeT]):
+    """The stages of one export.
+
+    Args:
+        trainer: opened.
+        runtime: of the export.
+        examples: rows, prepared by the trainer's objective.
+        tolerance: what rounding explains.
+    """
+
+    def __init__(self, trainer: Trainer, runtime: RuntimeT, examples: Sequence[Example], tolerance: Tolerance) -> None:
+        self.trainer, self.runtime, self.examples, self.tolerance = trainer, runtime, list(examples), tolerance
+
+    def tokens_differ(self, row: int, ours: Sequence[int], theirs: Sequence[int], **evidence: Any) -> StageResult:
+        """The stage of token ids, parted at a row.
+
+        Args:
+            row: its number.
+            ours: the trainer's token ids.
+            theirs: the export's.
+            evidence: more by which the reason is found.
+        """
+        detail = describe_tokens(row, ours, theirs, self.trainer.tokenizer)
+        results = {"ours": [int(token) for token in ours], "theirs": [int(token) for token in theirs], **evidence}
+        return StageResult(TOKENS, "parts", len(self.examples), detail=detail, evidence=results)
+
+
+def compare_end(trainer: Trainer, runtime: Writer | Translator, end: int, rows: int) -> StageResult | None:
+    """The stage of token ids, parted, where an export does not stop at the token that ends a text.
+
+    Args:
+        trainer: opened.
+        runtime: of the export.
+        end: the token.
+        rows: that were looked at.
+    """
+    if end in runtime.ends:
+        return None
+    stops = ", ".join(str(token) for token in runtime.ends) or "none"
+    detail = f"the token that ends a text, {end} ({trainer.tokenizer.decode([end])!r}), is not one at which the export stops ({stops})"
+    return StageResult(TOKENS, "parts", rows, detail=detail, evidence={"end": end})
+
+
+def compare_probe(tokenizer: Any, runtime: Runtime) -> StageResult | None:
+    """The tokens of a text that tells tokenizers apart, where they differ: the rows may not hold what one of them treats in another way.
+
+    Args:
+        tokenizer: the trainer's.
+        runtime: of the export.
+    """
+    ours, theirs = [int(token) for token in tokenizer(PROBE)["input_ids"]], [int(token) for token in runtime.encode([PROBE]).tokens]
+    shortest = min(len(ours), len(theirs)) if len(theirs) < len(ours) and theirs[:-1] == ours[: len(theirs) - 1] else len(ours)
+    if ours[: shortest - 1] == theirs[: shortest - 1] and (shortest < len(ours) or ours == theirs):
+        return None  # a short limit may cut it
+    detail = describe_tokens(0, ours, theirs, tokenizer).replace("row 0", f"the text {PROBE!r}")
+    return StageResult(TOKENS, "parts", 1, detail=detail, evidence={"ours": ours, "theirs": theirs, "texts": [PROBE]})
+
+
+def describe_tokens(row: int, ours: Sequence[int], theirs: Sequence[int], tokenizer: Any) -> str:
+    """Where two rows of tokens part, for a person.
+
+    Args:
+        row: its number.
+        ours: the trainer's.
+        theirs: the export's.
+        tokenizer: the trainer's, by which they are written out.
+    """
+    place = next((place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs)))
+
+    def around(tokens: Sequence[int]) -> str:
+        return " ".join(repr(tokenizer.decode([int(token)])) for token in tokens[max(0, place - 1) : place + 3]) or "nothing more"
+
+    return (
+        f"row {row}, token {place + 1}: the trainer reads {around(ours)} ({len(ours)} tokens), the export {around(theirs)} ({len(theirs)})"
+    )
