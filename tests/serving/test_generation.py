@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from luthier.core.errors import ModelError
+from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import load_generator
 from luthier.serving.generation import open_engine
 from luthier.serving.interface import EngineClosed, EngineFull, GenerationRequest, RequestRefused
@@ -218,3 +219,27 @@ def test_a_request_that_can_never_be_answered_is_refused_with_its_field(field, o
 def test_an_engine_that_makes_no_sense_or_cannot_be_had_is_refused(options, models):
     with pytest.raises(ModelError):
         open_engine(models("llama"), **options)
+
+
+@pytest.mark.parametrize("family", ("llama", "gemma3_text"))
+def test_weights_in_bf16_are_computed_in_fp32_for_many_at_once_and_it_is_said_how_near_that_is(family, bases, models):
+    rounded, plain = (load_generator(bases(family), 0.0) for _ in range(2))
+    round_weights_to(rounded.network, torch.bfloat16)
+    with torch.no_grad():
+        for parameter in plain.network.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+    answers = []
+    for model in (rounded, plain):
+        engine = open_engine(model, cache_mib=2)
+        try:
+            assert engine.numbers().slots > 1
+            answers.append([[token.id for token in engine.submit(GenerationRequest(prompt, 12))] for prompt in prompts(5)])
+            if model is rounded:
+                assert "weights of bfloat16, computed in fp32" in engine.about
+                assert engine.parity is not None and 0 < engine.parity.largest < 0.5
+            else:
+                assert "bfloat16" not in engine.about and engine.parity is None
+        finally:
+            engine.close()
+    assert answers[0] == answers[1]
+    assert rounded.network.dtype == torch.bfloat16

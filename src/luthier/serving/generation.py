@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from luthier.core.errors import ModelError, nearest
-from luthier.models.decoding.choice import PRECISIONS, choose_decoder
+from luthier.models.decoding.choice import PRECISIONS, choose_decoder, write_texts
 from luthier.models.decoding.continuous_batching import Batch, ContinuousBatch, Outcome, Text, refuse_reason
 from luthier.models.decoding.network import NotKnown, read_network
 from luthier.models.decoding.one_by_one import OneByOne
 from luthier.models.decoding.pages import PAGE, PagePool
-from luthier.models.decoding.precision import PrecisionParity
+from luthier.models.decoding.precision import ForwardPass, PrecisionParity, compare_decoders
 from luthier.models.decoding.request import GenerationRequest
 from luthier.models.decoding.step import make_cache, page_bytes
+from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import Generator
 from luthier.serving.interface import EngineClosed, EngineFull, EngineNumbers, Generation, RequestRefused
 
@@ -55,11 +59,11 @@ def open_engine(
         raise ModelError("slots and cache_mib are at least 1, waiting and context at least 0", "leave them out")
     if precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r}: {nearest(precision, PRECISIONS)}", "use one of these")
-    network: Any = model.network
     model.eval()
+    network: Any = model.network
     network.set_attn_implementation("sdpa")
     try:
-        known = read_network(network)
+        known = read_network(copy_in_fp32(network))
     except NotKnown as why:
         if precision == "int8":
             raise ModelError(f"this network has no int8: {why}", "use precision fp32") from None
@@ -72,11 +76,29 @@ def open_engine(
         raise ModelError(f"{cache_mib} MiB do not hold {PAGE} tokens of keys and values", f"give at least {enough} MiB")
     context = min(context or known.positions, known.positions, pages * PAGE)
     chosen = choose_decoder(known, make_cache(known, pages, context), precision, rows)
-    about = f"{known.name}: {chosen.why}; {slots} slots, {pages * PAGE} tokens of keys and values in {cache_mib} MiB"
+    parity, rounded = chosen.parity, ""
+    if is_rounded(network):
+        texts = [row[:context] for row in rows if len(row) > 1] or write_texts(chosen.decoder)
+        parity = compare_decoders(ForwardPass(network), chosen.decoder, texts)
+        rounded = f"; the weights of {str(network.dtype).removeprefix('torch.')}, computed in fp32 ({parity})"
+    about = f"{known.name}: {chosen.why}{rounded}; {slots} slots, {pages * PAGE} tokens of keys and values in {cache_mib} MiB"
     batch = ContinuousBatch(chosen.decoder, PagePool(pages), slots, chosen.drafter)
     engine = Engine(batch, about, context, known.vocabulary, waiting, slots, pages * page_bytes(known))
-    engine.parity = chosen.parity
+    engine.parity = parity
     return engine
+
+
+def is_rounded(network: Any) -> bool:
+    """Whether a network on the processor computes in 16 bits."""
+    return network.device.type == "cpu" and network.dtype in (torch.bfloat16, torch.float16)
+
+
+def copy_in_fp32(network: Any) -> Any:
+    """A network that computes in fp32: itself, or one of the same weights where it computes in 16 bits.
+
+    Our own step knows fp32 alone; the products of rounded weights are more exact there, and ours are faster than those of a single row in bf16.
+    """
+    return round_weights_to(copy.deepcopy(network), torch.float32) if is_rounded(network) else network
 
 
 class Engine:
@@ -100,7 +122,7 @@ class Engine:
         self._changed = threading.Condition()
         self._closing = False
         self.parity: PrecisionParity | None = None
-        """How near the tokens are to those of fp32; None where they are the same."""
+        """How near what is written is to the exact decoder, of int8, or to the bundle's own forward pass, of weights in 16 bits; None where it is the same."""
         self._counts: dict[str, int] = dict.fromkeys(
             ("finished", "cancelled", "failed", "tokens", "prompt_tokens", "cached_tokens", "cache_hits", "steps"), 0
         )

@@ -85,10 +85,10 @@ def _compare_with_fp32(network: DecodeNetwork, reduced: CompiledDecoder, rows: S
     length = max([WRITTEN, *map(len, cut)])
     pages = WRITTEN_TEXTS * -(-length // PAGE)
     exact = CompiledDecoder(network, make_cache(network, pages, length))
-    return compare_decoders(exact, reduced, cut or [text[:room] for text in _write_texts(exact)])
+    return compare_decoders(exact, reduced, cut or [text[:room] for text in write_texts(exact)])
 
 
-def _write_texts(decoder: CompiledDecoder) -> list[list[int]]:
+def write_texts(decoder: Decoder) -> list[list[int]]:
     """Texts that a network writes itself, drawn with fixed seeds."""
     batch = ContinuousBatch(decoder, PagePool(decoder.cache.keys.shape[1]), WRITTEN_TEXTS)
     made = [batch.join(GenerationRequest((number + 1,), WRITTEN - 1, 1.0, seed=number)) for number in range(WRITTEN_TEXTS)]

@@ -5,11 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from luthier.models.decoding.pages import PAGE
-from luthier.models.decoding.step import Decoder, Span
+from luthier.models.decoding.step import Span
+
+
+class Reads(Protocol):
+    """What gives the logits of texts' tokens: any decoder."""
+
+    def step(self, spans: Sequence[Span]) -> Tensor:
+        """The logits of the tokens, # (tokens, vocabulary)"""
+        ...
+
+
+class ForwardPass:
+    """A network of transformers in the precision that it has, for texts that are read as a whole.
+
+    Args:
+        network: a causal language model.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+
+    def step(self, spans: Sequence[Span]) -> Tensor:
+        """The logits of every token, # (tokens, vocabulary)"""
+        with torch.inference_mode():
+            return torch.cat([self._network(input_ids=torch.tensor([list(span.tokens)])).logits[0].float() for span in spans])
 
 
 @dataclass(frozen=True)
@@ -39,7 +65,7 @@ class PrecisionParity:
         )
 
 
-def compare_decoders(exact: Decoder, reduced: Decoder, texts: Sequence[Sequence[int]]) -> PrecisionParity:
+def compare_decoders(exact: Reads, reduced: Reads, texts: Sequence[Sequence[int]]) -> PrecisionParity:
     """Let two decoders read the same texts.
 
     Args:

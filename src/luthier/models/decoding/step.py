@@ -80,6 +80,11 @@ class Decoder(Protocol):
         """Whose weights these are."""
         ...
 
+    @property
+    def cache(self) -> Cache:
+        """The keys and values."""
+        ...
+
     def step(self, spans: Sequence[Span]) -> Tensor:
         """Compute some tokens of some texts and keep their keys and values.
 
