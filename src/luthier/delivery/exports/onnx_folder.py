@@ -39,7 +39,11 @@ class OnnxFolder:
         gives = family_of(facts["task"]).gives
         if gives == "words":
             return "word vectors are a table, and nothing is computed"
-        if gives in ("classes", "labels", "number") and facts["objective"].get("long_rows") == "windows" and len(facts["input"]) != 2:
+        if (
+            gives in ("classes", "labels", "number", "rebuilt")
+            and facts["objective"].get("long_rows") == "windows"
+            and len(facts["input"]) != 2
+        ):
             return "it reads long rows in windows whose vectors are averaged, and the graph reads one window"
         return ""
 
@@ -54,6 +58,8 @@ class OnnxFolder:
             found.append(f"the windows in which texts longer than {objective['max_length']} tokens are read: cut them before")
         if gives == "picture":
             found.append("the anomaly score and its threshold: the graph gives the picture and its code")
+        if gives == "rebuilt":
+            found.append("the threshold: use.py says the anomaly score, and not whether it is high")
         if gives == "sequence":
             found.append("beam search: encoder.onnx and decoder.onnx give the scores of the next token")
         return found
