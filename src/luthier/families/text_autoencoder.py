@@ -78,6 +78,7 @@ class TextAutoencoderFamily(AnomalyFamily):
             Choice("optimizer.lr", *self.learning_rate(base, "freeze")),
             Choice("training.epochs", epochs, why),
             self.batch_size(dataset, epochs),
+            Choice("training.evaluations_per_epoch", 1.0, "often enough to find the best of many passes"),
             Choice("training.patience", PATIENCE, "new layers get better slowly towards the end"),
             Choice("training.dtype", "float32", "an anomaly score is compared with a threshold: bfloat16 would move it"),
             *text_defaults.schedule(),
