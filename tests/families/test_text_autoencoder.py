@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel
 
 import luthier
@@ -52,7 +53,7 @@ def finished(table: Path, bases: Any, tmp_path_factory: pytest.TempPathFactory) 
     return luthier.run(table, task="text_autoencoder", target="kind", base=base, out=folder, set=SMALL, force=True)
 
 
-def work_for(path: Path, base: Base, adaptation: str = "freeze", **objective: Any) -> Work:
+def work_for(path: Path, base: Base, adaptation: str = "freeze", **objective: Any) -> Any:
     """Two steps on a table's rows."""
     dataset = load_dataset(Data(path=str(path), task="text_autoencoder", target="kind"), checks=())
     value: dict[str, Any] = {
@@ -190,7 +191,9 @@ def test_prediction_gives_a_score_and_whether_it_is_above_the_threshold(finished
     odd, usual = luthier.predict(finished.folder, ["river garden violin castle", "the phone number 3 was lovely indeed"])
     assert set(odd) == {"row", "anomaly_score", "anomalous"}
     assert odd["anomaly_score"] > usual["anomaly_score"]
-    assert odd["anomalous"] and not usual["anomalous"]
+    threshold = float(load_file(finished.folder / "bundle" / "model.safetensors")["threshold"])
+    assert [each["anomalous"] for each in (odd, usual)] == [each["anomaly_score"] > threshold for each in (odd, usual)]
+    assert np.isfinite(threshold)
     luthier.predict(finished.folder, [{"text": "a film"}], out=tmp_path / "found.csv")
     assert (tmp_path / "found.csv").read_text().splitlines()[0] == "text,predicted_anomaly_score,predicted_anomalous"
 
