@@ -38,6 +38,13 @@ def test_a_mapping_and_several_texts_mean_the_same(changes: Any) -> None:
     assert changed == experiment().replace("optimizer.lr", 1e-4).replace("training.batch_size", 8)
 
 
+@pytest.mark.parametrize("name", ["yes", "no", "2024", "true"])
+def test_a_class_or_column_that_reads_like_a_number_or_a_truth_stays_a_text(name: str) -> None:
+    changed: Any = experiment().set(f"data.normal={name}", f"data.group={name}")
+    assert (changed.data.normal, changed.data.group) == (name, name)
+    assert experiment().set("data.group=null").data.group is None
+
+
 def test_one_text_is_one_change_and_none_is_none() -> None:
     assert as_assignments("optimizer.lr=1e-4") == ["optimizer.lr=1e-4"]
     assert as_assignments(None) == as_assignments(()) == as_assignments({}) == []

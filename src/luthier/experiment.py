@@ -17,7 +17,7 @@ from luthier.core.component import Component, build, from_table, set_at_path
 from luthier.core.errors import ExperimentError
 from luthier.data.augment import Augment
 from luthier.data.rows import names_table
-from luthier.data.spec import Data
+from luthier.data.spec import TEXT_FIELDS, Data
 from luthier.families import OBJECTIVES
 from luthier.models.spec import Model
 from luthier.optim import OPTIMIZERS, SCHEDULES
@@ -180,7 +180,9 @@ class Experiment(Component):
         changed = self
         for assignment in (text for change in changes for text in as_assignments(change)):
             path, _, text = assignment.partition("=")
-            changed = changed.replace(path.strip(), text.strip() if path.strip() == "training.metric" else number(text.strip()))
+            place, value = path.strip(), number(text.strip())
+            text_field = place == "training.metric" or (place.removeprefix("data.") in TEXT_FIELDS and value is not None)
+            changed = changed.replace(place, text.strip() if text_field else value)
         return changed
 
     def planned_steps(self, rows: int) -> int:

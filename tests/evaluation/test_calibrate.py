@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from luthier.core.types import Scores
-from luthier.evaluation.calibrate import apply_temperature, average_scores, fit_temperature
+from luthier.evaluation.calibrate import apply_temperature, average_scores, chance_calibration_error, fit_temperature
 from luthier.evaluation.metrics import measure
 
 
@@ -63,3 +64,33 @@ def test_the_average_of_two_is_the_mean_of_what_they_say() -> None:
     assert one.probabilities is not None and two.probabilities is not None and both.probabilities is not None
     assert both.probabilities == pytest.approx((one.probabilities + two.probabilities) / 2)
     assert both.loss == pytest.approx(-np.log(both.probabilities[np.arange(50), one.target]))
+
+
+def sure(confidence: np.ndarray) -> Scores:
+    """Rows of two classes, of which the first has this probability."""
+    shares = np.stack([confidence, 1 - confidence], 1)
+    return Scores(np.zeros(len(shares)), np.ones(len(shares)), np.zeros(len(shares), int), shares)
+
+
+@pytest.mark.parametrize(("rows", "confidence"), [(10, 0.5), (15, 0.8), (19, 0.9)])
+def test_by_chance_one_bin_differs_by_the_mean_deviation_of_a_binomial(rows: int, confidence: float) -> None:
+    count = np.arange(rows + 1)
+    expected = float((binom.pmf(count, rows, confidence) * np.abs(count / rows - confidence)).sum())
+    assert chance_calibration_error(sure(np.full(rows, confidence)), draws=20_000) == pytest.approx(expected, rel=0.02)
+
+
+def test_by_chance_many_bins_differ_by_the_half_normal_mean_of_each_and_the_same_each_time() -> None:
+    confidence = np.random.default_rng(0).uniform(0.5, 1, 1500)
+    parts = np.array_split(np.sort(confidence), 15)
+    expected = np.mean([np.sqrt(2 / np.pi * (part * (1 - part)).mean() / len(part)) for part in parts])
+    found = chance_calibration_error(sure(confidence))
+    assert found == pytest.approx(expected, rel=0.04)
+    assert found == chance_calibration_error(sure(confidence))
+    assert chance_calibration_error(sure(np.ones(200))) == 0
+
+
+def test_a_calibrated_model_shows_about_what_chance_says_and_a_boastful_one_more() -> None:
+    honest, boastful = (scores(1200, heat) for heat in (1.0, 3.0))
+    shown = np.mean([measure(scores(1200, 1.0, seed), ("calibration_error",))["calibration_error"] for seed in range(8)])
+    assert chance_calibration_error(honest) == pytest.approx(shown, rel=0.25)
+    assert measure(boastful, ("calibration_error",))["calibration_error"] > 3 * chance_calibration_error(boastful)

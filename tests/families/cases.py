@@ -209,6 +209,13 @@ CASES: dict[str, Case] = {
         {"task": "translation"},
         ("objective.vocabulary=400", "objective.layers=1", "objective.width=32", "objective.beams=2"),
     ),
+    "text_autoencoder": Case(
+        lambda folder: write_lines(folder, [{"text": text["text"], "kind": text["label"]} for text in texts()]),
+        "bert",
+        ["the phone was great", "an awful meal"],
+        {"task": "text_autoencoder", "target": "kind"},
+        ("data.normal=yes", "objective.code=4", "objective.hidden=16"),
+    ),
     "multi_label": Case(lambda folder: write_lines(folder, several_labels()), "bert", ["pizza and a choir", "a window"]),
 }
 

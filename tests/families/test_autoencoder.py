@@ -24,13 +24,15 @@ from luthier.data.spec import Data
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
-from luthier.families.anomaly_baselines import component_baseline, mean_picture, pixels_of
-from luthier.families.autoencoder import FAMILY, threshold_of
+from luthier.families.anomaly_baselines import component_baseline, mean_baseline, pixels_of
+from luthier.families.anomaly_family import threshold_of
+from luthier.families.autoencoder import FAMILY
 from luthier.families.recognise import load_dataset
 from luthier.models import autoencoder as networks
 from luthier.models import store, vision
 from luthier.models.base import Base
-from luthier.objectives.autoencoder import Autoencoder, AutoencoderObjective, normal_draws
+from luthier.objectives.anomaly import normal_draws
+from luthier.objectives.autoencoder import Autoencoder, AutoencoderObjective
 from luthier.training.assemble import assemble
 from luthier.training.prove import find_disproved, prove
 from luthier.training.steps import Work, steps
@@ -167,7 +169,7 @@ def test_pca_and_the_mean_image_are_those_of_scikit_learn() -> None:
     seen = pixels_of(held)
     again = plane.inverse_transform(plane.transform(seen))
     assert component_baseline(train, held, 3, "error").validation.loss == pytest.approx(((seen - again) ** 2).sum(1))
-    assert mean_picture(train, held, "error").validation.more["anomaly"] == pytest.approx(((seen - flat.mean(0)) ** 2).mean(1))
+    assert mean_baseline(train, held, "error").validation.more["anomaly"] == pytest.approx(((seen - flat.mean(0)) ** 2).mean(1))
 
 
 def test_the_anomaly_auc_and_its_resamples_are_those_of_scikit_learn() -> None:

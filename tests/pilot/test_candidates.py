@@ -115,7 +115,9 @@ def test_where_training_wins_the_trained_model_ships_and_pipelines_are_calibrate
     assert json.loads((run.folder / "bundle" / "luthier.json").read_text())["temperature"] == details["temperature"] != 1.0
     assert verdict["why"].startswith("ships, as set: the trained model")
     assert verdict["test"]["calibration_error"] == pytest.approx(details["calibration_error"]["after"])
-    assert "before temperature scaling" in (run.folder / "report.html").read_text()
+    page = (run.folder / "report.html").read_text()
+    assert "before temperature scaling" in page
+    assert f"A perfectly calibrated model would show {100 * details['calibration_error']['by_chance']:.1f} % on so many rows" in page
     holds_what_was_evaluated(run, ["text"])
     said = pipeline("text-classification", str(run.folder / "bundle"), top_k=None)
     for row, ours in zip(sealed_rows(run)[:10], luthier.predict(run.folder, [row["text"] for row in sealed_rows(run)[:10]]), strict=True):

@@ -6,6 +6,9 @@ from pydantic import Field, field_validator
 
 from luthier.core.component import Component
 
+TEXT_FIELDS = ("encoding", "sheet", "group", "time", "target", "normal")
+"""Fields whose values stay texts when they are typed: a sheet or column may be called 2024, a class yes."""
+
 
 class Data(Component):
     """The data of an experiment."""

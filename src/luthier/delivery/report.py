@@ -272,11 +272,17 @@ def _between(metric: str, found: dict[str, Any], signed: bool = False) -> str:
 def _calibration(details: dict[str, Any]) -> str:
     """How sure it is against how right it is, before and after its temperature."""
     before, after = (format_value("calibration_error", details["calibration_error"][when]) for when in ("before", "after"))
+    chance = details["calibration_error"].get("by_chance")  # a run of an earlier version has none
+    floor = (
+        ""
+        if chance is None
+        else f" A perfectly calibrated model would show {format_value('calibration_error', chance)} on so many rows, by chance."
+    )
     if details["temperature"] == 1.0 and before == after:
-        return f"Its confidence and its accuracy differ by {after} on the test rows; a temperature fitted on the validation rows would not help, so there is none."
+        return f"Its confidence and its accuracy differ by {after} on the test rows; a temperature fitted on the validation rows would not help, so there is none.{floor}"
     return (
         f"Its confidence and its accuracy differ by {after} on the test rows; by {before} before temperature scaling "
-        f"(temperature {details['temperature']:.2f}, fitted on the validation rows)."
+        f"(temperature {details['temperature']:.2f}, fitted on the validation rows).{floor}"
     )
 
 

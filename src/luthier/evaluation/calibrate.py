@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from luthier.core.randomness import mix
 from luthier.core.types import Scores
+from luthier.evaluation.metrics import calibration_bins
 
 COLDEST, HOTTEST = 0.05, 20.0
 SPREAD = 0.5
@@ -15,6 +17,8 @@ FOLDS = 4
 FEWEST = 20
 """Rows with a class; with fewer the temperature stays at 1."""
 SMALLEST = 1e-30
+DRAWS = 200
+"""How often labels are drawn, to see what a calibration error is by chance."""
 
 
 def fit_temperature(scores: Scores) -> float:
@@ -61,6 +65,33 @@ def average_scores(one: Scores, other: Scores) -> Scores:
     """
     assert one.probabilities is not None and other.probabilities is not None
     return _scores(np.log(np.maximum((one.probabilities + other.probabilities) / 2, SMALLEST)), one)
+
+
+def chance_calibration_error(scores: Scores, draws: int = DRAWS) -> float:
+    """The calibration error that a perfectly calibrated model would show on so many rows: the mean over labels that are drawn from its own probabilities.
+
+    The bins are small, so an accuracy in a bin differs from the confidence there even where both are the same in truth.
+
+    Source: Bröcker & Smith 2007, "Increasing the Reliability of Reliability Diagrams" (consistency resampling).
+
+    Args:
+        scores: with class probabilities; their targets are not looked at.
+        draws: how often labels are drawn, the same each time.
+
+    Returns:
+        From 0 to 1.
+    """
+    assert scores.probabilities is not None
+    confidence = scores.probabilities.max(1)
+    parts = calibration_bins(confidence)
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    order = np.concatenate(parts)
+    ordered, rows = confidence[order], np.arange(len(order))
+    total = 0.0
+    for draw in range(draws):
+        right = mix("calibration", draw, rows) / 2.0**64 < ordered
+        total += float(np.abs(np.add.reduceat(ordered - right, starts)).sum()) / len(rows)
+    return total / draws
 
 
 def _scores(logged: np.ndarray, like: Scores) -> Scores:

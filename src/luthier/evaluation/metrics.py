@@ -358,7 +358,18 @@ def calibration(scores: Scores, rows: np.ndarray | None = None, bins: int = 15) 
     assert scores.probabilities is not None
     rows = np.arange(len(scores.loss)) if rows is None else rows
     confidence, right = scores.probabilities.max(1)[rows], _right(scores)[rows]
-    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, max(1, len(rows) // 10)))
     return [
-        {"confidence": float(confidence[part].mean()), "accuracy": float(right[part].mean()), "n": len(part)} for part in parts if len(part)
+        {"confidence": float(confidence[part].mean()), "accuracy": float(right[part].mean()), "n": len(part)}
+        for part in calibration_bins(confidence, bins)
     ]
+
+
+def calibration_bins(confidence: np.ndarray, bins: int = 15) -> list[np.ndarray]:
+    """The rows of each bin of equal size, least confident first; fewer bins where there are fewer than ten rows for each.
+
+    Args:
+        confidence: of each row, # (rows,)
+        bins: at most.
+    """
+    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, max(1, len(confidence) // 10)))
+    return [part for part in parts if len(part)]

@@ -21,6 +21,7 @@ FAMILIES: Table = Table(
     unpaired_preference="luthier.families.unpaired_preference:FAMILY",
     regression="luthier.families.regression:FAMILY",
     autoencoder="luthier.families.autoencoder:FAMILY",
+    text_autoencoder="luthier.families.text_autoencoder:FAMILY",
     multi_label="luthier.families.multi_label:FAMILY",
     embedding="luthier.families.embedding:FAMILY",
     token_labels="luthier.families.token_labels:FAMILY",

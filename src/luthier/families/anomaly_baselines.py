@@ -1,4 +1,4 @@
-"""What an autoencoder has to beat: the mean picture, PCA, and how flat a picture is."""
+"""What an autoencoder has to beat: the mean row, PCA, the nearest training row, and how flat a picture is."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.core.types import Example, Scores
-from luthier.objectives.autoencoder import FLAT, Score, scores_of_images
+from luthier.objectives.anomaly import FLAT, Score, scores_of_rows
 
 if TYPE_CHECKING:
     from luthier.evaluation.baselines import Baseline
 
 MOST = 5_000
-"""Training images that PCA is fitted on, evenly spread over them."""
+"""Training rows that PCA is fitted on, evenly spread over them."""
+MOST_NEIGHBOURS = 50_000
+"""Training rows among which the nearest one is looked for."""
 TOGETHER = 1_024
-"""Images in memory as numbers at the same time."""
+"""Rows in memory as numbers at the same time."""
 
 Draw = Callable[[np.ndarray], np.ndarray]
-"""Images from -1 to 1 → what a model draws of them, # (examples, numbers) → (examples, numbers)"""
+"""Rows as numbers → what a model draws of them, # (examples, numbers) → (examples, numbers)"""
+Numbers = Callable[[Sequence[Example]], np.ndarray]
+"""Examples → what is to be drawn of them, # (examples, numbers)"""
 
 
 def pixels_of(examples: Sequence[Example]) -> np.ndarray:
@@ -27,16 +31,16 @@ def pixels_of(examples: Sequence[Example]) -> np.ndarray:
     return np.stack([example.inputs["pixels"].ravel() for example in examples]).astype(np.float64) / 127.5 - 1
 
 
-def score_with(draw: Draw, how: Score) -> Callable[[Sequence[Example]], Scores]:
+def score_with(draw: Draw, how: Score, numbers: Numbers = pixels_of) -> Callable[[Sequence[Example]], Scores]:
     """Examples → the scores of what a model draws of them."""
 
     def score(examples: Sequence[Example]) -> Scores:
         parts = []
         for start in range(0, len(examples), TOGETHER):
             some = examples[start : start + TOGETHER]
-            pixels = pixels_of(some)
-            squared = ((pixels - draw(pixels)) ** 2).sum(1)
-            parts.append(scores_of_images(squared, np.zeros(len(some)), pixels, known_kinds(some), how))
+            found = numbers(some)
+            squared = ((found - draw(found)) ** 2).sum(1)
+            parts.append(scores_of_rows(squared, np.zeros(len(some)), found, known_kinds(some), how))
         return joined(parts)
 
     return score
@@ -53,33 +57,76 @@ def joined(parts: Sequence[Scores]) -> Scores:
     return Scores(np.concatenate([part.loss for part in parts]), np.concatenate([part.count for part in parts]), more=more)
 
 
-def mean_picture(train: Sequence[Example], validation: Sequence[Example], how: Score) -> Baseline:
-    """Always the mean of the training images."""
-    total = np.zeros(train[0].inputs["pixels"].size)
-    for example in train:
-        total += example.inputs["pixels"].ravel() / 127.5 - 1
-    mean = total / len(train)
-    return _baseline("the mean image", score_with(lambda pixels: mean[None], how), validation)
-
-
-def component_baseline(train: Sequence[Example], validation: Sequence[Example], components: int, how: Score) -> Baseline:
-    """PCA: each image as its nearest point in the plane of so many principal components.
+def mean_baseline(
+    train: Sequence[Example], validation: Sequence[Example], how: Score, numbers: Numbers = pixels_of, what: str = "image"
+) -> Baseline:
+    """Always the mean of the training rows.
 
     Args:
-        train: images to fit on; of more than `MOST` a part.
+        train: rows to fit on.
         validation: the validation rows.
-        components: of the plane; fewer where there are fewer images.
-        how: what makes an image unusual.
+        how: what makes a row unusual.
+        numbers: of rows.
+        what: a row is drawn as, for a person.
+    """
+    parts = (numbers(train[start : start + TOGETHER]).sum(0) for start in range(0, len(train), TOGETHER))
+    mean = np.sum(list(parts), 0) / len(train)
+    return _baseline(f"the mean {what}", score_with(lambda found: mean[None], how, numbers), validation)
+
+
+def component_baseline(
+    train: Sequence[Example], validation: Sequence[Example], components: int, how: Score, numbers: Numbers = pixels_of
+) -> Baseline:
+    """PCA: each row as its nearest point in the plane of so many principal components.
+
+    Args:
+        train: rows to fit on; of more than `MOST` a part.
+        validation: the validation rows.
+        components: of the plane; fewer where there are fewer rows.
+        how: what makes a row unusual.
+        numbers: of rows.
     """
     from sklearn.decomposition import PCA
 
     from luthier.evaluation.baselines import share_of_rows
 
-    some = [train[place] for place in np.unique(np.linspace(0, len(train) - 1, min(MOST, len(train))).astype(int))]
-    pixels = pixels_of(some)
-    fitted: Any = PCA(n_components=min(components, len(some) - 1, pixels.shape[1]), random_state=0).fit(pixels)
+    some = spread_evenly(train, MOST)
+    known = numbers(some)
+    fitted: Any = PCA(n_components=min(components, len(some) - 1, known.shape[1]), random_state=0).fit(known)
     name = f"PCA with {fitted.n_components_} components{share_of_rows(len(some), len(train))}"
-    return _baseline(name, score_with(lambda pixels: fitted.inverse_transform(fitted.transform(pixels)), how), validation)
+    return _baseline(name, score_with(lambda found: fitted.inverse_transform(fitted.transform(found)), how, numbers), validation)
+
+
+def nearest_baseline(
+    train: Sequence[Example], validation: Sequence[Example], how: Score, numbers: Numbers = pixels_of, what: str = "image"
+) -> Baseline:
+    """Each row as the training row that is nearest to it.
+
+    Source: Ramaswamy, Rastogi & Shim 2000, "Efficient algorithms for mining outliers from large data sets" (the distance to a neighbour as the score).
+
+    Args:
+        train: rows to be compared with; of more than `MOST_NEIGHBOURS` a part.
+        validation: the validation rows.
+        how: what makes a row unusual.
+        numbers: of rows.
+        what: a row is, for a person.
+    """
+    from luthier.evaluation.baselines import share_of_rows
+
+    some = spread_evenly(train, MOST_NEIGHBOURS)
+    known = numbers(some).astype(np.float32)
+    lengths = (known**2).sum(1)
+
+    def draw(found: np.ndarray) -> np.ndarray:
+        return known[(lengths[None] - 2 * found.astype(np.float32) @ known.T).argmin(1)]
+
+    name = f"the nearest training {what}{share_of_rows(len(some), len(train))}"
+    return _baseline(name, score_with(draw, how, numbers), validation)
+
+
+def spread_evenly(rows: Sequence[Example], most: int) -> list[Example]:
+    """At most so many rows, evenly over all."""
+    return [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
 
 
 def flat_pictures(validation: Sequence[Example]) -> Baseline:
@@ -91,7 +138,7 @@ def flat_pictures(validation: Sequence[Example]) -> Baseline:
             some = examples[start : start + TOGETHER]
             pixels = pixels_of(some)
             variance = pixels.var(1)
-            found = scores_of_images(variance * pixels.shape[1], np.zeros(len(some)), pixels, known_kinds(some), "error")
+            found = scores_of_rows(variance * pixels.shape[1], np.zeros(len(some)), pixels, known_kinds(some), "error")
             parts.append(Scores(found.loss, found.count, more={**found.more, "anomaly": 1 / (variance + FLAT**2)}))
         return joined(parts)
 

@@ -75,6 +75,8 @@ class Family(ABC):
     """Whether it answers the turns of a conversation: `luthier chat` can talk to it, and bases are compared by what they foresee of its answers."""
     embeds: bool = False
     """Whether a prediction holds the `vector` of a text, and of two texts their `similarity`: it is served as `/v1/embeddings`."""
+    trains_base: bool = True
+    """Whether the base's own weights may move; where not, its bundles are no base for another family: they hold an untouched one."""
     structured: tuple[str, ...] = ()
     """What of a prediction is a list of objects, which a file of predictions keeps as one (in CSV as JSON)."""
     known_as: tuple[str, ...] = ()
@@ -85,7 +87,7 @@ class Family(ABC):
     """Which library reads its bundles without Luthier, as model hubs call it."""
     gives: str = ""
     """What an exported network of it gives, which is how exports and their proof know it: "classes", "labels", "number" or "vector" of a row, "tags" of its
-    words, "gaps" (what is hidden), "text" (the next token), "sequence" (another text), "picture" or "words" (a table); empty: it cannot be exported."""
+    words, "gaps" (what is hidden), "text" (the next token), "sequence" (another text), "picture", "rebuilt" (a vector, with what it was to be) or "words" (a table); empty: it cannot be exported."""
 
     @property
     def spec_class(self) -> type[Component]:

@@ -114,11 +114,23 @@ def load_embedding(base: Base, pooling: str, max_length: int, dropout: float, se
     Raises:
         ModelError: the base is a decoder.
     """
+    return EmbeddingModel(load_encoder(base, seed), dropout, own_pooling(base) if pooling == "auto" else pooling, max_length)
+
+
+def load_encoder(base: Base, seed: int) -> Any:
+    """An encoder's network without a head.
+
+    Args:
+        base: an encoder.
+        seed: of what the base lacks and nobody reads, such as BERT's pooler.
+
+    Raises:
+        ModelError: the base is a decoder.
+    """
     if base.kind != "encoder":
         raise ModelError(f"{base.name} is no encoder: its tokens do not see those behind them", "use an encoder, such as --base minilm-l6")
     torch.manual_seed(seed)
-    network = AutoModel.from_pretrained(base.folder, dtype=torch.float32, attn_implementation="eager")
-    return EmbeddingModel(network, dropout, own_pooling(base) if pooling == "auto" else pooling, max_length)
+    return AutoModel.from_pretrained(base.folder, dtype=torch.float32, attn_implementation="eager")
 
 
 def own_pooling(base: Base) -> str:
@@ -151,15 +163,10 @@ def write_sentence_transformers(folder: Path, model: EmbeddingModel) -> list[str
         model: that ships.
     """
     kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-    pooling = {
-        "word_embedding_dimension": model.network.config.hidden_size,
-        **{name: kind == model.pooling for name, kind in KNOWN_POOLINGS.items()},
-    }
     files: dict[str, Any] = {
         "modules.json": [
             {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"} for number, (path, kind) in enumerate(kinds)
         ],
-        POOLING_FILE: pooling,
         "2_Normalize/config.json": {},
         "sentence_bert_config.json": {"max_seq_length": model.max_length, "do_lower_case": False},
         "config_sentence_transformers.json": {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
@@ -167,4 +174,20 @@ def write_sentence_transformers(folder: Path, model: EmbeddingModel) -> list[str
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    return list(files)
+    return [*write_pooling(folder, model), *files]
+
+
+def write_pooling(folder: Path, model: EmbeddingModel) -> list[str]:
+    """Write how a bundle's tokens become one vector, where `own_pooling` looks for it; the name of the file.
+
+    Args:
+        folder: of the bundle.
+        model: that ships.
+    """
+    pooling = {
+        "word_embedding_dimension": model.network.config.hidden_size,
+        **{name: kind == model.pooling for name, kind in KNOWN_POOLINGS.items()},
+    }
+    (folder / POOLING_FILE).parent.mkdir(exist_ok=True)
+    (folder / POOLING_FILE).write_text(json.dumps(pooling, indent=2) + "\n")
+    return [POOLING_FILE]

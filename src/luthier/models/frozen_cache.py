@@ -41,7 +41,7 @@ class FrozenLayerCache:
         self.boxed = False
         tokens = 0
         for example in examples:
-            key = _key(np.asarray(example.tokens), example.inputs.get("segments"), example.inputs.get("place"))
+            key = row_key(np.asarray(example.tokens), example.inputs.get("segments"), example.inputs.get("place"))
             if key in self.spans:
                 continue
             end = tokens + example.size
@@ -63,7 +63,7 @@ class FrozenLayerCache:
         """A hash of what the rows say to the model."""
         found = hashlib.sha256()
         for example in examples:
-            found.update(_key(np.asarray(example.tokens), example.inputs.get("segments"), example.inputs.get("place")) + b"\n")
+            found.update(row_key(np.asarray(example.tokens), example.inputs.get("segments"), example.inputs.get("place")) + b"\n")
         return found.hexdigest()
 
     def _compute(self, chunk: int, model: Any) -> None:
@@ -84,7 +84,7 @@ class FrozenLayerCache:
         spans = []
         for start, end in zip([0, *ends], ends, strict=False):
             parts = {name: values[start:end] for name, values in flat.items()}
-            span = self.spans.get(_key(parts["tokens"], parts.get("segments"), parts.get("place")))
+            span = self.spans.get(row_key(parts["tokens"], parts.get("segments"), parts.get("place")))
             if span is None:
                 return None
             spans.append(span)
@@ -129,7 +129,14 @@ def _allocate(tokens: int, width: int, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(held).view(dtype).view(tokens, width)
 
 
-def _key(tokens: np.ndarray, segments: Any, place: Any) -> bytes:
+def row_key(tokens: np.ndarray, segments: Any, place: Any) -> bytes:
+    """What tells one row from another, as far as a network sees it.
+
+    Args:
+        tokens: of the row, # (tokens,)
+        segments: which of two texts each token is of; None where there is one.
+        place: each token's place in its window; None where there is one window.
+    """
     parts = [tokens.astype(np.int32)]
     parts += [np.asarray(more).astype(np.int32) for more in (segments, place) if more is not None]
     return b"|".join(part.tobytes() for part in parts)

@@ -11,21 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from pydantic import Field
 
-from luthier.core.errors import DataError, ExperimentError
-from luthier.core.randomness import mix
-from luthier.core.types import HELD_OUT, Batch, Example, Loss, Record, Scores
-from luthier.objectives.objective import BaseObjective
+from luthier.core.types import HELD_OUT, Batch, Example, Record
+from luthier.objectives.anomaly import AnomalyObjective, AnomalySpec, Score, normal_draws
 from luthier.objectives.squares import UNIT, SquaresSpec, decode, view
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FLAT = 1 / 127.5
-"""Contrast that every image is taken to have besides its own, one step of grey: the error of a blank one would be divided by nothing."""
-Score = Literal["relative", "error"]
 
-
-class Autoencoder(SquaresSpec):
+class Autoencoder(SquaresSpec, AnomalySpec):
     """Learn to draw images again from a short code."""
 
     kind: Literal["autoencoder"] = "autoencoder"
@@ -54,13 +48,6 @@ class Autoencoder(SquaresSpec):
         default="relative",
         description="How unusual an image is. relative: the squared error over the image's own variance, the share of it that is not drawn; error: the squared error of a pixel, which rises with the contrast.",
     )
-    false_alarms: float = Field(
-        default=0.05,
-        gt=0,
-        lt=0.5,
-        description="Share of normal images that may be called anomalous; the threshold is fitted on validation rows.",
-    )
-    normal: str | None = Field(default=None, description="The class that is normal; filled in from data.normal.")
 
     def open(self, processor: Any, input: tuple[str, ...], target: str | None) -> AutoencoderObjective:
         """The objective at work.
@@ -73,51 +60,18 @@ class Autoencoder(SquaresSpec):
         return AutoencoderObjective(self, processor, input, target)
 
 
-def anomaly_of(squared: np.ndarray, pixels: np.ndarray, how: Score) -> np.ndarray:
-    """How unusual images are, # (examples,)
-
-    Args:
-        squared: the squared error of each image, summed over its pixels, # (examples,)
-        pixels: the images from -1 to 1, # (examples, numbers)
-        how: `relative` or `error`.
-    """
-    count = pixels.shape[1]
-    if how == "error":
-        return squared / count
-    return squared / (count * (pixels.var(1) + FLAT**2))
-
-
-def scores_of_images(squared: np.ndarray, more: np.ndarray, pixels: np.ndarray, abnormal: np.ndarray, how: Score) -> Scores:
-    """Reconstructions as scores; the loss of rows that are known to be abnormal counts nothing.
-
-    Args:
-        squared: the squared error of each image, summed over its pixels, # (examples,)
-        more: what the loss of each counts besides, # (examples,)
-        pixels: the images from -1 to 1, # (examples, numbers)
-        abnormal: 1, 0, or -1 where nobody knows, # (examples,)
-        how: what makes an image unusual.
-    """
-    learned = abnormal <= 0
-    return Scores(
-        loss=np.where(learned, squared + more, 0.0),
-        count=np.where(learned, float(pixels.shape[1]), 0.0),
-        more={"anomaly": anomaly_of(squared, pixels, how), "abnormal": abnormal},
-    )
-
-
-class AutoencoderObjective(BaseObjective):
+class AutoencoderObjective(AnomalyObjective):
     """See `Autoencoder`."""
 
     varies = "images"
     splits = False
     """What an image teaches depends on the images beside it: a batch norm is in the network."""
     unit = "pixel"
-    metrics: tuple[str, ...] = ("loss",)
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
-        super().__init__(spec, processor, input, target)
-        if spec.normal and target:
-            self.metrics = ("loss", "anomaly_auc")
+    @property
+    def how(self) -> Score:
+        """As the spec says."""
+        return self.spec.score
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """Decode the images and make squares of them, # pixels: (side, side, channels) of uint8
@@ -128,7 +82,7 @@ class AutoencoderObjective(BaseObjective):
         found = []
         pictures = decode(records, self.input[0], self.spec.side, self.spec.channels)
         for position, (record, pixels) in enumerate(zip(records, pictures, strict=True)):
-            abnormal = self._abnormal(record)
+            abnormal = self.known_kind(record)
             found.append(
                 Example(
                     index=position,
@@ -141,29 +95,6 @@ class AutoencoderObjective(BaseObjective):
                 )
             )
         return found
-
-    def _abnormal(self, record: Record) -> int:
-        """Whether a row is known to be abnormal (1) or normal (0); -1 where nobody knows."""
-        label = record.values.get(self.target) if self.target else None
-        if not self.spec.normal or label is None or not str(label).strip():
-            return -1
-        return int(str(label) != self.spec.normal)
-
-    def fit(self, train: Sequence[Example]) -> None:
-        """Nothing is fitted; rows that are abnormal must not be learned from.
-
-        Raises:
-            DataError: there are such rows.
-            ExperimentError: the metric needs classes, and none are known.
-        """
-        wrong = next((example for example in train if example.facts["abnormal"] > 0), None)
-        if wrong is not None:
-            raise DataError(
-                f"{wrong.record.source}, row {wrong.record.row} has the class {wrong.facts['label']!r}, and only {self.spec.normal!r} is to be learned",
-                f"name the class that is normal with --set data.normal={self.spec.normal}, and not under objective",
-            )
-        if self.metrics[0] == "anomaly_auc" and not self.spec.normal:
-            raise ExperimentError("the metric anomaly_auc needs rows that are known to be normal or not", "name the column with --target and the class with --set data.normal=CLASS, or leave --metric out")  # fmt: skip
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
         """The images of a step, and what is drawn at random for each: the same for the same seed, step and row; nothing for held-out rows.
@@ -191,24 +122,6 @@ class AutoencoderObjective(BaseObjective):
     def prompt_tokens(self, example: Example) -> tuple[int, ...]:
         """An image has no tokens."""
         return ()
-
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """The squared error summed over the pixels, and the weighted distance of the codes from a normal distribution; the count is that of the pixels."""
-        squared, apart, _ = self._errors(model, batch)
-        learned = batch.each["learned"]
-        return Loss(((squared + apart) * learned).sum(), float(learned.sum()) * batch.each["pixels"][0].numel())
-
-    def score(self, model: nn.Module, batch: Batch) -> Scores:
-        """The loss of each row, and how unusual it is."""
-        import torch
-
-        with torch.no_grad():
-            squared, apart, pixels = self._errors(model, batch)
-        abnormal = batch.each["abnormal"].cpu().numpy()
-        one, two = squared.double().cpu().numpy(), apart.double().cpu().numpy()
-        found = scores_of_images(one, two, pixels.flatten(1).double().cpu().numpy(), abnormal, self.spec.score)
-        flagged = (found.more["anomaly"] > float(cast(Any, model).network.threshold)).astype(np.uint8)
-        return Scores(found.loss, found.count, more={**found.more, "flagged": flagged})
 
     def _errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Each image's squared error and weighted KL divergence, and what was to be drawn, # (examples,), (examples,), (examples, channels, side, side)"""
@@ -251,20 +164,3 @@ class AutoencoderObjective(BaseObjective):
             drawn = cast(Any, model)(self.collate(examples, 0, HELD_OUT).to(place))[0]
         levels = ((drawn.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return levels.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def normal_draws(rows: np.ndarray, count: int, seed: int, what: str, step: int) -> np.ndarray:
-    """Numbers from a normal distribution, the same for the same seed, step and row, # (rows, count) of float32
-
-    Source: Box & Muller 1958.
-
-    Args:
-        rows: numbers of the examples, # (rows,)
-        count: numbers for each.
-        seed: of the experiment.
-        what: they are for.
-        step: counted from 0.
-    """
-    places = np.arange(count)[None]
-    one, two = (mix(seed, what, step, rows[:, None], 2 * places + half) / 2.0**64 for half in (0, 1))
-    return (np.sqrt(-2 * np.log1p(-one * (1 - 2.0**-52))) * np.cos(2 * np.pi * two)).astype(np.float32)

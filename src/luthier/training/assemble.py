@@ -94,7 +94,13 @@ def build(
         raise ExperimentError("training.sampling=balanced needs classes, and these rows have none", "leave it at each")
     model, cache = load_model(experiment, base), cache or Cache()
     spec: Any = experiment.objective
-    family_of(spec.kind).start_head(model, objective, base.fingerprint if base is not None else "", train, validation, cache)
+    family = family_of(spec.kind)
+    if not family.trains_base and adaptation.frozen(model, 1.0) < len(model.blocks):
+        raise ExperimentError(
+            f"adaptation.kind={adaptation.kind} moves the base, and {with_article(family.name)} model learns what a base says that stays as it is",
+            "leave adaptation.kind at freeze, and adaptation.depth out",
+        )
+    family.start_head(model, objective, base.fingerprint if base is not None else "", train, validation, cache)
     adaptation.attach(model)
     adaptation.on_progress(model, 1.0)  # by the end everything that may ever move is free
     movable = {name for name, parameter in model.network.named_parameters() if parameter.requires_grad}

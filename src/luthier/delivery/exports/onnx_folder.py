@@ -39,7 +39,11 @@ class OnnxFolder:
         gives = family_of(facts["task"]).gives
         if gives == "words":
             return "word vectors are a table, and nothing is computed"
-        if gives in ("classes", "labels", "number") and facts["objective"].get("long_rows") == "windows" and len(facts["input"]) != 2:
+        if (
+            gives in ("classes", "labels", "number", "rebuilt")
+            and facts["objective"].get("long_rows") == "windows"
+            and len(facts["input"]) != 2
+        ):
             return "it reads long rows in windows whose vectors are averaged, and the graph reads one window"
         return ""
 
@@ -54,6 +58,8 @@ class OnnxFolder:
             results.append(f"the windows in which texts longer than {objective['max_length']} tokens are read: cut them before")
         if gives == "picture":
             results.append("the anomaly score and its threshold: the graph gives the picture and its code")
+        if gives == "rebuilt":
+            results.append("the threshold: use.py says the anomaly score, and not whether it is high")
         if gives == "sequence":
             results.append("beam search: use.py takes the likeliest token each time")
         return results

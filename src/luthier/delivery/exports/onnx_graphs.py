@@ -23,7 +23,7 @@ LOWEST = torch.finfo(torch.float32).min
 
 
 class RowGraph(nn.Module):
-    """Texts to what a network gives of them: classes, labels, a number, a vector; or of each token, labels or what was hidden.
+    """Texts to what a network gives of them: classes, labels, a number, a vector, a vector and what is rebuilt of it; or of each token, labels or what was hidden.
 
     Args:
         model: the trainer's, in fp32; its attention is transformers' plain one from now on.
@@ -42,6 +42,10 @@ class RowGraph(nn.Module):
         if self.gives in ("classes", "labels", "number"):
             return self._scores(self.model, given)
         states = states_of(self.model, given)
+        if self.gives == "rebuilt":
+            own = self.model.network.autoencoder
+            target = (normalize(pool_padded(states, attention_mask, self.model.pooling), dim=-1) - own.mean) / own.spread
+            return torch.cat([own(target), target], 1)
         if self.gives == "tags":
             return self.model.network.classifier(self.model.network.dropout(states))
         if self.gives == "gaps":

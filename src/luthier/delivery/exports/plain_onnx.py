@@ -214,6 +214,9 @@ class PlainOnnx:
             return dict(zip(self.labels, (1 / (1 + np.exp(-said.astype(np.float64)))).round(6).tolist(), strict=True))
         if self.gives == "number":
             return float(said[0] * self.facts["objective"]["spread"] + self.facts["objective"]["mean"])
+        if self.gives == "rebuilt":
+            rebuilt, target = np.split(said.astype(np.float64), 2)
+            return {"anomaly_score": float(((rebuilt - target) ** 2).mean())}
         return self._of_tokens_said(said, texts) if self.gives in ("tags", "gaps") else said.tolist()
 
     def _of_tokens_said(self, said: np.ndarray, texts: Sequence[str]) -> Any:

@@ -24,7 +24,7 @@ IMAGE_PIPELINE = 'from transformers import pipeline; pipeline("image-classificat
 """How transformers alone classifies images, where the family does not say so itself."""
 IMAGES = ("resnet",)
 """Networks for images that transformers has too."""
-CLOSED = ("picture", "words")
+CLOSED = ("picture", "rebuilt", "words")
 """What networks give whose classes transformers does not have."""
 
 

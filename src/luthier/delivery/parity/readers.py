@@ -22,9 +22,10 @@ from luthier.models.pretrained import segment_lengths
 UNITS = {
     "classes": "of a probability", "labels": "of a probability", "tags": "of a probability", "gaps": "of a probability",
     "number": "standard deviations", "vector": "of a vector of length 1", "picture": "of a pixel from -1 to 1",
+    "rebuilt": "standard deviations of a vector's numbers",
 }  # fmt: skip
 """What a network gives → what its differences are counted in."""
-LIKE_ROWS = ("classes", "labels", "number")
+LIKE_ROWS = ("classes", "labels", "number", "rebuilt")
 """Networks that give one line of numbers a row."""
 
 
@@ -161,7 +162,7 @@ class AskedNetwork(nn.Module):
     def __init__(self, trainer: Trainer, runtime: Reader, order: list[int] | None) -> None:
         super().__init__()
         self.gives, self.runtime, self.order = trainer.family.gives, runtime, order
-        self.network = getattr(trainer.model, "network", None) if self.gives == "picture" else None
+        self.network = getattr(trainer.model, "network", None) if self.gives in ("picture", "rebuilt") else None
         self.code = trainer.objective.spec.code if self.gives == "picture" else 0
         self.said = torch.zeros(0)
 

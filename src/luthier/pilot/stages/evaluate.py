@@ -15,6 +15,7 @@ from luthier.core.types import Example, Scores
 from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
 from luthier.evaluation.by_class import find_never_predicted
+from luthier.evaluation.calibrate import chance_calibration_error
 from luthier.evaluation.metric_choice import metrics_at_verdict
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
@@ -122,7 +123,7 @@ def judge_candidates(context: RunContext, experiment: Experiment, work: Work) ->
     details["calibration_error"] = {
         when: measure(each, ("calibration_error",))["calibration_error"]
         for when, each in (("before", before[candidates.ships]), ("after", ours))
-    }
+    } | {"by_chance": chance_calibration_error(ours)}
     return found, details, candidates.shipped
 
 

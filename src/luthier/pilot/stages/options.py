@@ -12,10 +12,11 @@ from luthier.core.component import build
 from luthier.core.errors import ExperimentError, ModelError
 from luthier.core.hub import NAME
 from luthier.core.interfaces import Reporter
+from luthier.core.words import with_article
 from luthier.data.dataset import Dataset
 from luthier.data.hub import from_hub
 from luthier.data.rows import names_table
-from luthier.data.spec import Data
+from luthier.data.spec import TEXT_FIELDS, Data
 from luthier.evaluation.metric_choice import ALIASES, AUTO
 from luthier.experiment import Experiment, number
 from luthier.families import family_of
@@ -60,8 +61,7 @@ def data_spec(
     given: dict[str, Any] = {"path": str(data), "target": target, "input": columns, "task": task, "validation": validation, "test": test}
     values = {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value not in (None, ())}
     typed = {path.removeprefix("data."): text for path, text in parse_assignments(set).items() if path.startswith("data.")}
-    texts = ("encoding", "sheet", "group", "time", "target", "normal")  # a sheet or column may be called 2024
-    changes = {path: text if path in texts and number(text) is not None else number(text) for path, text in typed.items()}
+    changes = {path: text if path in TEXT_FIELDS and number(text) is not None else number(text) for path, text in typed.items()}
     made = build(Data, {**values, **changes}, "data")
     assert isinstance(made, Data)
     name = str(data)
@@ -199,6 +199,14 @@ def refuse_kind(family: Family, base: Base) -> None:
     Raises:
         ModelError: it is of another kind.
     """
+    if (
+        base.bundle is not None
+        and base.bundle["base"]
+        and base.bundle["task"] != family.name
+        and not family_of(base.bundle["task"]).trains_base
+    ):
+        untouched = base.bundle["base"]["name"]
+        raise ModelError(f"{base.name} holds {untouched} as it was: {with_article(base.bundle['task'])} model does not train its base", f"name that one: --base {untouched}")  # fmt: skip
     if family.Spec is not None and base.kind not in family.base_kinds:
         kind = {"encoder": "an encoder", "decoder": "a decoder", "image": "a network for images", "vectors": "a table of word vectors"}
         wanted = " or ".join(kind.get(each, each) for each in family.base_kinds)

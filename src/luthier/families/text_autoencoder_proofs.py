@@ -1,0 +1,80 @@
+"""What must hold before a text autoencoder is trained: what is rebuilt is what the untouched base says, held-out rows have no noise, and where the loss begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.core.proof import Proof, ProofContext
+from luthier.families.autoencoder_proofs import normal_rows_alone_are_learned
+
+ROWS = 8
+"""Texts that are read again by themselves."""
+FAR = 1e-4
+"""Of a vector of length one: more than rounding explains."""
+
+
+def vectors_are_the_bases(context: ProofContext) -> Proof:
+    """The vectors that are kept are those of transformers' own forward pass on one text at a time."""
+    import torch
+
+    from luthier.models.modes import eval_mode
+
+    model: Any = context.model
+    rows = [example for example in context.rows[:ROWS] if "place" not in example.inputs]
+    apart = 0.0
+    with eval_mode(model), torch.no_grad():
+        for example in rows:
+            batch = context.batch([example])
+            tokens = batch.flat["tokens"][None]
+            apart = max(apart, float((model.text_vectors(batch) - model.embed_padded(tokens, torch.ones_like(tokens))).abs().max()))
+    held = apart <= FAR
+    claim = (
+        f"the vectors of {len(rows)} texts are those that transformers' own forward pass gives of each"
+        if held
+        else f"the kept vectors are not the base's: they differ by {apart:.2g}"
+    )
+    return Proof(held=held, claim=claim, evidence={"largest_difference": apart, "rows": len(rows)})  # fmt: skip
+
+
+def held_out_texts_have_no_noise(context: ProofContext) -> Proof:
+    """What an evaluation rebuilds of a text is what the layers make of its bare vector, twice the same."""
+    import torch
+
+    from luthier.models.modes import eval_mode
+
+    model: Any = context.model
+    batches = context.batch(context.rows), context.batch(context.rows)
+    added = sorted({"noise"} & set(batches[0].each))
+    with eval_mode(model), torch.no_grad():
+        bare = model.network.autoencoder(model.targets(batches[0]))
+        apart = max(float((model(batch).chunk(2, dim=1)[0] - bare).abs().max()) for batch in batches)
+    held = not added and apart <= context.close
+    claim = (
+        f"held-out texts go in as they are: {len(context.rows)} are rebuilt the same twice"
+        if held
+        else f"held-out texts get noise: what is rebuilt differs by {apart:.2g}"
+    )
+    return Proof(held=held, claim=claim, evidence={"largest_difference": apart, "added": added})  # fmt: skip
+
+
+def starts_at_the_mean_vector(context: ProofContext) -> Proof | None:
+    """New layers say the mean vector of every text: the loss begins at the mean square of the centred vectors."""
+    import torch
+
+    from luthier.evaluation.score import score
+    from luthier.models.modes import eval_mode
+
+    model: Any = context.model
+    if not model.new:
+        return None
+    scores = score(model, context.objective, context.rows)
+    began = float(scores.loss.sum() / scores.count.sum())
+    with eval_mode(model), torch.no_grad():
+        expected = float(model.targets(context.batch(context.rows)).double().square().mean())
+    held = abs(began - expected) <= 1e-3 * expected
+    claim = f"the loss of a number begins at {began:.4f}; the mean vector has {expected:.4f}"
+    return Proof(held=held, claim=claim, evidence={"loss": began, "expected": expected})
+
+
+READ = (normal_rows_alone_are_learned,)
+ASK = (vectors_are_the_bases, held_out_texts_have_no_noise, starts_at_the_mean_vector)

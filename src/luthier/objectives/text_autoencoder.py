@@ -1,0 +1,164 @@
+"""Reconstruction of texts: the vector that a frozen encoder gives of a text is rebuilt from a short code, and a text whose vector is badly rebuilt is unusual.
+
+Source: Vincent et al. 2008, "Extracting and Composing Robust Features with Denoising Autoencoders".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from luthier.core.types import HELD_OUT, Batch, Example, Record
+from luthier.objectives.anomaly import AnomalyObjective, AnomalySpec, normal_draws
+from luthier.objectives.text_rows import MAX_LENGTH, LongRows, MaxLength, MostWindows, Overlap, TextObjective
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from luthier.core.cache import Cache
+
+
+class TextAutoencoder(AnomalySpec):
+    """Learn to rebuild the vectors of texts from a short code."""
+
+    kind: Literal["text_autoencoder"] = "text_autoencoder"
+    code: int = Field(
+        default=32,
+        ge=1,
+        le=4096,
+        description="Numbers that a text's vector is written as; the baseline PCA has as many components. Fewer leave less of what is unusual in what is rebuilt.",
+    )
+    hidden: int = Field(default=256, ge=1, le=8192, description="Width of the layer on either side of the code.")
+    noise: float = Field(
+        default=0.5,
+        ge=0,
+        le=4,
+        description="Standard deviation of the noise that is added to a training text's vector, in standard deviations of the vectors' numbers; what is rebuilt has none. 0 adds none.",
+    )
+    pooling: Literal["auto", "mean", "cls"] = Field(
+        default="auto",
+        description="How an encoder's tokens become one vector; auto: as the base's own files say, and the mean where they say nothing.",
+    )
+    max_length: MaxLength = MAX_LENGTH
+    long_rows: LongRows = "cut"
+    overlap: Overlap = 32
+    most_windows: MostWindows = 16
+
+    def open(self, processor: Any, input: tuple[str, ...], target: str | None) -> TextAutoencoderObjective:
+        """The objective at work.
+
+        Args:
+            processor: the base's tokenizer.
+            input: the columns that are read.
+            target: the column of the known classes, which are not learned; None where there are none.
+        """
+        return TextAutoencoderObjective(self, processor, input, target)
+
+
+class TextAutoencoderObjective(AnomalyObjective, TextObjective):
+    """See `TextAutoencoder`."""
+
+    unit = "number of a vector"
+    learned = "text"
+
+    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+        super().__init__(spec, processor, input, target)
+        self._model: Any = None
+
+    @property
+    def windowed(self) -> bool:
+        """Whether long rows are read in pieces; several columns are joined."""
+        return self.spec.long_rows == "windows"
+
+    def prepare(self, records: Sequence[Record]) -> list[Example]:
+        """Records to examples; a text that is known to be abnormal teaches nothing."""
+        texts = ["\n\n".join(str(record.values.get(name) or "") for name in self.input) for record in records]
+        kinds = [self.known_kind(record) for record in records]
+        labels = [str(record.values.get(self.target or "") or "") for record in records]
+        tokens = self._windows(texts) if self.windowed else self._once([texts])
+        read = zip(records, texts, tokens, kinds, labels, strict=True)
+        return [
+            Example(
+                index=position,
+                inputs=inputs,
+                target=None,
+                record=record,
+                size=len(inputs["tokens"]),
+                units=float(kind <= 0),
+                facts={"cut": cut, "abnormal": kind, "label": label, "text": text},
+            )
+            for position, (record, text, (inputs, cut), kind, label) in enumerate(read)
+        ]
+
+    def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
+        """The baselines rebuild the same vectors, and noise is as wide as they are."""
+        self._model = model
+
+    def targets(self, examples: Sequence[Example]) -> torch.Tensor:
+        """1 for each row that is known to be abnormal, 0 for each normal one, -1 where nobody knows, # (examples,)"""
+        import torch
+
+        return torch.tensor([example.facts["abnormal"] for example in examples])
+
+    def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
+        """Tokens end to end, and the noise of each row: the same for the same seed, step and row; none for held-out rows.
+
+        # noise: (examples, width)
+        """
+        import torch
+
+        found = super().collate(examples, seed, step)
+        abnormal = found.each["target"]
+        each = {"abnormal": abnormal, "learned": (abnormal <= 0).float()}
+        if step != HELD_OUT and self.spec.noise:
+            rows = np.array([example.index for example in examples])
+            each["noise"] = torch.from_numpy(self.spec.noise * normal_draws(rows, self._model.width, seed, "noise", step))
+        return Batch(index=found.index, lengths=found.lengths, flat=found.flat, each=each)
+
+    def vectors(self, examples: Sequence[Example]) -> np.ndarray:
+        """What the model has to rebuild of texts: their vectors, centred and scaled as the training texts are, # (examples, width)
+
+        Args:
+            examples: of any part.
+        """
+        import torch
+
+        from luthier.models.encode import map_in_batches
+        from luthier.models.modes import eval_mode
+
+        model = self._model
+        place = next(model.parameters()).device
+
+        def some(rows: list[int]) -> np.ndarray:
+            return model.targets(self.collate([examples[row] for row in rows], 0, HELD_OUT).to(place)).double().cpu().numpy()
+
+        with eval_mode(model), torch.no_grad():
+            return map_in_batches([example.size for example in examples], some)
+
+    def _errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Each vector's squared error, nothing besides, and what was to be rebuilt, # (examples,), (examples,), (examples, width)"""
+        import torch
+
+        rebuilt, target = model(batch).chunk(2, dim=1)
+        squared = (rebuilt - target).square().sum(1)
+        return squared, torch.zeros_like(squared), target
+
+    def reference_loss(self, model: nn.Module, example: Example) -> Tensor | None:
+        """The same by transformers' own forward pass on the bare text, and the definition."""
+        import torch
+
+        from luthier.models.modes import eval_mode
+
+        at: Any = model
+        if "place" in example.inputs:
+            return None
+        tokens = torch.tensor([list(example.tokens)], device=next(at.parameters()).device)
+        with eval_mode(at), torch.no_grad():
+            one = at.embed_padded(tokens, torch.ones_like(tokens))
+            rebuilder = at.network.autoencoder
+            target = (one - rebuilder.mean) / rebuilder.spread
+            return ((rebuilder(target) - target) ** 2).sum()
