@@ -101,31 +101,31 @@ def read_entry(folder: Path) -> tuple[RunEntry, tuple[str, ...]]:
     Returns:
         The entry, and the files (relative to the folder) that it was made from. A run that cannot be read is an entry that says why.
     """
-    known: dict[str, Any] = {"folder": str(folder), "kind": "study" if (folder / "ledger.jsonl").is_file() else "run"}
+    fields: dict[str, Any] = {"folder": str(folder), "kind": "study" if (folder / "ledger.jsonl").is_file() else "run"}
     watched = WATCHED
     try:
-        known |= _from_experiment(folder)
-        known |= _from_events(folder)
-        known |= {"note": read_note(folder), "bytes": _size(folder / "bundle")}
-        known["seconds"] = seconds_spent(folder)
-        place = Run(folder)
-        if known["kind"] == "study":
+        fields |= _from_experiment(folder)
+        fields |= _from_events(folder)
+        fields |= {"note": read_note(folder), "bytes": _size(folder / "bundle")}
+        fields["seconds"] = seconds_spent(folder)
+        run = Run(folder)
+        if fields["kind"] == "study":
             winner = Study(folder).winner
             if winner is not None:
-                place = winner
-                known |= {"winner": str(winner.folder), "bytes": _size(winner.folder / "bundle")}
+                run = winner
+                fields |= {"winner": str(winner.folder), "bytes": _size(winner.folder / "bundle")}
                 below = winner.folder.relative_to(folder).as_posix()
                 watched = (*WATCHED, f"{below}/verdict.json", f"{below}/events.jsonl", f"{below}/bundle")
-                if known["state"] != "finished":
-                    known["state"] = _from_events(winner.folder)["state"]
-        known |= _from_verdict(place)
-        if known["state"] == "finished" and not known.get("verdict"):
-            known |= {"state": "damaged", "why": "it is finished and verdict.json is missing"}
+                if fields["state"] != "finished":
+                    fields["state"] = _from_events(winner.folder)["state"]
+        fields |= _from_verdict(run)
+        if fields["state"] == "finished" and not fields.get("verdict"):
+            fields |= {"state": "damaged", "why": "it is finished and verdict.json is missing"}
         if not (folder / "experiment.yaml").is_file():
-            known |= {"state": "damaged", "why": "experiment.yaml is missing"}
+            fields |= {"state": "damaged", "why": "experiment.yaml is missing"}
     except (RunError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError, RecursionError) as problem:
-        known |= {"state": "damaged", "why": _reason(problem)}
-    return RunEntry(**known), watched
+        fields |= {"state": "damaged", "why": _reason(problem)}
+    return RunEntry(**fields), watched
 
 
 def _reason(problem: Exception) -> str:
@@ -144,12 +144,12 @@ def _from_experiment(folder: Path) -> dict[str, Any]:
     file = folder / "experiment.yaml"
     if not file.is_file():
         return {}
-    said = yaml.load(file.read_text(), Loader=Loader)
-    data = said["data"]
+    experiment = yaml.load(file.read_text(), Loader=Loader)
+    data = experiment["data"]
     return {
-        "family": str(data.get("task") or said["objective"]["kind"]),
+        "family": str(data.get("task") or experiment["objective"]["kind"]),
         "data": str(data["path"]),
-        "base": str(said["model"].get("base") or ""),
+        "base": str(experiment["model"].get("base") or ""),
         "key": {str(part): str(value) for part, value in (data.get("fingerprint") or {}).items()},
     }
 
@@ -172,8 +172,8 @@ def _from_events(folder: Path) -> dict[str, Any]:
     return {"created": created, "state": state, "why": why}
 
 
-def _from_verdict(place: Run) -> dict[str, Any]:
-    verdict = place.verdict
+def _from_verdict(run: Run) -> dict[str, Any]:
+    verdict = run.verdict
     if verdict is None:
         return {}
     test, difference = verdict["test"], verdict["difference"]

@@ -31,22 +31,22 @@ def list_entries(folder: Path) -> list[RunEntry]:
     """
     folders = find_runs(folder)
     if is_run(folder):  # nothing is written into a run's folder
-        return [_as_it_is_now(read_entry(place)[0]) for place in folders]
+        return [_as_it_is_now(read_entry(subfolder)[0]) for subfolder in folders]
     with _open_index(folder) as index:
         known = {str(path): (watched, entry) for path, watched, entry in index.execute("SELECT path, watched, entry FROM runs")}
-        found: list[RunEntry] = []
+        entries: list[RunEntry] = []
         news: list[tuple[str, str, str]] = []
-        for place in folders:
-            name = place.relative_to(folder).as_posix()
-            entry = _known_entry(place, *known[name]) if name in known else None
+        for subfolder in folders:
+            name = subfolder.relative_to(folder).as_posix()
+            entry = _known_entry(subfolder, *known[name]) if name in known else None
             if entry is None:
-                before = {file: _stamp(place / file) for file in WATCHED}
-                entry, watched = read_entry(place)
-                stamps = {file: _stamp(place / file) for file in watched}
+                before = {file: _stamp(subfolder / file) for file in WATCHED}
+                entry, watched = read_entry(subfolder)
+                stamps = {file: _stamp(subfolder / file) for file in watched}
                 if stamps.items() >= before.items():  # else a file was written meanwhile: it is read again the next time
                     news.append((name, json.dumps(stamps), json.dumps(entry.as_dict())))
-            found.append(_as_it_is_now(replace(entry, folder=str(place))))
-        gone = [(name,) for name in known.keys() - {place.relative_to(folder).as_posix() for place in folders}]
+            entries.append(_as_it_is_now(replace(entry, folder=str(subfolder))))
+        gone = [(name,) for name in known.keys() - {subfolder.relative_to(folder).as_posix() for subfolder in folders}]
         if news or gone:
             with contextlib.suppress(
                 sqlite3.Error
@@ -54,7 +54,7 @@ def list_entries(folder: Path) -> list[RunEntry]:
                 index.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", news)
                 index.executemany("DELETE FROM runs WHERE path = ?", gone)
                 index.commit()
-    return found
+    return entries
 
 
 def find_runs(folder: Path, depth: int = DEPTH) -> list[Path]:
@@ -68,36 +68,36 @@ def find_runs(folder: Path, depth: int = DEPTH) -> list[Path]:
         if (folder / "ledger.jsonl").is_file() and (folder / "trials").is_dir():
             return find_runs(folder / "trials", 1) or [folder]
         return [folder]
-    found: list[Path] = []
+    runs: list[Path] = []
     try:
         below = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_dir())
     except OSError:
         return []
     for name in below:
-        place = folder / name
-        if is_run(place):
-            found.append(place)
+        subfolder = folder / name
+        if is_run(subfolder):
+            runs.append(subfolder)
         elif depth > 1:
-            found += find_runs(place, depth - 1)
-    return found
+            runs += find_runs(subfolder, depth - 1)
+    return runs
 
 
 def _stamp(file: Path) -> list[int] | None:
     """What tells that a file has changed: when it was written, and its size; None where it is not there."""
     try:
-        found = file.stat()
+        stat = file.stat()
     except OSError:
         return None
-    return [found.st_mtime_ns, found.st_size]
+    return [stat.st_mtime_ns, stat.st_size]
 
 
-def _known_entry(place: Path, watched: str, entry: str) -> RunEntry | None:
+def _known_entry(folder: Path, watched: str, entry: str) -> RunEntry | None:
     """The entry as the index has it; None where a file has changed since, or the index says nothing that can be read."""
     try:
-        stamps, said = json.loads(watched), json.loads(entry)
-        if set(said) != FIELDS or any(_stamp(place / file) != stamp for file, stamp in stamps.items()):
+        stamps, values = json.loads(watched), json.loads(entry)
+        if set(values) != FIELDS or any(_stamp(folder / file) != stamp for file, stamp in stamps.items()):
             return None
-        return RunEntry(**said)
+        return RunEntry(**values)
     except (ValueError, TypeError, AttributeError):
         return None
 
@@ -106,8 +106,8 @@ def _as_it_is_now(entry: RunEntry) -> RunEntry:
     """An entry with what no file's change tells: whether a process is at work on it, and how long so far."""
     if entry.state in ("finished", "damaged"):
         return entry
-    place = Path(entry.folder)
-    return replace(entry, state="running" if is_running(place) else entry.state, seconds=seconds_spent(place))
+    folder = Path(entry.folder)
+    return replace(entry, state="running" if is_running(folder) else entry.state, seconds=seconds_spent(folder))
 
 
 @contextlib.contextmanager
