@@ -125,11 +125,11 @@ class AutoencoderObjective(BaseObjective):
         Raises:
             DataError: Pillow is not installed, or an image cannot be decoded; the message names its row.
         """
-        found = []
+        examples = []
         pictures = decode(records, self.input[0], self.spec.side, self.spec.channels)
         for position, (record, pixels) in enumerate(zip(records, pictures, strict=True)):
             abnormal = self._abnormal(record)
-            found.append(
+            examples.append(
                 Example(
                     index=position,
                     inputs={"pixels": pixels},
@@ -140,7 +140,7 @@ class AutoencoderObjective(BaseObjective):
                     facts={"abnormal": abnormal, "label": str(record.values.get(self.target or "") or "")},
                 )
             )
-        return found
+        return examples
 
     def _abnormal(self, record: Record) -> int:
         """Whether a row is known to be abnormal (1) or normal (0); -1 where nobody knows."""
@@ -206,17 +206,17 @@ class AutoencoderObjective(BaseObjective):
             squared, apart, pixels = self._errors(model, batch)
         abnormal = batch.each["abnormal"].cpu().numpy()
         one, two = squared.double().cpu().numpy(), apart.double().cpu().numpy()
-        found = scores_of_images(one, two, pixels.flatten(1).double().cpu().numpy(), abnormal, self.spec.score)
-        flagged = (found.more["anomaly"] > float(cast(Any, model).network.threshold)).astype(np.uint8)
-        return Scores(found.loss, found.count, more={**found.more, "flagged": flagged})
+        scores = scores_of_images(one, two, pixels.flatten(1).double().cpu().numpy(), abnormal, self.spec.score)
+        flagged = (scores.more["anomaly"] > float(cast(Any, model).network.threshold)).astype(np.uint8)
+        return Scores(scores.loss, scores.count, more={**scores.more, "flagged": flagged})
 
     def _errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Each image's squared error and weighted KL divergence, and what was to be drawn, # (examples,), (examples,), (examples, channels, side, side)"""
         import torch
 
-        drawn, mean, log_variance = model(batch)
+        output, mean, log_variance = model(batch)
         target = model.target(batch)
-        squared = (drawn - target).square().flatten(1).sum(1)
+        squared = (output - target).square().flatten(1).sum(1)
         if log_variance is None:
             return squared, torch.zeros_like(squared), target
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
@@ -246,10 +246,10 @@ class AutoencoderObjective(BaseObjective):
 
         from luthier.models.modes import eval_mode
 
-        place = next(model.parameters()).device
+        device = next(model.parameters()).device
         with eval_mode(model), torch.no_grad():
-            drawn = cast(Any, model)(self.collate(examples, 0, HELD_OUT).to(place))[0]
-        levels = ((drawn.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+            output = cast(Any, model)(self.collate(examples, 0, HELD_OUT).to(device))[0]
+        levels = ((output.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 

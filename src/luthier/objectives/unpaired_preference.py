@@ -137,15 +137,15 @@ class UnpairedObjective(AnswersTurns):
         """Each row's prompt with its answer and, beside it, the same prompt with the answer of the next row that has another prompt."""
         rows = [judged_answer(record.values, self.input, self.target or "") for record in records]
         others = find_mismatched(rows) if self.spec.compares else [None] * len(rows)
-        made = []
+        examples = []
         for position, (record, row, other) in enumerate(zip(records, rows, others, strict=True)):
             own = self.encode(position, record, row.messages)
             more: dict[str, Any] = {}
             if other is not None:
                 beside = self.encode(position, record, conversation_with(row.prompt, rows[other].answer))
                 more = {MISMATCHED: beside, "answer_of": records[other]}
-            made.append(replace(own, target=int(row.good), stratum=int(row.good), facts={**own.facts, **more}))
-        return made
+            examples.append(replace(own, target=int(row.good), stratum=int(row.good), facts={**own.facts, **more}))
+        return examples
 
     def encode(self, position: int, record: Record, messages: list[Message]) -> Example:
         """A conversation whose last answer is what counts.
@@ -155,12 +155,12 @@ class UnpairedObjective(AnswersTurns):
             record: the row.
             messages: its prompt, and an answer.
         """
-        asked, whole = prompt(self.tokenizer, messages[:-1])[0], render(self.tokenizer, messages).tokens
+        prefix, whole = prompt(self.tokenizer, messages[:-1])[0], render(self.tokenizer, messages).tokens
         tokens = whole[: self.spec.max_length]
-        learned = [place >= len(asked) for place in range(len(tokens))]
+        learned = [index >= len(prefix) for index in range(len(tokens))]
         facts = {
             "messages": messages,
-            "prompt": asked[: self.spec.max_length],
+            "prompt": prefix[: self.spec.max_length],
             "cut": len(whole) - len(tokens),
             "learned": learned,
             "lengths": (sum(learned),),
@@ -193,7 +193,7 @@ class UnpairedObjective(AnswersTurns):
     def rows_to_answer(self, examples: Sequence[Example], most: int) -> list[int]:
         """Rows whose own answer is good: it is the reference."""
         good = [row for row, example in enumerate(examples) if example.target]
-        return [good[place] for place in super().rows_to_answer([examples[row] for row in good], most)]
+        return [good[index] for index in super().rows_to_answer([examples[row] for row in good], most)]
 
     # steps
 
@@ -224,8 +224,8 @@ class UnpairedObjective(AnswersTurns):
 
     def lay(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Rows end to end, as `lay_end_to_end` has them."""
-        known = [self.reference_scores.of(example) for example in examples]
-        return lay_end_to_end(examples, [example.facts["learned"] for example in examples], known)
+        references = [self.reference_scores.of(example) for example in examples]
+        return lay_end_to_end(examples, [example.facts["learned"] for example in examples], references)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The loss summed over the answers; their number is the count. Of a mismatched answer no gradient is taken."""
@@ -255,17 +255,17 @@ class UnpairedObjective(AnswersTurns):
         from luthier.models.modes import eval_mode
 
         stream = batch.streams.get(MISMATCHED)
-        gained, said = (torch.full((len(batch),), float("nan"), device=batch.index.device) for _ in range(2))
+        gained, sums = (torch.full((len(batch),), float("nan"), device=batch.index.device) for _ in range(2))
         there = torch.zeros_like(batch.index, dtype=torch.bool) if stream is None else stream.lengths > 0
         if stream is None or not there.any():
-            return gained, said
+            return gained, sums
         alone = Batch(batch.index[there], stream.lengths[there], stream.values, {})
         tokens = batch.each["mismatched_tokens"][there]
         with eval_mode(model), torch.no_grad():
             now = log_probabilities(model, alone)
             gained[there] = self._sums(now - complete(alone, model), tokens)
-            said[there] = self._sums(now, tokens)
-        return gained, said
+            sums[there] = self._sums(now, tokens)
+        return gained, sums
 
     @staticmethod
     def _sums(values: Tensor, tokens: Tensor) -> Tensor:
@@ -309,7 +309,7 @@ class UnpairedObjective(AnswersTurns):
         assert scores.target is not None
         gained, good = torch.from_numpy(scores.more["gained"]), torch.from_numpy(scores.target == 1)
         zero = self.zero_of(torch.from_numpy(scores.more["mismatched"]))
-        then, now = (self.spec.losses(gained, good, each).numpy() for each in (torch.from_numpy(scores.more["zero"]), zero))
+        then, now = (self.spec.losses(gained, good, baseline).numpy() for baseline in (torch.from_numpy(scores.more["zero"]), zero))
         more = {**scores.more, "zero": np.full(len(scores.loss), float(zero))}
         return self._told(scores.loss + (now - then) * scores.count, scores.count, good.numpy(), more)
 
@@ -338,7 +338,9 @@ class _Alone:
         """The rows end to end."""
         import torch
 
-        index, lengths = (torch.tensor(values) for values in ([each.index for each in examples], [each.size for each in examples]))
+        index, lengths = (
+            torch.tensor(values) for values in ([example.index for example in examples], [example.size for example in examples])
+        )
         return Batch(index, lengths, self.objective.lay(examples), {})
 
 
@@ -350,11 +352,11 @@ def find_mismatched(rows: Sequence[JudgedAnswer]) -> list[int | None]:
     """
     prompts = [normalise("\n".join(turn["content"] for turn in row.prompt)) for row in rows]
     count = len(rows)
-    found: list[int | None] = [None] * count
+    partners: list[int | None] = [None] * count
     after: int | None = None
-    for place in range(2 * count - 1, -1, -1):  # twice around: the rows behind the last are the first
-        row, following = place % count, (place + 1) % count
+    for index in range(2 * count - 1, -1, -1):  # twice around: the rows behind the last are the first
+        row, following = index % count, (index + 1) % count
         if prompts[following] != prompts[row]:
             after = following
-        found[row] = after if after is not None and prompts[after] != prompts[row] else None
-    return found
+        partners[row] = after if after is not None and prompts[after] != prompts[row] else None
+    return partners
