@@ -46,19 +46,19 @@ def evaluate_test(context: RunContext, experiment: Experiment, work: Work, best:
     Returns:
         The content of verdict.json, without the run's seconds; and what ships.
     """
-    place = context.run
-    found, details, shipped = (judge_candidates if context.probes else judge_alone)(context, experiment, work)
-    found |= {
+    run = context.run
+    verdict, details, shipped = (judge_candidates if context.probes else judge_alone)(context, experiment, work)
+    verdict |= {
         "checkpoint": best["step"],
         "validation": {name: best[name] for name in work.objective.metrics},
-        "test_opened": len(place.events_named("test_opened")),
+        "test_opened": len(run.events_named("test_opened")),
     }
-    cut = budget_cut(place)
+    cut = budget_cut(run)
     if cut:
-        found["cut"] = cut
-    place.write_json("evaluation.json", details)
-    place.add_findings(verdict_finding(found))
-    return found, shipped
+        verdict["cut"] = cut
+    run.write_json("evaluation.json", details)
+    run.add_findings(verdict_finding(verdict))
+    return verdict, shipped
 
 
 def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
@@ -85,7 +85,7 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
         )
     others = {rival.name: rival.score(test) for rival in trivial}
     metrics = family.metrics_of_verdict(metrics_at_verdict(work.objective.metrics, family), ours)
-    found = decide(family.name, metrics, ours, base, others)
+    verdict = decide(family.name, metrics, ours, base, others)
     details = _rows(context, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)
     details = join_details(details, family.describe_errors(test, ours))
     details = join_details(details, family.describe_model(work.model.eval(), context.objective))
@@ -93,7 +93,7 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
     context.run.add_findings(*family.findings(ours, experiment.objective))
     if family.generates:
         details |= compare_answers(context, work, test)
-    return found, details, Shipped()
+    return verdict, details, Shipped()
 
 
 def judge_candidates(context: RunContext, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
@@ -111,19 +111,19 @@ def judge_candidates(context: RunContext, experiment: Experiment, work: Work) ->
     ours, metrics = scores[candidates.ships], metrics_at_verdict(work.objective.metrics, context.family)
     base = f"{context.base.name}, frozen + logistic regression{baselines.share_of_rows(candidates.probe_rows, len(train))}", scores[PROBE]
     others = {rival.name: rival.score(test) for rival in trivial}
-    found = decide(context.family.name, metrics, ours, base, others, against_base=candidates.ships != PROBE)
-    found |= {"ships": candidates.ships, "why": candidates.why, "candidates": []}
-    found["candidates"] = list_candidates(candidates, metrics, scores, {PROBE: found["base"], candidates.ships: found["test"]})
+    verdict = decide(context.family.name, metrics, ours, base, others, against_base=candidates.ships != PROBE)
+    verdict |= {"ships": candidates.ships, "why": candidates.why, "candidates": []}
+    verdict["candidates"] = list_candidates(candidates, metrics, scores, {PROBE: verdict["base"], candidates.ships: verdict["test"]})
     other = TRAINED if candidates.ships == PROBE else PROBE
     details = _rows(context, work, test, ours, (LABELS[other], scores[other])) | context.family.details(ours, experiment.objective)
     save_scores(context.run, candidates.validation, {**scores, **others})
     name_never_predicted(context, find_never_predicted(ours), "test")
     details["temperature"] = candidates.temperatures[candidates.ships]
     details["calibration_error"] = {
-        when: measure(each, ("calibration_error",))["calibration_error"]
-        for when, each in (("before", before[candidates.ships]), ("after", ours))
+        when: measure(measured, ("calibration_error",))["calibration_error"]
+        for when, measured in (("before", before[candidates.ships]), ("after", ours))
     }
-    return found, details, candidates.shipped
+    return verdict, details, candidates.shipped
 
 
 def join_details(details: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -148,8 +148,8 @@ def save_scores(place: Run, validation: Mapping[str, Scores], test: Mapping[str,
         test: name → scores on the test rows.
     """
     tensors: dict[str, np.ndarray] = {}
-    for part, found in (("validation", validation), ("test", test)):
-        for name, scores in found.items():
+    for part, by_name in (("validation", validation), ("test", test)):
+        for name, scores in by_name.items():
             assert scores.probabilities is not None
             tensors[f"{part}.{name}.loss"] = scores.loss
             tensors[f"{part}.{name}.right"] = (scores.probabilities.argmax(1) == scores.target).astype(np.uint8)
@@ -178,8 +178,8 @@ def list_candidates(
     metric = metrics[0]
 
     def tested(name: str) -> dict[str, Any]:
-        found = known[name] if name in known else describe_model(metrics, name, scores[name])
-        return {"metric": metric, **{key: found[key] for key in ("value", "low", "high")}}
+        description = known[name] if name in known else describe_model(metrics, name, scores[name])
+        return {"metric": metric, **{key: description[key] for key in ("value", "low", "high")}}
 
     return [
         {
@@ -204,34 +204,34 @@ def budget_cut(place: Run) -> dict[str, float] | None:
     if trained[-1]["step"] < left:  # it had stopped earlier by itself
         return None
     forecast = planned[-1]["forecast"]
-    wanted = before[-1]["wanted"] if before else planned[-1]["steps"]
+    full = before[-1]["wanted"] if before else planned[-1]["steps"]
     a_step = forecast["seconds"] / max(forecast["steps"], 1)  # the evaluations on the way included
-    enough = budget + (wanted - left) * a_step * LEEWAY
-    return {"steps": left, "wanted": wanted, "budget": budget, "enough": round(enough, 1)}
+    enough = budget + (full - left) * a_step * LEEWAY
+    return {"steps": left, "wanted": full, "budget": budget, "enough": round(enough, 1)}
 
 
 def _rows(
-    context: RunContext, work: Work, test: Sequence[Example], ours: Scores, other: tuple[str, Scores] | None, shown: int = 8
+    context: RunContext, work: Work, test: Sequence[Example], ours: Scores, other: tuple[str, Scores] | None, most: int = 8
 ) -> dict[str, Any]:
     """The rows it does worst and best on, with what another model loses there."""
-    each = ours.loss / np.maximum(ours.count, 1)
-    theirs = other[1].loss / np.maximum(other[1].count, 1) if other is not None else np.full(len(each), np.nan)
-    told = np.flatnonzero(ours.count > 0)  # a row that was cut before its answer says nothing about the model
+    losses = ours.loss / np.maximum(ours.count, 1)
+    theirs = other[1].loss / np.maximum(other[1].count, 1) if other is not None else np.full(len(losses), np.nan)
+    indices = np.flatnonzero(ours.count > 0)  # a row that was cut before its answer says nothing about the model
     labels: Any = getattr(work.experiment.objective, "labels", None)
 
     def row(position: int) -> dict[str, Any]:
         record = test[position].record
-        found = {"file": Path(record.source).name, "line": record.row, "loss": each[position], "other_loss": theirs[position],
+        entry = {"file": Path(record.source).name, "line": record.row, "loss": losses[position], "other_loss": theirs[position],
                  "input": [str(record.values.get(name) or "")[:600] for name in work.experiment.data.input]}  # fmt: skip
         target = context.family.target_text(test[position])
         if labels and ours.probabilities is not None:
-            said = int(ours.probabilities[position].argmax())
-            found |= {"target": target, "said": labels[said], "confidence": float(ours.probabilities[position, said])}
+            predicted = int(ours.probabilities[position].argmax())
+            entry |= {"target": target, "said": labels[predicted], "confidence": float(ours.probabilities[position, predicted])}
         else:
-            said = context.family.predicted_text(ours, position)
-            found |= {"target": target[:600], **({"said": said} if said else {})}
-        return found
+            predicted = context.family.predicted_text(ours, position)
+            entry |= {"target": target[:600], **({"said": predicted} if predicted else {})}
+        return entry
 
-    order = told[np.argsort(-each[told], kind="stable")]
-    return {"other": other[0] if other is not None else "", "worst": [row(position) for position in order[:shown]], "best": [row(position) for position in order[::-1][:shown]],
+    order = indices[np.argsort(-losses[indices], kind="stable")]
+    return {"other": other[0] if other is not None else "", "worst": [row(position) for position in order[:most]], "best": [row(position) for position in order[::-1][:most]],
             "truncated": sum(example.facts.get("cut", 0) > 0 for example in test)}  # fmt: skip

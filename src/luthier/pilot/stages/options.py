@@ -57,18 +57,18 @@ def data_spec(
         ExperimentError: a field that does not exist, or a value that does not fit.
     """
     columns = tuple(name.strip() for name in (input.split(",") if isinstance(input, str) else input or ()))
-    given: dict[str, Any] = {"path": str(data), "target": target, "input": columns, "task": task, "validation": validation, "test": test}
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value not in (None, ())}
+    fields: dict[str, Any] = {"path": str(data), "target": target, "input": columns, "task": task, "validation": validation, "test": test}
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in fields.items() if value not in (None, ())}
     typed = {path.removeprefix("data."): text for path, text in parse_assignments(set).items() if path.startswith("data.")}
     texts = ("encoding", "sheet", "group", "time", "target", "normal")  # a sheet or column may be called 2024
     changes = {path: text if path in texts and number(text) is not None else number(text) for path, text in typed.items()}
-    made = build(Data, {**values, **changes}, "data")
-    assert isinstance(made, Data)
+    spec = build(Data, {**values, **changes}, "data")
+    assert isinstance(spec, Data)
     name = str(data)
     if not Path(name).exists() and NAME.match(name) and not names_table(Path(name)) and not Path(name.split("/")[0]).exists():
         say(f"{name} is no file here: fetching the data set of that name from the hub")
-        return from_hub(made, name)
-    return made
+        return from_hub(spec, name)
+    return spec
 
 
 def load_experiment(experiment: str | Path | Experiment) -> Experiment:
@@ -166,7 +166,7 @@ def choose_experiment(
     if not isinstance(base, str | os.PathLike | None):
         raise ExperimentError(f"the base is {base!r}, which names none", "give a name, a folder or a run")
     name = parse_assignments(assignments).get("model.base", None if base is None else os.fspath(base))
-    metric = ALIASES.get(asked := parse_assignments(assignments).get(PATH, AUTO), asked)
+    metric = ALIASES.get(requested := parse_assignments(assignments).get(PATH, AUTO), requested)
     if name is None:
         own = resolve_own_base(dataset, reporter)
         return apply_overrides(*choose(dataset, own, seed, metric, own=True), assignments, dataset, own)
@@ -182,9 +182,9 @@ def choose_experiment(
         return experiment, [replace(choice, reason=why) if choice.path == "model.base" else choice for choice in choices]
     from luthier.models.store import resolve
 
-    found = resolve(name, reporter.say)
-    refuse_kind(family_of(dataset.spec.task), found)
-    return apply_overrides(*choose(dataset, found, seed, metric), assignments, dataset, found)
+    resolved = resolve(name, reporter.say)
+    refuse_kind(family_of(dataset.spec.task), resolved)
+    return apply_overrides(*choose(dataset, resolved, seed, metric), assignments, dataset, resolved)
 
 
 def refuse_kind(family: Family, base: Base) -> None:
@@ -199,9 +199,9 @@ def refuse_kind(family: Family, base: Base) -> None:
     """
     if family.Spec is not None and base.kind not in family.base_kinds:
         kind = {"encoder": "an encoder", "decoder": "a decoder", "image": "a network for images"}
-        wanted = " or ".join(kind.get(each, each) for each in family.base_kinds)
+        kinds = " or ".join(kind.get(base_kind, base_kind) for base_kind in family.base_kinds)
         own = f", such as --base {family.base}" if family.base else ""
-        raise ModelError(f"{base.name} is {kind.get(base.kind, base.kind)}, and {family.name} is trained on {wanted}",
+        raise ModelError(f"{base.name} is {kind.get(base.kind, base.kind)}, and {family.name} is trained on {kinds}",
                          f"name another base{own}: `luthier models list` shows the kinds")  # fmt: skip
 
 
@@ -228,13 +228,13 @@ def apply_overrides(
         experiment = experiment.set(item)
     paths = parse_assignments(assignments)
     adaptation: Any = experiment.adaptation
-    brought: list[Choice] = []
+    extra: list[Choice] = []
     if {"adaptation.kind", "objective.head"} & paths.keys() and "optimizer.lr" not in paths:
-        found = family_of(dataset.spec.task).learning_rate_for(base, adaptation.kind, experiment.objective)
-        brought.append(Choice("optimizer.lr", *found))
+        rate = family_of(dataset.spec.task).learning_rate_for(base, adaptation.kind, experiment.objective)
+        extra.append(Choice("optimizer.lr", *rate))
     if "training.epochs" in paths and "training.batch_size" not in paths:
-        brought.append(family_of(dataset.spec.task).batch_size(dataset, experiment.training.epochs))
-    for choice in brought:
+        extra.append(family_of(dataset.spec.task).batch_size(dataset, experiment.training.epochs))
+    for choice in extra:
         experiment = experiment.replace(choice.path, choice.value)
     if (
         any(path.startswith("objective.") for path in paths) and experiment.objective.model_dump()["kind"] == dataset.spec.task
@@ -246,11 +246,11 @@ def apply_overrides(
     if experiment.training.sampling == "balanced" and "objective.class_weights" not in paths and dataset.labels:
         experiment = experiment.replace("objective.class_weights", "none")  # rare rows come more often already
         choices = [choice for choice in choices if choice.path != "objective.class_weights"]
-    known = {*paths, *(choice.path for choice in brought)}
+    known = {*paths, *(choice.path for choice in extra)}
     if "adaptation.kind" in paths:
         known |= {choice.path for choice in choices if choice.path.startswith("adaptation.")}  # of the one that is not taken
-    told = [Choice(path, text, "as set") for path, text in paths.items()]
-    return experiment, [*(choice for choice in choices if choice.path not in known), *brought, *told]
+    overridden = [Choice(path, text, "as set") for path, text in paths.items()]
+    return experiment, [*(choice for choice in choices if choice.path not in known), *extra, *overridden]
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
