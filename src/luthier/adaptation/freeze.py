@@ -153,5 +153,5 @@ def _final_norms(model: TrainableModel) -> list[nn.Module]:
     """The norm between the last block and the head: outside of the blocks, and registered behind them."""
     modules = list(model.network.named_modules())
     inside = {id(module) for block in model.blocks for module in block.modules()}
-    last = max((place for place, (_, module) in enumerate(modules) if id(module) in inside), default=-1)
+    last = max((index for index, (_, module) in enumerate(modules) if id(module) in inside), default=-1)
     return [module for name, module in modules[last + 1 :] if name.endswith((".norm", ".final_layernorm")) and ".layers." not in name]

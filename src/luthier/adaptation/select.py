@@ -22,10 +22,12 @@ def matching(names: Iterable[str], patterns: Iterable[str], what: str) -> list[s
     names = list(names)
     chosen: set[str] = set()
     for pattern in patterns:
-        found = [name for name in names if fnmatchcase(name, pattern) or name.rsplit(".", 1)[-1] == pattern or name.endswith(f".{pattern}")]
-        if not found:
+        matches = [
+            name for name in names if fnmatchcase(name, pattern) or name.rsplit(".", 1)[-1] == pattern or name.endswith(f".{pattern}")
+        ]
+        if not matches:
             raise ExperimentError(
                 f"{what}: the pattern {pattern!r} matches nothing", nearest(pattern, {name.rsplit(".", 1)[-1] for name in names})
             )
-        chosen.update(found)
+        chosen.update(matches)
     return [name for name in names if name in chosen]

@@ -113,8 +113,8 @@ def typed_lines() -> Iterator[str]:
 
 def _without_fences(line: str) -> list[str]:
     """What was pasted, whole; where it holds fences, line by line."""
-    parts = line.split("\n")
-    return parts if any(part.strip() == FENCE for part in parts) else [line]
+    lines = line.split("\n")
+    return lines if any(part.strip() == FENCE for part in lines) else [line]
 
 
 def _tell_pastes_apart() -> None:

@@ -85,10 +85,10 @@ def run(
     from luthier.app.reporters import make_reporter, print_result
     from luthier.pilot.run import run as verb
 
-    with make_reporter(quiet or as_json) as shown:
-        done = verb(data, target=target, input=input, base=base, task=task, metric=metric, validation=validation, test=test, budget=budget, out=out,
-                    set=set or (), seed=seed, plan_only=plan_only, force=force, reporter=shown)  # fmt: skip
-    print_result(done, as_json)
+    with make_reporter(quiet or as_json) as reporter:
+        result = verb(data, target=target, input=input, base=base, task=task, metric=metric, validation=validation, test=test, budget=budget, out=out,
+                      set=set or (), seed=seed, plan_only=plan_only, force=force, reporter=reporter)  # fmt: skip
+    print_result(result, as_json)
 
 
 @app.command()
@@ -106,9 +106,9 @@ def train(
     from luthier.app.reporters import make_reporter, print_result
     from luthier.pilot.run import train as verb
 
-    with make_reporter(quiet or as_json) as shown:
-        done = verb(experiment, out=out, set=set or (), metric=metric, budget=budget, force=force, reporter=shown)
-    print_result(done, as_json)
+    with make_reporter(quiet or as_json) as reporter:
+        result = verb(experiment, out=out, set=set or (), metric=metric, budget=budget, force=force, reporter=reporter)
+    print_result(result, as_json)
 
 
 @app.command()
@@ -155,10 +155,10 @@ def search(
     from luthier.app.reporters import make_reporter, print_result
     from luthier.pilot.search import search as verb
 
-    with make_reporter(quiet or as_json) as shown:
-        done = verb(data, budget=budget, trials=trials, space=space or (), sampler=sampler, points=points or (), target=target,
-                    input=input, base=base, task=task, metric=metric, out=out, set=set or (), seed=seed, workers=workers, backend=backend, force=force, reporter=shown)  # fmt: skip
-    print_result(done, as_json)
+    with make_reporter(quiet or as_json) as reporter:
+        result = verb(data, budget=budget, trials=trials, space=space or (), sampler=sampler, points=points or (), target=target,
+                      input=input, base=base, task=task, metric=metric, out=out, set=set or (), seed=seed, workers=workers, backend=backend, force=force, reporter=reporter)  # fmt: skip
+    print_result(result, as_json)
 
 
 @app.command()
@@ -194,9 +194,9 @@ def resume(
     from luthier.app.reporters import make_reporter, print_result
     from luthier.pilot.run import resume as verb
 
-    with make_reporter(quiet or as_json) as shown:
-        done = verb(run, force=force, allow_inexact=allow_inexact, reporter=shown)
-    print_result(done, as_json)
+    with make_reporter(quiet or as_json) as reporter:
+        result = verb(run, force=force, allow_inexact=allow_inexact, reporter=reporter)
+    print_result(result, as_json)
 
 
 @app.command()
@@ -288,13 +288,15 @@ def check(
     from luthier.app.reporters import make_reporter
     from luthier.pilot.check import check as verb
 
-    with make_reporter(quiet or as_json) as shown:
-        done = verb(data, target=target, input=input, base=base, task=task, validation=validation, test=test, set=set or (), model=model,
-                    page=page, fix=fix, reporter=shown)  # fmt: skip
+    with make_reporter(quiet or as_json) as reporter:
+        result = verb(data, target=target, input=input, base=base, task=task, validation=validation, test=test, set=set or (), model=model,
+                      page=page, fix=fix, reporter=reporter)  # fmt: skip
     if as_json:
         print(
             json.dumps(
-                {"rows": done.dataset.count, "findings": [found.model_dump() for found in done.findings]}, indent=2, ensure_ascii=False
+                {"rows": result.dataset.count, "findings": [finding.model_dump() for finding in result.findings]},
+                indent=2,
+                ensure_ascii=False,
             )
         )
     elif page is not None:
@@ -323,24 +325,24 @@ def show(
     from luthier.pilot.show import ShownImage
     from luthier.pilot.show import show as verb
 
-    done = verb(data, row, views=views, page=page, target=target, input=input, base=base, task=task, set=set or ())
+    result = verb(data, row, views=views, page=page, target=target, input=input, base=base, task=task, set=set or ())
     if as_json:
-        print(json.dumps(vars(done), ensure_ascii=False))
+        print(json.dumps(vars(result), ensure_ascii=False))
         return
-    if isinstance(done, ShownImage):
-        known = f", of the class {done.target}" if done.target else ""
-        print(f"{done.file}, row {done.line} ({done.part}): {done.width} × {done.height} pixels{known}")
-        if done.page:
-            print(f"page     {done.page}")
+    if isinstance(result, ShownImage):
+        class_note = f", of the class {result.target}" if result.target else ""
+        print(f"{result.file}, row {result.line} ({result.part}): {result.width} × {result.height} pixels{class_note}")
+        if result.page:
+            print(f"page     {result.page}")
         return
     print(
-        f"{done.file}, line {done.line} ({done.part}): {plural(len(done.tokens), 'token')}, {sum(done.learned)} learned"
-        + (f", {done.cut} cut off" if done.cut else "")
+        f"{result.file}, line {result.line} ({result.part}): {plural(len(result.tokens), 'token')}, {sum(result.learned)} learned"
+        + (f", {result.cut} cut off" if result.cut else "")
     )
-    print_tokens(done.pieces, done.learned)
-    if what := f"{'the class ' if done.is_class else ''}{done.target}" if done.target else done.about:
+    print_tokens(result.pieces, result.learned)
+    if what := f"{'the class ' if result.is_class else ''}{result.target}" if result.target else result.about:
         print(f"learned: {what}")
-    for number, view in enumerate(done.views, 1):
+    for number, view in enumerate(result.views, 1):
         print(f"view {number}: {view}")
 
 

@@ -15,8 +15,8 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int 
     """
     from luthier.app.reporters import clean
 
-    shown = [number for number in range(len(head)) if any(row[number] for row in rows)]
-    lines = [[head[number] for number in shown], *([clean(row[number]).replace("\n", " ") for number in shown] for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(shown))]
-    drawn = ["  ".join(cell.ljust(space) for cell, space in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return [line if width is None or len(line) <= width else line[: width - 1] + "…" for line in drawn]
+    columns = [index for index in range(len(head)) if any(row[index] for row in rows)]
+    lines = [[head[index] for index in columns], *([clean(row[index]).replace("\n", " ") for index in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    table = ["  ".join(cell.ljust(space) for cell, space in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return [line if width is None or len(line) <= width else line[: width - 1] + "…" for line in table]

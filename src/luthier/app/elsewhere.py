@@ -30,14 +30,14 @@ def push(
     from luthier.app.reporters import warn
     from luthier.pilot.push import push as verb
 
-    done = verb(run, name, public=public, dry_run=dry_run, message=message, say=warn)
+    result = verb(run, name, public=public, dry_run=dry_run, message=message, say=warn)
     if as_json:
-        print(json.dumps(done.as_dict(), indent=2, ensure_ascii=False))
+        print(json.dumps(result.as_dict(), indent=2, ensure_ascii=False))
     elif dry_run:
         print("nothing was sent")
     else:
-        removed = f" (removed: {', '.join(done.removed)})" if done.removed else ""
-        print(f"pushed   {done.url}{removed}\nuse it   luthier predict {done.name} ROWS")
+        removed = f" (removed: {', '.join(result.removed)})" if result.removed else ""
+        print(f"pushed   {result.url}{removed}\nuse it   luthier predict {result.name} ROWS")
 
 
 def import_config(
@@ -52,22 +52,22 @@ def import_config(
     from luthier.app.reporters import make_reporter
     from luthier.pilot.import_config import import_config as verb
 
-    with make_reporter(True) as shown:
-        found = verb(file, out=out, data=data, base=base, force=force, reporter=shown)
+    with make_reporter(True) as reporter:
+        result = verb(file, out=out, data=data, base=base, force=force, reporter=reporter)
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        print(json.dumps(result.as_dict(), indent=2, ensure_ascii=False))
     else:
-        rows = [(key, "→", f"{path} = {value}" + (f"  ({note})" if note else "")) for key, (path, value, note) in found.mapped.items()]
-        rows += [(key, "ignored", why) for key, why in found.ignored.items()]
-        rows += [(key, "refused", why) for key, why in found.refused.items()]
-        print("\n".join(format_table((f"{found.trainer}: key", "is", "here"), rows)))
-        if found.experiment is not None:
-            print(f"\nexperiment {found.experiment}" + (f"\nrows       {found.rows}" if found.rows else ""))
-            print(f"train it   luthier train {found.experiment}")
-    if found.experiment is None:
+        rows = [(key, "→", f"{path} = {value}" + (f"  ({note})" if note else "")) for key, (path, value, note) in result.mapped.items()]
+        rows += [(key, "ignored", why) for key, why in result.ignored.items()]
+        rows += [(key, "refused", why) for key, why in result.refused.items()]
+        print("\n".join(format_table((f"{result.trainer}: key", "is", "here"), rows)))
+        if result.experiment is not None:
+            print(f"\nexperiment {result.experiment}" + (f"\nrows       {result.rows}" if result.rows else ""))
+            print(f"train it   luthier train {result.experiment}")
+    if result.experiment is None:
         from luthier.core.errors import ExperimentError
 
         raise ExperimentError(
-            f"nothing was written: {file} asks for what cannot be had here ({', '.join(found.refused)})",
+            f"nothing was written: {file} asks for what cannot be had here ({', '.join(result.refused)})",
             "change the file, or add --force to go on without these keys",
         )

@@ -23,11 +23,11 @@ def prove(
     from luthier.app.reporters import make_reporter
     from luthier.pilot.prove import prove as verb
 
-    with make_reporter(quiet or as_json) as shown:
-        found = verb(experiment, set=set or (), seconds=seconds, reporter=shown)
+    with make_reporter(quiet or as_json) as reporter:
+        proofs = verb(experiment, set=set or (), seconds=seconds, reporter=reporter)
     if as_json:
-        print(json.dumps([proof.model_dump() for proof in found], indent=2, ensure_ascii=False))
-    if any(proof.held is False for proof in found):
+        print(json.dumps([proof.model_dump() for proof in proofs], indent=2, ensure_ascii=False))
+    if any(proof.held is False for proof in proofs):
         sys.exit(1)
 
 
@@ -45,9 +45,9 @@ def plan(
     from luthier.app.reporters import format_plan, make_reporter
     from luthier.pilot.plan import plan as verb
 
-    with make_reporter(quiet or as_json) as shown:
-        made = verb(experiment, set=set or (), seconds=seconds, reporter=shown)
-    print(json.dumps({**made.forecast, "available": made.available}, indent=2) if as_json else "\n".join(format_plan(made)))
+    with make_reporter(quiet or as_json) as reporter:
+        estimate = verb(experiment, set=set or (), seconds=seconds, reporter=reporter)
+    print(json.dumps({**estimate.forecast, "available": estimate.available}, indent=2) if as_json else "\n".join(format_plan(estimate)))
 
 
 def similar(
@@ -72,7 +72,9 @@ def similar(
     from luthier.app.reporters import format_comparison, make_reporter
     from luthier.pilot.similar import similar as verb
 
-    with make_reporter(quiet or as_json) as shown:
+    with make_reporter(quiet or as_json) as reporter:
         names = [name.strip() for name in bases.split(",") if name.strip()]
-        done = verb(data, names, target=target, input=input, task=task, set=set or (), reporter=shown)
-    print(json.dumps([one.value() for one in done], indent=2) if as_json else "\n".join(format_comparison(done)))
+        comparisons = verb(data, names, target=target, input=input, task=task, set=set or (), reporter=reporter)
+    print(
+        json.dumps([comparison.value() for comparison in comparisons], indent=2) if as_json else "\n".join(format_comparison(comparisons))
+    )

@@ -38,9 +38,9 @@ def export(
     from luthier.pilot.export import PartsError
     from luthier.pilot.export import export as verb
 
-    with make_reporter(quiet or as_json) as shown:
+    with make_reporter(quiet or as_json) as reporter:
         try:
-            done = verb(bundle, to=to, out=out, dtype=dtype, rows=rows, most=most, parity=parity, reporter=shown)
+            result = verb(bundle, to=to, out=out, dtype=dtype, rows=rows, most=most, parity=parity, reporter=reporter)
         except PartsError as problem:
             print(
                 json.dumps({"folder": str(problem.folder), "parity": problem.record}, indent=2)
@@ -49,11 +49,11 @@ def export(
             )
             raise
     if as_json:
-        print(json.dumps(done.as_data(), indent=2, ensure_ascii=False))
+        print(json.dumps(result.as_data(), indent=2, ensure_ascii=False))
         return
-    print("\n".join(lines_of(done.parity) if done.parity else ["not proven: --no-parity"]))
-    print(f"files   {done.folder}: {_sizes(done.files)} in {plural(len(done.files), 'file')}")
-    print(f"use it  {done.usage}")
+    print("\n".join(lines_of(result.parity) if result.parity else ["not proven: --no-parity"]))
+    print(f"files   {result.folder}: {_sizes(result.files)} in {plural(len(result.files), 'file')}")
+    print(f"use it  {result.usage}")
 
 
 def parity(
@@ -69,8 +69,8 @@ def parity(
     from luthier.delivery.parity.record import lines_of
     from luthier.pilot.export import parity as verb
 
-    with make_reporter(quiet or as_json) as shown:
-        record: dict[str, Any] = verb(bundle, exported, rows=rows, most=most, reporter=shown)
+    with make_reporter(quiet or as_json) as reporter:
+        record: dict[str, Any] = verb(bundle, exported, rows=rows, most=most, reporter=reporter)
     print(json.dumps(record, indent=2, ensure_ascii=False) if as_json else "\n".join(lines_of(record)))
     if not record["same"]:
         sys.exit(1)

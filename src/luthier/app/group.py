@@ -29,11 +29,11 @@ def leave(stop: KeyboardInterrupt) -> NoReturn:
     from luthier.core.errors import Stopped
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break the last line
-    number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+    signal_number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
     print(f"luthier: {stop if isinstance(stop, Stopped) else 'stopped'}", file=sys.stderr, flush=True)
     if isinstance(stop, Stopped) and stop.at_once:
-        os._exit(128 + number)  # nothing is waited for, not even a checkpoint that is being written
-    sys.exit(128 + number)
+        os._exit(128 + signal_number)  # nothing is waited for, not even a checkpoint that is being written
+    sys.exit(128 + signal_number)
 
 
 def collect_seldom() -> None:

@@ -56,8 +56,8 @@ def show_model(name: str, as_json: Json = False) -> None:
     """Show what is known about a base."""
     from luthier.pilot.models import describe as verb
 
-    found = verb(name, lambda line: print(line, file=sys.stderr))
-    print(json.dumps(found, indent=2) if as_json else "\n".join(f"{key:<14} {value}" for key, value in found.items()))
+    facts = verb(name, lambda line: print(line, file=sys.stderr))
+    print(json.dumps(facts, indent=2) if as_json else "\n".join(f"{key:<14} {value}" for key, value in facts.items()))
 
 
 @models_app.command("remove")

@@ -38,13 +38,13 @@ def format_prediction(row: dict[str, Any], as_json: bool) -> str:
         row: as `predict` returns it.
         as_json: as a JSON object.
     """
-    likeliest = {each["label"]: each["probability"] for each in row.get("top", ())}
+    likeliest = {candidate["label"]: candidate["probability"] for candidate in row.get("top", ())}
     if as_json:
-        said = {name: value for name, value in row.items() if name != "top"}
-        return json.dumps(said | ({"probabilities": likeliest} if likeliest else {}), ensure_ascii=False)
+        fields = {name: value for name, value in row.items() if name != "top"}
+        return json.dumps(fields | ({"probabilities": likeliest} if likeliest else {}), ensure_ascii=False)
     if "spans" in row:
-        said = (f"{span['start']}–{span['end']} {span['label']}: {span['text']}  {span['probability']:.1%}" for span in row["spans"])
-        return clean("; ".join(said) or "(no span)")
+        spans = (f"{span['start']}–{span['end']} {span['label']}: {span['text']}  {span['probability']:.1%}" for span in row["spans"])
+        return clean("; ".join(spans) or "(no span)")
     if "text" in row:
         return clean(row["text"] or (f"(no answer: {row['note']})" if row.get("note") else ""))
     if "vector" in row:
@@ -68,7 +68,7 @@ def _as_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
-        return clean("; ".join(str(each) for each in value) or "(no label)")
+        return clean("; ".join(str(item) for item in value) or "(no label)")
     return clean(str(value))
 
 
@@ -82,13 +82,13 @@ def print_tokens(pieces: Sequence[str], learned: Sequence[bool]) -> None:
     apart = not any(learned) or not any(
         letter.isspace() for piece in pieces for letter in piece
     )  # pieces of an encoder and words hold no spaces
-    for number, (piece, is_learned) in enumerate(zip(pieces, learned, strict=True)):
-        before = number > 0 and learned[number - 1]
+    for index, (piece, is_learned) in enumerate(zip(pieces, learned, strict=True)):
+        before = index > 0 and learned[index - 1]
         if not console.color_system and is_learned != before:
             line.append("⟦" if is_learned else "⟧")
-        if number and apart:
+        if index and apart:
             line.append(" ")
-        line.append(clean(piece), style=("bold green" if is_learned else "dim") + (" underline" if number % 2 else ""))
+        line.append(clean(piece), style=("bold green" if is_learned else "dim") + (" underline" if index % 2 else ""))
     if not console.color_system and learned and learned[-1]:
         line.append("⟧")
     console.print(line)
@@ -205,45 +205,45 @@ def make_reporter(quiet: bool) -> Lines:
 
 def format_plan(made: RunEstimate) -> list[str]:
     """A plan as lines for a person."""
-    said = made.forecast
-    low, high = said["seconds"] / (1 + said["spread"]), said["seconds"] * (1 + said["spread"])
+    estimate = made.forecast
+    low, high = estimate["seconds"] / (1 + estimate["spread"]), estimate["seconds"] * (1 + estimate["spread"])
     return [
-        f"{said['moving'] / 1e6:,.1f} of {said['parameters'] / 1e6:,.1f} million parameters are trained",
-        f"{plural(said['rows'], 'row')}, {plural(said['tokens'], 'token')} through the model in {plural(said['steps'], 'step')}, {plural(said['evaluations'], 'evaluation')}",
-        f"training takes about {duration(said['seconds'])} ({duration(low)} to {duration(high)})",
-        f"memory: about {size(said['memory'])} at its peak, of which {size(said['a_token'] * said['at_once'])} for {said['at_once']:,} tokens at once; {size(made.available)} are free",
-        f"disk: at most {size(said['disk'])}",
+        f"{estimate['moving'] / 1e6:,.1f} of {estimate['parameters'] / 1e6:,.1f} million parameters are trained",
+        f"{plural(estimate['rows'], 'row')}, {plural(estimate['tokens'], 'token')} through the model in {plural(estimate['steps'], 'step')}, {plural(estimate['evaluations'], 'evaluation')}",
+        f"training takes about {duration(estimate['seconds'])} ({duration(low)} to {duration(high)})",
+        f"memory: about {size(estimate['memory'])} at its peak, of which {size(estimate['a_token'] * estimate['at_once'])} for {estimate['at_once']:,} tokens at once; {size(made.available)} are free",
+        f"disk: at most {size(estimate['disk'])}",
     ]
 
 
 def format_comparison(found: Sequence[BaseSimilarity]) -> list[str]:
     """What bases know of a task, as lines for a person."""
     lines = []
-    for one in found:
+    for comparison in found:
         lines.append(
-            f"{one.base} ({one.megabytes:,.0f} MB, {one.seconds:.0f} s)"
-            + (f": the best one with a chance of {one.chance:.0%}" if len(found) > 1 else "")
+            f"{comparison.base} ({comparison.megabytes:,.0f} MB, {comparison.seconds:.0f} s)"
+            + (f": the best one with a chance of {comparison.chance:.0%}" if len(found) > 1 else "")
         )
-        if one.floors:
+        if comparison.floors:
             lines.append("  behind block   nearest neighbours   probe            H-score   variability")
-        for floor in one.floors:
-            mark = "  ← best" if floor is one.best else ""
+        for floor in comparison.floors:
+            mark = "  ← best" if floor is comparison.best else ""
             lines.append(
                 f"  {floor.blocks or 'embeddings':>12}   {floor.neighbours:>18.1%}   {floor.probe:>6.1%} ± {floor.error:.1%}   {floor.h_score:7.3f}   {floor.variability:11.1f}{mark}"
             )
-        if one.fluency:
-            lines.append(f"  the answers take {one.fluency.answers:.2f} bits a byte, given what stands before them")
+        if comparison.fluency:
+            lines.append(f"  the answers take {comparison.fluency.answers:.2f} bits a byte, given what stands before them")
         words = {
             "close": "close to what it was pretrained on",
             "between": "neither close nor far",
             "far": "far from what it was pretrained on",
         }
-        lines.append(f"  {words[one.near.kind]}: {one.near.reason}")
-        others = f" (or {', '.join(map(str, one.depth.others))})" if one.depth.others else ""
-        lines.append(f"  freeze {one.depth.blocks or 'nothing'}{others}: {one.depth.reason}")
-        lines.append(f"  a learning rate to start from: {one.rate:g}")
+        lines.append(f"  {words[comparison.near.kind]}: {comparison.near.reason}")
+        others = f" (or {', '.join(map(str, comparison.depth.others))})" if comparison.depth.others else ""
+        lines.append(f"  freeze {comparison.depth.blocks or 'nothing'}{others}: {comparison.depth.reason}")
+        lines.append(f"  a learning rate to start from: {comparison.rate:g}")
     first = found[0]
-    depths = "|".join(str(each) for each in sorted({first.depth.blocks, *first.depth.others}))
+    depths = "|".join(str(depth) for depth in sorted({first.depth.blocks, *first.depth.others}))
     freezing = f" --set adaptation.kind=freeze --space 'adaptation.depth={depths}'" if first.depth.blocks else ""
     lines += ["", f"try it   luthier search DATA --base {first.base}{freezing}"]
     return lines

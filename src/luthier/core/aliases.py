@@ -64,8 +64,8 @@ def read_alias(name: str, file: Path | None = None) -> Alias | None:
     """
     if not NAME.fullmatch(name):
         return None
-    held = held_by(name, file)
-    return held[-1] if held else None
+    history = held_by(name, file)
+    return history[-1] if history else None
 
 
 def read_aliases(file: Path | None = None) -> dict[str, Alias]:
@@ -75,8 +75,8 @@ def read_aliases(file: Path | None = None) -> dict[str, Alias]:
         RunError: the file is damaged.
     """
     file = file or aliases_file()
-    found = {name: _replay(name, events, file) for name, events in _read(file).items()}
-    return {name: held[-1] for name, held in sorted(found.items()) if held}
+    histories = {name: _replay(name, events, file) for name, events in _read(file).items()}
+    return {name: history[-1] for name, history in sorted(histories.items()) if history}
 
 
 def held_by(name: str, file: Path | None = None) -> list[Alias]:
@@ -96,10 +96,10 @@ def history_of(name: str, file: Path | None = None) -> list[dict[str, Any]]:
         RunError: there is no such alias, or the file is damaged.
     """
     file = file or aliases_file()
-    known = _read(file)
-    if name not in known:
-        raise RunError(f"there is no alias {name!r} in {file}", f"{nearest(name, known)}; `luthier promote RUN {name}` makes it")
-    return known[name]
+    aliases = _read(file)
+    if name not in aliases:
+        raise RunError(f"there is no alias {name!r} in {file}", f"{nearest(name, aliases)}; `luthier promote RUN {name}` makes it")
+    return aliases[name]
 
 
 def write_alias(name: str, bundle: Path, run: Path, sha256: str, *, forced: bool = False, file: Path | None = None) -> Alias:
@@ -139,28 +139,30 @@ def roll_back_alias(name: str, file: Path | None = None) -> tuple[Alias, Alias]:
     file = file or aliases_file()
     history_of(name, file)
     with _changing(file) as aliases:
-        held = _replay(name, aliases.get(name, []), file)
-        if len(held) < 2:
-            raise RunError(f"nothing bore the name {name} before {held[-1].run}", f"`luthier promote RUN {name}` gives it to another run")
-        aliases[name].append({"event": "rolled_back", "from": _written(held[-1].run, file), "at": _now()})
-    return held[-2], held[-1]
+        history = _replay(name, aliases.get(name, []), file)
+        if len(history) < 2:
+            raise RunError(
+                f"nothing bore the name {name} before {history[-1].run}", f"`luthier promote RUN {name}` gives it to another run"
+            )
+        aliases[name].append({"event": "rolled_back", "from": _written(history[-1].run, file), "at": _now()})
+    return history[-2], history[-1]
 
 
 def _replay(name: str, events: list[dict[str, Any]], file: Path) -> list[Alias]:
     """Who bears a name after all events, with those before: a promotion lays one on top, a rollback takes the top away."""
-    held: list[Alias] = []
+    history: list[Alias] = []
     try:
         for event in events:
             if event["event"] == "rolled_back":
-                held.pop()
+                history.pop()
             else:
                 run, bundle = (_place(event[which], file) for which in ("run", "bundle"))
-                held.append(Alias(name, bundle, str(event["sha256"]), run, str(event["at"]), str(event["event"])))
+                history.append(Alias(name, bundle, str(event["sha256"]), run, str(event["at"]), str(event["event"])))
     except (KeyError, TypeError, IndexError):
         raise RunError(
             f"{file}: the history of {name!r} is damaged", "restore the file from a copy, or promote again after removing the name"
         ) from None
-    return held
+    return history
 
 
 def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
@@ -174,8 +176,8 @@ def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
     except OSError as problem:
         raise RunError(f"{file} cannot be read: {problem.strerror}", "look at who may read it") from None
     try:
-        found = json.loads(text)
-        version, aliases = found["format"], found["aliases"]
+        content = json.loads(text)
+        version, aliases = content["format"], content["aliases"]
         whole = isinstance(version, int) and isinstance(aliases, dict) and all(isinstance(events, list) for events in aliases.values())
     except (ValueError, KeyError, TypeError, RecursionError):
         whole, version, aliases = False, 0, {}
@@ -201,9 +203,9 @@ def _changing(file: Path) -> Iterator[dict[str, list[dict[str, Any]]]]:
         os.close(folder)
 
 
-def _written(place: Path, file: Path) -> str:
+def _written(folder: Path, file: Path) -> str:
     """A folder as the file holds it: relative to it where it lies below."""
-    whole, home = place.resolve(), file.parent.resolve()
+    whole, home = folder.resolve(), file.parent.resolve()
     return whole.relative_to(home).as_posix() if whole.is_relative_to(home) else str(whole)
 
 

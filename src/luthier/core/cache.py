@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def cache_folder() -> Path:
     """The user's folder: `LUTHIER_HOME`, else `luthier` in the user's cache folder."""
-    named = os.environ.get("LUTHIER_HOME")
+    home = os.environ.get("LUTHIER_HOME")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(named) if named else cache / "luthier"
+    return Path(home) if home else cache / "luthier"
 
 
 @dataclass

@@ -60,14 +60,14 @@ def set_at_path(whole: dict[str, Any], path: str, value: Any, where: str = "") -
         ExperimentError: there is no such field; the message gives the nearest.
     """
     *parents, last = path.split(".")
-    place: Any = whole
-    for number, part in enumerate(parents):
-        if not isinstance(place.get(part), dict):
-            raise ExperimentError(f"there is no field {'.'.join([*filter(None, [where]), *parents[: number + 1]])!r}", nearest(part, place))
-        place = place[part]
-    if last not in place:
-        raise ExperimentError(f"there is no field {'.'.join(filter(None, [where, path]))!r}", nearest(last, place))
-    place[last] = value
+    node: Any = whole
+    for depth, part in enumerate(parents):
+        if not isinstance(node.get(part), dict):
+            raise ExperimentError(f"there is no field {'.'.join([*filter(None, [where]), *parents[: depth + 1]])!r}", nearest(part, node))
+        node = node[part]
+    if last not in node:
+        raise ExperimentError(f"there is no field {'.'.join(filter(None, [where, path]))!r}", nearest(last, node))
+    node[last] = value
 
 
 def explain_problem(problem: ValidationError, component: type[BaseModel], where: str) -> ExperimentError:
@@ -79,5 +79,5 @@ def explain_problem(problem: ValidationError, component: type[BaseModel], where:
         for part in first["loc"][:-1]:
             owner = owner.model_fields[str(part)].annotation
         return ExperimentError(f"{where} has no field {path!r}", nearest(str(first["loc"][-1]), owner.model_fields))
-    given = first.get("input")
-    return ExperimentError(f"{where}.{path}: {first['msg'].lower()}, got {given!r}", f"set {path} to a value that fits")
+    value = first.get("input")
+    return ExperimentError(f"{where}.{path}: {first['msg'].lower()}, got {value!r}", f"set {path} to a value that fits")

@@ -106,6 +106,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     known = sorted(set(known))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    shown = known if len(known) <= LISTED else difflib.get_close_matches(name, known, n=LISTED // 3, cutoff=0.0)
-    listed = ", ".join(shown) + (f" and {len(known) - len(shown)} more" if len(shown) < len(known) else "") if known else "nothing"
-    return (f"did you mean {close[0]!r}? " if close else "") + f"Known: {listed}"
+    names = known if len(known) <= LISTED else difflib.get_close_matches(name, known, n=LISTED // 3, cutoff=0.0)
+    listing = ", ".join(names) + (f" and {len(known) - len(names)} more" if len(names) < len(known) else "") if known else "nothing"
+    return (f"did you mean {close[0]!r}? " if close else "") + f"Known: {listing}"

@@ -136,15 +136,15 @@ def push_files(
     Raises:
         Unreachable: the hub cannot be reached, or does not let it happen.
     """
-    asked = {
-        "files": {where: str(place) for where, place in files.items()},
+    request = {
+        "files": {where: str(path) for where, path in files.items()},
         "message": message,
         "private": private,
         "mark": mark,
         "beside": list(beside),
     }
-    said = _ask_child(do="push", name=name, kind="model", **asked)
-    return said["commit"], said["removed"]
+    answer = _ask_child(do="push", name=name, kind="model", **request)
+    return answer["commit"], answer["removed"]
 
 
 def _ask_child(**question: Any) -> dict[str, Any]:
@@ -153,12 +153,12 @@ def _ask_child(**question: Any) -> dict[str, Any]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
     if question["do"] == "push":
         environment.setdefault("HF_HUB_DISABLE_XET", "1")  # the older protocol, git-lfs's, is what our tests speak
-    asked = [sys.executable, "-c", CHILD, json.dumps(question)]
-    done = subprocess.run(asked, stdout=subprocess.PIPE, env=environment, check=False)  # its progress bars go where ours would
+    command = [sys.executable, "-c", CHILD, json.dumps(question)]
+    process = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=False)  # its progress bars go where ours would
     try:
-        said: dict[str, Any] = json.loads(done.stdout.decode().strip().split("\n")[-1])
+        answer: dict[str, Any] = json.loads(process.stdout.decode().strip().split("\n")[-1])
     except ValueError:
-        said = {"problem": f"its client ended with {done.returncode}"}
-    if "problem" in said:
-        raise Unreachable(said["problem"], said.get("status"))
-    return said
+        answer = {"problem": f"its client ended with {process.returncode}"}
+    if "problem" in answer:
+        raise Unreachable(answer["problem"], answer.get("status"))
+    return answer

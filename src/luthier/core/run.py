@@ -68,10 +68,10 @@ def name_disk_errors(what: str, then: str = RESUME) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        named = disk_problem(problem.errno or 0, what, then)
-        if named is None:
+        error = disk_problem(problem.errno or 0, what, then)
+        if error is None:
             raise
-        raise named from problem
+        raise error from problem
 
 
 def disk_problem(code: int, what: str, then: str = RESUME) -> RunError | None:
@@ -149,8 +149,8 @@ def file_hash(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hex; of a folder's, the names and hashes of all that lies in it."""
     if path.is_dir():
         files = sorted(entry for entry in path.rglob("*") if entry.is_file())
-        listed = "".join(f"{entry.relative_to(path)}\0{file_hash(entry)}\n" for entry in files)
-        return hashlib.sha256(listed.encode()).hexdigest()
+        listing = "".join(f"{entry.relative_to(path)}\0{file_hash(entry)}\n" for entry in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -272,17 +272,17 @@ class Run:
         path = self.folder / name
         if not path.exists():
             return []
-        found = []
+        entries = []
         rows = path.read_bytes().split(b"\n")
         for number, row in enumerate(rows, 1):
             if not row:
                 continue
             try:
-                found.append(json.loads(row))
+                entries.append(json.loads(row))
             except ValueError:
                 if number < len(rows):
                     raise RunError(f"{path}, line {number} is damaged", "restore the file from a copy") from None
-        return found
+        return entries
 
     @property
     def verdict(self) -> dict[str, Any] | None:
@@ -330,8 +330,8 @@ class Run:
         """Take back the lines of a JSONL file that come after a step (on resume)."""
         path = self.folder / name
         if path.exists():
-            kept = [line for line in self.lines(name) if line.get("step", 0) <= last_step]
-            write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+            lines = [line for line in self.lines(name) if line.get("step", 0) <= last_step]
+            write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 class Clock:

@@ -48,10 +48,10 @@ def allowed_processors(root: Path = Path("/")) -> float:
 
 def _quotas(root: Path) -> list[float]:
     """Processors that the control groups of this process, and those above them, are allowed at a time (a container has one)."""
-    listed = root / "proc/self/cgroup"
+    file = root / "proc/self/cgroup"
     groups = root / "sys/fs/cgroup"
-    found = []
-    for line in listed.read_text().split("\n") if listed.exists() else []:
+    quotas = []
+    for line in file.read_text().split("\n") if file.exists() else []:
         _, _, rest = line.partition(":")
         controllers, _, name = rest.partition(":")
         if not name or (controllers and "cpu" not in controllers.split(",")):
@@ -59,8 +59,8 @@ def _quotas(root: Path) -> list[float]:
         for top in (groups, groups / "unified") if not controllers else (groups / controllers, groups / "cpu"):
             parts = [part for part in name.split("/") if part]
             for depth in range(len(parts) + 1):
-                found.append(_quota(top.joinpath(*parts[:depth])))
-    return [quota for quota in found if quota]
+                quotas.append(_quota(top.joinpath(*parts[:depth])))
+    return [quota for quota in quotas if quota]
 
 
 def _quota(group: Path) -> float:
@@ -110,20 +110,20 @@ def idle_between(before: Jiffies, after: Jiffies, allowed: set[int]) -> float:
         after: the same, later.
         allowed: processors that count.
     """
-    found = 0.0
-    for number in allowed & before.keys() & after.keys():
-        idle, passed = (late - early for early, late in zip(before[number], after[number]))
-        found += idle / passed if passed > 0 else 1.0
-    return found
+    total = 0.0
+    for processor in allowed & before.keys() & after.keys():
+        idle, passed = (late - early for early, late in zip(before[processor], after[processor]))
+        total += idle / passed if passed > 0 else 1.0
+    return total
 
 
 def _jiffies() -> Jiffies:
     """Idle time, waiting for a disk included, and all time of each processor since the machine was started."""
-    found: Jiffies = {}
+    jiffies: Jiffies = {}
     file = Path("/proc/stat")
     for line in file.read_text().split("\n") if file.exists() else []:
         name, _, rest = line.partition(" ")
         if name.startswith("cpu") and name != "cpu":
             times = [int(word) for word in rest.split()[:8]]  # what follows is contained in the first two
-            found[int(name.removeprefix("cpu"))] = (times[3] + times[4], sum(times))
-    return found
+            jiffies[int(name.removeprefix("cpu"))] = (times[3] + times[4], sum(times))
+    return jiffies

@@ -144,9 +144,9 @@ class Batch:
             shared: tokens that an example does not add where another one is in the same piece; what a piece's first two
                 have in common comes on top of the limit, # (examples, examples)
         """
-        lengths, parts, start, held = self.lengths.tolist(), [], 0, 0
+        lengths, parts, start, cost = self.lengths.tolist(), [], 0, 0
         for stream in self.streams.values():
-            lengths = [one + more for one, more in zip(lengths, stream.lengths.tolist(), strict=True)]
+            lengths = [length + more for length, more in zip(lengths, stream.lengths.tolist(), strict=True)]
 
         def added(position: int) -> int:
             """What an example adds to the piece that begins at `start`; the first of a piece is beside the one behind it."""
@@ -155,10 +155,10 @@ class Batch:
             return max(lengths[position] - int(common), 1)
 
         for position in range(len(self)):
-            if position > start and held + added(position) > limit:
+            if position > start and cost + added(position) > limit:
                 parts.append(self.part(start, position))
-                start, held = position, 0
-            held += added(position)
+                start, cost = position, 0
+            cost += added(position)
         parts.append(self.part(start, len(self)))
         return parts
 

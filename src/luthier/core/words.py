@@ -33,8 +33,8 @@ def several(count: int, noun: str, verb: str) -> str:
     if count != 1:
         return f"{count:,} {noun}s {verb}"
     first, _, rest = verb.partition(" ")
-    one = {"are": "is", "were": "was", "have": "has", "carry": "carries"}.get(first, f"{first}s")
-    return f"1 {noun} {one} {rest}".rstrip()
+    singular = {"are": "is", "were": "was", "have": "has", "carry": "carries"}.get(first, f"{first}s")
+    return f"1 {noun} {singular} {rest}".rstrip()
 
 
 def duration(seconds: float) -> str:

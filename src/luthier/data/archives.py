@@ -57,9 +57,9 @@ def choose_member(path: Path, endings: dict[str, str]) -> Path:
         return path / names[0]
     if names:
         raise DataError(f"{path} holds {len(names)} tables: {', '.join(names[:8])}", f"name one of them: {path / names[0]}")
-    held = [info.filename for info in _directory(path).infolist() if not info.is_dir()]
+    files = [info.filename for info in _directory(path).infolist() if not info.is_dir()]
     raise DataError(
-        f"{path} holds no table of rows (.csv, .tsv, .json, .jsonl), but {', '.join(held[:8]) or 'nothing'}",
+        f"{path} holds no table of rows (.csv, .tsv, .json, .jsonl), but {', '.join(files[:8]) or 'nothing'}",
         "unpack it, and give the file or folder itself",
     )
 
@@ -71,8 +71,8 @@ def tables_in(path: Path, endings: dict[str, str]) -> list[str]:
         DataError: it is damaged.
     """
     names = sorted(info.filename for info in _directory(path).infolist() if not info.is_dir())
-    shown = [name for name in names if not name.startswith("__MACOSX/") and not Path(name).name.startswith(".")]
-    tables = [name for name in shown if endings.get(Path(name).suffix.lower()) in TEXT_FORMATS]
+    visible = [name for name in names if not name.startswith("__MACOSX/") and not Path(name).name.startswith(".")]
+    tables = [name for name in visible if endings.get(Path(name).suffix.lower()) in TEXT_FORMATS]
     return [name for name in tables if not name.lower().endswith(".txt")] or tables
 
 
@@ -109,8 +109,8 @@ def _open_member(path: Path, archive: Path) -> BinaryIO:
 
 def _directory(archive: Path) -> zipfile.ZipFile:
     try:
-        with zipfile.ZipFile(archive) as found:
-            return found  # what it lists stays readable
+        with zipfile.ZipFile(archive) as content:
+            return content  # what it lists stays readable
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as problem:
         raise DataError(f"{archive} is not a sound zip file: {problem}", "pack it again; a part of it may be missing") from None
 

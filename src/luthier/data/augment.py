@@ -49,11 +49,11 @@ class Augment(Component):
         if gone:
             start = int(_draw(seed, step, row, "span", 1)[0] * (len(words) - gone + 1))
             words = words[:start] + words[start + gone :]
-        kept = [word for word, draw in zip(words, _draw(seed, step, row, "drop", len(words)), strict=True) if draw >= self.drop]
-        words = kept or words[:1]
-        for place, draw in enumerate(_draw(seed, step, row, "swap", len(words))[:-1]):
+        remaining = [word for word, draw in zip(words, _draw(seed, step, row, "drop", len(words)), strict=True) if draw >= self.drop]
+        words = remaining or words[:1]
+        for index, draw in enumerate(_draw(seed, step, row, "swap", len(words))[:-1]):
             if draw < self.swap:
-                words[place], words[place + 1] = words[place + 1], words[place]
+                words[index], words[index + 1] = words[index + 1], words[index]
         which, where = _draw(seed, step, row, "typos", len(words)), _draw(seed, step, row, "where", len(words))
         words = [_mistyped(word, float(at)) if draw < self.typos else word for word, draw, at in zip(words, which, where, strict=True)]
         cases = _draw(seed, step, row, "case", len(words))
@@ -69,7 +69,7 @@ def _mistyped(word: str, at: float) -> str:
     """One slip, as a hurried hand makes it."""
     if len(word) < 3:
         return word
-    place, kind = divmod(int(at * 3 * (len(word) - 1)), 3)
+    index, kind = divmod(int(at * 3 * (len(word) - 1)), 3)
     if kind == 0:
-        return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
-    return word[:place] + (word[place] * 2 if kind == 1 else "") + word[place + 1 :]
+        return word[:index] + word[index + 1] + word[index] + word[index + 2 :]
+    return word[:index] + (word[index] * 2 if kind == 1 else "") + word[index + 1 :]

@@ -27,17 +27,17 @@ def balanced(classes: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
     Returns:
         # (count,)
     """
-    each, count = np.array(classes), len(classes)
-    kinds = np.unique(each)
-    drawn = []
-    for number, kind in enumerate(kinds):
-        members = np.flatnonzero(each == kind)
+    labels, count = np.array(classes), len(classes)
+    kinds = np.unique(labels)
+    rows = []
+    for index, kind in enumerate(kinds):
+        members = np.flatnonzero(labels == kind)
         members = members[permutation(len(members), seed, "turns", int(kind))]
         share = count // len(kinds)
-        slots = share + ((number + epoch) % len(kinds) < count % len(kinds))
-        drawn.append(members[(epoch * share + np.arange(slots)) % len(members)])  # they take turns from epoch to epoch
-    found = np.concatenate(drawn)
-    return found[permutation(count, seed, "order", epoch)]
+        slots = share + ((index + epoch) % len(kinds) < count % len(kinds))
+        rows.append(members[(epoch * share + np.arange(slots)) % len(members)])  # they take turns from epoch to epoch
+    sample = np.concatenate(rows)
+    return sample[permutation(count, seed, "order", epoch)]
 
 
 def steps_in_epoch(count: int, batch_size: int) -> int:

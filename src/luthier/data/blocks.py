@@ -50,8 +50,8 @@ def encode_document(text: str, encode: Encode, before: int, end: int | None) -> 
     tokens, places, start = [np.array([before])], [np.array([0])], 0
     while start < len(text):
         stop = _piece_end(text, start)
-        found, at = encode(text[start:stop])
-        tokens.append(np.array(found, dtype=np.int64))
+        ids, at = encode(text[start:stop])
+        tokens.append(np.array(ids, dtype=np.int64))
         places.append(np.array(at, dtype=np.int64) + start)
         start = stop
     if end is not None:
@@ -102,9 +102,9 @@ class Blocks(LazyExamples):
         with name_disk_errors(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:
-                for number, document in enumerate(encoded):
+                for owner, document in enumerate(encoded):
                     file.write(document.tokens.astype(dtype).tobytes())
-                    index.append(_index(document, number, written, context))
+                    index.append(_index(document, owner, written, context))
                     written += len(document.tokens)
                 file.flush()
                 file.seek(0)
@@ -133,14 +133,14 @@ class Blocks(LazyExamples):
         )
 
 
-def _index(document: Encoded, number: int, start: int, context: int) -> np.ndarray:
+def _index(document: Encoded, owner: int, start: int, context: int) -> np.ndarray:
     """The blocks of a document: where each begins in the array and in the document, its length, its document, and the bytes of what it predicts, # (blocks, 5)"""
     begins = np.arange(0, max(len(document.tokens) - 1, 0), context)
     if not len(begins):
         return np.empty((0, 5), dtype=np.int64)
     lengths = np.minimum(context, len(document.tokens) - 1 - begins)
     edges = np.concatenate([[0], document.bytes[begins[1:] + 1], [document.size]])
-    return np.stack([begins + start, begins, lengths, np.full(len(begins), number), np.diff(edges)], 1)
+    return np.stack([begins + start, begins, lengths, np.full(len(begins), owner), np.diff(edges)], 1)
 
 
 def joined(examples: Iterable[Example]) -> Iterator[np.ndarray]:

@@ -97,13 +97,13 @@ def check_turns(messages: list[Any]) -> list[Message]:
     turns = [message for message in messages if message["role"] != "system"]
     if len(messages) - len(turns) > 1 or (len(messages) > len(turns) and messages[0]["role"] != "system"):
         raise ValueError("a system turn stands elsewhere than first")
-    for number, message in enumerate(turns):
-        wanted = "user" if number % 2 == 0 else "assistant"
-        if message["role"] != wanted:
-            raise ValueError(f"turn {number + 1} is from {message['role']!r} where {wanted!r} is expected")
-    for number, message in enumerate(messages):
+    for index, message in enumerate(turns):
+        expected = "user" if index % 2 == 0 else "assistant"
+        if message["role"] != expected:
+            raise ValueError(f"turn {index + 1} is from {message['role']!r} where {expected!r} is expected")
+    for index, message in enumerate(messages):
         if not isinstance(message["content"], str) or not message["content"].strip():
-            raise ValueError(f"turn {number + 1} says nothing")
+            raise ValueError(f"turn {index + 1} says nothing")
     if not turns or turns[-1]["role"] != "assistant":
         raise ValueError("the last turn is not the assistant's")
     return messages
@@ -128,12 +128,12 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
     tokens: list[int] = []
     learned: list[bool] = []
     text = ""
-    for number, message in enumerate(guarded):
+    for index, message in enumerate(guarded):
         if message["role"] != "assistant":
             continue
-        asked, _ = _prompt(tokenizer, guarded[:number], foreign)
-        learned += [False] * (len(asked) - len(learned))
-        tokens, text = _answered(tokenizer, guarded[: number + 1], foreign)
+        prompt_ids, _ = _prompt(tokenizer, guarded[:index], foreign)
+        learned += [False] * (len(prompt_ids) - len(learned))
+        tokens, text = _answered(tokenizer, guarded[: index + 1], foreign)
         learned += [True] * (len(tokens) - len(learned))
     return Rendered(tokens, learned, _restored(text, foreign))
 
@@ -141,19 +141,19 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
 def _prompt(tokenizer: Tokenizer, messages: Sequence[Message], foreign: Sequence[str]) -> tuple[list[int], str]:
     tokens: list[int] = []
     text = ""
-    for number, message in enumerate(messages):
+    for index, message in enumerate(messages):
         if message["role"] == "assistant":
-            tokens, text = _answered(tokenizer, messages[: number + 1], foreign)
+            tokens, text = _answered(tokenizer, messages[: index + 1], foreign)
     rendered = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     return tokens + _ids(tokenizer, rendered[len(text) :], foreign), rendered
 
 
 def _answered(tokenizer: Tokenizer, messages: Sequence[Message], foreign: Sequence[str]) -> tuple[list[int], str]:
     """The conversation up to its last message, an answer, and with the mark that ends its turn."""
-    asked, opening = _prompt(tokenizer, messages[:-1], foreign)
+    prompt_ids, opening = _prompt(tokenizer, messages[:-1], foreign)
     whole = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=False)
     answer = whole[len(opening) :].rstrip("\n") if whole.startswith(opening) else messages[-1]["content"]
-    return asked + _ids(tokenizer, answer, foreign), opening + answer
+    return prompt_ids + _ids(tokenizer, answer, foreign), opening + answer
 
 
 STAND_IN = re.compile("\ue0fe(\\d+)\ue0ff")
@@ -174,7 +174,7 @@ def _guarded(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[Me
 
 
 def _restored(text: str, foreign: Sequence[str]) -> str:
-    return STAND_IN.sub(lambda found: foreign[int(found[1])], text) if foreign else text
+    return STAND_IN.sub(lambda match: foreign[int(match[1])], text) if foreign else text
 
 
 def _ids(tokenizer: Tokenizer, text: str, foreign: Sequence[str]) -> list[int]:
@@ -183,8 +183,8 @@ def _ids(tokenizer: Tokenizer, text: str, foreign: Sequence[str]) -> list[int]:
     if not foreign:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
     tokens: list[int] = []
-    for place, piece in enumerate(STAND_IN.split(text)):
-        if place % 2:
+    for index, piece in enumerate(STAND_IN.split(text)):
+        if index % 2:
             tokens += tokenizer(foreign[int(piece)], add_special_tokens=False, split_special_tokens=True)["input_ids"]
         elif piece:
             tokens += tokenizer(piece, add_special_tokens=False)["input_ids"]

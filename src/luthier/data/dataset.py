@@ -88,11 +88,11 @@ class Dataset:
         views = [self.reader.row_view(record, self.spec) for record, _ in rows]
         given = bool(self.spec.validation or self.spec.test or self.spec.time)
         firsts: dict[int, int] = {}
-        known = [firsts.setdefault(self.clusters[record.source, record.row], number) for number, (record, _) in enumerate(rows)]
+        clusters = [firsts.setdefault(self.clusters[record.source, record.row], index) for index, (record, _) in enumerate(rows)]
         used = {*self.spec.input, self.spec.target, *self.reader.kind.beside, *KEPT}
         others = tuple(dict.fromkeys(name for record, _ in rows for name in record.values if name not in used))
         return Sheet([record for record, _ in rows], [part for _, part in rows], given, self.reader.kind, [view.text for view in views],
-                     [view.target for view in views], known_clusters=known, target=self.spec.target, others=others, group=self.spec.group,
+                     [view.target for view in views], known_clusters=clusters, target=self.spec.target, others=others, group=self.spec.group,
                      by_time=bool(self.spec.time), **model)  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK
     found_out = {"task": shape.task, "input": shape.input, "target": shape.target, "header": tables["train"].header, "normal": shape.normal}
     filled = spec.model_copy(update={**places, **found_out, "fingerprint": fingerprint})
     rows = [record for part in parts.values() for record in part]
-    known = {(record.source, record.row): number for record, number in zip(rows, reader.clusters(rows, filled), strict=True)}
+    clusters = {(record.source, record.row): cluster for record, cluster in zip(rows, reader.clusters(rows, filled), strict=True)}
     findings = [
         *rejected_findings(rejected),
         *subsample_findings(tables, files, spec),
@@ -140,10 +140,10 @@ def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK
         *find_unread(tables["train"], shape, reader.kind, spec.input),
     ]
     findings += find_file_names(tables["train"], shape, reader.kind)
-    kept_together = split_groups(parts, filled, reader, known, findings)
+    kept_together = split_groups(parts, filled, reader, clusters, findings)
     records = split_rows(parts, filled, reader, kept_together)
     findings += keep_normal(records, filled)
-    dataset = Dataset(filled, reader, shape.reason, records, labels, rejected, findings, known, kept_together)
+    dataset = Dataset(filled, reader, shape.reason, records, labels, rejected, findings, clusters, kept_together)
     sheet = dataset.sheet()
     for name in applicable_checks(checks, reader.kind):
         findings += CHECKS[name](sheet)
@@ -153,12 +153,12 @@ def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK
 
 def _files(spec: Data) -> dict[str, str]:
     """Part → its file, as far as it is given; none may be given twice."""
-    given = (("train", spec.path), ("validation", spec.validation), ("test", spec.test))
-    files = {name: str(choose_member(Path(path).absolute(), ENDINGS)) for name, path in given if path}
+    paths = (("train", spec.path), ("validation", spec.validation), ("test", spec.test))
+    files = {name: str(choose_member(Path(path).absolute(), ENDINGS)) for name, path in paths if path}
     names = {"train": "for training", "validation": "as the validation file", "test": "as the test file"}
-    for number, name in enumerate(files):
+    for index, name in enumerate(files):
         first = next(other for other in files if files[other] == files[name])
-        if number and first != name:
+        if index and first != name:
             raise DataError(
                 f"{files[name]} is given {names[first]} and {names[name]}", f"give another {name} file, or none: the rows are split then"
             )
@@ -167,14 +167,14 @@ def _files(spec: Data) -> dict[str, str]:
 
 def _fingerprint(spec: Data, files: Mapping[str, str]) -> dict[str, str]:
     """Part → hash of its file: those the experiment was made for, where it says so."""
-    found = {name: file_hash(on_disk(Path(path))) for name, path in files.items()}
-    changed = next((name for name in found if spec.fingerprint and spec.fingerprint.get(name) != found[name]), None)
+    hashes = {name: file_hash(on_disk(Path(path))) for name, path in files.items()}
+    changed = next((name for name in hashes if spec.fingerprint and spec.fingerprint.get(name) != hashes[name]), None)
     if changed:
         raise DataError(
-            f"{files[changed]} is not the file this experiment was made for (SHA-256 {found[changed][:12]}…, expected {spec.fingerprint.get(changed, 'none')[:12]}…)",
+            f"{files[changed]} is not the file this experiment was made for (SHA-256 {hashes[changed][:12]}…, expected {spec.fingerprint.get(changed, 'none')[:12]}…)",
             "put the old file back, start a new run with the new one, or go on all the same: `luthier resume RUN --allow-inexact`",
         )
-    return found
+    return hashes
 
 
 def applicable_checks(checks: Sequence[str], kind: RowKind) -> list[str]:
@@ -184,7 +184,7 @@ def applicable_checks(checks: Sequence[str], kind: RowKind) -> list[str]:
 
 def _refuse_leakage(spec: Data, sheet: Sheet, findings: list[Finding]) -> None:
     """A test file whose rows the model was trained or chosen on proves nothing."""
-    leak = next((found for found in findings if found.check == "leakage" and found.evidence["part"] == "test"), None)
+    leak = next((finding for finding in findings if finding.check == "leakage" and finding.evidence["part"] == "test"), None)
     if leak is None or spec.time or spec.allow_leakage or leak.evidence["share"] <= MOST_LEAKED:
         return
     first = leak.evidence["rows"][0]
@@ -198,17 +198,17 @@ def _find_split_files(spec: Data) -> Data:
     """The files of a folder or zip, or the arrays of an .npz, that are named for the parts of a split."""
     folder = Path(spec.path)
     if folder.suffix.lower() == ".npz" and folder.is_file():
-        held = parts_of(folder)
-        return spec.model_copy(update={{"train": "path"}.get(part, part): place for part, place in held.items()})
+        parts = parts_of(folder)
+        return spec.model_copy(update={{"train": "path"}.get(part, part): path for part, path in parts.items()})
     if folder.is_dir():
         files = sorted(folder.iterdir())
     elif folder.suffix.lower() == ".zip" and folder.is_file():
         files = [folder / name for name in tables_in(folder, ENDINGS)]
     else:
         return spec
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for part, names in (("path", ("train",)), ("validation", ("validation", "valid", "dev", "val")), ("test", ("test",))):
         for file in files:
             if plain_stem(file) in names and format_of(file) and file.suffix.lower() != ".txt":
-                found.setdefault(part, str(file))
-    return spec.model_copy(update=found if "path" in found or folder.is_dir() else {})
+                paths.setdefault(part, str(file))
+    return spec.model_copy(update=paths if "path" in paths or folder.is_dir() else {})

@@ -80,8 +80,8 @@ def error_handling(path: Path, encoding: str) -> str:
 
 
 def _bad_lines(raw: bytes) -> Iterator[int]:
-    for number, line in enumerate(raw.split(b"\n")):
+    for index, line in enumerate(raw.split(b"\n")):
         try:
             line.decode()
         except UnicodeDecodeError:
-            yield number
+            yield index

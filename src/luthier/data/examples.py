@@ -26,14 +26,14 @@ class LazyExamples(Sequence[Example]):
     def __getitem__(self, position: slice) -> list[Example]: ...
     def __getitem__(self, position: int | slice) -> Example | list[Example]:
         if isinstance(position, slice):
-            return [self.make(number) for number in range(*position.indices(len(self)))]
-        number = int(position)
-        if not -len(self) <= number < len(self):
-            raise IndexError(number)
-        return self.make(number % len(self))
+            return [self.make(index) for index in range(*position.indices(len(self)))]
+        index = int(position)
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.make(index % len(self))
 
     def __iter__(self) -> Iterator[Example]:
-        return (self.make(number) for number in range(len(self)))
+        return (self.make(index) for index in range(len(self)))
 
 
 class Joined(LazyExamples):

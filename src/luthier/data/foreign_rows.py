@@ -56,34 +56,34 @@ class Layout:
         return values.get(column) if column else None
 
     def _text(self, values: Mapping[str, Any], name: str) -> str:
-        held = self._named(values, name)
-        if held is not None and not isinstance(held, str):
-            raise ValueError(f"{self.columns[name]} holds {type(held).__name__}, not a text")
-        return held or ""
+        value = self._named(values, name)
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{self.columns[name]} holds {type(value).__name__}, not a text")
+        return value or ""
 
     def _asked(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
         """The turns before the answer: earlier rounds, then instruction and input with a line break between them."""
-        found: list[dict[str, str]] = []
+        turns: list[dict[str, str]] = []
         for turn in self._named(values, "history") or []:
             if not isinstance(turn, list | tuple) or len(turn) != 2:
                 raise ValueError(f"{self.columns['history']} is not a list of pairs")
-            found += [{"role": role, "content": str(text)} for role, text in zip(("user", "assistant"), turn, strict=True)]
-        asked = "\n".join(part for part in (self._text(values, "prompt"), self._text(values, "query")) if part)
-        return [*found, {"role": "user", "content": asked}]
+            turns += [{"role": role, "content": str(text)} for role, text in zip(("user", "assistant"), turn, strict=True)]
+        prompt = "\n".join(part for part in (self._text(values, "prompt"), self._text(values, "query")) if part)
+        return [*turns, {"role": "user", "content": prompt}]
 
     def _turns(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
-        held = self._named(values, "messages")
-        if not isinstance(held, list):
+        turns = self._named(values, "messages")
+        if not isinstance(turns, list):
             raise ValueError(f"{self.columns['messages']} is not a list of turns")
-        return [self._turn(turn) for turn in held]
+        return [self._turn(turn) for turn in turns]
 
     def _turn(self, turn: Any) -> dict[str, str]:
         if not isinstance(turn, Mapping):
             raise ValueError(f"{self.columns.get('messages', 'a turn')} holds something that is no turn")
-        said = [next((str(turn[key]) for key in (tag, other) if turn.get(key) is not None), "")
-                for tag, other in zip(self.tags, ("role", "content"), strict=True)]  # fmt: skip
-        role = self.roles.get(said[0]) or ROLES.get(said[0], said[0])
-        return {"role": role, "content": said[1]}
+        fields = [next((str(turn[key]) for key in (tag, other) if turn.get(key) is not None), "")
+                  for tag, other in zip(self.tags, ("role", "content"), strict=True)]  # fmt: skip
+        role = self.roles.get(fields[0]) or ROLES.get(fields[0], fields[0])
+        return {"role": role, "content": fields[1]}
 
     def _with_system(self, messages: list[dict[str, str]], values: Mapping[str, Any]) -> list[dict[str, str]]:
         system = self._text(values, "system") or self.system
@@ -93,10 +93,10 @@ class Layout:
 
     def _answer(self, values: Mapping[str, Any], side: str) -> str:
         """One of two answers: a text, a turn, or turns of which the last counts."""
-        held = self._named(values, side)
-        held = held[-1] if isinstance(held, list) and held else held
-        if isinstance(held, Mapping):
-            return self._turn(held)["content"]
-        if not isinstance(held, str):
+        value = self._named(values, side)
+        value = value[-1] if isinstance(value, list) and value else value
+        if isinstance(value, Mapping):
+            return self._turn(value)["content"]
+        if not isinstance(value, str):
             raise ValueError(f"{self.columns.get(side, side)} is missing")
-        return held
+        return value

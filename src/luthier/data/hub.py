@@ -29,10 +29,10 @@ def from_hub(spec: Data, name: str) -> Data:
         DataError: it is not there, too large, or does not say which of its files are meant.
     """
     owner, own, *part = name.split("/")
-    repository, wanted = f"{owner}/{own}", "/".join(part)
+    repository, prefix = f"{owner}/{own}", "/".join(part)
     try:
         sizes = files_of(repository, "dataset")
-        chosen = _chosen(repository, [file for file in sizes if file.startswith(wanted)], wanted)
+        chosen = _chosen(repository, [file for file in sizes if file.startswith(prefix)], prefix)
         total = sum(sizes[file] for files in chosen.values() for file in files)
         if total > LARGEST:
             raise DataError(f"{name} has {total / 1e9:.1f} GB, more than fits in memory", "fetch a part of it, and give that file")
@@ -42,23 +42,23 @@ def from_hub(spec: Data, name: str) -> Data:
     return spec.model_copy(update={field: _place(folder, files) for field, files in chosen.items()})
 
 
-def _chosen(repository: str, files: list[str], wanted: str) -> dict[str, list[str]]:
+def _chosen(repository: str, files: list[str], prefix: str) -> dict[str, list[str]]:
     """Field of the specification → its files, in their order."""
     rows = [file for file in sorted(files) if Path(file).suffix.lower() in ENDINGS and Path(file).suffix.lower() != ".txt"]
     parts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for file in rows:
-        said = _PART.findall(file.lower())
-        if said:
-            parts[PARTS[said[-1]]][_SHARD.sub("", file)].append(file)
+        matches = _PART.findall(file.lower())
+        if matches:
+            parts[PARTS[matches[-1]]][_SHARD.sub("", file)].append(file)
     if not parts and len(rows) == 1:
         return {"path": rows}
     several = sorted(
         {str(Path(file).parent) for kinds in parts.values() if len(kinds) > 1 for file in kinds} | ({*rows} if not parts else set())
     )
     if several:
-        shown = ", ".join(several[:12])
+        listing = ", ".join(several[:12])
         raise DataError(
-            f"{repository} holds several sets: {shown}", f"name one of them: {repository}/{several[0]}; {nearest(wanted, several)}"
+            f"{repository} holds several sets: {listing}", f"name one of them: {repository}/{several[0]}; {nearest(prefix, several)}"
         )
     if "path" not in parts:
         raise DataError(

@@ -75,16 +75,16 @@ def find_text(rows: Rows, path: str, target: str | None, pair: tuple[str, ...]) 
     lengths = {name: mean_length(rows, name) for name in rows.columns if name != target}
     if not lengths:
         raise DataError(f"{path} has only the column {target!r}", "give the text in a column of its own")
-    named = [name for name in lengths if name.lower() in TEXT_NAMES and lengths[name] > 0.5 * max(lengths.values())]
-    best = named[0] if named else max(lengths, key=lambda name: lengths[name])
+    candidates = [name for name in lengths if name.lower() in TEXT_NAMES and lengths[name] > 0.5 * max(lengths.values())]
+    best = candidates[0] if candidates else max(lengths, key=lambda name: lengths[name])
     return (best,), f"{best!r} holds the text (mean {lengths[best]:.0f} characters)"
 
 
 def find_pair(rows: Rows, target: str | None) -> tuple[str, ...]:
     """The columns of a well-known pair of texts, where the table has both."""
-    known = {name.lower(): name for name in rows.columns if name != target}
-    found = (tuple(known[name] for name in pair) for pair in PAIRS if set(pair) <= set(known))
-    return next((pair for pair in found if all(mean_length(rows, name) > 0 for name in pair)), ())
+    names = {name.lower(): name for name in rows.columns if name != target}
+    pairs = (tuple(names[name] for name in pair) for pair in PAIRS if set(pair) <= set(names))
+    return next((pair for pair in pairs if all(mean_length(rows, name) > 0 for name in pair)), ())
 
 
 def count_values(rows: Rows, column: str) -> str:
@@ -125,8 +125,8 @@ def find_label(rows: Rows, path: str, input: tuple[str, ...]) -> str:
     """
 
     def score(name: str) -> tuple[int, int]:
-        named = TARGET_NAMES.index(name.lower()) if name.lower() in TARGET_NAMES else len(TARGET_NAMES)
-        return named, len({text_of(row.get(name)) for row in rows.values})
+        position = TARGET_NAMES.index(name.lower()) if name.lower() in TARGET_NAMES else len(TARGET_NAMES)
+        return position, len({text_of(row.get(name)) for row in rows.values})
 
     fitting = [
         name

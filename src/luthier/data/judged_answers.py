@@ -71,22 +71,22 @@ def judged_answer(values: Any, input: tuple[str, ...], target: str) -> JudgedAns
     Raises:
         ValueError: why nothing can be learned from the row.
     """
-    *asked, column = input
-    held = values.get(column)
-    if asked:
-        prompt = prompt_turns(values, tuple(asked))
+    *columns, column = input
+    cell = values.get(column)
+    if columns:
+        prompt = prompt_turns(values, tuple(columns))
         if not any(str(turn["content"] or "").strip() for turn in prompt):
-            raise ValueError(f"{' + '.join(asked)} says nothing")
-        answer = answer_of(held, column, prompt)
+            raise ValueError(f"{' + '.join(columns)} says nothing")
+        answer = answer_of(cell, column, prompt)
     else:
-        turns = turns_of(held, column)
+        turns = turns_of(cell, column)
         prompt, answer = turns[:-1], answer_of(turns, column, turns[:-1])
     good = is_good(values.get(target))
     if good is None:
         raise ValueError(f"{target} is {text_of(values.get(target))[:40]!r}, which says neither good nor bad")
-    found = JudgedAnswer(prompt, answer, good)
-    check_turns(found.messages)
-    return found
+    row = JudgedAnswer(prompt, answer, good)
+    check_turns(row.messages)
+    return row
 
 
 def prompt_of(values: Any, input: tuple[str, ...]) -> list[Message]:

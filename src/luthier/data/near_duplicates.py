@@ -45,26 +45,26 @@ def shingles(texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray, np.ndarray
     """
     start = 0
     while start < len(texts):
-        stop, held = start, 0
-        while stop < len(texts) and (held == 0 or held + len(texts[stop]) < CHUNK):
-            held += len(texts[stop]) + SHINGLE
+        stop, size = start, 0
+        while stop < len(texts) and (size == 0 or size + len(texts[stop]) < CHUNK):
+            size += len(texts[stop]) + SHINGLE
             stop += 1
         # a short text is made long enough, so that each has a run
         chunk = [text.ljust(SHINGLE, "\0") for text in texts[start:stop]]
         codes = np.frombuffer("".join(chunk).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         hashes = np.zeros(len(codes) - SHINGLE + 1, dtype=np.uint32)
-        for place in range(SHINGLE):
-            hashes = (hashes ^ codes[place : len(codes) - SHINGLE + 1 + place]) * np.uint32(0x01000193)
+        for offset in range(SHINGLE):
+            hashes = (hashes ^ codes[offset : len(codes) - SHINGLE + 1 + offset]) * np.uint32(0x01000193)
         hashes ^= hashes >> np.uint32(15)
         hashes *= np.uint32(0x2C1B3C6D)
         hashes ^= hashes >> np.uint32(13)
         lengths = np.array([len(text) for text in chunk])
         begins = np.cumsum(lengths) - lengths
         inside = np.ones(len(codes), dtype=bool)
-        for place in range(1, SHINGLE):
-            inside[begins[1:] - place] = False  # a run does not reach into the next text
-        kept = lengths - SHINGLE + 1
-        yield start, hashes[inside[: len(hashes)]], np.cumsum(kept) - kept
+        for offset in range(1, SHINGLE):
+            inside[begins[1:] - offset] = False  # a run does not reach into the next text
+        counts = lengths - SHINGLE + 1
+        yield start, hashes[inside[: len(hashes)]], np.cumsum(counts) - counts
         start = stop
 
 
@@ -96,18 +96,18 @@ def sketch(texts: Sequence[str]) -> Sketch:
     bands = np.empty((BANDS, len(texts)), dtype=np.uint32)
     signature = np.empty((len(texts), count), dtype=np.uint8)
     sizes = np.empty(len(texts), dtype=np.int64)
-    kept: list[np.ndarray] | None = [] if sum(map(len, texts)) <= KEPT_SHINGLES else None
+    chunks: list[np.ndarray] | None = [] if sum(map(len, texts)) <= KEPT_SHINGLES else None
     multipliers = (mix("minhash", "times", np.arange(count)).astype(np.uint32)) | np.uint32(1)
     added = mix("minhash", "plus", np.arange(count)).astype(np.uint32)
     for start, hashes, begins in shingles(texts):
         part = slice(start, start + len(begins))
         for band in range(BANDS):
             value = np.zeros(len(begins), dtype=np.uint32)
-            for number in range(band * ROWS_A_BAND, (band + 1) * ROWS_A_BAND):
-                permuted = hashes * multipliers[number]
-                permuted += added[number]
+            for index in range(band * ROWS_A_BAND, (band + 1) * ROWS_A_BAND):
+                permuted = hashes * multipliers[index]
+                permuted += added[index]
                 lowest = np.minimum.reduceat(permuted, begins)
-                signature[part, number] = lowest.astype(np.uint8)
+                signature[part, index] = lowest.astype(np.uint8)
                 value = (value ^ lowest) * np.uint32(0x9E3779B1)
                 value ^= value >> np.uint32(15)
             bands[band, part] = value
@@ -116,9 +116,9 @@ def sketch(texts: Sequence[str]) -> Sketch:
         keyed.sort()
         keyed = keyed[np.concatenate(([True], keyed[1:] != keyed[:-1]))]
         sizes[part] = np.bincount((keyed >> np.uint64(32)).astype(np.int64), minlength=len(begins))
-        if kept is not None:
-            kept.append(keyed.astype(np.uint32))
-    whole = None if kept is None else np.concatenate(kept) if kept else np.empty(0, np.uint32)
+        if chunks is not None:
+            chunks.append(keyed.astype(np.uint32))
+    whole = None if chunks is None else np.concatenate(chunks) if chunks else np.empty(0, np.uint32)
     return Sketch(bands, signature, sizes, whole, np.concatenate(([0], np.cumsum(sizes))))
 
 
@@ -126,8 +126,8 @@ def jaccard(one: np.ndarray, two: np.ndarray) -> float:
     """The share of two sets' shingles that they have in common; each sorted and without repeats."""
     if len(one) > len(two):
         one, two = two, one
-    place = np.minimum(two.searchsorted(one), len(two) - 1)
-    both = int((two[place] == one).sum())
+    indices = np.minimum(two.searchsorted(one), len(two) - 1)
+    both = int((two[indices] == one).sum())
     return both / (len(one) + len(two) - both)
 
 
@@ -143,18 +143,18 @@ def clusters(texts: Sequence[str], threshold: float = THRESHOLD) -> list[int]:
     """
     plain = [normalise(text) for text in texts]
     first: dict[str, int] = {}
-    distinct = [number for number, text in enumerate(plain) if first.setdefault(text, number) == number]
+    distinct = [index for index, text in enumerate(plain) if first.setdefault(text, index) == index]
     together = Groups(len(distinct))
-    known = sketch([plain[number] for number in distinct])
+    summary = sketch([plain[index] for index in distinct])
 
-    def shingled(number: int) -> np.ndarray:
-        if known.hashes is not None:
-            return known.hashes[known.begins[number] : known.begins[number + 1]]
-        return np.unique(next(shingles([plain[distinct[number]]]))[1])
+    def shingled(index: int) -> np.ndarray:
+        if summary.hashes is not None:
+            return summary.hashes[summary.begins[index] : summary.begins[index + 1]]
+        return np.unique(next(shingles([plain[distinct[index]]]))[1])
 
     tried: set[int] = set()
-    for band in known.bands:
-        for one, two in _likely_pairs(known, *_pairs_in_buckets(band), threshold):
+    for band in summary.bands:
+        for one, two in _likely_pairs(summary, *_pairs_in_buckets(band), threshold):
             pair = one * len(distinct) + two
             if pair in tried or together.first(one) == together.first(two):
                 continue
@@ -162,8 +162,8 @@ def clusters(texts: Sequence[str], threshold: float = THRESHOLD) -> list[int]:
                 tried.add(pair)
             if jaccard(shingled(one), shingled(two)) >= threshold:
                 together.join(one, two)
-    place = {plain[row]: number for number, row in enumerate(distinct)}
-    return [distinct[together.first(place[text])] for text in plain]
+    indices = {plain[row]: index for index, row in enumerate(distinct)}
+    return [distinct[together.first(indices[text])] for text in plain]
 
 
 def _pairs_in_buckets(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -178,13 +178,13 @@ def _pairs_in_buckets(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([order[begins[alone]], rest[:, 0]]), np.concatenate([order[ends[alone]], rest[:, 1]])
 
 
-def _likely_pairs(known: Sketch, one: np.ndarray, two: np.ndarray, threshold: float) -> Iterator[tuple[int, int]]:
+def _likely_pairs(summary: Sketch, one: np.ndarray, two: np.ndarray, threshold: float) -> Iterator[tuple[int, int]]:
     """Those of the pairs that may reach the threshold: by their sizes, and by what their signatures have in common."""
-    fits = np.minimum(known.sizes[one], known.sizes[two]) >= threshold * np.maximum(known.sizes[one], known.sizes[two])
+    fits = np.minimum(summary.sizes[one], summary.sizes[two]) >= threshold * np.maximum(summary.sizes[one], summary.sizes[two])
     one, two = one[fits], two[fits]
     for start in range(0, len(one), 1 << 16):
         few, others = one[start : start + (1 << 16)], two[start : start + (1 << 16)]
-        alike = (known.signature[few] == known.signature[others]).mean(1) >= threshold - MARGIN
+        alike = (summary.signature[few] == summary.signature[others]).mean(1) >= threshold - MARGIN
         yield from zip(few[alike].tolist(), others[alike].tolist(), strict=True)
 
 
@@ -192,7 +192,7 @@ def _pairs(members: list[int]) -> Iterator[tuple[int, int]]:
     if len(members) <= CROWD:
         yield from ((one, two) for position, one in enumerate(members) for two in members[position + 1 :])
     else:
-        for before, number in pairwise(members):
-            yield before, number
+        for before, member in pairwise(members):
+            yield before, member
             if before != members[0]:
-                yield members[0], number
+                yield members[0], member

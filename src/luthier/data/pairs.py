@@ -45,9 +45,9 @@ def pair_of(values: Any, input: tuple[str, ...]) -> Pair:
     answers = [answer_of(values.get(column), column, prompt) for column in SIDES]
     if answers[0].strip() == answers[1].strip():
         raise ValueError("chosen and rejected are the same")
-    found = Pair(prompt, (answers[0], answers[1]))
-    check_turns(found.messages(0))
-    return found
+    pair = Pair(prompt, (answers[0], answers[1]))
+    check_turns(pair.messages(0))
+    return pair
 
 
 def answer_of(held: Any, column: str, prompt: list[Message]) -> str:

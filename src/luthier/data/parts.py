@@ -30,7 +30,7 @@ def split_groups(
     keys: list[Any] = [known[record.source, record.row] for record in rows]
     if spec.group:
         groups = [str(record.values.get(spec.group) or "").strip() for record in rows]
-        keys = join_groups(keys, [group or number for number, group in enumerate(groups)])  # a row without a group stands for itself
+        keys = join_groups(keys, [group or index for index, group in enumerate(groups)])  # a row without a group stands for itself
     large = {key: size for key, size in Counter(keys).items() if size > max(20, LARGEST * len(rows))}
     if large and not spec.group:
         keys = [f"same {reader.identity(record, spec)}" if keys[row] in large else keys[row] for row, record in enumerate(rows)]

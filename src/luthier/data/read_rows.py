@@ -54,12 +54,12 @@ def read(
         raise DataError(f"{path} has no sheets: only workbooks (.xlsx) do", "leave data.sheet out")
     if is_packed(path) and name not in (*TEXT_FORMATS, "npz"):
         raise DataError(f"{path}: {name} files are not read from compressed ones", "unpack it, and give the file itself")
-    found = reject_unreadable_rows(SOURCES[name](Reading(path, encoding, header, most, seed, sheet)), str(path))
-    found = describe_tokens(found, str(path))
+    rows = reject_unreadable_rows(SOURCES[name](Reading(path, encoding, header, most, seed, sheet)), str(path))
+    rows = describe_tokens(rows, str(path))
     if path.is_dir() or there != path:
-        return found
-    column = image_column(found, path.parent)
-    return describe_images(found, column, path.parent, str(path)) if column else found
+        return rows
+    column = image_column(rows, path.parent)
+    return describe_images(rows, column, path.parent, str(path)) if column else rows
 
 
 def _folder_format(folder: Path) -> str:
@@ -77,15 +77,15 @@ def reject_unreadable_rows(rows: Rows, path: str) -> Rows:
         DataError: nothing is left.
     """
     rows.thin()
-    kept = Rows(columns=rows.columns, header=rows.header, rejected=rows.rejected, notes=rows.notes)
+    result = Rows(columns=rows.columns, header=rows.header, rejected=rows.rejected, notes=rows.notes)
     for line, values in zip(rows.lines, rows.values, strict=True):
         reason = unfit_reason(values)
         if reason:
-            kept.rejected.append(Rejected(path, line, reason, ascii(values)[:200]))
+            result.rejected.append(Rejected(path, line, reason, ascii(values)[:200]))
         else:
-            kept.add(line, values)
-    if not kept.values:
-        first = f"; line {kept.rejected[0].line}: {kept.rejected[0].reason}" if kept.rejected else ""
+            result.add(line, values)
+    if not result.values:
+        first = f"; line {result.rejected[0].line}: {result.rejected[0].reason}" if result.rejected else ""
         raise DataError(f"{path} holds no rows{first}", "give a file with at least 30 rows")
-    kept.met = rows.met
-    return kept
+    result.met = rows.met
+    return result

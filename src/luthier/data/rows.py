@@ -82,16 +82,16 @@ class Rows:
             return
         draws = mix(self.seed, "rows", np.asarray(self.lines))
         self._below = int(np.partition(draws, self.most)[self.most])
-        kept = np.flatnonzero(draws < np.uint64(self._below)).tolist()
-        self.lines = [self.lines[place] for place in kept]
-        self.values = [self.values[place] for place in kept]
+        indices = np.flatnonzero(draws < np.uint64(self._below)).tolist()
+        self.lines = [self.lines[index] for index in indices]
+        self.values = [self.values[index] for index in indices]
 
     def _draw(self, line: int) -> int:
-        block, place = divmod(line, 1 << 16)
+        block, offset = divmod(line, 1 << 16)
         if block != self._block:  # a number at a time would take twenty times as long
             self._block = block
             self._draws = mix(self.seed, "rows", np.arange(block << 16, (block + 1) << 16)).tolist()
-        return self._draws[place]
+        return self._draws[offset]
 
     def records(self, path: str) -> list[Record]:
         """The rows as records."""
@@ -244,9 +244,9 @@ def unfit_reason(values: dict[str, Any]) -> str:
         size += len(text)
         half = None if text.isascii() else HALF.search(text)
         if half:
-            place = ord(half[0])
-            invalid = 0xDC80 <= place <= 0xDCFF  # what decoding makes of an invalid byte
-            return f"the byte 0x{place - 0xDC00:02x} is not UTF-8" if invalid else "half of a character pair (a lone surrogate)"
+            code = ord(half[0])
+            invalid = 0xDC80 <= code <= 0xDCFF  # what decoding makes of an invalid byte
+            return f"the byte 0x{code - 0xDC00:02x} is not UTF-8" if invalid else "half of a character pair (a lone surrogate)"
         if "\0" in text or (text is not value and "\\u0000" in text):
             return "a NUL byte inside the text"
     return f"it holds {size / (1 << 20):.0f} MiB, more than the {ROW_BYTES >> 20} MiB a row may have" if size > ROW_BYTES else ""

@@ -48,22 +48,22 @@ def clusters(thumbnails: Sequence[str]) -> list[int]:
     together = Groups(len(raw))
     for band in np.array_split(np.arange(BITS), BANDS):
         buckets: dict[bytes, list[int]] = defaultdict(list)
-        for number, key in enumerate(np.packbits(bits[:, band], axis=1)):
-            buckets[key.tobytes()].append(number)
+        for index, key in enumerate(np.packbits(bits[:, band], axis=1)):
+            buckets[key.tobytes()].append(index)
         for members in buckets.values():
             pairs = combinations(members, 2) if len(members) <= CROWD else _neighbours(members, even)
             for one, two in pairs:
                 apart = together.first(one) != together.first(two)
                 if apart and int((bits[one] != bits[two]).sum()) <= APART and float(np.abs(even[one] - even[two]).mean()) <= GREY:
                     together.join(one, two)
-    return [together.first(number) for number in range(len(raw))]
+    return [together.first(index) for index in range(len(raw))]
 
 
 def _neighbours(members: list[int], even: np.ndarray) -> list[tuple[int, int]]:
     """In a crowded bucket, pairs of images that stand together when they are ordered by a few coarse values."""
     coarse = even[members].reshape(len(members), 4, 8, 4, 8).mean((2, 4)).reshape(len(members), 16)
-    found = set()
+    pairs = set()
     for column in (0, 5, 10, 15):
         order = np.argsort(coarse[:, column], kind="stable")
-        found |= {(members[min(one, two)], members[max(one, two)]) for one, two in pairwise(order.tolist())}
-    return sorted(found)
+        pairs |= {(members[min(one, two)], members[max(one, two)]) for one, two in pairwise(order.tolist())}
+    return sorted(pairs)

@@ -53,7 +53,7 @@ def words_in(text: str) -> list[tuple[int, int]]:
     >>> words_in("I'm in Rome.")
     [(0, 1), (1, 2), (2, 3), (4, 6), (7, 11), (11, 12)]
     """
-    return [found.span() for found in WORD.finditer(text)]
+    return [match.span() for match in WORD.finditer(text)]
 
 
 def spans_of(cell: Any) -> list[Span] | None:
@@ -83,12 +83,12 @@ def _span(item: Any) -> Span:
     Raises:
         ValueError: it is none.
     """
-    parts = [item.get(name) for name in ("start", "end", "label")] if isinstance(item, dict) else item
-    if not isinstance(parts, list | tuple) or len(parts) != 3:
+    fields = [item.get(name) for name in ("start", "end", "label")] if isinstance(item, dict) else item
+    if not isinstance(fields, list | tuple) or len(fields) != 3:
         raise ValueError(
             f'holds {str(item)[:60]!r}, which is no span: write {{"start": 0, "end": 5, "label": "person"}} or [0, 5, "person"]'
         )
-    start, end, label = parts
+    start, end, label = fields
     if not isinstance(start, int) or not isinstance(end, int) or isinstance(start, bool) or isinstance(end, bool):
         raise ValueError(f"holds a span whose start and end are {start!r} and {end!r}: give whole numbers, counted in characters from 0")
     if not isinstance(label, str) or not label.strip():
@@ -135,20 +135,20 @@ def spans_of_words(words: Sequence[tuple[int, int]], labels: Sequence[str]) -> l
         words: where each begins and ends.
         labels: of each, as in BIO, IOB1, BIOES or BILOU, or plain.
     """
-    found: list[Span] = []
+    spans: list[Span] = []
     open_kind = ""
     for (start, end), label in zip(words, labels, strict=True):
         prefixed = PREFIXED.fullmatch(label)
-        place, kind = (prefixed[1], prefixed[2]) if prefixed else ("U", label)
+        prefix, kind = (prefixed[1], prefixed[2]) if prefixed else ("U", label)
         if label in OUT:
             open_kind = ""
-        elif place in "IEL" and open_kind == kind:  # one that goes on where none was begun, begins one
-            found[-1] = Span(found[-1].start, end, kind)
-            open_kind = kind if place == "I" else ""
+        elif prefix in "IEL" and open_kind == kind:  # one that goes on where none was begun, begins one
+            spans[-1] = Span(spans[-1].start, end, kind)
+            open_kind = kind if prefix == "I" else ""
         else:
-            found.append(Span(start, end, kind))
-            open_kind = kind if place in "BI" else ""
-    return found
+            spans.append(Span(start, end, kind))
+            open_kind = kind if prefix in "BI" else ""
+    return spans
 
 
 def tags_of(kinds: Sequence[str]) -> list[str]:
@@ -157,7 +157,7 @@ def tags_of(kinds: Sequence[str]) -> list[str]:
     >>> tags_of(["place"])
     ['O', 'B-place', 'I-place']
     """
-    return [OUTSIDE, *(f"{place}-{kind}" for kind in kinds for place in "BI")]
+    return [OUTSIDE, *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI")]
 
 
 def join_tokens(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
@@ -184,23 +184,23 @@ def describe_tokens(rows: Rows, path: str) -> Rows:
     if tokens is None or TEXT in rows.columns or not rows.values:
         return rows
     labels = [name for name in LABEL_COLUMNS if name in rows.columns and any(_are_texts(row.get(name)) for row in rows.values)]
-    made = {name: SPANS if not place else f"{name}_{SPANS}" for place, name in enumerate(labels)}
-    kept = Rows(columns=[*rows.columns, TEXT, *made.values()], header=rows.header, rejected=rows.rejected, notes=rows.notes)
+    columns = {name: SPANS if not index else f"{name}_{SPANS}" for index, name in enumerate(labels)}
+    table = Rows(columns=[*rows.columns, TEXT, *columns.values()], header=rows.header, rejected=rows.rejected, notes=rows.notes)
     for line, row in zip(rows.lines, rows.values, strict=True):
         text, places = join_tokens(row[tokens])
         more: dict[str, Any] = {TEXT: text}
         reason = ""
-        for name, spans in made.items():
-            said = row.get(name)
-            if said is not None and (not isinstance(said, list | tuple) or not all(isinstance(label, str) for label in said)):
+        for name, spans in columns.items():
+            tags = row.get(name)
+            if tags is not None and (not isinstance(tags, list | tuple) or not all(isinstance(label, str) for label in tags)):
                 reason = f"{name} holds something that is no list of names: write each label's name, such as B-person or O"
-            elif said is not None and len(said) != len(places):
-                reason = f"{len(places)} {tokens} and {len(said)} {name}: each token needs one label, O where it is in no span"
+            elif tags is not None and len(tags) != len(places):
+                reason = f"{len(places)} {tokens} and {len(tags)} {name}: each token needs one label, O where it is in no span"
             else:
-                more[spans] = None if said is None else [list(span) for span in spans_of_words(places, said)]
+                more[spans] = None if tags is None else [list(span) for span in spans_of_words(places, tags)]
         if reason:
-            kept.rejected.append(Rejected(path, line, reason, dict(row)))
+            table.rejected.append(Rejected(path, line, reason, dict(row)))
         else:
-            kept.add(line, {**row, **more})
-    kept.met = rows.met
-    return kept
+            table.add(line, {**row, **more})
+    table.met = rows.met
+    return table

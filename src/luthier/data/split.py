@@ -44,14 +44,16 @@ def split(keys: Sequence[Hashable], strata: Sequence[Hashable], shares: dict[str
         ranks = mix(seed, "split", str(stratum), np.array([rows[0] for rows in members]))
         ordered = [members[position] for position in np.argsort(ranks, kind="stable")]
         total = sum(len(rows) for rows in ordered)
-        wanted = {part: max(1, round(total * shares[part])) if len(ordered) >= 3 and shares[part] else 0 for part in ("test", "validation")}
+        targets = {
+            part: max(1, round(total * shares[part])) if len(ordered) >= 3 and shares[part] else 0 for part in ("test", "validation")
+        }
         for rows in ordered:
             part = next(
-                (name for name in ("test", "validation") if wanted[name] >= len(rows) or (wanted[name] > 0 and len(rows) == 1)), "train"
+                (name for name in ("test", "validation") if targets[name] >= len(rows) or (targets[name] > 0 and len(rows) == 1)), "train"
             )
             parts[part].extend(rows)
             if part != "train":
-                wanted[part] -= len(rows)
+                targets[part] -= len(rows)
     needed = ["train", *(part for part in shares if shares[part])]
     if not all(parts[part] for part in needed):
         empty = ", ".join(part for part in needed if not parts[part])
@@ -80,15 +82,15 @@ def folds(keys: Sequence[Hashable], strata: Sequence[Hashable], count: int, seed
         groups[key].append(row)
     ranks = mix(seed, "folds", np.array([rows[0] for rows in groups.values()]))
     ordered = [rows for _, rows in sorted(zip(ranks.tolist(), groups.values(), strict=True), key=lambda pair: (-len(pair[1]), pair[0]))]
-    held = [Counter[Hashable]() for _ in range(count)]
-    found: list[list[int]] = [[] for _ in range(count)]
+    class_counts = [Counter[Hashable]() for _ in range(count)]
+    parts: list[list[int]] = [[] for _ in range(count)]
     for rows in ordered:
         own = Counter(strata[row] for row in rows)
         kind = own.most_common(1)[0][0]
-        place = min(range(count), key=lambda number: (held[number][kind], len(found[number]), number))
-        held[place].update(own)
-        found[place].extend(rows)
-    return [sorted(rows) for rows in found]
+        index = min(range(count), key=lambda fold: (class_counts[fold][kind], len(parts[fold]), fold))
+        class_counts[index].update(own)
+        parts[index].extend(rows)
+    return [sorted(rows) for rows in parts]
 
 
 def join_groups(one: Sequence[Hashable], two: Sequence[Hashable]) -> list[int]:
@@ -117,20 +119,20 @@ def split_by_time(moments: Sequence[float], shares: dict[str, float]) -> dict[st
     order = sorted(set(moments))
     counts = Counter(moments)
     parts: dict[str, list[int]] = {part: [] for part in PARTS}
-    place: dict[float, str] = {}
-    held = 0
+    part_of: dict[float, str] = {}
+    total = 0
     for moment in reversed(order):
-        ahead = held + counts[moment] / 2
-        place[moment] = (
+        ahead = total + counts[moment] / 2
+        part_of[moment] = (
             "test"
             if ahead < shares["test"] * len(moments)
             else "validation"
             if ahead < (shares["test"] + shares["validation"]) * len(moments)
             else "train"
         )
-        held += counts[moment]
+        total += counts[moment]
     for row, moment in enumerate(moments):
-        parts[place[moment]].append(row)
+        parts[part_of[moment]].append(row)
     empty = ", ".join(part for part in ("train", *(part for part in shares if shares[part])) if not parts[part])
     if empty:
         raise DataError(

@@ -41,16 +41,16 @@ def find_unread(rows: Rows, shape: Columns, kind: RowKind, asked: Sequence[str])
     if not unread:
         return []
     lengths = {name: sum(len(str(row.get(name) or "")) for row in some) / len(some) for name in unread}
-    listed = ", ".join(f"{name!r} (mean {lengths[name]:.0f} characters)" for name in unread[:NAMED])
+    listing = ", ".join(f"{name!r} (mean {lengths[name]:.0f} characters)" for name in unread[:NAMED])
     more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
-    one = len(unread) == 1
+    single = len(unread) == 1
     columns = [name for name in rows.columns if name in (*shape.input, *unread[:NAMED])]
     command = f"--input {','.join(columns)} --target {shape.target}" + (f" --task {shape.task}" if kind.learns == "answer" else "")
     return [
         Finding(
             check="columns.unread",
-            claim=f"the text column{'' if one else 's'} {listed}{more} {'is' if one else 'are'} not read",
-            remedy=f"if {'it is' if one else 'they are'} there when the model is used, read {'both' if len(columns) == 2 else 'them too'}: {command}",
+            claim=f"the text column{'' if single else 's'} {listing}{more} {'is' if single else 'are'} not read",
+            remedy=f"if {'it is' if single else 'they are'} there when the model is used, read {'both' if len(columns) == 2 else 'them too'}: {command}",
             evidence={"unread": lengths},
         )
     ]

@@ -35,23 +35,23 @@ def usable_rows(rows: Rows, path: str, reader: RowReader, columns: Columns, reje
     missing = [name for name in columns.names if name not in rows.columns]
     if missing:
         raise DataError(f"{path} has no column {missing[0]!r}", f"it has {', '.join(rows.columns)}; all files need the same columns")
-    kept = []
+    records = []
     for record in rows.records(path):
         reason = reader.reject_reason(record, columns)
         if reason:
             rejected.append(Rejected(path, record.row, reason, dict(record.values)))
         else:
-            kept.append(record)
+            records.append(record)
     if (
         rows.values
-        and not kept
+        and not records
         and columns.target in rows.columns
         and all(str(row.get(columns.target) or "").strip() == "" for row in rows.values)
     ):
         raise DataError(
             f"{path}: the column {columns.target!r} is empty in all {len(rows.values):,} rows", "fill it, or leave this file out"
         )
-    return kept
+    return records
 
 
 def reject_reason(record: Record, columns: Columns) -> str:
@@ -98,22 +98,22 @@ def keep_known_classes(parts: dict[str, list[Record]], columns: Columns, rejecte
     counts = Counter(label(record) for rows in parts.values() for record in rows)
     total = sum(counts.values())
     few = {name for name, count in counts.items() if count < FEWEST_OF_A_CLASS}
-    kept = sorted(set(counts) - few)
+    classes = sorted(set(counts) - few)
     if len(counts) == 1:
         raise DataError(
             f"{path}: every row has the label {next(iter(counts))!r}",
             "a classifier needs rows of at least 2 classes; is this the right --target?",
         )
-    if len(kept) < 2:
-        shown = f"{len(counts)} different values over {total} rows"
+    if len(classes) < 2:
+        text = f"{len(counts)} different values over {total} rows"
         raise DataError(
-            f"{path}: fewer than 2 classes have {FEWEST_OF_A_CLASS} rows or more ({columns.target!r} takes {shown})",
+            f"{path}: fewer than 2 classes have {FEWEST_OF_A_CLASS} rows or more ({columns.target!r} takes {text})",
             "is it an id? Name the column with --target",
         )
     if len(parts) > 1:
         known = {label(record) for record in parts["train"]}
-        kept = [name for name in kept if name in known]
-        few |= set(counts) - set(kept)
+        classes = [name for name in classes if name in known]
+        few |= set(counts) - set(classes)
     for name, rows in parts.items():
         for record in rows:
             if label(record) in few:
@@ -122,11 +122,11 @@ def keep_known_classes(parts: dict[str, list[Record]], columns: Columns, rejecte
                     if counts[label(record)] < FEWEST_OF_A_CLASS
                     else f"the label {label(record)!r} is not in the training rows"
                 )
-                if tidy_label(label(record)) in kept:
+                if tidy_label(label(record)) in classes:
                     reason += f", {tidy_label(label(record))!r} without the spaces is (`luthier check DATA --fix` takes them away)"
                 rejected.append(Rejected(record.source, record.row, reason, dict(record.values)))
         parts[name] = [record for record in rows if label(record) not in few]
-    return tuple(kept)
+    return tuple(classes)
 
 
 def require_min_rows(parts: Mapping[str, Sequence[Any]], rejected: list[Rejected], path: str) -> None:
@@ -149,9 +149,9 @@ def rejected_findings(rejected: list[Rejected]) -> list[Finding]:
     if not rejected:
         return []
     reasons = Counter(row.reason if len(row.reason) < 90 else row.reason[:87] + "…" for row in rejected)
-    listed = "; ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common(3)) + ("; …" if len(reasons) > 3 else "")
+    listing = "; ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common(3)) + ("; …" if len(reasons) > 3 else "")
     first = f"{Path(rejected[0].file).name}, line {rejected[0].line}"
-    return [Finding(check="rows", severity="warning", claim=f"{several(len(rejected), 'row', 'were set aside')}: {listed}; the first is {first}",
+    return [Finding(check="rows", severity="warning", claim=f"{several(len(rejected), 'row', 'were set aside')}: {listing}; the first is {first}",
                     evidence={"reasons": dict(reasons.most_common(5)), "first": f"{rejected[0].file}, line {rejected[0].line}"},
                     remedy="mend them, or leave them out; a run lists each of them in its rejected.jsonl")]  # fmt: skip
 

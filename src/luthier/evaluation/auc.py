@@ -17,8 +17,8 @@ def auc(scores: Scores, rows: np.ndarray) -> float:
     """Chance that a row of a class gets a higher probability for it than a row of another; the mean over the classes where there are more than two, 0.5 where all rows are of one class."""
     assert scores.target is not None and scores.probabilities is not None
     target, probabilities = scores.target[rows], scores.probabilities[rows]
-    found = [_components(probabilities[:, k], target == k)[0] for k in _asked(probabilities) if 0 < (target == k).sum() < len(target)]
-    return float(np.mean(found)) if found else 0.5
+    areas = [_components(probabilities[:, k], target == k)[0] for k in _asked(probabilities) if 0 < (target == k).sum() < len(target)]
+    return float(np.mean(areas)) if areas else 0.5
 
 
 def auc_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
@@ -73,9 +73,9 @@ def _of_two_classes(values: np.ndarray, positive: np.ndarray) -> Callable[[np.nd
     positive = positive[order]
 
     def area(counts: np.ndarray) -> np.ndarray:
-        drawn = counts.T[order]
-        positives = np.add.reduceat(drawn * positive[:, None], first, axis=0)
-        negatives = np.add.reduceat(drawn * ~positive[:, None], first, axis=0)
+        ordered = counts.T[order]
+        positives = np.add.reduceat(ordered * positive[:, None], first, axis=0)
+        negatives = np.add.reduceat(ordered * ~positive[:, None], first, axis=0)
         below = np.cumsum(negatives, axis=0) - negatives / 2
         pairs = positives.sum(0) * negatives.sum(0)
         return np.where(pairs > 0, (positives * below).sum(0) / np.maximum(pairs, 1), np.nan)

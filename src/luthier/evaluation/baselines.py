@@ -68,7 +68,7 @@ def input_text(example: Example, columns: Sequence[str]) -> str:
 def majority_baseline(train: Sequence[Example], validation: Sequence[Example], classes: int) -> Baseline:
     """Always the most frequent class, with the training shares as probabilities."""
     counts = Counter(example.target for example in train)
-    shares = np.array([(counts[number] + 1) / (len(train) + classes) for number in range(classes)])
+    shares = np.array([(counts[index] + 1) / (len(train) + classes) for index in range(classes)])
 
     def score(examples: Sequence[Example]) -> Scores:
         return scores_of(np.tile(shares, (len(examples), 1)), examples)
@@ -153,11 +153,13 @@ def fit_probe(
         most_rows: training rows to fit on, about, and one of each class at least.
     """
     some = _subsample(train, most_rows)
-    seen, held = features(some), features(validation)
-    centre, scale = _standardizer(seen)
-    model, _ = _fit_logistic_regression((seen - centre) * scale, (held - centre) * scale, some, validation, classes, REGULARISATION)
+    train_features, validation_features = features(some), features(validation)
+    centre, scale = _standardizer(train_features)
+    model, _ = _fit_logistic_regression(
+        (train_features - centre) * scale, (validation_features - centre) * scale, some, validation, classes, REGULARISATION
+    )
     weight, bias = _fold_standardizer(model, centre, scale, classes)
-    return Probe(weight, bias, len(some), scores_of(_softmax(held @ weight.T + bias), validation))
+    return Probe(weight, bias, len(some), scores_of(_softmax(validation_features @ weight.T + bias), validation))
 
 
 def linear_probe_baseline(
@@ -207,14 +209,14 @@ def _subsample(train: Sequence[Example], most_rows: int) -> Sequence[Example]:
     share = most_rows / max(len(train), 1)
     if share >= 1:
         return train
-    seen: Counter[Any] = Counter()
-    found = []
+    counts: Counter[Any] = Counter()
+    sample = []
     for example in train:
-        before = seen[example.target]
+        before = counts[example.target]
         if not before or int(before * share) > int((before - 1) * share):
-            found.append(example)
-        seen[example.target] += 1
-    return found
+            sample.append(example)
+        counts[example.target] += 1
+    return sample
 
 
 def _standardizer(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -225,7 +227,12 @@ def _standardizer(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fit_logistic_regression(
-    seen: Any, held: Any, train: Sequence[Example], validation: Sequence[Example], classes: int, strengths: Sequence[float]
+    train_features: Any,
+    validation_features: Any,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    classes: int,
+    strengths: Sequence[float],
 ) -> tuple[Any, Scores]:
     """A logistic regression, its regularisation chosen on the validation rows; and its scores on them."""
     import warnings
@@ -236,14 +243,14 @@ def _fit_logistic_regression(
 
     target = np.array([example.target for example in train])
     if (target == target[0]).all():
-        only = DummyClassifier().fit(seen, target)
-        return only, scores_of(_all_classes(only, held, classes), validation)
+        only = DummyClassifier().fit(train_features, target)
+        return only, scores_of(_all_classes(only, validation_features, classes), validation)
     best: tuple[float, Any, Scores] | None = None
     for strength in strengths:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model = LogisticRegression(C=strength, max_iter=300).fit(seen, target)
-        scores = scores_of(_all_classes(model, held, classes), validation)
+            model = LogisticRegression(C=strength, max_iter=300).fit(train_features, target)
+        scores = scores_of(_all_classes(model, validation_features, classes), validation)
         value = float(scores.loss.mean())
         if best is None or value < best[0]:
             best = (value, model, scores)
@@ -253,9 +260,9 @@ def _fit_logistic_regression(
 
 def _all_classes(model: Any, features: Any, classes: int) -> np.ndarray:
     """Probabilities with a column for every class, also those that no training row had."""
-    found = np.full((features.shape[0], classes), RULED_OUT)
-    found[:, model.classes_] = model.predict_proba(features)
-    return found / found.sum(1, keepdims=True)
+    probabilities = np.full((features.shape[0], classes), RULED_OUT)
+    probabilities[:, model.classes_] = model.predict_proba(features)
+    return probabilities / probabilities.sum(1, keepdims=True)
 
 
 def scores_of(probabilities: np.ndarray, examples: Sequence[Example]) -> Scores:
@@ -268,10 +275,10 @@ def scores_of(probabilities: np.ndarray, examples: Sequence[Example]) -> Scores:
 
 def copy_prompts(objective: Objective, examples: Sequence[Example]) -> np.ndarray:
     """The question again, of the rows that the models of a verdict answer: what a model says that only copies, # (examples,)"""
-    found = np.full(len(examples), None, dtype=object)
+    prompts = np.full(len(examples), None, dtype=object)
     for row in objective.rows_to_answer(examples, objective.answered_at_verdict):
-        found[row] = objective.asked(examples[row])
-    return found
+        prompts[row] = objective.asked(examples[row])
+    return prompts
 
 
 def cache_lm_baseline(objective: Objective, train: Sequence[Example], validation: Sequence[Example], vocabulary: int) -> Baseline:
@@ -295,11 +302,11 @@ def cache_lm_baseline(objective: Objective, train: Sequence[Example], validation
         losses, sizes = [], []
         for example in examples:
             tokens, learned = np.array(example.tokens), np.array(example.target, dtype=bool)
-            asked = tokens[~learned]
-            own = np.bincount(asked, minlength=vocabulary) / max(len(asked), 1)
-            said = tokens[learned]
-            losses.append(-np.log((1 - share) * common[said] + share * own[said]).sum())
-            sizes.append(len(said))
+            prompt = tokens[~learned]
+            own = np.bincount(prompt, minlength=vocabulary) / max(len(prompt), 1)
+            answer = tokens[learned]
+            losses.append(-np.log((1 - share) * common[answer] + share * own[answer]).sum())
+            sizes.append(len(answer))
         return Scores(
             np.array(losses),
             np.array(sizes, dtype=float),

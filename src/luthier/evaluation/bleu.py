@@ -57,10 +57,10 @@ def bleu_of(counts: np.ndarray) -> np.ndarray:
 
     Source: Papineni et al. 2002; Post 2018, "A Call for Clarity in Reporting BLEU Scores".
     """
-    said, meant = counts[..., 0], counts[..., 1]
+    length, reference_length = counts[..., 0], counts[..., 1]
     shared, there = counts[..., 2 : 2 + ORDER], counts[..., 2 + ORDER :]
     halvings = np.cumsum(shared == 0, axis=-1)
     precision = np.where(shared > 0, shared, 0.5**halvings) / np.maximum(there, 1)
     logs = np.where(there > 0, np.log(precision), -np.inf).mean(-1)
-    shorter = np.minimum(0.0, 1 - meant / np.maximum(said, 1))
+    shorter = np.minimum(0.0, 1 - reference_length / np.maximum(length, 1))
     return np.where(shared.sum(-1) > 0, 100 * np.exp(logs + shorter), 0.0)

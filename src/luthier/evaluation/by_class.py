@@ -15,14 +15,14 @@ def per_class(scores: Scores, labels: tuple[str, ...]) -> list[dict[str, Any]]:
     """Precision, recall and F1 of each class."""
     assert scores.target is not None and scores.probabilities is not None
     table = confusion(scores.target, scores.probabilities.argmax(1), len(labels))
-    said, there, right = table.sum(0), table.sum(1), table.diagonal()
+    predicted, there, right = table.sum(0), table.sum(1), table.diagonal()
     return [
         {
             "label": label,
             "n": int(there[k]),
-            "precision": float(right[k] / said[k]) if said[k] else 0.0,
+            "precision": float(right[k] / predicted[k]) if predicted[k] else 0.0,
             "recall": float(right[k] / there[k]) if there[k] else 0.0,
-            "f1": float(2 * right[k] / (said[k] + there[k])) if said[k] + there[k] else 0.0,
+            "f1": float(2 * right[k] / (predicted[k] + there[k])) if predicted[k] + there[k] else 0.0,
         }
         for k, label in enumerate(labels)
     ]

@@ -35,12 +35,12 @@ def fit_temperature(scores: Scores) -> float:
     if len(target) < FEWEST:
         return 1.0
     parts = np.arange(len(target)) % FOLDS
-    held = 0.0
+    change = 0.0
     for part in range(FOLDS):
         inside, outside = parts != part, parts == part
-        found = _likeliest(logged[inside], target[inside])
-        held += _losses(logged[outside], target[outside], found).sum() - _losses(logged[outside], target[outside], 1.0).sum()
-    return round(_likeliest(logged, target), 4) if held < 0 else 1.0
+        temperature = _likeliest(logged[inside], target[inside])
+        change += _losses(logged[outside], target[outside], temperature).sum() - _losses(logged[outside], target[outside], 1.0).sum()
+    return round(_likeliest(logged, target), 4) if change < 0 else 1.0
 
 
 def apply_temperature(scores: Scores, temperature: float) -> Scores:
@@ -108,8 +108,8 @@ def _likeliest(logged: np.ndarray, target: np.ndarray) -> float:
     def cost(log_temperature: float) -> float:
         return float(_losses(logged, target, float(np.exp(log_temperature))).sum() + log_temperature**2 / (2 * SPREAD**2))
 
-    found = minimize_scalar(cost, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))  # type: ignore[attr-defined]
+    minimum = minimize_scalar(cost, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(minimum.x))  # type: ignore[attr-defined]
 
 
 def _losses(logged: np.ndarray, target: np.ndarray, temperature: float) -> np.ndarray:

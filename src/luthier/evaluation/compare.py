@@ -69,16 +69,16 @@ def bootstrap_metric(name: str, scores: Scores, seed: int = 0, draws: int = DRAW
         # (draws,); NaN where a function of the user's could not say anything about a resample.
     """
     key = name, id(scores), seed, draws
-    kept = _KEPT.get(key)
-    if kept is not None and kept[0]() is scores:
-        return kept[1]
+    cached = _KEPT.get(key)
+    if cached is not None and cached[0]() is scores:
+        return cached[1]
     rows = rows_of(name, scores)
     part = scores if len(rows) == len(scores.loss) else scores.part(rows)
-    found = _measured(metric_of(name), part, seed, draws)
+    values = _measured(metric_of(name), part, seed, draws)
     for old in [old for old, (reference, _) in _KEPT.items() if reference() is None]:
         del _KEPT[old]
-    _KEPT[key] = weakref.ref(scores), found
-    return found
+    _KEPT[key] = weakref.ref(scores), values
+    return values
 
 
 def _measured(metric: Metric, scores: Scores, seed: int, draws: int) -> np.ndarray:
@@ -87,14 +87,14 @@ def _measured(metric: Metric, scores: Scores, seed: int, draws: int) -> np.ndarr
     if metric.over is not None:
         over = metric.over(scores)
         return np.concatenate([over(counts) for counts in _counts(scores, seed, draws)])
-    rows, found = np.arange(count), []
+    rows, values = np.arange(count), []
     for counts in _counts(scores, seed, min(draws, CALLS)):
-        for drawn in counts:
+        for row_counts in counts:
             try:
-                found.append(metric.value(scores, np.repeat(rows, drawn.astype(int))))
+                values.append(metric.value(scores, np.repeat(rows, row_counts.astype(int))))
             except ExperimentError:  # it can say nothing of rows of one class alone
-                found.append(np.nan)
-    return np.array(found)
+                values.append(np.nan)
+    return np.array(values)
 
 
 def _counts(scores: Scores, seed: int, draws: int) -> Iterator[np.ndarray]:

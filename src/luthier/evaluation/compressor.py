@@ -31,6 +31,6 @@ def xz_bits(texts: Sequence[bytes], before: bytes) -> np.ndarray:
 
 def _size(content: bytes) -> int:
     """Bytes of the content, compressed, without header and check."""
-    wanted = max(1 << 16, min(2 * PRIMED, 1 << max(len(content) - 1, 1).bit_length()))
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": wanted}]
+    size = max(1 << 16, min(2 * PRIMED, 1 << max(len(content) - 1, 1).bit_length()))
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": size}]
     return len(lzma.compress(content, format=lzma.FORMAT_RAW, filters=filters))

@@ -37,9 +37,9 @@ def contributions(scores: Scores, metric: str) -> tuple[float, np.ndarray]:
         return float(losses.mean()), losses
     sign = -1.0 if metric_of(metric).higher else 1.0
     score = sign * measure(scores, (metric,))[metric]
-    drawn = sign * bootstrap_metric(metric, scores, draws=DRAWS)
-    middle = np.nanmean(drawn)
-    return score, score + np.nan_to_num(drawn - middle) * np.sqrt(len(drawn))
+    resamples = sign * bootstrap_metric(metric, scores, draws=DRAWS)
+    middle = np.nanmean(resamples)
+    return score, score + np.nan_to_num(resamples - middle) * np.sqrt(len(resamples))
 
 
 def describe_score(metric: str, score: float) -> str:

@@ -26,7 +26,7 @@ def count_pairs(
     """
     keys, values = np.empty(0, dtype=np.int64), np.empty(0)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
-    held = 0
+    size = 0
     for words, owners in _joined(texts):
         factor = None if kept is None else kept[words]
         for distance, weight in enumerate(weights, 1):
@@ -35,10 +35,10 @@ def count_pairs(
             worth = np.full(len(one), float(weight)) if factor is None else weight * factor[:-distance][same] * factor[distance:][same]
             waiting.append((one * vocabulary + two, worth))
             waiting.append((two * vocabulary + one, worth))
-            held += 2 * len(one)
-        if held > BUFFER:
+            size += 2 * len(one)
+        if size > BUFFER:
             keys, values = _added(keys, values, waiting)
-            waiting, held = [], 0
+            waiting, size = [], 0
     keys, values = _added(keys, values, waiting)
     return keys // vocabulary, keys % vocabulary, values
 
@@ -46,13 +46,13 @@ def count_pairs(
 def _joined(texts: Iterable[np.ndarray]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """Texts end to end, some hundred thousand words at a time, with the number of the text of each word."""
     waiting: list[np.ndarray] = []
-    held = 0
+    size = 0
     for text in texts:
         waiting.append(text)
-        held += len(text)
-        if held > BUFFER // 16:
+        size += len(text)
+        if size > BUFFER // 16:
             yield _numbered(waiting)
-            waiting, held = [], 0
+            waiting, size = [], 0
     if waiting:
         yield _numbered(waiting)
 
@@ -63,8 +63,8 @@ def _numbered(texts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def _added(keys: np.ndarray, values: np.ndarray, more: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Sorted keys with their sums, and more of both added."""
-    every = np.concatenate([keys, *(each for each, _ in more)])
-    worth = np.concatenate([values, *(each for _, each in more)])
+    every = np.concatenate([keys, *(key for key, _ in more)])
+    worth = np.concatenate([values, *(value for _, value in more)])
     order = np.argsort(every, kind="stable")
     every, worth = every[order], worth[order]
     if not len(every):

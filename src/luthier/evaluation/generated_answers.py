@@ -33,7 +33,7 @@ def rows_to_answer(examples: Sequence[Example], most: int, lengths: Callable[[Ex
     short = [row for row in whole if sizes[row][0] <= LONGEST_PROMPT and sizes[row][1] <= LONGEST_REFERENCE]
     if not short:
         return sorted(sorted(whole, key=lambda row: examples[row].size)[:most])
-    return [short[number * len(short) // min(most, len(short))] for number in range(min(most, len(short)))]
+    return [short[index * len(short) // min(most, len(short))] for index in range(min(most, len(short)))]
 
 
 def add_answers(
@@ -61,6 +61,6 @@ def add_answers(
 
 def references_of(objective: Objective, examples: Sequence[Example]) -> np.ndarray:
     """What was to be said in each row, # (examples,)"""
-    found = np.empty(len(examples), dtype=object)
-    found[:] = [objective.reference(example) for example in examples]
-    return found
+    references = np.empty(len(examples), dtype=object)
+    references[:] = [objective.reference(example) for example in examples]
+    return references

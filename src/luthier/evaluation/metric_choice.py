@@ -62,11 +62,11 @@ def resolve_metric(name: str, family: Measured, labels: Sequence[str]) -> str:
         return name
     if is_function(name):
         return name
-    found = ALIASES.get(name, name)
+    metric = ALIASES.get(name, name)
     fitting = family.metrics
-    if found in fitting:
-        return found
-    if found in METRICS:
+    if metric in fitting:
+        return metric
+    if metric in METRICS:
         raise _misfit(name, family, labels)
     raise ExperimentError(f"there is no metric {name!r}", f"{nearest(name, fitting)}{_more(labels)}")
 

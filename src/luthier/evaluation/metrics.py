@@ -114,16 +114,16 @@ def _ones(scores: Scores) -> np.ndarray:
     return np.ones(len(scores.loss))
 
 
-def _of_tallies(number: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> OverResamples:
+def _of_tallies(formula: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> OverResamples:
     """A function of each class's rows that are right, named and there, for many resamples."""
 
     def over(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
         assert scores.target is not None and scores.probabilities is not None
-        said, target, classes = scores.probabilities.argmax(1), scores.target, scores.probabilities.shape[1]
-        rows, right = np.arange(len(target)), np.flatnonzero(said == target)
-        return lambda counts: number(
+        predicted, target, classes = scores.probabilities.argmax(1), scores.target, scores.probabilities.shape[1]
+        rows, right = np.arange(len(target)), np.flatnonzero(predicted == target)
+        return lambda counts: formula(
             sum_by_class(counts, right, target[right], classes),
-            sum_by_class(counts, rows, said, classes),
+            sum_by_class(counts, rows, predicted, classes),
             sum_by_class(counts, rows, target, classes),
         )
 
@@ -137,22 +137,22 @@ def _tallies(scores: Scores, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     return table.diagonal(), table.sum(0), table.sum(1)
 
 
-def _f1_each(right: np.ndarray, named: np.ndarray, there: np.ndarray) -> np.ndarray:
-    return 2 * right / np.maximum(named + there, 1)
+def _f1_each(right: np.ndarray, predicted: np.ndarray, there: np.ndarray) -> np.ndarray:
+    return 2 * right / np.maximum(predicted + there, 1)
 
 
-def _macro_f1_of(right: np.ndarray, named: np.ndarray, there: np.ndarray) -> np.ndarray:
-    return _f1_each(right, named, there).sum(-1) / np.maximum((named + there > 0).sum(-1), 1)
+def _macro_f1_of(right: np.ndarray, predicted: np.ndarray, there: np.ndarray) -> np.ndarray:
+    return _f1_each(right, predicted, there).sum(-1) / np.maximum((predicted + there > 0).sum(-1), 1)
 
 
-def _balanced_accuracy_of(right: np.ndarray, named: np.ndarray, there: np.ndarray) -> np.ndarray:
+def _balanced_accuracy_of(right: np.ndarray, predicted: np.ndarray, there: np.ndarray) -> np.ndarray:
     return (right / np.maximum(there, 1)).sum(-1) / np.maximum((there > 0).sum(-1), 1)
 
 
-def _mcc_of(right: np.ndarray, named: np.ndarray, there: np.ndarray) -> np.ndarray:
+def _mcc_of(right: np.ndarray, predicted: np.ndarray, there: np.ndarray) -> np.ndarray:
     count = there.sum(-1)
-    spread = (count**2 - (named**2).sum(-1)) * (count**2 - (there**2).sum(-1))
-    return (right.sum(-1) * count - (named * there).sum(-1)) / np.sqrt(np.where(spread > 0, spread, np.inf))
+    spread = (count**2 - (predicted**2).sum(-1)) * (count**2 - (there**2).sum(-1))
+    return (right.sum(-1) * count - (predicted * there).sum(-1)) / np.sqrt(np.where(spread > 0, spread, np.inf))
 
 
 def _calibration_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
@@ -160,44 +160,48 @@ def _calibration_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarr
     assert scores.probabilities is not None
     order = np.argsort(scores.probabilities.max(1), kind="stable")
     confidence, right = scores.probabilities.max(1)[order], _right(scores)[order].astype(np.float64)
-    number = min(15, max(1, len(order) // 10))
-    sizes = np.array([len(part) for part in np.array_split(np.empty(len(order)), number)])
+    bins = min(15, max(1, len(order) // 10))
+    sizes = np.array([len(part) for part in np.array_split(np.empty(len(order)), bins)])
     edges = np.concatenate([[0], np.cumsum(sizes)]).astype(np.float64)
 
     def error(counts: np.ndarray) -> np.ndarray:
-        found = np.empty(len(counts))
-        for number, drawn in enumerate(counts.T[order].T):
-            seen = np.concatenate([[0.0], np.cumsum(drawn)])
-            gap = np.interp(edges, seen, np.concatenate([[0.0], np.cumsum(drawn * (confidence - right))]))
-            found[number] = np.abs(np.diff(gap)).sum() / edges[-1]
-        return found
+        errors = np.empty(len(counts))
+        for draw, weights in enumerate(counts.T[order].T):
+            totals = np.concatenate([[0.0], np.cumsum(weights)])
+            gap = np.interp(edges, totals, np.concatenate([[0.0], np.cumsum(weights * (confidence - right))]))
+            errors[draw] = np.abs(np.diff(gap)).sum() / edges[-1]
+        return errors
 
     return error
 
 
 def _chrf_counts(scores: Scores) -> np.ndarray:
     assert scores.outputs is not None and scores.references is not None
-    return np.stack([chrf_counts(said or "", reference or "") for said, reference in zip(scores.outputs, scores.references, strict=True)])
+    return np.stack(
+        [chrf_counts(output or "", reference or "") for output, reference in zip(scores.outputs, scores.references, strict=True)]
+    )
 
 
 def _chrf_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
-    each = _chrf_counts(scores)
-    return lambda counts: chrf_of(counts @ each)
+    row_counts = _chrf_counts(scores)
+    return lambda counts: chrf_of(counts @ row_counts)
 
 
 def _bleu_counts(scores: Scores) -> np.ndarray:
     assert scores.outputs is not None and scores.references is not None
-    return np.stack([bleu_counts(said or "", reference or "") for said, reference in zip(scores.outputs, scores.references, strict=True)])
+    return np.stack(
+        [bleu_counts(output or "", reference or "") for output, reference in zip(scores.outputs, scores.references, strict=True)]
+    )
 
 
 def _bleu_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
-    each = _bleu_counts(scores)
-    return lambda counts: bleu_of(counts @ each)
+    row_counts = _bleu_counts(scores)
+    return lambda counts: bleu_of(counts @ row_counts)
 
 
 def _rouge_l_each(scores: Scores) -> np.ndarray:
     assert scores.outputs is not None and scores.references is not None
-    return np.array([rouge_l(said or "", reference or "") for said, reference in zip(scores.outputs, scores.references, strict=True)])
+    return np.array([rouge_l(output or "", reference or "") for output, reference in zip(scores.outputs, scores.references, strict=True)])
 
 
 def _bits(scores: Scores) -> np.ndarray:
@@ -322,8 +326,8 @@ def _f1_of(label: str) -> Metric:
         return float(_f1_each(*_tallies(scores, rows))[place(scores)])
 
     def over(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
-        number = place(scores)
-        return _of_tallies(lambda right, named, there: _f1_each(right, named, there)[:, number])(scores)
+        index = place(scores)
+        return _of_tallies(lambda right, predicted, there: _f1_each(right, predicted, there)[:, index])(scores)
 
     return Metric(value, True, describe_metric(f"f1:{label}"), over)
 
@@ -340,7 +344,7 @@ def rows_of(name: str, scores: Scores) -> np.ndarray:
         return np.arange(len(scores.loss))
     if scores.outputs is None:
         raise ExperimentError(f"{name} reads generated answers, and there are none", "choose another metric: loss, bits_per_byte")
-    return np.flatnonzero([said is not None for said in scores.outputs])
+    return np.flatnonzero([output is not None for output in scores.outputs])
 
 
 def _right(scores: Scores) -> np.ndarray:

@@ -51,14 +51,14 @@ class KneserNey:
     def __init__(self, documents: Iterable[np.ndarray], vocabulary: int, order: int = ORDER) -> None:
         self.vocabulary, self.order = vocabulary, order
         padded = [_padded(tokens, order) for tokens in documents]
-        first = np.concatenate([_windows(each, order) for each in padded]) if padded else np.empty((0, order), dtype=np.int32)
-        longest, seen, counts = np.unique(_hashes(first)[:, 0], return_index=True, return_counts=True)
-        self.levels: list[Level] = [_level(longest, counts, _hashes(first[seen], stop=-1)[:, 0])]
-        distinct = first[seen]
+        first = np.concatenate([_windows(tokens, order) for tokens in padded]) if padded else np.empty((0, order), dtype=np.int32)
+        longest, indices, counts = np.unique(_hashes(first)[:, 0], return_index=True, return_counts=True)
+        self.levels: list[Level] = [_level(longest, counts, _hashes(first[indices], stop=-1)[:, 0])]
+        distinct = first[indices]
         for _ in range(order - 1):
             distinct = distinct[:, 1:]  # before how many different tokens was it seen: once for each longer n-gram
-            grams, seen, counts = np.unique(_hashes(distinct)[:, 0], return_index=True, return_counts=True)
-            distinct = distinct[seen]
+            grams, indices, counts = np.unique(_hashes(distinct)[:, 0], return_index=True, return_counts=True)
+            distinct = distinct[indices]
             self.levels.insert(0, _level(grams, counts, _hashes(distinct, stop=-1)[:, 0]))
 
     def losses(self, tokens: np.ndarray) -> np.ndarray:
@@ -77,9 +77,9 @@ class KneserNey:
             counts = _looked_up(_hashes(part)[:, 0], level.grams, level.counts)
             context = _hashes(part, stop=-1)[:, 0]
             totals, left = (_looked_up(context, level.contexts, values) for values in (level.totals, level.left))
-            taken = level.discounts[np.minimum(counts, 3).astype(np.int64)]
+            discount = level.discounts[np.minimum(counts, 3).astype(np.int64)]
             known = totals > 0
-            share = np.where(known, (np.maximum(counts - taken, 0) + left * share) / np.where(known, totals, 1), share)
+            share = np.where(known, (np.maximum(counts - discount, 0) + left * share) / np.where(known, totals, 1), share)
         return -np.log(share)
 
 
@@ -109,20 +109,20 @@ def _level(grams: np.ndarray, counts: np.ndarray, contexts: np.ndarray) -> Level
     """The discounts of these counts, and what they leave to shorter n-grams behind each context."""
     many = np.array([(counts == size).sum() for size in (1, 2, 3, 4)], dtype=np.float64)
     share = many[0] / max(many[0] + 2 * many[1], 1)
-    given = [size - (size + 1) * share * many[size] / many[size - 1] if many[size - 1] else 0.5 * size for size in (1, 2, 3)]
-    discounts = np.array([0.0, *(float(np.clip(value, 0.05, size - 0.05)) for size, value in enumerate(given, 1))])
-    known, group = np.unique(contexts, return_inverse=True)
-    totals = np.bincount(group, weights=counts, minlength=len(known))
-    left = np.bincount(group, weights=discounts[np.minimum(counts, 3)], minlength=len(known))
-    return Level(grams, counts.astype(np.float64), known, totals, left, discounts)
+    estimates = [size - (size + 1) * share * many[size] / many[size - 1] if many[size - 1] else 0.5 * size for size in (1, 2, 3)]
+    discounts = np.array([0.0, *(float(np.clip(value, 0.05, size - 0.05)) for size, value in enumerate(estimates, 1))])
+    distinct, group = np.unique(contexts, return_inverse=True)
+    totals = np.bincount(group, weights=counts, minlength=len(distinct))
+    left = np.bincount(group, weights=discounts[np.minimum(counts, 3)], minlength=len(distinct))
+    return Level(grams, counts.astype(np.float64), distinct, totals, left, discounts)
 
 
 def _looked_up(keys: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The value of each key, 0 where it is not known."""
     if not len(known):
         return np.zeros(len(keys))
-    place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    return np.where(known[place] == keys, values[place], 0.0)
+    positions = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.where(known[positions] == keys, values[positions], 0.0)
 
 
 def few_of(documents: int, share: float, seed: int = 0) -> np.ndarray:

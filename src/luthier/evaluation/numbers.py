@@ -35,21 +35,21 @@ def spearman(scores: Scores, rows: np.ndarray) -> float:
 
 def micro_f1(scores: Scores, rows: np.ndarray) -> float:
     """F1 over all labels of all rows together, where a row may have several."""
-    right, named, there = _labels(scores, rows)
-    return float(2 * right.sum() / max(float(named.sum() + there.sum()), 1.0))
+    right, predicted, there = _labels(scores, rows)
+    return float(2 * right.sum() / max(float(predicted.sum() + there.sum()), 1.0))
 
 
 def label_macro_f1(scores: Scores, rows: np.ndarray) -> float:
     """F1 of each label that is there or was named, averaged with equal weight."""
-    right, named, there = _labels(scores, rows)
-    met = named + there > 0
-    return float((2 * right[met] / (named + there)[met]).mean()) if met.any() else 0.0
+    right, predicted, there = _labels(scores, rows)
+    met = predicted + there > 0
+    return float((2 * right[met] / (predicted + there)[met]).mean()) if met.any() else 0.0
 
 
 def exact_match(scores: Scores, rows: np.ndarray) -> float:
     """The share of rows all of whose labels are right, none missing and none too many."""
-    said, actual = scores.more["predicted"][rows] >= 0.5, scores.more["actual"][rows] >= 0.5
-    return float((said == actual).all(1).mean())
+    predicted, actual = scores.more["predicted"][rows] >= 0.5, scores.more["actual"][rows] >= 0.5
+    return float((predicted == actual).all(1).mean())
 
 
 def masked_accuracy(scores: Scores, rows: np.ndarray) -> float:
@@ -68,5 +68,5 @@ def _gap(scores: Scores, rows: np.ndarray) -> np.ndarray:
 
 def _labels(scores: Scores, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each label, how many rows are right, named and there, # (labels,)"""
-    said, actual = scores.more["predicted"][rows] >= 0.5, scores.more["actual"][rows] >= 0.5
-    return (said & actual).sum(0).astype(float), said.sum(0).astype(float), actual.sum(0).astype(float)
+    predicted, actual = scores.more["predicted"][rows] >= 0.5, scores.more["actual"][rows] >= 0.5
+    return (predicted & actual).sum(0).astype(float), predicted.sum(0).astype(float), actual.sum(0).astype(float)

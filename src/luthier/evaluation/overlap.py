@@ -25,20 +25,20 @@ def chrf_counts(said: str, reference: str) -> np.ndarray:
     Source: Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation"; the details are sacreBLEU 2's defaults.
     """
     ours, theirs = ("".join(text.split()) for text in (said, reference))
-    found = []
+    counts = []
     for order in range(1, ORDERS + 1):
         one, two = (Counter(text[start : start + order] for start in range(len(text) - order + 1)) for text in (ours, theirs))
         total = two.total()
-        found += [one.total() if total else 0, total, (one & two).total()]
-    return np.array(found, dtype=np.float64)
+        counts += [one.total() if total else 0, total, (one & two).total()]
+    return np.array(counts, dtype=np.float64)
 
 
 def chrf_of(counts: np.ndarray) -> np.ndarray:
     """Turn counts that are added up into chrF between 0 and 100, # (..., 3 * ORDERS) → (...)"""
-    said, there, shared = counts[..., 0::3], counts[..., 1::3], counts[..., 2::3]
-    counted = (said > 0) & (there > 0)
+    ours, there, shared = counts[..., 0::3], counts[..., 1::3], counts[..., 2::3]
+    counted = (ours > 0) & (there > 0)
     orders = np.maximum(counted.sum(-1), 1)
-    precision = np.where(counted, shared / np.maximum(said, 1), 0.0).sum(-1) / orders
+    precision = np.where(counted, shared / np.maximum(ours, 1), 0.0).sum(-1) / orders
     recall = np.where(counted, shared / np.maximum(there, 1), 0.0).sum(-1) / orders
     below = BETA**2 * precision + recall
     return 100 * (1 + BETA**2) * precision * recall / np.where(below > 0, below, 1.0)
@@ -52,7 +52,7 @@ def rouge_l(said: str, reference: str) -> float:
     lengths = [0] * (len(two) + 1)
     for word in one:
         previous = 0
-        for place, other in enumerate(two, 1):
-            previous, lengths[place] = lengths[place], previous + 1 if word == other else max(lengths[place], lengths[place - 1])
+        for index, other in enumerate(two, 1):
+            previous, lengths[index] = lengths[index], previous + 1 if word == other else max(lengths[index], lengths[index - 1])
     common = lengths[-1]
     return 2 * common / (len(one) + len(two))

@@ -40,8 +40,8 @@ def right(scores: Scores) -> np.ndarray:
 
 def right_per_token(scores: Scores) -> np.ndarray:
     """The same a token, # (pairs,)"""
-    each = [scores.more[side] / np.maximum(scores.more[f"{side}_tokens"], 1) for side in ("chosen", "rejected")]
-    return _sign(each[0] - each[1]) * scores.count
+    sides = [scores.more[side] / np.maximum(scores.more[f"{side}_tokens"], 1) for side in ("chosen", "rejected")]
+    return _sign(sides[0] - sides[1]) * scores.count
 
 
 def _sign(lead: np.ndarray) -> np.ndarray:

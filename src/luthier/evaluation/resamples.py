@@ -44,10 +44,10 @@ def _all_counts(count: int, seed: int, draws: int) -> np.ndarray:
 
 def _counts(random: np.random.Generator, count: int, draws: int) -> np.ndarray:
     """The next resamples, # (draws, count)"""
-    found = np.empty((draws, count), dtype=np.uint8)
-    for number in range(draws):
-        found[number] = np.bincount(random.integers(0, count, count), minlength=count)
-    return found
+    counts = np.empty((draws, count), dtype=np.uint8)
+    for draw in range(draws):
+        counts[draw] = np.bincount(random.integers(0, count, count), minlength=count)
+    return counts
 
 
 def sum_by_class(counts: np.ndarray, rows: np.ndarray, classes: np.ndarray, number: int) -> np.ndarray:
@@ -59,9 +59,9 @@ def sum_by_class(counts: np.ndarray, rows: np.ndarray, classes: np.ndarray, numb
         classes: of these rows, # (rows,)
         number: of classes.
     """
-    found = np.zeros((len(counts), number))
+    sums = np.zeros((len(counts), number))
     order = np.argsort(classes, kind="stable")
     present, starts = np.unique(classes[order], return_index=True)
     if len(present):
-        found[:, present] = np.add.reduceat(counts.T[rows[order]], starts, axis=0).T
-    return found
+        sums[:, present] = np.add.reduceat(counts.T[rows[order]], starts, axis=0).T
+    return sums

@@ -31,30 +31,30 @@ def score_retrieval(queries: Any, documents: Any, query_texts: Sequence[str], do
     first: dict[str, int] = {}
     for row, text in enumerate(document_texts):
         first.setdefault(text, row)
-    number = {text: place for place, text in enumerate(first)}
+    indices = {text: index for index, text in enumerate(first)}
     rows = np.array(list(first.values()), dtype=int)
     right_of: dict[str, set[int]] = {}
     for query, document in zip(query_texts, document_texts, strict=True):
-        right_of.setdefault(query, set()).add(number[document])
+        right_of.setdefault(query, set()).add(indices[document])
     count = len(query_texts)
     rank, wrong, nearest = np.ones(count), np.full(count, -1), np.full(count, np.nan)
     candidates = documents[rows].T
     for start in range(0, count, TOGETHER):
         part = queries[start : start + TOGETHER] @ candidates
         part = np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=np.float64)
-        for place, cosines in enumerate(part):
+        for offset, cosines in enumerate(part):
             if np.isnan(cosines).any():  # a model that has diverged knows no place
-                rank[start + place] = np.nan
+                rank[start + offset] = np.nan
                 continue
-            query = query_texts[start + place]
+            query = query_texts[start + offset]
             right = list(right_of[query])
             best = cosines[right].max()
             cosines[right] = -np.inf
-            if query in number:
-                cosines[number[query]] = -np.inf
-            rank[start + place] = 1 + (cosines > best).sum() + (cosines == best).sum() / 2
+            if query in indices:
+                cosines[indices[query]] = -np.inf
+            rank[start + offset] = 1 + (cosines > best).sum() + (cosines == best).sum() / 2
             if len(cosines) and np.isfinite(cosines.max()):
-                wrong[start + place], nearest[start + place] = rows[int(cosines.argmax())], cosines.max()
+                wrong[start + offset], nearest[start + offset] = rows[int(cosines.argmax())], cosines.max()
     return {"rank": rank, "wrong": wrong, "wrong_cosine": nearest}
 
 

@@ -38,24 +38,24 @@ def score(
     """
     order = sorted(range(len(examples)), key=lambda position: examples[position].size)
     parts: list[list[int]] = [[]]
-    held = 0
+    total = 0
     for position in order:
         size = examples[position].size
-        if parts[-1] and (held + size > tokens or len(parts[-1]) >= 256):
+        if parts[-1] and (total + size > tokens or len(parts[-1]) >= 256):
             parts.append([])
-            held = 0
+            total = 0
         parts[-1].append(position)
-        held += size
-    found = []
+        total += size
+    results = []
     with eval_mode(model):
         for part in parts:
             poll()
             rows = [examples[position] for position in part]
-            found += retry_halved(lambda rows: objective.score(model, objective.collate(rows, 0, HELD_OUT)), rows, "an evaluation")
-    joined = join(found, np.argsort(np.array([position for part in parts for position in part]), kind="stable"))
-    joined = objective.complete(joined, examples)
+            results += retry_halved(lambda rows: objective.score(model, objective.collate(rows, 0, HELD_OUT)), rows, "an evaluation")
+    scores = join(results, np.argsort(np.array([position for part in parts for position in part]), kind="stable"))
+    scores = objective.complete(scores, examples)
     most = objective.answered if answers is None else answers
-    return add_answers(joined, model, objective, examples, most, poll) if most and reads_answers(objective, examples) else joined
+    return add_answers(scores, model, objective, examples, most, poll) if most and reads_answers(objective, examples) else scores
 
 
 def reads_answers(objective: Objective, examples: Sequence[Example]) -> bool:

@@ -20,11 +20,11 @@ def temperature_scaled_loss(scores: Scores) -> np.ndarray:
 
     Source: Guo et al. 2017, "On calibration of modern neural networks" (one temperature for all rows).
     """
-    told = scores.count > 0
+    mask = scores.count > 0
     if scores.probabilities is None or scores.target is None:
-        return scores.loss[told] / scores.count[told]
-    logged = np.log(np.maximum(scores.probabilities[told], 1e-30))
-    rows, target = np.arange(len(logged)), scores.target[told]
+        return scores.loss[mask] / scores.count[mask]
+    logged = np.log(np.maximum(scores.probabilities[mask], 1e-30))
+    rows, target = np.arange(len(logged)), scores.target[mask]
     best = np.empty(0)
     for temperature in TEMPERATURES:
         cooled = logged / temperature

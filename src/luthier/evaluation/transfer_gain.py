@@ -65,8 +65,8 @@ def _estimate(values: Sequence[float], draws: np.ndarray) -> Estimate:
     Source: Davison & Hinkley 1997, section 3.8: both sources of chance are drawn again.
     """
     seeds, count = draws.shape
-    drawn = np.random.Generator(np.random.Philox(0)).integers(0, seeds, (seeds, count))
-    means = draws[drawn, np.arange(count)].mean(0)
+    picks = np.random.Generator(np.random.Philox(0)).integers(0, seeds, (seeds, count))
+    means = draws[picks, np.arange(count)].mean(0)
     means = means[~np.isnan(means)]
     if not len(means):
         return Estimate(float(np.mean(values)), math.nan, math.nan)
@@ -86,10 +86,10 @@ def rows_needed(value: float, curve: Sequence[tuple[int, float]], higher: bool) 
         The rows; 0 where the first point is better already; None where the last one is not as good.
     """
     sign = 1.0 if higher else -1.0
-    wanted, points = sign * value, [(math.log(rows), sign * found) for rows, found in curve]
-    if points[0][1] >= wanted:
-        return 0.0 if points[0][1] > wanted else float(curve[0][0])
+    target, points = sign * value, [(math.log(rows), sign * score) for rows, score in curve]
+    if points[0][1] >= target:
+        return 0.0 if points[0][1] > target else float(curve[0][0])
     for (before, low), (after, high) in pairwise(points):
-        if high >= wanted:
-            return math.exp(before + (wanted - low) / (high - low) * (after - before))
+        if high >= target:
+            return math.exp(before + (target - low) / (high - low) * (after - before))
     return None

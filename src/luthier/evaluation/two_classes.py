@@ -45,13 +45,13 @@ def describe_two_classes(scores: Scores, labels: Sequence[str]) -> dict[str, Any
     from luthier.evaluation.metrics import measure
 
     assert scores.target is not None and scores.probabilities is not None
-    said, target = scores.probabilities.argmax(1), scores.target
+    predicted, target = scores.probabilities.argmax(1), scores.target
     rows = []
-    for name, number in (("sensitivity", 1), ("specificity", 0)):
-        there = target == number
+    for name, index in (("sensitivity", 1), ("specificity", 0)):
+        there = target == index
         if there.any():
-            right, count = int((said[there] == number).sum()), int(there.sum())
-            rows.append((name, f"of {count:,} rows of {labels[number]!r}, said {labels[number]!r}", shown_share(right, count)))
+            right, count = int((predicted[there] == index).sum()), int(there.sum())
+            rows.append((name, f"of {count:,} rows of {labels[index]!r}, said {labels[index]!r}", shown_share(right, count)))
     low, high = interval("auc", scores)
     rows.append(("AUC", f"a row of {labels[1]!r} has a higher score than one of {labels[0]!r}", f"{measure(scores, ('auc',))['auc']:.3f} [{low:.3f}, {high:.3f}]"))  # fmt: skip
     return {"title": f"{labels[1]!r} against {labels[0]!r}", "head": ("", "what it is", "on the test rows [95 % interval]"), "rows": rows}

@@ -75,8 +75,8 @@ def load_function(name: str) -> Callable[..., Any]:
             sys.path.remove(folder)
     function = getattr(module, attribute, None)
     if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ExperimentError(f"the metric {name}: {module_name} has no function {attribute!r}", nearest(attribute, known))
+        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ExperimentError(f"the metric {name}: {module_name} has no function {attribute!r}", nearest(attribute, functions))
     return function
 
 
@@ -92,15 +92,15 @@ def call_function(name: str, scores: Scores, rows: np.ndarray) -> float:
         ExperimentError: it raised, or what it returned is no finite number.
     """
     function = load_function(name)
-    given: tuple[Any, ...]
+    arguments: tuple[Any, ...]
     if scores.probabilities is not None and scores.target is not None:
-        given = (scores.target[rows], scores.probabilities[rows], list(scores.labels))
+        arguments = (scores.target[rows], scores.probabilities[rows], list(scores.labels))
     else:
         assert scores.outputs is not None and scores.references is not None
-        given = (list(scores.references[rows]), list(scores.outputs[rows]))
-    takes = "targets, probabilities, labels" if len(given) == 3 else "references, outputs"
+        arguments = (list(scores.references[rows]), list(scores.outputs[rows]))
+    takes = "targets, probabilities, labels" if len(arguments) == 3 else "references, outputs"
     try:
-        value = float(function(*given))
+        value = float(function(*arguments))
     except Exception as problem:
         raise ExperimentError(f"the metric {name} failed on {len(rows):,} rows: {type(problem).__name__}: {problem}",
                               f"it is called as function({takes}) and has to return a number") from problem  # fmt: skip

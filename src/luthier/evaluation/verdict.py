@@ -73,7 +73,7 @@ def decide(
             if label != best
         ],
         "difference": {"against": strongest, "name": baselines[strongest]["name"], "value": value, "low": worst, "high": most},
-        "answers": [_of_answers(each, ours, rival) for each in metrics[1:] if METRICS[each].answers],
+        "answers": [_of_answers(other, ours, rival) for other in metrics[1:] if METRICS[other].answers],
         "verdict": word if rows >= FEWEST_ROWS else "no_evidence",
     }
 

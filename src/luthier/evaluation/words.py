@@ -61,7 +61,7 @@ class Words:
 
     def numbers(self) -> dict[str, int]:
         """Each word's place."""
-        return {word: number for number, word in enumerate(self.words)}
+        return {word: index for index, word in enumerate(self.words)}
 
     def nearest(self, vector: np.ndarray, count: int, but: Sequence[int] = ()) -> list[tuple[str, float]]:
         """The words whose vectors point most nearly the same way, with the cosines.
@@ -76,7 +76,7 @@ class Words:
         count = min(count, len(cosines) - len(set(but)))
         best = np.argpartition(-cosines, max(count - 1, 0))[:count]
         best = best[np.argsort(-cosines[best], kind="stable")]
-        return [(self.words[place], float(cosines[place])) for place in best]
+        return [(self.words[index], float(cosines[index])) for index in best]
 
 
 def own_questions() -> dict[str, list[tuple[str, ...]]]:
@@ -90,7 +90,7 @@ def read_questions(path: Path) -> dict[str, list[tuple[str, ...]]]:
     Raises:
         DataError: it cannot be read, or a line has another number of words.
     """
-    found: dict[str, list[tuple[str, ...]]] = {}
+    sections: dict[str, list[tuple[str, ...]]] = {}
     section = path.stem
     for number, line in _lines(path):
         if line.startswith(":"):
@@ -101,8 +101,8 @@ def read_questions(path: Path) -> dict[str, list[tuple[str, ...]]]:
             raise DataError(
                 f"{path}, line {number}: {line[:60]!r} holds {len(words)} words", "write four a line: Athens Greece Paris France"
             )
-        found.setdefault(section, []).append(words)
-    return found
+        sections.setdefault(section, []).append(words)
+    return sections
 
 
 def read_similarities(path: Path) -> list[tuple[str, str, float]]:
@@ -111,15 +111,15 @@ def read_similarities(path: Path) -> list[tuple[str, str, float]]:
     Raises:
         DataError: it cannot be read, or a line is something else.
     """
-    found = []
+    pairs = []
     for number, line in _lines(path):
-        parts = line.replace(",", " ").split()
+        fields = line.replace(",", " ").split()
         try:
-            found.append((parts[0], parts[1], float(parts[2])))
+            pairs.append((fields[0], fields[1], float(fields[2])))
         except (IndexError, ValueError):
             if number > 1:  # line 1 may hold names
                 raise DataError(f"{path}, line {number}: {line[:60]!r} is no pair of words with a number", "write: cup mug 8.5") from None
-    return found
+    return pairs
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -142,10 +142,10 @@ def answer_analogies(words: Words, questions: Mapping[str, Sequence[tuple[str, .
 
     Source: Mikolov, Yih & Zweig 2013, "Linguistic regularities in continuous space word representations", section 5.
     """
-    known, found = words.numbers(), []
-    for name, asked in questions.items():
-        placed = [[known.get(word.lower() if lowercase else word, -1) for word in each] for each in asked]
-        table = np.array([each for each in placed if min(each) >= 0], dtype=np.int64).reshape(-1, 4)
+    indices, results = words.numbers(), []
+    for name, entries in questions.items():
+        questions_by_index = [[indices.get(word.lower() if lowercase else word, -1) for word in question] for question in entries]
+        table = np.array([row for row in questions_by_index if min(row) >= 0], dtype=np.int64).reshape(-1, 4)
         right = 0
         for start in range(0, len(table), TOGETHER):
             part = table[start : start + TOGETHER]
@@ -153,23 +153,23 @@ def answer_analogies(words: Words, questions: Mapping[str, Sequence[tuple[str, .
             cosines = sums @ words.vectors.T
             np.put_along_axis(cosines, part[:, :3], -np.inf, axis=1)
             right += int((cosines.argmax(1) == part[:, 3]).sum())
-        found.append((name, len(asked), len(table), right))
-    return found
+        results.append((name, len(entries), len(table), right))
+    return results
 
 
 def compare_similarities(words: Words, pairs: Sequence[tuple[str, str, float]], lowercase: bool) -> tuple[float, int]:
     """The rank correlation of cosines with people's judgements, and how many pairs have vectors."""
-    known = words.numbers()
-    placed = [
-        (known.get(one.lower() if lowercase else one, -1), known.get(two.lower() if lowercase else two, -1), judged)
+    indices = words.numbers()
+    pairs_by_index = [
+        (indices.get(one.lower() if lowercase else one, -1), indices.get(two.lower() if lowercase else two, -1), judged)
         for one, two, judged in pairs
     ]
-    kept = [each for each in placed if min(each[:2]) >= 0]
-    if len(kept) < 3:
-        return float("nan"), len(kept)
-    cosines = [float(words.vectors[one] @ words.vectors[two]) for one, two, _ in kept]
-    found: Any = spearmanr(cosines, [judged for _, _, judged in kept])
-    return float(found.statistic), len(kept)
+    complete = [pair for pair in pairs_by_index if min(pair[:2]) >= 0]
+    if len(complete) < 3:
+        return float("nan"), len(complete)
+    cosines = [float(words.vectors[one] @ words.vectors[two]) for one, two, _ in complete]
+    correlation: Any = spearmanr(cosines, [judged for _, _, judged in complete])
+    return float(correlation.statistic), len(complete)
 
 
 def draw_map(words: Words, skip: int, count: int, clusters: int) -> list[tuple[str, list[tuple[str, float, float]]]]:
@@ -192,16 +192,16 @@ def draw_map(words: Words, skip: int, count: int, clusters: int) -> list[tuple[s
         return []
     clusters = max(2, min(clusters, len(names) // 8))
     kind: Any = KMeans
-    found = kind(clusters, n_init=4, random_state=seed_of("map")).fit(vectors)
+    clustering = kind(clusters, n_init=4, random_state=seed_of("map")).fit(vectors)
     centred = vectors - vectors.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:2] * np.sign(axes[:2][np.arange(2), np.abs(axes[:2]).argmax(1)])[:, None]
     plane = centred @ axes.T
     plane = plane / np.maximum(np.abs(plane).max(0), 1e-12)
-    drawn = []
-    for number in range(clusters):
-        members = np.flatnonzero(found.labels_ == number)
-        order = members[np.argsort(-(vectors[members] @ found.cluster_centers_[number]), kind="stable")]
-        title = ", ".join(names[place] for place in order[:3])
-        drawn.append((title, [(names[place], float(plane[place, 0]), float(plane[place, 1])) for place in order]))
-    return sorted(drawn, key=lambda each: -len(each[1]))
+    groups = []
+    for index in range(clusters):
+        members = np.flatnonzero(clustering.labels_ == index)
+        order = members[np.argsort(-(vectors[members] @ clustering.cluster_centers_[index]), kind="stable")]
+        title = ", ".join(names[position] for position in order[:3])
+        groups.append((title, [(names[position], float(plane[position, 0]), float(plane[position, 1])) for position in order]))
+    return sorted(groups, key=lambda group: -len(group[1]))

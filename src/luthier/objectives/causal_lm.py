@@ -95,8 +95,8 @@ class CausalLmObjective(BaseObjective):
 
     def _pieces(self, text: str) -> tuple[list[int], list[int]]:
         """The tokens of a piece of text, and the character that each begins with."""
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return found["input_ids"], [start for start, _ in found["offset_mapping"]]
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
 
     def prepare(self, records: Sequence[Record]) -> Sequence[Example]:
         """Encode the rows into blocks; their tokens lie in a file where they are many."""
@@ -134,8 +134,8 @@ class CausalLmObjective(BaseObjective):
         tokens = torch.from_numpy(np.asarray(example.tokens).astype(np.int64)).to(device)
         following = torch.from_numpy(np.asarray(example.target).astype(np.int64)).to(device)
         with cast(Any, model).for_generation() as network:
-            said = network(input_ids=tokens[None]).logits[0].float().log_softmax(-1)
-        return -said.gather(1, following[:, None]).sum()
+            log_probabilities = network(input_ids=tokens[None]).logits[0].float().log_softmax(-1)
+        return -log_probabilities.gather(1, following[:, None]).sum()
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Cross-entropy summed over all tokens; their number is the count."""

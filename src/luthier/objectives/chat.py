@@ -50,12 +50,14 @@ class ChatObjective(AnswersTurns):
         for position, record in enumerate(records):
             messages = conversation(record.values, self.input, self.target or "")
             rendered = render(self.tokenizer, messages)
-            kept = min(len(rendered.tokens), self.spec.max_length)
-            learned = rendered.learned[:kept]
-            said = sum(len(message["content"].encode()) for message in messages if message["role"] == "assistant")
+            length = min(len(rendered.tokens), self.spec.max_length)
+            learned = rendered.learned[:length]
+            answer_bytes = sum(len(message["content"].encode()) for message in messages if message["role"] == "assistant")
             share = sum(learned) / max(sum(rendered.learned), 1)
-            facts = {"messages": messages, "cut": len(rendered.tokens) - kept, "bytes": said * share}
-            examples.append(Example(position, {"tokens": rendered.tokens[:kept]}, learned, record, kept, float(sum(learned)), facts=facts))
+            facts = {"messages": messages, "cut": len(rendered.tokens) - length, "bytes": answer_bytes * share}
+            examples.append(
+                Example(position, {"tokens": rendered.tokens[:length]}, learned, record, length, float(sum(learned)), facts=facts)
+            )
         return examples
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
@@ -82,7 +84,7 @@ class ChatObjective(AnswersTurns):
         """The tokens before the last answer."""
         if not example.units:
             return example.tokens
-        end = max(place for place, learned in enumerate(example.target) if learned)
+        end = max(index for index, learned in enumerate(example.target) if learned)
         while end > 0 and example.target[end - 1]:
             end -= 1
         return example.tokens[:end]
@@ -94,18 +96,18 @@ class ChatObjective(AnswersTurns):
         device = next(model.parameters()).device
         tokens = torch.tensor([example.tokens], device=device)
         with cast(Any, model).for_generation() as network:
-            said = network(input_ids=tokens).logits[0, :-1].float().log_softmax(-1)
-        own = -said.gather(1, tokens[0, 1:, None])[:, 0]
+            log_probabilities = network(input_ids=tokens).logits[0, :-1].float().log_softmax(-1)
+        own = -log_probabilities.gather(1, tokens[0, 1:, None])[:, 0]
         return own[torch.tensor(example.target[1:], device=device)].sum()
 
     def swap_inputs(self, examples: Sequence[Example]) -> list[Example]:
         """Each answer behind the prompt of the next row."""
         swapped = []
         for own, other in zip(examples, [*examples[1:], *examples[:1]], strict=True):
-            asked = [token for token, learned in zip(other.tokens, other.target, strict=True) if not learned]
-            said = [token for token, learned in zip(own.tokens, own.target, strict=True) if learned]
-            target = [False] * len(asked) + [True] * len(said)
-            swapped.append(replace(own, inputs={"tokens": asked + said}, target=target, size=len(target), units=float(len(said))))
+            prompt = [token for token, learned in zip(other.tokens, other.target, strict=True) if not learned]
+            answer = [token for token, learned in zip(own.tokens, own.target, strict=True) if learned]
+            target = [False] * len(prompt) + [True] * len(answer)
+            swapped.append(replace(own, inputs={"tokens": prompt + answer}, target=target, size=len(target), units=float(len(answer))))
         return swapped
 
     def lengths(self, example: Example) -> tuple[int, int]:
@@ -117,9 +119,9 @@ class ChatObjective(AnswersTurns):
         """Cross-entropy summed over the learned tokens; their number is the count."""
         from luthier.models.next_token import next_token_loss
 
-        said, target = _learned(model, batch)
+        states, target = _learned(model, batch)
         network: Any = model
-        total, _ = next_token_loss(said, network.network.lm_head.weight, target, kernels=network.kernels)
+        total, _ = next_token_loss(states, network.network.lm_head.weight, target, kernels=network.kernels)
         return Loss(total, float(len(target)))
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
@@ -129,8 +131,8 @@ class ChatObjective(AnswersTurns):
         from luthier.models.next_token import next_token_loss
 
         with torch.no_grad():
-            said, target = _learned(model, batch)
-            losses = next_token_loss(said, cast(Any, model).network.lm_head.weight, target)[1].double()
+            states, target = _learned(model, batch)
+            losses = next_token_loss(states, cast(Any, model).network.lm_head.weight, target)[1].double()
         rows = torch.arange(len(batch), device=target.device).repeat_interleave(batch.lengths)[batch.flat["next"] >= 0]
         empty = torch.zeros(len(batch), dtype=torch.double, device=target.device)
         return Scores(

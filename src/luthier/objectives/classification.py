@@ -60,8 +60,8 @@ class ClassificationObjective(TextObjective):
         """Encode the rows; a pair of columns is encoded as the base was trained to read pairs."""
         if not records:
             return []
-        number = {label: position for position, label in enumerate(self.spec.labels)}
-        targets = [number.get(str(record.values.get(self.target or "")), -1) for record in records]
+        indices = {label: position for position, label in enumerate(self.spec.labels)}
+        targets = [indices.get(str(record.values.get(self.target or "")), -1) for record in records]
         return self.examples(records, targets, lambda target: target >= 0, strata=True, labels=self.spec.labels)
 
     def fit(self, train: Sequence[Example]) -> None:
@@ -69,7 +69,7 @@ class ClassificationObjective(TextObjective):
         if self.spec.class_weights == "balanced":
             counts = Counter(example.target for example in train)
             classes = len(self.spec.labels)
-            self.weights = [len(train) / (classes * max(counts[number], 1)) for number in range(classes)]
+            self.weights = [len(train) / (classes * max(counts[index], 1)) for index in range(classes)]
 
     def targets(self, examples: Sequence[Example]) -> torch.Tensor:
         """The class of each, # (examples,)"""

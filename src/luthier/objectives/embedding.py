@@ -78,20 +78,20 @@ class EmbeddingObjective(BaseObjective):
         if not records:
             return []
         sides = [self.encode([str(record.values.get(name) or "") for record in records]) for name in self.input]
-        made = []
+        examples = []
         for position, (record, *texts) in enumerate(zip(records, *sides, strict=True)):
             tokens = [token for text, _ in texts for token in text]
-            places = [place for text, _ in texts for place in range(len(text))]
+            places = [index for text, _ in texts for index in range(len(text))]
             target = None if self.target is None else self._cosine(number_of(record.values.get(self.target)))
             facts = {"cut": sum(cut for _, cut in texts), "keys": tuple(_key(record.values.get(name)) for name in self.input)}
-            made.append(Example(position, {"tokens": tokens, "place": places}, target, record, len(tokens), 1.0, facts=facts))
-        return made
+            examples.append(Example(position, {"tokens": tokens, "place": places}, target, record, len(tokens), 1.0, facts=facts))
+        return examples
 
     def encode(self, texts: Sequence[str]) -> list[tuple[list[int], int]]:
         """The tokens of each text, as many as are read, and how many were cut."""
         whole = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        kept = self.tokenizer(list(texts), truncation=True, max_length=self.spec.max_length)["input_ids"]
-        return [(some, len(every) - len(some)) for some, every in zip(kept, whole, strict=True)]
+        truncated = self.tokenizer(list(texts), truncation=True, max_length=self.spec.max_length)["input_ids"]
+        return [(some, len(every) - len(some)) for some, every in zip(truncated, whole, strict=True)]
 
     def _cosine(self, score: float) -> float:
         """The cosine that a score asks for."""
@@ -171,11 +171,11 @@ class EmbeddingObjective(BaseObjective):
         texts = [np.array([str(example.record.values.get(name) or "") for example in examples], dtype=object) for name in self.input[:2]]
         if self.target is not None:
             unknown = np.full(len(examples), np.nan)
-            found: dict[str, Any] = {"rank": unknown, "wrong": texts[1], "wrong_cosine": unknown}
+            ranks: dict[str, Any] = {"rank": unknown, "wrong": texts[1], "wrong_cosine": unknown}
         else:
-            found = score_retrieval(anchors, positives, *([same_text(text) for text in side] for side in texts))
-            found["wrong"] = np.where(found["wrong"] >= 0, texts[1][found["wrong"]], "")
-        return Scores(scores.loss, scores.count, more={**scores.more, **found, "anchor": texts[0], "positive": texts[1]})
+            ranks = score_retrieval(anchors, positives, *([same_text(text) for text in side] for side in texts))
+            ranks["wrong"] = np.where(ranks["wrong"] >= 0, texts[1][ranks["wrong"]], "")
+        return Scores(scores.loss, scores.count, more={**scores.more, **ranks, "anchor": texts[0], "positive": texts[1]})
 
     def of_each_row(self, scores: Scores) -> np.ndarray:
         """Its vectors: the loss is measured against the rows beside it."""
@@ -195,7 +195,7 @@ def no_negatives(keys: Tensor) -> Tensor:
 
     anchor, positive = keys[:, :1], keys[:, 1:2]
     others = keys[:, 1:].T.flatten()[None]
-    found = (others == positive) | (others == anchor)
-    found[:, : len(keys)] |= anchor == anchor.T
-    found[:, : len(keys)] &= ~torch.eye(len(keys), dtype=torch.bool, device=keys.device)  # the row's own positive stays
-    return found
+    mask = (others == positive) | (others == anchor)
+    mask[:, : len(keys)] |= anchor == anchor.T
+    mask[:, : len(keys)] &= ~torch.eye(len(keys), dtype=torch.bool, device=keys.device)  # the row's own positive stays
+    return mask

@@ -106,10 +106,10 @@ class Counts(LazyExamples):
             row = int(self.rows[number])
             return Example(number, inputs, None, self.records[row], max(size, 1), units, facts={"row": row})
         largest = np.argsort(-inputs["logarithms"], kind="stable")[:NAMED]
-        shown = ", ".join(
-            f"{self.words[int(inputs['tokens'][place])]} {self.words[int(inputs['others'][place])]}" for place in largest.tolist()
+        listing = ", ".join(
+            f"{self.words[int(inputs['tokens'][index])]} {self.words[int(inputs['others'][index])]}" for index in largest.tolist()
         )
-        record = self.records[0] if len(self.records) == 1 else Record(number + 1, {"pairs": shown}, self.records[0].source)
+        record = self.records[0] if len(self.records) == 1 else Record(number + 1, {"pairs": listing}, self.records[0].source)
         return Example(number, inputs, None, record, size, units, facts={"row": number})
 
 
@@ -126,14 +126,14 @@ class GloveObjective(BaseObjective):
         (held-out ones), a pair that was met by chance once would stand for many: those of fewer than `SURE` are left out. The examples of held-out rows
         are these rows: a pair's weight is shared out among the rows that it was counted in, so that the loss of all stays what it is and each row has its part.
         """
-        vocabulary, held = self.tokenizer, 0
+        vocabulary, read_words = self.tokenizer, 0
         total = max(int(vocabulary.counts.sum()), 1)
 
         def texts(some: Sequence[Record]) -> Iterator[np.ndarray]:
-            nonlocal held
+            nonlocal read_words
             for record in some:
                 words = vocabulary.encode(text_of(record, self.input))
-                held += len(words)
+                read_words += len(words)
                 yield words
 
         owners = shares = None
@@ -144,14 +144,14 @@ class GloveObjective(BaseObjective):
             _, pair = np.unique(first * len(vocabulary) + second, return_inverse=True)
             counts = np.bincount(pair, parts)[pair] if len(pair) else parts
             shares = parts / counts
-        if FEW * held < total and len(counts):
+        if FEW * read_words < total and len(counts):
             sure = counts >= min(SURE, counts.max()) - ROUNDING
             first, second, counts = first[sure], second[sure], counts[sure]
             owners, shares = (None, None) if owners is None or shares is None else (owners[sure], shares[sure])
         weights = np.minimum(counts / self.spec.most, 1.0) ** self.spec.power
         if shares is not None:
             weights = weights * shares
-        logarithms = np.log(counts) + math.log(total / max(held, 1))
+        logarithms = np.log(counts) + math.log(total / max(read_words, 1))
         order = permutation(len(first), "cells") if owners is None else slice(None)
         columns = first.astype(np.int32), second.astype(np.int32), logarithms.astype(np.float32), weights.astype(np.float32)
         one, two, three, four = (column[order] for column in columns)
@@ -172,13 +172,13 @@ class GloveObjective(BaseObjective):
         """The row, the two words and the count of each pair of each row, in the order of the rows, # (pairs of rows,) each"""
         many = len(self.tokenizer)
         at_once = max(1, LARGEST // many)
-        found = []
+        columns = []
         for start in range(0, len(records), at_once):
             some = records[start : start + at_once]
-            apart = (words + number * many for number, words in enumerate(texts(some)))  # a word of each row has a number of its own
+            apart = (words + index * many for index, words in enumerate(texts(some)))  # a word of each row has a number of its own
             one, two, counts = count_pairs((words.astype(np.int64) for words in apart), len(some) * many, self._distances())
-            found.append((one // many + start, one % many, two % many, counts))
-        rows, first, second, counts = (np.concatenate(column) for column in zip(*found, strict=True))
+            columns.append((one // many + start, one % many, two % many, counts))
+        rows, first, second, counts = (np.concatenate(column) for column in zip(*columns, strict=True))
         return rows, first, second, counts
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
@@ -233,10 +233,8 @@ class GloveObjective(BaseObjective):
         once = first <= second
         first, second, counts = first[once], second[once], counts[once]
         names = [
-            f"{vocabulary.words[first[place]]} {vocabulary.words[second[place]]} {counts[place]:.3g}"
-            for place in np.argsort(-counts, kind="stable")[:NAMED]
+            f"{vocabulary.words[first[index]]} {vocabulary.words[second[index]]} {counts[index]:.3g}"
+            for index in np.argsort(-counts, kind="stable")[:NAMED]
         ]
-        said = f"how often words stand near each other, up to {self.spec.window} apart, added up over all training rows"
-        return (
-            f"{said}; {plural(len(first), 'pair')} in this row{': ' if names else ''}{', '.join(names)}{without_vector(vocabulary, text)}"
-        )
+        summary = f"how often words stand near each other, up to {self.spec.window} apart, added up over all training rows"
+        return f"{summary}; {plural(len(first), 'pair')} in this row{': ' if names else ''}{', '.join(names)}{without_vector(vocabulary, text)}"

@@ -51,13 +51,13 @@ class ImageClassificationObjective(ClassificationObjective):
         Raises:
             DataError: Pillow is not installed, or an image cannot be decoded; the message names its row.
         """
-        number = {label: position for position, label in enumerate(self.spec.labels)}
-        found = []
+        indices = {label: position for position, label in enumerate(self.spec.labels)}
+        examples = []
         for position, (record, pixels) in enumerate(
             zip(records, decode(records, self.input[0], self.spec.side, self.spec.channels), strict=True)
         ):
-            target = number.get(str(record.values.get(self.target or "")), -1)
-            found.append(
+            target = indices.get(str(record.values.get(self.target or "")), -1)
+            examples.append(
                 Example(
                     index=position,
                     inputs={"pixels": pixels},
@@ -69,7 +69,7 @@ class ImageClassificationObjective(ClassificationObjective):
                     facts={"labels": self.spec.labels},
                 )
             )
-        return found
+        return examples
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
         """The images of a step, some of them changed where the experiment asks for it, # pixels: (examples, channels, side, side)"""
@@ -99,8 +99,8 @@ class ImageClassificationObjective(ClassificationObjective):
         weight = next(model.parameters())
         pixels = torch.tensor(example.inputs["pixels"], device=weight.device).permute(2, 0, 1)[None].float() / 255
         mean, deviation = (
-            torch.tensor(each, device=weight.device)[:, None, None] for each in (self.tokenizer.mean, self.tokenizer.deviation)
+            torch.tensor(value, device=weight.device)[:, None, None] for value in (self.tokenizer.mean, self.tokenizer.deviation)
         )
         with eval_mode(model), torch.no_grad():
-            said = cast(Any, model).network(pixel_values=((pixels - mean) / deviation).to(weight.dtype)).logits.float()
-        return torch.nn.functional.cross_entropy(said, torch.tensor([example.target], device=weight.device))
+            logits = cast(Any, model).network(pixel_values=((pixels - mean) / deviation).to(weight.dtype)).logits.float()
+        return torch.nn.functional.cross_entropy(logits, torch.tensor([example.target], device=weight.device))

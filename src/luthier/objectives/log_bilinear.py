@@ -66,8 +66,8 @@ def summed_loss(network: Any, pairs: Mapping[str, Tensor]) -> Tensor:
         network: the four tables.
         pairs: `first` and `second` words, `logarithms` of their counts, and `weights`, # (pairs,) each
     """
-    found: Any = _Fitted.apply(*(getattr(network, name).weight for name in TABLES), pairs)
-    return found
+    loss: Any = _Fitted.apply(*(getattr(network, name).weight for name in TABLES), pairs)
+    return loss
 
 
 def errors(network: Any, pairs: Mapping[str, Tensor]) -> Tensor:

@@ -90,8 +90,8 @@ class MaskedLmObjective(BaseObjective):
 
         tokens, hidden = [], []
         for example in examples:
-            one, other = self._hide(example, 0 if step == HELD_OUT else seed, step)
-            tokens.append(one)
+            inputs, other = self._hide(example, 0 if step == HELD_OUT else seed, step)
+            tokens.append(inputs)
             hidden.append(other)
         return Batch(
             index=torch.tensor([example.index for example in examples]),
@@ -113,9 +113,9 @@ class MaskedLmObjective(BaseObjective):
         guessed = (draws < self.spec.mask_share) | ((draws == draws.min()) & (draws < 1))  # one at least, where there is one
         how = (mix(seed, "how", step, example.index, np.arange(len(tokens))) % np.uint64(DRAWS)).astype(float) / DRAWS
         other = (mix(seed, "other", step, example.index, np.arange(len(tokens))) % np.uint64(len(self.tokenizer))).astype(np.int64)
-        shown = np.where(guessed & (how < HIDDEN), self.tokenizer.mask_token_id, tokens)
-        shown = np.where(guessed & (how >= HIDDEN) & (how < RANDOM), other, shown)
-        return shown.astype(np.int64), np.where(guessed, tokens, -1).astype(np.int64)
+        inputs = np.where(guessed & (how < HIDDEN), self.tokenizer.mask_token_id, tokens)
+        inputs = np.where(guessed & (how >= HIDDEN) & (how < RANDOM), other, inputs)
+        return inputs.astype(np.int64), np.where(guessed, tokens, -1).astype(np.int64)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Cross-entropy summed over the hidden tokens; their number is the count."""

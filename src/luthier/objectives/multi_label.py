@@ -73,8 +73,8 @@ def labels_of(cell: Any) -> tuple[str, ...] | None:
     wrong = next((item for item in items if isinstance(item, dict | list)), None)
     if wrong is not None:
         raise ValueError(f"holds a {type(wrong).__name__} among its labels")
-    named = (str(item).strip() for item in items if item is not None)
-    return tuple(dict.fromkeys(label for label in named if label))
+    labels = (str(item).strip() for item in items if item is not None)
+    return tuple(dict.fromkeys(label for label in labels if label))
 
 
 def scores_of_labels(probabilities: np.ndarray, actual: np.ndarray, labels: tuple[str, ...]) -> Scores:

@@ -98,32 +98,32 @@ class PreferenceObjective(AnswersTurns):
 
     def _prepared(self, position: int, record: Record) -> Example:
         pair = pair_of(record.values, self.input)
-        asked = prompt(self.tokenizer, pair.prompt)[0]
+        prefix = prompt(self.tokenizer, pair.prompt)[0]
         tokens: list[int] = []
         learned: list[bool] = []
         places: list[int] = []
-        cut, kept = 0, []
+        cut, pieces = 0, []
         for side in (0, 1):
             whole = render(self.tokenizer, pair.messages(side)).tokens
             piece = whole[: self.spec.max_length]
             cut += len(whole) - len(piece)
-            kept.append(piece)
+            pieces.append(piece)
             tokens += piece
-            learned += [place >= len(asked) for place in range(len(piece))]
+            learned += [index >= len(prefix) for index in range(len(piece))]
             places += range(len(piece))
         facts = {
             "messages": pair.messages(0),
-            "prompt": asked[: self.spec.max_length],
+            "prompt": prefix[: self.spec.max_length],
             "cut": cut,
-            "lengths": tuple(max(len(piece) - len(asked), 0) for piece in kept),
+            "lengths": tuple(max(len(piece) - len(prefix), 0) for piece in pieces),
             "key": make_key(tokens, places, learned),
         }
-        taught = kept[0] != kept[1] and all(facts["lengths"])  # an answer that was cut off whole teaches nothing
+        taught = pieces[0] != pieces[1] and all(facts["lengths"])  # an answer that was cut off whole teaches nothing
         return Example(position, {"tokens": tokens, "place": places}, learned, record, len(tokens), float(taught), facts=facts)
 
     def learned_tokens(self, example: Example) -> list[bool]:
         """Both answers, where they differ."""
-        return [bool(each and example.units) for each in example.target]
+        return [bool(flag and example.units) for flag in example.target]
 
     def describe_learned(self, example: Example) -> str:
         """Which answer has to become likelier than which."""
@@ -140,9 +140,9 @@ class PreferenceObjective(AnswersTurns):
         """Tokens end to end, of each pair the better side first; for each token the one to be said next, or -1, and its log-probability under the reference."""
         import torch
 
-        known = [self.reference_scores.of(example) for example in examples]
-        flat = lay_end_to_end(examples, [example.target for example in examples], known)
-        places = torch.tensor([place for example in examples for place in example.inputs["place"]])
+        references = [self.reference_scores.of(example) for example in examples]
+        flat = lay_end_to_end(examples, [example.target for example in examples], references)
+        places = torch.tensor([index for example in examples for index in example.inputs["place"]])
         return Batch(
             index=torch.tensor([example.index for example in examples]),
             lengths=torch.tensor([example.size for example in examples]),

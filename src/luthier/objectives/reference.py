@@ -52,24 +52,24 @@ class Reference:
             return
         keys = sorted({key_of(example) for example in examples})
         name = "reference-" + hashlib.sha256(stamp.encode() + b"".join(keys)).hexdigest()[:24]
-        found = _unpacked(cache.get(name))
+        entries = _unpacked(cache.get(name))
         chunks = _chunks(examples)
-        left = [chunk for chunk in chunks if not all(key_of(example) in found for example in chunk)]
+        left = [chunk for chunk in chunks if not all(key_of(example) in entries for example in chunk)]
         if left:
             cache.say(f"what the untouched base says of {plural(sum(map(len, left)), objective.unit)}, once")
         written = time.monotonic()
-        for number, chunk in enumerate(left, 1):
+        for index, chunk in enumerate(left, 1):
             cache.poll()
-            found |= zip(map(key_of, chunk), said_of(objective, model, chunk), strict=True)
-            if number == len(left) or time.monotonic() - written > SECONDS:
-                cache.put(name, _packed(found))
+            entries |= zip(map(key_of, chunk), said_of(objective, model, chunk), strict=True)
+            if index == len(left) or time.monotonic() - written > SECONDS:
+                cache.put(name, _packed(entries))
                 written = time.monotonic()
-        self.known |= found
+        self.known |= entries
 
     def of(self, example: Example) -> np.ndarray:
         """What the reference says of a row's learned tokens; NaN where nobody knows, # (learned,)"""
-        known = self.known.get(key_of(example))
-        return np.full(count_learned(example), np.nan, np.float32) if known is None else known
+        entry = self.known.get(key_of(example))
+        return np.full(count_learned(example), np.nan, np.float32) if entry is None else entry
 
 
 def key_of(example: Example) -> bytes:
@@ -129,8 +129,8 @@ def said_of(objective: Any, model: Any, examples: Sequence[Example]) -> list[np.
         return log_probabilities(model, objective.collate(rows, 0, HELD_OUT).to(device)).float().cpu().numpy()
 
     with eval_mode(model):
-        found = np.concatenate(retry_halved(some, examples, "the reference"))
-    return np.split(found, np.cumsum([count_learned(example) for example in examples])[:-1])
+        scores = np.concatenate(retry_halved(some, examples, "the reference"))
+    return np.split(scores, np.cumsum([count_learned(example) for example in examples])[:-1])
 
 
 def log_probabilities(model: Any, batch: Batch, gradient: bool = False) -> Tensor:
@@ -147,8 +147,8 @@ def log_probabilities(model: Any, batch: Batch, gradient: bool = False) -> Tenso
 
     with torch.set_grad_enabled(gradient):
         positions = (batch.flat["next"] >= 0).nonzero()[:, 0]
-        said = model.hidden(batch).index_select(0, positions)
-        return -token_losses(said, model.network.lm_head.weight, batch.flat["next"].index_select(0, positions))
+        states = model.hidden(batch).index_select(0, positions)
+        return -token_losses(states, model.network.lm_head.weight, batch.flat["next"].index_select(0, positions))
 
 
 def sum_by_answer(values: Tensor, tokens: Tensor) -> Tensor:
@@ -178,34 +178,34 @@ def complete(batch: Batch, model: Any) -> torch.Tensor:
 
     from luthier.models.modes import eval_mode
 
-    known = batch.flat["reference"][batch.flat["next"] >= 0]
-    missing = torch.isnan(known)
+    reference = batch.flat["reference"][batch.flat["next"] >= 0]
+    missing = torch.isnan(reference)
     if not missing.any():
-        return known
+        return reference
     origin = model.origin()
     with eval_mode(origin):
-        return torch.where(missing, log_probabilities(origin, batch), known)
+        return torch.where(missing, log_probabilities(origin, batch), reference)
 
 
 def _chunks(examples: Sequence[Example]) -> list[list[Example]]:
     """Rows of about the same length together; of copies the first."""
     once = list({key_of(example): example for example in examples}.values())
     chunks: list[list[Example]] = [[]]
-    held = 0
-    for example in sorted(once, key=lambda each: (each.size, key_of(each))):
-        if chunks[-1] and (held + example.size > TOKENS or len(chunks[-1]) >= ROWS):
+    size = 0
+    for example in sorted(once, key=lambda example: (example.size, key_of(example))):
+        if chunks[-1] and (size + example.size > TOKENS or len(chunks[-1]) >= ROWS):
             chunks.append([])
-            held = 0
+            size = 0
         chunks[-1].append(example)
-        held += example.size
+        size += example.size
     return chunks
 
 
-def _packed(found: dict[bytes, np.ndarray]) -> dict[str, np.ndarray]:
+def _packed(entries: dict[bytes, np.ndarray]) -> dict[str, np.ndarray]:
     return {
-        "keys": np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16).copy(),
-        "lengths": np.array([len(values) for values in found.values()], np.int64),
-        "values": np.concatenate([*found.values(), np.zeros(0, np.float32)]).astype(np.float32),
+        "keys": np.frombuffer(b"".join(entries), np.uint8).reshape(-1, 16).copy(),
+        "lengths": np.array([len(values) for values in entries.values()], np.int64),
+        "values": np.concatenate([*entries.values(), np.zeros(0, np.float32)]).astype(np.float32),
     }
 
 

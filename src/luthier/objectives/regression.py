@@ -52,10 +52,10 @@ def number_of(cell: Any) -> float:
     if isinstance(cell, bool) or not isinstance(cell, int | float | str) or (isinstance(cell, str) and "_" in cell):
         return math.nan
     try:
-        found = float(cell)
+        value = float(cell)
     except (ValueError, OverflowError):
         return math.nan
-    return found if math.isfinite(found) else math.nan
+    return value if math.isfinite(value) else math.nan
 
 
 def scores_of_numbers(predicted: np.ndarray, actual: np.ndarray, spread: float) -> Scores:
@@ -100,14 +100,14 @@ class RegressionObjective(TextObjective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The squared error in standard deviations, summed; every row counts one."""
-        found = model(batch).float()[:, 0]
-        return Loss((found - batch.each["target"].float()).square().sum(), float(len(batch)))
+        predicted = model(batch).float()[:, 0]
+        return Loss((predicted - batch.each["target"].float()).square().sum(), float(len(batch)))
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         """What is predicted and what is there, in the target's own unit."""
         import torch
 
         with torch.no_grad():
-            found = model(batch).float()[:, 0].double().cpu().numpy()
+            predicted = model(batch).float()[:, 0].double().cpu().numpy()
         actual = batch.each["target"].cpu().numpy()
-        return scores_of_numbers(found * self.spread + self.mean, actual * self.spread + self.mean, self.spread)
+        return scores_of_numbers(predicted * self.spread + self.mean, actual * self.spread + self.mean, self.spread)

@@ -86,16 +86,16 @@ def decode(records: Sequence[Record], column: str, side: int, channels: int) -> 
         return []
     require_extra("PIL", "reading images", DataError)
     places = [place_of(record, column) for record in records]
-    found = []
-    for record, said in zip(records, read_each(READER, places, SECONDS, MEMORY, str(side), "L" if channels == 1 else "RGB"), strict=True):
-        if "why" in said:
+    images = []
+    for record, answer in zip(records, read_each(READER, places, SECONDS, MEMORY, str(side), "L" if channels == 1 else "RGB"), strict=True):
+        if "why" in answer:
             where = f"{record.source}, " if record.source else ""
             raise DataError(
-                f"{where}row {record.row}: {record.values[column]} cannot be read: {said['why']}",
+                f"{where}row {record.row}: {record.values[column]} cannot be read: {answer['why']}",
                 "look at the file; was it changed or moved since the rows were read?",
             )
-        found.append(np.frombuffer(bytes.fromhex(said["bytes"]), dtype=np.uint8).reshape(side, side, channels))
-    return found
+        images.append(np.frombuffer(bytes.fromhex(answer["bytes"]), dtype=np.uint8).reshape(side, side, channels))
+    return images
 
 
 def view(objective: BaseObjective, example: Example, seed: int, step: int) -> np.ndarray:

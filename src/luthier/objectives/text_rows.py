@@ -100,9 +100,9 @@ class TextObjective(BaseObjective):
         for row, piece in zip(encoded["overflow_to_sample_mapping"], encoded["input_ids"], strict=True):
             rows[row].append(piece)
         for pieces in rows:
-            kept, lost = pieces[: self.spec.most_windows], pieces[self.spec.most_windows :]
-            tokens = [token for piece in kept for token in piece]
-            places = [place for piece in kept for place in range(len(piece))]
+            windows, lost = pieces[: self.spec.most_windows], pieces[self.spec.most_windows :]
+            tokens = [token for piece in windows for token in piece]
+            places = [index for piece in windows for index in range(len(piece))]
             yield {"tokens": tokens, "place": places}, sum(len(piece) - again for piece in lost)
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
@@ -120,7 +120,7 @@ class TextObjective(BaseObjective):
 
     def _changed(self, examples: Sequence[Example], seed: int, step: int) -> list[Example]:
         """The rows as they are learned from in this step: some of their texts changed."""
-        augment, found = self.augment, []
+        augment, rows = self.augment, []
         assert augment is not None
         for row in examples:
             if augment.changes(seed, step, row.index):
@@ -129,5 +129,5 @@ class TextObjective(BaseObjective):
                 }
                 (changed,) = self.prepare([replace(row.record, values={**row.record.values, **values})])
                 row = replace(changed, index=row.index)
-            found.append(row)
-        return found
+            rows.append(row)
+        return rows

@@ -100,16 +100,16 @@ def spans_said(tags: Sequence[int]) -> list[Said]:
     >>> [(span.first, span.last, span.kind) for span in spans_said([1, 2, 0, 2, 3])]
     [(0, 1, 0), (3, 3, 0), (4, 4, 1)]
     """
-    found: list[Said] = []
-    for place, tag in enumerate(tags):
+    spans: list[Said] = []
+    for index, tag in enumerate(tags):
         if not tag:
             continue
         kind, inside = divmod(int(tag) - 1, 2)
-        if inside and found and found[-1].last == place - 1 and found[-1].kind == kind:
-            found[-1] = Said(found[-1].first, place, kind)
+        if inside and spans and spans[-1].last == index - 1 and spans[-1].kind == kind:
+            spans[-1] = Said(spans[-1].first, index, kind)
         else:
-            found.append(Said(place, place, kind))
-    return found
+            spans.append(Said(index, index, kind))
+    return spans
 
 
 def label_words(places: np.ndarray, bounds: np.ndarray, spans: Sequence[Span], kinds: Sequence[str]) -> Words:
@@ -121,12 +121,12 @@ def label_words(places: np.ndarray, bounds: np.ndarray, spans: Sequence[Span], k
         spans: without spaces at their ends, by their start.
         kinds: by name; spans of others are left out.
     """
-    number = {kind: place for place, kind in enumerate(kinds)}
-    known = [span for span in spans if span.label in number]
+    indices = {kind: index for index, kind in enumerate(kinds)}
+    known = [span for span in spans if span.label in indices]
     starts, ends = bounds[:, 0], bounds[:, 1]
     tags, there = np.zeros(len(places), dtype=np.int64), np.zeros(len(kinds))
     for span in known:
-        kind = number[span.label]
+        kind = indices[span.label]
         there[kind] += 1
         first, behind = int(np.searchsorted(ends, span.start, "right")), int(np.searchsorted(starts, span.end, "left"))
         inside = [word for word in range(first, behind) if not tags[word]]
@@ -134,10 +134,10 @@ def label_words(places: np.ndarray, bounds: np.ndarray, spans: Sequence[Span], k
             tags[word] = 2 + 2 * kind
         if inside:
             tags[inside[0]] = 1 + 2 * kind
-    wanted = {(span.start, span.end, number[span.label]) for span in known}
+    expected = {(span.start, span.end, indices[span.label]) for span in known}
     exact = np.zeros(len(places), dtype=np.int64)
-    for said in spans_said(tags.tolist()):
-        exact[said.first] = (int(starts[said.first]), int(ends[said.last]), said.kind) in wanted
+    for predicted in spans_said(tags.tolist()):
+        exact[predicted.first] = (int(starts[predicted.first]), int(ends[predicted.last]), predicted.kind) in expected
     return Words(places, starts, ends, tags, exact, there)
 
 
@@ -150,13 +150,13 @@ def count_right(tags: np.ndarray, truth: np.ndarray, exact: np.ndarray, kinds: i
         exact: see `Words`, # (words,)
         kinds: how many there are.
     """
-    right, named = np.zeros(kinds), np.zeros(kinds)
-    said = spans_said(tags.tolist())
+    right, predicted = np.zeros(kinds), np.zeros(kinds)
+    spans = spans_said(tags.tolist())
     true = {span for span in spans_said(truth.tolist()) if exact[span.first]}
-    for span in said:
-        named[span.kind] += 1
+    for span in spans:
+        predicted[span.kind] += 1
         right[span.kind] += span in true
-    return right, named, said
+    return right, predicted, spans
 
 
 def scores_of_words(each: Sequence[tuple[np.ndarray, Words]], kinds: Sequence[str]) -> Scores:
@@ -169,7 +169,7 @@ def scores_of_words(each: Sequence[tuple[np.ndarray, Words]], kinds: Sequence[st
     rows = []
     for logged, words in each:
         tags = logged.argmax(1) if len(logged) else np.zeros(0, dtype=np.int64)
-        right, named, said = count_right(tags, words.tags, words.exact, len(kinds))
+        right, predicted, predictions = count_right(tags, words.tags, words.exact, len(kinds))
         sure = logged.max(1) if len(logged) else np.zeros(0)
         spans = [
             (
@@ -178,17 +178,17 @@ def scores_of_words(each: Sequence[tuple[np.ndarray, Words]], kinds: Sequence[st
                 kinds[span.kind],
                 float(np.exp(sure[span.first : span.last + 1].min())),
             )
-            for span in said
+            for span in predictions
         ]
         loss = -float(np.take_along_axis(logged, words.tags[:, None], 1).sum()) if len(logged) else 0.0
-        rows.append((loss, float(len(tags)), float((tags == words.tags).sum()), right, named, words.there, spans))
+        rows.append((loss, float(len(tags)), float((tags == words.tags).sum()), right, predicted, words.there, spans))
     said_of_rows = np.empty(len(rows), dtype=object)
-    for place, row in enumerate(rows):
-        said_of_rows[place] = row[6]
-    loss, count, right_words = (np.array([row[place] for row in rows], dtype=np.float64) for place in range(3))
+    for index, row in enumerate(rows):
+        said_of_rows[index] = row[6]
+    loss, count, right_words = (np.array([row[column] for row in rows], dtype=np.float64) for column in range(3))
     of_kinds = {
-        name: np.array([row[place] for row in rows], dtype=np.float64).reshape(len(rows), len(kinds))
-        for name, place in (("right_spans", 3), ("named_spans", 4), ("there_spans", 5))
+        name: np.array([row[column] for row in rows], dtype=np.float64).reshape(len(rows), len(kinds))
+        for name, column in (("right_spans", 3), ("named_spans", 4), ("there_spans", 5))
     }
     return Scores(loss, count, more={"right_words": right_words, **of_kinds, "said": said_of_rows})
 
@@ -207,13 +207,13 @@ class TokenLabelsObjective(BaseObjective):
         texts = [str(record.values.get(self.input[0]) or "") for record in records]
         examples = []
         for position, (record, text, (inputs, places, bounds, cut)) in enumerate(zip(records, texts, self._read(texts), strict=True)):
-            found = spans_of(record.values.get(self.target or ""))
-            spans = [trimmed(span, text) for span in found or ()]
+            cell_spans = spans_of(record.values.get(self.target or ""))
+            spans = [trimmed(span, text) for span in cell_spans or ()]
             words = label_words(places, bounds, spans, self.spec.labels)
             target = np.full(len(inputs["tokens"]), UNLABELLED)
             target[words.places] = words.tags
             facts = {"cut": cut, "words": words, "spans": spans, "text": text, "kinds": self.spec.labels}
-            units = float(len(places)) if found is not None else 0.0
+            units = float(len(places)) if cell_spans is not None else 0.0
             examples.append(Example(position, inputs, tuple(target.tolist()), record, len(inputs["tokens"]), units, facts=facts))
         return examples
 
@@ -228,15 +228,15 @@ class TokenLabelsObjective(BaseObjective):
         for window, row in enumerate(encoded["overflow_to_sample_mapping"]):
             windows[row].append(window)
         for text, all_of_row in zip(texts, windows, strict=True):
-            kept, lost = all_of_row[: self.spec.most_windows], all_of_row[self.spec.most_windows :]
+            used, lost = all_of_row[: self.spec.most_windows], all_of_row[self.spec.most_windows :]
             tokens, places, offsets = [], [], []
-            for number, window in enumerate(kept):
-                own = [place for place, special in enumerate(encoded["special_tokens_mask"][window]) if not special]
+            for index, window in enumerate(used):
+                own = [position for position, special in enumerate(encoded["special_tokens_mask"][window]) if not special]
                 first = (
-                    overlap // 2 if number else 0
+                    overlap // 2 if index else 0
                 )  # of the tokens that two windows share, each half belongs to the window with more context
-                behind = len(own) - (overlap - overlap // 2) if number + 1 < len(kept) else len(own)
-                offsets += [(len(tokens) + place, *encoded["offset_mapping"][window][place]) for place in own[first:behind]]
+                behind = len(own) - (overlap - overlap // 2) if index + 1 < len(used) else len(own)
+                offsets += [(len(tokens) + position, *encoded["offset_mapping"][window][position]) for position in own[first:behind]]
                 tokens += encoded["input_ids"][window]
                 places += range(len(encoded["input_ids"][window]))
             carrying, bounds = first_pieces(text, offsets)
@@ -284,7 +284,7 @@ class TokenLabelsObjective(BaseObjective):
         cuts = np.searchsorted(carrying, batch.lengths.cumsum(0).cpu().numpy())[:-1]
         starts, ends, tags, exact = (np.split(flat[name][carrying], cuts) for name in ("start", "end", "target", "exact"))
         there = batch.each["there"].double().cpu().numpy()
-        rows = [Words(*each) for each in zip(np.split(carrying, cuts), starts, ends, tags, exact, there, strict=True)]
+        rows = [Words(*fields) for fields in zip(np.split(carrying, cuts), starts, ends, tags, exact, there, strict=True)]
         return scores_of_words(list(zip(np.split(logged, cuts), rows, strict=True)), self.spec.labels)
 
     def _said(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -299,10 +299,10 @@ class TokenLabelsObjective(BaseObjective):
         import torch
         from torch.nn.functional import cross_entropy
 
-        place = next(model.network.parameters()).device
+        device = next(model.network.parameters()).device
         with model.for_generation() as network:
-            logits = network(input_ids=torch.tensor([list(example.tokens)], device=place)).logits[0]
-        return cross_entropy(logits.float(), torch.tensor(example.target, device=place), ignore_index=UNLABELLED, reduction="sum")
+            logits = network(input_ids=torch.tensor([list(example.tokens)], device=device)).logits[0]
+        return cross_entropy(logits.float(), torch.tensor(example.target, device=device), ignore_index=UNLABELLED, reduction="sum")
 
     def learned_tokens(self, example: Example) -> list[bool]:
         """The first token of each word."""
@@ -327,12 +327,12 @@ def first_pieces(text: str, offsets: Sequence[tuple[int, int, int]]) -> tuple[np
     words = words_in(text)
     starts = [start for start, _ in words]
     places, bounds, last = [], [], -1
-    for place, start, end in offsets:
+    for token, start, end in offsets:
         start += len(text[start:end]) - len(text[start:end].lstrip())
         word = bisect_right(starts, start) - 1
         if start >= end or word <= last or start >= words[word][1]:
             continue
-        places.append(place)
+        places.append(token)
         bounds.append(words[word])
         last = word
     return np.array(places, dtype=np.int64), np.array(bounds, dtype=np.int64).reshape(-1, 2)

@@ -124,8 +124,8 @@ class TranslationObjective(BaseObjective):
         """The tokens of each text, and how many were cut."""
         name = "text_target" if side else "text"
         whole = self.tokenizer(**{name: texts}, truncation=False, verbose=False)["input_ids"]
-        kept = self.tokenizer(**{name: texts}, truncation=True, max_length=self.spec.max_length)["input_ids"]
-        return [(tokens, len(every) - len(tokens)) for tokens, every in zip(kept, whole, strict=True)]
+        truncated = self.tokenizer(**{name: texts}, truncation=True, max_length=self.spec.max_length)["input_ids"]
+        return [(tokens, len(every) - len(tokens)) for tokens, every in zip(truncated, whole, strict=True)]
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
         """The sources end to end; beside them, for each target token, what the decoder reads (the token before it) and what it is to say.
@@ -135,9 +135,11 @@ class TranslationObjective(BaseObjective):
         import torch
 
         targets = [example.target or [-1] for example in examples]
-        shown = [token for target in targets for token in (BEGIN, *target[:-1])]
-        spoken = [token for target in targets for token in target]
-        stream = Stream(torch.tensor([len(target) for target in targets]), {"shown": torch.tensor(shown), "next": torch.tensor(spoken)})
+        inputs = [token for target in targets for token in (BEGIN, *target[:-1])]
+        next_tokens = [token for target in targets for token in target]
+        stream = Stream(
+            torch.tensor([len(target) for target in targets]), {"shown": torch.tensor(inputs), "next": torch.tensor(next_tokens)}
+        )
         return Batch(
             index=torch.tensor([example.index for example in examples]),
             lengths=torch.tensor([len(example.tokens) for example in examples]),
@@ -151,11 +153,11 @@ class TranslationObjective(BaseObjective):
         import torch
 
         device = next(model.parameters()).device
-        source, said = (torch.tensor([tokens], device=device) for tokens in (example.tokens, example.target))
-        shown = torch.cat([torch.full_like(said[:, :1], model.start), said[:, :-1]], 1)
+        source, target = (torch.tensor([tokens], device=device) for tokens in (example.tokens, example.target))
+        inputs = torch.cat([torch.full_like(target[:, :1], model.start), target[:, :-1]], 1)
         with model.for_generation() as network:
-            logits = network(input_ids=source, decoder_input_ids=shown, use_cache=False).logits[0]
-        return -logits.float().log_softmax(-1).gather(1, said[0, :, None]).sum()
+            logits = network(input_ids=source, decoder_input_ids=inputs, use_cache=False).logits[0]
+        return -logits.float().log_softmax(-1).gather(1, target[0, :, None]).sum()
 
     def swap_inputs(self, examples: Sequence[Example]) -> list[Example]:
         """Each target behind the source of the next row."""
@@ -179,7 +181,7 @@ class TranslationObjective(BaseObjective):
     def rows_to_answer(self, examples: Sequence[Example], most: int) -> list[int]:
         """Evenly over all rows, whatever their length: a score over the short ones alone would flatter."""
         able = [row for row, example in enumerate(examples) if example.units]
-        return [able[number * len(able) // min(most, len(able))] for number in range(min(most, len(able)))]
+        return [able[index * len(able) // min(most, len(able))] for index in range(min(most, len(able)))]
 
     def answer(self, model: Any, examples: Sequence[Example], limit: int) -> list[str]:
         """Translations, by the beams of the spec; each may be twice as long as its source, whatever the reference is."""
@@ -231,12 +233,12 @@ class TranslationObjective(BaseObjective):
 
         from luthier.models.next_token import next_token_loss
 
-        spoken = batch.streams[TARGET].values["next"]
-        places = (spoken >= 0).nonzero()[:, 0]
-        said, target = model.hidden(batch).index_select(0, places), spoken.index_select(0, places)
+        next_tokens = batch.streams[TARGET].values["next"]
+        places = (next_tokens >= 0).nonzero()[:, 0]
+        states, target = model.hidden(batch).index_select(0, places), next_tokens.index_select(0, places)
         weight, bias = model.output()
         if bias is not None:  # one more number a token, which is 1
-            said = torch.cat([said, said.new_ones(len(said), 1)], 1)
+            states = torch.cat([states, states.new_ones(len(states), 1)], 1)
             weight = torch.cat([weight, bias[:, None].to(weight.dtype)], 1)
-        total, losses = next_token_loss(said, weight, target, smoothing=smoothing)
+        total, losses = next_token_loss(states, weight, target, smoothing=smoothing)
         return total, losses, len(target)

@@ -95,17 +95,17 @@ class _Scored(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, outputs: Tensor, windows: Windows, cbow: bool) -> Tensor:
         total, at_inputs, at_outputs = (_cbow if cbow else _skip_gram)(inputs, outputs, windows)
         read = windows.words if cbow else windows.centres
-        said = torch.cat([windows.centres if cbow else windows.words, windows.noise.flatten()])
-        ctx.save_for_backward(*_summed(read, at_inputs, len(inputs)), *_summed(said, at_outputs, len(outputs)))
+        targets = torch.cat([windows.centres if cbow else windows.words, windows.noise.flatten()])
+        ctx.save_for_backward(*_summed(read, at_inputs, len(inputs)), *_summed(targets, at_outputs, len(outputs)))
         ctx.shapes = inputs.shape, outputs.shape
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        saved, found = ctx.saved_tensors, []
+        saved, gradients = ctx.saved_tensors, []
         for shape, rows, values in zip(ctx.shapes, saved[::2], saved[1::2], strict=True):
-            found.append(torch.sparse_coo_tensor(rows[None], values * grads[0], shape, is_coalesced=True, check_invariants=False))
-        return found[0], found[1], None, None
+            gradients.append(torch.sparse_coo_tensor(rows[None], values * grads[0], shape, is_coalesced=True, check_invariants=False))
+        return gradients[0], gradients[1], None, None
 
 
 def summed_loss(inputs: Tensor, outputs: Tensor, windows: Windows, cbow: bool) -> Tensor:
@@ -117,8 +117,8 @@ def summed_loss(inputs: Tensor, outputs: Tensor, windows: Windows, cbow: bool) -
         windows: of the step.
         cbow: guess a word from the mean of its window, instead of the words of the window from the word.
     """
-    found: Any = _Scored.apply(inputs, outputs, windows, cbow)
-    return found
+    loss: Any = _Scored.apply(inputs, outputs, windows, cbow)
+    return loss
 
 
 def losses_of_words(inputs: Tensor, outputs: Tensor, windows: Windows, cbow: bool) -> Tensor:
@@ -183,39 +183,39 @@ def _against_noise(vectors: Tensor, noise: Tensor, weights: Tensor) -> tuple[Ten
 def _skip_gram(inputs: Tensor, outputs: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
     """The summed loss; its gradients at the words, and at the words with those around them and the negative samples behind."""
     vectors = inputs.index_select(0, windows.centres)
-    said = outputs.index_select(0, torch.cat([windows.words, windows.noise.flatten()]))
+    rows = outputs.index_select(0, torch.cat([windows.words, windows.noise.flatten()]))
     length = len(windows.words)
-    noise = said[length:].view(*windows.noise.shape, -1)
+    noise = rows[length:].view(*windows.noise.shape, -1)
     weights = windows.pairs * (windows.negatives / windows.noise.shape[1])
     total, at_vectors, at_noise = _against_noise(vectors, noise, weights)
     runs = vectors.view(len(windows.band), -1, vectors.shape[1])
-    around = _around(said, windows)
+    around = _around(rows, windows)
     scores = torch.bmm(runs, around.transpose(1, 2))
     total = total - (logsigmoid(scores) * windows.band).sum()
     slope = scores.sigmoid_().sub_(1).mul_(windows.band)
     at_vectors.view_as(runs).baddbmm_(slope, around)
-    at_said = torch.zeros_like(said)
-    _folded(torch.bmm(slope.transpose(1, 2), runs), windows, at_said)
-    at_said[length:] = at_noise
-    return total, at_vectors, at_said
+    at_rows = torch.zeros_like(rows)
+    _folded(torch.bmm(slope.transpose(1, 2), runs), windows, at_rows)
+    at_rows[length:] = at_noise
+    return total, at_vectors, at_rows
 
 
 def _cbow(inputs: Tensor, outputs: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
     """The summed loss; its gradients at the words with those around them, and at the words with the negative samples behind."""
     read = inputs.index_select(0, windows.words)
-    said = outputs.index_select(0, torch.cat([windows.centres, windows.noise.flatten()]))
+    rows = outputs.index_select(0, torch.cat([windows.centres, windows.noise.flatten()]))
     count = windows.count
     sizes = windows.band.sum(-1, keepdim=True)
     weights = (sizes > 0).float().flatten()
     shares = windows.band / sizes.clamp(min=1)
     around = _around(read, windows)
     means = torch.bmm(shares, around).flatten(0, 1)
-    noise = said[count:].view(*windows.noise.shape, -1)
+    noise = rows[count:].view(*windows.noise.shape, -1)
     total, at_means, at_noise = _against_noise(means, noise, weights * (windows.negatives / windows.noise.shape[1]))
-    scores = (means * said[:count]).sum(-1)
+    scores = (means * rows[:count]).sum(-1)
     total = total - (logsigmoid(scores) * weights).sum()
     slope = (scores.sigmoid() - 1) * weights
-    at_means.addcmul_(slope[:, None], said[:count])
+    at_means.addcmul_(slope[:, None], rows[:count])
     at_read = torch.zeros_like(read)
     _folded(torch.bmm(shares.transpose(1, 2), at_means.view(len(windows.band), -1, means.shape[1])), windows, at_read)
     return total, at_read, torch.cat([means.mul_(slope[:, None]), at_noise])

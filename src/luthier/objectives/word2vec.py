@@ -98,12 +98,12 @@ class Word2VecObjective(BaseObjective):
         sizes = np.array([len(example.tokens) for example in examples])
         words = np.concatenate([example.tokens for example in examples])
         texts = np.repeat(np.arange(len(examples)), sizes)
-        place = np.arange(len(words)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        positions = np.arange(len(words)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         rows = np.repeat(np.array([example.index for example in examples]), sizes)
         if self.spec.subsample:
-            kept = _share(mix(seed, "kept", step, rows, place)) < self.kept[words]
-            words, texts, place, rows = words[kept], texts[kept], place[kept], rows[kept]
-        wide = 1 + (mix(seed, "window", step, rows, place) % np.uint64(self.spec.window)).astype(np.int32)
+            mask = _share(mix(seed, "kept", step, rows, positions)) < self.kept[words]
+            words, texts, positions, rows = words[mask], texts[mask], positions[mask], rows[mask]
+        wide = 1 + (mix(seed, "window", step, rows, positions) % np.uint64(self.spec.window)).astype(np.int32)
         flat = _windows(words, texts, len(examples), wide, self.spec.window, lambda groups: self._noise(groups, seed, step))
         return Batch(
             index=torch.tensor([example.index for example in examples]),
@@ -115,11 +115,11 @@ class Word2VecObjective(BaseObjective):
     def _noise(self, groups: int, seed: int, step: int) -> np.ndarray:
         """Negative samples for each group of words; in an evaluation one group for all, # (groups, samples)"""
         if step == HELD_OUT:
-            drawn = (np.arange(HELD_OUT_NOISE) + 0.5) / HELD_OUT_NOISE
-            return self.noise.searchsorted(drawn).reshape(1, -1)
+            quantiles = (np.arange(HELD_OUT_NOISE) + 0.5) / HELD_OUT_NOISE
+            return self.noise.searchsorted(quantiles).reshape(1, -1)
         count = self.spec.shared_negatives
-        drawn = _share(mix(seed, "noise", step, np.arange(groups * count)))
-        return np.minimum(self.noise.searchsorted(drawn, side="right"), len(self.noise) - 1).reshape(groups, count)
+        quantiles = _share(mix(seed, "noise", step, np.arange(groups * count)))
+        return np.minimum(self.noise.searchsorted(quantiles, side="right"), len(self.noise) - 1).reshape(groups, count)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The logistic loss of the pairs and their negative samples, summed; the number of pairs (of CBOW: of words) is the count."""
@@ -139,10 +139,10 @@ class Word2VecObjective(BaseObjective):
         network: Any = model.network
         windows, cbow = self.windows(batch), self.spec.model == "cbow"
         with torch.no_grad():
-            each = losses_of_words(network.words.weight, network.contexts.weight, windows, cbow).double()
+            losses = losses_of_words(network.words.weight, network.contexts.weight, windows, cbow).double()
         counts = (windows.pairs > 0 if cbow else windows.pairs).double()
-        rows, empty = batch.flat["texts"], torch.zeros(len(batch) + 1, dtype=torch.double, device=each.device)
-        loss, count = (empty.index_add(0, rows, values)[:-1].cpu().numpy() for values in (each, counts))
+        rows, empty = batch.flat["texts"], torch.zeros(len(batch) + 1, dtype=torch.double, device=losses.device)
+        loss, count = (empty.index_add(0, rows, values)[:-1].cpu().numpy() for values in (losses, counts))
         return Scores(loss=loss, count=count, groups=batch.each["row"].cpu().numpy())
 
     def windows(self, batch: Batch) -> Windows:
@@ -158,9 +158,9 @@ class Word2VecObjective(BaseObjective):
     def describe_learned(self, example: Example) -> str:
         """What is told from what."""
         spec, left_out = self.spec, without_vector(self.tokenizer, self.text(example.record))
-        told = "the words near each word" if spec.model == "skip_gram" else "each word from the mean of those near it"
+        task = "the words near each word" if spec.model == "skip_gram" else "each word from the mean of those near it"
         rare = ", frequent ones left out at random" if spec.subsample else ""
-        return f"{told}, up to {spec.window} to either side{rare}, against {plural(spec.negatives, 'drawn word')} each{left_out}"
+        return f"{task}, up to {spec.window} to either side{rare}, against {plural(spec.negatives, 'drawn word')} each{left_out}"
 
     def text(self, record: Record) -> str:
         """What is read of a row."""

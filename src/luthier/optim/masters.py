@@ -238,9 +238,9 @@ class Masters:
                 if not state:
                     state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(master), exp_avg_sq=torch.zeros_like(master))
                 state["step"] += 1
-                taken = float(state["step"])
+                steps = float(state["step"])
                 numbers = [scale, 1 - group["lr"] * group["weight_decay"], beta, 1 - beta, beta_square, 1 - beta_square]
-                numbers += [group["lr"] / (1 - beta**taken), math.sqrt(1 - beta_square**taken), self.spec.eps]
+                numbers += [group["lr"] / (1 - beta**steps), math.sqrt(1 - beta_square**steps), self.spec.eps]
                 rounded = self.inner[name].detach()
                 flat = (tensor.view(-1) for tensor in (master, state["exp_avg"], state["exp_avg_sq"], rounded, gradient.contiguous()))
                 self._kernels.adamw_(*flat, torch.tensor(numbers))
@@ -270,12 +270,12 @@ class Masters:
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer's moments and counters, by parameter and name."""
-        kept = {}
+        moments = {}
         for name, master in self.outer.items():
             for key, value in self.optimizer.state.get(master, {}).items():
                 if value is not None:
-                    kept[f"{name}/{key}"] = torch.as_tensor(value).detach()
-        return kept
+                    moments[f"{name}/{key}"] = torch.as_tensor(value).detach()
+        return moments
 
     def tokens(self) -> dict[str, Tensor]:
         """Which tokens the kept rows of an embedding belong to, by its name and `MET`."""

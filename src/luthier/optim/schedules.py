@@ -126,13 +126,13 @@ def valid_cuts(total: int, cuts: Sequence[Cut]) -> list[Cut]:
         total: steps of the run before any cut.
         cuts: in any order; after a run was killed, a cut of before may lie behind a later decision.
     """
-    kept: list[Cut] = []
+    valid: list[Cut] = []
     for cut in sorted(cuts, key=lambda cut: cut.step):
-        fewer_evaluations = not cut.evaluations and (not kept or kept[-1].evaluations)
+        fewer_evaluations = not cut.evaluations and (not valid or valid[-1].evaluations)
         if cut.step <= total and (cut.total < total or (cut.total == total and fewer_evaluations)):
-            kept.append(cut)
+            valid.append(cut)
             total = cut.total
-    return kept
+    return valid
 
 
 def progress(schedule: Any, step: int, planned: int, cuts: Sequence[Cut] = ()) -> tuple[float, float]:

@@ -43,22 +43,22 @@ class SparseRows:
             ExperimentError: a row that is not kept would have to move.
         """
         tokens, values = gradient._indices()[0], gradient._values()
-        place = self.position.index_select(0, tokens)
-        known = place >= 0
-        kept = place[known]
-        if len(kept) < len(place):
+        positions = self.position.index_select(0, tokens)
+        known = positions >= 0
+        indices = positions[known]
+        if len(indices) < len(positions):
             self._refuse_strangers(tokens[~known], values[~known])
             values = values[known]
-        return rows.index_add_(0, kept, values.to(rows.dtype))
+        return rows.index_add_(0, indices, values.to(rows.dtype))
 
     def _refuse_strangers(self, tokens: Tensor, gradients: Tensor) -> None:
         """Raise where tokens whose rows are not kept have a gradient that is not zero."""
         moved = tokens[gradients.ne(0).any(1)].unique().tolist()
         if not moved:
             return
-        named = ", ".join(map(str, moved[:MOST_NAMED])) + (f" and {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else "")
+        listing = ", ".join(map(str, moved[:MOST_NAMED])) + (f" and {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else "")
         raise ExperimentError(
-            f"{self.name} has a gradient at token {named}, but only the rows of tokens that the training examples hold are kept ({len(self.tokens):,} of {len(self.position):,}): the others would silently stay as they are",
+            f"{self.name} has a gradient at token {listing}, but only the rows of tokens that the training examples hold are kept ({len(self.tokens):,} of {len(self.position):,}): the others would silently stay as they are",
             "let the objective name the tokens that `collate` may draw, in its attribute `drawn_tokens`",
         )
 
@@ -70,9 +70,9 @@ class SparseRows:
             kept: # (tokens, width)
             tokens: that `kept` belongs to.
         """
-        place = self.position.index_select(0, tokens)
-        known = place >= 0
-        return rows.index_copy_(0, place[known], kept[known])
+        positions = self.position.index_select(0, tokens)
+        known = positions >= 0
+        return rows.index_copy_(0, positions[known], kept[known])
 
     def copy_to_table(self, rows: Tensor, table: Tensor) -> None:
         """Write the rows into the table, rounded to what it computes in."""

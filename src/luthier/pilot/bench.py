@@ -77,7 +77,7 @@ class Bench:
         import optuna
 
         values: Values = {}
-        for dimension in sorted(self.space, key=lambda one: len(one.when)):  # a condition comes after what it depends on
+        for dimension in sorted(self.space, key=lambda dimension: len(dimension.when)):  # a condition comes after what it depends on
             if not dimension.applies_to(values):
                 continue
             if dimension.kind == "choice":

@@ -48,11 +48,11 @@ class CheckResult:
     fixed: Path | None = None
 
     def __repr__(self) -> str:
-        counts = {weight: sum(found.severity == weight for found in self.findings) for weight in WEIGHT}
+        counts = {weight: sum(finding.severity == weight for finding in self.findings) for weight in WEIGHT}
         return (
             f"CheckResult({plural(self.dataset.count, 'row')}: "
             + ", ".join(
-                plural(found, weight) if weight in ("warning", "note") else f"{found} {weight}" for weight, found in counts.items() if found
+                plural(count, weight) if weight in ("warning", "note") else f"{count} {weight}" for weight, count in counts.items() if count
             )
             + ")"
         )
@@ -107,24 +107,24 @@ def check(
     sheet = dataset.sheet(**(_read_with_model(dataset, base, reporter) if model else {}))
     for name in applicable_checks(list(CHECKS) if model else QUICK, dataset.reader.kind):
         findings += CHECKS[name](sheet)
-    findings.sort(key=lambda found: WEIGHT[found.severity])
-    for found in findings:
-        reporter.finding(found)
-    shown = None
+    findings.sort(key=lambda finding: WEIGHT[finding.severity])
+    for finding in findings:
+        reporter.finding(finding)
+    page_path = None
     if page is not None:
         from luthier.delivery.flagged import write_flagged
 
-        shown = write_flagged(Path(page), dataset, findings)
-    return CheckResult(dataset, findings, shown, _write_fixed(Path(fix), dataset, findings, reporter) if fix is not None else None)
+        page_path = write_flagged(Path(page), dataset, findings)
+    return CheckResult(dataset, findings, page_path, _write_fixed(Path(fix), dataset, findings, reporter) if fix is not None else None)
 
 
 def _check_places(page: str | Path | None, fix: str | Path | None) -> None:
     """What shall be written can be, before the work."""
     if fix is not None:
         _format_of_fixed(Path(fix))
-    for asked in (page, fix):
-        if asked is not None:
-            check_writable(Path(asked))
+    for path in (page, fix):
+        if path is not None:
+            check_writable(Path(path))
 
 
 def _read_with_model(dataset: Dataset, base: str | None, reporter: Reporter) -> dict[str, Any]:
@@ -167,10 +167,10 @@ def _write_fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], repo
     """The training file without what the checks would drop, its labels without spaces around them; the source stays as it is."""
     source, kind = Path(dataset.spec.path), _format_of_fixed(path)
     why: dict[int, str] = {row.line: f"set aside: {row.reason}" for row in dataset.rejected if row.file == str(source)}
-    for found in findings:
-        for file, line in found.evidence.get("drop", ()):
+    for finding in findings:
+        for file, line in finding.evidence.get("drop", ()):
             if file == str(source):
-                why.setdefault(line, f"{found.check}: {found.claim}")
+                why.setdefault(line, f"{finding.check}: {finding.claim}")
     table = read(source, dataset.spec.format, dataset.spec.encoding, dataset.spec.header, sheet=dataset.spec.sheet)
     rows = dict(zip(table.lines, table.values, strict=True))
     changed = _tidy_labels(rows, dataset)
@@ -182,15 +182,15 @@ def _write_fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], repo
         columns = [name for name in columns if name not in KEPT]
         image, folder = dataset.spec.input[0], source if source.is_dir() else source.parent
         rows = {line: {name: row[name] for name in columns} | {image: _from(path, folder / row[image])} for line, row in rows.items()}
-    kept = [values for line, values in rows.items() if line not in why]
-    write_file(path, format_rows(kind, columns, kept), AGAIN)
+    remaining = [values for line, values in rows.items() if line not in why]
+    write_file(path, format_rows(kind, columns, remaining), AGAIN)
     journal = path.with_name(path.name + ".journal.jsonl")
     head = {
         "source": str(source),
         "sha256": file_hash(on_disk(source)),
         "result": path.name,
         "result_sha256": file_hash(path),
-        "kept": len(kept),
+        "kept": len(remaining),
         "dropped": len(why),
         "changed": len(changed.keys() - why.keys()),
     }
@@ -200,7 +200,9 @@ def _write_fixed(path: Path, dataset: Dataset, findings: Sequence[Finding], repo
     lines = [head, *(entries[line] for line in sorted(entries))]
     write_file(journal, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), AGAIN)
     mended = f", {plural(head['changed'], 'label')} without the spaces around" if head["changed"] else ""
-    reporter.say(f"{path}: {plural(len(kept), 'row')} kept, {len(why):,} dropped{mended}; each of them, with the reason, in {journal.name}")
+    reporter.say(
+        f"{path}: {plural(len(remaining), 'row')} kept, {len(why):,} dropped{mended}; each of them, with the reason, in {journal.name}"
+    )
     return path
 
 

@@ -80,7 +80,7 @@ def complete(
 
 
 def _run_stages(
-    place: Run,
+    run: Run,
     experiment: Experiment,
     dataset: Dataset,
     reporter: Reporter,
@@ -89,14 +89,14 @@ def _run_stages(
     inexact: Sequence[str] | None,
 ) -> Run:
     """Every stage, in its order."""
-    asked = SearchRequest.of(place)
-    workers = asked.workers if asked and asked.backend == "processes" else 1
-    before = spent_before(place)
-    with count_seconds(place, clock, before), note_interruption(place, clock), Signals(reporter.say) as signals, restore_threads():
-        if place.verdict is not None and (place.folder / "bundle" / "luthier.json").exists() and not place.events_named("searching"):
-            finish(place, reporter, place.verdict)
-            return place
-        context, experiment = open_context(place, experiment, dataset, reporter, clock, signals, inexact, workers)
+    request = SearchRequest.of(run)
+    workers = request.workers if request and request.backend == "processes" else 1
+    before = spent_before(run)
+    with count_seconds(run, clock, before), note_interruption(run, clock), Signals(reporter.say) as signals, restore_threads():
+        if run.verdict is not None and (run.folder / "bundle" / "luthier.json").exists() and not run.events_named("searching"):
+            finish(run, reporter, run.verdict)
+            return run
+        context, experiment = open_context(run, experiment, dataset, reporter, clock, signals, inexact, workers)
         context.before = before
         check_budget(context, experiment)
         prove_loss(context, experiment)
@@ -104,18 +104,18 @@ def _run_stages(
         if should_search(context, experiment):
             return run_search(context, experiment)
         cross_validate(context, experiment)
-        if not place.events_named("trained"):
+        if not run.events_named("trained"):
             reporter.stage("train", plural(experiment.total_steps(len(context.examples("train"))), "step"))
         work = context.work(experiment)
         if context.family.generates:
             write_samples(context, work, "before")
-        place.event("started", clock=clock())
+        run.event("started", clock=clock())
         limit = time_limit(context)
-        best = Fit(place, work, reporter, signals, watchers, limit).finish()
-        keep_to_time(context, work, limit, planned_closing(place))
-        tell_cuts(place, reporter)
+        best = Fit(run, work, reporter, signals, watchers, limit).finish()
+        keep_to_time(context, work, limit, planned_closing(run))
+        tell_cuts(run, reporter)
         judge_and_package(context, experiment, work, best)
-    return place
+    return run
 
 
 def open_context(
@@ -158,7 +158,7 @@ def note_interruption(place: Run, clock: Clock) -> Iterator[None]:
 
 
 def _settle_machine(
-    place: Run, experiment: Experiment, base: Base | None, reporter: Reporter, inexact: Sequence[str] | None, workers: int
+    run: Run, experiment: Experiment, base: Base | None, reporter: Reporter, inexact: Sequence[str] | None, workers: int
 ) -> Experiment:
     """Decide once what depends on the machine, or check that nothing of it has changed."""
     weights = base.fingerprint if base is not None else ""
@@ -168,29 +168,29 @@ def _settle_machine(
                 f"the weights of {experiment.model.base} are not those this experiment was made for",
                 "put the old base back, or empty model.fingerprint",
             )
-        _set_threads(place, reporter, experiment.environment.get("threads"), workers)
+        _set_threads(run, reporter, experiment.environment.get("threads"), workers)
         settled = decide_device_fields(experiment, base).replace("model.fingerprint", weights)
         settled = settled.model_copy(update={"environment": environment()})
-        write_file(place.folder / "experiment.yaml", settled.yaml())
+        write_file(run.folder / "experiment.yaml", settled.yaml())
         return settled
-    _set_threads(place, reporter, experiment.environment["threads"], workers)
+    _set_threads(run, reporter, experiment.environment["threads"], workers)
     differs = environment_differences(experiment.environment)
     if experiment.model.fingerprint != weights:
         differs.append("model.base: the weights are not those the run began with")
     differs += inexact or []
     if differs and inexact is None:
         raise RunError("this is not the machine or the software the run began with; it would not give the same bits:\n  " + "\n  ".join(differs),
-                       f"resume where it began, start a new run (`luthier train {place.folder}/experiment.yaml`), or go on all the same: `luthier resume {place.folder} --allow-inexact`")  # fmt: skip
+                       f"resume where it began, start a new run (`luthier train {run.folder}/experiment.yaml`), or go on all the same: `luthier resume {run.folder} --allow-inexact`")  # fmt: skip
     if differs:
-        place.event("inexact", differences=differs)
+        run.event("inexact", differences=differs)
     return experiment
 
 
-def _set_threads(place: Run, reporter: Reporter, recorded: int | None, workers: int) -> None:
+def _set_threads(run: Run, reporter: Reporter, recorded: int | None, workers: int) -> None:
     """Compute on the threads that the experiment was or is to be trained on; where nobody knows yet, on as many as are free.
 
     Args:
-        place: the run; what is unusual is an event of it.
+        run: what is unusual is an event of it.
         reporter: shows the same.
         recorded: in the experiment: with another number its bytes would not come again.
         workers: that share the processors.
@@ -198,24 +198,24 @@ def _set_threads(place: Run, reporter: Reporter, recorded: int | None, workers: 
     if recorded is not None:
         now = max(1, torch.get_num_threads() // workers)
         if now != recorded:
-            place.event("threads", number=recorded, instead_of=now, why="recorded")
+            run.event("threads", number=recorded, instead_of=now, why="recorded")
             reporter.say(
                 f"computing on {_threads(recorded)} instead of {now}: so the experiment says, and with another number other bytes come out"
             )
         use_threads(recorded)
     else:
-        found = choose_threads(workers)
-        if found.number < found.usual:
-            place.event("threads", number=found.number, instead_of=found.usual, free=round(found.free or 0.0, 2), why="busy")
-            reporter.say(f"another program is busy: training with {found.number} of {_threads(found.usual)}")
-        use_threads(found.number)
-    if torch.get_num_threads() > 1 and not bound_spinning() and not place.events_named("spin_unbounded"):
-        place.event("spin_unbounded")
+        threads = choose_threads(workers)
+        if threads.number < threads.usual:
+            run.event("threads", number=threads.number, instead_of=threads.usual, free=round(threads.free or 0.0, 2), why="busy")
+            reporter.say(f"another program is busy: training with {threads.number} of {_threads(threads.usual)}")
+        use_threads(threads.number)
+    if torch.get_num_threads() > 1 and not bound_spinning() and not run.events_named("spin_unbounded"):
+        run.event("spin_unbounded")
         reporter.say(
             "torch was loaded before luthier: beside other programs a step may take many times as long; `import luthier` before `import torch`"
         )
 
 
-def _threads(number: int) -> str:
+def _threads(count: int) -> str:
     """So many threads, for a person."""
-    return f"{number} thread" + "s" * (number != 1)
+    return f"{count} thread" + "s" * (count != 1)

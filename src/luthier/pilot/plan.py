@@ -63,26 +63,28 @@ def plan(experiment: str | Path | Experiment, *, set: Changes = (), seconds: flo
 
     free = available_memory()
     reporter.stage("measuring", "a few steps, from the shortest to the longest")
-    asked = [sys.executable, "-c", CHILD, json.dumps({"experiment": experiment.yaml(), "seconds": seconds})]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", CHILD, json.dumps({"experiment": experiment.yaml(), "seconds": seconds})]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        said = json.loads(done.stdout.strip().split("\n")[-1])
+        estimate = json.loads(process.stdout.strip().split("\n")[-1])
     except ValueError:
-        said = {}
-    if "problem" in said:
-        raise RunError(said["problem"], said["remedy"])
-    if not said and done.returncode < 0:
+        estimate = {}
+    if "problem" in estimate:
+        raise RunError(estimate["problem"], estimate["remedy"])
+    if not estimate and process.returncode < 0:
         raise DoesNotFit(
-            f"measuring was ended by signal {-done.returncode}: there is not enough memory ({size(free)} are free)",
+            f"measuring was ended by signal {-process.returncode}: there is not enough memory ({size(free)} are free)",
             _suggest_remedy(experiment, None, free),
         )
-    if not said:
-        raise RunError(f"measuring failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    made = RunEstimate(said, free, [])
-    if made.fits:
-        return made
-    proposals = _proposals(said, free)
-    raise DoesNotFit(f"the run needs about {size(said['memory'])}, and {size(free)} are free", _suggest_remedy(experiment, proposals, free))
+    if not estimate:
+        raise RunError(f"measuring failed: {(process.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    result = RunEstimate(estimate, free, [])
+    if result.fits:
+        return result
+    proposals = _proposals(estimate, free)
+    raise DoesNotFit(
+        f"the run needs about {size(estimate['memory'])}, and {size(free)} are free", _suggest_remedy(experiment, proposals, free)
+    )
 
 
 def measure_in_child(asked: str) -> None:
@@ -109,20 +111,20 @@ def measure_in_child(asked: str) -> None:
         print(json.dumps({"problem": problem.message, "remedy": problem.remedy}))
 
 
-def _proposals(said: dict[str, Any], free: int) -> list[tuple[str, int]]:
+def _proposals(estimate: dict[str, Any], free: int) -> list[tuple[str, int]]:
     """What would fit, cheapest in quality first."""
-    found = []
-    room = HEADROOM * free - said["fixed"]
-    if room > 0 and said["a_token"] > 0:
-        tokens = int(room / said["a_token"])
-        if 64 <= tokens < said["at_once"]:
-            found.append((f"training.micro_batch_tokens={tokens}", int(said["fixed"] + tokens * said["a_token"])))
-    state = 12 * said["moving"]  # gradients and two moments, 4 bytes each
+    proposals = []
+    room = HEADROOM * free - estimate["fixed"]
+    if room > 0 and estimate["a_token"] > 0:
+        tokens = int(room / estimate["a_token"])
+        if 64 <= tokens < estimate["at_once"]:
+            proposals.append((f"training.micro_batch_tokens={tokens}", int(estimate["fixed"] + tokens * estimate["a_token"])))
+    state = 12 * estimate["moving"]  # gradients and two moments, 4 bytes each
     for change, share in (("adaptation.kind=freeze", 0.5), ("adaptation.kind=lora", 0.02)):
-        need = int(said["memory"] - state * (1 - share))
+        need = int(estimate["memory"] - state * (1 - share))
         if need <= HEADROOM * free:
-            found.append((change, need))
-    return found
+            proposals.append((change, need))
+    return proposals
 
 
 def _suggest_remedy(experiment: Experiment, proposals: list[tuple[str, int]] | None, free: int) -> str:

@@ -64,14 +64,14 @@ def predict(
     if out is not None:
         prepare_output(Path(out), values, chat=family.generates, source=source, bundle=base.folder)
     model, objective = load_bundle(base)
-    found = [decide(one, top, abstain_below) for one in family.predict(model, objective, rows, limit)]
-    found = [{"row": record.row, **one} for record, one in zip(rows, found, strict=True)]
+    predictions = [decide(prediction, top, abstain_below) for prediction in family.predict(model, objective, rows, limit)]
+    predictions = [{"row": record.row, **prediction} for record, prediction in zip(rows, predictions, strict=True)]
     if out is not None:
-        names = write_predictions(Path(out), values, [_as_columns(one, family.structured) for one in found])
+        names = write_predictions(Path(out), values, [_as_columns(prediction, family.structured) for prediction in predictions])
         moved = next((name for name, column in names.items() if column != f"predicted_{name}"), None)
         if moved:
             say(f"the rows have columns named predicted_… already: the new ones end in {names[moved].removeprefix(f'predicted_{moved}')}")
-    return found
+    return predictions
 
 
 def chat(bundle: str | os.PathLike[str], *, limit: int = 256, temperature: float = 0.0, say: Say | None = None) -> Conversation:
@@ -129,11 +129,11 @@ class Conversation:
 
         self.messages.append({"role": "user", "content": text})
         tokens, _ = prompt(self.tokenizer, self.messages)
-        said = ""
+        answer = ""
         for piece in stream_answer(self.model, self.tokenizer, tokens, self.limit, self.temperature):
-            said += piece
+            answer += piece
             yield piece
-        self.messages.append({"role": "assistant", "content": said.strip() or "…"})
+        self.messages.append({"role": "assistant", "content": answer.strip() or "…"})
 
 
 def _warn(line: str) -> None:
@@ -158,10 +158,10 @@ def _refuse_types(bundle: Any, **options: Any) -> None:
             raise ExperimentError(f"{name} is {value!r}, {describe_value(value)}, not a {'whole number' if whole else 'number'}", f"give it as {name}={'2' if whole else '0.8'}")  # fmt: skip
 
 
-def _as_columns(one: dict[str, Any], structured: Sequence[str]) -> dict[str, Any]:
+def _as_columns(prediction: dict[str, Any], structured: Sequence[str]) -> dict[str, Any]:
     """A prediction as columns of a file: what is one value already, and lists of such, joined; of the likeliest classes two columns each; what is `structured` stays as it is."""
     columns: dict[str, Any] = {}
-    for name, value in one.items():
+    for name, value in prediction.items():
         if name == "row":
             continue
         if name in structured:
@@ -170,6 +170,6 @@ def _as_columns(one: dict[str, Any], structured: Sequence[str]) -> dict[str, Any
             columns[name] = round(value, 6) if name == "confidence" and isinstance(value, float) else value
         elif isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
             columns[name] = "; ".join(str(item) for item in value)
-    for place, each in enumerate(one.get("top", ()), 1):
-        columns |= {f"top{place}_label": each["label"], f"top{place}_confidence": round(each["probability"], 6)}
+    for rank, candidate in enumerate(prediction.get("top", ()), 1):
+        columns |= {f"top{rank}_label": candidate["label"], f"top{rank}_confidence": round(candidate["probability"], 6)}
     return columns

@@ -43,7 +43,7 @@ def prove(
     objective = open_objective(experiment, tokenizer)
     work = build(experiment, base, objective, objective.prepare(dataset.records["train"]), objective.prepare(dataset.records["validation"]))
     reporter.stage("proofs")
-    found = proofs_of(work, serving_function(objective, experiment.data.task), seconds)
-    for proof in found:
+    proofs = proofs_of(work, serving_function(objective, experiment.data.task), seconds)
+    for proof in proofs:
         reporter.say(describe_proof(proof))
-    return found
+    return proofs

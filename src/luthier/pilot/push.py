@@ -91,34 +91,34 @@ def push(
         card = Path(aside) / CARD
         card.write_text(card_for_hub((bundle / CARD).read_text() if (bundle / CARD).is_file() else "", name))
         files = {where: bundle / where for where in (*facts.get("files", {}), FACTS)} | {CARD: card}
-        sizes = {where: place.stat().st_size for where, place in files.items()}
+        sizes = {where: path.stat().st_size for where, path in files.items()}
         say(
             f"{name} ({'public' if public else 'private'}): {plural(len(files), 'file')}, {size(sum(sizes.values()))}: {', '.join(sorted(files))}"
         )
         base = str((facts.get("base") or {}).get("name") or "")
         if "/" in base and not hub.NAME.fullmatch(base):
             say(f"{FACTS} names the base by the folder that it lay in: {base}")
-        found = Pushed(name, f"{hub.endpoint()}/{name}", not public, sizes)
+        result = Pushed(name, f"{hub.endpoint()}/{name}", not public, sizes)
         if dry_run:
-            return found
+            return result
         try:
             commit, removed = hub.push_files(
                 name, files, message or f"Luthier: {bundle.parent.name}", private=not public, mark=FACTS, beside=OTHER_ENDINGS
             )
         except hub.Unreachable as problem:
             raise ModelError(f"{name} could not be pushed: {problem}", _remedy(problem)) from None
-    return Pushed(name, found.url, found.private, sizes, commit, removed)
+    return Pushed(name, result.url, result.private, sizes, commit, removed)
 
 
 def _remedy(problem: hub.Unreachable) -> str:
-    said = str(problem)
-    if "HF_HUB_OFFLINE" in said:
+    message = str(problem)
+    if "HF_HUB_OFFLINE" in message:
         return "unset HF_HUB_OFFLINE where the hub can be reached; `--dry-run` says what would be sent"
-    if problem.status in (401, 403) or "no token" in said:
+    if problem.status in (401, 403) or "no token" in message:
         return "log in with `hf auth login`, or set HF_TOKEN, with a token that may write to this name"
-    if "public" in said:
+    if "public" in message:
         return "add --public to push to it all the same, or choose another name"
-    if "did not put there" in said:
+    if "did not put there" in message:
         return "choose another name"
     return "check the connection and the name, and type the command again: what was sent already is not sent twice"
 

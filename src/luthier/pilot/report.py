@@ -18,12 +18,12 @@ def report(run: str | Path) -> Path:
     from luthier.delivery.report import write_report
     from luthier.delivery.study import write_study
 
-    place = Run.open(Path(run))
-    if place.events_named("searching"):
-        study = Study(place.folder)
+    source = Run.open(Path(run))
+    if source.events_named("searching"):
+        study = Study(source.folder)
         if study.winner is None:
-            raise RunError(f"{place.folder} has no winner yet", f"finish it: `luthier resume {place.folder}`")
+            raise RunError(f"{source.folder} has no winner yet", f"finish it: `luthier resume {source.folder}`")
         return write_study(study)
-    if place.verdict is None:
-        raise RunError(f"{place.folder} has no verdict yet", f"finish it: `luthier resume {place.folder}`")
-    return write_report(place)
+    if source.verdict is None:
+        raise RunError(f"{source.folder} has no verdict yet", f"finish it: `luthier resume {source.folder}`")
+    return write_report(source)

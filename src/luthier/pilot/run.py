@@ -77,7 +77,7 @@ def run(
     seconds = parse_seconds(budget)
     changes = with_metric(as_assignments(set), metric)
     folder = Path(out) if out else Path("runs") / Run.fresh_name()
-    with rows_in_run(folder, data, validation, test) as (made, rows, validation_rows, test_rows):
+    with rows_in_run(folder, data, validation, test) as (run_with_rows, rows, validation_rows, test_rows):
         reporter.stage("data", str(rows))
         dataset = load_dataset(
             data_spec(
@@ -85,17 +85,17 @@ def run(
             )
         )
         experiment, choices = choose_experiment(dataset, base, changes, seed, reporter, seconds)
-        place = made or Run.create(folder)
-        with place.name_folder_when_stopped(), place.owned():
+        new_run = run_with_rows or Run.create(folder)
+        with new_run.name_folder_when_stopped(), new_run.owned():
             searches = not (watchers or plan_only or experiment.data.folds)
             stay = [*parse_assignments(changes)] if searches else None
-            begin_run(place, experiment, dataset, choices, reporter, budget=seconds, force=force, stay=stay)
+            begin_run(new_run, experiment, dataset, choices, reporter, budget=seconds, force=force, stay=stay)
             if plan_only:
-                place.event("planned_only")
-                return place
+                new_run.event("planned_only")
+                return new_run
             from luthier.pilot.complete import complete
 
-            return complete(place, experiment, dataset, reporter, clock, watchers)
+            return complete(new_run, experiment, dataset, reporter, clock, watchers)
 
 
 def train(
@@ -137,18 +137,18 @@ def train(
     choices = family_of(dataset.spec.task).metric(dataset, AUTO)[:1] if experiment.training.metric == AUTO else []
     experiment = fill_from_rows(experiment, dataset, changes)
     cuts = cuts_while_training(source)
-    place = fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
-    with place.name_folder_when_stopped(), place.owned():
-        begin_run(place, experiment, dataset, choices, reporter, budget=seconds, force=force)
+    new_run = fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
+    with new_run.name_folder_when_stopped(), new_run.owned():
+        begin_run(new_run, experiment, dataset, choices, reporter, budget=seconds, force=force)
         for event in cuts:
-            place.event("cut_while_training", **event)
+            new_run.event("cut_while_training", **event)
         if cuts:
             reporter.say(
                 f"{source} was cut while it trained, to {cuts[-1]['total']:,} steps: this run is cut in the same way (with --set or --budget it is not)"
             )
         from luthier.pilot.complete import complete
 
-        return complete(place, experiment, dataset, reporter, clock, watchers)
+        return complete(new_run, experiment, dataset, reporter, clock, watchers)
 
 
 def run_of(path: Path) -> Run | None:
@@ -181,26 +181,26 @@ def resume(
     clock = Clock()
     refuse_watchers(watchers)
     reporter = reporter or NullReporter()
-    place = Run.open(Path(run))
-    if place.events_named("searching"):
-        place = Study(place.folder)
+    target = Run.open(Path(run))
+    if target.events_named("searching"):
+        target = Study(target.folder)
         if allow_inexact:
             raise ExperimentError("the trials of a study are compared row by row: they need the same rows, software and machine",
-                                  f"start a new one: `luthier search {place.folder}/experiment.yaml`")  # fmt: skip
-    with place.name_folder_when_stopped(), place.owned():
-        if place.events_named("finished"):
-            reporter.say(f"{place.folder} is finished: nothing to resume")
-            return place
-        experiment = Experiment.load(place.folder / "experiment.yaml")
-        confirm_metric(place, experiment, allow_inexact)
+                                  f"start a new one: `luthier search {target.folder}/experiment.yaml`")  # fmt: skip
+    with target.name_folder_when_stopped(), target.owned():
+        if target.events_named("finished"):
+            reporter.say(f"{target.folder} is finished: nothing to resume")
+            return target
+        experiment = Experiment.load(target.folder / "experiment.yaml")
+        confirm_metric(target, experiment, allow_inexact)
         if force:
-            place.event("forced")
+            target.event("forced")
         reporter.stage("data", experiment.data.path)
         dataset = load_dataset(experiment.data.model_copy(update={"fingerprint": {}}) if allow_inexact else experiment.data)
         other = _other_rows(experiment, dataset) if allow_inexact else []
         from luthier.pilot.complete import complete
 
-        return complete(place, experiment, dataset, reporter, clock, watchers, other if allow_inexact else None)
+        return complete(target, experiment, dataset, reporter, clock, watchers, other if allow_inexact else None)
 
 
 def _threads_again(experiment: Experiment) -> dict[str, Any]:

@@ -81,13 +81,13 @@ def search(
     changes = with_metric(as_assignments(set), metric)
     _check_request(sampler, workers, backend, trials)
     folder = Path(out) if out else Path("studies") / Run.fresh_name()
-    with rows_in_run(folder, data) as (made, rows):
+    with rows_in_run(folder, data) as (run_with_rows, rows):
         experiment, dataset, choices = default_experiment(
             rows, changes, reporter, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds
         )
         fixed = [*parse_assignments(changes)]
         _check_points(experiment, trials or 2, fixed, space, points)
-        study = Study((made or Run.create(folder)).folder)
+        study = Study((run_with_rows or Run.create(folder)).folder)
         with study.name_folder_when_stopped(), study.owned():
             SearchRequest(seed, fixed, runs, seconds, trials, list(space), sampler, list(points), workers, backend).note(study)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
             begin_run(study, experiment, dataset, choices, reporter, budget=seconds, force=force)

@@ -108,10 +108,10 @@ def show(
     Raises:
         DataError: there is no such row, or it was set aside (and why).
     """
-    given = as_assignments(set)
-    dataset = load_dataset(data_spec(data, target=target, input=input, task=task, set=given), checks=())
+    assignments = as_assignments(set)
+    dataset = load_dataset(data_spec(data, target=target, input=input, task=task, set=assignments), checks=())
     part, record = _find_row(dataset, row)
-    changes = [item for item in given if not item.startswith("data.")]
+    changes = [item for item in assignments if not item.startswith("data.")]
     if dataset.reader.kind.images:
         return _image(dataset, record, part, views, page, changes)
     from luthier.models.store import resolve
@@ -139,10 +139,10 @@ def show(
 def _find_row(dataset: Dataset, row: int | None) -> tuple[str, Record]:
     """The row that begins on a line, and its part."""
     rows = [(part, record) for part, records in dataset.records.items() for record in records]
-    found = rows[0] if row is None else next(((part, record) for part, record in rows if record.row == row), None)
-    if found is not None:
-        return found
-    aside = next((each for each in dataset.rejected if each.line == row), None)
+    match = rows[0] if row is None else next(((part, record) for part, record in rows if record.row == row), None)
+    if match is not None:
+        return match
+    aside = next((rejected for rejected in dataset.rejected if rejected.line == row), None)
     if aside is not None:
         raise DataError(f"{aside.file}, line {row} was set aside: {aside.reason}", "mend the row")
     lines = [record.row for _, record in rows]
@@ -160,10 +160,10 @@ def _image(dataset: Dataset, record: Record, part: str, views: int, page: str | 
         set_at_path(whole, path.removeprefix("augment."), number(text), "augment")
     augment = cast(Augment, build(Augment, whole, "augment"))
     picture = pixels(file, SIDE)
-    made = [augment.images.view(picture, 1, step, record.row) for step in range(views)]
+    images = [augment.images.view(picture, 1, step, record.row) for step in range(views)]
     values, label = record.values, str(record.values.get(dataset.spec.target, "")) if dataset.spec.target else ""
     if page is not None:
-        write_views(Path(page), " · ".join(filter(None, (file.name, label))), picture, made, augment.images.model_dump())
+        write_views(Path(page), " · ".join(filter(None, (file.name, label))), picture, images, augment.images.model_dump())
     elif views:
         raise DataError("the views of an image need a page to be shown on", "add --page views.html")
     return ShownImage(str(file), record.row, part, label, int(values["width"]), int(values["height"]), str(page) if page else None)

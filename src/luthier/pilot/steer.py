@@ -26,19 +26,19 @@ def steer(study: str | Path, *, space: Sequence[str] = (), stop: Sequence[int] =
     Raises:
         LuthierError: there is no such study, dimension or trial, or nothing is left to decide.
     """
-    place = Study.open(Path(study))
-    if place.entries_named("won"):
+    target = Study.open(Path(study))
+    if target.entries_named("won"):
         raise ExperimentError(
-            f"{place.folder} has chosen already", f"search again around what it found: `luthier search {place.folder}/experiment.yaml`"
+            f"{target.folder} has chosen already", f"search again around what it found: `luthier search {target.folder}/experiment.yaml`"
         )
-    plan, experiment = SearchPlan.load(place.folder / "plan.yaml"), Experiment.load(place.folder / "experiment.yaml")
-    known = {dimension.path: dimension for dimension in plan.space}
-    requests, told = [], []
+    plan, experiment = SearchPlan.load(target.folder / "plan.yaml"), Experiment.load(target.folder / "experiment.yaml")
+    dimensions = {dimension.path: dimension for dimension in plan.space}
+    requests, messages = [], []
     for text in space:
         dimension = parse_dimension(text, experiment)
-        wide = known.get(dimension.path)
+        wide = dimensions.get(dimension.path)
         if wide is None:
-            raise ExperimentError(f"{dimension.path} does not vary in this search", nearest(dimension.path, [*known]))
+            raise ExperimentError(f"{dimension.path} does not vary in this search", nearest(dimension.path, [*dimensions]))
         inside = {*dimension.options} <= {*wide.options} if wide.kind == "choice" else dimension.kind != "choice" and wide.low <= dimension.low < dimension.high <= wide.high  # fmt: skip
         if not inside:
             raise ExperimentError(
@@ -46,16 +46,16 @@ def steer(study: str | Path, *, space: Sequence[str] = (), stop: Sequence[int] =
             )
         narrow = wide.model_copy(update={"low": dimension.low, "high": dimension.high, "options": dimension.options, "centre": dimension.centre, "spread": min(wide.spread, dimension.spread)})  # fmt: skip
         requests.append({"narrow": narrow.model_dump(mode="json")})
-        told.append(f"from the next trial on, {narrow.as_text()}")
-    trials = [entry["trial"] for entry in place.entries_named("proposed")]
+        messages.append(f"from the next trial on, {narrow.as_text()}")
+    trials = [entry["trial"] for entry in target.entries_named("proposed")]
     for trial in stop:
         if trial == 0:
             raise ExperimentError("trial 0 is the default: the others are judged against it, so it stays", "stop the others")
         if trial not in trials:
             raise ExperimentError(f"there is no trial {trial} yet", f"there are {', '.join(map(str, trials)) or 'none'}")
         requests.append({"stop": trial})
-        told.append(f"trial {trial} stops where it is compared next")
+        messages.append(f"trial {trial} stops where it is compared next")
     if not requests:
         raise ExperimentError("nothing was asked", "give --space, or --stop with a trial's number")
-    place.append("requests.jsonl", *requests)
-    return told
+    target.append("requests.jsonl", *requests)
+    return messages

@@ -98,17 +98,17 @@ class Worker:
     def _line(self, process: subprocess.Popen[bytes], until: float) -> bytes | None:
         """The next line; shorter where the process ended, None where the time is over."""
         assert process.stdout is not None
-        found = b""
-        while not found.endswith(b"\n"):
+        line = b""
+        while not line.endswith(b"\n"):
             ready, _, _ = select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))
             if not ready:
                 return None
             piece = os.read(process.stdout.fileno(), 1 << 16)
             if not piece:
                 process.wait()
-                return found
-            found += piece
-        return found
+                return line
+            line += piece
+        return line
 
     def close(self) -> None:
         """End it."""
@@ -142,7 +142,7 @@ class Processes:
 
     def __init__(self, target: str, workers: int, threads: int, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.workers = [Worker(target, threads, folder / f"worker-{number}.log") for number in range(workers)]
+        self.workers = [Worker(target, threads, folder / f"worker-{index}.log") for index in range(workers)]
         self.idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         self.closed = False
         for worker in self.workers:
@@ -196,13 +196,13 @@ class Ray:
     def ask(self, question: Words, limit: float) -> Words:
         """Have it computed on a machine that is free; where that dies, on another."""
         ray = self.ray
-        asked = self.remote.remote(self.target, question)
-        ready, _ = ray.wait([asked], timeout=limit)
+        task = self.remote.remote(self.target, question)
+        ready, _ = ray.wait([task], timeout=limit)
         if not ready:
-            ray.cancel(asked, force=True)
+            ray.cancel(task, force=True)
             raise Hung(f"it gave no sign for {limit:.0f} s and was ended")
         try:
-            return ray.get(asked)
+            return ray.get(task)
         except ray.exceptions.RayError as problem:
             raise Lost(f"its worker was lost: {type(problem).__name__}") from None
 

@@ -33,8 +33,8 @@ def may_set_schedule(experiment: Experiment, paths: Sequence[str], base: Base | 
     objective: Any = experiment.objective
     if not family_of(objective.kind).may_set_schedule(base):
         return False
-    said = any(path.startswith("schedule.") and path != "schedule.warmup" for path in paths)
-    return value_at(experiment, "schedule.kind") == "linear" and not said
+    is_set = any(path.startswith("schedule.") and path != "schedule.warmup" for path in paths)
+    return value_at(experiment, "schedule.kind") == "linear" and not is_set
 
 
 def with_stable_phase(experiment: Experiment) -> Experiment:

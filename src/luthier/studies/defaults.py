@@ -72,7 +72,7 @@ def space_for(
         ExperimentError: a dimension that does not fit the experiment.
     """
     typed = {dimension.path: dimension for dimension in (parse_dimension(text, experiment) for text in asked)}
-    found: list[Dimension] = []
+    dimensions: list[Dimension] = []
     stay = {path: "set by you" if path in fixed else why for path, why in ({**STAY, **ENDS} if ends else STAY).items()}
     freezes = (
         depths and value_at(experiment, "adaptation.kind") == "full" and not {"adaptation.kind", "adaptation.depth"} & {*typed, *fixed}
@@ -86,11 +86,11 @@ def space_for(
         elif trials < least and path not in named:
             stay[path] = f"{trials} trials are spent on what matters more; it joins from {least} on"
         elif path == "adaptation.depth":
-            found.append(dimension.model_copy(update={"options": tuple(sorted(depths)), "centre": depths[0]}))
+            dimensions.append(dimension.model_copy(update={"options": tuple(sorted(depths)), "centre": depths[0]}))
         else:
-            found.append(_centred(dimension, value_at(experiment, path)))
+            dimensions.append(_centred(dimension, value_at(experiment, path)))
             stay.pop(path, None)
-    space = (*found, *typed.values())
+    space = (*dimensions, *typed.values())
     paths = {dimension.path for dimension in space}
     for dimension in space:
         missing = [path for path in dimension.when if path not in paths]
@@ -100,7 +100,7 @@ def space_for(
                 f"add --space '{missing[0]}=…|…', or leave the condition out",
             )
     if "adaptation.kind" in paths:
-        space = tuple(_following(dimension, experiment, base) if dimension in found else dimension for dimension in space)
+        space = tuple(_following(dimension, experiment, base) if dimension in dimensions else dimension for dimension in space)
     return space, {path: why for path, why in stay.items() if path not in typed}
 
 
@@ -144,8 +144,8 @@ def choose(
         raise ExperimentError(f"{dataset.reason}: they can be checked (`luthier check`), and not be trained on yet", family.instead)
     if scratch and not family.from_scratch:
         raise ExperimentError(f"{with_article(family.name)} model is not made from scratch", f"choose a base, such as --base {family.base}")
-    found = family.defaults(dataset, base, metric)
-    values = {choice.path: choice.value for choice in found}
+    suggestions = family.defaults(dataset, base, metric)
+    values = {choice.path: choice.value for choice in suggestions}
     name = base.name if base else None if scratch else family.base
     why = "as asked" if base and not own else f"the embedded base for {family.name}"
     choices = [
@@ -155,7 +155,7 @@ def choose(
             if name
             else [Choice("model.base", "", "nothing pretrained: the network is made from scratch")]
         ),
-        *found,
+        *suggestions,
     ]
     adaptation = {path.partition(".")[2]: value for path, value in values.items() if path.startswith("adaptation.")}
     experiment = Experiment.of(

@@ -44,8 +44,8 @@ class SearchRequest:
     @classmethod
     def of(cls, place: Run) -> SearchRequest | None:
         """What a folder was asked for; None where it is no search."""
-        found = place.events_named("searching")
-        return cls(**{name: value for name, value in found[-1].items() if name not in ("event", "at")}) if found else None
+        requests = place.events_named("searching")
+        return cls(**{name: value for name, value in requests[-1].items() if name not in ("event", "at")}) if requests else None
 
     def note(self, place: Run) -> None:
         """Make the folder a search's."""

@@ -85,12 +85,12 @@ def propose(
     if turn <= len(portfolio):
         return Proposal({**default_point(space), **portfolio[turn - 1]}, "portfolio")
     turn -= len(portfolio)
-    drawn = max(1, round(FROM_PRIOR * (count - len(portfolio) - 1)))
+    prior_turns = max(1, round(FROM_PRIOR * (count - len(portfolio) - 1)))
     for attempt in range(20):
-        by = "prior" if turn <= drawn or not tried else _chosen(sampler, seed, turn)
-        found = Proposal(_point(space, by, seed, turn, attempt, drawn, tried), by)
-        if found.values not in [*ahead, *(past.values for past in tried)]:
-            return found
+        by = "prior" if turn <= prior_turns or not tried else _chosen(sampler, seed, turn)
+        proposal = Proposal(_point(space, by, seed, turn, attempt, prior_turns, tried), by)
+        if proposal.values not in [*ahead, *(past.values for past in tried)]:
+            return proposal
     anywhere = {dimension.path: dimension.at(_draw(seed, turn, 99, dimension.path)) for dimension in space}
     return Proposal(settle_point(space, anywhere), "random")
 
@@ -102,10 +102,10 @@ def _chosen(sampler: str, seed: int, turn: int) -> str:
     return "prior" if draw < 0.75 or sampler == "prior" or turn < MODELLED else sampler
 
 
-def _point(space: Sequence[Dimension], by: str, seed: int, turn: int, attempt: int, drawn: int, tried: Sequence[Tried]) -> Values:
+def _point(space: Sequence[Dimension], by: str, seed: int, turn: int, attempt: int, prior_turns: int, tried: Sequence[Tried]) -> Values:
     if by == "prior":
         return settle_point(
-            space, {dimension.path: dimension.likely(_even(seed, turn, attempt, drawn, dimension.path)) for dimension in space}
+            space, {dimension.path: dimension.likely(_even(seed, turn, attempt, prior_turns, dimension.path)) for dimension in space}
         )
     if by == "near the best":
         furthest = max(past.share for past in tried)
@@ -122,13 +122,13 @@ def _draw(seed: int, turn: int, attempt: int, what: str) -> float:
     return (float(mix(seed, "propose", turn, attempt, what)) + 1.0) / (2.0**64 + 2.0)
 
 
-def _even(seed: int, turn: int, attempt: int, drawn: int, what: str) -> float:
+def _even(seed: int, turn: int, attempt: int, prior_turns: int, what: str) -> float:
     """Draws that share the prior evenly among the first proposals: one in each slice, slices in an order of each dimension's own."""
     within = _draw(seed, turn, attempt, what)
-    if turn > drawn:
+    if turn > prior_turns:
         return within
-    slices = permutation(drawn, seed, "slices", what)
-    return float(slices[turn - 1] + within) / drawn
+    slices = permutation(prior_turns, seed, "slices", what)
+    return float(slices[turn - 1] + within) / prior_turns
 
 
 def _asked(space: Sequence[Dimension], name: str, seed: int, tried: Sequence[Tried]) -> Values:
@@ -138,22 +138,22 @@ def _asked(space: Sequence[Dimension], name: str, seed: int, tried: Sequence[Tri
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         samplers = optuna.samplers
-        made = {
+        optuna_sampler = {
             "tpe": lambda: samplers.TPESampler(seed=seed, n_startup_trials=4, multivariate=True),
             "gp": lambda: samplers.GPSampler(seed=seed, n_startup_trials=4),
             "random": lambda: samplers.RandomSampler(seed=seed),
             "cmaes": lambda: samplers.CmaEsSampler(seed=seed, n_startup_trials=4),
             "qmc": lambda: samplers.QMCSampler(seed=seed),
         }[name]()
-        asked = optuna_study(space, tried, made).ask(distributions(space)).params
-    found: Values = {}
+        params = optuna_study(space, tried, optuna_sampler).ask(distributions(space)).params
+    point: Values = {}
     for dimension in space:
-        value = asked[dimension.path]
+        value = params[dimension.path]
         if dimension.kind == "choice":
-            found[dimension.path] = next(option for option in dimension.options if str(option) == value)
+            point[dimension.path] = next(option for option in dimension.options if str(option) == value)
         else:
-            found[dimension.path] = float(f"{value:.3g}")
-    return settle_point(space, found, asked=found)
+            point[dimension.path] = float(f"{value:.3g}")
+    return settle_point(space, point, asked=point)
 
 
 def distributions(space: Sequence[Dimension]) -> dict[str, Any]:
@@ -175,7 +175,9 @@ def optuna_study(space: Sequence[Dimension], tried: Sequence[Tried], sampler: An
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     options = {dimension.path for dimension in space if dimension.kind == "choice"}
     tried = [
-        past for past in tried if all(past.values[one.path] in one.options for one in space if one.path in options & past.values.keys())
+        past
+        for past in tried
+        if all(past.values[dimension.path] in dimension.options for dimension in space if dimension.path in options & past.values.keys())
     ]
     study = optuna.create_study(sampler=sampler)
     worst = max((past.score for past in tried if np.isfinite(past.score)), default=0.0)

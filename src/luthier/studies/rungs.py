@@ -77,17 +77,17 @@ def rungs_for(trials: int, warmup: float, steps: int, ends: bool = False) -> tup
         steps: of a whole run.
         ends: the last two are compared by branches whose rate falls to zero.
     """
-    found: list[Rung] = []
+    rungs: list[Rung] = []
     share = next((share for share in FIRST if share * steps >= STEPS and warmup <= RISEN * share), FIRST[-1])
     alive = trials
     while alive > 1:
-        kept = (2 if ends else 1) if share >= LAST else max(2, math.ceil(alive / (2 if found else 3)))
-        found.append(Rung(share, alive, min(kept, alive)))
-        share, alive = share * 2, min(kept, alive)
+        survivors = (2 if ends else 1) if share >= LAST else max(2, math.ceil(alive / (2 if rungs else 3)))
+        rungs.append(Rung(share, alive, min(survivors, alive)))
+        share, alive = share * 2, min(survivors, alive)
         if ends and share > LAST:
-            found.append(Rung(end_of_decay(LAST), alive, 1, falls=True))
+            rungs.append(Rung(end_of_decay(LAST), alive, 1, falls=True))
             break
-    return tuple(found)
+    return tuple(rungs)
 
 
 def cost_of(rungs: Sequence[Rung], ends: int = 1) -> float:
@@ -133,11 +133,11 @@ def decide(standings: Sequence[Standing], kept: int, metric: str = "loss") -> De
         kept: how many go on.
         metric: that decides, for the reasons.
     """
-    order = sorted(standings, key=lambda one: (one.score, one.trial))
-    sound = [one for one in order if math.isfinite(one.score)]
-    reasons = {one.trial: "it failed" for one in order if not math.isfinite(one.score)}
+    order = sorted(standings, key=lambda standing: (standing.score, standing.trial))
+    sound = [standing for standing in order if math.isfinite(standing.score)]
+    reasons = {standing.trial: "it failed" for standing in order if not math.isfinite(standing.score)}
     chosen = sound[:kept]
-    default = next((one for one in sound if one.trial == 0), None)
+    default = next((standing for standing in sound if standing.trial == 0), None)
     if default is not None and default not in chosen:
         if kept > 1:
             chosen = [*chosen[: kept - 1], default]
@@ -145,12 +145,12 @@ def decide(standings: Sequence[Standing], kept: int, metric: str = "loss") -> De
             reasons[chosen[0].trial] = "no better than the default beyond noise: a tie, and the default wins ties"
             chosen = [default]
     best = chosen[0] if chosen else None
-    for one in sound:
-        if best is not None and one not in chosen and one.trial not in reasons:
-            reasons[one.trial] = (
-                f"{describe_score(metric, one.score)}, against {describe_score(metric, best.score).rpartition(' ')[2]} of trial {best.trial}"
+    for standing in sound:
+        if best is not None and standing not in chosen and standing.trial not in reasons:
+            reasons[standing.trial] = (
+                f"{describe_score(metric, standing.score)}, against {describe_score(metric, best.score).rpartition(' ')[2]} of trial {best.trial}"
             )
-    return Decision(tuple(one.trial for one in chosen), reasons)
+    return Decision(tuple(standing.trial for standing in chosen), reasons)
 
 
 def gap(challenger: Standing, default: Standing) -> tuple[float, float]:

@@ -84,17 +84,17 @@ def probe_layers(states: np.ndarray, labels: np.ndarray, folds: Sequence[Sequenc
         labels: the class of each row, from 0, # (rows,)
         folds: rows of each fold; near-duplicates lie in one.
     """
-    return [_probe_layer(number, states[:, number].astype(np.float64), labels, folds) for number in range(states.shape[1])]
+    return [_probe_layer(layer, states[:, layer].astype(np.float64), labels, folds) for layer in range(states.shape[1])]
 
 
-def _probe_layer(number: int, rows: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) -> LayerProbe:
+def _probe_layer(layer: int, rows: np.ndarray, labels: np.ndarray, folds: Sequence[Sequence[int]]) -> LayerProbe:
     even = rows - rows.mean(0)
     even /= np.sqrt((even**2).mean()) + 1e-12
     right = cross_validated_class(even, labels, folds) == labels
     accuracy = float(right.mean())
     error = float(np.sqrt(max(accuracy * (1 - accuracy), 0.25 / len(labels)) / len(labels)))
     return LayerProbe(
-        number,
+        layer,
         float((nearest_neighbour_class(even, labels) == labels).mean()),
         accuracy,
         error,
@@ -123,27 +123,27 @@ def cross_validated_class(rows: np.ndarray, labels: np.ndarray, folds: Sequence[
 
     Source: Allen 1974 (the prediction sum of squares).
     """
-    said = np.zeros(len(rows), dtype=np.int64)
+    predictions = np.zeros(len(rows), dtype=np.int64)
     targets = np.eye(labels.max() + 1)[labels]
-    for held in folds:
-        train = np.setdiff1d(np.arange(len(rows)), held)
+    for fold in folds:
+        train = np.setdiff1d(np.arange(len(rows)), fold)
         centre, base = rows[train].mean(0), targets[train].mean(0)
-        even, wanted = rows[train] - centre, targets[train] - base
+        even, centred = rows[train] - centre, targets[train] - base
         wide = even.shape[1] > len(train)  # either side of the rows has the same decomposition; the smaller one takes less
         size, turned = np.linalg.eigh(even @ even.T if wide else even.T @ even)
-        size, rotated = np.maximum(size, 0.0), turned.T @ (wanted if wide else even.T @ wanted)
+        size, rotated = np.maximum(size, 0.0), turned.T @ (centred if wide else even.T @ centred)
         turned_rows = turned if wide else even @ turned  # (train, directions)
         squares, best, chosen = turned_rows**2, np.inf, 0.0
         for strength in STRENGTHS * len(train):
             share = size / (size + strength) if wide else 1 / (size + strength)
-            left = wanted - turned_rows @ (share[:, None] * rotated)
+            left = centred - turned_rows @ (share[:, None] * rotated)
             own = 1 / len(train) + squares @ share  # how much a row says of itself; the mean tells of it too
             score = float(((left / np.maximum(1 - own, 1e-9)[:, None]) ** 2).sum())
             if score < best:
                 best, chosen = score, strength
         weights = turned @ (rotated / (size + chosen)[:, None])
-        said[list(held)] = ((rows[list(held)] - centre) @ (even.T @ weights if wide else weights) + base).argmax(1)
-    return said
+        predictions[list(fold)] = ((rows[list(fold)] - centre) @ (even.T @ weights if wide else weights) + base).argmax(1)
+    return predictions
 
 
 def h_score(rows: np.ndarray, labels: np.ndarray) -> float:
@@ -168,9 +168,9 @@ def variability(rows: np.ndarray, labels: np.ndarray) -> float:
     inside = even - means[labels]
     # the classes' means span few directions: in those, the inverse of what lies between them is small enough to be written down
     left, size, _ = np.linalg.svd((means * np.sqrt(shares)[:, None]).T, full_matrices=False)
-    kept = size > size[0] * 1e-9
-    turned = inside @ left[:, kept]
-    return float(((turned**2).mean(0) / size[kept] ** 2).sum() / len(means))
+    nonzero = size > size[0] * 1e-9
+    turned = inside @ left[:, nonzero]
+    return float(((turned**2).mean(0) / size[nonzero] ** 2).sum() / len(means))
 
 
 @dataclass(frozen=True)
@@ -285,8 +285,8 @@ def best_generator_probability(rows: Sequence[np.ndarray]) -> list[float]:
         rows: for each base, the bits and bytes of each row's answers, # (rows, 2); the same rows for all.
     """
     table = np.stack(rows)  # (bases, rows, 2)
-    drawn = np.random.Generator(np.random.Philox(0)).integers(0, table.shape[1], (DRAWS, table.shape[1]))
-    sums = np.stack([each[drawn].sum(1) for each in table])  # (bases, draws, 2)
+    picks = np.random.Generator(np.random.Philox(0)).integers(0, table.shape[1], (DRAWS, table.shape[1]))
+    sums = np.stack([base[picks].sum(1) for base in table])  # (bases, draws, 2)
     means = sums[..., 0] / sums[..., 1]
     best = means == means.min(0)
     return (best / best.sum(0)).mean(1).tolist()

@@ -65,17 +65,17 @@ class Dimension(Component):
         """A value near another one: a third of the prior's spread."""
         return self._around(value, self.spread / 3, place)
 
-    def _around(self, centre: Any, spread: float, place: float) -> Any:
+    def _around(self, centre: Any, spread: float, quantile: float) -> Any:
         if self.kind == "choice":
             centre = centre if centre in self.options else self.centre
             others = [option for option in self.options if option != centre]
             stays = 1 - min(spread, 0.9)
-            if place < stays or not others:
+            if quantile < stays or not others:
                 return centre
-            return others[min(int((place - stays) / (1 - stays) * len(others)), len(others) - 1)]
+            return others[min(int((quantile - stays) / (1 - stays) * len(others)), len(others) - 1)]
         normal = NormalDist(self._scaled(float(centre)), spread)
         low, high = normal.cdf(self._scaled(self.low)), normal.cdf(self._scaled(self.high))
-        return self._unscaled(normal.inv_cdf(min(max(low + place * (high - low), 1e-9), 1 - 1e-9)))
+        return self._unscaled(normal.inv_cdf(min(max(low + quantile * (high - low), 1e-9), 1 - 1e-9)))
 
     def _scaled(self, value: float) -> float:
         return math.log(value) if self.kind == "log" else value
@@ -167,7 +167,7 @@ def parse_dimension(text: str, experiment: Experiment) -> Dimension:
             raise ExperimentError(f"--space {text!r}: a logarithm needs bounds above 0", "raise the lower one, or say ,linear")
         width = math.log(high / low) if kind == "log" else high - low
         middle = centre if isinstance(centre, int | float) and low <= centre <= high else (math.sqrt(low * high) if kind == "log" else (low + high) / 2)  # fmt: skip
-        made = build(Dimension, {"path": path, "kind": kind, "low": low, "high": high, "centre": middle, "spread": width / 4, "why": "as asked", "when": when}, "space")  # fmt: skip
+        dimension = build(Dimension, {"path": path, "kind": kind, "low": low, "high": high, "centre": middle, "spread": width / 4, "why": "as asked", "when": when}, "space")  # fmt: skip
     else:
         options = tuple(number(part.strip()) for part in right.split("|"))
         if len({str(option) for option in options}) < 2:
@@ -178,11 +178,11 @@ def parse_dimension(text: str, experiment: Experiment) -> Dimension:
             )
             raise ExperimentError(f"--space {text!r} names one value, so nothing would be searched", remedy)
         middle = centre if centre in options else options[0]
-        made = build(Dimension, {"path": path, "kind": "choice", "options": options, "centre": middle, "spread": 1 - 1 / len(options), "why": "as asked", "when": when}, "space")  # fmt: skip
-    assert isinstance(made, Dimension)
-    for end in (made.low, made.high) if made.kind != "choice" else made.options:
+        dimension = build(Dimension, {"path": path, "kind": "choice", "options": options, "centre": middle, "spread": 1 - 1 / len(options), "why": "as asked", "when": when}, "space")  # fmt: skip
+    assert isinstance(dimension, Dimension)
+    for end in (dimension.low, dimension.high) if dimension.kind != "choice" else dimension.options:
         apply_values(experiment, {path: end})
-    return made
+    return dimension
 
 
 def refuse_shared(path: str) -> None:
@@ -208,13 +208,13 @@ def value_at(experiment: Experiment, path: str) -> Any:
     Raises:
         ExperimentError: there is no such field.
     """
-    place: Any = experiment.model_dump(mode="json")
+    node: Any = experiment.model_dump(mode="json")
     for part in path.split("."):
-        if not isinstance(place, dict) or part not in place:
-            known = place if isinstance(place, dict) else {}
-            raise ExperimentError(f"there is no field {path!r}", nearest(part, known))
-        place = place[part]
-    return place
+        if not isinstance(node, dict) or part not in node:
+            fields = node if isinstance(node, dict) else {}
+            raise ExperimentError(f"there is no field {path!r}", nearest(part, fields))
+        node = node[part]
+    return node
 
 
 def apply_values(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
@@ -242,13 +242,13 @@ def parse_point(text: str, space: Sequence[Dimension]) -> Values:
     Raises:
         ExperimentError: a path that the space does not hold, or a value that is outside of it.
     """
-    known = {dimension.path: dimension for dimension in space}
-    found: Values = {}
+    dimensions = {dimension.path: dimension for dimension in space}
+    point: Values = {}
     for part in text.split(","):
         path, equals, right = (piece.strip() for piece in part.partition("="))
-        if not equals or path not in known:
-            raise ExperimentError(f"--try {text!r}: {path!r} is not in the space", nearest(path, [*known]))
-        value, dimension = number(right), known[path]
+        if not equals or path not in dimensions:
+            raise ExperimentError(f"--try {text!r}: {path!r} is not in the space", nearest(path, [*dimensions]))
+        value, dimension = number(right), dimensions[path]
         if dimension.kind != "choice" and (isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value)):
             raise ExperimentError(
                 f"--try {text!r}: {right!r} is no number", f"{dimension.as_text()} takes one, such as {path}={dimension.centre:g}"
@@ -256,8 +256,8 @@ def parse_point(text: str, space: Sequence[Dimension]) -> Values:
         inside = value in dimension.options if dimension.kind == "choice" else dimension.low <= value <= dimension.high
         if not inside:
             raise ExperimentError(f"--try {text!r}: {value} is outside of {dimension.as_text()}", "widen it with --space")
-        found[path] = value
-    return settle_point(space, {**{dimension.path: dimension.centre for dimension in space}, **found}, asked=found)
+        point[path] = value
+    return settle_point(space, {**{dimension.path: dimension.centre for dimension in space}, **point}, asked=point)
 
 
 def default_point(space: Sequence[Dimension]) -> Values:

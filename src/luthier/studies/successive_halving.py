@@ -128,13 +128,13 @@ class SuccessiveHalving:
             RunError: every trial has failed.
         """
         alive = list(range(self.rungs[0].trials if self.rungs else 1))
-        for number, rung in enumerate(self.rungs):
+        for index, rung in enumerate(self.rungs):
             for start in range(0, len(alive), self.workers):
                 self._hear()
-                self._keep_to_time(number, alive)
-                self._come_to(number, rung, alive[start : start + self.workers])
+                self._keep_to_time(index, alive)
+                self._come_to(index, rung, alive[start : start + self.workers])
             self._hear()
-            alive = self._decided(number, rung, alive)
+            alive = self._decided(index, rung, alive)
         if not self.rungs:
             self._proposed(0)
         winner = alive[0]
@@ -142,28 +142,28 @@ class SuccessiveHalving:
             self.study.add_entry("won", trial=winner, end="")
         return self.trials[winner], self._entrant(winner)
 
-    def _keep_to_time(self, number: int, alive: Sequence[int]) -> None:
+    def _keep_to_time(self, index: int, alive: Sequence[int]) -> None:
         """Where the time is too short to bring another trial to this rung and the best one to its end, those that have not come here are dropped."""
         standing = [trial for trial in alive if trial not in self.stopped]
-        waiting = [trial for trial in standing if (number, trial) not in self.standings]
-        here = [trial for trial in standing if trial not in waiting and math.isfinite(self.standings[number, trial].score)]
-        if not waiting or len(standing) < 2 or not (here or number):
+        waiting = [trial for trial in standing if (index, trial) not in self.standings]
+        here = [trial for trial in standing if trial not in waiting and math.isfinite(self.standings[index, trial].score)]
+        if not waiting or len(standing) < 2 or not (here or index):
             return
-        before = self.rungs[number - 1].share if number else 0.0
-        share = self.rungs[number].share
+        before = self.rungs[index - 1].share if index else 0.0
+        share = self.rungs[index].share
         if not self.late(share - before + 1 - (share if here else before)):
             return
-        leader = None if here else min(standing, key=lambda trial: self.standings[number - 1, trial].score)
+        leader = None if here else min(standing, key=lambda trial: self.standings[index - 1, trial].score)
         dropped = [trial for trial in waiting if trial != leader]
-        self.study.add_entry("cut_to_time", rung=number, trials=dropped)
+        self.study.add_entry("cut_to_time", rung=index, trials=dropped)
         self.timed_out |= set(dropped)
 
-    def _come_to(self, number: int, rung: Rung, wave: Sequence[int]) -> None:
+    def _come_to(self, index: int, rung: Rung, wave: Sequence[int]) -> None:
         """Bring trials to a rung, together, and note how they stand in the order of their numbers."""
         stopped = self.stopped
-        entered = [self._proposed(trial, wave[0]) for trial in wave if (number, trial) not in self.standings and trial not in stopped]
+        entered = [self._proposed(trial, wave[0]) for trial in wave if (index, trial) not in self.standings and trial not in stopped]
         for trial, outcome in zip(entered, self._advanced(entered, rung), strict=True):
-            self._noted(number, rung, trial, *outcome)
+            self._noted(index, rung, trial, *outcome)
 
     def _advanced(self, trials: Sequence[Trial], rung: Rung) -> Iterator[Outcome]:
         """What comes of each, in their order."""
@@ -172,15 +172,15 @@ class SuccessiveHalving:
             yield from (self._tried_out(entrant, rung) for entrant in entrants)
             return
         with ThreadPoolExecutor(self.workers) as pool:
-            asked = [pool.submit(self._tried_out, entrant, rung) for entrant in entrants]
+            futures = [pool.submit(self._tried_out, entrant, rung) for entrant in entrants]
             try:
-                while wait(asked, timeout=0.2).not_done:
+                while wait(futures, timeout=0.2).not_done:
                     self.poll()
             except BaseException:
                 for entrant in entrants:
                     entrant.halt()
                 raise
-            yield from (each.result() for each in asked)
+            yield from (future.result() for future in futures)
 
     def _tried_out(self, entrant: TrialHandle, rung: Rung) -> Outcome:
         """Score, losses, seconds, and why it failed where it did."""
@@ -196,7 +196,7 @@ class SuccessiveHalving:
             score, losses, why = math.inf, None, f"{type(problem).__name__}: {problem}".split("\n", 1)[0]
         return score, losses, round(self.clock() - began, 3), why
 
-    def _noted(self, number: int, rung: Rung, trial: Trial, score: float, losses: np.ndarray | None, seconds: float, why: str) -> None:
+    def _noted(self, index: int, rung: Rung, trial: Trial, score: float, losses: np.ndarray | None, seconds: float, why: str) -> None:
         if why:
             score, losses = math.inf, None
             self.spectator.failed(trial, why)
@@ -205,47 +205,47 @@ class SuccessiveHalving:
             folder = self.study.folder / "standings"
             with name_disk_errors(str(folder)):
                 folder.mkdir(exist_ok=True)
-            save_file({"losses": losses}, folder / f"rung-{number}-trial-{trial.number:03d}.safetensors")
-        self.study.add_entry("standing", rung=number, trial=trial.number, share=rung.share, score=score, seconds=seconds, why=why)
-        others = [one for (at, _), one in self.standings.items() if at == number]
-        self.standings[number, trial.number] = standing
+            save_file({"losses": losses}, folder / f"rung-{index}-trial-{trial.number:03d}.safetensors")
+        self.study.add_entry("standing", rung=index, trial=trial.number, share=rung.share, score=score, seconds=seconds, why=why)
+        others = [other for (at, _), other in self.standings.items() if at == index]
+        self.standings[index, trial.number] = standing
         if why:
             self._drop(trial.number)
         else:
-            self.spectator.standing(trial, rung, standing, min(others, key=lambda one: one.score, default=None))
+            self.spectator.standing(trial, rung, standing, min(others, key=lambda other: other.score, default=None))
 
-    def _decided(self, number: int, rung: Rung, alive: Sequence[int]) -> list[int]:
-        if number not in self.decisions:
+    def _decided(self, index: int, rung: Rung, alive: Sequence[int]) -> list[int]:
+        if index not in self.decisions:
             stopped = self.stopped
-            found = decide([self.standings[number, trial] for trial in alive if trial not in stopped], rung.kept, self.metric)
-            found = Decision(
-                found.kept,
+            decision = decide([self.standings[index, trial] for trial in alive if trial not in stopped], rung.kept, self.metric)
+            decision = Decision(
+                decision.kept,
                 {
-                    **found.reasons,
+                    **decision.reasons,
                     **{
                         trial: "the time was short" if trial in self.timed_out else "stopped by hand" for trial in alive if trial in stopped
                     },
                 },
             )
-            if not found.kept:
+            if not decision.kept:
                 raise RunError("every trial has failed: " + "; ".join(sorted({entry["why"] for entry in self.study.entries_named("standing") if entry["why"]}))[:300],
                                "look at the first one's message; `luthier train` with a lower learning rate may say more")  # fmt: skip
-            self.study.add_entry("rung", rung=number, share=rung.share, kept=list(found.kept), reasons={str(trial): why for trial, why in found.reasons.items()})  # fmt: skip
-            self.decisions[number] = list(found.kept)
-            self.spectator.decided(rung, found)
+            self.study.add_entry("rung", rung=index, share=rung.share, kept=list(decision.kept), reasons={str(trial): why for trial, why in decision.reasons.items()})  # fmt: skip
+            self.decisions[index] = list(decision.kept)
+            self.spectator.decided(rung, decision)
         for trial in alive:
-            if trial not in self.decisions[number]:
+            if trial not in self.decisions[index]:
                 self._drop(trial)
-        return self.decisions[number]
+        return self.decisions[index]
 
     def _proposed(self, trial: int, known: int = 0) -> Trial:
         """A trial; where it is new, proposed from how those before `known` stood."""
         if trial not in self.trials:
             ahead = [self.trials[other].values for other in range(known, trial)]
             count = self.rungs[0].trials if self.rungs else 1
-            found = propose(self._space(trial), self.sampler, self.seed, count, self._tried(known), self.portfolio, ahead)
-            self.study.add_entry("proposed", trial=trial, values=found.values, by=found.by)
-            self.trials[trial] = Trial(trial, found.values, found.by)
+            proposal = propose(self._space(trial), self.sampler, self.seed, count, self._tried(known), self.portfolio, ahead)
+            self.study.add_entry("proposed", trial=trial, values=proposal.values, by=proposal.by)
+            self.trials[trial] = Trial(trial, proposal.values, proposal.by)
         return self.trials[trial]
 
     def _tried(self, before: int) -> list[Tried]:
@@ -266,12 +266,12 @@ class SuccessiveHalving:
 
     def _space(self, trial: int) -> list[Dimension]:
         """What may vary in a trial: narrower where a person has asked for it before."""
-        asked = [
+        requests = [
             Dimension.model_validate(entry["request"]["narrow"])
             for entry in self.heard
             if "narrow" in entry["request"] and entry["before"] <= trial
         ]
-        narrow = {dimension.path: dimension for dimension in asked}
+        narrow = {dimension.path: dimension for dimension in requests}
         return [narrow.get(dimension.path, dimension) for dimension in self.space]
 
     def _entrant(self, trial: int) -> TrialHandle:

@@ -108,8 +108,8 @@ def build(
     factor = lr_multipliers(model, optimizer, adaptation)
     dtype = getattr(torch, experiment.training.dtype)
     kernels = model.use(compiled.load()) if experiment.training.kernels == "compiled" and hasattr(model, "use") else None
-    known = {} if experiment.augment.share else sparse_tokens(model, train, objective)
-    masters = Masters(model.network, optimizer, dtype, movable, factor, known, kernels)
+    sparse = {} if experiment.augment.share else sparse_tokens(model, train, objective)
+    masters = Masters(model.network, optimizer, dtype, movable, factor, sparse, kernels)
     model.frozen_cache = make_frozen_cache(
         experiment, model, Joined(train, validation), dtype, {} if frozen_caches is None else frozen_caches
     )
@@ -144,8 +144,8 @@ def sparse_tokens(model: Any, examples: Sequence[Example], objective: Objective)
     if not model.packs and (not hasattr(network, "get_input_embeddings") or "tokens" not in examples[0].inputs):
         return {}  # every network of transformers has the method; one that reads no tokens refuses it
     embedding = network.get_input_embeddings()
-    said = network.get_output_embeddings()
-    if said is not None and said.weight is embedding.weight:
+    head = network.get_output_embeddings()
+    if head is not None and head.weight is embedding.weight:
         embedding.sparse = not embedding.weight.is_cuda  # added to the head's: no second table, most of it zeros
         return {}
     embedding.sparse = True
@@ -163,7 +163,7 @@ def lr_multipliers(model: Any, optimizer: Any, adaptation: Any) -> Any:
     names = {id(parameter): name for name, parameter in model.network.named_parameters()}
     heads = {names[id(parameter)] for module in getattr(model, "head", []) for parameter in module.parameters()}
     blocks = list(model.blocks)
-    height = {names[id(parameter)]: number for number, block in enumerate(blocks) for parameter in block.parameters()}
+    height = {names[id(parameter)]: index for index, block in enumerate(blocks) for parameter in block.parameters()}
 
     def factor(name: str) -> float:
         if name in heads:

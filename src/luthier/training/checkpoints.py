@@ -115,8 +115,8 @@ def save(run: Run, masters: Masters, state: dict[str, Any], full: bool, buffers:
             _sync(final.parent)
     except SafetensorError as problem:
         code = re.search(r"os error (\d+)", str(problem))  # safetensors says the number in words only
-        named = disk_problem(int(code[1]) if code else errno.ENOSPC, str(final))
-        raise named or RunError(
+        error = disk_problem(int(code[1]) if code else errno.ENOSPC, str(final))
+        raise error or RunError(
             f"{final} could not be written: {problem}", f"look at the disk, then `luthier resume {run.folder}`"
         ) from problem
     finally:

@@ -222,12 +222,12 @@ def lateness_reason(slower: float) -> str:
 
 def describe_cut(before: int, cut: Cut, why: str, budget: float) -> str:
     """A cut in one sentence."""
-    kept = f"to keep the {duration(budget)} budget"
+    purpose = f"to keep the {duration(budget)} budget"
     if cut.total == cut.step:
-        return f"{why}: the run ends after step {cut.step:,} of {before:,} {kept}"
+        return f"{why}: the run ends after step {cut.step:,} of {before:,} {purpose}"
     if cut.total == before:
-        return f"{why}: the validation rows are not scored again before the end, {kept}"
-    return f"{why}: the run was cut from {before:,} to {cut.total:,} steps {kept}"
+        return f"{why}: the validation rows are not scored again before the end, {purpose}"
+    return f"{why}: the run was cut from {before:,} to {cut.total:,} steps {purpose}"
 
 
 def cuts_of(run: Run) -> list[Cut]:

@@ -161,8 +161,8 @@ def choose_threads(workers: int = 1) -> Threads:
         return Threads(max(1, now // workers), max(1, now // workers), None)
     usual = max(1, min(now, int(allowed)))
     free = free_processors() if usual > 1 else None
-    number = usual if free is None else max(1, min(usual, round(free)))
-    return Threads(max(1, number // workers), max(1, usual // workers), free)
+    count = usual if free is None else max(1, min(usual, round(free)))
+    return Threads(max(1, count // workers), max(1, usual // workers), free)
 
 
 def _torchs_own() -> set[int]:
@@ -228,12 +228,12 @@ def _in_large_pages(library: Any) -> None:
     it stays as it is.
     """
     start, end = _heap()
-    wanted = min(HEAP, available_memory() // 2)
-    if not start or end - start >= wanted or _addresses_are_rationed():
+    size = min(HEAP, available_memory() // 2)
+    if not start or end - start >= size or _addresses_are_rationed():
         return
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     library.free.argtypes = [ctypes.c_void_p]
-    blocks = [library.malloc(VERY_LARGE // 2) for _ in range((wanted - (end - start)) // (VERY_LARGE // 2))]
+    blocks = [library.malloc(VERY_LARGE // 2) for _ in range((size - (end - start)) // (VERY_LARGE // 2))]
     start, end = _heap()
     library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     library.madvise(start, end - start, MADV_HUGEPAGE)
@@ -262,12 +262,12 @@ def available_memory() -> int:
     """Bytes of memory that a new process could have: of the machine, and of the group it runs in."""
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         line = next((line for line in meminfo.read_text().split("\n") if line.startswith("MemAvailable")), "")
-        found = int(line.split()[1]) * 1024 if line else found
+        available = int(line.split()[1]) * 1024 if line else available
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
-        found = min(found, int(limit.read_text()) - int(used.read_text()))
-    return found
+        available = min(available, int(limit.read_text()) - int(used.read_text()))
+    return available

@@ -73,9 +73,9 @@ def peak() -> int:
         return int(torch.cuda.max_memory_allocated())
     status = Path("/proc/self/status")
     if status.exists():  # what `getrusage` says begins with what the process held that started this one
-        held = next((line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
-        if held is not None:
-            return int(held) * 1024
+        highest = next((line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
+        if highest is not None:
+            return int(highest) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
@@ -99,39 +99,39 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
     sizes = np.array([example.size for example in work.train])
     tokens = np.array([int(sizes[chosen].sum()) for chosen in order])
     by_size = np.argsort(tokens, kind="stable")
-    picked = by_size[np.unique(np.linspace(0, len(by_size) - 1, SAMPLED).round().astype(int))].tolist()
+    sampled_steps = by_size[np.unique(np.linspace(0, len(by_size) - 1, SAMPLED).round().astype(int))].tolist()
     first = min(work.train, key=lambda example: example.size)
     _time_step(work, [first])  # gradients and the optimizer's state exist from here on
     fixed = peak()
-    longest = picked[-1]
+    longest = sampled_steps[-1]
     cold = _time_step(work, [work.train[row] for row in order[longest]])  # what is slow only once is slow here
     at_once = max(_forward_tokens(work, part) for part in work.micro_batches(_batch(work, order[longest]), training.micro_batch_tokens))
     a_token = max(0.0, (peak() - fixed) / max(at_once - first.size, 1))
     until = time.monotonic() + seconds
     measured = []
-    for number in [longest, *(each for each in picked if each != longest)]:
+    for index in [longest, *(other for other in sampled_steps if other != longest)]:
         if len(measured) >= 2 and time.monotonic() > until:
             break
-        measured.append((int(tokens[number]), _time_step(work, [work.train[row] for row in order[number]])))
+        measured.append((int(tokens[index]), _time_step(work, [work.train[row] for row in order[index]])))
     whole, spread = _over_all(measured, tokens)
     once = max(0.0, cold - measured[0][1])
-    held = work.validation[:: max(1, len(work.validation) // 64)][:64]
+    sample = work.validation[:: max(1, len(work.validation) // 64)][:64]
     score(work.model, work.objective, sorted(work.validation, key=lambda example: -example.size)[:256])  # as much at once as ever
     began = time.monotonic()
-    score(work.model, work.objective, held)
-    a_look = (time.monotonic() - began) * sum(each.size for each in work.validation) / max(sum(each.size for each in held), 1)
+    score(work.model, work.objective, sample)
+    a_look = (time.monotonic() - began) * sum(example.size for example in work.validation) / max(sum(example.size for example in sample), 1)
     looks = len(EvaluationSchedule(work))
     moving = sum(master.numel() for master in work.masters.weights().values())
-    kept = (looks + 1) * 4 * moving / KEPT_A_SECOND  # each look may be the best so far, and the best is read again
+    write_time = (looks + 1) * 4 * moving / KEPT_A_SECOND  # each look may be the best so far, and the best is read again
     parameters = list(work.model.network.parameters())
     return Forecast(
-        parameters=sum(each.numel() for each in parameters),
+        parameters=sum(parameter.numel() for parameter in parameters),
         moving=moving,
         rows=len(work.train),
         tokens=int(tokens.sum()),
         steps=work.total,
         evaluations=looks,
-        seconds=whole + once + looks * a_look + kept,
+        seconds=whole + once + looks * a_look + write_time,
         spread=spread,
         memory=peak(),
         fixed=fixed,
@@ -163,7 +163,7 @@ def _time_step(work: Work, rows: list[Any]) -> float:
 
 def _over_all(measured: list[tuple[int, float]], tokens: np.ndarray) -> tuple[float, float]:
     """Seconds of all steps, and by which share the measured ones differ from the line through them."""
-    sizes, times = np.array([each[0] for each in measured], float), np.array([each[1] for each in measured])
+    sizes, times = np.array([pair[0] for pair in measured], float), np.array([pair[1] for pair in measured])
     rate = float(np.median(times / sizes))
     slope, start = rate, 0.0
     if len(measured) > 2 and sizes.max() > 1.3 * sizes.min():

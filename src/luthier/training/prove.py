@@ -42,10 +42,10 @@ def prove(work: Work, serve: Callable[[Record], Any], seconds: float) -> list[Pr
     order = permutation(len(work.train), work.experiment.seed, "proofs").tolist()
     context = ProofInputs(work, serve, _short_rows(work.train, order), until)
     reading, asking = family_of(work.experiment.objective.kind).proofs()  # type: ignore[attr-defined]
-    found = []
+    proofs = []
     for proof in (*reading, *READ, *asking, *MOVE):
         if time.monotonic() > until or (len(context.rows) < 2 and proof not in reading):
-            found.append(
+            proofs.append(
                 Proof(
                     name=_name(proof), held=None, claim="not tried: " + ("the time was up" if context.rows else "no row teaches anything")
                 )
@@ -53,8 +53,8 @@ def prove(work: Work, serve: Callable[[Record], Any], seconds: float) -> list[Pr
             continue
         answer = proof(context)
         if answer is not None:
-            found.append(answer.model_copy(update={"name": _name(proof)}))
-    return found
+            proofs.append(answer.model_copy(update={"name": _name(proof)}))
+    return proofs
 
 
 def _short_rows(train: Sequence[Example], order: Sequence[int]) -> list[Example]:

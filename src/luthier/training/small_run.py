@@ -64,74 +64,74 @@ def small_run(work: Work, reporter: Reporter, probe: Scores | None, prior: Score
     """
     began = time.monotonic()
     small = _small_work(work)
-    held = small.validation[:FEWEST_ROWS]
-    tokens = sum(example.size for example in held)
-    before = score(small.model, small.objective, held, answers=0)
+    examples = small.validation[:FEWEST_ROWS]
+    tokens = sum(example.size for example in examples)
+    before = score(small.model, small.objective, examples, answers=0)
     weights = {name: master.clone() for name, master in small.masters.weights().items()}
-    seen: list[Any] = []
+    history: list[Any] = []
     times: list[float] = []
     last = time.monotonic()
     for step in steps(small):
         now = time.monotonic()
         times.append((now - last) / max(step.tokens, 1))
         last = now
-        seen.append(step)
+        history.append(step)
         reporter.step(step)
-        if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)) or (now - began > limit and len(seen) >= 8):
+        if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)) or (now - began > limit and len(history) >= 8):
             break
     scoring = time.monotonic()
-    after = score(small.model, small.objective, held, answers=0)
+    after = score(small.model, small.objective, examples, answers=0)
     scoring = (time.monotonic() - scoring) / tokens  # the second time: the first is slower, and only once
     if reads_answers(work.objective, work.validation):
-        after, answering = _with_answers(small, held, after, reporter)
+        after, answering = _with_answers(small, examples, after, reporter)
         scoring += answering / sum(example.size for example in work.validation)  # the same for each evaluation, whatever its rows
     findings = [
-        found
-        for found in (
+        finding
+        for finding in (
             _count_cut_rows(work),
-            _nothing_learned(seen),
-            _not_finite(seen),
+            _nothing_learned(history),
+            _not_finite(history),
             _head_stuck(small, weights),
             _nothing_moved(small, weights),
-            lr_too_high(small, seen, before, after),
+            lr_too_high(small, history, before, after),
             _labels_unpredictable(probe, prior),
-            _answers_unrelated(small, held) if probe is None else None,
+            _answers_unrelated(small, examples) if probe is None else None,
         )
-        if found is not None
+        if finding is not None
     ]
-    go = not any(found.severity == "stop" for found in findings)
-    findings.append(_conclusion(go, small, len(seen), before, after, probe))
+    go = not any(finding.severity == "stop" for finding in findings)
+    findings.append(_conclusion(go, small, len(history), before, after, probe))
     return Smoke(
         go, findings, float(np.median(times[2:] or times)), scoring, time.monotonic() - began, min(small.shrunk.values(), default=0)
     )
 
 
-def _conclusion(go: bool, small: Work, taken: int, before: Scores, after: Scores, probe: Scores | None) -> Finding:
+def _conclusion(go: bool, small: Work, steps_run: int, before: Scores, after: Scores, probe: Scores | None) -> Finding:
     """Go or no-go, with the validation scores before and after so many steps."""
     name = small.objective.metrics[0]
     then = measure(before, (name, "loss") if before.outputs is not None or after.outputs is None else ("loss",))
     now = measure(after, (name, "loss"))
     evidence = {
-        "steps": taken,
+        "steps": steps_run,
         "rows": len(small.train),
         "before": then,
         "after": now,
         **({"probe": measure(probe, (name, "loss"))} if probe else {}),
     }
-    claim = f"{'go' if go else 'no-go'}: after {plural(taken, 'step')} on {plural(len(small.train), 'row')} the validation loss went from {then['loss']:.4f} to {now['loss']:.4f}"
+    claim = f"{'go' if go else 'no-go'}: after {plural(steps_run, 'step')} on {plural(len(small.train), 'row')} the validation loss went from {then['loss']:.4f} to {now['loss']:.4f}"
     return Finding(check="smoke", severity="good" if go else "stop", claim=claim, evidence=evidence,
                    remedy="" if go else "mend what is named above, or insist with --force")  # fmt: skip
 
 
-def _with_answers(small: Work, held: Sequence[Example], scores: Scores, reporter: Reporter) -> tuple[Scores, float]:
+def _with_answers(small: Work, examples: Sequence[Example], scores: Scores, reporter: Reporter) -> tuple[Scores, float]:
     """The scores with generated answers, and the seconds that those took."""
     began = time.monotonic()
-    found = add_answers(scores, small.model, small.objective, held, small.objective.answered)
+    result = add_answers(scores, small.model, small.objective, examples, small.objective.answered)
     rows = min(small.objective.answered, len(small.validation))
-    seconds = (time.monotonic() - began) * rows / max(1, min(rows, len(held)))
+    seconds = (time.monotonic() - began) * rows / max(1, min(rows, len(examples)))
     name = small.objective.metrics[0]
     reporter.say(f"each evaluation also generates {rows} answers: about {seconds:.0f} s, because {name} decides")
-    return found, seconds
+    return result, seconds
 
 
 def _small_work(work: Work) -> Work:
@@ -165,17 +165,17 @@ def _count_cut_rows(work: Work) -> Finding | None:
     )
 
 
-def _nothing_learned(seen: Sequence[Any]) -> Finding | None:
-    empty = [step.number for step in seen if step.count == 0]
+def _nothing_learned(history: Sequence[Any]) -> Finding | None:
+    empty = [step.number for step in history if step.count == 0]
     if not empty:
         return None
-    severity = "stop" if len(empty) > len(seen) / 2 else "warning"
-    return Finding(check="smoke.masked", severity=severity, claim=f"in {len(empty)} of {plural(len(seen), 'step')} there was nothing to learn: every target is masked",
+    severity = "stop" if len(empty) > len(history) / 2 else "warning"
+    return Finding(check="smoke.masked", severity=severity, claim=f"in {len(empty)} of {plural(len(history), 'step')} there was nothing to learn: every target is masked",
                    evidence={"steps": empty[:10]}, remedy="check that the rows have answers, and that objective.max_length does not cut them off")  # fmt: skip
 
 
-def _not_finite(seen: Sequence[Any]) -> Finding | None:
-    bad = [step for step in seen if step.count and not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm))]
+def _not_finite(history: Sequence[Any]) -> Finding | None:
+    bad = [step for step in history if step.count and not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm))]
     if not bad:
         return None
     return Finding(check="smoke.finite", severity="stop", claim=f"the loss was {bad[0].loss} at step {bad[0].number}",
@@ -242,10 +242,10 @@ def _labels_unpredictable(probe: Scores | None, prior: Scores | None) -> Finding
                    remedy="check that the labels belong to their rows (a shuffled or shifted column looks like this), or give more rows")  # fmt: skip
 
 
-def _answers_unrelated(work: Work, held: Sequence[Example]) -> Finding | None:
+def _answers_unrelated(work: Work, examples: Sequence[Example]) -> Finding | None:
     """Whether an answer is likelier after its own prompt than after another row's."""
     objective: Objective = work.objective
-    rows = [example for example in held if example.size <= 400][:12]
+    rows = [example for example in examples if example.size <= 400][:12]
     swapped = objective.swap_inputs(rows)
     if len(rows) < 6 or not swapped:
         return None

@@ -103,14 +103,14 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
     experiment, objective, model, masters = work.experiment, work.objective, work.model, work.masters
     training = experiment.training
     adaptation: Any = experiment.adaptation
-    place = next(model.parameters()).device
+    device = next(model.parameters()).device
     in_epoch = steps_in_epoch(len(work.train), training.batch_size)
     with gc_frozen():
         number = start
         while number < work.total:  # which may become fewer meanwhile
             share, factor = work.progress(number)
             adaptation.on_progress(model, share)
-            batch = objective.collate(work.examples_of_step(number), experiment.seed, number).to(place)
+            batch = objective.collate(work.examples_of_step(number), experiment.seed, number).to(device)
             total, count = _accumulate(work, batch, number)
             norm = _take_optimizer_step(work, count, factor)
             yield Step(
@@ -143,8 +143,8 @@ def _take_optimizer_step(work: Work, count: float, factor: float) -> float:
 def _accumulate(work: Work, batch: Batch, number: int) -> tuple[float, float]:
     """The step's summed loss and count, its gradients left in the masters; where memory does not suffice, in smaller pieces."""
     buffers = work.masters.buffers()
-    found = _try_micro_batches(work, batch, number)
-    while found is None:
+    result = _try_micro_batches(work, batch, number)
+    while result is None:
         release_memory()
         work.masters.zero_grad(buffers)
         limit = (
@@ -163,8 +163,8 @@ def _accumulate(work: Work, batch: Batch, number: int) -> tuple[float, float]:
                 "shorten the rows (objective.max_length), let less move (adaptation.kind=lora, or freeze), or take a smaller base",
             )
         work.shrink(number, limit)
-        found = _try_micro_batches(work, batch, number)
-    return found
+        result = _try_micro_batches(work, batch, number)
+    return result
 
 
 def _try_micro_batches(work: Work, batch: Batch, number: int) -> tuple[float, float] | None:

@@ -114,19 +114,19 @@ class Fit:
         Raises:
             EarlyStop: the training is to end here.
         """
-        asked = False
+        stopping = False
         if self.more:
             latest = self.evaluator.latest
-            seen = replace(step, evaluation=dict(latest) if latest else None)
+            view = replace(step, evaluation=dict(latest) if latest else None)
             try:
                 for watch in self.more:
-                    watch(seen)
+                    watch(view)
             except Exception as problem:
                 self.checkpointer.save(self.done)
                 problem.add_note(f"raised by a watcher after step {self.done}; the run goes on with `luthier resume {self.run.folder}`")
                 raise
-            asked = seen.stopping
-        if asked or self.done == self.stop_at:
+            stopping = view.stopping
+        if stopping or self.done == self.stop_at:
             self._stop()
 
     def _stop(self) -> None:
@@ -178,20 +178,20 @@ def _report_shrink(run: Run, reporter: Reporter, step: int, tokens: int) -> None
 
 def _latest_evaluation(run: Run) -> dict[str, Any] | None:
     """The last evaluation that the run's folder tells of."""
-    told = [line for line in run.lines("metrics.jsonl") if "evaluation" in line]
-    return {"step": told[-1]["step"], **told[-1]["evaluation"]} if told else None
+    lines = [line for line in run.lines("metrics.jsonl") if "evaluation" in line]
+    return {"step": lines[-1]["step"], **lines[-1]["evaluation"]} if lines else None
 
 
 def _resume(run: Run, work: Work, evaluator: Evaluator) -> int:
     """Go to the newest whole checkpoint and take back what was written after it."""
-    found = checkpoints.newest(run)
+    checkpoint = checkpoints.newest(run)
     start = 0
-    if found is not None:
-        found.restore(work.masters)
-        evaluator.restore(found.state)
-        start = found.state["step"]
+    if checkpoint is not None:
+        checkpoint.restore(work.masters)
+        evaluator.restore(checkpoint.state)
+        start = checkpoint.state["step"]
     if not run.events_named("trained"):
-        if found is not None:
+        if checkpoint is not None:
             run.event("resumed", step=start)
         for name in ("metrics.jsonl", "timing.jsonl", "samples.jsonl"):
             run.truncate(name, start)

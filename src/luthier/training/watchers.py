@@ -121,13 +121,13 @@ class EvaluationSchedule:
             return True
         return any(cut.step < number and cut.total < self.work.uncut for cut in self.work.cuts)  # the learning rate falls
 
-    def _cut(self, number: int) -> Cut | None:
+    def _cut(self, step: int) -> Cut | None:
         """The cut that holds after this step."""
-        past = [cut for cut in self.work.cuts if cut.step <= number]
+        past = [cut for cut in self.work.cuts if cut.step <= step]
         return past[-1] if past else None
 
     def __len__(self) -> int:
-        return sum(self.due(number) for number in range(1, self.work.total + 1))
+        return sum(self.due(step) for step in range(1, self.work.total + 1))
 
 
 class Evaluator:
@@ -199,9 +199,9 @@ class Evaluator:
                 {"step": number, "row": example.record.row, "probabilities": np.round(scores.probabilities[position], 5).tolist()}
                 for position, example in enumerate(self.work.validation[:SAMPLES])
             ])  # fmt: skip
-        said = family_of(self.work.experiment.objective.kind).samples(self.work.model, self.work.objective, self.work.validation)  # type: ignore[attr-defined]
-        if said:
-            self.run.append("samples.jsonl", *[{"step": number, **line} for line in said])
+        samples = family_of(self.work.experiment.objective.kind).samples(self.work.model, self.work.objective, self.work.validation)  # type: ignore[attr-defined]
+        if samples:
+            self.run.append("samples.jsonl", *[{"step": number, **line} for line in samples])
         self.reporter.evaluation(number, measured, better)
         if self.evaluations_without_improvement >= self.work.experiment.training.patience:
             self.run.event("early_stop", step=number, best=self.best["step"])

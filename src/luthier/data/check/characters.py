@@ -23,13 +23,13 @@ PRESENTED = re.compile("[\u200c\u200d]")
 
 def check(sheet: Sheet) -> list[Finding]:
     """Rows with signs that split words, hide text, or show that the bytes were misread."""
-    found = []
+    findings = []
     whole = [f"{text}\n{label}" for text, label in zip(sheet.texts, sheet.labels, strict=True)]
     for kind, pattern in KINDS.items():
         rows = [row for row, text in enumerate(whole) if not text.isascii() or kind == "control characters"]
         rows = [row for row in rows if pattern.search(whole[row])]
         if rows:
             signs = [", ".join(sorted({f"U+{ord(sign):04X}" for sign in "".join(pattern.findall(whole[row])[:8])})[:4]) for row in rows]
-            found.append(sheet.finding("characters", "warning" if len(rows) > 0.01 * len(sheet) else "note", several(len(rows), "row", f"hold {kind}"),
-                                       "the text is kept as it is; clean it where it was not meant", rows, notes=signs, kind=kind))  # fmt: skip
-    return found
+            findings.append(sheet.finding("characters", "warning" if len(rows) > 0.01 * len(sheet) else "note", several(len(rows), "row", f"hold {kind}"),
+                                          "the text is kept as it is; clean it where it was not meant", rows, notes=signs, kind=kind))  # fmt: skip
+    return findings

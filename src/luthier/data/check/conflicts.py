@@ -13,16 +13,16 @@ def check(sheet: Sheet) -> list[Finding]:
     """Texts that carry more than one label: at most one of them can be right."""
     if not sheet.classes:
         return []
-    said: dict[str, list[int]] = defaultdict(list)
+    by_text: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(sheet.plain):
-        said[text].append(row)
-    groups = [rows for rows in said.values() if len({sheet.labels[row] for row in rows}) > 1]
+        by_text[text].append(row)
+    groups = [rows for rows in by_text.values() if len({sheet.labels[row] for row in rows}) > 1]
     if not groups:
         return []
     rows = [row for group in groups for row in group]
-    lost = [row for group in groups for row in _outvoted(sheet, group)]
+    outvoted = [row for group in groups for row in _outvoted(sheet, group)]
     return [sheet.finding("conflicts", "warning", several(len(groups), "text", "carry different labels") + f" ({len(rows):,} rows)",
-                          "decide for one label; --fix keeps the label of the majority, and none where there is no majority", rows, drop=lost, texts=len(groups))]  # fmt: skip
+                          "decide for one label; --fix keeps the label of the majority, and none where there is no majority", rows, drop=outvoted, texts=len(groups))]  # fmt: skip
 
 
 def _outvoted(sheet: Sheet, group: list[int]) -> list[int]:

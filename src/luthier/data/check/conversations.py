@@ -29,19 +29,19 @@ def check(sheet: Sheet) -> list[Finding]:
     """Answers that repeat their prompt or each other, and control tokens written into the text."""
     if sheet.kind.learns != "answer":
         return []
-    found = []
-    echoed = [row for row in range(len(sheet)) if len(said := normalise(sheet.labels[row])) > 20 and said in sheet.plain[row]]
+    findings = []
+    echoed = [row for row in range(len(sheet)) if len(answer := normalise(sheet.labels[row])) > 20 and answer in sheet.plain[row]]
     if echoed:
-        found.append(sheet.finding("conversations.echo", "warning" if len(echoed) > OFTEN * len(sheet) else "note",
-                                   several(len(echoed), "answer", "repeat only a part of its prompt" if len(echoed) == 1 else "repeat only a part of their prompt"), "look whether prompt and answer were joined wrongly", echoed))  # fmt: skip
+        findings.append(sheet.finding("conversations.echo", "warning" if len(echoed) > OFTEN * len(sheet) else "note",
+                                      several(len(echoed), "answer", "repeat only a part of its prompt" if len(echoed) == 1 else "repeat only a part of their prompt"), "look whether prompt and answer were joined wrongly", echoed))  # fmt: skip
     same, count = Counter(normalise(label) for label in sheet.labels).most_common(1)[0]
     if count > max(3, OFTEN * len(sheet)):
         rows = [row for row in range(len(sheet)) if normalise(sheet.labels[row]) == same]
-        found.append(sheet.finding("conversations.same", "warning", f"{count:,} prompts have the same answer", "the model will learn to say it always", rows))  # fmt: skip
+        findings.append(sheet.finding("conversations.same", "warning", f"{count:,} prompts have the same answer", "the model will learn to say it always", rows))  # fmt: skip
     marks = [mark for mark in dict.fromkeys((*CONTROL, *sheet.control)) if len(mark) > 2]
     written = [row for row in range(len(sheet)) if any(mark in sheet.texts[row] or mark in sheet.labels[row] for mark in marks)]
     if written:
         notes = [", ".join(mark for mark in marks if mark in sheet.texts[row] + sheet.labels[row]) for row in written]
-        found.append(sheet.finding("conversations.control", "warning", several(len(written), "row", "hold a template's control tokens as text"),
-                                   "they are encoded as plain text; if a template was applied before, take it out: it is applied once, here", written, notes=notes))  # fmt: skip
-    return found
+        findings.append(sheet.finding("conversations.control", "warning", several(len(written), "row", "hold a template's control tokens as text"),
+                                      "they are encoded as plain text; if a template was applied before, take it out: it is applied once, here", written, notes=notes))  # fmt: skip
+    return findings

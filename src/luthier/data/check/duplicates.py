@@ -14,14 +14,14 @@ MANY = 0.05
 
 def check(sheet: Sheet) -> list[Finding]:
     """Exact copies (but for case, spaces and punctuation), and clusters of near-duplicates."""
-    found = []
+    findings = []
     first: dict[tuple[str, str], int] = {}
     copies = [row for row, key in enumerate(zip(sheet.plain, sheet.labels, strict=True)) if first.setdefault(key, row) != row]
     if copies:
         notes = [f"as line {sheet.records[first[sheet.plain[row], sheet.labels[row]]].row}" for row in copies]
-        found.append(sheet.finding("duplicates.exact", "warning" if len(copies) > MANY * len(sheet) else "note",
-                                   f"{len(copies):,} of {plural(len(sheet), 'row')} {'repeats' if len(copies) == 1 else 'repeat'} another's text and label",
-                                   f"{_kept(sheet, sheet.plain, 'copies are')}; --fix keeps the first of each", copies, drop=copies, notes=notes))  # fmt: skip
+        findings.append(sheet.finding("duplicates.exact", "warning" if len(copies) > MANY * len(sheet) else "note",
+                                      f"{len(copies):,} of {plural(len(sheet), 'row')} {'repeats' if len(copies) == 1 else 'repeat'} another's text and label",
+                                      f"{_kept(sheet, sheet.plain, 'copies are')}; --fix keeps the first of each", copies, drop=copies, notes=notes))  # fmt: skip
     groups: dict[int, list[int]] = defaultdict(list)
     for row, cluster in enumerate(sheet.clusters):
         groups[cluster].append(row)
@@ -29,11 +29,11 @@ def check(sheet: Sheet) -> list[Finding]:
     if near:
         rows = [row for cluster in sorted(near, key=lambda cluster: -len(near[cluster])) for row in near[cluster]]
         largest = max(len(members) for members in near.values())
-        found.append(sheet.finding("duplicates.near", "note", f"{len(rows):,} rows lie in {plural(len(near), 'cluster')} of near-duplicates, the largest of {largest:,}",
-                                   f"{_kept(sheet, sheet.clusters, 'a cluster is')}; check whether a template lies behind the largest", rows,
-                                   notes=[f"cluster of line {sheet.records[sheet.clusters[row]].row}" for row in rows],
-                                   clusters=len(near), largest=largest, sizes=dict(Counter(len(members) for members in near.values()).most_common(10))))  # fmt: skip
-    return found
+        findings.append(sheet.finding("duplicates.near", "note", f"{len(rows):,} rows lie in {plural(len(near), 'cluster')} of near-duplicates, the largest of {largest:,}",
+                                      f"{_kept(sheet, sheet.clusters, 'a cluster is')}; check whether a template lies behind the largest", rows,
+                                      notes=[f"cluster of line {sheet.records[sheet.clusters[row]].row}" for row in rows],
+                                      clusters=len(near), largest=largest, sizes=dict(Counter(len(members) for members in near.values()).most_common(10))))  # fmt: skip
+    return findings
 
 
 def _kept(sheet: Sheet, keys: Sequence[Hashable], noun: str) -> str:
@@ -45,6 +45,6 @@ def _kept(sheet: Sheet, keys: Sequence[Hashable], noun: str) -> str:
         noun: what such rows are called, with its verb.
     """
     part: dict[Hashable, str] = {}
-    if any(part.setdefault(key, place) != place for key, place in zip(keys, sheet.parts, strict=True)):
+    if any(part.setdefault(key, own) != own for key, own in zip(keys, sheet.parts, strict=True)):
         return "some lie in two parts, where they can flatter the score (`leakage` counts them)"
     return f"{noun} kept in one part, so they cannot flatter the score"

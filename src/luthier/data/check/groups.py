@@ -83,15 +83,15 @@ def _grouping_column(sheet: Sheet, clusters: Sequence[Sequence[int]], need_name:
         clusters: the numbers of rows that say the same.
         need_name: whether the column must also have the name of an owner or id.
     """
-    found = []
+    candidates = []
     for column in sheet.others:
-        named = bool(ID.search(column) or OWNER.fullmatch(re.sub(r"[_\W]?(id|name|uuid|key)$", "", column, flags=re.IGNORECASE)))
-        if need_name and not named:
+        by_name = bool(ID.search(column) or OWNER.fullmatch(re.sub(r"[_\W]?(id|name|uuid|key)$", "", column, flags=re.IGNORECASE)))
+        if need_name and not by_name:
             continue
         numbers = _numbers(sheet, column, clusters)
         if numbers is not None:
-            found.append((named, numbers["groups"], column, numbers))
-    return max(found, key=lambda each: each[:2])[2:] if found else ("", {})
+            candidates.append((by_name, numbers["groups"], column, numbers))
+    return max(candidates, key=lambda candidate: candidate[:2])[2:] if candidates else ("", {})
 
 
 def _numbers(sheet: Sheet, column: str, clusters: Sequence[Sequence[int]]) -> Mapping[str, Any] | None:
@@ -101,8 +101,8 @@ def _numbers(sheet: Sheet, column: str, clusters: Sequence[Sequence[int]]) -> Ma
         return None
     values = ["" if cell is None else str(cell).strip() for cell in cells]
     counts = Counter(value for value in values if value)
-    held = sum(counts.values())
-    if not (len(counts) >= FEWEST_GROUPS and held >= MEAN_ROWS * len(counts) and held > 0.9 * len(values)):
+    filled = sum(counts.values())
+    if not (len(counts) >= FEWEST_GROUPS and filled >= MEAN_ROWS * len(counts) and filled > 0.9 * len(values)):
         return None
     if max(counts.values()) > LARGEST_GROUP * len(values) or max(map(len, counts)) > 200:
         return None
@@ -112,14 +112,14 @@ def _numbers(sheet: Sheet, column: str, clusters: Sequence[Sequence[int]]) -> Ma
     pure = sum(Counter(values[row] for row in group).most_common(1)[0][1] for group in clusters) / rows
     if pure < PURE:
         return None
-    return {"pure": pure, "groups": len(counts), "mean": held / len(counts)}
+    return {"pure": pure, "groups": len(counts), "mean": filled / len(counts)}
 
 
 def _tells(values: Sequence[str], labels: Sequence[str]) -> float:
     """Share of the rows whose class the value alone tells, where values and classes are about as many."""
-    seen: dict[str, Counter[str]] = defaultdict(Counter)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for value, label in zip(values, labels, strict=True):
-        seen[value][label] += 1
-    if len(seen) > 2 * len(set(labels)):
+        counts[value][label] += 1
+    if len(counts) > 2 * len(set(labels)):
         return 0.0
-    return sum(votes.most_common(1)[0][1] for votes in seen.values()) / len(values)
+    return sum(votes.most_common(1)[0][1] for votes in counts.values()) / len(values)

@@ -17,17 +17,17 @@ def check(sheet: Sheet) -> list[Finding]:
     """Blank images, and those that are smaller than 16 pixels or far smaller than the others."""
     if not sheet.images:
         return []
-    found = []
+    findings = []
     values = [record.values for record in sheet.records]
-    grey = [float(np.frombuffer(bytes.fromhex(each["thumbnail"]), dtype=np.uint8).std()) for each in values]
+    grey = [float(np.frombuffer(bytes.fromhex(value["thumbnail"]), dtype=np.uint8).std()) for value in values]
     blank = [row for row, spread in enumerate(grey) if spread < BLANK]
     if blank:
-        found.append(sheet.finding("images.blank", "warning", several(len(blank), "image", "show one even grey"), "they can teach nothing; --fix takes them out", blank, drop=blank))  # fmt: skip
-    sides = np.array([min(each["width"], each["height"]) for each in values])
+        findings.append(sheet.finding("images.blank", "warning", several(len(blank), "image", "show one even grey"), "they can teach nothing; --fix takes them out", blank, drop=blank))  # fmt: skip
+    sides = np.array([min(value["width"], value["height"]) for value in values])
     usual = float(np.median(sides))
     small = np.flatnonzero((sides < SMALL) | (sides < usual / 4))
     if len(small):
-        found.append(sheet.finding("images.small", "note", several(len(small), "image", "are far smaller than the others") + f" (usual: {usual:.0f} pixels on the short side)",
-                                   "they are blown up before they are read; look whether they are icons or previews",
-                                   small.tolist(), notes=[f"{values[row]['width']} × {values[row]['height']}" for row in small.tolist()]))  # fmt: skip
-    return found
+        findings.append(sheet.finding("images.small", "note", several(len(small), "image", "are far smaller than the others") + f" (usual: {usual:.0f} pixels on the short side)",
+                                      "they are blown up before they are read; look whether they are icons or previews",
+                                      small.tolist(), notes=[f"{values[row]['width']} × {values[row]['height']}" for row in small.tolist()]))  # fmt: skip
+    return findings

@@ -24,13 +24,13 @@ def check(sheet: Sheet) -> list[Finding]:
     """Rows whose label neither a probe that did not see them nor their neighbours would give (training and validation rows)."""
     if sheet.encode is None or not sheet.classes:
         return []
-    places = np.array([place for place, row in enumerate(sheet.sample) if sheet.parts[row] != "test" or not sheet.given])
-    rows = [sheet.sample[place] for place in places]
+    places = np.array([index for index, row in enumerate(sheet.sample) if sheet.parts[row] != "test" or not sheet.given])
+    rows = [sheet.sample[index] for index in places]
     names: list[str] = sorted({sheet.labels[row] for row in rows})
     if len(rows) < FEWEST or len(names) < 2:
         return []
-    number = {name: position for position, name in enumerate(names)}
-    target = np.array([number[sheet.labels[row]] for row in rows])
+    indices = {name: position for position, name in enumerate(names)}
+    target = np.array([indices[sheet.labels[row]] for row in rows])
     groups = np.array([sheet.clusters[row] for row in rows])
     probabilities, bad, noise = out_of_fold_twice(sheet.features[places], target, len(names), groups)
     doubt = label_doubts(probabilities, target)
@@ -38,13 +38,13 @@ def check(sheet: Sheet) -> list[Finding]:
     wrong = wrong[np.argsort(-doubt[wrong], kind="stable")]
     if not len(wrong):
         return []
-    listed = [rows[place] for place in wrong]
-    said = [f"rather {names[probabilities[place].argmax()]} ({probabilities[place].max():.0%})" for place in wrong]
+    listed = [rows[index] for index in wrong]
+    notes = [f"rather {names[probabilities[index].argmax()]} ({probabilities[index].max():.0%})" for index in wrong]
     share = len(wrong) / len(rows)
-    dropped = [rows[place] for place in wrong if bad[place] > 0.5 and (sheet.parts[rows[place]] == "train" or not sheet.given)]
+    dropped = [rows[index] for index in wrong if bad[index] > 0.5 and (sheet.parts[rows[index]] == "train" or not sheet.given)]
     return [sheet.finding("labels", "warning" if share > 0.02 else "note", f"{len(listed):,} of {plural(len(rows), 'label')} examined {'is' if len(listed) == 1 else 'are'} probably wrong ({share:.1%})",
                           "read the first ones: they are the likeliest; --fix takes those out of the training rows that are more likely wrong than right", listed, drop=dropped,
-                          notes=said, noise=noise, looked_at=len(rows), of=len(sheet))]  # fmt: skip
+                          notes=notes, noise=noise, looked_at=len(rows), of=len(sheet))]  # fmt: skip
 
 
 def out_of_fold_twice(features: np.ndarray, target: np.ndarray, classes: int, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -61,10 +61,10 @@ def out_of_fold_twice(features: np.ndarray, target: np.ndarray, classes: int, gr
     """
     probabilities = out_of_fold(features, target, classes, groups)
     noise = estimate_noise(probabilities, target)
-    seen = np.take_along_axis(probabilities, target[:, None], 1)[:, 0]
-    each = noise / (classes - 1)
-    # the probes learned the noisy labels: a label that is right with probability r is seen with r (1 - noise) + (1 - r) each
-    bad = wrong_label_probability(((seen - each) / max(1 - noise - each, 1e-9)).clip(0, 1), noise, classes)
+    confidence = np.take_along_axis(probabilities, target[:, None], 1)[:, 0]
+    flip = noise / (classes - 1)
+    # the probes learned the noisy labels: a label that is right with probability r is seen with r (1 - noise) + (1 - r) flip
+    bad = wrong_label_probability(((confidence - flip) / max(1 - noise - flip, 1e-9)).clip(0, 1), noise, classes)
     if noise <= QUIET:
         return probabilities, bad, noise
     probabilities = out_of_fold(features, target, classes, groups, weight=1 - bad)
@@ -93,28 +93,28 @@ def out_of_fold(features: np.ndarray, target: np.ndarray, classes: int, groups: 
 
     distinct, of = np.unique(groups, return_inverse=True)
     fold = (permutation(len(distinct), "folds") % FOLDS)[of]
-    found = np.zeros((len(target), classes))
-    for number in range(FOLDS):
-        held, seen = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        if not len(held) or len(np.unique(target[seen])) < 2:
-            found[held] = 1 / classes
+    probabilities = np.zeros((len(target), classes))
+    for index in range(FOLDS):
+        test, train = np.flatnonzero(fold == index), np.flatnonzero(fold != index)
+        if not len(test) or len(np.unique(target[train])) < 2:
+            probabilities[test] = 1 / classes
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             probe = LogisticRegression(C=1.0, max_iter=300).fit(
-                features[seen] * 4.0, target[seen], sample_weight=None if weight is None else weight[seen]
+                features[train] * 4.0, target[train], sample_weight=None if weight is None else weight[train]
             )
-        likely = np.zeros((len(held), classes))
-        likely[:, probe.classes_] = probe.predict_proba(features[held] * 4.0)
-        likeness = features[held] @ features[seen].T
-        nearest = np.argpartition(-likeness, min(NEIGHBOURS, len(seen) - 1), axis=1)[:, :NEIGHBOURS]
+        likely = np.zeros((len(test), classes))
+        likely[:, probe.classes_] = probe.predict_proba(features[test] * 4.0)
+        likeness = features[test] @ features[train].T
+        nearest = np.argpartition(-likeness, min(NEIGHBOURS, len(train) - 1), axis=1)[:, :NEIGHBOURS]
         voice = np.exp(NEARNESS * (np.take_along_axis(likeness, nearest, 1) - 1))
         if weight is not None:
-            voice *= weight[seen][nearest]
-        votes = np.zeros((len(held), classes))
-        np.add.at(votes, (np.arange(len(held))[:, None], target[seen][nearest]), voice)
-        found[held] = np.sqrt(likely * (votes + 1e-3) / (votes + 1e-3).sum(1, keepdims=True))
-    return found / found.sum(1, keepdims=True).clip(min=1e-12)
+            voice *= weight[train][nearest]
+        votes = np.zeros((len(test), classes))
+        np.add.at(votes, (np.arange(len(test))[:, None], target[train][nearest]), voice)
+        probabilities[test] = np.sqrt(likely * (votes + 1e-3) / (votes + 1e-3).sum(1, keepdims=True))
+    return probabilities / probabilities.sum(1, keepdims=True).clip(min=1e-12)
 
 
 def label_doubts(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -155,7 +155,7 @@ def find_suspects(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
         # (rows,) of bool
     """
     classes = probabilities.shape[1]
-    usual = np.array([probabilities[target == number, number].mean() if (target == number).any() else 2.0 for number in range(classes)])
+    usual = np.array([probabilities[target == index, index].mean() if (target == index).any() else 2.0 for index in range(classes)])
     sure = probabilities >= usual[None, :]
     best = np.where(sure, probabilities, -1.0).argmax(1)
     return sure.any(1) & (best != target) & (probabilities.argmax(1) != target)

@@ -23,22 +23,22 @@ MIXED = 0.005
 
 def check(sheet: Sheet) -> list[Finding]:
     """Text that is not English, for the usual bases read English; and rows in another script than the others."""
-    found = []
+    findings = []
     words = re.findall(r"[^\W\d_]+", " ".join(text[:READ_OF_A_ROW] for text in sheet.texts[:READ]).lower())
     english = sum(word in ENGLISH for word in words) / max(len(words), 1)
     if len(words) >= 200 and english < LEAST_ENGLISH:
-        found.append(Finding(check="language", severity="warning", claim=f"the text does not look English: {english:.1%} of its words are the most frequent English ones",
-                             evidence={"share": english, "words": len(words)}, remedy="the usual bases read English: give --base gemma3-270m, which read many languages, or a base of the data's own"))  # fmt: skip
+        findings.append(Finding(check="language", severity="warning", claim=f"the text does not look English: {english:.1%} of its words are the most frequent English ones",
+                                evidence={"share": english, "words": len(words)}, remedy="the usual bases read English: give --base gemma3-270m, which read many languages, or a base of the data's own"))  # fmt: skip
     scripts = [script_of(text) for text in sheet.texts]
     counts = Counter(script for script in scripts if script)
     if len(counts) > 1:
         main = counts.most_common(1)[0][0]
         rows = [row for row in range(len(sheet)) if scripts[row] not in ("", main)]
-        found.append(sheet.finding("language.scripts", "warning" if len(rows) > MIXED * len(sheet) else "note",
-                                   several(len(rows), "row", "are in another script than the others") + f" ({', '.join(f'{name.lower()} {count:,}' for name, count in counts.most_common(4))})",
-                                   "a base that reads one script sees the others as fragments; or the file's encoding was guessed wrongly", rows,
-                                   notes=[scripts[row].lower() for row in rows], scripts=dict(counts)))  # fmt: skip
-    return found
+        findings.append(sheet.finding("language.scripts", "warning" if len(rows) > MIXED * len(sheet) else "note",
+                                      several(len(rows), "row", "are in another script than the others") + f" ({', '.join(f'{name.lower()} {count:,}' for name, count in counts.most_common(4))})",
+                                      "a base that reads one script sees the others as fragments; or the file's encoding was guessed wrongly", rows,
+                                      notes=[scripts[row].lower() for row in rows], scripts=dict(counts)))  # fmt: skip
+    return findings
 
 
 def script_of(text: str) -> str:

@@ -15,11 +15,11 @@ def check(sheet: Sheet) -> list[Finding]:
     """Held-out rows whose text, or nearly their text, was met before; what is split here from one file (but by time) cannot leak."""
     if not sheet.given:
         return []
-    found = []
+    findings = []
     for part in EARLIER:
         copies, near = find_copies(sheet, part)
-        found += [*_finding(sheet, part, "leakage", copies), *_finding(sheet, part, "leakage.near", near)]
-    return found
+        findings += [*_finding(sheet, part, "leakage", copies), *_finding(sheet, part, "leakage.near", near)]
+    return findings
 
 
 def find_copies(sheet: Sheet, part: str) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
@@ -32,15 +32,15 @@ def find_copies(sheet: Sheet, part: str) -> tuple[dict[int, list[int]], dict[int
     Returns:
         row → the earlier rows with the same text; and, of the rows without such, row → the earlier rows of the same cluster
     """
-    held = [row for row in range(len(sheet)) if sheet.parts[row] == part]
+    rows = [row for row in range(len(sheet)) if sheet.parts[row] == part]
     same: dict[str, list[int]] = defaultdict(list)
     alike: dict[int, list[int]] = defaultdict(list)
     for row in range(len(sheet)):
-        if sheet.parts[row] in EARLIER[part] and held and (sheet.by_time or sheet.records[row].source != sheet.records[held[0]].source):
+        if sheet.parts[row] in EARLIER[part] and rows and (sheet.by_time or sheet.records[row].source != sheet.records[rows[0]].source):
             same[sheet.plain[row]].append(row)
             alike[sheet.clusters[row]].append(row)
-    copies = {row: same[sheet.plain[row]] for row in held if sheet.plain[row] in same}
-    return copies, {row: alike[sheet.clusters[row]] for row in held if row not in copies and sheet.clusters[row] in alike}
+    copies = {row: same[sheet.plain[row]] for row in rows if sheet.plain[row] in same}
+    return copies, {row: alike[sheet.clusters[row]] for row in rows if row not in copies and sheet.clusters[row] in alike}
 
 
 def _finding(sheet: Sheet, part: str, kind: str, pairs: dict[int, list[int]]) -> list[Finding]:
@@ -54,24 +54,24 @@ def _finding(sheet: Sheet, part: str, kind: str, pairs: dict[int, list[int]]) ->
     """
     if not pairs:
         return []
-    training = next(record.source for record, place in zip(sheet.records, sheet.parts, strict=True) if place == "train")
-    held = sheet.parts.count(part)
-    given = "given " if sheet.records[next(iter(pairs))].source != training else ""
+    training = next(record.source for record, own in zip(sheet.records, sheet.parts, strict=True) if own == "train")
+    count = sheet.parts.count(part)
+    prefix = "given " if sheet.records[next(iter(pairs))].source != training else ""
 
     def named(row: int) -> str:  # a row of the training file is called one, also where our split made it a validation row
         return "validation" if sheet.parts[row] == "validation" and (sheet.by_time or sheet.records[row].source != training) else "training"
 
     met = " or ".join(sorted({named(other) for others in pairs.values() for other in others}))
     notes = [f"{named(others[0])} line {sheet.records[others[0]].row}" for others in pairs.values()]
-    share = len(pairs) / held
+    share = len(pairs) / count
     if kind == "leakage.near":
-        return [sheet.finding(kind, "warning", f"{len(pairs):,} of {held:,} {given}{part} rows are nearly {met} rows",
+        return [sheet.finding(kind, "warning", f"{len(pairs):,} of {count:,} {prefix}{part} rows are nearly {met} rows",
                               f"the {part} score may flatter the model; compare the rows", pairs, notes=notes, share=share, part=part)]  # fmt: skip
-    in_training = [[one for one in others if sheet.records[one].source == training] or
+    in_training = [[other for other in others if sheet.records[other].source == training] or
                    ([row] if sheet.records[row].source == training else []) for row, others in pairs.items()]  # fmt: skip
     remedies = ["--fix takes the copies out of the training rows"] if any(in_training) else []
     if not all(in_training):
         remedies.append("take those that the training file does not hold out of the validation or the test file")
-    return [sheet.finding(kind, "warning", f"{len(pairs):,} of {held:,} {given}{part} rows are also {met} rows",
-                          f"the {part} score flatters the model; {'; '.join(remedies)}", pairs, drop=sorted({one for rows in in_training for one in rows}),
+    return [sheet.finding(kind, "warning", f"{len(pairs):,} of {count:,} {prefix}{part} rows are also {met} rows",
+                          f"the {part} score flatters the model; {'; '.join(remedies)}", pairs, drop=sorted({row for rows in in_training for row in rows}),
                           notes=notes, share=share, part=part)]  # fmt: skip

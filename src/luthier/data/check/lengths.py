@@ -26,13 +26,13 @@ TOGETHER = 1024
 
 def check(sheet: Sheet) -> list[Finding]:
     """Rows without a letter or digit, and rows that lose their end."""
-    found = []
+    findings = []
     bare = [row for row in range(len(sheet)) if not any(sign.isalnum() for sign in sheet.plain[row])]
     if bare:
-        found.append(sheet.finding("lengths.bare", "warning" if len(bare) > 0.01 * len(sheet) else "note",
-                                   several(len(bare), "row", "hold no letter and no digit"), "they can teach nothing; --fix takes them out", bare, drop=bare))  # fmt: skip
-    found += _giant(sheet)
-    return found + (_cut(sheet, sheet.context) if sheet.tokens is not None and sheet.context is not None else [])
+        findings.append(sheet.finding("lengths.bare", "warning" if len(bare) > 0.01 * len(sheet) else "note",
+                                      several(len(bare), "row", "hold no letter and no digit"), "they can teach nothing; --fix takes them out", bare, drop=bare))  # fmt: skip
+    findings += _giant(sheet)
+    return findings + (_cut(sheet, sheet.context) if sheet.tokens is not None and sheet.context is not None else [])
 
 
 def _giant(sheet: Sheet) -> list[Finding]:
@@ -65,11 +65,11 @@ def _cut(sheet: Sheet, context: int) -> list[Finding]:
     if not long:
         return []
     usual = np.array(_tokens(sheet, [whole[row] for row in permutation(len(sheet), "lengths")[:SAMPLED].tolist()]))
-    lost = min(1.0, sum(lengths[row] - context for row in long) / (float(usual.mean()) * len(sheet)))
+    share = min(1.0, sum(lengths[row] - context for row in long) / (float(usual.mean()) * len(sheet)))
     return [sheet.finding("lengths.cut", "warning" if len(long) > MANY * len(sheet) else "note",
-                          f"{len(long):,} of {len(sheet):,} rows {'is' if len(long) == 1 else 'are'} longer than the {context} tokens that are read; about {lost:.1%} of all tokens are lost",
+                          f"{len(long):,} of {len(sheet):,} rows {'is' if len(long) == 1 else 'are'} longer than the {context} tokens that are read; about {share:.1%} of all tokens are lost",
                           "raise objective.max_length if the base reads more, or read long rows in pieces: --set objective.long_rows=windows (`luthier run` does where many are long)",
-                          long, notes=[f"{lengths[row]:,} tokens" for row in long], longest=lengths[long[0]], median=float(np.median(usual)), lost=lost)]  # fmt: skip
+                          long, notes=[f"{lengths[row]:,} tokens" for row in long], longest=lengths[long[0]], median=float(np.median(usual)), lost=share)]  # fmt: skip
 
 
 def _tokens(sheet: Sheet, texts: list[str]) -> list[int]:

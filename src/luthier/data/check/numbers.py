@@ -44,5 +44,5 @@ def find_far(numbers: Sequence[float], known: Sequence[float], times: float) -> 
     spread = third - first or high - low
     if not spread:
         return []
-    distance = {place: abs(number / spread - median / spread) for place, number in enumerate(numbers)}
-    return sorted((place for place in distance if distance[place] > times), key=lambda place: -distance[place])
+    distance = {index: abs(number / spread - median / spread) for index, number in enumerate(numbers)}
+    return sorted((index for index in distance if distance[index] > times), key=lambda index: -distance[index])

@@ -24,16 +24,16 @@ def check(sheet: Sheet) -> list[Finding]:
     far = far[np.argsort(-distance[far], kind="stable")]
     if not len(far):
         return []
-    rows = [sheet.sample[place] for place in far]
+    rows = [sheet.sample[index] for index in far]
     return [sheet.finding("outliers", "note", f"{len(rows):,} of {plural(len(sheet.sample), 'row')} examined {'is' if len(rows) == 1 else 'are'} unlike all others", "read them: are they meant to be here?",
-                          rows, notes=[f"distance {distance[place]:.2f}" for place in far], looked_at=len(sheet.sample), of=len(sheet), median=float(middle))]  # fmt: skip
+                          rows, notes=[f"distance {distance[index]:.2f}" for index in far], looked_at=len(sheet.sample), of=len(sheet), median=float(middle))]  # fmt: skip
 
 
 def neighbour_distances(features: np.ndarray) -> np.ndarray:
     """The mean cosine distance to the five nearest others; copies of a row count once. # (rows,)"""
-    found = np.empty(len(features))
+    distances = np.empty(len(features))
     for start in range(0, len(features), 1024):
         near = 1 - features[start : start + 1024] @ features.T
         near[near < 1e-4] = 2.0  # itself, and its copies
-        found[start : start + 1024] = np.partition(near, NEIGHBOURS, axis=1)[:, :NEIGHBOURS].mean(1)
-    return found
+        distances[start : start + 1024] = np.partition(near, NEIGHBOURS, axis=1)[:, :NEIGHBOURS].mean(1)
+    return distances

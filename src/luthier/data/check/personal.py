@@ -15,7 +15,7 @@ def luhn(digits: str) -> bool:
     plain = [int(digit) for digit in digits if digit.isdigit()]
     if not 13 <= len(plain) <= 19 or len(set(plain)) < 2:
         return False
-    doubled = [digit if place % 2 == 0 else digit * 2 - 9 * (digit > 4) for place, digit in enumerate(reversed(plain))]
+    doubled = [digit if index % 2 == 0 else digit * 2 - 9 * (digit > 4) for index, digit in enumerate(reversed(plain))]
     return sum(doubled) % 10 == 0
 
 
@@ -65,7 +65,7 @@ def find_personal_data(text: str) -> dict[str, list[str]]:
     if "@" not in text and not _DIGIT.search(text):
         return {}
     hits = {kind: [hit for hit in pattern.findall(text) if valid(hit)] for kind, (pattern, valid) in KINDS.items()}
-    return {kind: found for kind, found in hits.items() if found}
+    return {kind: values for kind, values in hits.items() if values}
 
 
 def check(sheet: Sheet) -> list[Finding]:

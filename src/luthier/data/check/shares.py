@@ -25,25 +25,25 @@ def check(sheet: Sheet) -> list[Finding]:
     if not sheet.classes or not sheet.given:
         return []
     counts = {part: Counter(label for label, own in zip(sheet.labels, sheet.parts, strict=True) if own == part) for part in ("validation", "test", "train")}  # fmt: skip
-    counts = {part: found for part, found in counts.items() if found}
+    counts = {part: counter for part, counter in counts.items() if counter}
     classes = sorted(set(sheet.labels))
     pairs = list(combinations(counts, 2))
     limit = NormalDist().inv_cdf(1 - LEVEL / (2 * max(1, len(classes) * len(pairs))))
     differing = {pair: _different(counts[pair[0]], counts[pair[1]], classes, limit) for pair in pairs}
-    held = [("validation", "test"), *(pair for pair in pairs if "train" in pair)]
-    pair = next((pair for pair in held if differing.get(pair)), None)
+    candidates = [("validation", "test"), *(pair for pair in pairs if "train" in pair)]
+    pair = next((pair for pair in candidates if differing.get(pair)), None)
     if pair is None:
         return []
     worst = differing[pair]
-    said = "; ".join(f"{label!r}: " + ", ".join(f"{_share(counts[part], label):.1%} of {part}" for part in ("train", "validation", "test") if part in counts) for label in worst[:SHOWN])  # fmt: skip
+    text = "; ".join(f"{label!r}: " + ", ".join(f"{_share(counts[part], label):.1%} of {part}" for part in ("train", "validation", "test") if part in counts) for label in worst[:SHOWN])  # fmt: skip
     rows = [row for row in range(len(sheet)) if sheet.labels[row] in set(worst) and sheet.parts[row] in pair]
-    shares = {label: {part: _share(found, label) for part, found in counts.items()} for label in worst[:100]}
+    shares = {label: {part: _share(counter, label) for part, counter in counts.items()} for label in worst[:100]}
     if pair == ("validation", "test"):
-        claim = f"validation and test rows have other class shares ({said}): a validation score will not predict the test score"
+        claim = f"validation and test rows have other class shares ({text}): a validation score will not predict the test score"
         remedy = "compare macro-F1 and the scores of each class, not accuracy; or take validation rows as the test rows were taken"
     else:
         other = next(part for part in pair if part != "train")
-        claim = f"training and {other} rows have other class shares ({said}): the model learns to expect those of the training rows"
+        claim = f"training and {other} rows have other class shares ({text}): the model learns to expect those of the training rows"
         remedy = (
             "take training rows as the others were taken, or try --set objective.class_weights=balanced; macro-F1 says more than accuracy"
         )

@@ -93,8 +93,8 @@ class Sheet:
     def sample(self) -> list[int]:
         """The rows that a check with a model looks at."""
         order = permutation(len(self), "checked rows")[:SAMPLED]
-        held = np.cumsum([min(len(self.texts[row]), LONGEST_READ) for row in order])
-        return sorted(order[: max(FEWEST_SAMPLED, int(np.searchsorted(held, SAMPLED_CHARACTERS)))].tolist())
+        totals = np.cumsum([min(len(self.texts[row]), LONGEST_READ) for row in order])
+        return sorted(order[: max(FEWEST_SAMPLED, int(np.searchsorted(totals, SAMPLED_CHARACTERS)))].tolist())
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -125,14 +125,14 @@ class Sheet:
             notes: a remark for each row that is shown.
             evidence: the numbers behind the claim.
         """
-        listed = list(rows)
-        shown = [self.shown(row) for row in listed[:SHOWN]]
-        for row, note in zip(shown, notes, strict=False):
+        indices = list(rows)
+        entries = [self.shown(row) for row in indices[:SHOWN]]
+        for row, note in zip(entries, notes, strict=False):
             row["note"] = note
         dropped = [[self.records[row].source, self.records[row].row] for row in drop]
         more = {"drop": dropped} if dropped else {}
         return Finding(check=check, severity=severity, claim=claim, remedy=remedy,
-                       evidence={**evidence, "count": len(listed), "rows": shown, **more})  # fmt: skip
+                       evidence={**evidence, "count": len(indices), "rows": entries, **more})  # fmt: skip
 
     def shown(self, row: int) -> dict[str, Any]:
         """A row as a person can find it again."""

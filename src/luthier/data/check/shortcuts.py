@@ -20,25 +20,25 @@ def check(sheet: Sheet) -> list[Finding]:
     """Labels foretold by the length alone, by the first or last word alone, or written out in the text; of images by size, file or brightness."""
     if not sheet.classes or len(sheet) < FEWEST:
         return []
-    found = []
+    findings = []
     order = permutation(len(sheet), "shortcuts")[:20_000].tolist()
-    learned, asked = order[: len(order) // 2], order[len(order) // 2 :]
-    floor = Counter(sheet.labels[row] for row in asked).most_common(1)[0][1] / len(asked)
-    for name, seen in (_of_images if sheet.images else _of_texts)(sheet, learned).items():
-        rules, right = _rules(sheet, seen, learned, asked)
+    learned, tested = order[: len(order) // 2], order[len(order) // 2 :]
+    floor = Counter(sheet.labels[row] for row in tested).most_common(1)[0][1] / len(tested)
+    for name, values in (_of_images if sheet.images else _of_texts)(sheet, learned).items():
+        rules, right = _rules(sheet, values, learned, tested)
         if right > floor + GOOD * (1 - floor):
-            rows = [row for row in asked if rules.get(seen[row]) == sheet.labels[row]]
-            found.append(sheet.finding("shortcuts", "warning", f"{name} alone tells the label of {right:.1%} of the rows (the most frequent class: {floor:.1%})",
-                                       "a model will learn this instead of the meaning; is it there when the model is used?", rows, notes=[seen[row] for row in rows[:200]],
-                                       view=name, accuracy=right, floor=floor))  # fmt: skip
+            rows = [row for row in tested if rules.get(values[row]) == sheet.labels[row]]
+            findings.append(sheet.finding("shortcuts", "warning", f"{name} alone tells the label of {right:.1%} of the rows (the most frequent class: {floor:.1%})",
+                                          "a model will learn this instead of the meaning; is it there when the model is used?", rows, notes=[values[row] for row in rows[:200]],
+                                          view=name, accuracy=right, floor=floor))  # fmt: skip
     if sheet.images:
-        return found
-    named = [row for row in order if len(sheet.labels[row]) > 2 and f" {_plain(sheet.labels[row])} " in f" {sheet.plain[row]} "]
+        return findings
+    written = [row for row in order if len(sheet.labels[row]) > 2 and f" {_plain(sheet.labels[row])} " in f" {sheet.plain[row]} "]
     others = _by_chance(sheet, order)
-    if len(named) > 0.9 * len(order) and others < 0.3:
-        found.append(sheet.finding("shortcuts.written", "warning", f"the label stands in the text of {len(named) / len(order):.1%} of the rows",
-                                   "take it out of the text: it will not be there when the model is used", named))  # fmt: skip
-    return found
+    if len(written) > 0.9 * len(order) and others < 0.3:
+        findings.append(sheet.finding("shortcuts.written", "warning", f"the label stands in the text of {len(written) / len(order):.1%} of the rows",
+                                      "take it out of the text: it will not be there when the model is used", written))  # fmt: skip
+    return findings
 
 
 def _of_texts(sheet: Sheet, learned: list[int]) -> dict[str, list[str]]:
@@ -51,12 +51,12 @@ def _of_texts(sheet: Sheet, learned: list[int]) -> dict[str, list[str]]:
 
 def _of_images(sheet: Sheet, learned: list[int]) -> dict[str, list[str]]:
     values = [record.values for record in sheet.records]
-    bright = [sum(bytes.fromhex(each["thumbnail"])) for each in values]
+    bright = [sum(bytes.fromhex(value["thumbnail"])) for value in values]
     return {
-        "its size": [f"{each['width']} × {each['height']}" for each in values],
-        "its width": _binned([each["width"] for each in values], learned),
+        "its size": [f"{value['width']} × {value['height']}" for value in values],
+        "its width": _binned([value["width"] for value in values], learned),
         "its kind of file and colour": [
-            f"{text.rsplit('.', 1)[-1].lower()} {each['mode']}" for text, each in zip(sheet.texts, values, strict=True)
+            f"{text.rsplit('.', 1)[-1].lower()} {value['mode']}" for text, value in zip(sheet.texts, values, strict=True)
         ],
         "its brightness": _binned(bright, learned),
     }
@@ -65,15 +65,15 @@ def _of_images(sheet: Sheet, learned: list[int]) -> dict[str, list[str]]:
 def _binned(sizes: Sequence[float], learned: list[int]) -> list[str]:
     """Which twentieth of the learned rows a size falls into."""
     edges = np.quantile([sizes[row] for row in learned], np.linspace(0, 1, 21)[1:-1])
-    return [str(place) for place in np.searchsorted(edges, sizes)]
+    return [str(index) for index in np.searchsorted(edges, sizes)]
 
 
-def _rules(sheet: Sheet, seen: Sequence[str], learned: list[int], asked: list[int]) -> tuple[dict[str, str], float]:
+def _rules(sheet: Sheet, values: Sequence[str], learned: list[int], tested: list[int]) -> tuple[dict[str, str], float]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for row in learned:
-        counts[seen[row]][sheet.labels[row]] += 1
+        counts[values[row]][sheet.labels[row]] += 1
     rules = {value: votes.most_common(1)[0][0] for value, votes in counts.items()}
-    return rules, sum(rules.get(seen[row]) == sheet.labels[row] for row in asked) / len(asked)
+    return rules, sum(rules.get(values[row]) == sheet.labels[row] for row in tested) / len(tested)
 
 
 def _plain(label: str) -> str:

@@ -31,7 +31,7 @@ def _alike(sheet: Sheet, counts: Counter[str], groups: dict[str, list[str]]) -> 
     alike = [sorted(labels, key=lambda label: (-counts[label], label)) for labels in groups.values() if len(labels) > 1]
     if not alike:
         return []
-    said = "; ".join(" = ".join(repr(label) for label in labels) for labels in alike[:3])
+    examples = "; ".join(" = ".join(repr(label) for label in labels) for labels in alike[:3])
     fewer = {label for labels in alike for label in labels[1:]}
     rows = [row for row in range(len(sheet)) if sheet.labels[row] in fewer]
     spaces = all(len({tidy_label(label) for label in labels}) == 1 for labels in alike)
@@ -39,19 +39,19 @@ def _alike(sheet: Sheet, counts: Counter[str], groups: dict[str, list[str]]) -> 
     remedy = "each is a class of its own now: " + (
         "--fix takes the spaces around labels away" if spaces
         else "write each label one way in the file" + (" (--fix takes the spaces around labels away, and merges nothing else)" if some else ""))  # fmt: skip
-    return [sheet.finding("spellings", "warning", f"spellings of one value? {said}", remedy, rows,
+    return [sheet.finding("spellings", "warning", f"spellings of one value? {examples}", remedy, rows,
                           labels={label: counts[label] for labels in alike for label in labels})]  # fmt: skip
 
 
 def _missing(sheet: Sheet, counts: Counter[str]) -> list[Finding]:
     """Labels that programs write for a cell without a value."""
-    named = [label for label in counts if label.strip().casefold() in MISSING]
-    if not named or len(counts) - len(named) < 2:  # yes, no and none may be all there is to say
+    missing = [label for label in counts if label.strip().casefold() in MISSING]
+    if not missing or len(counts) - len(missing) < 2:  # yes, no and none may be all there is to say
         return []
-    rows = [row for row in range(len(sheet)) if sheet.labels[row] in set(named)]
-    said = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in named)
-    return [sheet.finding("spellings.missing", "note", f"labels that read like an empty cell are learned as classes: {said}",
-                          "if these rows have no label, empty the cell: they are set aside then", rows, labels={label: counts[label] for label in named})]  # fmt: skip
+    rows = [row for row in range(len(sheet)) if sheet.labels[row] in set(missing)]
+    text = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in missing)
+    return [sheet.finding("spellings.missing", "note", f"labels that read like an empty cell are learned as classes: {text}",
+                          "if these rows have no label, empty the cell: they are set aside then", rows, labels={label: counts[label] for label in missing})]  # fmt: skip
 
 
 def _amounts(counts: Counter[str]) -> list[Finding]:

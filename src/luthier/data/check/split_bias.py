@@ -21,7 +21,7 @@ def check(sheet: Sheet) -> list[Finding]:
     names = sorted({sheet.labels[row] for row in sheet.sample})
     target = np.array([names.index(sheet.labels[row]) for row in sheet.sample])
     together, apart = (
-        out_of_fold(sheet.features, target, len(names), each).argmax(1) == target for each in (groups, np.arange(len(groups)))
+        out_of_fold(sheet.features, target, len(names), grouping).argmax(1) == target for grouping in (groups, np.arange(len(groups)))
     )
     gain = float(apart.mean() - together.mean())
     spread = 1.96 * float((apart.astype(float) - together).std()) / len(target) ** 0.5

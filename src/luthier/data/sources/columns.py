@@ -111,33 +111,33 @@ def _rows(files: list[Path], reading: Reading, kind: str) -> Rows:
     for file in files:
         if file.stat().st_size == 0:
             raise DataError(f"{file} is empty", "give a file with at least 30 rows")
-    asked = [sys.executable, "-I", "-c", READER, str(MEMORY), kind, *(str(file.absolute()) for file in files)]
-    found, number = reading.rows(), 0
+    command = [sys.executable, "-I", "-c", READER, str(MEMORY), kind, *(str(file.absolute()) for file in files)]
+    rows, number = reading.rows(), 0
     quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile() as said, subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=said, env=quiet) as child:
+    with tempfile.TemporaryFile() as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=quiet) as child:
         late = threading.Timer(SECONDS, child.kill)
         late.start()
         try:
             for line in child.stdout or ():
                 if line.startswith(b"#"):
-                    found.columns = _same(path, found.columns, json.loads(line[1:]))
+                    rows.columns = _same(path, rows.columns, json.loads(line[1:]))
                 elif line.endswith(b"\n"):  # the last one of a reader that was ended may be half a row
                     number += 1
-                    found.add(number, json.loads(line))
+                    rows.add(number, json.loads(line))
             code = child.wait()
             in_time = late.is_alive()
         finally:
             late.cancel()
-        said.seek(0)
-        last = said.read().decode(errors="replace").strip().split("\n")[-1]
+        errors.seek(0)
+        last = errors.read().decode(errors="replace").strip().split("\n")[-1]
     if not in_time:
         raise DataError(f"{path} was not read within {SECONDS} s", "give it in smaller parts")
     if code:
         how = last if code > 0 else f"the reader was ended by signal {-code}"
         raise DataError(f"{path} is not a sound {kind} file: {how[:300]}", "write it again; a part of it may be missing")
-    if not found.values:
+    if not rows.values:
         raise DataError(f"{path} holds no rows", "give a file with at least 30 rows")
-    return found
+    return rows
 
 
 def _same(path: Path, before: list[str], names: list[str]) -> list[str]:

@@ -38,17 +38,17 @@ def read_conll(reading: Reading) -> Rows:
             sentences[-1][1].append((number, fields))
     counts = Counter(len(fields) for _, lines in sentences for _, fields in lines)
     width = counts.most_common(1)[0][0] if counts else 0
-    found = reading.rows([TEXT] if width < 2 else [TEXT, SPANS])
+    rows = reading.rows([TEXT] if width < 2 else [TEXT, SPANS])
     for first, lines in sentences:
         short = next(((number, fields) for number, fields in lines if len(fields) != width), None)
         if short is not None:
             number, fields = short
             reason = f"line {number} has {len(fields)} columns, and most have {width}: each token needs its label in the last column"
-            found.rejected.append(Rejected(path, first, reason, "\n".join(" ".join(fields) for _, fields in lines)[:200]))
+            rows.rejected.append(Rejected(path, first, reason, "\n".join(" ".join(fields) for _, fields in lines)[:200]))
         else:
             text, places = join_tokens([fields[0] for _, fields in lines])
             spans = spans_of_words(places, [fields[-1] for _, fields in lines])
-            found.add(first, {TEXT: text} if width < 2 else {TEXT: text, SPANS: [list(span) for span in spans]})
-    if not found.values and not found.rejected:
+            rows.add(first, {TEXT: text} if width < 2 else {TEXT: text, SPANS: [list(span) for span in spans]})
+    if not rows.values and not rows.rejected:
         raise DataError(f"{path} holds no tokens", "give one token a line, and an empty line between two sentences")
-    return found
+    return rows

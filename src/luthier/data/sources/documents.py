@@ -82,5 +82,5 @@ def texts_of(files: Sequence[Path]) -> Iterator[tuple[str | None, str]]:
     for path in files:
         if module := NEEDS[path.suffix.lower()]:
             require_extra(module, f"{path}: reading {path.suffix} files", DataError)
-    for said in read_each(READER, files, SECONDS, MEMORY):
-        yield said.get("text"), said.get("why", "")
+    for answer in read_each(READER, files, SECONDS, MEMORY):
+        yield answer.get("text"), answer.get("why", "")

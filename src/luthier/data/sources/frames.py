@@ -49,8 +49,8 @@ def describe_value(value: Any) -> str:
         return "None"
     kind = type(value).__name__
     article = "an" if kind[0].lower() in "aeiou" else "a"
-    shown = f" ({value!r})" if isinstance(value, int | float | bool) else ""
-    return f"{article} {kind}{shown}"
+    detail = f" ({value!r})" if isinstance(value, int | float | bool) else ""
+    return f"{article} {kind}{detail}"
 
 
 def is_missing(value: Any) -> bool:
@@ -190,7 +190,7 @@ def format_of(content: bytes, columns: Sequence[str] = ()) -> str:
 
 def _parses_as(text: str, kind: type) -> bool:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    return isinstance(found, kind) and (kind is dict or all(isinstance(item, dict) for item in found))
+    return isinstance(value, kind) and (kind is dict or all(isinstance(item, dict) for item in value))

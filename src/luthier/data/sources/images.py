@@ -153,11 +153,11 @@ def pixels(path: Path, side: int) -> np.ndarray:
     Raises:
         DataError: it cannot be decoded.
     """
-    (said,) = read_each(PIXELS, [path], SECONDS, MEMORY, str(side))
-    if "why" in said:
-        raise DataError(f"{path} cannot be decoded: {said['why']}", "look at the file")
-    width, height = said["size"]
-    return np.frombuffer(bytes.fromhex(said["bytes"]), dtype=np.uint8).reshape(height, width, 3)
+    (answer,) = read_each(PIXELS, [path], SECONDS, MEMORY, str(side))
+    if "why" in answer:
+        raise DataError(f"{path} cannot be decoded: {answer['why']}", "look at the file")
+    width, height = answer["size"]
+    return np.frombuffer(bytes.fromhex(answer["bytes"]), dtype=np.uint8).reshape(height, width, 3)
 
 
 def read_images(reading: Reading) -> Rows:
@@ -189,8 +189,8 @@ def read_images(reading: Reading) -> Rows:
 
 def images_of(folder: Path) -> list[Path]:
     """The images under a folder, by name; hidden files, and links, are left out."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file() and not path.is_symlink())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file() and not path.is_symlink())
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def image_column(table: Rows, folder: Path) -> str | None:
@@ -215,24 +215,24 @@ def describe_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
         DataError: Pillow is not installed, or no image can be read.
     """
     require_extra("PIL", f"{path}: reading images", DataError)
-    found = Rows(
+    rows = Rows(
         columns=[*table.columns, *(name for name in KEPT if name not in table.columns)], header=table.header, rejected=table.rejected
     )
     root = folder.resolve()
     places = [(root / str(row.get(column) or "")).resolve() for row in table.values]
-    inside = [place.is_relative_to(root) and place.is_file() for place in places]
-    said = read_each(READER, _only(places, inside), SECONDS, MEMORY)
+    inside = [file.is_relative_to(root) and file.is_file() for file in places]
+    answers = read_each(READER, _only(places, inside), SECONDS, MEMORY)
     for line, row, there in zip(table.lines, table.values, inside, strict=True):
-        facts = next(said) if there else {"why": f"there is no file {row.get(column)!r} beside the table"}
+        facts = next(answers) if there else {"why": f"there is no file {row.get(column)!r} beside the table"}
         if "why" in facts:
-            found.rejected.append(Rejected(path, line, f"{row.get(column)}: {facts['why']}", row))
+            rows.rejected.append(Rejected(path, line, f"{row.get(column)}: {facts['why']}", row))
         else:
-            found.add(line, {**row, **facts})
-    if not found.values:
-        raise DataError(f"no image of {path} can be read: {found.rejected[0].reason}", "look at the files")
-    found.met = table.met
-    return found
+            rows.add(line, {**row, **facts})
+    if not rows.values:
+        raise DataError(f"no image of {path} can be read: {rows.rejected[0].reason}", "look at the files")
+    rows.met = table.met
+    return rows
 
 
 def _only(places: Sequence[Path], inside: Sequence[bool]) -> list[Path]:
-    return [place for place, there in zip(places, inside, strict=True) if there]
+    return [file for file, there in zip(places, inside, strict=True) if there]

@@ -25,16 +25,16 @@ def read_array(reading: Reading) -> Rows:
 
 
 def _lines(reading: Reading) -> Rows:
-    path, found = str(reading.path), reading.rows()
+    path, rows = str(reading.path), reading.rows()
     with reading.stream("\n") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             try:
-                _add(found, path, number, _parse(line))
+                _add(rows, path, number, _parse(line))
             except (ValueError, RecursionError) as problem:
-                found.rejected.append(Rejected(path, number, f"not a JSON object: {problem}", line[:200]))
-    return _checked(found, path)
+                rows.rejected.append(Rejected(path, number, f"not a JSON object: {problem}", line[:200]))
+    return _checked(rows, path)
 
 
 def _array(reading: Reading) -> Rows:
@@ -45,22 +45,22 @@ def _array(reading: Reading) -> Rows:
         raise DataError(f"{path} is not valid JSON: {problem}", "give a JSON array of objects, or one object a line as .jsonl") from None
     if not isinstance(rows, list):
         raise DataError(f"{path} holds one {type(rows).__name__}, not a list of rows", _where_rows_lie(rows))
-    found = reading.rows()
+    table = reading.rows()
     for number, row in enumerate(rows, 1):
-        _add(found, path, number, row)
-    return _checked(found, path)
+        _add(table, path, number, row)
+    return _checked(table, path)
 
 
-def _where_rows_lie(held: Any) -> str:
+def _where_rows_lie(content: Any) -> str:
     """What to do with JSON that is no list of rows."""
     inside = (
-        [key for key, value in held.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
-        if isinstance(held, dict)
+        [key for key, value in content.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        if isinstance(content, dict)
         else []
     )
     if inside:
         return f"the rows lie under {inside[0]!r}: write that list alone into a file"
-    if isinstance(held, dict) and held and all(isinstance(value, dict | list) for value in held.values()):
+    if isinstance(content, dict) and content and all(isinstance(value, dict | list) for value in content.values()):
         return "the columns lie one below the other: write rows, as pandas does with to_json(path, orient='records')"
     return "give a JSON array of objects"
 
@@ -78,16 +78,16 @@ def _parse(text: str) -> Any:
     return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
 
 
-def _add(found: Rows, path: str, line: int, row: Any) -> None:
+def _add(rows: Rows, path: str, line: int, row: Any) -> None:
     if not isinstance(row, dict):
-        found.rejected.append(Rejected(path, line, f"a {type(row).__name__} where an object is expected", str(row)[:200]))
+        rows.rejected.append(Rejected(path, line, f"a {type(row).__name__} where an object is expected", str(row)[:200]))
         return
-    found.columns.extend(name for name in row if name not in found.columns)
-    found.add(line, row)
+    rows.columns.extend(name for name in row if name not in rows.columns)
+    rows.add(line, row)
 
 
-def _checked(found: Rows, path: str) -> Rows:
-    if not found.values:
-        reason = f"; line {found.rejected[0].line}: {found.rejected[0].reason}" if found.rejected else ""
+def _checked(rows: Rows, path: str) -> Rows:
+    if not rows.values:
+        reason = f"; line {rows.rejected[0].line}: {rows.rejected[0].reason}" if rows.rejected else ""
         raise DataError(f"{path} holds no rows{reason}", "give one JSON object a row")
-    return found
+    return rows

@@ -99,13 +99,13 @@ def read_passages(reading: Reading) -> Rows:
     """
     path = reading.path
     files = texts_in(path) if path.is_dir() else [path]
-    found = reading.rows(["text", "file"])
-    documents = list(_documents(files, path, reading.encoding, found.rejected))
+    rows = reading.rows(["text", "file"])
+    documents = list(_documents(files, path, reading.encoding, rows.rejected))
     total = sum(document.characters for document in documents)
     if total < FEWEST_CHARACTERS:
         first = (
-            f"; the first of {len(found.rejected)} set aside is {Path(found.rejected[0].file).name}: {found.rejected[0].reason}"
-            if found.rejected
+            f"; the first of {len(rows.rejected)} set aside is {Path(rows.rejected[0].file).name}: {rows.rejected[0].reason}"
+            if rows.rejected
             else ""
         )
         raise DataError(
@@ -116,43 +116,43 @@ def read_passages(reading: Reading) -> Rows:
     names = [str(document.path.relative_to(root)) for document in documents]
     if len(documents) >= FEWEST_DOCUMENTS:
         for number, (document, name) in enumerate(zip(documents, names, strict=True), 1):
-            found.add(number, cast(dict[str, Any], document.row({"file": name})))
-        return found
-    found.columns.append(POSITION)
+            rows.add(number, cast(dict[str, Any], document.row({"file": name})))
+        return rows
+    rows.columns.append(POSITION)
     length = min(max(total // PASSAGES, SHORTEST), LONGEST)
     for document, name in zip(documents, names, strict=True):
         spans = _spans(document, length)
-        for place, span in enumerate(spans):
-            row = document.row({"file": name, POSITION: (place + 0.5) / len(spans)}, span)
-            found.add(found.met + 1, cast(dict[str, Any], row))
-    found.notes.append(
+        for index, span in enumerate(spans):
+            row = document.row({"file": name, POSITION: (index + 0.5) / len(spans)}, span)
+            rows.add(rows.met + 1, cast(dict[str, Any], row))
+    rows.notes.append(
         (
             f"{plural(len(documents), 'document')}: too few to test on some of them, so each is cut into passages of about {length:,} characters, and its last ones are tested",
             f"give {FEWEST_DOCUMENTS} documents or more to test on whole ones",
         )
     )
-    return found
+    return rows
 
 
 def _documents(files: Sequence[Path], root: Path, encoding: str, rejected: list[Rejected]) -> Iterator[Document]:
     """The files that hold text; the others are set aside."""
     extracted = texts_of([path for path in files if path.suffix.lower() in NEEDS])
     for number, path in enumerate(files, 1):
-        why, found = "", None
+        why, document = "", None
         if path.suffix.lower() in NEEDS:
             text, why = next(extracted)
-            found = Document(path, text, len(text), 0) if text is not None else None
+            document = Document(path, text, len(text), 0) if text is not None else None
         else:
             try:
-                found = _plain(Reading(path, encoding))
+                document = _plain(Reading(path, encoding))
             except DataError as problem:
                 if path == root:
                     raise DataError(problem.message, "give some text" if "30 rows" in problem.remedy else problem.remedy) from None
                 why = problem.message.removeprefix(f"{path} ")
-        if found is None:
+        if document is None:
             rejected.append(Rejected(str(path), number, why, path.name))
         else:
-            yield found
+            yield document
 
 
 def _plain(reading: Reading) -> Document:
@@ -183,20 +183,20 @@ def _cuts(whole: Any, length: int) -> list[tuple[int, int]]:
     """Parts of about this length, of a text or of the bytes of one."""
     end = len(whole)
     count, cuts = max(1, round(end / length)), [0]
-    for number in range(1, count):
-        cut = _cut(whole, max(round(number * end / count), cuts[-1] + 1), length // 2)
+    for index in range(1, count):
+        cut = _cut(whole, max(round(index * end / count), cuts[-1] + 1), length // 2)
         if cuts[-1] < cut < end:
             cuts.append(cut)
     return list(zip(cuts, [*cuts[1:], end], strict=True))
 
 
-def _cut(whole: Any, place: int, reach: int) -> int:
+def _cut(whole: Any, start: int, reach: int) -> int:
     """The first place from here on, within reach, where a line ends, or a word; never inside a character."""
     signs: Any = ("\n", " ") if isinstance(whole, str) else (b"\n", b" ")
     for sign in signs:
-        at = whole.find(sign, place, place + reach)
+        at = whole.find(sign, start, start + reach)
         if at >= 0:
             return at + 1
-    while not isinstance(whole, str) and place < len(whole) and whole[place] & 0xC0 == 0x80:
-        place += 1
-    return place
+    while not isinstance(whole, str) and start < len(whole) and whole[start] & 0xC0 == 0x80:
+        start += 1
+    return start

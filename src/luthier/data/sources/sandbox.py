@@ -36,29 +36,29 @@ def read_each(script: str, files: Sequence[Path], seconds: float, memory: int, *
     """
     left = list(files)
     while left:
-        done = 0
-        for said in _child(script, left, seconds, memory, more):
-            done += 1
-            yield said
-        if done < len(left):
+        count = 0
+        for answer in _child(script, left, seconds, memory, more):
+            count += 1
+            yield answer
+        if count < len(left):
             yield {"why": f"its reader was ended, or took more than {seconds:g} s"}
-            done += 1
-        left = left[done:]
+            count += 1
+        left = left[count:]
 
 
 def _child(script: str, files: Sequence[Path], seconds: float, memory: int, more: Sequence[str]) -> Iterator[dict[str, Any]]:
     """What one child says before it ends."""
-    asked = [sys.executable, "-I", "-c", script, str(memory), *more]
+    command = [sys.executable, "-I", "-c", script, str(memory), *more]
     lines: queue.Queue[bytes] = queue.Queue()
-    with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-        wanted, stream = child.stdin, child.stdout
-        assert wanted is not None
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        stdin, stream = child.stdin, child.stdout
+        assert stdin is not None
         assert stream is not None
 
         def ask() -> None:
             try:
-                with wanted:
-                    wanted.writelines(json.dumps(str(path.absolute())).encode() + b"\n" for path in files)
+                with stdin:
+                    stdin.writelines(json.dumps(str(path.absolute())).encode() + b"\n" for path in files)
             except OSError:
                 pass  # the child has ended
 

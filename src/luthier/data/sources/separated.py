@@ -131,40 +131,40 @@ def table_of(cells: Iterator[tuple[int, list[str]]], reading: Reading) -> Rows:
         header = not _first_row_is_data([row for _, row in firsts])
     widths = Counter(len(row) for _, row in firsts)
     width = len(firsts[0][1]) if header else widths.most_common(1)[0][0]
-    names = [name.strip() for name in firsts[0][1]] if header else [f"column_{number + 1}" for number in range(width)]
+    names = [name.strip() for name in firsts[0][1]] if header else [f"column_{index + 1}" for index in range(width)]
     if names[0] == "" and "column_1" not in names:
         names[0] = "column_1"  # a table's index, as pandas writes it
     if len(set(names)) < len(names) or "" in names:
         twice = next((name for name in names if names.count(name) > 1), "")
-        place = f" (column {names.index('') + 1})" if twice == "" else ""
+        column = f" (column {names.index('') + 1})" if twice == "" else ""
         raise DataError(
-            f"{path}, line {firsts[0][0]}: the column name {twice!r}{place} is {'empty' if twice == '' else 'there twice'}",
+            f"{path}, line {firsts[0][0]}: the column name {twice!r}{column} is {'empty' if twice == '' else 'there twice'}",
             "give each column a name of its own; the names stand in the first row",
         )
     if width == 1 and header:
         _refuse_other_mark([row for _, row in firsts], path)
-    found = reading.rows(names, header)
+    rows = reading.rows(names, header)
     head = firsts[0][1] if header else None
     for line, row in chain(firsts[1:] if header else firsts, cells):
         if row == head:
-            found.rejected.append(Rejected(path, line, "the names of the columns once more", row))
+            rows.rejected.append(Rejected(path, line, "the names of the columns once more", row))
         elif len(row) == width:
-            found.add(line, dict(zip(names, row, strict=True)))
+            rows.add(line, dict(zip(names, row, strict=True)))
         else:
             expected = f"{plural(len(row), 'cell')} where {width} {'is' if width == 1 else 'are'} expected"
-            found.rejected.append(Rejected(path, line, expected, row))
-        if len(found.rejected) > max(MOST_BROKEN, found.met):
+            rows.rejected.append(Rejected(path, line, expected, row))
+        if len(rows.rejected) > max(MOST_BROKEN, rows.met):
             break
-    if len(found.rejected) > found.met:
+    if len(rows.rejected) > rows.met:
         usual = widths.most_common(1)[0][0]
         raise DataError(
-            f"{path}: {len(found.rejected)} of {len(found.rejected) + found.met + header} rows do not have the {width} cells of the first line; "
-            f"the first is line {found.rejected[0].line}",
+            f"{path}: {len(rows.rejected)} of {len(rows.rejected) + rows.met + header} rows do not have the {width} cells of the first line; "
+            f"the first is line {rows.rejected[0].line}",
             f"does a title stand above the names of the columns ({', '.join(firsts[0][1])[:60]!r})? Take it out: line 1 must name the {usual} columns"
             if width == 1 and usual > 1 and header
             else "quote cells that contain the separator",
         )
-    return found
+    return rows
 
 
 def _refuse_other_mark(rows: list[list[str]], path: str) -> None:

@@ -25,12 +25,12 @@ def read_texts(reading: Reading) -> Rows:
         )
     stray = [path for path in files if path.parent == folder]
     labelled = len(stray) <= FEW_STRAY * len(files)
-    found = reading.rows(["text", "file", "label"] if labelled else ["text", "file"])
+    rows = reading.rows(["text", "file", "label"] if labelled else ["text", "file"])
     if labelled and stray:
         files = [path for path in files if path.parent != folder]
-        found.rejected += [Rejected(str(path), 1, "it lies in no sub-folder, so it has no label", path.name) for path in stray]
+        rows.rejected += [Rejected(str(path), 1, "it lies in no sub-folder, so it has no label", path.name) for path in stray]
         left = f"{plural(len(stray), 'file')} beside the sub-folders left out"
-        found.notes.append(
+        rows.notes.append(
             (f"{folder}: {left} ({stray[0].name}{', …' if len(stray) > 1 else ''})", "put each into the sub-folder of its label")
         )
     documents = texts_of([path for path in files if path.suffix.lower() in NEEDS])
@@ -38,15 +38,15 @@ def read_texts(reading: Reading) -> Rows:
         values = {"file": str(path.relative_to(folder))}
         text, why = next(documents) if path.suffix.lower() in NEEDS else _plain(path, reading.encoding)
         if text is None:
-            found.rejected.append(Rejected(str(path), number, why, values["file"]))
+            rows.rejected.append(Rejected(str(path), number, why, values["file"]))
             continue
         values["text"] = text
         if labelled:
             values["label"] = path.relative_to(folder).parts[0]
-        found.add(number, values)
-    if not found.values:
-        raise DataError(f"no text of the folder {folder} can be read: {found.rejected[0].reason}", "look at its files")
-    return found
+        rows.add(number, values)
+    if not rows.values:
+        raise DataError(f"no text of the folder {folder} can be read: {rows.rejected[0].reason}", "look at its files")
+    return rows
 
 
 def texts_in(folder: Path) -> list[Path]:

@@ -98,18 +98,18 @@ def read_workbook(reading: Reading) -> Rows:
     name = about["name"]
     others = {other: count for other, count in about["held"].items() if other != name}
     try:
-        found = table_of(_below_title(cells, reading, name), reading)
+        rows = table_of(_below_title(cells, reading, name), reading)
     except DataError as problem:
         more = f"; another sheet: --set data.sheet={next(iter(others))!r}" if others else ""
         raise DataError(f"{problem.message} (sheet {name!r})", problem.remedy + more) from None
     if others:
-        listed = ", ".join(f"{other!r} ({count:,} rows)" for other, count in list(others.items())[:5])
-        found.notes.append((f"{path.name}: the sheet {name!r} is read; there is also {listed}", f"read another: --set data.sheet={next(iter(others))!r}"))  # fmt: skip
+        listing = ", ".join(f"{other!r} ({count:,} rows)" for other, count in list(others.items())[:5])
+        rows.notes.append((f"{path.name}: the sheet {name!r} is read; there is also {listing}", f"read another: --set data.sheet={next(iter(others))!r}"))  # fmt: skip
     if about["filled"]:
-        found.notes.append((f"{path.name}, sheet {name!r}: {several(about['filled'], 'cell', 'were filled')} with the value of the merged cell they belong to", "look whether it is meant for each of these rows"))  # fmt: skip
+        rows.notes.append((f"{path.name}, sheet {name!r}: {several(about['filled'], 'cell', 'were filled')} with the value of the merged cell they belong to", "look whether it is meant for each of these rows"))  # fmt: skip
     if about["unsaved"]:
-        found.notes.append((f"{path.name}, sheet {name!r}: a column is empty, and the workbook holds formulas without a saved result", "open it in a spreadsheet program and save it: the results are read, formulas are not worked out"))  # fmt: skip
-    return found
+        rows.notes.append((f"{path.name}, sheet {name!r}: a column is empty, and the workbook holds formulas without a saved result", "open it in a spreadsheet program and save it: the results are read, formulas are not worked out"))  # fmt: skip
+    return rows
 
 
 def _refuse_unsound(reading: Reading) -> None:
@@ -126,12 +126,12 @@ def _refuse_unsound(reading: Reading) -> None:
         raise DataError(f"{path} is empty", "give a file with at least 30 rows")
     try:
         with zipfile.ZipFile(path) as archive:
-            held = archive.infolist()
+            members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError):
         raise DataError(f"{path} is not a sound Excel workbook", "save it again as .xlsx; a text file is named .csv or .tsv") from None
-    if "xl/workbook.xml" not in {info.filename for info in held}:
+    if "xl/workbook.xml" not in {info.filename for info in members}:
         raise DataError(f"{path} is a zip file, but no Excel workbook", "save it again as .xlsx, or name it .zip")
-    whole = sum(info.file_size for info in held)
+    whole = sum(info.file_size for info in members)
     if whole > max(ALWAYS, MOST_TIMES * path.stat().st_size) or whole > MEMORY:
         raise DataError(f"{path} unpacks to {whole >> 20:,} MiB", "save the sheet as CSV, and give that file")
 
@@ -139,8 +139,8 @@ def _refuse_unsound(reading: Reading) -> None:
 def _said(reading: Reading) -> Iterator[Any]:
     """What the reader says, a line of JSON at a time."""
     path = reading.path
-    asked = [sys.executable, "-I", "-c", READER, str(MEMORY), str(path.absolute()), reading.sheet or ""]
-    with tempfile.TemporaryFile() as errors, subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=errors) as child:
+    command = [sys.executable, "-I", "-c", READER, str(MEMORY), str(path.absolute()), reading.sheet or ""]
+    with tempfile.TemporaryFile() as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as child:
         late = threading.Timer(SECONDS, child.kill)
         late.start()
         try:

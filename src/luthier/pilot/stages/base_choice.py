@@ -72,33 +72,35 @@ def choose_base(dataset: Dataset, seconds: float | None, reporter: Reporter) -> 
     if len(names) == 1:
         return bases[names[0]], "the only one that is here and fits the task"
     read = _compare_bases(sorted(bases.values(), key=_cost_of_token), dataset, seconds, clock, reporter)
-    found = sorted(rank_bases(read), key=lambda one: -one.chance)  # of exact ties the larger stays first
-    needed = {one.base: _training_seconds(one, bases[one.base], dataset) for one in found}
+    ranking = sorted(rank_bases(read), key=lambda candidate: -candidate.chance)  # of exact ties the larger stays first
+    needed = {candidate.base: _training_seconds(candidate, bases[candidate.base], dataset) for candidate in ranking}
     left = None if seconds is None else seconds - clock()
-    fitting = [one for one in found if left is None or needed[one.base] <= left]
-    taken = fitting[0] if fitting else min(found, key=lambda one: needed[one.base])
-    chances = ", ".join(f"{one.base} {one.chance:.0%}" for one in found)
-    slower = ", ".join(f"{one.base} (some {needed[one.base]:.0f} s)" for one in found[: found.index(taken)])
-    why = f"chance to be the best, after one pass over the rows: {chances}" if len(found) > 1 else "the only one that the time suffices for"
-    return bases[taken.base], why + (f"; the time does not suffice for {slower}" if slower else "")
+    fitting = [candidate for candidate in ranking if left is None or needed[candidate.base] <= left]
+    choice = fitting[0] if fitting else min(ranking, key=lambda candidate: needed[candidate.base])
+    chances = ", ".join(f"{candidate.base} {candidate.chance:.0%}" for candidate in ranking)
+    slower = ", ".join(f"{candidate.base} (some {needed[candidate.base]:.0f} s)" for candidate in ranking[: ranking.index(choice)])
+    why = (
+        f"chance to be the best, after one pass over the rows: {chances}" if len(ranking) > 1 else "the only one that the time suffices for"
+    )
+    return bases[choice.base], why + (f"; the time does not suffice for {slower}" if slower else "")
 
 
 def _compare_bases(
     bases: Sequence[Base], dataset: Dataset, seconds: float | None, clock: Clock, reporter: Reporter
 ) -> list[BaseSimilarity]:
     """What the bases know of the rows, the quickest first, as long as little of the time goes into it."""
-    found: list[BaseSimilarity] = []
+    comparisons: list[BaseSimilarity] = []
     last = bases[0]
     for base in bases:
         awaited = (
-            found[-1].seconds * (_cost_of_token(base) / _cost_of_token(last)) ** 0.75 if found else 0.0
+            comparisons[-1].seconds * (_cost_of_token(base) / _cost_of_token(last)) ** 0.75 if comparisons else 0.0
         )  # wide products are done at a better rate
-        if found and seconds is not None and clock() + awaited > COMPARING * seconds:
+        if comparisons and seconds is not None and clock() + awaited > COMPARING * seconds:
             reporter.say(f"not compared, because reading the rows would take too much of the time: {base.name}")
             continue
-        found.append(compare_base(base, dataset, reporter, ROWS))
+        comparisons.append(compare_base(base, dataset, reporter, ROWS))
         last = base
-    return found
+    return comparisons
 
 
 def _cost_of_token(base: Base) -> int:
@@ -106,7 +108,7 @@ def _cost_of_token(base: Base) -> int:
     return base.blocks * base.width**2
 
 
-def _training_seconds(one: BaseSimilarity, base: Base, dataset: Dataset) -> float:
+def _training_seconds(similarity: BaseSimilarity, base: Base, dataset: Dataset) -> float:
     """About how many seconds its training takes, from how long one pass took."""
     epochs = choose(dataset, base, 1)[0].training.epochs or 0
-    return PASSES * epochs * one.seconds * len(dataset.records["train"]) / max(one.rows, 1)
+    return PASSES * epochs * similarity.seconds * len(dataset.records["train"]) / max(similarity.rows, 1)

@@ -83,9 +83,9 @@ class BaseSimilarity:
 
     def value(self) -> dict:
         """As JSON can hold it."""
-        told = {name: value for name, value in vars(self).items() if name not in ("floors", "fluency", "near", "depth")}
+        fields = {name: value for name, value in vars(self).items() if name not in ("floors", "fluency", "near", "depth")}
         return {
-            **told,
+            **fields,
             "near": vars(self.near),
             "depth": vars(self.depth),
             "floors": [{name: value for name, value in vars(floor).items() if name != "right"} for floor in self.floors],
@@ -105,7 +105,7 @@ def compare_base(base: Base, dataset: Dataset, reporter: Reporter, most: int = M
     clock = Clock()
     unsealed = [*dataset.records["train"], *dataset.records["validation"]]
     chosen = sorted(permutation(len(unsealed), dataset.spec.split_seed, "similar")[:most].tolist())
-    records = [unsealed[place] for place in chosen]
+    records = [unsealed[index] for index in chosen]
     reporter.stage("similarity", f"{base.name}: one pass over {plural(len(records), 'row')}")
     size = round((base.folder / "model.safetensors").stat().st_size / 1e6, 1)
     family = family_of(dataset.spec.task)
@@ -116,26 +116,26 @@ def compare_base(base: Base, dataset: Dataset, reporter: Reporter, most: int = M
         lr, _ = family.learning_rate(base, "freeze" if proposed.blocks else "full")
         return BaseSimilarity(base.name, size, [], fluency, near, proposed, lr, round(clock(), 2), len(fluency.rows))
     texts = ["\n\n".join(str(record.values.get(name) or "") for name in dataset.spec.input) for record in records]
-    number = {label: place for place, label in enumerate(sorted({str(record.values[dataset.spec.target or ""]) for record in records}))}
-    labels = np.array([number[str(record.values[dataset.spec.target or ""])] for record in records])
+    indices = {label: index for index, label in enumerate(sorted({str(record.values[dataset.spec.target or ""]) for record in records}))}
+    labels = np.array([indices[str(record.values[dataset.spec.target or ""])] for record in records])
     parts = folds([dataset.together[record.source, record.row] for record in records], labels.tolist(), FOLDS, dataset.spec.split_seed)
-    seen = probe_layers(layer_vectors(base, texts, choose_dtype("auto")), labels, parts)
-    rows, kept = len(dataset.records["train"]), family.depth_kept(base)
+    layers = probe_layers(layer_vectors(base, texts, choose_dtype("auto")), labels, parts)
+    rows, blocks_kept = len(dataset.records["train"]), family.depth_kept(base)
     rarest = round(rows * float(np.bincount(labels).min() / len(labels)))
-    near, proposed = nearness(seen, labels), depth(seen, rows, rarest, kept)
+    near, proposed = nearness(layers, labels), depth(layers, rows, rarest, blocks_kept)
     lr, _ = family.learning_rate(base, "freeze" if proposed.blocks else "full")
-    return BaseSimilarity(base.name, size, seen, None, near, proposed, float(f"{lr * near.rate:.2g}"), round(clock(), 2), len(records))
+    return BaseSimilarity(base.name, size, layers, None, near, proposed, float(f"{lr * near.rate:.2g}"), round(clock(), 2), len(records))
 
 
 def rank_bases(found: Sequence[BaseSimilarity]) -> list[BaseSimilarity]:
     """The bases with their chances to be the best, the proposed one first: the largest of those that may well be."""
-    if all(one.fluency for one in found):
-        shares = best_generator_probability([one.fluency.rows for one in found if one.fluency])
+    if all(entry.fluency for entry in found):
+        shares = best_generator_probability([entry.fluency.rows for entry in found if entry.fluency])
     else:
-        shares = best_base_probability([one.best.right for one in found if one.best])
-    told = [replace(one, chance=share) for one, share in zip(found, shares, strict=True)]
-    most = max(one.chance for one in told)
-    return sorted(told, key=lambda one: (one.chance < min(TIE, most), -one.megabytes if one.chance >= TIE else -one.chance))
+        shares = best_base_probability([entry.best.right for entry in found if entry.best])
+    ranking = [replace(entry, chance=share) for entry, share in zip(found, shares, strict=True)]
+    most = max(entry.chance for entry in ranking)
+    return sorted(ranking, key=lambda entry: (entry.chance < min(TIE, most), -entry.megabytes if entry.chance >= TIE else -entry.chance))
 
 
 def _fluency(base: Base, records: Sequence[Record], dataset: Dataset) -> tuple[BitsPerByte, int]:
@@ -155,33 +155,35 @@ def _fluency(base: Base, records: Sequence[Record], dataset: Dataset) -> tuple[B
         if example.facts["bytes"] and example.units:
             examples.append(example)
             texts.append(text)
-        if sum(len(each.encode()) for each in texts) > MOST_BYTES:
+        if sum(len(text.encode()) for text in texts) > MOST_BYTES:
             break
     if not examples:
         raise ExperimentError("no row has an answer that could be foreseen", "give rows with answers")
 
     def bits(rows: Sequence[Example]) -> np.ndarray:
-        found = score(model, objective, rows)
-        return np.stack([found.loss / math.log(2), np.array([row.facts["bytes"] for row in rows])], 1)
+        scores = score(model, objective, rows)
+        return np.stack([scores.loss / math.log(2), np.array([row.facts["bytes"] for row in rows])], 1)
 
-    def plainly(given: Sequence[str]) -> tuple[float, float]:
+    def plainly(passages: Sequence[str]) -> tuple[float, float]:
         """Bits a byte, and tokens a word, of texts without a template."""
         rows = []
-        for place, text in enumerate(given):
+        for index, text in enumerate(passages):
             tokens = tokenizer(text, truncation=True, max_length=hyperparameters.max_length)["input_ids"]
             if len(tokens) > 1:
                 size = len(tokenizer.decode(tokens[1:]).encode())
                 rows.append(
                     Example(
-                        place, {"tokens": tokens}, [True] * len(tokens), records[0], len(tokens), float(len(tokens)), facts={"bytes": size}
+                        index, {"tokens": tokens}, [True] * len(tokens), records[0], len(tokens), float(len(tokens)), facts={"bytes": size}
                     )
                 )
-        each = bits(rows)
-        words = sum(len(text.split()) for text in given)
-        return float(each[:, 0].sum() / each[:, 1].sum()), sum(len(tokenizer(text)["input_ids"]) for text in given) / max(words, 1)
+        row_bits = bits(rows)
+        words = sum(len(text.split()) for text in passages)
+        return float(row_bits[:, 0].sum() / row_bits[:, 1].sum()), sum(len(tokenizer(text)["input_ids"]) for text in passages) / max(
+            words, 1
+        )
 
     answers = bits(examples)
     whole, pieces = plainly(texts)
     plain, plain_pieces = plainly([PLAIN])
-    told = BitsPerByte(float(answers[:, 0].sum() / answers[:, 1].sum()), whole, plain, pieces, plain_pieces, answers)
-    return told, len(model.blocks)
+    result = BitsPerByte(float(answers[:, 0].sum() / answers[:, 1].sum()), whole, plain, pieces, plain_pieces, answers)
+    return result, len(model.blocks)

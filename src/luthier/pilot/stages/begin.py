@@ -32,8 +32,8 @@ def describe_split(spec: Data) -> str:
         return "given"
     if spec.time:
         return f"by {spec.time}: the last rows (of times the newest) are tested"
-    kept = f"rows of the same {spec.group}, and " if spec.group else ""
-    return ("by class, " if family_of(spec.task).kind.classes or spec.normal else "by chance, ") + f"{kept}near-duplicates together"
+    same_group = f"rows of the same {spec.group}, and " if spec.group else ""
+    return ("by class, " if family_of(spec.task).kind.classes or spec.normal else "by chance, ") + f"{same_group}near-duplicates together"
 
 
 def begin_run(

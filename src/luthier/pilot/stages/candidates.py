@@ -74,21 +74,21 @@ def fit_candidates(context: RunContext, work: Work, features: Features, most_row
     context.signals.poll()
     raw = {TRAINED: score(work.model, work.objective, validation, poll=context.signals.poll), PROBE: fitted.validation}
     temperatures = {name: fit_temperature(scores) for name, scores in raw.items()}
-    held = {name: apply_temperature(scores, temperatures[name]) for name, scores in raw.items()}
-    both = average_scores(held[TRAINED], held[PROBE])
+    calibrated = {name: apply_temperature(scores, temperatures[name]) for name, scores in raw.items()}
+    both = average_scores(calibrated[TRAINED], calibrated[PROBE])
     temperatures[AVERAGE] = fit_temperature(both)
-    held[AVERAGE] = apply_temperature(both, temperatures[AVERAGE])
+    calibrated[AVERAGE] = apply_temperature(both, temperatures[AVERAGE])
     divide_logits(work.model, temperatures[TRAINED])
     probe = LinearProbe(features.model, torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias), temperatures[PROBE])
     metric = work.objective.metrics[0]
-    asked = work.experiment.training.ships
-    ships = choose_candidate(held, metric) if asked == "auto" else asked
-    why = explain_choice(ships, metric, held, asked != "auto")
+    choice = work.experiment.training.ships
+    ships = choose_candidate(calibrated, metric) if choice == "auto" else choice
+    why = explain_choice(ships, metric, calibrated, choice != "auto")
     context.reporter.say(why)
     context.run.event("ships", candidate=ships, metric=metric, temperatures=temperatures, probe_rows=fitted.rows,
-                    probe_seconds=round(probe_seconds, 2), validation={name: measure(scores, (metric, "loss")) for name, scores in held.items()})  # fmt: skip
+                    probe_seconds=round(probe_seconds, 2), validation={name: measure(scores, (metric, "loss")) for name, scores in calibrated.items()})  # fmt: skip
     seconds = {TRAINED: 0.0, PROBE: probe_seconds, AVERAGE: probe_seconds}
-    return Candidates(ships, why, temperatures, held, seconds, fitted.rows, probe)
+    return Candidates(ships, why, temperatures, calibrated, seconds, fitted.rows, probe)
 
 
 def explain_choice(ships: str, metric: str, validation: Mapping[str, Scores], asked: bool = False) -> str:
@@ -122,8 +122,8 @@ def score_candidates(candidates: Candidates, work: Work, test: Sequence[Example]
     """
     probe, temperatures = candidates.probe, candidates.temperatures
     probe.base.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
-    found = {model: score(module, work.objective, test, poll=poll) for model, module in ((TRAINED, work.model), (PROBE, probe))}
-    before = {name: apply_temperature(scores, 1 / temperatures[name]) for name, scores in found.items()}
-    found[AVERAGE] = apply_temperature(average_scores(found[TRAINED], found[PROBE]), temperatures[AVERAGE])
+    model_scores = {model: score(module, work.objective, test, poll=poll) for model, module in ((TRAINED, work.model), (PROBE, probe))}
+    before = {name: apply_temperature(scores, 1 / temperatures[name]) for name, scores in model_scores.items()}
+    model_scores[AVERAGE] = apply_temperature(average_scores(model_scores[TRAINED], model_scores[PROBE]), temperatures[AVERAGE])
     before[AVERAGE] = average_scores(before[TRAINED], before[PROBE])
-    return found, before
+    return model_scores, before

@@ -30,46 +30,46 @@ def cross_validate(context: RunContext, experiment: Experiment) -> None:
     Raises:
         ExperimentError: the rows are split by time, or are too few for so many folds.
     """
-    asked, place = experiment.data.folds, context.run
-    if asked < 2 or place.events_named("crossed"):
+    count, run = experiment.data.folds, context.run
+    if count < 2 or run.events_named("crossed"):
         return
     rows = _unsealed_rows(context)
     if experiment.data.time:
         raise ExperimentError(
             "folds mix old and new rows, and data.time asks to keep them apart", "leave one of data.folds and data.time out"
         )
-    if asked > len(rows) // 10:
+    if count > len(rows) // 10:
         raise ExperimentError(
-            f"{several(len(rows), 'row', 'are')} too few for {asked} folds", f"set data.folds to {max(2, len(rows) // 10)} or fewer"
+            f"{several(len(rows), 'row', 'are')} too few for {count} folds", f"set data.folds to {max(2, len(rows) // 10)} or fewer"
         )
     together = [context.dataset.together[example.record.source, example.record.row] for example in rows]
     strata = [example.stratum or 0 for example in rows]
-    parts = folds(together, strata, asked, experiment.data.split_seed)
-    for number, held in enumerate(parts, 1):
-        if any(event["fold"] == number for event in place.events_named("fold")):
+    parts = folds(together, strata, count, experiment.data.split_seed)
+    for fold, held_out in enumerate(parts, 1):
+        if any(event["fold"] == fold for event in run.events_named("fold")):
             continue
-        context.reporter.stage("fold", f"{number} of {asked}: {plural(len(held), 'validation row')}")
-        inside = set(held)
+        context.reporter.stage("fold", f"{fold} of {count}: {plural(len(held_out), 'validation row')}")
+        inside = set(held_out)
         train = [example for position, example in enumerate(rows) if position not in inside]
-        best = _fit_fold(context, experiment, number, train, [rows[position] for position in held])
-        place.event("fold", fold=number, rows=len(held), best=best)
-    found = _finding(context, [event["best"] for event in place.events_named("fold")])
-    place.add_findings(found)
-    place.event("crossed")
-    context.reporter.finding(found)
+        best = _fit_fold(context, experiment, fold, train, [rows[position] for position in held_out])
+        run.event("fold", fold=fold, rows=len(held_out), best=best)
+    finding = _finding(context, [event["best"] for event in run.events_named("fold")])
+    run.add_findings(finding)
+    run.event("crossed")
+    context.reporter.finding(finding)
 
 
 def _unsealed_rows(context: RunContext) -> list[Example]:
     """Training and validation rows as one list, numbered anew: randomness is keyed by the number."""
     whole = [*context.examples("train"), *context.examples("validation")]
-    return [replace(example, index=number) for number, example in enumerate(whole)]
+    return [replace(example, index=index) for index, example in enumerate(whole)]
 
 
-def _fit_fold(context: RunContext, experiment: Experiment, number: int, train: list[Example], held: list[Example]) -> dict[str, Any]:
+def _fit_fold(context: RunContext, experiment: Experiment, fold: int, train: list[Example], validation: list[Example]) -> dict[str, Any]:
     """The best evaluation of a run on one fold's training rows; of its folder the curves are kept, the weights are not."""
-    folder = context.run.folder / "folds" / f"fold-{number}"
+    folder = context.run.folder / "folds" / f"fold-{fold}"
     shutil.rmtree(folder, ignore_errors=True)
-    work = build(experiment, context.base, context.objective, train, held, cache=context.cache)
+    work = build(experiment, context.base, context.objective, train, validation, cache=context.cache)
     best = Fit(Run.create(folder), work, _Quiet(context), context.signals).finish()
     shutil.rmtree(folder / "checkpoints")
     return best
@@ -85,7 +85,7 @@ class _Quiet(NullReporter):
 def _finding(context: RunContext, best: list[dict[str, Any]]) -> Finding:
     """The scores of all folds as one sentence."""
     name = context.objective.metrics[0]
-    values = [each[name] for each in best]
+    values = [evaluation[name] for evaluation in best]
     mean, spread = statistics.fmean(values), statistics.stdev(values)
     return Finding(
         check="folds",

@@ -28,19 +28,19 @@ def judge_and_package(context: RunContext, experiment: Experiment, work: Work, b
         work: its model holds the chosen checkpoint.
         best: the evaluation that chose it.
     """
-    place, reporter = context.run, context.reporter
-    name_never_predicted(context, never_predicted_at(place, best["step"]), "validation")
+    run, reporter = context.run, context.reporter
+    name_never_predicted(context, never_predicted_at(run, best["step"]), "validation")
     reporter.stage("verdict", plural(len(context.dataset.records["test"]), "sealed test row"))
     verdict, shipped = evaluate_test(context, experiment, work, best)
-    if place.events_named("inexact"):
-        verdict["inexact"] = place.events_named("inexact")[-1]["differences"]
+    if run.events_named("inexact"):
+        verdict["inexact"] = run.events_named("inexact")[-1]["differences"]
     reporter.stage("bundle")
     counts = {part: len(rows) for part, rows in context.dataset.records.items()}
     card = write_card(experiment, context.base, verdict, counts)
-    write_bundle(place.folder / "bundle", work.model, context.tokenizer, experiment, context.base, card, shipped)
+    write_bundle(run.folder / "bundle", work.model, context.tokenizer, experiment, context.base, card, shipped)
     verdict["seconds"] = round(context.spent, 2)
-    place.write_json("verdict.json", verdict)
-    finish(place, reporter, verdict)
+    run.write_json("verdict.json", verdict)
+    finish(run, reporter, verdict)
 
 
 def finish(place: Run, reporter: Reporter, verdict: dict[str, Any]) -> None:

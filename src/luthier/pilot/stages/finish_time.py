@@ -137,12 +137,12 @@ def count_words(train: Sequence[Example], columns: Sequence[str]) -> tuple[float
     some = train[:: max(1, len(train) // 400)][:400]
     seen: set[tuple[str, ...]] = set()
     half, total = 1, 0
-    for number, example in enumerate(some, 1):
+    for count, example in enumerate(some, 1):
         words = re.findall(r"\w+", input_text(example, columns).lower()[:20_000])
-        found = {(word,) for word in words} | set(pairwise(words))
-        total += len(found)
-        seen |= found
-        if number == max(1, len(some) // 2):
+        terms = {(word,) for word in words} | set(pairwise(words))
+        total += len(terms)
+        seen |= terms
+        if count == max(1, len(some) // 2):
             half = max(1, len(seen))
     growth = float(np.clip(np.log2(max(len(seen), 1) / half), 0.3, 1.0))
     return total / max(len(some), 1), max(len(some), 1), float(len(seen)), growth
@@ -178,16 +178,10 @@ def keep_to_time(context: RunContext, work: Work, limit: TimeLimit | None, closi
         limit: None where there is no budget.
         closing: as it was planned.
     """
-    place = context.run
-    if (
-        limit is None
-        or not closing
-        or not closing["a_scored_token"]
-        or place.events_named("probe_rows")
-        or place.events_named("test_opened")
-    ):
+    run = context.run
+    if limit is None or not closing or not closing["a_scored_token"] or run.events_named("probe_rows") or run.events_named("test_opened"):
         return
-    probe, words = planned_baseline_rows(place)
+    probe, words = planned_baseline_rows(run)
     slower = max(1.0, time_scoring(context, work) / closing["a_scored_token"])
     slower = slower if slower > 1.25 else 1.0
     left = limit.seconds - limit.spent()
@@ -204,7 +198,7 @@ def keep_to_time(context: RunContext, work: Work, limit: TimeLimit | None, closi
         context.reporter.say(
             f"there is less time left than planned: logistic regression is fitted on {rows:,} training rows on the base, on {words:,} on TF-IDF"
         )
-    place.event("probe_rows", rows=rows, probe_rows=rows, words_rows=words, left=round(left, 2), expected=round(fixed + fit + text, 2))
+    run.event("probe_rows", rows=rows, probe_rows=rows, words_rows=words, left=round(left, 2), expected=round(fixed + fit + text, 2))
 
 
 def share_of(seconds: float, needed: float) -> float:

@@ -60,16 +60,16 @@ def find_sets(said: Mapping[str, Any], trainer: str, file: Path) -> list[Foreign
     Raises:
         ExperimentError: it names none, or one whose rows are laid out in a way that is not known.
     """
-    found = _of_llamafactory(said, file) if trainer == "llamafactory" else _of_axolotl(said)
-    if not found:
+    sets = _of_llamafactory(said, file) if trainer == "llamafactory" else _of_axolotl(said)
+    if not sets:
         raise ExperimentError(f"{file} names no data set", "give one: --data FILE")
-    return found
+    return sets
 
 
-def _of_axolotl(said: Mapping[str, Any]) -> list[ForeignSet]:
-    listed = said.get("datasets") or said.get("pretraining_dataset") or []
-    found = []
-    for entry in [listed] if isinstance(listed, Mapping | str) else listed:
+def _of_axolotl(config: Mapping[str, Any]) -> list[ForeignSet]:
+    datasets = config.get("datasets") or config.get("pretraining_dataset") or []
+    sets = []
+    for entry in [datasets] if isinstance(datasets, Mapping | str) else datasets:
         entry = {"path": entry} if isinstance(entry, str) else entry
         if not isinstance(entry, Mapping) or not entry.get("path"):
             raise ExperimentError(f"a data set is named without a path: {str(entry)[:80]}", "write it as - path: FILE")
@@ -81,12 +81,12 @@ def _of_axolotl(said: Mapping[str, Any]) -> list[ForeignSet]:
                 "write that part into a file, and give it with --data",
             )
         files = entry.get("data_files")
-        places = [str(each) for each in ([files] if isinstance(files, str) else files or [name])]
-        kind = entry.get("type") or ("completion" if said.get("pretraining_dataset") else "")
-        layout = replace(_axolotl_layout(name, entry, kind, bool(said.get("rl"))), system=str(said.get("default_system_message") or ""))
+        places = [str(file) for file in ([files] if isinstance(files, str) else files or [name])]
+        kind = entry.get("type") or ("completion" if config.get("pretraining_dataset") else "")
+        layout = replace(_axolotl_layout(name, entry, kind, bool(config.get("rl"))), system=str(config.get("default_system_message") or ""))
         most, share = int(part["most"] or 0), float(part["share"] or 100.0) / 100
-        found += [ForeignSet(name, place, layout, most, share) for place in places]
-    return found
+        sets += [ForeignSet(name, path, layout, most, share) for path in places]
+    return sets
 
 
 def _axolotl_layout(name: str, entry: Mapping[str, Any], kind: Any, pairs: bool) -> Layout:
@@ -113,8 +113,8 @@ def _axolotl_layout(name: str, entry: Mapping[str, Any], kind: Any, pairs: bool)
     if pairs:
         field = {side: str(entry.get(f"field_{side}") or side) for side in ("chosen", "rejected")}
         messages = {"messages": str(entry.get("field_messages") or "messages")} if word == "chat_template" else {}
-        asked = {"prompt": str(entry.get("field_prompt") or "prompt"), "system": str(entry.get("field_system") or "system")}
-        return Layout("pair", {**asked, **messages, **field}, tags, roles)
+        common = {"prompt": str(entry.get("field_prompt") or "prompt"), "system": str(entry.get("field_system") or "system")}
+        return Layout("pair", {**common, **messages, **field}, tags, roles)
     if word in ("alpaca", "alpaca_w_system", "alpaca_chat"):
         return Layout("instruction", ALPACA)
     if word in ("chat_template", "sharegpt"):
@@ -133,34 +133,34 @@ def _axolotl_layout(name: str, entry: Mapping[str, Any], kind: Any, pairs: bool)
     )
 
 
-def _of_llamafactory(said: Mapping[str, Any], file: Path) -> list[ForeignSet]:
-    asked = said.get("dataset") or []
-    names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else [str(name) for name in asked]
+def _of_llamafactory(config: Mapping[str, Any], file: Path) -> list[ForeignSet]:
+    datasets = config.get("dataset") or []
+    names = [name.strip() for name in datasets.split(",")] if isinstance(datasets, str) else [str(name) for name in datasets]
     if not names:
         return []
-    folder = locate(str(said.get("dataset_dir") or "data"), file)
+    folder = locate(str(config.get("dataset_dir") or "data"), file)
     catalogue = folder / CATALOGUE
     try:
-        known = json.loads(catalogue.read_text())
+        entries = json.loads(catalogue.read_text())
     except (OSError, ValueError) as problem:
         raise ExperimentError(
             f"{catalogue}, which says what {names[0]!r} is, cannot be read: {problem}",
             "set dataset_dir to the folder that holds it, or give the rows: --data FILE",
         ) from None
-    most = said.get("max_samples") or 0
+    most = config.get("max_samples") or 0
     if isinstance(most, bool) or not isinstance(most, int) or most < 0:
         raise ExperimentError(f"max_samples: {most!r} is no whole number above 0", "mend the value in the file")
-    return [_llamafactory_set(name, known, folder, said, most) for name in names]
+    return [_llamafactory_set(name, entries, folder, config, most) for name in names]
 
 
-def _llamafactory_set(name: str, known: Any, folder: Path, said: Mapping[str, Any], most: int) -> ForeignSet:
-    if not isinstance(known, Mapping) or not isinstance(known.get(name), Mapping):
+def _llamafactory_set(name: str, entries: Any, folder: Path, config: Mapping[str, Any], most: int) -> ForeignSet:
+    if not isinstance(entries, Mapping) or not isinstance(entries.get(name), Mapping):
         raise ExperimentError(
-            f"{folder / CATALOGUE} knows no data set {name!r}", nearest(name, known if isinstance(known, Mapping) else ())
+            f"{folder / CATALOGUE} knows no data set {name!r}", nearest(name, entries if isinstance(entries, Mapping) else ())
         )
-    about = known[name]
-    place = str(folder / about["file_name"]) if about.get("file_name") else str(about.get("hf_hub_url") or "")
-    if not place:
+    about = entries[name]
+    path = str(folder / about["file_name"]) if about.get("file_name") else str(about.get("hf_hub_url") or "")
+    if not path:
         raise ExperimentError(f"{name} is neither a file nor on the Hugging Face hub", "give its rows: --data FILE")
     if about.get("subset") or str(about.get("split") or "train") != "train" or about.get("folder"):
         raise ExperimentError(
@@ -178,7 +178,7 @@ def _llamafactory_set(name: str, known: Any, folder: Path, said: Mapping[str, An
             raise ExperimentError(f"{name} has {part}, which are not learned from here", "choose another data set")
     tags = about.get("tags") or {}
     roles = {str(tags[f"{role}_tag"]): role for role in ("user", "assistant", "system") if tags.get(f"{role}_tag")}
-    kind: Any = "pair" if about.get("ranking") else "text" if said.get("stage") == "pt" else "turns" if sharegpt else "instruction"
+    kind: Any = "pair" if about.get("ranking") else "text" if config.get("stage") == "pt" else "turns" if sharegpt else "instruction"
     columns = {**own, **columns}
     if kind == "text":
         columns = {"text": columns["prompt"]}
@@ -189,16 +189,16 @@ def _llamafactory_set(name: str, known: Any, folder: Path, said: Mapping[str, An
         columns,
         (str(tags.get("role_tag") or "from"), str(tags.get("content_tag") or "value")),
         roles,
-        str(said.get("default_system") or ""),
+        str(config.get("default_system") or ""),
     )
-    return ForeignSet(name, place, layout, most)
+    return ForeignSet(name, path, layout, most)
 
 
 def locate(path: str, file: Path) -> Path:
     """A path of another trainer's file: as from the current folder, as the trainers take it; where nothing is there, from the file's own."""
-    place = Path(path).expanduser()
-    beside = file.parent / place
-    return beside if not place.is_absolute() and not place.exists() and beside.exists() else place
+    location = Path(path).expanduser()
+    beside = file.parent / location
+    return beside if not location.is_absolute() and not location.exists() and beside.exists() else location
 
 
 def write_rows(sets: Sequence[ForeignSet], file: Path, out: Path, say: Say) -> int:
@@ -217,38 +217,38 @@ def write_rows(sets: Sequence[ForeignSet], file: Path, out: Path, say: Say) -> i
         DataError: a set is not to be had, or holds no row that can be read so.
     """
     lines: list[str] = []
-    for each in sets:
-        place = _place_of(each, file, say)
-        rows = read(place)
-        taken = each.take(rows.values)
-        found, reasons = [], []
-        for values in taken:
+    for foreign_set in sets:
+        path = _place_of(foreign_set, file, say)
+        rows = read(path)
+        samples = foreign_set.take(rows.values)
+        records, reasons = [], []
+        for values in samples:
             try:
-                found.append(json.dumps(each.layout.rewrite(values), ensure_ascii=False))
+                records.append(json.dumps(foreign_set.layout.rewrite(values), ensure_ascii=False))
             except ValueError as problem:
                 reasons.append(str(problem))
-        if not found:
-            raise DataError(f"{each.name} ({place}) holds no row that can be read so: {reasons[0] if reasons else 'it is empty'}",
+        if not records:
+            raise DataError(f"{foreign_set.name} ({path}) holds no row that can be read so: {reasons[0] if reasons else 'it is empty'}",
                             f"its columns are {', '.join(rows.columns)}; give rows that Luthier reads: --data FILE")  # fmt: skip
         if reasons:
-            say(f"{each.name}: {several(len(reasons), 'row', 'are left out')}; the first: {reasons[0]}")
-        say(f"{each.name}: {plural(len(found), 'row')} of {place}")
-        lines += found
+            say(f"{foreign_set.name}: {several(len(reasons), 'row', 'are left out')}; the first: {reasons[0]}")
+        say(f"{foreign_set.name}: {plural(len(records), 'row')} of {path}")
+        lines += records
     with name_disk_errors(str(out), AGAIN):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_file(out, "\n".join(lines) + "\n", AGAIN)
     return len(lines)
 
 
-def _place_of(each: ForeignSet, file: Path, say: Say) -> Path:
+def _place_of(foreign_set: ForeignSet, file: Path, say: Say) -> Path:
     """The file or folder of a set; what lies on the hub is fetched."""
-    place = locate(each.place, file)
-    if place.exists():
-        inside = any(place.resolve().is_relative_to(home.resolve()) for home in (Path.cwd(), file.parent))
+    path = locate(foreign_set.place, file)
+    if path.exists():
+        inside = any(path.resolve().is_relative_to(home.resolve()) for home in (Path.cwd(), file.parent))
         if not inside:
-            say(f"{each.name} is read from {place.resolve()}, outside of this folder and of {file.parent}")
-        return place
-    if NAME.fullmatch(each.place) and not each.place.startswith((".", "/")):
-        say(f"{each.place} is no file here: fetching the data set of that name from the hub")
-        return Path(from_hub(Data(path=each.place), each.place).path)
-    raise DataError(f"{each.name}: there is no file {place}", "put it there, or give the rows: --data FILE")
+            say(f"{foreign_set.name} is read from {path.resolve()}, outside of this folder and of {file.parent}")
+        return path
+    if NAME.fullmatch(foreign_set.place) and not foreign_set.place.startswith((".", "/")):
+        say(f"{foreign_set.place} is no file here: fetching the data set of that name from the hub")
+        return Path(from_hub(Data(path=foreign_set.place), foreign_set.place).path)
+    raise DataError(f"{foreign_set.name}: there is no file {path}", "put it there, or give the rows: --data FILE")

@@ -126,9 +126,9 @@ def recognise_trainer(said: Mapping[str, Any], file: str) -> str:
     Raises:
         ExperimentError: it is neither's.
     """
-    known = {trainer: [key for key in keys if key in said] for trainer, keys in OWN.items()}
-    best = max(known, key=lambda trainer: len(known[trainer]))
-    if len(known[best]) < 2:
+    matches = {trainer: [key for key in keys if key in said] for trainer, keys in OWN.items()}
+    best = max(matches, key=lambda trainer: len(matches[trainer]))
+    if len(matches[best]) < 2:
         names = "; ".join(f"{trainer} by keys such as {', '.join(keys[:4])}" for trainer, keys in OWN.items())
         raise ExperimentError(
             f"{file} is neither Axolotl's nor LLaMA-Factory's: it has the keys {', '.join(map(str, list(said)[:8])) or 'of nothing'}",
@@ -153,7 +153,7 @@ def map_keys(said: Mapping[str, Any], trainer: str) -> KeyMap:
         said: the file's keys and values.
         trainer: whose file it is.
     """
-    found = KeyMap()
+    key_map = KeyMap()
     ignored = {key: why for why, keys in IGNORED.items() for key in keys.split()}
     refused = {key: why for why, keys in REFUSED.items() for key in keys.split()}
     for key, value in said.items():
@@ -161,24 +161,24 @@ def map_keys(said: Mapping[str, Any], trainer: str) -> KeyMap:
             continue
         if key in FIELDS:
             if key not in ADAPTERS or trains_adapters(said):
-                found.mapped[key] = (FIELDS[key], value, "")
+                key_map.mapped[key] = (FIELDS[key], value, "")
             else:
-                found.ignored[key] = "no adapters are trained"
+                key_map.ignored[key] = "no adapters are trained"
         elif key in ignored or key.startswith(("liger_", "wandb_", "swanlab_", "mlflow_", "comet_", "use_wandb", "trackio_")):
-            found.ignored[key] = ignored.get(key, WRITES if not key.startswith("liger_") else COMPUTES)
+            key_map.ignored[key] = ignored.get(key, WRITES if not key.startswith("liger_") else COMPUTES)
         elif key in refused:
             if value != 0 or isinstance(value, bool):
-                found.refused[key] = refused[key]
+                key_map.refused[key] = refused[key]
         elif key not in HANDLED:
-            found.refused[key] = (
+            key_map.refused[key] = (
                 f"unknown here: nobody can say that it changes nothing; {nearest(str(key), [*FIELDS, *HANDLED]).partition('Known')[0]}".rstrip(
                     "; "
                 )
             )
     for key, value in DEFAULTS[trainer].items():
         if key in FIELDS and said.get(key) is None and not (key == "warmup_ratio" and said.get("warmup_steps") is not None):
-            found.mapped[key] = (FIELDS[key], value, f"{trainer}'s default")
-    return found
+            key_map.mapped[key] = (FIELDS[key], value, f"{trainer}'s default")
+    return key_map
 
 
 def trains_adapters(said: Mapping[str, Any]) -> bool:

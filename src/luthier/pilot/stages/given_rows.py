@@ -35,18 +35,18 @@ def rows_in_run(folder: Path, *given: Any) -> Iterator[tuple[Any, ...]]:
         DataError: something that rows cannot be read from.
         RunError: the folder is in use.
     """
-    held = [_held(value, name) for name, value in zip(NAMES, given, strict=False)]
-    if not any(held):
+    contents = [_held(value, name) for name, value in zip(NAMES, given, strict=False)]
+    if not any(contents):
         yield None, *given
         return
     fresh = not folder.exists()
-    place = Run.create(folder)
+    run = Run.create(folder)
     try:
-        yield place, *(_stored(folder, each) if each else value for each, value in zip(held, given, strict=True))
+        yield run, *(_stored(folder, content) if content else value for content, value in zip(contents, given, strict=True))
     except BaseException:
         if not (folder / "experiment.yaml").exists():
-            for each in filter(None, held):
-                (folder / each[0]).unlink(missing_ok=True)
+            for content in filter(None, contents):
+                (folder / content[0]).unlink(missing_ok=True)
             if fresh:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
@@ -58,13 +58,13 @@ def accepts_frames(verb: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(verb)
     def with_files(*words: P.args, **options: P.kwargs) -> R:
-        named: dict[str, Any] = dict(options)
-        if not words and "data" not in named:
+        arguments: dict[str, Any] = dict(options)
+        if not words and "data" not in arguments:
             return verb(*words, **options)  # which says what is missing
-        data = words[0] if words else named["data"]
-        with rows_for_now(data, named.get("validation"), named.get("test")) as (rows, *others):
-            named.update({name: other for name, other in zip(NAMES[1:], others, strict=True) if name in named})
-            return cast(Any, verb)(rows, *words[1:], **{name: value for name, value in named.items() if name != "data"})
+        data = words[0] if words else arguments["data"]
+        with rows_for_now(data, arguments.get("validation"), arguments.get("test")) as (rows, *others):
+            arguments.update({name: other for name, other in zip(NAMES[1:], others, strict=True) if name in arguments})
+            return cast(Any, verb)(rows, *words[1:], **{name: value for name, value in arguments.items() if name != "data"})
 
     return with_files
 
@@ -82,17 +82,17 @@ def rows_for_now(*given: Any) -> Iterator[tuple[Any, ...]]:
     Raises:
         DataError: something that rows cannot be read from.
     """
-    held = [_held(value, name) for name, value in zip(NAMES, given, strict=False)]
-    if not any(held):
+    contents = [_held(value, name) for name, value in zip(NAMES, given, strict=False)]
+    if not any(contents):
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="luthier-") as scratch:
         try:
-            yield tuple(_stored(Path(scratch), each) if each else value for each, value in zip(held, given, strict=True))
+            yield tuple(_stored(Path(scratch), content) if content else value for content, value in zip(contents, given, strict=True))
         except LuthierError as problem:  # the file is ours, and gone when a person reads of it
-            for value, each in zip(given, held, strict=True):
-                if each:
-                    problem.message = problem.message.replace(str(Path(scratch) / each[0]), _described(value))
+            for value, content in zip(given, contents, strict=True):
+                if content:
+                    problem.message = problem.message.replace(str(Path(scratch) / content[0]), _described(value))
             raise
 
 
@@ -114,6 +114,6 @@ def _described(value: Any) -> str:
     return f"the {type(value).__name__}" if is_in_memory(value) else "standard input"
 
 
-def _stored(folder: Path, held: tuple[str, bytes]) -> Path:
-    write_file(folder / held[0], held[1])
-    return folder / held[0]
+def _stored(folder: Path, content: tuple[str, bytes]) -> Path:
+    write_file(folder / content[0], content[1])
+    return folder / content[0]

@@ -33,16 +33,16 @@ def settle_metric(experiment: Experiment, dataset: Dataset, assignments: Sequenc
     """
     name = experiment.training.metric
     family = family_of(dataset.spec.task)
-    found = (
+    metric = (
         str(family.metric(dataset, AUTO)[0].value)
         if name == AUTO
         else resolve_metric(name, family, dataset.labels if family.kind.classes else ())
     )
-    if is_function(found):
+    if is_function(metric):
         if any(item.partition("=")[0].strip() == PATH and item.partition("=")[2].strip() == name for item in assignments):
-            allow_function(found)
-        load_function(found)
-    return experiment if found == name else experiment.replace(PATH, found)
+            allow_function(metric)
+        load_function(metric)
+    return experiment if metric == name else experiment.replace(PATH, metric)
 
 
 def note_metric(place: Run, experiment: Experiment) -> None:
@@ -65,10 +65,10 @@ def confirm_metric(place: Run, experiment: Experiment, allow_inexact: bool = Fal
     name = experiment.training.metric
     if not is_function(name):
         return
-    known = [event for event in place.events_named("metric_function") if event["name"] == name]
-    if known:
-        allow_function(name, known[-1]["folder"])
-        if describe_function(name)["sha256"] != known[-1]["sha256"] and not allow_inexact:
+    events = [event for event in place.events_named("metric_function") if event["name"] == name]
+    if events:
+        allow_function(name, events[-1]["folder"])
+        if describe_function(name)["sha256"] != events[-1]["sha256"] and not allow_inexact:
             raise ExperimentError(f"the metric {name} has changed since the run began: it would not choose the same",
                                   f"put its file back, start a new run, or go on all the same: `luthier resume {place.folder} --allow-inexact`")  # fmt: skip
     load_function(name)

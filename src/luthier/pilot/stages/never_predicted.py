@@ -31,17 +31,17 @@ def name_never_predicted(context: RunContext, classes: Sequence[int], part: str)
     if not classes or not labels:  # without classes of its own a family has no border that should lie still
         return
     trained = Counter(example.target for example in context.examples("train"))
-    counts = {labels[number]: trained[number] for number in sorted(classes, key=lambda number: trained[number])}
-    named = ", ".join(f"{label!r} ({rows:,} training {'row' if rows == 1 else 'rows'})" for label, rows in [*counts.items()][:NAMED])
+    counts = {labels[index]: trained[index] for index in sorted(classes, key=lambda index: trained[index])}
+    listing = ", ".join(f"{label!r} ({rows:,} training {'row' if rows == 1 else 'rows'})" for label, rows in [*counts.items()][:NAMED])
     more = f" and {len(counts) - NAMED:,} more" if len(counts) > NAMED else ""
     what = "this class is" if len(counts) == 1 else f"these {len(counts):,} classes are"
-    found = Finding(
+    finding = Finding(
         check=f"never_predicted.{part}",
         severity="warning",
-        claim=f"{what} never predicted on the {part} rows: {named}{more}",
+        claim=f"{what} never predicted on the {part} rows: {listing}{more}",
         evidence={"classes": counts, "part": part},
         remedy="give more rows of it, weigh rare classes more (--set objective.class_weights=balanced), decide by --metric macro_f1, or train longer",
     )
-    if found not in context.run.findings:  # a run that was stopped here says it again, and writes it once
-        context.run.add_findings(found)
-    context.reporter.finding(found)
+    if finding not in context.run.findings:  # a run that was stopped here says it again, and writes it once
+        context.run.add_findings(finding)
+    context.reporter.finding(finding)

@@ -60,55 +60,55 @@ def plan_training(context: RunContext, experiment: Experiment) -> Experiment:
     Raises:
         NoGo: the small run says that the large one would be wasted, and nobody insisted.
     """
-    place, reporter = context.run, context.reporter
-    created = place.events_named("created")[-1]
-    forced = bool(place.events_named("forced"))
-    if place.events_named("planned"):
+    run, reporter = context.run, context.reporter
+    created = run.events_named("created")[-1]
+    forced = bool(run.events_named("forced"))
+    if run.events_named("planned"):
         return experiment
     reporter.stage("smoke", "a small run first")
     budget = created["budget"] or math.inf
     probed = fit_small_probe(context, experiment, budget)
     probe = probed.scores
     context.signals.poll()
-    found = small_run(context.work(experiment), reporter, probe, probed.prior, limit=0.15 * budget)
+    smoke = small_run(context.work(experiment), reporter, probe, probed.prior, limit=0.15 * budget)
     context.signals.poll()
     work = context.work(experiment)
     closing: dict[str, float] = {}
-    if found.go or forced:
-        costs = closing_costs(context, work, found, probed)
-        experiment, closing = cut_to_budget(context, experiment, work, found, costs, budget)
-        if found.tokens:
-            place.event("shrunk_before", tokens=found.tokens)
-            reporter.say(f"memory is enough for {found.tokens:,} tokens at once: training.micro_batch_tokens is set to that")
-            experiment = experiment.replace("training.micro_batch_tokens", found.tokens)
-    forecast = _forecast(work, found, experiment, probe)
-    findings = [*found.findings, forecast, *_check_disk(place, work)]
-    place.add_findings(*findings)
-    for each in findings:
-        reporter.finding(each)
-    if not found.go and not forced:
-        reasons = "; ".join(each.claim for each in found.findings if each.severity == "stop" and each.check != "smoke")
-        place.event("no_go", reasons=reasons)
-        remedy = next((each.remedy for each in found.findings if each.severity == "stop" and each.remedy), "")
-        raise NoGo(f"no-go after a small run: {reasons}", f"{remedy}; or insist: `luthier resume {place.folder} --force`")
-    write_file(place.folder / "experiment.yaml", experiment.yaml())
-    place.event("planned", steps=experiment.total_steps(len(work.train)), seconds_a_token=found.seconds_a_token, forecast=forecast.evidence,
-                **({"closing": closing, "probe_rows": closing["probe_rows"], "words_rows": closing["words_rows"]} if closing else {}))  # fmt: skip
+    if smoke.go or forced:
+        costs = closing_costs(context, work, smoke, probed)
+        experiment, closing = cut_to_budget(context, experiment, work, smoke, costs, budget)
+        if smoke.tokens:
+            run.event("shrunk_before", tokens=smoke.tokens)
+            reporter.say(f"memory is enough for {smoke.tokens:,} tokens at once: training.micro_batch_tokens is set to that")
+            experiment = experiment.replace("training.micro_batch_tokens", smoke.tokens)
+    forecast = _forecast(work, smoke, experiment, probe)
+    findings = [*smoke.findings, forecast, *_check_disk(run, work)]
+    run.add_findings(*findings)
+    for finding in findings:
+        reporter.finding(finding)
+    if not smoke.go and not forced:
+        reasons = "; ".join(finding.claim for finding in smoke.findings if finding.severity == "stop" and finding.check != "smoke")
+        run.event("no_go", reasons=reasons)
+        remedy = next((finding.remedy for finding in smoke.findings if finding.severity == "stop" and finding.remedy), "")
+        raise NoGo(f"no-go after a small run: {reasons}", f"{remedy}; or insist: `luthier resume {run.folder} --force`")
+    write_file(run.folder / "experiment.yaml", experiment.yaml())
+    run.event("planned", steps=experiment.total_steps(len(work.train)), seconds_a_token=smoke.seconds_a_token, forecast=forecast.evidence,
+              **({"closing": closing, "probe_rows": closing["probe_rows"], "words_rows": closing["words_rows"]} if closing else {}))  # fmt: skip
     return experiment
 
 
-def _check_disk(place: Run, work: Work) -> list[Finding]:
+def _check_disk(run: Run, work: Work) -> list[Finding]:
     """A disk that will be too small, before anything is computed for it.
 
     Raises:
         DiskFull: what the run writes at the very least has no room.
     """
     least, most = disk(work)
-    free = shutil.disk_usage(place.folder).free
+    free = shutil.disk_usage(run.folder).free
     remedy = "free some space, choose an --out on another disk, or let less move (--set adaptation.kind=lora)"
     if free < least:
-        raise DiskFull(f"the run writes {size(least)} to {size(most)}, and {place.folder} has {size(free)} left",
-                       f"{remedy}; then `luthier resume {place.folder}`")  # fmt: skip
+        raise DiskFull(f"the run writes {size(least)} to {size(most)}, and {run.folder} has {size(free)} left",
+                       f"{remedy}; then `luthier resume {run.folder}`")  # fmt: skip
     if free >= most:
         return []
     claim = f"the disk may fill up: the run writes {size(least)} to {size(most)}, and {size(free)} are left"
@@ -151,11 +151,11 @@ def fit_small_probe(context: RunContext, experiment: Experiment, budget: float =
     )
 
 
-def _measure_costs(work: Work, found: Smoke) -> tuple[float, float]:
+def _measure_costs(work: Work, smoke: Smoke) -> tuple[float, float]:
     """Seconds of one training step, and of one look at the validation rows."""
     mean = sum(example.size for example in work.train) / len(work.train)
     batch = min(work.experiment.training.batch_size, len(work.train))
-    return mean * batch * found.seconds_a_token, sum(example.size for example in work.validation) * found.seconds_a_scored_token
+    return mean * batch * smoke.seconds_a_token, sum(example.size for example in work.validation) * smoke.seconds_a_scored_token
 
 
 def closing_costs(context: RunContext, work: Work, found: Smoke, probed: Probed) -> ClosingCosts:
@@ -169,8 +169,8 @@ def closing_costs(context: RunContext, work: Work, found: Smoke, probed: Probed)
     """
     _, look = _measure_costs(work, found)
     alone = not context.probes
-    held = context.dataset.records
-    more = len(held["test"]) / max(len(held["validation"]), 1)  # of the rows: an example may be a part of one
+    records = context.dataset.records
+    more = len(records["test"]) / max(len(records["validation"]), 1)  # of the rows: an example may be a part of one
     scored = look * more
     train, validation = (sum(example.size for example in part) for part in (work.train, work.validation))
     read = scored if alone else probed.a_token * validation * (1 + more)
@@ -206,8 +206,8 @@ def cut_to_budget(
         return experiment, {}
     step, look = _measure_costs(work, found)
     looks_a_step = experiment.training.evaluations_per_epoch / steps_in_epoch(len(work.train), experiment.training.batch_size)
-    wanted = experiment.total_steps(len(work.train))
-    least = 1 if context.run.events_named("forced") else min(wanted, FEWEST_STEPS)
+    planned = experiment.total_steps(len(work.train))
+    least = 1 if context.run.events_named("forced") else min(planned, FEWEST_STEPS)
     a_step = step * 1.05 + (look + 0.3) * looks_a_step
     affordable, rows = 0, (0, 0)
     for share in (SHARE, 0.0):  # where too little would be left for the training, the baselines get the fewest rows
@@ -219,11 +219,11 @@ def cut_to_budget(
     if affordable < least and not context.run.events_named("forced"):
         refuse_budget(context, budget, 1.05 * (context.spent + costs.seconds(*rows) + least * a_step + look) / (1 - RESERVE_SHARE))
     closing = describe_closing(context, costs, rows, found)
-    if affordable >= wanted:
+    if affordable >= planned:
         return experiment, closing
     steps = max(1, affordable)
-    context.run.event("cut_to_budget", wanted=wanted, steps=steps, budget=budget)
-    context.reporter.say(f"the budget of {budget:.0f} s is enough for {steps:,} of {plural(wanted, 'step')}")
+    context.run.event("cut_to_budget", wanted=planned, steps=steps, budget=budget)
+    context.reporter.say(f"the budget of {budget:.0f} s is enough for {steps:,} of {plural(planned, 'step')}")
     return experiment.replace("training.steps", steps), closing
 
 
@@ -247,14 +247,14 @@ def describe_closing(context: RunContext, costs: ClosingCosts, rows: tuple[int, 
             "fewest": costs.fewest, "a_scored_token": found.seconds_a_scored_token}  # fmt: skip
 
 
-def _forecast(work: Work, found: Smoke, experiment: Experiment, probe: Scores | None) -> Finding:
+def _forecast(work: Work, smoke: Smoke, experiment: Experiment, probe: Scores | None) -> Finding:
     """Time and quality, before they are paid for."""
-    step, look = _measure_costs(work, found)
+    step, look = _measure_costs(work, smoke)
     total = experiment.total_steps(len(work.train))
     per_epoch = steps_in_epoch(len(work.train), experiment.training.batch_size)
     seconds = total * step + (total / per_epoch * experiment.training.evaluations_per_epoch + 1) * look
     name = work.objective.metrics[0]
-    floor = measure(probe, (name,))[name] if probe is not None else found.findings[-1].evidence["after"][name]
+    floor = measure(probe, (name,))[name] if probe is not None else smoke.findings[-1].evidence["after"][name]
     end = "better" if probe is not None or metric_of(name).higher else "lower"
     quality = f"validation {name} about {floor:.3f} or {end}"
     moving = sum(master.numel() for master in work.masters.weights().values())

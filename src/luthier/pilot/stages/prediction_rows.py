@@ -141,15 +141,15 @@ def _as_utf8(content: bytes, where: str, encoding: str) -> bytes:
 
 def _lines(content: bytes, where: str) -> list[tuple[int, str]]:
     """The texts with their lines; empty lines are passed over."""
-    found = []
+    lines = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:
             text = line.decode().removesuffix("\r")
         except UnicodeDecodeError:
             raise DataError(f"{where}, line {number} is not UTF-8", "save the texts as UTF-8") from None
         if text.strip():
-            found.append((number, text))
-    return found
+            lines.append((number, text))
+    return lines
 
 
 def _read_memory(data: Any, columns: Sequence[str]) -> Rows:
@@ -245,10 +245,10 @@ def _why_not(values: Mapping[str, Any], columns: Sequence[str], chat: bool) -> s
     for name in columns:
         if isinstance(values.get(name), dict | list):
             return f"{name} holds {describe_value(values[name])}, not a text"
-    said = [values.get(name) for name in columns]
-    if len(columns) == 1 and said[0] is not None and not isinstance(said[0], str):
-        return f"{columns[0]} holds {describe_value(said[0])}, not a text"
-    return "" if any(str(value or "").strip() for value in said) else f"there is no text in {' or '.join(columns)}"
+    cells = [values.get(name) for name in columns]
+    if len(columns) == 1 and cells[0] is not None and not isinstance(cells[0], str):
+        return f"{columns[0]} holds {describe_value(cells[0])}, not a text"
+    return "" if any(str(value or "").strip() for value in cells) else f"there is no text in {' or '.join(columns)}"
 
 
 @contextlib.contextmanager

@@ -31,11 +31,11 @@ def prove_loss(context: RunContext, experiment: Experiment) -> None:
     context.reporter.stage("proofs", "the loss proves itself")
     budget = context.run.events_named("created")[-1]["budget"]
     seconds = min(SECONDS, SHARE * budget) if budget else SECONDS
-    found = proofs_of(context.work(experiment), serving_function(context.objective, experiment.data.task), seconds)
-    context.run.write_json("proofs.json", {"proofs": [proof.model_dump() for proof in found]})
-    failed = list(find_disproved(found))
-    held = sum(proof.held is True for proof in found)
-    untried = [proof.name for proof in found if proof.held is None]
+    proofs = proofs_of(context.work(experiment), serving_function(context.objective, experiment.data.task), seconds)
+    context.run.write_json("proofs.json", {"proofs": [proof.model_dump() for proof in proofs]})
+    failed = list(find_disproved(proofs))
+    passed = sum(proof.held is True for proof in proofs)
+    untried = [proof.name for proof in proofs if proof.held is None]
     for proof in failed:
         context.reporter.say(describe_proof(proof))
     if failed:
@@ -43,8 +43,8 @@ def prove_loss(context: RunContext, experiment: Experiment) -> None:
         where = f" ({first.evidence['file']}, line {first.evidence['line']})" if "file" in first.evidence else ""
         raise Disproved(f"disproved before step one: {first.name}: {first.claim}{where}",
                         f"nothing was trained; all proofs are in {context.run.folder / 'proofs.json'}. Mend what the proof names: the rows, the template or the base")  # fmt: skip
-    context.reporter.say(f"{plural(held, 'proof')} held" + (f"; not tried for lack of time: {', '.join(untried)}" if untried else ""))
-    context.run.event("proven", held=held, untried=untried)
+    context.reporter.say(f"{plural(passed, 'proof')} held" + (f"; not tried for lack of time: {', '.join(untried)}" if untried else ""))
+    context.run.event("proven", held=passed, untried=untried)
 
 
 def describe_proof(proof: Proof) -> str:

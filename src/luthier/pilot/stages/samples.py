@@ -25,14 +25,14 @@ def choose_samples(examples: Sequence[Example]) -> list[Example]:
 
 def write_samples(context: RunContext, work: Work, when: str) -> list[dict[str, Any]]:
     """What the model answers to a few validation prompts."""
-    kept = [line for line in context.run.lines("samples.jsonl") if line.get("when") == when]
-    if kept:
-        return kept
-    objective, shown = work.objective, choose_samples(work.validation)
-    limit = min(LONGEST, max(objective.lengths(example)[1] for example in shown) + 8)
-    said = objective.answer(work.model, shown, limit)
+    earlier = [line for line in context.run.lines("samples.jsonl") if line.get("when") == when]
+    if earlier:
+        return earlier
+    objective, examples = work.objective, choose_samples(work.validation)
+    limit = min(LONGEST, max(objective.lengths(example)[1] for example in examples) + 8)
+    answers = objective.answer(work.model, examples, limit)
     lines = [{"step": 0, "when": when, "row": example.record.row, "asked": objective.asked(example), "expected": objective.reference(example), "said": text}
-             for example, text in zip(shown, said, strict=True)]  # fmt: skip
+             for example, text in zip(examples, answers, strict=True)]  # fmt: skip
     context.run.append("samples.jsonl", *lines)
     return lines
 
@@ -40,15 +40,15 @@ def write_samples(context: RunContext, work: Work, when: str) -> list[dict[str, 
 def compare_answers(context: RunContext, work: Work, test: Sequence[Example]) -> dict[str, Any]:
     """The same prompts after training; and ROUGE-L on test rows whose references are short."""
     before, after = write_samples(context, work, "before"), write_samples(context, work, "after")
-    shown = [{**then, "after": now["said"], "before": then["said"]} for then, now in zip(before, after, strict=True)]
-    found: dict[str, Any] = {"samples": shown}
+    samples = [{**then, "after": now["said"], "before": then["said"]} for then, now in zip(before, after, strict=True)]
+    details: dict[str, Any] = {"samples": samples}
     objective = work.objective
     lengths = [objective.lengths(example)[1] for example in test]
     if (
         "rouge_l" in context.family.metrics and float(np.median(lengths)) <= 64 and not context.run.events_named("probe_rows")
     ):  # there: no time for it
         few = choose_samples(test)
-        said = objective.answer(work.model, few, LONGEST)
-        values = [rouge_l(text, objective.reference(example)) for text, example in zip(said, few, strict=True)]
-        found["rouge_l"] = {"value": float(np.mean(values)), "n": len(values)}
-    return found
+        answers = objective.answer(work.model, few, LONGEST)
+        values = [rouge_l(text, objective.reference(example)) for text, example in zip(answers, few, strict=True)]
+        details["rouge_l"] = {"value": float(np.mean(values)), "n": len(values)}
+    return details

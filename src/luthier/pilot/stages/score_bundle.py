@@ -87,17 +87,17 @@ def _same_classes(one: Scores, other: Scores) -> tuple[Scores, Scores]:
         )
     if other.probabilities is None or other.target is None:
         return one, other  # of several labels a row each is counted by itself
-    place = [other.labels.index(label) for label in one.labels]
-    back = np.argsort(place)
-    return one, replace(other, probabilities=other.probabilities[:, place], target=back[other.target], labels=one.labels)
+    order = [other.labels.index(label) for label in one.labels]
+    back = np.argsort(order)
+    return one, replace(other, probabilities=other.probabilities[:, order], target=back[other.target], labels=one.labels)
 
 
 def _by_row(scores: Scores) -> Scores:
     """The loss and what it is divided by, summed over the examples of each row."""
     assert scores.groups is not None
-    kinds, place = np.unique(scores.groups, return_inverse=True)
+    kinds, positions = np.unique(scores.groups, return_inverse=True)
 
     def summed(values: Any) -> Any:
-        return None if values is None else np.bincount(place, weights=values, minlength=len(kinds))
+        return None if values is None else np.bincount(positions, weights=values, minlength=len(kinds))
 
     return Scores(loss=summed(scores.loss), count=summed(scores.count), bytes=summed(scores.bytes), groups=kinds)

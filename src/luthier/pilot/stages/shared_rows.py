@@ -64,37 +64,37 @@ def read_rows(places: Sequence[Run]) -> list[Judged]:
         DataError: the rows of one are gone, or are others now.
         RunError: they are split otherwise than when the run began.
     """
-    known: dict[str, Dataset] = {}
-    found = []
-    for place in places:
-        experiment = Experiment.load(place.folder / "experiment.yaml")
+    datasets: dict[str, Dataset] = {}
+    judged = []
+    for run in places:
+        experiment = Experiment.load(run.folder / "experiment.yaml")
         spec = experiment.data.model_dump_json()
-        if spec not in known:
-            known[spec] = _load(place, experiment.data)
-        _check_split(place, known[spec])
-        found.append(Judged(place, experiment, known[spec]))
-    return found
+        if spec not in datasets:
+            datasets[spec] = _load(run, experiment.data)
+        _check_split(run, datasets[spec])
+        judged.append(Judged(run, experiment, datasets[spec]))
+    return judged
 
 
-def _load(place: Run, data: Data) -> Dataset:
+def _load(run: Run, data: Data) -> Dataset:
     try:
         return load_dataset(data, ())
     except LuthierError as problem:
         raise DataError(
-            f"the rows of {place.folder} cannot be had: {problem.message}",
+            f"the rows of {run.folder} cannot be had: {problem.message}",
             "compare on the rows that it was judged on: put them back where they were",
         ) from None
 
 
-def _check_split(place: Run, dataset: Dataset) -> None:
+def _check_split(run: Run, dataset: Dataset) -> None:
     """The parts must be those that the run was trained and judged on."""
-    split = place.json("splits.json")
+    split = run.json("splits.json")
     if split is None:
         return
     for part, rows in dataset.records.items():
         then = [(Path(source).name, row) for source, row in split["rows"].get(part, [])]
         if then != [(Path(record.source).name, record.row) for record in rows]:
-            raise RunError(f"the rows of {place.folder} would be split otherwise today: its {part} rows are not those of splits.json",
+            raise RunError(f"the rows of {run.folder} would be split otherwise today: its {part} rows are not those of splits.json",
                            "the data or Luthier has changed since: train the run again")  # fmt: skip
 
 
@@ -104,22 +104,24 @@ def find_shared_rows(judged: Sequence[Judged]) -> SharedRows:
     Args:
         judged: two runs or more, of one family.
     """
-    keyed = [_keys(each, each.dataset.records["test"]) for each in judged]
+    keyed = [_keys(entry, entry.dataset.records["test"]) for entry in judged]
     both = set(keyed[0]).intersection(*keyed[1:])
     left_out = []
     if any(len(keys) != len(both) for keys in keyed):
         counts = " and ".join(f"{len(keys):,}" for keys in keyed)
         left_out.append(f"{several(len(both), 'test row', 'are shared')}, of {counts}")
-    for number, each in enumerate(judged):
-        seen = {_plain(each, record) for part in SEEN for record in each.dataset.records[part]}
-        others = {key for other, keys in enumerate(keyed) if other != number for key in keys if key[0] in seen}
+    for index, entry in enumerate(judged):
+        seen = {_plain(entry, record) for part in SEEN for record in entry.dataset.records[part]}
+        others = {key for other, keys in enumerate(keyed) if other != index for key in keys if key[0] in seen}
         if others:
-            left_out.append(f"{each.run.folder} was trained or chosen on {plural(len(others), 'test row')} of another run: left out")
+            left_out.append(f"{entry.run.folder} was trained or chosen on {plural(len(others), 'test row')} of another run: left out")
         both -= others
     order = [key for key in keyed[0] if key in both]
     if len(order) < FEWEST_ROWS:
-        said = "no test row is shared" if not order else f"only {several(len(order), 'test row', 'are shared')}, of {FEWEST_ROWS} at least"
-        why = "; ".join([said, *(sentence for sentence in left_out if "trained" in sentence)])
+        shortage = (
+            "no test row is shared" if not order else f"only {several(len(order), 'test row', 'are shared')}, of {FEWEST_ROWS} at least"
+        )
+        why = "; ".join([shortage, *(sentence for sentence in left_out if "trained" in sentence)])
         return SharedRows([], left_out, f"{why}: a difference between scores on other rows says nothing about the models")
     return SharedRows([[keys[key] for key in order] for keys in keyed], left_out)
 
@@ -128,13 +130,13 @@ def _keys(judged: Judged, records: Sequence[Record]) -> dict[Key, Record]:
     """What each row is recognised by → the row; of equal ones each has its number."""
     data, family = judged.experiment.data, family_of(judged.experiment.data.task)
     count: Counter[tuple[str, str, str]] = Counter()
-    found: dict[Key, Record] = {}
+    by_key: dict[Key, Record] = {}
     for record in records:
         view = family.row_view(record, data)
         plain = (_plain(judged, record), "" if family.kind.images else view.text, view.target)
-        found[*plain, count[plain]] = record
+        by_key[*plain, count[plain]] = record
         count[plain] += 1
-    return found
+    return by_key
 
 
 def _plain(judged: Judged, record: Record) -> str:

@@ -75,9 +75,9 @@ def check_budget(context: RunContext, experiment: Experiment) -> None:
     Raises:
         ExperimentError: not even the smallest training fits.
     """
-    place = context.run
-    budget = place.events_named("created")[-1]["budget"]
-    if not budget or budget > SHORT or place.events_named("planned") or place.events_named("proven") or place.events_named("forced"):
+    run = context.run
+    budget = run.events_named("created")[-1]["budget"]
+    if not budget or budget > SHORT or run.events_named("planned") or run.events_named("proven") or run.events_named("forced"):
         return
     train, validation = context.examples("train"), context.examples("validation")
     some = validation[:16]
@@ -91,10 +91,10 @@ def check_budget(context: RunContext, experiment: Experiment) -> None:
     a_token = min(times) / max(sum(len(example.tokens) for example in some), 1)
     mean = sum(len(example.tokens) for example in train) / max(len(train), 1)
     step = 3 * a_token * mean * min(experiment.training.batch_size, len(train))  # forwards once, and backwards twice that
-    held = sum(len(example.tokens) for example in validation) * a_token
-    tests = held * len(context.dataset.records["test"]) / max(len(context.dataset.records["validation"]), 1)
+    evaluation = sum(len(example.tokens) for example in validation) * a_token
+    tests = evaluation * len(context.dataset.records["test"]) / max(len(context.dataset.records["validation"]), 1)
     steps = SMALL_RUN_STEPS + min(FEWEST_STEPS, experiment.total_steps(len(train)))
-    smallest = context.spent + steps * step + 2 * held + 2 * tests + 4.0
+    smallest = context.spent + steps * step + 2 * evaluation + 2 * tests + 4.0
     if budget < SURE * smallest:
         refuse_budget(context, budget, 2 * smallest)
 
@@ -106,10 +106,10 @@ def tell_cuts(place: Run, reporter: Reporter) -> None:
         place: of a run that is trained.
         reporter: shows progress.
     """
-    found = find_cuts(place)
-    if found is not None:
-        place.add_findings(found)
-        reporter.finding(found)
+    finding = find_cuts(place)
+    if finding is not None:
+        place.add_findings(finding)
+        reporter.finding(finding)
 
 
 def find_cuts(place: Run) -> Finding | None:
@@ -118,10 +118,10 @@ def find_cuts(place: Run) -> Finding | None:
     Args:
         place: of a run that is trained.
     """
-    if any(found.check == "budget" for found in place.findings):
+    if any(finding.check == "budget" for finding in place.findings):
         return None
     cuts, later = place.events_named("cut_while_training"), place.events_named("probe_rows")
-    said = []
+    sentences = []
     evidence: dict[str, object] = {}
     if cuts:
         first, last = cuts[0], cuts[-1]
@@ -130,11 +130,11 @@ def find_cuts(place: Run) -> Finding | None:
             if last["total"] < first["before"]
             else "evaluations were left out"
         )
-        said.append(f"{first['why']}: {steps} to keep the {duration(first['budget'])} budget")
+        sentences.append(f"{first['why']}: {steps} to keep the {duration(first['budget'])} budget")
         evidence |= {"budget": first["budget"], "from": first["before"], "to": last["total"], "at": [cut["step"] for cut in cuts], "seconds_a_step": last["a_step"], "planned": last["planned"]}  # fmt: skip
     if later:
         last = later[-1]
-        said.append(
+        sentences.append(
             f"for the verdict {last['left']:.0f} s were left of {last['expected']:.0f} needed: "
             + (
                 f"the baselines were fitted on {last['probe_rows']:,} and {last['words_rows']:,} training rows"
@@ -143,7 +143,7 @@ def find_cuts(place: Run) -> Finding | None:
             )
         )
         evidence |= {"probe_rows": last["probe_rows"], "words_rows": last["words_rows"]}
-    if not said:
+    if not sentences:
         return None
-    return Finding(check="budget", severity="warning", claim="; ".join(said), evidence=evidence,
+    return Finding(check="budget", severity="warning", claim="; ".join(sentences), evidence=evidence,
                    remedy="run it again with a longer --budget, or when the machine is free, for the steps that were planned")  # fmt: skip

@@ -43,13 +43,13 @@ def choose_decay_branch(
     ways = {f"{shape}-1.000": (1.0, shape) for shape in plan.ends}
     ways |= {f"linear-{rung.share:.3f}": (rung.share, "linear") for rung in plan.rungs if rung.falls}
     if study.entries_named("ended"):
-        taken = study.entries_named("won")[-1]["end"]
-        return runner.branch(*ways[taken]) if taken else runner
+        end = study.entries_named("won")[-1]["end"]
+        return runner.branch(*ways[end]) if end else runner
     runner.reporter.chosen = True
     standings: dict[str, Standing] = {}
-    for number, rung in enumerate(plan.rungs):
+    for index, rung in enumerate(plan.rungs):
         if rung.falls and study.trial(runner.trial.number, f"linear-{rung.share:.3f}").events_named("forked"):
-            standings[f"linear-{rung.share:.3f}"] = race.standings[number, runner.trial.number]
+            standings[f"linear-{rung.share:.3f}"] = race.standings[index, runner.trial.number]
     for name, (share, shape) in ways.items():
         if share == 1.0 and name != WHOLE and not _is_left_out(study, runner, name, late) and runner.branch(share, shape) is not runner:
             standings[name] = Standing(runner.trial.number, *runner.train_branch(share, shape))
@@ -63,15 +63,17 @@ def choose_decay_branch(
         reporter.finding(finding)
     if best != WHOLE:
         study.add_entry("won", trial=runner.trial.number, end=best)
-    study.add_entry("ended", trial=runner.trial.number, scores={WHOLE: whole.score, **{name: one.score for name, one in standings.items()}})
+    study.add_entry(
+        "ended", trial=runner.trial.number, scores={WHOLE: whole.score, **{name: standing.score for name, standing in standings.items()}}
+    )
     return runner if best == WHOLE else runner.branch(*ways[best])
 
 
 def _is_left_out(study: Study, runner: LocalTrial, name: str, late: Callable[[float], bool]) -> bool:
     """Whether an end is left out for lack of time; decided once, in the ledger."""
-    known = [entry["left_out"] for entry in study.entries_named("cut_to_time") if entry.get("end") == name]
-    if known:
-        return known[0]
+    decisions = [entry["left_out"] for entry in study.entries_named("cut_to_time") if entry.get("end") == name]
+    if decisions:
+        return decisions[0]
     fit = runner.training()
     left_out = late(1 - fit.done / max(fit.work.total, 1) + 1 - LAST)
     if left_out:
@@ -84,11 +86,11 @@ def _branch_findings(standings: dict[str, Standing], best: str, metric: str) -> 
     if len(standings) < 2:
         return []
     scores = "; ".join(
-        f"{describe_branch(name)} {describe_score(metric, one.score).rpartition(' ')[2]}"
-        for name, one in sorted(standings.items(), key=lambda item: item[1].score)
+        f"{describe_branch(name)} {describe_score(metric, standing.score).rpartition(' ')[2]}"
+        for name, standing in sorted(standings.items(), key=lambda item: item[1].score)
     )
     claim = f"of the ways to end the run the best is: {describe_branch(best)}; validation {compared_by(metric)}: {scores}"
-    evidence = {"end": best, "scores": {name: one.score for name, one in standings.items()}}
+    evidence = {"end": best, "scores": {name: standing.score for name, standing in standings.items()}}
     lowest = min(standings, key=lambda name: standings[name].score)
     if best != lowest:
         claim += "; a tie, and the whole run wins ties"

@@ -72,14 +72,14 @@ class RemoteProgress:
         if time.monotonic() - self.told < self.every:
             return
         self.told = time.monotonic()
-        found = []
+        lines = []
         for file in sorted((self.folder / "trials").rglob("metrics.jsonl")):
             size = file.stat().st_size
             if self.seen.get(file) != size:
                 self.seen[file] = size
-                found += self._stands(file)
-        if found:
-            self.reporter.say("  at work: " + "; ".join(found))
+                lines += self._stands(file)
+        if lines:
+            self.reporter.say("  at work: " + "; ".join(lines))
 
     def _stands(self, file: Path) -> list[str]:
         """A trial, or a branch of one, and its last step."""
@@ -99,27 +99,27 @@ def search_findings(study: Study, plan: SearchPlan, race: SuccessiveHalving, win
     """What the search found out, and how much of it may be luck."""
     if len({trial for _, trial in race.standings}) < 2:  # one alone, or no time for the others
         return []
-    found = [_against_default(race, winner, plan)]
+    findings = [_against_default(race, winner, plan)]
     losses = next(
         (
-            one.losses
-            for (_, trial), one in sorted(race.standings.items(), reverse=True)
-            if trial == winner.number and one.losses is not None
+            standing.losses
+            for (_, trial), standing in sorted(race.standings.items(), reverse=True)
+            if trial == winner.number and standing.losses is not None
         ),
         None,
     )
     if losses is not None:
         error = float(losses.std(ddof=1) / np.sqrt(len(losses)))
         luck = expected_luck(plan.trials)
-        found.append(Finding(check="search.luck", claim=f"the best of {plan.trials} equal trials would seem {luck:.2f} standard errors better than it is: {luck * error:.4f} of validation {compared_by(race.metric)}, were their results independent",
-                             evidence={"trials": plan.trials, "standard_errors": luck, "standard_error": error},
-                             remedy="the sealed test rows took no part in the choice: believe them"))  # fmt: skip
-    found += _what_mattered(plan, race)
+        findings.append(Finding(check="search.luck", claim=f"the best of {plan.trials} equal trials would seem {luck:.2f} standard errors better than it is: {luck * error:.4f} of validation {compared_by(race.metric)}, were their results independent",
+                                evidence={"trials": plan.trials, "standard_errors": luck, "standard_error": error},
+                                remedy="the sealed test rows took no part in the choice: believe them"))  # fmt: skip
+    findings += _what_mattered(plan, race)
     failed = [entry for entry in study.entries_named("standing") if entry["why"]]
     if failed:
-        found.append(Finding(check="search.failed", severity="warning", claim=f"{len(failed)} of {plural(plan.trials, 'trial')} failed: {failed[0]['why']}",
-                             evidence={"trials": [entry["trial"] for entry in failed]}, remedy="narrow the space if it happens often"))  # fmt: skip
-    return found
+        findings.append(Finding(check="search.failed", severity="warning", claim=f"{len(failed)} of {plural(plan.trials, 'trial')} failed: {failed[0]['why']}",
+                                evidence={"trials": [entry["trial"] for entry in failed]}, remedy="narrow the space if it happens often"))  # fmt: skip
+    return findings
 
 
 def _what_mattered(plan: SearchPlan, race: SuccessiveHalving) -> list[Finding]:
@@ -132,32 +132,32 @@ def _what_mattered(plan: SearchPlan, race: SuccessiveHalving) -> list[Finding]:
     shares = importance(plan.space, tried)
     if not shares:
         return []
-    said = ", ".join(f"{path} {share:.0%}" for path, share in shares.items())
-    return [Finding(check="search.importance", severity="note", claim=f"what the trials' validation {compared_by(race.metric)} after {plan.rungs[0].share:.1%} of a run depended on: {said}",
+    listing = ", ".join(f"{path} {share:.0%}" for path, share in shares.items())
+    return [Finding(check="search.importance", severity="note", claim=f"what the trials' validation {compared_by(race.metric)} after {plan.rungs[0].share:.1%} of a run depended on: {listing}",
                     evidence={"shares": shares, "trials": len(tried)})]  # fmt: skip
 
 
 def _against_default(race: SuccessiveHalving, winner: Trial, plan: SearchPlan) -> Finding:
     """The chosen values against the default, on the same rows at the last rung that both came to."""
     if winner.number == 0:
-        rivals = [(number, trial) for number, trial in race.standings if trial != 0]
-        number, rival = max(rivals, key=lambda key: (key[0], -race.standings[key].score))
-        ours, theirs = race.standings.get((number, 0)), race.standings[number, rival]
+        rivals = [(rung, trial) for rung, trial in race.standings if trial != 0]
+        rung, rival = max(rivals, key=lambda key: (key[0], -race.standings[key].score))
+        ours, theirs = race.standings.get((rung, 0)), race.standings[rung, rival]
         lead, error = gap(theirs, ours) if ours else (float("nan"), float("nan"))
         return Finding(check="search.default", severity="good", claim=f"the default was kept: no challenger is better than it beyond noise ({plan.trials - 1} tried)",
-                       evidence={"trial": 0, "nearest": rival, "lead_of_nearest": lead, "standard_error": error, "share": plan.rungs[number].share})  # fmt: skip
-    number = max(at for at, trial in race.standings if trial == 0)
-    ours, default = race.standings.get((number, winner.number)), race.standings[number, 0]
-    said = ", ".join(f"{path} {value}" for path, value in winner.values.items())
+                       evidence={"trial": 0, "nearest": rival, "lead_of_nearest": lead, "standard_error": error, "share": plan.rungs[rung].share})  # fmt: skip
+    rung = max(at for at, trial in race.standings if trial == 0)
+    ours, default = race.standings.get((rung, winner.number)), race.standings[rung, 0]
+    listing = ", ".join(f"{path} {value}" for path, value in winner.values.items())
     if ours is None or default.losses is None:
         return Finding(
             check="search.default",
             severity="good",
-            claim=f"trial {winner.number} was chosen ({said}); the default failed",
+            claim=f"trial {winner.number} was chosen ({listing}); the default failed",
             evidence={"trial": winner.number},
         )
     lead, error = gap(ours, default)
     sure = "" if not tied(ours, default, 1.96) else ", which may still be chance"
     return Finding(check="search.default", severity="good",
-                   claim=f"trial {winner.number} was chosen ({said}): after {plan.rungs[number].share:.0%} of a run its validation {compared_by(race.metric)} is {lead:.4f} better than the default's on the same rows, 95 % interval [{lead - 1.96 * error:.4f}, {lead + 1.96 * error:.4f}]{sure}",
-                   evidence={"trial": winner.number, "lead": lead, "standard_error": error, "share": plan.rungs[number].share})  # fmt: skip
+                   claim=f"trial {winner.number} was chosen ({listing}): after {plan.rungs[rung].share:.0%} of a run its validation {compared_by(race.metric)} is {lead:.4f} better than the default's on the same rows, 95 % interval [{lead - 1.96 * error:.4f}, {lead + 1.96 * error:.4f}]{sure}",
+                   evidence={"trial": winner.number, "lead": lead, "standard_error": error, "share": plan.rungs[rung].share})  # fmt: skip

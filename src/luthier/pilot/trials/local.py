@@ -93,10 +93,10 @@ class LocalTrial:
         """Train on to this share of the run, and look at the validation rows."""
         fit = self.training()
         fit.advance(max(1, round(share * fit.work.total)))
-        seen = fit.evaluator.latest_scores
-        if seen is None or fit.evaluator.evaluated != fit.done:
-            seen = score(fit.work.model, fit.work.objective, fit.work.validation, poll=self.context.signals.poll)
-        return contributions(seen, self.experiment.training.metric)
+        scores = fit.evaluator.latest_scores
+        if scores is None or fit.evaluator.evaluated != fit.done:
+            scores = score(fit.work.model, fit.work.objective, fit.work.validation, poll=self.context.signals.poll)
+        return contributions(scores, self.experiment.training.metric)
 
     def finish(self) -> Scored:
         """Train to the end.
@@ -111,18 +111,18 @@ class LocalTrial:
     def train_branch(self, share: float, shape: str = "linear") -> Scored:
         """Train a branch on whose rate falls to zero at this share of the run; the trial itself stays where the branch leaves it."""
         branch = self.branch(share, shape)
-        found = branch.finish()
+        result = branch.finish()
         if branch is not self:
             branch.suspend()
-        return found
+        return result
 
     def branch(self, share: float, shape: str = "linear") -> LocalTrial:
         """A run that has done what this trial has, and goes on to an end of its own; the trial itself where it has come to an end before."""
         name = f"{shape}-{share:.3f}"
         if name not in self.branches:
             left, values = decay_branch(self.experiment, len(self.context.examples("train")), share, shape)
-            place = self.pool.study.trial(self.trial.number, name)
-            if not place.events_named("forked"):
+            run = self.pool.study.trial(self.trial.number, name)
+            if not run.events_named("forked"):
                 fit = self.training()
                 fit.advance(left)
                 if fit.over or fit.work.cuts:  # a run that was cut has its one end
@@ -130,8 +130,8 @@ class LocalTrial:
                 fit.keep()
             self.branches[name] = LocalTrial(self.pool, self.trial, name, values)
             self.branches[name].limit = self.limit
-            if not place.events_named("forked"):
-                _fork(self.context.run, place, left)
+            if not run.events_named("forked"):
+                _fork(self.context.run, run, left)
         return self.branches[name]
 
     def suspend(self) -> None:
@@ -204,21 +204,21 @@ class TrialPool:
     def make_room(self, newcomer: LocalTrial) -> None:
         """Send the longest idle to the disk until another fits."""
         present = [runner for runner in self.in_memory if runner is not newcomer]
-        one = max((_memory_of(runner.fit) for runner in present if runner.fit is not None), default=0)
-        while present and one * (len(present) + 1) > self.room:
+        largest = max((_memory_of(runner.fit) for runner in present if runner.fit is not None), default=0)
+        while present and largest * (len(present) + 1) > self.room:
             present.pop(0).suspend()
 
     def context_of(self, experiment: Experiment, trial: Trial, end: str = "", values: Values | None = None) -> RunContext:
         """A way for the run of a trial or of an end of it; prepared rows are shared where its objective reads them in the same manner."""
-        place = self.study.trial(trial.number, end)
-        if not (place.folder / "experiment.yaml").exists():
-            place = Run.create(place.folder)
+        run = self.study.trial(trial.number, end)
+        if not (run.folder / "experiment.yaml").exists():
+            run = Run.create(run.folder)
             choices = [Choice(path, value, f"trial {trial.number}: {trial.by}") for path, value in trial.values.items()]
             choices += [Choice(path, value, f"an end of trial {trial.number}") for path, value in (values or {}).items()]
-            begin_run(place, experiment, self.context.dataset, choices, NullReporter(), budget=None, force=False)
+            begin_run(run, experiment, self.context.dataset, choices, NullReporter(), budget=None, force=False)
         same = experiment.objective == self.experiment.objective
         prepared = self.context.prepared if same else {}
-        return replace(self.context, run=place, objective=open_objective(experiment, self.context.tokenizer), prepared=prepared)
+        return replace(self.context, run=run, objective=open_objective(experiment, self.context.tokenizer), prepared=prepared)
 
 
 def _memory_of(fit: Fit) -> int:

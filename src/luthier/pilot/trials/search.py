@@ -48,11 +48,11 @@ def should_search(context: RunContext, experiment: Experiment) -> bool:
         context: of a run that is planned.
         experiment: as planned.
     """
-    place = context.run
-    if place.events_named("searching"):
+    run = context.run
+    if run.events_named("searching"):
         return True
-    created = place.events_named("created")[-1]
-    if created["stay"] is None or not created["budget"] or place.events_named("started") or place.events_named("cut_to_budget"):
+    created = run.events_named("created")[-1]
+    if created["stay"] is None or not created["budget"] or run.events_named("started") or run.events_named("cut_to_budget"):
         return False
     runs = min(MOST, _affordable_runs(context, created["budget"]))
     if runs < ENOUGH:
@@ -64,7 +64,7 @@ def should_search(context: RunContext, experiment: Experiment) -> bool:
     if trials < 2 or not space_for(experiment, trials, created["stay"])[0]:
         return False
     context.reporter.say(f"the budget is enough for a search: {plural(trials, 'trial')}; the one that wins is the final model")
-    SearchRequest(experiment.seed, created["stay"], runs).note(place)
+    SearchRequest(experiment.seed, created["stay"], runs).note(run)
     return True
 
 
@@ -79,16 +79,16 @@ def run_search(context: RunContext, experiment: Experiment) -> Study:
         Stopped: a signal came; the study can be resumed.
     """
     study, reporter = Study(context.run.folder), context.reporter
-    asked = SearchRequest.of(study)
-    assert asked is not None
-    plan = _plan_search(context, experiment, study, asked)
+    request = SearchRequest.of(study)
+    assert request is not None
+    plan = _plan_search(context, experiment, study, request)
     if plan.ends:
         experiment = with_stable_phase(experiment)
-    with _backend(asked, study, experiment) as backend:
+    with _backend(request, study, experiment) as backend:
         stable, metric = TrialPool(context, experiment, backend), experiment.training.metric
         late = lateness_check(context, study, plan)
         race = SuccessiveHalving(study, plan.space, plan.sampler, plan.seed, plan.rungs, stable.open_trial, context.clock, SearchProgress(reporter, context.clock, metric), plan.portfolio,
-                    asked.workers, RemoteProgress(study.folder, reporter, context.signals.poll), metric, late)  # fmt: skip
+                    request.workers, RemoteProgress(study.folder, reporter, context.signals.poll), metric, late)  # fmt: skip
         if not study.entries_named("won"):
             reporter.stage("search", f"{plural(plan.trials, 'trial')}, about {plan.runs:.2f} runs with the final model")
         with stable.suspend_when_stopped():
@@ -120,17 +120,19 @@ def run_search(context: RunContext, experiment: Experiment) -> Study:
 
 
 @contextlib.contextmanager
-def _backend(asked: SearchRequest, study: Study, experiment: Experiment) -> Iterator[Backend | None]:
+def _backend(request: SearchRequest, study: Study, experiment: Experiment) -> Iterator[Backend | None]:
     """Who computes the trials."""
-    if asked.workers == 1:
+    if request.workers == 1:
         yield None
         return
-    kind = backend_of(asked.backend)
-    made = kind("luthier.pilot.trials.worker:advance_trial", asked.workers, experiment.environment["threads"], study.folder / "workers")
+    kind = backend_of(request.backend)
+    backend = kind(
+        "luthier.pilot.trials.worker:advance_trial", request.workers, experiment.environment["threads"], study.folder / "workers"
+    )
     try:
-        yield made
+        yield backend
     finally:
-        made.close()
+        backend.close()
 
 
 def lateness_check(context: RunContext, study: Study, plan: SearchPlan) -> Callable[[float], bool]:
@@ -164,48 +166,48 @@ def _affordable_runs(context: RunContext, seconds: float) -> float:
     return left / max(forecast["seconds"] * COMES_AND_GOES, 1e-9)
 
 
-def _plan_search(context: RunContext, experiment: Experiment, study: Study, asked: SearchRequest) -> SearchPlan:
+def _plan_search(context: RunContext, experiment: Experiment, study: Study, request: SearchRequest) -> SearchPlan:
     """How many trials, over what, and where they are compared: written down before the first."""
     file = study.folder / "plan.yaml"
     if file.exists():
         return SearchPlan.load(file)
-    runs = asked.runs
+    runs = request.runs
     if runs is None:
-        runs = _affordable_runs(context, asked.seconds or 0.0)
+        runs = _affordable_runs(context, request.seconds or 0.0)
         if study.events_named("cut_to_budget") or runs < FEWEST:
             context.reporter.say(f"the budget is worth {max(runs, 0):.1f} runs: too little for a search; the default is trained")
             runs = 1.0
     warmup = float(value_at(experiment, "schedule.warmup"))
     steps = experiment.total_steps(len(context.examples("train")))
-    names = [path for text in asked.points for path in named_paths(text)]
-    ends = may_set_schedule(experiment, [*asked.fixed, *names, *(text.partition("=")[0].strip() for text in asked.space)], context.base)
-    trials = asked.trials or trials_within(runs, warmup, steps, ends)
-    fixed = [*asked.fixed, *(["training.batch_size"] if experiment.training.steps else [])]
-    depths = _depths_to_try(context, experiment, trials, [*fixed, *(text.partition("=")[0].strip() for text in asked.space)])
-    space, stay = space_for(experiment, trials, fixed, asked.space, names, depths, ends and trials > 1, context.base)
+    names = [path for text in request.points for path in named_paths(text)]
+    ends = may_set_schedule(experiment, [*request.fixed, *names, *(text.partition("=")[0].strip() for text in request.space)], context.base)
+    trials = request.trials or trials_within(runs, warmup, steps, ends)
+    fixed = [*request.fixed, *(["training.batch_size"] if experiment.training.steps else [])]
+    depths = _depths_to_try(context, experiment, trials, [*fixed, *(text.partition("=")[0].strip() for text in request.space)])
+    space, stay = space_for(experiment, trials, fixed, request.space, names, depths, ends and trials > 1, context.base)
     if not space:
         trials = 1
-    tried = [parse_point(text, space) for text in asked.points]
+    tried = [parse_point(text, space) for text in request.points]
     ends = ends and trials > 1
     rungs = rungs_for(trials, warmup, steps, ends)
-    falls = () if not ends else SHAPES if asked.trials or cost_of(rungs, len(SHAPES)) <= runs else SHAPES[:1]
-    made = SearchPlan(
+    falls = () if not ends else SHAPES if request.trials or cost_of(rungs, len(SHAPES)) <= runs else SHAPES[:1]
+    plan = SearchPlan(
         trials,
         rungs,
         space,
         stay,
-        asked.sampler,
-        asked.seed,
+        request.sampler,
+        request.seed,
         cost_of(rungs, max(1, len(falls))),
         tuple(tried[: trials - 1]),
         falls,
     )
-    write_file(file, made.yaml())
+    write_file(file, plan.yaml())
     for dimension in space if trials > 1 else ():
         context.reporter.say(f"  {dimension.as_text()}  ({dimension.why})")
     for path, why in stay.items() if trials > 1 else ():
         context.reporter.say(f"  {path} is not searched: {why}")
-    return made
+    return plan
 
 
 def _depths_to_try(context: RunContext, experiment: Experiment, trials: int, settled: Sequence[str]) -> Sequence[int]:
@@ -222,35 +224,35 @@ def _depths_to_try(context: RunContext, experiment: Experiment, trials: int, set
         return ()  # nothing pretrained, or nothing that one pass could tell
     if trials < least or value_at(experiment, "adaptation.kind") != "full" or any(path.startswith("adaptation.") for path in settled):
         return ()
-    found = compare_base(context.base, context.dataset, context.reporter)
-    context.run.write_json("similar.json", found.value())
-    worth = [blocks for blocks in (found.depth.blocks, *found.depth.others) if blocks]
+    similarity = compare_base(context.base, context.dataset, context.reporter)
+    context.run.write_json("similar.json", similarity.value())
+    worth = [blocks for blocks in (similarity.depth.blocks, *similarity.depth.others) if blocks]
     if worth:
-        context.reporter.say(f"  freezing {' or '.join(map(str, worth))} blocks may be tried: {found.depth.reason}")
+        context.reporter.say(f"  freezing {' or '.join(map(str, worth))} blocks may be tried: {similarity.depth.reason}")
     return worth
 
 
 def _finish_winner(study: Study, context: RunContext, trial: Trial, runner: LocalTrial, findings: Sequence[Finding]) -> None:
     """Train the winner to its end and take it through verdict, bundle and report: it is a run like any other."""
-    place = runner.context.run
+    run = runner.context.run
     experiment = runner.experiment
-    if place.verdict is None or not (place.folder / "bundle" / "luthier.json").exists():
+    if run.verdict is None or not (run.folder / "bundle" / "luthier.json").exists():
         if context.family.generates:
             write_samples(runner.context, runner.context.work(experiment), "before")
-        if not place.events_named("chosen"):
-            place.add_findings(*findings)
-            place.event("chosen", study=study.folder.name, trial=trial.number)
+        if not run.events_named("chosen"):
+            run.add_findings(*findings)
+            run.event("chosen", study=study.folder.name, trial=trial.number)
         fit = runner.training()
         runner.reporter.chosen = True
         best = fit.finish()
         closing = planned_closing(study)
-        if closing and not place.events_named("closing_planned"):
-            place.event("closing_planned", probe_rows=closing["probe_rows"], words_rows=closing["words_rows"])
+        if closing and not run.events_named("closing_planned"):
+            run.event("closing_planned", probe_rows=closing["probe_rows"], words_rows=closing["words_rows"])
         keep_to_time(runner.context, fit.work, time_limit(context), closing)
-        tell_cuts(place, context.reporter)
+        tell_cuts(run, context.reporter)
         judge_and_package(runner.context, experiment, fit.work, best)
-    shown = [f"{path} {value_at(experiment, path)}" for path in trial.values]
-    context.reporter.say(f"the model of trial {trial.number} ({', '.join(shown)}) is in {place.folder / 'bundle'}")
+    values = [f"{path} {value_at(experiment, path)}" for path in trial.values]
+    context.reporter.say(f"the model of trial {trial.number} ({', '.join(values)}) is in {run.folder / 'bundle'}")
 
 
 def _link_bundle(study: Study, runner: LocalTrial) -> None:

@@ -38,12 +38,12 @@ def advance_trial(question: dict[str, Any]) -> dict[str, Any]:
     """
     stable = open_pool(question["study"])
     runner = LocalTrial(stable, Trial(question["trial"], question["values"], ""))
-    place = runner.context.run
+    run = runner.context.run
     try:
-        with _owned(place):
+        with _owned(run):
             differs = environment_differences(runner.experiment.environment)
-            if differs and not place.events_named("inexact"):
-                place.event("inexact", differences=differs)
+            if differs and not run.events_named("inexact"):
+                run.event("inexact", differences=differs)
             score, losses = (runner.train_branch if question["ends"] else runner.advance)(question["share"])
             runner.suspend()
     except LuthierError as problem:
@@ -54,10 +54,10 @@ def advance_trial(question: dict[str, Any]) -> dict[str, Any]:
 @functools.lru_cache(1)
 def open_pool(study: str) -> TrialPool:
     """A study as one who only trains its trials sees it: its rows and its base are read once."""
-    place = Run.open(Path(study))
-    experiment = Experiment.load(place.folder / "experiment.yaml")
-    confirm_metric(place, experiment)
-    plan = place.folder / "plan.yaml"
+    run = Run.open(Path(study))
+    experiment = Experiment.load(run.folder / "experiment.yaml")
+    confirm_metric(run, experiment)
+    plan = run.folder / "plan.yaml"
     if plan.exists() and SearchPlan.load(plan).ends:
         experiment = with_stable_phase(experiment)
     configure_torch()
@@ -65,17 +65,17 @@ def open_pool(study: str) -> TrialPool:
     dataset = load_dataset(experiment.data, checks=())
     base = resolve(experiment.model.base) if experiment.model.base else None
     tokenizer = family_of(dataset.spec.task).load_processor(base, experiment.objective, dataset)
-    context = RunContext(place, dataset, NullReporter(), Clock(), Signals(), base, tokenizer, open_objective(experiment, tokenizer))
+    context = RunContext(run, dataset, NullReporter(), Clock(), Signals(), base, tokenizer, open_objective(experiment, tokenizer))
     return TrialPool(context, experiment)
 
 
 @contextlib.contextmanager
-def _owned(place: Run) -> Iterator[None]:
+def _owned(run: Run) -> Iterator[None]:
     """Be the trial's one writer; one whose coordinator was killed needs a moment to notice."""
     for turn in range(20):
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(place.owned())
+                stack.enter_context(run.owned())
             except RunError:
                 if turn == 19:
                     raise

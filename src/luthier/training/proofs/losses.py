@@ -50,7 +50,7 @@ def packed_is_alone(context: ProofInputs) -> Proof:
     rows, work = context.rows, context.work
     together = score(work.model, work.objective, rows, answers=0)
     single = [score(work.model, work.objective, [example], answers=0) for example in rows]
-    own, beside = np.concatenate([work.objective.of_each_row(each) for each in single]), work.objective.of_each_row(together)
+    own, beside = np.concatenate([work.objective.of_each_row(scores) for scores in single]), work.objective.of_each_row(together)
     off = np.abs(beside - own).max(1) / np.maximum(np.abs(own).max(1), 1e-2)
     worst = int(off.argmax())
     evidence = {"largest_relative_difference": float(off.max()), "allowed": context.close}
@@ -63,17 +63,17 @@ def packed_is_alone(context: ProofInputs) -> Proof:
             evidence=evidence | row_of(rows[worst]),
         )
     compared = False
-    for number, example in enumerate(rows[:3]):
+    for index, example in enumerate(rows[:3]):
         reference = work.objective.reference_loss(work.model, example)
         if reference is None:
             break
         compared, expected = True, float(reference)
-        apart = abs(expected - float(together.loss[number])) / max(abs(expected), 1e-2)
+        apart = abs(expected - float(together.loss[index])) / max(abs(expected), 1e-2)
         evidence["largest_relative_difference"] = max(evidence["largest_relative_difference"], apart)
         if not apart <= context.close:
             return Proof(
                 held=False,
-                claim=f"the loss of a row is {together.loss[number]:.5f}, and {expected:.5f} by transformers' own forward pass",
+                claim=f"the loss of a row is {together.loss[index]:.5f}, and {expected:.5f} by transformers' own forward pass",
                 evidence=evidence | row_of(example),
             )
     return Proof(
@@ -120,8 +120,8 @@ def _gradient(context: ProofInputs, parts: Sequence[Batch]) -> Tensor:
         loss = work.objective.loss(work.model, part)
         loss.total.backward()
         count += loss.count
-    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([(gradient.to_dense() if gradient.is_sparse else gradient).float().flatten() for gradient in found]) / count
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([(gradient.to_dense() if gradient.is_sparse else gradient).float().flatten() for gradient in gradients]) / count
     for parameter in parameters:
         parameter.grad = None
     return flat
@@ -133,13 +133,13 @@ def a_row_moves_only_itself(context: ProofInputs) -> Proof | None:
     if not work.model.packs:
         return None  # padded rows have a place of their own
     batch = context.batch(rows)
-    kept: list[Tensor] = []
+    outputs: list[Tensor] = []
     embedding = work.model.network.get_input_embeddings()
 
-    def keep(module: Any, given: Any, made: Tensor) -> Tensor:
-        made = made.detach().requires_grad_()
-        kept.append(made)
-        return made
+    def keep(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        output = output.detach().requires_grad_()
+        outputs.append(output)
+        return output
 
     handle = embedding.register_forward_hook(keep)
     own = slice(int(batch.lengths[0]), int(batch.lengths[:2].sum()))  # the second: it has a neighbour on either side
@@ -153,9 +153,9 @@ def a_row_moves_only_itself(context: ProofInputs) -> Proof | None:
         work.model.frozen_cache = kept_states
         for parameter in work.model.network.parameters():
             parameter.grad = None
-    if kept[0].grad is None:
+    if outputs[0].grad is None:
         return Proof(held=False, claim="no gradient reaches the tokens: nothing below the head could learn", evidence=row_of(rows[1]))
-    size = kept[0].grad.abs().reshape(-1, kept[0].shape[-1]).amax(1)
+    size = outputs[0].grad.abs().reshape(-1, outputs[0].shape[-1]).amax(1)
     mine = own if shared_prefix is None else shared_prefix.position[own]
     at_own = float(size[mine].max())
     size[mine] = 0
@@ -255,18 +255,18 @@ def _different(rows: Sequence[Example]) -> list[Example]:
 @contextlib.contextmanager
 def _without_dropout(model: Any) -> Iterator[None]:
     """All dropout probabilities at zero for the time of the context."""
-    kept = [(module, module.p) for module in model.modules() if isinstance(module, Dropout)]
+    probabilities = [(module, module.p) for module in model.modules() if isinstance(module, Dropout)]
     packed = getattr(model, "dropout", None)  # of the attention of packed rows; a network without it has none
     if packed is not None:
         model.dropout = 0.0
-    for module, _ in kept:
+    for module, _ in probabilities:
         module.p = 0.0
     try:
         yield
     finally:
         if packed is not None:
             model.dropout = packed
-        for module, probability in kept:
+        for module, probability in probabilities:
             module.p = probability
 
 
