@@ -38,7 +38,7 @@ class MaskedModel(PackedNetwork):
     def _top(self) -> list[nn.Module]:
         """What makes scores of hidden states, in its order."""
         network = self.network
-        for names in (("cls",), ("lm_head",), ("generator_predictions", "generator_lm_head")):
+        for names in (("cls",), ("lm_head",), ("generator_predictions", "generator_lm_head"), ("head", "decoder")):
             with contextlib.suppress(AttributeError):
                 return [getattr(network, name) for name in names]
         raise ModelError(f"{type(network).__name__} has no head for hidden tokens that is known here", "use a BERT- or RoBERTa-shaped base")

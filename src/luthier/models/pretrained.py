@@ -92,7 +92,7 @@ class PackedNetwork(nn.Module):
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks, first to last."""
         body = self.body
-        for path in ("layers", "encoder.layer", "transformer.layer"):
+        for path in ("layers", "h", "encoder.layer", "transformer.layer"):
             with contextlib.suppress(AttributeError):
                 return cast(nn.ModuleList, body.get_submodule(path))
         raise ModelError(f"the blocks of {type(body).__name__} were not found", "use another base")
@@ -257,6 +257,8 @@ class Classifier(PackedNetwork):
             return network.score(rows)
         if family in (*ROBERTAS, "electra", "mpnet"):
             return network.classifier(rows[:, None])
+        if family == "modernbert":
+            return network.classifier(network.drop(network.head(rows)))
         if family == "distilbert":
             rows = network.pre_classifier(rows).relu()
         elif self.pooling == "cls":
@@ -266,7 +268,7 @@ class Classifier(PackedNetwork):
     @property
     def head(self) -> list[nn.Module]:
         """The modules that are new: they are not part of the pretrained body."""
-        names = ("classifier", "pre_classifier", "score")
+        names = ("classifier", "pre_classifier", "score", "head")
         found = [getattr(self.network, name) for name in names if hasattr(self.network, name)]
         pooler = _pooler(self.network)
         return found + ([pooler] if pooler is not None and self.pooling == "cls" else [])
@@ -376,6 +378,8 @@ def load_classifier(
         network.score.weight.data.mul_(QUIET)
     if network.config.pad_token_id is None:
         network.config.pad_token_id = 0
+    if hasattr(network.config, "classifier_pooling"):
+        network.config.classifier_pooling = pooling  # so that the bundle is read as it was trained
     return Classifier(network, dropout, pooling)
 
 
