@@ -35,7 +35,9 @@ def test_views_are_means_and_last_tokens_of_transformers_hidden_states(bases: An
     found = base_views(model, batch_of(tokens))
     plain = AutoModel.from_pretrained(base.folder).eval()
     last: list[torch.Tensor] = []  # transformers puts a decoder's final norm into its last hidden state
-    plain.get_submodule(BLOCKS.get(family, "layers" if family in DECODERS else "encoder.layer"))[-1].register_forward_hook(lambda block, given, said: last.append(said[0] if isinstance(said, tuple) else said))
+    plain.get_submodule(BLOCKS.get(family, "layers" if family in DECODERS else "encoder.layer"))[-1].register_forward_hook(
+        lambda block, given, said: last.append(said[0] if isinstance(said, tuple) else said)
+    )
     for row, ids in enumerate(tokens):
         with torch.no_grad():
             places = {"position_ids": model.first_position + torch.arange(len(ids))[None]} if model.first_position else {}

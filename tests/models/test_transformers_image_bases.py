@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -55,6 +53,8 @@ def make_base(folder: Path, family: str) -> Base:
         for name, tensor in network.state_dict().items():
             if tensor.is_floating_point():
                 tensor.add_(torch.rand_like(tensor) * 0.2 if "running_var" in name else torch.randn_like(tensor) * 0.1)
+                if family == "efficientnet" and tensor.ndim == 1 and name.endswith("weight"):
+                    tensor.add_(1.0)  # transformers begins its batch norms near 0, so that nothing comes through
     network.save_pretrained(folder)
     Preprocessing(SIDE, 3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.2)).save_pretrained(folder)
     return resolve(str(folder))
@@ -89,7 +89,7 @@ def test_the_logits_are_those_of_transformers(bases: Any, family: str) -> None:
     assert float(expected.std()) > 1e-3
     assert torch.allclose(said, expected, atol=1e-5)
     assert base.blocks == len(ours.blocks)
-    assert base.width in (ours.network.classifier.in_features, 32) if family in ("vit", "dinov2", "efficientnet") else True
+    assert base.width == (320 if family == "efficientnet" else 32 if family in ("vit", "dinov2") else 24)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -141,9 +141,17 @@ def test_what_is_frozen_stays_and_what_lies_above_moves(bases: Any, family: str,
     network(pixels(6, SIDE)).square().sum().backward()
     torch.optim.SGD([each for each in network.parameters() if each.grad is not None], lr=0.1).step()
     moved = {name for name, tensor in network.network.state_dict().items() if not torch.equal(tensor, before[name])}
-    above = {id(each) for block in list(network.blocks)[len(network.blocks) if whole else 2 :] for each in block.state_dict(keep_vars=True).values()}
+    above = {
+        id(each)
+        for block in list(network.blocks)[len(network.blocks) if whole else 2 :]
+        for each in block.state_dict(keep_vars=True).values()
+    }
     norms = {name for name in before if name.startswith(f"{family}.layernorm.")}
-    expected = {name for name, tensor in network.network.state_dict(keep_vars=True).items() if id(tensor) in above or name in norms or name.startswith("classifier")}
+    expected = {
+        name
+        for name, tensor in network.network.state_dict(keep_vars=True).items()
+        if id(tensor) in above or name in norms or name.startswith("classifier")
+    }
     assert moved <= expected
     assert {name for name in expected if name.startswith("classifier") or name in norms} <= moved
     assert whole or moved - norms - {name for name in moved if name.startswith("classifier")}
@@ -156,12 +164,12 @@ def test_the_probe_reads_the_means_of_transformers_hidden_states(bases: Any, fam
     base, batch = bases(family), pixels(3, SIDE)
     network = load(base)
     found = layer_means(network, batch)  # type: ignore[arg-type]
-    if family == "efficientnet":
-        assert found.shape[2] == sum(int(stage[-1].projection.project_conv.out_channels) for stage in network._mobile_stages()[:0]) + found.shape[2]
-        return
     plain = plain_network(base).eval()
     with torch.no_grad():
-        states = plain(pixel_values=network.normalised_pixels(batch), output_hidden_states=True).hidden_states
+        said = plain.base_model(pixel_values=network.normalised_pixels(batch), output_hidden_states=True)
+    states = said.hidden_states
+    if family == "efficientnet":  # its hidden states are those of blocks: 2, 3 and 3 a stage
+        states = (states[0], states[2], states[5], said.last_hidden_state)
     wanted = [state.mean((2, 3)) if state.ndim == 4 else state.mean(1) for state in (states[2], states[3])]
     assert torch.allclose(found[:, 0], torch.cat(wanted, 1), atol=1e-5)
 
@@ -175,7 +183,12 @@ def test_adapters_stand_beside_linear_layers_and_are_refused_where_there_are_non
         return
     Lora(rank=2).attach(network)
     network(pixels(2, SIDE)).sum().backward()
-    assert any("lora" in name.lower() or "up" in name or "down" in name for name, each in network.named_parameters() if each.grad is not None)
+    moved = {name.rpartition(".")[2] for name, each in network.network.named_parameters() if each.grad is not None}
+    assert {"lora_A", "lora_B", "weight", "bias"} == moved
+    assert {name for name, each in network.network.named_parameters() if each.requires_grad and "lora" not in name} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
 
 
 def test_squares_that_a_network_cannot_read_are_refused_with_those_it_can(bases: Any) -> None:
@@ -186,20 +199,18 @@ def test_squares_that_a_network_cannot_read_are_refused_with_those_it_can(bases:
         vision.load_network(bases("convnext"), ["a", "b"], 3, 0.0, 0, 8)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ("convnext", "efficientnet", "vit", "dinov2"))
 def test_a_bundle_is_read_by_transformers_and_exported(bases: Any, tmp_path: Path, family: str) -> None:
     base = bases(family)
     shapes = write_shapes(tmp_path, count=90)
     changes = ["training.steps=4", "training.batch_size=16", "training.ships=trained", "adaptation.kind=freeze", "adaptation.depth=1"]
     run = luthier.run(shapes, base=str(base.folder), set=changes, force=True, out=tmp_path / "run")
     assert not [proof["name"] for proof in run.json("proofs.json")["proofs"] if proof["held"] is False]
-    assert json.loads((run.folder / "experiment.yaml").read_text() if False else "{}") == {}
     images = sorted(shapes.rglob("*.png"))[:6]
     ours = luthier.predict(run.folder, [str(image) for image in images])
     theirs = pipeline("image-classification", str(run.folder / "bundle"))([str(image) for image in images])
     for mine, other in zip(ours, theirs, strict=True):
         assert mine["probabilities"] == pytest.approx({one["label"]: one["score"] for one in other}, abs=2e-3)
     for form in ("safetensors", "onnx"):
-        said = luthier.export(run.folder, to=form, out=tmp_path / form)
-        assert said
-    assert np.isfinite([max(row["probabilities"].values()) for row in ours]).all()
+        luthier.export(run.folder, to=form, out=tmp_path / form)  # it compares with the trainer, stage by stage, and refuses what differs
+        assert (tmp_path / form / "config.json").is_file()

@@ -161,4 +161,4 @@ def _final_norms(model: TrainableModel) -> list[nn.Module]:
     modules = list(model.network.named_modules())
     inside = {id(module) for block in model.blocks for module in block.modules()}
     last = max((place for place, (_, module) in enumerate(modules) if id(module) in inside), default=-1)
-    return [module for name, module in modules[last + 1 :] if name.endswith(FINAL_NORMS) and ".layers." not in name]
+    return [module for name, module in modules[last + 1 :] if f".{name}".endswith(FINAL_NORMS) and ".layers." not in name]

@@ -10,7 +10,9 @@ from typing import Any
 
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "modernbert", "ernie", "mpnet", "deberta-v2")
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma3_text", "smollm3", "phi3", "olmo2", "gpt2", "gpt_neox")
-VISION = ("resnet", "regnet", "convnext", "convnextv2", "efficientnet", "vit", "dinov2", "efficientnet_lite", "cifar_resnet")
+OWN_VISION = ("efficientnet_lite", "cifar_resnet")
+"""They read images, by networks that transformers does not have."""
+VISION = ("resnet", "regnet", "convnext", "convnextv2", "efficientnet", "vit", "dinov2", *OWN_VISION)
 """They read images."""
 VECTORS = ("word_vectors",)
 """Tables of words, as word2vec and glove runs write them."""
@@ -84,6 +86,8 @@ def what_can_be_loaded(family: str) -> str:
     """
     close = difflib.get_close_matches(family, KNOWN, n=1, cutoff=0.6)
     kinds = {"read texts": ENCODERS, "write texts": DECODERS, "translate": TRANSLATORS, "read images": VISION}
-    return (f"did you mean {close[0]!r}? " if close else "") + "these can: " + "; ".join(
-        f"to {does}: {', '.join(names)}" for does, names in kinds.items()
+    return (
+        (f"did you mean {close[0]!r}? " if close else "")
+        + "these can: "
+        + "; ".join(f"to {does}: {', '.join(names)}" for does, names in kinds.items())
     )

@@ -16,7 +16,7 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 from transformers.utils import logging
 
 from luthier.core.errors import ModelError
-from luthier.models.base import ONE_SIDE
+from luthier.models.base import ONE_SIDE, OWN_VISION
 from luthier.models.cifar_resnet import CifarResNet
 from luthier.models.dropout import attach
 from luthier.models.efficientnet_lite import EfficientNetLite
@@ -111,14 +111,14 @@ class ImageNetwork(ConvolutionModel):
     @property
     def body(self) -> Any:
         """The network without its head; of those that transformers does not have, all of it."""
-        return self.network if self.family in OURS else self.network.base_model
+        return self.network if self.family in OWN_VISION else self.network.base_model
 
     @property
     def blocks(self) -> nn.ModuleList:
         """The stages, first to last; of a network of attention its blocks."""
         if self.family == "efficientnet":
             return nn.ModuleList([nn.ModuleList(stage) for stage in self._mobile_stages()])
-        return self.body.stages if self.family in OURS else self.body.get_submodule(BLOCKS.get(self.family, "encoder.stages"))
+        return self.body.stages if self.family in OWN_VISION else self.body.get_submodule(BLOCKS.get(self.family, "encoder.stages"))
 
     def _mobile_stages(self) -> list[list[nn.Module]]:
         """The blocks of EfficientNet by the stage they are in; the convolution on top is part of the last one."""
@@ -167,7 +167,7 @@ class ImageNetwork(ConvolutionModel):
 
     def _pooled(self, pixels: Tensor) -> Tensor:
         """What the head reads, # (examples, width)"""
-        if self.family in OURS:
+        if self.family in OWN_VISION:
             return self.network.stage_maps(pixels)[-1].mean((2, 3))
         told = self.body(pixels)
         if self.family == "dinov2":

@@ -243,7 +243,7 @@ def _write_decoder(graph: Any, folder: Path) -> None:
     import torch
 
     config = graph.network.config
-    heads = config.num_key_value_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kinds = [f"{layer}.{what}" for layer in range(config.num_hidden_layers) for what in ("key", "value")]
     past, present = [f"past_key_values.{kind}" for kind in kinds], [f"present.{kind}" for kind in kinds]
