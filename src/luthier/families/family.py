@@ -153,6 +153,16 @@ class Family(ABC):
             metric: that the person asked for, or "auto".
         """
 
+    def fit_budget(self, choices: list[Choice], dataset: Dataset, seconds: float) -> list[Choice]:
+        """The defaults of a network from scratch, made smaller where a time budget would not carry them; nothing is measured yet.
+
+        Args:
+            choices: as `defaults` gives them.
+            dataset: the rows.
+            seconds: for everything.
+        """
+        return choices
+
     @abstractmethod
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """The learning rate to start from with an adaptation, and where it comes from."""
