@@ -154,13 +154,7 @@ class Family(ABC):
         """
 
     def fit_budget(self, choices: list[Choice], dataset: Dataset, seconds: float) -> list[Choice]:
-        """The defaults of a network from scratch, made smaller where a time budget would not carry them; nothing is measured yet.
-
-        Args:
-            choices: as `defaults` gives them.
-            dataset: the rows.
-            seconds: for everything.
-        """
+        """What `defaults` gives of a network from scratch, smaller where so many seconds for everything would not carry it."""
         return choices
 
     @abstractmethod

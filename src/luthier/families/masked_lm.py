@@ -41,7 +41,7 @@ A_TOKEN, PIECE = 4, 128
 """Characters of a token, about, and tokens of a piece."""
 FEWEST_BLOCKS = 2
 """Of a network from scratch, unless somebody sets one."""
-OPERATIONS, SHARE = 3e10, 0.5
+OPERATIONS, SHARE = 1e10, 0.5
 """Multiplications and additions in a second of a core that other programs use too, and of a budget the share that training gets, about."""
 COUNTED = 4_000_000
 """Tokens that are counted at most for the frequencies of words."""

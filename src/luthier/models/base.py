@@ -21,6 +21,10 @@ TRANSLATORS = ("marian", "pegasus", "bart", "t5", "mt5")
 PADDED = ("mpnet", "deberta-v2")
 """Families whose attention has no way in for packed rows."""
 
+ROBERTAS = ("roberta", "xlm-roberta", "camembert")
+"""Families that count positions from behind the padding token's number."""
+USUAL = ("llama",)
+"""Families of decoders on which a new head begins with the weights that transformers gives it; SmolLM2 was measured so."""
 COMPILED = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose networks can train in compiled passes (`models.fused`)."""
 KINDS = {"encoder": ENCODERS, "encoder-decoder": TRANSLATORS, "image": VISION, "vectors": VECTORS}

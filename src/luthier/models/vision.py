@@ -106,7 +106,7 @@ class ImageNetwork(ConvolutionModel):
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = momentum
             if isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = 0.0  # it would be drawn from torch's own generator
+                cast(Any, module).attention_dropout = 0.0  # it would be drawn from torch's own generator
 
     @property
     def body(self) -> Any:

@@ -50,6 +50,8 @@ class OnnxFolder:
         found = []
         if gives == "number":
             found.append(f"the scale of the number (use.py does): multiply by {objective['spread']:g} and add {objective['mean']:g}")
+        if gives == "gaps":
+            found.append(f"the pieces in which texts longer than {objective['max_length']} tokens are read: cut them before")
         if gives == "tags":
             found.append(f"the windows in which texts longer than {objective['max_length']} tokens are read: cut them before")
         if gives == "picture":
