@@ -209,7 +209,7 @@ def test_a_bundle_is_read_by_transformers_and_exported(bases: Any, tmp_path: Pat
     images = sorted(shapes.rglob("*.png"))[:6]
     ours = luthier.predict(run.folder, [str(image) for image in images])
     theirs = pipeline("image-classification", str(run.folder / "bundle"))([str(image) for image in images])
-    for mine, other in zip(ours, theirs, strict=True):
+    for mine, other in zip(ours, list[Any](theirs), strict=True):
         assert mine["probabilities"] == pytest.approx({one["label"]: one["score"] for one in other}, abs=2e-3)
     for form in ("safetensors", "onnx"):
         luthier.export(run.folder, to=form, out=tmp_path / form)  # it compares with the trainer, stage by stage, and refuses what differs

@@ -59,7 +59,7 @@ def test_hidden_tokens_and_labels_of_tokens_are_scored_as_transformers_does(base
     base, batch = bases(family), batch_of(LENGTHS, 200)
     masked, tagged = load_masked(base, 0.0, 1).eval(), load_token_classifier(base, ["a", "b"], 0.0, 1).eval()
     for ours, kind in ((masked, AutoModelForMaskedLM), (tagged, AutoModelForTokenClassification)):
-        plain = kind.from_pretrained(base.folder, attn_implementation="eager").eval()
+        plain: Any = kind.from_pretrained(base.folder, attn_implementation="eager").eval()
         plain.load_state_dict(ours.network.state_dict())
         with torch.no_grad():
             said = ours.guess(ours.hidden(batch)) if ours is masked else ours(batch)
@@ -110,7 +110,7 @@ def test_a_run_ships_what_transformers_reads_alike(bases: Any, tmp_path: Path, f
     assert not [proof["name"] for proof in run.json("proofs.json")["proofs"] if proof["held"] is False]
     texts = ["the phone number 3 was good", "bad"]
     theirs = pipeline("text-classification", model=str(run.folder / "bundle"), top_k=None)(texts)
-    for mine, other in zip(luthier.predict(run.folder, texts), theirs, strict=True):
+    for mine, other in zip(luthier.predict(run.folder, texts), list[Any](theirs), strict=True):
         assert mine["probabilities"] == pytest.approx({one["label"]: one["score"] for one in other}, abs=1e-5)
     luthier.export(run.folder, to="safetensors", out=tmp_path / "safetensors")
 
@@ -118,7 +118,8 @@ def test_a_run_ships_what_transformers_reads_alike(bases: Any, tmp_path: Path, f
 @pytest.mark.parametrize("family", WRITERS)
 def test_what_writes_text_writes_what_transformers_writes(bases: Any, family: str) -> None:
     base = bases(family)
-    model, plain = load_generator(base, 0.0).eval(), AutoModelForCausalLM.from_pretrained(base.folder).eval()
+    model = load_generator(base, 0.0).eval()
+    plain: Any = AutoModelForCausalLM.from_pretrained(base.folder).eval()
     ids = torch.arange(5, 15)[None]
     with torch.no_grad(), model.for_generation() as network:
         ours, theirs = (each.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0) for each in (network, plain))
