@@ -57,7 +57,8 @@ def test_two_steps_equal_a_plain_loop(bases: Any, records: Any, family: str, poo
 @pytest.mark.parametrize("family", READERS)
 def test_hidden_tokens_and_labels_of_tokens_are_scored_as_transformers_does(bases: Any, family: str) -> None:
     base, batch = bases(family), batch_of(LENGTHS, 200)
-    masked, tagged = load_masked(base, 0.0, 1).eval(), load_token_classifier(base, ["a", "b"], 0.0, 1).eval()
+    masked: Any = load_masked(base, 0.0, 1).eval()
+    tagged: Any = load_token_classifier(base, ["a", "b"], 0.0, 1).eval()
     for ours, kind in ((masked, AutoModelForMaskedLM), (tagged, AutoModelForTokenClassification)):
         plain: Any = kind.from_pretrained(base.folder, attn_implementation="eager").eval()
         plain.load_state_dict(ours.network.state_dict())
