@@ -114,6 +114,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "camembert": SMALL_ENCODER | {"type_vocab_size": 1, "max_position_embeddings": 134},
     "electra": SMALL_ENCODER | {"embedding_size": 32},
     "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 128},
+    "modernbert": SMALL_ENCODER | {"local_attention": 6, "global_attn_every_n_layers": 3, "cls_token_id": 3, "sep_token_id": 4},
+    "ernie": SMALL_ENCODER | {"type_vocab_size": 2},
     "mpnet": SMALL_ENCODER | {"max_position_embeddings": 134, "relative_attention_num_buckets": 32},
     "deberta-v2": SMALL_ENCODER
     | {
@@ -133,10 +135,14 @@ SIZES: dict[str, dict[str, Any]] = {
     | {"head_dim": 8, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     "smollm3": SMALL_DECODER | {"no_rope_layer_interval": 2},
     "phi3": SMALL_DECODER | {"sliding_window": None},
+    "gemma": SMALL_DECODER | {"head_dim": 8},
+    "olmo2": SMALL_DECODER,
+    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 48, "n_positions": 256},
+    "gpt_neox": SMALL | {"max_position_embeddings": 256},
 }
-ENCODERS = ("bert", "roberta", "camembert", "electra", "distilbert")
+ENCODERS = ("bert", "roberta", "camembert", "electra", "distilbert", "modernbert", "ernie")
 PADDED = ("mpnet", "deberta-v2")
-DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3", "phi3")
+DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3", "phi3", "gemma", "olmo2", "gpt2", "gpt_neox")
 
 
 def make_base(folder: Path, family: str) -> Base:

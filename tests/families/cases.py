@@ -181,7 +181,7 @@ CASES: dict[str, Case] = {
         "scratch",
         ["the phone was [MASK]"],
         {"task": "masked_lm"},
-        ("objective.vocabulary=400", "objective.layers=2", "objective.width=32"),
+        ("objective.vocabulary=400", "objective.depth=2", "objective.width=32"),
     ),
     "word2vec": Case(
         lambda folder: write_lines(folder, [{"text": row["text"]} for row in texts()]),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import luthier
-from luthier.core.errors import DataError, ExperimentError
+from luthier.core.errors import DataError, ExperimentError, ModelError
 from luthier.core.types import HELD_OUT, Record
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
@@ -148,7 +148,7 @@ def test_a_base_without_a_mask_token_is_refused_with_what_to_do(bases, tmp_path:
 def test_a_bundle_goes_on_is_a_base_for_a_classifier_and_says_where_a_gap_is_missing(tmp_path: Path) -> None:
     table = [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(240))]
     file = written(tmp_path, table)
-    small = ["objective.vocabulary=400", "objective.layers=2", "objective.width=64", "training.epochs=3", "optimizer.lr=0.003"]
+    small = ["objective.vocabulary=400", "objective.depth=2", "objective.width=64", "training.epochs=3", "optimizer.lr=0.003"]
     first = luthier.run(file, task="masked_lm", base="scratch", out=tmp_path / "first", set=small, force=True)
     assert first.verdict is not None and first.verdict["base"] is None
     with pytest.raises(DataError, match="row 1 has no gap"):
@@ -163,3 +163,79 @@ def test_a_bundle_goes_on_is_a_base_for_a_classifier_and_says_where_a_gap_is_mis
         file, base=str(first.folder), out=tmp_path / "classes", set=["training.epochs=4", "optimizer.lr=0.003", "training.ships=trained"]
     )
     assert classes.verdict is not None and classes.verdict["test"]["value"] > 0.8
+
+
+def test_a_long_text_is_learned_in_pieces_that_hold_each_of_its_tokens_once(tokenizer) -> None:
+    at_work = objective(tokenizer, max_length=16)
+    long, short = " ".join(TEXTS), TEXTS[0]
+    found = examples(at_work, [short, long, short])
+    assert [example.facts["document"] for example in found] == [0, *[1] * (len(found) - 2), 2]
+    pieces = found[1:-1]
+    whole = tokenizer(long, add_special_tokens=False)["input_ids"]
+    assert [token for piece in pieces for token in piece.tokens[1:-1]] == whole
+    assert {(piece.tokens[0], piece.tokens[-1]) for piece in pieces} == {(tokenizer.cls_token_id, tokenizer.sep_token_id)}
+    assert "".join(piece.facts["text"] for piece in pieces).replace(" ", "") == long.replace(" ", "")
+    assert [piece.facts["at"] for piece in pieces] == np.cumsum([0, *(piece.size for piece in pieces[:-1])]).tolist()
+    assert found[0].facts["text"] == short and found[-1].index == len(found) - 1
+    scores = at_work.score(make_masked(400, 1, 32, 0.0, 1).eval(), at_work.collate(found[:5], 0, HELD_OUT))
+    assert scores.groups is not None and scores.groups.tolist() == [0, 1, 1, 1, 1]
+
+
+def test_texts_that_fit_hide_the_same_tokens_whatever_pieces_there_could_be(tokenizer) -> None:
+    one, other = (objective(tokenizer, max_length=length) for length in (64, 128))
+    assert torch.equal(one.collate(examples(one)[:6], 1, 3).flat["hidden"], other.collate(examples(other)[:6], 1, 3).flat["hidden"])
+
+
+def test_a_budget_makes_the_network_smaller_that_suits_the_text(tmp_path: Path) -> None:
+    from luthier.core.interfaces import NullReporter
+    from luthier.pilot.stages.options import choose_experiment
+    from luthier.studies.space import value_at
+
+    dataset = load_dataset(Data(path=str(corpus(tmp_path, 40)), task="masked_lm"))
+    dataset.records["train"] = [Record(number, {"text": "word " * 20_000}) for number in range(200)]
+    depths = [
+        value_at(choose_experiment(dataset, "scratch", (), 1, NullReporter(), seconds)[0], "objective.depth")
+        for seconds in (None, 1e6, 12_000.0, 30.0)
+    ]
+    assert depths[0] == depths[1] == 4
+    assert depths[1] > depths[2] > depths[3] == 2
+
+
+def test_experiments_that_say_layers_are_still_read() -> None:
+    old = MaskedLm.model_validate({"kind": "masked_lm", "layers": 3, "width": 128})
+    assert (old.depth, old.wide) == (3, 128)
+    assert MaskedLm(depth=12).wide == 768  # BERT's own size
+
+
+def corpus(folder: Path, documents: int) -> Path:
+    """Files of text, each some hundred words."""
+    place = folder / "texts"
+    place.mkdir()
+    for number in range(documents):
+        said = [f"{row['text']} {number * 7 + place_of} times" for place_of, row in enumerate(rows(4000 // documents))]
+        (place / f"{number:03}.txt").write_text("\n".join(said) + "\n")
+    return place
+
+
+@pytest.mark.parametrize("documents", [3, 40])
+def test_a_folder_of_texts_is_learned_from_whole_files_or_from_passages_of_a_few(tmp_path: Path, documents: int) -> None:
+    found = load_dataset(Data(path=str(corpus(tmp_path, documents)), task="masked_lm"))
+    assert found.spec.format == "passages"
+    assert (found.spec.time == "position") == (documents == 3)
+    assert found.records["test"]
+
+
+def test_a_folder_makes_a_network_whose_size_follows_the_text_and_which_a_classifier_begins_from(tmp_path: Path) -> None:
+    small = ["objective.vocabulary=400", "objective.max_length=32", "training.epochs=1", "optimizer.lr=0.003"]
+    first = luthier.run(corpus(tmp_path, 40), task="masked_lm", base="scratch", out=tmp_path / "first", set=small, force=True)
+    config = json.loads((first.folder / "bundle" / "config.json").read_text())
+    assert (config["model_type"], config["num_hidden_layers"], config["hidden_size"], config["num_attention_heads"]) == ("bert", 2, 128, 2)
+    labelled = written(tmp_path, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(120))])
+    second = luthier.run(labelled, base=str(first.folder), out=tmp_path / "second", set=["training.epochs=1"], force=True)
+    assert second.verdict is not None
+    luthier.export(first.folder, to="safetensors", out=tmp_path / "exported")  # of long texts the first piece is read alike
+    with pytest.raises(ModelError, match="knows 512 positions") as problem:
+        luthier.run(
+            tmp_path / "texts", task="masked_lm", base="scratch", out=tmp_path / "third", set=["objective.max_length=600"], force=True
+        )
+    assert "--set objective.max_length=512" in problem.value.remedy

@@ -17,6 +17,9 @@ from tests.models.test_frozen_cache import frozen
 TEXTS = [sentence(number) for number in range(5)] + ["short", "one that is a little longer than the others " * 3]
 
 
+BLOCKS = {"distilbert": "transformer.layer", "modernbert": "layers", "gpt2": "h"}
+
+
 def batch_of(tokens: list[list[int]]) -> Batch:
     flat = {"tokens": torch.tensor([token for row in tokens for token in row])}
     return Batch(index=torch.arange(len(tokens)), lengths=torch.tensor([len(row) for row in tokens]), flat=flat, each={})
@@ -32,9 +35,9 @@ def test_views_are_means_and_last_tokens_of_transformers_hidden_states(bases: An
     found = base_views(model, batch_of(tokens))
     plain = AutoModel.from_pretrained(base.folder).eval()
     last: list[torch.Tensor] = []  # transformers puts a decoder's final norm into its last hidden state
-    plain.get_submodule("layers" if family in DECODERS else ("transformer.layer" if family == "distilbert" else "encoder.layer"))[
-        -1
-    ].register_forward_hook(lambda block, given, said: last.append(said[0] if isinstance(said, tuple) else said))
+    plain.get_submodule(BLOCKS.get(family, "layers" if family in DECODERS else "encoder.layer"))[-1].register_forward_hook(
+        lambda block, given, said: last.append(said[0] if isinstance(said, tuple) else said)
+    )
     for row, ids in enumerate(tokens):
         with torch.no_grad():
             places = {"position_ids": model.first_position + torch.arange(len(ids))[None]} if model.first_position else {}

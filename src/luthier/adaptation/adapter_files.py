@@ -13,14 +13,14 @@ from luthier.adaptation.lora import Lora
 from luthier.adaptation.lora_layer import LoraLinear
 
 
-def save_adapter(network: nn.Module, spec: Lora, base: str, task: str, head: list[str], folder: Path) -> None:
+def save_adapter(network: nn.Module, spec: Lora, base: str, task: str | None, head: list[str], folder: Path) -> None:
     """Write the adapters as PEFT reads them.
 
     Args:
         network: with `LoraLinear` layers.
         spec: rank, alpha and dropout.
         base: the base's name, for PEFT's configuration.
-        task: PEFT's task type, SEQ_CLS or CAUSAL_LM.
+        task: PEFT's task type, such as SEQ_CLS; None where it has none, as for images.
         head: dotted names of modules trained whole, written beside the adapters.
         folder: made when it is not there.
     """

@@ -125,8 +125,11 @@ def freeze_below(model: TrainableModel, depth: int) -> None:
         own = list(module.parameters())
         if own and not any(parameter.requires_grad for parameter in own):
             module.eval()
+    first = next(iter(model.blocks))
+    below = True
     for name, module in model.network.named_modules():
-        if name.endswith("embeddings"):
+        below = below and module is not first
+        if name.endswith("embeddings") or (below and not any(True for _ in module.parameters())):  # dropout before the first block
             module.eval()
     keep_statistics(model, (*list(model.blocks)[depth:], *_final_norms(model)))
 
@@ -149,9 +152,13 @@ def keep_statistics(model: TrainableModel, moving: Sequence[nn.Module] = ()) -> 
             module.eval()
 
 
+FINAL_NORMS = (".norm", ".final_layernorm", ".layernorm", ".final_norm", ".final_layer_norm", ".ln_f")
+"""How transformers calls the norm behind the last block."""
+
+
 def _final_norms(model: TrainableModel) -> list[nn.Module]:
     """The norm between the last block and the head: outside of the blocks, and registered behind them."""
     modules = list(model.network.named_modules())
     inside = {id(module) for block in model.blocks for module in block.modules()}
     last = max((index for index, (_, module) in enumerate(modules) if id(module) in inside), default=-1)
-    return [module for name, module in modules[last + 1 :] if name.endswith((".norm", ".final_layernorm")) and ".layers." not in name]
+    return [module for name, module in modules[last + 1 :] if f".{name}".endswith(FINAL_NORMS) and ".layers." not in name]

@@ -155,6 +155,10 @@ class Family(ABC):
             metric: that the person asked for, or "auto".
         """
 
+    def fit_budget(self, choices: list[Choice], dataset: Dataset, seconds: float) -> list[Choice]:
+        """What `defaults` gives of a network from scratch, smaller where so many seconds for everything would not carry it."""
+        return choices
+
     @abstractmethod
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """The learning rate to start from with an adaptation, and where it comes from."""

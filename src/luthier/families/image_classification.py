@@ -103,7 +103,7 @@ class ImageClassification(ImageFamily, ClassFamily):
         from luthier.models import vision
 
         if base is not None:
-            return vision.load_network(base, spec.labels, spec.channels, model.dropout, seed)
+            return vision.load_network(base, spec.labels, spec.channels, model.dropout, seed, spec.side)
         return vision.new_network(spec.labels, spec.channels, spec.side, spec.width, spec.depth, model.dropout, seed)
 
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:

@@ -21,6 +21,7 @@ from luthier.data.sources.images import ENDINGS, KEPT, images_of
 from luthier.data.spec import Data
 from luthier.families import text_defaults
 from luthier.families.family import Choice, Family
+from luthier.models.base import ONE_SIDE
 from luthier.models.preprocessing import Preprocessing, read_preprocessing
 from luthier.objectives.squares import place_of
 
@@ -116,7 +117,8 @@ def squares_of_base(dataset: Dataset, base: Base | None) -> list[Choice]:
     found = [Choice("objective.colour", "grey" if known.channels == 1 else "rgb", "what the base reads")]
     if known.side:
         sides = sorted(min(row.values["width"], row.values["height"]) for row in dataset.records["train"])
-        small = known.side > SMALLEST_LARGE and sides[len(sides) // 2] * MOST_TIMES < known.side
+        assert base is not None
+        small = base.family not in ONE_SIDE and known.side > SMALLEST_LARGE and sides[len(sides) // 2] * MOST_TIMES < known.side
         side, why = (
             (known.side // 2, "half the side that the base was trained on: most images are much smaller")
             if small

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, ModelError
 from luthier.core.proof import Proof, ProofContext, ProofFunction, row_of
 from luthier.core.types import HELD_OUT, Example, Record, Scores
 from luthier.families import text_defaults, token_proofs
-from luthier.families.corpus_family import TextsFamily
+from luthier.families.causal_lm_proofs import trained_is_served
+from luthier.families.corpus_family import CorpusFamily
 from luthier.families.family import Choice
 from luthier.objectives.masked_lm import MaskedLm
 
@@ -29,6 +30,21 @@ EPOCHS = (
     (1 << 62, 3, "many texts"),
 )
 """Below this many training rows, epochs, and why."""
+DEPTHS = (
+    (1_000_000, 2, "little text: a small network"),
+    (30_000_000, 4, "what two cores train in minutes"),
+    (300_000_000, 6, "some hundred million tokens"),
+    (1 << 62, 8, "much text"),
+)
+"""Below this many tokens of the whole run, blocks of a network from scratch, and why."""
+A_TOKEN, PIECE = 4, 128
+"""Characters of a token, about, and tokens of a piece."""
+FEWEST_BLOCKS = 2
+"""Of a network from scratch, unless somebody sets one."""
+OPERATIONS, SHARE = 1e10, 0.5
+"""Multiplications and additions in a second of a core that other programs use too, and of a budget the share that training gets, about."""
+COUNTED = 4_000_000
+"""Tokens that are counted at most for the frequencies of words."""
 BATCHES = (32, 16, 8)
 STEPS = 200
 """That a run should have."""
@@ -40,7 +56,7 @@ SHOWN = 5
 """Likeliest words for each gap."""
 
 
-class MaskedLmFamily(TextsFamily):
+class MaskedLmFamily(CorpusFamily):
     """See the module."""
 
     name = "masked_lm"
@@ -56,11 +72,12 @@ class MaskedLmFamily(TextsFamily):
     # starting point
 
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
-        """By the number of texts."""
-        rows = len(dataset.records["train"])
+        """By how much text there is."""
+        rows = _pieces(dataset)
         epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
         return [
             Choice("adaptation.kind", "full", "a language is learned with all weights"),
+            *([self.depth(dataset, epochs)] if base is None else []),
             Choice("optimizer.lr", *self.learning_rate(base, "full")),
             Choice("training.epochs", epochs, why),
             self.batch_size(dataset, epochs),
@@ -76,7 +93,23 @@ class MaskedLmFamily(TextsFamily):
 
     def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """The most rows a step that leave a run as many steps as it should have."""
-        return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, STEPS)
+        return text_defaults.largest_batch(BATCHES, _pieces(dataset) * epochs, STEPS)
+
+    def fit_budget(self, choices: list[Choice], dataset: Dataset, seconds: float) -> list[Choice]:
+        """The deepest network of which the budget carries one pass, at most that which suits the text."""
+        passed = _characters(dataset) / A_TOKEN
+        suits = next(choice.value for choice in choices if choice.path == "objective.depth")
+        able = [depth for depth in range(FEWEST_BLOCKS, suits) if _operations(depth) * passed <= SHARE * seconds * OPERATIONS]
+        if _operations(suits) * passed <= SHARE * seconds * OPERATIONS:
+            return choices
+        least = Choice("objective.depth", able[-1] if able else FEWEST_BLOCKS, f"what {seconds:.0f} seconds carry over the text, about")
+        return [least if choice.path == least.path else choice for choice in choices]
+
+    def depth(self, dataset: Dataset, epochs: float) -> Choice:
+        """Blocks of a network from scratch."""
+        tokens = _characters(dataset) / A_TOKEN * epochs
+        depth, why = next((depth, why) for limit, depth, why in DEPTHS if tokens < limit)
+        return Choice("objective.depth", depth, why)
 
     # model and loss
 
@@ -85,8 +118,15 @@ class MaskedLmFamily(TextsFamily):
         from luthier.models.masked import load_masked, make_masked
 
         if base is not None:
-            return load_masked(base, model.dropout, seed)
-        return make_masked(spec.vocabulary, spec.layers, spec.width, model.dropout, seed)
+            network = load_masked(base, model.dropout, seed)
+        else:
+            network = make_masked(spec.vocabulary, spec.depth, spec.wide, model.dropout, seed)
+        if spec.max_length > network.positions:
+            raise ModelError(
+                f"this network knows {network.positions} positions, and objective.max_length is {spec.max_length}",
+                f"--set objective.max_length={network.positions}: longer texts are learned in pieces",
+            )
+        return network
 
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """Nothing: the texts have no classes."""
@@ -105,7 +145,12 @@ class MaskedLmFamily(TextsFamily):
 
     def proofs(self) -> tuple[tuple[ProofFunction, ...], tuple[ProofFunction, ...]]:
         """What is read is what is served; hidden tokens are not given away."""
-        return (something_is_learned, token_proofs.trained_is_served, token_proofs.control_tokens_stand_once), (hidden_is_hidden,)
+        return (something_is_learned, trained_is_served, token_proofs.control_tokens_stand_once), (hidden_is_hidden,)
+
+    def serving_inputs(self, record: Record, objective: Any) -> Any:
+        """All pieces of the text, end to end."""
+        bare = Record(record.row, {name: value for name, value in record.values.items() if name in objective.input}, record.source)
+        return {"tokens": [token for piece in objective.prepare([bare]) for token in piece.tokens]}
 
     # judging
 
@@ -124,28 +169,29 @@ class MaskedLmFamily(TextsFamily):
         import torch
 
         processor = objective.tokenizer
-
         found = []
-        for record, example in zip(records, objective.prepare(records), strict=True):
-            gaps = [place for place, token in enumerate(example.tokens) if token == processor.mask_token_id]
-            if not gaps:
+        for record in records:
+            texts, words = [], []
+            for piece in objective.prepare([record]):
+                gaps = [place for place, token in enumerate(piece.tokens) if token == processor.mask_token_id]
+                filled = list(piece.tokens)
+                if gaps:
+                    batch = objective.collate([piece], 0, HELD_OUT)
+                    batch.flat["tokens"].copy_(torch.tensor(filled))  # nothing is hidden but the gaps
+                    with torch.no_grad():
+                        tops = model.guess(model.hidden(batch)[torch.tensor(gaps)]).float().softmax(-1).topk(SHOWN)
+                    for place, numbers, shares in zip(gaps, tops.indices.tolist(), tops.values.tolist(), strict=True):
+                        filled[place] = numbers[0]
+                        words.append(
+                            [
+                                {"word": processor.decode([number]).strip(), "probability": share}
+                                for number, share in zip(numbers, shares, strict=True)
+                            ]
+                        )
+                texts.append(processor.decode(filled, skip_special_tokens=True).strip())
+            if not words:
                 raise DataError(f"row {record.row} has no gap to fill", f"write {processor.mask_token} where a word is to be guessed")
-            batch = objective.collate([example], 0, HELD_OUT)
-            batch.flat["tokens"].copy_(torch.tensor(example.tokens))  # nothing is hidden but the gaps
-            with torch.no_grad():
-                shares = model.guess(model.hidden(batch)[torch.tensor(gaps)]).float().softmax(-1)
-            filled = list(example.tokens)
-            words = []
-            for place, row in zip(gaps, shares, strict=True):
-                top = row.topk(SHOWN)
-                filled[place] = int(top.indices[0])
-                words.append(
-                    [
-                        {"word": processor.decode([token]).strip(), "probability": value}
-                        for token, value in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-                    ]
-                )
-            found.append({"text": processor.decode(filled, skip_special_tokens=True).strip(), "words": words})
+            found.append({"text": " ".join(texts), "words": words})
         return found
 
     def example_row(self, objective: Any) -> dict[str, Any]:
@@ -161,6 +207,22 @@ class MaskedLmFamily(TextsFamily):
         return 'from transformers import pipeline; pipeline("fill-mask", "PATH")("the [MASK] is late")'
 
 
+def _operations(depth: int) -> float:
+    """Multiplications and additions to learn from one token, of a network from scratch: six for each weight that it passes."""
+    spec = MaskedLm(depth=depth)
+    return 6 * (12 * depth * spec.wide**2 + spec.mask_share * spec.vocabulary * spec.wide)
+
+
+def _characters(dataset: Dataset) -> int:
+    """Of the training texts."""
+    return sum(len(str(record.values.get(name) or "")) for record in dataset.records["train"] for name in dataset.spec.input)
+
+
+def _pieces(dataset: Dataset) -> int:
+    """Of the training texts, about; as many as there are rows, at least."""
+    return max(len(dataset.records["train"]), _characters(dataset) // (A_TOKEN * PIECE))
+
+
 def frequencies(objective: Any, train: Sequence[Example], validation: Sequence[Example], vocabulary: int) -> Baseline:
     """Each hidden token by how often it follows the one before it in the training rows, mixed with how often it is there at all.
 
@@ -169,7 +231,9 @@ def frequencies(objective: Any, train: Sequence[Example], validation: Sequence[E
     from luthier.evaluation.baselines import Baseline
 
     alone, pairs, before = np.full(vocabulary, 0.1), Counter[tuple[int, int]](), np.zeros(vocabulary)
-    for example in train:
+    every = max(1, round(sum(example.size for example in train) / COUNTED))
+    for number in range(0, len(train), every):
+        example = train[number]
         np.add.at(alone, example.tokens, 1)
         pairs.update(zip(example.tokens, example.tokens[1:], strict=False))
         np.add.at(before, example.tokens[:-1], 1)
@@ -196,8 +260,10 @@ def frequencies(objective: Any, train: Sequence[Example], validation: Sequence[E
 def something_is_learned(context: ProofContext) -> Proof:
     """Rows have tokens that can be hidden; they are counted."""
     train = context.train
-    empty = [example for example in train if not example.units]
-    tokens = sum(int(example.units) for example in train)
+    empty, tokens = [], 0
+    for example in train:
+        tokens += int(example.units)
+        empty += [example] if not example.units else []
     return Proof(held=not empty, claim=f"{len(train):,} rows have {tokens:,} tokens that may be hidden" if not empty else f"{len(empty):,} rows have no token that could be hidden",
                  evidence={"rows": len(train), "tokens": tokens, **(row_of(empty[0]) if empty else {})})  # fmt: skip
 

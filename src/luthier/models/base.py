@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet", "deberta-v2")
-DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3", "phi3")
-VISION = ("resnet", "efficientnet_lite", "cifar_resnet")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "modernbert", "ernie", "mpnet", "deberta-v2")
+DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma3_text", "smollm3", "phi3", "olmo2", "gpt2", "gpt_neox")
+OWN_VISION = ("efficientnet_lite", "cifar_resnet")
+"""They read images, by networks that transformers does not have."""
+VISION = ("resnet", "regnet", "convnext", "convnextv2", "efficientnet", "vit", "dinov2", *OWN_VISION)
 """They read images."""
 VECTORS = ("word_vectors",)
 """Tables of words, as word2vec and glove runs write them."""
@@ -17,10 +21,18 @@ TRANSLATORS = ("marian", "pegasus", "bart", "t5", "mt5")
 PADDED = ("mpnet", "deberta-v2")
 """Families whose attention has no way in for packed rows."""
 
+ROBERTAS = ("roberta", "xlm-roberta", "camembert")
+"""Families that count positions from behind the padding token's number."""
+USUAL = ("llama",)
+"""Families of decoders on which a new head begins with the weights that transformers gives it; SmolLM2 was measured so."""
 COMPILED = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose networks can train in compiled passes (`models.fused`)."""
 KINDS = {"encoder": ENCODERS, "encoder-decoder": TRANSLATORS, "image": VISION, "vectors": VECTORS}
 """What a base is, by its architecture; all others are decoders."""
+KNOWN = ENCODERS + DECODERS + TRANSLATORS + VISION
+"""All architectures that can be loaded, but tables of words."""
+ONE_SIDE = ("vit",)
+"""They have a learned vector for each place of a square of one size, and read no other."""
 
 
 @dataclass(frozen=True)
@@ -48,3 +60,38 @@ class Base:
     family: str = ""
     blocks: int = 0
     width: int = 0
+
+
+def size_of(config: Mapping[str, Any], kind: str) -> tuple[int, int]:
+    """How many blocks (of an image's network, stages) lie on top of each other, and how wide a state is; 0 where a configuration does not say.
+
+    Args:
+        config: config.json.
+        kind: of the base.
+    """
+
+    def first(*names: str) -> int:
+        return next((int(config[name]) for name in names if config.get(name)), 0)
+
+    blocks = first("num_hidden_layers", "n_layers", "n_layer", "num_layers") or len(config.get("depths") or ())
+    if config.get("num_block_repeats"):
+        blocks = len(config["num_block_repeats"])
+    if kind == "encoder-decoder":
+        blocks = first("encoder_layers", "num_layers") + first("decoder_layers", "num_layers")
+    width = first("hidden_size", "d_model", "dim", "n_embd") or (config.get("hidden_sizes") or [first("hidden_dim")])[-1]
+    return blocks, int(width)
+
+
+def what_can_be_loaded(family: str) -> str:
+    """A sentence that names the architectures that can be loaded, the nearest to one that cannot first.
+
+    Args:
+        family: as config.json calls it.
+    """
+    close = difflib.get_close_matches(family, KNOWN, n=1, cutoff=0.6)
+    kinds = {"read texts": ENCODERS, "write texts": DECODERS, "translate": TRANSLATORS, "read images": VISION}
+    return (
+        (f"did you mean {close[0]!r}? " if close else "")
+        + "these can: "
+        + "; ".join(f"to {does}: {', '.join(names)}" for does, names in kinds.items())
+    )

@@ -35,10 +35,15 @@ class MaskedModel(PackedNetwork):
         self.new = new
 
     @property
+    def positions(self) -> int:
+        """Tokens of a text at most."""
+        return int(self.network.config.max_position_embeddings) - self.first_position
+
+    @property
     def _top(self) -> list[nn.Module]:
         """What makes scores of hidden states, in its order."""
         network = self.network
-        for names in (("cls",), ("lm_head",), ("generator_predictions", "generator_lm_head")):
+        for names in (("cls",), ("lm_head",), ("generator_predictions", "generator_lm_head"), ("head", "decoder")):
             with contextlib.suppress(AttributeError):
                 return [getattr(network, name) for name in names]
         raise ModelError(f"{type(network).__name__} has no head for hidden tokens that is known here", "use a BERT- or RoBERTa-shaped base")
@@ -90,7 +95,7 @@ def make_masked(vocabulary: int, layers: int, width: int, dropout: float, seed: 
     """
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=max(1, width // 32), intermediate_size=4 * width,
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=max(1, width // 64), intermediate_size=4 * width,
         max_position_embeddings=LONGEST, type_vocab_size=2, pad_token_id=0,
     )  # fmt: skip
     config._attn_implementation = "eager"

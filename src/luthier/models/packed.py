@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from luthier.models.dropout import by_head, kept_scale, site_key
-from luthier.models.packing import AttentionGroup, Packing
+from luthier.models.packing import AttentionGroup, Packing, band_mask
 
 NAME = "luthier_packed"
 KEPT_LENGTH = 512
@@ -77,8 +77,11 @@ def _probabilities(q: Tensor, k: Tensor, group: AttentionGroup, causal: bool, wi
     score = _unfold(q, k.shape[1]) @ k.transpose(-1, -2)
     if causal:  # padding comes last, so no token sees it
         score.view(*score.shape[:2], -1, group.queries.length, group.keys.length).add_(group.additive_mask(window, score.dtype))
-    elif group.mask is not None:
-        score += group.mask
+    else:
+        if 0 < window < group.keys.length:
+            score += band_mask(group.keys.length, window, score.dtype, score.device)
+        if group.mask is not None:
+            score += group.mask
     if score.is_cuda:
         return score.softmax(-1)
     precise = score.float()  # in bf16 a processor's own softmax takes three times as long
@@ -140,7 +143,7 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, atte
     if packing.dropout and not module.training:
         packing = replace(packing, dropout=0.0)
     scale = options.get("scaling") or query.shape[-1] ** -0.5
-    window = (options.get("sliding_window") or 0) if packing.causal else 0
+    window = options.get("sliding_window") or 0
     site = site_key(f"attention {getattr(module, 'luthier_site', getattr(module, 'layer_idx', 0))}")
     q, k, v = (tensor.squeeze(0).transpose(0, 1).contiguous() for tensor in (query, key, value))
     if packing.causal and packing.dropout == 0 and _fused_pays(q, packing):

@@ -230,6 +230,13 @@ def _causal_mask(length: int, window: int, dtype: torch.dtype, device: torch.dev
     return _as_mask(_visible(torch.arange(length, device=device)[:, None], length, window), dtype)
 
 
+@lru_cache(64)
+def band_mask(length: int, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What is added to the scores so that each place looks at those nearer than `window` on both sides alone, # (length, length)"""
+    every = torch.arange(length, device=device)
+    return _as_mask((every[:, None] - every).abs() < window, dtype)
+
+
 def _as_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """The smallest number where nothing is visible, else 0, # (…,)"""
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)

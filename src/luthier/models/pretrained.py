@@ -19,7 +19,7 @@ from transformers.utils import logging
 from luthier.core.errors import ModelError
 from luthier.core.types import Batch
 from luthier.models import packed, padded
-from luthier.models.base import ENCODERS, PADDED, Base
+from luthier.models.base import ENCODERS, PADDED, ROBERTAS, USUAL, Base
 from luthier.models.compiled import Kernels
 from luthier.models.dropout import Dropout, attach
 from luthier.models.frozen_cache import FrozenLayerCache
@@ -33,15 +33,11 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 
-ROBERTAS = ("roberta", "xlm-roberta", "camembert")
-"""Families that count positions from behind the padding token's number."""
 PLAIN = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}Assistant: {{ message.content }}{{ eos_token }}\n"
     "{% else %}{{ message.role | capitalize }}: {{ message.content }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """How turns are laid out for a decoder that brings no template: in words that any text has taught it."""
-USUAL = ("llama",)
-"""Families of decoders on which a new head begins with the weights that transformers gives it; SmolLM2 was measured so."""
 QUIET = 0.1
 """Of those weights, on other decoders: their last norm may be so large that a head which knows nothing would be sure of something (Gemma 3, six classes: a loss of 3.7 instead of 1.8)."""
 
@@ -92,7 +88,7 @@ class PackedNetwork(nn.Module):
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks, first to last."""
         body = self.body
-        for path in ("layers", "encoder.layer", "transformer.layer"):
+        for path in ("layers", "h", "encoder.layer", "transformer.layer"):
             with contextlib.suppress(AttributeError):
                 return cast(nn.ModuleList, body.get_submodule(path))
         raise ModelError(f"the blocks of {type(body).__name__} were not found", "use another base")
@@ -257,6 +253,8 @@ class Classifier(PackedNetwork):
             return network.score(rows)
         if family in (*ROBERTAS, "electra", "mpnet"):
             return network.classifier(rows[:, None])
+        if hasattr(network, "head"):
+            return network.classifier(network.drop(network.head(rows)))
         if family == "distilbert":
             rows = network.pre_classifier(rows).relu()
         elif self.pooling == "cls":
@@ -266,7 +264,7 @@ class Classifier(PackedNetwork):
     @property
     def head(self) -> list[nn.Module]:
         """The modules that are new: they are not part of the pretrained body."""
-        names = ("classifier", "pre_classifier", "score")
+        names = ("classifier", "pre_classifier", "score", "head")
         found = [getattr(self.network, name) for name in names if hasattr(self.network, name)]
         pooler = _pooler(self.network)
         return found + ([pooler] if pooler is not None and self.pooling == "cls" else [])
@@ -376,6 +374,8 @@ def load_classifier(
         network.score.weight.data.mul_(QUIET)
     if network.config.pad_token_id is None:
         network.config.pad_token_id = 0
+    if base.family == "modernbert":
+        network.config.classifier_pooling = pooling  # so that the bundle is read as it was trained
     return Classifier(network, dropout, pooling)
 
 

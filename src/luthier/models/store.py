@@ -17,11 +17,11 @@ from typing import Any
 from luthier.core import hub
 from luthier.core.aliases import Alias, read_alias
 from luthier.core.cache import cache_folder
-from luthier.core.errors import ModelError, nearest
+from luthier.core.errors import ModelError
 from luthier.core.run import AGAIN, file_hash, name_disk_errors
 from luthier.core.study import Study
 from luthier.models.adapter_base import fold_adapter, is_adapter
-from luthier.models.base import DECODERS, ENCODERS, KINDS, TRANSLATORS, VECTORS, VISION, Base
+from luthier.models.base import KINDS, KNOWN, VECTORS, Base, size_of, what_can_be_loaded
 from luthier.models.catalogue import PACKAGED, Wheel
 from luthier.models.disk import NOTE, locked, name_unreadable_files
 from luthier.models.manifest import hash_bundle, how_to_restore, is_bundle, missing_files, read_bundle
@@ -148,11 +148,8 @@ def inspect(folder: Path, name: str, language: str = "", say: Say = lambda line:
         raise ModelError(f"{folder / 'config.json'} is not valid JSON", "fetch the model again") from None
     _refuse(config, folder)
     family = config.get("model_type", "")
-    known = ENCODERS + DECODERS + TRANSLATORS + VISION + VECTORS
-    if family not in known:
-        raise ModelError(
-            f"{name}: the architecture {family!r} is not supported", nearest(family, ENCODERS + DECODERS + TRANSLATORS + VISION)
-        )
+    if family not in KNOWN + VECTORS:
+        raise ModelError(f"{name}: the architecture {family!r} cannot be loaded", what_can_be_loaded(family))
     weights = folder / "model.safetensors"
     if not weights.is_file():
         other = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "nothing"
@@ -160,11 +157,7 @@ def inspect(folder: Path, name: str, language: str = "", say: Say = lambda line:
     weights.open("rb").close()  # safetensors says of a file that may not be read that there is none
     kept = kept or _weights_hash(folder, weights)
     kind = next((kind for kind, known in KINDS.items() if family in known), "decoder")
-    blocks = int(config.get("num_hidden_layers") or config.get("n_layers") or config.get("num_layers") or len(config.get("depths") or ()))
-    if kind == "encoder-decoder":
-        blocks = sum(int(config.get(name) or config.get("num_layers") or 0) for name in ("encoder_layers", "decoder_layers"))
-    width = int(config.get("hidden_size") or config.get("d_model") or config.get("dim") or (config.get("hidden_sizes") or [0])[-1])
-    return Base(name, folder, kind, kept, bundle, language, family, blocks, width)
+    return Base(name, folder, kind, kept, bundle, language, family, *size_of(config, kind))
 
 
 def _weights_hash(folder: Path, weights: Path) -> str:

@@ -26,13 +26,18 @@ class TokenClassifier(PackedNetwork):
 
     def forward(self, batch: Batch) -> Tensor:
         """The scores of every token, # (tokens, labels)"""
-        hidden = self.hidden(batch)[None]
-        return self.network.classifier(self.network.dropout(hidden))[0]
+        return self.label(self.hidden(batch)[None])[0]
+
+    def label(self, hidden: Tensor) -> Tensor:
+        """The scores of tokens, # (rows, length, width) → (rows, length, labels)"""
+        network = self.network
+        hidden = network.drop(network.head(hidden)) if hasattr(network, "head") else network.dropout(hidden)
+        return network.classifier(hidden)
 
     @property
     def head(self) -> list[nn.Module]:
-        """The classifier: it is not part of the pretrained body."""
-        return [self.network.classifier]
+        """The classifier and what comes before it: they are not part of the pretrained body."""
+        return [getattr(self.network, name) for name in ("head", "classifier") if hasattr(self.network, name)]
 
 
 def load_token_classifier(base: Base, labels: list[str], dropout: float, seed: int) -> TokenClassifier:
@@ -54,6 +59,6 @@ def load_token_classifier(base: Base, labels: list[str], dropout: float, seed: i
     network = AutoModelForTokenClassification.from_pretrained(
         base.folder, dtype=torch.float32, attn_implementation="eager", ignore_mismatched_sizes=True, num_labels=len(labels), **options
     )
-    if not (hasattr(network, "classifier") and hasattr(network, "dropout")):
+    if not (hasattr(network, "classifier") and (hasattr(network, "dropout") or hasattr(network, "head"))):
         raise ModelError(f"{type(network).__name__} has no head that is known here", "use a BERT- or RoBERTa-shaped base")
     return TokenClassifier(network, dropout)

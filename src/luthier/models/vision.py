@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it is imported
@@ -10,14 +11,16 @@ import luthier.core.hub  # noqa: F401  # keeps transformers offline; before it i
 # isort: split
 import torch
 from torch import Tensor, nn
-from transformers import ResNetConfig, ResNetForImageClassification
+from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 from transformers.utils import logging
 
 from luthier.core.errors import ModelError
+from luthier.models.base import ONE_SIDE, OWN_VISION
 from luthier.models.cifar_resnet import CifarResNet
 from luthier.models.dropout import attach
 from luthier.models.efficientnet_lite import EfficientNetLite
+from luthier.models.hidden_states import capture_hidden_states, unwrap_states
 from luthier.models.modes import eval_mode
 from luthier.models.preprocessing import Preprocessing, read_preprocessing
 
@@ -41,8 +44,10 @@ MOMENTUM = 0.3
 statistics that are not its own: after 30 steps a loss of 1.39 where it was 0.44 (600 chest X-rays)."""
 BASE_MOMENTUM = 0.1
 """The same of a base that learned from many images: its statistics are nearly right from the beginning."""
-NETWORKS: dict[str, Any] = {"resnet": ResNetForImageClassification, "efficientnet_lite": EfficientNetLite, "cifar_resnet": CifarResNet}
-"""Architecture → network."""
+OURS: dict[str, Any] = {"efficientnet_lite": EfficientNetLite, "cifar_resnet": CifarResNet}
+"""Architecture → network, where transformers has none."""
+BLOCKS = {"vit": "layers", "dinov2": "encoder.layer"}
+"""Architecture → where its blocks lie; of the others the stages of the encoder."""
 STAGES = 4
 """At most; each doubles the channels and halves the sides."""
 
@@ -85,24 +90,43 @@ class ImageNetwork(ConvolutionModel):
 
     Args:
         network: for image classification.
-        dropout: share of the pooled features dropped while training.
+        dropout: share of the pooled features dropped while training, and of what passes where the network has dropout of its own.
         preprocessing: by what pixels are shifted and scaled; None lets them lie between -1 and 1.
+        momentum: of the running statistics of its batch norms.
     """
 
-    def __init__(self, network: Any, dropout: float, preprocessing: Preprocessing | None = None) -> None:
+    adapter_task = None  # PEFT has no name for it
+
+    def __init__(self, network: Any, dropout: float, preprocessing: Preprocessing | None = None, momentum: float = MOMENTUM) -> None:
         network.dropout = nn.Dropout(dropout)  # no weights: what is kept of the network is what transformers reads
         super().__init__(network, dropout)
         self.preprocessing = preprocessing or Preprocessing(0, network.config.num_channels)
-        self.residual = hasattr(network, "resnet")  # transformers' own
-        if not self.residual:
-            for module in network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.momentum = BASE_MOMENTUM
+        self.family = network.config.model_type
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = momentum
+            if isinstance(getattr(module, "attention_dropout", None), float):
+                cast(Any, module).attention_dropout = 0.0  # it would be drawn from torch's own generator
+
+    @property
+    def body(self) -> Any:
+        """The network without its head; of those that transformers does not have, all of it."""
+        return self.network if self.family in OWN_VISION else self.network.base_model
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The stages, first to last."""
-        return super().blocks if self.residual else self.network.stages
+        """The stages, first to last; of a network of attention its blocks."""
+        if self.family == "efficientnet":
+            return nn.ModuleList([nn.ModuleList(stage) for stage in self._mobile_stages()])
+        return self.body.stages if self.family in OWN_VISION else self.body.get_submodule(BLOCKS.get(self.family, "encoder.stages"))
+
+    def _mobile_stages(self) -> list[list[nn.Module]]:
+        """The blocks of EfficientNet by the stage they are in; the convolution on top is part of the last one."""
+        config, encoder = self.network.config, self.body.encoder
+        blocks = iter(encoder.blocks)
+        stages = [[next(blocks) for _ in range(math.ceil(config.depth_coefficient * count))] for count in config.num_block_repeats]
+        stages[-1] += [encoder.top_conv, encoder.top_bn, encoder.top_activation]
+        return stages
 
     @property
     def head(self) -> list[nn.Module]:
@@ -121,23 +145,17 @@ class ImageNetwork(ConvolutionModel):
         shifted = (pixels - mean) / deviation
         return shifted.to(dtype, memory_format=torch.channels_last)  # a quarter faster (docs/results/families.md#image-bases)
 
-    def stage_maps(self, batch: Batch) -> list[Tensor]:
-        """What each stage makes of images, # each (examples, channels, height, width)"""
-        pixels = self.normalised_pixels(batch)
-        if self.residual:
-            return list(self.network.resnet(pixels, output_hidden_states=True).hidden_states[1:])
-        return self.network.stage_maps(pixels)
-
     def stage_means(self, batch: Batch, depths: Sequence[int]) -> Tensor:
-        """The mean map behind so many stages, for each of some numbers, end to end, # (examples, channels of all)
+        """The mean map (of a network of attention, the mean token) behind so many blocks, for each of some numbers, end to end, # (examples, channels of all)
 
         Args:
             batch: as for `forward`.
-            depths: how many stages.
+            depths: how many blocks, ascending.
         """
+        ends: Any = [stage[-1] for stage in self._mobile_stages()] if self.family == "efficientnet" else self.blocks
         with eval_mode(self), torch.no_grad():
-            maps = self.stage_maps(batch)
-            return torch.cat([maps[depth - 1].float().mean((2, 3)) for depth in depths], 1)
+            told = capture_hidden_states(ends, depths, lambda: self.body(self.normalised_pixels(batch)))
+            return torch.cat([_mean(unwrap_states(each).float()) for each in told], 1)
 
     def forward(self, batch: Batch) -> Tensor:
         """The score of each class, # (examples, classes)
@@ -145,11 +163,23 @@ class ImageNetwork(ConvolutionModel):
         Args:
             batch: with `each["pixels"]`, 0 to 255, # (examples, channels, height, width)
         """
-        if self.residual:
-            pooled = self.network.resnet(self.normalised_pixels(batch)).pooler_output.flatten(1)
-        else:
-            pooled = self.stage_maps(batch)[-1].mean((2, 3))
-        return self.network.classifier(self.network.dropout(pooled))
+        return self.network.classifier(self.network.dropout(self._pooled(self.normalised_pixels(batch))))
+
+    def _pooled(self, pixels: Tensor) -> Tensor:
+        """What the head reads, # (examples, width)"""
+        if self.family in OWN_VISION:
+            return self.network.stage_maps(pixels)[-1].mean((2, 3))
+        told = self.body(pixels)
+        if self.family == "dinov2":
+            return torch.cat([told.last_hidden_state[:, 0], told.last_hidden_state[:, 1:].mean(1)], 1)
+        if self.family in ONE_SIDE:
+            return told.last_hidden_state[:, 0]
+        return told.pooler_output.flatten(1)
+
+
+def _mean(states: Tensor) -> Tensor:
+    """The mean over all places, # (examples, channels, height, width) or (examples, tokens, width) → (examples, channels or width)"""
+    return states.mean((2, 3)) if states.ndim == 4 else states.mean(1)
 
 
 def stages_for(side: int) -> int:
@@ -193,8 +223,10 @@ def new_network(labels: Sequence[str], channels: int, side: int, width: int, dep
     return ImageNetwork(network, dropout)
 
 
-def load_network(base: Base, labels: Sequence[str], channels: int, dropout: float, seed: int) -> ImageNetwork:
+def load_network(base: Base, labels: Sequence[str], channels: int, dropout: float, seed: int, side: int = 0) -> ImageNetwork:
     """A network that is there, such as a bundle's; a head for these very classes is kept, and another one begins anew, at zero.
+
+    Branches are never left out by chance: what its configuration says of that is set to 0.
 
     Args:
         base: of the kind "image".
@@ -202,27 +234,49 @@ def load_network(base: Base, labels: Sequence[str], channels: int, dropout: floa
         channels: of the images.
         dropout: share of the pooled features dropped while training.
         seed: of what is new in it beside the head.
+        side: of the images, in pixels; 0 where it is that of the base.
 
     Raises:
-        ModelError: the base reads no images, or images of other channels.
+        ModelError: the base reads no images, or images of other channels, or of another side.
     """
     if base.kind != "image":
         raise ModelError(f"{base.name} is a base for text: it reads no images", "leave --base out: the network is made from scratch")
     torch.manual_seed(seed)
     config = json.loads((base.folder / "config.json").read_text())
-    network = NETWORKS[base.family].from_pretrained(base.folder, dtype=torch.float32, ignore_mismatched_sizes=True, **_classes(labels))
+    still = {"drop_path_rate": 0.0} if "drop_path_rate" in config else {}
+    made = OURS.get(base.family, AutoModelForImageClassification)
+    network = made.from_pretrained(base.folder, dtype=torch.float32, ignore_mismatched_sizes=True, **still, **_classes(labels))
     if network.config.num_channels != channels:
         kind = {1: "grey", 3: "coloured"}
         raise ModelError(
             f"{base.name} reads {kind.get(network.config.num_channels, 'other')} images, and these are {kind[channels]}",
             f"--set objective.colour={'grey' if channels == 3 else 'rgb'}",
         )
+    _refuse_side(base, network.config, side)
     known = {int(number): label for number, label in (config.get("id2label") or {}).items()}
     if known != dict(enumerate(labels)):
         with torch.no_grad():
             for parameter in network.classifier.parameters():
                 parameter.zero_()
-    return ImageNetwork(network, dropout, read_preprocessing(base.folder))
+    momentum = MOMENTUM if base.family == "resnet" and base.bundle is not None else BASE_MOMENTUM
+    return ImageNetwork(network, dropout, read_preprocessing(base.folder), momentum)
+
+
+def _refuse_side(base: Base, config: Any, side: int) -> None:
+    """Refuse squares that a network cannot read.
+
+    Raises:
+        ModelError: it reads squares of one size alone, or of a certain size and larger.
+    """
+    if base.family in ONE_SIDE and side not in (0, config.image_size):
+        raise ModelError(
+            f"{base.name} has a place for each patch of {config.image_size} × {config.image_size} pixels, and cannot read squares of {side}",
+            f"--set objective.side={config.image_size}",
+        )
+    patch = int(getattr(config, "patch_size", None) or 0)
+    least = patch << len(config.depths) - 1 if hasattr(config, "depths") else patch
+    if 0 < side < least:
+        raise ModelError(f"{base.name} reads squares of {least} pixels and more, and these have {side}", f"--set objective.side={least}")
 
 
 def _classes(labels: Sequence[str]) -> dict[str, Any]:

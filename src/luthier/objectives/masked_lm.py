@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.core.component import Component
 from luthier.core.errors import ExperimentError
 from luthier.core.randomness import mix
 from luthier.core.types import HELD_OUT, Batch, Example, Loss, Record, Scores
+from luthier.data.pieces import Pieces
 from luthier.objectives.objective import BaseObjective
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class MaskedLm(Component):
     """Learn a language by guessing hidden tokens of its texts."""
 
     kind: Literal["masked_lm"] = "masked_lm"
-    max_length: int = Field(default=128, ge=8, description="Tokens of a row that are read; a longer row loses its end, counted.")
+    max_length: int = Field(default=128, ge=8, description="Tokens that are seen at once; a longer text is learned in pieces of so many.")
     mask_share: float = Field(
         default=0.15,
         gt=0,
@@ -40,8 +41,27 @@ class MaskedLm(Component):
     vocabulary: int = Field(
         default=8_000, ge=300, description="Tokens of a tokenizer that is made from scratch; fewer where the rows hold fewer."
     )
-    layers: int = Field(default=4, ge=1, description="Blocks of a network that is made from scratch.")
-    width: int = Field(default=128, ge=16, multiple_of=16, description="Numbers a token is in a network that is made from scratch.")
+    depth: int = Field(
+        default=4, ge=1, description="Blocks of a network that is made from scratch: the dial of its size; 12 makes one of BERT's."
+    )
+    width: int = Field(
+        default=0, ge=0, multiple_of=16, description="Numbers a token is in a network that is made from scratch; 0 takes 64 for each block."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_once_written(cls, value: Any) -> Any:
+        """Experiments of before called the depth layers."""
+        return (
+            {**{name: one for name, one in value.items() if name != "layers"}, "depth": value["layers"]}
+            if isinstance(value, dict) and "layers" in value
+            else value
+        )
+
+    @property
+    def wide(self) -> int:
+        """Width of a network from scratch."""
+        return self.width or 64 * self.depth
 
     def open(self, tokenizer: Any, input: tuple[str, ...], target: str | None) -> MaskedLmObjective:
         """The objective at work.
@@ -69,20 +89,13 @@ class MaskedLmObjective(BaseObjective):
         super().__init__(spec, processor, input, target)
         self.drawn_tokens = range(len(processor))  # any: a token may be replaced by every other
 
-    def prepare(self, records: Sequence[Record]) -> list[Example]:
-        """Encode the rows, several columns joined by an empty line."""
-        if not records:
-            return []
-        texts = ["\n\n".join(str(record.values.get(name) or "") for name in self.input) for record in records]
-        whole = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
-        encoded = self.tokenizer(texts, truncation=True, max_length=self.spec.max_length)
-        examples = []
-        for position, (record, tokens) in enumerate(zip(records, encoded["input_ids"], strict=True)):
-            words = [-1 if word is None else word for word in encoded.word_ids(position)]
-            able = sum(word >= 0 for word in words)
-            facts = {"cut": len(whole[position]) - len(tokens), "words": words, "text": texts[position]}
-            examples.append(Example(position, {"tokens": tokens}, None, record, len(tokens), float(able), facts=facts))
-        return examples
+    def text_of(self, record: Record) -> str:
+        """What is read of a row, several columns joined by an empty line."""
+        return "\n\n".join(str(record.values.get(name) or "") for name in self.input)
+
+    def prepare(self, records: Sequence[Record]) -> Sequence[Example]:
+        """Encode the rows; of a long one all pieces are read."""
+        return Pieces(records, self.text_of, self.tokenizer, self.spec.max_length)
 
     def collate(self, examples: Sequence[Example], seed: int, step: int) -> Batch:
         """Tokens end to end, some of them hidden; for each hidden one what it was, or -1."""
@@ -97,7 +110,7 @@ class MaskedLmObjective(BaseObjective):
             index=torch.tensor([example.index for example in examples]),
             lengths=torch.tensor([example.size for example in examples]),
             flat={"tokens": torch.from_numpy(np.concatenate(tokens)), "hidden": torch.from_numpy(np.concatenate(hidden))},
-            each={},
+            each={"document": torch.tensor([example.facts["document"] for example in examples])},
         )
 
     def hide(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +152,8 @@ class MaskedLmObjective(BaseObjective):
         def by_row(values: Tensor) -> np.ndarray:
             return empty.index_add(0, rows, values).cpu().numpy()
 
-        return Scores(loss=by_row(losses), count=by_row(torch.ones_like(losses)), more={"right": by_row(right)})
+        groups = batch.each["document"].cpu().numpy()
+        return Scores(loss=by_row(losses), count=by_row(torch.ones_like(losses)), groups=groups, more={"right": by_row(right)})
 
 
 def _guesses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -124,7 +124,13 @@ def _centred(dimension: Dimension, value: Any) -> Dimension:
 
 
 def choose(
-    dataset: Dataset, base: Base | None, seed: int, metric: str = AUTO, scratch: bool = False, own: bool = False
+    dataset: Dataset,
+    base: Base | None,
+    seed: int,
+    metric: str = AUTO,
+    scratch: bool = False,
+    own: bool = False,
+    seconds: float | None = None,
 ) -> tuple[Experiment, list[Choice]]:
     """An experiment for these rows, with the reason for each value.
 
@@ -135,6 +141,7 @@ def choose(
         metric: that the person asked for.
         scratch: with nothing pretrained.
         own: whether the base is the family's own, which nobody asked for.
+        seconds: for everything, where a network is made from scratch, whose size may follow from it.
 
     Raises:
         ExperimentError: such rows can be checked, not trained on.
@@ -145,6 +152,8 @@ def choose(
     if scratch and not family.from_scratch:
         raise ExperimentError(f"{with_article(family.name)} model is not made from scratch", f"choose a base, such as --base {family.base}")
     suggestions = family.defaults(dataset, base, metric)
+    if seconds is not None:
+        suggestions = family.fit_budget(suggestions, dataset, seconds)
     values = {choice.path: choice.value for choice in suggestions}
     name = base.name if base else None if scratch else family.base
     why = "as asked" if base and not own else f"the embedded base for {family.name}"

@@ -54,6 +54,8 @@ class OnnxFolder:
         results = []
         if gives == "number":
             results.append(f"the scale of the number (use.py does): multiply by {objective['spread']:g} and add {objective['mean']:g}")
+        if gives == "gaps":
+            results.append(f"the pieces in which texts longer than {objective['max_length']} tokens are read: cut them before")
         if gives == "tags":
             results.append(f"the windows in which texts longer than {objective['max_length']} tokens are read: cut them before")
         if gives == "picture":
@@ -249,7 +251,7 @@ def _write_decoder(graph: Any, folder: Path) -> None:
     import torch
 
     config = graph.network.config
-    heads = config.num_key_value_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kinds = [f"{layer}.{what}" for layer in range(config.num_hidden_layers) for what in ("key", "value")]
     past, present = [f"past_key_values.{kind}" for kind in kinds], [f"present.{kind}" for kind in kinds]

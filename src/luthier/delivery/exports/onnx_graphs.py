@@ -19,6 +19,8 @@ from luthier.models.linear_probe import AveragedModel, LinearProbe
 
 BY_KIND = ("qwen2", "qwen3", "gemma3_text", "smollm3")
 """Decoders whose layers look up their mask by the kind of their attention."""
+LOCAL = ("modernbert",)
+"""Encoders some of whose layers see near tokens alone."""
 LOWEST = torch.finfo(torch.float32).min
 
 
@@ -47,7 +49,7 @@ class RowGraph(nn.Module):
             target = (normalize(pool_padded(states, attention_mask, self.model.pooling), dim=-1) - own.mean) / own.spread
             return torch.cat([own(target), target], 1)
         if self.gives == "tags":
-            return self.model.network.classifier(self.model.network.dropout(states))
+            return self.model.label(states)
         if self.gives == "gaps":
             answer = self.model.guess(states.flatten(0, 1))
             return answer.reshape(input_ids.shape[0], input_ids.shape[1], answer.shape[-1])
@@ -93,7 +95,7 @@ def states_of(model: Any, given: tuple[Tensor, Tensor, Tensor | None]) -> Tensor
         named |= {"position_ids": (seen.cumsum(1) - 1).clamp(min=0), "use_cache": False}
         named["attention_mask"] = causal_masks(model.network.config, seen, ids.shape[1])
     elif model.packs:
-        named["attention_mask"] = hide_padding(seen)
+        named["attention_mask"] = encoder_masks(model.network.config, seen)
     else:
         named["attention_mask"] = seen
     return model.body(**named).last_hidden_state
@@ -102,6 +104,24 @@ def states_of(model: Any, given: tuple[Tensor, Tensor, Tensor | None]) -> Tensor
 def hide_padding(seen: Tensor) -> Tensor:
     """A mask that is added to the scores, # (rows, length) → (rows, 1, 1, length)"""
     return (1.0 - seen[:, None, None, :].float()) * LOWEST
+
+
+def encoder_masks(config: Any, seen: Tensor) -> Any:
+    """A mask by which a token sees all others, and where some layers see those near alone also theirs; these by name.
+
+    Args:
+        config: of the network.
+        seen: 1 for tokens and 0 for padding, # (rows, all)
+
+    Returns:
+        # (rows, 1, 1, all), and that of near ones (rows, 1, all, all)
+    """
+    full = hide_padding(seen)
+    if config.model_type not in LOCAL:
+        return full
+    every = torch.arange(seen.shape[1], device=seen.device)
+    far = (every[:, None] - every).abs() > config.sliding_window
+    return {"full_attention": full, "sliding_attention": torch.where(far[None, None] | (seen[:, None, None, :] == 0), LOWEST, 0.0)}
 
 
 def causal_masks(config: Any, seen: Tensor, asking: int | Tensor) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from luthier.delivery.exports.exporter import Runtime, Say, facts_of
 from luthier.delivery.exports.facts import read_facts
 from luthier.families import family_of
-from luthier.models.base import Base
+from luthier.models.base import OWN_VISION, Base
 
 COPIED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json",
@@ -22,8 +22,6 @@ NATIVE = {"encoder": "cls", "decoder": "last"}
 """What transformers' own classification heads read of a row."""
 IMAGE_PIPELINE = 'from transformers import pipeline; pipeline("image-classification", "PATH")("image.png")'
 """How transformers alone classifies images, where the family does not say so itself."""
-IMAGES = ("resnet",)
-"""Networks for images that transformers has too."""
 CLOSED = ("picture", "rebuilt", "words")
 """What networks give whose classes transformers does not have."""
 
@@ -41,7 +39,7 @@ class TransformersFolder:
     def refuse(self, bundle: Base, precision: str) -> str:
         """What transformers' classes cannot compute."""
         facts, gives = facts_of(bundle), family_of(facts_of(bundle)["task"]).gives
-        if gives in CLOSED or (bundle.kind == "image" and bundle.family not in IMAGES):
+        if gives in CLOSED or bundle.family in OWN_VISION:
             return "transformers has no class for this network"
         if facts.get("ships", "trained") == "probe":
             return "what ships is logistic regression on the hidden states of the untouched base, and transformers has no class for that: it would load the base alone"

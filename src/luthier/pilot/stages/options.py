@@ -172,7 +172,7 @@ def choose_experiment(
         return apply_overrides(*choose(dataset, own, seed, metric, own=True), assignments, dataset, own)
     if name in (SCRATCH, ""):
         others = [item for item in assignments if item.partition("=")[0].strip() != "model.base"]
-        return apply_overrides(*choose(dataset, None, seed, metric, scratch=True), others, dataset, None)
+        return apply_overrides(*choose(dataset, None, seed, metric, scratch=True, seconds=seconds), others, dataset, None)
     if name == AUTO:
         from luthier.pilot.stages.base_choice import choose_base
 
