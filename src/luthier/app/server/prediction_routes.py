@@ -257,7 +257,10 @@ def usage(request: Request, prompt: int, completion: int = 0) -> dict[str, int]:
 
 def answer(content: dict[str, Any]) -> JSONResponse:
     """A body; a number that is none is written as a word."""
-    return JSONResponse(as_json_value(content))
+    try:
+        return JSONResponse(content)
+    except (TypeError, ValueError):  # numbers that JSON does not have, or those of numpy
+        return JSONResponse(as_json_value(content))
 
 
 def new_id(kind: str) -> str:
