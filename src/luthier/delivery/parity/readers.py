@@ -90,7 +90,9 @@ class ReaderParity(NetworkParity[Reader]):
         worst = int(np.argmax(apart))
         allowed = self.tolerance.probability
         state = "parts" if apart[worst] > allowed else "same"
-        detail = f"largest in row {self.examples[worst].record.row}"
+        numbers = sum(ours.size for ours in self.ours)
+        mean = sum(float(np.abs(ours - theirs).sum()) for ours, theirs in zip(self.ours, self.theirs, strict=True)) / max(numbers, 1)
+        detail = f"largest in row {self.examples[worst].record.row}; {mean:.2g} in the mean of {numbers:,} numbers"
         evidence: dict[str, Any] = {"ours": self.ours, "theirs": self.theirs, "gives": self.gives}
         return StageResult(LOG_PROBABILITIES, state, len(apart), apart[worst], allowed, UNITS[self.gives], detail, evidence)
 
