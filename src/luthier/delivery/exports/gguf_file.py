@@ -64,8 +64,8 @@ class GgufFile:
     def ends(self) -> list[int]:
         """Tokens at which llama.cpp stops writing: first those that the file names, then those whose text is enough."""
         ids = [self[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom")]
-        named = [number for number, token in enumerate(self.tokens) if token in NAMED_ENDS]
-        return list(dict.fromkeys([int(each) for each in ids if each is not None] + named))
+        ends_by_name = [number for number, token in enumerate(self.tokens) if token in NAMED_ENDS]
+        return list(dict.fromkeys([int(each) for each in ids if each is not None] + ends_by_name))
 
     @property
     def precision(self) -> str:
@@ -75,5 +75,5 @@ class GgufFile:
             if len(tensor.shape) > 1:
                 sizes[tensor.tensor_type.name] = sizes.get(tensor.tensor_type.name, 0) + int(tensor.n_elements)
         most = max(sizes, key=lambda kind: sizes[kind])
-        named = {kind: precision for precision, kind in KINDS.items()}
-        return named.get(most, "int4")
+        precisions = {kind: precision for precision, kind in KINDS.items()}
+        return precisions.get(most, "int4")

@@ -49,7 +49,7 @@ def changed_settings(bundle: Path, folder: Path) -> list[str]:
     for name in SETTINGS:
         if not ((bundle / name).is_file() and (folder / name).is_file()):
             continue
-        ours, theirs = (json.loads((place / name).read_text()) for place in (bundle, folder))
+        ours, theirs = (json.loads((directory / name).read_text()) for directory in (bundle, folder))
         if isinstance(ours, list):
             results += [f"{name} is another"] if ours != theirs else []
             continue
