@@ -25,6 +25,7 @@ REASONS = {
     "end token lost": "end token was lost",
     "adapters not merged": "adapters were",
     "merged in the wrong dtype": "precision",
+    "quantised twice": "quantised before",
     "untied embeddings": "no longer tied",
     "adapter prefix mismatch": "prefix of the adapters",
     "RoPE scale changed": "rope_theta",
