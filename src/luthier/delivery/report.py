@@ -239,7 +239,7 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
                 reverse=True,
             )[:15]
             body += "<h3>The most frequent mistakes</h3>" + table(
-                ("true", "said", "rows"), [(true, said, count) for count, true, said in mistakes]
+                ("true", "said", "rows"), [(true, predicted, count) for count, true, predicted in mistakes]
             )
         points = [(part["confidence"], part["accuracy"]) for part in details["calibration"]]
         body += "<h3>Is it as sure as it should be?</h3>" + figures.lines(

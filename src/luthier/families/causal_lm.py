@@ -170,7 +170,7 @@ class CausalLmFamily(CorpusFamily):
         from luthier.models.generate import continuations
 
         step = max(1, len(validation) // SHOWN)
-        examples = [validation[place] for place in range(0, len(validation), step)][:SHOWN]
+        examples = [validation[index] for index in range(0, len(validation), step)][:SHOWN]
         prompts = [np.asarray(example.tokens)[:ASKED].astype(np.int64).tolist() for example in examples]
         continued = continuations(model, objective.tokenizer, prompts, SAID, objective.end, TEMPERATURE)
         beginnings = [objective.tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]

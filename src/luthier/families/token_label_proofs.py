@@ -26,7 +26,7 @@ def labels_stand_on_their_spans(context: ProofContext) -> Proof:
         words, known = example.facts["words"], [span for span in example.facts["spans"] if span.label in example.facts["kinds"]]
         bounds = dict(zip(words.places.tolist(), zip(words.starts.tolist(), words.ends.tolist(), strict=True), strict=True))
         places = _carrying(example)
-        spans_read = spans_said([example.target[place] for place in places])
+        spans_read = spans_said([example.target[position] for position in places])
         nowhere = (0, 0)
         recovered = {
             Span(bounds.get(places[one.first], nowhere)[0], bounds.get(places[one.last], nowhere)[1], example.facts["kinds"][one.kind])

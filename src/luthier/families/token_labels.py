@@ -264,11 +264,11 @@ def _spans(record: Record, target: str | None) -> list[Span]:
     return spans_of(record.values.get(target or "")) or []
 
 
-def _made_of(rows: Rows, asked: str) -> str:
+def _made_of(rows: Rows, column: str) -> str:
     """The column of spans that was made of a column of labels, where that one was named."""
-    made = (SPANS, f"{asked}_{SPANS}")
+    made = (SPANS, f"{column}_{SPANS}")
     first = next((name for name in LABEL_COLUMNS if name in rows.columns), None)
-    return next((name for name in made if name in rows.columns and asked in LABEL_COLUMNS and (name != SPANS or asked == first)), asked)
+    return next((name for name in made if name in rows.columns and column in LABEL_COLUMNS and (name != SPANS or column == first)), column)
 
 
 def _numbered(rows: Rows) -> str | None:

@@ -262,5 +262,5 @@ class _Beams:
     def leave(self) -> list[int]:
         """Take out the rows that are through; which of the others stay, by their places."""
         stays = [index for index in range(len(self.going)) if index not in self.gone]
-        self.going, self.gone = [self.going[place] for place in stays], set()
+        self.going, self.gone = [self.going[index] for index in stays], set()
         return stays
