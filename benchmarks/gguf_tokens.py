@@ -21,7 +21,7 @@ from luthier.data.chat import prompt
 from luthier.delivery.exports.gguf import FILE, Gguf
 from luthier.delivery.exports.llama_cpp import open_gguf
 from luthier.delivery.exports.llama_package import PackagedFile
-from luthier.delivery.parity.tolerances import TOLERANCES
+from luthier.delivery.parity.tolerances import tolerance_of
 from luthier.delivery.parity.trainer import next_scores, open_trainer, write_greedily
 from luthier.models.store import resolve
 from luthier.training.devices import configure_torch
@@ -30,7 +30,7 @@ from luthier.training.devices import configure_torch
 def compare(trainer: Any, runtime: Any, prompts: list[list[int]], answers: list[list[int]], limit: int, precision: str) -> dict[str, Any]:
     """How many answers are the same; of each that parts, whether the trainer's two likeliest tokens were within rounding of each other (a tie) or not."""
     same = ties = equal = tokens = 0
-    within = 2 * TOLERANCES[precision].log_probability  # each of the two may be off by what rounding explains
+    within = tolerance_of(precision, runtime.about).tie
     margins: list[float] = []
     for number, (request, ours) in enumerate(zip(prompts, answers, strict=True)):
         theirs = runtime.write(request, limit)
@@ -50,7 +50,10 @@ def compare(trainer: Any, runtime: Any, prompts: list[list[int]], answers: list[
         ties += margin <= within
         kind = f"a tie (within {within:.3g})" if margin <= within else "no tie"
         what = f"its second likeliest token {'is' if second else 'is not'} the other" if position < shorter else "one of both stops there"
-        print(f"  prompt {number + 1} parts at token {position + 1}: {kind}, the trainer preferred its own by {margin:.4f}; {what}", flush=True)
+        print(
+            f"  prompt {number + 1} parts at token {position + 1}: {kind}, the trainer preferred its own by {margin:.4f}; {what}",
+            flush=True,
+        )
     return {
         "prompts": len(prompts),
         "same answers": same,
@@ -106,7 +109,9 @@ def main() -> None:
         runtime: Any = PackagedFile(folder / FILE) if request.forced else open_gguf(folder / FILE)
         try:
             results = (
-                compare_forced(runtime, prompts, answers) if request.forced else compare(trainer, runtime, prompts, answers, request.limit, runtime.precision)
+                compare_forced(runtime, prompts, answers)
+                if request.forced
+                else compare(trainer, runtime, prompts, answers, request.limit, runtime.precision)
             )
             print(json.dumps({"precision": precision, "runtime": runtime.about, **results}), flush=True)
         finally:

@@ -15,7 +15,7 @@ from luthier.core.types import Scores
 from luthier.delivery.exports.transformers_folder import TransformersFolder
 from luthier.delivery.parity.check import compare_metric
 from luthier.delivery.parity.record import ParityRecord, StageResult
-from luthier.delivery.parity.tolerances import TOLERANCES
+from luthier.delivery.parity.tolerances import TOLERANCES, tolerance_of
 from luthier.delivery.parity.writers import Greedy, compare_log_probabilities
 
 MOST = 2
@@ -107,6 +107,17 @@ def test_log_probabilities_that_are_no_numbers_part() -> None:
     found = compare_log_probabilities(ours, [np.array([-1.0, np.nan]), np.array([-3.0])], [4, 9], TOLERANCES["float32"])
     assert found.state == "parts" and found.largest == float("inf") and "row 4" in found.detail
     assert compare_log_probabilities(ours, ours, [4, 9], TOLERANCES["float32"]).state == "same"
+
+
+def test_what_llama_cpp_computes_otherwise_in_fp32_is_allowed_to_it_alone() -> None:
+    plain, there = tolerance_of("float32", "transformers 5"), tolerance_of("float32", "llama.cpp (b1)")
+    assert plain is TOLERANCES["float32"] and there.log_probability > plain.log_probability
+    assert tolerance_of("q8_0", "llama.cpp (b1)") is TOLERANCES["q8_0"]
+
+
+def test_two_tokens_are_a_tie_within_what_an_exact_form_moves_at_most_and_a_coarser_one_in_the_mean() -> None:
+    exact, coarse = TOLERANCES["float32"], TOLERANCES["q8_0"]
+    assert exact.tie == 2 * exact.log_probability and coarse.tie == 2 * coarse.mean < coarse.log_probability
 
 
 def test_many_small_differences_part_although_none_is_large() -> None:

@@ -95,7 +95,7 @@ def check_parity(
 
 def _stages(trainer: Trainer, runtime: Any, records: Sequence[Record]) -> Any:
     """The stages of this kind of network."""
-    tolerance, gives = tolerance_of(runtime.precision), trainer.family.gives
+    tolerance, gives = tolerance_of(runtime.precision, runtime.about), trainer.family.gives
     if gives == "words":
         from luthier.delivery.parity.word_tables import WordParity
 

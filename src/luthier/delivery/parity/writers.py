@@ -237,7 +237,7 @@ class Greedy:
             return
         likelihoods = scores(ours[:position])
         margin = float(likelihoods[ours[position]] - likelihoods[theirs[position]])
-        if margin <= 2 * self.tolerance.log_probability:
+        if margin <= self.tolerance.tie:
             self.ties += 1
             return
         self.others += 1
