@@ -62,6 +62,7 @@ def healthy(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_healthy_export_is_left_alone(healthy: Any, name: str) -> None:
     _, record = healthy(name)
     assert record["same"] and record["verdict"] == "same" and record["stage"] is None
+    assert record["rows"].startswith(f"{MOST} of "), "not all rows were compared"
     states = {stage["name"]: stage["state"] for stage in record["stages"]}
     assert set(states.values()) == {"same"}
     assert list(states)[:4] == ["rendered text", "token ids", "weights", "log-probabilities"] and list(states)[-1] == "metric"

@@ -70,6 +70,7 @@ def check_parity(
         raise DataError("there are no rows to compare the export on", "give some: --rows FILE")
     most = min(most or MOST_ROWS.get(trainer.family.gives, ROWS), len(records))
     part = [records[number * len(records) // most] for number in range(most)]
+    rows = f"{len(part):,} of {rows}" if rows and len(part) < len(records) else rows or f"{len(part):,} rows"
     stages = _stages(trainer, runtime, part)
     results: list[StageResult] = []
     asks = (stages.rendered, stages.tokens, lambda: _weights(runtime, bundle.folder), stages.numbers, stages.text)
@@ -90,7 +91,7 @@ def check_parity(
     results.append(result)
     first = next((each for each in results if each.state == "parts"), None)
     reason = explain(first, trainer, folder) if first is not None else ""
-    return ParityRecord(tuple(results), runtime.about, runtime.precision, rows or f"{len(part):,} rows", reason, measured)
+    return ParityRecord(tuple(results), runtime.about, runtime.precision, rows, reason, measured)
 
 
 def _stages(trainer: Trainer, runtime: Any, records: Sequence[Record]) -> Any:
