@@ -65,8 +65,8 @@ class Prompts:
         name = str(self.tokenizer.convert_ids_to_tokens(token))
         if self._byte_of and all(character in self._byte_of for character in name):
             return [self._byte_of[character] for character in name]
-        found = BYTE.fullmatch(name)
-        return [int(found[1], 16)] if found else list(self.token_text(token).encode())
+        match = BYTE.fullmatch(name)
+        return [int(match[1], 16)] if match else list(self.token_text(token).encode())
 
 
 def _is_byte_level(tokenizer: Any) -> bool:
@@ -79,6 +79,6 @@ def _bytes_of_characters() -> dict[str, int]:
 
     Source: Radford et al. 2019, GPT-2's encoder (`bytes_to_unicode`).
     """
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(hidden)}
