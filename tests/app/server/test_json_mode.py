@@ -69,9 +69,7 @@ def test_json_object_is_an_object_and_text_is_any_text(client: Any) -> None:
     assert client.chat.completions.create(**asked, response_format={"type": "text"}).choices[0].message.content == plain
     found = 0
     for seed in range(8):
-        choice = client.chat.completions.create(
-            **asked, temperature=2.0, seed=seed, response_format={"type": "json_object"}
-        ).choices[0]
+        choice = client.chat.completions.create(**asked, temperature=2.0, seed=seed, response_format={"type": "json_object"}).choices[0]
         assert choice.message.content.startswith("{")
         if choice.finish_reason == "stop":
             assert isinstance(json.loads(choice.message.content), dict)
