@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import re
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.types import Message, Record
 from luthier.families.family import Family
+
+if TYPE_CHECKING:
+    from luthier.models.decoding.grammar import Grammar, JsonVocabulary
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 """How vocabularies of sentencepiece write a byte that is no character."""
@@ -32,6 +35,7 @@ class Prompts:
         self.ends = frozenset({int(self.tokenizer.eos_token_id if own_end is None else own_end)})
         """Tokens that end an answer."""
         self._byte_of = _bytes_of_characters() if _is_byte_level(self.tokenizer) else {}
+        self._json: JsonVocabulary | None = None
 
     def of_conversation(self, messages: Sequence[Message]) -> list[int]:
         """A conversation that waits for an answer, by the bundle's own template; control tokens that a turn holds are characters.
@@ -51,6 +55,24 @@ class Prompts:
             if self._family.converses:
                 return list(self.tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"])
             return list(self._family.serving_inputs(Record(1, {self._objective.input[0]: text}), self._objective)["tokens"])
+
+    def grammar_of(self, schema: Mapping[str, Any], width: int) -> Grammar:
+        """The grammar of the JSON that fits a schema.
+
+        Args:
+            schema: a JSON schema.
+            width: of the network's logits.
+
+        Raises:
+            ModelError: llguidance is not installed, or it cannot read this tokenizer.
+            DataError: the schema cannot be followed.
+        """
+        from luthier.models.decoding.grammar import JsonVocabulary
+
+        with self._lock:
+            if self._json is None:
+                self._json = JsonVocabulary(self.tokenizer, width, self.ends)
+        return self._json.compile(schema)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without the marks between turns."""
