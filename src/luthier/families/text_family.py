@@ -47,6 +47,8 @@ class TextFamily(Family):
     base = "minilm-l6"
     base_kinds = ("encoder", "decoder", "vectors")
     pipeline_tag = "text-classification"
+    probe_reads_mean: bool = False
+    """Whether a head that begins as a linear probe reads the mean of all tokens of an encoder by default."""
 
     # starting point
 
@@ -86,6 +88,10 @@ class TextFamily(Family):
             )
             choices = [lr if choice.path == lr.path else choice for choice in choices]
             choices.append(Choice("objective.head", "probe", why))
+            if self.probe_reads_mean and role.endswith("encoder"):
+                choices.append(
+                    Choice("objective.pooling", "mean", "a linear model of it knows more than one of the first token (docs/defaults.md)")
+                )
         return choices
 
     def reason_for_probe(self, dataset: Dataset) -> str:
