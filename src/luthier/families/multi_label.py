@@ -52,7 +52,6 @@ class TextLabels(TextFamily):
     Spec = MultiLabel
     metrics = ("micro_f1", "label_macro_f1", "exact_match", "loss")
     gives = "labels"
-    probe_reads_mean = True
 
     # rows
 

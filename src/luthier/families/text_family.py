@@ -31,8 +31,6 @@ BATCHES = (32, 16, 8, 4)
 """Rows a step, the most first: 32 are as good as 16 where the steps suffice, in four fifths of the time (docs/log/2026-11.md#where-128-seconds-of-a-search-go)."""
 STEPS = 100, 12
 """That a run should have, and so many more for each class: 20 classes lost 2 points in 200 steps of 32 rows against 400 of 16 (docs/log/2026-11.md#where-128-seconds-of-a-search-go)."""
-PROBED_LR_SCALE = 0.3
-"""Of the usual learning rate where the head begins as a linear probe: with 400 steps on 77 classes 0.854, with all of it 0.841, with a tenth 0.847."""
 MANY_LONG = 0.1
 """Share of long rows above which they are read in windows."""
 CHARACTERS_A_TOKEN = 4.5
@@ -47,8 +45,8 @@ class TextFamily(Family):
     base = "minilm-l6"
     base_kinds = ("encoder", "decoder", "vectors")
     pipeline_tag = "text-classification"
-    probe_reads_mean: bool = False
-    """Whether a head that begins as a linear probe reads the mean of all tokens of an encoder by default."""
+    probed_lr_scale: float = 1.0
+    """Of the usual learning rate where the head begins as a linear probe."""
 
     # starting point
 
@@ -68,9 +66,12 @@ class TextFamily(Family):
             epochs, why = ROWS_A_CLASS[1:]
         role = self.role(base)
         adaptation, adapted = text_defaults.adaptation_for(role, self.depth_kept(base) if base is not None else 0)
+        new = base is None or base.bundle is None  # no base is the family's own; a bundle may bring a head that fits
+        probe = self.reason_for_probe(dataset) if new and role != "reader" else ""
+        head = {"head": "probe"} if probe else {}
         choices = [
             *(Choice(f"adaptation.{name}", value, adapted) for name, value in adaptation.items()),
-            Choice("optimizer.lr", *self.learning_rate(base, adaptation["kind"])),
+            Choice("optimizer.lr", *self.learning_rate_for(base, adaptation["kind"], self.spec_class.model_validate(head))),
             Choice("training.epochs", epochs, why),
             self.batch_size(dataset, epochs),
             *text_defaults.schedule(),
@@ -81,17 +82,7 @@ class TextFamily(Family):
         if long > MANY_LONG:
             reason = f"about {long:.0%} of the rows are too long to be read at once: they are read in pieces"
             choices.append(Choice("objective.long_rows", "windows", reason))
-        new = base is None or base.bundle is None  # no base is the family's own; a bundle may bring a head that fits
-        if new and role != "reader" and (why := self.reason_for_probe(dataset)):
-            lr = Choice(
-                "optimizer.lr", *self.learning_rate_for(base, adaptation["kind"], self.spec_class.model_validate({"head": "probe"}))
-            )
-            choices = [lr if choice.path == lr.path else choice for choice in choices]
-            choices.append(Choice("objective.head", "probe", why))
-            if self.probe_reads_mean and role.endswith("encoder"):
-                choices.append(
-                    Choice("objective.pooling", "mean", "a linear model of it knows more than one of the first token (docs/defaults.md)")
-                )
+        choices += [Choice(f"objective.{field}", value, probe) for field, value in head.items()]
         return choices
 
     def reason_for_probe(self, dataset: Dataset) -> str:
@@ -103,13 +94,12 @@ class TextFamily(Family):
         return text_defaults.learning_rate(self.role(base), base, adaptation)
 
     def learning_rate_for(self, base: Base | None, adaptation: str, spec: Any) -> tuple[float, str]:
-        """Less of it where the head begins as a linear probe."""
+        """Less of it where the head begins as a linear probe, in families that say so."""
         lr, why = self.learning_rate(base, adaptation)
-        if getattr(spec, "head", "new") != "probe":
+        if self.probed_lr_scale == 1 or spec.head != "probe":
             return lr, why
-        return float(
-            f"{lr * PROBED_LR_SCALE:.2g}"
-        ), "a head that begins as a linear probe loses what it knows at the usual learning rate (docs/defaults.md)"
+        scaled = float(f"{lr * self.probed_lr_scale:.2g}")
+        return scaled, "a head that begins as a linear probe loses what it knows at the usual learning rate (docs/defaults.md)"
 
     def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """The most rows a step that leave a run as many steps as it should have."""
