@@ -30,3 +30,13 @@ def test_the_card_of_a_decoder_says_how_vllm_serves_it_and_no_other_does() -> No
     spec = experiment("chat", "llama")
     assert f"`vllm serve PATH --dtype {spec.training.dtype}` (vLLM)" in write_card(spec, None, {**VERDICT, "metric": "loss"}, rows)
     assert "vllm" not in write_card(experiment("classification", "bert"), None, VERDICT, rows)
+
+
+def test_a_head_that_reads_the_mean_of_all_tokens_is_not_said_to_be_one_of_transformers() -> None:
+    rows = {"train": 3, "validation": 2, "test": 2}
+    native, mean = (
+        write_card(experiment("classification", "bert", **fields), None, VERDICT, rows) for fields in ({}, {"objective__pooling": "mean"})
+    )
+    assert "or, without Luthier: `from transformers import pipeline" in native
+    assert "without Luthier: `from transformers" not in mean
+    assert "luthier export PATH --to onnx" in mean

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 import luthier
 from luthier.core.cache import Cache
 from luthier.core.run import Run, file_hash
 from luthier.core.types import Record
 from luthier.data.spec import Data
+from luthier.evaluation.linear_heads import fit_labels
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families import family_of, head_start
@@ -23,7 +24,7 @@ from luthier.models.linear_probe import last_layer
 from luthier.models.pretrained import load_tokenizer
 from luthier.training.assemble import build, open_objective
 from luthier.training.prove import Disproved
-from tests.families.cases import QUICK, write_lines
+from tests.families.cases import QUICK, several_labels, write_lines
 
 WORDS = ("stone", "violin", "market", "garden", "river", "lamp")
 
@@ -155,3 +156,67 @@ def test_a_run_ends_with_the_same_bundle_twice_and_a_head_with_shuffled_classes_
     monkeypatch.setattr(head_start, "_fit", shuffled)
     with pytest.raises(Disproved, match="the loss begins at"):
         luthier.run(data, base=str(bases("bert").folder), out=tmp_path / "shuffled", set=asked, force=True)
+
+
+LINEAR = {
+    "multi_label": ({"labels": sorted(WORDS)}, lambda row: [WORDS[row % 6], *([WORDS[row * 7 % 5]] if row % 3 else [])]),
+    "regression": ({"mean": 2.5, "spread": 1.7}, lambda row: row % 6),
+}
+
+
+def built_for(base: Any, kind: str, **objective: Any) -> Any:
+    fields, target = LINEAR[kind]
+    asked = experiment(base).model_dump(mode="json")
+    asked |= {"data": asked["data"] | {"task": kind}, "objective": {"kind": kind, **fields, **objective}}
+    asked = Experiment.of(asked)
+    opened = open_objective(asked, load_tokenizer(base))
+    records = [Record(number, row | {"label": target(number)}) for number, row in enumerate(rows(150), 1)]
+    return build(asked, base, opened, opened.prepare(records[:120]), opened.prepare(records[120:]))
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_several_labels_and_numbers_begin_as_the_linear_model_of_scikit_learn(bases: Any, kind: str) -> None:
+    work = built_for(bases("bert"), kind, head="probe")
+    layer, model = last_layer(work.model), work.model.eval()
+    inputs = head_start._inputs_of(layer, model, work.objective.collate(work.train, 0, -1)).astype(np.float64)
+    target = work.objective.targets(work.train).double().numpy().reshape(len(work.train), -1)
+    centre, spread = inputs.mean(0), inputs.std(0)
+    seen = (inputs - centre) * 4 / np.sqrt(inputs.shape[1]) / np.maximum(spread, 1e-6 + 1e-3 * spread.mean())
+    if kind == "regression":
+        theirs = [
+            Ridge(alpha=strength).fit(seen, target).predict(seen).reshape(len(seen), -1) for strength in (0.1, 1.0, 10.0, 100.0, 1000.0)
+        ]
+    else:
+        each = [[LogisticRegression(C=strength, max_iter=300).fit(seen, column) for column in target.T] for strength in (0.1, 1.0, 10.0)]
+        theirs = [np.stack([model.predict_proba(seen)[:, 1] for model in models], 1) for models in each]
+    with torch.no_grad():
+        ours = layer(torch.from_numpy(inputs).float())
+    ours = (ours.sigmoid() if kind == "multi_label" else ours).numpy()
+    assert min(np.abs(ours - other).max() for other in theirs) < 5e-3
+    plain = built_for(bases("bert"), kind)
+    assert score(work.model, work.objective, work.train).loss.mean() < score(plain.model, plain.objective, plain.train).loss.mean()
+
+
+def test_a_label_that_every_training_row_has_or_none_begins_at_its_odds() -> None:
+    rows_seen = np.random.default_rng(1).normal(size=(40, 3))
+    target = np.stack([np.ones(40), np.zeros(40), rows_seen[:, 0] > 0], 1).astype(float)
+    weight, bias = fit_labels(rows_seen, target, rows_seen, target, lambda: None)
+    assert bias[:2] == pytest.approx([np.log(41), -np.log(41)])
+    assert not weight[:2].any()
+    assert ((rows_seen @ weight[2] + bias[2] > 0) == (target[:, 2] > 0)).mean() > 0.9
+
+
+def test_several_labels_begin_so_by_themselves_and_a_head_with_shuffled_labels_is_caught(
+    bases: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_lines(tmp_path, several_labels())
+    run = luthier.run(data, base=str(bases("bert").folder), out=tmp_path / "planned", plan_only=True)
+    assert Experiment.load(run.folder / "experiment.yaml").objective.model_dump()["head"] == "probe"
+    fitted = head_start._fit
+
+    def turned(*given: Any) -> dict[str, np.ndarray]:
+        return {name: -4 * values for name, values in fitted(*given).items()}
+
+    monkeypatch.setattr(head_start, "_fit", turned)
+    with pytest.raises(Disproved, match="the loss of a row begins at"):
+        luthier.run(data, base=str(bases("bert").folder), out=tmp_path / "turned", set=QUICK, force=True)

@@ -12,9 +12,12 @@ import pytest
 import torch
 
 import luthier
+from luthier.core.cache import Cache
 from luthier.core.errors import DataError, ExperimentError, ModelError
 from luthier.core.types import HELD_OUT, Record
 from luthier.data.spec import Data
+from luthier.evaluation.score import score
+from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.models.masked import make_masked, make_tokenizer
 from luthier.objectives.masked_lm import MaskedLm, MaskedLmObjective
@@ -239,3 +242,24 @@ def test_a_folder_makes_a_network_whose_size_follows_the_text_and_which_a_classi
             tmp_path / "texts", task="masked_lm", base="scratch", out=tmp_path / "third", set=["objective.max_length=600"], force=True
         )
     assert "--set objective.max_length=512" in problem.value.remedy
+
+
+def test_a_new_head_begins_with_the_frequency_of_each_token_and_a_head_of_the_base_stays(tokenizer) -> None:
+    at_work = objective(tokenizer)
+    train = examples(at_work)
+    family = family_of("masked_lm")
+
+    def began(fingerprint: str) -> tuple[bool, Any]:
+        model = make_masked(400, 2, 32, 0.0, 1).eval()
+        return family.start_head(model, at_work, fingerprint, train, train, Cache()), model
+
+    started, model = began("")
+    kept, other = began("a base that has a head")
+    counts = np.full(400, 0.1)
+    for example in train:
+        np.add.at(counts, example.tokens, 1)
+    assert (started, kept) == (True, False)
+    assert np.exp(model.output_bias.detach().numpy()) == pytest.approx(counts / counts.sum(), rel=1e-5)
+    assert not other.output_bias.any()
+    losses = [float(score(each, at_work, train).loss.sum()) for each in (model, other)]
+    assert losses[0] < 0.9 * losses[1]

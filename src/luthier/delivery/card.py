@@ -14,6 +14,9 @@ from luthier.families.family import Family
 from luthier.models.base import Base
 from luthier.models.catalogue import PACKAGED
 
+HEADS = ("classes", "labels", "number")
+"""What families give whose head transformers has too."""
+
 
 def write_card(experiment: Experiment, base: Base | None, verdict: Mapping[str, Any], rows: Mapping[str, int]) -> str:
     """README.md of a bundle, with the metadata that model hubs read."""
@@ -51,7 +54,7 @@ tags: [luthier]
 {family.usage("PATH")}
 ```
 
-{_without_luthier(family, ships, verdict)}{_served_elsewhere(family, ships, experiment.training.dtype)}
+{_without_luthier(family, ships, verdict, objective)}{_served_elsewhere(family, ships, experiment.training.dtype)}
 
 ## Limits
 
@@ -106,8 +109,11 @@ def _served_elsewhere(family: Family, ships: str, dtype: str) -> str:
     return f"\n\nMore than one machine can serve: `{command}` (vLLM), with OpenAI's routes." if command else ""
 
 
-def _without_luthier(family: Family, ships: str, verdict: Mapping[str, Any]) -> str:
+def _without_luthier(family: Family, ships: str, verdict: Mapping[str, Any], objective: Any) -> str:
     """What transformers alone can and cannot do with the bundle."""
+    if ships == "trained" and family.gives in HEADS and getattr(objective, "pooling", "") == "mean":
+        return """The head reads the mean of all tokens, and that of transformers the first one: `pipeline("text-classification", "PATH")` would say something else. Without
+Luthier: `luthier export PATH --to onnx`."""
     if ships == "trained":
         return f"or, without Luthier: `{family.without_luthier()}`" if family.without_luthier() else ""
     if ships == "average":

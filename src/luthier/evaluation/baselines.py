@@ -154,7 +154,7 @@ def fit_probe(
     """
     some = _subsample(train, most_rows)
     train_features, validation_features = features(some), features(validation)
-    centre, scale = _standardizer(train_features)
+    centre, scale = standardizer(train_features)
     model, _ = _fit_logistic_regression(
         (train_features - centre) * scale, (validation_features - centre) * scale, some, validation, classes, REGULARISATION
     )
@@ -219,7 +219,7 @@ def _subsample(train: Sequence[Example], most_rows: int) -> Sequence[Example]:
     return sample
 
 
-def _standardizer(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def standardizer(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What to take off every column, and what to multiply it by then, so that all have the same spread in these rows, and rows a length of about `LENGTH`."""
     centre, spread = rows.mean(0, dtype=np.float64), rows.std(0, dtype=np.float64)
     scale = LENGTH / np.sqrt(rows.shape[1]) / np.maximum(spread, 1e-6 + 1e-3 * spread.mean())

@@ -25,6 +25,7 @@ from luthier.objectives.multi_label import SEPARATORS, MultiLabel, labels_of, li
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.families.head_start import Fit
     from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
@@ -38,6 +39,8 @@ STRENGTHS = (1.0, 10.0, 100.0)
 SAID = 0.5
 """A label is said from this probability on."""
 SHOWN = 5
+PROBED = 1.25
+"""Times the loss of the labels' frequencies, at most, that a head may begin with as a linear probe: the proof sees few rows."""
 
 
 class TextLabels(TextFamily):
@@ -108,11 +111,22 @@ class TextLabels(TextFamily):
         why = "every label of every row counts the same; that most rows have not a label does not help, as it would with accuracy"
         return [Choice("training.metric", "micro_f1" if asked == AUTO else asked, why)]
 
+    def reason_for_probe(self, dataset: Dataset) -> str:
+        """Always: most rows have not a label, and a random head spends its steps on learning how rare each is."""
+        return "a head that begins as logistic regression knows how rare each label is (docs/defaults.md)"
+
     # model and loss
 
     def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> Classifier:
         """The base with a head of one output a label."""
         return self.with_outputs(list(spec.labels), spec, model, base, seed, "multi_label_classification")
+
+    def head_fit(self) -> Fit:
+        """Logistic regression for each label."""
+        from luthier.evaluation.linear_heads import fit_labels
+        from luthier.families.head_start import fit_targets
+
+        return fit_targets(fit_labels)
 
     # proofs
 
@@ -234,17 +248,35 @@ def _say_labels(rows: Rows, target: str) -> str:
 
 
 def starts_undecided(context: ProofContext) -> Proof:
-    """A new head knows nothing: each label costs the logarithm of 2."""
+    """A new head knows nothing: each label costs the logarithm of 2; one that begins as a linear probe is no worse than how frequent each label is."""
+    import numpy as np
+
     from luthier.evaluation.score import score
 
     began = float(score(context.model, context.objective, context.rows).loss.mean())
     labels = len(context.spec.labels)
+    if context.spec.head == "probe":
+        actual = np.array([example.target for example in context.rows])
+        known = scores_of_labels(np.tile(shares_of(context.train), (len(actual), 1)), actual, context.spec.labels)
+        expected = float(known.loss.mean())
+        return Proof(
+            held=began <= PROBED * expected,
+            claim=f"the loss of a row begins at {began:.3f}, for the head begins as logistic regression on the untouched base; who says the labels' frequencies has {expected:.3f}",
+            evidence={"loss": began, "expected": expected},
+        )
     expected = labels * math.log(2)
     return Proof(
         held=began <= expected + max(0.5, 0.25 * expected),
         claim=f"the loss of a row begins at {began:.3f}; a head that knows nothing has {expected:.3f} with {plural(labels, 'label')}",
         evidence={"loss": began, "expected": expected},
     )
+
+
+def shares_of(train: Sequence[Example]) -> Any:
+    """About which share of the rows has each label, above 0 and below 1, # (labels,)"""
+    import numpy as np
+
+    return (np.array([example.target for example in train]).sum(0) + 1) / (len(train) + 2)
 
 
 def label_frequencies(train: Sequence[Example], validation: Sequence[Example]) -> Baseline:
@@ -254,7 +286,7 @@ def label_frequencies(train: Sequence[Example], validation: Sequence[Example]) -
     from luthier.evaluation.baselines import Baseline
 
     labels = train[0].facts["labels"]
-    shares = (np.array([example.target for example in train]).sum(0) + 1) / (len(train) + 2)
+    shares = shares_of(train)
 
     def score(examples: Sequence[Example]) -> Scores:
         return scores_of_labels(np.tile(shares, (len(examples), 1)), np.array([example.target for example in examples]), labels)
@@ -276,8 +308,7 @@ def words_for_each_label(train: Sequence[Example], validation: Sequence[Example]
     from luthier.evaluation.baselines import Baseline, tf_idf
 
     labels, features = train[0].facts["labels"], tf_idf(train, context.columns)
-    seen, target = features(train), np.array([example.target for example in train])
-    shares = (target.sum(0) + 1) / (len(train) + 2)
+    seen, target, shares = features(train), np.array([example.target for example in train]), shares_of(train)
 
     def fit(strength: float) -> list[Any]:
         """For each label a model, or None where all training rows say the same of it."""

@@ -25,6 +25,7 @@ from luthier.objectives.regression import Regression, number_of, scores_of_numbe
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.families.head_start import Fit
     from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
@@ -129,6 +130,13 @@ class TextRegression(TextFamily):
         return spec.model_copy(
             update={"mean": mean if spec.mean is None else spec.mean, "spread": spread if spec.spread is None else spec.spread}
         )
+
+    def head_fit(self) -> Fit:
+        """Ridge regression."""
+        from luthier.evaluation.linear_heads import fit_number
+        from luthier.families.head_start import fit_targets
+
+        return fit_targets(fit_number)
 
     # proofs
 

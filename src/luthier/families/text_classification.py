@@ -13,21 +13,18 @@ from luthier.data.rows import Rows
 from luthier.data.spec import Data
 from luthier.families import token_proofs
 from luthier.families.class_family import ClassFamily, starts_where_it_must
-from luthier.families.family import Choice
 from luthier.families.multi_label import are_separated
 from luthier.families.text_family import TextFamily
 from luthier.objectives.classification import Classification
 
 if TYPE_CHECKING:
-    from luthier.core.cache import Cache
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.families.head_start import Fit
     from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
 
-PROBED_LR_SCALE = 0.3
-"""Of the usual learning rate where the head begins as a linear probe: with 400 steps on 77 classes 0.854, with all of it 0.841, with a tenth 0.847."""
 MANY_CLASSES, FEW_ROWS = 10, 30
 """From so many classes on, with fewer training rows each than this, the head begins as a linear probe; measured on 77 classes of 16 rows."""
 
@@ -40,6 +37,7 @@ class TextClassification(ClassFamily, TextFamily):
     kind = RowKind("text", "class")
     Spec = Classification
     probes = True
+    probed_lr_scale = 0.3  # with 400 steps on 77 classes 0.854, with all of it 0.841, with a tenth 0.847
 
     # rows
 
@@ -65,40 +63,20 @@ class TextClassification(ClassFamily, TextFamily):
 
     # starting point
 
-    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
-        """Many classes of few rows each: the head begins as a linear probe, for random weights would take most of the steps to become one."""
-        chosen = super().defaults(dataset, base, metric)
+    def reason_for_probe(self, dataset: Dataset) -> str:
+        """Many classes of few rows each: random weights would take most of the steps to become one."""
         rows, classes = len(dataset.records["train"]), len(dataset.labels)
-        new = base is None or base.bundle is None  # no base is the family's own; a bundle may bring a head that fits
-        if classes >= MANY_CLASSES and rows < FEW_ROWS * classes and new and self.role(base) != "reader":
-            adaptation = next(choice.value for choice in chosen if choice.path == "adaptation.kind")
-            gentler = Choice("optimizer.lr", *self.learning_rate_for(base, adaptation, Classification(head="probe")))
-            reason = f"{classes} classes of about {rows // classes} rows each: a head that begins as logistic regression needs a third of the steps (docs/defaults.md)"
-            chosen = [gentler if choice.path == gentler.path else choice for choice in chosen]
-            chosen.append(Choice("objective.head", "probe", reason))
-        return chosen
-
-    def learning_rate_for(self, base: Base | None, adaptation: str, spec: Any) -> tuple[float, str]:
-        """Less of it where the head begins as a linear probe."""
-        lr, why = self.learning_rate(base, adaptation)
-        if spec.head != "probe":
-            return lr, why
-        return float(
-            f"{lr * PROBED_LR_SCALE:.2g}"
-        ), "a head that begins as a linear probe loses what it knows at the usual learning rate (docs/defaults.md)"
+        if classes < MANY_CLASSES or rows >= FEW_ROWS * classes:
+            return ""
+        return f"{classes} classes of about {rows // classes} rows each: a head that begins as logistic regression needs a third of the steps (docs/defaults.md)"
 
     # model and loss
 
-    def start_head(
-        self, model: Any, objective: Any, fingerprint: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache
-    ) -> bool:
-        """As logistic regression on the untouched base, where the experiment says so."""
-        if objective.spec.head != "probe":
-            return False
-        from luthier.families.head_start import start_as_linear_probe
+    def head_fit(self) -> Fit:
+        """Logistic regression over the classes."""
+        from luthier.families.head_start import fit_classes
 
-        start_as_linear_probe(model, objective, fingerprint, train, validation, cache)
-        return True
+        return fit_classes
 
     def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> Classifier:
         """The base with a head for the classes."""

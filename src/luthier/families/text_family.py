@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.families import text_defaults
@@ -9,8 +10,10 @@ from luthier.families.family import Choice, Family
 from luthier.objectives.text_rows import MAX_LENGTH
 
 if TYPE_CHECKING:
-    from luthier.core.types import Record
+    from luthier.core.cache import Cache
+    from luthier.core.types import Example, Record
     from luthier.data.dataset import Dataset
+    from luthier.families.head_start import Fit
     from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
@@ -42,6 +45,8 @@ class TextFamily(Family):
     base = "minilm-l6"
     base_kinds = ("encoder", "decoder", "vectors")
     pipeline_tag = "text-classification"
+    probed_lr_scale: float = 1.0
+    """Of the usual learning rate where the head begins as a linear probe."""
 
     # starting point
 
@@ -61,9 +66,12 @@ class TextFamily(Family):
             epochs, why = ROWS_A_CLASS[1:]
         role = self.role(base)
         adaptation, adapted = text_defaults.adaptation_for(role, self.depth_kept(base) if base is not None else 0)
+        new = base is None or base.bundle is None  # no base is the family's own; a bundle may bring a head that fits
+        probe = self.reason_for_probe(dataset) if new and role != "reader" else ""
+        head = {"head": "probe"} if probe else {}
         choices = [
             *(Choice(f"adaptation.{name}", value, adapted) for name, value in adaptation.items()),
-            Choice("optimizer.lr", *self.learning_rate(base, adaptation["kind"])),
+            Choice("optimizer.lr", *self.learning_rate_for(base, adaptation["kind"], self.spec_class.model_validate(head))),
             Choice("training.epochs", epochs, why),
             self.batch_size(dataset, epochs),
             *text_defaults.schedule(),
@@ -74,11 +82,24 @@ class TextFamily(Family):
         if long > MANY_LONG:
             reason = f"about {long:.0%} of the rows are too long to be read at once: they are read in pieces"
             choices.append(Choice("objective.long_rows", "windows", reason))
+        choices += [Choice(f"objective.{field}", value, probe) for field, value in head.items()]
         return choices
+
+    def reason_for_probe(self, dataset: Dataset) -> str:
+        """Why the head should begin as a linear model of what the untouched base says of these rows; empty where it should not."""
+        return ""
 
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """By what the base does and how it is adapted."""
         return text_defaults.learning_rate(self.role(base), base, adaptation)
+
+    def learning_rate_for(self, base: Base | None, adaptation: str, spec: Any) -> tuple[float, str]:
+        """Less of it where the head begins as a linear probe, in families that say so."""
+        lr, why = self.learning_rate(base, adaptation)
+        if self.probed_lr_scale == 1 or spec.head != "probe":
+            return lr, why
+        scaled = float(f"{lr * self.probed_lr_scale:.2g}")
+        return scaled, "a head that begins as a linear probe loses what it knows at the usual learning rate (docs/defaults.md)"
 
     def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """The most rows a step that leave a run as many steps as it should have."""
@@ -121,6 +142,22 @@ class TextFamily(Family):
     def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
         """The base's tokenizer; that of word vectors splits texts into words."""
         return super().load_processor(base if base is None else self.read_base(base), spec, dataset)
+
+    def start_head(
+        self, model: Any, objective: Any, fingerprint: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache
+    ) -> bool:
+        """As a linear model on the untouched base, where the experiment says so."""
+        fit = self.head_fit()
+        if fit is None or objective.spec.head != "probe":
+            return False
+        from luthier.families.head_start import start_as_linear_probe
+
+        start_as_linear_probe(model, objective, fingerprint, train, validation, cache, fit)
+        return True
+
+    def head_fit(self) -> Fit | None:
+        """The linear model that a head can begin as (`objective.head`); None where there is none."""
+        return None
 
     def with_outputs(
         self, names: list[str], spec: Any, model: Model, base: Base | None, seed: int, problem: str = "single_label_classification"

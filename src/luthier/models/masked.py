@@ -53,6 +53,11 @@ class MaskedModel(PackedNetwork):
         """The head, where the base brought none."""
         return self._top if self.new else []
 
+    @property
+    def output_bias(self) -> nn.Parameter | None:
+        """What is added to the score of each token, # (vocabulary,); None where nothing is."""
+        return getattr(self.network.get_output_embeddings(), "bias", None)
+
     def guess(self, hidden: Tensor) -> Tensor:
         """The score of every token, # (places, width) → (places, vocabulary)"""
         for module in self._top:

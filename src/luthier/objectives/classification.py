@@ -10,7 +10,7 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.types import Batch, Example, Loss, Record, Scores
-from luthier.objectives.text_rows import MAX_LENGTH, LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
+from luthier.objectives.text_rows import MAX_LENGTH, Head, LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
 
 if TYPE_CHECKING:
     import torch
@@ -26,10 +26,7 @@ class Classification(Component):
     class_weights: Literal["none", "balanced"] = Field(
         default="none", description="balanced: a class counts by the inverse of its share, as scikit-learn's."
     )
-    head: Literal["new", "probe"] = Field(
-        default="new",
-        description="Where the head begins: new: random weights; probe: logistic regression on what the untouched base gives it of the training rows, which pays where a class has few rows.",
-    )
+    head: Head = "new"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes.")
     max_length: MaxLength = MAX_LENGTH
     long_rows: LongRows = "cut"

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.types import Batch, Example, Loss, Record, Scores
-from luthier.objectives.text_rows import MAX_LENGTH, LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
+from luthier.objectives.text_rows import MAX_LENGTH, Head, LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,7 @@ class MultiLabel(Component):
     kind: Literal["multi_label"] = "multi_label"
     labels: tuple[str, ...] = Field(default=(), description="The labels, in order; taken from the training rows when empty.")
     pooling: Pooling = "auto"
+    head: Head = "new"
     max_length: MaxLength = MAX_LENGTH
     long_rows: LongRows = "cut"
     overlap: Overlap = 32

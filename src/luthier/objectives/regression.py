@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.types import Batch, Example, Loss, Record, Scores
-from luthier.objectives.text_rows import MAX_LENGTH, LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
+from luthier.objectives.text_rows import MAX_LENGTH, Head, LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,7 @@ class Regression(Component):
         default=None, gt=0, description="Standard deviation of the targets: they are divided by it; from the training rows when unset."
     )
     pooling: Pooling = "auto"
+    head: Head = "new"
     max_length: MaxLength = MAX_LENGTH
     long_rows: LongRows = "cut"
     overlap: Overlap = 32

@@ -20,6 +20,12 @@ Pooling = Annotated[
         description="What the head reads of a row: the first token through the base's own head (cls), the mean of all, or the last; auto is cls for encoders and last for decoders."
     ),
 ]
+Head = Annotated[
+    Literal["new", "probe"],
+    Field(
+        description="Where the head begins: new: random weights; probe: a linear model (logistic regression; of numbers ridge regression) on what the untouched base gives it of the training rows, which pays where a class or a label has few rows."
+    ),
+]
 MAX_LENGTH = 256
 """Tokens that are read at once if nobody says otherwise."""
 MaxLength = Annotated[int, Field(ge=8, description="Tokens that are read at once; `long_rows` says what becomes of longer rows.")]

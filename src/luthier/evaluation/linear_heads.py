@@ -1,0 +1,79 @@
+"""Linear models of several labels and of a number on features of a base, each as one matrix and bias: where a new head begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from luthier.evaluation.baselines import REGULARISATION, standardizer
+
+RIDGE = (0.1, 1.0, 10.0, 100.0, 1000.0)
+"""Strengths of ridge regression on features of equal spread; the validation rows choose."""
+
+Linear = tuple[np.ndarray, np.ndarray]
+"""Weight, # (outputs, features), and bias, # (outputs,), in fp64."""
+
+
+def fit_labels(seen: np.ndarray, target: np.ndarray, held: np.ndarray, expected: np.ndarray, poll: Callable[[], None]) -> Linear:
+    """For each label logistic regression on features of equal spread; the validation rows choose one regularisation for all.
+
+    Args:
+        seen: features of the training rows, # (rows, features)
+        target: 1 where a training row has the label, 0 where not, # (rows, labels)
+        held: features of the validation rows, # (validation rows, features)
+        expected: which labels these have, # (validation rows, labels)
+        poll: called between fits; it may raise to stop.
+    """
+    return _best([lambda rows, strength=strength: _logistic(rows, target, strength, poll) for strength in REGULARISATION],
+                 lambda logits: float(np.logaddexp(0, np.where(expected >= 0.5, -logits, logits)).sum()), seen, held)  # fmt: skip
+
+
+def fit_number(seen: np.ndarray, target: np.ndarray, held: np.ndarray, expected: np.ndarray, poll: Callable[[], None]) -> Linear:
+    """Ridge regression on features of equal spread; the validation rows choose its strength.
+
+    Args:
+        seen: features of the training rows, # (rows, features)
+        target: their numbers, # (rows, 1)
+        held: features of the validation rows, # (validation rows, features)
+        expected: their numbers, # (validation rows, 1)
+        poll: called between fits; it may raise to stop.
+    """
+    return _best([lambda rows, strength=strength: _ridge(rows, target, strength, poll) for strength in RIDGE],
+                 lambda numbers: float(np.square(numbers - expected).sum()), seen, held)  # fmt: skip
+
+
+def _best(fits: list[Callable[[np.ndarray], Linear]], cost: Callable[[np.ndarray], float], seen: np.ndarray, held: np.ndarray) -> Linear:
+    """The fit with the least cost on the validation rows, for the features as they are."""
+    centre, scale = standardizer(seen)
+    rows, others = (seen - centre) * scale, (held - centre) * scale
+    found = [fit(rows) for fit in fits]
+    weight, bias = min(found, key=lambda one: cost(others @ one[0].T + one[1]))
+    weight = weight * scale
+    return weight, bias - weight @ centre
+
+
+def _logistic(rows: np.ndarray, target: np.ndarray, strength: float, poll: Callable[[], None]) -> Linear:
+    """A label that all rows have, or none, has their log-odds as its bias and no weights."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    there = target.sum(0)
+    weight, bias = np.zeros((target.shape[1], rows.shape[1])), np.log((there + 1) / (len(target) - there + 1))
+    for label in np.flatnonzero((there > 0) & (there < len(target))):
+        poll()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = LogisticRegression(C=strength, max_iter=300).fit(rows, target[:, label])
+        weight[label], bias[label] = model.coef_[0], model.intercept_[0]
+    return weight, bias
+
+
+def _ridge(rows: np.ndarray, target: np.ndarray, strength: float, poll: Callable[[], None]) -> Linear:
+    from sklearn.linear_model import Ridge
+
+    poll()
+    model = Ridge(alpha=strength).fit(rows.astype(np.float64), target)
+    return np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
