@@ -2,7 +2,8 @@
 
     python benchmarks/gguf_tokens.py RUN ROWS.jsonl --count 50 --limit 32 --dtype float16 q8_0 [--forced]
 
-ROWS has the columns that the run was trained on. llama.cpp is asked where `llama-server` or the package llama_cpp is installed.
+ROWS has the columns that the run was trained on. An answer that parts where two tokens were within rounding of each other in the trainer is a tie, and
+counted apart: which of both is written says nothing of the export. llama.cpp is asked where `llama-server` or the package llama_cpp is installed.
 """
 
 from __future__ import annotations
@@ -20,37 +21,44 @@ from luthier.data.chat import prompt
 from luthier.delivery.exports.gguf import FILE, Gguf
 from luthier.delivery.exports.llama_cpp import open_gguf
 from luthier.delivery.exports.llama_package import PackagedFile
+from luthier.delivery.parity.tolerances import tolerance_of
 from luthier.delivery.parity.trainer import next_scores, open_trainer, write_greedily
 from luthier.models.store import resolve
 from luthier.training.devices import configure_torch
 
 
-def compare(trainer: Any, runtime: Any, prompts: list[list[int]], answers: list[list[int]], limit: int) -> dict[str, Any]:
-    """How many answers and tokens are the same; of each that parts, how near the two likeliest tokens were in the trainer."""
-    same = equal = tokens = 0
+def compare(trainer: Any, runtime: Any, prompts: list[list[int]], answers: list[list[int]], limit: int, precision: str) -> dict[str, Any]:
+    """How many answers are the same; of each that parts, whether the trainer's two likeliest tokens were within rounding of each other (a tie) or not."""
+    same = ties = equal = tokens = 0
+    within = tolerance_of(precision, runtime.about).tie
     margins: list[float] = []
     for number, (request, ours) in enumerate(zip(prompts, answers, strict=True)):
         theirs = runtime.write(request, limit)
         tokens += len(ours)
-        place = next(
-            (place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
-        )
-        equal += place
+        shorter = min(len(ours), len(theirs))
+        position = next((index for index, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), shorter)
+        equal += position
         if list(ours) == list(theirs):
             same += 1
-        elif place < min(len(ours), len(theirs)):
-            scores = next_scores(trainer, [*request, *ours[:place]])
-            margins.append(float(scores[ours[place]] - scores[theirs[place]]))
-            print(
-                f"  prompt {number + 1} parts at token {place + 1}: the trainer preferred its token by {margins[-1]:.4f} in log-probability",
-                flush=True,
-            )
-        else:
-            margins.append(float("inf"))
-            print(f"  prompt {number + 1}: one of both stops after {place} tokens", flush=True)
+            continue
+        margin, second = float("inf"), False
+        if position < shorter:
+            scores = next_scores(trainer, [*request, *ours[:position]])
+            margin = float(scores[ours[position]] - scores[theirs[position]])
+            second = int(scores.argsort()[-2]) == theirs[position]
+        margins.append(margin)
+        ties += margin <= within
+        kind = f"a tie (within {within:.3g})" if margin <= within else "no tie"
+        what = f"its second likeliest token {'is' if second else 'is not'} the other" if position < shorter else "one of both stops there"
+        print(
+            f"  prompt {number + 1} parts at token {position + 1}: {kind}, the trainer preferred its own by {margin:.4f}; {what}",
+            flush=True,
+        )
     return {
         "prompts": len(prompts),
         "same answers": same,
+        "ties": ties,
+        "others": len(prompts) - same - ties,
         "tokens before they part": equal,
         "tokens": tokens,
         "margins where they part": [round(each, 4) for each in margins],
@@ -101,7 +109,9 @@ def main() -> None:
         runtime: Any = PackagedFile(folder / FILE) if request.forced else open_gguf(folder / FILE)
         try:
             results = (
-                compare_forced(runtime, prompts, answers) if request.forced else compare(trainer, runtime, prompts, answers, request.limit)
+                compare_forced(runtime, prompts, answers)
+                if request.forced
+                else compare(trainer, runtime, prompts, answers, request.limit, runtime.precision)
             )
             print(json.dumps({"precision": precision, "runtime": runtime.about, **results}), flush=True)
         finally:

@@ -41,6 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for _, item in sorted(zip(places, items, strict=True), key=lambda pair: pair[0])]
 
 
+os.fsync = lambda handle: None  # the power stays on: nobody waits for the disk
 gc.disable()  # until all tests are collected
 imported = 0
 
@@ -200,3 +201,11 @@ def table(tmp_path: Path) -> Path:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows(120)))
     return file
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports for transformers are read in this process: a new one takes seconds to import it."""
+    from luthier.delivery.exports.transformers_folder import TransformersFolder
+
+    monkeypatch.setattr(TransformersFolder, "apart", False)

@@ -14,6 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 import luthier as package
+from luthier.app.cli import app
+from luthier.core.errors import LuthierError
 from tests.conftest import rows
 
 COMMANDS = (
@@ -47,9 +49,14 @@ def luthier(*words: object, **options: object) -> subprocess.CompletedProcess[st
 
 def here(*words: object) -> int:
     """The exit code of a command in this process, where torch is loaded already."""
-    from luthier.app.cli import app
-
     return CliRunner().invoke(app, [str(word) for word in words]).exit_code
+
+
+def refused(*words: object) -> LuthierError:
+    """The mistake that a command in this process ends with, as `main` gets it."""
+    problem = CliRunner().invoke(app, [str(word) for word in words]).exception
+    assert isinstance(problem, LuthierError)
+    return problem
 
 
 def test_help_lists_the_verbs_and_imports_no_torch() -> None:
@@ -169,8 +176,7 @@ def test_run_predict_and_report_from_the_shell(bases, tmp_path: Path) -> None:
     assert lines[0] == "text,note,predicted_label,predicted_confidence"
     assert len(lines) == 3
     assert ",'=1+1," in lines[1]
-    missing = luthier("predict", tmp_path / "run", tmp_path / "none.csv")
-    assert missing.returncode == 2
+    assert refused("predict", tmp_path / "run", tmp_path / "none.csv").exit_code == 2
     (tmp_path / "run" / "report.html").unlink()
     assert here("report", tmp_path / "run") == 0
     assert (tmp_path / "run" / "report.html").exists()

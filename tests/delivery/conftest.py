@@ -10,7 +10,6 @@ import pytest
 
 import luthier
 from luthier.core.run import Run
-from luthier.delivery.exports.transformers_folder import TransformersFolder
 from tests.conftest import rows
 
 QUICK = ["training.steps=3", "optimizer.lr=0.003"]
@@ -48,9 +47,3 @@ def runs(bases: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         return made[name]
 
     return one
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transformers is asked in this process: a new one takes seconds to import it."""
-    monkeypatch.setattr(TransformersFolder, "apart", False)

@@ -97,7 +97,7 @@ def test_a_run_starts_from_an_adapter_and_from_that_of_a_bundle_of_ours(bases, t
         base=str(tmp_path / "adapter"),
         out=tmp_path / "run",
         force=True,
-        set=["training.steps=1", "adaptation.kind=lora", "optimizer.lr=0.01"],
+        set=["training.steps=1", "training.dtype=float32", "adaptation.kind=lora", "optimizer.lr=0.01"],
     )
     experiment = luthier.Experiment.load(run.folder / "experiment.yaml")
     assert (

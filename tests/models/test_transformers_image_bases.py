@@ -199,6 +199,7 @@ def test_squares_that_a_network_cannot_read_are_refused_with_those_it_can(bases:
         vision.load_network(bases("convnext"), ["a", "b"], 3, 0.0, 0, 8)
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("family", ("convnext", "efficientnet", "vit", "dinov2"))
 def test_a_bundle_is_read_by_transformers_and_exported(bases: Any, tmp_path: Path, family: str) -> None:
     base = bases(family)

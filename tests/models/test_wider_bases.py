@@ -102,6 +102,7 @@ def test_adapters_of_gpt2_are_refused_for_its_layers_are_turned_around(bases: An
         Lora(rank=2).attach(load_generator(bases(family), 0.0))
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("family", READERS)
 def test_a_run_ships_what_transformers_reads_alike(bases: Any, tmp_path: Path, family: str) -> None:
     file = tmp_path / "rows.jsonl"

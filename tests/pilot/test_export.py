@@ -29,7 +29,7 @@ def classifier(bases: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
     (folder / "rows.jsonl").write_text(
         "".join(json.dumps({**row, "text": f"{row['text']} {number}"}) + "\n" for number, row in enumerate(rows(120)))
     )
-    changes = ["training.steps=2", "optimizer.lr=0.003", "training.ships=trained"]
+    changes = ["training.steps=2", "optimizer.lr=0.003", "training.ships=trained", "training.dtype=float32"]
     return luthier.run(folder / "rows.jsonl", base=str(bases("bert").folder), out=folder / "run", set=changes, force=True)
 
 

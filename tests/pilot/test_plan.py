@@ -27,8 +27,13 @@ def planned(bases: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return luthier.run(folder / "rows.jsonl", base=str(bases("bert").folder), out=folder / "run", set=set, plan_only=True).folder
 
 
-def test_a_plan_counts_what_the_run_then_does(planned: Path, tmp_path: Path) -> None:
-    told = luthier.plan(planned, seconds=5).forecast
+@pytest.fixture(scope="module")
+def whole(planned: Path) -> Any:
+    return luthier.plan(planned, seconds=1).forecast
+
+
+def test_a_plan_counts_what_the_run_then_does(planned: Path, whole: Any, tmp_path: Path) -> None:
+    told = whole
     run = luthier.train(planned / "experiment.yaml", set=["training.patience=100"], out=tmp_path / "run", force=True)
     lines = run.lines("metrics.jsonl")
     taken = [line for line in lines if "tokens" in line]
@@ -45,8 +50,7 @@ def test_a_plan_counts_what_the_run_then_does(planned: Path, tmp_path: Path) -> 
     assert told["disk"] >= 0.99 * sum(file.stat().st_size for file in weights) > 0  # the files' headers are not reckoned
 
 
-def test_freezing_and_adapters_move_fewer_parameters(planned: Path) -> None:
-    whole = luthier.plan(planned, seconds=1).forecast
+def test_freezing_and_adapters_move_fewer_parameters(planned: Path, whole: Any) -> None:
     few = luthier.plan(planned, set=["adaptation.kind=lora", "adaptation.rank=2"], seconds=1).forecast
     assert few["moving"] < whole["moving"] / 3
 

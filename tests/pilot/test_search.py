@@ -106,7 +106,9 @@ def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table,
 def test_a_run_becomes_a_search_from_two_runs_worth_of_time_on(table, bases, tmp_path, monkeypatch, worth: float) -> None:
     monkeypatch.setattr("luthier.pilot.trials.search._affordable_runs", lambda context, seconds: worth)
     given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=4"], "force": True}
-    assert isinstance(luthier.run(table, out=tmp_path / "run", budget="1h", **given), Study) == (worth >= 2)
+    with pytest.raises(KeyboardInterrupt):
+        luthier.run(table, out=tmp_path / "run", budget="1h", reporter=Stops(99, evaluations=1), **given)
+    assert bool(Run(tmp_path / "run").events_named("searching")) == (worth >= 2)
 
 
 def test_a_run_that_somebody_watches_or_that_is_written_down_is_one_run(table, bases, tmp_path) -> None:

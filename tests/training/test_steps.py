@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from luthier.core.errors import ExperimentError
 from luthier.data.batches import choose
 from luthier.experiment import Experiment
+from luthier.models import memory
 from luthier.objectives.classification import ClassificationObjective
 from luthier.optim.schedules import share_done
 from luthier.training.assemble import assemble
@@ -357,8 +358,9 @@ def test_the_reported_loss_is_the_mean_over_what_was_learned(bases, records) -> 
 
 
 @pytest.fixture
-def unfrozen() -> Iterator[None]:
+def unfrozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A collector that passes over nothing, as in a process that no test has prepared."""
+    monkeypatch.setattr(memory, "frozen_elsewhere", False)
     gc.unfreeze()
     yield
     gc.freeze()

@@ -17,6 +17,7 @@ EXTRAS = {
     "starlette": ("Starlette", "serve"),
     "uvicorn": ("uvicorn", "serve"),
     "h11": ("h11", "serve"),
+    "llguidance": ("llguidance", "json"),
     "onnx": ("onnx", "export"),
     "onnxruntime": ("onnxruntime", "export"),
     "onnx_ir": ("onnx-ir", "export"),

@@ -149,10 +149,10 @@ def _write_weights(network: Any, folder: Path) -> None:
     state: dict[str, torch.Tensor] = {}
     written: set[tuple[int, torch.Size]] = set()
     for name, tensor in network.state_dict().items():
-        place = (tensor.data_ptr(), tensor.shape)
-        if place in written and tensor.numel():
+        storage = (tensor.data_ptr(), tensor.shape)
+        if storage in written and tensor.numel():
             continue  # tied to one that is written: transformers ties it again
-        written.add(place)
+        written.add(storage)
         state[name] = tensor.detach().cpu().contiguous()
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 

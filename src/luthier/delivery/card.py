@@ -82,8 +82,8 @@ def _scores(verdict: Mapping[str, Any]) -> str:
         if verdict[which]
     ]
     return "\n".join(
-        f"| {label} | {format_value(metric, found['value'])} | {format_value(metric, found['low'])} – {format_value(metric, found['high'])} |"
-        for label, found in rows
+        f"| {label} | {format_value(metric, interval['value'])} | {format_value(metric, interval['low'])} – {format_value(metric, interval['high'])} |"
+        for label, interval in rows
     )
 
 

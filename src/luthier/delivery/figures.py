@@ -85,13 +85,13 @@ def lines(
     if diagonal:
         parts.append(f'<line class="guide" x1="{at_x(x_low):.1f}" y1="{at_y(y_low):.1f}" x2="{at_x(1):.1f}" y2="{at_y(1):.1f}"/>')
     for number, (name, one) in enumerate(series.items()):
-        kept = [(px, py) for px, py in one if drawable(px, py)]
-        path = " ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in _thin(kept))
+        drawable_points = [(px, py) for px, py in one if drawable(px, py)]
+        path = " ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in _thin(drawable_points))
         parts.append(f'<polyline class="{colour(number)}" points="{path}"/>')
-        if len(kept) <= 60:
+        if len(drawable_points) <= 60:
             parts += [
                 f'<circle class="{colour(number)}" cx="{at_x(px):.1f}" cy="{at_y(py):.1f}" r="3"><title>{html.escape(name)}: {py:.4g} at {px:g}</title></circle>'
-                for px, py in kept
+                for px, py in drawable_points
             ]
     if mark is not None:
         parts.append(f'<line class="mark" x1="{at_x(mark[0]):.1f}" y1="{TOP}" x2="{at_x(mark[0]):.1f}" y2="{HEIGHT - BOTTOM}"/>')
@@ -143,11 +143,11 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], shown: Callable[[
 
     parts = []
     for number, (name, value, least, most) in enumerate(rows):
-        told = (
+        caption = (
             f'<span>{html.escape(name)}</span><span><b>{shown(value)}</b> <span class="soft">[{shown(least)}, {shown(most)}]</span></span>'
         )
         bar = f'<line class="{colour(number)} bar" x1="{at(least)}" y1="8" x2="{at(most)}" y2="8"/><circle class="{colour(number)}" cx="{at(value)}" cy="8" r="6"/>'
-        parts.append(f'<p class="value">{told}</p><svg viewBox="0 0 {WIDTH} 16" role="img" aria-label="95 % interval">{bar}</svg>')
+        parts.append(f'<p class="value">{caption}</p><svg viewBox="0 0 {WIDTH} 16" role="img" aria-label="95 % interval">{bar}</svg>')
     return f"<figure>{''.join(parts)}</figure>"
 
 
@@ -186,15 +186,15 @@ def labelled_map(clusters: Sequence[tuple[str, Sequence[tuple[str, float, float]
                 continue
             word, x, y = words[rank]
             at_x, at_y, wide = (x + 1) / 2 * (WIDTH - 100) + 50, (1 - y) / 2 * (MAP_HEIGHT - 30) + 15, 3.4 * len(word)
-            told = f"<title>{html.escape(word)} ({html.escape(name)})</title>"
+            tooltip = f"<title>{html.escape(word)} ({html.escape(name)})</title>"
             free = all(abs(at_y - other_y) > 12 or abs(at_x - other_x) > wide + other for other_x, other_y, other in taken)
             if free:
                 taken.append((at_x, at_y, wide))
                 parts.append(
-                    f'<text class="{colour(number)} word" x="{at_x:.1f}" y="{at_y + 4:.1f}" text-anchor="middle">{html.escape(word)}{told}</text>'
+                    f'<text class="{colour(number)} word" x="{at_x:.1f}" y="{at_y + 4:.1f}" text-anchor="middle">{html.escape(word)}{tooltip}</text>'
                 )
             else:
-                parts.append(f'<circle class="{colour(number)}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="2.5">{told}</circle>')
+                parts.append(f'<circle class="{colour(number)}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="2.5">{tooltip}</circle>')
     legend = "".join(f'<span class="key {colour(number)}">{html.escape(name)}</span>' for number, (name, _) in enumerate(clusters))
     return f'<figure><svg viewBox="0 0 {WIDTH} {MAP_HEIGHT}" role="img" aria-label="words on a plane">{"".join(parts)}</svg><figcaption>{legend}</figcaption></figure>'
 
@@ -209,28 +209,28 @@ def parallel(axes: Sequence[tuple[str, Sequence[str], Sequence[float]]], names: 
     """
     gap = (WIDTH - 2 * LEFT) / max(len(axes) - 1, 1)
     parts = []
-    for number, (name, said, places) in enumerate(axes):
+    for number, (name, labels, places) in enumerate(axes):
         x = LEFT + number * gap
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP + 16}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}"/>')
         side = "start" if number == 0 else "end" if number == len(axes) - 1 else "middle"
         parts.append(f'<text class="axis" x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="{side}">{html.escape(name)}</text>')
-        ends = sorted(zip(places, said, strict=True))
-        for place, word in {ends[0][0]: ends[0][1], ends[-1][0]: ends[-1][1]}.items():
+        ends = sorted(zip(places, labels, strict=True))
+        for position, word in {ends[0][0]: ends[0][1], ends[-1][0]: ends[-1][1]}.items():
             shift = -6 if side == "end" else 6
             parts.append(
-                f'<text x="{x + shift:.1f}" y="{_height(place) - 4:.1f}" text-anchor="{"end" if side == "end" else "start"}">{html.escape(word)}</text>'
+                f'<text x="{x + shift:.1f}" y="{_height(position) - 4:.1f}" text-anchor="{"end" if side == "end" else "start"}">{html.escape(word)}</text>'
             )
     for trial in [*(one for one in range(len(names)) if one != best), best]:
         points = " ".join(f"{LEFT + number * gap:.1f},{_height(places[trial]):.1f}" for number, (_, _, places) in enumerate(axes))
-        about = f"{names[trial]}: " + ", ".join(f"{name} {said[trial]}" for name, said, _ in axes)
+        about = f"{names[trial]}: " + ", ".join(f"{name} {labels[trial]}" for name, labels, _ in axes)
         parts.append(
             f'<polyline class="{"c0" if trial == best else "c7 faint"}" points="{points}"><title>{html.escape(about)}</title></polyline>'
         )
     return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="each trial as a line">{"".join(parts)}</svg></figure>'
 
 
-def _height(place: float) -> float:
-    return HEIGHT - BOTTOM - place * (HEIGHT - TOP - BOTTOM - 16)
+def _height(position: float) -> float:
+    return HEIGHT - BOTTOM - position * (HEIGHT - TOP - BOTTOM - 16)
 
 
 def fan(series: Mapping[str, Points], best: str, x: str, y: str) -> str:
@@ -259,9 +259,9 @@ def fan(series: Mapping[str, Points], best: str, x: str, y: str) -> str:
     parts = _frame(x, y, at_x, at_y, (0.0, x_high), (y_low, y_high))
     for name in [*(name for name in series if name != best), *([best] if best in series else [])]:
         kind = "c0" if name == best else "c7 faint"
-        told = f"<title>{html.escape(name)}</title>"
+        tooltip = f"<title>{html.escape(name)}</title>"
         parts.append(
-            f'<polyline class="{kind}" points="{" ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in series[name])}">{told}</polyline>'
+            f'<polyline class="{kind}" points="{" ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in series[name])}">{tooltip}</polyline>'
         )
         parts += [
             f'<circle class="{kind}" cx="{at_x(px):.1f}" cy="{at_y(py):.1f}" r="3"><title>{html.escape(name)}: {py:.4g}</title></circle>'

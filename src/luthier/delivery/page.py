@@ -83,11 +83,11 @@ def title_of(path: str) -> str:
     Args:
         path: of the data.
     """
-    place = Path(path)
-    stem = place.name.split(".")[0] or place.name
+    file = Path(path)
+    stem = file.name.split(".")[0] or file.name
     if stem.lower() not in PARTS:
         return stem
-    return next((part for part in reversed(place.absolute().parent.parts) if part != place.anchor and part.lower() not in PARTS), stem)
+    return next((part for part in reversed(file.absolute().parent.parts) if part != file.anchor and part.lower() not in PARTS), stem)
 
 
 def findings(found: Sequence[Finding]) -> str:

@@ -48,14 +48,14 @@ def prepare_output(path: Path, rows: Sequence[Row], *, chat: bool, source: Path 
 
 def _refuse_overwriting(path: Path, source: Path | None, bundle: Path) -> None:
     """Refuse the rows' own file, the bundle's folder, what a run has written, and folders."""
-    place = path.resolve()
+    resolved = path.resolve()
     if path.is_dir():
         raise DataError(f"{path} is a folder", f"name a file in it: {path / 'predictions.csv'}")
-    if source is not None and (_same(path, source) or (source.is_dir() and source.resolve() in place.parents)):
+    if source is not None and (_same(path, source) or (source.is_dir() and source.resolve() in resolved.parents)):
         raise DataError(f"{path} is where the rows come from: they would be overwritten", "choose another --out")
-    if bundle.resolve() in place.parents:
+    if bundle.resolve() in resolved.parents:
         raise DataError(f"{path} lies in the bundle, which holds only what was shipped", "choose an --out outside of it")
-    if path.exists() and any((folder / "experiment.yaml").exists() for folder in place.parents):
+    if path.exists() and any((folder / "experiment.yaml").exists() for folder in resolved.parents):
         raise DataError(f"{path} is a file in the folder of a run: it is not overwritten", "choose another name")
 
 

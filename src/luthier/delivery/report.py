@@ -178,10 +178,10 @@ def _curves(run: Run, verdict: dict[str, Any]) -> str:
     looks = [line for line in lines if "evaluation" in line]
     if not steps:
         return ""
-    smooth, held = [], None
+    smooth, average = [], None
     for line in steps:
-        held = line["loss"] if held is None else 0.9 * held + 0.1 * line["loss"]
-        smooth.append((line["step"], held))
+        average = line["loss"] if average is None else 0.9 * average + 0.1 * line["loss"]
+        smooth.append((line["step"], average))
     validation = [(line["step"], line["evaluation"]["loss"]) for line in looks]
     gaps = []
     at = dict(smooth)
@@ -239,7 +239,7 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
                 reverse=True,
             )[:15]
             body += "<h3>The most frequent mistakes</h3>" + table(
-                ("true", "said", "rows"), [(true, said, count) for count, true, said in mistakes]
+                ("true", "said", "rows"), [(true, predicted, count) for count, true, predicted in mistakes]
             )
         points = [(part["confidence"], part["accuracy"]) for part in details["calibration"]]
         body += "<h3>Is it as sure as it should be?</h3>" + figures.lines(
@@ -264,9 +264,9 @@ def _answers(verdict: dict[str, Any]) -> str:
     return "<h3>What it writes</h3>" + table(("metric", "what ships", f"against {verdict['difference']['name']}"), rows)
 
 
-def _between(metric: str, found: dict[str, Any], signed: bool = False) -> str:
+def _between(metric: str, interval: dict[str, Any], signed: bool = False) -> str:
     """A value with its interval."""
-    return f"{format_value(metric, found['value'], signed)} [{format_value(metric, found['low'], signed)}, {format_value(metric, found['high'], signed)}]"
+    return f"{format_value(metric, interval['value'], signed)} [{format_value(metric, interval['low'], signed)}, {format_value(metric, interval['high'], signed)}]"
 
 
 def _calibration(details: dict[str, Any]) -> str:
@@ -313,15 +313,15 @@ def _written(run: Run) -> str:
     cards = []
     for row in dict.fromkeys(line["row"] for line in lines):
         own = [line for line in lines if line["row"] == row]
-        said = "".join(f"<dt>step {line['step']:,}</dt><dd>{text(line['said'])}</dd>" for line in _evenly(own))
-        cards.append(f'<article><p class="asked">{text(own[0]["asked"])}</p><dl>{said}</dl></article>')
+        answers = "".join(f"<dt>step {line['step']:,}</dt><dd>{text(line['said'])}</dd>" for line in _evenly(own))
+        cards.append(f'<article><p class="asked">{text(own[0]["asked"])}</p><dl>{answers}</dl></article>')
     return section("What it says, through the training", "".join(cards), "The same beginnings of validation rows at each evaluation.")
 
 
 def _evenly(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Some of the lines, evenly over all, the first and the last among them."""
     count = min(len(lines), SHOWN_SAMPLES)
-    return [lines[round(place * (len(lines) - 1) / max(count - 1, 1))] for place in range(count)]
+    return [lines[round(index * (len(lines) - 1) / max(count - 1, 1))] for index in range(count)]
 
 
 def _pictures(details: dict[str, Any]) -> str:
@@ -345,13 +345,13 @@ def _examples(details: dict[str, Any]) -> str:
         made = []
         for row in rows:
             sure = f" ({row['confidence']:.0%} sure)" if "confidence" in row else ""
-            said = (
+            sentence = (
                 f"said <b>{text(row['said'])}</b>{sure}, is <b>{text(row['target'])}</b>"
                 if "said" in row
                 else f'<span class="soft">{text(row["target"])}</span>'
             )
             made.append(
-                f'<article><p>{text(" · ".join(row["input"]))}</p><p>{said}</p><p class="soft">{text(row["file"])}, line {row["line"]} · loss {from_json_value(row["loss"]):.3f}, {text(details["other"])} {from_json_value(row["other_loss"]):.3f}</p></article>'
+                f'<article><p>{text(" · ".join(row["input"]))}</p><p>{sentence}</p><p class="soft">{text(row["file"])}, line {row["line"]} · loss {from_json_value(row["loss"]):.3f}, {text(details["other"])} {from_json_value(row["other_loss"]):.3f}</p></article>'
             )
         return "".join(made)
 

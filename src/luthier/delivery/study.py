@@ -38,7 +38,7 @@ def write_study(study: Study) -> Path:
         if isinstance(entry["score"], int | float)
     ]
     won = study.entries_named("won")[-1]["trial"]
-    body = [_outcome(study, won), findings([found for found in study.findings if found.check.startswith("search")])]
+    body = [_outcome(study, won), findings([finding for finding in study.findings if finding.check.startswith("search")])]
     if plan["rungs"]:
         body += [
             _trials(study, plan, trials, standings, won, compared),
@@ -59,8 +59,8 @@ def _outcome(study: Study, won: int) -> str:
     verdict = study.verdict
     claim = verdict_sentence(verdict) if verdict else "the final model is not finished"
     winner = study.winner
-    place = winner.folder.relative_to(study.folder) if winner else ""
-    link = f'<a href="{place}/report.html">The whole report of trial {won}</a>, which is the final model.'
+    path = winner.folder.relative_to(study.folder) if winner else ""
+    link = f'<a href="{path}/report.html">The whole report of trial {won}</a>, which is the final model.'
     kind = verdict["verdict"] if verdict else ""
     return f'<section class="verdict {text(kind)}"><h2>Trial {won} was chosen</h2><p class="claim">{text(claim)}</p><p class="about">{link}</p></section>'
 
@@ -73,7 +73,7 @@ def _trials(
     study: Study, plan: dict[str, Any], trials: list[dict[str, Any]], standings: list[dict[str, Any]], won: int, compared: str
 ) -> str:
     shares = sorted({entry["share"] for entry in standings})
-    seen = {(entry["trial"], entry["share"]): entry["value"] for entry in standings}
+    value_of = {(entry["trial"], entry["share"]): entry["value"] for entry in standings}
     why = {int(trial): reason for entry in study.entries_named("rung") for trial, reason in entry["reasons"].items()}
     why |= {entry["trial"]: f"failed: {entry['why']}" for entry in study.entries_named("standing") if entry["why"]}
     why[won] = "the final model"
@@ -87,7 +87,7 @@ def _trials(
     ]
     rows = [
         [entry["trial"], entry["by"], *(_short(entry["values"].get(path, "–")) for path in paths),
-         *(f"{seen[entry['trial'], share]:.4f}" if (entry["trial"], share) in seen else "" for share in shares), why.get(entry["trial"], "")]
+         *(f"{value_of[entry['trial'], share]:.4f}" if (entry["trial"], share) in value_of else "" for share in shares), why.get(entry["trial"], "")]
         for entry in trials
     ]  # fmt: skip
     return section(
@@ -112,19 +112,19 @@ def _curves(standings: list[dict[str, Any]], won: int, compared: str) -> str:
 
 def _space(plan: dict[str, Any], trials: list[dict[str, Any]], standings: list[dict[str, Any]], won: int, compared: str) -> str:
     last = {entry["trial"]: entry["score"] for entry in standings}
-    shown = [entry for entry in trials if entry["trial"] in last]
+    evaluated = [entry for entry in trials if entry["trial"] in last]
     axes = []
     for dimension in plan["space"]:
-        path, values = dimension["path"], [entry["values"].get(dimension["path"]) for entry in shown]
+        path, values = dimension["path"], [entry["values"].get(dimension["path"]) for entry in evaluated]
         axes.append((path.split(".")[-1], ["–" if value is None else _short(value) for value in values], _places(dimension, values)))
     first = {entry["trial"]: entry["value"] for entry in reversed(standings)}
-    losses = [first[entry["trial"]] for entry in shown]
+    losses = [first[entry["trial"]] for entry in evaluated]
     low, high = min(losses), max(losses)
     axes.append(
         (f"{compared} at the first rung", [f"{loss:.3f}" for loss in losses], [(loss - low) / ((high - low) or 1) for loss in losses])
     )
-    best = next((place for place, entry in enumerate(shown) if entry["trial"] == won), 0)
-    return section("The space", figures.parallel(axes, [f"trial {entry['trial']}" for entry in shown], best))
+    best = next((index for index, entry in enumerate(evaluated) if entry["trial"] == won), 0)
+    return section("The space", figures.parallel(axes, [f"trial {entry['trial']}" for entry in evaluated], best))
 
 
 def _places(dimension: dict[str, Any], values: list[Any]) -> list[float]:
@@ -152,10 +152,10 @@ def _reasons(plan: dict[str, Any], experiment: dict[str, Any], values: dict[str,
         became = "kept at the default" if chosen == centre else f"the default is {_short(centre)}"
         rows.append([dimension["path"], _short(chosen), f"searched; {became} ({dimension['why']})"])
     for path, why in plan["stay"].items():
-        place: Any = experiment
+        setting: Any = experiment
         for part in path.split("."):
-            place = place.get(part, "") if isinstance(place, dict) else ""
-        rows.append([path, _short(place), f"not searched: {why}"])
+            setting = setting.get(part, "") if isinstance(setting, dict) else ""
+        rows.append([path, _short(setting), f"not searched: {why}"])
     return section("Why these values", table(["hyperparameter", "value", "why"], rows))
 
 
@@ -164,14 +164,16 @@ def _near(study: Study) -> str:
     file = study.folder / "similar.json"
     if not file.exists():
         return ""
-    found = json.loads(file.read_text())
+    similarity = json.loads(file.read_text())
     rows = [
         [floor["blocks"] or "embeddings", f"{floor['neighbours']:.1%}", f"{floor['probe']:.1%}", f"{floor['h_score']:.3f}"]
-        for floor in found["floors"]
+        for floor in similarity["floors"]
     ]
     body = table(["behind block", "nearest neighbours", "probe", "H-score"], rows) if rows else ""
     return section(
-        "How near the task is", body, f"{found['near']['reason']}. Freeze {found['depth']['blocks']}: {found['depth']['reason']}."
+        "How near the task is",
+        body,
+        f"{similarity['near']['reason']}. Freeze {similarity['depth']['blocks']}: {similarity['depth']['reason']}.",
     )
 
 

@@ -29,12 +29,12 @@ def write_transfer(place: Run, found: Mapping[str, Any]) -> Path:
         The page.
     """
     metric, names = found["metric"], list(dict.fromkeys(line["start"] for line in found["table"]))
-    said = "".join(f"<p>{text(sentence)}</p>" for sentence in found["sentences"])
+    paragraphs = "".join(f"<p>{text(sentence)}</p>" for sentence in found["sentences"])
     about = (
         f"{plural(found['test_rows'], 'test row')}, the same for every model; {plural(found['seeds'], 'seed')}, each with other training rows, which all starts share. "
         f"Intervals: 95 %, test rows and seeds drawn again."
     )
-    body = [section("What transfer is worth", said, text(about))]
+    body = [section("What transfer is worth", paragraphs, text(about))]
     body.append(
         section(
             f"{text(metric)} against labelled rows",
@@ -92,11 +92,11 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str], metric
         names: of the starts, in the order of their colours.
         metric: for the axis.
     """
-    shown = [line for line in lines if drawable(line["value"])]
-    if not shown:
+    drawable_lines = [line for line in lines if drawable(line["value"])]
+    if not drawable_lines:
         return "<p>nothing to draw</p>"
-    counts = sorted({line["rows"] for line in shown})
-    ends = [end for line in shown for end in (line["value"], line["low"], line["high"]) if drawable(end)]
+    counts = sorted({line["rows"] for line in drawable_lines})
+    ends = [end for line in drawable_lines for end in (line["value"], line["low"], line["high"]) if drawable(end)]
     low, high = min(ends), max(ends)
     pad = (high - low or 1) * 0.05
     low, high = low - pad, high + pad
@@ -119,7 +119,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str], metric
             parts.append(f'<text x="{at_x(rows):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{rows:,}</text>')
     parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">labelled training rows</text>')
     for number, name in enumerate(names):
-        mine = sorted((line for line in shown if line["start"] == name), key=lambda line: line["rows"])
+        mine = sorted((line for line in drawable_lines if line["start"] == name), key=lambda line: line["rows"])
         aside = (number - (len(names) - 1) / 2) * 5  # so that bars do not lie on each other
         points = [(at_x(line["rows"]) + aside, line) for line in mine]
         path = " ".join(f"{x:.1f},{at_y(line['value']):.1f}" for x, line in points)
@@ -128,7 +128,9 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str], metric
             low_y, at, high_y = (at_y(line[end]) for end in ("low", "value", "high"))
             if drawable(line["low"], line["high"]):
                 parts.append(f'<line class="{colour(number)} bar" x1="{x:.1f}" y1="{low_y:.1f}" x2="{x:.1f}" y2="{high_y:.1f}"/>')
-            told = f"{name}, {line['rows']:,} rows: {format_value(metric, line['value'])}"
-            parts.append(f'<circle class="{colour(number)}" cx="{x:.1f}" cy="{at:.1f}" r="4"><title>{html.escape(told)}</title></circle>')
+            tooltip = f"{name}, {line['rows']:,} rows: {format_value(metric, line['value'])}"
+            parts.append(
+                f'<circle class="{colour(number)}" cx="{x:.1f}" cy="{at:.1f}" r="4"><title>{html.escape(tooltip)}</title></circle>'
+            )
     legend = "".join(f'<span class="key {colour(number)}">{html.escape(name)}</span>' for number, name in enumerate(names))
     return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(metric)} against labelled training rows">{"".join(parts)}</svg><figcaption>{legend}</figcaption></figure>'

@@ -24,9 +24,11 @@ def write_views(path: Path, name: str, picture: np.ndarray, views: Sequence[np.n
         views: as it is learned from, each of the same size.
         fields: what the views were made with.
     """
-    said = ", ".join(f"augment.images.{field}={value}" for field, value in fields.items())
-    drawn = " ".join(_drawn(view, f"view {number}") for number, view in enumerate(views, 1))
-    body = section("As it is", f"<p>{_drawn(picture, 'the image')}</p>") + section("As it is learned from", f"<p>{drawn}</p>", text(said))
+    settings = ", ".join(f"augment.images.{field}={value}" for field, value in fields.items())
+    pictures = " ".join(_drawn(view, f"view {number}") for number, view in enumerate(views, 1))
+    body = section("As it is", f"<p>{_drawn(picture, 'the image')}</p>") + section(
+        "As it is learned from", f"<p>{pictures}</p>", text(settings)
+    )
     write_file(path, page(f"{name} · views by Luthier", name, "", body), AGAIN)
     return path
 

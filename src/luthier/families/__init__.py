@@ -36,8 +36,8 @@ def family_of(task: str | None) -> Family:
     Raises:
         ExperimentError: there is none; the message gives the nearest.
     """
-    found: Family = FAMILIES[task or ""]
-    return found
+    family: Family = FAMILIES[task or ""]
+    return family
 
 
 class Objectives(Table):

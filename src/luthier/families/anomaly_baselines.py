@@ -38,9 +38,9 @@ def score_with(draw: Draw, how: Score, numbers: Numbers = pixels_of) -> Callable
         parts = []
         for start in range(0, len(examples), TOGETHER):
             some = examples[start : start + TOGETHER]
-            found = numbers(some)
-            squared = ((found - draw(found)) ** 2).sum(1)
-            parts.append(scores_of_rows(squared, np.zeros(len(some)), found, known_kinds(some), how))
+            values = numbers(some)
+            squared = ((values - draw(values)) ** 2).sum(1)
+            parts.append(scores_of_rows(squared, np.zeros(len(some)), values, known_kinds(some), how))
         return joined(parts)
 
     return score
@@ -71,7 +71,7 @@ def mean_baseline(
     """
     parts = (numbers(train[start : start + TOGETHER]).sum(0) for start in range(0, len(train), TOGETHER))
     mean = np.sum(list(parts), 0) / len(train)
-    return _baseline(f"the mean {what}", score_with(lambda found: mean[None], how, numbers), validation)
+    return _baseline(f"the mean {what}", score_with(lambda rows: mean[None], how, numbers), validation)
 
 
 def component_baseline(
@@ -91,10 +91,10 @@ def component_baseline(
     from luthier.evaluation.baselines import share_of_rows
 
     some = spread_evenly(train, MOST)
-    known = numbers(some)
-    fitted: Any = PCA(n_components=min(components, len(some) - 1, known.shape[1]), random_state=0).fit(known)
+    training = numbers(some)
+    fitted: Any = PCA(n_components=min(components, len(some) - 1, training.shape[1]), random_state=0).fit(training)
     name = f"PCA with {fitted.n_components_} components{share_of_rows(len(some), len(train))}"
-    return _baseline(name, score_with(lambda found: fitted.inverse_transform(fitted.transform(found)), how, numbers), validation)
+    return _baseline(name, score_with(lambda rows: fitted.inverse_transform(fitted.transform(rows)), how, numbers), validation)
 
 
 def nearest_baseline(
@@ -114,11 +114,11 @@ def nearest_baseline(
     from luthier.evaluation.baselines import share_of_rows
 
     some = spread_evenly(train, MOST_NEIGHBOURS)
-    known = numbers(some).astype(np.float32)
-    lengths = (known**2).sum(1)
+    training = numbers(some).astype(np.float32)
+    lengths = (training**2).sum(1)
 
-    def draw(found: np.ndarray) -> np.ndarray:
-        return known[(lengths[None] - 2 * found.astype(np.float32) @ known.T).argmin(1)]
+    def draw(rows: np.ndarray) -> np.ndarray:
+        return training[(lengths[None] - 2 * rows.astype(np.float32) @ training.T).argmin(1)]
 
     name = f"the nearest training {what}{share_of_rows(len(some), len(train))}"
     return _baseline(name, score_with(draw, how, numbers), validation)
@@ -126,7 +126,7 @@ def nearest_baseline(
 
 def spread_evenly(rows: Sequence[Example], most: int) -> list[Example]:
     """At most so many rows, evenly over all."""
-    return [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
+    return [rows[index] for index in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
 
 
 def flat_pictures(validation: Sequence[Example]) -> Baseline:
@@ -138,8 +138,8 @@ def flat_pictures(validation: Sequence[Example]) -> Baseline:
             some = examples[start : start + TOGETHER]
             pixels = pixels_of(some)
             variance = pixels.var(1)
-            found = scores_of_rows(variance * pixels.shape[1], np.zeros(len(some)), pixels, known_kinds(some), "error")
-            parts.append(Scores(found.loss, found.count, more={**found.more, "anomaly": 1 / (variance + FLAT**2)}))
+            result = scores_of_rows(variance * pixels.shape[1], np.zeros(len(some)), pixels, known_kinds(some), "error")
+            parts.append(Scores(result.loss, result.count, more={**result.more, "anomaly": 1 / (variance + FLAT**2)}))
         return joined(parts)
 
     return _baseline("low contrast alone", score, validation)

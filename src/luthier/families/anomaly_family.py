@@ -133,16 +133,16 @@ class AnomalyFamily(Family):
         if not records:
             return []
         threshold = float(model.network.threshold)
-        found = score(model, objective, objective.prepare(records)).more["anomaly"]
-        return [{"anomaly_score": float(value), "anomalous": bool(value > threshold)} for value in found]
+        scores = score(model, objective, objective.prepare(records)).more["anomaly"]
+        return [{"anomaly_score": float(value), "anomalous": bool(value > threshold)} for value in scores]
 
 
 def find_classes(rows: Rows, path: str, column: tuple[str, ...]) -> str | None:
     """The column of known classes; None where there is none. A column that is called label may hold one value: training rows of one class are enough."""
     others = [name for name in rows.columns if name not in (*column, *KEPT)]
-    named = [name for name in others if name.lower() in TARGET_NAMES]
-    if named:
-        return min(named, key=lambda name: TARGET_NAMES.index(name.lower()))
+    candidates = [name for name in others if name.lower() in TARGET_NAMES]
+    if candidates:
+        return min(candidates, key=lambda name: TARGET_NAMES.index(name.lower()))
     try:
         return find_label(Rows(columns=others, values=rows.values), path, column)
     except DataError:
@@ -167,11 +167,11 @@ def choose_normal(rows: Rows, path: str, target: str, asked: str | None, why: st
         if asked not in classes:
             raise DataError(f"{path}: no row has the class {asked!r} in the column {target!r}", nearest(asked, classes))
         return target, f"{why}; rows of the class {asked!r} are normal, as asked", asked
-    named = [name for known in NORMAL_NAMES for name in classes if name.lower() == known] if asked is None else []
-    if not named:
+    candidates = [name for known in NORMAL_NAMES for name in classes if name.lower() == known] if asked is None else []
+    if not candidates:
         about = f"{plural(len(classes), 'class')} of {target!r} are not read" if len(classes) != 1 else f"{target!r} is not read"
         return None, f"{why}; {about} (say which is normal with --set data.normal=CLASS)", ""
-    return target, f"{why}; rows of the class {named[0]!r} of {target!r} are taken as normal, by its name", named[0]
+    return target, f"{why}; rows of the class {candidates[0]!r} of {target!r} are taken as normal, by its name", candidates[0]
 
 
 def threshold_of(scores: np.ndarray, share: float) -> float:
@@ -183,5 +183,5 @@ def threshold_of(scores: np.ndarray, share: float) -> float:
         scores: of normal rows, ascending, # (rows,)
         share: of false alarms.
     """
-    place = int(np.ceil((len(scores) + 1) * (1 - share)))
-    return float(scores[min(place, len(scores)) - 1])
+    rank = int(np.ceil((len(scores) + 1) * (1 - share)))
+    return float(scores[min(rank, len(scores)) - 1])

@@ -118,19 +118,19 @@ class ImageAutoencoder(AnomalyFamily, ImageFamily):
 
     def baselines(self, train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
         """The mean picture, PCA with as many components as the code has numbers, and how flat a picture is."""
-        score, found = context.objective.spec.score, [mean_baseline(train, validation, context.objective.spec.score)]
+        score, results = context.objective.spec.score, [mean_baseline(train, validation, context.objective.spec.score)]
         context.poll()
-        found.append(component_baseline(train, validation, context.objective.spec.code, score))
+        results.append(component_baseline(train, validation, context.objective.spec.code, score))
         context.poll()
-        return [*found, flat_pictures(validation)] if score == "relative" else found
+        return [*results, flat_pictures(validation)] if score == "relative" else results
 
     def pictures(self, model: Any, objective: Any, examples: Sequence[Example], scores: Scores) -> dict[str, Any]:
         """The most anomalous test images, what is drawn of them, and where the two differ."""
         anomaly, threshold = scores.more["anomaly"], float(model.network.threshold)
         order = np.argsort(-anomaly, kind="stable")[:SHOWN]
-        drawn = objective.reconstruct(model, [examples[position] for position in order])
+        reconstructed = objective.reconstruct(model, [examples[position] for position in order])
         rows = []
-        for position, again in zip(order.tolist(), drawn, strict=True):
+        for position, again in zip(order.tolist(), reconstructed, strict=True):
             example = examples[position]
             image = example.inputs["pixels"]
             apart = np.abs(image.astype(int) - again.astype(int)).max(2, keepdims=True).clip(0, 127).astype(np.uint8) * 2

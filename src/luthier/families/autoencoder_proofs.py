@@ -33,13 +33,13 @@ def held_out_rows_have_no_noise(context: ProofContext) -> Proof:
         bare = model.network.decode(model.network.encode(model.target(one).to(model.network.to_code.weight.dtype))[0]).float()
         apart = max(float((model(batch)[0] - bare).abs().max()) for batch in (one, two))
     added = sorted({"noise", "draw"} & set(one.each))
-    held = not added and apart <= context.close
+    holds = not added and apart <= context.close
     claim = (
         f"held-out images go in as they are: {len(context.rows)} are drawn the same twice"
-        if held
+        if holds
         else f"held-out images are changed before they go in ({', '.join(added) or f'what is drawn differs by {apart:.2g}'})"
     )
-    return Proof(held=held, claim=claim, evidence={"largest_difference": apart, "added": added})
+    return Proof(held=holds, claim=claim, evidence={"largest_difference": apart, "added": added})
 
 
 def statistics_move_in_training_alone(context: ProofContext) -> Proof:
@@ -54,33 +54,33 @@ def statistics_move_in_training_alone(context: ProofContext) -> Proof:
     from luthier.models.modes import eval_mode, has_statistics
 
     model: Any = context.model
-    kept, last = Buffers(model.network), model.network.to_pixels.weight
-    before, own = kept.copy(), last.detach().clone()
+    buffers, last = Buffers(model.network), model.network.to_pixels.weight
+    before, own = buffers.copy(), last.detach().clone()
     moving = [f"{name}.running_mean" for name, module in model.network.named_modules() if has_statistics(module)]
     with torch.no_grad(), keep_buffers(model.network):
         last.copy_(torch.linspace(-1, 1, last.numel(), device=last.device).view_as(last))
         together = score(model, context.objective, context.rows).loss
         alone = np.array([score(model, context.objective, [example]).loss[0] for example in context.rows])
-        judged = kept.copy()
+        judged = buffers.copy()
         with eval_mode(model):
             model.train()
             context.objective.loss(model, context.batch(context.rows))
-        trained = kept.copy()
+        trained = buffers.copy()
         last.copy_(own)
     apart = float(np.abs(together / alone - 1).max())
     still = [name for name in moving if torch.equal(trained[name], before[name])]
     moved = [name for name in moving if not torch.equal(judged[name], before[name])]
-    held = not still and not moved and apart <= context.close
+    holds = not still and not moved and apart <= context.close
     claim = (
         f"the statistics of {plural(len(moving), 'batch norm')} follow the training rows, and an evaluation leaves them alone and uses them"
     )
-    if not held:
+    if not holds:
         claim = (
             f"an evaluation looks at the rows beside a row: its loss differs by {apart:.2g}" if apart > context.close
             else f"the statistics of {moved[0]} move in an evaluation" if moved
             else f"the statistics of {still[0]} stand still in training"
         )  # fmt: skip
-    return Proof(held=held, claim=claim, evidence={"largest_relative_difference": apart, "still": still[:3], "moved": moved[:3]})
+    return Proof(held=holds, claim=claim, evidence={"largest_relative_difference": apart, "still": still[:3], "moved": moved[:3]})
 
 
 def starts_in_middle_grey(context: ProofContext) -> Proof | None:
@@ -95,9 +95,9 @@ def starts_in_middle_grey(context: ProofContext) -> Proof | None:
     pixels = np.stack([example.inputs["pixels"] for example in context.rows]).astype(np.float64) / 127.5 - 1
     expected = float((pixels**2).mean())
     besides = context.spec.kl_weight if context.spec.variant == "variational" else 0.0  # a new code is not far from a normal distribution
-    held = expected * (1 - 1e-3) <= began <= expected * (1 + 1e-3) + besides
+    holds = expected * (1 - 1e-3) <= began <= expected * (1 + 1e-3) + besides
     return Proof(
-        held=held,
+        held=holds,
         claim=f"the loss of a pixel begins at {began:.4f}; middle grey has {expected:.4f}",
         evidence={"loss": began, "expected": expected},
     )

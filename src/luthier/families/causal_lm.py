@@ -170,11 +170,14 @@ class CausalLmFamily(CorpusFamily):
         from luthier.models.generate import continuations
 
         step = max(1, len(validation) // SHOWN)
-        shown = [validation[place] for place in range(0, len(validation), step)][:SHOWN]
-        prompts = [np.asarray(example.tokens)[:ASKED].astype(np.int64).tolist() for example in shown]
-        said = continuations(model, objective.tokenizer, prompts, SAID, objective.end, TEMPERATURE)
-        asked = [objective.tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
-        return [{"row": example.record.row, "asked": one, "said": other} for example, one, other in zip(shown, asked, said, strict=True)]
+        examples = [validation[index] for index in range(0, len(validation), step)][:SHOWN]
+        prompts = [np.asarray(example.tokens)[:ASKED].astype(np.int64).tolist() for example in examples]
+        continued = continuations(model, objective.tokenizer, prompts, SAID, objective.end, TEMPERATURE)
+        beginnings = [objective.tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
+        return [
+            {"row": example.record.row, "asked": one, "said": other}
+            for example, one, other in zip(examples, beginnings, continued, strict=True)
+        ]
 
     def target_text(self, example: Example) -> str:
         """Which block of its document it is."""
@@ -187,8 +190,8 @@ class CausalLmFamily(CorpusFamily):
         from luthier.models.generate import continuations
 
         prompts = [_prompt(record, objective)[-objective.spec.context :] for record in records]
-        said = continuations(model, objective.tokenizer, prompts, limit, objective.end, TEMPERATURE)
-        return [{"text": text} for text in said]
+        continued = continuations(model, objective.tokenizer, prompts, limit, objective.end, TEMPERATURE)
+        return [{"text": text} for text in continued]
 
     def usage(self, bundle: str) -> str:
         """A text to go on with; and what such a model is for."""
@@ -219,10 +222,10 @@ def _excerpt(text: str) -> str:
 
 def _while_short(records: Sequence[Record], data: Data) -> Iterator[Record]:
     """The records, as long as all their texts together are not too long to be compared whole."""
-    held = 0
+    characters = 0
     for record in records:
-        held += sum(len(str(record.values.get(name) or "")) for name in data.input)
-        if held > COMPARED:
+        characters += sum(len(str(record.values.get(name) or "")) for name in data.input)
+        if characters > COMPARED:
             return
         yield record
 
@@ -257,13 +260,13 @@ def n_grams(train: Sequence[Example], validation: Sequence[Example], context: Ba
 
     total = sum(example.size for example in train)
     chosen = few_of(max((example.facts["document"] for example in train), default=0) + 1, COUNTED / max(total, 1))
-    kept = sum(example.size for example in train if chosen[example.facts["document"]])
+    counted = sum(example.size for example in train if chosen[example.facts["document"]])
     model = KneserNey(joined(example for example in train if chosen[example.facts["document"]]), len(context.processor))
 
     def score(examples: Sequence[Example]) -> Scores:
         return _scores([float(model.losses(np.append(each.tokens, each.target[-1:])).sum()) for each in examples], examples)
 
-    part = f" (on {kept:,} of {total:,} tokens)" if kept < total else ""
+    part = f" (on {counted:,} of {total:,} tokens)" if counted < total else ""
     return Baseline(f"{ORDER}-gram with Kneser-Ney smoothing{part}", score, score(validation))
 
 
@@ -272,11 +275,11 @@ def xz(train: Sequence[Example], validation: Sequence[Example], context: Baselin
     from luthier.evaluation.baselines import Baseline
     from luthier.evaluation.compressor import PRIMED, xz_bits
 
-    held, before = 0, []
+    characters, before = 0, []
     for record in reversed(list({example.facts["document"]: example.record for example in train}.values())):
         before.append(context.objective.text_of(record).encode())
-        held += len(before[-1])
-        if held > PRIMED:
+        characters += len(before[-1])
+        if characters > PRIMED:
             break
     primed = b"\n".join(reversed(before))
 

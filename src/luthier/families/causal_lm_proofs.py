@@ -46,9 +46,9 @@ def trained_is_served(context: ProofContext) -> Proof:
 def each_token_is_predicted_once(context: ProofContext) -> Proof:
     """What a block is asked for is what follows in its own document, and the blocks of a document ask for all of it, once."""
     objective: Any = context.objective
-    asked: Counter[int] = Counter()
+    targets: Counter[int] = Counter()
     for example in context.train:
-        asked[example.facts["document"]] += int(example.units)
+        targets[example.facts["document"]] += int(example.units)
     blocks = _some(context)
     for example in blocks:
         text = objective.text_of(example.record)
@@ -57,8 +57,8 @@ def each_token_is_predicted_once(context: ProofContext) -> Proof:
         at, batch = example.facts["at"], context.batch([example])
         read, following = (batch.flat[name].tolist() for name in ("tokens", "next"))
         problem = ""
-        if len(following) != int(example.units) or asked[example.facts["document"]] != len(whole) - 1:
-            problem = f"{len(following):,} tokens of a block and {asked[example.facts['document']]:,} of its document are asked for: {int(example.units):,} and {len(whole) - 1:,} are there"
+        if len(following) != int(example.units) or targets[example.facts["document"]] != len(whole) - 1:
+            problem = f"{len(following):,} tokens of a block and {targets[example.facts['document']]:,} of its document are asked for: {int(example.units):,} and {len(whole) - 1:,} are there"
         elif read != whole[at : at + len(read)]:
             problem = f"a block reads what does not stand in its document, from token {at + _first(read, whole[at : at + len(read)])} on"
         elif following != whole[at + 1 : at + 1 + len(following)]:
@@ -83,26 +83,26 @@ def starts_where_it_must(context: ProofContext) -> Proof:
     late = score(context.model, context.objective, moved)
     shifted = float(late.loss.sum() / late.count.sum())
     nothing = math.log(len(context.tokenizer))
-    held = began < shifted if began < KNOWS * nothing else began < nothing + 2
-    return Proof(held=held, claim=f"the loss begins at {began:.3f} nats a token (knowing nothing: {nothing:.3f}; the targets moved by one: {shifted:.3f})",
+    holds = began < shifted if began < KNOWS * nothing else began < nothing + 2
+    return Proof(held=holds, claim=f"the loss begins at {began:.3f} nats a token (knowing nothing: {nothing:.3f}; the targets moved by one: {shifted:.3f})",
                  evidence={"loss": began, "knowing_nothing": nothing, "moved_by_one": shifted})  # fmt: skip
 
 
 def _some(context: ProofContext) -> list[Example]:
     """Blocks to be read again, of as many documents as may be read."""
-    found, read = [], 0
+    blocks, read = [], 0
     objective: Any = context.objective
     for example in context.read[:READ]:
         read += len(objective.text_of(example.record))
-        if found and read > READ_CHARACTERS:
+        if blocks and read > READ_CHARACTERS:
             break
-        found.append(example)
-    return found
+        blocks.append(example)
+    return blocks
 
 
 def _first(one: list[int], other: list[int]) -> int:
     """The first place where two lists differ."""
-    return next((place for place, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), min(len(one), len(other)))
+    return next((index for index, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), min(len(one), len(other)))
 
 
 PROOFS = (something_is_learned, trained_is_served, each_token_is_predicted_once), (starts_where_it_must,)

@@ -64,9 +64,11 @@ class ChatFamily(Family):
         """Columns of a well-known conversation; any others where a person insists and names them."""
         if asked.task is None and asked.input and asked.target:
             return None
-        found = find_conversation(rows, asked.input, asked.target, asked.task == self.name) if not (asked.input and asked.target) else None
-        if found is not None:
-            names, learned = found
+        recognised = (
+            find_conversation(rows, asked.input, asked.target, asked.task == self.name) if not (asked.input and asked.target) else None
+        )
+        if recognised is not None:
+            names, learned = recognised
             columns = learned if names == (learned,) else f"{' + '.join(names)} → {learned}"
             return Columns(self.name, names, learned, f"the columns {columns} are a conversation")
         if asked.task is None:
@@ -180,10 +182,10 @@ class ChatFamily(Family):
         from luthier.models.generate import generate_answers
 
         prompts = [self.serving_inputs(record, objective)["tokens"] for record in records]
-        found: list[str] = []
+        answers: list[str] = []
         for start in range(0, len(prompts), ANSWERED_TOGETHER):
-            found += generate_answers(model, objective.tokenizer, prompts[start : start + ANSWERED_TOGETHER], limit)
-        return [{"text": text} for text in found]
+            answers += generate_answers(model, objective.tokenizer, prompts[start : start + ANSWERED_TOGETHER], limit)
+        return [{"text": text} for text in answers]
 
     def usage(self, bundle: str) -> str:
         """A conversation."""

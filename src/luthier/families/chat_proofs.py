@@ -36,26 +36,28 @@ def the_answer_is_learned_and_nothing_else(context: ProofContext) -> Proof:
     tokenizer = context.tokenizer
     for example in context.read[:200]:
         messages: list[Message] = example.facts["messages"]
-        said = tokenizer.decode([token for token, learned in zip(example.tokens, example.target, strict=True) if learned])
-        place = 0
+        learned_text = tokenizer.decode([token for token, learned in zip(example.tokens, example.target, strict=True) if learned])
+        position = 0
         for message in messages:
             if message["role"] != "assistant":
                 continue
             words = message["content"].strip()
-            at = said.find(words, place)
+            at = learned_text.find(words, position)
             if at < 0 and not example.facts.get("cut", 0):
                 return Proof(
                     held=False,
                     claim="an answer is not among what is learned",
-                    evidence={**row_of(example), "answer": words[:200], "learned": said[place : place + 200]},
+                    evidence={**row_of(example), "answer": words[:200], "learned": learned_text[position : position + 200]},
                 )
-            between = tokenizer(said[place:at], add_special_tokens=False)["input_ids"] if at > place else []
+            between = tokenizer(learned_text[position:at], add_special_tokens=False)["input_ids"] if at > position else []
             if at >= 0 and any(token not in tokenizer.all_special_ids for token in between if tokenizer.decode([token]).strip()):
                 return Proof(
-                    held=False, claim="more than the answer is learned", evidence={**row_of(example), "also": said[place:at][:200]}
+                    held=False,
+                    claim="more than the answer is learned",
+                    evidence={**row_of(example), "also": learned_text[position:at][:200]},
                 )
-            place = max(place, at + len(words))
-        rest = said[place:]
+            position = max(position, at + len(words))
+        rest = learned_text[position:]
         for mark in tokenizer.all_special_tokens:
             rest = rest.replace(mark, "")
         if rest.strip() and not example.facts.get("cut", 0):
@@ -68,7 +70,7 @@ def the_end_is_learned(context: ProofContext) -> Proof:
     end = int(context.tokenizer.eos_token_id)
     whole = [example for example in context.read if not example.facts.get("cut", 0) and any(example.target)]
     for example in whole:
-        last = max(place for place, learned in enumerate(example.target) if learned)
+        last = max(position for position, learned in enumerate(example.target) if learned)
         if example.tokens[last] != end:
             return Proof(held=False, claim="an answer ends without the token that stops generation: the model would never stop",
                          evidence={**row_of(example), "ends_with": example.tokens[last], "stops_at": end})  # fmt: skip
@@ -119,8 +121,8 @@ def starts_where_it_must(context: ProofContext) -> Proof:
     own = score(context.model, context.objective, context.rows[:2])
     here = float(own.loss.sum() / own.count.sum())
     knows = began < 0.9 * vocabulary  # a base with random weights knows nothing, and nothing can be told from it
-    held = here < shifted if knows else began < vocabulary + 2
-    return Proof(held=held, claim=f"the loss begins at {began:.3f} nats a token (knowing nothing: {vocabulary:.3f}; the targets moved by one: {shifted:.3f})",
+    holds = here < shifted if knows else began < vocabulary + 2
+    return Proof(held=holds, claim=f"the loss begins at {began:.3f} nats a token (knowing nothing: {vocabulary:.3f}; the targets moved by one: {shifted:.3f})",
                  evidence={"loss": began, "knowing_nothing": vocabulary, "moved_by_one": shifted})  # fmt: skip
 
 
@@ -150,14 +152,14 @@ def padding_changes_nothing(context: ProofContext) -> Proof:
     size, gap = len(example.tokens), 7
     row = torch.tensor(example.tokens, device=device)
     padding = torch.full((gap,), end, device=device)
-    seen, gone = torch.ones(size, dtype=torch.long, device=device), torch.zeros(gap, dtype=torch.long, device=device)
-    said = []
+    ones, gone = torch.ones(size, dtype=torch.long, device=device), torch.zeros(gap, dtype=torch.long, device=device)
+    scores = []
     with in_fp32(model.network), model.for_generation() as network:
-        for tokens, mask in ((torch.cat([padding, row]), torch.cat([gone, seen])), (torch.cat([row, padding]), torch.cat([seen, gone]))):
-            places = (mask.cumsum(0) - 1).clamp(min=0)
-            logits = network(input_ids=tokens[None], attention_mask=mask[None], position_ids=places[None]).logits[0]
-            said.append(logits[mask.bool()][-1].float())
-    apart = float((said[0] - said[1]).abs().max() / said[1].abs().max())
+        for tokens, mask in ((torch.cat([padding, row]), torch.cat([gone, ones])), (torch.cat([row, padding]), torch.cat([ones, gone]))):
+            positions = (mask.cumsum(0) - 1).clamp(min=0)
+            logits = network(input_ids=tokens[None], attention_mask=mask[None], position_ids=positions[None]).logits[0]
+            scores.append(logits[mask.bool()][-1].float())
+    apart = float((scores[0] - scores[1]).abs().max() / scores[1].abs().max())
     return Proof(
         held=apart <= CLOSE_FP32,
         claim=f"padded on the left and on the right, the next token's scores differ by {apart:.1e}",

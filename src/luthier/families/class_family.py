@@ -38,8 +38,8 @@ class ClassFamily(Family):
 
     def row_view(self, record: Record, data: Data) -> RowView:
         """The classes are split in proportion."""
-        seen = super().row_view(record, data)
-        return RowView(seen.text, seen.target, seen.target)
+        view = super().row_view(record, data)
+        return RowView(view.text, view.target, view.target)
 
     def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
         """The classes that have rows enough."""

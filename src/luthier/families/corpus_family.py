@@ -45,6 +45,6 @@ class CorpusFamily(TextsFamily):
 
     def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
         """As of any texts; of passages the last ones of each document are tested."""
-        found = super().match(rows, path, asked)
+        columns = super().match(rows, path, asked)
         passages = asked.format == PASSAGES and POSITION in rows.columns
-        return replace(found, time=POSITION) if found is not None and passages else found
+        return replace(columns, time=POSITION) if columns is not None and passages else columns

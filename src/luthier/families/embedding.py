@@ -289,14 +289,14 @@ class EmbeddingFamily(Family):
         if not texts:
             return []
         vectors = model.embed_tokens([tokens for tokens, _ in objective.encode([text for _, text in texts])])
-        found: list[list[Any]] = [[] for _ in records]
+        by_row: list[list[Any]] = [[] for _ in records]
         for (row, _), vector in zip(texts, vectors, strict=True):
-            found[row].append(vector)
-        said = []
-        for of_row in found:
+            by_row[row].append(vector)
+        predictions = []
+        for of_row in by_row:
             more = {"similarity": float(of_row[0] @ of_row[1]), "other_vector": of_row[1].tolist()} if len(of_row) == 2 else {}
-            said.append({"vector": of_row[0].tolist(), **more})
-        return said
+            predictions.append({"vector": of_row[0].tolist(), **more})
+        return predictions
 
     def texts_read(self, record: Record, objective: Any) -> list[list[str]]:
         """Each text of a row by itself."""

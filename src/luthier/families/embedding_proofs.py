@@ -23,12 +23,12 @@ def _exactly(context: ProofContext) -> Iterator[Any]:
     from luthier.models.precision import in_fp32
 
     model: Any = context.model
-    kept, model.frozen_cache = getattr(model, "frozen_cache", None), None
+    cache, model.frozen_cache = getattr(model, "frozen_cache", None), None
     try:
         with eval_mode(model), in_fp32(model.network), torch.no_grad():
             yield model
     finally:
-        model.frozen_cache = kept
+        model.frozen_cache = cache
 
 
 def _by_definition(context: ProofContext, model: Any, rows: Sequence[Example]) -> Any:
@@ -38,8 +38,8 @@ def _by_definition(context: ProofContext, model: Any, rows: Sequence[Example]) -
     tokenizer, names = context.tokenizer, context.objective.input
     texts = [str(example.record.values.get(name) or "") for example in rows for name in names]
     read = tokenizer(texts, truncation=True, max_length=context.spec.max_length, padding=True, return_tensors="pt")
-    place = next(model.parameters()).device
-    vectors = model.embed_padded(read["input_ids"].to(place), read["attention_mask"].to(place))
+    device = next(model.parameters()).device
+    vectors = model.embed_padded(read["input_ids"].to(device), read["attention_mask"].to(device))
     return torch.as_tensor(vectors).unflatten(0, (len(rows), len(names)))
 
 
@@ -51,33 +51,33 @@ def vectors_are_the_librarys(context: ProofContext) -> Proof:
         ours = objective.vectors(model, context.batch(rows))
         apart = (ours - _by_definition(context, model, rows)).norm(dim=-1)
     worst = int(apart.max(1).values.argmax())
-    held = float(apart.max()) <= 10 * CLOSE_FP32
-    return Proof(held=held, evidence={"largest_distance": float(apart.max()), "allowed": 10 * CLOSE_FP32, **({} if held else row_of(rows[worst]))},
-                 claim=f"the vectors {'are' if held else 'are not'} those of transformers' own forward pass, pooled over the tokens that are there (they differ by {float(apart.max()):.1e})")  # fmt: skip
+    holds = float(apart.max()) <= 10 * CLOSE_FP32
+    return Proof(held=holds, evidence={"largest_distance": float(apart.max()), "allowed": 10 * CLOSE_FP32, **({} if holds else row_of(rows[worst]))},
+                 claim=f"the vectors {'are' if holds else 'are not'} those of transformers' own forward pass, pooled over the tokens that are there (they differ by {float(apart.max()):.1e})")  # fmt: skip
 
 
 def the_loss_is_that_of_the_definition(context: ProofContext) -> Proof:
     """Each row's own text is the right answer: the loss is that of the definition, written out row by row."""
     rows, objective = _with_different_keys(context.rows), context.objective
     with _exactly(context) as model:
-        found = float(objective.loss(model, context.batch(rows)).total)
+        loss = float(objective.loss(model, context.batch(rows)).total)
         expected = float(_written_out(context, _by_definition(context, model, rows), rows))
-    apart = abs(found - expected) / max(abs(expected), 0.1)
-    held = apart <= ALLOWED
+    apart = abs(loss - expected) / max(abs(expected), 0.1)
+    holds = apart <= ALLOWED
     what = "the score of the row itself" if context.objective.target is not None else "the row's own text"  # type: ignore[attr-defined]
-    return Proof(held=held, evidence={"loss": found, "expected": expected, "relative_difference": apart, "allowed": ALLOWED},
-                 claim=f"the loss is {found:.5f}; where {what} is the right answer it is {expected:.5f}")  # fmt: skip
+    return Proof(held=holds, evidence={"loss": loss, "expected": expected, "relative_difference": apart, "allowed": ALLOWED},
+                 claim=f"the loss is {loss:.5f}; where {what} is the right answer it is {expected:.5f}")  # fmt: skip
 
 
 def _with_different_keys(rows: Sequence[Example]) -> list[Example]:
     """Rows no two of which have a text in common."""
-    found: list[Example] = []
-    seen: set[int] = set()
+    results: list[Example] = []
+    keys: set[int] = set()
     for example in rows:
-        if not seen & set(example.facts["keys"]):
-            found.append(example)
-            seen |= set(example.facts["keys"])
-    return found
+        if not keys & set(example.facts["keys"]):
+            results.append(example)
+            keys |= set(example.facts["keys"])
+    return results
 
 
 def _written_out(context: ProofContext, vectors: Any, rows: Sequence[Example]) -> Any:
@@ -86,11 +86,11 @@ def _written_out(context: ProofContext, vectors: Any, rows: Sequence[Example]) -
 
     anchors, others = vectors[:, 0], vectors[:, 1:]
     if rows[0].target is not None:
-        return sum((anchors[place] @ others[place, 0] - example.target) ** 2 for place, example in enumerate(rows))
+        return sum((anchors[index] @ others[index, 0] - example.target) ** 2 for index, example in enumerate(rows))
     total = 0.0
-    for place in range(len(rows)):
-        cosines = torch.stack([anchors[place] @ others[row, side] for side in range(others.shape[1]) for row in range(len(rows))])
-        total = total - torch.log_softmax(context.spec.scale * cosines, 0)[place]
+    for index in range(len(rows)):
+        cosines = torch.stack([anchors[index] @ others[row, side] for side in range(others.shape[1]) for row in range(len(rows))])
+        total = total - torch.log_softmax(context.spec.scale * cosines, 0)[index]
     return total
 
 
@@ -105,9 +105,9 @@ def no_text_is_its_own_negative(context: ProofContext) -> Proof:
     with_negative = len(example.facts["keys"]) > 2
     expected = alone if not with_negative else _twice_the_negative(alone)
     apart = abs(twice - expected) / max(abs(expected), 0.1)
-    held = apart <= ALLOWED
-    return Proof(held=held, evidence={"alone": expected, "beside_its_copy": twice, **row_of(example)},
-                 claim=f"a row beside its copy has the loss {twice:.5f}, and {expected:.5f} by itself" + ("" if held else ": its own positive is taken for a negative"))  # fmt: skip
+    holds = apart <= ALLOWED
+    return Proof(held=holds, evidence={"alone": expected, "beside_its_copy": twice, **row_of(example)},
+                 claim=f"a row beside its copy has the loss {twice:.5f}, and {expected:.5f} by itself" + ("" if holds else ": its own positive is taken for a negative"))  # fmt: skip
 
 
 def _twice_the_negative(alone: float) -> float:

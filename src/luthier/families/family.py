@@ -315,12 +315,7 @@ class Family(ABC):
         return {}
 
     def describe_errors(self, examples: Sequence[Example], scores: Scores) -> dict[str, Any]:
-        """What the report shows of what it got wrong, as data: more `tables`.
-
-        Args:
-            examples: the test rows.
-            scores: of the trained model on them.
-        """
+        """What the report shows of what it got wrong on the test rows, as data: more `tables`."""
         return {}
 
     def describe_model(self, model: Any, objective: Any) -> dict[str, Any]:

@@ -134,8 +134,8 @@ def factorised(train: Sequence[Example], validation: Sequence[Example], context:
     alone = np.bincount(first, counts, vocabulary)
     information = np.maximum(logs + math.log(counts.sum()) - np.log(alone[first]) - np.log(alone[second]), 0)
     matrix = csr_matrix((information, (first, second)), shape=(vocabulary, vocabulary))
-    found: Any = svds(matrix, k=width, v0=np.ones(vocabulary))
-    left, values, right = found
+    factors: Any = svds(matrix, k=width, v0=np.ones(vocabulary))
+    left, values, right = factors
     roots = np.sqrt(values)
     tried = []
     for scale in SCALES:
@@ -147,10 +147,10 @@ def factorised(train: Sequence[Example], validation: Sequence[Example], context:
 
 def fit_numbers(first: np.ndarray, second: np.ndarray, logs: np.ndarray, weights: np.ndarray, vocabulary: int) -> np.ndarray:
     """A number for each word whose sums come nearest to the logarithms, # (vocabulary,)"""
-    numbers, held = np.zeros(vocabulary), np.bincount(first, weights, vocabulary)
+    numbers, totals = np.zeros(vocabulary), np.bincount(first, weights, vocabulary)
     for _ in range(ROUNDS):
-        wanted = np.bincount(first, weights * (logs - numbers[second]), vocabulary) / np.maximum(held, 1e-9)
-        numbers = 0.5 * numbers + 0.5 * wanted  # the matrix is symmetric: a whole step would swing
+        targets = np.bincount(first, weights * (logs - numbers[second]), vocabulary) / np.maximum(totals, 1e-9)
+        numbers = 0.5 * numbers + 0.5 * targets  # the matrix is symmetric: a whole step would swing
     return numbers
 
 
@@ -193,17 +193,17 @@ def knowing_nothing_costs_what_it_must(context: ProofContext) -> Proof:
     rows = context.rows
     logs, weights = (np.concatenate([example.inputs[name] for example in rows]).astype(float) for name in ("logarithms", "weights"))
     expected = float((weights * logs**2).sum() / weights.sum())
-    kept = {name: parameter.detach().clone() for name, parameter in model.network.named_parameters()}
+    saved = {name: parameter.detach().clone() for name, parameter in model.network.named_parameters()}
     try:
         with torch.no_grad(), eval_mode(model):
             for parameter in model.network.parameters():
                 parameter.zero_()
-            found = context.objective.loss(model, context.batch(rows))
-            value = float(found.total) / max(found.count, 1e-9)
+            loss = context.objective.loss(model, context.batch(rows))
+            value = float(loss.total) / max(loss.count, 1e-9)
     finally:
         with torch.no_grad():
             for name, parameter in model.network.named_parameters():
-                parameter.copy_(kept[name])
+                parameter.copy_(saved[name])
     return Proof(held=abs(value - expected) < 1e-3 * max(expected, 1e-3), claim=f"tables of zeros lose {value:.4f} for a weighted count; it must be {expected:.4f}",
                  evidence={"found": value, "expected": expected})  # fmt: skip
 

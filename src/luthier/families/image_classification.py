@@ -130,8 +130,8 @@ class ImageClassification(ImageFamily, ClassFamily):
         """As of any classes; of two also sensitivity and specificity."""
         from luthier.evaluation.two_classes import describe_two_classes
 
-        found = super().details(scores, spec)
-        return {**found, "tables": [describe_two_classes(scores, spec.labels)]} if len(spec.labels) == 2 else found
+        result = super().details(scores, spec)
+        return {**result, "tables": [describe_two_classes(scores, spec.labels)]} if len(spec.labels) == 2 else result
 
     # use
 
@@ -147,14 +147,14 @@ def learned_much(base: Base | None) -> bool:
 
 def small_pictures(examples: Sequence[Example]) -> np.ndarray:
     """Each image as a few pixels from 0 to 1, # (examples, pixels)"""
-    found = []
+    pictures = []
     for example in examples:
         pixels = example.inputs["pixels"].astype(np.float64) / 255
         edges = np.unique(np.linspace(0, len(pixels), min(SEEN, len(pixels)) + 1).astype(int))[:-1]
         sizes = np.diff(np.append(edges, len(pixels)))
         sums = np.add.reduceat(np.add.reduceat(pixels, edges, axis=0), edges, axis=1)
-        found.append((sums / (sizes[:, None] * sizes[None, :])[:, :, None]).ravel())
-    return np.stack(found)
+        pictures.append((sums / (sizes[:, None] * sizes[None, :])[:, :, None]).ravel())
+    return np.stack(pictures)
 
 
 def nearest_mean(train: Sequence[Example], validation: Sequence[Example], classes: int) -> Baseline:
@@ -167,10 +167,12 @@ def nearest_mean(train: Sequence[Example], validation: Sequence[Example], classe
     """
     from luthier.evaluation.baselines import Baseline, scores_of
 
-    seen, target = small_pictures(train), np.array([example.target for example in train])
+    pictures, target = small_pictures(train), np.array([example.target for example in train])
     counts = np.bincount(target, minlength=classes)
-    means = np.stack([seen[target == number].mean(0) if counts[number] else np.full(seen.shape[1], np.inf) for number in range(classes)])
-    whole = max(float(seen.var(0).sum()), 1e-12)
+    means = np.stack(
+        [pictures[target == number].mean(0) if counts[number] else np.full(pictures.shape[1], np.inf) for number in range(classes)]
+    )
+    whole = max(float(pictures.var(0).sum()), 1e-12)
     prior = np.log((counts + 1) / (len(train) + classes))
 
     def scorer(spread: float) -> Callable[[Sequence[Example]], Scores]:

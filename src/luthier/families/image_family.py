@@ -114,7 +114,7 @@ def squares_of_base(dataset: Dataset, base: Base | None) -> list[Choice]:
     known = read_preprocessing(base.folder) if base is not None else None
     if known is None:
         return []
-    found = [Choice("objective.colour", "grey" if known.channels == 1 else "rgb", "what the base reads")]
+    choices = [Choice("objective.colour", "grey" if known.channels == 1 else "rgb", "what the base reads")]
     if known.side:
         sides = sorted(min(row.values["width"], row.values["height"]) for row in dataset.records["train"])
         assert base is not None
@@ -124,8 +124,8 @@ def squares_of_base(dataset: Dataset, base: Base | None) -> list[Choice]:
             if small
             else (known.side, "as the base was trained")
         )
-        found.append(Choice("objective.side", min(side, LARGEST_SIDE), why))
-    return found
+        choices.append(Choice("objective.side", min(side, LARGEST_SIDE), why))
+    return choices
 
 
 def find_image(rows: Rows) -> str:
@@ -141,13 +141,13 @@ def fit_squares(spec: Any, dataset: Dataset) -> Any:
         dataset: the rows.
     """
     rows = [record.values for record in dataset.records["train"]]
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     if not spec.side:
         sides = sorted(min(row["width"], row["height"]) for row in rows)
-        found["side"] = SMALL if sides[len(sides) // 2] < FEW_PIXELS else LARGE
+        changes["side"] = SMALL if sides[len(sides) // 2] < FEW_PIXELS else LARGE
     if spec.colour == "auto":
-        found["colour"] = "grey" if all(row["mode"] in GREY for row in rows) else "rgb"
-    return spec.model_copy(update=found) if found else spec
+        changes["colour"] = "grey" if all(row["mode"] in GREY for row in rows) else "rgb"
+    return spec.model_copy(update=changes) if changes else spec
 
 
 def images_asked(data: Any, column: str) -> tuple[list[Record], Path | None]:
@@ -164,14 +164,14 @@ def images_asked(data: Any, column: str) -> tuple[list[Record], Path | None]:
         DataError: a file that is not there or cannot be read, or rows without the column.
     """
     if isinstance(data, dict) or not isinstance(data, str | Path):
-        given = [data] if isinstance(data, dict) else data.to_dict("records") if hasattr(data, "to_dict") else list(data)
-        for number, row in enumerate(given, 1):
+        listed = [data] if isinstance(data, dict) else data.to_dict("records") if hasattr(data, "to_dict") else list(data)
+        for number, row in enumerate(listed, 1):
             name = row.get(column) if isinstance(row, dict) else row
             if not isinstance(name, str | os.PathLike) and not (isinstance(row, dict) and name is None):
                 raise DataError(
                     f"row {number} is {describe_value(name)}, not the name of an image", "save the image as a file, and give its name"
                 )
-        rows = [row if isinstance(row, dict) else {column: str(row)} for row in given]
+        rows = [row if isinstance(row, dict) else {column: str(row)} for row in listed]
         missing = next((number for number, row in enumerate(rows, 1) if not str(row.get(column) or "").strip()), None)
         if missing is not None:
             raise DataError(f"row {missing} has no {column!r}, which names the image", nearest(column, rows[missing - 1]))
@@ -202,17 +202,17 @@ def images_asked(data: Any, column: str) -> tuple[list[Record], Path | None]:
 def _there(records: list[Record], column: str) -> list[Record]:
     """The rows, if each names a file."""
     for record in records:
-        place = place_of(record, column)
+        file = place_of(record, column)
         if record.source and on_disk(Path(record.source)).suffix.lower() == ".npz":
             continue  # it was just read
-        if not _holds(place.is_file):
+        if not _holds(file.is_file):
             beside = (
-                [entry.name for entry in place.parent.iterdir() if entry.suffix.lower() in ENDINGS] if _holds(place.parent.is_dir) else []
+                [entry.name for entry in file.parent.iterdir() if entry.suffix.lower() in ENDINGS] if _holds(file.parent.is_dir) else []
             )
             where = f"{record.source}, line {record.row}" if record.source else f"row {record.row}"
             raise DataError(
                 f"{where}: there is no image {str(record.values[column])[:200]}",
-                nearest(place.name, beside) if beside else "check the path",
+                nearest(file.name, beside) if beside else "check the path",
             )
     return records
 

@@ -33,14 +33,14 @@ def both_answers_are_compared_and_nothing_else(context: ProofContext) -> Proof:
     for example in context.read[:READ]:
         pair = pair_of(example.record.values, context.objective.input)
         for side, part in enumerate(_sides(example)):
-            said = bare(tokenizer, tokenizer.decode([example.tokens[place] for place in part if example.target[place]]))
+            learned_text = bare(tokenizer, tokenizer.decode([example.tokens[position] for position in part if example.target[position]]))
             expected, other = pair.answers[side].strip(), pair.answers[1 - side].strip()
-            if spells(tokenizer, said, expected, example.facts["cut"]):
+            if spells(tokenizer, learned_text, expected, example.facts["cut"]):
                 continue
             claim = f"more or less than the {SIDES[side]} answer is learned as such"
-            if spells(tokenizer, said, other, 0):
+            if spells(tokenizer, learned_text, other, 0):
                 claim = "chosen and rejected are the wrong way round: the rejected answer would be preferred"
-            return Proof(held=False, claim=claim, evidence={**row_of(example), SIDES[side]: expected[:200], "learned": said[:200]})
+            return Proof(held=False, claim=claim, evidence={**row_of(example), SIDES[side]: expected[:200], "learned": learned_text[:200]})
     rows = min(READ, len(context.read))
     return Proof(held=True, claim="the better and the worse answer are compared as they stand in the rows; the prompts are not learned", evidence={"rows": rows})  # fmt: skip
 
@@ -77,7 +77,7 @@ def both_ends_are_learned(context: ProofContext) -> Proof:
     whole = [example for example in context.read if not example.facts["cut"]]
     for example in whole:
         for side, part in zip(SIDES, _sides(example), strict=True):
-            last = max((place for place in part if example.target[place]), default=part[-1])
+            last = max((position for position in part if example.target[position]), default=part[-1])
             if example.tokens[last] != end:
                 return Proof(held=False, claim=f"the {side} answer ends without the token that stops generation: where it ends would not be compared",
                              evidence={**row_of(example), "ends_with": example.tokens[last], "stops_at": end})  # fmt: skip
@@ -117,11 +117,11 @@ def the_better_answer_is_preferred(context: ProofContext) -> Proof:
         falls = gradient(model, lambda: context.objective.loss(model, context.batch([example])).total)
         parts = gradient(model, lambda: _taken(context, _said(context, example, 0)) - _taken(context, _said(context, example, 1)))
     alike = cosine(falls, parts)
-    held = alike <= -ALIKE
-    claim = "a step makes the better answer likelier against the worse one" if held else (
+    holds = alike <= -ALIKE
+    claim = "a step makes the better answer likelier against the worse one" if holds else (
         "a step would make the worse answer likelier: the preference is reversed" if alike >= ALIKE else "the loss does not compare the two answers")  # fmt: skip
     return Proof(
-        held=held,
+        held=holds,
         claim=f"{claim} (cosine {alike:.4f} with the gradient of their log-probabilities)",
         evidence={"cosine": alike, **row_of(example)},
     )
@@ -159,12 +159,12 @@ def computed_anew(model: Any) -> Iterator[None]:
     from luthier.models.modes import eval_mode
     from luthier.models.precision import in_fp32
 
-    kept, model.frozen_cache = getattr(model, "frozen_cache", None), None
+    cache, model.frozen_cache = getattr(model, "frozen_cache", None), None
     try:
         with eval_mode(model), in_fp32(model.network):
             yield
     finally:
-        model.frozen_cache = kept
+        model.frozen_cache = cache
 
 
 def _said(context: ProofContext, example: Example, side: int) -> Any:
@@ -176,14 +176,14 @@ def answer_said(context: ProofContext, messages: Sequence[Message]) -> Any:
     """The log-probabilities of the tokens of a conversation's last answer, by transformers' own forward pass, # (learned,)"""
     from luthier.models.generate import log_probabilities_of
 
-    asked, whole = prompt(context.tokenizer, messages[:-1])[0], render(context.tokenizer, messages).tokens
+    prompt_tokens, whole = prompt(context.tokenizer, messages[:-1])[0], render(context.tokenizer, messages).tokens
     model: Any = context.model
-    return log_probabilities_of(model, whole[: context.spec.max_length])[len(asked) - 1 :]
+    return log_probabilities_of(model, whole[: context.spec.max_length])[len(prompt_tokens) - 1 :]
 
 
-def _taken(context: ProofContext, said: Any) -> Any:
+def _taken(context: ProofContext, log_probabilities: Any) -> Any:
     """An answer's log-probability from those of its tokens, as the loss takes it."""
-    return said.mean() if context.spec.averages else said.sum()
+    return log_probabilities.mean() if context.spec.averages else log_probabilities.sum()
 
 
 def cosine(ones: Sequence[Any], others: Sequence[Any]) -> float:
@@ -204,7 +204,7 @@ def gradient(model: Any, make: Callable[[], Any]) -> list[Any]:
     for parameter in moving:
         parameter.grad = None
     make().backward()
-    found = [torch.zeros_like(each) if each.grad is None else each.grad for each in moving]
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in moving]
     for parameter in moving:
         parameter.grad = None
-    return [(each.to_dense() if each.is_sparse else each).float() for each in found]
+    return [(each.to_dense() if each.is_sparse else each).float() for each in gradients]

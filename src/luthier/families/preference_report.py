@@ -37,12 +37,12 @@ def trivial_models(train: Sequence[Example], validation: Sequence[Example], obje
         return np.sign(lengths[:, 0] - lengths[:, 1])
 
     def likelier(examples: Sequence[Example]) -> np.ndarray:
-        _, said = sides(examples)
-        return said[:, 0] - said[:, 1]
+        _, scores = sides(examples)
+        return scores[:, 0] - scores[:, 1]
 
     def likelier_per_token(examples: Sequence[Example]) -> np.ndarray:
-        lengths, said = sides(examples)
-        each = said / np.maximum(lengths, 1)
+        lengths, scores = sides(examples)
+        each = scores / np.maximum(lengths, 1)
         return each[:, 0] - each[:, 1]
 
     return [
@@ -75,17 +75,17 @@ def _told_by(
     from luthier.evaluation.baselines import Baseline
 
     taught = np.array([example.units for example in train])
-    seen = feature(train)
-    spread = float(np.sqrt((seen**2).mean())) or 1.0
+    values = feature(train)
+    spread = float(np.sqrt((values**2).mean())) or 1.0
     scale = spread * objective.spec.beta  # so that the weight is one of rewards
 
     def losses(lead: np.ndarray) -> np.ndarray:
         return objective.spec.losses(torch.from_numpy(lead)).numpy()
 
-    found: Any = minimize_scalar(
-        lambda weight: float((losses(weight * seen / scale) * taught).sum()), bounds=(-STEEPEST, STEEPEST), method="bounded"
+    fitted: Any = minimize_scalar(
+        lambda weight: float((losses(weight * values / scale) * taught).sum()), bounds=(-STEEPEST, STEEPEST), method="bounded"
     )
-    weight = float(found.x)
+    weight = float(fitted.x)
 
     def score(examples: Sequence[Example]) -> Scores:
         lead, count = weight * feature(examples) / scale, np.array([example.units for example in examples])

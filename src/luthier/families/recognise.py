@@ -37,26 +37,26 @@ def recognise(rows: Rows, path: str, asked: Data) -> tuple[Family, Columns]:
         raise DataError(f"the column {twice!r} is named twice in --input", "name each column once")
     if asked.task is not None:
         family = family_of(asked.task)
-        found = match(family, rows, path, asked)
-        if found is None:
+        columns = match(family, rows, path, asked)
+        if columns is None:
             raise DataError(f"{path}: the columns {', '.join(rows.columns)} hold nothing for {asked.task}", "name them with --input and --target, or leave --task out")  # fmt: skip
-        return family, found
+        return family, columns
     matching: list[tuple[Family, Columns]] = []
     problem: DataError | None = None
     for family in sorted((family_of(name) for name in FAMILIES), key=lambda family: -family.specificity):
         try:
-            found = match(family, rows, path, asked)
+            columns = match(family, rows, path, asked)
         except DataError as reason:
             problem = reason
             continue
-        if found is not None:
-            matching.append((family, found))
+        if columns is not None:
+            matching.append((family, columns))
     if not matching:
         raise problem or DataError(f"{path}: nothing in it is recognised", "name what it is for: --task")
-    family, found = matching[0]
+    family, columns = matching[0]
     others = [other.name for other, _ in matching[1:] if other.Spec is not None and other.kind.reads == family.kind.reads]
     more = f"; {' and '.join(others)} could read them too: --task {others[0]}" if others else ""
-    return family, replace(found, reason=found.reason + more)
+    return family, replace(columns, reason=columns.reason + more)
 
 
 def match(family: Family, rows: Rows, path: str, asked: Data) -> Columns | None:
@@ -72,20 +72,20 @@ def match(family: Family, rows: Rows, path: str, asked: Data) -> Columns | None:
         DataError: it would read what it learns; or it reads texts, and would read the names of images, or what the reader noted of them.
     """
     if family.kind.images or not {"pixels", "thumbnail"} <= set(rows.columns):
-        found = family.match(rows, path, asked)
-        if found is not None and found.target in found.input and family.kind.learns in ("class", "classes", "number"):
+        columns = family.match(rows, path, asked)
+        if columns is not None and columns.target in columns.input and family.kind.learns in ("class", "classes", "number"):
             raise DataError(
-                f"{path}: {found.target!r} is to be read and to be learned: the answer would stand in the question",
+                f"{path}: {columns.target!r} is to be read and to be learned: the answer would stand in the question",
                 f"leave it out of --input, or learn another column ({', '.join(rows.columns)})",
             )
-        return found
+        return columns
     images = [name for name in rows.columns if str(rows.values[0].get(name) or "").lower().endswith(IMAGES)]
-    found = family.match(replace(rows, columns=[name for name in rows.columns if name not in KEPT]), path, asked)
-    if found is not None and set(found.input) <= {*images, *KEPT}:
+    columns = family.match(replace(rows, columns=[name for name in rows.columns if name not in KEPT]), path, asked)
+    if columns is not None and set(columns.input) <= {*images, *KEPT}:
         readers = [f"--task {name}" for name in FAMILIES if family_of(name).kind.images]
-        raise DataError(f"{path}: {found.input[0]!r} {'names images' if found.input[0] in images else 'is what was noted of images'}, and {family.name} reads texts",
+        raise DataError(f"{path}: {columns.input[0]!r} {'names images' if columns.input[0] in images else 'is what was noted of images'}, and {family.name} reads texts",
                         f"use {' or '.join(readers)}, or name a column of texts with --input")  # fmt: skip
-    return found
+    return columns
 
 
 def load_dataset(spec: Data, checks: Sequence[str] = QUICK) -> Dataset:

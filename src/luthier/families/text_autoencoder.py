@@ -142,22 +142,22 @@ class TextAutoencoderFamily(AnomalyFamily):
     def baselines(self, train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
         """The mean vector, PCA with as many components as the code has numbers, and the nearest training text, on the same vectors."""
         numbers, code = context.objective.vectors, context.objective.spec.code
-        found = [mean_baseline(train, validation, "error", numbers, "vector")]
+        results = [mean_baseline(train, validation, "error", numbers, "vector")]
         context.poll()
-        found.append(component_baseline(train, validation, code, "error", numbers))
+        results.append(component_baseline(train, validation, code, "error", numbers))
         context.poll()
-        return [*found, nearest_baseline(train, validation, "error", numbers, "text")]
+        return [*results, nearest_baseline(train, validation, "error", numbers, "text")]
 
     def describe_errors(self, examples: Sequence[Example], scores: Scores) -> dict[str, Any]:
         """The most anomalous test texts."""
         order = np.argsort(-scores.more["anomaly"], kind="stable")[:SHOWN]
         labelled = any(example.facts["label"] for example in examples)
         rows = []
-        for place in order.tolist():
-            example, flagged = examples[place], bool(scores.more["flagged"][place])
+        for position in order.tolist():
+            example, flagged = examples[position], bool(scores.more["flagged"][position])
             text = example.facts["text"]
             cells = (
-                f"{scores.more['anomaly'][place]:.4g}",
+                f"{scores.more['anomaly'][position]:.4g}",
                 "above" if flagged else "below",
                 *([example.facts["label"]] if labelled else []),
             )
@@ -188,18 +188,18 @@ def read_once(model: Any, objective: Any, fingerprint: str, examples: Sequence[E
     from luthier.models.frozen_cache import FrozenLayerCache
 
     key = hashlib.sha256(f"{fingerprint}\n{model.pooling}\n{FrozenLayerCache.fingerprint(examples)}".encode()).hexdigest()[:24]
-    found = cache.get(f"vectors-{key}")
-    if not found:
+    vectors = cache.get(f"vectors-{key}")
+    if not vectors:
         cache.say(f"the frozen base reads {plural(len(examples), 'text')}, once")
-        place = next(model.parameters()).device
+        device = next(model.parameters()).device
 
         def some(rows: list[int]) -> np.ndarray:
             cache.poll()
-            return model.text_vectors(objective.collate([examples[row] for row in rows], 0, HELD_OUT).to(place)).float().cpu().numpy()
+            return model.text_vectors(objective.collate([examples[row] for row in rows], 0, HELD_OUT).to(device)).float().cpu().numpy()
 
-        found = {"vectors": map_in_batches([example.size for example in examples], some)}
-        cache.put(f"vectors-{key}", found)
-    return found["vectors"]
+        vectors = {"vectors": map_in_batches([example.size for example in examples], some)}
+        cache.put(f"vectors-{key}", vectors)
+    return vectors["vectors"]
 
 
 FAMILY = TextAutoencoderFamily()

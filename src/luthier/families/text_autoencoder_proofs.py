@@ -27,13 +27,13 @@ def vectors_are_the_bases(context: ProofContext) -> Proof:
             batch = context.batch([example])
             tokens = batch.flat["tokens"][None]
             apart = max(apart, float((model.text_vectors(batch) - model.embed_padded(tokens, torch.ones_like(tokens))).abs().max()))
-    held = apart <= FAR
+    holds = apart <= FAR
     claim = (
         f"the vectors of {len(rows)} texts are those that transformers' own forward pass gives of each"
-        if held
+        if holds
         else f"the kept vectors are not the base's: they differ by {apart:.2g}"
     )
-    return Proof(held=held, claim=claim, evidence={"largest_difference": apart, "rows": len(rows)})  # fmt: skip
+    return Proof(held=holds, claim=claim, evidence={"largest_difference": apart, "rows": len(rows)})  # fmt: skip
 
 
 def held_out_texts_have_no_noise(context: ProofContext) -> Proof:
@@ -48,13 +48,13 @@ def held_out_texts_have_no_noise(context: ProofContext) -> Proof:
     with eval_mode(model), torch.no_grad():
         bare = model.network.autoencoder(model.targets(batches[0]))
         apart = max(float((model(batch).chunk(2, dim=1)[0] - bare).abs().max()) for batch in batches)
-    held = not added and apart <= context.close
+    holds = not added and apart <= context.close
     claim = (
         f"held-out texts go in as they are: {len(context.rows)} are rebuilt the same twice"
-        if held
+        if holds
         else f"held-out texts get noise: what is rebuilt differs by {apart:.2g}"
     )
-    return Proof(held=held, claim=claim, evidence={"largest_difference": apart, "added": added})  # fmt: skip
+    return Proof(held=holds, claim=claim, evidence={"largest_difference": apart, "added": added})  # fmt: skip
 
 
 def starts_at_the_mean_vector(context: ProofContext) -> Proof | None:
@@ -71,9 +71,9 @@ def starts_at_the_mean_vector(context: ProofContext) -> Proof | None:
     began = float(scores.loss.sum() / scores.count.sum())
     with eval_mode(model), torch.no_grad():
         expected = float(model.targets(context.batch(context.rows)).double().square().mean())
-    held = abs(began - expected) <= 1e-3 * expected
+    holds = abs(began - expected) <= 1e-3 * expected
     claim = f"the loss of a number begins at {began:.4f}; the mean vector has {expected:.4f}"
-    return Proof(held=held, claim=claim, evidence={"loss": began, "expected": expected})
+    return Proof(held=holds, claim=claim, evidence={"loss": began, "expected": expected})
 
 
 READ = (normal_rows_alone_are_learned,)

@@ -94,10 +94,10 @@ class TextClassification(ClassFamily, TextFamily):
         """The most frequent class, and logistic regression on TF-IDF."""
         from luthier.evaluation import baselines
 
-        given = train, validation, context.classes
-        frequent = baselines.majority_baseline(*given)
+        arguments = train, validation, context.classes
+        frequent = baselines.majority_baseline(*arguments)
         context.poll()
-        return [frequent, baselines.tf_idf_baseline(*given, context.columns, context.most_rows)]
+        return [frequent, baselines.tf_idf_baseline(*arguments, context.columns, context.most_rows)]
 
     # use
 

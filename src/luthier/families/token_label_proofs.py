@@ -16,33 +16,33 @@ SAYABLE = 0.95
 
 def _carrying(example: Example) -> list[int]:
     """The places of the tokens that have a label."""
-    return [place for place, tag in enumerate(example.target) if tag >= 0]
+    return [position for position, tag in enumerate(example.target) if tag >= 0]
 
 
 def labels_stand_on_their_spans(context: ProofContext) -> Proof:
     """The labels that the tokens carry say the spans of the row, where the tokens stand in the text."""
-    spans, lost, shown = 0, 0, None
+    spans, lost, first_lost = 0, 0, None
     for example in context.read:
         words, known = example.facts["words"], [span for span in example.facts["spans"] if span.label in example.facts["kinds"]]
         bounds = dict(zip(words.places.tolist(), zip(words.starts.tolist(), words.ends.tolist(), strict=True), strict=True))
         places = _carrying(example)
-        said = spans_said([example.target[place] for place in places])
+        spans_read = spans_said([example.target[position] for position in places])
         nowhere = (0, 0)
-        found = {
+        recovered = {
             Span(bounds.get(places[one.first], nowhere)[0], bounds.get(places[one.last], nowhere)[1], example.facts["kinds"][one.kind])
-            for one in said
+            for one in spans_read
         }
-        missed = [span for span in known if span not in found]
+        missed = [span for span in known if span not in recovered]
         if missed and not example.facts["cut"]:
             lost += len(missed)
-            shown = shown or (example, missed[0])
+            first_lost = first_lost or (example, missed[0])
         spans += len(known)
     share = 1 - lost / max(spans, 1)
-    first = f"; the first is {shown[1].said(shown[0].facts['text'])!r}" if shown else ""
+    first = f"; the first is {first_lost[1].said(first_lost[0].facts['text'])!r}" if first_lost else ""
     return Proof(
         held=share >= SAYABLE,
         claim=f"the labels of the tokens say {share:.1%} of {spans:,} spans to the character{first}" + ("" if share >= SAYABLE else ": they stand on other tokens, or spans begin or end inside of words"),
-        evidence={"spans": spans, "lost": lost, **(row_of(shown[0]) if shown else {})},
+        evidence={"spans": spans, "lost": lost, **(row_of(first_lost[0]) if first_lost else {})},
     )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def special_tokens_carry_no_label(context: ProofContext) -> Proof:
     """What the tokenizer puts around a text, and padding, is not learned."""
     special = set(context.tokenizer.all_special_ids) - {context.tokenizer.unk_token_id}
     for example in context.read:
-        wrong = next((place for place in _carrying(example) if example.tokens[place] in special), None)
+        wrong = next((position for position in _carrying(example) if example.tokens[position] in special), None)
         if wrong is not None:
             return Proof(held=False, claim=f"token {wrong} is {context.tokenizer.decode([example.tokens[wrong]])}, which belongs to no text, and has a label",
                          evidence={**row_of(example), "token": wrong})  # fmt: skip

@@ -91,12 +91,12 @@ class TokenLabelsFamily(TextFamily):
         if reason := reject_reason(record, columns):
             return reason
         try:
-            found = spans_of(record.values.get(columns.target or ""))
+            spans = spans_of(record.values.get(columns.target or ""))
         except ValueError as problem:
             return f"{columns.target} {problem}"
-        if found is None:
+        if spans is None:
             return f"{columns.target!r} is empty: write [] where a text has no spans"
-        return wrong_spans(found, str(record.values.get(columns.input[0])))
+        return wrong_spans(spans, str(record.values.get(columns.input[0])))
 
     def row_view(self, record: Record, data: Data) -> RowView:
         """The text, and its spans for a person."""
@@ -106,13 +106,13 @@ class TokenLabelsFamily(TextFamily):
     def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
         """The kinds that have spans enough in the training rows; spans of other kinds are not learned."""
         counts = Counter(span.label for record in parts["train"] for span in _spans(record, columns.target))
-        kept = tuple(sorted(kind for kind, count in counts.items() if count >= FEWEST_OF_A_CLASS))
-        if not kept:
+        frequent = tuple(sorted(kind for kind, count in counts.items() if count >= FEWEST_OF_A_CLASS))
+        if not frequent:
             raise DataError(
                 f"{path}: no kind of span is there {FEWEST_OF_A_CLASS} times or more ({columns.target!r} has {plural(sum(counts.values()), 'span')} of {plural(len(counts), 'kind')})",
                 "label more texts, or name the right column with --target",
             )
-        return kept
+        return frequent
 
     # starting point
 
@@ -165,9 +165,15 @@ class TokenLabelsFamily(TextFamily):
 
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """Each kind of span, the weakest first."""
-        right, named, there = (scores.more[f"{name}_spans"].sum(0) for name in ("right", "named", "there"))
+        right, predicted, there = (scores.more[f"{name}_spans"].sum(0) for name in ("right", "named", "there"))
         each = [
-            (kind, int(there[k]), right[k] / max(named[k], 1), right[k] / max(there[k], 1), 2 * right[k] / max(named[k] + there[k], 1))
+            (
+                kind,
+                int(there[k]),
+                right[k] / max(predicted[k], 1),
+                right[k] / max(there[k], 1),
+                2 * right[k] / max(predicted[k] + there[k], 1),
+            )
             for k, kind in enumerate(spec.labels)
         ]
         rows = [(kind, n, *(f"{value:.3f}" for value in values)) for kind, n, *values in sorted(each, key=lambda one: one[-1])]
@@ -181,8 +187,8 @@ class TokenLabelsFamily(TextFamily):
         """Spans that are missed, invented, of the wrong kind, or with another beginning or end."""
         counts: Counter[str] = Counter()
         rows = []
-        for example, said in zip(examples, scores.more["said"], strict=True):
-            for error, span, instead in compare_spans(example.facts["spans"], [Span(*one[:3]) for one in said]):
+        for example, predicted in zip(examples, scores.more["said"], strict=True):
+            for error, span, instead in compare_spans(example.facts["spans"], [Span(*one[:3]) for one in predicted]):
                 counts[error] += 1
                 if len(rows) < ERRORS:
                     rows.append((error, _within(span, example.facts["text"]), span.label, instead, f"line {example.record.row}"))
@@ -203,16 +209,16 @@ class TokenLabelsFamily(TextFamily):
         examples = objective.prepare(
             [Record(record.row, {name: record.values.get(name) for name in objective.input}) for record in records]
         )
-        found = score(model, objective, examples).more["said"]
+        predictions = score(model, objective, examples).more["said"]
         return [
             {
                 "text": example.facts["text"],
                 "spans": [
                     {"start": start, "end": end, "label": label, "text": example.facts["text"][start:end], "probability": probability}
-                    for start, end, label, probability in said
+                    for start, end, label, probability in spans
                 ],
             }
-            for example, said in zip(examples, found, strict=True)
+            for example, spans in zip(examples, predictions, strict=True)
         ]
 
     def without_luthier(self) -> str:
@@ -226,24 +232,24 @@ def compare_spans(true: Sequence[Span], said: Sequence[Span]) -> list[tuple[str,
     >>> compare_spans([Span(0, 5, "person"), Span(9, 13, "place")], [Span(0, 5, "place")])
     [('wrong kind', Span(start=0, end=5, label='person'), 'place'), ('missed', Span(start=9, end=13, label='place'), '')]
     """
-    found = []
+    errors = []
     right = set(true) & set(said)
     left = [span for span in said if span not in right]
     for span in (one for one in true if one not in right):
         other = next((one for one in left if one.start < span.end and one.end > span.start), None)
         if other is None:
-            found.append(("missed", span, ""))
+            errors.append(("missed", span, ""))
             continue
         left.remove(other)
         same = (other.start, other.end) == (span.start, span.end)
-        found.append(
+        errors.append(
             (
                 "wrong kind" if same else "other beginning or end",
                 span,
                 other.label if same else f"{other.label}, {other.start} to {other.end}",
             )
         )
-    return found + [("invented", span, "") for span in left]
+    return errors + [("invented", span, "") for span in left]
 
 
 def _within(span: Span, text: str) -> str:
@@ -258,11 +264,11 @@ def _spans(record: Record, target: str | None) -> list[Span]:
     return spans_of(record.values.get(target or "")) or []
 
 
-def _made_of(rows: Rows, asked: str) -> str:
+def _made_of(rows: Rows, column: str) -> str:
     """The column of spans that was made of a column of labels, where that one was named."""
-    made = (SPANS, f"{asked}_{SPANS}")
+    made = (SPANS, f"{column}_{SPANS}")
     first = next((name for name in LABEL_COLUMNS if name in rows.columns), None)
-    return next((name for name in made if name in rows.columns and asked in LABEL_COLUMNS and (name != SPANS or asked == first)), asked)
+    return next((name for name in made if name in rows.columns and column in LABEL_COLUMNS and (name != SPANS or column == first)), column)
 
 
 def _numbered(rows: Rows) -> str | None:
@@ -276,19 +282,19 @@ def _numbered(rows: Rows) -> str | None:
 def are_spans(rows: Rows, column: str) -> bool:
     """Whether nearly all filled cells of a column are lists of spans, and some are not empty."""
     filled = [cell for row in rows.values if (cell := row.get(column)) is not None and str(cell).strip()]
-    found = []
+    lists = []
     for cell in filled:
         try:
-            found.append(spans_of(cell) or [])
+            lists.append(spans_of(cell) or [])
         except ValueError:
             continue
-    return bool(filled) and len(found) >= NEARLY_ALL * len(filled) and any(found)
+    return bool(filled) and len(lists) >= NEARLY_ALL * len(filled) and any(lists)
 
 
 def find_spans(rows: Rows) -> str | None:
     """The column of spans; of several the one that is called so."""
-    found = [name for name in rows.columns if are_spans(rows, name)]
-    return next((name for name in found if name == SPANS), found[0] if found else None)
+    candidates = [name for name in rows.columns if are_spans(rows, name)]
+    return next((name for name in candidates if name == SPANS), candidates[0] if candidates else None)
 
 
 def _say_spans(rows: Rows, target: str) -> str:

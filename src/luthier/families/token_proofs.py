@@ -22,12 +22,12 @@ def trained_is_served(context: ProofContext) -> Proof:
             served = served[: len(example.tokens)]
         trained = list(context.objective.prompt_tokens(example))
         if served != trained:
-            place = next(
+            position = next(
                 (number for number, (one, two) in enumerate(zip(served, trained, strict=False)) if one != two),
                 min(len(served), len(trained)),
             )
-            return Proof(held=False, claim=f"prediction would give the model other tokens than training did, from token {place} on",
-                         evidence={**row_of(example), "trained": trained[place : place + 8], "served": served[place : place + 8]})  # fmt: skip
+            return Proof(held=False, claim=f"prediction would give the model other tokens than training did, from token {position} on",
+                         evidence={**row_of(example), "trained": trained[position : position + 8], "served": served[position : position + 8]})  # fmt: skip
     return Proof(
         held=True,
         claim="the tokens trained on are those that predict and chat give the model",

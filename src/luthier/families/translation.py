@@ -96,10 +96,10 @@ class TranslationFamily(Family):
         insists = asked.task == self.name
         if not insists and (asked.task or asked.input or asked.target):
             return None
-        found, why = (asked.input, asked.target), "task and columns as given"
+        sides, why = (asked.input, asked.target), "task and columns as given"
         if not (asked.input and asked.target):
-            found, why = find_sides(rows, asked)
-        input, target = found
+            sides, why = find_sides(rows, asked)
+        input, target = sides
         if not input or not target:
             if not insists:
                 return None
@@ -203,8 +203,8 @@ class TranslationFamily(Family):
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """Tokens by the number of pairs, or as many as the training texts hold where they are fewer than were asked for."""
         rows = len(dataset.records["train"])
-        asked = spec.vocabulary or next(tokens for limit, tokens in VOCABULARIES if rows < limit)
-        return spec.model_copy(update={"vocabulary": len(_tokenizer(self._texts(dataset), asked))})
+        size = spec.vocabulary or next(tokens for limit, tokens in VOCABULARIES if rows < limit)
+        return spec.model_copy(update={"vocabulary": len(_tokenizer(self._texts(dataset), size))})
 
     def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
         """The base's tokenizer, or one for both languages made from the training texts."""
@@ -253,9 +253,9 @@ class TranslationFamily(Family):
         if scores.outputs is None:
             return {}
         faults = find_faults(scores)
-        written = sum(said is not None for said in scores.outputs)
-        rows = [(name, len(found), f"{len(found) / max(written, 1):.1%}", str(scores.outputs[found[0]])[:120] if found else "–")
-                for name, found in faults.items()]  # fmt: skip
+        written = sum(output is not None for output in scores.outputs)
+        rows = [(name, len(faulty), f"{len(faulty) / max(written, 1):.1%}", str(scores.outputs[faulty[0]])[:120] if faulty else "–")
+                for name, faulty in faults.items()]  # fmt: skip
         head = ("fault", "translations", f"of {written:,}", "the first")
         return {"tables": [{"title": "Translations that went wrong visibly", "head": head, "rows": rows}]}
 
@@ -263,15 +263,15 @@ class TranslationFamily(Family):
         """Empty and repeated outputs, where there are some."""
         if scores.outputs is None:
             return []
-        written = sum(said is not None for said in scores.outputs)
-        found = []
+        written = sum(output is not None for output in scores.outputs)
+        results = []
         for name, rows in find_faults(scores).items():
             if rows:
                 severity = "warning" if len(rows) > NOTICED * written else "note"
                 claim = f"{several(len(rows), 'translation', f'of {written:,} are {name}') if len(rows) != 1 else f'1 of {written:,} translations is {name}'}"
-                found.append(Finding(check=f"translation.{name}", severity=severity, claim=claim, evidence={"written": written, "faulty": len(rows), "first": str(scores.outputs[rows[0]])[:200]},
+                results.append(Finding(check=f"translation.{name}", severity=severity, claim=claim, evidence={"written": written, "faulty": len(rows), "first": str(scores.outputs[rows[0]])[:200]},
                                      remedy="more training or more pairs; look at the longest sources first"))  # fmt: skip
-        return found
+        return results
 
     # use
 
@@ -279,13 +279,13 @@ class TranslationFamily(Family):
         """The likeliest translation of each."""
         examples = objective.prepare(records)
         order = sorted(range(len(examples)), key=lambda row: len(examples[row].tokens))
-        found = [""] * len(examples)
+        translations = [""] * len(examples)
         for start in range(0, len(order), TOGETHER):
             part = order[start : start + TOGETHER]
             most = min(limit, objective.spec.max_length)
             for row, text in zip(part, objective.translate(model, [examples[row].tokens for row in part], most), strict=True):
-                found[row] = text
-        return [{"text": text} for text in found]
+                translations[row] = text
+        return [{"text": text} for text in translations]
 
     def usage(self, bundle: str) -> str:
         """A text; and what else such a bundle is for."""
@@ -315,10 +315,10 @@ def find_sides(rows: Rows, asked: Data) -> tuple[tuple[tuple[str, ...], str | No
         rows: of the table.
         asked: with one of the two columns, perhaps.
     """
-    known = {name.lower(): name for name in rows.columns}
+    by_name = {name.lower(): name for name in rows.columns}
     for one, two in SIDES:
-        if one in known and two in known and asked.input in ((), (known[one],)) and asked.target in (None, known[two]):
-            return ((known[one],), known[two]), "the columns are named for the two sides of a translation"
+        if one in by_name and two in by_name and asked.input in ((), (by_name[one],)) and asked.target in (None, by_name[two]):
+            return ((by_name[one],), by_name[two]), "the columns are named for the two sides of a translation"
     texts = [name for name in rows.columns if name.lower() in LANGUAGES and mean_length(rows, name) >= LEAST]
     if asked.task is not None and len(texts) < 2:
         texts = [name for name in rows.columns if mean_length(rows, name) >= LEAST]
@@ -339,10 +339,10 @@ def find_faults(scores: Scores) -> dict[str, list[int]]:
         scores: with outputs; None where a row was not translated.
     """
     assert scores.outputs is not None
-    said = {row: str(text) for row, text in enumerate(scores.outputs) if text is not None}
+    outputs = {row: str(text) for row, text in enumerate(scores.outputs) if text is not None}
     return {
-        "empty": [row for row, text in said.items() if not text.strip()],
-        "repeated": [row for row, text in said.items() if repeats(text)],
+        "empty": [row for row, text in outputs.items() if not text.strip()],
+        "repeated": [row for row, text in outputs.items() if repeats(text)],
     }
 
 

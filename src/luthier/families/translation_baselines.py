@@ -48,19 +48,19 @@ def nearest_target(train: Sequence[Example], validation: Sequence[Example], cont
 
     def found(rows: Sequence[Example]) -> list[int]:
         new = [row for row in rows if (row.record.source, row.record.row) not in known]
-        for row, place in zip(new, search([objective.asked(row) for row in new]), strict=True):
-            known[row.record.source, row.record.row] = place
+        for row, index in zip(new, search([objective.asked(row) for row in new]), strict=True):
+            known[row.record.source, row.record.row] = index
         return [known[row.record.source, row.record.row] for row in rows]
 
     def outputs(rows: Sequence[Example]) -> np.ndarray:
-        said = np.full(len(rows), None, dtype=object)
+        answers = np.full(len(rows), None, dtype=object)
         answered, places = objective.rows_to_answer(rows, objective.answered_at_verdict), found(rows)
         for row in answered:
-            said[row] = objective.reference(train[places[row]])
-        return said
+            answers[row] = objective.reference(train[places[row]])
+        return answers
 
     return _mixed("translation of the nearest training source", train, validation, context,
-                  lambda rows: [train[place].target for place in found(rows)], outputs)  # fmt: skip
+                  lambda rows: [train[index].target for index in found(rows)], outputs)  # fmt: skip
 
 
 def nearest_rows(texts: Sequence[str], poll: Callable[[], None]) -> Callable[[Sequence[str]], list[int]]:
@@ -79,17 +79,17 @@ def nearest_rows(texts: Sequence[str], poll: Callable[[], None]) -> Callable[[Se
     vectors: Any = vectorizer.fit_transform([text or "empty" for text in [*texts, "empty"]])[: len(texts)]
     often = np.asarray((vectors > 0).sum(0)).ravel() > max(FREQUENT * len(texts), 10)
 
-    def search(asked: Sequence[str]) -> list[int]:
-        if not asked:
+    def search(queries: Sequence[str]) -> list[int]:
+        if not queries:
             return []
-        vectors_asked: Any = vectorizer.transform(asked)
+        vectors_asked: Any = vectorizer.transform(queries)
         vectors_asked.data[often[vectors_asked.indices]] *= 1e-3  # they decide only where nothing else does
-        found = []
-        for start in range(0, len(asked), CHUNK):
+        nearest = []
+        for start in range(0, len(queries), CHUNK):
             poll()
             near = (vectors_asked[start : start + CHUNK] @ vectors.T).toarray()
-            found += near.argmax(1).tolist()
-        return found
+            nearest += near.argmax(1).tolist()
+        return nearest
 
     return search
 
@@ -113,12 +113,12 @@ def _mixed(
     common /= common.sum()
 
     def losses(examples: Sequence[Example], texts: Sequence[Sequence[int]], share: float) -> np.ndarray:
-        found = np.zeros(len(examples))
+        results = np.zeros(len(examples))
         for row, (example, text) in enumerate(zip(examples, texts, strict=True)):
-            said, other = np.array(example.target, dtype=int), np.array(text, dtype=int)
-            own = (said[:, None] == other[None]).mean(1) if len(other) and len(said) else np.zeros(len(said))
-            found[row] = -np.log((1 - share) * common[said] + share * own).sum()
-        return found
+            tokens, other = np.array(example.target, dtype=int), np.array(text, dtype=int)
+            own = (tokens[:, None] == other[None]).mean(1) if len(other) and len(tokens) else np.zeros(len(tokens))
+            results[row] = -np.log((1 - share) * common[tokens] + share * own).sum()
+        return results
 
     texts = others(validation)
     best = min(SHARES, key=lambda share: losses(validation, texts, share).sum())

@@ -21,8 +21,8 @@ def _sides(context: ProofContext, examples: list[Example]) -> list[tuple[list[in
     stream = batch.streams[TARGET]
     sources = np.split(batch.flat["tokens"].numpy(), np.cumsum(batch.lengths.numpy())[:-1])
     ends = np.cumsum(stream.lengths.numpy())[:-1]
-    shown, spoken = (np.split(stream.values[name].numpy(), ends) for name in ("shown", "next"))
-    return [(one.tolist(), two.tolist(), three.tolist()) for one, two, three in zip(sources, shown, spoken, strict=True)]
+    decoder_inputs, spoken = (np.split(stream.values[name].numpy(), ends) for name in ("shown", "next"))
+    return [(one.tolist(), two.tolist(), three.tolist()) for one, two, three in zip(sources, decoder_inputs, spoken, strict=True)]
 
 
 def the_target_is_hidden_from_the_encoder(context: ProofContext) -> Proof:
@@ -47,15 +47,15 @@ def the_target_is_hidden_from_the_encoder(context: ProofContext) -> Proof:
 def each_word_is_learned_behind_those_before_it(context: ProofContext) -> Proof:
     """Teacher forcing: to say a token the decoder reads those before it, and not the token itself."""
     examples = [example for example in context.read[:READ] if example.units]
-    for example, (_, shown, spoken) in zip(examples, _sides(context, examples), strict=True):
-        if shown[:1] != [BEGIN] or shown[1:] != spoken[:-1]:
-            early = shown == spoken
+    for example, (_, decoder_input, spoken) in zip(examples, _sides(context, examples), strict=True):
+        if decoder_input[:1] != [BEGIN] or decoder_input[1:] != spoken[:-1]:
+            early = decoder_input == spoken
             what = (
                 "the decoder reads the very token that it is to say"
                 if early
                 else "the decoder reads other tokens than those before the one that it is to say"
             )
-            return Proof(held=False, claim=f"teacher forcing is shifted wrongly: {what}", evidence={**row_of(example), "read": shown[:8], "to_say": spoken[:8]})  # fmt: skip
+            return Proof(held=False, claim=f"teacher forcing is shifted wrongly: {what}", evidence={**row_of(example), "read": decoder_input[:8], "to_say": spoken[:8]})  # fmt: skip
         if spoken != list(example.target):
             return Proof(held=False, claim="other tokens are learned than those of the target", evidence={**row_of(example), "learned": spoken[:8], "target": list(example.target)[:8]})  # fmt: skip
     return Proof(held=True, claim="each token is learned behind those before it", evidence={"rows": len(examples)})
@@ -97,9 +97,9 @@ def no_word_sees_those_behind_it(context: ProofContext) -> Proof:
     early[last] = False
     apart = float((one - two)[early].abs().max()) if bool(early.any()) else 0.0
     late = float((one - two)[last[some]].abs().max()) if bool(some.any()) else 1.0
-    held = apart <= 1e-5 * max(1.0, float(one.abs().max())) and late > 0
-    claim = "no token sees those behind it" if held else "a token's state changes with a token behind it: what is to be said is seen"
-    return Proof(held=held, claim=claim, evidence={"at_earlier_tokens": apart, "at_the_changed_one": late, **row_of(rows[0])})
+    holds = apart <= 1e-5 * max(1.0, float(one.abs().max())) and late > 0
+    claim = "no token sees those behind it" if holds else "a token's state changes with a token behind it: what is to be said is seen"
+    return Proof(held=holds, claim=claim, evidence={"at_earlier_tokens": apart, "at_the_changed_one": late, **row_of(rows[0])})
 
 
 def padding_changes_nothing(context: ProofContext) -> Proof:
@@ -119,11 +119,11 @@ def padding_changes_nothing(context: ProofContext) -> Proof:
         return torch.tensor([[*text, *[filler] * (longest - len(text))] for text in texts], device=device)
 
     sources, targets = [list(row.tokens) for row in rows], [list(row.target) for row in rows]
-    seen = padded([[1] * len(source) for source in sources], 0)
+    mask = padded([[1] * len(source) for source in sources], 0)
     spoken = padded(targets, -100)
-    shown = padded([[model.start, *target[:-1]] for target in targets], pad)
+    decoder_input = padded([[model.start, *target[:-1]] for target in targets], pad)
     with model.for_generation() as network:
-        logits = network(input_ids=padded(sources, pad), attention_mask=seen, decoder_input_ids=shown, use_cache=False).logits
+        logits = network(input_ids=padded(sources, pad), attention_mask=mask, decoder_input_ids=decoder_input, use_cache=False).logits
         theirs = float(
             torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), spoken.flatten(), ignore_index=-100, reduction="sum")
         )

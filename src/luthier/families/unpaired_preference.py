@@ -58,8 +58,8 @@ class UnpairedFamily(PreferenceFamily):
     def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
         """A prompt, one answer, and whether it was good; by well-known names alone, or where a person insists."""
         if asked.task != self.name:
-            found = find_judged(rows) if asked.task is None and not asked.input and asked.target is None else None
-            return None if found is None else Columns(self.name, *found, _reason(*found))
+            judged = find_judged(rows) if asked.task is None and not asked.input and asked.target is None else None
+            return None if judged is None else Columns(self.name, *judged, _reason(*judged))
         input = asked.input or _find_input(rows, path)
         if len(input) == 1 and not any(isinstance(row.get(input[0]), list) for row in rows.values):
             raise DataError(
@@ -93,10 +93,10 @@ class UnpairedFamily(PreferenceFamily):
             DataError: all that are left are good, or all are bad.
         """
         rows = {id(record): judged_answer(record.values, columns.input, columns.target or "") for part in parts.values() for record in part}
-        said = {key: (normalise("\n".join(turn["content"] for turn in row.prompt)), normalise(row.answer)) for key, row in rows.items()}
-        kinds = {(said[key], row.good) for key, row in rows.items()}
+        texts = {key: (normalise("\n".join(turn["content"] for turn in row.prompt)), normalise(row.answer)) for key, row in rows.items()}
+        kinds = {(texts[key], row.good) for key, row in rows.items()}
         for name, part in parts.items():
-            both = [record for record in part if (said[id(record)], not rows[id(record)].good) in kinds]
+            both = [record for record in part if (texts[id(record)], not rows[id(record)].good) in kinds]
             for record in both:
                 reason = f"another row calls the same answer to the same prompt {KINDS[not rows[id(record)].good]}"
                 rejected.append(Rejected(record.source, record.row, reason, dict(record.values)))
@@ -166,8 +166,8 @@ class UnpairedFamily(PreferenceFamily):
     def predicted_text(self, scores: Scores, position: int) -> str:
         """Which of the two, how sure, and how much likelier the answer became."""
         assert scores.probabilities is not None
-        said = int(scores.probabilities[position].argmax())
-        return f"{KINDS[said]} ({scores.probabilities[position, said]:.2f}; {scores.more['gained'][position]:+.1f} nats)"
+        kind = int(scores.probabilities[position].argmax())
+        return f"{KINDS[kind]} ({scores.probabilities[position, kind]:.2f}; {scores.more['gained'][position]:+.1f} nats)"
 
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """How far it went from the reference, what became of good and bad answers, and whether it is length that it learned."""
@@ -194,9 +194,9 @@ def _find_input(rows: Rows, path: str) -> tuple[str, ...]:
     """
     whole = find_conversations(rows)
     answer = next((name for name in ANSWERS if name in rows.columns), None)
-    asked = next((names for names in PROMPTS if set(names) <= set(rows.columns)), None)
-    if answer is not None and asked is not None:
-        return (*asked, answer)
+    prompt_columns = next((names for names in PROMPTS if set(names) <= set(rows.columns)), None)
+    if answer is not None and prompt_columns is not None:
+        return (*prompt_columns, answer)
     if whole is not None:
         return (whole,)
     what = "the answers" if answer is None else "their prompts"
@@ -213,20 +213,20 @@ def _find_label(rows: Rows, path: str, input: tuple[str, ...]) -> str:
         DataError: there is none.
     """
     others = [name for name in rows.columns if name not in input]
-    found = next((name for name in (*LABELS, *others) if name in others and (name in LABELS or tells_two(rows, name))), None)
-    if found is None:
+    column = next((name for name in (*LABELS, *others) if name in others and (name in LABELS or tells_two(rows, name))), None)
+    if column is None:
         raise DataError(
             f"{path}: none of the columns {', '.join(others) or '(there is no other)'} says which answers were good",
             "name it: --target COLUMN, with values such as good and bad, true and false, or 1 and 0",
         )
-    return found
+    return column
 
 
 def _counts(dataset: Dataset) -> tuple[int, int]:
     """Good and bad training answers."""
     data = dataset.spec
-    found = Counter(judged_answer(record.values, data.input, data.target or "").good for record in dataset.records["train"])
-    return max(found[True], 1), max(found[False], 1)
+    counts = Counter(judged_answer(record.values, data.input, data.target or "").good for record in dataset.records["train"])
+    return max(counts[True], 1), max(counts[False], 1)
 
 
 FAMILY = UnpairedFamily()

@@ -29,9 +29,9 @@ def answers_can_be_learned(context: ProofContext) -> Proof:
     silent = [example for example in train if not example.units]
     count = [sum(example.target == kind for example in train if example.units) for kind in (1, 0)]
     cut = sum(example.facts["cut"] for example in train)
-    held = all(count) and len(silent) <= 0.5 * len(train)
+    holds = all(count) and len(silent) <= 0.5 * len(train)
     weights = context.spec.weights
-    return Proof(held=held, evidence={"good": count[0], "bad": count[1], "silent": len(silent), "cut_off": cut, "weights": list(weights), **(row_of(silent[0]) if silent else {})},
+    return Proof(held=holds, evidence={"good": count[0], "bad": count[1], "silent": len(silent), "cut_off": cut, "weights": list(weights), **(row_of(silent[0]) if silent else {})},
                  claim=f"{count[0]:,} good answers, each counting {weights[1]:g}, and {count[1]:,} bad ones, each {weights[0]:g}; {cut:,} tokens were cut off; {len(silent):,} rows teach nothing")  # fmt: skip
 
 
@@ -40,14 +40,14 @@ def the_answer_is_judged_and_nothing_else(context: ProofContext) -> Proof:
     tokenizer = context.tokenizer
     for example in context.read[:READ]:
         row = _row(context, example)
-        said = _decoded(tokenizer, example)
+        learned_text = _decoded(tokenizer, example)
         if bool(example.target) != row.good:
             claim = f"an answer that its row calls {KINDS[row.good]} would be learned as {KINDS[not row.good]}"
-        elif spells(tokenizer, said, row.answer, example.facts["cut"]):
+        elif spells(tokenizer, learned_text, row.answer, example.facts["cut"]):
             continue
         else:
             claim = "more or less than the row's own answer is learned"
-        return Proof(held=False, claim=claim, evidence={**row_of(example), "answer": row.answer[:200], "learned": said[:200]})
+        return Proof(held=False, claim=claim, evidence={**row_of(example), "answer": row.answer[:200], "learned": learned_text[:200]})
     return Proof(held=True, claim="the answers are learned as they stand in the rows, good ones as good and bad ones as bad; the prompts are not learned",
                  evidence={"rows": min(READ, len(context.read))})  # fmt: skip
 
@@ -57,7 +57,7 @@ def the_end_is_learned(context: ProofContext) -> Proof:
     end = int(context.tokenizer.eos_token_id)
     whole = [example for example in context.read if not example.facts["cut"]]
     for example in whole:
-        last = max((place for place, learned in enumerate(example.facts["learned"]) if learned), default=-1)
+        last = max((position for position, learned in enumerate(example.facts["learned"]) if learned), default=-1)
         if example.tokens[last] != end:
             return Proof(held=False, claim="an answer ends without the token that stops generation: where it ends would not be judged",
                          evidence={**row_of(example), "ends_with": example.tokens[last], "stops_at": end})  # fmt: skip
@@ -72,20 +72,20 @@ def mismatched_answers_are_of_other_prompts(context: ProofContext) -> Proof | No
     there = [example for example in context.read if MISMATCHED in example.facts]
     for example in there[:READ]:
         beside, other = example.facts[MISMATCHED], example.facts["answer_of"]
-        asked = prompt_of(other.values, context.objective.input)
-        said, answer = _decoded(context.tokenizer, beside), _row_of(context, other).answer
+        prompt = prompt_of(other.values, context.objective.input)
+        learned_text, answer = _decoded(context.tokenizer, beside), _row_of(context, other).answer
         fault = ""
-        if asked == _row(context, example).prompt:
+        if prompt == _row(context, example).prompt:
             fault = "is one to the row's own prompt"
         elif list(beside.facts["prompt"]) != list(context.objective.prompt_tokens(example)):
             fault = "stands behind another prompt than the row's own"
         elif (other.source, other.row) not in train:
             fault = "comes from a row that is not trained on"
-        elif not spells(context.tokenizer, said, answer, beside.facts["cut"]):
+        elif not spells(context.tokenizer, learned_text, answer, beside.facts["cut"]):
             fault = "is not that of the row that it is said to come from"
         if fault:
             return Proof(held=False, claim=f"a mismatched answer {fault}: the level that gains are compared with would be wrong",
-                         evidence={**row_of(example), "answer_of": {"file": other.source, "line": other.row}, "learned": said[:200]})  # fmt: skip
+                         evidence={**row_of(example), "answer_of": {"file": other.source, "line": other.row}, "learned": learned_text[:200]})  # fmt: skip
     return Proof(held=len(there) > 0, evidence={"rows": len(there), "without": len(context.read) - len(there)},
                  claim=f"{len(there):,} mismatched answers, of other prompts, say what an answer gains by itself" if there
                  else "no row has another prompt than the others: there are no mismatched answers to compare with (--set objective.loss=apo_zero needs none)")  # fmt: skip
@@ -103,12 +103,12 @@ def log_probabilities_are_exact(context: ProofContext) -> Proof:
     model: Any = context.model
     example = min(context.rows, key=lambda each: each.size)
     row = _row(context, example)
-    told = {"said": row.messages}
+    conversations = {"said": row.messages}
     if MISMATCHED in example.facts and example.facts[MISMATCHED].units:
-        told["mismatched_said"] = conversation_with(row.prompt, _row_of(context, example.facts["answer_of"]).answer)
+        conversations["mismatched_said"] = conversation_with(row.prompt, _row_of(context, example.facts["answer_of"]).answer)
     with computed_anew(model):
         scores = score(model, context.objective, [example], answers=0)
-        theirs = {name: float(answer_said(context, messages).detach().sum()) for name, messages in told.items()}
+        theirs = {name: float(answer_said(context, messages).detach().sum()) for name, messages in conversations.items()}
     return said_exactly(example, [float(scores.more[name][0]) for name in theirs], list(theirs.values()))
 
 
@@ -128,17 +128,19 @@ def good_answers_become_likelier_and_bad_ones_less(context: ProofContext) -> Pro
         if way < ALIKE and not wrong:
             wrong = (f"a step would make a {KINDS[row.good]} answer {'less likely' if row.good else 'likelier'}: the labels are reversed" if way <= -ALIKE
                      else f"the loss of a {KINDS[row.good]} answer does not follow its log-probability")  # fmt: skip
-    told = ", ".join(f"{kind} {value:.4f}" for kind, value in cosines.items())
-    held = not wrong and len(cosines) == len(KINDS)
+    listing = ", ".join(f"{kind} {value:.4f}" for kind, value in cosines.items())
+    holds = not wrong and len(cosines) == len(KINDS)
     claim = wrong or "a step makes a good answer likelier and a bad one less likely"
-    return Proof(held=held, claim=f"{claim} (cosines with the gradients of their log-probabilities: {told})", evidence={"cosines": cosines})
+    return Proof(
+        held=holds, claim=f"{claim} (cosines with the gradients of their log-probabilities: {listing})", evidence={"cosines": cosines}
+    )
 
 
 def _one_of_each(context: ProofContext) -> Sequence[Example]:
     """The shortest good and the shortest bad answer of those that are looked at."""
     read = [example for example in (*context.rows, *context.read) if example.units]
     kinds = [[example for example in read if _row(context, example).good == good] for good in (True, False)]
-    return [min(found, key=lambda each: each.size) for found in kinds if found]
+    return [min(examples, key=lambda each: each.size) for examples in kinds if examples]
 
 
 def _decoded(tokenizer: Any, example: Example) -> str:

@@ -71,9 +71,9 @@ def _told_by(feature: Feature, names: tuple[str, str], train: Sequence[Example],
 
     from luthier.evaluation.baselines import Baseline
 
-    seen = feature(train)
-    centre, spread = float(seen.mean()), float(seen.std()) or 1.0
-    model = LogisticRegression().fit(((seen - centre) / spread)[:, None], [example.target for example in train])
+    values = feature(train)
+    centre, spread = float(values.mean()), float(values.std()) or 1.0
+    model = LogisticRegression().fit(((values - centre) / spread)[:, None], [example.target for example in train])
 
     def score(examples: Sequence[Example]) -> Scores:
         return _scores(model.predict_proba(((feature(examples) - centre) / spread)[:, None])[:, 1], examples, objective)
@@ -97,10 +97,10 @@ def describe_answers(scores: Scores) -> dict[str, Any]:
     """
     from luthier.evaluation.two_classes import describe_two_classes
 
-    told = scores.part(np.flatnonzero(scores.count > 0))
-    tables = [_drift(told)]
-    if told.target is not None and 0 < told.target.sum() < len(told.target):
-        tables += [describe_two_classes(told, KINDS), _by_length(told), _against(told)]
+    judged = scores.part(np.flatnonzero(scores.count > 0))
+    tables = [_drift(judged)]
+    if judged.target is not None and 0 < judged.target.sum() < len(judged.target):
+        tables += [describe_two_classes(judged, KINDS), _by_length(judged), _against(judged)]
     return {"tables": tables}
 
 
@@ -138,8 +138,10 @@ def _by_length(scores: Scores) -> dict[str, Any]:
         if not 0 < some.target.sum() < len(some.target):
             continue
         low, high = interval("auc", some)
-        found = measure(some, ("auc", "accuracy"))
-        rows.append((name, f"{len(some.target):,}", f"{found['auc']:.3f} [{low:.3f}, {high:.3f}]", f"{100 * found['accuracy']:.1f} %"))
+        measured = measure(some, ("auc", "accuracy"))
+        rows.append(
+            (name, f"{len(some.target):,}", f"{measured['auc']:.3f} [{low:.3f}, {high:.3f}]", f"{100 * measured['accuracy']:.1f} %")
+        )
     follows = float(spearmanr(tokens, reward).statistic) if len(set(tokens)) > 1 and len(set(reward)) > 1 else 0.0  # type: ignore[attr-defined]
     rows.append(("rank correlation of an answer's length with what it gained", f"{len(tokens):,}", f"{follows:+.2f}", ""))
     return {"title": "Is it length that was learned?", "head": ("answers of …", "rows", "AUC", "told right"), "rows": rows}

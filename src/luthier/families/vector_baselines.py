@@ -66,8 +66,8 @@ def factorise_counts(
     information = np.maximum(np.log(counts * total / np.maximum(alone[first] * alone[second], 1e-300)), 0)
     matrix = csr_matrix((information, (first, second)), shape=(vocabulary, vocabulary))
     width = min(width, vocabulary - 1)
-    found: Any = svds(matrix, k=width, v0=np.ones(vocabulary))
-    left, values, right = found
+    factors: Any = svds(matrix, k=width, v0=np.ones(vocabulary))
+    left, values, right = factors
     roots = np.sqrt(values)
     return left * roots, right.T * roots
 

@@ -109,10 +109,10 @@ class VectorFamily(CorpusFamily):
             )
             head = ("pairs with vectors", "rank correlation with people's judgements")
             tables.append({"title": f"Similarity: {Path(spec.similarities).name}", "head": head, "rows": [(count, f"{rank:.3f}")]})
-        drawn = known_words.draw_map(words, SKIPPED, MAPPED, CLUSTERS)
+        clusters = known_words.draw_map(words, SKIPPED, MAPPED, CLUSTERS)
         about = "The first two principal components; a cluster is named for the words nearest to its middle."
-        figure = {"kind": "map", "title": "Words on a map", "about": about, "clusters": drawn}
-        return {"tables": [table for table in tables if table], "figures": [figure] if drawn else []}
+        figure = {"kind": "map", "title": "Words on a map", "about": about, "clusters": clusters}
+        return {"tables": [table for table in tables if table], "figures": [figure] if clusters else []}
 
     # use
 
@@ -130,24 +130,24 @@ class VectorFamily(CorpusFamily):
         """
         vocabulary = objective.tokenizer
         words = known_words.Words.of(vocabulary.words, model.vectors().cpu().numpy())
-        found = []
+        predictions = []
         for record in records:
             signs = _signed_words(text_of(record, objective.input), vocabulary)
-            places = [vocabulary.numbers.get(word) for word, _ in signs]
-            unknown = [word for (word, _), place in zip(signs, places, strict=True) if place is None]
+            indices = [vocabulary.numbers.get(word) for word, _ in signs]
+            unknown = [word for (word, _), index in zip(signs, indices, strict=True) if index is None]
             if not signs or len(unknown) == len(signs):
-                found.append({"text": "", "words": [], "unknown": unknown, "note": _no_vector(unknown)})
+                predictions.append({"text": "", "words": [], "unknown": unknown, "note": _no_vector(unknown)})
                 continue
             vector = np.zeros(words.vectors.shape[1])
-            for (_, sign), place in zip(signs, places, strict=True):
-                if place is not None:
-                    vector += sign * words.vectors[place]
-            near = words.nearest(vector, NEAREST, [place for place in places if place is not None])
-            said = {"text": ", ".join(word for word, _ in near), "words": [{"word": word, "cosine": cosine} for word, cosine in near]}
-            found.append(said | ({"unknown": unknown} if unknown else {}))
-        if found and not any(row["words"] for row in found):
-            raise DataError(_unknown(records[0], found[0]["unknown"], vocabulary), "ask for words of the training rows")
-        return found
+            for (_, sign), index in zip(signs, indices, strict=True):
+                if index is not None:
+                    vector += sign * words.vectors[index]
+            near = words.nearest(vector, NEAREST, [index for index in indices if index is not None])
+            prediction = {"text": ", ".join(word for word, _ in near), "words": [{"word": word, "cosine": cosine} for word, cosine in near]}
+            predictions.append(prediction | ({"unknown": unknown} if unknown else {}))
+        if predictions and not any(row["words"] for row in predictions):
+            raise DataError(_unknown(records[0], predictions[0]["unknown"], vocabulary), "ask for words of the training rows")
+        return predictions
 
     def example_row(self, objective: Any) -> dict[str, Any]:
         """Its most frequent word."""
@@ -194,10 +194,10 @@ def _check_files(spec: Any) -> None:
     for name, read in (("analogies", known_words.read_questions), ("similarities", known_words.read_similarities)):
         file = getattr(spec, name)
         try:
-            found = read(Path(file)) if file else True
+            content = read(Path(file)) if file else True
         except DataError as problem:
             raise ExperimentError(f"objective.{name}: {problem.message}", problem.remedy) from None
-        if not found:
+        if not content:
             raise ExperimentError(f"objective.{name}: {file} holds no line that asks anything", "give another file, or leave it out")
 
 
@@ -210,14 +210,14 @@ def estimate_words(dataset: Dataset) -> tuple[float, float]:
 
 def _signed_words(text: str, vocabulary: Any) -> list[tuple[str, int]]:
     """The words of a text, each with 1, or with -1 where it stands behind a minus."""
-    found: list[tuple[str, int]] = []
+    signs: list[tuple[str, int]] = []
     sign, start = 1, 0
     for mark in [*SIGNS.finditer(text), None]:
         stop = mark.start() if mark else len(text)
-        found += [(word, sign) for word in vocabulary.split(text[start:stop])]
+        signs += [(word, sign) for word in vocabulary.split(text[start:stop])]
         if mark:
             sign, start = -1 if mark.group() == "-" else 1, mark.end()
-    return found
+    return signs
 
 
 def _no_vector(unknown: Sequence[str]) -> str:
@@ -235,21 +235,21 @@ def _nearest_table(words: known_words.Words) -> dict[str, Any]:
     """Some frequent words, each with those nearest to it."""
     skip = SKIPPED if len(words.words) >= 4 * SKIPPED else 0
     step = max(1, (min(len(words.words), 10 * SKIPPED) - skip) // SHOWN_WORDS)
-    places = range(skip, min(len(words.words), skip + step * SHOWN_WORDS), step)
+    indices = range(skip, min(len(words.words), skip + step * SHOWN_WORDS), step)
     rows = []
-    for place in places:
-        near = words.nearest(words.vectors[place], SHOWN_NEAREST, [place])
-        rows.append((words.words[place], ", ".join(f"{word} {cosine:.2f}" for word, cosine in near)))
+    for index in indices:
+        near = words.nearest(words.vectors[index], SHOWN_NEAREST, [index])
+        rows.append((words.words[index], ", ".join(f"{word} {cosine:.2f}" for word, cosine in near)))
     return {"title": "Words near each other (cosine)", "head": ("word", "nearest"), "rows": rows}
 
 
 def _analogy_table(words: known_words.Words, spec: Any, lowercase: bool) -> dict[str, Any] | None:
     """How many analogies are answered rightly: those of the person's file, or a small set of our own."""
-    asked = known_words.read_questions(Path(spec.analogies)) if spec.analogies else known_words.own_questions()
-    found = known_words.answer_analogies(words, asked, lowercase)
-    if not spec.analogies and sum(covered for _, _, covered, _ in found) < known_words.FEWEST:
+    questions = known_words.read_questions(Path(spec.analogies)) if spec.analogies else known_words.own_questions()
+    results = known_words.answer_analogies(words, questions, lowercase)
+    if not spec.analogies and sum(covered for _, _, covered, _ in results) < known_words.FEWEST:
         return None
-    found.append(("all", *(sum(each[place] for each in found) for place in (1, 2, 3))))  # type: ignore[arg-type]
-    rows = [(name, covered, count, f"{100 * right / covered:.1f} %" if covered else "") for name, count, covered, right in found]
+    results.append(("all", *(sum(each[column] for each in results) for column in (1, 2, 3))))  # type: ignore[arg-type]
+    rows = [(name, covered, count, f"{100 * right / covered:.1f} %" if covered else "") for name, count, covered, right in results]
     title = f"Analogies: {Path(spec.analogies).name}" if spec.analogies else "Analogies: a small set of our own"
     return {"title": title, "head": ("section", "questions with vectors", "of", "right"), "rows": rows}

@@ -35,23 +35,25 @@ def something_is_learned(context: ProofContext) -> Proof:
 def pairs_stand_in_windows(context: ProofContext) -> Proof:
     """The pairs that are learned are those of words that stand in each other's windows, in one row, counted one by one."""
     objective: Any = context.objective
-    rows = [context.train[place] for place in range(min(8, len(context.train)))]
+    rows = [context.train[position] for position in range(min(8, len(context.train)))]
     windows = objective.windows(objective.collate(rows, 1, 0))
     batch = objective.collate(rows, 1, 0)
     texts, centres = batch.flat["texts"].tolist(), windows.centres.tolist()
     band, reach = windows.band, windows.reach
     run, problem = band.shape[1], ""
-    for place, own in enumerate(texts):
-        row = band[place // run, place % run].nonzero()[:, 0].tolist()
-        others = [place // run * run + column - reach for column in row]
-        known = [
-            other for other in others if not 0 <= other < len(texts) or texts[other] != own or other == place or abs(other - place) > reach
+    for position, own in enumerate(texts):
+        row = band[position // run, position % run].nonzero()[:, 0].tolist()
+        others = [position // run * run + column - reach for column in row]
+        wrong = [
+            other
+            for other in others
+            if not 0 <= other < len(texts) or texts[other] != own or other == position or abs(other - position) > reach
         ]
-        expected = set(range(min(others, default=place), max(others, default=place) + 1)) - {place}
-        if known or (own == len(rows) and others) or set(others) != expected:
-            problem = f"word {place} of a step is paired with words {others}: they are not its neighbours in its own row"
+        expected = set(range(min(others, default=position), max(others, default=position) + 1)) - {position}
+        if wrong or (own == len(rows) and others) or set(others) != expected:
+            problem = f"word {position} of a step is paired with words {others}: they are not its neighbours in its own row"
             break
-    missing = Counter(centres[place] for place, own in enumerate(texts) if own < len(rows)) - Counter(
+    missing = Counter(centres[position] for position, own in enumerate(texts) if own < len(rows)) - Counter(
         word for example in rows for word in np.asarray(example.tokens).tolist()
     )
     if missing:
@@ -63,34 +65,34 @@ def pairs_stand_in_windows(context: ProofContext) -> Proof:
 def negatives_are_drawn(context: ProofContext) -> Proof:
     """Negative samples come as often as their distribution says, whatever words stand beside them, and others in each step."""
     objective: Any = context.objective
-    rows = [context.train[place] for place in range(min(LOOKED_AT, len(context.train)))]
+    rows = [context.train[index] for index in range(min(LOOKED_AT, len(context.train)))]
     expected = np.diff(objective.noise, prepend=0.0)
-    drawn, steps, beside, chance = [], 0, [], []
-    while sum(map(len, drawn)) < DRAWN and steps < STEPS:
+    samples, steps, beside, chance = [], 0, [], []
+    while sum(map(len, samples)) < DRAWN and steps < STEPS:
         windows = objective.windows(objective.collate(rows, 1, steps))
         noise, centres = windows.noise.numpy(), windows.centres.numpy().reshape(len(windows.noise), -1)
-        drawn.append(noise.flatten())
+        samples.append(noise.flatten())
         beside += [float(np.isin(some, own).mean()) for some, own in zip(noise, centres, strict=True)]
         chance += [float(expected[np.unique(own)].sum()) for own in centres]
         steps += 1
     frequent = np.argsort(-expected, kind="stable")[:FREQUENT]
-    found = np.bincount(np.concatenate(drawn), minlength=len(expected)) / sum(map(len, drawn))
-    apart = float(np.abs(found[frequent] - expected[frequent]).sum() / max(expected[frequent].sum(), 1e-12))
+    frequencies = np.bincount(np.concatenate(samples), minlength=len(expected)) / sum(map(len, samples))
+    apart = float(np.abs(frequencies[frequent] - expected[frequent]).sum() / max(expected[frequent].sum(), 1e-12))
     counted = np.maximum(objective.tokenizer.counts, 1).astype(float) ** context.spec.noise_power
     off = float(np.abs(expected - counted / counted.sum()).max())
-    again = len(drawn) > 1 and np.array_equal(drawn[0], drawn[1])
+    again = len(samples) > 1 and np.array_equal(samples[0], samples[1])
     near = float(np.mean(beside) - np.mean(chance))  # how much more often they stand beside the words that they are contrasted with
-    slack = 2 / math.sqrt(sum(map(len, drawn)) / FREQUENT)
-    held = apart < APART + slack and abs(near) < APART / 2 + slack and off < 1e-6 and not again
-    said = (
+    slack = 2 / math.sqrt(sum(map(len, samples)) / FREQUENT)
+    holds = apart < APART + slack and abs(near) < APART / 2 + slack and off < 1e-6 and not again
+    claim = (
         "negative samples are words of the whole vocabulary, as frequent as they should be"
-        if held
+        if holds
         else "negative samples are not drawn from their distribution: are they words of the windows?"
     )
     return Proof(
-        held=held,
-        claim=said,
-        evidence={"apart": apart, "beside_by_more_than_chance": near, "drawn": sum(map(len, drawn)), "same_in_each_step": bool(again)},
+        held=holds,
+        claim=claim,
+        evidence={"apart": apart, "beside_by_more_than_chance": near, "drawn": sum(map(len, samples)), "same_in_each_step": bool(again)},
     )
 
 
@@ -103,7 +105,7 @@ def knowing_nothing_costs_what_it_must(context: ProofContext) -> Proof:
     model: Any = context.model
     objective: Any = context.objective
     rows, expected = context.rows, (1 + context.spec.negatives) * math.log(2)
-    kept = {name: parameter.detach().clone() for name, parameter in model.network.named_parameters()}
+    saved = {name: parameter.detach().clone() for name, parameter in model.network.named_parameters()}
     try:
         with torch.no_grad(), eval_mode(model):
             for parameter in model.network.parameters():
@@ -113,11 +115,11 @@ def knowing_nothing_costs_what_it_must(context: ProofContext) -> Proof:
     finally:
         with torch.no_grad():
             for name, parameter in model.network.named_parameters():
-                parameter.copy_(kept[name])
-    found = (float(trained.total) / max(trained.count, 1), float(scores.loss.sum()) / max(float(scores.count.sum()), 1))
-    held = all(abs(each - expected) < 1e-3 * expected for each in found)
-    return Proof(held=held, claim=f"vectors of zeros lose {found[0]:.4f} a pair in training and {found[1]:.4f} in an evaluation; it must be {expected:.4f}",
-                 evidence={"training": found[0], "evaluation": found[1], "expected": expected})  # fmt: skip
+                parameter.copy_(saved[name])
+    losses = (float(trained.total) / max(trained.count, 1), float(scores.loss.sum()) / max(float(scores.count.sum()), 1))
+    holds = all(abs(each - expected) < 1e-3 * expected for each in losses)
+    return Proof(held=holds, claim=f"vectors of zeros lose {losses[0]:.4f} a pair in training and {losses[1]:.4f} in an evaluation; it must be {expected:.4f}",
+                 evidence={"training": losses[0], "evaluation": losses[1], "expected": expected})  # fmt: skip
 
 
 PROOFS = (something_is_learned, pairs_stand_in_windows, negatives_are_drawn), (knowing_nothing_costs_what_it_must,)

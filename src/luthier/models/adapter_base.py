@@ -64,9 +64,9 @@ def fold_adapter(folder: Path, store: Path, resolve: Callable[[str], Base], say:
     base = _find_base(folder, str(config["base_model_name_or_path"]), resolve)
     _check_trained_on(folder, base)
     sha256 = hashlib.sha256(f"{file_hash(folder / WEIGHTS)}{file_hash(folder / CONFIG)}{base.fingerprint}".encode()).hexdigest()
-    place = store / f"adapter-{sha256[:16]}"
-    if (place / NOTE).is_file():
-        return place, base
+    folded = store / f"adapter-{sha256[:16]}"
+    if (folded / NOTE).is_file():
+        return folded, base
     say(f"{folder}: its adapter (SHA-256 {file_hash(folder / WEIGHTS)[:12]}…) is folded into {base.name}, once")
     with name_disk_errors(str(store), AGAIN):
         store.mkdir(parents=True, exist_ok=True)
@@ -74,11 +74,11 @@ def fold_adapter(folder: Path, store: Path, resolve: Callable[[str], Base], say:
             stage = Path(scratch) / "stage"
             _write_folded(folder, config, base, stage, say)
             try:
-                stage.rename(place)
+                stage.rename(folded)
             except OSError:
-                if not (place / NOTE).is_file():
+                if not (folded / NOTE).is_file():
                     raise
-    return place, base
+    return folded, base
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -55,10 +55,10 @@ class ResNetAutoencoder(ResNetPreTrainedModel):
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """The code of each image, and its log variance where the code is variational, # (examples, channels, side, side) → (examples, code)"""
-        found = self.to_code(cast(Any, self.resnet(pixels)).last_hidden_state.flatten(1))
+        encoded = self.to_code(cast(Any, self.resnet(pixels)).last_hidden_state.flatten(1))
         if not self.config.variational:
-            return found, None
-        mean, log_variance = found.chunk(2, dim=1)
+            return encoded, None
+        mean, log_variance = encoded.chunk(2, dim=1)
         return mean, log_variance
 
     def decode(self, code: Tensor) -> Tensor:
@@ -80,10 +80,10 @@ def sides_of(side: int, stages: int) -> list[int]:
     last = side
     for _ in range(stages + 1):  # the stem halves twice, each stage but the first once
         last = (last - 1) // 2 + 1
-    found = [last]
-    while found[-1] < side:
-        found.append(min(2 * found[-1], side))
-    return found
+    sides = [last]
+    while sides[-1] < side:
+        sides.append(min(2 * sides[-1], side))
+    return sides
 
 
 class AutoencoderModel(ConvolutionModel):
@@ -116,14 +116,14 @@ class AutoencoderModel(ConvolutionModel):
             batch: with `each["pixels"]`, 0 to 255, # (examples, channels, side, side); where training adds noise also `noise`, of the same shape, in the
                 scale from -1 to 1, and where it draws a variational code `draw`, # (examples, code)
         """
-        shown = self.target(batch)
+        inputs = self.target(batch)
         if "noise" in batch.each:
-            shown = shown + batch.each["noise"]
-        code, log_variance = self.network.encode(shown.to(self.network.to_code.weight.dtype))
-        drawn = code
+            inputs = inputs + batch.each["noise"]
+        code, log_variance = self.network.encode(inputs.to(self.network.to_code.weight.dtype))
+        sampled = code
         if log_variance is not None and "draw" in batch.each:
-            drawn = code + (0.5 * log_variance).exp() * batch.each["draw"].to(code.dtype)
-        return self.network.decode(drawn).float(), code.float(), None if log_variance is None else log_variance.float()
+            sampled = code + (0.5 * log_variance).exp() * batch.each["draw"].to(code.dtype)
+        return self.network.decode(sampled).float(), code.float(), None if log_variance is None else log_variance.float()
 
 
 def _begin_grey(network: ResNetAutoencoder, decoder_alone: bool = False) -> None:

@@ -78,9 +78,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """# (examples, channels, height, width)"""
-        found = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(maps)))))
+        output = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(maps)))))
         past = functional.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
-        return functional.relu(found + past)
+        return functional.relu(output + past)
 
 
 class CifarResNet(StagedNetwork):
@@ -116,8 +116,8 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
         state: name → weight; the names begin with "module."
     """
     names = {"linear": "classifier", "layer1": "stages.0", "layer2": "stages.1", "layer3": "stages.2"}
-    found = {}
+    renamed = {}
     for name, weight in state.items():
         first, _, rest = name.removeprefix("module.").partition(".")
-        found[f"{names.get(first, first)}.{rest}"] = weight
-    return found
+        renamed[f"{names.get(first, first)}.{rest}"] = weight
+    return renamed

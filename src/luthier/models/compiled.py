@@ -67,8 +67,8 @@ class Compiled:
         run = self.__dict__["_loaded"][name].boxed_run
 
         def call(*tensors: Tensor) -> Any:
-            found = run([tensor.contiguous() for tensor in tensors])  # the code was made for tensors that lie in one piece
-            return (found[0] if len(found) == 1 else tuple(found)) if found else None
+            outputs = run([tensor.contiguous() for tensor in tensors])  # the code was made for tensors that lie in one piece
+            return (outputs[0] if len(outputs) == 1 else tuple(outputs)) if outputs else None
 
         self.__dict__[name] = call
         return call
@@ -80,10 +80,10 @@ Kernels = Compiled | Plain
 def cache_folder() -> Path:
     """Where the kernels of this processor, torch and source are kept, whether they are there or not: below `LUTHIER_KERNELS`, else beside the models."""
     source = Path(kernels.__file__).read_bytes()
-    named = [torch.__version__, torch.backends.cpu.get_cpu_capability(), str(torch.cpu._is_amx_tile_supported()), str(OPTIONS)]
+    parts = [torch.__version__, torch.backends.cpu.get_cpu_capability(), str(torch.cpu._is_amx_tile_supported()), str(OPTIONS)]
     return (
         Path(os.environ.get("LUTHIER_KERNELS") or home().parent / "kernels")
-        / hashlib.sha256(b"\0".join([source, *(name.encode() for name in named)])).hexdigest()[:16]
+        / hashlib.sha256(b"\0".join([source, *(name.encode() for name in parts)])).hexdigest()[:16]
     )
 
 
@@ -133,10 +133,10 @@ def build(folder: Path, names: Sequence[str]) -> None:
             )
             for number, half in enumerate(halves)
         ]
-        said = [process.communicate()[1] for process in running]
+        errors = [process.communicate()[1] for process in running]
         if any(process.returncode for process in running):
             raise ModelError(
-                f"the kernels could not be compiled: {''.join(said).strip()[-500:]}",
+                f"the kernels could not be compiled: {''.join(errors).strip()[-500:]}",
                 "install a C++ compiler (g++), or set training.kernels=plain",
             )
         for number in range(len(halves)):

@@ -24,8 +24,8 @@ class CompiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int, kernels: Kernels) -> Tensor:
         """Attend; query, scaled: (tokens, heads, width), key and value: (tokens, key heads, width)."""
-        kept: list[tuple[Tensor, ...]] = []
-        said: list[Tensor] = []
+        saved: list[tuple[Tensor, ...]] = []
+        outputs: list[Tensor] = []
         for group in packing.groups:
             q, k, v = group.queries.gather(query), group.keys.gather(key), group.keys.gather(value)
             shared = q.shape[1] // k.shape[1]
@@ -38,10 +38,10 @@ class CompiledAttention(torch.autograd.Function):
                 attn_mask=None if plain else _mask(group, window, q.dtype),
                 scale=1.0,
             )
-            said.append(rows)
-            kept.append((q, k, v, total))
-        stream = packing.scatter(said)
-        ctx.packing, ctx.window, ctx.kept, ctx.kernels = packing, window, kept, kernels
+            outputs.append(rows)
+            saved.append((q, k, v, total))
+        stream = packing.scatter(outputs)
+        ctx.packing, ctx.window, ctx.kept, ctx.kernels = packing, window, saved, kernels
         ctx.save_for_backward(stream)  # the layer behind keeps the same
         return stream
 
@@ -50,13 +50,13 @@ class CompiledAttention(torch.autograd.Function):
         """The gradients of queries, keys and values; `gradients`: of what was said, # (tokens, heads, width)"""
         packing: Packing = ctx.packing
         gradient = gradients[0].contiguous()
-        (said,) = ctx.saved_tensors
-        pulled = (gradient.float() * said).sum(-1, keepdim=True)  # (tokens, heads, 1)
-        found = [
-            _back(group, gradient, pulled, kept, ctx.window, ctx.kernels) for group, kept in zip(packing.groups, ctx.kept, strict=True)
+        (output,) = ctx.saved_tensors
+        pulled = (gradient.float() * output).sum(-1, keepdim=True)  # (tokens, heads, 1)
+        by_group = [
+            _back(group, gradient, pulled, saved, ctx.window, ctx.kernels) for group, saved in zip(packing.groups, ctx.kept, strict=True)
         ]
         ctx.kept = None
-        d_query, d_key, d_value = zip(*found, strict=True)
+        d_query, d_key, d_value = zip(*by_group, strict=True)
         return packing.scatter(d_query, clear=True), packing.sum_gradients(d_key), packing.sum_gradients(d_value), None, None, None
 
 
@@ -67,10 +67,10 @@ def _mask(group: AttentionGroup, window: int, dtype: torch.dtype) -> Tensor:
 
 
 def _back(
-    group: AttentionGroup, gradient: Tensor, pulled: Tensor, kept: tuple[Tensor, ...], window: int, kernels: Kernels
+    group: AttentionGroup, gradient: Tensor, pulled: Tensor, saved: tuple[Tensor, ...], window: int, kernels: Kernels
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of one group's queries, keys and values."""
-    q, k, v, total = kept
+    q, k, v, total = saved
     (rows, heads, asking, width), key_heads, length = q.shape, k.shape[1], k.shape[2]
     shared = heads // key_heads
     d_said = group.queries.gather(gradient, clear=True)
@@ -83,10 +83,10 @@ def _back(
     d_query: list[Tensor] = []
     d_key, d_value = (torch.zeros(k.shape, dtype=torch.float32) if len(blocks) > 1 else None for _ in range(2))
     for start, end, reach in blocks:
-        asked, answered = (each[:, :, start:end].reshape(rows, key_heads, -1, width) for each in (q, d_said))
+        queries, answered = (each[:, :, start:end].reshape(rows, key_heads, -1, width) for each in (q, d_said))
         keys, values = k[:, :, :reach], v[:, :, :reach]
         share, d_score = kernels.attention_backward(
-            (asked @ keys.transpose(-1, -2)).view(-1, reach),
+            (queries @ keys.transpose(-1, -2)).view(-1, reach),
             (answered @ values.transpose(-1, -2)).view(-1, reach),
             total[:, :, start:end].flatten(),
             pulled[:, :, start:end].flatten(),
@@ -94,7 +94,7 @@ def _back(
         )
         share, d_score = (each.view(rows, key_heads, shared * (end - start), reach) for each in (share, d_score))
         d_query.append((d_score @ keys).view(rows, heads, end - start, width))
-        more_key, more_value = d_score.transpose(-1, -2) @ asked, share.transpose(-1, -2) @ answered
+        more_key, more_value = d_score.transpose(-1, -2) @ queries, share.transpose(-1, -2) @ answered
         if d_key is None or d_value is None:
             return d_query[0], more_key, more_value
         d_key[:, :, :reach] += more_key

@@ -63,14 +63,14 @@ def name_unreadable_files() -> Iterator[None]:
 @name_unreadable_files()
 def folder_size(folder: Path) -> int:
     """The bytes of all files below a folder; links are not followed, and a file with two names counts once."""
-    total, seen = 0, set[tuple[int, int]]()
-    for place, _, files in os.walk(folder):
+    total, counted = 0, set[tuple[int, int]]()
+    for directory, _, files in os.walk(folder):
         for name in files:
             with contextlib.suppress(FileNotFoundError):  # a fetch that ends meanwhile
-                found = (Path(place) / name).lstat()
-                if (found.st_dev, found.st_ino) not in seen:
-                    seen.add((found.st_dev, found.st_ino))
-                    total += found.st_size
+                status = (Path(directory) / name).lstat()
+                if (status.st_dev, status.st_ino) not in counted:
+                    counted.add((status.st_dev, status.st_ino))
+                    total += status.st_size
     return total
 
 
@@ -102,8 +102,8 @@ def list_entries(store: Path, known: Container[str] = ()) -> list[Entry]:
         store: the folder of the store.
         known: the names of the bases.
     """
-    found = [_describe(folder, known) for folder in sorted(store.iterdir()) if folder.is_dir()] if store.is_dir() else []
-    return sorted(found, key=lambda entry: (entry.kind, entry.name))
+    entries = [_describe(folder, known) for folder in sorted(store.iterdir()) if folder.is_dir()] if store.is_dir() else []
+    return sorted(entries, key=lambda entry: (entry.kind, entry.name))
 
 
 def _describe(folder: Path, known: Container[str]) -> Entry:
@@ -129,15 +129,15 @@ def find_entry(store: Path, name: str) -> Entry:
         ModelError: there is no such folder in the store, Luthier did not write it, or it is being fetched.
     """
     entries = list_entries(store)
-    found = next((entry for entry in entries if entry.name == name), None)  # never joined to a path: ".." and "/" lead nowhere
-    if found is None:
+    match = next((entry for entry in entries if entry.name == name), None)  # never joined to a path: ".." and "/" lead nowhere
+    if match is None:
         raise ModelError(f"there is no base {name!r} in the store ({store})", _how_else(name, entries))
-    if not found.removable:
+    if not match.removable:
         remedy = (
-            "wait until it is fetched" if "being fetched" in found.about else "look at it, and remove it yourself if you do not need it"
+            "wait until it is fetched" if "being fetched" in match.about else "look at it, and remove it yourself if you do not need it"
         )
-        raise ModelError(f"{found.folder} is not removed: {found.about}", remedy)
-    return found
+        raise ModelError(f"{match.folder} is not removed: {match.about}", remedy)
+    return match
 
 
 def remove_entry(store: Path, name: str) -> int:
@@ -155,16 +155,16 @@ def remove_entry(store: Path, name: str) -> int:
     Raises:
         ModelError: there is no such folder in the store, Luthier did not write it, it is being fetched, or it cannot be removed.
     """
-    found = find_entry(store, name)
+    entry = find_entry(store, name)
     try:
         aside = Path(tempfile.mkdtemp(dir=store, prefix=f".{name.strip('.')}-"))
-        found.folder.rename(aside / "removed")
+        entry.folder.rename(aside / "removed")
         shutil.rmtree(aside)
     except OSError as problem:
         raise ModelError(
-            f"{found.folder} cannot be removed: {problem.strerror}", "look who owns it, and whether the disk can be written to"
+            f"{entry.folder} cannot be removed: {problem.strerror}", "look who owns it, and whether the disk can be written to"
         ) from None
-    return found.bytes
+    return entry.bytes
 
 
 def _how_else(name: str, entries: Iterable[Entry]) -> str:

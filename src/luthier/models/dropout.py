@@ -68,10 +68,10 @@ def scale_kept(probability: float) -> float:
 
 def kept_scale(keys: Tensor, width: int, probability: float, dtype: torch.dtype) -> Tensor:
     """What dropout multiplies by: 0, or what keeps the mean, # (…, width); see `_kept` for the other arguments."""
-    kept, scale = _kept(keys, width, probability), scale_kept(probability)
-    if dtype.itemsize == kept.itemsize:  # the one number's bits in place of the ones: a conversion costs ten times that
-        return kept.mul_(_bits(scale, dtype)).view(dtype)[..., :width].contiguous()
-    return kept[..., :width].to(dtype).mul_(scale)
+    mask, scale = _kept(keys, width, probability), scale_kept(probability)
+    if dtype.itemsize == mask.itemsize:  # the one number's bits in place of the ones: a conversion costs ten times that
+        return mask.mul_(_bits(scale, dtype)).view(dtype)[..., :width].contiguous()
+    return mask[..., :width].to(dtype).mul_(scale)
 
 
 def _bits(value: float, dtype: torch.dtype) -> int:
@@ -342,5 +342,5 @@ def attach(model: nn.Module, probability: float, streams: Mapping[str, str] | No
 
 def _stream_at(site: str, streams: Mapping[str, str] | None) -> str:
     """The stream of the longest prefix that a site's name begins with; "" where none does."""
-    found = [prefix for prefix in streams or {} if f"{site}.".startswith(f"{prefix.rstrip('.')}.")]
-    return (streams or {})[max(found, key=len)] if found else ""
+    prefixes = [prefix for prefix in streams or {} if f"{site}.".startswith(f"{prefix.rstrip('.')}.")]
+    return (streams or {})[max(prefixes, key=len)] if prefixes else ""

@@ -123,9 +123,9 @@ class MobileBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """# (examples, channels, height, width)"""
-        found = functional.relu6(self.expand(maps)) if self.expand is not None else maps
-        found = self.project(functional.relu6(self.depthwise(found)))
-        return found + maps if self.adds else found
+        output = functional.relu6(self.expand(maps)) if self.expand is not None else maps
+        output = self.project(functional.relu6(self.depthwise(output)))
+        return output + maps if self.adds else output
 
 
 class TopConvolution(SameConvolution):
@@ -179,13 +179,13 @@ def rename(state: dict[str, Tensor], config: EfficientNetLiteConfig) -> dict[str
     top = f"stages.{len(config.depths) - 1}.{config.depths[-1]}"
     outside = {"_conv_stem": "stem.convolution", "_bn0": "stem.normalization", "_conv_head": f"{top}.convolution",
                "_bn1": f"{top}.normalization", "_fc": "classifier"}  # fmt: skip
-    found: dict[str, torch.Tensor] = {}
+    renamed: dict[str, torch.Tensor] = {}
     for name, weight in state.items():
         first, _, rest = name.partition(".")
         if first == "_blocks":
             number, part, kind = rest.split(".", 2)
             stage, block = block_of[int(number)]
-            found[f"stages.{stage}.{block}.{parts[part]}.{kind}"] = weight
+            renamed[f"stages.{stage}.{block}.{parts[part]}.{kind}"] = weight
         else:
-            found[f"{outside[first]}.{rest}"] = weight
-    return found
+            renamed[f"{outside[first]}.{rest}"] = weight
+    return renamed

@@ -61,12 +61,12 @@ class EmbeddingModel(PackedNetwork):
 
     def embed_tokens(self, texts: Sequence[Sequence[int]]) -> Any:
         """The vectors of texts that are tokens already, in eval mode, texts of similar length together; a numpy array, # (texts, width)"""
-        place = next(self.parameters()).device
+        device = next(self.parameters()).device
 
         def some(rows: list[int]) -> Any:
             flat = {"tokens": torch.tensor([token for row in rows for token in texts[row]])}
             lengths = torch.tensor([len(texts[row]) for row in rows])
-            return self.embed(Batch(torch.arange(len(rows)), lengths, flat, {}).to(place)).cpu().numpy()
+            return self.embed(Batch(torch.arange(len(rows)), lengths, flat, {}).to(device)).cpu().numpy()
 
         with eval_mode(self), torch.no_grad():
             return map_in_batches([len(text) for text in texts], some)
@@ -142,17 +142,17 @@ def own_pooling(base: Base) -> str:
     file = base.folder / POOLING_FILE
     if not file.is_file():
         return "mean"
-    said = json.loads(file.read_text())
-    named = said.get("pooling_mode")
+    settings = json.loads(file.read_text())
+    mode = settings.get("pooling_mode")
     modes: list[str] = (
-        [named] if isinstance(named, str) else [name for name, on in said.items() if name.startswith("pooling_mode") and on is True]
+        [mode] if isinstance(mode, str) else [name for name, on in settings.items() if name.startswith("pooling_mode") and on is True]
     )
-    found = [KNOWN_POOLINGS.get(mode, mode) for mode in modes]
-    if found not in (["mean"], ["cls"]):
+    poolings = [KNOWN_POOLINGS.get(mode, mode) for mode in modes]
+    if poolings not in (["mean"], ["cls"]):
         raise ModelError(
-            f"{base.name} pools its tokens by {', '.join(found) or 'nothing'}", "mean and cls are known: --set objective.pooling=mean"
+            f"{base.name} pools its tokens by {', '.join(poolings) or 'nothing'}", "mean and cls are known: --set objective.pooling=mean"
         )
-    return found[0]
+    return poolings[0]
 
 
 def write_sentence_transformers(folder: Path, model: EmbeddingModel) -> list[str]:

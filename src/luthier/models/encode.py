@@ -67,9 +67,9 @@ def depths_read(blocks: int) -> list[int]:
 
 def unit_rows(model: PackedNetwork, batch: Batch) -> np.ndarray:
     """One vector of unit length a row, of which each view is an equal part. # (examples, views × width)"""
-    found = base_views(model, batch)
-    found /= np.linalg.norm(found, axis=2, keepdims=True) * found.shape[1] ** 0.5
-    return found.reshape(len(found), -1)
+    vectors = base_views(model, batch)
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True) * vectors.shape[1] ** 0.5
+    return vectors.reshape(len(vectors), -1)
 
 
 def token_counter(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
@@ -86,7 +86,7 @@ def token_counter(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
             inner = tokenizer.backend_tokenizer
             inner.no_truncation()
             inner.no_padding()
-            return [len(found) for found in inner.encode_batch_fast(list(texts))]
+            return [len(encoding) for encoding in inner.encode_batch_fast(list(texts))]
         finally:
             os.environ["TOKENIZERS_PARALLELISM"] = before
 
@@ -136,19 +136,19 @@ def map_in_batches(lengths: Sequence[int], read: Callable[[list[int]], np.ndarra
         read: the numbers of some rows → what is read of them, # (rows, ...)
     """
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    found, part, tokens = [], [], 0
-    for place, row in enumerate(order, 1):
+    results, part, tokens = [], [], 0
+    for count, row in enumerate(order, 1):
         part.append(row)
         tokens += lengths[row]
-        if place == len(order) or tokens >= TOGETHER:
-            found.append(read(part))
+        if count == len(order) or tokens >= TOGETHER:
+            results.append(read(part))
             part, tokens = [], 0
-    return np.concatenate(found)[np.argsort(order, kind="stable")]
+    return np.concatenate(results)[np.argsort(order, kind="stable")]
 
 
 def _of_texts(tokenizer: Any, texts: Sequence[str], read: Callable[[Batch], np.ndarray]) -> np.ndarray:
     """What is read of each text."""
-    tokens = [found or [0] for found in tokenizer(list(texts), truncation=True, max_length=READ)["input_ids"]]
+    tokens = [ids or [0] for ids in tokenizer(list(texts), truncation=True, max_length=READ)["input_ids"]]
 
     def some(rows: list[int]) -> np.ndarray:
         lengths = torch.tensor([len(tokens[row]) for row in rows])

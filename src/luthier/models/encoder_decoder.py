@@ -107,16 +107,16 @@ class EncoderDecoder(nn.Module):
             batch: with `flat["tokens"]` and the stream "target" with `shown`, what the decoder reads; -1 where a row begins.
         """
         target = batch.streams[TARGET]
-        shown = target.values["shown"]
-        shown = shown.masked_fill(shown < 0, self.start)
+        inputs = target.values["shown"]
+        inputs = inputs.masked_fill(inputs < 0, self.start)
         layout = lay_out(batch.lengths, target.lengths)
-        seen = self._encode(batch, layout)
+        source = self._encode(batch, layout)
         half = halves_of(self.network)[1]
         crossed = [
-            (block.crossing.key(seen), block.crossing.value(seen)) for block in half.blocks if block.crossing is not None
+            (block.crossing.key(source), block.crossing.value(source)) for block in half.blocks if block.crossing is not None
         ]  # of the source: before the target's keys of dropout are in their place
         with self.dropout_keys.stream(TARGET):
-            values = self._dropped(half.embed(shown, places_in(target.lengths)), half.module, "embeddings")
+            values = self._dropped(half.embed(inputs, places_in(target.lengths)), half.module, "embeddings")
             for block, (key, value) in zip(half.blocks, crossed, strict=True):
                 assert block.crossing is not None
                 own, crossing = block.attention, block.crossing
@@ -169,14 +169,14 @@ class EncoderDecoder(nn.Module):
         causal: bool,
     ) -> Tensor:
         """Attention in each group of rows, and what its output layer makes of it."""
-        found = []
+        results = []
         for group in layout.groups:
             asking, looked_at = group[sides[0]], group[sides[1]]
             rows = (asking.heads(query, at.heads), looked_at.heads(key, at.heads), looked_at.heads(value, at.heads))
             bias = half.bias(asking.length, looked_at.length, 0) if half is not None and half.bias is not None else None
-            found.append(asking.tokens(attend(*rows, _visible(asking, looked_at, causal), bias, at.scale)))
+            results.append(asking.tokens(attend(*rows, _visible(asking, looked_at, causal), bias, at.scale)))
         back = layout.back[sides[0]]
-        return at.out(found[0] if back is None else torch.cat(found).index_select(0, back))
+        return at.out(results[0] if back is None else torch.cat(results).index_select(0, back))
 
     def _dropped(self, values: Tensor, module: nn.Module, site: str) -> Tensor:
         """Dropout keyed by seed, step, row, side and place."""

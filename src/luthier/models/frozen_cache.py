@@ -61,15 +61,15 @@ class FrozenLayerCache:
     @staticmethod
     def fingerprint(examples: Sequence[Example]) -> str:
         """A hash of what the rows say to the model."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for example in examples:
-            found.update(row_key(np.asarray(example.tokens), example.inputs.get("segments"), example.inputs.get("place")) + b"\n")
-        return found.hexdigest()
+            digest.update(row_key(np.asarray(example.tokens), example.inputs.get("segments"), example.inputs.get("place")) + b"\n")
+        return digest.hexdigest()
 
     def _compute(self, chunk: int, model: Any) -> None:
         batch = _batch(self.chunks[chunk]).to(next(model.network.parameters()).device)
-        found, self.boxed = model.hidden_states_at(batch, self.depth)
-        self.states[self.starts[chunk] : self.starts[chunk] + len(found)] = found.to(self.states.device)
+        states, self.boxed = model.hidden_states_at(batch, self.depth)
+        self.states[self.starts[chunk] : self.starts[chunk] + len(states)] = states.to(self.states.device)
         self.computed.add(chunk)
 
     def of(self, batch: Batch, model: Any) -> Tensor | None:
@@ -90,8 +90,8 @@ class FrozenLayerCache:
             spans.append(span)
         for chunk in sorted({chunk for _, _, chunk in spans} - self.computed):
             self._compute(chunk, model)
-        found = torch.cat([self.states[start:end] for start, end, _ in spans])
-        return found.to(batch.flat["tokens"].device)
+        states = torch.cat([self.states[start:end] for start, end, _ in spans])
+        return states.to(batch.flat["tokens"].device)
 
     @contextlib.contextmanager
     def skipping(self, blocks: nn.ModuleList, states: Tensor) -> Iterator[None]:
@@ -125,8 +125,8 @@ def _allocate(tokens: int, width: int, dtype: torch.dtype) -> Tensor:
     if size <= IN_MEMORY:
         return torch.empty(tokens, width, dtype=dtype)
     with tempfile.TemporaryFile() as file:
-        held = np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))  # the mapping outlives the handle
-    return torch.from_numpy(held).view(dtype).view(tokens, width)
+        mapping = np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))  # the mapping outlives the handle
+    return torch.from_numpy(mapping).view(dtype).view(tokens, width)
 
 
 def row_key(tokens: np.ndarray, segments: Any, place: Any) -> bytes:

@@ -33,10 +33,10 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: Tensor, kernels: Kernels) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        said, factor = kernels.rms_norm(rows, weight, eps)
+        output, factor = kernels.rms_norm(rows, weight, eps)
         ctx.save_for_backward(rows, weight, factor)
         ctx.kernels = kernels
-        return said.view(x.shape)
+        return output.view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -174,11 +174,11 @@ def _instead(module: nn.Module, dtype: torch.dtype, forward: Any, *more: Any) ->
     """Put a forward pass before the module's own, which is taken where gradients are not asked for or numbers are of another kind."""
     own = module.forward
 
-    def chosen(self: nn.Module, *given: Any, **named: Any) -> Any:
-        x = given[0] if given else named["hidden_states"]
+    def chosen(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+        x = arguments[0] if arguments else keywords["hidden_states"]
         if not (self.training and torch.is_grad_enabled() and x.dtype == dtype):
-            return own(*given, **named)
-        return forward(self, own, *more, *given, **named)
+            return own(*arguments, **keywords)
+        return forward(self, own, *more, *arguments, **keywords)
 
     module.forward = types.MethodType(chosen, module)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -204,23 +204,25 @@ def _adapted(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor:
     if self.dropout.p or any(parameter.requires_grad for parameter in self.base.parameters()):
         return own(x)
     rows = x.reshape(-1, x.shape[-1])
-    said: Any = _LowRank.apply(rows, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale, kernels)
-    return said.view(*x.shape[:-1], -1)
+    output: Any = _LowRank.apply(rows, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale, kernels)
+    return output.view(*x.shape[:-1], -1)
 
 
-def _attend(self: Any, own: Any, kernels: Kernels, scale: Tensor, one: Tensor, hidden_states: Tensor, **named: Any) -> tuple[Tensor, None]:
-    packing = named.get("packing")
+def _attend(
+    self: Any, own: Any, kernels: Kernels, scale: Tensor, one: Tensor, hidden_states: Tensor, **keywords: Any
+) -> tuple[Tensor, None]:
+    packing = keywords.get("packing")
     if packing is None or packing.dropout or not packing.causal:  # the kernels know neither
-        return own(hidden_states, **named)
-    cos, sin = (table[0] for table in named["position_embeddings"])
+        return own(hidden_states, **keywords)
+    cos, sin = (table[0] for table in keywords["position_embeddings"])
     rows = hidden_states[0]
     layers = (self.q_proj, self.k_proj, self.v_proj)
     if _plain(*layers):
-        found: Any = _JointLinear.apply(rows, kernels, *(layer.weight for layer in layers))
+        projected: Any = _JointLinear.apply(rows, kernels, *(layer.weight for layer in layers))
     else:
-        found = [layer(rows) for layer in layers]
-    query, key, value = (each.reshape(len(rows), -1, self.head_dim) for each in found)
+        projected = [layer(rows) for layer in layers]
+    query, key, value = (each.reshape(len(rows), -1, self.head_dim) for each in projected)
     query, key = _Rotary.apply(query, cos, sin, scale, kernels), _Rotary.apply(key, cos, sin, one, kernels)
     window = getattr(self, "sliding_window", getattr(self.config, "sliding_window", None) if type(self).__name__ in WINDOWED else None) or 0
-    said: Any = CompiledAttention.apply(query, key, value, packing, window, kernels)
-    return self.o_proj(said.flatten(1))[None], None
+    attended: Any = CompiledAttention.apply(query, key, value, packing, window, kernels)
+    return self.o_proj(attended.flatten(1))[None], None

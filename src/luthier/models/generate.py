@@ -46,11 +46,11 @@ def _answers(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], lim
     longest = max(len(prompt) for prompt in prompts)
     end = end_token(tokenizer)
     ids = torch.tensor([[end] * (longest - len(prompt)) + prompt for prompt in prompts])
-    seen = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     device = next(model.parameters()).device
     with model.for_generation() as network:
         made = network.generate(
-            input_ids=ids.to(device), attention_mask=seen.to(device), max_new_tokens=limit, do_sample=False,
+            input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=limit, do_sample=False,
             eos_token_id=end, pad_token_id=end,
         )  # fmt: skip
     return [tokenizer.decode(row[longest:], skip_special_tokens=True).strip() for row in made]
@@ -97,7 +97,7 @@ def continuations(model: Generator, tokenizer: Any, prompts: Sequence[list[int]]
     Raises:
         OutOfMemory: even one prompt is too much.
     """
-    said = []
+    texts = []
     device = next(model.parameters()).device
     for prompt in prompts:
         ids = torch.tensor([prompt], device=device)
@@ -107,8 +107,8 @@ def continuations(model: Generator, tokenizer: Any, prompts: Sequence[list[int]]
             made = network.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, eos_token_id=end, pad_token_id=end, **options
             )
-        said.append(tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True))
-    return said
+        texts.append(tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True))
+    return texts
 
 
 def log_probabilities_of(model: Generator, tokens: Sequence[int], gradient: bool = True) -> torch.Tensor:
@@ -121,5 +121,5 @@ def log_probabilities_of(model: Generator, tokens: Sequence[int], gradient: bool
     """
     row = torch.tensor([list(tokens)], device=next(model.parameters()).device)
     with model.for_generation() as network, torch.set_grad_enabled(gradient):
-        said = network(input_ids=row).logits[0, :-1].float().log_softmax(-1)
-    return said.gather(1, row[0, 1:, None])[:, 0]
+        log_probabilities = network(input_ids=row).logits[0, :-1].float().log_softmax(-1)
+    return log_probabilities.gather(1, row[0, 1:, None])[:, 0]

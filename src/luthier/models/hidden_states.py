@@ -21,18 +21,18 @@ def capture_hidden_states(blocks: nn.ModuleList, depths: Sequence[int], go: Call
         depths: how many blocks, ascending; 0 is what goes into the first.
         go: sends something through the network, once.
     """
-    found: list[Any] = []
+    states: list[Any] = []
 
-    def keep(told: Any) -> None:
-        found.append(told)
-        if len(found) == len(depths):
+    def keep(output: Any) -> None:
+        states.append(output)
+        if len(states) == len(depths):
             raise _Enough
 
-    def before(block: nn.Module, given: Any, named: Any) -> None:
-        keep(given[0] if given else named["hidden_states"])
+    def before(block: nn.Module, inputs: Any, keywords: Any) -> None:
+        keep(inputs[0] if inputs else keywords["hidden_states"])
 
-    def behind(block: nn.Module, given: Any, told: Any) -> None:
-        keep(told)
+    def behind(block: nn.Module, inputs: Any, output: Any) -> None:
+        keep(output)
 
     hooks = [
         blocks[depth - 1].register_forward_hook(behind) if depth else blocks[0].register_forward_pre_hook(before, with_kwargs=True)
@@ -44,7 +44,7 @@ def capture_hidden_states(blocks: nn.ModuleList, depths: Sequence[int], go: Call
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return states
 
 
 def unwrap_states(told: Any) -> Any:

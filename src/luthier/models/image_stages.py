@@ -38,11 +38,11 @@ class StagedNetwork(PreTrainedModel):
         Args:
             pixels: normalised, # (examples, 3, height, width)
         """
-        maps, found = self.stem_maps(pixels), []
+        maps, results = self.stem_maps(pixels), []
         for stage in self.stages:
             maps = stage(maps)
-            found.append(maps)
-        return found
+            results.append(maps)
+        return results
 
     def forward(self, pixel_values: Tensor) -> ImageClassifierOutput:
         """The score of each class, # logits: (examples, classes)"""

@@ -39,21 +39,21 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 def deciding_files(folder: Path) -> list[str]:
     """All files but luthier.json, those that no loader reads (cards, pages, tables, licences), and hidden ones."""
-    found = []
+    files = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts)
         if path.is_dir() or hidden or name.name.endswith(OTHER_ENDINGS) or name.stem.upper() in OTHER_NAMES:
             continue
         if name.as_posix() != FACTS:
-            found.append(name.as_posix())
-    return found
+            files.append(name.as_posix())
+    return files
 
 
 def hash_facts(facts: dict[str, Any]) -> str:
     """The SHA-256 of what luthier.json says, without that hash itself; spaces and the order of keys do not count."""
-    said = {name: value for name, value in facts.items() if name != "facts"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+    hashed = {name: value for name, value in facts.items() if name != "facts"}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def hash_bundle(facts: dict[str, Any]) -> str:
@@ -74,8 +74,8 @@ def bundle_hash(folder: Path) -> str | None:
 def missing_files(folder: Path) -> list[str]:
     """The files that luthier.json names and that are not there: none where the folder is no bundle. Names that lead out of the folder are none of its files."""
     try:
-        named = json.loads((folder / FACTS).read_text())["files"]
-        return [name for name in named if ".." not in Path(name).parts and not Path(name).is_absolute() and not (folder / name).is_file()]
+        names = json.loads((folder / FACTS).read_text())["files"]
+        return [name for name in names if ".." not in Path(name).parts and not Path(name).is_absolute() and not (folder / name).is_file()]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
@@ -110,11 +110,11 @@ def read_bundle(folder: Path, say: Callable[[str], None] = lambda line: None) ->
     if version == 1:
         return facts, _check_weights(folder, facts, say)
     _check_facts(folder, facts)
-    written, found = facts["files"], deciding_files(folder)
+    written, present = facts["files"], deciding_files(folder)
     _refuse(folder, [name for name in written if not (folder / name).is_file()], "is not whole", "missing")
     now = {name: file_hash(folder / name) for name in written}
     _refuse(folder, [name for name in written if now[name] != written[name]], "is not as it was written", "changed")
-    added = [name for name in found if name not in written]
+    added = [name for name in present if name not in written]
     if added:
         raise ModelError(
             f"the bundle {folder} is not as it was written: {added[0]} was added{_others(added)}, and could change what the model says",
@@ -132,12 +132,12 @@ def _check_weights(folder: Path, facts: dict[str, Any], say: Callable[[str], Non
     """The check of format 1: the weights."""
     needed = ["config.json", "model.safetensors"]
     _refuse(folder, [name for name in needed if not (folder / name).is_file()], "is not whole", "missing")
-    found = file_hash(folder / "model.safetensors")
-    _refuse(folder, ["model.safetensors"] if found != facts.get("sha256") else [], "is not as it was written", "changed")
+    actual = file_hash(folder / "model.safetensors")
+    _refuse(folder, ["model.safetensors"] if actual != facts.get("sha256") else [], "is not as it was written", "changed")
     say(
         f"the bundle {folder} was written by an older Luthier (format 1): its weights were checked, its tokenizer, template and configuration were not"
     )
-    return found
+    return actual
 
 
 def _refuse(folder: Path, names: list[str], state: str, what: str) -> None:

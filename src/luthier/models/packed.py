@@ -23,17 +23,17 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, site: int, window: int):
         """Attend; query: (tokens, heads, width), key and value: (tokens, key heads, width)."""
-        kept: list[Any] = []
-        said = []
+        saved: list[Any] = []
+        outputs = []
         for group in packing.groups:
             q, k, v = group.queries.gather(query).mul_(scale), group.keys.gather(key), group.keys.gather(value)
             share = _probabilities(q, k, group, packing.causal, window)
             mask = _kept(share, group, packing, site)
             used = share if mask is None else share * mask
-            said.append(_fold(used @ v, group))
-            kept.append((q, k, v, mask, *((share, used) if _kept_whole(group) else (None, None))))
-        ctx.packing, ctx.scale, ctx.window, ctx.kept = packing, scale, window, kept
-        return packing.scatter(said)
+            outputs.append(_fold(used @ v, group))
+            saved.append((q, k, v, mask, *((share, used) if _kept_whole(group) else (None, None))))
+        ctx.packing, ctx.scale, ctx.window, ctx.kept = packing, scale, window, saved
+        return packing.scatter(outputs)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
@@ -106,7 +106,7 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
 
     It leaves out the half that is not seen and keeps no probabilities; query: (tokens, heads, width), key and value: (tokens, key heads, width).
     """
-    said = []
+    outputs = []
     for group in packing.groups:
         q, k, v = (
             tensor.flatten(1).index_select(0, side.source).view(side.rows, side.length, -1, tensor.shape[-1]).transpose(1, 2)
@@ -116,8 +116,8 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
         rows = nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
-        said.append(rows.transpose(1, 2).reshape(group.queries.rows * group.queries.length, -1).index_select(0, group.queries.position))
-    return torch.cat(said).index_select(0, packing.back).view(query.shape)
+        outputs.append(rows.transpose(1, 2).reshape(group.queries.rows * group.queries.length, -1).index_select(0, group.queries.position))
+    return torch.cat(outputs).index_select(0, packing.back).view(query.shape)
 
 
 def _fused_pays(query: Tensor, packing: Packing) -> bool:

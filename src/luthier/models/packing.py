@@ -130,10 +130,10 @@ class Packing:
         if (True, heads) not in self._known:
             places = _places([group.queries for group in self.groups], heads)
             self._known[True, heads] = places.index_select(0, self.back).flatten()  # (tokens × heads,)
-        found = _end_to_end(values).index_select(0, self._known[True, heads]).view(-1, heads, width)
+        stream = _end_to_end(values).index_select(0, self._known[True, heads]).view(-1, heads, width)
         if clear and self.padding:
-            found[-self.padding :].zero_()
-        return found
+            stream[-self.padding :].zero_()
+        return stream
 
     def sum_gradients(self, values: Sequence[Tensor]) -> Tensor:
         """The gradients of what was looked at, added up where several rows looked at the same, # a (rows, heads, length, width) for each group → (tokens, heads, width)"""
@@ -142,9 +142,9 @@ class Packing:
         heads, width = values[0].shape[1], values[0].shape[3]
         if (False, heads) not in self._known:
             self._known[False, heads] = _places([group.keys for group in self.groups], heads).flatten()
-        each = _end_to_end(values).index_select(0, self._known[False, heads]).view(-1, heads, width)
-        total = torch.zeros(len(self.back), heads, width, device=each.device)  # in fp32, for many may be added
-        return total.index_add_(0, self.shared, each.float()).to(each.dtype)
+        gathered = _end_to_end(values).index_select(0, self._known[False, heads]).view(-1, heads, width)
+        total = torch.zeros(len(self.back), heads, width, device=gathered.device)  # in fp32, for many may be added
+        return total.index_add_(0, self.shared, gathered.float()).to(gathered.dtype)
 
 
 def _end_to_end(values: Sequence[Tensor]) -> Tensor:
@@ -180,16 +180,16 @@ def pack(
     own = sizes if joint is None else joint.suffix_lengths(lengths)
 
     def group(members: list[int]) -> AttentionGroup:
-        seen = _pad_rows(members, sizes, device, dtype)
-        mask = None if causal or seen.valid is None else (1 - seen.valid).transpose(2, 3) * torch.finfo(dtype).min
+        keys = _pad_rows(members, sizes, device, dtype)
+        mask = None if causal or keys.valid is None else (1 - keys.valid).transpose(2, 3) * torch.finfo(dtype).min
         if joint is None:
-            return AttentionGroup(seen, seen, mask, None)
-        seen = replace(seen, source=joint.position.index_select(0, seen.source))
+            return AttentionGroup(keys, keys, mask, None)
+        keys = replace(keys, source=joint.position.index_select(0, keys.source))
         before = torch.tensor([sizes[row] - own[row] for row in members], device=device)
         return (
-            AttentionGroup(_pad_rows(members, own, device, dtype), seen, mask, before)
+            AttentionGroup(_pad_rows(members, own, device, dtype), keys, mask, before)
             if bool(before.any())
-            else AttentionGroup(seen, seen, mask, None)
+            else AttentionGroup(keys, keys, mask, None)
         )
 
     groups: list[AttentionGroup] = []

@@ -22,8 +22,8 @@ def hidden_states(body: Any, tokens: Tensor, lengths: Tensor, dropout_keys: Drop
         lengths: of each row, # (rows,)
         dropout_keys: the keys for dropout, of the stream's tokens.
     """
-    (found,) = _in_groups(tokens, lengths, dropout_keys, lambda ids, seen: [body(input_ids=ids, attention_mask=seen).last_hidden_state])
-    return found
+    (states,) = _in_groups(tokens, lengths, dropout_keys, lambda ids, mask: [body(input_ids=ids, attention_mask=mask).last_hidden_state])
+    return states
 
 
 def hidden_states_at(
@@ -40,8 +40,8 @@ def hidden_states_at(
         depths: as for `capture_hidden_states`.
     """
 
-    def behind(ids: Tensor, seen: Tensor) -> list[Tensor]:
-        return [unwrap_states(told) for told in capture_hidden_states(blocks, depths, lambda: body(input_ids=ids, attention_mask=seen))]
+    def behind(ids: Tensor, mask: Tensor) -> list[Tensor]:
+        return [unwrap_states(state) for state in capture_hidden_states(blocks, depths, lambda: body(input_ids=ids, attention_mask=mask))]
 
     return _in_groups(tokens, lengths, dropout_keys, behind)
 
@@ -52,7 +52,7 @@ def _in_groups(tokens: Tensor, lengths: Tensor, dropout_keys: DropoutKeys, go: C
     parts: list[list[Tensor]] = []
     for group in (each.keys for each in packing.groups):
         ids = tokens.index_select(0, group.source).view(group.rows, group.length)  # padding repeats a row's last token, and is not seen
-        seen = torch.zeros_like(ids).view(-1).index_fill_(0, group.position, 1).view_as(ids)
+        mask = torch.zeros_like(ids).view(-1).index_fill_(0, group.position, 1).view_as(ids)
         with dropout_keys.laid_out(group.source, group.rows):
-            parts.append([found.flatten(0, 1).index_select(0, group.position) for found in go(ids, seen)])
+            parts.append([state.flatten(0, 1).index_select(0, group.position) for state in go(ids, mask)])
     return [torch.cat(each).index_select(0, packing.back) for each in zip(*parts, strict=True)]

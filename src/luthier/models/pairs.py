@@ -89,8 +89,8 @@ def _side(members: list[int], lengths: Tensor) -> Side:
     columns = torch.arange(int(own.max()), device=lengths.device)[None]
     there = columns < own
     source = (starts + columns.minimum(own - 1)).flatten()
-    seen = None if bool(there.all()) else there[:, None, None, :]
-    return Side(len(members), columns.shape[1], source, there.flatten().nonzero()[:, 0], seen)
+    mask = None if bool(there.all()) else there[:, None, None, :]
+    return Side(len(members), columns.shape[1], source, there.flatten().nonzero()[:, 0], mask)
 
 
 def _back(groups: Sequence[tuple[Side, Side]], side: int) -> Tensor | None:

@@ -110,10 +110,10 @@ class PackedNetwork(nn.Module):
         """For the time of the context the frozen blocks compute nothing, where what they say is kept and nothing is wanted from below."""
         if self.frozen_cache is None or self.frozen_cache.depth > lowest:
             return contextlib.nullcontext()
-        kept = self.frozen_cache.of(batch, self)
-        if kept is None:
+        cached = self.frozen_cache.of(batch, self)
+        if cached is None:
             return contextlib.nullcontext()
-        return self.frozen_cache.skipping(self.blocks, kept if shared_prefix is None else kept.index_select(0, shared_prefix.kept))
+        return self.frozen_cache.skipping(self.blocks, cached if shared_prefix is None else cached.index_select(0, shared_prefix.kept))
 
     def hidden_states_at(self, batch: Batch, depth: int) -> tuple[Tensor, bool]:
         """The hidden states behind the first `depth` blocks, in eval mode, and whether a block says them in a tuple.
@@ -127,8 +127,8 @@ class PackedNetwork(nn.Module):
         """
         with eval_mode(self), torch.no_grad():
             shared_prefix = self.shared_prefix(batch)
-            (told,) = capture_hidden_states(self.blocks, (depth,), lambda: self.forward_body(batch, shared_prefix))
-        return expand(unwrap_states(told)[0], shared_prefix), isinstance(told, tuple)
+            (output,) = capture_hidden_states(self.blocks, (depth,), lambda: self.forward_body(batch, shared_prefix))
+        return expand(unwrap_states(output)[0], shared_prefix), isinstance(output, tuple)
 
     def hidden_states_at_depths(self, batch: Batch, depths: Sequence[int]) -> list[Tensor]:
         """The hidden states behind each of some numbers of blocks, in eval mode; what lies above is not computed, nor what is kept of the frozen ones.
@@ -147,8 +147,8 @@ class PackedNetwork(nn.Module):
                 )
             shared_prefix = self.shared_prefix(batch)
             with self._skipping(batch, shared_prefix, depths[0]):
-                told = capture_hidden_states(self.blocks, depths, lambda: self.forward_body(batch, shared_prefix))
-        return [expand(unwrap_states(each)[0], shared_prefix) for each in told]
+                outputs = capture_hidden_states(self.blocks, depths, lambda: self.forward_body(batch, shared_prefix))
+        return [expand(unwrap_states(each)[0], shared_prefix) for each in outputs]
 
     def shared_prefix(self, batch: Batch) -> SharedPrefix | None:
         """What goes through the network: what rows begin with in common once, and a round number of tokens where that is faster.
@@ -191,16 +191,16 @@ class PackedNetwork(nn.Module):
             return padded.hidden_states(self.body, tokens, lengths, self.dropout_keys)
         starts = lengths.cumsum(0) - lengths
         positions = torch.arange(len(tokens), device=tokens.device) - starts.repeat_interleave(lengths)
-        named = {"input_ids": tokens, "position_ids": positions + self.first_position}
+        inputs = {"input_ids": tokens, "position_ids": positions + self.first_position}
         if "segments" in batch.flat:
-            named["token_type_ids"] = batch.flat["segments"]
+            inputs["token_type_ids"] = batch.flat["segments"]
         if shared_prefix is not None:
-            named = {name: each.index_select(0, shared_prefix.kept) for name, each in named.items()}
+            inputs = {name: each.index_select(0, shared_prefix.kept) for name, each in inputs.items()}
         packing = pack(lengths, self.causal, self.dropout_keys, self.dropout, next(self.network.parameters()).dtype, shared_prefix)
         more: dict[str, Any] = {"use_cache": False} if self.causal else {}
         learning = shared_prefix if self.training else None  # in eval mode any keys are those of other rows, and not asked for
         with self.dropout_keys.laid_out(learning.kept, 0) if learning else contextlib.nullcontext():
-            output = self.body(**{name: each[None] for name, each in named.items()}, packing=packing, **more)
+            output = self.body(**{name: each[None] for name, each in inputs.items()}, packing=packing, **more)
         return output.last_hidden_state.squeeze(0)
 
     def vectors(self, batch: Batch, pooling: str) -> Tensor:
@@ -265,9 +265,9 @@ class Classifier(PackedNetwork):
     def head(self) -> list[nn.Module]:
         """The modules that are new: they are not part of the pretrained body."""
         names = ("classifier", "pre_classifier", "score", "head")
-        found = [getattr(self.network, name) for name in names if hasattr(self.network, name)]
+        modules = [getattr(self.network, name) for name in names if hasattr(self.network, name)]
         pooler = _pooler(self.network)
-        return found + ([pooler] if pooler is not None and self.pooling == "cls" else [])
+        return modules + ([pooler] if pooler is not None and self.pooling == "cls" else [])
 
 
 class Generator(PackedNetwork):
@@ -286,11 +286,11 @@ def _pooler(network: Any) -> Any:
 
 def segment_lengths(batch: Batch) -> Tensor:
     """The lengths of what attends to itself alone: rows, or their windows, # (pieces,)"""
-    place = batch.flat.get("place")
-    if place is None:
+    position = batch.flat.get("place")
+    if position is None:
         return batch.lengths
-    starts = (place == 0).nonzero()[:, 0]
-    return torch.diff(starts, append=torch.tensor([len(place)], device=place.device))
+    starts = (position == 0).nonzero()[:, 0]
+    return torch.diff(starts, append=torch.tensor([len(position)], device=position.device))
 
 
 def pool_rows(hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
@@ -305,11 +305,11 @@ def pool_rows(hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
         # (examples, width)
     """
     lengths = segment_lengths(batch)
-    found = pool(hidden, lengths, pooling)
+    pooled = pool(hidden, lengths, pooling)
     if len(lengths) == len(batch):
-        return found
+        return pooled
     within = torch.bucketize(lengths.cumsum(0), batch.lengths.cumsum(0)).bincount(minlength=len(batch))  # windows of each row
-    return torch.segment_reduce(found, "mean", lengths=within, axis=0)
+    return torch.segment_reduce(pooled, "mean", lengths=within, axis=0)
 
 
 def pool(hidden: Tensor, lengths: Tensor, pooling: str) -> Tensor:
@@ -369,7 +369,7 @@ def load_classifier(
         output_loading_info=True,
         **options,
     )
-    new = {*loaded["missing_keys"], *(found[0] for found in loaded["mismatched_keys"])}
+    new = {*loaded["missing_keys"], *(mismatch[0] for mismatch in loaded["mismatched_keys"])}
     if base.kind == "decoder" and base.family not in USUAL and "score.weight" in new:
         network.score.weight.data.mul_(QUIET)
     if network.config.pad_token_id is None:

@@ -59,16 +59,16 @@ def _trained_from(bundle: Base) -> Base:
     Raises:
         ModelError: it cannot be found, or its weights are others now.
     """
-    named = (bundle.bundle or {}).get("base")
-    if not named:
+    reference = (bundle.bundle or {}).get("base")
+    if not reference:
         raise ModelError(f"{bundle.name} does not say what it was trained from", "train it again from a base")
     try:
-        found = resolve(named["name"])
+        base = resolve(reference["name"])
     except LuthierError as problem:
         raise ModelError(
-            f"which answers {bundle.name} prefers is measured against {named['name']}, which it was trained from: {problem.message}",
+            f"which answers {bundle.name} prefers is measured against {reference['name']}, which it was trained from: {problem.message}",
             "put that base back where it was",
         ) from None
-    if found.fingerprint != named["sha256"]:
-        raise ModelError(f"the weights of {named['name']} are not those that {bundle.name} was trained from", "put the old base back")
-    return found
+    if base.fingerprint != reference["sha256"]:
+        raise ModelError(f"the weights of {reference['name']} are not those that {bundle.name} was trained from", "put the old base back")
+    return base

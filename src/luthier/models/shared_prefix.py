@@ -52,11 +52,11 @@ def shared_tokens(tokens: Tensor, lengths: Tensor) -> np.ndarray:
     """
     rows, order = _sort_rows(tokens, lengths)
     steps = np.array([_common_length(rows[one], rows[other]) for one, other in pairwise(order)], dtype=int)
-    found = np.zeros((len(rows), len(rows)), dtype=int)
-    for place, row in enumerate(order[:-1]):  # two rows have in common what all between them in this order have
-        found[row, order[place + 1 :]] = np.minimum.accumulate(steps[place:])
-    found = np.maximum(found, found.T)
-    return found - np.ceil(found * LOOKED_AT).astype(int)
+    shared = np.zeros((len(rows), len(rows)), dtype=int)
+    for rank, row in enumerate(order[:-1]):  # two rows have in common what all between them in this order have
+        shared[row, order[rank + 1 :]] = np.minimum.accumulate(steps[rank:])
+    shared = np.maximum(shared, shared.T)
+    return shared - np.ceil(shared * LOOKED_AT).astype(int)
 
 
 def find_shared_prefix(tokens: Tensor, lengths: Tensor) -> SharedPrefix | None:
@@ -67,16 +67,16 @@ def find_shared_prefix(tokens: Tensor, lengths: Tensor) -> SharedPrefix | None:
         lengths: of each row, # (rows,)
     """
     rows, order = _sort_rows(tokens, lengths)
-    place = np.arange(len(tokens))  # first as tokens of the rows' stream, then as places among those that are kept
+    position = np.arange(len(tokens))  # first as tokens of the rows' stream, then as places among those that are kept
     starts = np.cumsum([0, *lengths.tolist()[:-1]])
     for one, other in pairwise(order):
         common = _common_length(rows[one], rows[other])
-        place[starts[other] : starts[other] + common] = place[starts[one] : starts[one] + common]
-    kept = np.flatnonzero(place == np.arange(len(tokens)))
-    if len(kept) > (1 - WORTH) * len(tokens):
+        position[starts[other] : starts[other] + common] = position[starts[one] : starts[one] + common]
+    unique = np.flatnonzero(position == np.arange(len(tokens)))
+    if len(unique) > (1 - WORTH) * len(tokens):
         return None
     device = tokens.device
-    return SharedPrefix(torch.from_numpy(kept).to(device), torch.from_numpy(np.searchsorted(kept, place)).to(device))
+    return SharedPrefix(torch.from_numpy(unique).to(device), torch.from_numpy(np.searchsorted(unique, position)).to(device))
 
 
 def pad_to_multiple(shared_prefix: SharedPrefix | None, tokens: Tensor) -> SharedPrefix | None:
@@ -92,8 +92,8 @@ def pad_to_multiple(shared_prefix: SharedPrefix | None, tokens: Tensor) -> Share
     if going % ROUND == 0:
         return shared_prefix
     every = torch.arange(len(tokens), device=tokens.device)
-    kept, place = (every, every) if shared_prefix is None else (shared_prefix.kept, shared_prefix.position)
-    return SharedPrefix(torch.cat([kept, kept.new_zeros(-going % ROUND)]), place, -going % ROUND)
+    unique, position = (every, every) if shared_prefix is None else (shared_prefix.kept, shared_prefix.position)
+    return SharedPrefix(torch.cat([unique, unique.new_zeros(-going % ROUND)]), position, -going % ROUND)
 
 
 def expand(states: Tensor, shared_prefix: SharedPrefix | None) -> Tensor:

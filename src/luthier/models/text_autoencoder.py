@@ -87,22 +87,22 @@ class TextAutoencoderModel(EmbeddingModel):
             examples: texts.
             vectors: of each, # (examples, width)
         """
-        self._places = {_key(example.inputs): place for place, example in enumerate(examples)}
+        self._places = {_key(example.inputs): index for index, example in enumerate(examples)}
         self._kept = torch.from_numpy(vectors)
 
     def text_vectors(self, batch: Batch) -> Tensor:
         """The encoder's vector of each text, of length one (of a text in windows the mean of theirs), in fp32, # (examples, width)"""
-        kept = self._known(batch)
-        if kept is not None:
-            return kept
+        remembered = self._known(batch)
+        if remembered is not None:
+            return remembered
         with eval_mode(self), torch.no_grad():
-            found = self.embed(batch)
-            if len(found) == len(batch):
-                return found
+            vectors = self.embed(batch)
+            if len(vectors) == len(batch):
+                return vectors
             ends = batch.lengths.cumsum(0)
             starts = (batch.flat["place"] == 0).nonzero()[:, 0]
             within = torch.bucketize(starts, ends, right=True).bincount(minlength=len(batch))
-            return torch.segment_reduce(found, "mean", lengths=within, axis=0)
+            return torch.segment_reduce(vectors, "mean", lengths=within, axis=0)
 
     def _known(self, batch: Batch) -> Tensor | None:
         """What is kept of a batch's texts, # (examples, width); None where one of them is not."""
@@ -126,8 +126,8 @@ class TextAutoencoderModel(EmbeddingModel):
             batch: with `flat["tokens"]`; where training adds noise also `each["noise"]`, # (examples, width)
         """
         own, target = self.network.autoencoder, self.targets(batch)
-        shown = target + batch.each["noise"] if "noise" in batch.each else target
-        return torch.cat([own(shown.to(own.to_code.weight.dtype)).float(), target], 1)
+        inputs = target + batch.each["noise"] if "noise" in batch.each else target
+        return torch.cat([own(inputs.to(own.to_code.weight.dtype)).float(), target], 1)
 
 
 def _key(inputs: Any) -> bytes:
@@ -152,11 +152,11 @@ def load_text_autoencoder(base: Base, code: int, hidden: int, pooling: str, max_
     torch.manual_seed(seed)
     network.autoencoder = Rebuilder(network.config.hidden_size, hidden, code)
     network.register_buffer("threshold", torch.tensor(float("inf")))
-    known: dict[str, Tensor] = {}
+    stored: dict[str, Tensor] = {}
     with safe_open(base.folder / "model.safetensors", "pt") as file:
-        known = {name: file.get_tensor(name) for name in file.keys() if name.startswith(OWN) or name == "threshold"}  # noqa: SIM118
+        stored = {name: file.get_tensor(name) for name in file.keys() if name.startswith(OWN) or name == "threshold"}  # noqa: SIM118
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items() if name.startswith(OWN)}
-    new = shapes != {name: tensor.shape for name, tensor in known.items() if name != "threshold"}
+    new = shapes != {name: tensor.shape for name, tensor in stored.items() if name != "threshold"}
     if not new:
-        network.load_state_dict(known, strict=False)
+        network.load_state_dict(stored, strict=False)
     return TextAutoencoderModel(network, 0.0, own_pooling(base) if pooling == "auto" else pooling, max_length, new)

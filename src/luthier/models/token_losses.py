@@ -51,13 +51,13 @@ class _TokenLosses(torch.autograd.Function):
         if not ctx.weight_learns:
             d_said, ctx.d_said = ctx.d_said, None
             return (None if d_said is None else d_said.mul_(factor[:, None].to(d_said.dtype))), None, None, None, None
-        said, weight, target = ctx.saved_tensors
-        d_said, d_weight = torch.empty_like(said), torch.zeros_like(weight)
-        for start in range(0, len(said), ctx.chunk):
+        states, weight, target = ctx.saved_tensors
+        d_said, d_weight = torch.empty_like(states), torch.zeros_like(weight)
+        for start in range(0, len(states), ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            logits = said[part] @ weight.t()
+            logits = states[part] @ weight.t()
             _lost(logits, target[part], True)
             logits.mul_(factor[part, None].to(logits.dtype))
             d_said[part] = logits @ weight
-            d_weight.addmm_(logits.t(), said[part])
+            d_weight.addmm_(logits.t(), states[part])
         return d_said, d_weight, None, None, None

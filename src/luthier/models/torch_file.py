@@ -33,11 +33,11 @@ def find_known(place: Path) -> tuple[str, Path] | None:
     if not place.is_dir():
         return None
     sizes = {base.file for base in PACKAGED.values() if base.file}
-    named = [file for file in sorted(place.iterdir()) if file.name in sizes and file.is_file()]
-    found = [(hashes[taken], file) for file in named if (taken := file_hash(file)) in hashes]
-    if len(found) > 1:
-        raise ModelError(f"{place} holds the weights of {', '.join(name for name, _ in found)}", f"name one file: --base {found[0][1]}")
-    return found[0] if found else None
+    candidates = [file for file in sorted(place.iterdir()) if file.name in sizes and file.is_file()]
+    matches = [(hashes[taken], file) for file in candidates if (taken := file_hash(file)) in hashes]
+    if len(matches) > 1:
+        raise ModelError(f"{place} holds the weights of {', '.join(name for name, _ in matches)}", f"name one file: --base {matches[0][1]}")
+    return matches[0] if matches else None
 
 
 def convert_network(source: Path, target: Path, name: str) -> None:
@@ -56,13 +56,13 @@ def convert_network(source: Path, target: Path, name: str) -> None:
 
     from luthier.models import cifar_resnet, efficientnet_lite
 
-    held = torch.load(source, map_location="cpu", weights_only=True)
+    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
     if name in efficientnet_lite.VARIANTS:
         config, room = efficientnet_lite.config_of(name), efficientnet_lite
-        network, state = efficientnet_lite.EfficientNetLite(config), efficientnet_lite.rename(held, config)
+        network, state = efficientnet_lite.EfficientNetLite(config), efficientnet_lite.rename(checkpoint, config)
     else:
         config, room = cifar_resnet.config_of(name), cifar_resnet
-        network, state = cifar_resnet.CifarResNet(config), cifar_resnet.rename(held["state_dict"])
+        network, state = cifar_resnet.CifarResNet(config), cifar_resnet.rename(checkpoint["state_dict"])
     counts = {key for key in network.state_dict() if key.endswith("num_batches_tracked")}
     missing = set(network.state_dict()) - set(state) - counts
     if missing or set(state) - set(network.state_dict()):

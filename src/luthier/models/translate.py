@@ -111,35 +111,35 @@ class _Steps:
         half, at = self.half, self.step
         values = half.embed(tokens, torch.full_like(tokens, at))
         bias = half.bias(1, at + 1, at) if half.bias is not None else None
-        for block, kept, crossed in zip(half.blocks, self.kept, self.crossed, strict=True):
+        for block, cached, crossed in zip(half.blocks, self.kept, self.crossed, strict=True):
             own, crossing = block.attention, block.crossing
             assert crossing is not None
-            given = own.norm(values) if half.before else values
-            added = self._within(own, given, kept, bias)
+            inputs = own.norm(values) if half.before else values
+            added = self._within(own, inputs, cached, bias)
             values = values + added if half.before else own.norm(values + added)
-            given = crossing.norm(values) if half.before else values
-            added = self._across(crossing, given, crossed)
+            inputs = crossing.norm(values) if half.before else values
+            added = self._across(crossing, inputs, crossed)
             values = values + added if half.before else crossing.norm(values + added)
             values = values + block.feed(block.norm(values)) if half.before else block.norm(values + block.feed(values))
         self.step += 1
         scores = (self.model.scaled(half.last(values)) @ self.weight.t()).float()
         return scores if self.bias is None else scores + self.bias.float()
 
-    def _within(self, own: Attention, given: Tensor, kept: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+    def _within(self, own: Attention, inputs: Tensor, cached: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
         """What each text's newest token makes of those before it."""
-        at, texts = self.step, len(given)
-        for change, place in zip((own.key, own.value), kept, strict=True):
-            place[:, :, at] = change(given).view(texts, own.heads, -1)
-        query = own.query(given).view(texts, own.heads, 1, -1)
-        found = attend(query, kept[0][:, :, : at + 1], kept[1][:, :, : at + 1], None, bias, own.scale)
-        return own.out(found.reshape(texts, -1))
+        at, texts = self.step, len(inputs)
+        for change, table in zip((own.key, own.value), cached, strict=True):
+            table[:, :, at] = change(inputs).view(texts, own.heads, -1)
+        query = own.query(inputs).view(texts, own.heads, 1, -1)
+        attended = attend(query, cached[0][:, :, : at + 1], cached[1][:, :, : at + 1], None, bias, own.scale)
+        return own.out(attended.reshape(texts, -1))
 
-    def _across(self, crossing: Attention, given: Tensor, crossed: tuple[Tensor, Tensor]) -> Tensor:
+    def _across(self, crossing: Attention, inputs: Tensor, crossed: tuple[Tensor, Tensor]) -> Tensor:
         """What each text's newest token makes of the source: the beams of a row ask together."""
-        rows = len(given) // self.beams
-        query = crossing.query(given).view(rows, self.beams, crossing.heads, -1).transpose(1, 2)
-        found = attend(query, *crossed, self.visible, None, crossing.scale)
-        return crossing.out(found.transpose(1, 2).reshape(len(given), -1))
+        rows = len(inputs) // self.beams
+        query = crossing.query(inputs).view(rows, self.beams, crossing.heads, -1).transpose(1, 2)
+        attended = attend(query, *crossed, self.visible, None, crossing.scale)
+        return crossing.out(attended.transpose(1, 2).reshape(len(inputs), -1))
 
     def follow(self, order: Tensor) -> None:
         """Let each text go on from another one of its row.
@@ -149,9 +149,9 @@ class _Steps:
         """
         if self.beams == 1 or torch.equal(order, torch.arange(len(order), device=order.device)):
             return
-        for kept in self.kept:
-            for place in kept:
-                past = place[:, :, : self.step]
+        for cached in self.kept:
+            for table in cached:
+                past = table[:, :, : self.step]
                 past.copy_(past.index_select(0, order))
 
     def keep_rows(self, rows: Tensor) -> None:
@@ -207,19 +207,19 @@ class _Beams:
         if beams == 1:
             return self._advance_greedily(shares[:, 0])
         before = torch.full(shares.shape[:2], -1e9, device=shares.device)
-        for place, row in enumerate(self.going):
+        for index, row in enumerate(self.going):
             for beam, (score, _) in enumerate(row.running):
-                before[place, beam] = score
+                before[index, beam] = score
         best, where = (shares + before[:, :, None]).flatten(1).topk(2 * beams)
         tokens, order = [], []
-        for place, (row, values, found) in enumerate(zip(self.going, best.tolist(), where.tolist(), strict=True)):
-            candidates = [(value, *divmod(at, vocabulary)) for value, at in zip(values, found, strict=True)]
-            chosen = [(self.how.end, 0)] * beams if place in self.gone else self._advance_row(place, row, candidates)
+        for index, (row, values, indices) in enumerate(zip(self.going, best.tolist(), where.tolist(), strict=True)):
+            candidates = [(value, *divmod(at, vocabulary)) for value, at in zip(values, indices, strict=True)]
+            chosen = [(self.how.end, 0)] * beams if index in self.gone else self._advance_row(index, row, candidates)
             tokens += [token for token, _ in chosen]
-            order += [place * beams + beam for _, beam in chosen]
+            order += [index * beams + beam for _, beam in chosen]
         return self._settled(scores, tokens, order)
 
-    def _advance_row(self, place: int, row: _Row, candidates: Sequence[tuple[float, int, int]]) -> list[tuple[int, int]]:
+    def _advance_row(self, index: int, row: _Row, candidates: Sequence[tuple[float, int, int]]) -> list[tuple[int, int]]:
         """The tokens with which a row's texts go on, and which text each goes on from."""
         beams, last = self.how.beams, self.length >= row.limit
         going: list[tuple[float, list[int]]] = []
@@ -228,8 +228,8 @@ class _Beams:
             text = row.running[beam][1] if beam < len(row.running) else []
             if token == self.how.end or last:
                 if rank < beams and value > -1e8:
-                    said = text if token == self.how.end else [*text, token]
-                    row.ended.append((value / self.length**self.how.length_penalty, said))
+                    finished = text if token == self.how.end else [*text, token]
+                    row.ended.append((value / self.length**self.how.length_penalty, finished))
             elif len(going) < beams:
                 going.append((value, [*text, token]))
                 chosen.append((token, beam))
@@ -238,20 +238,20 @@ class _Beams:
         enough = len(row.ended) == beams and going and going[0][0] / self.length**self.how.length_penalty <= row.ended[-1][0]
         if last or enough:
             self.texts[row.number] = row.ended[0][1] if row.ended else row.running[0][1]
-            self.gone.add(place)
+            self.gone.add(index)
         return (chosen + [(self.how.end, 0)] * beams)[:beams]
 
     def _advance_greedily(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         tokens = scores.argmax(-1).tolist()
-        for place, (row, token) in enumerate(zip(self.going, tokens, strict=True)):
-            if place in self.gone:
+        for index, (row, token) in enumerate(zip(self.going, tokens, strict=True)):
+            if index in self.gone:
                 continue
             text = row.running[0][1]
             if token != self.how.end:
                 text.append(token)
             if token == self.how.end or self.length >= row.limit:
                 self.texts[row.number] = text
-                self.gone.add(place)
+                self.gone.add(index)
         return self._settled(scores, tokens, list(range(len(tokens))))
 
     def _settled(self, scores: Tensor, tokens: list[int], order: list[int]) -> tuple[Tensor, Tensor]:
@@ -261,6 +261,6 @@ class _Beams:
 
     def leave(self) -> list[int]:
         """Take out the rows that are through; which of the others stay, by their places."""
-        stays = [place for place in range(len(self.going)) if place not in self.gone]
-        self.going, self.gone = [self.going[place] for place in stays], set()
+        stays = [index for index in range(len(self.going)) if index not in self.gone]
+        self.going, self.gone = [self.going[index] for index in stays], set()
         return stays

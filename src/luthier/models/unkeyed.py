@@ -24,11 +24,11 @@ def refuse_unkeyed(model: nn.Module) -> None:
     Raises:
         ModelError: the layers, by name and class.
     """
-    found = [f"{name or 'the model itself'} ({type(module).__name__})" for name, module in model.named_modules() if _draws(module)]
-    if found:
-        named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    layers = [f"{name or 'the model itself'} ({type(module).__name__})" for name, module in model.named_modules() if _draws(module)]
+    if layers:
+        listing = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
         raise ModelError(
-            f"{named}: random numbers drawn there depend on all that was drawn before, so the run could not be resumed or repeated to the same bits",
+            f"{listing}: random numbers drawn there depend on all that was drawn before, so the run could not be resumed or repeated to the same bits",
             "set its probability to 0, or use nn.Dropout, which is keyed by seed, step and example",
         )
 

@@ -50,20 +50,20 @@ def as_encoder(base: Base) -> Base:
         return base
     sha256 = hashlib.sha256(f"{FORM} {base.fingerprint} {file_hash(base.folder / VOCABULARY)}".encode()).hexdigest()
     name = f"vectors-{sha256[:16]}"
-    place = home() / name
-    if not (place / NOTE).is_file():
+    target = home() / name
+    if not (target / NOTE).is_file():
         with name_disk_errors(str(home()), AGAIN):
             home().mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=home(), prefix=f".{name}-") as scratch:
                 stage = Path(scratch) / "stage"
                 _write_encoder(base, stage, name)
                 try:
-                    stage.rename(place)
+                    stage.rename(target)
                 except OSError:
-                    if not (place / NOTE).is_file():
+                    if not (target / NOTE).is_file():
                         raise
-    made = inspect(place, base.name)
-    return replace(base, folder=place, bundle=None, family=made.family, blocks=made.blocks, width=made.width)
+    made = inspect(target, base.name)
+    return replace(base, folder=target, bundle=None, family=made.family, blocks=made.blocks, width=made.width)
 
 
 def _write_encoder(base: Base, stage: Path, name: str) -> None:

@@ -154,8 +154,8 @@ class ImageNetwork(ConvolutionModel):
         """
         ends: Any = [stage[-1] for stage in self._mobile_stages()] if self.family == "efficientnet" else self.blocks
         with eval_mode(self), torch.no_grad():
-            told = capture_hidden_states(ends, depths, lambda: self.body(self.normalised_pixels(batch)))
-            return torch.cat([_mean(unwrap_states(each).float()) for each in told], 1)
+            outputs = capture_hidden_states(ends, depths, lambda: self.body(self.normalised_pixels(batch)))
+            return torch.cat([_mean(unwrap_states(each).float()) for each in outputs], 1)
 
     def forward(self, batch: Batch) -> Tensor:
         """The score of each class, # (examples, classes)
@@ -169,12 +169,12 @@ class ImageNetwork(ConvolutionModel):
         """What the head reads, # (examples, width)"""
         if self.family in OWN_VISION:
             return self.network.stage_maps(pixels)[-1].mean((2, 3))
-        told = self.body(pixels)
+        output = self.body(pixels)
         if self.family == "dinov2":
-            return torch.cat([told.last_hidden_state[:, 0], told.last_hidden_state[:, 1:].mean(1)], 1)
+            return torch.cat([output.last_hidden_state[:, 0], output.last_hidden_state[:, 1:].mean(1)], 1)
         if self.family in ONE_SIDE:
-            return told.last_hidden_state[:, 0]
-        return told.pooler_output.flatten(1)
+            return output.last_hidden_state[:, 0]
+        return output.pooler_output.flatten(1)
 
 
 def _mean(states: Tensor) -> Tensor:

@@ -99,9 +99,9 @@ def make_vocabulary(counts: Counter[str], least: int, most: int, lowercase: bool
         most: words at most; 0 for all.
         lowercase: whether texts are read in lower case.
     """
-    kept = sorted(((word, count) for word, count in counts.items() if count >= least), key=lambda pair: (-pair[1], pair[0]))
-    kept = kept[:most] if most else kept
-    return Vocabulary([word for word, _ in kept], [count for _, count in kept], lowercase, counts.total())
+    frequent = sorted(((word, count) for word, count in counts.items() if count >= least), key=lambda pair: (-pair[1], pair[0]))
+    frequent = frequent[:most] if most else frequent
+    return Vocabulary([word for word, _ in frequent], [count for _, count in frequent], lowercase, counts.total())
 
 
 class Tables(nn.Module):

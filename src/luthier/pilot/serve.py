@@ -115,6 +115,9 @@ def load_model(base: Base, name: str | None = None, engine: str = "auto", limits
         LuthierError: it cannot be loaded.
     """
     check_engine(engine)
+    from luthier.training.devices import keep_few_kernels
+
+    keep_few_kernels()
     limits = limits or Limits()
     about = describe_bundle(base, name)
     family = family_of(about["family"])

@@ -52,16 +52,16 @@ class Counters:
     def observe(self, seconds: float, **labels: str) -> None:
         """Sort the time that a request took into its bucket."""
         with self._lock:
-            found = self._times.setdefault(tuple(sorted(labels.items())), [0.0] * (len(BOUNDS) + 2))
-            for place, bound in enumerate(BOUNDS):
-                found[place] += seconds <= bound
-            found[-2] += 1
-            found[-1] += seconds
+            times = self._times.setdefault(tuple(sorted(labels.items())), [0.0] * (len(BOUNDS) + 2))
+            for index, bound in enumerate(BOUNDS):
+                times[index] += seconds <= bound
+            times[-2] += 1
+            times[-1] += seconds
 
     def total(self, name: str, **labels: str) -> float:
         """What was counted, over all kinds that have these labels."""
         with self._lock:
-            return sum(count for found, count in self._counts[name].items() if set(labels.items()) <= set(found))
+            return sum(count for combination, count in self._counts[name].items() if set(labels.items()) <= set(combination))
 
     def render(self, now: Iterable[tuple[str, Mapping[str, str], float]] = ()) -> str:
         """All of it in Prometheus' text format.
@@ -72,8 +72,8 @@ class Counters:
         Source: Prometheus, "Exposition formats", text format 0.0.4.
         """
         with self._lock:
-            counts = {name: dict(found) for name, found in self._counts.items()}
-            times = {labels: list(found) for labels, found in self._times.items()}
+            counts = {name: dict(series) for name, series in self._counts.items()}
+            times = {labels: list(series) for labels, series in self._times.items()}
         for name, labels, value in now:
             counts.setdefault(name, {})[tuple(sorted(labels.items()))] = value
         lines: list[str] = []
@@ -82,10 +82,10 @@ class Counters:
             lines += [f"# HELP {name} {HELP[name]}", f"# TYPE {name} {kind}"]
             lines += [f"{name}{_labels(labels)} {value:.10g}" for labels, value in sorted(counts.get(name, {}).items())]
             if kind == "histogram":
-                for labels, found in sorted(times.items()):
+                for labels, series in sorted(times.items()):
                     edges = [f"{bound:g}" for bound in BOUNDS] + ["+Inf"]
-                    lines += [f"{name}_bucket{_labels((*labels, ('le', edge)))} {found[place]:.10g}" for place, edge in enumerate(edges)]
-                    lines += [f"{name}_count{_labels(labels)} {found[-2]:.10g}", f"{name}_sum{_labels(labels)} {found[-1]:.6f}"]
+                    lines += [f"{name}_bucket{_labels((*labels, ('le', edge)))} {series[index]:.10g}" for index, edge in enumerate(edges)]
+                    lines += [f"{name}_count{_labels(labels)} {series[-2]:.10g}", f"{name}_sum{_labels(labels)} {series[-1]:.6f}"]
         return "\n".join(lines) + "\n"
 
 

@@ -31,7 +31,7 @@ def read_images(rows: Sequence[dict[str, Any]], column: str) -> list[Record]:
     Raises:
         DataError: a row holds no image.
     """
-    found = []
+    records = []
     for number, row in enumerate(rows, 1):
         text = row.get(column)
         where = f"row {number}: {column}"
@@ -52,8 +52,8 @@ def read_images(rows: Sequence[dict[str, Any]], column: str) -> list[Record]:
                 f"{where} is no PNG, JPEG, GIF, BMP or WebP image",
                 "send the file's content as base64; names of files and addresses are not opened",
             )
-        found.append(Record(number, {column: content}))
-    return found
+        records.append(Record(number, {column: content}))
+    return records
 
 
 def predict_images(predict: Predict, column: str) -> Predict:
@@ -66,14 +66,14 @@ def predict_images(predict: Predict, column: str) -> Predict:
 
     def from_bytes(records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory(prefix="luthier-images-") as folder:
-            named = []
-            for place, record in enumerate(records):
+            rows = []
+            for index, record in enumerate(records):
                 content = record.values[column]
                 ending = next(ending for begin, ending in BEGINNINGS if content.startswith(begin))
-                (Path(folder) / f"{place}{ending}").write_bytes(content)
-                named.append(Record(record.row, {column: f"{place}{ending}"}, folder))
+                (Path(folder) / f"{index}{ending}").write_bytes(content)
+                rows.append(Record(record.row, {column: f"{index}{ending}"}, folder))
             try:
-                return predict(named, limit)
+                return predict(rows, limit)
             except DataError as problem:
                 raise DataError(problem.message.replace(f"{folder}, ", "").replace(f"{folder}/", "").strip(), "look at the image") from None
 

@@ -183,10 +183,10 @@ class PredictionQueue:
             return
         self._asked = jobs
         try:
-            found = self._said([record for job in jobs for record in job.records], jobs[0].limit)
+            answers = self._said([record for job in jobs for record in job.records], jobs[0].limit)
             start = 0
             for job in jobs:
-                _settle(job.future, found[start : start + len(job.records)])
+                _settle(job.future, answers[start : start + len(job.records)])
                 start += len(job.records)
         except Abandoned:
             pass  # nobody waits for an answer
@@ -201,15 +201,15 @@ class PredictionQueue:
 
     def _said(self, records: list[Record], limit: int) -> list[dict[str, Any]]:
         if self._together or not records:
-            found = self._predict(records, limit) if records else []
+            answers = self._predict(records, limit) if records else []
         else:
-            found = []
+            answers = []
             for record in records:
                 self.poll()
-                found += self._predict([record], limit)
-        if len(found) != len(records):
-            raise Answerless(f"{len(records)} rows, {len(found)} answers")
-        return found
+                answers += self._predict([record], limit)
+        if len(answers) != len(records):
+            raise Answerless(f"{len(records)} rows, {len(answers)} answers")
+        return answers
 
 
 def _settle(future: Future[list[dict[str, Any]]], result: list[dict[str, Any]] | Exception) -> None:

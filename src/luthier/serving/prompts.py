@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import re
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.types import Message, Record
 from luthier.families.family import Family
+
+if TYPE_CHECKING:
+    from luthier.models.decoding.grammar import Grammar, JsonVocabulary
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 """How vocabularies of sentencepiece write a byte that is no character."""
@@ -32,6 +35,7 @@ class Prompts:
         self.ends = frozenset({int(self.tokenizer.eos_token_id if own_end is None else own_end)})
         """Tokens that end an answer."""
         self._byte_of = _bytes_of_characters() if _is_byte_level(self.tokenizer) else {}
+        self._json: JsonVocabulary | None = None
 
     def of_conversation(self, messages: Sequence[Message]) -> list[int]:
         """A conversation that waits for an answer, by the bundle's own template; control tokens that a turn holds are characters.
@@ -52,6 +56,24 @@ class Prompts:
                 return list(self.tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"])
             return list(self._family.serving_inputs(Record(1, {self._objective.input[0]: text}), self._objective)["tokens"])
 
+    def grammar_of(self, schema: Mapping[str, Any], width: int) -> Grammar:
+        """The grammar of the JSON that fits a schema.
+
+        Args:
+            schema: a JSON schema.
+            width: of the network's logits.
+
+        Raises:
+            ModelError: llguidance is not installed, or it cannot read this tokenizer.
+            DataError: the schema cannot be followed.
+        """
+        from luthier.models.decoding.grammar import JsonVocabulary
+
+        with self._lock:
+            if self._json is None:
+                self._json = JsonVocabulary(self.tokenizer, width, self.ends)
+        return self._json.compile(schema)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without the marks between turns."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -65,8 +87,8 @@ class Prompts:
         name = str(self.tokenizer.convert_ids_to_tokens(token))
         if self._byte_of and all(character in self._byte_of for character in name):
             return [self._byte_of[character] for character in name]
-        found = BYTE.fullmatch(name)
-        return [int(found[1], 16)] if found else list(self.token_text(token).encode())
+        match = BYTE.fullmatch(name)
+        return [int(match[1], 16)] if match else list(self.token_text(token).encode())
 
 
 def _is_byte_level(tokenizer: Any) -> bool:
@@ -79,6 +101,6 @@ def _bytes_of_characters() -> dict[str, int]:
 
     Source: Radford et al. 2019, GPT-2's encoder (`bytes_to_unicode`).
     """
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(hidden)}

@@ -128,9 +128,9 @@ class Service:
             NotReady: see `model`.
         """
         with self._changed:
-            found = self.model
-            found.users += 1
-            return found
+            model = self.model
+            model.users += 1
+            return model
 
     def release(self, model: ServedModel) -> None:
         """A request has ended."""
@@ -145,11 +145,11 @@ class Service:
         Raises:
             NotReady: see `model`.
         """
-        found = self.acquire()
+        model = self.acquire()
         try:
-            yield found
+            yield model
         finally:
-            self.release(found)
+            self.release(model)
 
     def load(self, open_model: Open) -> ServedModel:
         """Load the first model.
@@ -157,13 +157,13 @@ class Service:
         Raises:
             LuthierError: it cannot be loaded, or fails its proof.
         """
-        found = open_model()
-        prove_answers(found)
+        model = open_model()
+        prove_answers(model)
         with self._changed:
-            self._model = found
+            self._model = model
             if self.state == "loading":
                 self.state = "ready"
-        return found
+        return model
 
     def swap(self, open_model: Open) -> ServedModel:
         """Replace the model: load the new one, prove that it answers, send new requests to it, let the old one finish its requests, and close it.
@@ -175,19 +175,19 @@ class Service:
         """
         with self._swapping:
             try:
-                found = open_model()
-                prove_answers(found)
+                model = open_model()
+                prove_answers(model)
             except Exception:
                 self.counters.add("luthier_swap_failures_total")
                 raise
             with self._changed:
-                old, self._model = self._model, found
+                old, self._model = self._model, model
                 self.counters.add("luthier_swaps_total")
                 if old is not None:
                     self._changed.wait_for(lambda: old.users == 0)
             if old is not None:
                 old.close(CLOSING_SECONDS)
-            return found
+            return model
 
     def drain(self, grace: float) -> bool:
         """Take no new requests, let those that run finish, end the rest, and close the model.

@@ -76,7 +76,7 @@ class TextStream:
         return now[len(before) :]
 
     def _cut_at_stop(self) -> bool:
-        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        places = [start for stop in self._stops if (start := self._held.find(stop)) >= 0]
         if places:
             self._held, self.stopped = self._held[: min(places)], True
         return bool(places)
@@ -95,6 +95,6 @@ class TextStream:
         text, self._held = self._held[:length], self._held[length:]
         self._sent += len(text)
         done = last or self.stopped
-        ready = [(token, place) for token, place in self._pending if place < self._sent or (last and not self.stopped)]
-        self._pending = [] if done else [(token, place) for token, place in self._pending if place >= self._sent]
+        ready = [(token, position) for token, position in self._pending if position < self._sent or (last and not self.stopped)]
+        self._pending = [] if done else [(token, position) for token, position in self._pending if position >= self._sent]
         return Piece(text, ready, self.stopped)

@@ -28,6 +28,8 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
 VERY_LARGE = 1 << 24
 MADV_HUGEPAGE = 14  # Linux's mman.h
 HEAP = 8 << 30
+SERVED_KERNELS = "64"
+"""Compiled products that a server keeps."""
 
 
 def decide_device_fields(experiment: Experiment, base: Base | None = None) -> Experiment:
@@ -205,6 +207,16 @@ def configure_torch() -> None:
     torch.backends.cudnn.benchmark = False
     # filling fresh memory with NaN finds bugs in torch, and costs a tenth of a step
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def keep_few_kernels() -> None:
+    """Let a process that serves keep few compiled products; to be called before it computes anything.
+
+    In bf16 oneDNN compiles a product for each shape (a third of a megabyte of code), and both it and torch keep 1,024 of them, each in a store of its own. Texts of ever new lengths, alone and
+    together, are ever new shapes of attention: memory would grow for hours. A pass needs some ten.
+    """
+    for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(variable, SERVED_KERNELS)
 
 
 def _keep_memory() -> None:

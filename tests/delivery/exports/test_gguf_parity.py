@@ -134,6 +134,17 @@ def test_llama_cpp_stretches_positions_as_the_trainer_does(chats: list[Record], 
     assert not found, record.lines()
 
 
+@NEEDS_PACKAGE
+def test_the_gelu_of_llama_cpp_from_a_table_of_16_bits_raises_no_alarm(chats: list[Record], tmp_path: Path) -> None:
+    kinds = ["sliding_attention"] * 5 + ["full_attention"]  # as llama.cpp takes them where it does not read the file's pattern
+    bundle = make_bundle(tmp_path / "gemma", "gemma3_text", num_hidden_layers=6, layer_types=kinds)
+    longer = [Record(record.row, {name: f"{value} " * 12 for name, value in record.values.items()}) for record in few(chats)]
+    found, record = parted(bundle, write(bundle, tmp_path), PackagedFile, longer)
+    assert not found, record.lines()
+    (numbers,) = (stage for stage in record.stages if stage.name == LOG_PROBABILITIES)
+    assert numbers.largest is not None and numbers.largest > 1e-4, "no longer so: then nothing more than in other programs need be allowed"
+
+
 @pytest.mark.parametrize("opened", RUNTIMES)
 @pytest.mark.parametrize("precision", ["float16", "q8_0"])
 def test_rounded_weights_raise_no_alarm(
@@ -155,7 +166,7 @@ def test_llama_cpps_own_quantiser_makes_four_bits_of_the_same_weights(
     kinds = {tensor.name: tensor.tensor_type.name for tensor in GgufFile(file).tensors}
     assert kinds["blk.0.ffn_up.weight"] == kind and kinds["token_embd.weight"] == rest, kinds
     assert not (tmp_path / precision / "whole.gguf").exists()
-    assert GgufFile(file).precision == "int4"
+    assert GgufFile(file).precision == precision
     assert compare_file(file, bundle.folder) == []
     stage, record = parted(
         bundle, file, PackagedFile, few(chats)

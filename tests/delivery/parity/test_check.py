@@ -15,7 +15,7 @@ from luthier.core.types import Scores
 from luthier.delivery.exports.transformers_folder import TransformersFolder
 from luthier.delivery.parity.check import compare_metric
 from luthier.delivery.parity.record import ParityRecord, StageResult
-from luthier.delivery.parity.tolerances import TOLERANCES
+from luthier.delivery.parity.tolerances import TOLERANCES, tolerance_of
 from luthier.delivery.parity.writers import Greedy, compare_log_probabilities
 
 MOST = 2
@@ -25,6 +25,7 @@ REASONS = {
     "end token lost": "end token was lost",
     "adapters not merged": "adapters were",
     "merged in the wrong dtype": "precision",
+    "quantised twice": "quantised before",
     "untied embeddings": "no longer tied",
     "adapter prefix mismatch": "prefix of the adapters",
     "RoPE scale changed": "rope_theta",
@@ -61,6 +62,7 @@ def healthy(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_healthy_export_is_left_alone(healthy: Any, name: str) -> None:
     _, record = healthy(name)
     assert record["same"] and record["verdict"] == "same" and record["stage"] is None
+    assert record["rows"].startswith(f"{MOST} of "), "not all rows were compared"
     states = {stage["name"]: stage["state"] for stage in record["stages"]}
     assert set(states.values()) == {"same"}
     assert list(states)[:4] == ["rendered text", "token ids", "weights", "log-probabilities"] and list(states)[-1] == "metric"
@@ -106,6 +108,17 @@ def test_log_probabilities_that_are_no_numbers_part() -> None:
     found = compare_log_probabilities(ours, [np.array([-1.0, np.nan]), np.array([-3.0])], [4, 9], TOLERANCES["float32"])
     assert found.state == "parts" and found.largest == float("inf") and "row 4" in found.detail
     assert compare_log_probabilities(ours, ours, [4, 9], TOLERANCES["float32"]).state == "same"
+
+
+def test_what_llama_cpp_computes_otherwise_in_fp32_is_allowed_to_it_alone() -> None:
+    plain, there = tolerance_of("float32", "transformers 5"), tolerance_of("float32", "llama.cpp (b1)")
+    assert plain is TOLERANCES["float32"] and there.log_probability > plain.log_probability
+    assert tolerance_of("q8_0", "llama.cpp (b1)") is TOLERANCES["q8_0"]
+
+
+def test_two_tokens_are_a_tie_within_what_an_exact_form_moves_at_most_and_a_coarser_one_in_the_mean() -> None:
+    exact, coarse = TOLERANCES["float32"], TOLERANCES["q8_0"]
+    assert exact.tie == 2 * exact.log_probability and coarse.tie == 2 * coarse.mean < coarse.log_probability
 
 
 def test_many_small_differences_part_although_none_is_large() -> None:

@@ -96,8 +96,8 @@ def check_token(request: Request) -> None:
     Raises:
         Refused: 401.
     """
-    given = request.headers.getlist("authorization")
-    kind, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    headers = request.headers.getlist("authorization")
+    kind, _, token = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
     right = hmac.compare_digest(hash_token(token.strip()), request.app.state.token)
     if not right or kind.lower() != "bearer":
         request.app.state.service.counters.add("luthier_refused_total", reason="token")
@@ -132,22 +132,22 @@ async def read_body(request: Request) -> bytes:
         ClientGone: it broke off.
     """
     limits = request.app.state.service.limits
-    said = request.headers.get("content-length", "0")
-    too_large = int(said) > limits.body_bytes if said.isdigit() and len(said) < 20 else True
+    declared = request.headers.get("content-length", "0")
+    too_large = int(declared) > limits.body_bytes if declared.isdigit() and len(declared) < 20 else True
     parts: list[bytes] = []
-    held = 0
+    received = 0
     try:
         async with asyncio.timeout(0.2 if too_large else limits.body_seconds):
             while True:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
-                held += len(message.get("body", b""))
+                received += len(message.get("body", b""))
                 if not too_large:
                     parts.append(message.get("body", b""))
-                if not too_large and held > limits.body_bytes:
+                if not too_large and received > limits.body_bytes:
                     too_large, parts = True, []
-                if not message.get("more_body") or (too_large and held > limits.body_bytes + DISCARDED):
+                if not message.get("more_body") or (too_large and received > limits.body_bytes + DISCARDED):
                     break
     except TimeoutError:
         if not too_large:

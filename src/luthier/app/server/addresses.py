@@ -22,10 +22,10 @@ def bind(host: str, port: int) -> socket.socket:
     """
     opened = None
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         opened = socket.socket(family, kind, protocol)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(place)
+        opened.bind(address)
     except OSError as problem:
         if opened is not None:
             opened.close()
@@ -48,10 +48,10 @@ def allowed_hosts(host: str, port: int, more: Sequence[str]) -> set[str]:
     names = {_name(host)} if host not in EVERYWHERE else set[str]()
     if host in LOOPBACK or host in EVERYWHERE:
         names |= {"127.0.0.1", "localhost", "[::1]"}
-    found = {f"{each}:{port}" for each in names}
+    hosts = {f"{each}:{port}" for each in names}
     if port == 80:
-        found |= names
-    return found | {each if ":" in each else f"{each}:{port}" for each in more}
+        hosts |= names
+    return hosts | {each if ":" in each else f"{each}:{port}" for each in more}
 
 
 def _name(host: str) -> str:

@@ -98,13 +98,13 @@ def _add_file(app: FastAPI, path: str, content: bytes, kind: str) -> None:
 
 def openapi_document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, with how the token is given."""
-    found = app.openapi()
-    found.setdefault("components", {})["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-    for operations in found["paths"].values():
+    document = app.openapi()
+    document.setdefault("components", {})["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    for operations in document["paths"].values():
         for operation in operations.values():
             if operation.get("responses", {}).get("422", {}).get("description") == "Validation Error":
                 del operation["responses"]["422"]  # FastAPI adds its own; ours are 400
-    return found
+    return document
 
 
 def docs_page(document: dict[str, Any]) -> str:

@@ -78,8 +78,8 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                given = {name for name, _ in message.get("headers", ())}
-                carried = [(name, value) for name, value in CARRIED if name not in given]
+                names = {name for name, _ in message.get("headers", ())}
+                carried = [(name, value) for name, value in CARRIED if name not in names]
                 message["headers"] = [*message.get("headers", ()), *carried, (b"x-request-id", noted.identity.encode())]
             await send(message)
 
@@ -93,9 +93,9 @@ class Guard:
             status = 499
         except Exception as problem:
             self._service.counters.add("luthier_failed_total")
-            told = noted.failed(problem)
+            answer = noted.failed(problem)
             if status is None:
-                await _answer(carrying, told.status, told.body(), {})
+                await _answer(carrying, answer.status, answer.body(), {})
             else:
                 raise _Broken from None  # the answer has begun: uvicorn closes the connection, so that nobody takes it for whole
         finally:
@@ -114,21 +114,21 @@ class Guard:
             raise Refused(431, f"more than {limits.headers} headers, or {limits.header_bytes} bytes of them")
         if not scope["raw_path"].startswith(b"/") or scope["raw_path"].startswith(b"//"):
             raise Refused(400, "the request's target must be a path")
-        named: dict[bytes, list[bytes]] = {}
+        by_name: dict[bytes, list[bytes]] = {}
         for name, value in headers:
-            named.setdefault(name, []).append(value)
-        host = named.get(b"host", [])
+            by_name.setdefault(name, []).append(value)
+        host = by_name.get(b"host", [])
         if len(host) != 1 or host[0] not in self._hosts:
             self._service.counters.add("luthier_refused_total", reason="host")
             raise Refused(
                 403, "this server does not answer to that Host; name it with --allow-host if it is yours", None, "host_not_allowed"
             )
-        if any(origin not in self._origins for origin in named.get(b"origin", [])) or any(
-            site not in (b"same-origin", b"none") for site in named.get(b"sec-fetch-site", [])
+        if any(origin not in self._origins for origin in by_name.get(b"origin", [])) or any(
+            site not in (b"same-origin", b"none") for site in by_name.get(b"sec-fetch-site", [])
         ):
             self._service.counters.add("luthier_refused_total", reason="origin")
             raise Refused(403, "requests from other sites' pages are not answered", None, "origin_not_allowed")
-        if b"transfer-encoding" in named and (b"content-length" in named or named[b"transfer-encoding"] != [b"chunked"]):
+        if b"transfer-encoding" in by_name and (b"content-length" in by_name or by_name[b"transfer-encoding"] != [b"chunked"]):
             raise Refused(400, "Content-Length and Transfer-Encoding together are not answered")
 
     def _note(self, scope: Scope, noted: Noted, status: int | None, seconds: float) -> None:
@@ -147,16 +147,16 @@ class _Broken(Exception):
 
 async def _answer(send: Send, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
     content = json.dumps(body).encode()
-    given = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-    given += [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": given})
+    fields = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    fields += [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": content})
 
 
 def _where(problem: BaseException) -> str:
     """The kind of an error and where it came from, without its message: that may hold a client's text."""
-    trace, place = problem.__traceback__, "?"
+    trace, where = problem.__traceback__, "?"
     while trace is not None:
-        place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
         trace = trace.tb_next
-    return f"{type(problem).__name__} at {place}"
+    return f"{type(problem).__name__} at {where}"

@@ -36,23 +36,23 @@ def add_prediction_routes(app: FastAPI) -> None:
     """
 
     @app.post("/predict", openapi_extra=TOKEN, response_model=AnswerList, responses=WORKING, tags=["prediction"])
-    async def predict(request: Request, asked: PredictRequest) -> JSONResponse:
+    async def predict(request: Request, body: PredictRequest) -> JSONResponse:
         """What `luthier predict` says of rows, whatever the model has learned."""
-        with borrowed(request, asked.model) as model:
-            rows = [as_row(model, row, f"rows.{place}") for place, row in enumerate(asked.rows)]
-            found = await ask(request, model, rows, asked.limit, asked.top, asked.abstain_below, "rows")
-            data = [{"row": place, **one} for place, one in enumerate(found, 1)]
+        with borrowed(request, body.model) as model:
+            rows = [as_row(model, row, f"rows.{index}") for index, row in enumerate(body.rows)]
+            answers = await ask(request, model, rows, body.limit, body.top, body.abstain_below, "rows")
+            data = [{"row": index, **prediction} for index, prediction in enumerate(answers, 1)]
             return answer({"id": new_id("predict"), "object": "list", "model": model.name, "data": data})
 
     @app.post("/classify", openapi_extra=TOKEN, response_model=ListWithUsage, responses=WORKING, tags=["prediction"])
-    async def classify(request: Request, asked: ClassifyRequest) -> JSONResponse:
+    async def classify(request: Request, body: ClassifyRequest) -> JSONResponse:
         """The class of each text, how sure, and the probability of each class, calibrated; the shape is vLLM's."""
-        with borrowed(request, asked.model) as model:
+        with borrowed(request, body.model) as model:
             if not model.family.kind.classes:
                 raise does_not(model, "chooses no class", "/classify")
-            texts = [asked.input] if isinstance(asked.input, str) else asked.input
-            found = await ask(request, model, [as_row(model, text, "input") for text in texts], 1, asked.top, asked.abstain_below, "input")
-            data = [classified(place, one) for place, one in enumerate(found)]
+            texts = [body.input] if isinstance(body.input, str) else body.input
+            answers = await ask(request, model, [as_row(model, text, "input") for text in texts], 1, body.top, body.abstain_below, "input")
+            data = [classified(index, prediction) for index, prediction in enumerate(answers)]
             tokens = 0 if model.family.kind.images else await count_tokens(model, texts)
             return answer(
                 {
@@ -72,24 +72,25 @@ def _add_pair_routes(app: FastAPI) -> None:
     """The routes about vectors, and about how near two of them are."""
 
     @app.post("/score", openapi_extra=TOKEN, response_model=ListWithUsage, responses=WORKING, tags=["prediction"])
-    async def score(request: Request, asked: ScoreRequest) -> JSONResponse:
+    async def score(request: Request, body: ScoreRequest) -> JSONResponse:
         """How near two texts are: the cosine of their vectors, or what a model of pairs says; the shape is vLLM's."""
-        with borrowed(request, asked.model) as model:
+        with borrowed(request, body.model) as model:
             names = model.columns[:2]
             if len(names) < 2 or not (model.family.embeds or model.family.kind.learns == "number"):
                 raise does_not(model, "compares no two texts", "/score")
-            one, two = ([text] if isinstance(text, str) else text for text in (asked.text_1, asked.text_2))
+            one, two = ([text] if isinstance(text, str) else text for text in (body.text_1, body.text_2))
             if len(one) == 1:
                 one = one * len(two)
             if len(one) != len(two):
                 raise Refused(
                     400, f"text_1 has {len(one)} texts and text_2 has {len(two)}; give one, or as many", "text_2", "invalid_value"
                 )
-            found = await ask(
+            answers = await ask(
                 request, model, [dict(zip(names, pair, strict=True)) for pair in zip(one, two, strict=True)], 1, None, None, "text_2"
             )
             data = [
-                {"index": place, "object": "score", "score": each.get("similarity", each.get("value"))} for place, each in enumerate(found)
+                {"index": index, "object": "score", "score": each.get("similarity", each.get("value"))}
+                for index, each in enumerate(answers)
             ]
             tokens = await count_tokens(model, [*one, *two])
             return answer(
@@ -104,23 +105,23 @@ def _add_pair_routes(app: FastAPI) -> None:
             )
 
     @app.post("/v1/embeddings", openapi_extra=TOKEN, response_model=ListWithUsage, responses=WORKING, tags=["OpenAI"])
-    async def embeddings(request: Request, asked: EmbeddingRequest) -> JSONResponse:
+    async def embeddings(request: Request, body: EmbeddingRequest) -> JSONResponse:
         """The vector of each text, of length one."""
-        with borrowed(request, asked.model) as model:
+        with borrowed(request, body.model) as model:
             if not model.family.embeds:
                 raise does_not(model, "makes no vectors", "/v1/embeddings")
-            texts = [asked.input] if isinstance(asked.input, str) else asked.input
-            found = await ask(request, model, [as_row(model, text, "input") for text in texts], 1, None, None, "input")
-            width = len(found[0]["vector"])
-            if asked.dimensions not in (None, width):
+            texts = [body.input] if isinstance(body.input, str) else body.input
+            answers = await ask(request, model, [as_row(model, text, "input") for text in texts], 1, None, None, "input")
+            width = len(answers[0]["vector"])
+            if body.dimensions not in (None, width):
                 raise Refused(400, f"the vectors have {width} dimensions", "dimensions", "invalid_value")
             data = [
                 {
                     "object": VECTOR,
-                    "index": place,
-                    VECTOR: one["vector"] if asked.encoding_format == "float" else packed(one["vector"]),
+                    "index": index,
+                    VECTOR: prediction["vector"] if body.encoding_format == "float" else packed(prediction["vector"]),
                 }
-                for place, one in enumerate(found)
+                for index, prediction in enumerate(answers)
             ]
             return answer({"object": "list", "model": model.name, "data": data, "usage": usage(request, await count_tokens(model, texts))})
 
@@ -190,7 +191,7 @@ async def ask(
             raise refuse(problem, "top" if top is not None else "abstain_below") from None
         job = model.queue.submit(model.read(rows), limit)
         try:
-            found = await while_connected(request, asyncio.wrap_future(job.future))
+            answers = await while_connected(request, asyncio.wrap_future(job.future))
         finally:
             job.cancel()
     except LuthierError as problem:
@@ -199,7 +200,7 @@ async def ask(
         raise refused from None
     service.counters.add("luthier_rows_total", len(rows))
     request.scope["luthier"].more.append(f"{len(rows)} row{'s' * (len(rows) != 1)}")
-    return [model.decide(one, top, abstain_below) for one in found]
+    return [model.decide(one, top, abstain_below) for one in answers]
 
 
 def as_row(model: ServedModel, row: dict[str, Any] | str, where: str) -> dict[str, Any]:
@@ -257,7 +258,10 @@ def usage(request: Request, prompt: int, completion: int = 0) -> dict[str, int]:
 
 def answer(content: dict[str, Any]) -> JSONResponse:
     """A body; a number that is none is written as a word."""
-    return JSONResponse(as_json_value(content))
+    try:
+        return JSONResponse(content)
+    except (TypeError, ValueError):  # numbers that JSON does not have, or those of numpy
+        return JSONResponse(as_json_value(content))
 
 
 def new_id(kind: str) -> str:

@@ -51,10 +51,36 @@ class StreamOptions(RequestBody):
     include_obfuscation: bool = False
 
 
-class Format(RequestBody):
-    """What an answer looks like: any text."""
+class AnyText(RequestBody):
+    """An answer may be any text."""
 
     type: Literal["text"]
+
+
+class JsonObject(RequestBody):
+    """An answer is a JSON object."""
+
+    type: Literal["json_object"]
+
+
+class Schema(RequestBody):
+    """What the JSON looks like."""
+
+    name: Name | None = Field(None, description="Is read by nobody.")
+    description: Text | None = Field(None, description="Is read by nobody: tell the model in the messages.")
+    schema_: dict[str, Any] = Field(alias="schema", description="A JSON schema; a keyword that cannot be followed is refused.")
+    strict: bool | None = Field(None, description="The schema is followed in any case.")
+
+
+class JsonOfSchema(RequestBody):
+    """An answer is JSON that fits a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: Schema
+
+
+Format = Annotated[AnyText | JsonObject | JsonOfSchema, Field(discriminator="type")]
+"""What an answer looks like."""
 
 
 class Sampling(RequestBody):

@@ -63,10 +63,10 @@ def add_status_routes(app: FastAPI) -> None:
     )
     async def model(request: Request, name: str) -> JSONResponse:
         """The model of this name."""
-        found = [card for card in cards(service_of(request)) if card["id"] == name]
+        matching = [card for card in cards(service_of(request)) if card["id"] == name]
         return (
-            JSONResponse(found[0])
-            if found
+            JSONResponse(matching[0])
+            if matching
             else JSONResponse(error_body(404, "there is no such model here", "model", "model_not_found"), 404)
         )
 
@@ -96,16 +96,16 @@ def about(service: Service, version: str) -> dict[str, Any]:
 
 def routes_of(model: Any) -> list[str]:
     """The routes that a model answers."""
-    found = ["/predict"]
+    routes = ["/predict"]
     if model.family.kind.classes:
-        found.append("/classify")
+        routes.append("/classify")
     if model.family.embeds:
-        found += ["/v1/embeddings", "/score"]
+        routes += ["/v1/embeddings", "/score"]
     elif model.family.kind.learns == "number" and len(model.columns) == 2:
-        found.append("/score")
+        routes.append("/score")
     if model.engine is not None:
-        found += ["/v1/chat/completions"] * model.family.converses + ["/v1/completions"]
-    return found
+        routes += ["/v1/chat/completions"] * model.family.converses + ["/v1/completions"]
+    return routes
 
 
 def queue_is_full(service: Service) -> bool:
@@ -119,19 +119,19 @@ def queue_is_full(service: Service) -> bool:
 
 def now_of(service: Service) -> list[tuple[str, dict[str, str], float]]:
     """What is so at the moment, for the metrics."""
-    found: list[tuple[str, dict[str, str], float]] = [
+    samples: list[tuple[str, dict[str, str], float]] = [
         ("luthier_ready", {}, float(service.state == "ready")),
         ("luthier_resident_bytes", {}, resident_bytes()),
     ]
     model = service.loaded
     if model is None:
-        return found
-    found.append(("luthier_model", {"name": model.name, "family": model.family.name, "sha256": model.about["sha256"]}, 1.0))
-    found += [("luthier_queue", {"state": state}, float(count)) for state, count in model.queue.numbers().items()]
+        return samples
+    samples.append(("luthier_model", {"name": model.name, "family": model.family.name, "sha256": model.about["sha256"]}, 1.0))
+    samples += [("luthier_queue", {"state": state}, float(count)) for state, count in model.queue.numbers().items()]
     if model.engine is not None:
         numbers = dataclasses.asdict(model.engine.numbers())
-        found += [("luthier_generation", {"what": name}, float(count)) for name, count in numbers.items()]
-    return found
+        samples += [("luthier_generation", {"what": name}, float(count)) for name, count in numbers.items()]
+    return samples
 
 
 def resident_bytes() -> float:

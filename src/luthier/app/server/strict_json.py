@@ -34,8 +34,8 @@ def parse(content: bytes, depth: int) -> Any:
     except RecursionError:
         raise _invalid(f"the JSON is nested deeper than {depth}") from None
     except ValueError as problem:
-        place = f" at character {problem.pos}" if isinstance(problem, json.JSONDecodeError) else ""
-        raise _invalid(f"the body is not JSON: {problem.msg if isinstance(problem, json.JSONDecodeError) else problem}{place}") from None
+        where = f" at character {problem.pos}" if isinstance(problem, json.JSONDecodeError) else ""
+        raise _invalid(f"the body is not JSON: {problem.msg if isinstance(problem, json.JSONDecodeError) else problem}{where}") from None
     if not isinstance(value, dict):
         raise _invalid("the body must be a JSON object")
     _check(value, depth, bool(HALF.search(content)))
@@ -46,26 +46,26 @@ def _check(value: Any, depth: int, halves: bool) -> None:
     """Refuse what is nested too deep, and texts with half characters."""
     left = [(value, 1)]
     while left:
-        one, level = left.pop()
-        if isinstance(one, dict | list):
+        item_read, level = left.pop()
+        if isinstance(item_read, dict | list):
             if level > depth:
                 raise _invalid(f"the JSON is nested deeper than {depth}")
-            left += [(item, level + 1) for item in (one.values() if isinstance(one, dict) else one)]
-            if halves and isinstance(one, dict):
-                left += [(name, level) for name in one]
-        elif halves and isinstance(one, str):
+            left += [(item, level + 1) for item in (item_read.values() if isinstance(item_read, dict) else item_read)]
+            if halves and isinstance(item_read, dict):
+                left += [(name, level) for name in item_read]
+        elif halves and isinstance(item_read, str):
             try:
-                one.encode()
+                item_read.encode()
             except UnicodeEncodeError:
                 raise _invalid("a text holds half of a character pair (a lone surrogate)") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)[:50]!r} stands twice")
-    return found
+    return content
 
 
 def _no_constant(name: str) -> Any:

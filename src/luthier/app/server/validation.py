@@ -20,7 +20,7 @@ def explain(problems: Sequence[Any], route: Any, body: Any) -> Refused:
         route: that was asked; it knows the fields.
         body: as it was sent.
     """
-    first = max(problems, key=lambda one: (one["type"] == "extra_forbidden", len(_path(one, body)[1])))
+    first = max(problems, key=lambda problem: (problem["type"] == "extra_forbidden", len(_path(problem, body)[1])))
     where, path = _path(first, body)
     name = ".".join(str(part) for part in path)
     if first["type"] == "extra_forbidden":
@@ -38,10 +38,10 @@ def _path(problem: Any, body: Any) -> tuple[str, list[Any]]:
     where, *parts = problem["loc"]
     path: list[Any] = []
     value = body
-    for place, part in enumerate(parts):
+    for depth, part in enumerate(parts):
         if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
             value = value[part]
-        elif not (problem["type"] == "missing" and place == len(parts) - 1):
+        elif not (problem["type"] == "missing" and depth == len(parts) - 1):
             continue
         path.append(part)
     return str(where), path
@@ -60,4 +60,4 @@ def _model(annotation: Any) -> type[BaseModel] | None:
     """The first class of fields within a type."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _model(part)) is not None), None)
+    return next((model for part in get_args(annotation) if (model := _model(part)) is not None), None)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.app.server.errors import Refused
 from luthier.app.server.requests import Sampling
@@ -16,6 +17,9 @@ from luthier.serving.limits import Limits
 from luthier.serving.prompts import Prompts
 from luthier.serving.service import ServedModel
 from luthier.serving.text_stream import Piece, TextStream
+
+if TYPE_CHECKING:
+    from luthier.models.decoding.grammar import Grammar
 
 
 class Stopped(Exception):
@@ -89,6 +93,7 @@ def start(
     logprobs: int,
     field: str,
     limits: Limits,
+    grammar: Grammar | None = None,
 ) -> list[Answer]:
     """Hand prompts to the engine; all of them, or none.
 
@@ -101,6 +106,7 @@ def start(
         logprobs: likeliest tokens that are told beside each.
         field: of the request, that holds the prompts.
         limits: of the server.
+        grammar: that the answers must follow.
 
     Raises:
         Refused: a prompt is empty or too long; the length is checked before anything waits.
@@ -108,7 +114,8 @@ def start(
     """
     engine = model.engine
     assert engine is not None
-    requests = [as_request(model, prompts, prompt, asked, limit, logprobs, field, limits) for prompt in ids]
+    plain = (as_request(model, prompts, prompt, asked, limit, logprobs, field, limits) for prompt in ids)
+    requests = [dataclasses.replace(request, grammar=grammar) for request in plain]
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
     for request in requests:
         engine.check(request)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 
@@ -15,13 +15,16 @@ from luthier.app.server.answers import WORKING, Completion
 from luthier.app.server.connections import EventStream, while_connected
 from luthier.app.server.errors import Refused, error_body, refuse
 from luthier.app.server.prediction_routes import acquire, answer, does_not, new_id, usage
-from luthier.app.server.requests import ChatRequest, CompletionRequest, Sampling, Turn
+from luthier.app.server.requests import AnyText, ChatRequest, CompletionRequest, JsonOfSchema, Sampling, Turn
 from luthier.app.server.writing import Answer, Stopped, cancel, completion_logprobs, start, token_entry
-from luthier.core.errors import LuthierError
+from luthier.core.errors import DataError, LuthierError
 from luthier.core.types import Message
 from luthier.serving.interface import Token
 from luthier.serving.prompts import Prompts
 from luthier.serving.service import ServedModel
+
+if TYPE_CHECKING:
+    from luthier.models.decoding.grammar import Grammar
 
 Tokens = list[tuple[Token, int]]
 STREAMED: dict[int | str, dict[str, Any]] = {
@@ -101,7 +104,10 @@ def _add_chat_route(app: FastAPI) -> None:
                 },
             )  # fmt: skip
 
-        return await write(request, asked, read, limit, top, "messages", shape)
+        def form(model: ServedModel, prompts: Prompts) -> Grammar | None:
+            return grammar_of(asked, model, prompts)
+
+        return await write(request, asked, read, limit, top, "messages", shape, form)
 
 
 def _add_completion_route(app: FastAPI) -> None:
@@ -128,6 +134,26 @@ def _add_completion_route(app: FastAPI) -> None:
         return await write(request, asked, read, asked.max_tokens, asked.logprobs or 0, "prompt", shape)
 
 
+def grammar_of(asked: ChatRequest, model: ServedModel, prompts: Prompts) -> Grammar | None:
+    """The grammar that an answer must follow; None where it may be any text.
+
+    Raises:
+        Refused: it cannot be followed, or the package that follows it is not installed.
+    """
+    if asked.response_format is None or isinstance(asked.response_format, AnyText):
+        return None
+    if asked.stop:
+        raise Refused(400, "stop could cut the JSON before its end; leave stop out, or response_format", "stop", "invalid_value")
+    wanted = asked.response_format
+    schema = wanted.json_schema.schema_ if isinstance(wanted, JsonOfSchema) else {"type": "object"}
+    assert model.engine is not None
+    try:
+        return prompts.grammar_of(schema, model.engine.vocabulary)
+    except LuthierError as problem:
+        field = "response_format.json_schema.schema" if isinstance(problem, DataError) else "response_format"
+        raise Refused(400, f"{problem.message}; {problem.remedy}", field, "invalid_value") from None
+
+
 def as_message(turn: Turn) -> Message:
     """A turn as the template reads it."""
     content = turn.content if isinstance(turn.content, str) else "\n\n".join(part.text for part in turn.content)
@@ -136,7 +162,7 @@ def as_message(turn: Turn) -> Message:
 
 async def write(
     request: Request, asked: Sampling, read: Callable[[ServedModel, Prompts], list[list[int]]], limit: int | None, top: int, field: str,
-    shape_of: Callable[[Prompts], Shape],
+    shape_of: Callable[[Prompts], Shape], form: Callable[[ServedModel, Prompts], Grammar | None] = lambda model, prompts: None,
 ) -> Response:  # fmt: skip
     """Answer a request by the generation engine.
 
@@ -148,6 +174,7 @@ async def write(
         top: likeliest tokens told beside each.
         field: of the body, that holds the texts.
         shape_of: how the answer looks.
+        form: the grammar that its text must follow.
 
     Raises:
         Refused: it cannot be answered, or too many wait.
@@ -164,7 +191,8 @@ async def write(
         prompts = model.prompts
         try:
             ids = await asyncio.to_thread(read, model, prompts)  # a long text takes a while to cut into tokens
-            answers = start(model, prompts, ids, asked, limit, top, field, service.limits)
+            grammar = await asyncio.to_thread(form, model, prompts)
+            answers = start(model, prompts, ids, asked, limit, top, field, service.limits, grammar)
         except LuthierError as problem:
             refused = refuse(problem, field)
             service.counters.add("luthier_refused_total", reason=refused.code or "invalid")

@@ -30,7 +30,7 @@ class Exporter(Protocol):
     packages: tuple[str, ...]
     """Modules that writing or opening needs, each listed in `core.extras.EXTRAS`."""
     precisions: tuple[str, ...]
-    """What `--dtype` may name, keys of `delivery.parity_tolerances.TOLERANCES`; the first is taken where nobody names one ("auto": as the bundle's weights are)."""
+    """What `--dtype` may name, keys of `delivery.parity.tolerances.TOLERANCES`; the first is taken where nobody names one ("auto": as the bundle's weights are)."""
 
     def refuse(self, bundle: Base, precision: str) -> str:
         """Why this format cannot hold a bundle, as the end of a sentence ("… because its probe …"); empty where it can. Read from files alone: nothing is loaded.
@@ -123,7 +123,7 @@ class Runtime(Protocol):
     about: str
     """The runtime with its version, for a person: "transformers 5.23.0, in a process of its own"."""
     precision: str
-    """How its weights are rounded, a key of `delivery.parity_tolerances.TOLERANCES`: float32, bfloat16, float16, int8, q8_0."""
+    """How its weights are rounded, a key of `delivery.parity.tolerances.TOLERANCES`: float32, bfloat16, float16, int8, q8_0."""
     unseen: Mapping[str, str]
     """Stage → why this runtime cannot answer it. Such a stage is reported as unseen, never as passed."""
 

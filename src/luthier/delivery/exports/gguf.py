@@ -153,13 +153,13 @@ def _write_file(bundle: Base, file: Path, precision: str) -> None:
     import gguf
 
     config = json.loads((bundle.folder / "config.json").read_text())
-    known = ARCHITECTURES[config["model_type"]]
-    writer = gguf.GGUFWriter(file, known.name)
+    architecture = ARCHITECTURES[config["model_type"]]
+    writer = gguf.GGUFWriter(file, architecture.name)
     writer.add_name(_name_of(bundle))
     writer.add_file_type(FILE_TYPES[precision])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_string("luthier.weights.sha256", bundle.fingerprint)
-    _add(writer, {f"{known.name}.{key}": value for key, value in describe_network(config).items()})
+    _add(writer, {f"{architecture.name}.{key}": value for key, value in describe_network(config).items()})
     tokenizer, objective = _processor(bundle)
     vocabulary = read_vocabulary(tokenizer, int(config["vocab_size"]))
     _add_vocabulary(writer, vocabulary, _marks(tokenizer, objective), tokenizer)

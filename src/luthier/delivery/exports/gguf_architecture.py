@@ -55,15 +55,15 @@ def refuse_network(config: Config) -> str:
         config: of the bundle, config.json.
     """
     family = str(config.get("model_type"))
-    known = ARCHITECTURES.get(family)
-    if known is None:
+    architecture = ARCHITECTURES.get(family)
+    if architecture is None:
         return f"its architecture {family!r} is none that Luthier writes ({', '.join(ARCHITECTURES)})"
-    head = (config.get("architectures") or [known.head])[0]
-    if head != known.head:
-        return f"its head ({head}) is ours: llama.cpp only computes language models ({known.head})"
-    activation = config.get("hidden_activation") or config.get("hidden_act") or known.activation
-    if activation not in (known.activation, "gelu_pytorch_tanh" if known.activation != "silu" else "swish"):
-        return f"its activation {activation!r} is not the {known.activation} that llama.cpp computes there"
+    head = (config.get("architectures") or [architecture.head])[0]
+    if head != architecture.head:
+        return f"its head ({head}) is ours: llama.cpp only computes language models ({architecture.head})"
+    activation = config.get("hidden_activation") or config.get("hidden_act") or architecture.activation
+    if activation not in (architecture.activation, "gelu_pytorch_tanh" if architecture.activation != "silu" else "swish"):
+        return f"its activation {activation!r} is not the {architecture.activation} that llama.cpp computes there"
     for name, rope in ropes_of(config).items():
         kind = rope.get("rope_type", "default")
         if kind not in ROPE_KINDS or (name == "sliding_attention" and kind != "default"):
@@ -149,7 +149,7 @@ def _describe_gemma(config: Config) -> Metadata:
         return facts
     kinds = config.get("layer_types") or []
     windowed = [kind == "sliding_attention" for kind in kinds]
-    usual = [(place + 1) % GEMMA_PATTERN != 0 for place in range(len(kinds))]
+    usual = [(layer + 1) % GEMMA_PATTERN != 0 for layer in range(len(kinds))]
     return facts | {"attention.sliding_window": window} | ({"attention.sliding_window_pattern": windowed} if windowed != usual else {})
 
 
@@ -175,8 +175,8 @@ def rope_divisors(config: Config) -> list[float] | None:
     size, base, factor = head_size(config), float(rope["rope_theta"]), float(rope["factor"])
     low, high, before = float(rope["low_freq_factor"]), float(rope["high_freq_factor"]), float(rope["original_max_position_embeddings"])
     results = []
-    for place in range(0, size, 2):
-        length = 2 * math.pi * base ** (place / size)  # of one turn, in tokens
+    for dimension in range(0, size, 2):
+        length = 2 * math.pi * base ** (dimension / size)  # of one turn, in tokens
         smooth = (before / length - low) / (high - low)
         results.append(1.0 if length < before / high else factor if length > before / low else 1 / ((1 - smooth) / factor + smooth))
     return results

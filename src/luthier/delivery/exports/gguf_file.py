@@ -15,6 +15,9 @@ NAMED_ENDS = (
 )  # fmt: skip
 """Tokens at which llama.cpp stops writing whatever the file says, by their text. Source: llama.cpp, src/llama-vocab.cpp, `special_eog_ids`."""
 
+FOUR_BITS = {2: "q4_0", 15: "q4_k_m"}
+"""Files of four bits as llama.cpp numbers them (`general.file_type`), whatever kind most of their tensors became → as after `--dtype`."""
+
 
 class GgufFile:
     """A GGUF file's own words.
@@ -64,16 +67,16 @@ class GgufFile:
     def ends(self) -> list[int]:
         """Tokens at which llama.cpp stops writing: first those that the file names, then those whose text is enough."""
         ids = [self[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom")]
-        named = [number for number, token in enumerate(self.tokens) if token in NAMED_ENDS]
-        return list(dict.fromkeys([int(each) for each in ids if each is not None] + named))
+        ends_by_name = [number for number, token in enumerate(self.tokens) if token in NAMED_ENDS]
+        return list(dict.fromkeys([int(each) for each in ids if each is not None] + ends_by_name))
 
     @property
     def precision(self) -> str:
-        """How most of its weights are rounded."""
+        """How most of its weights are rounded; files of four bits as llama.cpp's quantiser notes it."""
         sizes: dict[str, int] = {}
         for tensor in self.tensors:
             if len(tensor.shape) > 1:
                 sizes[tensor.tensor_type.name] = sizes.get(tensor.tensor_type.name, 0) + int(tensor.n_elements)
         most = max(sizes, key=lambda kind: sizes[kind])
-        named = {kind: precision for precision, kind in KINDS.items()}
-        return named.get(most, "int4")
+        precisions = {kind: precision for precision, kind in KINDS.items()}
+        return precisions.get(most) or FOUR_BITS.get(self["general.file_type"], "int4")

@@ -35,13 +35,13 @@ class ReadBack:
         import transformers
 
         self.file, self.held = file, GgufFile(file)
-        held = self.held
+        header = self.held
         try:
             config: Any = transformers.AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
-            config.head_dim = int(held.of_network("attention.key_length"))  # transformers takes its usual one for some architectures
+            config.head_dim = int(header.of_network("attention.key_length"))  # transformers takes its usual one for some architectures
             if hasattr(config, "query_pre_attn_scalar"):
                 config.query_pre_attn_scalar = config.head_dim  # as llama.cpp scales
-            pattern = held.of_network("attention.sliding_window_pattern")
+            pattern = header.of_network("attention.sliding_window_pattern")
             if pattern is not None:
                 config.layer_types = ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
@@ -52,14 +52,14 @@ class ReadBack:
             raise ModelError(
                 f"transformers cannot read {file} back: {problem}", "install llama.cpp: its `llama-server` is asked where it is on the PATH"
             ) from None
-        self.model: Any = _with_rope(model.eval(), held)
-        _cut_words(self.tokenizer, held)
+        self.model: Any = _with_rope(model.eval(), header)
+        _cut_words(self.tokenizer, header)
         self.about = f"transformers {transformers.__version__}, which read the file back: llama.cpp is not installed and was not asked"
-        self.precision, self.ends = held.precision, held.ends
+        self.precision, self.ends = header.precision, header.ends
         self.unseen: Mapping[str, str] = {}
-        self.begins = held["tokenizer.ggml.bos_token_id"]
-        self.adds = bool(held["tokenizer.ggml.add_bos_token"]) and self.begins is not None
-        self.template = held["tokenizer.chat_template"] or ""
+        self.begins = header["tokenizer.ggml.bos_token_id"]
+        self.adds = bool(header["tokenizer.ggml.add_bos_token"]) and self.begins is not None
+        self.template = header["tokenizer.chat_template"] or ""
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """A text with the mark that the file puts before it; one that stands there already is not put there twice."""
@@ -114,12 +114,12 @@ class ReadBack:
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
-def _with_rope(model: Any, held: GgufFile) -> Any:
+def _with_rope(model: Any, header: GgufFile) -> Any:
     """The network with its rotary positions as the file stretches them: transformers reads only their base."""
     import torch
 
-    kind, factor = held.of_network("rope.scaling.type"), held.of_network("rope.scaling.factor")
-    divisors = next((tensor for tensor in held.tensors if tensor.name == "rope_freqs.weight"), None)
+    kind, factor = header.of_network("rope.scaling.type"), header.of_network("rope.scaling.factor")
+    divisors = next((tensor for tensor in header.tensors if tensor.name == "rope_freqs.weight"), None)
     for module in model.modules():
         turning = getattr(module, "inv_freq", None)
         if not isinstance(turning, torch.Tensor):
@@ -130,13 +130,13 @@ def _with_rope(model: Any, held: GgufFile) -> Any:
             turning.div_(float(factor))
         elif kind not in (None, "none"):
             raise ModelError(
-                f"{held.file} stretches its rotary positions by {kind}, which is only read in llama.cpp",
+                f"{header.file} stretches its rotary positions by {kind}, which is only read in llama.cpp",
                 "install llama.cpp: its `llama-server` is asked where it is on the PATH",
             )
     return model
 
 
-def _cut_words(tokenizer: Any, held: GgufFile) -> None:
+def _cut_words(tokenizer: Any, header: GgufFile) -> None:
     """Let a byte-level BPE cut words as the name in the file says: transformers takes one way for all.
 
     Raises:
@@ -144,12 +144,12 @@ def _cut_words(tokenizer: Any, held: GgufFile) -> None:
     """
     from tokenizers import Regex, pre_tokenizers
 
-    if held["tokenizer.ggml.model"] != BYTE_LEVEL:
+    if header["tokenizer.ggml.model"] != BYTE_LEVEL:
         return
-    pre = held["tokenizer.ggml.pre"]
+    pre = header["tokenizer.ggml.pre"]
     cutting = next((known for known, name in KNOWN.items() if name == pre), None)
     if cutting is None:
-        raise ModelError(f"{held.file} cuts words by {pre!r}, which Luthier does not write", "open it in llama.cpp")
+        raise ModelError(f"{header.file} cuts words by {pre!r}, which Luthier does not write", "open it in llama.cpp")
     steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if cutting.digits else []
     if cutting.pattern != GPT2:
         steps.append(pre_tokenizers.Split(Regex(cutting.pattern), behavior="isolated"))

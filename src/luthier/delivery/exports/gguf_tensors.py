@@ -86,7 +86,7 @@ def tensors_of(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, s
     """
     from safetensors import safe_open
 
-    known = ARCHITECTURES[config["model_type"]]
+    architecture = ARCHITECTURES[config["model_type"]]
     heads = {
         "q_proj": int(config["num_attention_heads"]),
         "k_proj": int(config.get("num_key_value_heads") or config["num_attention_heads"]),
@@ -97,9 +97,9 @@ def tensors_of(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, s
                 yield name, written, np.array(rope_divisors(config), dtype=np.float32)
                 continue
             numbers, part = file.get_tensor(name).float().numpy(), name.split(".")[-2]
-            if known.permutes and part in heads:
+            if architecture.permutes and part in heads:
                 numbers = permute(numbers, heads[part])
-            if known.shifts_norms and name.endswith("norm.weight"):
+            if architecture.shifts_norms and name.endswith("norm.weight"):
                 numbers = numbers + np.float32(1.0)
             yield name, written, np.ascontiguousarray(numbers)
 
@@ -150,56 +150,56 @@ def compare_file(file: Path, bundle: Path) -> list[WeightDifference]:
     config = json.loads((bundle / "config.json").read_text())
     there = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
     results = []
-    for name, written, wanted in tensors_of(bundle, config):
+    for name, written, expected in tensors_of(bundle, config):
         tensor = there.pop(written, None)
         if tensor is None:
             results.append(WeightDifference(name or written, float("inf"), 0.0))
             continue
         numbers = gguf.dequantize(tensor.data, tensor.tensor_type).reshape([int(size) for size in tensor.shape[::-1]])
-        if numbers.shape != wanted.shape:
+        if numbers.shape != expected.shape:
             results.append(WeightDifference(name or written, float("inf"), 0.0))
             continue
         kind = tensor.tensor_type.name
         share = next((share for begin, share in COARSE.items() if kind.startswith(begin)), None)
         if share is not None:
-            moved = float(np.sqrt(np.square(numbers - wanted).mean() / max(float(np.square(wanted).mean()), 1e-30)))
+            moved = float(np.sqrt(np.square(numbers - expected).mean() / max(float(np.square(expected).mean()), 1e-30)))
             if not moved <= share:
                 results.append(WeightDifference(name or written, moved, share))
             continue
-        apart, allowed = np.abs(numbers - wanted), _allowed(wanted, kind)
+        apart, allowed = np.abs(numbers - expected), _allowed(expected, kind)
         beyond = apart - allowed
         if not np.isfinite(numbers).all() or float(beyond.max(initial=0.0)) > 0:
             worst = np.unravel_index(int(beyond.argmax()), beyond.shape)
             results.append(
                 WeightDifference(
-                    (name or written) + _likeness(name, numbers, wanted, allowed, config), float(apart[worst]), float(allowed[worst])
+                    (name or written) + _likeness(name, numbers, expected, allowed, config), float(apart[worst]), float(allowed[worst])
                 )
             )
     tied = bool(config.get("tie_word_embeddings"))
     return results + [WeightDifference(name + (TIED if tied and name == "output.weight" else ""), float("inf"), 0.0) for name in there]
 
 
-def _likeness(name: str, numbers: np.ndarray, wanted: np.ndarray, allowed: np.ndarray, config: Mapping[str, Any]) -> str:
+def _likeness(name: str, numbers: np.ndarray, expected: np.ndarray, allowed: np.ndarray, config: Mapping[str, Any]) -> str:
     """What a tensor lacks of being right, where that is known."""
-    known = ARCHITECTURES[config["model_type"]]
+    architecture = ARCHITECTURES[config["model_type"]]
     heads = {
         "q_proj": int(config["num_attention_heads"]),
         "k_proj": int(config.get("num_key_value_heads") or config["num_attention_heads"]),
     }
     part = name.split(".")[-2] if name.count(".") else ""
-    if known.permutes and part in heads and bool((np.abs(permute(numbers, heads[part]) - wanted) <= allowed).all()):
+    if architecture.permutes and part in heads and bool((np.abs(permute(numbers, heads[part]) - expected) <= allowed).all()):
         return " (its rows lie in the order of transformers, not of llama.cpp)"
-    if known.shifts_norms and name.endswith("norm.weight") and bool((np.abs(numbers + 1.0 - wanted) <= allowed + 1e-6).all()):
+    if architecture.shifts_norms and name.endswith("norm.weight") and bool((np.abs(numbers + 1.0 - expected) <= allowed + 1e-6).all()):
         return " (without the 1 that llama.cpp wants added)"
     return ""
 
 
-def _allowed(wanted: np.ndarray, kind: str) -> np.ndarray:
+def _allowed(expected: np.ndarray, kind: str) -> np.ndarray:
     """What rounding once explains of each number."""
     if kind not in ROUNDING:  # of llama.cpp's coarsest kinds only the metric can tell whether they are fine enough
-        return np.full_like(wanted, np.inf)
-    largest = np.abs(wanted)
+        return np.full_like(expected, np.inf)
+    largest = np.abs(expected)
     if kind == "Q8_0":
-        blocks = largest.reshape(*wanted.shape[:-1], -1, BLOCK)
-        largest = np.broadcast_to(blocks.max(-1, keepdims=True), blocks.shape).reshape(wanted.shape)
+        blocks = largest.reshape(*expected.shape[:-1], -1, BLOCK)
+        largest = np.broadcast_to(blocks.max(-1, keepdims=True), blocks.shape).reshape(expected.shape)
     return largest * (ROUNDING[kind] * SLACK) + LEAST[kind] * SLACK

@@ -117,14 +117,14 @@ def read_vocabulary(tokenizer: Any, rows: int | None) -> Vocabulary:
     Raises:
         ModelError: why llama.cpp cannot read as this tokenizer does; its message is the end of a sentence.
     """
-    found = steps_of(tokenizer)
-    model = found["model"]
+    content = steps_of(tokenizer)
+    model = content["model"]
     if model.get("type") != "BPE":
         raise ModelError(f"its tokenizer is a {model.get('type')}, and only merges of pairs (BPE) are written")
     pieces = bool(model.get("byte_fallback"))
-    pre, space_before = ("default", _space_before(found)) if pieces else (_name_cutting(found), False)
+    pre, space_before = ("default", _space_before(content)) if pieces else (_name_cutting(content), False)
     names = {number: text for text, number in model["vocab"].items()}
-    added: dict[int, Mapping[str, Any]] = {each["id"]: each for each in found.get("added_tokens") or []}
+    added: dict[int, Mapping[str, Any]] = {each["id"]: each for each in content.get("added_tokens") or []}
     names |= {number: each["content"] for number, each in added.items()}
     tokens, kinds = [], []
     for number in range(max(names) + 1 if rows is None else rows):
@@ -155,23 +155,23 @@ def _kind(text: str, added: Mapping[str, Any] | None, unknown: str | None, piece
 def _scores(tokens: list[str], kinds: list[int], pairs: list[tuple[str, ...]]) -> list[float]:
     """SentencePiece joins the pair whose whole has the highest score: the earlier a whole comes among the merges, the higher."""
     first: dict[str, int] = {}
-    for place, pair in enumerate(pairs):
-        first.setdefault("".join(pair), place)
+    for rank, pair in enumerate(pairs):
+        first.setdefault("".join(pair), rank)
     never = float(-len(pairs) - 1)
     return [never if kind != NORMAL else float(-first[text]) if text in first else never for text, kind in zip(tokens, kinds, strict=True)]
 
 
-def _name_cutting(found: Mapping[str, Any]) -> str:
+def _name_cutting(content: Mapping[str, Any]) -> str:
     """llama.cpp's name of how a byte-level BPE cuts words.
 
     Raises:
         ModelError: it knows none, so that it would read other tokens than were trained on.
     """
-    decoder = (found.get("decoder") or {}).get("type")
+    decoder = (content.get("decoder") or {}).get("type")
     if decoder != "ByteLevel":
         raise ModelError(f"its tokenizer neither reads bytes nor falls back on them (its decoder is {decoder})")
-    normal = (found.get("normalizer") or {}).get("type")
-    steps = _steps(found.get("pre_tokenizer") or {})
+    normal = (content.get("normalizer") or {}).get("type")
+    steps = _steps(content.get("pre_tokenizer") or {})
     digits = any(step["type"] == "Digits" and step.get("individual_digits") for step in steps)
     patterns = [step["pattern"].get("Regex") or step["pattern"].get("String") for step in steps if step["type"] == "Split"]
     levels = [step for step in steps if step["type"] == "ByteLevel"]
@@ -180,7 +180,7 @@ def _name_cutting(found: Mapping[str, Any]) -> str:
     odd = [step["type"] for step in steps if step["type"] not in ("Digits", "Split", "ByteLevel")]
     before = any(level.get("add_prefix_space") for level in levels)
     cutting = (
-        Cutting(patterns[0], digits, bool(found["model"].get("ignore_merges"))) if len(patterns) == 1 and not odd and not before else None
+        Cutting(patterns[0], digits, bool(content["model"].get("ignore_merges"))) if len(patterns) == 1 and not odd and not before else None
     )
     name = KNOWN.get(cutting) if cutting is not None else None
     if name is None or normal not in (None, "NFC"):
@@ -189,19 +189,19 @@ def _name_cutting(found: Mapping[str, Any]) -> str:
     return name
 
 
-def _space_before(found: Mapping[str, Any]) -> bool:
+def _space_before(content: Mapping[str, Any]) -> bool:
     """Whether a tokenizer of pieces reads a text as if a space stood before it.
 
     Raises:
         ModelError: it changes the text in another way, that llama.cpp does not know.
     """
     before = False
-    for step in _steps(found.get("normalizer") or {}):
+    for step in _steps(content.get("normalizer") or {}):
         if step["type"] == "Prepend" and step.get("prepend") == "▁":
             before = True
         elif not (step["type"] == "Replace" and step["pattern"].get("String") == " " and step.get("content") == "▁"):
             raise ModelError(f"its tokenizer changes the text by {step['type']} before it reads it, which llama.cpp does not do")
-    for step in _steps(found.get("pre_tokenizer") or {}):
+    for step in _steps(content.get("pre_tokenizer") or {}):
         if step["type"] == "Metaspace":
             before = before or step.get("prepend_scheme") in ("always", "first")
         elif not (step["type"] == "Split" and step["pattern"].get("String") == " " and step.get("behavior") == "MergedWithPrevious"):

@@ -74,12 +74,12 @@ class JsonServer:
 
     def _ask(self, method: str, route: str, body: bytes | None) -> Any:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
-        kept = self._open is not None
+        reused = self._open is not None
         try:
             status, content = self._exchange(method, route, body, headers)
         except (OSError, http.client.HTTPException) as problem:
             self.close()
-            if not kept:
+            if not reused:
                 raise self._silent(route, problem) from None
             try:  # a connection that stayed open may have been closed by the server meanwhile
                 status, content = self._exchange(method, route, body, headers)

@@ -128,10 +128,10 @@ class LlamaCppPySync:
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Token ids as text, without control tokens."""
-        given = self._ffi.new("llama_token[]", list(tokens))
-        size = -self._lib.llama_detokenize(self._vocabulary, given, len(tokens), self._ffi.NULL, 0, False, False)
+        ids = self._ffi.new("llama_token[]", list(tokens))
+        size = -self._lib.llama_detokenize(self._vocabulary, ids, len(tokens), self._ffi.NULL, 0, False, False)
         text = self._ffi.new("char[]", max(size, 1))
-        count = self._lib.llama_detokenize(self._vocabulary, given, len(tokens), text, size, False, False)
+        count = self._lib.llama_detokenize(self._vocabulary, ids, len(tokens), text, size, False, False)
         return bytes(self._ffi.buffer(text, max(count, 0))).decode("utf-8", "replace")
 
     def scores(self, tokens: Sequence[int], behind: int = 0) -> np.ndarray:
@@ -139,10 +139,10 @@ class LlamaCppPySync:
         if not behind:
             self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
         count, ffi = len(tokens), self._ffi
-        given, places, wanted = ffi.new("llama_token[]", list(tokens)), ffi.new("llama_pos[]", list(range(behind, behind + count))), ffi.new("int8_t[]", [1] * count)  # fmt: skip
+        ids, positions, output_flags = ffi.new("llama_token[]", list(tokens)), ffi.new("llama_pos[]", list(range(behind, behind + count))), ffi.new("int8_t[]", [1] * count)  # fmt: skip
         one = ffi.new("llama_seq_id[]", [0])
         rows, counts = ffi.new("llama_seq_id *[]", [one] * count), ffi.new("int32_t[]", [1] * count)
-        batch = ffi.new("llama_batch *", {"n_tokens": count, "token": given, "pos": places, "n_seq_id": counts, "seq_id": rows, "logits": wanted})  # fmt: skip
+        batch = ffi.new("llama_batch *", {"n_tokens": count, "token": ids, "pos": positions, "n_seq_id": counts, "seq_id": rows, "logits": output_flags})  # fmt: skip
         if self._lib.llama_decode(self._context, batch[0]):
             raise ModelError(f"llama.cpp cannot compute {count} tokens: {_error_line(self._lines)}", "see whether there is memory enough")
         logits = ffi.buffer(self._lib.llama_get_logits(self._context), count * self._size * 4)

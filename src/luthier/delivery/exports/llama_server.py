@@ -74,7 +74,7 @@ class LlamaServer:
         """
         ids = [int(token) for token in tokens]
         needed = [True] * len(ids) if wanted is None else wanted
-        return np.array([self._behind(ids[:place], ids[place]) if needed[place] else np.nan for place in range(1, len(ids))])
+        return np.array([self._behind(ids[:index], ids[index]) if needed[index] else np.nan for index in range(1, len(ids))])
 
     def write(self, tokens: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time."""

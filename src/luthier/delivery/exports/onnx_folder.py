@@ -86,8 +86,8 @@ class OnnxFolder:
         config = json.loads((bundle.folder / "config.json").read_text())
         config |= (
             {
-                "id2label": {str(place): label for place, label in enumerate(labels)},
-                "label2id": {label: place for place, label in enumerate(labels)},
+                "id2label": {str(index): label for index, label in enumerate(labels)},
+                "label2id": {label: index for index, label in enumerate(labels)},
             }
             if labels
             else {}
@@ -210,7 +210,12 @@ class OnnxRuntime:
 
 
 def _trace(
-    graph: Any, given: tuple[Any, ...], inputs: Sequence[str], outputs: Sequence[str], varying: dict[str, dict[int, str]], file: Path
+    graph: Any,
+    example_inputs: tuple[Any, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    varying: dict[str, dict[int, str]],
+    file: Path,
 ) -> None:
     """Trace a graph and write it; sides that vary have names."""
     import torch
@@ -219,7 +224,7 @@ def _trace(
         warnings.simplefilter("ignore")  # of the tracer: every branch that it warns of is the same for all inputs here, and parity tells
         torch.onnx.export(
             graph.eval(),
-            given,
+            example_inputs,
             str(file),
             dynamo=False,
             input_names=list(inputs),
@@ -233,10 +238,10 @@ def _write_rows(graph: Any, pairs: bool, each_token: bool, folder: Path) -> None
     import torch
 
     ids = torch.arange(3, 13).view(2, 5)
-    given = (ids, torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]), *([torch.zeros_like(ids)] if pairs else []))
-    inputs = ["input_ids", "attention_mask", "token_type_ids"][: len(given)]
+    example_inputs = (ids, torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]), *([torch.zeros_like(ids)] if pairs else []))
+    inputs = ["input_ids", "attention_mask", "token_type_ids"][: len(example_inputs)]
     varying = {name: {0: "rows", 1: "length"} for name in inputs} | {"output": {0: "rows", **({1: "length"} if each_token else {})}}
-    _trace(graph, given, inputs, ["output"], varying, folder / "model.onnx")
+    _trace(graph, example_inputs, inputs, ["output"], varying, folder / "model.onnx")
 
 
 def _write_images(graph: Any, spec: Any, folder: Path) -> None:
@@ -256,7 +261,7 @@ def _write_decoder(graph: Any, folder: Path) -> None:
     kinds = [f"{layer}.{what}" for layer in range(config.num_hidden_layers) for what in ("key", "value")]
     past, present = [f"past_key_values.{kind}" for kind in kinds], [f"present.{kind}" for kind in kinds]
     cached = [torch.zeros(2, heads, 3, width) for _ in kinds]
-    given = (torch.arange(3, 11).view(2, 4), torch.ones(2, 7, dtype=torch.long), torch.arange(3, 7).expand(2, 4), *cached)
+    example_inputs = (torch.arange(3, 11).view(2, 4), torch.ones(2, 7, dtype=torch.long), torch.arange(3, 7).expand(2, 4), *cached)
     varying = {
         "input_ids": {0: "rows", 1: "new"},
         "attention_mask": {0: "rows", 1: "all"},
@@ -264,21 +269,23 @@ def _write_decoder(graph: Any, folder: Path) -> None:
         "logits": {0: "rows", 1: "new"},
     }
     varying |= {name: {0: "rows", 2: "cached"} for name in past} | {name: {0: "rows", 2: "all"} for name in present}
-    _trace(graph, given, ["input_ids", "attention_mask", "position_ids", *past], ["logits", *present], varying, folder / "model.onnx")
+    _trace(
+        graph, example_inputs, ["input_ids", "attention_mask", "position_ids", *past], ["logits", *present], varying, folder / "model.onnx"
+    )
 
 
 def _write_halves(encoder: Any, decoder: Any, folder: Path) -> None:
     import torch
 
-    ids, seen = torch.arange(3, 13).view(2, 5), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    ids, mask = torch.arange(3, 13).view(2, 5), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     kinds = [f"{layer}.{{}}.{what}" for layer in range(len(encoder.crossings)) for what in ("key", "value")]
     source = [f"past_key_values.{kind.format('encoder')}" for kind in kinds]
     past, present = [f"past_key_values.{kind.format('decoder')}" for kind in kinds], [f"present.{kind.format('decoder')}" for kind in kinds]
     read = {name: {0: "rows", 1: "length"} for name in ("input_ids", "attention_mask", "encoder_hidden_states")}
     read |= {name: {0: "rows", 2: "length"} for name in source}
-    _trace(encoder, (ids, seen), ["input_ids", "attention_mask"], ["encoder_hidden_states", *source], read, folder / "encoder.onnx")
+    _trace(encoder, (ids, mask), ["input_ids", "attention_mask"], ["encoder_hidden_states", *source], read, folder / "encoder.onnx")
     with torch.no_grad():
-        _, *crossed = encoder(ids, seen)
+        _, *crossed = encoder(ids, mask)
     cached = [torch.zeros(2, each.shape[1], 3, each.shape[3]) for each in crossed]
     varying = {
         "decoder_input_ids": {0: "rows", 1: "new"},
@@ -289,5 +296,5 @@ def _write_halves(encoder: Any, decoder: Any, folder: Path) -> None:
     varying |= {name: {0: "rows", 2: "cached"} for name in past} | {name: {0: "rows", 2: "all"} for name in present}
     inputs = ["decoder_input_ids", "encoder_attention_mask", *past, *source]
     _trace(
-        decoder, (torch.arange(3, 9).view(2, 3), seen, *cached, *crossed), inputs, ["logits", *present], varying, folder / "decoder.onnx"
+        decoder, (torch.arange(3, 9).view(2, 3), mask, *cached, *crossed), inputs, ["logits", *present], varying, folder / "decoder.onnx"
     )

@@ -40,10 +40,10 @@ class RowGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Padded rows, # (rows, length) → (rows, outputs), or (rows, length, outputs)"""
-        given = input_ids, attention_mask, token_type_ids
+        padded = input_ids, attention_mask, token_type_ids
         if self.gives in ("classes", "labels", "number"):
-            return self._scores(self.model, given)
-        states = states_of(self.model, given)
+            return self._scores(self.model, padded)
+        states = states_of(self.model, padded)
         if self.gives == "rebuilt":
             own = self.model.network.autoencoder
             target = (normalize(pool_padded(states, attention_mask, self.model.pooling), dim=-1) - own.mean) / own.spread
@@ -55,20 +55,20 @@ class RowGraph(nn.Module):
             return answer.reshape(input_ids.shape[0], input_ids.shape[1], answer.shape[-1])
         return normalize(pool_padded(states, attention_mask, self.model.pooling), dim=-1)
 
-    def _scores(self, model: Any, given: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+    def _scores(self, model: Any, padded: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
         """The scores of a classifier, of a linear probe, or of the average of both, # (rows, outputs)"""
         if isinstance(model, AveragedModel):
-            both = torch.stack([self._scores(each, given).float().log_softmax(-1) for each in (model.trained, model.probe)])
+            both = torch.stack([self._scores(each, padded).float().log_softmax(-1) for each in (model.trained, model.probe)])
             return (both.logsumexp(0) - torch.log(torch.tensor(2.0))) / model.temperature
         if not isinstance(model, LinearProbe):
-            return model.classify(pool_padded(states_of(model, given), given[1], model.pooling))
+            return model.classify(pool_padded(states_of(model, padded), padded[1], model.pooling))
         base = model.base
         poolings = ("mean", "last") if base.causal else ("mean",)
         states = [
             unwrap_states(result)
-            for result in capture_hidden_states(base.blocks, depths_read(len(base.blocks)), lambda: states_of(base, given))
+            for result in capture_hidden_states(base.blocks, depths_read(len(base.blocks)), lambda: states_of(base, padded))
         ]
-        features = torch.stack([pool_padded(each, given[1], pooling) for pooling in poolings for each in states], 1).flatten(1).double()
+        features = torch.stack([pool_padded(each, padded[1], pooling) for pooling in poolings for each in states], 1).flatten(1).double()
         return ((features @ model.get_buffer("weight").T + model.get_buffer("bias")) / model.temperature).float()
 
 
@@ -87,18 +87,18 @@ def states_of(model: Any, given: tuple[Tensor, Tensor, Tensor | None]) -> Tensor
         model: a `PackedNetwork`.
         given: token ids, 1 for tokens and 0 for padding, and which of two texts each token is of, # each (rows, length)
     """
-    ids, seen, segments = given
-    named: dict[str, Any] = {"input_ids": ids}
+    ids, mask, segments = given
+    arguments: dict[str, Any] = {"input_ids": ids}
     if segments is not None:
-        named["token_type_ids"] = segments
+        arguments["token_type_ids"] = segments
     if model.causal:
-        named |= {"position_ids": (seen.cumsum(1) - 1).clamp(min=0), "use_cache": False}
-        named["attention_mask"] = causal_masks(model.network.config, seen, ids.shape[1])
+        arguments |= {"position_ids": (mask.cumsum(1) - 1).clamp(min=0), "use_cache": False}
+        arguments["attention_mask"] = causal_masks(model.network.config, mask, ids.shape[1])
     elif model.packs:
-        named["attention_mask"] = encoder_masks(model.network.config, seen)
+        arguments["attention_mask"] = encoder_masks(model.network.config, mask)
     else:
-        named["attention_mask"] = seen
-    return model.body(**named).last_hidden_state
+        arguments["attention_mask"] = mask
+    return model.body(**arguments).last_hidden_state
 
 
 def hide_padding(seen: Tensor) -> Tensor:
@@ -175,8 +175,8 @@ class ImageGraph(nn.Module):
         answer = self.model(Batch(rows, torch.ones_like(rows), {}, {"pixels": pixels}))
         if self.gives == "classes":
             return answer
-        drawn, code, log_variance = answer
-        return (drawn, code) if log_variance is None else (drawn, code, log_variance)
+        picture, code, log_variance = answer
+        return (picture, code) if log_variance is None else (picture, code, log_variance)
 
 
 class DecoderGraph(nn.Module):

@@ -29,8 +29,8 @@ def quantise(file: Path) -> None:
     )
     read = onnx.load(file)
     precise = {each.name for each in read.graph.initializer if each.data_type != onnx.TensorProto.FLOAT}  # a linear probe's, in fp64
-    kept = [node.name for node in read.graph.node if node.op_type == "MatMul" and precise & set(node.input)]
-    quantiser = MatMulNBitsQuantizer(read, algo_config=how, nodes_to_exclude=kept)
+    excluded = [node.name for node in read.graph.node if node.op_type == "MatMul" and precise & set(node.input)]
+    quantiser = MatMulNBitsQuantizer(read, algo_config=how, nodes_to_exclude=excluded)
     quantiser.process()
     model: Any = quantiser.model
     round_tables(model.model)

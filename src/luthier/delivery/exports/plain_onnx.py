@@ -45,8 +45,8 @@ class PlainOnnx:
     @property
     def ends(self) -> list[int]:
         """Tokens at which it stops writing."""
-        place = self.folder / "generation_config.json"
-        settings = json.loads(place.read_text()) if place.is_file() else {}
+        file = self.folder / "generation_config.json"
+        settings = json.loads(file.read_text()) if file.is_file() else {}
         ends = settings.get("eos_token_id", self.config.get("eos_token_id"))
         return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
@@ -95,15 +95,15 @@ class PlainOnnx:
         results = []
         for row in rows:
             if self.facts["images"]:
-                said = self.sessions[0].run(None, {"pixels": np.ascontiguousarray(row["pixels"].transpose(2, 0, 1))[None]})
-                results.append(said[0][0] if self.gives == "classes" else np.concatenate([said[0][0].transpose(1, 2, 0).ravel(), *(each[0] for each in said[1:])]))  # fmt: skip
+                answer = self.sessions[0].run(None, {"pixels": np.ascontiguousarray(row["pixels"].transpose(2, 0, 1))[None]})
+                results.append(answer[0][0] if self.gives == "classes" else np.concatenate([answer[0][0].transpose(1, 2, 0).ravel(), *(each[0] for each in answer[1:])]))  # fmt: skip
                 continue
             ids = np.array([row["tokens"]], dtype=np.int64)
-            given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+            inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
             if any(each.name == "token_type_ids" for each in self.sessions[0].get_inputs()):
-                given["token_type_ids"] = np.array([row.get("segments") or [0] * len(row["tokens"])], dtype=np.int64)
-            (said,) = (each[0] for each in self.sessions[0].run(None, given))
-            results.append(said if row.get("keep") is None else said[np.array(row["keep"], dtype=np.int64)])
+                inputs["token_type_ids"] = np.array([row.get("segments") or [0] * len(row["tokens"])], dtype=np.int64)
+            (answer,) = (each[0] for each in self.sessions[0].run(None, inputs))
+            results.append(answer if row.get("keep") is None else answer[np.array(row["keep"], dtype=np.int64)])
         return results
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
@@ -120,10 +120,10 @@ class PlainOnnx:
         """Scores behind each new token, # (new, vocabulary), and the cache with them in it."""
         cache = self._empty_cache(self.sessions[0], "") if cache is None else cache
         before = next(iter(cache.values())).shape[2]
-        places = np.arange(before, before + len(tokens), dtype=np.int64)[None]
-        seen = np.ones((1, before + len(tokens)), dtype=np.int64)
+        positions = np.arange(before, before + len(tokens), dtype=np.int64)[None]
+        mask = np.ones((1, before + len(tokens)), dtype=np.int64)
         ids = np.array([list(tokens)], dtype=np.int64)
-        return self._run_cached(self.sessions[0], {"input_ids": ids, "attention_mask": seen, "position_ids": places, **cache})
+        return self._run_cached(self.sessions[0], {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **cache})
 
     def _empty_cache(self, session: Any, kind: str) -> dict[str, np.ndarray]:
         """Keys and values of no token, for those inputs whose name has `kind` in it."""
@@ -175,10 +175,10 @@ class PlainOnnx:
 
     def log_probabilities_behind(self, source: Sequence[int], target: Sequence[int]) -> np.ndarray:
         """Of each target token behind the source and those before it, # (target tokens,); the second half behind the cache of the first."""
-        read, shown = self._read(source), [self._begin(), *target[:-1]]
-        half = (len(shown) + 1) // 2
-        scores, cache = self._follow(shown[:half], read, None)
-        more = [self._follow(shown[half:], read, cache)[0]] if half < len(shown) else []
+        read, decoder_input = self._read(source), [self._begin(), *target[:-1]]
+        half = (len(decoder_input) + 1) // 2
+        scores, cache = self._follow(decoder_input[:half], read, None)
+        more = [self._follow(decoder_input[half:], read, cache)[0]] if half < len(decoder_input) else []
         return _of_tokens(np.concatenate([scores, *more]), target)
 
     def translate(self, source: Sequence[int], limit: int) -> list[int]:
@@ -206,20 +206,20 @@ class PlainOnnx:
             return self.decode(self.write(request, LIMIT)).strip()
         if self.gives == "sequence":
             return self.decode(self.translate(self.encode([self.facts["objective"].get("prefix", "") + texts[0]])["tokens"], LIMIT)).strip()
-        (said,) = self.outputs([self.encode(texts)])
+        (output,) = self.outputs([self.encode(texts)])
         if self.gives == "classes":
-            shares = np.exp(said.astype(np.float64) - said.max())
+            shares = np.exp(output.astype(np.float64) - output.max())
             return dict(zip(self.labels, (shares / shares.sum()).round(6).tolist(), strict=True))
         if self.gives == "labels":
-            return dict(zip(self.labels, (1 / (1 + np.exp(-said.astype(np.float64)))).round(6).tolist(), strict=True))
+            return dict(zip(self.labels, (1 / (1 + np.exp(-output.astype(np.float64)))).round(6).tolist(), strict=True))
         if self.gives == "number":
-            return float(said[0] * self.facts["objective"]["spread"] + self.facts["objective"]["mean"])
+            return float(output[0] * self.facts["objective"]["spread"] + self.facts["objective"]["mean"])
         if self.gives == "rebuilt":
-            rebuilt, target = np.split(said.astype(np.float64), 2)
+            rebuilt, target = np.split(output.astype(np.float64), 2)
             return {"anomaly_score": float(((rebuilt - target) ** 2).mean())}
-        return self._of_tokens_said(said, texts) if self.gives in ("tags", "gaps") else said.tolist()
+        return self._of_tokens_said(output, texts) if self.gives in ("tags", "gaps") else output.tolist()
 
-    def _of_tokens_said(self, said: np.ndarray, texts: Sequence[str]) -> Any:
+    def _of_tokens_said(self, output: np.ndarray, texts: Sequence[str]) -> Any:
         """For each word its label, or for each gap the likeliest token."""
         from tokenizers import Tokenizer
 
@@ -228,9 +228,11 @@ class PlainOnnx:
         if self.gives == "gaps":
             mask = json.loads((self.folder / "tokenizer_config.json").read_text()).get("mask_token", "[MASK]")
             mask = mask["content"] if isinstance(mask, dict) else mask
-            return [tokenizer.decode([int(said[place].argmax())]) for place, token in enumerate(read.tokens) if token == mask]
-        firsts = {word: place for place, word in reversed(list(enumerate(read.word_ids))) if word is not None}
-        return [(texts[0][slice(*read.offsets[place])], self.labels[int(said[place].argmax())]) for place in sorted(firsts.values())]
+            return [tokenizer.decode([int(output[position].argmax())]) for position, token in enumerate(read.tokens) if token == mask]
+        firsts = {word: position for position, word in reversed(list(enumerate(read.word_ids))) if word is not None}
+        return [
+            (texts[0][slice(*read.offsets[position])], self.labels[int(output[position].argmax())]) for position in sorted(firsts.values())
+        ]
 
 
 def _of_tokens(scores: np.ndarray, tokens: Sequence[int]) -> np.ndarray:

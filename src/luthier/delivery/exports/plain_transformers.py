@@ -94,10 +94,10 @@ class PlainTransformers:
                 if self.images:
                     results.append(self.network(pixel_values=self._scaled(row["pixels"])).logits[0].float().numpy())
                     continue
-                given = {"input_ids": torch.tensor([row["tokens"]])}
+                inputs = {"input_ids": torch.tensor([row["tokens"]])}
                 if row.get("segments") is not None:
-                    given["token_type_ids"] = torch.tensor([row["segments"]])
-                result = self.network(**given, attention_mask=torch.ones_like(given["input_ids"]))
+                    inputs["token_type_ids"] = torch.tensor([row["segments"]])
+                result = self.network(**inputs, attention_mask=torch.ones_like(inputs["input_ids"]))
                 if self.gives == "vector":
                     results.append(self._pooled(result.last_hidden_state[0].float()).numpy())
                     continue
@@ -137,9 +137,11 @@ class PlainTransformers:
         """Of each target token behind the source and those before it, # (target tokens,)"""
         ids, result = torch.tensor([list(source)]), torch.tensor([list(target)])
         begin = self.network.config.decoder_start_token_id
-        shown = torch.cat([torch.full_like(result[:, :1], self.network.config.pad_token_id if begin is None else begin), result[:, :-1]], 1)
+        decoder_input = torch.cat(
+            [torch.full_like(result[:, :1], self.network.config.pad_token_id if begin is None else begin), result[:, :-1]], 1
+        )
         with torch.no_grad():
-            logits = self.network(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=shown).logits[0]
+            logits = self.network(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=decoder_input).logits[0]
         return logits.float().log_softmax(-1).gather(1, result[0, :, None])[:, 0].numpy()
 
     def write(self, tokens: Sequence[int], limit: int) -> list[int]:
@@ -166,13 +168,13 @@ class PlainTransformers:
         results = []
         with safe_open(Path(bundle) / "model.safetensors", "pt") as opened:
             for name in opened.keys():  # noqa: SIM118  # safetensors' handle is no dict
-                wanted, there = opened.get_tensor(name), ours.get(name)
+                expected, there = opened.get_tensor(name), ours.get(name)
                 if there is None and self.gives == "vector":
                     continue  # a pooler that nobody reads
-                if there is None or there.shape != wanted.shape or name in self.missing:
+                if there is None or there.shape != expected.shape or name in self.missing:
                     results.append({"name": name, "largest": float("inf"), "allowed": 0.0})
                     continue
-                apart = float((there.double() - wanted.to(there.dtype).double()).abs().max()) if there.numel() else 0.0
+                apart = float((there.double() - expected.to(there.dtype).double()).abs().max()) if there.numel() else 0.0
                 if apart != 0.0:  # a NaN is none
                     results.append({"name": name, "largest": apart, "allowed": 0.0})
             tied = set(self.network.all_tied_weights_keys or {}) if hasattr(self.network, "all_tied_weights_keys") else set()
@@ -205,7 +207,7 @@ def _pooling(folder: Path) -> str:
     return "cls" if result.get("pooling_mode_cls_token") else "mean"
 
 
-def _refuse_network(*given: Any, **named: Any) -> Any:
+def _refuse_network(*arguments: Any, **keywords: Any) -> Any:
     raise OSError("the network is off in this process")
 
 

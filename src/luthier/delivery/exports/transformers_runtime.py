@@ -52,19 +52,19 @@ class TransformersRuntime:
         self.ends: Sequence[int] = result["ends"]
         self.unseen: Mapping[str, str] = {}
 
-    def _ask(self, call: str, *given: Any) -> Any:
+    def _ask(self, call: str, *arguments: Any) -> Any:
         """One call, wherever it is answered.
 
         Raises:
             ModelError: transformers cannot answer it.
         """
         if self._served is not None:
-            return getattr(self._served, call)(*given)
+            return getattr(self._served, call)(*arguments)
         from luthier.delivery.exports.plain_transformers import as_json, from_json
 
         assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps({"call": call, "given": as_json(list(given))}) + "\n")
+            self._process.stdin.write(json.dumps({"call": call, "given": as_json(list(arguments))}) + "\n")
             self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
@@ -138,10 +138,10 @@ def _start(folder: Path, gives: str, images: bool, errors: IO[str]) -> subproces
     """The process: isolated from this one's paths and variables of Python, with as many threads."""
     import torch
 
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command = [sys.executable, "-I", str(SCRIPT), str(folder), gives, "images" if images else "texts", str(torch.get_num_threads())]
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env={**kept, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env={**environment, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     )  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def read_text(file: Path) -> tuple[list[str], np.ndarray]:
     lines = file.read_text(encoding="utf-8").rstrip("\n").split("\n")
     count, width = (int(number) for number in lines[0].split())
     rows = [line.split(" ") for line in lines[1:]]
-    wrong = next((place for place, row in enumerate(rows, 2) if len(row) != width + 1), None)
+    wrong = next((line_number for line_number, row in enumerate(rows, 2) if len(row) != width + 1), None)
     if len(rows) != count or wrong is not None:
         raise ModelError(f"{file}, line {wrong or len(rows) + 1}: {count:,} words of {width} numbers were promised", "export again")
     return [row[0] for row in rows], np.array([[float(number) for number in row[1:]] for row in rows], dtype=np.float32)
@@ -131,11 +131,11 @@ def read_binary(file: Path) -> tuple[list[str], np.ndarray]:
     at = content.index(b"\n") + 1
     count, width = (int(number) for number in content[:at].split())
     words, vectors = [], np.empty((count, width), dtype="<f4")
-    for place in range(count):
+    for row in range(count):
         space = content.find(b" ", at)
         if space < 0 or space + 4 * width > len(content):
-            raise ModelError(f"{file} ends in word {place + 1} of {count:,}", "export again")
+            raise ModelError(f"{file} ends in word {row + 1} of {count:,}", "export again")
         words.append(content[at:space].lstrip(b"\n").decode())
-        vectors[place] = np.frombuffer(content, dtype="<f4", count=width, offset=space + 1)
+        vectors[row] = np.frombuffer(content, dtype="<f4", count=width, offset=space + 1)
         at = space + 1 + 4 * width
     return words, vectors

@@ -70,6 +70,7 @@ def check_parity(
         raise DataError("there are no rows to compare the export on", "give some: --rows FILE")
     most = min(most or MOST_ROWS.get(trainer.family.gives, ROWS), len(records))
     part = [records[number * len(records) // most] for number in range(most)]
+    rows = f"{len(part):,} of {rows}" if rows and len(part) < len(records) else rows or f"{len(part):,} rows"
     stages = _stages(trainer, runtime, part)
     results: list[StageResult] = []
     asks = (stages.rendered, stages.tokens, lambda: _weights(runtime, bundle.folder), stages.numbers, stages.text)
@@ -78,9 +79,9 @@ def check_parity(
         why = runtime.unseen.get(name, "")
         if name == TEXT and any(each.state == "parts" for each in results):
             why = why or "not looked at, for a stage before it parts"
-        found = StageResult(name, "unseen", detail=why) if why else ask()
-        if found is not None:
-            results.append(found)
+        stage = StageResult(name, "unseen", detail=why) if why else ask()
+        if stage is not None:
+            results.append(stage)
     say(METRIC)
     result, measured = (
         _metric(trainer, stages, metric)
@@ -90,12 +91,12 @@ def check_parity(
     results.append(result)
     first = next((each for each in results if each.state == "parts"), None)
     reason = explain(first, trainer, folder) if first is not None else ""
-    return ParityRecord(tuple(results), runtime.about, runtime.precision, rows or f"{len(part):,} rows", reason, measured)
+    return ParityRecord(tuple(results), runtime.about, runtime.precision, rows, reason, measured)
 
 
 def _stages(trainer: Trainer, runtime: Any, records: Sequence[Record]) -> Any:
     """The stages of this kind of network."""
-    tolerance, gives = tolerance_of(runtime.precision), trainer.family.gives
+    tolerance, gives = tolerance_of(runtime.precision, runtime.about), trainer.family.gives
     if gives == "words":
         from luthier.delivery.parity.word_tables import WordParity
 
@@ -116,13 +117,13 @@ def _stages(trainer: Trainer, runtime: Any, records: Sequence[Record]) -> Any:
 
 def _weights(runtime: Runtime, bundle: Path) -> StageResult:
     """The weights as the runtime holds them."""
-    found = runtime.compare_weights(bundle)
-    if not found:
+    differences = runtime.compare_weights(bundle)
+    if not differences:
         return StageResult(WEIGHTS, "same", detail="every tensor is the bundle's, rounded once")
-    worst = found[0]
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    worst = differences[0]
+    more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
     what = "is missing or has another shape" if worst.largest == float("inf") else "is not the bundle's, rounded once"
-    evidence = {"tensors": found}
+    evidence = {"tensors": differences}
     return StageResult(WEIGHTS, "parts", 0, worst.largest, worst.allowed, "of a weight", f"{worst.name} {what}{more}", evidence)
 
 
@@ -138,11 +139,11 @@ def _metric(trainer: Trainer, stages: Any, metric: str | None) -> tuple[StageRes
         return stages.metric(), {}
     if hasattr(stages, "runtime") and hasattr(stages, "read"):
         network, rows = stages.scored()
-        keep = [place for place, example in enumerate(stages.examples) if example.units]
+        keep = [index for index, example in enumerate(stages.examples) if example.units]
         if not keep:
             return StageResult(METRIC, "unseen", detail="the rows do not say what is right"), {}
-        ours = score(trainer.model, trainer.objective, [stages.examples[place] for place in keep], answers=0)
-        theirs = score(network, trainer.objective, [rows[place] for place in keep], answers=0)
+        ours = score(trainer.model, trainer.objective, [stages.examples[index] for index in keep], answers=0)
+        theirs = score(network, trainer.objective, [rows[index] for index in keep], answers=0)
     else:
         ours, theirs = stages.scored()
     return compare_metric(ours, theirs, choose_metric(metric, trainer, ours))

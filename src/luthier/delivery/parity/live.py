@@ -42,7 +42,7 @@ def check_endpoint(
         metric: that decided the verdict.
         most: rows that are asked; evenly over all.
         rows: where they are from, for a person.
-        precision: of the server's weights; empty: as far as it tells, else as if they were rounded to 16 bits.
+        precision: of the server's weights; empty: as far as it tells, else as if they were rounded to bfloat16.
         say: told what is looked at.
 
     Raises:
@@ -73,7 +73,7 @@ def check_endpoint(
             raise ModelError(
                 f"no server's routes say what {with_task(bundle)} gives", "compare an exported folder: `luthier parity RUN FOLDER`"
             )
-        return check(trainer, endpoint, part, precision or "float16", rows, say)
+        return check(trainer, endpoint, part, precision or "bfloat16", rows, say)
     finally:
         server.close()
 

@@ -36,8 +36,8 @@ def check_rows(trainer: Trainer, endpoint: OpenAiEndpoint, records: Sequence[Rec
     say(LOG_PROBABILITIES)
     columns = trainer.objective.input[:1] if trainer.family.gives == "vector" else trainer.objective.input  # a vector is of one text
     texts = ["\n\n".join(str(record.values.get(name) or "") for name in columns) for record in records]
-    said = trainer.family.predict(trainer.model, trainer.objective, list(records), 1)
-    result, right = _vectors(said, endpoint.embed(texts), records, precision) if trainer.family.gives == "vector" else _classes(trainer, said, endpoint.classify(texts), records, precision)  # fmt: skip
+    predictions = trainer.family.predict(trainer.model, trainer.objective, list(records), 1)
+    result, right = _vectors(predictions, endpoint.embed(texts), records, precision) if trainer.family.gives == "vector" else _classes(trainer, predictions, endpoint.classify(texts), records, precision)  # fmt: skip
     metric = StageResult(METRIC, *right) if right is not None else StageResult(METRIC, "unseen", detail="the rows do not say what is right")
     results = (*(StageResult(name, "unseen", detail=why) for name, why in UNSEEN.items() if name != TEXT), result, metric)
     first = next((stage for stage in results if stage.state == "parts"), None)
@@ -45,37 +45,37 @@ def check_rows(trainer: Trainer, endpoint: OpenAiEndpoint, records: Sequence[Rec
 
 
 def _classes(
-    trainer: Trainer, said: Sequence[dict[str, Any]], told: Sequence[dict[str, Any]], records: Sequence[Record], precision: str
+    trainer: Trainer, predictions: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]], records: Sequence[Record], precision: str
 ) -> Any:
     """The largest difference of a probability, and the share of right labels."""
     labels = list(trainer.objective.spec.labels)
-    ours = np.array([[each["probabilities"][label] for label in labels] for each in said])
-    theirs = np.array([each["probs"] for each in told], dtype=float)
+    ours = np.array([[each["probabilities"][label] for label in labels] for each in predictions])
+    theirs = np.array([each["probs"] for each in answers], dtype=float)
     tolerance = tolerance_of(precision)
     if theirs.shape != ours.shape:
         return StageResult(
-            LOG_PROBABILITIES, "parts", len(said), detail=f"the trainer has {ours.shape[1]} classes, the server {theirs.shape[-1]}"
+            LOG_PROBABILITIES, "parts", len(predictions), detail=f"the trainer has {ours.shape[1]} classes, the server {theirs.shape[-1]}"
         ), None
     apart = np.abs(ours - theirs)
-    named = [str(each.get("label")) for each in told]
-    order = [labels[int(place)] for place in theirs.argmax(1)]
-    reason = "its classes stand in another order" if named != order and set(named) <= set(labels) else ""
+    answered = [str(each.get("label")) for each in answers]
+    order = [labels[int(index)] for index in theirs.argmax(1)]
+    reason = "its classes stand in another order" if answered != order and set(answered) <= set(labels) else ""
     parts = float(apart.max()) > tolerance.probability or bool(reason)
     worst = records[int(apart.max(1).argmax())].row
-    result = StageResult(LOG_PROBABILITIES, "parts" if parts else "same", len(said), float(apart.max()), tolerance.probability, "of a probability", f"largest in row {worst}", {"reason": reason})  # fmt: skip
+    result = StageResult(LOG_PROBABILITIES, "parts" if parts else "same", len(predictions), float(apart.max()), tolerance.probability, "of a probability", f"largest in row {worst}", {"reason": reason})  # fmt: skip
     target = trainer.objective.target
-    wanted = [str(record.values.get(target)) for record in records if target and record.values.get(target) is not None]
-    if len(wanted) != len(records):
+    targets = [str(record.values.get(target)) for record in records if target and record.values.get(target) is not None]
+    if len(targets) != len(records):
         return result, None
     one, other = (
-        float(np.mean([label == right for label, right in zip(side, wanted, strict=True)]))
-        for side in ([str(each["label"]) for each in said], named)
+        float(np.mean([label == right for label, right in zip(side, targets, strict=True)]))
+        for side in ([str(each["label"]) for each in predictions], answered)
     )
-    leeway = 1.96 * float(np.sqrt(max(one * (1 - one), 1e-9) / len(wanted)))
+    leeway = 1.96 * float(np.sqrt(max(one * (1 - one), 1e-9) / len(targets)))
     detail = f"accuracy {one:.4g} ± {leeway:.2g} in the trainer, {other:.4g} on the server"
     return result, (
-        "same" if abs(one - other) <= max(leeway, 1 / len(wanted)) else "parts",
-        len(wanted),
+        "same" if abs(one - other) <= max(leeway, 1 / len(targets)) else "parts",
+        len(targets),
         abs(one - other),
         None,
         "of accuracy",
@@ -83,20 +83,20 @@ def _classes(
     )
 
 
-def _vectors(said: Sequence[dict[str, Any]], told: Sequence[Sequence[float]], records: Sequence[Record], precision: str) -> Any:
+def _vectors(predictions: Sequence[dict[str, Any]], answers: Sequence[Sequence[float]], records: Sequence[Record], precision: str) -> Any:
     """The largest difference between two vectors of length 1."""
-    ours, theirs = (_of_length_one(np.array(side, dtype=float)) for side in ([each["vector"] for each in said], told))
+    ours, theirs = (_of_length_one(np.array(side, dtype=float)) for side in ([each["vector"] for each in predictions], answers))
     if ours.shape != theirs.shape:
         return StageResult(
             LOG_PROBABILITIES,
             "parts",
-            len(said),
+            len(predictions),
             detail=f"the trainer's vectors have {ours.shape[1]} numbers, the server's {theirs.shape[1]}",
         ), None
     apart = np.linalg.norm(ours - theirs, axis=1)
     allowed = tolerance_of(precision).probability
     worst = records[int(apart.argmax())].row
-    return StageResult(LOG_PROBABILITIES, "parts" if float(apart.max()) > allowed else "same", len(said), float(apart.max()), allowed, "of a vector's length", f"largest in row {worst}"), None  # fmt: skip
+    return StageResult(LOG_PROBABILITIES, "parts" if float(apart.max()) > allowed else "same", len(predictions), float(apart.max()), allowed, "of a vector's length", f"largest in row {worst}"), None  # fmt: skip
 
 
 def _of_length_one(vectors: np.ndarray) -> np.ndarray:

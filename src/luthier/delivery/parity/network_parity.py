@@ -83,11 +83,11 @@ def describe_tokens(row: int, ours: Sequence[int], theirs: Sequence[int], tokeni
         theirs: the export's.
         tokenizer: the trainer's, by which they are written out.
     """
-    place = next((place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs)))
+    position = next(
+        (position for position, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
+    )
 
     def around(tokens: Sequence[int]) -> str:
-        return " ".join(repr(tokenizer.decode([int(token)])) for token in tokens[max(0, place - 1) : place + 3]) or "nothing more"
+        return " ".join(repr(tokenizer.decode([int(token)])) for token in tokens[max(0, position - 1) : position + 3]) or "nothing more"
 
-    return (
-        f"row {row}, token {place + 1}: the trainer reads {around(ours)} ({len(ours)} tokens), the export {around(theirs)} ({len(theirs)})"
-    )
+    return f"row {row}, token {position + 1}: the trainer reads {around(ours)} ({len(ours)} tokens), the export {around(theirs)} ({len(theirs)})"

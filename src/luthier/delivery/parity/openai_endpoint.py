@@ -47,7 +47,7 @@ class OpenAiEndpoint:
         self.server = server
         try:
             listed = server.get("/v1/models")
-            known = [str(each["id"]) for each in listed["data"]]
+            names = [str(each["id"]) for each in listed["data"]]
         except (Refused, KeyError, TypeError) as problem:
             if isinstance(problem, Refused) and problem.status in (401, 403):
                 raise ModelError(
@@ -57,14 +57,14 @@ class OpenAiEndpoint:
             raise ModelError(
                 f"{server.url} does not speak OpenAI's routes: /v1/models lists no models", "see whether the address is right"
             ) from None
-        wanted = [each for each in known if each in (name, f"{name}:latest")] if name else known
-        if len(wanted) != 1:
+        matching = [each for each in names if each in (name, f"{name}:latest")] if name else names
+        if len(matching) != 1:
             raise ModelError(
-                f"{server.url} has no model {name!r}" if name else f"{server.url} has {len(known)} models",
-                f"name it behind the address: {server.url}#{known[0] if known else 'NAME'}"
-                + (f" ({nearest(name, known)})" if name and known else ""),
+                f"{server.url} has no model {name!r}" if name else f"{server.url} has {len(names)} models",
+                f"name it behind the address: {server.url}#{names[0] if names else 'NAME'}"
+                + (f" ({nearest(name, names)})" if name and names else ""),
             )
-        self.name = wanted[0]
+        self.name = matching[0]
         self.about = f"{self.name} at {server.url}"
 
     def chat(self, messages: Sequence[Message], limit: int) -> ServerAnswer:
@@ -77,18 +77,18 @@ class OpenAiEndpoint:
         turns = [dict(message) for message in messages]
         body = {"model": self.name, "messages": turns, "max_tokens": limit, "temperature": 0, "seed": 1}
         try:
-            said = self.server.post("/v1/chat/completions", {**body, "logprobs": True, "top_logprobs": TOP})
+            response = self.server.post("/v1/chat/completions", {**body, "logprobs": True, "top_logprobs": TOP})
         except Refused as problem:
             if problem.status not in (400, 422):
                 raise
-            said = self.server.post("/v1/chat/completions", body)
-        choice = said["choices"][0]
+            response = self.server.post("/v1/chat/completions", body)
+        choice = response["choices"][0]
         tokens = ((choice.get("logprobs") or {}).get("content")) or ()
         return ServerAnswer(
             str(choice["message"].get("content") or ""),
             tuple(_bytes(each) for each in tokens),
             tuple(float(each["logprob"]) for each in tokens),
-            _read(said),
+            _read(response),
         )
 
     def continued(self, text: str, limit: int) -> ServerAnswer:
@@ -98,21 +98,21 @@ class OpenAiEndpoint:
             text: that is continued.
             limit: tokens at most.
         """
-        said = self.server.post(
+        response = self.server.post(
             "/v1/completions", {"model": self.name, "prompt": text, "max_tokens": limit, "temperature": 0, "logprobs": 1}
         )
-        choice = said["choices"][0]
+        choice = response["choices"][0]
         output: Mapping[str, Any] = choice.get("logprobs") or {}
         pieces = tuple(str(each).encode() for each in output.get("tokens") or ())
-        return ServerAnswer(str(choice["text"]), pieces, tuple(float(each) for each in output.get("token_logprobs") or ()), _read(said))
+        return ServerAnswer(str(choice["text"]), pieces, tuple(float(each) for each in output.get("token_logprobs") or ()), _read(response))
 
     def tokens(self, messages: Sequence[Message]) -> list[int] | None:
         """The token ids of a conversation that waits for an answer, by vLLM's route; None where the server has none."""
         try:
-            said = self.server.post(
+            response = self.server.post(
                 "/tokenize", {"model": self.name, "messages": [dict(each) for each in messages], "add_generation_prompt": True}
             )
-            return [int(each) for each in said["tokens"]]
+            return [int(each) for each in response["tokens"]]
         except (Refused, KeyError, TypeError, ValueError):
             return None
 
@@ -122,8 +122,8 @@ class OpenAiEndpoint:
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """The vector of each text."""
-        said = self.server.post("/v1/embeddings", {"model": self.name, "input": list(texts)})
-        rows = sorted((SimpleNamespace(**each) for each in said["data"]), key=lambda row: row.index)
+        response = self.server.post("/v1/embeddings", {"model": self.name, "input": list(texts)})
+        rows = sorted((SimpleNamespace(**each) for each in response["data"]), key=lambda row: row.index)
         return [[float(value) for value in row.embedding] for row in rows]
 
 
@@ -132,6 +132,6 @@ def _bytes(token: Mapping[str, Any]) -> bytes:
     return bytes(tensor_kept) if tensor_kept is not None else str(token["token"]).encode()
 
 
-def _read(said: Mapping[str, Any]) -> int | None:
-    read = (said.get("usage") or {}).get("prompt_tokens")
+def _read(response: Mapping[str, Any]) -> int | None:
+    read = (response.get("usage") or {}).get("prompt_tokens")
     return int(read) if read is not None else None

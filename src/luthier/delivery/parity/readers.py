@@ -90,7 +90,9 @@ class ReaderParity(NetworkParity[Reader]):
         worst = int(np.argmax(apart))
         allowed = self.tolerance.probability
         state = "parts" if apart[worst] > allowed else "same"
-        detail = f"largest in row {self.examples[worst].record.row}"
+        numbers = sum(ours.size for ours in self.ours)
+        mean = sum(float(np.abs(ours - theirs).sum()) for ours, theirs in zip(self.ours, self.theirs, strict=True)) / max(numbers, 1)
+        detail = f"largest in row {self.examples[worst].record.row}; {mean:.2g} in the mean of {numbers:,} numbers"
         evidence: dict[str, Any] = {"ours": self.ours, "theirs": self.theirs, "gives": self.gives}
         return StageResult(LOG_PROBABILITIES, state, len(apart), apart[worst], allowed, UNITS[self.gives], detail, evidence)
 
@@ -123,11 +125,11 @@ class ReaderParity(NetworkParity[Reader]):
         """What both say of a row or word, and whether rounding explains a difference."""
         leeway = 2 * max(self.tolerance.probability, 1e-4)
         if self.gives == "gaps":
-            places = int(one.argmax()), int(other.argmax())
-            return str(places[0]), str(places[1]), bool(one[places[0]] - one[places[1]] <= leeway)
+            indices = int(one.argmax()), int(other.argmax())
+            return str(indices[0]), str(indices[1]), bool(one[indices[0]] - one[indices[1]] <= leeway)
         if self.gives == "labels":
             answer, other_answer = (
-                "; ".join(names[side][place] for place in np.flatnonzero(values >= 0.5)) for side, values in enumerate((one, other))
+                "; ".join(names[side][index] for index in np.flatnonzero(values >= 0.5)) for side, values in enumerate((one, other))
             )
             return (
                 answer,
@@ -173,9 +175,9 @@ class AskedNetwork(nn.Module):
         if self.gives == "picture":
             pixels = batch.each["pixels"]
             results = torch.from_numpy(np.stack(self._outputs(batch)))
-            drawn, code, log_variance = results[:, : pixels[0].numel()], *results[:, pixels[0].numel() :].split(self.code, 1), None
+            picture, code, log_variance = results[:, : pixels[0].numel()], *results[:, pixels[0].numel() :].split(self.code, 1), None
             shape = (len(pixels), *pixels.permute(0, 2, 3, 1).shape[1:])
-            return drawn.view(shape).permute(0, 3, 1, 2), code, log_variance if isinstance(log_variance, Tensor) else None
+            return picture.view(shape).permute(0, 3, 1, 2), code, log_variance if isinstance(log_variance, Tensor) else None
         answer = torch.from_numpy(np.concatenate([np.atleast_2d(each) for each in self._outputs(batch)]))
         return answer if self.order is None else answer[:, self.order]
 
@@ -185,9 +187,9 @@ class AskedNetwork(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         """A number for each token, by which `guess` finds what was said of it."""
-        kept = (batch.flat["hidden"] >= 0).long()
+        is_hidden = (batch.flat["hidden"] >= 0).long()
         self.said = torch.from_numpy(np.concatenate(self._outputs(batch, batch.flat["hidden"] >= 0)))
-        return (kept.cumsum(0) - 1)[:, None]
+        return (is_hidden.cumsum(0) - 1)[:, None]
 
     def guess(self, places: Tensor) -> Tensor:
         """What was said of these tokens."""
@@ -197,12 +199,12 @@ class AskedNetwork(nn.Module):
         """The pixels from -1 to 1."""
         return batch.each["pixels"].float() / 127.5 - 1
 
-    def _outputs(self, batch: Batch, kept: Tensor | None = None) -> list[np.ndarray]:
+    def _outputs(self, batch: Batch, is_hidden: Tensor | None = None) -> list[np.ndarray]:
         if "pixels" in batch.each:
             return self.runtime.outputs([Encoded(pixels=each.permute(1, 2, 0).numpy()) for each in batch.each["pixels"]])
         lengths = segment_lengths(batch).tolist()
         segments = batch.flat["segments"].split(lengths) if "segments" in batch.flat else [None] * len(lengths)
-        keeps = [None] * len(lengths) if kept is None else [each.nonzero()[:, 0].tolist() for each in kept.split(lengths)]
+        keeps = [None] * len(lengths) if is_hidden is None else [each.nonzero()[:, 0].tolist() for each in is_hidden.split(lengths)]
         rows = [
             Encoded(tokens.tolist(), None if segment is None else segment.tolist(), keep=keep)
             for tokens, segment, keep in zip(batch.flat["tokens"].split(lengths), segments, keeps, strict=True)
@@ -221,16 +223,16 @@ def _pieces(trainer: Trainer, example: Example) -> list[Encoded]:
         return [Encoded(pixels=example.inputs["pixels"])]
     tokens, keep = list(example.tokens), None
     if trainer.family.gives == "gaps" and not example.facts.get("as_read"):
-        shown, hidden = trainer.objective.hide(example)
-        tokens, keep = shown.tolist(), np.flatnonzero(hidden >= 0).tolist()
+        masked, hidden = trainer.objective.hide(example)
+        tokens, keep = masked.tolist(), np.flatnonzero(hidden >= 0).tolist()
     elif trainer.family.gives == "tags":
-        keep = [place for place, tag in enumerate(example.target) if tag >= 0]
-    starts = [place for place, within in enumerate(example.inputs["place"]) if within == 0] if "place" in example.inputs else [0]
+        keep = [position for position, tag in enumerate(example.target) if tag >= 0]
+    starts = [position for position, within in enumerate(example.inputs["place"]) if within == 0] if "place" in example.inputs else [0]
     results = []
     for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
         segments = example.inputs["segments"][start:stop] if "segments" in example.inputs else None
-        kept = None if keep is None else [place - start for place in keep if start <= place < stop]
-        results.append(Encoded([int(token) for token in tokens[start:stop]], segments, keep=kept))
+        offsets = None if keep is None else [position - start for position in keep if start <= position < stop]
+        results.append(Encoded([int(token) for token in tokens[start:stop]], segments, keep=offsets))
     return results
 
 

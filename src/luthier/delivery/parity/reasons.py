@@ -49,7 +49,7 @@ def changed_settings(bundle: Path, folder: Path) -> list[str]:
     for name in SETTINGS:
         if not ((bundle / name).is_file() and (folder / name).is_file()):
             continue
-        ours, theirs = (json.loads((place / name).read_text()) for place in (bundle, folder))
+        ours, theirs = (json.loads((directory / name).read_text()) for directory in (bundle, folder))
         if isinstance(ours, list):
             results += [f"{name} is another"] if ours != theirs else []
             continue
@@ -114,7 +114,8 @@ def _weights(first: StageResult, trainer: Trainer) -> str:
     adapted = _adapted(trainer.bundle.folder)
     names = [each.name.removesuffix(".weight") for each in tensors]
     largest = max(each.largest for each in tensors)
-    if adapted and all(any(name.endswith(target) or target.endswith(name) for target in adapted) for name in names):
+    added = _largest_added(trainer.bundle.folder)
+    if adapted and all(any(name.endswith(target) or target.endswith(name) for target in adapted) for name in names) and largest <= added:
         return "the adapters were not merged, or were merged in another precision or into other weights"
     heads = [name for name in names if name.startswith(("classifier", "score", "pre_classifier"))]
     if heads == names:
@@ -122,7 +123,7 @@ def _weights(first: StageResult, trainer: Trainer) -> str:
     if all("position" in name for name in names):
         return "positions were moved: each token gets the position of another"
     scale = max((float(np.abs(value)) for value in _scale(trainer, names)), default=1.0)
-    if largest < scale * 2.0**-5:
+    if largest < scale * 2.0**-3:  # even 4 bits move a weight by no more than a fourteenth of its row's largest
         return "the weights were rounded on the way: merged in another precision, or quantised before"
     return "other weights were exported"
 
@@ -137,6 +138,25 @@ def _adapted(bundle: Path) -> list[str]:
     """The layers that adapters were merged into."""
     file = bundle / "adapter" / "adapter_config.json"
     return list(json.loads(file.read_text())["target_modules"]) if file.is_file() else []
+
+
+def _largest_added(bundle: Path) -> float:
+    """By how much a weight can differ at most where adapters were not merged, or merged otherwise: twice the most that they add to one; inf where that is not known."""
+    import torch
+    from safetensors.torch import load_file
+
+    file = bundle / "adapter" / "adapter_model.safetensors"
+    if not file.is_file():
+        return float("inf")
+    settings, state = json.loads((file.parent / "adapter_config.json").read_text()), load_file(file)
+    scale = settings["lora_alpha"] / settings["r"]
+    with torch.no_grad():
+        sums = [
+            scale * float((state[name.replace("lora_A", "lora_B")].float() @ factor.float()).abs().max())
+            for name, factor in state.items()
+            if name.endswith("lora_A.weight")
+        ]
+    return 2 * max(sums, default=float("inf"))
 
 
 def _numbers(first: StageResult, trainer: Trainer) -> str:

@@ -81,16 +81,16 @@ def outputs_of(trainer: Trainer, examples: Sequence[Example]) -> list[np.ndarray
 def _outputs(gives: str, model: Any, batch: Batch) -> list[torch.Tensor]:
     """One tensor a row."""
     if gives == "picture":
-        drawn, code, log_variance = model(batch)
-        parts = [drawn.permute(0, 2, 3, 1).flatten(1), code, *([] if log_variance is None else [log_variance])]
+        picture, code, log_variance = model(batch)
+        parts = [picture.permute(0, 2, 3, 1).flatten(1), code, *([] if log_variance is None else [log_variance])]
         return list(torch.cat(parts, 1))
     if gives == "vector":
         return list(model.embed(batch).unflatten(0, (len(batch), -1)).flatten(1))
     if gives in ("tags", "gaps"):
-        kept = batch.flat["target" if gives == "tags" else "hidden"] >= 0
-        places = kept.nonzero()[:, 0]
-        result = model(batch)[places] if gives == "tags" else model.guess(model.hidden(batch)[places])
-        counts = torch.segment_reduce(kept.float(), "sum", lengths=batch.lengths).long()
+        is_learned = batch.flat["target" if gives == "tags" else "hidden"] >= 0
+        positions = is_learned.nonzero()[:, 0]
+        result = model(batch)[positions] if gives == "tags" else model.guess(model.hidden(batch)[positions])
+        counts = torch.segment_reduce(is_learned.float(), "sum", lengths=batch.lengths).long()
         return list(result.split(counts.tolist()))
     return list(model(batch))
 

@@ -37,13 +37,13 @@ class WordParity:
         ours, theirs = self.ours[0], self.theirs[0]
         if ours == theirs:
             return StageResult(TOKENS, "same", len(ours), detail="words, in their order")
-        place = next(
-            (place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
+        index = next(
+            (index for index, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
         )
-        answer = [repr(side[place]) if place < len(side) else "nothing" for side in (ours, theirs)]
+        answer = [repr(side[index]) if index < len(side) else "nothing" for side in (ours, theirs)]
         evidence = {"lowercase": [word.lower() for word in ours] == theirs}
         return StageResult(
-            TOKENS, "parts", len(ours), detail=f"word {place + 1}: the trainer has {answer[0]}, the export {answer[1]}", evidence=evidence
+            TOKENS, "parts", len(ours), detail=f"word {index + 1}: the trainer has {answer[0]}, the export {answer[1]}", evidence=evidence
         )
 
     def numbers(self) -> StageResult:
@@ -68,9 +68,9 @@ class WordParity:
         if self.ours[1].shape != self.theirs[1].shape:
             return 0.0, 0
         tables = [Words.of(*side) for side in (self.ours, self.theirs)]
-        places = np.unique(np.linspace(0, len(self.ours[0]) - 1, ASKED).astype(int))
+        rows = np.unique(np.linspace(0, len(self.ours[0]) - 1, ASKED).astype(int))
         same = total = 0
-        for place in places:
-            near = [{word for word, _ in table.nearest(table.vectors[place], NEAREST, [int(place)])} for table in tables]
+        for row in rows:
+            near = [{word for word, _ in table.nearest(table.vectors[row], NEAREST, [int(row)])} for table in tables]
             same, total = same + len(near[0] & near[1]), total + len(near[0])
-        return same / max(total, 1), len(places)
+        return same / max(total, 1), len(rows)

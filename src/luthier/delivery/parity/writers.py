@@ -67,32 +67,32 @@ class WriterParity(NetworkParity[Writer]):
 
     def rendered(self) -> StageResult:
         """Each conversation, up to its answer and whole."""
-        for asked in self.asked if "rendered text" not in self.runtime.unseen else ():
-            if not asked.messages:
+        for question in self.asked if "rendered text" not in self.runtime.unseen else ():
+            if not question.messages:
                 return StageResult(RENDERED, "same", len(self.asked), detail="the text is the row's own: no template stands between")
-            whole = render(self.trainer.tokenizer, asked.messages).text
-            for ours, messages in ((asked.text, asked.messages[:-1]), (whole, asked.messages)):
+            whole = render(self.trainer.tokenizer, question.messages).text
+            for ours, messages in ((question.text, question.messages[:-1]), (whole, question.messages)):
                 theirs = self.runtime.render(messages)
-                if ours.rstrip("\n") != theirs.rstrip("\n") or (ours != theirs and messages is not asked.messages):
-                    place = next(
-                        (place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other),
+                if ours.rstrip("\n") != theirs.rstrip("\n") or (ours != theirs and messages is not question.messages):
+                    position = next(
+                        (position for position, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other),
                         min(len(ours), len(theirs)),
                     )
-                    detail = f"row {asked.row}, character {place + 1}: the trainer writes {ours[place : place + 24]!r}, the export {theirs[place : place + 24]!r}"
+                    detail = f"row {question.row}, character {position + 1}: the trainer writes {ours[position : position + 24]!r}, the export {theirs[position : position + 24]!r}"
                     return StageResult(RENDERED, "parts", len(self.asked), detail=detail, evidence={"ours": ours, "theirs": theirs})
         return StageResult(RENDERED, "same", len(self.asked))
 
     def tokens(self) -> StageResult:
         """The token ids of each prompt, those that the tokenizer puts around a text by itself, and where writing ends."""
         left = 0
-        for asked in self.asked:
-            if asked.foreign:
+        for question in self.asked:
+            if question.foreign:
                 left += 1
                 continue
-            theirs = self.runtime.prompt(asked.messages[:-1]) if asked.messages else list(self.runtime.encode([asked.text]).tokens)
-            ours = asked.prompt[: len(theirs)] if not asked.messages and len(theirs) >= LONGEST else asked.prompt
+            theirs = self.runtime.prompt(question.messages[:-1]) if question.messages else list(self.runtime.encode([question.text]).tokens)
+            ours = question.prompt[: len(theirs)] if not question.messages and len(theirs) >= LONGEST else question.prompt
             if ours != list(theirs):
-                return self.tokens_differ(asked.row, ours, theirs)
+                return self.tokens_differ(question.row, ours, theirs)
         plain = self.asked[0].messages[0]["content"] if self.asked[0].messages else ""
         ours, theirs = [int(token) for token in self.trainer.tokenizer(plain)["input_ids"]], list(self.runtime.encode([plain]).tokens)
         if plain and ours != theirs:
@@ -110,27 +110,29 @@ class WriterParity(NetworkParity[Writer]):
 
     def numbers(self) -> StageResult:
         """The log-probability of each token that is learned, on the trainer's tokens."""
-        for asked in self.asked:
-            learned = np.array(asked.learned[1:], dtype=bool)
-            self.ours.append(log_probabilities_of(self.trainer, asked.tokens)[learned])
-            given = (asked.tokens, asked.learned) if getattr(self.runtime, "one_by_one", False) else (asked.tokens,)
-            self.theirs.append(np.asarray(self.runtime.log_probabilities(*given), dtype=np.float64)[learned])
-        return compare_log_probabilities(self.ours, self.theirs, [asked.row for asked in self.asked], self.tolerance)
+        for question in self.asked:
+            learned = np.array(question.learned[1:], dtype=bool)
+            self.ours.append(log_probabilities_of(self.trainer, question.tokens)[learned])
+            arguments = (question.tokens, question.learned) if getattr(self.runtime, "one_by_one", False) else (question.tokens,)
+            self.theirs.append(np.asarray(self.runtime.log_probabilities(*arguments), dtype=np.float64)[learned])
+        return compare_log_probabilities(self.ours, self.theirs, [question.row for question in self.asked], self.tolerance)
 
     def text(self) -> StageResult:
         """What is written greedily behind some prompts."""
-        part = [asked for asked in self.asked if not asked.foreign and len(asked.prompt) < LONGEST][:WRITTEN]
+        part = [question for question in self.asked if not question.foreign and len(question.prompt) < LONGEST][:WRITTEN]
         results = Greedy(self.trainer, self.end, self.tolerance)
-        for asked in part:
-            ours = write_greedily(self.trainer, asked.prompt, LIMIT, self.end)
-            theirs = self.runtime.write(asked.prompt, LIMIT)
-            results.compare(asked.row, ours, theirs, lambda said, asked=asked: next_scores(self.trainer, [*asked.prompt, *said]))
+        for question in part:
+            ours = write_greedily(self.trainer, question.prompt, LIMIT, self.end)
+            theirs = self.runtime.write(question.prompt, LIMIT)
+            results.compare(
+                question.row, ours, theirs, lambda beginning, question=question: next_scores(self.trainer, [*question.prompt, *beginning])
+            )
         return results.result(len(part))
 
     def scored(self) -> tuple[Scores, Scores]:
         """What the trainer and the export lose on each row."""
-        counts = np.array([float(sum(asked.learned[1:])) for asked in self.asked])
-        bytes = np.array([asked.bytes for asked in self.asked])
+        counts = np.array([float(sum(question.learned[1:])) for question in self.asked])
+        bytes = np.array([question.bytes for question in self.asked])
         return tuple(Scores(np.array([-float(row.sum()) for row in side]), counts, bytes=bytes) for side in (self.ours, self.theirs))  # type: ignore[return-value]
 
 
@@ -143,10 +145,10 @@ def _conversation(trainer: Trainer, example: Example) -> Question:
         longest = len(rendered.tokens)
     marks = tuple(getattr(tokenizer, "all_special_tokens", ()))
     foreign = any(mark in message["content"] for message in messages for mark in marks)
-    said = sum(len(message["content"].encode()) for message in messages if message["role"] == "assistant")
+    answer_bytes = sum(len(message["content"].encode()) for message in messages if message["role"] == "assistant")
     share = sum(rendered.learned[1:longest]) / max(sum(rendered.learned), 1)
     return Question(
-        example.record.row, messages, text, tokens, rendered.tokens[:longest], rendered.learned[:longest], foreign, said * share
+        example.record.row, messages, text, tokens, rendered.tokens[:longest], rendered.learned[:longest], foreign, answer_bytes * share
     )
 
 
@@ -220,39 +222,39 @@ class Greedy:
             theirs: the export's.
             scores: a beginning of our answer → the log-probability of every token behind it.
         """
-        place = next(
-            (place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
+        position = next(
+            (position for position, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
         )
-        if place == len(ours) == len(theirs):
+        if position == len(ours) == len(theirs):
             self.same += 1
             return
-        if place == len(ours) and ours and ours[-1] == self.end:
+        if position == len(ours) and ours and ours[-1] == self.end:
             self.fault = self.fault or f"row {row}: the export goes on behind the token that ends an answer ({self.end})"
             self.evidence = {"goes_on": True}
             return
-        if place >= len(ours) or place >= len(theirs):
+        if position >= len(ours) or position >= len(theirs):
             self.fault = self.fault or f"row {row}: the export stops after {len(theirs)} tokens, the trainer after {len(ours)}"
             return
-        said = scores(ours[:place])
-        margin = float(said[ours[place]] - said[theirs[place]])
-        if margin <= 2 * self.tolerance.log_probability:
+        likelihoods = scores(ours[:position])
+        margin = float(likelihoods[ours[position]] - likelihoods[theirs[position]])
+        if margin <= self.tolerance.tie:
             self.ties += 1
             return
         self.others += 1
         tokenizer = self.trainer.tokenizer
         if self.tolerance.exact and not self.fault:
-            self.fault = f"row {row}, token {place + 1}: the trainer writes {tokenizer.decode([ours[place]])!r}, the export {tokenizer.decode([theirs[place]])!r}, which is {margin:.2g} less likely (log-probability)"
+            self.fault = f"row {row}, token {position + 1}: the trainer writes {tokenizer.decode([ours[position]])!r}, the export {tokenizer.decode([theirs[position]])!r}, which is {margin:.2g} less likely (log-probability)"
 
     def result(self, rows: int) -> StageResult:
         """The stage."""
         if self.fault:
             return StageResult(TEXT, "parts", rows, detail=self.fault, evidence=self.evidence)
-        said = f"{self.same:,} of {rows:,} answers have the same tokens"
+        detail = f"{self.same:,} of {rows:,} answers have the same tokens"
         if self.ties:
-            said += f"; {self.ties:,} part where two tokens are within rounding of each other"
+            detail += f"; {self.ties:,} part where two tokens are within rounding of each other"
         if self.others:
-            said += f"; {self.others:,} part by more, as coarser weights do: the metric decides"
-        return StageResult(TEXT, "same", rows, detail=said)
+            detail += f"; {self.others:,} part by more, as coarser weights do: the metric decides"
+        return StageResult(TEXT, "same", rows, detail=detail)
 
 
 class TranslatorParity(NetworkParity[Translator]):
@@ -312,12 +314,12 @@ class TranslatorParity(NetworkParity[Translator]):
             (ours,) = write(self.trainer.model, [example.tokens], [LIMIT], Writing(self.end))
             ours = [*ours, self.end] if len(ours) < LIMIT else ours
             theirs = self.runtime.translate(example.tokens, LIMIT)
-            results.compare(example.record.row, ours, theirs, lambda said, example=example: self._next(example, said))
+            results.compare(example.record.row, ours, theirs, lambda beginning, example=example: self._next(example, beginning))
         return results.result(len(part))
 
-    def _next(self, example: Example, said: Sequence[int]) -> np.ndarray:
+    def _next(self, example: Example, beginning: Sequence[int]) -> np.ndarray:
         """The log-probability of every token behind what was said of a source, # (vocabulary,)"""
-        row = replace(example, target=[*said, self.end], size=len(example.tokens) + len(said) + 1)
+        row = replace(example, target=[*beginning, self.end], size=len(example.tokens) + len(beginning) + 1)
         batch, model = self.trainer.objective.collate([row], 0, HELD_OUT), self.trainer.model
         with eval_mode(model), torch.no_grad():
             weight, bias = model.output()

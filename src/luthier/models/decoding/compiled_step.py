@@ -62,8 +62,8 @@ PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "CPU imp
 
 def library_file() -> Path:
     """Where the code for this processor lies, whether it is there or not: below `LUTHIER_KERNELS`, else beside the models."""
-    named = hashlib.sha256("\0".join([SOURCE.read_text(), *FLAGS, describe_processor()]).encode()).hexdigest()[:16]
-    return Path(os.environ.get("LUTHIER_KERNELS") or home().parent / "kernels") / f"decode-{named}.so"
+    key = hashlib.sha256("\0".join([SOURCE.read_text(), *FLAGS, describe_processor()]).encode()).hexdigest()[:16]
+    return Path(os.environ.get("LUTHIER_KERNELS") or home().parent / "kernels") / f"decode-{key}.so"
 
 
 def describe_processor() -> str:
@@ -192,11 +192,11 @@ class CompiledDecoder:
             the logits of the wanted rows, in order, # (wanted, vocabulary)
         """
         rows = lay_out_rows(spans, self.cache)
-        given = _Rows(
+        arguments = _Rows(
             *(each.data_ptr() for each in (rows.tokens, rows.positions, rows.text, rows.tables, rows.wanted)),
             len(rows.tokens), rows.tables.shape[1], len(rows.wanted),
         )  # fmt: skip
         room = torch.empty(len(rows.tokens) * self._room_width)
         logits = torch.empty(len(rows.wanted), self.network.vocabulary)
-        self._library.luthier_decode_step(byref(self._network), byref(given), room.data_ptr(), logits.data_ptr(), self.threads)
+        self._library.luthier_decode_step(byref(self._network), byref(arguments), room.data_ptr(), logits.data_ptr(), self.threads)
         return self.network.bend(logits)

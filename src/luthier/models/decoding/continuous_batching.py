@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from luthier.models.decoding.grammar import GrammarState
 from luthier.models.decoding.pages import PAGE, PagePool
 from luthier.models.decoding.request import GenerationRequest, Token
 from luthier.models.decoding.sampling import choose, choose_id
@@ -36,6 +37,7 @@ class Text:
         computed: of them, those whose keys and values are there.
         remembered: pages of it that others can find.
         draft: tokens that are drafted next time.
+        grammar: where the answer stands in the grammar that it must follow; None where it may be any text.
     """
 
     request: GenerationRequest
@@ -45,16 +47,39 @@ class Text:
     computed: int = 0
     remembered: int = 0
     draft: int = 4
+    grammar: GrammarState | None = None
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
         self.computed = self.cached
         self.remembered = self.cached // PAGE
+        self.grammar = self.request.grammar.begin() if self.request.grammar is not None else None
 
     @property
     def made(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - len(self.request.prompt)
+
+    def choose_next(self, logits: Tensor) -> Token:
+        """The next token, which is not added yet.
+
+        Args:
+            logits: # (vocabulary,) fp32
+
+        Raises:
+            ModelError: the logits are not numbers, or the grammar cannot be followed.
+        """
+        token = choose(logits, self.request, len(self.tokens), None if self.grammar is None else self.grammar.allowed())
+        if self.grammar is not None and token.id not in self.request.stop:
+            self.grammar.accept(token.id)
+        return token
+
+    @property
+    def finish(self) -> Literal["stop", "length"] | None:
+        """Why the answer ends with its last token; None where it goes on."""
+        if self.grammar is not None and self.grammar.complete:
+            return "stop"
+        return "length" if self.made == self.request.limit else None
 
 
 @dataclass(frozen=True)
@@ -205,7 +230,7 @@ class ContinuousBatch:
     def _draft_spans(self) -> list[tuple[Text, Span]]:
         """The last token of each text, and behind it what the drafter would say."""
         assert self.drafter is not None
-        lengths = [min(text.draft, text.request.limit - text.made - 1) for text in self.texts]
+        lengths = [min(text.draft, text.request.limit - text.made - 1) if text.grammar is None else 0 for text in self.texts]
         guessed: list[list[int]] = [[] for _ in self.texts]
         for round_ in range(max(lengths)):
             drafting = [number for number, length in enumerate(lengths) if length > round_]
@@ -250,15 +275,15 @@ class ContinuousBatch:
         for number, row in enumerate(logits):
             text.computed = span.start + first + number + 1
             try:
-                token = choose(row, request, len(text.tokens))
+                token = text.choose_next(row)
             except Exception as problem:
                 return Outcome(text, tuple(made), "error", problem)
             if token.id in request.stop:
                 return Outcome(text, tuple(made), "stop")
             text.tokens.append(token.id)
             made.append(token)
-            if text.made == request.limit:
-                return Outcome(text, tuple(made), "length")
+            if text.finish is not None:
+                return Outcome(text, tuple(made), text.finish)
             if number + 1 < len(logits) and token.id != span.tokens[first + number + 1]:
                 break
         if span.wanted > 1:

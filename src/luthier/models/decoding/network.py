@@ -129,10 +129,10 @@ class DecodeNetwork:
         Returns:
             For each table twice # (context, half of the head width)
         """
-        place, like = torch.arange(context)[None], torch.zeros(1, dtype=torch.float32)
+        positions, like = torch.arange(context)[None], torch.zeros(1, dtype=torch.float32)
         tables = {}
         for name in {block.rotation for block in self.blocks} - {""}:
-            cos, sin = self.rotary(like, place) if name == "all" else self.rotary(like, place, name)
+            cos, sin = self.rotary(like, positions) if name == "all" else self.rotary(like, positions, name)
             half = self.head_width // 2
             tables[name] = (cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous())
         return tables

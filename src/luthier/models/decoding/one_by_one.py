@@ -8,7 +8,6 @@ import torch
 
 from luthier.models.decoding.continuous_batching import Outcome, Text
 from luthier.models.decoding.request import GenerationRequest
-from luthier.models.decoding.sampling import choose
 
 
 class OneByOne:
@@ -48,7 +47,7 @@ class OneByOne:
             ids = torch.tensor([text.tokens[text.computed :]], device=next(self.network.parameters()).device)
             output = self.network(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
             self._cache, text.computed = output.past_key_values, len(text.tokens)
-            token = choose(output.logits[0, -1].float().cpu(), text.request, len(text.tokens))
+            token = text.choose_next(output.logits[0, -1].float().cpu())
         except Exception as problem:
             outcome = Outcome(text, finish="error", error=problem)
         else:
@@ -56,7 +55,7 @@ class OneByOne:
                 outcome = Outcome(text, finish="stop")
             else:
                 text.tokens.append(token.id)
-                outcome = Outcome(text, (token,), "length" if text.made == text.request.limit else None)
+                outcome = Outcome(text, (token,), text.finish)
         if outcome.finish is not None:
             self.leave(text)
         return [outcome]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from luthier.models.decoding.grammar import Grammar
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class GenerationRequest:
         seed: with the position it decides what is drawn: the same request gives the same tokens, alone or beside others.
         stop: token ids that end the answer; they are not part of it.
         logprobs: how many of the likeliest tokens are told beside each token.
+        grammar: that the answer must follow; None lets it be any text.
     """
 
     prompt: tuple[int, ...]
@@ -28,6 +33,7 @@ class GenerationRequest:
     seed: int = 0
     stop: frozenset[int] = frozenset()
     logprobs: int = 0
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)

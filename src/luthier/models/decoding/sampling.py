@@ -13,13 +13,14 @@ FIRST = 512
 """Of the likeliest tokens, as many are put in order first; where top_p needs more, all are."""
 
 
-def choose(logits: Tensor, request: GenerationRequest, position: int) -> Token:
+def choose(logits: Tensor, request: GenerationRequest, position: int, allowed: Tensor | None = None) -> Token:
     """The next token of one text.
 
     Args:
         logits: # (vocabulary,) fp32
         request: how to choose.
         position: of the new token in its text.
+        allowed: ids of the tokens that it may be; None allows all, # (allowed,) int64
 
     Returns:
         the token, with its log-probability under the model itself.
@@ -30,7 +31,10 @@ def choose(logits: Tensor, request: GenerationRequest, position: int) -> Token:
     total = float(logits.logsumexp(0))
     if not total < float("inf"):
         raise ModelError("the network's logits are not finite", "train again with a smaller learning rate, or use another checkpoint")
-    number = choose_id(logits, request, position)
+    if allowed is None:
+        number = choose_id(logits, request, position)
+    else:
+        number = int(allowed[choose_id(logits[allowed], request, position)])
     top: tuple[tuple[int, float], ...] = ()
     if request.logprobs:
         values, ids = logits.topk(min(request.logprobs, len(logits)))

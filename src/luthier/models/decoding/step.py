@@ -132,10 +132,10 @@ def lay_out_rows(spans: Sequence[Span], cache: Cache) -> Rows:
     tokens: list[int] = []
     positions: list[int] = []
     text: list[int] = []
-    wanted: list[int] = []
+    output_rows: list[int] = []
     for number, span in enumerate(spans):
         count = len(span.tokens)
-        wanted.extend(range(len(tokens) + count - span.wanted, len(tokens) + count))
+        output_rows.extend(range(len(tokens) + count - span.wanted, len(tokens) + count))
         tokens.extend(span.tokens)
         positions.extend(range(span.start, span.start + count))
         text.extend([number] * count)
@@ -144,5 +144,5 @@ def lay_out_rows(spans: Sequence[Span], cache: Cache) -> Rows:
     short: dict[str, Any] = {"dtype": torch.int32}
     return Rows(
         torch.tensor(tokens, dtype=torch.int64), torch.tensor(positions, **short), torch.tensor(text, **short),
-        torch.tensor(tables, **short), torch.tensor(wanted, dtype=torch.int64),
+        torch.tensor(tables, **short), torch.tensor(output_rows, dtype=torch.int64),
     )  # fmt: skip

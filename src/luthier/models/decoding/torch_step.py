@@ -78,8 +78,8 @@ class TorchDecoder:
         if block.rotation:
             cos, sin = (table.index_select(0, rows.positions)[:, None] for table in cache.rotations[block.rotation])
             query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
-        places = rows.positions.long()
-        page, slot = rows.tables[rows.text.long(), places // PAGE].long(), places % PAGE
+        positions = rows.positions.long()
+        page, slot = rows.tables[rows.text.long(), positions // PAGE].long(), positions % PAGE
         cache.keys[layer].permute(0, 3, 1, 2)[page, slot] = key
         cache.values[layer].permute(0, 2, 1, 3)[page, slot] = value
         texts = query.split([len(span.tokens) for span in spans])
@@ -124,8 +124,8 @@ def _attend_text(query: Tensor, layer: int, span: Span, window: int, scale: floa
     value = cache.values[layer].index_select(0, pages).transpose(0, 1).flatten(1, 2)[:, low - begin : end - begin]
     mask = None
     if len(query) > 1:
-        asking, seen = torch.arange(start, end)[:, None], torch.arange(low, end)
-        mask = (seen <= asking) & (seen > asking - window) if window else seen <= asking
+        asking, key_positions = torch.arange(start, end)[:, None], torch.arange(low, end)
+        mask = (key_positions <= asking) & (key_positions > asking - window) if window else key_positions <= asking
     result = functional.scaled_dot_product_attention(
         query.transpose(0, 1)[None], key[None], value[None], attn_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[0]
     )

@@ -1,0 +1,94 @@
+"""What PEFT and sentence-transformers make of a bundle and of an export, each in a process that knows nothing of Luthier and has no network."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import luthier
+from tests.delivery.conftest import QUICK, write_rows
+
+REFUSE = """
+import json, socket, sys
+def refuse(*given): raise OSError("the network is off")
+for name in ("connect", "connect_ex", "sendto"): setattr(socket.socket, name, refuse)
+folder, more, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+"""
+SENTENCES = """
+from sentence_transformers import SentenceTransformer
+print(json.dumps(SentenceTransformer(folder, device="cpu").encode(texts).tolist()))
+"""
+CLASSES = """
+import torch, transformers
+from peft import PeftModel
+base = transformers.AutoModelForSequenceClassification.from_pretrained(more, num_labels=2)
+network = PeftModel.from_pretrained(base, folder + "/adapter").eval()
+read = transformers.AutoTokenizer.from_pretrained(folder)
+with torch.no_grad():
+    print(json.dumps([network(**read(text, return_tensors="pt")).logits[0].tolist() for text in texts]))
+"""
+CHAT = """
+import torch, transformers
+from peft import PeftModel
+base = transformers.AutoModelForCausalLM.from_pretrained(more)
+network = PeftModel.from_pretrained(base, folder + "/adapter").eval()
+read = transformers.AutoTokenizer.from_pretrained(folder)
+answers = []
+for text in texts:
+    request = read.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    made = network.generate(**request, max_new_tokens=8, do_sample=False)
+    answers.append(read.decode(made[0, request["input_ids"].shape[1]:], skip_special_tokens=True).strip())
+print(json.dumps(answers))
+"""
+LIBRARY = "import sys; assert not any(name.startswith('luthier') for name in sys.modules)"
+TEXTS = ["the phone was great", "an awful meal", "I WOULD not, ever; go back!"]
+needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
+needs_sentences = pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed")
+
+
+def alone(program: str, folder: Path, more: str, texts: list[str]) -> Any:
+    """What a program says in a process of its own, which cannot reach a hub."""
+    command = [sys.executable, "-I", "-c", REFUSE + program + LIBRARY, str(folder), more, json.dumps(texts)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr[-1000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@needs_sentences
+@pytest.mark.parametrize("of", ["bundle", "export"])
+def test_sentence_transformers_gives_the_vectors_that_predict_gives(runs: Any, tmp_path: Path, of: str) -> None:
+    run = runs("vectors")
+    folder = run.folder / "bundle"
+    if of == "export":
+        folder = luthier.export(run.folder, to="sentence-transformers", out=tmp_path / "out", most=3).folder
+    ours = [row["vector"] for row in luthier.predict(run.folder, TEXTS)]
+    assert np.abs(np.array(alone(SENTENCES, folder, "", TEXTS)) - ours).max() < 1e-5
+
+
+@needs_peft
+def test_peft_puts_the_shipped_adapter_of_a_classifier_onto_its_base_and_gives_the_same_probabilities(bases: Any, tmp_path: Path) -> None:
+    rows = [{"text": f"{text} {number}", "label": label} for number in range(60) for text, label in (("great", "good"), ("awful", "bad"))]
+    base = bases("bert").folder
+    changes = [*QUICK, "adaptation.kind=lora", "training.ships=trained", "training.dtype=float32"]
+    run = luthier.run(write_rows(tmp_path, rows), base=str(base), out=tmp_path / "run", set=changes, force=True)
+    logits = np.array(alone(CLASSES, run.folder / "bundle", str(base), TEXTS))
+    labels = json.loads((run.folder / "bundle" / "luthier.json").read_text())["objective"]["labels"]
+    for ours, theirs in zip(luthier.predict(run.folder, TEXTS), logits, strict=True):
+        shares = np.exp(theirs - theirs.max())
+        assert dict(zip(labels, shares / shares.sum(), strict=True)) == pytest.approx(ours["probabilities"], abs=1e-6)
+
+
+@needs_peft
+def test_peft_puts_the_shipped_adapter_of_a_chat_model_onto_its_base_and_writes_the_same_answers(runs: Any, bases: Any) -> None:
+    run = runs("chat")
+    ours = [row["text"] for row in luthier.predict(run.folder, TEXTS, limit=8)]
+    assert any(ours)
+    assert alone(CHAT, run.folder / "bundle", str(bases("llama").folder), TEXTS) == ours
