@@ -16,7 +16,7 @@ from luthier.core.extras import require_extra
 
 WHITESPACE = r"\n?[ \t]{0,16}"
 """Between the parts of JSON: enough to indent, and too little for a model to write nothing else up to its limit."""
-OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
+OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": WHITESPACE, "lenient": False, "coerce_one_of": False}
 """How a schema is read; a keyword that is not known is an error."""
 OWN_OPTIONS = "x-guidance"
 """A key by which a schema could set these itself."""
