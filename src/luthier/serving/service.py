@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -187,6 +188,8 @@ class Service:
                     self._changed.wait_for(lambda: old.users == 0)
             if old is not None:
                 old.close(CLOSING_SECONDS)
+                old = None
+                gc.collect()  # a network and its hooks refer to each other: their memory would wait for a collection that may be hours away
             return model
 
     def drain(self, grace: float) -> bool:

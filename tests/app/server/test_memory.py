@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import luthier
+from luthier.pilot.serve import check_bundle, load_model
+from luthier.serving.service import ServedModel, Service
 from tests.families.cases import CASES, base_of
 
 ASK = """
@@ -51,3 +58,24 @@ def test_a_model_in_bf16_keeps_no_code_for_lengths_that_it_has_once_seen(tmp_pat
     done = subprocess.run([sys.executable, "-c", ASK, str(run)], check=True, capture_output=True, text=True)
     grown = json.loads(done.stdout.splitlines()[-1])
     assert grown is None or grown < 40
+
+
+@pytest.mark.parametrize("family", ("classification", "chat"))
+def test_a_model_that_was_replaced_gives_its_memory_back_before_the_next_one_comes(bundles: Any, family: str) -> None:
+    service, networks = Service(), list[weakref.ref[Any]]()
+
+    def load() -> ServedModel:
+        made = load_model(check_bundle(bundles(family), lambda line: None))
+        networks.append(weakref.ref(made.model))
+        return made
+
+    gc.collect()
+    gc.disable()  # it comes when it likes, and a process that serves makes too little rubbish for it
+    try:
+        service.load(load)
+        for _ in range(3):
+            service.swap(load)
+        assert [network() is not None for network in networks] == [False, False, False, True]
+    finally:
+        gc.enable()
+        service.drain(1)

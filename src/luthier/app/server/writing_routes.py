@@ -144,8 +144,8 @@ def grammar_of(asked: ChatRequest, model: ServedModel, prompts: Prompts) -> Gram
         return None
     if asked.stop:
         raise Refused(400, "stop could cut the JSON before its end; leave stop out, or response_format", "stop", "invalid_value")
-    wanted = asked.response_format
-    schema = wanted.json_schema.schema_ if isinstance(wanted, JsonOfSchema) else {"type": "object"}
+    form = asked.response_format
+    schema = form.json_schema.schema_ if isinstance(form, JsonOfSchema) else {"type": "object"}
     assert model.engine is not None
     try:
         return prompts.grammar_of(schema, model.engine.vocabulary)
