@@ -185,7 +185,7 @@ class Service:
                 old, self._model = self._model, found
                 self.counters.add("luthier_swaps_total")
                 if old is not None:
-                    self._changed.wait_for(lambda: old.users == 0)
+                    self._changed.wait_for(lambda replaced=old: replaced.users == 0)
             if old is not None:
                 old.close(CLOSING_SECONDS)
                 old = None
