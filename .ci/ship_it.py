@@ -32,7 +32,7 @@ PROGRAMS = ("luthier", "python", "pip", "cd", "export", "llama-server", "docker"
 LEFT_OUT = {
     r"\b(docker|ollama|llama-server|vllm)\s": "a program that is not here",
     r"^(pip install|hf auth)|^luthier push (?!.*--dry-run)": "the hub, or a package that is published",
-    r"127\.0\.0\.1:(8080|11434)|OpenAI\(": "another server",
+    r"127\.0\.0\.1:(8080|11434)|OpenAI\(|\bclient\.chat": "another server",
     **{
         rf"\b{name}\b.* import ": f"the package {name}"
         for name in ("sentence_transformers", "gensim")
