@@ -21,6 +21,7 @@ from luthier.data.chat import prompt
 from luthier.delivery.exports.gguf import FILE, Gguf
 from luthier.delivery.exports.llama_cpp import open_gguf
 from luthier.delivery.exports.llama_package import PackagedFile
+from luthier.delivery.parity.network_parity import first_difference
 from luthier.delivery.parity.tolerances import tolerance_of
 from luthier.delivery.parity.trainer import next_scores, open_trainer, write_greedily
 from luthier.models.store import resolve
@@ -36,7 +37,7 @@ def compare(trainer: Any, runtime: Any, prompts: list[list[int]], answers: list[
         theirs = runtime.write(request, limit)
         tokens += len(ours)
         shorter = min(len(ours), len(theirs))
-        position = next((index for index, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), shorter)
+        position = first_difference(ours, theirs)
         equal += position
         if list(ours) == list(theirs):
             same += 1

@@ -13,7 +13,7 @@ from benchmarks.export_faults import FAULTS, plant
 import luthier
 from luthier.core.types import Scores
 from luthier.delivery.exports.transformers_folder import TransformersFolder
-from luthier.delivery.parity.check import compare_metric
+from luthier.delivery.parity.metric import compare_metric
 from luthier.delivery.parity.record import ParityRecord, StageResult
 from luthier.delivery.parity.tolerances import TOLERANCES, tolerance_of
 from luthier.delivery.parity.writers import Greedy, compare_log_probabilities

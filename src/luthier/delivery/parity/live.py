@@ -11,7 +11,7 @@ from luthier.core.types import Record
 from luthier.delivery.exports.exporter import Say
 from luthier.delivery.exports.json_http import JsonServer, Refused
 from luthier.delivery.exports.llama_server import LlamaServer
-from luthier.delivery.parity.check import check_parity
+from luthier.delivery.parity.check import check_parity, choose_rows
 from luthier.delivery.parity.live_rows import check_rows
 from luthier.delivery.parity.live_writing import check_writing
 from luthier.delivery.parity.openai_endpoint import OpenAiEndpoint
@@ -55,9 +55,7 @@ def check_endpoint(
     server = JsonServer(url.split("#")[0], os.environ.get(TOKEN, ""))
     assert bundle.bundle is not None
     gives = family_of(bundle.bundle["task"]).gives
-    most = most or ROWS.get(gives, MOST)
-    part = [records[number * len(records) // min(most, len(records))] for number in range(min(most, len(records)))]
-    rows = f"{len(part):,} of {rows}" if rows and len(part) < len(records) else rows or f"{len(part):,} rows"
+    part, rows = choose_rows(records, most or ROWS.get(gives, MOST), rows)
     try:
         if gives == "text" and _is_llama_server(server):
             say("a llama.cpp server: every stage but the weights")

@@ -11,6 +11,7 @@ import numpy as np
 from luthier.core.types import Message, Record
 from luthier.data.chat import prompt
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, METRIC, RENDERED, TEXT, TOKENS, WEIGHTS, Say
+from luthier.delivery.parity.network_parity import describe_tokens
 from luthier.delivery.parity.openai_endpoint import OpenAiEndpoint, ServerAnswer
 from luthier.delivery.parity.record import ParityRecord, StageResult
 from luthier.delivery.parity.tolerances import Tolerance, tolerance_of
@@ -30,15 +31,15 @@ class Answered:
         row: its number in its file.
         prompt: the trainer's token ids.
         ours: the trainer's tokens, the end's included.
-        said: the server's answer.
-        asked: the token ids that the server read; None where it does not tell.
+        answer: the server's.
+        tokens_read: the token ids that the server read; None where it does not tell.
     """
 
     row: int
     prompt: list[int]
     ours: list[int]
-    said: ServerAnswer
-    asked: list[int] | None
+    answer: ServerAnswer
+    tokens_read: list[int] | None
 
 
 def check_writing(
@@ -86,26 +87,21 @@ def _answer(trainer: Trainer, endpoint: OpenAiEndpoint, record: Record) -> Answe
 
 def _tokens(trainer: Trainer, answered: Sequence[Answered]) -> StageResult:
     """The prompts' token ids where the server tells them, else how many they are."""
-    with_tokens = [each for each in answered if each.asked is not None]
+    with_tokens = [each for each in answered if each.tokens_read is not None]
     for each in with_tokens:
-        if each.asked != each.prompt:
-            index = next((index for index, (one, other) in enumerate(zip(each.prompt, each.asked or (), strict=False)) if one != other), min(len(each.prompt), len(each.asked or ())))  # fmt: skip
-            detail = f"row {each.row}, token {index + 1}: the trainer reads {_shown(trainer, each.prompt[index : index + 4])}, the server {_shown(trainer, (each.asked or [])[index : index + 4])}"
-            return StageResult(TOKENS, "parts", len(with_tokens), detail=detail, evidence={"ours": each.prompt, "theirs": each.asked})
+        if each.tokens_read != each.prompt:
+            detail = describe_tokens(each.row, each.prompt, each.tokens_read or (), trainer.tokenizer, "server")
+            return StageResult(TOKENS, "parts", len(with_tokens), detail=detail, evidence={"ours": each.prompt, "theirs": each.tokens_read})
     if with_tokens:
         return StageResult(TOKENS, "same", len(with_tokens))
-    counted = [each for each in answered if each.said.prompt_tokens is not None]
+    counted = [each for each in answered if each.answer.prompt_tokens is not None]
     for each in counted:
-        apart = (each.said.prompt_tokens or 0) - len(each.prompt)
+        apart = (each.answer.prompt_tokens or 0) - len(each.prompt)
         if apart:
-            return StageResult(TOKENS, "parts", len(counted), float(abs(apart)), 0.0, "tokens", f"row {each.row}: the trainer reads {len(each.prompt)} tokens, the server {each.said.prompt_tokens}", {"apart": apart})  # fmt: skip
+            return StageResult(TOKENS, "parts", len(counted), float(abs(apart)), 0.0, "tokens", f"row {each.row}: the trainer reads {len(each.prompt)} tokens, the server {each.answer.prompt_tokens}", {"apart": apart})  # fmt: skip
     if counted:
         return StageResult(TOKENS, "unseen", len(counted), detail="only their number is told, and it is the same")
     return StageResult(TOKENS, "unseen", detail="the server tells neither the tokens that it read nor their number")
-
-
-def _shown(trainer: Trainer, tokens: Sequence[int]) -> str:
-    return repr(trainer.tokenizer.decode([int(token) for token in tokens]))
 
 
 def _numbers(trainer: Trainer, answered: Sequence[Answered], tolerance: Tolerance) -> StageResult:
@@ -115,10 +111,10 @@ def _numbers(trainer: Trainer, answered: Sequence[Answered], tolerance: Toleranc
     theirs: list[np.ndarray] = []
     for each in answered:
         same = _same_pieces(trainer, each)
-        if not same or not each.said.log_probabilities:
+        if not same or not each.answer.log_probabilities:
             continue
         scores = log_probabilities_of(trainer, [*each.prompt, *each.ours[:same]])[len(each.prompt) - 1 :]
-        server_scores = np.array(each.said.log_probabilities[:same])
+        server_scores = np.array(each.answer.log_probabilities[:same])
         ours.append(scores)
         theirs.append(server_scores)
         apart += [(float(value), each.row) for value in np.abs(scores - server_scores)]
@@ -138,7 +134,7 @@ def _numbers(trainer: Trainer, answered: Sequence[Answered], tolerance: Toleranc
 def _same_pieces(trainer: Trainer, each: Answered) -> int:
     """Tokens at the beginning of the server's answer that are the trainer's."""
     count = 0
-    for token, piece in zip(each.ours, each.said.pieces, strict=False):
+    for token, piece in zip(each.ours, each.answer.pieces, strict=False):
         own = token_bytes(trainer.tokenizer, token)
         if own != piece:
             break
@@ -169,14 +165,14 @@ def _text(trainer: Trainer, answered: Sequence[Answered], tolerance: Tolerance) 
     same = ties = 0
     for each in answered:
         ours = trainer.tokenizer.decode(each.ours, skip_special_tokens=True)
-        if ours.strip() == each.said.text.strip():
+        if ours.strip() == each.answer.text.strip():
             same += 1
             continue
         position, margin = _parting(trainer, each, ours)
         if (margin <= TIE * tolerance.mean and not tolerance.exact) or margin <= 1e-3:
             ties += 1
             continue
-        detail = f"row {each.row}, behind {position} tokens: the trainer writes {ours[:80]!r}, the server {each.said.text[:80]!r}; the trainer was surer by {margin:.2g}"
+        detail = f"row {each.row}, behind {position} tokens: the trainer writes {ours[:80]!r}, the server {each.answer.text[:80]!r}; the trainer was surer by {margin:.2g}"
         return StageResult(
             TEXT, "parts", len(answered), float(margin), TIE * tolerance.mean, "of a log-probability", detail, {"margin": margin}
         )
@@ -189,9 +185,9 @@ def _text(trainer: Trainer, answered: Sequence[Answered], tolerance: Tolerance) 
 def _parting(trainer: Trainer, each: Answered, ours: str) -> tuple[int, float]:
     """Behind how many of the trainer's tokens the server's answer parts, and by how much the trainer preferred its own token to the next one that goes on as the server did."""
     text = (
-        each.said.text
-        if ours[:1].isspace() == each.said.text[:1].isspace()
-        else ours[: len(ours) - len(ours.lstrip())] + each.said.text.lstrip()
+        each.answer.text
+        if ours[:1].isspace() == each.answer.text[:1].isspace()
+        else ours[: len(ours) - len(ours.lstrip())] + each.answer.text.lstrip()
     )
     position = 0
     while (
@@ -222,7 +218,7 @@ def _reason(first: StageResult, answered: Sequence[Answered]) -> str:
         return "its chat template or its tokenizer is another one"
     if first.name == LOG_PROBABILITIES:
         return "it answers with other weights, or with weights that were rounded further than was said"
-    ended = [each for each in answered if len(each.ours) < LIMIT and len(each.said.pieces) > len(each.ours)]
+    ended = [each for each in answered if len(each.ours) < LIMIT and len(each.answer.pieces) > len(each.ours)]
     return (
         "it does not stop where the trainer does (the end token was lost), or " if ended else "it "
     ) + "answers with another model or template"

@@ -39,8 +39,8 @@ class NetworkParity(Generic[RuntimeT]):
             evidence: more by which the reason is found.
         """
         detail = describe_tokens(row, ours, theirs, self.trainer.tokenizer)
-        results = {"ours": [int(token) for token in ours], "theirs": [int(token) for token in theirs], **evidence}
-        return StageResult(TOKENS, "parts", len(self.examples), detail=detail, evidence=results)
+        both = {"ours": [int(token) for token in ours], "theirs": [int(token) for token in theirs]}
+        return StageResult(TOKENS, "parts", len(self.examples), detail=detail, evidence={**both, **evidence})
 
 
 def compare_end(trainer: Trainer, runtime: Writer | Translator, end: int, rows: int) -> StageResult | None:
@@ -74,20 +74,25 @@ def compare_probe(tokenizer: Any, runtime: Runtime) -> StageResult | None:
     return StageResult(TOKENS, "parts", 1, detail=detail, evidence={"ours": ours, "theirs": theirs, "texts": [PROBE]})
 
 
-def describe_tokens(row: int, ours: Sequence[int], theirs: Sequence[int], tokenizer: Any) -> str:
+def first_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> int:
+    """The index of the first item in which two sequences differ; the length of the shorter where one begins with the other."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
+
+
+def describe_tokens(row: int, ours: Sequence[int], theirs: Sequence[int], tokenizer: Any, other_side: str = "export") -> str:
     """Where two rows of tokens part, for a person.
 
     Args:
         row: its number.
         ours: the trainer's.
-        theirs: the export's.
+        theirs: the other's.
         tokenizer: the trainer's, by which they are written out.
+        other_side: what is compared with the trainer.
     """
-    position = next(
-        (position for position, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
-    )
+    position = first_difference(ours, theirs)
 
     def around(tokens: Sequence[int]) -> str:
         return " ".join(repr(tokenizer.decode([int(token)])) for token in tokens[max(0, position - 1) : position + 3]) or "nothing more"
 
-    return f"row {row}, token {position + 1}: the trainer reads {around(ours)} ({len(ours)} tokens), the export {around(theirs)} ({len(theirs)})"
+    return f"row {row}, token {position + 1}: the trainer reads {around(ours)} ({len(ours)} tokens), the {other_side} {around(theirs)} ({len(theirs)})"

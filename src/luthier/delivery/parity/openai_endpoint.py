@@ -46,8 +46,7 @@ class OpenAiEndpoint:
     def __init__(self, server: JsonServer, name: str = "") -> None:
         self.server = server
         try:
-            listed = server.get("/v1/models")
-            names = [str(each["id"]) for each in listed["data"]]
+            names = [str(each["id"]) for each in server.get("/v1/models")["data"]]
         except (Refused, KeyError, TypeError) as problem:
             if isinstance(problem, Refused) and problem.status in (401, 403):
                 raise ModelError(
@@ -128,8 +127,8 @@ class OpenAiEndpoint:
 
 
 def _bytes(token: Mapping[str, Any]) -> bytes:
-    tensor_kept = token.get("bytes")
-    return bytes(tensor_kept) if tensor_kept is not None else str(token["token"]).encode()
+    content = token.get("bytes")
+    return bytes(content) if content is not None else str(token["token"]).encode()
 
 
 def _read(response: Mapping[str, Any]) -> int | None:

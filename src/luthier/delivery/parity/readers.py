@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from luthier.core.types import Batch, Example
-from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Encoded, Reader
+from luthier.delivery.exports.exporter import LOG_PROBABILITIES, METRIC, RENDERED, TEXT, TOKENS, Encoded, Reader
+from luthier.delivery.parity.metric import Measured, choose_metric, compare_metric
 from luthier.delivery.parity.network_parity import NetworkParity, compare_probe
 from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
 from luthier.delivery.parity.trainer import Trainer, outputs_of
+from luthier.evaluation.score import score
 from luthier.models.pretrained import segment_lengths
 
 UNITS = {
@@ -36,25 +38,22 @@ class ReaderParity(NetworkParity[Reader]):
         super().__init__(trainer, runtime, examples, tolerance)
         self.gives = trainer.family.gives
         self.ours = [_shares(self.gives, each) for each in outputs_of(trainer, self.examples)]
-        answer = [self._asked(_pieces(trainer, example)) for example in self.examples]
-        self.theirs = [_shares(self.gives, each) for each in answer]
+        self.theirs = [_shares(self.gives, self._outputs(_pieces(trainer, example))) for example in self.examples]
         self.read: list[list[Encoded]] = [self._encode(example) for example in self.examples]
 
-    def _asked(self, pieces: Sequence[Encoded]) -> np.ndarray:
+    def _outputs(self, pieces: Sequence[Encoded]) -> np.ndarray:
         results = self.runtime.outputs(pieces)
-        if self.gives == "vector":
-            return np.concatenate(results)
         return results[0] if self.gives in (*LIKE_ROWS, "picture") else np.concatenate(results)
 
     def _encode(self, example: Example) -> list[Encoded]:
         if "text" in example.facts and "at" not in example.facts:
             return [self.runtime.encode([example.facts["text"]])]
-        request = self.trainer.family.texts_read(example.record, self.trainer.objective)
-        if "pixels" in example.inputs and not Path(request[0][0]).is_file():
+        row_texts = self.trainer.family.texts_read(example.record, self.trainer.objective)
+        if "pixels" in example.inputs and not Path(row_texts[0][0]).is_file():
             return [
                 Encoded(pixels=example.inputs["pixels"])
             ]  # in an archive of arrays, which nobody else reads: the pixels are given as they are
-        return [self.runtime.encode(texts) for texts in request]
+        return [self.runtime.encode(texts) for texts in row_texts]
 
     def rendered(self) -> StageResult:
         """The text is the row's own; of an image the pixels are looked at."""
@@ -104,7 +103,7 @@ class ReaderParity(NetworkParity[Reader]):
         ties = 0
         for example, ours, theirs in zip(self.examples, self.ours, self.theirs, strict=True):
             for one, other in zip(np.atleast_2d(ours), np.atleast_2d(theirs), strict=True):
-                answer, other_answer, near = self._said(one, other, names)
+                answer, other_answer, near = self._answers(one, other, names)
                 if answer == other_answer:
                     continue
                 if near:
@@ -121,7 +120,7 @@ class ReaderParity(NetworkParity[Reader]):
         theirs: list[str] = list(self.runtime.labels)
         return ours, theirs or ours
 
-    def _said(self, one: np.ndarray, other: np.ndarray, names: tuple[list[str], list[str]]) -> tuple[str, str, bool]:
+    def _answers(self, one: np.ndarray, other: np.ndarray, names: tuple[list[str], list[str]]) -> tuple[str, str, bool]:
         """What both say of a row or word, and whether rounding explains a difference."""
         leeway = 2 * max(self.tolerance.probability, 1e-4)
         if self.gives == "gaps":
@@ -140,13 +139,23 @@ class ReaderParity(NetworkParity[Reader]):
         known = names[0].index(other_answer) if other_answer in names[0] else -1
         return answer, other_answer, known >= 0 and names[0] == names[1] and bool(one.max() - one[known] <= leeway)
 
-    def scored(self) -> tuple[AskedNetwork, list[Example]]:
-        """What the metric is taken of: the exported network behind the trainer's objective, and the rows as the runtime reads them."""
+    def metric(self, decided: str | None) -> Measured:
+        """By the trainer's objective, of the trainer's network and of the exported one on the rows as the runtime reads them."""
+        keep = [index for index, example in enumerate(self.examples) if example.units]
+        if not keep:
+            return StageResult(METRIC, "unseen", detail="the rows do not say what is right"), {}
+        model, objective, rows = self.trainer.model, self.trainer.objective, self._rows_read()
+        ours = score(model, objective, [self.examples[index] for index in keep], answers=0)
+        theirs = score(ExportedNetwork(self.trainer, self.runtime, self._order()), objective, [rows[index] for index in keep], answers=0)
+        return compare_metric(ours, theirs, choose_metric(decided, self.trainer, ours))
+
+    def _rows_read(self) -> list[Example]:
+        """The rows as the runtime reads them."""
         rows = self.examples
         if self.gives in LIKE_ROWS and not self.trainer.family.kind.images:
             rows = [replace(example, inputs=_inputs(read[0], example)) for example, read in zip(rows, self.read, strict=True)]
             rows = [replace(example, size=len(example.tokens)) for example in rows]
-        return AskedNetwork(self.trainer, self.runtime, self._order()), rows
+        return rows
 
     def _order(self) -> list[int] | None:
         """Where the export has each of the trainer's outputs, by name; None where that cannot be said."""
@@ -154,7 +163,7 @@ class ReaderParity(NetworkParity[Reader]):
         return [theirs.index(name) for name in ours] if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours) and ours else None
 
 
-class AskedNetwork(nn.Module):
+class ExportedNetwork(nn.Module):
     """An exported network in the place of the trainer's, so that the family's own objective scores it.
 
     Args:
@@ -168,7 +177,7 @@ class AskedNetwork(nn.Module):
         self.gives, self.runtime, self.order = trainer.family.gives, runtime, order
         self.network = getattr(trainer.model, "network", None) if self.gives in ("picture", "rebuilt") else None
         self.code = trainer.objective.spec.code if self.gives == "picture" else 0
-        self.said = torch.zeros(0)
+        self.answers = torch.zeros(0)
 
     def forward(self, batch: Batch) -> Any:
         """As the trainer's network says it."""
@@ -188,12 +197,12 @@ class AskedNetwork(nn.Module):
     def hidden(self, batch: Batch) -> Tensor:
         """A number for each token, by which `guess` finds what was said of it."""
         is_hidden = (batch.flat["hidden"] >= 0).long()
-        self.said = torch.from_numpy(np.concatenate(self._outputs(batch, batch.flat["hidden"] >= 0)))
+        self.answers = torch.from_numpy(np.concatenate(self._outputs(batch, batch.flat["hidden"] >= 0)))
         return (is_hidden.cumsum(0) - 1)[:, None]
 
     def guess(self, places: Tensor) -> Tensor:
-        """What was said of these tokens."""
-        return self.said[places[:, 0]]
+        """What was said of the tokens with these numbers."""
+        return self.answers[places[:, 0]]
 
     def target(self, batch: Batch) -> Tensor:
         """The pixels from -1 to 1."""

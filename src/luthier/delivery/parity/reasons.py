@@ -34,13 +34,12 @@ def explain(first: StageResult, trainer: Trainer, folder: Path | None) -> str:
         trainer: opened.
         folder: of the export, where it is a folder.
     """
-    results = {RENDERED: _rendered, TOKENS: _tokens, WEIGHTS: _weights, LOG_PROBABILITIES: _numbers, TEXT: _text, METRIC: _metric}[
-        first.name
-    ](first, trainer)
+    by_stage = {RENDERED: _rendered, TOKENS: _tokens, WEIGHTS: _weights, LOG_PROBABILITIES: _numbers, TEXT: _text, METRIC: _metric}
+    reason = by_stage[first.name](first, trainer)
     changed = changed_settings(trainer.bundle.folder, folder) if folder is not None else []
     if changed and first.name in (LOG_PROBABILITIES, TEXT, TOKENS, METRIC):
-        results = "; ".join(filter(None, [results, f"its settings are others: {', '.join(changed[:4])}"]))
-    return results
+        reason = "; ".join(filter(None, [reason, f"its settings are others: {', '.join(changed[:4])}"]))
+    return reason
 
 
 def changed_settings(bundle: Path, folder: Path) -> list[str]:

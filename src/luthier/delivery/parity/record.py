@@ -76,13 +76,13 @@ class ParityRecord:
     def as_data(self) -> dict[str, Any]:
         """For JSON; what is not a finite number is a text."""
         stages = [{name: value for name, value in asdict(stage).items() if name != "evidence"} for stage in self.stages]
-        answer = {"same": self.same, "verdict": self.verdict, "stage": self.first.name if self.first else None, "reason": self.reason, "runtime": self.runtime,
+        data = {"same": self.same, "verdict": self.verdict, "stage": self.first.name if self.first else None, "reason": self.reason, "runtime": self.runtime,
                 "precision": self.precision, "rows": self.rows, "stages": stages, "metric": self.metric}  # fmt: skip
-        return _finite(answer)
+        return _finite(data)
 
     def lines(self) -> list[str]:
         """The stages as a table, and the verdict."""
-        return [*lines_of(self.as_data())]
+        return lines_of(self.as_data())
 
 
 def lines_of(record: dict[str, Any]) -> list[str]:

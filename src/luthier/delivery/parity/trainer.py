@@ -102,11 +102,8 @@ def log_probabilities_of(trainer: Trainer, tokens: Sequence[int]) -> np.ndarray:
         trainer: of a decoder.
         tokens: of one text.
     """
-    flat = torch.tensor([int(token) for token in tokens])
-    batch = Batch(torch.zeros(1, dtype=torch.long), torch.tensor([len(flat)]), {"tokens": flat}, {})
-    with eval_mode(trainer.model), torch.no_grad():
-        states = trainer.model.hidden(batch)[:-1]
-        return -token_losses(states, trainer.model.network.get_output_embeddings().weight, flat[1:]).numpy()
+    states, weight = _states_and_output(trainer, tokens)
+    return -token_losses(states[:-1], weight, torch.tensor([int(token) for token in tokens[1:]])).numpy()
 
 
 def next_scores(trainer: Trainer, tokens: Sequence[int]) -> np.ndarray:
@@ -116,11 +113,16 @@ def next_scores(trainer: Trainer, tokens: Sequence[int]) -> np.ndarray:
         trainer: of a decoder.
         tokens: of the text.
     """
+    states, weight = _states_and_output(trainer, tokens)
+    return (states[-1:] @ weight.t())[0].float().log_softmax(-1).numpy()
+
+
+def _states_and_output(trainer: Trainer, tokens: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last hidden states of one text, # (tokens, width), and the output matrix, # (vocabulary, width)"""
     flat = torch.tensor([int(token) for token in tokens])
     batch = Batch(torch.zeros(1, dtype=torch.long), torch.tensor([len(flat)]), {"tokens": flat}, {})
     with eval_mode(trainer.model), torch.no_grad():
-        state = trainer.model.hidden(batch)[-1:]
-        return (state @ trainer.model.network.get_output_embeddings().weight.t())[0].float().log_softmax(-1).numpy()
+        return trainer.model.hidden(batch), trainer.model.network.get_output_embeddings().weight.detach()
 
 
 def write_greedily(trainer: Trainer, tokens: Sequence[int], limit: int, end: int) -> list[int]:

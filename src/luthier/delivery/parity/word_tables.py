@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, METRIC, RENDERED, TEXT, TOKENS, WordTable
+from luthier.delivery.parity.metric import Measured
+from luthier.delivery.parity.network_parity import first_difference
 from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
 from luthier.delivery.parity.trainer import Trainer
@@ -37,13 +39,11 @@ class WordParity:
         ours, theirs = self.ours[0], self.theirs[0]
         if ours == theirs:
             return StageResult(TOKENS, "same", len(ours), detail="words, in their order")
-        index = next(
-            (index for index, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
-        )
-        answer = [repr(side[index]) if index < len(side) else "nothing" for side in (ours, theirs)]
+        index = first_difference(ours, theirs)
+        words = [repr(side[index]) if index < len(side) else "nothing" for side in (ours, theirs)]
         evidence = {"lowercase": [word.lower() for word in ours] == theirs}
         return StageResult(
-            TOKENS, "parts", len(ours), detail=f"word {index + 1}: the trainer has {answer[0]}, the export {answer[1]}", evidence=evidence
+            TOKENS, "parts", len(ours), detail=f"word {index + 1}: the trainer has {words[0]}, the export {words[1]}", evidence=evidence
         )
 
     def numbers(self) -> StageResult:
@@ -55,14 +55,14 @@ class WordParity:
 
     def text(self) -> StageResult:
         """The nearest words of some words."""
-        share, request = self._share()
+        share, rows = self._share()
         return StageResult(
-            TEXT, "same" if share == 1.0 else "parts", request, detail=f"{share:.1%} of the {NEAREST} nearest words of each are the same"
+            TEXT, "same" if share == 1.0 else "parts", rows, detail=f"{share:.1%} of the {NEAREST} nearest words of each are the same"
         )
 
-    def metric(self) -> StageResult:
+    def metric(self, decided: str | None) -> Measured:
         """There is none beside the words that are near."""
-        return StageResult(METRIC, "unseen", detail="word vectors are judged by the words that are near, see above")
+        return StageResult(METRIC, "unseen", detail="word vectors are judged by the words that are near, see above"), {}
 
     def _share(self) -> tuple[float, int]:
         if self.ours[1].shape != self.theirs[1].shape:

@@ -12,7 +12,8 @@ import torch
 from luthier.core.types import HELD_OUT, Example, Message, Scores
 from luthier.data.chat import prompt, render
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, Translator, Writer
-from luthier.delivery.parity.network_parity import NetworkParity, compare_end, compare_probe
+from luthier.delivery.parity.metric import Measured, choose_metric, compare_metric
+from luthier.delivery.parity.network_parity import NetworkParity, compare_end, compare_probe, first_difference
 from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
 from luthier.delivery.parity.trainer import Trainer, log_probabilities_of, next_scores, write_greedily
@@ -57,35 +58,32 @@ class WriterParity(NetworkParity[Writer]):
         super().__init__(trainer, runtime, examples, tolerance)
         talks = [example for example in examples if "messages" in example.facts]
         if talks:
-            self.asked = [_conversation(trainer, example) for example in talks]
+            self.questions = [_conversation(trainer, example) for example in talks]
         else:
             firsts = {id(example.record): example for example in reversed(examples)}
-            self.asked = [_text(trainer, example) for example in sorted(firsts.values(), key=lambda example: example.index)]
+            self.questions = [_text(trainer, example) for example in sorted(firsts.values(), key=lambda example: example.index)]
         self.end = int(trainer.tokenizer.eos_token_id) if talks else int(trainer.objective.end)
         self.ours: list[np.ndarray] = []
         self.theirs: list[np.ndarray] = []
 
     def rendered(self) -> StageResult:
         """Each conversation, up to its answer and whole."""
-        for question in self.asked if "rendered text" not in self.runtime.unseen else ():
+        for question in self.questions if "rendered text" not in self.runtime.unseen else ():
             if not question.messages:
-                return StageResult(RENDERED, "same", len(self.asked), detail="the text is the row's own: no template stands between")
+                return StageResult(RENDERED, "same", len(self.questions), detail="the text is the row's own: no template stands between")
             whole = render(self.trainer.tokenizer, question.messages).text
             for ours, messages in ((question.text, question.messages[:-1]), (whole, question.messages)):
                 theirs = self.runtime.render(messages)
                 if ours.rstrip("\n") != theirs.rstrip("\n") or (ours != theirs and messages is not question.messages):
-                    position = next(
-                        (position for position, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other),
-                        min(len(ours), len(theirs)),
-                    )
+                    position = first_difference(ours, theirs)
                     detail = f"row {question.row}, character {position + 1}: the trainer writes {ours[position : position + 24]!r}, the export {theirs[position : position + 24]!r}"
-                    return StageResult(RENDERED, "parts", len(self.asked), detail=detail, evidence={"ours": ours, "theirs": theirs})
-        return StageResult(RENDERED, "same", len(self.asked))
+                    return StageResult(RENDERED, "parts", len(self.questions), detail=detail, evidence={"ours": ours, "theirs": theirs})
+        return StageResult(RENDERED, "same", len(self.questions))
 
     def tokens(self) -> StageResult:
         """The token ids of each prompt, those that the tokenizer puts around a text by itself, and where writing ends."""
         left = 0
-        for question in self.asked:
+        for question in self.questions:
             if question.foreign:
                 left += 1
                 continue
@@ -93,33 +91,33 @@ class WriterParity(NetworkParity[Writer]):
             ours = question.prompt[: len(theirs)] if not question.messages and len(theirs) >= LONGEST else question.prompt
             if ours != list(theirs):
                 return self.tokens_differ(question.row, ours, theirs)
-        plain = self.asked[0].messages[0]["content"] if self.asked[0].messages else ""
+        plain = self.questions[0].messages[0]["content"] if self.questions[0].messages else ""
         ours, theirs = [int(token) for token in self.trainer.tokenizer(plain)["input_ids"]], list(self.runtime.encode([plain]).tokens)
         if plain and ours != theirs:
-            return self.tokens_differ(self.asked[0].row, ours, theirs)
-        if self.asked[0].messages and (parted := compare_probe(self.trainer.tokenizer, self.runtime)) is not None:
+            return self.tokens_differ(self.questions[0].row, ours, theirs)
+        if self.questions[0].messages and (parted := compare_probe(self.trainer.tokenizer, self.runtime)) is not None:
             return parted
-        if (parted := compare_end(self.trainer, self.runtime, self.end, len(self.asked))) is not None:
+        if (parted := compare_end(self.trainer, self.runtime, self.end, len(self.questions))) is not None:
             return parted
         note = (
             f"{left:,} rows left out: somebody wrote control tokens into a turn, which the trainer reads as characters and other programs as marks"
             if left
             else ""
         )
-        return StageResult(TOKENS, "same", len(self.asked) - left, detail=note)
+        return StageResult(TOKENS, "same", len(self.questions) - left, detail=note)
 
     def numbers(self) -> StageResult:
         """The log-probability of each token that is learned, on the trainer's tokens."""
-        for question in self.asked:
+        for question in self.questions:
             learned = np.array(question.learned[1:], dtype=bool)
             self.ours.append(log_probabilities_of(self.trainer, question.tokens)[learned])
             arguments = (question.tokens, question.learned) if getattr(self.runtime, "one_by_one", False) else (question.tokens,)
             self.theirs.append(np.asarray(self.runtime.log_probabilities(*arguments), dtype=np.float64)[learned])
-        return compare_log_probabilities(self.ours, self.theirs, [question.row for question in self.asked], self.tolerance)
+        return compare_log_probabilities(self.ours, self.theirs, [question.row for question in self.questions], self.tolerance)
 
     def text(self) -> StageResult:
         """What is written greedily behind some prompts."""
-        part = [question for question in self.asked if not question.foreign and len(question.prompt) < LONGEST][:WRITTEN]
+        part = [question for question in self.questions if not question.foreign and len(question.prompt) < LONGEST][:WRITTEN]
         results = Greedy(self.trainer, self.end, self.tolerance)
         for question in part:
             ours = write_greedily(self.trainer, question.prompt, LIMIT, self.end)
@@ -129,11 +127,12 @@ class WriterParity(NetworkParity[Writer]):
             )
         return results.result(len(part))
 
-    def scored(self) -> tuple[Scores, Scores]:
-        """What the trainer and the export lose on each row."""
-        counts = np.array([float(sum(question.learned[1:])) for question in self.asked])
-        bytes = np.array([question.bytes for question in self.asked])
-        return tuple(Scores(np.array([-float(row.sum()) for row in side]), counts, bytes=bytes) for side in (self.ours, self.theirs))  # type: ignore[return-value]
+    def metric(self, decided: str | None) -> Measured:
+        """Of what the trainer and the export lose on each row."""
+        counts = np.array([float(sum(question.learned[1:])) for question in self.questions])
+        bytes = np.array([question.bytes for question in self.questions])
+        ours, theirs = (Scores(np.array([-float(row.sum()) for row in side]), counts, bytes=bytes) for side in (self.ours, self.theirs))
+        return compare_metric(ours, theirs, choose_metric(decided, self.trainer, ours))
 
 
 def _conversation(trainer: Trainer, example: Example) -> Question:
@@ -222,9 +221,7 @@ class Greedy:
             theirs: the export's.
             scores: a beginning of our answer → the log-probability of every token behind it.
         """
-        position = next(
-            (position for position, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs))
-        )
+        position = first_difference(ours, theirs)
         if position == len(ours) == len(theirs):
             self.same += 1
             return
@@ -326,6 +323,7 @@ class TranslatorParity(NetworkParity[Translator]):
             scores = model.hidden(batch)[-1] @ weight.t() + (0 if bias is None else bias)
             return scores.log_softmax(-1).numpy()
 
-    def scored(self) -> tuple[Scores, Scores]:
-        """What the trainer and the export lose on each row."""
-        return self.scores[0], self.scores[1]
+    def metric(self, decided: str | None) -> Measured:
+        """Of what the trainer and the export lose on each row."""
+        ours, theirs = self.scores
+        return compare_metric(ours, theirs, choose_metric(decided, self.trainer, ours))
