@@ -50,8 +50,8 @@ def write_facts(folder: Path, bundle: Base, format: str, precision: str, usage: 
 
 def files_in(folder: Path) -> list[str]:
     """The files of an export that a runtime reads, by their names relative to the folder."""
-    results = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return [name for name in results if name not in BESIDE and not name.startswith(".")]
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return [name for name in names if name not in BESIDE and not name.startswith(".")]
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         ModelError: there is none, or it cannot be read.
     """
     try:
-        results: dict[str, Any] = json.loads((folder / FACTS).read_text())
-        if not {"format", "gives", "files", "bundle"} <= set(results):
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
+        if not {"format", "gives", "files", "bundle"} <= set(facts):
             raise KeyError("without these nothing can be opened")
     except FileNotFoundError:
         raise ModelError(
@@ -70,7 +70,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, KeyError, TypeError):
         raise ModelError(f"{folder / FACTS} cannot be read", "export again") from None
-    return results
+    return facts
 
 
 def changed_files(folder: Path, facts: dict[str, Any]) -> list[str]:
@@ -81,6 +81,6 @@ def changed_files(folder: Path, facts: dict[str, Any]) -> list[str]:
         facts: its export.json.
     """
     there, written = set(files_in(folder)), facts["files"]
-    results = [f"{name} is missing" for name in written if name not in there]
-    results += [f"{name} was changed" for name in written if name in there and file_hash(folder / name) != written[name]]
-    return results + [f"{name} was added" for name in sorted(there) if name not in written]
+    changes = [f"{name} is missing" for name in written if name not in there]
+    changes += [f"{name} was changed" for name in written if name in there and file_hash(folder / name) != written[name]]
+    return changes + [f"{name} was added" for name in sorted(there) if name not in written]

@@ -19,7 +19,7 @@ from luthier.delivery.exports.gguf_file import NAMED_ENDS
 from luthier.delivery.exports.gguf_modelfile import Layout, find_layout, modelfile
 from luthier.delivery.exports.gguf_tensors import kind_of, plan_tensors, rounded, tensors_of
 from luthier.delivery.exports.gguf_tokenizer import BYTE_LEVEL, CONTROL, Vocabulary, changes_of, read_vocabulary, refuse_tokenizer
-from luthier.delivery.exports.llama_bindings import installed_package, quantize_file
+from luthier.delivery.exports.llama_bindings import PACKAGES, error_line, installed_package
 from luthier.families import family_of
 from luthier.models.base import Base
 
@@ -53,23 +53,23 @@ class Gguf:
         """What llama.cpp and Ollama do otherwise."""
         config = json.loads((bundle.folder / "config.json").read_text())
         tokenizer, objective = _processor(bundle)
-        results = changes_of(tokenizer)
+        losses = changes_of(tokenizer)
         window = window_of(config)
         if window is not None and context_of(config) == window:
-            results.append(
+            losses.append(
                 f"the sliding window of {config['model_type']}: the file reads {window:,} tokens at most, within which both compute the same"
             )
         ends = _other_ends(tokenizer, objective, int(config["vocab_size"]))
         if ends:
-            results.append(f"answers that go on behind {', '.join(ends)}: llama.cpp ends there, by the token's name")
+            losses.append(f"answers that go on behind {', '.join(ends)}: llama.cpp ends there, by the token's name")
         layout = _layout_of(tokenizer, objective)
         if not _converses(bundle):
-            return results
+            return losses
         if not isinstance(layout, Layout):
-            results.append(f"a TEMPLATE for Ollama: {layout}; llama.cpp reads the chat template in the file")
+            losses.append(f"a TEMPLATE for Ollama: {layout}; llama.cpp reads the chat template in the file")
         elif "system" not in layout.around:
-            results.append("system turns for Ollama: the chat template has no turn of its own for them")
-        return results
+            losses.append("system turns for Ollama: the chat template has no turn of its own for them")
+        return losses
 
     def write(self, bundle: Base, folder: Path, precision: str, say: Say) -> None:
         """The file and the Modelfile."""
@@ -135,8 +135,8 @@ def _marks(tokenizer: Any, objective: Any) -> tuple[int | None, int, bool]:
     before = getattr(objective, "before", None)
     if before is not None:
         return int(before), int(objective.end), True
-    request = [{"role": "user", "content": "?"}]
-    opening = tokenizer.apply_chat_template(request, tokenize=False, add_generation_prompt=True) if tokenizer.chat_template else ""
+    turns = [{"role": "user", "content": "?"}]
+    opening = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) if tokenizer.chat_template else ""
     begins, own = tokenizer.bos_token_id, list(tokenizer("x")["input_ids"])
     adds = begins is not None and own[:1] == [begins] and (not opening or opening.startswith(tokenizer.bos_token))
     return begins, int(tokenizer.eos_token_id), adds
@@ -228,13 +228,13 @@ def _quantize(file: Path, kind: str, number: int, say: Say) -> None:
 
     whole = file.with_name("whole.gguf")
     file.rename(whole)
-    program = shutil.which(QUANTIZER)
-    say(f"llama.cpp's quantiser ({program or installed_package()}) rounds the weights to {kind}")
-    if program is None:
-        problem = quantize_file(whole, file, number, torch.get_num_threads())
+    program, package = shutil.which(QUANTIZER), installed_package()
+    say(f"llama.cpp's quantiser ({program or package}) rounds the weights to {kind}")
+    if program is None and package is not None:
+        problem = PACKAGES[package].quantize(whole, file, number, torch.get_num_threads())
     else:
-        done = subprocess.run([program, str(whole), str(file), kind], capture_output=True, text=True, check=False)
-        problem = (done.stderr.strip().splitlines() or ["it said nothing"])[-1] if done.returncode else ""
+        done = subprocess.run([program or QUANTIZER, str(whole), str(file), kind], capture_output=True, text=True, check=False)
+        problem = error_line(done.stderr.splitlines()) if done.returncode else ""
     whole.unlink()
     if problem or not file.is_file():
         raise ModelError(f"llama.cpp's quantiser failed: {problem}", "export it with --dtype q8_0, which needs nothing")

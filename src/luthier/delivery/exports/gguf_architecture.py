@@ -91,10 +91,10 @@ def head_size(config: Config) -> int:
 
 def ropes_of(config: Config) -> dict[str, Mapping[str, Any]]:
     """The rotary positions of the blocks that see the whole text ("full_attention"), and of those with a window where they have others ("sliding_attention")."""
-    results: Any = config.get("rope_parameters") or {}
-    if isinstance(results.get("full_attention"), Mapping):
-        return {name: results[name] for name in ("full_attention", "sliding_attention") if isinstance(results.get(name), Mapping)}
-    return {"full_attention": results}
+    parameters: Any = config.get("rope_parameters") or {}
+    if isinstance(parameters.get("full_attention"), Mapping):
+        return {name: parameters[name] for name in ("full_attention", "sliding_attention") if isinstance(parameters.get(name), Mapping)}
+    return {"full_attention": parameters}
 
 
 def window_of(config: Config) -> int | None:
@@ -174,9 +174,9 @@ def rope_divisors(config: Config) -> list[float] | None:
         return None
     size, base, factor = head_size(config), float(rope["rope_theta"]), float(rope["factor"])
     low, high, before = float(rope["low_freq_factor"]), float(rope["high_freq_factor"]), float(rope["original_max_position_embeddings"])
-    results = []
+    divisors = []
     for dimension in range(0, size, 2):
         length = 2 * math.pi * base ** (dimension / size)  # of one turn, in tokens
         smooth = (before / length - low) / (high - low)
-        results.append(1.0 if length < before / high else factor if length > before / low else 1 / ((1 - smooth) / factor + smooth))
-    return results
+        divisors.append(1.0 if length < before / high else factor if length > before / low else 1 / ((1 - smooth) / factor + smooth))
+    return divisors

@@ -70,8 +70,8 @@ def find_layout(render: Render, begins: str) -> Layout | str:
     if standing and (system is None or not (standing.startswith(system[0]) and standing.endswith(system[1]))):
         return OTHERWISE
     between = standing[len(system[0]) : len(standing) - len(system[1])] if standing and system is not None else ""
-    results = Layout(around, opening, waiting.removeprefix(rendered), between)
-    return results if _holds(results, render) else OTHERWISE
+    layout = Layout(around, opening, waiting.removeprefix(rendered), between)
+    return layout if _holds(layout, render) else OTHERWISE
 
 
 def _around_system(render: Render, user: Mapping[str, str], opening: str, before: str) -> tuple[str, str] | None:

@@ -39,6 +39,28 @@ class Bindings(Protocol):
         """Free the memory."""
         ...
 
+    @staticmethod
+    def quantize(source: Path, target: Path, kind: int, threads: int) -> str:
+        """Let the library's quantiser round the weights of a GGUF file.
+
+        Args:
+            source: the file, in 16 or 32 bits.
+            target: the new file.
+            kind: as llama.cpp numbers it (`llama_ftype`).
+            threads: that compute.
+
+        Returns:
+            Why it failed; empty where it did not.
+        """
+        ...
+
+
+def error_line(lines: Sequence[str]) -> str:
+    """The line of a program's log that tells a person why it failed: the first about an error, else the last."""
+    written = [line.strip() for line in lines if line.strip()]
+    wrong = [line for line in written if "error" in line.lower()]
+    return (wrong[:1] or written[-1:] or ["it said nothing"])[0][:300]
+
 
 class LlamaCppPython:
     """llama-cpp-python, which is compiled where it is installed.
@@ -83,6 +105,16 @@ class LlamaCppPython:
         """Free the memory."""
         self._llama.close()
 
+    @staticmethod
+    def quantize(source: Path, target: Path, kind: int, threads: int) -> str:
+        """Round the weights of a file; see `Bindings`."""
+        import llama_cpp  # pyright: ignore[reportMissingImports]
+
+        settings = llama_cpp.llama_model_quantize_default_params()
+        settings.ftype, settings.nthread = kind, threads
+        failed = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), settings)
+        return f"llama_model_quantize gave {failed}" if failed else ""
+
 
 class LlamaCppPySync:
     """llama-cpp-py-sync, which comes compiled.
@@ -104,7 +136,7 @@ class LlamaCppPySync:
         settings.n_gpu_layers = CPU_ONLY
         self._model = self._lib.llama_model_load_from_file(str(file).encode(), settings)
         if self._model == self._ffi.NULL:
-            raise ModelError(f"llama.cpp cannot open {file}: {_error_line(self._lines)}", UPDATE)
+            raise ModelError(f"llama.cpp cannot open {file}: {error_line(self._lines)}", UPDATE)
         memory = self._lib.llama_context_default_params()
         memory.n_ctx = memory.n_batch = memory.n_ubatch = memory.n_outputs_max = context
         memory.n_threads = memory.n_threads_batch = threads
@@ -113,7 +145,7 @@ class LlamaCppPySync:
         self._context = self._lib.llama_init_from_model(self._model, memory)
         if self._context == self._ffi.NULL:
             self._lib.llama_model_free(self._model)
-            raise ModelError(f"llama.cpp cannot open {file}: {_error_line(self._lines)}", UPDATE)
+            raise ModelError(f"llama.cpp cannot open {file}: {error_line(self._lines)}", UPDATE)
         self._vocabulary = self._lib.llama_model_get_vocab(self._model)
         self._size = int(self._lib.llama_vocab_n_tokens(self._vocabulary))
         self.about, self.context = f"llama-cpp-py-sync {llama_cpp_py_sync.__version__}", context
@@ -144,7 +176,7 @@ class LlamaCppPySync:
         rows, counts = ffi.new("llama_seq_id *[]", [one] * count), ffi.new("int32_t[]", [1] * count)
         batch = ffi.new("llama_batch *", {"n_tokens": count, "token": ids, "pos": positions, "n_seq_id": counts, "seq_id": rows, "logits": output_flags})  # fmt: skip
         if self._lib.llama_decode(self._context, batch[0]):
-            raise ModelError(f"llama.cpp cannot compute {count} tokens: {_error_line(self._lines)}", "see whether there is memory enough")
+            raise ModelError(f"llama.cpp cannot compute {count} tokens: {error_line(self._lines)}", "see whether there is memory enough")
         logits = ffi.buffer(self._lib.llama_get_logits(self._context), count * self._size * 4)
         return np.frombuffer(logits, dtype=np.float32).reshape(count, self._size).copy()
 
@@ -154,6 +186,15 @@ class LlamaCppPySync:
             self._lib.llama_free(self._context)
             self._lib.llama_model_free(self._model)
             self._context = self._ffi.NULL
+
+    @staticmethod
+    def quantize(source: Path, target: Path, kind: int, threads: int) -> str:
+        """Round the weights of a file; see `Bindings`."""
+        ffi, library, lines = open_py_sync()
+        settings = library.llama_model_quantize_default_params()
+        settings.ftype, settings.nthread = kind, threads
+        failed = library.llama_model_quantize(str(source).encode(), str(target).encode(), ffi.addressof(settings))
+        return error_line(lines) if failed else ""
 
 
 _log: list[Any] = []
@@ -180,43 +221,10 @@ def open_py_sync() -> tuple[Any, Any, list[str]]:
     return ffi, library, _log[1]
 
 
-def _error_line(lines: Sequence[str]) -> str:
-    """What of a log tells a person the reason."""
-    wrong = [line for line in lines if "error" in line.lower()]
-    return (wrong or list(lines) or ["it said nothing"])[0 if wrong else -1][:300]
-
-
-PACKAGES: dict[str, Any] = {"llama_cpp": LlamaCppPython, "llama_cpp_py_sync": LlamaCppPySync}
+PACKAGES: dict[str, type[Bindings]] = {"llama_cpp": LlamaCppPython, "llama_cpp_py_sync": LlamaCppPySync}
 """Module → the class that asks it; the first that is installed is taken."""
 
 
 def installed_package() -> str | None:
     """The module of a package that brings llama.cpp; None where there is none."""
     return next((module for module in PACKAGES if importlib.util.find_spec(module) is not None), None)
-
-
-def quantize_file(source: Path, target: Path, kind: int, threads: int) -> str:
-    """Let llama.cpp's library round the weights of a GGUF file.
-
-    Args:
-        source: the file, in 16 or 32 bits.
-        target: the new file.
-        kind: as llama.cpp numbers it (`llama_ftype`).
-        threads: that compute.
-
-    Returns:
-        Why it failed; empty where it did not.
-    """
-    module = installed_package()
-    if module == "llama_cpp":
-        import llama_cpp  # pyright: ignore[reportMissingImports]
-
-        settings = llama_cpp.llama_model_quantize_default_params()
-        settings.ftype, settings.nthread = kind, threads
-        failed = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), settings)
-        return f"llama_model_quantize gave {failed}" if failed else ""
-    ffi, library, lines = open_py_sync()
-    settings = library.llama_model_quantize_default_params()
-    settings.ftype, settings.nthread = kind, threads
-    failed = library.llama_model_quantize(str(source).encode(), str(target).encode(), ffi.addressof(settings))
-    return _error_line(lines) if failed else ""

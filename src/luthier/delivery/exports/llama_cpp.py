@@ -21,7 +21,7 @@ from luthier.delivery.exports.exporter import Runtime, WeightDifference
 from luthier.delivery.exports.gguf_file import GgufFile
 from luthier.delivery.exports.gguf_tensors import compare_file
 from luthier.delivery.exports.json_http import JsonServer
-from luthier.delivery.exports.llama_bindings import installed_package
+from luthier.delivery.exports.llama_bindings import error_line, installed_package
 from luthier.delivery.exports.llama_server import LlamaServer
 
 if TYPE_CHECKING:
@@ -105,9 +105,7 @@ class ServedFile(LlamaServer):
 
     def _last_words(self) -> str:
         self._log.seek(0)
-        lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
-        wrong = [line for line in lines if "error" in line.lower()]
-        return (wrong or lines or ["it said nothing"])[0][:300]
+        return error_line(self._log.read().splitlines())
 
     def log_probabilities(self, tokens: Sequence[int], wanted: Sequence[bool] | None = None) -> np.ndarray:
         """Of each token but the first, # (tokens - 1,)"""

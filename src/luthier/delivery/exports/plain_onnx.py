@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,8 @@ class PlainOnnx:
         if self.facts["images"]:
             return {"pixels": self._pixels(texts[0])}
         if not (self.folder / "tokenizer.json").is_file():
-            results = self.full_tokenizer(*texts, truncation=True)
-            return {"tokens": results["input_ids"], "segments": results.get("token_type_ids") if len(texts) == 2 else None}
+            encoded = self.full_tokenizer(*texts, truncation=True)
+            return {"tokens": encoded["input_ids"], "segments": encoded.get("token_type_ids") if len(texts) == 2 else None}
         if self._tokenizer is None:
             from tokenizers import Tokenizer
 
@@ -75,8 +75,8 @@ class PlainOnnx:
             longest = json.loads((self.folder / "tokenizer_config.json").read_text()).get("model_max_length")
             if longest and longest < 1 << 20:
                 self._tokenizer.enable_truncation(longest)
-        results = self._tokenizer.encode(texts[0], texts[1] if len(texts) == 2 else None)
-        return {"tokens": list(results.ids), "segments": list(results.type_ids) if len(texts) == 2 else None}
+        encoded = self._tokenizer.encode(texts[0], texts[1] if len(texts) == 2 else None)
+        return {"tokens": list(encoded.ids), "segments": list(encoded.type_ids) if len(texts) == 2 else None}
 
     def _pixels(self, file: str) -> np.ndarray:
         """An image as a square, turned as the camera says, # (side, side, channels) of uint8"""
@@ -87,8 +87,8 @@ class PlainOnnx:
         with Image.open(file) as image:
             turned = ImageOps.exif_transpose(image).convert("RGB").convert("L" if grey else "RGB")
             small = turned.resize((size["width"], size["height"]), Image.Resampling.BILINEAR)
-        results = np.asarray(small, dtype=np.uint8)
-        return results[:, :, None] if results.ndim == 2 else results
+        pixels = np.asarray(small, dtype=np.uint8)
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
     def outputs(self, rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
         """What the network gives for each row; of a network that gives something of each token, of those that are kept."""
@@ -113,8 +113,8 @@ class PlainOnnx:
 
     def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The tokens of a conversation that waits for an answer."""
-        results = self.full_tokenizer.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=True, return_dict=True)
-        return [int(token) for token in results["input_ids"]]
+        encoded = self.full_tokenizer.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=True, return_dict=True)
+        return [int(token) for token in encoded["input_ids"]]
 
     def _step(self, tokens: Sequence[int], cache: dict[str, np.ndarray] | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Scores behind each new token, # (new, vocabulary), and the cache with them in it."""
@@ -138,10 +138,7 @@ class PlainOnnx:
 
     def log_probabilities(self, tokens: Sequence[int]) -> np.ndarray:
         """Of each token but the first, behind those before it, # (tokens - 1,); the second half behind the cache of the first."""
-        half = (len(tokens) + 1) // 2
-        scores, cache = self._step(tokens[:half], None)
-        more = [self._step(tokens[half:], cache)[0]] if half < len(tokens) else []
-        return _of_tokens(np.concatenate([scores, *more])[:-1], tokens[1:])
+        return _of_tokens(_in_two_steps(self._step, tokens)[:-1], tokens[1:])
 
     def write(self, tokens: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time, up to `limit` or to one that ends an answer, which is given too."""
@@ -175,11 +172,9 @@ class PlainOnnx:
 
     def log_probabilities_behind(self, source: Sequence[int], target: Sequence[int]) -> np.ndarray:
         """Of each target token behind the source and those before it, # (target tokens,); the second half behind the cache of the first."""
-        read, decoder_input = self._read(source), [self._begin(), *target[:-1]]
-        half = (len(decoder_input) + 1) // 2
-        scores, cache = self._follow(decoder_input[:half], read, None)
-        more = [self._follow(decoder_input[half:], read, cache)[0]] if half < len(decoder_input) else []
-        return _of_tokens(np.concatenate([scores, *more]), target)
+        read = self._read(source)
+        scores = _in_two_steps(lambda tokens, cache: self._follow(tokens, read, cache), [self._begin(), *target[:-1]])
+        return _of_tokens(scores, target)
 
     def translate(self, source: Sequence[int], limit: int) -> list[int]:
         """The likeliest token each time, never the padding; up to `limit` or to one that ends a text, which is given too."""
@@ -202,8 +197,8 @@ class PlainOnnx:
         """What the network says of one text, two texts that are read together, or an image."""
         if self.gives == "text":
             talks = (self.folder / "chat_template.jinja").is_file() and self.facts["talks"]
-            request = self.prompt([{"role": "user", "content": texts[0]}]) if talks else self.encode(texts)["tokens"]
-            return self.decode(self.write(request, LIMIT)).strip()
+            tokens = self.prompt([{"role": "user", "content": texts[0]}]) if talks else self.encode(texts)["tokens"]
+            return self.decode(self.write(tokens, LIMIT)).strip()
         if self.gives == "sequence":
             return self.decode(self.translate(self.encode([self.facts["objective"].get("prefix", "") + texts[0]])["tokens"], LIMIT)).strip()
         (output,) = self.outputs([self.encode(texts)])
@@ -233,6 +228,14 @@ class PlainOnnx:
         return [
             (texts[0][slice(*read.offsets[position])], self.labels[int(output[position].argmax())]) for position in sorted(firsts.values())
         ]
+
+
+def _in_two_steps(step: Callable[[Sequence[int], Any], tuple[np.ndarray, Any]], tokens: Sequence[int]) -> np.ndarray:
+    """The scores behind each token, the second half computed behind the cache of the first, # (tokens, vocabulary)"""
+    half = (len(tokens) + 1) // 2
+    scores, cache = step(tokens[:half], None)
+    more = [step(tokens[half:], cache)[0]] if half < len(tokens) else []
+    return np.concatenate([scores, *more])
 
 
 def _of_tokens(scores: np.ndarray, tokens: Sequence[int]) -> np.ndarray:

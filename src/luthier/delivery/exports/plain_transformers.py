@@ -71,8 +71,8 @@ class PlainTransformers:
         """A row, cut to what the tokenizer says that the network reads."""
         if self.images:
             return {"pixels": self._pixels(texts[0])}
-        results = self.reader(*texts, truncation=True)
-        return {"tokens": results["input_ids"], "segments": results.get("token_type_ids") if len(texts) == 2 else None}
+        encoded = self.reader(*texts, truncation=True)
+        return {"tokens": encoded["input_ids"], "segments": encoded.get("token_type_ids") if len(texts) == 2 else None}
 
     def _pixels(self, file: str) -> np.ndarray:
         """An image as the network reads it, back on the scale of its file, # (side, side, channels) of uint8"""
@@ -83,8 +83,8 @@ class PlainTransformers:
             turned = ImageOps.exif_transpose(image).convert("RGB").convert("L" if grey else "RGB")
             size = self.reader.size
             small = turned.resize((size["width"], size["height"]), Image.Resampling(self.reader.resample))
-        results = np.asarray(small, dtype=np.uint8)
-        return results[:, :, None] if results.ndim == 2 else results
+        pixels = np.asarray(small, dtype=np.uint8)
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
     def outputs(self, rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
         """What the network gives for each row, of every token that is kept."""
@@ -123,8 +123,8 @@ class PlainTransformers:
 
     def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The tokens that a text-generation pipeline reads of a conversation."""
-        results = self.reader.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=True, return_dict=True)
-        return [int(token) for token in results["input_ids"]]
+        encoded = self.reader.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=True, return_dict=True)
+        return [int(token) for token in encoded["input_ids"]]
 
     def log_probabilities(self, tokens: Sequence[int]) -> np.ndarray:
         """Of each token but the first, behind those before it, # (tokens - 1,)"""
