@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from collections import deque
@@ -20,7 +19,6 @@ from luthier.models.decoding.pages import PAGE, PagePool
 from luthier.models.decoding.precision import ForwardPass, PrecisionParity, compare_decoders
 from luthier.models.decoding.request import GenerationRequest
 from luthier.models.decoding.step import make_cache, page_bytes
-from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import Generator
 from luthier.serving.interface import EngineClosed, EngineFull, EngineNumbers, Generation, RequestRefused
 
@@ -63,7 +61,7 @@ def open_engine(
     network: Any = model.network
     network.set_attn_implementation("sdpa")
     try:
-        known = read_network(copy_in_fp32(network))
+        known = read_network(network)
     except NotKnown as why:
         if precision == "int8":
             raise ModelError(f"this network has no int8: {why}", "use precision fp32") from None
@@ -77,7 +75,7 @@ def open_engine(
     context = min(context or known.positions, known.positions, pages * PAGE)
     chosen = choose_decoder(known, make_cache(known, pages, context), precision, rows)
     parity, rounded = chosen.parity, ""
-    if is_rounded(network):
+    if network.dtype != torch.float32:
         texts = [row[:context] for row in rows if len(row) > 1] or write_texts(chosen.decoder)
         parity = compare_decoders(ForwardPass(network), chosen.decoder, texts)
         rounded = f"; the weights of {str(network.dtype).removeprefix('torch.')}, computed in fp32 ({parity})"
@@ -86,19 +84,6 @@ def open_engine(
     engine = Engine(batch, about, context, known.vocabulary, waiting, slots, pages * page_bytes(known))
     engine.parity = parity
     return engine
-
-
-def is_rounded(network: Any) -> bool:
-    """Whether a network on the processor computes in 16 bits."""
-    return network.device.type == "cpu" and network.dtype in (torch.bfloat16, torch.float16)
-
-
-def copy_in_fp32(network: Any) -> Any:
-    """A network that computes in fp32: itself, or one of the same weights where it computes in 16 bits.
-
-    Our own step knows fp32 alone; the products of rounded weights are more exact there, and ours are faster than those of a single row in bf16.
-    """
-    return round_weights_to(copy.deepcopy(network), torch.float32) if is_rounded(network) else network
 
 
 class Engine:

@@ -17,6 +17,7 @@ from luthier.models.decoding.request import GenerationRequest
 from luthier.models.decoding.sampling import choose, choose_id
 from luthier.models.decoding.step import Span, make_cache
 from luthier.models.decoding.torch_step import TorchDecoder
+from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import load_generator
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3")
@@ -222,6 +223,16 @@ def test_a_network_that_the_step_does_not_know_is_refused_with_the_reason(bases)
     adapted.model.layers[1].mlp.down_proj = torch.nn.Sequential(adapted.model.layers[1].mlp.down_proj)
     with pytest.raises(NotKnown, match="Sequential"):
         read_network(adapted)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_tied_weights_stay_one_tensor_and_a_network_keeps_its_own(dtype, bases):
+    network = round_weights_to(load_generator(bases("gemma3_text"), 0.0), dtype).network
+    assert network.lm_head.weight is network.model.embed_tokens.weight, "choose another base: this one is not tied"
+    known = read_network(network)
+    assert known.embedding.dtype == torch.float32 and known.head.weight is known.embedding
+    assert torch.equal(known.embedding.to(dtype), network.lm_head.weight)
+    assert all(parameter.dtype == dtype for parameter in network.parameters())
 
 
 def test_pages_are_found_by_how_a_text_begins_and_by_nothing_else():

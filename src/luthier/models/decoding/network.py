@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ KNOWN = {
 """Classes of transformers whose step is known here, and how their norms are placed: before each part, or around it."""
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_tanh": "gelu_tanh"}
 """Functions of the gate, by transformers' names."""
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""That weights may have; products of rounded weights are more exact in fp32, and ours are faster than those of a single row in bf16."""
 MOVING = ("dynamic", "longrope")
 """Rotary embeddings whose angles depend on the length of the text."""
 
@@ -142,7 +144,7 @@ def read_network(network: Any) -> DecodeNetwork:
     """Read a causal language model of transformers; matrices that read the same rows become one.
 
     Args:
-        network: in fp32, on the processor.
+        network: on the processor; weights of 16 bits become fp32, which our own step computes in.
 
     Raises:
         NotKnown: our own step cannot compute this network.
@@ -150,18 +152,21 @@ def read_network(network: Any) -> DecodeNetwork:
     name = type(network).__name__
     if name not in KNOWN:
         raise NotKnown(f"{name} is none of {', '.join(sorted(KNOWN))}")
-    if any(parameter.dtype != torch.float32 or parameter.device.type != "cpu" for parameter in network.parameters()):
-        raise NotKnown("its weights are not in fp32 on the processor")
+    if any(parameter.dtype not in DTYPES or parameter.device.type != "cpu" for parameter in network.parameters()):
+        raise NotKnown("its weights are not in 16 or 32 bits on the processor")
     body, config = network.model, network.config
     _refuse_unknown(body, config)
     first = body.layers[0].self_attn
     gemma = KNOWN[name] == "gemma"
+    embedding, head = _weight(body.embed_tokens), _linear(network.lm_head)
+    if network.lm_head.weight is body.embed_tokens.weight:
+        head = replace(head, weight=embedding)  # tied weights stay one tensor
     return DecodeNetwork(
-        embedding=body.embed_tokens.weight.detach(),
+        embedding=embedding,
         embedding_scale=float(getattr(body.embed_tokens, "embed_scale", 1.0)),
         blocks=tuple(_block(layer, gemma, config) for layer in body.layers[: config.num_hidden_layers]),
         norm=_norm(body.norm, gemma),
-        head=_linear(network.lm_head),
+        head=head,
         eps=float(config.rms_norm_eps),
         heads=config.num_attention_heads,
         key_heads=config.num_key_value_heads,
@@ -199,19 +204,22 @@ def _refuse_unknown(body: Any, config: Any) -> None:
         raise NotKnown("it has no blocks")
 
 
+def _weight(module: Any) -> Tensor:
+    return module.weight.detach().float()
+
+
 def _norm(module: Any, gemma: bool) -> Tensor:
-    weight = module.weight.detach()
-    return weight + 1.0 if gemma else weight
+    return _weight(module) + 1.0 if gemma else _weight(module)
 
 
 def _linear(*layers: Any) -> Linear:
     for layer in layers:
         if type(layer) is not nn.Linear:
             raise NotKnown(f"it has a {type(layer).__name__} where a plain linear layer should be")
-    weight = layers[0].weight.detach() if len(layers) == 1 else torch.cat([layer.weight.detach() for layer in layers])
+    weight = _weight(layers[0]) if len(layers) == 1 else torch.cat([_weight(layer) for layer in layers])
     if all(layer.bias is None for layer in layers):
         return Linear(weight)
-    biases = [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach() for layer in layers]
+    biases = [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach().float() for layer in layers]
     return Linear(weight, torch.cat(biases))
 
 

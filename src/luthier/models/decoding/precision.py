@@ -82,10 +82,10 @@ def compare_decoders(exact: Reads, reduced: Reads, texts: Sequence[Sequence[int]
         span = Span(text, 0, pages, len(text))
         one, other = (decoder.step([span])[:-1].log_softmax(-1) for decoder in (exact, reduced))
         target = torch.tensor(text[1:])[:, None]
-        exact_log_probability, reduced_said = one.gather(1, target)[:, 0], other.gather(1, target)[:, 0]
-        differences.append((exact_log_probability - reduced_said).abs())
-        losses.append(-exact_log_probability)
-        reduced_losses.append(-reduced_said)
+        loss, reduced_loss = -one.gather(1, target)[:, 0], -other.gather(1, target)[:, 0]
+        differences.append((loss - reduced_loss).abs())
+        losses.append(loss)
+        reduced_losses.append(reduced_loss)
         equal += int((one.argmax(-1) == other.argmax(-1)).sum())
     apart = torch.cat(differences)
     return PrecisionParity(
