@@ -104,18 +104,18 @@ def test_what_nobody_waits_for_ends_inside_the_model() -> None:
     table(torch.tensor([0]))  # another thread may use the network meanwhile
     job.cancel()
     end = time.monotonic() + 2
-    while queue.numbers()["running"] or queue._asked:
+    while queue.numbers()["running"] or queue._in_call:
         assert time.monotonic() < end
         time.sleep(0.005)
     assert len(steps) < 900
     with pytest.raises(Abandoned):  # it is what stopped it
-        queue._asked = [job]
+        queue._in_call = [job]
         thread = threading.current_thread()
         queue._thread, kept = thread, queue._thread
         try:
             queue.poll()
         finally:
-            queue._thread, queue._asked = kept, []
+            queue._thread, queue._in_call = kept, []
     queue.close(1)
 
 

@@ -81,8 +81,8 @@ class PredictionQueue:
         self._predict, self._limits, self._together = predict, limits, together
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
-        self._running: list[Job] = []
-        self._asked: list[Job] = []
+        self._running: list[Job] = []  # those that were collected together
+        self._in_call: list[Job] = []  # of them, those that the present call of `predict` is about: one alone after a fault
         self._last, self._closed, self._seconds_a_job, self._last_seconds = 0, False, 0.05, 0.0
         self._thread = threading.Thread(target=self._work, name="luthier-predict", daemon=True)
         self._thread.start()
@@ -133,7 +133,7 @@ class PredictionQueue:
         Raises:
             Abandoned: nobody does.
         """
-        if threading.current_thread() is self._thread and self._asked and all(job.cancelled for job in self._asked):
+        if threading.current_thread() is self._thread and self._in_call and all(job.cancelled for job in self._in_call):
             raise Abandoned
 
     def _work(self) -> None:
@@ -181,9 +181,9 @@ class PredictionQueue:
     def _answer(self, jobs: list[Job]) -> None:
         if not jobs:
             return
-        self._asked = jobs
+        self._in_call = jobs
         try:
-            answers = self._said([record for job in jobs for record in job.records], jobs[0].limit)
+            answers = self._predict_all([record for job in jobs for record in job.records], jobs[0].limit)
             start = 0
             for job in jobs:
                 _settle(job.future, answers[start : start + len(job.records)])
@@ -197,9 +197,10 @@ class PredictionQueue:
                 for job in jobs:
                     self._answer([job])
         finally:
-            self._asked = []
+            self._in_call = []
 
-    def _said(self, records: list[Record], limit: int) -> list[dict[str, Any]]:
+    def _predict_all(self, records: list[Record], limit: int) -> list[dict[str, Any]]:
+        """One answer a row."""
         if self._together or not records:
             answers = self._predict(records, limit) if records else []
         else:

@@ -22,7 +22,7 @@ from luthier.serving.limits import Limits
 from tests.families.cases import CASES, base_of
 
 QUICK = ("training.steps=2", "training.checkpoint_seconds=0", "training.dtype=float32")
-"""The engine of many slots knows fp32 alone; where the processor has bf16, runs would be of that."""
+"""Of fp32 on every processor: where it has bf16, runs would be of that, and `predict` and the engine, which computes in fp32, could differ."""
 SHORT = Limits(header_seconds=0.7, body_seconds=0.7, write_seconds=0.7, idle_seconds=5, connections=60, waiting=6, generating=6)
 """So that a test waits for no limit."""
 

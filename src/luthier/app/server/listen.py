@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from luthier.app.server.application import make_application
 from luthier.app.server.guard import App
 from luthier.app.server.protocol import protocol_with
 from luthier.app.server.token_file import keep_token
+from luthier.models.base import Base
 from luthier.pilot.serve import alias_of, check_bundle, check_engine, describe_bundle, follow_alias, load_model
 from luthier.pilot.stages.opened_bundle import Say
 from luthier.serving.limits import Limits
@@ -194,20 +195,26 @@ def serve(
     for line in introduce(about, running, host):
         say(line)
 
-    def load() -> None:
-        try:
-            model = service.load(lambda: load_model(base, name, engine, limits))
-        except Exception as problem:
-            running.problem = problem
-            server.should_exit = True
-            return
-        if alias is not None:
-            follow_alias(service, alias.name, lambda new: load_model(new, name, engine, limits), say, running.stopped)
-        say(f"ready: {model.about['engine'] or 'each batch is one call of predict'}; try it: {curl_line(model, running)}")
+    def open_model(bundle: Base) -> ServedModel:
+        return load_model(bundle, name, engine, limits)
 
-    threading.Thread(target=load, name="luthier-load", daemon=True).start()
+    arguments = (running, base, open_model, alias.name if alias is not None else None, say)
+    threading.Thread(target=_load, args=arguments, name="luthier-load", daemon=True).start()
     running.run([opened]) if wait else running.start([opened])
     return running
+
+
+def _load(running: Running, base: Base, open_model: Callable[[Base], ServedModel], alias: str | None, say: Say) -> None:
+    """Load the model, follow its alias where it has one, and say that it answers; where it cannot be loaded, the server ends with the problem."""
+    try:
+        model = running.service.load(lambda: open_model(base))
+    except Exception as problem:
+        running.problem = problem
+        running.server.should_exit = True
+        return
+    if alias is not None:
+        follow_alias(running.service, alias, open_model, say, running.stopped)
+    say(f"ready: {model.about['engine'] or 'each batch is one call of predict'}; try it: {curl_line(model, running)}")
 
 
 def _configure(app: App, limits: Limits) -> uvicorn.Config:
@@ -218,7 +225,7 @@ def _configure(app: App, limits: Limits) -> uvicorn.Config:
     )  # fmt: skip
 
 
-def _limits_for(base: Any) -> Limits:
+def _limits_for(base: Base) -> Limits:
     """The usual limits; a body that holds images may be larger."""
     return dataclasses.replace(Limits(), body_bytes=IMAGE_BODY) if base.kind == "image" else Limits()
 

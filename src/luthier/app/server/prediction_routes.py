@@ -257,7 +257,7 @@ def usage(request: Request, prompt: int, completion: int = 0) -> dict[str, int]:
 
 
 def answer(content: dict[str, Any]) -> JSONResponse:
-    """A body; a number that is none is written as a word."""
+    """A body; NaN and infinity, which JSON does not have, are written as texts."""
     try:
         return JSONResponse(content)
     except (TypeError, ValueError):  # numbers that JSON does not have, or those of numpy

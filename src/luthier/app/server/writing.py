@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -88,7 +87,7 @@ def start(
     model: ServedModel,
     prompts: Prompts,
     ids: Sequence[Sequence[int]],
-    asked: Sampling,
+    body: Sampling,
     limit: int | None,
     logprobs: int,
     field: str,
@@ -101,10 +100,10 @@ def start(
         model: that writes.
         prompts: its tokenizer.
         ids: tokens of each prompt.
-        asked: how to draw.
+        body: of the request: how tokens are drawn, and where an answer stops.
         limit: tokens that an answer may have; None: as many as by default, where there is room.
         logprobs: likeliest tokens that are told beside each.
-        field: of the request, that holds the prompts.
+        field: of the body, that holds the prompts.
         limits: of the server.
         grammar: that the answers must follow.
 
@@ -114,9 +113,8 @@ def start(
     """
     engine = model.engine
     assert engine is not None
-    plain = (as_request(model, prompts, prompt, asked, limit, logprobs, field, limits) for prompt in ids)
-    requests = [dataclasses.replace(request, grammar=grammar) for request in plain]
-    stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+    requests = [as_request(model, prompts, prompt, body, limit, logprobs, field, limits, grammar) for prompt in ids]
+    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     for request in requests:
         engine.check(request)
     started: list[Answer] = []
@@ -133,11 +131,12 @@ def as_request(
     model: ServedModel,
     prompts: Prompts,
     prompt: Sequence[int],
-    asked: Sampling,
+    body: Sampling,
     limit: int | None,
     logprobs: int,
     field: str,
     limits: Limits,
+    grammar: Grammar | None,
 ) -> GenerationRequest:
     """A prompt as the engine takes it; see `start`.
 
@@ -153,12 +152,12 @@ def as_request(
     if room < 1 or (limit is not None and limit > room):
         asks = f" and {limit} of the answer" if limit is not None else ""
         message = f"{len(prompt)} tokens of the prompt{asks} do not fit: the model reads {model.context} together"
-        named = "max_tokens" if asked.max_tokens is not None else "max_completion_tokens"
+        named = "max_tokens" if body.max_tokens is not None else "max_completion_tokens"
         raise Refused(422, message, named if room >= 1 else field, "context_length_exceeded")
-    seed = secrets.randbits(31) if asked.seed is None else asked.seed % (1 << 63)
+    seed = secrets.randbits(31) if body.seed is None else body.seed % (1 << 63)
     return GenerationRequest(
-        tuple(int(token) for token in prompt), min(limits.default_tokens, room) if limit is None else limit, float(asked.temperature or 0.0),
-        1.0 if asked.top_p is None else float(asked.top_p), asked.top_k or 0, seed, prompts.ends, logprobs,
+        tuple(int(token) for token in prompt), min(limits.default_tokens, room) if limit is None else limit, float(body.temperature or 0.0),
+        1.0 if body.top_p is None else float(body.top_p), body.top_k or 0, seed, prompts.ends, logprobs, grammar,
     )  # fmt: skip
 
 

@@ -43,8 +43,8 @@ class Shape:
         kind: of the whole.
         piece_kind: of a piece.
         prefix: of its id.
-        whole: place, text, tokens, reason → a choice.
-        piece: place, text, tokens, reason or None, whether it is the first → a choice.
+        whole: index, text, tokens, reason → a choice.
+        piece: index, text, tokens, reason or None, whether it is the first → a choice.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ def _add_chat_route(app: FastAPI) -> None:
     """Answers to conversations."""
 
     @app.post("/v1/chat/completions", openapi_extra=TOKEN, response_model=Completion, responses=STREAMED, tags=["OpenAI"])
-    async def chat_completions(request: Request, asked: ChatRequest) -> Response:
+    async def chat_completions(request: Request, body: ChatRequest) -> Response:
         """The answer to a conversation, by the template that the model was trained with."""
-        if asked.top_logprobs and not asked.logprobs:
+        if body.top_logprobs and not body.logprobs:
             raise Refused(400, "top_logprobs needs logprobs: true", "top_logprobs", "invalid_value")
-        if asked.max_tokens is not None and asked.max_completion_tokens is not None:
+        if body.max_tokens is not None and body.max_completion_tokens is not None:
             raise Refused(400, "max_tokens is the older name of max_completion_tokens: give one", "max_tokens", "invalid_value")
-        limit = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
-        turns = [as_message(turn) for turn in asked.messages]
+        limit = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
+        turns = [as_message(turn) for turn in body.messages]
 
         def read(model: ServedModel, prompts: Prompts) -> list[list[int]]:
             if not model.family.converses:
@@ -89,62 +89,62 @@ def _add_chat_route(app: FastAPI) -> None:
             except ValueError as problem:
                 raise Refused(400, str(problem), "messages", "invalid_value") from None
 
-        top = asked.top_logprobs or 0
+        top = body.top_logprobs or 0
 
         def logprobs(prompts: Prompts, tokens: Tokens) -> dict[str, Any] | None:
-            return {"content": [token_entry(prompts, token, top) for token, _ in tokens], "refusal": None} if asked.logprobs else None
+            return {"content": [token_entry(prompts, token, top) for token, _ in tokens], "refusal": None} if body.logprobs else None
 
         def shape(prompts: Prompts) -> Shape:
             return Shape(
                 "chat.completion", "chat.completion.chunk", "chatcmpl",
-                lambda place, text, tokens, reason: {"index": place, "message": {"role": "assistant", "content": text, "refusal": None}, "logprobs": logprobs(prompts, tokens), "finish_reason": reason},
-                lambda place, text, tokens, reason, first: {
-                    "index": place, "delta": ({"role": "assistant"} if first else {}) | ({"content": text} if text or first else {}),
+                lambda index, text, tokens, reason: {"index": index, "message": {"role": "assistant", "content": text, "refusal": None}, "logprobs": logprobs(prompts, tokens), "finish_reason": reason},
+                lambda index, text, tokens, reason, first: {
+                    "index": index, "delta": ({"role": "assistant"} if first else {}) | ({"content": text} if text or first else {}),
                     "logprobs": logprobs(prompts, tokens) if tokens else None, "finish_reason": reason,
                 },
             )  # fmt: skip
 
         def form(model: ServedModel, prompts: Prompts) -> Grammar | None:
-            return grammar_of(asked, model, prompts)
+            return grammar_of(body, model, prompts)
 
-        return await write(request, asked, read, limit, top, "messages", shape, form)
+        return await write(request, body, read, limit, top, "messages", shape, form)
 
 
 def _add_completion_route(app: FastAPI) -> None:
     """How texts go on."""
 
     @app.post("/v1/completions", openapi_extra=TOKEN, response_model=Completion, responses=STREAMED, tags=["OpenAI"])
-    async def completions(request: Request, asked: CompletionRequest) -> Response:
+    async def completions(request: Request, body: CompletionRequest) -> Response:
         """How texts go on."""
-        given: Any = asked.prompt
-        several = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+        prompt: Any = body.prompt
+        several = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
 
         def read(model: ServedModel, prompts: Prompts) -> list[list[int]]:
             return [prompts.of_text(each) if isinstance(each, str) else list(each) for each in several]
 
         def logprobs(prompts: Prompts, tokens: Tokens) -> dict[str, Any] | None:
-            return completion_logprobs(prompts, tokens, asked.logprobs) if asked.logprobs is not None else None
+            return completion_logprobs(prompts, tokens, body.logprobs) if body.logprobs is not None else None
 
         def shape(prompts: Prompts) -> Shape:
-            def choice(place: int, text: str, tokens: Tokens, reason: str | None, first: bool = False) -> dict[str, Any]:
-                return {"index": place, "text": text, "logprobs": logprobs(prompts, tokens), "finish_reason": reason}
+            def choice(index: int, text: str, tokens: Tokens, reason: str | None, first: bool = False) -> dict[str, Any]:
+                return {"index": index, "text": text, "logprobs": logprobs(prompts, tokens), "finish_reason": reason}
 
             return Shape("text_completion", "text_completion", "cmpl", choice, choice)
 
-        return await write(request, asked, read, asked.max_tokens, asked.logprobs or 0, "prompt", shape)
+        return await write(request, body, read, body.max_tokens, body.logprobs or 0, "prompt", shape)
 
 
-def grammar_of(asked: ChatRequest, model: ServedModel, prompts: Prompts) -> Grammar | None:
+def grammar_of(body: ChatRequest, model: ServedModel, prompts: Prompts) -> Grammar | None:
     """The grammar that an answer must follow; None where it may be any text.
 
     Raises:
         Refused: it cannot be followed, or the package that follows it is not installed.
     """
-    if asked.response_format is None or isinstance(asked.response_format, AnyText):
+    if body.response_format is None or isinstance(body.response_format, AnyText):
         return None
-    if asked.stop:
+    if body.stop:
         raise Refused(400, "stop could cut the JSON before its end; leave stop out, or response_format", "stop", "invalid_value")
-    form = asked.response_format
+    form = body.response_format
     schema = form.json_schema.schema_ if isinstance(form, JsonOfSchema) else {"type": "object"}
     assert model.engine is not None
     try:
@@ -161,14 +161,14 @@ def as_message(turn: Turn) -> Message:
 
 
 async def write(
-    request: Request, asked: Sampling, read: Callable[[ServedModel, Prompts], list[list[int]]], limit: int | None, top: int, field: str,
+    request: Request, body: Sampling, read: Callable[[ServedModel, Prompts], list[list[int]]], limit: int | None, top: int, field: str,
     shape_of: Callable[[Prompts], Shape], form: Callable[[ServedModel, Prompts], Grammar | None] = lambda model, prompts: None,
 ) -> Response:  # fmt: skip
     """Answer a request by the generation engine.
 
     Args:
         request: of the client.
-        asked: its body.
+        body: of it.
         read: its texts → token ids.
         limit: tokens that an answer may have.
         top: likeliest tokens told beside each.
@@ -179,10 +179,10 @@ async def write(
     Raises:
         Refused: it cannot be answered, or too many wait.
     """
-    if asked.stream_options is not None and not asked.stream:
+    if body.stream_options is not None and not body.stream:
         raise Refused(400, "stream_options needs stream: true", "stream_options", "invalid_value")
     service = service_of(request)
-    model = acquire(service, asked.model)
+    model = acquire(service, body.model)
     answers: list[Answer] = []
     handed_over = False
     try:
@@ -192,15 +192,15 @@ async def write(
         try:
             ids = await asyncio.to_thread(read, model, prompts)  # a long text takes a while to cut into tokens
             grammar = await asyncio.to_thread(form, model, prompts)
-            answers = start(model, prompts, ids, asked, limit, top, field, service.limits, grammar)
+            answers = start(model, prompts, ids, body, limit, top, field, service.limits, grammar)
         except LuthierError as problem:
             refused = refuse(problem, field)
             service.counters.add("luthier_refused_total", reason=refused.code or "invalid")
             raise refused from None
         shape, read_tokens = shape_of(prompts), sum(len(each) for each in ids)
-        if asked.stream:
+        if body.stream:
             ended = _once(lambda: (cancel(answers), service.release(model)))
-            events = stream(request, asked, model, answers, shape, read_tokens)
+            events = stream(request, body, model, answers, shape, read_tokens)
             response = EventStream(events, ended, lambda: service.counters.add("luthier_cancelled_total"))
             handed_over = True  # the stream gives them back
             return response
@@ -227,7 +227,7 @@ async def whole(request: Request, model: ServedModel, answers: list[Answer], sha
     except Stopped:
         raise Refused(503, "the server is shutting down", None, "shutting_down", {"retry-after": "2"}) from None
     choices = [
-        shape.whole(place, text, tokens, each.reason) for place, (each, (text, tokens)) in enumerate(zip(answers, texts, strict=True))
+        shape.whole(index, text, tokens, each.reason) for index, (each, (text, tokens)) in enumerate(zip(answers, texts, strict=True))
     ]
     made = sum(each.tokens for each in answers)
     return answer(
@@ -243,26 +243,26 @@ async def whole(request: Request, model: ServedModel, answers: list[Answer], sha
 
 
 async def stream(
-    request: Request, asked: Sampling, model: ServedModel, answers: list[Answer], shape: Shape, read_tokens: int
+    request: Request, body: Sampling, model: ServedModel, answers: list[Answer], shape: Shape, read_tokens: int
 ) -> AsyncIterator[bytes]:
     """An answer as events, several answers as their pieces come."""
     base = {"id": new_id(shape.prefix), "object": shape.piece_kind, "created": int(time.time()), "model": model.name}
-    counted = bool(asked.stream_options and asked.stream_options.include_usage)
+    counted = bool(body.stream_options and body.stream_options.include_usage)
     more: dict[str, Any] = {"usage": None} if counted else {}
     queue: asyncio.Queue[tuple[int, dict[str, Any] | None, Exception | None]] = asyncio.Queue()
 
-    async def follow(place: int, each: Answer) -> None:
+    async def follow(index: int, each: Answer) -> None:
         try:
             first = True
             async for piece in each:
-                queue.put_nowait((place, shape.piece(place, piece.text, piece.tokens, None, first), None))
+                queue.put_nowait((index, shape.piece(index, piece.text, piece.tokens, None, first), None))
                 first = False
-            queue.put_nowait((place, shape.piece(place, "", [], each.reason, first), None))
-            queue.put_nowait((place, None, None))
+            queue.put_nowait((index, shape.piece(index, "", [], each.reason, first), None))
+            queue.put_nowait((index, None, None))
         except Exception as problem:
-            queue.put_nowait((place, None, problem))
+            queue.put_nowait((index, None, problem))
 
-    following = [asyncio.ensure_future(follow(place, each)) for place, each in enumerate(answers)]
+    following = [asyncio.ensure_future(follow(index, each)) for index, each in enumerate(answers)]
     try:
         left = len(answers)
         while left:
