@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -170,14 +171,8 @@ def make_base(folder: Path, family: str) -> Base:
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Tiny bases by family, made once."""
-    made: dict[str, Base] = {}
-
-    def base(family: str) -> Base:
-        if family not in made:
-            made[family] = make_base(tmp_path_factory.mktemp("bases") / family, family)
-        return made[family]
-
-    return base
+    folder = tmp_path_factory.mktemp("bases")
+    return functools.cache(lambda family: make_base(folder / family, family))
 
 
 @pytest.fixture(scope="session")

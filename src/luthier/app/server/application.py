@@ -150,7 +150,7 @@ async def _gone(request: Request, problem: Exception) -> Response:
 
 async def _http(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
-    known = {404: "there is no such route; /docs lists them", 405: "this route is not asked so; /docs says how"}
+    known = {404: "there is no such route; /docs lists them", 405: "this route does not take this method; /docs says which it takes"}
     return JSONResponse(
         error_body(problem.status_code, known.get(problem.status_code, str(problem.detail))), problem.status_code, problem.headers
     )

@@ -217,13 +217,13 @@ def as_row(model: ServedModel, row: dict[str, Any] | str, where: str) -> dict[st
     return {needed[0]: row}
 
 
-def classified(place: int, one: dict[str, Any]) -> dict[str, Any]:
+def classified(index: int, prediction: dict[str, Any]) -> dict[str, Any]:
     """A prediction in vLLM's shape, with what we know beside it."""
-    more = {name: value for name, value in one.items() if name not in ("label", "probabilities")}
-    probabilities = one["probabilities"]
+    more = {name: value for name, value in prediction.items() if name not in ("label", "probabilities")}
+    probabilities = prediction["probabilities"]
     return {
-        "index": place,
-        "label": one["label"],
+        "index": index,
+        "label": prediction["label"],
         "probs": list(probabilities.values()),
         "num_classes": len(probabilities),
         "probabilities": probabilities,

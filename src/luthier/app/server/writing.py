@@ -184,5 +184,5 @@ def completion_logprobs(prompts: Prompts, tokens: Sequence[tuple[Token, int]], t
         "top_logprobs": [{prompts.token_text(identity): max(value, -9999.0) for identity, value in token.top[:top]} for token, _ in tokens]
         if top
         else None,
-        "text_offset": [place for _, place in tokens],
+        "text_offset": [offset for _, offset in tokens],
     }

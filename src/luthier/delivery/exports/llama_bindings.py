@@ -221,7 +221,7 @@ def open_py_sync() -> tuple[Any, Any, list[str]]:
     return ffi, library, _log[1]
 
 
-PACKAGES: dict[str, type[Bindings]] = {"llama_cpp": LlamaCppPython, "llama_cpp_py_sync": LlamaCppPySync}
+PACKAGES: dict[str, type[LlamaCppPython | LlamaCppPySync]] = {"llama_cpp": LlamaCppPython, "llama_cpp_py_sync": LlamaCppPySync}
 """Module → the class that asks it; the first that is installed is taken."""
 
 
