@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -37,8 +38,8 @@ SLOW = ("pilot/test_run", "pilot/test_search", "families/", "pilot/test_candidat
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow files first, each whole."""
-    places = [next((place for place, name in enumerate(SLOW) if name in str(item.path)), len(SLOW)) for item in items]
-    items[:] = [item for _, item in sorted(zip(places, items, strict=True), key=lambda pair: pair[0])]
+    ranks = [next((rank for rank, name in enumerate(SLOW) if name in str(item.path)), len(SLOW)) for item in items]
+    items[:] = [item for _, item in sorted(zip(ranks, items, strict=True), key=lambda pair: pair[0])]
 
 
 os.fsync = lambda handle: None  # the power stays on: nobody waits for the disk
@@ -170,14 +171,7 @@ def make_base(folder: Path, family: str) -> Base:
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Tiny bases by family, made once."""
-    made: dict[str, Base] = {}
-
-    def base(family: str) -> Base:
-        if family not in made:
-            made[family] = make_base(tmp_path_factory.mktemp("bases") / family, family)
-        return made[family]
-
-    return base
+    return functools.cache(lambda family: make_base(tmp_path_factory.mktemp("bases") / family, family))
 
 
 @pytest.fixture(scope="session")

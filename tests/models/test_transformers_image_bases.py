@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,14 +63,7 @@ def make_base(folder: Path, family: str) -> Base:
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made: dict[str, Base] = {}
-
-    def base(family: str) -> Base:
-        if family not in made:
-            made[family] = make_base(tmp_path_factory.mktemp("images") / family, family)
-        return made[family]
-
-    return base
+    return functools.cache(lambda family: make_base(tmp_path_factory.mktemp("images") / family, family))
 
 
 def load(base: Base, dropout: float = 0.0, labels: tuple[str, ...] = ("LABEL_0", "LABEL_1", "LABEL_2")) -> vision.ImageNetwork:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -33,14 +34,7 @@ TURNS = [{"role": "user", "content": "what was phone 1?"}, {"role": "assistant",
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made: dict[str, Base] = {}
-
-    def bundle(family: str) -> Base:
-        if family not in made:
-            made[family] = make_bundle(tmp_path_factory.mktemp("bundles") / family, family)
-        return made[family]
-
-    return bundle
+    return functools.cache(lambda family: make_bundle(tmp_path_factory.mktemp("bundles") / family, family))
 
 
 def written(bundle: Base, folder: Path, precision: str = "float32") -> Path:
