@@ -63,15 +63,10 @@ def transfer(
 
 def _table(found: Mapping[str, Any]) -> list[str]:
     """The starts over the rows, as lines of text."""
+    from luthier.evaluation.verdict import format_interval
+
     metric, lines = found["metric"], found["table"]
     counts = sorted({line["rows"] for line in lines})
-    cells = {(line["start"], line["rows"]): _value_and_interval(metric, line) for line in lines}
+    cells = {(line["start"], line["rows"]): format_interval(metric, line) for line in lines}
     rows = [(start, *(cells.get((start, count), "–") for count in counts)) for start in dict.fromkeys(line["start"] for line in lines)]
     return format_table((f"{metric}, {found['test_rows']:,} test rows", *(f"{count:,} rows" for count in counts)), rows)
-
-
-def _value_and_interval(metric: str, line: Mapping[str, Any]) -> str:
-    from luthier.evaluation.verdict import format_value
-
-    value, low, high = (format_value(metric, line[name]) for name in ("value", "low", "high"))
-    return f"{value} [{low.removesuffix(' %')}, {high.removesuffix(' %')}]"
