@@ -96,11 +96,11 @@ def transfer(
     dataset = load_dataset(spec)
     named, unusable = _check_starts(names, dataset, changes, reporter)
     settled = _settle_metric(dataset, next(start for start in named if start.name not in unusable), changes)
-    plan = Plan(named, unusable, _distinct(sizes, len(dataset.records["train"])), seeds, most_test, settled)
+    plan = Plan(named, _distinct(sizes, len(dataset.records["train"])), seeds, most_test, settled)
     folder = Path(out) if out else Path("transfers") / Run.fresh_name()
     place = _open_folder(folder, dataset, plan)
     with place.owned():
-        comparison = Comparison(place, dataset, plan, seconds, clock, reporter)
+        comparison = Comparison(place, dataset, plan, unusable, seconds, clock, reporter)
         comparison.train()
         return Transfer(folder, _conclude(place, dataset, comparison))
 
@@ -212,10 +212,10 @@ def _conclude(place: Run, dataset: Dataset, comparison: Comparison) -> dict[str,
 
     plan = comparison.plan
     if not comparison.finished:
-        for name, why in plan.unusable.items():
+        for name, why in comparison.unusable.items():
             raise ExperimentError(f"no model was finished: {name}: {why}", "mend what it says, or leave this start out")
         raise ExperimentError("the budget was spent before one model was finished", "give more time, or fewer --rows")
-    result = {"data": dataset.spec.path, "task": dataset.spec.task, "starts": describe_starts(plan.starts, plan.unusable), "seeds": plan.seeds,
+    result = {"data": dataset.spec.path, "task": dataset.spec.task, "starts": describe_starts(plan.starts, comparison.unusable), "seeds": plan.seeds,
               **compare_starts(comparison.finished, [start.name for start in plan.starts]), "left_out": comparison.left_out()}  # fmt: skip
     place.write_json("transfer.json", result)
     write_transfer(place, result)
