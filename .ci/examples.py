@@ -17,6 +17,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from luthier.families import FAMILIES
 ROOT = Path(__file__).parent.parent
 TABLE_ROW = re.compile(r"^\| `(\w+)` \| `luthier run (examples/[^`]+)`", re.M)
 SMALLER = ("--force", "--quiet", "--set", "data.most_rows=400", "training.steps=4")
-WRITER, WRITES = "causal_lm", "smollm2-135m"
+FROM_SCRATCH, FETCHED = "causal_lm", "smollm2-135m"
 """The language model from scratch stands in for the base of the decoders, which would have to be fetched."""
 TEXTS = {
     "causal_lm": ("KING RICHARD:", "My lord,", "What news"),
@@ -45,16 +47,16 @@ def commands(page: Path = ROOT / "examples" / "README.md") -> list[tuple[str, li
     found = [(family, shlex.split(command)) for family, command in TABLE_ROW.findall(page.read_text())]
     if lacking := set(FAMILIES) - {family for family, _ in found}:
         raise SystemExit(f"examples/README.md has no command for {', '.join(sorted(lacking))}")
-    return sorted(found, key=lambda pair: pair[0] != WRITER)
+    return sorted(found, key=lambda pair: pair[0] != FROM_SCRATCH)
 
 
 def smaller(family: str, arguments: list[str], runs: Path) -> list[str]:
     """The same command with few rows and steps, without its budget: what is worth several runs would be a search."""
-    kept = list(arguments)
-    if "--budget" in kept:
-        del kept[kept.index("--budget") : kept.index("--budget") + 2]
-    base = ["--base", str(runs / WRITER)] if FAMILIES[family].base == WRITES else []
-    return [*kept, *base, *SMALLER]
+    shorter = list(arguments)
+    if "--budget" in shorter:
+        del shorter[shorter.index("--budget") : shorter.index("--budget") + 2]
+    base = ["--base", str(runs / FROM_SCRATCH)] if FAMILIES[family].base == FETCHED else []
+    return [*shorter, *base, *SMALLER]
 
 
 def three_rows(family: str, data: Path, folder: Path) -> str:
@@ -80,18 +82,26 @@ def three_rows(family: str, data: Path, folder: Path) -> str:
     return str(file)
 
 
-def luthier(arguments: list[str], work: Path, seconds: float = 240) -> str:
-    """What a command prints on its standard output.
+def environment(work: Path) -> dict[str, str]:
+    """Variables of a command: a store of its own, no hub, one thread."""
+    return {**os.environ, "LUTHIER_HOME": str(work / "store"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def output_of(command: list[str], name: str, folder: Path, variables: Mapping[str, str]) -> str:
+    """What a command prints on its standard output; `name` is what a fault calls it.
 
     Raises:
         SystemExit: it did not end with 0.
     """
-    settings = {**os.environ, "LUTHIER_HOME": str(work / "store"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "luthier", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=seconds, check=False)
-    if done.returncode:
-        raise SystemExit(f"luthier {shlex.join(arguments)}\n{done.stdout}{done.stderr}\nexit code {done.returncode}")
-    return done.stdout
+    process = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=240, check=False)
+    if process.returncode:
+        raise SystemExit(f"{name}\n{process.stdout}{process.stderr}\nexit code {process.returncode}")
+    return process.stdout
+
+
+def luthier(arguments: list[str], work: Path) -> str:
+    """What a luthier command prints."""
+    return output_of([sys.executable, "-m", "luthier", *arguments], f"luthier {shlex.join(arguments)}", ROOT, environment(work))
 
 
 def try_example(family: str, arguments: list[str], work: Path, run: Path) -> str:
@@ -104,11 +114,11 @@ def try_example(family: str, arguments: list[str], work: Path, run: Path) -> str
     verdict = json.loads((run / "verdict.json").read_text())
     if verdict["task"] != family:
         raise SystemExit(f"luthier run {shlex.join(arguments)} was read as {verdict['task']}, not {family}")
-    for left in ("report.html", "bundle/luthier.json"):
-        if not (run / left).is_file():
-            raise SystemExit(f"luthier run {shlex.join(arguments)} left no {left}")
-    asked = three_rows(family, ROOT / arguments[0], work / "asked" / run.name)
-    answers = [json.loads(line) for line in luthier(["predict", str(run), asked, "--limit", "8", "--json"], work).splitlines()]
+    for file in ("report.html", "bundle/luthier.json"):
+        if not (run / file).is_file():
+            raise SystemExit(f"luthier run {shlex.join(arguments)} left no {file}")
+    rows = three_rows(family, ROOT / arguments[0], work / "rows" / run.name)
+    answers = [json.loads(line) for line in luthier(["predict", str(run), rows, "--limit", "8", "--json"], work).splitlines()]
     if len(answers) != 3 or not all(answers):
         raise SystemExit(f"{family}: three rows were asked, {len(answers)} answered: {answers}")
     return f"{family}: {verdict['verdict']}"
@@ -117,13 +127,16 @@ def try_example(family: str, arguments: list[str], work: Path, run: Path) -> str
 def main() -> int:
     """Run them all; the first fault ends it."""
     work, wanted = Path(sys.argv[1]).resolve(), sys.argv[2:] or list(FAMILIES)
+    if unknown := set(wanted) - set(FAMILIES):
+        raise SystemExit(f"there is no family {', '.join(sorted(unknown))}")
     luthier(["models", "pull", "minilm-l6"], work)
-    examples = []
+    examples, count = [], Counter[str]()
     for family, arguments in commands():
-        again = sum(run.name.startswith(f"{family}-") or run.name == family for *_, run in examples)
+        count[family] += 1
         if family in wanted:
-            examples.append((family, arguments, work, work / "runs" / (f"{family}-{again + 1}" if again else family)))
-    if examples[0][0] == WRITER:  # others begin from it
+            name = family if count[family] == 1 else f"{family}-{count[family]}"
+            examples.append((family, arguments, work, work / "runs" / name))
+    if examples[0][0] == FROM_SCRATCH:  # others begin from it
         print(f"examples: {try_example(*examples.pop(0))}", flush=True)
     with ThreadPoolExecutor(2) as pool:
         for line in pool.map(lambda example: try_example(*example), examples):

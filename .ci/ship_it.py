@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from examples import ROOT, SMALLER
+from examples import ROOT, SMALLER, environment, output_of
 
 PAGES = ("export", "serve", "gguf", "registry", "elsewhere")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
@@ -32,7 +32,8 @@ PROGRAMS = ("luthier", "python", "pip", "cd", "export", "llama-server", "docker"
 LEFT_OUT = {
     r"\b(docker|ollama|llama-server|vllm)\s": "a program that is not here",
     r"^(pip install|hf auth)|^luthier push (?!.*--dry-run)": "the hub, or a package that is published",
-    r"127\.0\.0\.1:(8080|11434)|OpenAI\(|\bclient\.chat": "another server",
+    r"127\.0\.0\.1:(8080|11434)": "another server",
+    r"\bclient\.chat": "the package openai, and a server that goes on running",
     **{
         rf"\b{name}\b.* import ": f"the package {name}"
         for name in ("sentence_transformers", "gensim")
@@ -42,8 +43,8 @@ LEFT_OUT = {
 RUNS = {"sentence-transformers": "embedding", "word2vec": "word2vec", "gguf": "chat"}
 """What an export is of, where it is not of the classifier."""
 CLASSIFIER = "trained/run"
-LATER = ("intents", "intents-2", "intents-3", "a", "b")
-"""Names that the pages have for runs like it."""
+COPIES = ("intents", "intents-2", "intents-3", "a", "b")
+"""Names that the pages have for runs of the classification example."""
 
 
 def commands(page: str) -> Iterator[tuple[str, list[str]]]:
@@ -74,12 +75,9 @@ class Project:
             program = work / "bin" / name
             program.write_text(f'#!/bin/sh\nexec "{sys.executable}"{more} "$@"\n')
             program.chmod(0o755)
-        self.settings = {
-            **os.environ,
+        self.variables = {
+            **environment(work),
             "PATH": f"{work / 'bin'}:{os.environ['PATH']}",
-            "LUTHIER_HOME": str(work / "store"),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
             "LUTHIER_TOKEN": "a-token-for-this-check",
             "LUTHIER_ENDPOINT_TOKEN": "a-token-for-this-check",
         }
@@ -89,8 +87,8 @@ class Project:
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(self.work / "runs", self.folder / "runs", copy_function=os.link)
         shutil.copy(ROOT / "examples" / "feedback" / "feedback.csv", self.folder / "rows.csv")
-        self.type(f"luthier run rows.csv --out runs/{CLASSIFIER} {shlex.join(SMALLER)} training.ships=trained")
-        for name in LATER:
+        self.type(f"luthier run rows.csv --out runs/{CLASSIFIER} --set training.ships=trained")
+        for name in COPIES:
             shutil.copytree(self.folder / "runs" / "classification", self.folder / "runs" / name, copy_function=os.link)
         self.type("luthier promote runs/intents-2 production --force")  # so that there is something to roll back to
         base = self.work / "store" / "models" / "minilm-l6"
@@ -111,27 +109,13 @@ class Project:
         )
 
     def type(self, line: str) -> str:
-        """What a line of the shell prints.
-
-        Raises:
-            SystemExit: it did not end with 0.
-        """
-        if re.match(r"luthier run\b(?!.*--quiet)", line):
+        """What a line of the shell prints; a training is made smaller."""
+        if line.startswith("luthier run "):
             line = f"{line.split('  #')[0]} {shlex.join(SMALLER)}"
         began = time.monotonic()
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", line],
-            cwd=self.folder,
-            env=self.settings,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(f"{line}\n{done.stdout}{done.stderr}\nexit code {done.returncode}")
+        output = output_of(["bash", "-euo", "pipefail", "-c", line], line, self.folder, self.variables)
         print(f"ship it: {line.split('  #')[0][:110]} ({time.monotonic() - began:.0f} s)", flush=True)
-        return done.stdout
+        return output
 
     def type_python(self, code: str) -> None:
         """Run a block of Python."""
@@ -146,17 +130,17 @@ class Project:
             SystemExit: it did not, or never was ready.
         """
         command = [self.work / "bin" / "luthier", "serve", run, "--port", "0"]
-        server = subprocess.Popen(command, cwd=self.folder, env=self.settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        server = subprocess.Popen(command, cwd=self.folder, env=self.variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert server.stdout is not None
-        said = []
+        lines = []
         try:
             for line in server.stdout:
-                said.append(line.rstrip("\n"))
+                lines.append(line.rstrip("\n"))
                 if line.startswith("ready"):
                     break
             else:
-                raise SystemExit(f"luthier serve {run} was never ready\n" + "\n".join(said))
-            yield said
+                raise SystemExit(f"luthier serve {run} was never ready\n" + "\n".join(lines))
+            yield lines
             server.send_signal(signal.SIGTERM)
             if server.wait(60):
                 raise SystemExit(f"SIGTERM ended luthier serve {run} with {server.returncode}")
@@ -169,13 +153,13 @@ def try_line(project: Project, line: str, run: str) -> None:
     """Type a line; one that serves, or asks our server, is typed with that server."""
     line = re.sub(r"\bRUN\b", run, line)
     if line.startswith("luthier serve "):
-        with project.serving(run) as said:
-            asked = "\n".join(said).partition("try it: ")[2].split("\n")[0]
-            if '"label"' not in project.type(asked):
-                raise SystemExit(f"the line that luthier serve prints gives no label: {asked}")
+        with project.serving(run) as printed:
+            proposed = "\n".join(printed).partition("try it: ")[2].split("\n")[0]
+            if '"label"' not in project.type(proposed):
+                raise SystemExit(f"the line that luthier serve prints gives no label: {proposed}")
     elif "http://127.0.0.1:8000" in line:
-        with project.serving(run) as said:
-            address = re.search(r"http://127\.0\.0\.1:\d+", "\n".join(said))
+        with project.serving(run) as printed:
+            address = re.search(r"http://127\.0\.0\.1:\d+", "\n".join(printed))
             assert address is not None
             project.type(line.replace("http://127.0.0.1:8000", address.group()))
     else:
@@ -191,15 +175,15 @@ def main() -> int:
             block = "\n".join(lines)
             for folder in project.folder.glob("exported*"):
                 shutil.rmtree(folder)
-            if language and not why_left_out(block):
-                project.type_python(block)
             kind = re.search(r"--to (\S+)", block)
             run = RUNS.get(kind.group(1) if kind else page, CLASSIFIER)
-            for line in lines if not language else [block] if why_left_out(block) else []:
-                if reason := why_left_out(line):
-                    print(f"ship it: left out, for it needs {reason}: {line.splitlines()[0]}", flush=True)
+            for part in [block] if language else lines:
+                if reason := why_left_out(part):
+                    print(f"ship it: left out, for it needs {reason}: {part.splitlines()[0]}", flush=True)
+                elif language:
+                    project.type_python(part)
                 else:
-                    try_line(project, line, f"runs/{run}")
+                    try_line(project, part, f"runs/{run}")
     return 0
 
 

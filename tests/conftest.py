@@ -38,8 +38,8 @@ SLOW = ("pilot/test_run", "pilot/test_search", "families/", "pilot/test_candidat
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow files first, each whole."""
-    places = [next((place for place, name in enumerate(SLOW) if name in str(item.path)), len(SLOW)) for item in items]
-    items[:] = [item for _, item in sorted(zip(places, items, strict=True), key=lambda pair: pair[0])]
+    ranks = [next((rank for rank, name in enumerate(SLOW) if name in str(item.path)), len(SLOW)) for item in items]
+    items[:] = [item for _, item in sorted(zip(ranks, items, strict=True), key=lambda pair: pair[0])]
 
 
 os.fsync = lambda handle: None  # the power stays on: nobody waits for the disk

@@ -68,6 +68,13 @@ def test_help_lists_the_verbs_and_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", heavy], check=False, capture_output=True, text=True).stdout.strip().endswith("[]")
 
 
+def test_the_page_of_commands_has_them_all() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    names = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
+    assert len(names) > 20
+    assert not [name for name in names if f"`luthier {name}" not in page]
+
+
 @pytest.mark.parametrize(
     "words, at, found", [("luthier sea", 1, "search"), ("luthier run --bud", 2, "--budget"), ("luthier models pu", 2, "pull")]
 )

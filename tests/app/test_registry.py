@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from luthier.app.cli import app, main
-from luthier.app.registry import format_table
+from luthier.app.columns import format_table
 from luthier.core.aliases import write_alias
 from tests.core.test_run_index import VERDICT, made
 

@@ -28,31 +28,31 @@ def planned(bases: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(planned: Path) -> Any:
+def forecast(planned: Path) -> Any:
+    """Of the experiment as it is planned."""
     return luthier.plan(planned, seconds=1).forecast
 
 
-def test_a_plan_counts_what_the_run_then_does(planned: Path, whole: Any, tmp_path: Path) -> None:
-    told = whole
+def test_a_plan_counts_what_the_run_then_does(planned: Path, forecast: Any, tmp_path: Path) -> None:
     run = luthier.train(planned / "experiment.yaml", set=["training.patience=100"], out=tmp_path / "run", force=True)
     lines = run.lines("metrics.jsonl")
     taken = [line for line in lines if "tokens" in line]
-    assert told["steps"] == len(taken)
-    assert told["tokens"] == sum(line["tokens"] for line in taken)
-    assert told["evaluations"] == sum("evaluation" in line for line in lines)
+    assert forecast["steps"] == len(taken)
+    assert forecast["tokens"] == sum(line["tokens"] for line in taken)
+    assert forecast["evaluations"] == sum("evaluation" in line for line in lines)
     kept = load_file(next((run.folder / "checkpoints").glob("step-*")) / "model.safetensors")
     assert (
-        told["moving"] == sum(tensor.numel() for tensor in kept.values() if tensor.is_floating_point()) < told["parameters"]
+        forecast["moving"] == sum(tensor.numel() for tensor in kept.values() if tensor.is_floating_point()) < forecast["parameters"]
     )  # not the vectors of tokens that no row has
-    assert 100e6 < told["memory"] < 3e9  # torch alone holds that much
-    assert told["fixed"] <= told["memory"]
+    assert 100e6 < forecast["memory"] < 3e9  # torch alone holds that much
+    assert forecast["fixed"] <= forecast["memory"]
     weights = [*run.folder.rglob("model.safetensors"), *run.folder.rglob("optimizer.safetensors")]
-    assert told["disk"] >= 0.99 * sum(file.stat().st_size for file in weights) > 0  # the files' headers are not reckoned
+    assert forecast["disk"] >= 0.99 * sum(file.stat().st_size for file in weights) > 0  # the files' headers are not reckoned
 
 
-def test_freezing_and_adapters_move_fewer_parameters(planned: Path, whole: Any) -> None:
+def test_freezing_and_adapters_move_fewer_parameters(planned: Path, forecast: Any) -> None:
     few = luthier.plan(planned, set=["adaptation.kind=lora", "adaptation.rank=2"], seconds=1).forecast
-    assert few["moving"] < whole["moving"] / 3
+    assert few["moving"] < forecast["moving"] / 3
 
 
 def test_what_cannot_fit_is_refused_with_what_would(planned: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,12 @@ def done(table: Path, bases: Any, tmp_path_factory: pytest.TempPathFactory) -> T
                             out=tmp_path_factory.mktemp("out") / "transfer")  # fmt: skip
 
 
+@pytest.fixture
+def copied(done: Transfer, tmp_path: Path) -> Path:
+    """The finished folder, of which a test may take something away."""
+    return shutil.copytree(done.folder, tmp_path / "copied")
+
+
 def test_fewer_rows_are_among_more_with_the_classes_in_proportion_and_the_same_for_every_start(table: Path) -> None:
     dataset = load_dataset(Data(path=str(table)), checks=())
     few, more, other = (with_rows(dataset, count, seed, 20) for count, seed in ((16, 1), (40, 1), (16, 2)))
@@ -86,9 +92,8 @@ def test_the_same_start_under_two_names_differs_by_nothing(done: Transfer) -> No
 
 
 def test_finished_models_are_kept_and_more_may_be_asked_for(
-    done: Transfer, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Transfer, table: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(done.folder, tmp_path / "again")
     trained = []
     real = comparison.train_cell
 
@@ -98,12 +103,12 @@ def test_finished_models_are_kept_and_more_may_be_asked_for(
 
     monkeypatch.setattr(comparison, "train_cell", counted)
     base = done.found["starts"][1]["name"]
-    (next((tmp_path / "again" / "cells").glob("*-16-1.json"))).unlink()  # as if the process had been killed in it
-    more = luthier.transfer(table, f"scratch,{base}", rows="16,24,all", seeds=1, **ASKED, out=tmp_path / "again")
+    (next((copied / "cells").glob("*-16-1.json"))).unlink()  # as if the process had been killed in it
+    more = luthier.transfer(table, f"scratch,{base}", rows="16,24,all", seeds=1, **ASKED, out=copied)
     assert len(trained) <= 3
     assert sorted({line["rows"] for line in more.found["table"]})[:2] == [16, 24]
     with pytest.raises(RunError, match="compares starts on something else: set was"):
-        luthier.transfer(table, f"scratch,{base}", rows="16", seeds=1, **{**ASKED, "set": ["training.steps=4"]}, out=tmp_path / "again")
+        luthier.transfer(table, f"scratch,{base}", rows="16", seeds=1, **{**ASKED, "set": ["training.steps=4"]}, out=copied)
 
 
 def test_a_start_that_cannot_serve_the_rows_is_left_out_with_its_reason(done: Transfer, table: Path, bases: Any, tmp_path: Path) -> None:
@@ -129,16 +134,15 @@ def test_a_wrong_change_is_no_fault_of_the_starts(table: Path, bases: Any, tmp_p
 
 
 def test_a_budget_leaves_out_what_no_longer_fits_and_says_so(
-    done: Transfer, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Transfer, table: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(done.folder, tmp_path / "again")
-    for file in (tmp_path / "again" / "cells").glob("*-all-*.json"):
+    for file in (copied / "cells").glob("*-all-*.json"):
         file.unlink()
-    for file in (tmp_path / "again" / "cells").glob("*.json"):
+    for file in (copied / "cells").glob("*.json"):
         file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": 1000.0}))
     monkeypatch.setattr(comparison, "train_cell", lambda *given: pytest.fail("there was no time for it"))
     base = done.found["starts"][1]["name"]
-    found = luthier.transfer(table, f"scratch,{base}", rows="16,all", seeds=2, budget="300s", **ASKED, out=tmp_path / "again").found
+    found = luthier.transfer(table, f"scratch,{base}", rows="16,all", seeds=2, budget="300s", **ASKED, out=copied).found
     assert found["left_out"] == ["all rows, seed 1", "all rows, seed 2"]
     assert {line["rows"] for line in found["table"]} == {16}
 
@@ -151,11 +155,10 @@ def test_a_model_that_outlasts_the_budget_is_given_up(table: Path, bases: Any, t
 
 
 def test_every_model_that_a_spent_budget_leaves_out_is_listed(
-    done: Transfer, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Transfer, table: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second of three starts is given up in its training: the third, that was not begun, is missing too."""
-    shutil.copytree(done.folder, tmp_path / "again")
-    for file in (tmp_path / "again" / "cells").glob("*-all-2.json"):
+    for file in (copied / "cells").glob("*-all-2.json"):
         file.unlink()
     real, trained = comparison.train_cell, []
 
@@ -167,14 +170,13 @@ def test_every_model_that_a_spent_budget_leaves_out_is_listed(
 
     monkeypatch.setattr(comparison, "train_cell", once)
     names = [start["name"] for start in done.found["starts"]]
-    found = luthier.transfer(table, names, rows="16,all", seeds=2, budget="1h", **ASKED, out=tmp_path / "again").found
+    found = luthier.transfer(table, names, rows="16,all", seeds=2, budget="1h", **ASKED, out=copied).found
     assert trained == names[:2]
     assert found["left_out"] == [f"{names[1]} and {names[2]} on all rows, seed 2"]
-    assert f"{names[2]} on all rows, seed 2" in (tmp_path / "again" / "report.html").read_text()
+    assert f"{names[2]} on all rows, seed 2" in (copied / "report.html").read_text()
 
 
-def test_what_is_finished_is_read_from_its_file_once(done: Transfer, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(done.folder, tmp_path / "again")
+def test_what_is_finished_is_read_from_its_file_once(done: Transfer, table: Path, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, opened = Run.json, Counter[str]()
 
     def counted(place: Run, name: str) -> Any:
@@ -183,7 +185,7 @@ def test_what_is_finished_is_read_from_its_file_once(done: Transfer, table: Path
 
     monkeypatch.setattr(Run, "json", counted)
     names = [start["name"] for start in done.found["starts"]]
-    again = luthier.transfer(table, names, rows="16,all", seeds=2, **ASKED, out=tmp_path / "again")
+    again = luthier.transfer(table, names, rows="16,all", seeds=2, **ASKED, out=copied)
     assert again.found == done.found
     assert sum(opened.values()) == 12
     assert max(opened.values()) == 1

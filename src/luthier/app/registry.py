@@ -137,14 +137,13 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
     """A run as the cells of its line in the table."""
     from luthier.core.words import duration, size
     from luthier.delivery.page import title_of
-    from luthier.evaluation.verdict import format_value
+    from luthier.evaluation.verdict import format_interval
 
     metric, difference = row["metric"], row["difference"]
     verdict = row["verdict"].replace("_", " ") if row["verdict"] and row["state"] in ("finished", "running") else row["state"]
     value = over = ""
     if None not in (row["value"], row["low"], row["high"]):
-        ends = [format_value(metric, end).removesuffix(" %") for end in (row["low"], row["high"])]
-        value = f"{metric} {format_value(metric, row['value'])} [{', '.join(ends)}]"
+        value = f"{metric} {format_interval(metric, row)}"
     if row["value"] is not None and None not in difference.values():
         over = f"{_points(metric, difference['value'])} [{', '.join(_points(metric, difference[end]) for end in ('low', 'high'))}]"
     said = ", ".join(row["aliases"]) + (" · " if row["aliases"] and (row["note"] or row["why"]) else "") + (row["why"] or row["note"])

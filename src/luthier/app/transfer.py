@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from luthier.app.columns import format_table
 from luthier.app.options import Input, Json, Quiet, Set, Target, Task
 
 
@@ -48,41 +49,24 @@ def transfer(
     from luthier.app.reporters import make_reporter
     from luthier.pilot.transfer import transfer as verb
 
-    with make_reporter(quiet or as_json) as shown:
-        done = verb(data, starts, rows=rows, seeds=seeds, target=target, input=input, task=task, metric=metric, validation=validation, test=test,
-                    budget=budget, most_test=most_test, out=out, set=set or (), reporter=shown)  # fmt: skip
+    with make_reporter(quiet or as_json) as reporter:
+        result = verb(data, starts, rows=rows, seeds=seeds, target=target, input=input, task=task, metric=metric, validation=validation, test=test,
+                      budget=budget, most_test=most_test, out=out, set=set or (), reporter=reporter)  # fmt: skip
     if as_json:
-        print(json.dumps({"folder": str(done.folder), **done.found}, indent=2, ensure_ascii=False))
+        print(json.dumps({"folder": str(result.folder), **result.found}, indent=2, ensure_ascii=False))
         return
-    print("\n".join([*format_table(done.found), "", *done.found["sentences"]]))
-    if done.found["left_out"]:
-        print(f"left out for lack of time: {'; '.join(done.found['left_out'])}")
-    print(f"{done.folder / 'report.html'}")
+    print("\n".join([*_table(result.found), "", *result.found["sentences"]]))
+    if result.found["left_out"]:
+        print(f"left out for lack of time: {'; '.join(result.found['left_out'])}")
+    print(f"{result.folder / 'report.html'}")
 
 
-def format_table(found: Mapping[str, Any]) -> list[str]:
+def _table(found: Mapping[str, Any]) -> list[str]:
     """The starts over the rows, as lines of text."""
-    from luthier.evaluation.verdict import format_value
+    from luthier.evaluation.verdict import format_interval
 
     metric, lines = found["metric"], found["table"]
-    counts = list(dict.fromkeys(line["rows"] for line in sorted(lines, key=lambda line: line["rows"])))
-    cells = {
-        (
-            line["start"],
-            line["rows"],
-        ): f"{format_value(metric, line['value'])} [{_bare(metric, line['low'])}, {_bare(metric, line['high'])}]"
-        for line in lines
-    }
-    head = [f"{metric}, {found['test_rows']:,} test rows", *(f"{count:,} rows" for count in counts)]
-    table = [
-        head,
-        *([start, *(cells.get((start, count), "–") for count in counts)] for start in dict.fromkeys(line["start"] for line in lines)),
-    ]
-    widths = [max(len(row[place]) for row in table) for place in range(len(head))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-
-
-def _bare(metric: str, value: float) -> str:
-    from luthier.evaluation.verdict import format_value
-
-    return format_value(metric, value).removesuffix(" %")
+    counts = sorted({line["rows"] for line in lines})
+    cells = {(line["start"], line["rows"]): format_interval(metric, line) for line in lines}
+    rows = [(start, *(cells.get((start, count), "–") for count in counts)) for start in dict.fromkeys(line["start"] for line in lines)]
+    return format_table((f"{metric}, {found['test_rows']:,} test rows", *(f"{count:,} rows" for count in counts)), rows)

@@ -25,6 +25,8 @@ MARKS = ("experiment.yaml", "events.jsonl", "ledger.jsonl", "verdict.json")
 """A folder with one of these is a run or a study; where others are missing, a damaged one."""
 WATCHED = (*MARKS, NOTE, "bundle/luthier.json", "bundle")
 """What an entry is made from: it is read again when one of these has changed, come or gone."""
+DAMAGED = (RunError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, yaml.YAMLError, RecursionError)
+"""What reading a damaged run can raise."""
 FRESH = 60.0
 """Seconds: a run of another machine that noted its seconds within these is at work."""
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # safe both; the one in C reads thousands of experiments in seconds
@@ -123,18 +125,7 @@ def read_entry(folder: Path) -> tuple[RunEntry, tuple[str, ...]]:
             known |= {"state": "damaged", "why": "it is finished and verdict.json is missing"}
         if not (folder / "experiment.yaml").is_file():
             known |= {"state": "damaged", "why": "experiment.yaml is missing"}
-    except (
-        RunError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        OverflowError,
-        yaml.YAMLError,
-        RecursionError,
-    ) as problem:
+    except DAMAGED as problem:
         known |= {"state": "damaged", "why": _reason(problem)}
     return RunEntry(**known), watched
 

@@ -118,10 +118,10 @@ def _known_entry(place: Path, name: str, watched: str, entry: str, sha256: str) 
     try:
         if _hash(name, watched, entry) != sha256:
             return None
-        stamps, said = json.loads(watched), json.loads(entry)
-        if set(said) != FIELDS or any(_stamp(place / file) != stamp for file, stamp in stamps.items()):
+        stamps, values = json.loads(watched), json.loads(entry)
+        if set(values) != FIELDS or any(_stamp(place / file) != stamp for file, stamp in stamps.items()):
             return None
-        return RunEntry(**said | {"folder": str(place), "winner": said["winner"] and str(place / said["winner"])})
+        return RunEntry(**values | {"folder": str(place), "winner": values["winner"] and str(place / values["winner"])})
     except (ValueError, TypeError, AttributeError):
         return None
 

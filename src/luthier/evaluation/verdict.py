@@ -137,6 +137,17 @@ def format_value(metric: str, value: float, signed: bool = False) -> str:
     return f"{value:+.4f}" if signed else f"{value:.4f}"
 
 
+def format_interval(metric: str, found: Mapping[str, Any]) -> str:
+    """A metric's value with its interval, the unit once: 83.0 % [80.1, 85.2].
+
+    Args:
+        metric: its name.
+        found: holds the value, low and high.
+    """
+    value, low, high = (format_value(metric, found[name]) for name in ("value", "low", "high"))
+    return f"{value} [{low.removesuffix(' %')}, {high.removesuffix(' %')}]"
+
+
 def format_count(count: int) -> str:
     """How often, as a person says it."""
     return "once" if count == 1 else f"{count} times"

@@ -94,13 +94,13 @@ def transfer(
     changes = with_metric(as_assignments(set), metric)
     spec = data_spec(data, target=target, input=input, task=task, validation=validation, test=test, set=changes, say=reporter.say)  # type: ignore[arg-type]
     dataset = load_dataset(spec)
-    found, unfit = _fitting(names, dataset, changes, reporter)
-    settled = _settle_metric(dataset, next(start for start in found if start.name not in unfit), changes)
-    plan = Plan(found, unfit, _up_to(len(dataset.records["train"]), sizes), seeds, most_test, settled)
+    named, unusable = _check_starts(names, dataset, changes, reporter)
+    settled = _settle_metric(dataset, next(start for start in named if start.name not in unusable), changes)
+    plan = Plan(named, _distinct(sizes, len(dataset.records["train"])), seeds, most_test, settled)
     folder = Path(out) if out else Path("transfers") / Run.fresh_name()
     place = _open_folder(folder, dataset, plan)
     with place.owned():
-        comparison = Comparison(place, dataset, plan, seconds, clock, reporter)
+        comparison = Comparison(place, dataset, plan, unusable, seconds, clock, reporter)
         comparison.train()
         return Transfer(folder, _conclude(place, dataset, comparison))
 
@@ -120,7 +120,7 @@ def _check_counts(seeds: int, most_test: int) -> None:
         )
 
 
-def _fitting(names: Sequence[str], dataset: Dataset, changes: list[str], reporter: Reporter) -> tuple[list[Start], dict[str, str]]:
+def _check_starts(names: Sequence[str], dataset: Dataset, changes: list[str], reporter: Reporter) -> tuple[list[Start], dict[str, str]]:
     """The starts that were named, and of those that cannot serve the rows why.
 
     Raises:
@@ -169,7 +169,7 @@ def _sizes(rows: str | Sequence[int | str]) -> list[int]:
     return [0 if word == "all" else int(word) for word in words]
 
 
-def _up_to(most: int, sizes: Sequence[int]) -> list[int]:
+def _distinct(sizes: Sequence[int], most: int) -> list[int]:
     """The numbers of rows that there are, each once, the fewest first; as many as there are, or more, are all (0)."""
     return sorted({size if size < most else 0 for size in sizes}, key=lambda size: size or most)
 
@@ -212,10 +212,10 @@ def _conclude(place: Run, dataset: Dataset, comparison: Comparison) -> dict[str,
 
     plan = comparison.plan
     if not comparison.finished:
-        for name, why in plan.unfit.items():
+        for name, why in comparison.unusable.items():
             raise ExperimentError(f"no model was finished: {name}: {why}", "mend what it says, or leave this start out")
         raise ExperimentError("the budget was spent before one model was finished", "give more time, or fewer --rows")
-    result = {"data": dataset.spec.path, "task": dataset.spec.task, "starts": describe_starts(plan.starts, plan.unfit), "seeds": plan.seeds,
+    result = {"data": dataset.spec.path, "task": dataset.spec.task, "starts": describe_starts(plan.starts, comparison.unusable), "seeds": plan.seeds,
               **compare_starts(comparison.finished, [start.name for start in plan.starts]), "left_out": comparison.left_out()}  # fmt: skip
     place.write_json("transfer.json", result)
     write_transfer(place, result)

@@ -192,10 +192,10 @@ def _fit_and_score(
     return scores, work.objective.metrics, facts
 
 
-def describe_starts(starts: Sequence[Start], unfit: Mapping[str, str]) -> list[dict[str, Any]]:
+def describe_starts(starts: Sequence[Start], unusable: Mapping[str, str]) -> list[dict[str, Any]]:
     """The starts as JSON can hold them, with why one cannot serve."""
     return [
-        {"name": start.name, "about": start.about, "fingerprint": start.fingerprint, "why_not": unfit.get(start.name, "")}
+        {"name": start.name, "about": start.about, "fingerprint": start.fingerprint, "why_not": unusable.get(start.name, "")}
         for start in starts
     ]
 

@@ -27,7 +27,6 @@ class Plan:
 
     Args:
         starts: as named.
-        unfit: name of a start → why it cannot serve the rows; what a training finds out joins it.
         sizes: training rows, 0 for all; the fewest first.
         seeds: from 1.
         most_test: test rows, at most.
@@ -35,7 +34,6 @@ class Plan:
     """
 
     starts: list[Start]
-    unfit: dict[str, str]
     sizes: list[int]
     seeds: int
     most_test: int
@@ -46,11 +44,6 @@ class Plan:
         """Rows and seed: all starts on the same rows."""
         return [(rows, seed) for seed in range(1, self.seeds + 1) for rows in self.sizes]
 
-    @property
-    def fit(self) -> list[Start]:
-        """The starts that can serve the rows, as far as is known."""
-        return [start for start in self.starts if start.name not in self.unfit]
-
 
 class Comparison:
     """The models of a plan at work; those that are finished are read from their files once.
@@ -59,19 +52,28 @@ class Comparison:
         place: the folder, with cells/.
         dataset: all rows.
         plan: which models.
+        unusable: name of a start → why it cannot serve the rows; what a training finds out joins it.
         seconds: for everything; None where there is no limit.
         clock: since when.
         reporter: shows progress.
     """
 
-    def __init__(self, place: Run, dataset: Dataset, plan: Plan, seconds: float | None, clock: Clock, reporter: Reporter) -> None:
-        self.place, self.dataset, self.plan, self.seconds, self.clock, self.reporter = place, dataset, plan, seconds, clock, reporter
+    def __init__(
+        self, place: Run, dataset: Dataset, plan: Plan, unusable: Mapping[str, str], seconds: float | None, clock: Clock, reporter: Reporter
+    ) -> None:
+        self.place, self.dataset, self.plan, self.unusable = place, dataset, plan, dict(unusable)
+        self.seconds, self.clock, self.reporter = seconds, clock, reporter
         self.finished: dict[tuple[str, int, int], Mapping[str, Any]] = {}
-        for start in plan.fit:
+        for start in self.usable:
             for rows, seed in plan.groups:
                 found = place.json(f"cells/{_cell_name(start, rows, seed)}.json")
                 if found is not None:
                     self.finished[start.name, rows, seed] = found
+
+    @property
+    def usable(self) -> list[Start]:
+        """The starts that can serve the rows, as far as is known."""
+        return [start for start in self.plan.starts if start.name not in self.unusable]
 
     def train(self) -> None:
         """Train what is missing, as far as the time suffices."""
@@ -90,7 +92,7 @@ class Comparison:
 
     def _train_group(self, rows: int, seed: int, signals: Any) -> None:
         """Train the starts that are missing of a group; none where not all of them are likely to be finished in time."""
-        missing = [start for start in self.plan.fit if (start.name, rows, seed) not in self.finished]
+        missing = [start for start in self.usable if (start.name, rows, seed) not in self.finished]
         if not missing or not self._suffices(sum(self._expected(start, rows) or 0.0 for start in missing)):
             return
         part = with_rows(self.dataset, rows, seed, self.plan.most_test)
@@ -99,18 +101,17 @@ class Comparison:
             self.reporter.stage("train", f"{start.name} on {_group_name(rows, seed)}; {self._waiting()}")
             name = _cell_name(start, rows, seed)
             try:
-                done = train_cell(
-                    self.place.folder / "work" / name, part, start, seed, self.plan.changes, self.reporter, signals, self._watch
-                )
+                folder = self.place.folder / "work" / name
+                measured = train_cell(folder, part, start, seed, self.plan.changes, self.reporter, signals, self._watch)
             except BudgetSpent:
                 return
             except LuthierError as problem:
-                self.plan.unfit[start.name] = problem.message  # what is finished of it stays in the table
+                self.unusable[start.name] = problem.message  # what is finished of it stays in the table
                 self.reporter.say(f"no more models from {start.name}: {problem.message}")
                 continue
-            self.finished[start.name, rows, seed] = done
-            self.place.write_json(f"cells/{name}.json", {"start": start.name, "rows": rows, "seed": seed, **done})
-            self.reporter.say(f"  {done['metric']} {done['value']:.4f} in {duration(done['seconds'])}")
+            self.finished[start.name, rows, seed] = measured
+            self.place.write_json(f"cells/{name}.json", {"start": start.name, "rows": rows, "seed": seed, **measured})
+            self.reporter.say(f"  {measured['metric']} {measured['value']:.4f} in {duration(measured['seconds'])}")
 
     def _suffices(self, more: float) -> bool:
         """Whether the time suffices for so many seconds more."""
@@ -122,14 +123,14 @@ class Comparison:
 
     def _missing(self) -> Iterator[tuple[Start, int, int]]:
         """The models that are to be trained and are not finished: start, rows, seed."""
-        return ((start, *group) for group in self.plan.groups for start in self.plan.fit if (start.name, *group) not in self.finished)
+        return ((start, *group) for group in self.plan.groups for start in self.usable if (start.name, *group) not in self.finished)
 
     def left_out(self) -> list[str]:
         """The models that the time did not suffice for, all starts of a group in one."""
         starts: dict[tuple[int, int], list[str]] = {}
         for start, rows, seed in self._missing():
             starts.setdefault((rows, seed), []).append(start.name)
-        whole = len(self.plan.fit)
+        whole = len(self.usable)
         return [("" if len(names) == whole else f"{' and '.join(names)} on ") + _group_name(*group) for group, names in starts.items()]
 
     def _expected(self, start: Start, rows: int) -> float | None:
@@ -140,14 +141,13 @@ class Comparison:
         wanted = rows or len(self.dataset.records["train"])
         nearest = min(abs(count - wanted) for count, _ in known)
         near = [(count, seconds) for count, seconds in known if abs(count - wanted) == nearest]
-        return sum(seconds * max(1.0, wanted / count) for count, seconds in near) / len(
-            near
-        )  # more rows have fewer passes: no more than this
+        # more rows have fewer passes: no more than this
+        return sum(seconds * max(1.0, wanted / count) for count, seconds in near) / len(near)
 
     def _waiting(self) -> str:
         """How many models are left, and about how long they take."""
         expected = [self._expected(start, rows) for start, rows, _ in self._missing()]
-        known = [each for each in expected if each is not None]
+        known = [seconds for seconds in expected if seconds is not None]
         left = plural(len(expected), "model")
         if not known:
             return f"{left} left"

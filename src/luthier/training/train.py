@@ -62,7 +62,7 @@ class Fit:
         evaluator = self.evaluator  # not self: a training that nobody needs is freed at once
         self.deadline = Deadline(self.work, self.run, self.reporter, evaluator.schedule, limit, lambda: evaluator.best["step"])
         # before the evaluator: a run that is cut to the step it has just done is evaluated there
-        self.watchers.insert(2, self.deadline)
+        self.watchers.insert(self.watchers.index(evaluator), self.deadline)
 
     def advance(self, until: int) -> None:
         """Train until so many steps are done, or nothing gets better.

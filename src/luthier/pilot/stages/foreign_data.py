@@ -49,18 +49,18 @@ class ForeignSet:
         return rows[: self.most] if self.most else rows
 
 
-def find_sets(said: Mapping[str, Any], trainer: str, file: Path) -> list[ForeignSet]:
+def find_sets(config: Mapping[str, Any], trainer: str, file: Path) -> list[ForeignSet]:
     """The data sets that a file names.
 
     Args:
-        said: its keys and values.
+        config: its keys and values.
         trainer: whose file it is.
         file: where it lies; its folder is looked into where the current one holds no such path.
 
     Raises:
         ExperimentError: it names none, or one whose rows are laid out in a way that is not known.
     """
-    sets = _of_llamafactory(said, file) if trainer == "llamafactory" else _of_axolotl(said)
+    sets = _of_llamafactory(config, file) if trainer == "llamafactory" else _of_axolotl(config)
     if not sets:
         raise ExperimentError(f"{file} names no data set", "give one: --data FILE")
     return sets

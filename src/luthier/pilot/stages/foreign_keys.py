@@ -116,22 +116,22 @@ HANDLED = (
 """Keys that need a look at others."""
 
 
-def recognise_trainer(said: Mapping[str, Any], file: str) -> str:
+def recognise_trainer(config: Mapping[str, Any], file: str) -> str:
     """Which trainer a file is for.
 
     Args:
-        said: its keys and values.
+        config: its keys and values.
         file: its name, for the message.
 
     Raises:
         ExperimentError: it is neither's.
     """
-    matches = {trainer: [key for key in keys if key in said] for trainer, keys in OWN.items()}
+    matches = {trainer: [key for key in keys if key in config] for trainer, keys in OWN.items()}
     best = max(matches, key=lambda trainer: len(matches[trainer]))
     if len(matches[best]) < 2:
         names = "; ".join(f"{trainer} by keys such as {', '.join(keys[:4])}" for trainer, keys in OWN.items())
         raise ExperimentError(
-            f"{file} is neither Axolotl's nor LLaMA-Factory's: it has the keys {', '.join(map(str, list(said)[:8])) or 'of nothing'}",
+            f"{file} is neither Axolotl's nor LLaMA-Factory's: it has the keys {', '.join(map(str, list(config)[:8])) or 'of nothing'}",
             f"known are {names}",
         )
     return best
@@ -146,21 +146,21 @@ def is_set(value: Any) -> bool:
     return value is not None and value is not False and value not in ("", [], {})
 
 
-def map_keys(said: Mapping[str, Any], trainer: str) -> KeyMap:
+def map_keys(config: Mapping[str, Any], trainer: str) -> KeyMap:
     """Sort a file's keys: those whose value is a field's, those that change nothing, and those that cannot be had. What needs a look at others is left.
 
     Args:
-        said: the file's keys and values.
+        config: the file's keys and values.
         trainer: whose file it is.
     """
     key_map = KeyMap()
     ignored = {key: why for why, keys in IGNORED.items() for key in keys.split()}
     refused = {key: why for why, keys in REFUSED.items() for key in keys.split()}
-    for key, value in said.items():
+    for key, value in config.items():
         if not is_set(value):
             continue
         if key in FIELDS:
-            if key not in ADAPTERS or trains_adapters(said):
+            if key not in ADAPTERS or trains_adapters(config):
                 key_map.mapped[key] = (FIELDS[key], value, "")
             else:
                 key_map.ignored[key] = "no adapters are trained"
@@ -176,13 +176,13 @@ def map_keys(said: Mapping[str, Any], trainer: str) -> KeyMap:
                 )
             )
     for key, value in DEFAULTS[trainer].items():
-        if key in FIELDS and said.get(key) is None and not (key == "warmup_ratio" and said.get("warmup_steps") is not None):
+        if key in FIELDS and config.get(key) is None and not (key == "warmup_ratio" and config.get("warmup_steps") is not None):
             key_map.mapped[key] = (FIELDS[key], value, f"{trainer}'s default")
     return key_map
 
 
-def trains_adapters(said: Mapping[str, Any]) -> bool:
-    """Whether a file trains adapters beside the base's layers. LLaMA-Factory does where nothing else is said."""
-    if "finetuning_type" in said or "stage" in said:
-        return said.get("finetuning_type", "lora") == "lora"
-    return said.get("adapter") in ("lora", "qlora")
+def trains_adapters(config: Mapping[str, Any]) -> bool:
+    """Whether a file trains adapters beside the base's layers. LLaMA-Factory does where nothing else is config."""
+    if "finetuning_type" in config or "stage" in config:
+        return config.get("finetuning_type", "lora") == "lora"
+    return config.get("adapter") in ("lora", "qlora")
