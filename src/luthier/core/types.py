@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,10 @@ class Record:
     row: int
     values: Mapping[str, Any]
     source: str = ""
+
+    def text(self, columns: Iterable[str]) -> str:
+        """What stands in some columns as one text, an empty line between them."""
+        return "\n\n".join(str(self.values.get(name) or "") for name in columns)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def normal_rows_alone_are_learned(context: ProofContext) -> Proof:
 
 
 def held_out_rows_have_no_noise(context: ProofContext) -> Proof:
-    """What an evaluation draws of a row is what the network draws of the bare image, twice the same."""
+    """What an evaluation reconstructs of a row is what the network makes of the bare image, twice the same."""
     import torch
 
     from luthier.models.modes import eval_mode
@@ -35,9 +35,9 @@ def held_out_rows_have_no_noise(context: ProofContext) -> Proof:
     added = sorted({"noise", "draw"} & set(one.each))
     holds = not added and apart <= context.close
     claim = (
-        f"held-out images go in as they are: {len(context.rows)} are drawn the same twice"
+        f"held-out images go in as they are: {len(context.rows)} are reconstructed the same twice"
         if holds
-        else f"held-out images are changed before they go in ({', '.join(added) or f'what is drawn differs by {apart:.2g}'})"
+        else f"held-out images are changed before they go in ({', '.join(added) or f'the reconstruction differs by {apart:.2g}'})"
     )
     return Proof(held=holds, claim=claim, evidence={"largest_difference": apart, "added": added})
 
@@ -45,7 +45,7 @@ def held_out_rows_have_no_noise(context: ProofContext) -> Proof:
 def statistics_move_in_training_alone(context: ProofContext) -> Proof:
     """The running statistics of batch norms follow the training rows; an evaluation uses them, and neither moves them nor looks at the rows beside a row.
 
-    A new decoder draws grey whatever it is given, so its last layer is another one meanwhile.
+    A new decoder gives grey whatever it is given, so its last layer is another one meanwhile.
     """
     import torch
 
@@ -84,7 +84,7 @@ def statistics_move_in_training_alone(context: ProofContext) -> Proof:
 
 
 def starts_in_middle_grey(context: ProofContext) -> Proof | None:
-    """A new decoder draws middle grey: the loss of a pixel begins at the mean square of the pixels."""
+    """A new decoder gives middle grey: the loss of a pixel begins at the mean square of the pixels."""
     from luthier.evaluation.score import score
 
     model: Any = context.model

@@ -1,4 +1,4 @@
-"""What must hold before a text autoencoder is trained: what is rebuilt is what the untouched base says, held-out rows have no noise, and where the loss begins."""
+"""What must hold before a text autoencoder is trained: what is reconstructed is what the untouched base says, held-out rows have no noise, and where the loss begins."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def vectors_are_the_bases(context: ProofContext) -> Proof:
 
 
 def held_out_texts_have_no_noise(context: ProofContext) -> Proof:
-    """What an evaluation rebuilds of a text is what the layers make of its bare vector, twice the same."""
+    """What an evaluation reconstructs of a text is what the layers make of its bare vector, twice the same."""
     import torch
 
     from luthier.models.modes import eval_mode
@@ -50,9 +50,9 @@ def held_out_texts_have_no_noise(context: ProofContext) -> Proof:
         apart = max(float((model(batch).chunk(2, dim=1)[0] - bare).abs().max()) for batch in batches)
     holds = not added and apart <= context.close
     claim = (
-        f"held-out texts go in as they are: {len(context.rows)} are rebuilt the same twice"
+        f"held-out texts go in as they are: {len(context.rows)} are reconstructed the same twice"
         if holds
-        else f"held-out texts get noise: what is rebuilt differs by {apart:.2g}"
+        else f"held-out texts get noise: what is reconstructed differs by {apart:.2g}"
     )
     return Proof(held=holds, claim=claim, evidence={"largest_difference": apart, "added": added})  # fmt: skip
 
