@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.core.proof import Proof, ProofContext
-from luthier.families.autoencoder_proofs import normal_rows_alone_are_learned
+from luthier.families.autoencoder_proofs import loss_begins_at, normal_rows_alone_are_learned
 
 ROWS = 8
 """Texts that are read again by themselves."""
@@ -61,19 +61,14 @@ def starts_at_the_mean_vector(context: ProofContext) -> Proof | None:
     """New layers say the mean vector of every text: the loss begins at the mean square of the centred vectors."""
     import torch
 
-    from luthier.evaluation.score import score
     from luthier.models.modes import eval_mode
 
     model: Any = context.model
     if not model.new:
         return None
-    scores = score(model, context.objective, context.rows)
-    began = float(scores.loss.sum() / scores.count.sum())
     with eval_mode(model), torch.no_grad():
         expected = float(model.targets(context.batch(context.rows)).double().square().mean())
-    holds = abs(began - expected) <= 1e-3 * expected
-    claim = f"the loss of a number begins at {began:.4f}; the mean vector has {expected:.4f}"
-    return Proof(held=holds, claim=claim, evidence={"loss": began, "expected": expected})
+    return loss_begins_at(context, expected, "the mean vector")
 
 
 READ = (normal_rows_alone_are_learned,)

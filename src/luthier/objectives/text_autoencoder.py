@@ -64,23 +64,15 @@ class TextAutoencoderObjective(AnomalyObjective, TextObjective):
 
     unit = "number of a vector"
     learned = "text"
+    reads_pairs = False
 
     def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self._model: Any = None
 
-    @property
-    def windowed(self) -> bool:
-        """Whether long rows are read in pieces; several columns are joined."""
-        return self.spec.long_rows == "windows"
-
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """Records to examples; a text that is known to be abnormal teaches nothing."""
-        texts = [record.text(self.input) for record in records]
         kinds = [self.known_kind(record) for record in records]
-        labels = [str(record.values.get(self.target or "") or "") for record in records]
-        tokens = self._windows(texts) if self.windowed else self._once([texts])
-        read = zip(records, texts, tokens, kinds, labels, strict=True)
         return [
             Example(
                 index=position,
@@ -89,9 +81,9 @@ class TextAutoencoderObjective(AnomalyObjective, TextObjective):
                 record=record,
                 size=len(inputs["tokens"]),
                 units=float(kind <= 0),
-                facts={"cut": cut, "abnormal": kind, "label": label, "text": text},
+                facts={"cut": cut, "abnormal": kind, "label": record.text([self.target or ""]), "text": record.text(self.input)},
             )
-            for position, (record, text, (inputs, cut), kind, label) in enumerate(read)
+            for position, (record, kind, (inputs, cut)) in enumerate(zip(records, kinds, self.read(records), strict=True))
         ]
 
     def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
