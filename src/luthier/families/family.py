@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +42,6 @@ class Choice:
     path: str
     value: Any
     reason: str
-
-
-def bare_row(record: Record, objective: Any) -> Record:
-    """A row with nothing but what its objective reads, as prediction gets it."""
-    return replace(record, values={name: value for name, value in record.values.items() if name in objective.input})
 
 
 class Family(ABC):
@@ -267,7 +262,7 @@ class Family(ABC):
 
     def serving_inputs(self, record: Record, objective: Any) -> Any:
         """What prediction gives the model for a row: the same functions as in training, without the target."""
-        return objective.prepare([bare_row(record, objective)])[0].inputs
+        return objective.prepare([record.only(objective.input)])[0].inputs
 
     # judging
 

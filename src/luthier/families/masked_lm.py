@@ -15,7 +15,7 @@ from luthier.families import text_defaults, token_proofs
 from luthier.families.by_size import row_for
 from luthier.families.causal_lm_proofs import trained_is_served
 from luthier.families.corpus_family import CorpusFamily
-from luthier.families.family import Choice, bare_row
+from luthier.families.family import Choice
 from luthier.objectives.masked_lm import MaskedLm
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class MaskedLmFamily(CorpusFamily):
 
     def serving_inputs(self, record: Record, objective: Any) -> Any:
         """All pieces of the text, end to end."""
-        return {"tokens": [token for piece in objective.prepare([bare_row(record, objective)]) for token in piece.tokens]}
+        return {"tokens": [token for piece in objective.prepare([record.only(objective.input)]) for token in piece.tokens]}
 
     # judging
 
