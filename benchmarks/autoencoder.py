@@ -105,26 +105,28 @@ def fashion(data: Path, out: Path, quick: bool) -> Iterator[tuple[str, Path]]:
     yield "fashion", write_tables(out, parts)
 
 
-def run_one(name: str, rows: Path, variant: str, seed: int, out: Path, quick: bool) -> dict[str, Any]:
+def train_and_compare(rows: Path, task: str, seed: int, folder: Path, changes: list[str], target: str | None = None) -> dict[str, Any]:
     """Train, and compare with the baselines of the same run on the same test rows."""
-    folder = out / "runs" / f"{name}-{variant}-{seed}".replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
     began = time.process_time()
-    short = ["training.epochs=3", "objective.width=8"] if quick else []
-    run = luthier.run(rows, task="autoencoder", seed=seed, out=folder, force=True, set=[f"objective.variant={variant}", *short])
-    verdict = run.verdict
+    verdict = luthier.run(rows, task=task, target=target, seed=seed, out=folder, force=True, set=changes).verdict
     assert verdict is not None
-    rivals = {
-        verdict["trivial"]["name"]: (
-            verdict["trivial"]["value"],
-            [verdict["difference"][end] for end in ("value", "low", "high")],
-        )
-    } | {each["name"]: (each["value"], each["difference"]) for each in verdict["others"]}
+    strongest = {**verdict["trivial"], "difference": [verdict["difference"][end] for end in ("value", "low", "high")]}
     return {
-        "set": name, "variant": variant, "seed": seed, "quick": quick, "rows": verdict["test"]["n"], "processor_seconds": round(time.process_time() - began, 1),
+        "rows": verdict["test"]["n"],
+        "processor_seconds": round(time.process_time() - began, 1),
         "auc": [verdict["test"][end] for end in ("value", "low", "high")],
-        "rivals": {rival: {"auc": value, "ours_is_better_by": difference} for rival, (value, difference) in rivals.items()},
-    }  # fmt: skip
+        "rivals": {
+            each["name"]: {"auc": each["value"], "ours_is_better_by": each["difference"]} for each in (strongest, *verdict["others"])
+        },
+    }
+
+
+def run_one(name: str, rows: Path, variant: str, seed: int, out: Path, quick: bool) -> dict[str, Any]:
+    """One variant on one set."""
+    folder = out / "runs" / f"{name}-{variant}-{seed}".replace(" ", "-")
+    changes = [f"objective.variant={variant}", *(["training.epochs=3", "objective.width=8"] if quick else [])]
+    return {"set": name, "variant": variant, "seed": seed, "quick": quick, **train_and_compare(rows, "autoencoder", seed, folder, changes)}
 
 
 def main() -> None:

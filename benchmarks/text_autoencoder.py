@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import shutil
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
-import luthier
+from autoencoder import train_and_compare
 
 UNSEEN = "business"
 """Of BBC news the topic that is not normal."""
@@ -48,23 +46,14 @@ def write(rows: list[tuple[str, str]], file: Path) -> Path:
 
 
 def run_one(name: str, rows: Path, seed: int, out: Path, quick: bool) -> dict[str, Any]:
-    """Train, and compare with the baselines of the same run on the same test rows."""
-    folder = out / "runs" / f"{name}-{seed}"
-    shutil.rmtree(folder, ignore_errors=True)
-    began = time.process_time()
+    """A run on one set with a split of its own."""
     changes = [
         f"objective.max_length={READ[name]}",
         f"data.split_seed={seed}",
         *(["training.epochs=3", "data.most_rows=600"] if quick else []),
     ]
-    verdict = luthier.run(rows, task="text_autoencoder", target="label", seed=seed, out=folder, force=True, set=changes).verdict
-    assert verdict is not None
-    strongest = {"name": verdict["trivial"]["name"], "value": verdict["trivial"]["value"], "difference": [verdict["difference"][end] for end in ("value", "low", "high")]}  # fmt: skip
-    return {
-        "set": name, "seed": seed, "quick": quick, "rows": verdict["test"]["n"], "processor_seconds": round(time.process_time() - began, 1),
-        "auc": [verdict["test"][end] for end in ("value", "low", "high")],
-        "rivals": {each["name"]: {"auc": each["value"], "ours_is_better_by": each["difference"]} for each in (strongest, *verdict["others"])},
-    }  # fmt: skip
+    found = train_and_compare(rows, "text_autoencoder", seed, out / "runs" / f"{name}-{seed}", changes, target="label")
+    return {"set": name, "seed": seed, "quick": quick, **found}
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import json
@@ -24,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from luthier.core.types import Record
 from luthier.models.base import Base
 from luthier.models.store import inspect
+from luthier.training import steps
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -43,6 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 os.fsync = lambda handle: None  # the power stays on: nobody waits for the disk
+steps.gc_frozen = contextlib.nullcontext  # what imports brought is frozen below, and to count it takes a training a twentieth of a second
 gc.disable()  # until all tests are collected
 imported = 0
 

@@ -1,4 +1,4 @@
-"""Text autoencoders: what is rebuilt, what the loss is, what is kept, who is refused, and what is said of the most anomalous texts."""
+"""Text autoencoders: what is reconstructed, what the loss is, what is kept, who is refused, and what is said of the most anomalous texts."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_the_gradient_is_that_of_a_few_lines_of_torch_and_the_base_has_none(tabl
     assert all(each.grad is None for name, each in work.model.network.named_parameters() if not name.startswith("autoencoder."))
 
 
-def test_training_moves_what_rebuilds_and_leaves_the_base_as_it_was(table: Path, bases: Any) -> None:
+def test_training_moves_what_reconstructs_and_leaves_the_base_as_it_was(table: Path, bases: Any) -> None:
     work = work_for(table, bases("bert"))
     before = {name: value.clone() for name, value in work.model.network.state_dict().items()}
     list(steps(work))

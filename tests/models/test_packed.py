@@ -116,7 +116,7 @@ def test_a_row_is_blind_to_its_neighbours(bases) -> None:
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
 def test_pooling_reads_the_token_it_says(bases, pooling: str) -> None:
-    from luthier.models.pretrained import pool
+    from luthier.models.pooling import pool
 
     hidden = torch.randn(sum(LENGTHS), 4)
     rows = hidden.split(list(LENGTHS))

@@ -360,7 +360,7 @@ def test_the_reported_loss_is_the_mean_over_what_was_learned(bases, records) -> 
 @pytest.fixture
 def unfrozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A collector that passes over nothing, as in a process that no test has prepared."""
-    monkeypatch.setattr(memory, "frozen_elsewhere", False)
+    monkeypatch.setattr("luthier.training.steps.gc_frozen", memory.gc_frozen)
     gc.unfreeze()
     yield
     gc.freeze()

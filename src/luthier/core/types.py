@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +30,14 @@ class Record:
     row: int
     values: Mapping[str, Any]
     source: str = ""
+
+    def only(self, columns: Container[str]) -> Record:
+        """The same with nothing but some of its columns."""
+        return replace(self, values={name: value for name, value in self.values.items() if name in columns})
+
+    def text(self, columns: Iterable[str]) -> str:
+        """What stands in some columns as one text, an empty line between them."""
+        return "\n\n".join(str(self.values.get(name) or "") for name in columns)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Texts as pieces of so many tokens that their words are known of: they lie in arrays, and an example is made when it is asked for."""
+"""Texts in pieces of so many tokens, with the word that each token is of: all lie in arrays, and an example is made when it is asked for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Pieces(LazyExamples):
                                 return_offsets_mapping=True)  # fmt: skip
             for piece, within in enumerate(encoded["overflow_to_sample_mapping"]):
                 found = [-1 if word is None else word for word in encoded.word_ids(piece)]
-                own = [place for place, word in zip(encoded["offset_mapping"][piece], found, strict=True) if word >= 0]
+                own = [span for span, word in zip(encoded["offset_mapping"][piece], found, strict=True) if word >= 0]
                 tokens.append(np.array(encoded["input_ids"][piece], np.int32))
                 words.append(np.array(found, np.int32))
                 owners.append(start + within)

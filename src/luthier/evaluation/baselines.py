@@ -235,11 +235,7 @@ def _fit_logistic_regression(
     strengths: Sequence[float],
 ) -> tuple[Any, Scores]:
     """A logistic regression, its regularisation chosen on the validation rows; and its scores on them."""
-    import warnings
-
     from sklearn.dummy import DummyClassifier
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
 
     target = np.array([example.target for example in train])
     if (target == target[0]).all():
@@ -247,15 +243,31 @@ def _fit_logistic_regression(
         return only, scores_of(_all_classes(only, validation_features, classes), validation)
     best: tuple[float, Any, Scores] | None = None
     for strength in strengths:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model = LogisticRegression(C=strength, max_iter=300).fit(train_features, target)
+        model = logistic_regression(train_features, target, strength)
         scores = scores_of(_all_classes(model, validation_features, classes), validation)
         value = float(scores.loss.mean())
         if best is None or value < best[0]:
             best = (value, model, scores)
     assert best is not None
     return best[1:]
+
+
+def logistic_regression(features: Any, target: np.ndarray, strength: float) -> Any:
+    """scikit-learn's logistic regression; where it does not converge in 300 iterations, as far as it came.
+
+    Args:
+        features: dense or sparse, # (rows, features)
+        target: at least two classes, # (rows,)
+        strength: inverse regularisation.
+    """
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(C=strength, max_iter=300).fit(features, target)
 
 
 def _all_classes(model: Any, features: Any, classes: int) -> np.ndarray:

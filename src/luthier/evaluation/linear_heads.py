@@ -1,12 +1,13 @@
-"""Linear models of several labels and of a number on features of a base, each as one matrix and bias: where a new head begins."""
+"""Linear models of several labels and of a number, each as one matrix and bias: where a new head begins, and a baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from luthier.evaluation.baselines import REGULARISATION, standardizer
+from luthier.evaluation.baselines import REGULARISATION, logistic_regression, standardizer
 
 RIDGE = (0.1, 1.0, 10.0, 100.0, 1000.0)
 """Strengths of ridge regression on features of equal spread; the validation rows choose."""
@@ -25,7 +26,7 @@ def fit_labels(seen: np.ndarray, target: np.ndarray, held: np.ndarray, expected:
         expected: which labels these have, # (validation rows, labels)
         poll: called between fits; it may raise to stop.
     """
-    return _best([lambda rows, strength=strength: _logistic(rows, target, strength, poll) for strength in REGULARISATION],
+    return _best([lambda rows, strength=strength: logistic_of_labels(rows, target, strength, poll) for strength in REGULARISATION],
                  lambda logits: float(np.logaddexp(0, np.where(expected >= 0.5, -logits, logits)).sum()), seen, held)  # fmt: skip
 
 
@@ -53,20 +54,20 @@ def _best(fits: list[Callable[[np.ndarray], Linear]], cost: Callable[[np.ndarray
     return weight, bias - weight @ centre
 
 
-def _logistic(rows: np.ndarray, target: np.ndarray, strength: float, poll: Callable[[], None]) -> Linear:
-    """A label that all rows have, or none, has their log-odds as its bias and no weights."""
-    import warnings
+def logistic_of_labels(features: Any, target: np.ndarray, strength: float, poll: Callable[[], None]) -> Linear:
+    """For each label logistic regression; one that all rows have, or none, has its log-odds as bias and no weights.
 
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
+    Args:
+        features: dense or sparse, # (rows, features)
+        target: 1 where a row has the label, 0 where not, # (rows, labels)
+        strength: inverse regularisation.
+        poll: called before each label; it may raise to stop.
+    """
     there = target.sum(0)
-    weight, bias = np.zeros((target.shape[1], rows.shape[1])), np.log((there + 1) / (len(target) - there + 1))
+    weight, bias = np.zeros((target.shape[1], features.shape[1])), np.log((there + 1) / (len(target) - there + 1))
     for label in np.flatnonzero((there > 0) & (there < len(target))):
         poll()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model = LogisticRegression(C=strength, max_iter=300).fit(rows, target[:, label])
+        model = logistic_regression(features, target[:, label], strength)
         weight[label], bias[label] = model.coef_[0], model.intercept_[0]
     return weight, bias
 

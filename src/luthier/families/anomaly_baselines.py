@@ -20,10 +20,10 @@ MOST_NEIGHBOURS = 50_000
 TOGETHER = 1_024
 """Rows in memory as numbers at the same time."""
 
-Draw = Callable[[np.ndarray], np.ndarray]
-"""Rows as numbers → what a model draws of them, # (examples, numbers) → (examples, numbers)"""
+Reconstruct = Callable[[np.ndarray], np.ndarray]
+"""Rows as numbers → a model's reconstructions, # (examples, numbers) → (examples, numbers)"""
 Numbers = Callable[[Sequence[Example]], np.ndarray]
-"""Examples → what is to be drawn of them, # (examples, numbers)"""
+"""Examples → what is to be reconstructed of them, # (examples, numbers)"""
 
 
 def pixels_of(examples: Sequence[Example]) -> np.ndarray:
@@ -31,15 +31,15 @@ def pixels_of(examples: Sequence[Example]) -> np.ndarray:
     return np.stack([example.inputs["pixels"].ravel() for example in examples]).astype(np.float64) / 127.5 - 1
 
 
-def score_with(draw: Draw, how: Score, numbers: Numbers = pixels_of) -> Callable[[Sequence[Example]], Scores]:
-    """Examples → the scores of what a model draws of them."""
+def score_with(reconstruct: Reconstruct, how: Score, numbers: Numbers = pixels_of) -> Callable[[Sequence[Example]], Scores]:
+    """Examples → the scores of a model's reconstructions."""
 
     def score(examples: Sequence[Example]) -> Scores:
         parts = []
         for start in range(0, len(examples), TOGETHER):
             some = examples[start : start + TOGETHER]
             values = numbers(some)
-            squared = ((values - draw(values)) ** 2).sum(1)
+            squared = ((values - reconstruct(values)) ** 2).sum(1)
             parts.append(scores_of_rows(squared, np.zeros(len(some)), values, known_kinds(some), how))
         return joined(parts)
 
@@ -67,7 +67,7 @@ def mean_baseline(
         validation: the validation rows.
         how: what makes a row unusual.
         numbers: of rows.
-        what: a row is drawn as, for a person.
+        what: a row is reconstructed as, for a person.
     """
     parts = (numbers(train[start : start + TOGETHER]).sum(0) for start in range(0, len(train), TOGETHER))
     mean = np.sum(list(parts), 0) / len(train)
@@ -117,11 +117,11 @@ def nearest_baseline(
     training = numbers(some).astype(np.float32)
     lengths = (training**2).sum(1)
 
-    def draw(rows: np.ndarray) -> np.ndarray:
+    def reconstruct(rows: np.ndarray) -> np.ndarray:
         return training[(lengths[None] - 2 * rows.astype(np.float32) @ training.T).argmin(1)]
 
     name = f"the nearest training {what}{share_of_rows(len(some), len(train))}"
-    return _baseline(name, score_with(draw, how, numbers), validation)
+    return _baseline(name, score_with(reconstruct, how, numbers), validation)
 
 
 def spread_evenly(rows: Sequence[Example], most: int) -> list[Example]:

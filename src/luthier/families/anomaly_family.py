@@ -65,11 +65,7 @@ class AnomalyFamily(Family):
 
     def row_view(self, record: Record, data: Data) -> RowView:
         """Known classes are split in proportion."""
-        return RowView(
-            "\n\n".join(str(record.values.get(name) or "") for name in data.input),
-            "",
-            str(record.values.get(data.target) or "") if data.target else "",
-        )
+        return RowView(record.text(data.input), "", str(record.values.get(data.target) or "") if data.target else "")
 
     # starting point
 
@@ -77,6 +73,13 @@ class AnomalyFamily(Family):
         """The loss on normal validation rows chooses the checkpoint: it needs no abnormal rows."""
         why = "what is learned is what is measured" + ("; the verdict is on the anomaly AUC" if dataset.spec.normal else "")
         return [Choice("training.metric", "loss" if asked == AUTO else asked, why)]
+
+    # model and loss
+
+    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
+        """The class that is normal."""
+        normal = dataset.spec.normal
+        return spec.model_copy(update={"normal": normal}) if normal else spec
 
     # judging
 

@@ -1,4 +1,4 @@
-"""Autoencoders: a network learns to draw images again from a short code; images that it draws badly are unusual. Its encoder is a base for classifiers."""
+"""Autoencoders: a network learns to reconstruct images from a short code; images that it reconstructs badly are unusual. Its encoder is a base for classifiers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from luthier.data.spec import Data
 from luthier.families import autoencoder_proofs
 from luthier.families.anomaly_baselines import component_baseline, flat_pictures, mean_baseline
 from luthier.families.anomaly_family import AnomalyFamily
+from luthier.families.by_size import row_for
 from luthier.families.family import Choice
 from luthier.families.image_family import ImageFamily, convolution_choices, find_image, fit_squares, pixels_are_served
 from luthier.objectives.autoencoder import Autoencoder
@@ -75,7 +76,7 @@ class ImageAutoencoder(AnomalyFamily, ImageFamily):
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By rows."""
         rows = len(dataset.records["train"])
-        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
+        epochs, why = row_for(EPOCHS, rows)
         return [
             Choice("adaptation.kind", "full", "encoder and decoder are learned together"),
             Choice("optimizer.lr", *self.learning_rate(base, "full")),
@@ -105,8 +106,7 @@ class ImageAutoencoder(AnomalyFamily, ImageFamily):
 
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """The side and the colour that suit the training images, and the class that is normal."""
-        normal = dataset.spec.normal or None
-        return fit_squares(spec.model_copy(update={"normal": normal}) if normal else spec, dataset)
+        return fit_squares(super().fit_spec(spec, dataset), dataset)
 
     # proofs
 
@@ -125,7 +125,7 @@ class ImageAutoencoder(AnomalyFamily, ImageFamily):
         return [*results, flat_pictures(validation)] if score == "relative" else results
 
     def pictures(self, model: Any, objective: Any, examples: Sequence[Example], scores: Scores) -> dict[str, Any]:
-        """The most anomalous test images, what is drawn of them, and where the two differ."""
+        """The most anomalous test images, their reconstructions, and where the two differ."""
         anomaly, threshold = scores.more["anomaly"], float(model.network.threshold)
         order = np.argsort(-anomaly, kind="stable")[:SHOWN]
         reconstructed = objective.reconstruct(model, [examples[position] for position in order])
@@ -138,11 +138,11 @@ class ImageAutoencoder(AnomalyFamily, ImageFamily):
             called = "above" if anomaly[position] > threshold else "below"
             rows.append({
                 "caption": f"{example.record.values[objective.input[0]]}{label}: score {anomaly[position]:.4g}, {called} the threshold of {threshold:.4g}",
-                "images": [as_data("as it is", image), as_data("as it is drawn", again), as_data("where they differ", apart)],
+                "images": [as_data("as it is", image), as_data("as it is reconstructed", again), as_data("where they differ", apart)],
             })  # fmt: skip
         return {
             "title": "The most anomalous test images",
-            "about": "As it is, as it is drawn again from its code, and where the two differ.",
+            "about": "As it is, as it is reconstructed from its code, and where the two differ.",
             "rows": rows,
         }
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from luthier.core.proof import Proof, ProofContext, row_of
 from luthier.core.words import plural
+from luthier.families.anomaly_baselines import pixels_of
 
 
 def normal_rows_alone_are_learned(context: ProofContext) -> Proof:
@@ -22,7 +23,7 @@ def normal_rows_alone_are_learned(context: ProofContext) -> Proof:
 
 
 def held_out_rows_have_no_noise(context: ProofContext) -> Proof:
-    """What an evaluation draws of a row is what the network draws of the bare image, twice the same."""
+    """What an evaluation reconstructs of a row is what the network makes of the bare image, twice the same."""
     import torch
 
     from luthier.models.modes import eval_mode
@@ -35,9 +36,9 @@ def held_out_rows_have_no_noise(context: ProofContext) -> Proof:
     added = sorted({"noise", "draw"} & set(one.each))
     holds = not added and apart <= context.close
     claim = (
-        f"held-out images go in as they are: {len(context.rows)} are drawn the same twice"
+        f"held-out images go in as they are: {len(context.rows)} are reconstructed the same twice"
         if holds
-        else f"held-out images are changed before they go in ({', '.join(added) or f'what is drawn differs by {apart:.2g}'})"
+        else f"held-out images are changed before they go in ({', '.join(added) or f'the reconstruction differs by {apart:.2g}'})"
     )
     return Proof(held=holds, claim=claim, evidence={"largest_difference": apart, "added": added})
 
@@ -45,7 +46,7 @@ def held_out_rows_have_no_noise(context: ProofContext) -> Proof:
 def statistics_move_in_training_alone(context: ProofContext) -> Proof:
     """The running statistics of batch norms follow the training rows; an evaluation uses them, and neither moves them nor looks at the rows beside a row.
 
-    A new decoder draws grey whatever it is given, so its last layer is another one meanwhile.
+    A new decoder gives grey whatever it is given, so its last layer is another one meanwhile.
     """
     import torch
 
@@ -84,21 +85,30 @@ def statistics_move_in_training_alone(context: ProofContext) -> Proof:
 
 
 def starts_in_middle_grey(context: ProofContext) -> Proof | None:
-    """A new decoder draws middle grey: the loss of a pixel begins at the mean square of the pixels."""
-    from luthier.evaluation.score import score
-
+    """A new decoder gives middle grey: the loss of a pixel begins at the mean square of the pixels."""
     model: Any = context.model
     if not model.new:
         return None
-    scores = score(model, context.objective, context.rows)
-    began = float(scores.loss.sum() / scores.count.sum())
-    pixels = np.stack([example.inputs["pixels"] for example in context.rows]).astype(np.float64) / 127.5 - 1
-    expected = float((pixels**2).mean())
     besides = context.spec.kl_weight if context.spec.variant == "variational" else 0.0  # a new code is not far from a normal distribution
-    holds = expected * (1 - 1e-3) <= began <= expected * (1 + 1e-3) + besides
+    return loss_begins_at(context, float((pixels_of(context.rows) ** 2).mean()), "middle grey", besides)
+
+
+def loss_begins_at(context: ProofContext, expected: float, what: str, besides: float = 0.0) -> Proof:
+    """The loss is that of a network which says the same of every row.
+
+    Args:
+        context: of the proof.
+        expected: that loss, a number of a row.
+        what: it says, for a person.
+        besides: by how much the loss may lie above, for what it counts beside the squared error.
+    """
+    from luthier.evaluation.score import score
+
+    scores = score(context.model, context.objective, context.rows)
+    began = float(scores.loss.sum() / scores.count.sum())
     return Proof(
-        held=holds,
-        claim=f"the loss of a pixel begins at {began:.4f}; middle grey has {expected:.4f}",
+        held=expected * (1 - 1e-3) <= began <= expected * (1 + 1e-3) + besides,
+        claim=f"the loss of a {context.objective.unit} begins at {began:.4f}; {what} has {expected:.4f}",
         evidence={"loss": began, "expected": expected},
     )
 

@@ -239,7 +239,7 @@ def _texts(dataset: Dataset, share: float) -> Iterator[str]:
     """This share of the training texts, evenly."""
     for number, record in enumerate(dataset.records["train"]):
         if int((number + 1) * share) > int(number * share):
-            yield "\n\n".join(str(record.values.get(name) or "") for name in dataset.spec.input)
+            yield record.text(dataset.spec.input)
 
 
 def _scores(losses: Sequence[float], examples: Sequence[Example]) -> Scores:

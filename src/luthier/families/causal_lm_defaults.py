@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from luthier.families.by_size import row_for
 from luthier.families.family import Choice
 
 VOCABULARIES = (
@@ -36,11 +37,6 @@ HIGHEST_RATE = 4e-3
 FEWEST_STEPS = 100
 
 
-def row(table: tuple[tuple, ...], size: float) -> tuple:
-    """The first row of a table whose limit is above a size, without the limit."""
-    return next(rest for limit, *rest in table if size < limit)  # type: ignore[return-value]
-
-
 def step_law(parameters: float, tokens: float) -> tuple[float, float]:
     """The peak learning rate, and the tokens of a step, for pretraining with AdamW.
 
@@ -63,7 +59,7 @@ def batch_size(characters: int, epochs: float) -> Choice:
         characters: of the training rows.
         epochs: passes over them.
     """
-    tokens = characters / row(VOCABULARIES, characters)[1] * epochs
+    tokens = characters / row_for(VOCABULARIES, characters)[1] * epochs
     _, batch = step_law(1, tokens)
     rows = max(1, round(min(batch, tokens / FEWEST_STEPS) / CONTEXT["scratch"][0]))
     return Choice(
@@ -79,10 +75,10 @@ def from_scratch(characters: int) -> list[Choice]:
     """
     from luthier.models.causal import parameters
 
-    vocabulary, a_token, why_vocabulary = row(VOCABULARIES, characters)
-    epochs, why_epochs = row(EPOCHS, characters)
+    vocabulary, a_token, why_vocabulary = row_for(VOCABULARIES, characters)
+    epochs, why_epochs = row_for(EPOCHS, characters)
     tokens = characters / a_token * epochs
-    depth, why_depth = row(DEPTHS, tokens)
+    depth, why_depth = row_for(DEPTHS, tokens)
     context, why_context = CONTEXT["scratch"]
     weights = parameters(depth, 64 * depth)
     rate, _ = step_law(weights, tokens)

@@ -16,6 +16,7 @@ from luthier.data.rows import Rows
 from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import chat_proofs, text_defaults, token_proofs
+from luthier.families.by_size import row_for
 from luthier.families.family import Choice, Family
 from luthier.objectives.chat import Chat
 
@@ -110,7 +111,7 @@ class ChatFamily(Family):
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """One or two epochs."""
         rows = len(dataset.records["train"])
-        epochs, why = next((epochs, why) for limit, epochs, why in self.epochs if rows < limit)
+        epochs, why = row_for(self.epochs, rows)
         return [
             Choice("adaptation.kind", *self.moves),
             Choice("optimizer.lr", *self.learning_rate(base, self.moves[0])),

@@ -16,6 +16,7 @@ from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import embedding_proofs, text_defaults, token_proofs
+from luthier.families.by_size import row_for
 from luthier.families.embedding_report import cosine_of_words, describe_neighbours
 from luthier.families.family import Choice, Family
 from luthier.families.text_family import WIDE
@@ -169,7 +170,7 @@ class EmbeddingFamily(Family):
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By the number of rows and the base's size."""
         rows = len(dataset.records["train"])
-        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
+        epochs, why = row_for(EPOCHS, rows)
         return [
             Choice("adaptation.kind", "full", "a base of this size is tuned whole"),
             Choice("optimizer.lr", *self.learning_rate(base, "full")),

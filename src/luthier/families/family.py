@@ -129,7 +129,7 @@ class Family(ABC):
     def row_view(self, record: Record, data: Data) -> RowView:
         """A row as splits and checks see it."""
         target = str(record.values.get(data.target)) if data.target else ""
-        return RowView("\n\n".join(str(record.values.get(name) or "") for name in data.input), target)
+        return RowView(record.text(data.input), target)
 
     def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
         """The classes that the rows have, where they have some; rows that cannot be learned from leave their parts."""
@@ -262,8 +262,7 @@ class Family(ABC):
 
     def serving_inputs(self, record: Record, objective: Any) -> Any:
         """What prediction gives the model for a row: the same functions as in training, without the target."""
-        bare = Record(record.row, {name: value for name, value in record.values.items() if name in objective.input}, record.source)
-        return objective.prepare([bare])[0].inputs
+        return objective.prepare([record.only(objective.input)])[0].inputs
 
     # judging
 
@@ -378,7 +377,7 @@ class Family(ABC):
             record: the row.
             objective: knows the columns.
         """
-        return [["\n\n".join(str(record.values.get(name) or "") for name in objective.input)]]
+        return [[record.text(objective.input)]]
 
     def usage(self, bundle: str) -> str:
         """What to type to use a bundle."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from luthier.core.proof import Proof, ProofContext, ProofFunction
 from luthier.core.types import Example, Scores
+from luthier.families.by_size import row_for
 from luthier.families.family import Choice
 from luthier.families.vector_family import VectorFamily, estimate_words
 from luthier.objectives.glove import CELLS, Glove
@@ -59,11 +60,11 @@ class GloveFamily(VectorFamily):
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By the number of words."""
         words, _ = estimate_words(dataset)
-        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if words < limit)
+        epochs, why = row_for(EPOCHS, words)
         return [
             Choice("adaptation.kind", "full", "all vectors move"),
             Choice("optimizer.kind", "adagrad", "as the authors: a word's own learning rate"),
-            Choice("optimizer.lr", *next((rate, why) for limit, rate, why in RATES if words < limit)),
+            Choice("optimizer.lr", *row_for(RATES, words)),
             Choice("optimizer.clip", 0.0, "AdaGrad does not depend on the size of gradients"),
             Choice("optimizer.weight_decay", 0.0, "only rows that were read move"),
             Choice("schedule.kind", "linear", "straight to zero"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.core.types import HELD_OUT, Example
+from luthier.core.types import Example
 from luthier.core.words import plural
 from luthier.evaluation.linear_heads import Linear
 
@@ -61,17 +61,12 @@ def _fit(
     model: Any, objective: Any, layer: Any, train: Sequence[Example], validation: Sequence[Example], cache: Cache, fit: Fit
 ) -> dict[str, np.ndarray]:
     """The weight and bias of the last layer, in fp32."""
-    from luthier.models.encode import map_in_batches
+    from luthier.models.encode import map_examples
     from luthier.models.modes import eval_mode
 
     def features(examples: Sequence[Example]) -> np.ndarray:
         """What reaches the last layer, # (examples, width)"""
-
-        def some(rows: list[int]) -> np.ndarray:
-            cache.poll()
-            return _inputs_of(layer, model, objective.collate([examples[row] for row in rows], 0, HELD_OUT))
-
-        return map_in_batches([example.size for example in examples], some)
+        return map_examples(model, objective, examples, lambda batch: _inputs_of(layer, model, batch), cache.poll)
 
     with eval_mode(model):
         weight, bias = fit(features, objective, train, validation, max(MOST_NUMBERS // layer.out_features, layer.out_features), cache.poll)
@@ -127,7 +122,7 @@ def _inputs_of(layer: Any, model: Any, batch: Any) -> np.ndarray:
     hook = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     try:
         with torch.no_grad():
-            model(batch.to(next(model.parameters()).device))
+            model(batch)
     finally:
         hook.remove()
     return seen[0].float().cpu().numpy().reshape(len(batch), -1)

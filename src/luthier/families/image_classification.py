@@ -14,6 +14,7 @@ from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rows
 from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
+from luthier.families.by_size import row_for
 from luthier.families.class_family import ClassFamily, starts_where_it_must
 from luthier.families.family import Choice
 from luthier.families.image_family import ImageFamily, convolution_choices, find_image, fit_squares, pixels_are_served, squares_of_base
@@ -78,7 +79,7 @@ class ImageClassification(ImageFamily, ClassFamily):
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By rows, and by whether the network is new: then it learns at the usual rate of one."""
         rows = len(dataset.records["train"])
-        epochs, why = next((epochs, why) for limit, epochs, why in (BASE_EPOCHS if learned_much(base) else EPOCHS) if rows < limit)
+        epochs, why = row_for(BASE_EPOCHS if learned_much(base) else EPOCHS, rows)
         return [
             Choice("adaptation.kind", "full", "a base of this size is tuned whole" if base else "a new network is trained whole"),
             *squares_of_base(dataset, base),

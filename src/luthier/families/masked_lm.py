@@ -12,6 +12,7 @@ from luthier.core.errors import DataError, ModelError
 from luthier.core.proof import Proof, ProofContext, ProofFunction, row_of
 from luthier.core.types import HELD_OUT, Example, Record, Scores
 from luthier.families import text_defaults, token_proofs
+from luthier.families.by_size import row_for
 from luthier.families.causal_lm_proofs import trained_is_served
 from luthier.families.corpus_family import CorpusFamily
 from luthier.families.family import Choice
@@ -78,7 +79,7 @@ class MaskedLmFamily(CorpusFamily):
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By how much text there is."""
         rows = _pieces(dataset)
-        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
+        epochs, why = row_for(EPOCHS, rows)
         return [
             Choice("adaptation.kind", "full", "a language is learned with all weights"),
             *([self.depth(dataset, epochs)] if base is None else []),
@@ -102,16 +103,16 @@ class MaskedLmFamily(CorpusFamily):
         """The deepest network of which the budget carries one pass, at most that which suits the text."""
         passed = _characters(dataset) / A_TOKEN
         suits = next(choice.value for choice in choices if choice.path == "objective.depth")
-        able = [depth for depth in range(FEWEST_BLOCKS, suits) if _operations(depth) * passed <= SHARE * seconds * OPERATIONS]
-        if _operations(suits) * passed <= SHARE * seconds * OPERATIONS:
+        able = [depth for depth in range(FEWEST_BLOCKS, suits + 1) if _operations(depth) * passed <= SHARE * seconds * OPERATIONS]
+        if suits in able:
             return choices
-        least = Choice("objective.depth", able[-1] if able else FEWEST_BLOCKS, f"what {seconds:.0f} seconds carry over the text, about")
-        return [least if choice.path == least.path else choice for choice in choices]
+        smaller = Choice("objective.depth", able[-1] if able else FEWEST_BLOCKS, f"what {seconds:.0f} seconds carry over the text, about")
+        return [smaller if choice.path == smaller.path else choice for choice in choices]
 
     def depth(self, dataset: Dataset, epochs: float) -> Choice:
         """Blocks of a network from scratch."""
         tokens = _characters(dataset) / A_TOKEN * epochs
-        depth, why = next((depth, why) for limit, depth, why in DEPTHS if tokens < limit)
+        depth, why = row_for(DEPTHS, tokens)
         return Choice("objective.depth", depth, why)
 
     # model and loss
@@ -166,8 +167,7 @@ class MaskedLmFamily(CorpusFamily):
 
     def serving_inputs(self, record: Record, objective: Any) -> Any:
         """All pieces of the text, end to end."""
-        bare = Record(record.row, {name: value for name, value in record.values.items() if name in objective.input}, record.source)
-        return {"tokens": [token for piece in objective.prepare([bare]) for token in piece.tokens]}
+        return {"tokens": [token for piece in objective.prepare([record.only(objective.input)]) for token in piece.tokens]}
 
     # judging
 

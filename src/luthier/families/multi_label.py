@@ -80,7 +80,7 @@ class TextLabels(TextFamily):
 
     def row_view(self, record: Record, data: Data) -> RowView:
         """Nothing has to be split in proportion."""
-        return RowView("\n\n".join(str(record.values.get(name) or "") for name in data.input), "; ".join(_labels(record, data.target)))
+        return RowView(record.text(data.input), "; ".join(_labels(record, data.target)))
 
     def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
         """The labels that have rows enough; rows that have only others leave their parts."""
@@ -303,29 +303,22 @@ def words_for_each_label(train: Sequence[Example], validation: Sequence[Example]
         context: the columns that are read.
     """
     import numpy as np
-    from sklearn.linear_model import LogisticRegression
+    from scipy.special import expit
 
     from luthier.evaluation.baselines import Baseline, tf_idf
+    from luthier.evaluation.linear_heads import Linear, logistic_of_labels
 
     labels, features = train[0].facts["labels"], tf_idf(train, context.columns)
-    seen, target, shares = features(train), np.array([example.target for example in train]), shares_of(train)
+    seen, target = features(train), np.array([example.target for example in train])
 
-    def fit(strength: float) -> list[Any]:
-        """For each label a model, or None where all training rows say the same of it."""
-        found = []
-        for column in target.T:
-            context.poll()
-            varies = 0 < column.sum() < len(column)
-            found.append(LogisticRegression(C=strength, max_iter=300).fit(seen, column) if varies else None)
-        return found
+    def score(examples: Sequence[Example], fitted: Linear) -> Scores:
+        weight, bias = fitted
+        probabilities = expit(features(examples) @ weight.T + bias)
+        return scores_of_labels(probabilities, np.array([example.target for example in examples]), labels)
 
-    def score(examples: Sequence[Example], fitted: list[Any]) -> Scores:
-        rows = features(examples)
-        each = [np.full(len(examples), shares[k]) if one is None else one.predict_proba(rows)[:, 1] for k, one in enumerate(fitted)]
-        return scores_of_labels(np.stack(each, 1), np.array([example.target for example in examples]), labels)
-
-    tried = [(fitted, score(validation, fitted)) for fitted in (fit(strength) for strength in STRENGTHS)]
-    best, held = min(tried, key=lambda one: float(one[1].loss.sum()))
+    models = [logistic_of_labels(seen, target, strength, context.poll) for strength in STRENGTHS]
+    scored = [(fitted, score(validation, fitted)) for fitted in models]
+    best, held = min(scored, key=lambda one: float(one[1].loss.sum()))
     return Baseline("TF-IDF + logistic regression for each label", lambda examples: score(examples, best), held)
 
 

@@ -1,4 +1,4 @@
-"""Autoencoders of texts: a network learns to rebuild what a frozen encoder says of texts from a short code; texts that it rebuilds badly are unusual."""
+"""Autoencoders of texts: a network learns to reconstruct what a frozen encoder says of texts from a short code; texts that it reconstructs badly are unusual."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.core.proof import ProofFunction
-from luthier.core.types import HELD_OUT, Example, Scores
+from luthier.core.types import Example, Scores
 from luthier.core.words import plural
 from luthier.data.infer import find_text
 from luthier.data.reading import Columns, RowKind
@@ -19,6 +19,7 @@ from luthier.data.spec import Data
 from luthier.families import text_autoencoder_proofs, text_defaults, token_proofs
 from luthier.families.anomaly_baselines import component_baseline, mean_baseline, nearest_baseline
 from luthier.families.anomaly_family import AnomalyFamily
+from luthier.families.by_size import row_for
 from luthier.families.family import Choice
 from luthier.objectives.text_autoencoder import TextAutoencoder
 
@@ -72,9 +73,9 @@ class TextAutoencoderFamily(AnomalyFamily):
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By rows."""
         rows = len(dataset.records["train"])
-        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
+        epochs, why = row_for(EPOCHS, rows)
         return [
-            Choice("adaptation.kind", "freeze", "what is rebuilt is what the base says of a text: it has to stay as it is"),
+            Choice("adaptation.kind", "freeze", "what is reconstructed is what the base says of a text: it has to stay as it is"),
             Choice("optimizer.lr", *self.learning_rate(base, "freeze")),
             Choice("training.epochs", epochs, why),
             self.batch_size(dataset, epochs),
@@ -102,16 +103,11 @@ class TextAutoencoderFamily(AnomalyFamily):
     # model and loss
 
     def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> TextAutoencoderModel:
-        """The encoder with layers that rebuild its vectors: new ones, or a bundle's."""
+        """The encoder with layers that reconstruct its vectors: new ones, or a bundle's."""
         from luthier.models.text_autoencoder import load_text_autoencoder
 
         assert base is not None
         return load_text_autoencoder(base, spec.code, spec.hidden, spec.pooling, spec.max_length, seed)
-
-    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
-        """The class that is normal."""
-        normal = dataset.spec.normal or None
-        return spec.model_copy(update={"normal": normal}) if normal else spec
 
     def start_head(
         self, model: Any, objective: Any, fingerprint: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache
@@ -121,19 +117,13 @@ class TextAutoencoderFamily(AnomalyFamily):
         vectors = read_once(model, objective, fingerprint, every, cache)
         model.keep_vectors(every, vectors)
         if model.new:
-            own, known = model.network.autoencoder, vectors[: len(train)].astype(np.float64)
-            mean = known.mean(0)
-            import torch
-
-            with torch.no_grad():
-                own.mean.copy_(torch.from_numpy(mean))
-                own.spread.fill_(max(float(((known - mean) ** 2).mean() ** 0.5), 1e-6))
+            model.network.autoencoder.standardise_by(vectors[: len(train)])
         return True
 
     # proofs
 
     def proofs(self) -> tuple[tuple[ProofFunction, ...], tuple[ProofFunction, ...]]:
-        """What is trained on is what is served; what is rebuilt is what the base says; held-out rows stay as they are."""
+        """What is trained on is what is served; what is reconstructed is what the base says; held-out rows stay as they are."""
         own = text_autoencoder_proofs
         return (token_proofs.trained_is_served, token_proofs.control_tokens_stand_once, *own.READ), own.ASK
 
@@ -184,20 +174,15 @@ def read_once(model: Any, objective: Any, fingerprint: str, examples: Sequence[E
         examples: texts.
         cache: keeps what was read.
     """
-    from luthier.models.encode import map_in_batches
+    from luthier.models.encode import map_examples
     from luthier.models.frozen_cache import FrozenLayerCache
 
     key = hashlib.sha256(f"{fingerprint}\n{model.pooling}\n{FrozenLayerCache.fingerprint(examples)}".encode()).hexdigest()[:24]
     vectors = cache.get(f"vectors-{key}")
     if not vectors:
         cache.say(f"the frozen base reads {plural(len(examples), 'text')}, once")
-        device = next(model.parameters()).device
-
-        def some(rows: list[int]) -> np.ndarray:
-            cache.poll()
-            return model.text_vectors(objective.collate([examples[row] for row in rows], 0, HELD_OUT).to(device)).float().cpu().numpy()
-
-        vectors = {"vectors": map_in_batches([example.size for example in examples], some)}
+        read = map_examples(model, objective, examples, lambda batch: model.text_vectors(batch).cpu().numpy(), cache.poll)
+        vectors = {"vectors": read}
         cache.put(f"vectors-{key}", vectors)
     return vectors["vectors"]
 

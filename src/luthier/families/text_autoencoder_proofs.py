@@ -1,11 +1,11 @@
-"""What must hold before a text autoencoder is trained: what is rebuilt is what the untouched base says, held-out rows have no noise, and where the loss begins."""
+"""What must hold before a text autoencoder is trained: what is reconstructed is what the untouched base says, held-out rows have no noise, and where the loss begins."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from luthier.core.proof import Proof, ProofContext
-from luthier.families.autoencoder_proofs import normal_rows_alone_are_learned
+from luthier.families.autoencoder_proofs import loss_begins_at, normal_rows_alone_are_learned
 
 ROWS = 8
 """Texts that are read again by themselves."""
@@ -37,7 +37,7 @@ def vectors_are_the_bases(context: ProofContext) -> Proof:
 
 
 def held_out_texts_have_no_noise(context: ProofContext) -> Proof:
-    """What an evaluation rebuilds of a text is what the layers make of its bare vector, twice the same."""
+    """What an evaluation reconstructs of a text is what the layers make of its bare vector, twice the same."""
     import torch
 
     from luthier.models.modes import eval_mode
@@ -50,9 +50,9 @@ def held_out_texts_have_no_noise(context: ProofContext) -> Proof:
         apart = max(float((model(batch).chunk(2, dim=1)[0] - bare).abs().max()) for batch in batches)
     holds = not added and apart <= context.close
     claim = (
-        f"held-out texts go in as they are: {len(context.rows)} are rebuilt the same twice"
+        f"held-out texts go in as they are: {len(context.rows)} are reconstructed the same twice"
         if holds
-        else f"held-out texts get noise: what is rebuilt differs by {apart:.2g}"
+        else f"held-out texts get noise: what is reconstructed differs by {apart:.2g}"
     )
     return Proof(held=holds, claim=claim, evidence={"largest_difference": apart, "added": added})  # fmt: skip
 
@@ -61,19 +61,14 @@ def starts_at_the_mean_vector(context: ProofContext) -> Proof | None:
     """New layers say the mean vector of every text: the loss begins at the mean square of the centred vectors."""
     import torch
 
-    from luthier.evaluation.score import score
     from luthier.models.modes import eval_mode
 
     model: Any = context.model
     if not model.new:
         return None
-    scores = score(model, context.objective, context.rows)
-    began = float(scores.loss.sum() / scores.count.sum())
     with eval_mode(model), torch.no_grad():
         expected = float(model.targets(context.batch(context.rows)).double().square().mean())
-    holds = abs(began - expected) <= 1e-3 * expected
-    claim = f"the loss of a number begins at {began:.4f}; the mean vector has {expected:.4f}"
-    return Proof(held=holds, claim=claim, evidence={"loss": began, "expected": expected})
+    return loss_begins_at(context, expected, "the mean vector")
 
 
 READ = (normal_rows_alone_are_learned,)

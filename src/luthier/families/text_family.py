@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.families import text_defaults
+from luthier.families.by_size import row_for
 from luthier.families.family import Choice, Family
 from luthier.objectives.text_rows import MAX_LENGTH
 
@@ -61,17 +62,17 @@ class TextFamily(Family):
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By rows, rows a class, and the base's role."""
         rows = len(dataset.records["train"])
-        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
+        epochs, why = row_for(EPOCHS, rows)
         if dataset.labels and rows / len(dataset.labels) < ROWS_A_CLASS[0] and epochs < ROWS_A_CLASS[1]:
             epochs, why = ROWS_A_CLASS[1:]
         role = self.role(base)
         adaptation, adapted = text_defaults.adaptation_for(role, self.depth_kept(base) if base is not None else 0)
         new = base is None or base.bundle is None  # no base is the family's own; a bundle may bring a head that fits
         probe = self.reason_for_probe(dataset) if new and role != "reader" else ""
-        head = {"head": "probe"} if probe else {}
+        spec = self.spec_class.model_validate({"head": "probe"} if probe else {})
         choices = [
             *(Choice(f"adaptation.{name}", value, adapted) for name, value in adaptation.items()),
-            Choice("optimizer.lr", *self.learning_rate_for(base, adaptation["kind"], self.spec_class.model_validate(head))),
+            Choice("optimizer.lr", *self.learning_rate_for(base, adaptation["kind"], spec)),
             Choice("training.epochs", epochs, why),
             self.batch_size(dataset, epochs),
             *text_defaults.schedule(),
@@ -82,7 +83,8 @@ class TextFamily(Family):
         if long > MANY_LONG:
             reason = f"about {long:.0%} of the rows are too long to be read at once: they are read in pieces"
             choices.append(Choice("objective.long_rows", "windows", reason))
-        choices += [Choice(f"objective.{field}", value, probe) for field, value in head.items()]
+        if probe:
+            choices.append(Choice("objective.head", "probe", probe))
         return choices
 
     def reason_for_probe(self, dataset: Dataset) -> str:

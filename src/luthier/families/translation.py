@@ -19,6 +19,7 @@ from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import text_defaults, token_proofs, translation_proofs
+from luthier.families.by_size import row_for
 from luthier.families.family import Choice, Family
 from luthier.objectives.translation import Translation
 
@@ -150,7 +151,7 @@ class TranslationFamily(Family):
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By the number of pairs."""
         rows = len(dataset.records["train"])
-        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if rows < limit)
+        epochs, why = row_for(EPOCHS, rows)
         if base is not None:
             epochs, why = max(2, round(GOING_ON * epochs)), f"{why}; a quarter of that, for the base can translate already"
         dropout = (0.3, "small networks on few pairs (Wu et al. 2021)") if rows < LARGE else (0.1, "many pairs")
@@ -203,7 +204,7 @@ class TranslationFamily(Family):
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """Tokens by the number of pairs, or as many as the training texts hold where they are fewer than were asked for."""
         rows = len(dataset.records["train"])
-        size = spec.vocabulary or next(tokens for limit, tokens in VOCABULARIES if rows < limit)
+        size = spec.vocabulary or row_for(VOCABULARIES, rows)[0]
         return spec.model_copy(update={"vocabulary": len(_tokenizer(self._texts(dataset), size))})
 
     def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:

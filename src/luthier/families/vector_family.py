@@ -13,7 +13,6 @@ from luthier.core.errors import DataError, ExperimentError, nearest
 from luthier.core.types import Example, Record
 from luthier.evaluation import words as known_words
 from luthier.families.corpus_family import CorpusFamily
-from luthier.objectives.word_pieces import text_of
 
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
@@ -132,7 +131,7 @@ class VectorFamily(CorpusFamily):
         words = known_words.Words.of(vocabulary.words, model.vectors().cpu().numpy())
         predictions = []
         for record in records:
-            signs = _signed_words(text_of(record, objective.input), vocabulary)
+            signs = _signed_words(record.text(objective.input), vocabulary)
             indices = [vocabulary.numbers.get(word) for word, _ in signs]
             unknown = [word for (word, _), index in zip(signs, indices, strict=True) if index is None]
             if not signs or len(unknown) == len(signs):
@@ -173,7 +172,7 @@ def _counted(dataset: Dataset, lowercase: bool) -> Any:
 
     key = dataset.spec.model_dump_json(exclude={"path"}) + str((lowercase, len(dataset.records["train"])))
     if _last.get("key") != key:
-        _last.update(key=key, counts=count_words((text_of(record, dataset.spec.input) for record in dataset.records["train"]), lowercase))
+        _last.update(key=key, counts=count_words((record.text(dataset.spec.input) for record in dataset.records["train"]), lowercase))
     return _last["counts"]
 
 
@@ -204,7 +203,7 @@ def _check_files(spec: Any) -> None:
 def estimate_words(dataset: Dataset) -> tuple[float, float]:
     """About how many words the training rows have together, and in the mean."""
     rows = dataset.records["train"]
-    characters = sum(len(text_of(record, dataset.spec.input)) for record in rows)
+    characters = sum(len(record.text(dataset.spec.input)) for record in rows)
     return characters / CHARACTERS_A_WORD, characters / CHARACTERS_A_WORD / max(len(rows), 1)
 
 

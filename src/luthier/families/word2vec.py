@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example
+from luthier.families.by_size import row_for
 from luthier.families.family import Choice
 from luthier.families.vector_family import VectorFamily, estimate_words
 from luthier.families.word2vec_proofs import PROOFS
@@ -49,7 +50,7 @@ class Word2VecFamily(VectorFamily):
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
         """By the number of words."""
         words, _ = estimate_words(dataset)
-        epochs, why = next((epochs, why) for limit, epochs, why in EPOCHS if words < limit)
+        epochs, why = row_for(EPOCHS, words)
         least = Choice(
             "objective.least_count",
             2 if words < SMALL else 5,
@@ -62,7 +63,7 @@ class Word2VecFamily(VectorFamily):
                 "adagrad",
                 "a word's own learning rate: rare words move far, frequent ones settle; only rows that were read move",
             ),
-            Choice("optimizer.lr", *next((rate, why) for limit, rate, why in RATES if words < limit)),
+            Choice("optimizer.lr", *row_for(RATES, words)),
             Choice("optimizer.clip", 0.0, "AdaGrad does not depend on the size of gradients"),
             Choice("optimizer.weight_decay", 0.0, "only rows that were read move"),
             Choice("schedule.kind", "linear", "as word2vec: straight to zero"),

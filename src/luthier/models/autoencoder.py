@@ -1,4 +1,4 @@
-"""Networks that write an image down as a short code and draw it again from the code: transformers' ResNet, and a decoder.
+"""Networks that write an image down as a short code and reconstruct it from the code: transformers' ResNet, and a decoder.
 
 Source: Hinton & Salakhutdinov 2006, "Reducing the Dimensionality of Data with Neural Networks"; Kingma & Welling 2014, "Auto-Encoding Variational Bayes".
 """
@@ -110,7 +110,7 @@ class AutoencoderModel(ConvolutionModel):
         return batch.each["pixels"].float() / MIDDLE - 1
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What is drawn of each image, its code, and the code's log variance, # (examples, channels, side, side), (examples, code), (examples, code)
+        """Each image's reconstruction, its code, and the code's log variance, # (examples, channels, side, side), (examples, code), (examples, code)
 
         Args:
             batch: with `each["pixels"]`, 0 to 255, # (examples, channels, side, side); where training adds noise also `noise`, of the same shape, in the
@@ -127,7 +127,7 @@ class AutoencoderModel(ConvolutionModel):
 
 
 def _begin_grey(network: ResNetAutoencoder, decoder_alone: bool = False) -> None:
-    """Let the network begin by drawing every image in middle grey; layers of a new encoder begin by passing their input on."""
+    """Let the network begin by reconstructing every image as middle grey; layers of a new encoder begin by passing their input on."""
     with torch.no_grad():
         for parameter in network.to_pixels.parameters():
             parameter.zero_()
@@ -139,7 +139,7 @@ def _begin_grey(network: ResNetAutoencoder, decoder_alone: bool = False) -> None
 def new_autoencoder(
     channels: int, side: int, width: int, depth: int, code: int, variational: bool, dropout: float, seed: int
 ) -> AutoencoderModel:
-    """An autoencoder with new weights; its last layer is zero, so it begins by drawing every image in middle grey.
+    """An autoencoder with new weights; its last layer is zero, so it begins by reconstructing every image as middle grey.
 
     Args:
         channels: 1 for grey images, 3 for coloured ones.

@@ -19,7 +19,8 @@ from luthier.models import packed
 from luthier.models.base import Base
 from luthier.models.encode import map_in_batches
 from luthier.models.modes import eval_mode
-from luthier.models.pretrained import PackedNetwork, pool, segment_lengths
+from luthier.models.pooling import pool, segment_lengths
+from luthier.models.pretrained import PackedNetwork
 
 POOLING_FILE = "1_Pooling/config.json"
 """Where sentence-transformers keeps how a model's token states become one vector."""

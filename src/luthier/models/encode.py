@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier.core.types import Batch
+from luthier.core.types import HELD_OUT, Batch, Example
 from luthier.models.base import Base
+from luthier.models.pooling import pool_rows
 from luthier.models.precision import round_weights_to
-from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer, pool_rows
+from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer
 
 READ = 256
 """Tokens of a text that are read."""
@@ -144,6 +145,27 @@ def map_in_batches(lengths: Sequence[int], read: Callable[[list[int]], np.ndarra
             results.append(read(part))
             part, tokens = [], 0
     return np.concatenate(results)[np.argsort(order, kind="stable")]
+
+
+def map_examples(
+    model: Any, objective: Any, examples: Sequence[Example], read: Callable[[Batch], np.ndarray], poll: Callable[[], None] = lambda: None
+) -> np.ndarray:
+    """What is read of each example as it is held out, in the examples' order; examples of similar size go together.
+
+    Args:
+        model: on whose device the batches lie.
+        objective: collates.
+        examples: of any part.
+        read: a batch → what is read of it, # (examples, ...)
+        poll: called before each batch; it may raise to stop.
+    """
+    device = next(model.parameters()).device
+
+    def some(rows: list[int]) -> np.ndarray:
+        poll()
+        return read(objective.collate([examples[row] for row in rows], 0, HELD_OUT).to(device))
+
+    return map_in_batches([example.size for example in examples], some)
 
 
 def _of_texts(tokenizer: Any, texts: Sequence[str], read: Callable[[Batch], np.ndarray]) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ MOST = 8 << 30
 """Bytes that may be kept; above, nothing is. The same on every machine, because what is kept rounds a little differently from what is computed in each step."""
 IN_MEMORY = 1 << 30
 """Above, a file takes it, that has no name and goes with the process."""
+READ = ("tokens", "segments", "place")
+"""What a network reads of a row's inputs."""
 CHUNK = 2048
 """Tokens that are computed together, always the same rows: so a row's states have the same bits in every run, step and trial."""
 
@@ -41,7 +43,7 @@ class FrozenLayerCache:
         self.boxed = False
         tokens = 0
         for example in examples:
-            key = row_key(np.asarray(example.tokens), example.inputs.get("segments"), example.inputs.get("place"))
+            key = row_key(example.inputs)
             if key in self.spans:
                 continue
             end = tokens + example.size
@@ -63,7 +65,7 @@ class FrozenLayerCache:
         """A hash of what the rows say to the model."""
         digest = hashlib.sha256()
         for example in examples:
-            digest.update(row_key(np.asarray(example.tokens), example.inputs.get("segments"), example.inputs.get("place")) + b"\n")
+            digest.update(row_key(example.inputs) + b"\n")
         return digest.hexdigest()
 
     def _compute(self, chunk: int, model: Any) -> None:
@@ -79,15 +81,10 @@ class FrozenLayerCache:
             batch: with `flat["tokens"]`.
             model: computes what is asked for first.
         """
-        flat = {name: batch.flat[name].cpu().numpy() for name in ("tokens", "segments", "place") if name in batch.flat}
-        ends = batch.lengths.cumsum(0).tolist()
-        spans = []
-        for start, end in zip([0, *ends], ends, strict=False):
-            parts = {name: values[start:end] for name, values in flat.items()}
-            span = self.spans.get(row_key(parts["tokens"], parts.get("segments"), parts.get("place")))
-            if span is None:
-                return None
-            spans.append(span)
+        keys = row_keys(batch)
+        if any(key not in self.spans for key in keys):
+            return None
+        spans = [self.spans[key] for key in keys]
         for chunk in sorted({chunk for _, _, chunk in spans} - self.computed):
             self._compute(chunk, model)
         states = torch.cat([self.states[start:end] for start, end, _ in spans])
@@ -129,17 +126,20 @@ def _allocate(tokens: int, width: int, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(mapping).view(dtype).view(tokens, width)
 
 
-def row_key(tokens: np.ndarray, segments: Any, place: Any) -> bytes:
+def row_key(inputs: Mapping[str, Any]) -> bytes:
     """What tells one row from another, as far as a network sees it.
 
     Args:
-        tokens: of the row, # (tokens,)
-        segments: which of two texts each token is of; None where there is one.
-        place: each token's place in its window; None where there is one window.
+        inputs: of the row: `tokens`; where two texts are read together `segments`, and where it is in windows `place`, # each (tokens,)
     """
-    parts = [tokens.astype(np.int32)]
-    parts += [np.asarray(more).astype(np.int32) for more in (segments, place) if more is not None]
-    return b"|".join(part.tobytes() for part in parts)
+    return b"|".join(np.asarray(inputs[name]).astype(np.int32).tobytes() for name in READ if name in inputs)
+
+
+def row_keys(batch: Batch) -> list[bytes]:
+    """The same of each row of a batch."""
+    flat = {name: batch.flat[name].cpu().numpy() for name in READ if name in batch.flat}
+    ends = batch.lengths.cumsum(0).tolist()
+    return [row_key({name: values[start:end] for name, values in flat.items()}) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _batch(examples: Sequence[Example]) -> Batch:

@@ -27,6 +27,7 @@ from luthier.models.fused import fuse
 from luthier.models.hidden_states import capture_hidden_states, unwrap_states
 from luthier.models.modes import eval_mode
 from luthier.models.packing import pack
+from luthier.models.pooling import pool_rows, segment_lengths
 from luthier.models.shared_prefix import SharedPrefix, expand, find_shared_prefix, pad_to_multiple, shared_tokens
 
 logging.set_verbosity_error()
@@ -39,7 +40,8 @@ PLAIN = (
 )
 """How turns are laid out for a decoder that brings no template: in words that any text has taught it."""
 QUIET = 0.1
-"""Of those weights, on other decoders: their last norm may be so large that a head which knows nothing would be sure of something (Gemma 3, six classes: a loss of 3.7 instead of 1.8)."""
+"""What the first weights of a new head are multiplied by on decoders that are not `USUAL`: their last norm may be so large that a head which knows nothing
+would be sure of something (Gemma 3, six classes: a loss of 3.7 instead of 1.8)."""
 
 
 class PackedNetwork(nn.Module):
@@ -203,18 +205,6 @@ class PackedNetwork(nn.Module):
             output = self.body(**{name: each[None] for name, each in inputs.items()}, packing=packing, **more)
         return output.last_hidden_state.squeeze(0)
 
-    def vectors(self, batch: Batch, pooling: str) -> Tensor:
-        """One vector a row; that of a row in windows is the mean of theirs.
-
-        Args:
-            batch: as for `hidden`.
-            pooling: cls, mean or last.
-
-        Returns:
-            # (examples, width)
-        """
-        return pool_rows(self.hidden(batch), batch, pooling)
-
     @contextlib.contextmanager
     def for_generation(self) -> Iterator[Any]:
         """The network as transformers' `generate` wants it, in eval mode, for the time of the context."""
@@ -243,7 +233,7 @@ class Classifier(PackedNetwork):
 
     def forward(self, batch: Batch) -> Tensor:
         """The score of each class, # (examples, classes)"""
-        return self.classify(self.vectors(batch, self.pooling))
+        return self.classify(pool_rows(self.hidden(batch), batch, self.pooling))
 
     def classify(self, rows: Tensor) -> Tensor:
         """The score of each class of pooled rows, # (examples, width) → (examples, classes)"""
@@ -282,51 +272,6 @@ class Generator(PackedNetwork):
 def _pooler(network: Any) -> Any:
     """What makes a vector of the first token's, in the body or beside it; None where the family's head does that."""
     return getattr(network.base_model, "pooler", None) or getattr(network, "pooler", None)
-
-
-def segment_lengths(batch: Batch) -> Tensor:
-    """The lengths of what attends to itself alone: rows, or their windows, # (pieces,)"""
-    position = batch.flat.get("place")
-    if position is None:
-        return batch.lengths
-    starts = (position == 0).nonzero()[:, 0]
-    return torch.diff(starts, append=torch.tensor([len(position)], device=position.device))
-
-
-def pool_rows(hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
-    """One vector a row; that of a row in windows is the mean of theirs.
-
-    Args:
-        hidden: # (tokens, width)
-        batch: whose tokens these are.
-        pooling: cls, mean or last.
-
-    Returns:
-        # (examples, width)
-    """
-    lengths = segment_lengths(batch)
-    pooled = pool(hidden, lengths, pooling)
-    if len(lengths) == len(batch):
-        return pooled
-    within = torch.bucketize(lengths.cumsum(0), batch.lengths.cumsum(0)).bincount(minlength=len(batch))  # windows of each row
-    return torch.segment_reduce(pooled, "mean", lengths=within, axis=0)
-
-
-def pool(hidden: Tensor, lengths: Tensor, pooling: str) -> Tensor:
-    """One vector a row.
-
-    Args:
-        hidden: # (tokens, width)
-        lengths: # (examples,)
-        pooling: cls, mean or last.
-
-    Returns:
-        # (examples, width)
-    """
-    ends = lengths.cumsum(0)
-    if pooling == "mean":
-        return torch.segment_reduce(hidden, "mean", lengths=lengths, axis=0)
-    return hidden.index_select(0, ends - 1 if pooling == "last" else ends - lengths)
 
 
 def load_tokenizer(base: Base) -> Any:

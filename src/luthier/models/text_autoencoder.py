@@ -1,4 +1,4 @@
-"""Networks that rebuild the vector of a text, as a frozen encoder gives it, from a short code.
+"""Networks that reconstruct the vector of a text, as a frozen encoder gives it, from a short code.
 
 Source: Hinton & Salakhutdinov 2006, "Reducing the Dimensionality of Data with Neural Networks".
 """
@@ -16,8 +16,9 @@ from torch.nn.functional import gelu
 
 from luthier.core.types import Batch
 from luthier.models.embedding import EmbeddingModel, load_encoder, own_pooling
-from luthier.models.frozen_cache import row_key
+from luthier.models.frozen_cache import row_key, row_keys
 from luthier.models.modes import eval_mode
+from luthier.models.pooling import mean_of_windows
 
 if TYPE_CHECKING:
     from luthier.core.types import Example
@@ -27,7 +28,7 @@ OWN = "autoencoder."
 """What the names of the weights that are no encoder's begin with."""
 
 
-class Rebuilder(nn.Module):
+class VectorAutoencoder(nn.Module):
     """Two layers to a code, two layers back; the last one is zero, so it begins by saying the mean vector of every text.
 
     Args:
@@ -48,36 +49,47 @@ class Rebuilder(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("spread", torch.ones(()))
 
+    def standardise_by(self, vectors: np.ndarray) -> None:
+        """Centre and scale by the training texts: by the mean of each number, and by one standard deviation for all.
+
+        Args:
+            vectors: of the training texts, # (examples, width)
+        """
+        known = vectors.astype(np.float64)
+        mean = known.mean(0)
+        self.mean.copy_(torch.from_numpy(mean))
+        self.spread.fill_(max(float(((known - mean) ** 2).mean() ** 0.5), 1e-6))
+
     def encode(self, vectors: Tensor) -> Tensor:
         """The code of each vector, # (examples, width) → (examples, code)"""
         return self.to_code(gelu(self.narrow(vectors)))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """What is rebuilt of vectors that are centred and scaled, # (examples, width) → (examples, width)"""
+        """What is reconstructed of vectors that are centred and scaled, # (examples, width) → (examples, width)"""
         return self.to_vector(gelu(self.widen(self.encode(vectors))))
 
 
 class TextAutoencoderModel(EmbeddingModel):
-    """A frozen encoder and what rebuilds its vectors.
+    """A frozen encoder and what reconstructs its vectors.
 
     Args:
         network: an encoder of transformers, with an `autoencoder` and a `threshold`.
         dropout: has nothing to act on: the encoder is frozen, and the noise regularises.
         pooling: mean (of all tokens) or cls (the first one).
         max_length: tokens of a text that are read.
-        new: whether the layers that rebuild are new.
+        new: whether the layers that reconstruct are new.
     """
 
     def __init__(self, network: Any, dropout: float, pooling: str, max_length: int, new: bool) -> None:
         super().__init__(network, dropout, pooling, max_length)
         self.new = new
         self.width: int = network.config.hidden_size
-        self._places: dict[bytes, int] = {}
+        self._indices: dict[bytes, int] = {}
         self._kept: Tensor | None = None
 
     @property
     def head(self) -> list[nn.Module]:
-        """What rebuilds."""
+        """What reconstructs."""
         return [self.network.autoencoder]
 
     def keep_vectors(self, examples: Sequence[Example], vectors: np.ndarray) -> None:
@@ -87,7 +99,7 @@ class TextAutoencoderModel(EmbeddingModel):
             examples: texts.
             vectors: of each, # (examples, width)
         """
-        self._places = {_key(example.inputs): index for index, example in enumerate(examples)}
+        self._indices = {row_key(example.inputs): index for index, example in enumerate(examples)}
         self._kept = torch.from_numpy(vectors)
 
     def text_vectors(self, batch: Batch) -> Tensor:
@@ -96,31 +108,22 @@ class TextAutoencoderModel(EmbeddingModel):
         if remembered is not None:
             return remembered
         with eval_mode(self), torch.no_grad():
-            vectors = self.embed(batch)
-            if len(vectors) == len(batch):
-                return vectors
-            ends = batch.lengths.cumsum(0)
-            starts = (batch.flat["place"] == 0).nonzero()[:, 0]
-            within = torch.bucketize(starts, ends, right=True).bincount(minlength=len(batch))
-            return torch.segment_reduce(vectors, "mean", lengths=within, axis=0)
+            return mean_of_windows(self.embed(batch), batch)
 
     def _known(self, batch: Batch) -> Tensor | None:
         """What is kept of a batch's texts, # (examples, width); None where one of them is not."""
         if self._kept is None:
             return None
-        flat = {name: values.cpu().numpy() for name, values in batch.flat.items()}
-        ends = batch.lengths.cumsum(0).tolist()
-        keys = (_key({name: values[start:end] for name, values in flat.items()}) for start, end in zip([0, *ends], ends, strict=False))
-        places = [self._places.get(key, -1) for key in keys]
-        return None if min(places) < 0 else self._kept[places].to(batch.lengths.device)
+        indices = [self._indices.get(key, -1) for key in row_keys(batch)]
+        return None if min(indices) < 0 else self._kept[indices].to(batch.lengths.device)
 
     def targets(self, batch: Batch) -> Tensor:
-        """What is to be rebuilt: the vectors, centred and scaled as the training texts are, in fp32, # (examples, width)"""
+        """What is to be reconstructed: the vectors, centred and scaled as the training texts are, in fp32, # (examples, width)"""
         own = self.network.autoencoder
         return (self.text_vectors(batch) - own.mean.float()) / own.spread.float()
 
     def forward(self, batch: Batch) -> Tensor:
-        """What is rebuilt of each text's vector, and what was to be, end to end, # (examples, 2 × width)
+        """What is reconstructed of each text's vector, and what was to be, end to end, # (examples, 2 × width)
 
         Args:
             batch: with `flat["tokens"]`; where training adds noise also `each["noise"]`, # (examples, width)
@@ -130,12 +133,8 @@ class TextAutoencoderModel(EmbeddingModel):
         return torch.cat([own(inputs.to(own.to_code.weight.dtype)).float(), target], 1)
 
 
-def _key(inputs: Any) -> bytes:
-    return row_key(np.asarray(inputs["tokens"]), inputs.get("segments"), inputs.get("place"))
-
-
 def load_text_autoencoder(base: Base, code: int, hidden: int, pooling: str, max_length: int, seed: int) -> TextAutoencoderModel:
-    """An encoder as it is, with new layers behind it that rebuild its vectors; those of a bundle are kept where they fit.
+    """An encoder as it is, with new layers behind it that reconstruct its vectors; those of a bundle are kept where they fit.
 
     Args:
         base: an encoder.
@@ -150,9 +149,8 @@ def load_text_autoencoder(base: Base, code: int, hidden: int, pooling: str, max_
     """
     network = load_encoder(base, seed)
     torch.manual_seed(seed)
-    network.autoencoder = Rebuilder(network.config.hidden_size, hidden, code)
+    network.autoencoder = VectorAutoencoder(network.config.hidden_size, hidden, code)
     network.register_buffer("threshold", torch.tensor(float("inf")))
-    stored: dict[str, Tensor] = {}
     with safe_open(base.folder / "model.safetensors", "pt") as file:
         stored = {name: file.get_tensor(name) for name in file.keys() if name.startswith(OWN) or name == "threshold"}  # noqa: SIM118
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items() if name.startswith(OWN)}

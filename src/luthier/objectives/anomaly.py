@@ -1,4 +1,4 @@
-"""What autoencoders share: rows are drawn again, rows that are drawn badly are unusual, and only normal rows are learned from."""
+"""What autoencoders share: rows are reconstructed, rows that are reconstructed badly are unusual, and only normal rows are learned from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Score = Literal["relative", "error"]
 
 
 class AnomalySpec(Component):
-    """The hyperparameters of whoever finds unusual rows."""
+    """The hyperparameters of an objective that finds unusual rows."""
 
     false_alarms: float = Field(
         default=0.05,
@@ -53,7 +53,7 @@ def scores_of_rows(squared: np.ndarray, more: np.ndarray, numbers: np.ndarray, a
 
     Args:
         squared: the squared error of each row, summed over its numbers, # (examples,)
-        more: what the loss of each counts besides, # (examples,)
+        more: what the loss of each counts besides the error, # (examples,)
         numbers: the images from -1 to 1, or the vectors of texts, # (examples, numbers)
         abnormal: 1, 0, or -1 where nobody knows, # (examples,)
         how: what makes a row unusual.
@@ -67,7 +67,7 @@ def scores_of_rows(squared: np.ndarray, more: np.ndarray, numbers: np.ndarray, a
 
 
 class AnomalyObjective(BaseObjective):
-    """Rows are drawn again; what is known to be abnormal is not learned from."""
+    """Rows are reconstructed; what is known to be abnormal is not learned from."""
 
     metrics: tuple[str, ...] = ("loss",)
 
@@ -117,13 +117,13 @@ class AnomalyObjective(BaseObjective):
         with torch.no_grad():
             squared, apart, target = self._errors(model, batch)
         abnormal = batch.each["abnormal"].cpu().numpy()
-        one, two = squared.double().cpu().numpy(), apart.double().cpu().numpy()
-        found = scores_of_rows(one, two, target.flatten(1).double().cpu().numpy(), abnormal, self.how)
-        flagged = (found.more["anomaly"] > float(cast(Any, model).network.threshold)).astype(np.uint8)
-        return Scores(found.loss, found.count, more={**found.more, "flagged": flagged})
+        error, besides = squared.double().cpu().numpy(), apart.double().cpu().numpy()
+        scores = scores_of_rows(error, besides, target.flatten(1).double().cpu().numpy(), abnormal, self.how)
+        flagged = (scores.more["anomaly"] > float(cast(Any, model).network.threshold)).astype(np.uint8)
+        return Scores(scores.loss, scores.count, more={**scores.more, "flagged": flagged})
 
     def _errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Each row's squared error, what its loss counts besides, and what was to be drawn, # (examples,), (examples,), (examples, …)"""
+        """Each row's squared error, what its loss counts besides, and its target, # (examples,), (examples,), (examples, …)"""
         raise NotImplementedError
 
 
@@ -139,6 +139,6 @@ def normal_draws(rows: np.ndarray, count: int, seed: int, what: str, step: int) 
         what: they are for.
         step: counted from 0.
     """
-    places = np.arange(count)[None]
-    one, two = (mix(seed, what, step, rows[:, None], 2 * places + half) / 2.0**64 for half in (0, 1))
+    indices = np.arange(count)[None]
+    one, two = (mix(seed, what, step, rows[:, None], 2 * indices + half) / 2.0**64 for half in (0, 1))
     return (np.sqrt(-2 * np.log1p(-one * (1 - 2.0**-52))) * np.cos(2 * np.pi * two)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Reconstruction: an image is drawn again from a short code, and what is badly drawn is unusual.
+"""Reconstruction: an image is reconstructed from a short code, and what is badly reconstructed is unusual.
 
 Source: Vincent et al. 2008, "Extracting and Composing Robust Features with Denoising Autoencoders"; Kingma & Welling 2014, "Auto-Encoding Variational Bayes".
 """
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 class Autoencoder(SquaresSpec, AnomalySpec):
-    """Learn to draw images again from a short code."""
+    """Learn to reconstruct images from a short code."""
 
     kind: Literal["autoencoder"] = "autoencoder"
     variant: Literal["plain", "denoising", "variational"] = Field(
         default="denoising",
-        description="denoising: what goes in has noise, what is drawn has none, so that few images are not learned by heart; plain: without noise; variational: the code is drawn at random around its mean, and all codes together look like a normal distribution.",
+        description="denoising: what goes in has noise, what is reconstructed has none, so that few images are not learned by heart; plain: without noise; variational: the code is drawn at random around its mean, and all codes together look like a normal distribution.",
     )
     code: int = Field(
         default=16,
         ge=1,
         le=4096,
-        description="Numbers that an image is written as; the baseline PCA has as many components. Fewer leave less of what is unusual in the drawing.",
+        description="Numbers that an image is written as; the baseline PCA has as many components. Fewer leave less of what is unusual in the reconstruction.",
     )
     noise: float = Field(
         default=0.1,
@@ -46,7 +46,7 @@ class Autoencoder(SquaresSpec, AnomalySpec):
     )
     score: Score = Field(
         default="relative",
-        description="How unusual an image is. relative: the squared error over the image's own variance, the share of it that is not drawn; error: the squared error of a pixel, which rises with the contrast.",
+        description="How unusual an image is. relative: the squared error over the image's own variance, the share of it that is not reconstructed; error: the squared error of a pixel, which rises with the contrast.",
     )
 
     def open(self, processor: Any, input: tuple[str, ...], target: str | None) -> AutoencoderObjective:
@@ -124,12 +124,12 @@ class AutoencoderObjective(AnomalyObjective):
         return ()
 
     def _errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Each image's squared error and weighted KL divergence, and what was to be drawn, # (examples,), (examples,), (examples, channels, side, side)"""
+        """Each image's squared error and weighted KL divergence, and its pixels from -1 to 1, # (examples,), (examples,), (examples, channels, side, side)"""
         import torch
 
-        drawn, mean, log_variance = model(batch)
+        reconstructed, mean, log_variance = model(batch)
         target = model.target(batch)
-        squared = (drawn - target).square().flatten(1).sum(1)
+        squared = (reconstructed - target).square().flatten(1).sum(1)
         if log_variance is None:
             return squared, torch.zeros_like(squared), target
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
@@ -154,13 +154,13 @@ class AutoencoderObjective(AnomalyObjective):
         return total
 
     def reconstruct(self, model: nn.Module, examples: Sequence[Example]) -> np.ndarray:
-        """What the model draws of images, # (examples, side, side, channels) of uint8"""
+        """Images as the model reconstructs them, # (examples, side, side, channels) of uint8"""
         import torch
 
         from luthier.models.modes import eval_mode
 
-        place = next(model.parameters()).device
+        device = next(model.parameters()).device
         with eval_mode(model), torch.no_grad():
-            drawn = cast(Any, model)(self.collate(examples, 0, HELD_OUT).to(place))[0]
-        levels = ((drawn.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+            reconstructed = cast(Any, model)(self.collate(examples, 0, HELD_OUT).to(device))[0]
+        levels = ((reconstructed.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return levels.permute(0, 2, 3, 1).cpu().numpy()

@@ -87,7 +87,7 @@ class CausalLmObjective(BaseObjective):
 
     def text_of(self, record: Record) -> str:
         """What is read of a row, several columns joined by an empty line."""
-        return "\n\n".join(str(record.values.get(name) or "") for name in self.input)
+        return record.text(self.input)
 
     def encode(self, text: str) -> Encoded:
         """The tokens of a row's text."""

@@ -18,7 +18,7 @@ from luthier.core.words import plural
 from luthier.data.examples import LazyExamples
 from luthier.evaluation.cooccurrences import count_pairs
 from luthier.objectives.objective import BaseObjective
-from luthier.objectives.word_pieces import WordVectorsSpec, show_words, text_of, without_vector
+from luthier.objectives.word_pieces import WordVectorsSpec, show_words, without_vector
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -132,7 +132,7 @@ class GloveObjective(BaseObjective):
         def texts(some: Sequence[Record]) -> Iterator[np.ndarray]:
             nonlocal read_words
             for record in some:
-                words = vocabulary.encode(text_of(record, self.input))
+                words = vocabulary.encode(record.text(self.input))
                 read_words += len(words)
                 yield words
 
@@ -224,11 +224,11 @@ class GloveObjective(BaseObjective):
 
     def tokens_to_show(self, example: Example) -> tuple[list[int], list[bool]]:
         """The words of the row that have a vector."""
-        return show_words(self.tokenizer, text_of(example.record, self.input))
+        return show_words(self.tokenizer, example.record.text(self.input))
 
     def describe_learned(self, example: Example) -> str:
         """How many pairs of words stand near each other in the row, and the most frequent ones."""
-        text, vocabulary = text_of(example.record, self.input), self.tokenizer
+        text, vocabulary = example.record.text(self.input), self.tokenizer
         first, second, counts = count_pairs([vocabulary.encode(text)], len(vocabulary), self._distances())
         once = first <= second
         first, second, counts = first[once], second[once], counts[once]

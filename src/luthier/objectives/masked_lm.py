@@ -91,7 +91,7 @@ class MaskedLmObjective(BaseObjective):
 
     def text_of(self, record: Record) -> str:
         """What is read of a row, several columns joined by an empty line."""
-        return "\n\n".join(str(record.values.get(name) or "") for name in self.input)
+        return record.text(self.input)
 
     def prepare(self, records: Sequence[Record]) -> Sequence[Example]:
         """Encode the rows; of a long one all pieces are read."""

@@ -1,4 +1,4 @@
-"""Reconstruction of texts: the vector that a frozen encoder gives of a text is rebuilt from a short code, and a text whose vector is badly rebuilt is unusual.
+"""Reconstruction of texts: the vector that a frozen encoder gives of a text is reconstructed from a short code, and a text whose vector is badly reconstructed is unusual.
 
 Source: Vincent et al. 2008, "Extracting and Composing Robust Features with Denoising Autoencoders".
 """
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 
 class TextAutoencoder(AnomalySpec):
-    """Learn to rebuild the vectors of texts from a short code."""
+    """Learn to reconstruct the vectors of texts from a short code."""
 
     kind: Literal["text_autoencoder"] = "text_autoencoder"
     code: int = Field(
         default=32,
         ge=1,
         le=4096,
-        description="Numbers that a text's vector is written as; the baseline PCA has as many components. Fewer leave less of what is unusual in what is rebuilt.",
+        description="Numbers that a text's vector is written as; the baseline PCA has as many components. Fewer leave less of what is unusual in what is reconstructed.",
     )
     hidden: int = Field(default=256, ge=1, le=8192, description="Width of the layer on either side of the code.")
     noise: float = Field(
         default=0.5,
         ge=0,
         le=4,
-        description="Standard deviation of the noise that is added to a training text's vector, in standard deviations of the vectors' numbers; what is rebuilt has none. 0 adds none.",
+        description="Standard deviation of the noise that is added to a training text's vector, in standard deviations of the vectors' numbers; what is reconstructed has none. 0 adds none.",
     )
     pooling: Literal["auto", "mean", "cls"] = Field(
         default="auto",
@@ -64,23 +64,15 @@ class TextAutoencoderObjective(AnomalyObjective, TextObjective):
 
     unit = "number of a vector"
     learned = "text"
+    reads_pairs = False
 
     def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self._model: Any = None
 
-    @property
-    def windowed(self) -> bool:
-        """Whether long rows are read in pieces; several columns are joined."""
-        return self.spec.long_rows == "windows"
-
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """Records to examples; a text that is known to be abnormal teaches nothing."""
-        texts = ["\n\n".join(str(record.values.get(name) or "") for name in self.input) for record in records]
         kinds = [self.known_kind(record) for record in records]
-        labels = [str(record.values.get(self.target or "") or "") for record in records]
-        tokens = self._windows(texts) if self.windowed else self._once([texts])
-        read = zip(records, texts, tokens, kinds, labels, strict=True)
         return [
             Example(
                 index=position,
@@ -89,13 +81,13 @@ class TextAutoencoderObjective(AnomalyObjective, TextObjective):
                 record=record,
                 size=len(inputs["tokens"]),
                 units=float(kind <= 0),
-                facts={"cut": cut, "abnormal": kind, "label": label, "text": text},
+                facts={"cut": cut, "abnormal": kind, "label": record.text([self.target or ""]), "text": record.text(self.input)},
             )
-            for position, (record, text, (inputs, cut), kind, label) in enumerate(read)
+            for position, (record, kind, (inputs, cut)) in enumerate(zip(records, kinds, self.read(records), strict=True))
         ]
 
     def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
-        """The baselines rebuild the same vectors, and noise is as wide as they are."""
+        """The baselines reconstruct the same vectors, and noise is as wide as they are."""
         self._model = model
 
     def targets(self, examples: Sequence[Example]) -> torch.Tensor:
@@ -120,31 +112,26 @@ class TextAutoencoderObjective(AnomalyObjective, TextObjective):
         return Batch(index=found.index, lengths=found.lengths, flat=found.flat, each=each)
 
     def vectors(self, examples: Sequence[Example]) -> np.ndarray:
-        """What the model has to rebuild of texts: their vectors, centred and scaled as the training texts are, # (examples, width)
+        """What the model has to reconstruct of texts: their vectors, centred and scaled as the training texts are, # (examples, width)
 
         Args:
             examples: of any part.
         """
         import torch
 
-        from luthier.models.encode import map_in_batches
+        from luthier.models.encode import map_examples
         from luthier.models.modes import eval_mode
 
         model = self._model
-        place = next(model.parameters()).device
-
-        def some(rows: list[int]) -> np.ndarray:
-            return model.targets(self.collate([examples[row] for row in rows], 0, HELD_OUT).to(place)).double().cpu().numpy()
-
         with eval_mode(model), torch.no_grad():
-            return map_in_batches([example.size for example in examples], some)
+            return map_examples(model, self, examples, lambda batch: model.targets(batch).double().cpu().numpy())
 
     def _errors(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Each vector's squared error, nothing besides, and what was to be rebuilt, # (examples,), (examples,), (examples, width)"""
+        """Each vector's squared error, nothing besides, and what was to be reconstructed, # (examples,), (examples,), (examples, width)"""
         import torch
 
-        rebuilt, target = model(batch).chunk(2, dim=1)
-        squared = (rebuilt - target).square().sum(1)
+        reconstructed, target = model(batch).chunk(2, dim=1)
+        squared = (reconstructed - target).square().sum(1)
         return squared, torch.zeros_like(squared), target
 
     def reference_loss(self, model: nn.Module, example: Example) -> Tensor | None:
@@ -159,6 +146,6 @@ class TextAutoencoderObjective(AnomalyObjective, TextObjective):
         tokens = torch.tensor([list(example.tokens)], device=next(at.parameters()).device)
         with eval_mode(at), torch.no_grad():
             one = at.embed_padded(tokens, torch.ones_like(tokens))
-            rebuilder = at.network.autoencoder
-            target = (one - rebuilder.mean) / rebuilder.spread
-            return ((rebuilder(target) - target) ** 2).sum()
+            autoencoder = at.network.autoencoder
+            target = (one - autoencoder.mean) / autoencoder.spread
+            return ((autoencoder(target) - target) ** 2).sum()

@@ -43,6 +43,8 @@ class TextObjective(BaseObjective):
     varies = "texts"
     learned = "class"
     """What each row has to be learned from, for a person."""
+    reads_pairs = True
+    """Whether two columns are read together, as the base was trained to read pairs; otherwise they are joined, as more of them are."""
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """Records to examples."""
@@ -54,9 +56,10 @@ class TextObjective(BaseObjective):
 
     def read(self, records: Sequence[Record]) -> Iterator[tuple[dict[str, list[int]], int]]:
         """The tokens of each row, and how many were cut; a pair of columns is encoded as the base was trained to read pairs."""
-        columns = [[str(record.values.get(name) or "") for record in records] for name in self.input]
-        texts = columns[:2] if len(columns) <= 2 else [["\n\n".join(parts) for parts in zip(*columns, strict=True)]]
-        return self._windows(texts[0]) if self.windowed else self._once(texts)
+        if self._together:
+            return self._once([[record.text([name]) for record in records] for name in self.input])
+        texts = [record.text(self.input) for record in records]
+        return self._windows(texts) if self.windowed else self._once([texts])
 
     def examples(
         self, records: Sequence[Record], targets: Sequence[Any], learns: Callable[[Any], bool], strata: bool = False, **facts: Any
@@ -87,7 +90,11 @@ class TextObjective(BaseObjective):
     @property
     def windowed(self) -> bool:
         """Whether long rows are read in pieces; two texts that are read together are not."""
-        return self.spec.long_rows == "windows" and len(self.input) != 2
+        return self.spec.long_rows == "windows" and not self._together
+
+    @property
+    def _together(self) -> bool:
+        return self.reads_pairs and len(self.input) == 2
 
     def _once(self, texts: list[list[str]]) -> Iterator[tuple[dict[str, list[int]], int]]:
         """The tokens of each row up to what is read, and what was cut."""

@@ -113,7 +113,7 @@ class TranslationObjective(BaseObjective):
 
     def source_text(self, record: Record) -> str:
         """What is read of a row."""
-        return "\n\n".join(str(record.values.get(name) or "") for name in self.input)
+        return record.text(self.input)
 
     @property
     def end(self) -> int:

@@ -16,7 +16,7 @@ from luthier.core.randomness import mix
 from luthier.core.types import HELD_OUT, Batch, Example, Loss, Record, Scores
 from luthier.core.words import plural
 from luthier.objectives.objective import BaseObjective
-from luthier.objectives.word_pieces import WordPieces, WordVectorsSpec, show_words, text_of, without_vector
+from luthier.objectives.word_pieces import WordPieces, WordVectorsSpec, show_words, without_vector
 
 if TYPE_CHECKING:
     from torch import nn
@@ -164,7 +164,7 @@ class Word2VecObjective(BaseObjective):
 
     def text(self, record: Record) -> str:
         """What is read of a row."""
-        return text_of(record, self.input)
+        return record.text(self.input)
 
 
 def _share(draws: np.ndarray) -> np.ndarray:

@@ -39,11 +39,6 @@ class WordVectorsSpec(Component):
     )
 
 
-def text_of(record: Record, columns: Sequence[str]) -> str:
-    """What is read of a row: several columns are joined by an empty line."""
-    return "\n\n".join(str(record.values.get(name) or "") for name in columns)
-
-
 def show_words(vocabulary: Any, text: str) -> tuple[list[int], list[bool]]:
     """The words of a text that have a vector, all of them learned from where there is more than one."""
     words = [int(word) for word in vocabulary.encode(text)]
@@ -71,7 +66,7 @@ class WordPieces(LazyExamples):
 
     def __init__(self, records: Sequence[Record], vocabulary: Any, columns: Sequence[str]) -> None:
         self.records = records
-        rows = [vocabulary.encode(text_of(record, columns)) for record in records]
+        rows = [vocabulary.encode(record.text(columns)) for record in records]
         pieces = [max(1, -(-len(row) // LONGEST)) for row in rows]
         self.words = np.concatenate([np.empty(0, dtype=np.int32), *rows])
         self.owners = np.repeat(np.arange(len(rows)), pieces)

@@ -147,7 +147,7 @@ def causal_masks(config: Any, seen: Tensor, asking: int | Tensor) -> Any:
 
 
 def pool_padded(states: Tensor, seen: Tensor, pooling: str) -> Tensor:
-    """One vector a row, as `models.pretrained.pool` takes it of rows end to end, # (rows, length, width) → (rows, width)"""
+    """One vector a row, as `models.pooling.pool` takes it of rows end to end, # (rows, length, width) → (rows, width)"""
     if pooling == "cls":
         return states[:, 0]
     if pooling == "last":

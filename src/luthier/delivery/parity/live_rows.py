@@ -35,7 +35,7 @@ def check_rows(trainer: Trainer, endpoint: OpenAiEndpoint, records: Sequence[Rec
     """
     say(LOG_PROBABILITIES)
     columns = trainer.objective.input[:1] if trainer.family.gives == "vector" else trainer.objective.input  # a vector is of one text
-    texts = ["\n\n".join(str(record.values.get(name) or "") for name in columns) for record in records]
+    texts = [record.text(columns) for record in records]
     predictions = trainer.family.predict(trainer.model, trainer.objective, list(records), 1)
     result, right = _vectors(predictions, endpoint.embed(texts), records, precision) if trainer.family.gives == "vector" else _classes(trainer, predictions, endpoint.classify(texts), records, precision)  # fmt: skip
     metric = StageResult(METRIC, *right) if right is not None else StageResult(METRIC, "unseen", detail="the rows do not say what is right")

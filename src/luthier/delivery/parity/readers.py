@@ -19,7 +19,7 @@ from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
 from luthier.delivery.parity.trainer import Trainer, outputs_of
 from luthier.evaluation.score import score
-from luthier.models.pretrained import segment_lengths
+from luthier.models.pooling import segment_lengths
 
 UNITS = {
     "classes": "of a probability", "labels": "of a probability", "tags": "of a probability", "gaps": "of a probability",

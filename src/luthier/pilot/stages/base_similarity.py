@@ -115,7 +115,7 @@ def compare_base(base: Base, dataset: Dataset, reporter: Reporter, most: int = M
         proposed = depth_for(near, count)
         lr, _ = family.learning_rate(base, "freeze" if proposed.blocks else "full")
         return BaseSimilarity(base.name, size, [], fluency, near, proposed, lr, round(clock(), 2), len(fluency.rows))
-    texts = ["\n\n".join(str(record.values.get(name) or "") for name in dataset.spec.input) for record in records]
+    texts = [record.text(dataset.spec.input) for record in records]
     indices = {label: index for index, label in enumerate(sorted({str(record.values[dataset.spec.target or ""]) for record in records}))}
     labels = np.array([indices[str(record.values[dataset.spec.target or ""])] for record in records])
     parts = folds([dataset.together[record.source, record.row] for record in records], labels.tolist(), FOLDS, dataset.spec.split_seed)

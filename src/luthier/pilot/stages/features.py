@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier.core.types import HELD_OUT, Example
+from luthier.core.types import Example
 from luthier.experiment import Experiment
-from luthier.models.encode import base_views, map_in_batches
+from luthier.models.encode import base_views, map_examples
 from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import PackedNetwork
 from luthier.pilot.stages.context import RunContext
@@ -41,10 +41,6 @@ class Features:
     def __call__(self, examples: Sequence[Example]) -> np.ndarray:
         """# (examples, views × width)"""
         self.model.frozen_cache = self.tuned.frozen_cache if self.tuned is not None else None
-        device = next(self.model.parameters()).device
-
-        def some(rows: list[int]) -> np.ndarray:
-            self.context.signals.poll()
-            return base_views(self.model, self.context.objective.collate([examples[row] for row in rows], 0, HELD_OUT).to(device))
-
-        return map_in_batches([example.size for example in examples], some).reshape(len(examples), -1)
+        context = self.context
+        views = map_examples(self.model, context.objective, examples, lambda batch: base_views(self.model, batch), context.signals.poll)
+        return views.reshape(len(examples), -1)
