@@ -38,7 +38,14 @@ if __name__ == "__main__":
                 "--quiet",
                 *budget,
             ]
-            subprocess.run(command, check=True, capture_output=True)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                said[f"exit code {done.returncode}"] += 1
+                print(
+                    json.dumps({"seed": seed, "exit_code": done.returncode, "why": done.stderr.strip()[-500:], "so_far": dict(said)}),
+                    flush=True,
+                )
+                continue
         verdict = json.loads((folder / "verdict.json").read_text())
         said[verdict["verdict"]] += 1
         values = {one["name"]: round(one["test"]["value"], 4) for one in verdict["candidates"]}

@@ -68,6 +68,28 @@ def test_a_few_hard_rows_at_the_end_are_no_rate_that_is_too_high(bases, records,
     assert (lr_too_high(work, seen, scores(0.82), scores(after)) is not None) == stops
 
 
+@pytest.mark.parametrize(
+    "began, ended, wrong, stops",
+    [
+        (0.3, 0.46, 12, False),  # as a head that begins as a linear probe: less sure of rows it has not seen, and right as often
+        (0.3, 0.46, 30, True),  # right less often, beyond noise
+        (0.3, 0.80, 12, True),  # worse than guessing
+        (0.6, 0.92, 12, True),  # it knew nothing that it could keep
+    ],
+)
+def test_a_head_that_begins_as_a_linear_probe_may_lose_sureness_but_no_right_answers(
+    bases, records, began: float, ended: float, wrong: int, stops: bool
+) -> None:
+    work = work_for(bases, records, "classification", training__steps=30)
+    seen = [Step(number, 30, 0.2, 4.0, 40, 4, 1e-4, 1.0, number / 30) for number in range(1, 31)]
+
+    def scores(loss: float, wrong: int) -> Scores:
+        right = np.arange(100) >= wrong
+        return Scores(np.full(100, loss), np.ones(100), np.zeros(100, dtype=np.int64), np.where(right[:, None], [[0.9, 0.1]], [[0.1, 0.9]]))
+
+    assert (lr_too_high(work, seen, scores(began, 10), scores(ended, wrong)) is not None) == stops
+
+
 @pytest.mark.parametrize("noise, stops", [(0.02, False), (2.0, True)])
 def test_a_generator_that_foresees_unseen_answers_clearly_better_has_learned_whatever_the_last_rows_were(
     bases, chats, noise: float, stops: bool

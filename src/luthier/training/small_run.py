@@ -27,6 +27,8 @@ from luthier.training.steps import Work, steps
 FEWEST_ROWS = 200
 FEWEST_STEPS = 30
 SHARE = 0.05
+KNOWS = 0.8
+"""Below this share of the loss of guessing, a network knows the classes before the first step."""
 LONG_ROWS = 64
 """Where rows have more tokens than this on average, the small run takes a quarter of them a step: it must stay small."""
 
@@ -213,10 +215,11 @@ def lr_too_high(work: Work, seen: Sequence[Any], before: Scores, after: Scores) 
     if not tail:
         return None
     began, ended = measure(before, ("loss",))["loss"], measure(after, ("loss",))["loss"]
-    floor = began
+    guessing = began
     if before.probabilities is not None:
         shares = np.array(list(Counter(example.target for example in work.train).values())) / len(work.train)
-        floor = min(began, float(-(shares * np.log(shares)).sum()))
+        guessing = float(-(shares * np.log(shares)).sum())
+    floor = min(began, guessing)
     late = float(np.mean(tail))
     learning = late < 0.9 * began  # then a higher loss on held-out rows is a small sample learned by heart, not too high a rate
     allowed = 1.5 * began if learning else max(1.1 * floor, 1.05 * began)
@@ -225,10 +228,21 @@ def lr_too_high(work: Work, seen: Sequence[Any], before: Scores, after: Scores) 
     learned = below and paired_interval("loss", after, before)[1] > 0
     # squared errors and sums over labels differ so much between rows that those of a few held-out ones do not say where the training rows began
     first = max(began, float(np.mean([step.loss for step in seen[: max(1, len(seen) // 3)]]))) if before.more else began
-    if learned or (late <= 1.05 * first and ended <= allowed):
+    if learned or (
+        late <= 1.05 * first and (ended <= allowed or (max(began / KNOWS, ended) < guessing and _as_often_right(before, after)))
+    ):
         return None
     return Finding(check="smoke.rate", severity="stop", claim=f"the loss rose: {began:.3f} before, {ended:.3f} after, {np.mean(tail):.3f} on the last training steps",
                    evidence={"before": began, "after": ended, "rate": work.masters.spec.lr}, remedy=f"lower the learning rate: --set optimizer.lr={work.masters.spec.lr / 10:.0e}")  # fmt: skip
+
+
+def _as_often_right(before: Scores, after: Scores) -> bool:
+    """Whether a classifier that knew the classes before step one is not right less often, beyond noise.
+
+    A head that begins as a linear probe is surest of the rows it was fitted on; as soon as the features move, its loss on other rows rises,
+    by half and more, while it is right as often as before. Where the learning rate is too high it is right less often.
+    """
+    return before.probabilities is not None and paired_interval("accuracy", before, after)[1] <= 0
 
 
 def _labels_unpredictable(probe: Scores | None, prior: Scores | None) -> Finding | None:
