@@ -31,6 +31,13 @@ def test_bf16_is_chosen_where_the_processor_multiplies_it_and_what_is_asked_for_
     assert decide_device_fields(left) == left
 
 
+@pytest.mark.parametrize(("width", "at_once"), [(128, devices.AT_ONCE_NARROW), (160, devices.AT_ONCE)])
+def test_more_tokens_go_through_a_narrow_network_from_scratch_at_once(monkeypatch: pytest.MonkeyPatch, width: int, at_once: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = experiment("translation", "", training__micro_batch_tokens=0, training__dtype="float32", objective__width=width)
+    assert decide_device_fields(asked).training.micro_batch_tokens == at_once
+
+
 @pytest.mark.parametrize(
     ("family", "tiles", "kept", "dtype", "kernels"),
     [
@@ -51,7 +58,8 @@ def test_compiled_kernels_are_chosen_on_tiles_where_they_are_kept_and_know_the_b
     asked = experiment("classification", "bert", training__dtype=dtype, training__micro_batch_tokens=0)
     found = decide_device_fields(asked, bases(family))
     assert found.training.kernels == kernels
-    assert found.training.micro_batch_tokens == (devices.AT_ONCE_COMPILED if kernels == "compiled" else devices.AT_ONCE)
+    at_once = devices.AT_ONCE_COMPILED if kernels == "compiled" else devices.AT_ONCE_NARROW  # as narrow as these bases are
+    assert found.training.micro_batch_tokens == at_once
     assert decide_device_fields(found, bases(family)) == found
     assert decide_device_fields(asked.replace("training.kernels", "plain"), bases(family)).training.kernels == "plain"
 

@@ -23,7 +23,9 @@ from luthier.experiment import Experiment
 from luthier.models import compiled
 from luthier.models.base import COMPILED, Base
 
-AT_ONCE, AT_ONCE_COMPILED, AT_ONCE_ACCELERATED = 1024, 4096, 16_384
+AT_ONCE, AT_ONCE_COMPILED, AT_ONCE_NARROW, AT_ONCE_ACCELERATED = 1024, 4096, 4096, 16_384
+NARROW = 128
+"""Width up to which the products of 1,024 tokens are so small that calling them takes a good part of a step."""
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's malloc.h
 VERY_LARGE = 1 << 24
 MADV_HUGEPAGE = 14  # Linux's mman.h
@@ -35,16 +37,17 @@ SERVED_KERNELS = "64"
 def decide_device_fields(experiment: Experiment, base: Base | None = None) -> Experiment:
     """The experiment with what it leaves to the machine: what the model computes in, by which kernels, and how many tokens go through it at once.
 
-    More tokens at once than keep an accelerator's units busy, or than a processor's caches hold, only take memory; compiled kernels take less of it a token.
+    More tokens at once than keep an accelerator's units busy, or than a processor's caches hold, only take memory; compiled kernels and narrow networks take less of it a token.
 
     Args:
         experiment: whose `training` may hold auto and 0.
-        base: that is trained; where none is given, kernels stay plain unless they are asked for.
+        base: that is trained; where none is given, kernels stay plain unless they are asked for, and the width is that of the objective's settings.
     """
     training = experiment.training
     dtype = choose_dtype(training.dtype)
     kernels = choose_kernels(training.kernels, dtype, base)
-    on_processor = AT_ONCE_COMPILED if kernels == "compiled" else AT_ONCE
+    width = base.width if base is not None else getattr(experiment.objective, "width", 0)
+    on_processor = AT_ONCE_COMPILED if kernels == "compiled" else AT_ONCE_NARROW if 0 < width <= NARROW else AT_ONCE
     at_once = training.micro_batch_tokens or (AT_ONCE_ACCELERATED if torch.cuda.is_available() else on_processor)
     chosen = {"dtype": dtype, "kernels": kernels, "micro_batch_tokens": at_once}
     return experiment.set({f"training.{name}": value for name, value in chosen.items()})
