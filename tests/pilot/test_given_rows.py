@@ -12,6 +12,8 @@ import pytest
 
 import luthier
 from luthier.core.errors import DataError, RunError, Stopped
+from luthier.core.finding import Finding
+from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from tests.conftest import rows
 
@@ -93,6 +95,22 @@ def test_verbs_that_leave_no_folder_take_rows_in_memory(bases, monkeypatch: pyte
     assert luthier.check("-", model=False).dataset.count == len(LINES)
     with pytest.raises(DataError, match="a Series is one column"):
         luthier.check(pandas.Series(["a"]), model=False)
+
+
+def test_what_is_shown_of_rows_in_memory_names_what_was_given_and_no_file_of_ours(bases) -> None:
+    said: list[str] = []
+
+    class Shown(NullReporter):
+        def stage(self, name: str, detail: str = "") -> None:
+            said.append(f"{name}: {detail}")
+
+        def finding(self, finding: Finding) -> None:
+            said.append(f"{finding.claim} {finding.remedy}")
+
+    luthier.check(LINES[:90], test=[*LINES[:5], *LINES[90:]], model=False, reporter=Shown())
+    assert "data: the list" in said
+    assert any("test" in line for line in said)
+    assert not [line for line in said if "luthier-" in line]
 
 
 def test_an_error_in_rows_from_memory_names_what_was_given_and_no_file_of_ours() -> None:

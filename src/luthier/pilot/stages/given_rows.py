@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 from luthier.core.errors import DataError, LuthierError
+from luthier.core.finding import Finding
+from luthier.core.interfaces import Reporter
 from luthier.core.run import Run, write_file
+from luthier.core.types import Step
 from luthier.data.sources.frames import STDIN, describe_value, format_of, is_in_memory, json_lines, read_frame, read_stdin
 
 P = ParamSpec("P")
@@ -62,11 +65,52 @@ def accepts_frames(verb: Callable[P, R]) -> Callable[P, R]:
         if not words and "data" not in arguments:
             return verb(*words, **options)  # which says what is missing
         data = words[0] if words else arguments["data"]
-        with rows_for_now(data, arguments.get("validation"), arguments.get("test")) as (rows, *others):
+        given = (data, arguments.get("validation"), arguments.get("test"))
+        with rows_for_now(*given) as (rows, *others):
+            names = {str(file): _described(value) for file, value in zip((rows, *others), given, strict=True) if file is not value}
+            if names and arguments.get("reporter") is not None:
+                arguments["reporter"] = _WithNames(arguments["reporter"], names)
             arguments.update({name: other for name, other in zip(NAMES[1:], others, strict=True) if name in arguments})
             return cast(Any, verb)(rows, *words[1:], **{name: value for name, value in arguments.items() if name != "data"})
 
     return with_files
+
+
+class _WithNames:
+    """A reporter that calls rows in memory what they are, for their file is ours and gone when a person reads of it.
+
+    Args:
+        shown: that shows the progress.
+        names: of each temporary file, what was given.
+    """
+
+    def __init__(self, shown: Reporter, names: Mapping[str, str]) -> None:
+        self.shown, self.names = shown, names
+
+    def _renamed(self, text: str) -> str:
+        for file, name in self.names.items():
+            text = text.replace(file, name)
+        return text
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """A part of the way begins."""
+        self.shown.stage(name, self._renamed(detail))
+
+    def say(self, line: str) -> None:
+        """Something a person should read."""
+        self.shown.say(self._renamed(line))
+
+    def finding(self, finding: Finding) -> None:
+        """An analysis has spoken."""
+        self.shown.finding(finding.model_copy(update={"claim": self._renamed(finding.claim), "remedy": self._renamed(finding.remedy)}))
+
+    def step(self, step: Step) -> None:
+        """An optimizer step has happened."""
+        self.shown.step(step)
+
+    def evaluation(self, step: int, measured: dict[str, float], best: bool) -> None:
+        """The validation rows were evaluated."""
+        self.shown.evaluation(step, measured, best)
 
 
 @contextlib.contextmanager
