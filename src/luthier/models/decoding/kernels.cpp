@@ -7,21 +7,30 @@
 #include <cstring>
 #include <omp.h>
 #include <vector>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
-typedef float Floats __attribute__((vector_size(64), aligned(4)));    // sixteen numbers, wherever they lie
-typedef int32_t Ints __attribute__((vector_size(64), aligned(4)));
-typedef int8_t Bytes __attribute__((vector_size(16), aligned(1)));
+// As many numbers as one register holds: the compiler keeps wider ones in memory, and each operation then reads and writes it.
+#if defined(__AVX512F__)
+static const int LANES = 16;
+#elif defined(__AVX2__)
+static const int LANES = 8;
+#else
+static const int LANES = 4;
+#endif
+typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));  // wherever they lie
+typedef int32_t Ints __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1)));
 
-static const int LANES = 16;   // also the tokens of a page of keys and values
+static const int PAGE = 16;    // tokens of a page of keys and values
 static const int PANEL = 64;   // outputs that lie together: weights are laid out as (panels, inputs, 64)
 static const int GROUP = 64;   // inputs that share a scale in int8: scales are laid out as (panels, groups, 64)
+static const int TALL = 6;     // rows of a tile
 #ifdef __AVX512F__
-static const int TALL = 6, WIDE = 4;  // rows and vectors of a tile: as many sums as the registers hold
+static constexpr int wide(int) { return 4; }  // vectors of a tile of so many rows: as many sums as the 32 registers hold
 #else
-static const int TALL = 3, WIDE = 2;
+static constexpr int wide(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2; }  // of 16 registers; few sums would wait for each other
 #endif
 static const int AHEAD = 24;  // inputs by which weights are asked of the memory before they are needed
 
@@ -47,6 +56,8 @@ static inline Floats broadcast(float x) { return x - Floats{}; }  // unlike a su
 static inline Floats load(const float* at) { return *(const Floats*)at; }
 #ifdef __AVX512F__
 static inline Floats load(const int8_t* at) { return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)at))); }
+#elif defined(__AVX2__)
+static inline Floats load(const int8_t* at) { return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)at))); }
 #else
 static inline Floats load(const int8_t* at) { return __builtin_convertvector(*(const Bytes*)at, Floats); }
 #endif
@@ -68,10 +79,11 @@ static inline Floats exponential(Floats x) {  // Cephes' expf, with 0 for what l
 }
 
 static inline float add_up(Floats x) {
-    float half[8], told = 0;
-    for (int i = 0; i < 8; i++) half[i] = x[i] + x[i + 8];
-    for (int i = 0; i < 4; i++) half[i] += half[i + 4];
-    for (int i = 0; i < 4; i++) told += half[i];
+    float part[LANES], told = 0;
+    for (int i = 0; i < LANES; i++) part[i] = x[i];
+    for (int half = LANES / 2; half >= 4; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    for (int i = 0; i < 4; i++) told += part[i];
     return told;
 }
 
@@ -112,6 +124,7 @@ static inline void sum_up(const Matrix& matrix, const float* x, int panel, int a
 template <int M, int N, typename T>
 static void part(const Matrix& matrix, const float* x, int panel, const float* residual, float* y) {
     for (int at = 0; at < PANEL; at += N * LANES) {
+        static_assert(PANEL % (N * LANES) == 0, "a panel is some whole tiles");
         int first = panel * PANEL + at, count = matrix.outputs - first < N * LANES ? matrix.outputs - first : N * LANES;
         if (count <= 0) return;
         Floats sum[M][N] = {};
@@ -133,12 +146,9 @@ static void panel_rows(const Matrix& matrix, const float* x, int rows, int panel
         const float* rest = residual ? residual + to : nullptr;
         int left = rows - row;
         if (left == TALL + 1 || left == TALL + 2) left = (left + 1) / 2;  // two halves, and not a whole tile and a very small one
-#define CASE(M) case M: part<M, WIDE, T>(matrix, from, panel, rest, y + to); row += M; break;
+#define CASE(M) case M: part<M, wide(M), T>(matrix, from, panel, rest, y + to); row += M; break;
         switch (left < TALL ? left : TALL) {
-            CASE(1) CASE(2) CASE(3)
-#ifdef __AVX512F__
-            CASE(4) CASE(5) CASE(6)
-#endif
+            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
         }
 #undef CASE
     }
@@ -221,47 +231,56 @@ static void place(const Network& net, const Block& block, const Rows& rows, floa
         if (weight) norm_row(x, weight, width, net.eps, x);
         if (!value && block.cos) rotate(x, block.cos + (int64_t)position * width / 2, block.sin + (int64_t)position * width / 2, width);
         if (head < net.heads) continue;
-        int own = (head - net.heads) % net.key_heads, slot = position % LANES;
-        int64_t page = rows.tables[(int64_t)rows.text[row] * rows.pages + position / LANES];
-        int64_t at = (page * net.key_heads + own) * width * LANES;
+        int own = (head - net.heads) % net.key_heads, slot = position % PAGE;
+        int64_t page = rows.tables[(int64_t)rows.text[row] * rows.pages + position / PAGE];
+        int64_t at = (page * net.key_heads + own) * width * PAGE;
         if (value) std::memcpy(block.values + at + (int64_t)slot * width, x, width * 4);
-        else for (int k = 0; k < width; k++) block.keys[at + (int64_t)k * LANES + slot] = x[k];
+        else for (int k = 0; k < width; k++) block.keys[at + (int64_t)k * PAGE + slot] = x[k];
     }
 }
 
+// Of as many tokens of a page as a vector holds.
 static Floats page_scores(const float* query, const float* keys, int width) {
     Floats sum[4] = {};
     int k = 0;
-    for (; k + 4 <= width; k += 4) for (int i = 0; i < 4; i++) sum[i] += query[k + i] * load(keys + (int64_t)(k + i) * LANES);
-    for (; k < width; k++) sum[0] += query[k] * load(keys + (int64_t)k * LANES);
+    for (; k + 4 <= width; k += 4) for (int i = 0; i < 4; i++) sum[i] += query[k + i] * load(keys + (int64_t)(k + i) * PAGE);
+    for (; k < width; k++) sum[0] += query[k] * load(keys + (int64_t)k * PAGE);
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 // Attention of one token in one head.
 static void attend_one(const Network& net, const Block& block, const int32_t* table, int position, int own, const float* query, float* told) {
     int width = net.head_width, low = block.window && position + 1 > block.window ? position + 1 - (int)block.window : 0;
-    int first = low / LANES, last = position / LANES;
+    int first = low / PAGE, last = position / PAGE;
     static thread_local std::vector<float> kept;
-    if ((int)kept.size() < (last - first + 1) * LANES) kept.resize((last - first + 64) * LANES);
+    if ((int)kept.size() < (last - first + 1) * PAGE) kept.resize((last - first + 64) * PAGE);
     float* scores = kept.data();
     Floats largest = broadcast(-INFINITY);
-    const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Ints lane;
+    for (int i = 0; i < LANES; i++) lane[i] = i;
     for (int page = first; page <= last; page++) {
-        Floats s = page_scores(query, block.keys + ((int64_t)table[page] * net.key_heads + own) * width * LANES, width) * net.scale;
-        Ints at = lane + page * LANES;
-        s = (at < low) | (at > position) ? broadcast(-INFINITY) : s;
-        *(Floats*)(scores + (page - first) * LANES) = s;
-        largest = s > largest ? s : largest;
+        const float* keys = block.keys + ((int64_t)table[page] * net.key_heads + own) * width * PAGE;
+        for (int slot = 0; slot < PAGE; slot += LANES) {
+            Floats s = page_scores(query, keys + slot, width) * net.scale;
+            Ints at = lane + (page * PAGE + slot);
+            s = (at < low) | (at > position) ? broadcast(-INFINITY) : s;
+            *(Floats*)(scores + (page - first) * PAGE + slot) = s;
+            largest = s > largest ? s : largest;
+        }
     }
     float most = largest[0];
     for (int i = 1; i < LANES; i++) most = largest[i] > most ? largest[i] : most;
     Floats sum = Floats{};
     for (int k = 0; k < width; k++) told[k] = 0;
     for (int page = first; page <= last; page++) {
-        Floats share = exponential(load(scores + (page - first) * LANES) - most);
-        sum += share;
-        const float* values = block.values + ((int64_t)table[page] * net.key_heads + own) * width * LANES;
-        int from = page == first ? low % LANES : 0, to = page == last ? position % LANES + 1 : LANES;
+        float* share = scores + (page - first) * PAGE;
+        for (int slot = 0; slot < PAGE; slot += LANES) {
+            Floats each = exponential(load(share + slot) - most);
+            *(Floats*)(share + slot) = each;
+            sum += each;
+        }
+        const float* values = block.values + ((int64_t)table[page] * net.key_heads + own) * width * PAGE;
+        int from = page == first ? low % PAGE : 0, to = page == last ? position % PAGE + 1 : PAGE;
         for (int t = from; t < to; t++) {
             float each = share[t];
             for (int k = 0; k < width; k++) told[k] += each * values[(int64_t)t * width + k];
