@@ -1,4 +1,5 @@
 import itertools
+import platform
 
 import pytest
 import torch
@@ -88,6 +89,29 @@ def test_a_text_has_the_same_bits_alone_beside_others_cut_and_on_two_threads(fam
     others = [Span(some_tokens(count, count), 0, (10 + 2 * count, 11 + 2 * count), 1) for count in range(1, 10)]
     together = decoder.step([*others[:4], Span(tokens, 0, (5, 2, 7), 40), *others[4:]])
     assert torch.equal(together[4:44], wanted)
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="registers of other widths are an option of x86-64 alone")
+@pytest.mark.parametrize(
+    "registers", (("-march=x86-64",), ("-march=native", "-mno-avx512f")), ids=("four numbers", "eight numbers at most")
+)
+def test_code_for_narrower_registers_gives_the_same_logits_and_the_same_bits_alone_and_beside_others(
+    registers, networks, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("LUTHIER_KERNELS", str(tmp_path))
+    monkeypatch.setattr(compiled_step, "FLAGS", tuple(flag for flag in compiled_step.FLAGS if not flag.startswith("-march")) + registers)
+    model, network = networks("llama")
+    tokens = some_tokens(40)
+    with model.for_generation() as own:
+        wanted = own(input_ids=torch.tensor([tokens])).logits[0]
+    for precision in ("fp32", "int8"):
+        decoder = CompiledDecoder(network, make_cache(network, 32, 64), precision, 1)
+        whole = read(decoder, tokens, ())
+        assert precision == "int8" or torch.allclose(whole, wanted, atol=5e-6)
+        assert torch.equal(read(decoder, tokens, range(1, 40)), whole)
+        beside = decoder.step([Span(some_tokens(7, 1), 0, (10, 11), 1), Span(tokens, 0, (5, 2, 7), 40)])
+        assert torch.equal(beside[1:], whole)
 
 
 def test_torchs_step_gives_one_row_the_same_logits_beside_seven_others(networks):
