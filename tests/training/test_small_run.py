@@ -10,7 +10,7 @@ import pytest
 
 from luthier.core.interfaces import NullReporter
 from luthier.core.types import Scores, Step
-from luthier.training.small_run import lr_too_high, small_run
+from luthier.training.small_run import lr_too_high, not_finite, small_run
 from tests.training.test_steps import work_for
 
 
@@ -107,3 +107,10 @@ def test_a_rate_a_hundred_times_too_high_gets_no_go(bases, records) -> None:
     go, spoke = checks(work_for(bases, records, "classification", training__steps=200, optimizer__lr=3.0))
     assert not go
     assert spoke & {"smoke.rate", "smoke.finite"}
+
+
+def test_a_loss_that_is_no_number_gets_no_go_and_names_the_step_and_the_learning_rate() -> None:
+    seen = [Step(number, 30, loss, 4.0, 40, 4, 1e6, 1.0, number / 30) for number, loss in ((1, 0.7), (2, float("nan")))]
+    found = not_finite(seen)
+    assert found is not None
+    assert (found.severity, found.claim, found.evidence) == ("stop", "the loss was nan at step 2", {"step": 2, "learning_rate": 1e6})

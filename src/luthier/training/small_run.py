@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ import torch
 from luthier.core.finding import Finding
 from luthier.core.interfaces import Objective, Reporter
 from luthier.core.randomness import permutation
-from luthier.core.types import Example, Scores
+from luthier.core.types import Example, Scores, Step
 from luthier.core.words import plural
 from luthier.evaluation.compare import paired_interval
 from luthier.evaluation.generated_answers import add_answers
@@ -70,7 +69,7 @@ def small_run(work: Work, reporter: Reporter, probe: Scores | None, prior: Score
     tokens = sum(example.size for example in examples)
     before = score(small.model, small.objective, examples, answers=0)
     weights = {name: master.clone() for name, master in small.masters.weights().items()}
-    history: list[Any] = []
+    history: list[Step] = []
     times: list[float] = []
     last = time.monotonic()
     for step in steps(small):
@@ -92,7 +91,7 @@ def small_run(work: Work, reporter: Reporter, probe: Scores | None, prior: Score
         for finding in (
             _count_cut_rows(work),
             _nothing_learned(history),
-            _not_finite(history),
+            not_finite(history),
             _head_stuck(small, weights),
             _nothing_moved(small, weights),
             lr_too_high(small, history, before, after),
@@ -167,7 +166,7 @@ def _count_cut_rows(work: Work) -> Finding | None:
     )
 
 
-def _nothing_learned(history: Sequence[Any]) -> Finding | None:
+def _nothing_learned(history: Sequence[Step]) -> Finding | None:
     empty = [step.number for step in history if step.count == 0]
     if not empty:
         return None
@@ -176,12 +175,13 @@ def _nothing_learned(history: Sequence[Any]) -> Finding | None:
                    evidence={"steps": empty[:10]}, remedy="check that the rows have answers, and that objective.max_length does not cut them off")  # fmt: skip
 
 
-def _not_finite(history: Sequence[Any]) -> Finding | None:
+def not_finite(history: Sequence[Step]) -> Finding | None:
+    """A loss or a gradient is no number."""
     bad = [step for step in history if step.count and not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm))]
     if not bad:
         return None
     return Finding(check="smoke.finite", severity="stop", claim=f"the loss was {bad[0].loss} at step {bad[0].number}",
-                   evidence={"step": bad[0].number, "rate": bad[0].rate}, remedy="lower optimizer.lr by ten times")  # fmt: skip
+                   evidence={"step": bad[0].number, "learning_rate": bad[0].lr}, remedy="lower optimizer.lr by ten times")  # fmt: skip
 
 
 def _largest_change(work: Work, weights: dict[str, torch.Tensor], names: Sequence[str]) -> float:
@@ -209,7 +209,7 @@ def _nothing_moved(work: Work, weights: dict[str, torch.Tensor]) -> Finding | No
                    remedy="raise optimizer.lr, and check adaptation")  # fmt: skip
 
 
-def lr_too_high(work: Work, seen: Sequence[Any], before: Scores, after: Scores) -> Finding | None:
+def lr_too_high(work: Work, seen: Sequence[Step], before: Scores, after: Scores) -> Finding | None:
     """The loss ends above where it began, or above what class shares alone would give."""
     tail = [step.loss for step in seen[-max(1, len(seen) // 3) :] if math.isfinite(step.loss)]
     if not tail:

@@ -187,12 +187,13 @@ def serve(
     limits = limits or _limits_for(base)
     opened = bind(host, port)
     real = opened.getsockname()[1]
+    shows_token = token is None and sys.stderr.isatty()
     token, file = keep_token(real, token, port == 0)
     service = Service(limits)
     app = make_application(service, token, allowed_hosts(host, real, allow_host), log)
     server = GracefulServer(_configure(app, limits), service, say)
     running = Running(server, service, url(host, real), token, file)
-    for line in introduce(about, running, host):
+    for line in introduce(about, running, host, shows_token):
         say(line)
 
     def open_model(bundle: Base) -> ServedModel:
@@ -230,8 +231,15 @@ def _limits_for(base: Base) -> Limits:
     return dataclasses.replace(Limits(), body_bytes=IMAGE_BODY) if base.kind == "image" else Limits()
 
 
-def introduce(about: dict[str, Any], running: Running, host: str) -> list[str]:
-    """What a person is told when the server starts: what, where, and how to use it."""
+def introduce(about: dict[str, Any], running: Running, host: str, shows_token: bool) -> list[str]:
+    """What a person is told when the server starts: what, where, and how to use it.
+
+    Args:
+        about: the bundle.
+        running: the server.
+        host: that it listens on.
+        shows_token: whether the page's address has the token: to a terminal, not to a file of logs that others may read.
+    """
     verdict = about["verdict"]
     judged = (
         f"{verdict['verdict'].replace('_', ' ')}: {verdict['metric']} {verdict['value']:.3f} [{verdict['low']:.3f}, {verdict['high']:.3f}]"
@@ -240,7 +248,7 @@ def introduce(about: dict[str, Any], running: Running, host: str) -> list[str]:
     )
     lines = [
         f"serving {about['name']} ({about['family']}, {judged})",
-        f"page    {running.address}/#token={running.token}",
+        f"page    {running.address}/#token={running.token}" if shows_token else f"page    {running.address}/ (it asks for the token)",
         f"token   kept in {running.token_file} (only you can read it); clients send it as Authorization: Bearer",
         f"routes  {running.address}/docs",
     ]
