@@ -52,14 +52,17 @@ class Smoke:
     tokens: int = 0
 
 
-def small_run(work: Work, reporter: Reporter, probe: Scores | None, prior: Scores | None, limit: float = math.inf) -> Smoke:
+def small_run(
+    work: Work, reporter: Reporter, probe: Scores | None, prior: Scores | None, untold: str = "", limit: float = math.inf
+) -> Smoke:  # fmt: skip
     """Run small and judge; `work` is used up by it.
 
     Args:
         work: assembled for this purpose.
         reporter: shows progress.
-        probe: scores of a logistic regression on the frozen base, on the validation rows; None where there are no classes.
-        prior: scores of the class shares alone, on the validation rows.
+        probe: scores of a linear model on the frozen base, on the validation rows; None where there is none.
+        prior: scores of who has not read the row, on the validation rows.
+        untold: what to say where the first are no better.
         limit: seconds after which the steps end early (at 8 at the soonest).
     """
     began = time.monotonic()
@@ -94,7 +97,7 @@ def small_run(work: Work, reporter: Reporter, probe: Scores | None, prior: Score
             _head_stuck(small, weights),
             _nothing_moved(small, weights),
             lr_too_high(small, history, before, after),
-            _labels_unpredictable(probe, prior),
+            _labels_unpredictable(probe, prior, untold),
             _answers_unrelated(small, examples) if probe is None else None,
         )
         if finding is not None
@@ -231,13 +234,13 @@ def lr_too_high(work: Work, seen: Sequence[Any], before: Scores, after: Scores) 
                    evidence={"before": began, "after": ended, "rate": work.masters.spec.lr}, remedy=f"lower the learning rate: --set optimizer.lr={work.masters.spec.lr / 10:.0e}")  # fmt: skip
 
 
-def _labels_unpredictable(probe: Scores | None, prior: Scores | None) -> Finding | None:
+def _labels_unpredictable(probe: Scores | None, prior: Scores | None, untold: str) -> Finding | None:
     if probe is None or prior is None:
         return None
     value, low, _ = paired_interval("loss", probe, prior)
     if low > 0:
         return None
-    return Finding(check="smoke.labels", severity="warning", claim="the labels cannot be told from the text: a classifier on the base's features does no better than the class shares",
+    return Finding(check="smoke.labels", severity="warning", claim=untold,
                    evidence={"gain_in_nats": value, "low": low, "validation_rows": len(probe.loss)},
                    remedy="check that the labels belong to their rows (a shuffled or shifted column looks like this), or give more rows")  # fmt: skip
 
