@@ -19,6 +19,8 @@ FOLDS = 4
 FEWEST = 20
 """Rows whose target is known; with fewer the temperature stays at 1."""
 SMALLEST = 1e-30
+SURE = 1e-16
+"""Probabilities are no nearer to 0 and 1 than this where their log-odds are taken: at 1 numbers of 64 bits lie no closer."""
 DRAWS = 200
 """How often labels are drawn, to see what a calibration error is by chance."""
 
@@ -66,6 +68,21 @@ def apply_temperature(scores: Scores, temperature: float) -> Scores:
     if temperature == 1.0:
         return scores
     return _scores(_log_softmax(np.log(np.maximum(scores.probabilities, SMALLEST)) / temperature), scores)
+
+
+def log_odds(likely: np.ndarray) -> np.ndarray:
+    """Of probabilities of any shape."""
+    return np.log(np.maximum(likely, SURE)) - np.log(np.maximum(1 - likely, SURE))
+
+
+def label_losses(logits: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """The cross-entropy of each label of each row.
+
+    Args:
+        logits: # (rows, labels)
+        actual: 1 where the row has the label, 0 where not, # (rows, labels)
+    """
+    return np.logaddexp(0, np.where(actual >= 0.5, -logits, logits))
 
 
 def average_scores(one: Scores, other: Scores) -> Scores:

@@ -12,11 +12,9 @@ import numpy as np
 from luthier.core.types import Example, Link, Scores
 from luthier.evaluation import baselines, calibrate
 from luthier.evaluation.baselines import Probe
+from luthier.evaluation.calibrate import SURE, label_losses, log_odds
 from luthier.evaluation.linear_heads import MOST_NUMBERS, LinearFit, fit_labels, fit_number, fit_objective
 from luthier.evaluation.metrics import calibration, measure
-
-SURE = 1e-16
-"""Probabilities are no nearer to 0 and 1 than this where their log-odds are taken: at 1 numbers of 64 bits lie no closer."""
 
 Read = Callable[[Sequence[Example]], np.ndarray]
 """Rows → what the untouched base makes of them, # (examples, features)"""
@@ -148,20 +146,20 @@ class SeveralLabels(Outputs):
 
     def fit_temperature(self, scores: Scores) -> float:
         """One for all labels: it makes what validation rows have and have not likeliest."""
-        logits, actual = _log_odds(scores.more["predicted"]), scores.more["actual"]
-        return calibrate.likeliest_temperature(lambda rows, heat: _losses(logits[rows] / heat, actual[rows]).sum(1), len(actual))
+        logits, actual = log_odds(scores.more["predicted"]), scores.more["actual"]
+        return calibrate.likeliest_temperature(lambda rows, heat: label_losses(logits[rows] / heat, actual[rows]).sum(1), len(actual))
 
     def apply_temperature(self, scores: Scores, temperature: float) -> Scores:
         """In the log-odds of every label; what is likelier than not stays so."""
         if temperature == 1.0:
             return scores
-        found = _of_logits(_log_odds(scores.more["predicted"]) / temperature, scores.more["actual"])
+        found = _of_logits(log_odds(scores.more["predicted"]) / temperature, scores.more["actual"])
         return replace(scores, loss=found.loss, more={**scores.more, "predicted": found.more["predicted"]})
 
     def average_scores(self, one: Scores, other: Scores) -> Scores:
         """The mean of each label's probabilities."""
         mean = (one.more["predicted"] + other.more["predicted"]) / 2
-        return replace(one, loss=_of_logits(_log_odds(mean), one.more["actual"]).loss, more={**one.more, "predicted": mean})
+        return replace(one, loss=_of_logits(log_odds(mean), one.more["actual"]).loss, more={**one.more, "predicted": mean})
 
     def right(self, scores: Scores) -> np.ndarray:
         """Where no label is missing and none too many."""
@@ -233,16 +231,7 @@ def _calibration_errors(before: Scores, after: Scores) -> dict[str, float]:
     return errors | {"by_chance": calibrate.chance_calibration_error(after)}
 
 
-def _log_odds(likely: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(likely, SURE)) - np.log(np.maximum(1 - likely, SURE))
-
-
-def _losses(logits: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """The cross-entropy of each label of each row, # (rows, labels)"""
-    return np.logaddexp(0, np.where(actual >= 0.5, -logits, logits))
-
-
 def _of_logits(logits: np.ndarray, actual: np.ndarray) -> Scores:
     from scipy.special import expit
 
-    return Scores(_losses(logits, actual).sum(1), np.ones(len(logits)), more={"predicted": expit(logits), "actual": actual})
+    return Scores(label_losses(logits, actual).sum(1), np.ones(len(logits)), more={"predicted": expit(logits), "actual": actual})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import softplus
 
 from luthier.core.types import Batch, Link
 from luthier.models.encode import layer_means
@@ -68,8 +68,9 @@ def average_outputs(outputs: Sequence[Tensor], link: Link) -> Tensor:
     """
     if link == "identity":
         return (outputs[0] + outputs[1]) / 2
-    if link == "sigmoid":  # the log-odds of the mean: twice the mean of what is likely, over twice the mean of what is not
-        return torch.logaddexp(*(logsigmoid(each) for each in outputs)) - torch.logaddexp(*(logsigmoid(-each) for each in outputs))
+    if link == "sigmoid":  # the log-odds of the mean; by softplus, which ONNX has and keeps finite where a sigmoid is 0
+        has, lacks = (-softplus(sign * torch.stack(list(outputs))) for sign in (-1, 1))
+        return has.logsumexp(0) - lacks.logsumexp(0)
     return torch.stack([each.log_softmax(-1) for each in outputs]).logsumexp(0) - torch.log(torch.tensor(2.0))
 
 

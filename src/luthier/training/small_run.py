@@ -21,6 +21,7 @@ from luthier.evaluation.compare import paired_interval
 from luthier.evaluation.generated_answers import add_answers
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import reads_answers, score
+from luthier.evaluation.temperature_scaled import has_labels, temperature_scaled_loss
 from luthier.optim.schedules import Constant
 from luthier.training.steps import Work, steps
 
@@ -216,6 +217,10 @@ def lr_too_high(work: Work, seen: Sequence[Any], before: Scores, after: Scores) 
     if not tail:
         return None
     began, ended = measure(before, ("loss",))["loss"], measure(after, ("loss",))["loss"]
+    if has_labels(
+        after
+    ):  # whose head begins with all that a linear model tells: a sample learned by heart only makes it too sure, and a temperature is fitted
+        ended = float(temperature_scaled_loss(after).mean())
     floor = began
     if before.probabilities is not None:
         shares = np.array(list(Counter(example.target for example in work.train).values())) / len(work.train)
