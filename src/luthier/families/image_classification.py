@@ -59,7 +59,6 @@ class ImageClassification(ImageFamily, ClassFamily):
     specificity = 3
     Spec = Images
     steps = 100
-    probes = True
     pipeline_tag = "image-classification"
     gives = "classes"
 

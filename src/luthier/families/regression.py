@@ -25,6 +25,7 @@ from luthier.objectives.regression import Regression, number_of, scores_of_numbe
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.evaluation.outputs import Outputs
     from luthier.families.head_start import Fit
     from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
@@ -138,6 +139,12 @@ class TextRegression(TextFamily):
 
         return fit_targets(fit_number)
 
+    def outputs(self) -> Outputs:
+        """A number."""
+        from luthier.evaluation.outputs import Number
+
+        return Number()
+
     # proofs
 
     def proofs(self) -> tuple[tuple[ProofFunction, ...], tuple[ProofFunction, ...]]:
@@ -150,7 +157,7 @@ class TextRegression(TextFamily):
         """The mean of the training rows, and ridge regression on TF-IDF."""
         constant = mean_of_training(train, validation)
         context.poll()
-        return [constant, ridge_on_words(train, validation, context.columns)]
+        return [constant, ridge_on_words(train, validation, context.columns, context.most_rows)]
 
     def target_text(self, example: Example) -> str:
         """The number."""
@@ -277,19 +284,23 @@ def mean_of_training(train: Sequence[Example], validation: Sequence[Example]) ->
     return Baseline("mean of the training rows", score, score(validation))
 
 
-def ridge_on_words(train: Sequence[Example], validation: Sequence[Example], columns: Sequence[str]) -> Baseline:
+def ridge_on_words(
+    train: Sequence[Example], validation: Sequence[Example], columns: Sequence[str], most_rows: int = 1 << 40
+) -> Baseline:  # fmt: skip
     """Ridge regression on TF-IDF of words and word pairs; the validation rows choose its strength.
 
     Args:
-        train: rows to fit on.
+        train: rows to fit on; of more than `most_rows` a part.
         validation: rows that choose.
         columns: that are read.
+        most_rows: training rows to fit on at most.
     """
     import numpy as np
     from sklearn.linear_model import Ridge
 
-    from luthier.evaluation.baselines import Baseline, tf_idf
+    from luthier.evaluation.baselines import Baseline, share_of_rows, tf_idf
 
+    every, train = len(train), train[:: -(-len(train) // most_rows)]
     features = tf_idf(train, columns)
     seen, held, spread = features(train), features(validation), train[0].facts["spread"]
     target, expected = (np.array([example.target for example in rows]) for rows in (train, validation))
@@ -300,7 +311,7 @@ def ridge_on_words(train: Sequence[Example], validation: Sequence[Example], colu
     def score(examples: Sequence[Example]) -> Scores:
         return scores_of_numbers(fitted[best].predict(features(examples)), np.array([example.target for example in examples]), spread)
 
-    return Baseline("TF-IDF + ridge regression", score, scored[best])
+    return Baseline(f"TF-IDF + ridge regression{share_of_rows(len(train), every)}", score, scored[best])
 
 
 FAMILY = TextRegression()

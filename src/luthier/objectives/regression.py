@@ -99,6 +99,16 @@ class RegressionObjective(TextObjective):
 
         return torch.tensor([(example.target - self.mean) / self.spread for example in examples], dtype=torch.float64)
 
+    def scores_of(self, outputs: np.ndarray, examples: Sequence[Example]) -> Scores:
+        """What somebody says whose numbers these are, as scores.
+
+        Args:
+            outputs: in standard deviations above the mean, # (examples, 1)
+            examples: of the same rows.
+        """
+        actual = self.targets(examples).numpy() * self.spread + self.mean
+        return scores_of_numbers(outputs[:, 0] * self.spread + self.mean, actual, self.spread)
+
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The squared error in standard deviations, summed; every row counts one."""
         predicted = model(batch).float()[:, 0]

@@ -20,6 +20,7 @@ from luthier.evaluation.compare import paired_interval
 from luthier.evaluation.generated_answers import add_answers
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import reads_answers, score
+from luthier.evaluation.temperature_scaled import has_labels, temperature_scaled_loss
 from luthier.optim.schedules import Constant
 from luthier.training.steps import Work, steps
 
@@ -53,14 +54,17 @@ class Smoke:
     tokens: int = 0
 
 
-def small_run(work: Work, reporter: Reporter, probe: Scores | None, prior: Scores | None, limit: float = math.inf) -> Smoke:
+def small_run(
+    work: Work, reporter: Reporter, probe: Scores | None, prior: Scores | None, untold: str = "", limit: float = math.inf
+) -> Smoke:  # fmt: skip
     """Run small and judge; `work` is used up by it.
 
     Args:
         work: assembled for this purpose.
         reporter: shows progress.
-        probe: scores of a logistic regression on the frozen base, on the validation rows; None where there are no classes.
-        prior: scores of the class shares alone, on the validation rows.
+        probe: scores of a linear model on the frozen base, on the validation rows; None where there is none.
+        prior: scores of who has not read the row, on the validation rows.
+        untold: what to say where the first are no better.
         limit: seconds after which the steps end early (at 8 at the soonest).
     """
     began = time.monotonic()
@@ -95,7 +99,7 @@ def small_run(work: Work, reporter: Reporter, probe: Scores | None, prior: Score
             _head_stuck(small, weights),
             _nothing_moved(small, weights),
             lr_too_high(small, history, before, after),
-            _labels_unpredictable(probe, prior),
+            _labels_unpredictable(probe, prior, untold),
             _answers_unrelated(small, examples) if probe is None else None,
         )
         if finding is not None
@@ -215,6 +219,10 @@ def lr_too_high(work: Work, seen: Sequence[Step], before: Scores, after: Scores)
     if not tail:
         return None
     began, ended = measure(before, ("loss",))["loss"], measure(after, ("loss",))["loss"]
+    if has_labels(
+        after
+    ):  # whose head begins with all that a linear model tells: a sample learned by heart only makes it too sure, and a temperature is fitted
+        ended = float(temperature_scaled_loss(after).mean())
     guessing = began
     if before.probabilities is not None:
         shares = np.array(list(Counter(example.target for example in work.train).values())) / len(work.train)
@@ -245,13 +253,13 @@ def _as_often_right(before: Scores, after: Scores) -> bool:
     return before.probabilities is not None and paired_interval("accuracy", before, after)[1] <= 0
 
 
-def _labels_unpredictable(probe: Scores | None, prior: Scores | None) -> Finding | None:
+def _labels_unpredictable(probe: Scores | None, prior: Scores | None, untold: str) -> Finding | None:
     if probe is None or prior is None:
         return None
     value, low, _ = paired_interval("loss", probe, prior)
     if low > 0:
         return None
-    return Finding(check="smoke.labels", severity="warning", claim="the labels cannot be told from the text: a classifier on the base's features does no better than the class shares",
+    return Finding(check="smoke.labels", severity="warning", claim=untold,
                    evidence={"gain_in_nats": value, "low": low, "validation_rows": len(probe.loss)},
                    remedy="check that the labels belong to their rows (a shuffled or shifted column looks like this), or give more rows")  # fmt: skip
 
