@@ -66,6 +66,8 @@ class Family(ABC):
     """The metrics that may decide, all of which the verdict gives of every model."""
     compares_untouched: bool = False
     """Whether the untouched base can be scored with the same loss, and so is a baseline."""
+    reads_untouched: bool = False
+    """Whether one of its baselines reads what the untouched base makes of rows (`BaselineContext.untouched`)."""
     has_reference: bool = False
     """Whether its objective also has to know what the untouched base says of the test rows."""
     generates: bool = False

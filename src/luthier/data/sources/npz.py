@@ -50,9 +50,10 @@ for line in sys.stdin:
             if labels:
                 classes = file[labels].reshape(-1)
                 if classes.dtype.kind == "f":
-                    if not np.isfinite(classes).all() or (classes != np.round(classes)).any():
-                        raise ValueError(f"{labels} holds fractions or NaN, and a class is a whole number or a name")
-                    classes = classes.astype(np.int64)
+                    if not np.isfinite(classes).all():
+                        raise ValueError(f"{labels} holds NaN or infinite values, and a label is a number or a name")
+                    if (classes == np.round(classes)).all():
+                        classes = classes.astype(np.int64)
                 said["labels"] = [each.decode() if isinstance(each, bytes) else str(each) for each in classes.tolist()]
     except BaseException as problem:
         said = {"why": (str(problem) if isinstance(problem, ValueError) else f"{type(problem).__name__}: {problem}")[:300]}

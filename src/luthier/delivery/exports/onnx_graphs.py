@@ -158,7 +158,7 @@ def pool_padded(states: Tensor, seen: Tensor, pooling: str) -> Tensor:
 
 
 class ImageGraph(nn.Module):
-    """Images to the scores of their classes, or to what is drawn of them.
+    """Images to the scores of their classes, to a number, or to what is drawn of them.
 
     Args:
         model: the trainer's, in fp32.
@@ -173,7 +173,7 @@ class ImageGraph(nn.Module):
         """Pixels from 0 to 255, # (images, channels, side, side)"""
         rows = torch.arange(pixels.shape[0])
         answer = self.model(Batch(rows, torch.ones_like(rows), {}, {"pixels": pixels}))
-        if self.gives == "classes":
+        if self.gives != "picture":
             return answer
         picture, code, log_variance = answer
         return (picture, code) if log_variance is None else (picture, code, log_variance)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,23 +70,28 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
     untouched = None
     if (family.compares_untouched or family.has_reference) and context.base is not None:
         untouched = round_weights_to(load_model(experiment, context.base), getattr(torch, experiment.training.dtype)).eval()
-    trivial = family.baselines(context.examples("train"), context.examples("validation"), baseline_context(context, experiment))
-    fitted = family.fit_after_training(work.model, work.objective, context.examples("validation"))
-    if fitted:
-        context.reporter.say(fitted)
-        context.run.event("fitted_after_training", what=fitted)
-    test = open_test(context, experiment, work)
-    if untouched is not None:
-        untouched.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
-        work.objective.begin(untouched, test, context.cache)
-    ours = score(work.model, work.objective, test, poll=context.signals.poll, answers=context.objective.answered_at_verdict)
-    base = None
-    if family.compares_untouched and untouched is not None and context.base is not None:
-        base = (
-            f"{context.base.name}, untouched",
-            score(untouched, context.objective, test, poll=context.signals.poll, answers=context.objective.answered_at_verdict),
-        )
-    others = {rival.name: rival.score(test) for rival in trivial}
+    reads = family.reads_untouched and context.base is not None
+    with Features(context, experiment, work.model) if reads else nullcontext() as features:
+        asked = baseline_context(context, experiment)
+        if context.base is not None and features is not None:
+            asked = replace(asked, untouched=(context.base.name, features))
+        trivial = family.baselines(context.examples("train"), context.examples("validation"), asked)
+        fitted = family.fit_after_training(work.model, work.objective, context.examples("validation"))
+        if fitted:
+            context.reporter.say(fitted)
+            context.run.event("fitted_after_training", what=fitted)
+        test = open_test(context, experiment, work)
+        if untouched is not None:
+            untouched.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
+            work.objective.begin(untouched, test, context.cache)
+        ours = score(work.model, work.objective, test, poll=context.signals.poll, answers=context.objective.answered_at_verdict)
+        base = None
+        if family.compares_untouched and untouched is not None and context.base is not None:
+            base = (
+                f"{context.base.name}, untouched",
+                score(untouched, context.objective, test, poll=context.signals.poll, answers=context.objective.answered_at_verdict),
+            )
+        others = {rival.name: rival.score(test) for rival in trivial}
     metrics = family.metrics_of_verdict(metrics_at_verdict(work.objective.metrics, family), ours)
     found = decide(family.name, metrics, ours, base, others)
     details = _rows(context, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)
