@@ -22,6 +22,7 @@ from luthier.families.recognise import load_dataset
 from luthier.models.masked import make_masked, make_tokenizer
 from luthier.objectives import masked_lm
 from luthier.objectives.masked_lm import MaskedLm, MaskedLmObjective
+from luthier.pilot.show import Shown
 from luthier.training.proofs.context import ProofInputs
 from luthier.training.prove import Disproved
 from tests.conftest import rows
@@ -349,3 +350,20 @@ def test_targets_that_did_not_stand_there_are_caught(tried: Any, monkeypatch: py
     own = MaskedLmObjective._hide
     monkeypatch.setattr(MaskedLmObjective, "_hide", lambda self, example, seed, step: plant(*own(self, example, seed, step), example))
     assert said in caught(tried("masked_lm"))["a guess is what stood there"]
+
+
+@pytest.mark.parametrize("more", [[], ["objective.whole_words=true", "objective.mask_share=0.3"]])
+def test_show_has_the_masks_and_says_what_stood_there(tmp_path: Path, more: list[str]) -> None:
+    said = "the parcel was late and the box was broken again, and nobody at the counter could say when the next one would come to the house"
+    file = written(tmp_path, [{"text": f"{said} {number}"} for number in range(60)])
+    shown = luthier.show(file, 7, task="masked_lm", base="scratch", set=["objective.vocabulary=400", *more])
+    assert isinstance(shown, Shown)
+    marked = [piece for piece, learned in zip(shown.pieces, shown.learned, strict=True) if learned]
+    assert marked and "[MASK]" in shown.pieces
+    assert all(learned for piece, learned in zip(shown.pieces, shown.learned, strict=True) if piece == "[MASK]")
+    stood = shown.about.partition(": ")[2].partition(". Each step")[0].split("', ")
+    assert len(stood) == len(marked)
+    assert all(each.strip("'") in f"{said} 6" for each in stood)
+    assert (
+        "of the words" if more else "of the tokens"
+    ) in shown.about and "80% of these stand behind [MASK], 10% are replaced" in shown.about
