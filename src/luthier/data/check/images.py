@@ -52,9 +52,8 @@ def _mixed(sheet: Sheet, values: Sequence[Mapping[str, Any]]) -> list[Finding]:
         sheet: the rows.
         values: what each row says of its image.
     """
-    sizes, modes = (
-        Counter(each) for each in ([(value["width"], value["height"]) for value in values], [value["mode"] for value in values])
-    )
+    sizes = Counter((int(value["width"]), int(value["height"])) for value in values)
+    modes = Counter(str(value["mode"]) for value in values)
     if len(sizes) == 1 and len(modes) == 1 and not set(modes) & set(TRANSPARENT):
         return []
     (least, _), (most, _) = (choose(sizes.items(), key=lambda item: item[0][0] * item[0][1]) for choose in (min, max))
