@@ -14,7 +14,7 @@ from luthier.core.errors import DataError, nearest
 from luthier.core.extras import require_extra
 from luthier.data.archives import ALWAYS, MOST_TIMES, on_disk
 from luthier.data.rows import Reading, Rejected, Rows
-from luthier.data.sources.images import KEPT, MEMORY, READER, SCALING, SECONDS
+from luthier.data.sources.images import DARKEST, KEPT, MEMORY, READER, SCALING, SECONDS
 from luthier.data.sources.sandbox import LIMITS, read_each
 
 PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -22,8 +22,6 @@ PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"
 LARGEST = 1 << 30
 """Bytes that an array may unpack to: it is read as a whole, in a process that may have twice as much."""
 CHANNELS = (1, 3, 4)
-DARKEST = 4095
-"""The largest number of 12 bits: 16-bit arrays without a larger one are meant otherwise, unless they are bytes."""
 AS_PICTURES = "or save the images as PNG files, in a sub-folder for each class"
 
 CONTENT = (
