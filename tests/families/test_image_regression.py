@@ -80,6 +80,8 @@ def test_a_table_of_images_and_amounts_is_taken_for_it_and_few_whole_numbers_sta
 def test_what_the_reader_noted_of_an_image_is_no_number_to_be_learned(table: Path) -> None:
     plain = with_column(table, "plain.csv", note=[f"a note {number}" for number in range(90)])
     assert load_dataset(Data(path=plain), checks=()).spec.task == "autoencoder"
+    with pytest.raises(DataError, match="'height' is what is noted of each image itself"):
+        load_dataset(Data(path=plain, task="image_regression", target="height"))
     with pytest.raises(DataError, match="none of the columns image, note holds numbers"):
         load_dataset(Data(path=plain, task="image_regression"))
 
@@ -90,11 +92,11 @@ def test_every_way_of_asking_for_something_else_names_the_way_to_the_number(tabl
     ages = with_column(table, "ages.csv", age=[number / 7 for number in range(90)])
     with pytest.raises(DataError, match="'age' holds numbers, which are learned with --task image_regression --target age"):
         load_dataset(Data(path=ages, task="image_classification"))
-    both = with_column(table, "both.csv", age=[number / 7 for number in range(90)], height=[number / 3 for number in range(90)])
+    both = with_column(table, "both.csv", age=[number / 7 for number in range(90)], weight=[number / 3 for number in range(90)])
     read = load_dataset(Data(path=both), checks=())
     assert read.spec.task == "autoencoder"
-    assert "'age' and 'height' hold numbers, which are learned with --task image_regression --target age" in read.reason
-    assert load_dataset(Data(path=both, target="height"), checks=()).spec.task == "image_regression"
+    assert "'age' and 'weight' hold numbers, which are learned with --task image_regression --target age" in read.reason
+    assert load_dataset(Data(path=both, target="weight"), checks=()).spec.task == "image_regression"
 
 
 def test_a_table_of_texts_is_told_that_images_are_needed(tmp_path: Path) -> None:
