@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,7 +93,22 @@ class CausalLmFamily(CorpusFamily):
 
     def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """Blocks a step, by the Step Law."""
-        return causal_lm_defaults.batch_size(_characters(dataset), epochs)
+        return causal_lm_defaults.batch_size(causal_lm_defaults.tokens_in(_characters(dataset)) * epochs)
+
+    def fit_budget(self, choices: list[Choice], dataset: Dataset, seconds: float) -> list[Choice]:
+        """From scratch the deepest network of which the budget carries one pass, at most that which suits the text; rate and batch by the tokens that it carries."""
+        if all(choice.path != "objective.depth" for choice in choices):
+            return choices
+        fitting = {choice.path: choice for choice in causal_lm_defaults.from_scratch(_characters(dataset), seconds)}
+        return [fitting.get(choice.path, choice) for choice in choices]
+
+    def fit_changes(
+        self, experiment: Any, paths: Collection[str], dataset: Dataset, base: Base | None, seconds: float | None
+    ) -> list[Choice]:
+        """From scratch the Step Law's learning rate and batch, where size or passes were set."""
+        if base is not None or not set(causal_lm_defaults.DIALS) & {*paths}:
+            return []
+        return causal_lm_defaults.reckon_again(experiment.objective, _characters(dataset), experiment.training.epochs, seconds)
 
     def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """Bits for each byte of the text: comparable between tokenizers, and with compressors."""

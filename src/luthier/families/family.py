@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,18 +160,18 @@ class Family(ABC):
         """What `defaults` gives of a network from scratch, smaller where so many seconds for everything would not carry it."""
         return choices
 
+    def fit_changes(
+        self, experiment: Any, paths: Collection[str], dataset: Dataset, base: Base | None, seconds: float | None
+    ) -> list[Choice]:
+        """What follows for other fields from the paths that the person set, such as a learning rate from a network's size, and from the seconds for everything."""
+        return []
+
     @abstractmethod
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """The learning rate to start from with an adaptation, and where it comes from."""
 
     def learning_rate_for(self, base: Base | None, adaptation: str, spec: Any) -> tuple[float, str]:
-        """The same, where what is learned decides it too.
-
-        Args:
-            base: that is trained.
-            adaptation: its kind.
-            spec: the hyperparameters of what is learned.
-        """
+        """The same, where what is learned (its hyperparameters are the spec) decides it too."""
         return self.learning_rate(base, adaptation)
 
     @abstractmethod
@@ -179,12 +179,7 @@ class Family(ABC):
         """Rows a step, for so many epochs over these rows."""
 
     def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
-        """What decides, and what goes with it.
-
-        Args:
-            dataset: the rows.
-            asked: the metric that the person asked for, or "auto".
-        """
+        """What decides, and what goes with it; asked is the metric that the person asked for, or "auto"."""
         return [Choice("training.metric", self.metrics[0] if asked == AUTO else asked, "what is learned is what is measured")]
 
     def depth_kept(self, base: Base) -> int:

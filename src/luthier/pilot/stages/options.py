@@ -169,10 +169,11 @@ def choose_experiment(
     metric = ALIASES.get(asked := parse_assignments(assignments).get(PATH, AUTO), asked)
     if name is None:
         own = resolve_own_base(dataset, reporter)
-        return apply_overrides(*choose(dataset, own, seed, metric, own=True), assignments, dataset, own)
+        given = seconds if own is None else None  # the size of a base is given
+        return apply_overrides(*choose(dataset, own, seed, metric, own=True, seconds=given), assignments, dataset, own, given)
     if name in (SCRATCH, ""):
         others = [item for item in assignments if item.partition("=")[0].strip() != "model.base"]
-        return apply_overrides(*choose(dataset, None, seed, metric, scratch=True, seconds=seconds), others, dataset, None)
+        return apply_overrides(*choose(dataset, None, seed, metric, scratch=True, seconds=seconds), others, dataset, None, seconds)
     if name == AUTO:
         from luthier.pilot.stages.base_choice import choose_base
 
@@ -231,9 +232,14 @@ def resolve_own_base(dataset: Dataset, reporter: Reporter) -> Base | None:
 
 
 def apply_overrides(
-    experiment: Experiment, choices: list[Choice], assignments: Sequence[str], dataset: Dataset, base: Base | None
+    experiment: Experiment,
+    choices: list[Choice],
+    assignments: Sequence[str],
+    dataset: Dataset,
+    base: Base | None,
+    seconds: float | None = None,
 ) -> tuple[Experiment, list[Choice]]:
-    """Apply what the person set; an adaptation and a head bring their own learning rate and epochs their own batch, unless one was set too."""
+    """Apply what the person set; an adaptation, a head and a size bring their own learning rate and epochs their own batch, unless one was set too."""
     for item in sorted(assignments, key=lambda item: ".kind" not in item.partition("=")[0]):
         experiment = experiment.set(item)
     paths = parse_assignments(assignments)
@@ -244,6 +250,12 @@ def apply_overrides(
         brought.append(Choice("optimizer.lr", *found))
     if "training.epochs" in paths and "training.batch_size" not in paths:
         brought.append(family_of(dataset.spec.task).batch_size(dataset, experiment.training.epochs))
+    following = family_of(dataset.spec.task).fit_changes(experiment, paths, dataset, base, seconds)
+    followed = {choice.path for choice in following}
+    brought = [
+        *(choice for choice in brought if choice.path not in followed),
+        *(choice for choice in following if choice.path not in paths),
+    ]
     for choice in brought:
         experiment = experiment.replace(choice.path, choice.value)
     if (
