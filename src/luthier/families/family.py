@@ -190,6 +190,10 @@ class Family(ABC):
         """Adaptations whose learning rates are known, for the search."""
         return ("full", "freeze", "gradual", "lora")
 
+    def why_not(self, base: Base | None, adaptation: str) -> str:
+        """Why its network cannot be adapted so, which is refused when a run is planned; empty where it can."""
+        return ""
+
     def may_set_schedule(self, base: Base | None) -> bool:
         """Whether a search may hold the learning rate and let it fall at the end."""
         return True

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.adaptation import ADAPTATIONS
 from luthier.core.component import build
 from luthier.core.errors import ExperimentError, ModelError
 from luthier.core.hub import NAME
@@ -216,6 +217,24 @@ def refuse_kind(family: Family, base: Base) -> None:
                          f"name another base{own}: `luthier models list` shows the kinds")  # fmt: skip
 
 
+def refuse_adaptation(family: Family, base: Base | None, adaptation: str) -> None:
+    """Refuse an adaptation that a family's network cannot have, before anything is computed for it.
+
+    Args:
+        family: of the rows.
+        base: that is trained; None where the network is made from scratch.
+        adaptation: its kind, a name of `ADAPTATIONS`.
+
+    Raises:
+        ExperimentError: it is so.
+    """
+    why = family.why_not(base, adaptation)
+    if why:
+        fitting = [kind for kind in ADAPTATIONS if not family.why_not(base, kind)]
+        raise ExperimentError(f"adaptation.kind={adaptation} does not fit {family.name}: {why}",
+                              f"leave adaptation.kind out, or set one that fits: {', '.join(fitting)}")  # fmt: skip
+
+
 def resolve_own_base(dataset: Dataset, reporter: Reporter) -> Base | None:
     """The base that a family trains if nobody says another, where it could start from scratch too; None where there is no doubt.
 
@@ -240,6 +259,9 @@ def apply_overrides(
     seconds: float | None = None,
 ) -> tuple[Experiment, list[Choice]]:
     """Apply what the person set; an adaptation, a head and a size bring their own learning rate and epochs their own batch, unless one was set too."""
+    typed = parse_assignments(assignments).get("adaptation.kind", "")
+    if typed in ADAPTATIONS:
+        refuse_adaptation(family_of(dataset.spec.task), base, typed)
     for item in sorted(assignments, key=lambda item: ".kind" not in item.partition("=")[0]):
         experiment = experiment.set(item)
     paths = parse_assignments(assignments)
