@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,7 +103,7 @@ class CausalLmFamily(CorpusFamily):
         return [fitting.get(choice.path, choice) for choice in choices]
 
     def fit_changes(
-        self, experiment: Any, paths: Collection[str], dataset: Dataset, base: Base | None, seconds: float | None
+        self, experiment: Any, paths: Sequence[str], dataset: Dataset, base: Base | None, seconds: float | None
     ) -> list[Choice]:
         """From scratch the Step Law's learning rate and batch, where size or passes were set."""
         if base is not None or not set(causal_lm_defaults.DIALS) & {*paths}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,7 +161,7 @@ class Family(ABC):
         return choices
 
     def fit_changes(
-        self, experiment: Any, paths: Collection[str], dataset: Dataset, base: Base | None, seconds: float | None
+        self, experiment: Any, paths: Sequence[str], dataset: Dataset, base: Base | None, seconds: float | None
     ) -> list[Choice]:
         """What follows for other fields from the paths that the person set, such as a learning rate from a network's size, and from the seconds for everything."""
         return []
