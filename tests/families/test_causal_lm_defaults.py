@@ -28,6 +28,7 @@ def much_text(folder: Path, words: int) -> Any:
 @pytest.mark.parametrize("seconds, depth", [(None, 4), (1e7, 4), (6_000.0, 3), (20.0, 2)])
 def test_a_budget_decides_size_rate_and_batch_of_a_network_from_scratch(tmp_path: Path, seconds: float | None, depth: int) -> None:
     one_pass = 5 * 4_000_000 / 3.4
+    found: Any
     found, choices = choose_experiment(much_text(tmp_path, 4_000_000), None, (), 1, NullReporter(), seconds)
     assert found.objective.depth == depth
     weights = parameters(depth, 64 * depth)
@@ -45,6 +46,7 @@ def test_a_budget_decides_size_rate_and_batch_of_a_network_from_scratch(tmp_path
 @pytest.mark.parametrize("set", [["objective.depth=12"], ["objective.depth=12", "objective.context=512", "training.epochs=1"]])
 def test_a_size_that_is_set_by_hand_brings_the_step_laws_rate_and_batch(tmp_path: Path, set: list[str], seconds: float | None) -> None:
     dataset, epochs, context = much_text(tmp_path, 4_000_000), (1 if len(set) > 1 else 3), (512 if len(set) > 1 else 256)
+    found: Any
     found, choices = choose_experiment(dataset, None, set, 1, NullReporter(), seconds)
     weights = parameters(12, 768)
     tokens = 5 * 4_000_000 / 3.4 * epochs
@@ -54,7 +56,7 @@ def test_a_size_that_is_set_by_hand_brings_the_step_laws_rate_and_batch(tmp_path
     assert found.optimizer.lr == pytest.approx(1.79 * weights**-0.713 * tokens**0.307, rel=0.05)
     assert found.training.batch_size == max(1, round(min(0.58 * tokens**0.571, tokens / 100) / context))
     assert len({choice.path for choice in choices}) == len(choices)
-    own = choose_experiment(dataset, None, [*set, "optimizer.lr=0.001", "training.batch_size=7"], 1, NullReporter(), seconds)[0]
+    own: Any = choose_experiment(dataset, None, [*set, "optimizer.lr=0.001", "training.batch_size=7"], 1, NullReporter(), seconds)[0]
     assert (own.optimizer.lr, own.training.batch_size) == (0.001, 7)
 
 

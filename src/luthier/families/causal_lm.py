@@ -102,9 +102,7 @@ class CausalLmFamily(CorpusFamily):
         fitting = {choice.path: choice for choice in causal_lm_defaults.from_scratch(_characters(dataset), seconds)}
         return [fitting.get(choice.path, choice) for choice in choices]
 
-    def fit_changes(
-        self, experiment: Any, paths: Sequence[str], dataset: Dataset, base: Base | None, seconds: float | None
-    ) -> list[Choice]:
+    def follow_set(self, experiment: Any, paths: Sequence[str], dataset: Dataset, base: Base | None, seconds: float | None) -> list[Choice]:
         """From scratch the Step Law's learning rate and batch, where size or passes were set."""
         if base is not None or not set(causal_lm_defaults.DIALS) & {*paths}:
             return []

@@ -160,9 +160,7 @@ class Family(ABC):
         """What `defaults` gives of a network from scratch, smaller where so many seconds for everything would not carry it."""
         return choices
 
-    def fit_changes(
-        self, experiment: Any, paths: Sequence[str], dataset: Dataset, base: Base | None, seconds: float | None
-    ) -> list[Choice]:
+    def follow_set(self, experiment: Any, paths: Sequence[str], dataset: Dataset, base: Base | None, seconds: float | None) -> list[Choice]:
         """What follows for other fields from the paths that the person set, such as a learning rate from a network's size, and from the seconds for everything."""
         return []
 

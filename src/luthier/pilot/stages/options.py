@@ -272,7 +272,7 @@ def apply_overrides(
         brought.append(Choice("optimizer.lr", *found))
     if "training.epochs" in paths and "training.batch_size" not in paths:
         brought.append(family_of(dataset.spec.task).batch_size(dataset, experiment.training.epochs))
-    following = family_of(dataset.spec.task).fit_changes(experiment, [*paths], dataset, base, seconds)
+    following = family_of(dataset.spec.task).follow_set(experiment, [*paths], dataset, base, seconds)
     followed = {choice.path for choice in following}
     brought = [
         *(choice for choice in brought if choice.path not in followed),
