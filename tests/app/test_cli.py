@@ -284,6 +284,18 @@ def test_models_are_listed_with_where_they_are() -> None:
         assert ("here" if row["here"] else f"{row['megabytes']} MB to {'fetch' if row['package'] else 'give'}") in line
 
 
+def test_the_help_of_metric_names_those_of_every_family_and_that_of_base_the_start_from_scratch() -> None:
+    import re
+    from typing import get_args
+
+    from luthier.app.cli import Metric
+    from luthier.families import FAMILIES, family_of
+
+    named = set(re.findall(r"[a-z0-9_]+", get_args(Metric)[1].help))
+    assert {metric for name in FAMILIES for metric in family_of(name).metrics if family_of(name).Spec} <= named
+    assert all("scratch:" in luthier(verb, "--help").stdout for verb in ("run", "search"))
+
+
 def test_the_help_of_task_names_every_family() -> None:
     from typing import get_args
 

@@ -91,6 +91,16 @@ def test_a_check_names_the_rows_it_is_meant_for(name: str, speaks: str, rows: Sh
     assert found[0].remedy
 
 
+@pytest.mark.parametrize("task, echoed, same", [
+    ("chat", "1 answer repeats only a part of its prompt", "5 prompts have the same answer"),
+    ("translation", "1 target repeats only a part of its source", "5 sources have the same target"),
+])  # fmt: skip
+def test_what_is_read_and_learned_is_called_as_the_task_calls_it(task: str, echoed: str, same: str) -> None:
+    pairs = [(text, f"answer {number}") for number, (text, _) in enumerate(clean())]
+    rows = sheet([*pairs, (sentence(200), sentence(200)), *((sentence(number), "the same") for number in range(100, 105))], task=task)
+    assert [one.claim for one in CHECKS["conversations"](rows)] == [echoed, same]
+
+
 @pytest.mark.parametrize("name", sorted(CHECKS))
 def test_a_check_is_silent_about_clean_rows(name: str) -> None:
     rows = sheet(TOPICS if name in ("labels", "outliers", "flattery") else None, encode=unit)

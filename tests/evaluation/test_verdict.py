@@ -44,6 +44,13 @@ def test_nobody_is_told_to_use_a_model_of_which_there_is_no_file(word: str, valu
     )  # from scratch: no base to change
 
 
+@pytest.mark.parametrize("word", ["no_evidence", "worse"])
+def test_where_bases_cannot_be_ranked_the_command_that_compares_them_is_named(word: str) -> None:
+    remedy = verdict_finding(verdict(word, -0.1, -0.2, -0.05, base={"name": "efficientnet-lite0"}), ranks_bases=False).remedy
+    assert "luthier transfer DATA --from" in remedy
+    assert "luthier similar" not in remedy
+
+
 def test_of_answers_only_rows_that_were_answered_are_counted() -> None:
     references = np.array(["one red house", "two birds", "a fish", "three cats"], dtype=object)
     outputs = np.array(["one red house", "two dogs", None, None], dtype=object)

@@ -273,6 +273,21 @@ def test_adapters_are_refused_where_no_block_has_a_linear_layer(finished: Run, s
         work_for(shapes, store.resolve(str(finished.folder)), adaptation={"kind": "lora"})
 
 
+@pytest.mark.parametrize("base", [None, "scratch", "own"])
+def test_adapters_are_refused_when_the_run_is_planned(finished: Run, shapes: Path, tmp_path: Path, base: str | None) -> None:
+    with pytest.raises(
+        ExperimentError, match=r"adaptation\.kind=lora does not fit autoencoder: adapters stand beside linear layers"
+    ) as caught:
+        luthier.run(shapes, task="autoencoder", base=str(finished.folder) if base == "own" else base, out=tmp_path / "run", set=["adaptation.kind=lora"], plan_only=True)  # fmt: skip
+    assert "one that fits: freeze, full, gradual" in caught.value.remedy
+
+
+def test_a_rate_says_that_a_base_is_kept_only_where_there_is_one(finished: Run) -> None:
+    for adaptation in ("freeze", "gradual"):
+        assert "what the base knows is kept" in FAMILY.learning_rate(store.resolve(str(finished.folder)), adaptation)[1]
+        assert "base" not in FAMILY.learning_rate(None, adaptation)[1]
+
+
 def test_planted_bugs_are_caught_by_name(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise on held-out rows; a loss divided by rows instead of pixels; an evaluation by the statistics of the batch at hand; statistics that stand still."""
 

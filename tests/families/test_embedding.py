@@ -156,6 +156,25 @@ def test_scores_are_brought_to_cosines_and_one_outside_the_scale_is_named(tmp_pa
         family.metric(dataset, "mrr")
 
 
+def test_scores_far_from_all_others_do_not_decide_the_scale_and_are_named(tmp_path: Path) -> None:
+    family = family_of("embedding")
+
+    def fit(scores: list[float], spec: Embedding | None = None) -> Any:
+        table = [{**row, "score": score} for row, score in zip(scored(), scores, strict=False)]
+        dataset = load_dataset(Data(path=str(write_lines(tmp_path, table)), task="embedding"))
+        dataset.records["train"] = sorted((record for part in dataset.records.values() for record in part), key=lambda record: record.row)
+        return family.fit_spec(spec or Embedding(), dataset)
+
+    usual = [number % 11 / 2 for number in range(len(scored()))]
+    with pytest.raises(DataError, match=r"line 4 \(99\), line 8 \(99\): far from all other scores, which lie between 0 and 5") as caught:
+        fit([99 if place in (3, 7) else score for place, score in enumerate(usual)])
+    assert "set objective.low=0 and objective.high=99" in caught.value.remedy
+    found = fit([99 if place in (3, 7) else score for place, score in enumerate(usual)], Embedding(low=0, high=99))
+    assert (found.low, found.high) == (0, 99)
+    assert fit([5.0 if score > 4 else 0.0 for score in usual]).high == 5  # nearly all have nothing in common: no slip
+    assert fit([100 * 0.9**place for place in range(len(usual))]).high == 100  # few are alike, and no gap is wide
+
+
 def test_a_decoder_is_refused(bases: Any) -> None:
     with pytest.raises(ModelError, match="is no encoder"):
         models.load_embedding(bases("llama"), "auto", 256, 0.0, 0)
@@ -180,7 +199,10 @@ def test_a_base_is_pooled_as_its_own_files_say(bases: Any, tmp_path: Path) -> No
 
 
 def test_similarity_of_bases_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ExperimentError, match="similarity is read off classes or answers"):
+    with pytest.raises(
+        ExperimentError,
+        match=r"similarity is read off classes or answers, and here [\s\S]*`luthier transfer DATA --task [\w]+ --from [\w-]+,OTHER`",
+    ):
         luthier.similar(write_lines(tmp_path, questions()), ["minilm-l6"])
 
 

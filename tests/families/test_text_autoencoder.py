@@ -210,6 +210,13 @@ def test_a_base_that_would_move_is_refused(table: Path, bases: Any, adaptation: 
         work_for(table, bases("bert"), adaptation)
 
 
+@pytest.mark.parametrize("adaptation", ["full", "gradual", "lora"])
+def test_a_base_that_would_move_is_refused_when_the_run_is_planned(table: Path, bases: Any, tmp_path: Path, adaptation: str) -> None:
+    changes, base = [f"adaptation.kind={adaptation}"], str(bases("bert").folder)
+    with pytest.raises(ExperimentError, match=f"adaptation.kind={adaptation} does not fit text_autoencoder: .* has to stay as it is"):
+        luthier.run(table, task="text_autoencoder", base=base, out=tmp_path / "run", set=changes, plan_only=True)
+
+
 def test_decoders_classes_that_are_not_there_and_tables_that_nobody_gave_it_are_refused(table: Path, bases: Any) -> None:
     with pytest.raises(ModelError, match="is no encoder"):
         load_text_autoencoder(bases("llama"), 4, 16, "auto", 64, 0)

@@ -380,5 +380,8 @@ def test_a_prediction_is_a_line_of_places_kinds_and_words() -> None:
 
 
 def test_bases_are_not_compared_on_spans(tmp_path: Path) -> None:
-    with pytest.raises(ExperimentError, match="similarity is read off classes or answers"):
+    with pytest.raises(
+        ExperimentError,
+        match=r"similarity is read off classes or answers, and here [\s\S]*`luthier transfer DATA --task [\w]+ --from [\w-]+,OTHER`",
+    ):
         luthier.similar(write_lines(tmp_path, labelled_spans()))

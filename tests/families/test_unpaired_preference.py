@@ -338,7 +338,10 @@ def test_a_bundle_talks_is_a_base_and_its_weights_stand_in_the_experiment(bases:
 
 @pytest.mark.parametrize("table", [judged, pairs])
 def test_bases_are_not_compared_by_preferences_and_the_message_says_by_what(bases: Any, tmp_path: Path, table: Any) -> None:
-    with pytest.raises(ExperimentError, match="similarity is read off classes or answers"):
+    with pytest.raises(
+        ExperimentError,
+        match=r"similarity is read off classes or answers, and here [\s\S]*`luthier transfer DATA --task [\w]+ --from [\w-]+,OTHER`",
+    ):
         luthier.similar(write_lines(tmp_path, table()), [str(bases("llama").folder)])
 
 

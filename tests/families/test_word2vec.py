@@ -148,7 +148,9 @@ def test_a_vocabulary_larger_than_the_corpus_and_too_few_words_are_refused(tmp_p
         luthier.run(file, task="word2vec", out=tmp_path / "two", set=["objective.least_count=10000"], plan_only=True)
     for kind, said in (("lora", "no blocks that adapters"), ("freeze", "no blocks that could be frozen")):
         with pytest.raises(ExperimentError, match=said):
-            luthier.run(file, task="word2vec", out=tmp_path / kind, set=[f"adaptation.kind={kind}", "objective.least_count=1"])
+            luthier.run(
+                file, task="word2vec", out=tmp_path / kind, set=[f"adaptation.kind={kind}", "objective.least_count=1"], plan_only=True
+            )
     with pytest.raises(DataError, match="learns from the texts alone"):
         luthier.run(file, task="word2vec", target="text", out=tmp_path / "three")
 

@@ -43,7 +43,9 @@ Budget = Annotated[
 Metric = Annotated[
     str | None,
     typer.Option(
-        help="What decides: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss, f1:LABEL; chat: loss, bits_per_byte, chrf, rouge_l; translation: chrf, bleu, loss; or module:function, your own."
+        help="What decides. Of classes: accuracy, macro_f1, balanced_accuracy, auc, mcc, log_loss, f1:LABEL; several labels: micro_f1, label_macro_f1, exact_match; numbers: rmse, mae, r2, spearman; "
+        "spans: span_f1, token_accuracy; chat: loss, bits_per_byte, chrf, rouge_l; translation: chrf, bleu, loss; preferences: pair_accuracy, length_normalised_accuracy, reward_margin; single answers: auc, accuracy, balanced_accuracy; embeddings: mrr, recall_at_1, recall_at_10, spearman; "
+        "texts alone: bits_per_byte, loss, perplexity, masked_accuracy; word vectors: loss, log_count_error; unusual rows: loss, anomaly_auc. Or module:function, your own."
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Continue after a no-go of the small run.")]
@@ -62,7 +64,7 @@ def run(
     base: Annotated[
         str | None,
         typer.Option(
-            help="A name from `luthier models list`, a folder, a bundle, an alias, or a hub id; auto: what suits the rows best of the bases here."
+            help="A name from `luthier models list`, a folder, a bundle, an alias, or a hub id; scratch: none, a network that knows nothing, where the task has one; auto: what suits the rows best of the bases here."
         ),
     ] = None,
     task: Task = None,
@@ -132,7 +134,7 @@ def search(
     base: Annotated[
         str | None,
         typer.Option(
-            help="A name from `luthier models list`, a folder, a bundle, an alias, or a hub id; auto: what suits the rows best of the bases here."
+            help="A name from `luthier models list`, a folder, a bundle, an alias, or a hub id; scratch: none, a network that knows nothing, where the task has one; auto: what suits the rows best of the bases here."
         ),
     ] = None,
     task: Task = None,

@@ -66,8 +66,23 @@ def set_at_path(whole: dict[str, Any], path: str, value: Any, where: str = "") -
             raise ExperimentError(f"there is no field {'.'.join([*filter(None, [where]), *parents[: depth + 1]])!r}", nearest(part, node))
         node = node[part]
     if last not in node:
-        raise ExperimentError(f"there is no field {'.'.join(filter(None, [where, path]))!r}", nearest(last, node))
+        raise ExperimentError(
+            f"there is no field {'.'.join(filter(None, [where, path]))!r}", _name_field(whole, last, where) or nearest(last, node)
+        )
     node[last] = value
+
+
+def _name_field(whole: dict[str, Any], name: str, where: str) -> str:
+    """A sentence that names the fields called so in all sections; empty where there are none."""
+    paths = [".".join(filter(None, [where, path])) for path in _paths_to(whole, name)]
+    return f"did you mean {' or '.join(map(repr, paths))}?" if paths else ""
+
+
+def _paths_to(whole: dict[str, Any], name: str) -> list[str]:
+    """The dotted paths of the fields of a name in nested mappings; the record of where an experiment ran is none of them."""
+    sections = {section: inner for section, inner in whole.items() if isinstance(inner, dict) and section != "environment"}
+    below = [f"{section}.{path}" for section, inner in sections.items() for path in _paths_to(inner, name)]
+    return [*([name] if name in whole else []), *below]
 
 
 def explain_problem(problem: ValidationError, component: type[BaseModel], where: str) -> ExperimentError:

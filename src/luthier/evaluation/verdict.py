@@ -178,11 +178,21 @@ def format_budget(seconds: float) -> str:
     return f"{-int(-seconds // 10) * 10}s" if seconds < 110 else f"{-int(-seconds // 60)}m"
 
 
-def verdict_finding(verdict: Mapping[str, Any]) -> Finding:
-    """The verdict among the findings."""
+def verdict_finding(verdict: Mapping[str, Any], ranks_bases: bool = True) -> Finding:
+    """The verdict among the findings.
+
+    Args:
+        verdict: the content of verdict.json.
+        ranks_bases: whether bases can be compared by one pass over such rows; where not, training from several compares them.
+    """
     more = "more rows or more training may help"
     if verdict.get("base"):
-        more = "more rows, more training or a stronger base may help (`luthier similar` ranks the bases on this machine)"
+        ranking = (
+            "`luthier similar` ranks the bases on this machine"
+            if ranks_bases
+            else "`luthier transfer DATA --from A,B` trains from several and compares them"
+        )
+        more = f"more rows, more training or a stronger base may help ({ranking})"
     remedies = {"improved": "", "no_evidence": more, "worse": f"{more}; the other findings may name the reason"}
     remedy = "; ".join(part for part in (explain_cut(verdict), remedies[verdict["verdict"]]) if part)
     return Finding(

@@ -21,7 +21,7 @@ from luthier.families.anomaly_baselines import component_baseline, flat_pictures
 from luthier.families.anomaly_family import AnomalyFamily
 from luthier.families.by_size import row_for
 from luthier.families.family import Choice
-from luthier.families.image_family import ImageFamily, convolution_choices, find_image, fit_squares, pixels_are_served
+from luthier.families.image_family import NO_LINEAR, ImageFamily, convolution_choices, find_image, fit_squares, pixels_are_served
 from luthier.families.number_family import columns_of_amounts, say_numbers
 from luthier.objectives.autoencoder import Autoencoder
 
@@ -97,7 +97,12 @@ class ImageAutoencoder(AnomalyFamily, ImageFamily):
         """By the adaptation; lower where a base could be forgotten."""
         if base is None and adaptation == "full":
             return RATES["full"], "a lower validation loss than with 1e-3 on chest X-rays and brain scans (docs/autoencoders.md)"
-        return min(RATES.get(adaptation, 1e-3), 1e-3), "AdamW's own default: what the base knows is kept"
+        kept = ": what the base knows is kept" if base is not None else ""
+        return min(RATES.get(adaptation, 1e-3), 1e-3), f"AdamW's own default{kept}"
+
+    def why_not(self, base: Base | None, adaptation: str) -> str:
+        """Its network is one of convolutions, whatever it begins from."""
+        return NO_LINEAR if adaptation == "lora" else ""
 
     # model and loss
 

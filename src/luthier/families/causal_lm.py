@@ -93,7 +93,20 @@ class CausalLmFamily(CorpusFamily):
 
     def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """Blocks a step, by the Step Law."""
-        return causal_lm_defaults.batch_size(_characters(dataset), epochs)
+        return causal_lm_defaults.batch_size(causal_lm_defaults.tokens_in(_characters(dataset)) * epochs)
+
+    def fit_budget(self, choices: list[Choice], dataset: Dataset, seconds: float) -> list[Choice]:
+        """From scratch the deepest network of which the budget carries one pass, at most that which suits the text; rate and batch by the tokens that it carries."""
+        if all(choice.path != "objective.depth" for choice in choices):
+            return choices
+        fitting = {choice.path: choice for choice in causal_lm_defaults.from_scratch(_characters(dataset), seconds)}
+        return [fitting.get(choice.path, choice) for choice in choices]
+
+    def follow_set(self, experiment: Any, paths: Sequence[str], dataset: Dataset, base: Base | None, seconds: float | None) -> list[Choice]:
+        """From scratch the Step Law's learning rate and batch, where size or passes were set."""
+        if base is not None or not set(causal_lm_defaults.DIALS) & {*paths}:
+            return []
+        return causal_lm_defaults.reckon_again(experiment.objective, _characters(dataset), experiment.training.epochs, seconds)
 
     def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """Bits for each byte of the text: comparable between tokenizers, and with compressors."""

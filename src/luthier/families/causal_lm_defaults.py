@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 from luthier.families.by_size import row_for
 from luthier.families.family import Choice
+
+if TYPE_CHECKING:
+    from luthier.objectives.causal_lm import CausalLm
 
 VOCABULARIES = (
     (200_000, 257, 1.0, "too little text for longer tokens to be met often: bytes"),
@@ -35,6 +41,12 @@ CONTEXT = {"scratch": (256, "a page; attention costs little yet"), "base": (512,
 HIGHEST_RATE = 4e-3
 """The Step Law was fitted on networks of 60 million weights and more; below, its learning rates are cut to this."""
 FEWEST_STEPS = 100
+FEWEST_BLOCKS = 2
+"""Of a network from scratch, unless somebody sets one."""
+OPERATIONS, SHARE = 4e10, 0.5
+"""Floating-point operations in a second of a core that other programs use too, about a third of what the example of docs/language-models.md had of one, and of a budget the share that training gets, about."""
+DIALS = ("objective.depth", "objective.width", "objective.heads", "objective.context", "training.epochs")
+"""Fields on which the Step Law's learning rate or batch depend; whoever sets one by hand gets these reckoned again."""
 
 
 def step_law(parameters: float, tokens: float) -> tuple[float, float]:
@@ -52,26 +64,54 @@ def step_law(parameters: float, tokens: float) -> tuple[float, float]:
     return min(HIGHEST_RATE, 1.79 * parameters**-0.713 * tokens**0.307), 0.58 * tokens**0.571
 
 
-def batch_size(characters: int, epochs: float) -> Choice:
-    """Blocks a step by the Step Law, for so many passes over the training texts.
+def operations(weights: float, vocabulary: int, width: int) -> float:
+    """Floating-point operations to learn from one token: six for each weight that it passes.
 
     Args:
-        characters: of the training rows.
-        epochs: passes over them.
+        weights: without the embeddings.
+        vocabulary: tokens that the output layer tells apart.
+        width: numbers a token.
     """
-    tokens = characters / row_for(VOCABULARIES, characters)[1] * epochs
+    return 6 * (weights + vocabulary * width)
+
+
+def learning_rate(weights: float, tokens: float) -> Choice:
+    """The peak learning rate by the Step Law.
+
+    Args:
+        weights: without the embeddings.
+        tokens: of the whole run.
+    """
+    rate, _ = step_law(weights, tokens)
+    law = f"the Step Law for {weights / 1e6:.1f} million weights and {tokens / 1e6:.1f} million tokens (Li et al. 2025)"
+    return Choice("optimizer.lr", float(f"{rate:.2g}"), law + (", cut to what small networks bear" if rate == HIGHEST_RATE else ""))
+
+
+def batch_size(tokens: float, context: int = CONTEXT["scratch"][0]) -> Choice:
+    """Blocks a step by the Step Law.
+
+    Args:
+        tokens: of the whole run.
+        context: tokens of a block.
+    """
     _, batch = step_law(1, tokens)
-    rows = max(1, round(min(batch, tokens / FEWEST_STEPS) / CONTEXT["scratch"][0]))
+    rows = max(1, round(min(batch, tokens / FEWEST_STEPS) / context))
     return Choice(
         "training.batch_size", rows, f"the Step Law for {tokens / 1e6:.1f} million tokens: {batch:,.0f} tokens a step (Li et al. 2025)"
     )
 
 
-def from_scratch(characters: int) -> list[Choice]:
-    """The network, its tokenizer and how it is trained, by how much text there is.
+def tokens_in(characters: int) -> float:
+    """Tokens of one pass over so many training characters, about."""
+    return characters / row_for(VOCABULARIES, characters)[1]
+
+
+def from_scratch(characters: int, seconds: float | None = None) -> list[Choice]:
+    """The network, its tokenizer and how it is trained, by how much text there is and how much time.
 
     Args:
         characters: of the training rows.
+        seconds: for everything; of these the network is the deepest that is carried over the text once, at most that which suits the text.
     """
     from luthier.models.causal import parameters
 
@@ -79,23 +119,53 @@ def from_scratch(characters: int) -> list[Choice]:
     epochs, why_epochs = row_for(EPOCHS, characters)
     tokens = characters / a_token * epochs
     depth, why_depth = row_for(DEPTHS, tokens)
+
+    def carried(depth: int) -> float:
+        """Tokens for which the time suffices at a depth."""
+        return (
+            math.inf
+            if seconds is None
+            else SHARE * seconds * OPERATIONS / operations(parameters(depth, 64 * depth), vocabulary, 64 * depth)
+        )
+
+    able = [fewer for fewer in range(FEWEST_BLOCKS, depth + 1) if carried(fewer) >= characters / a_token]
+    if depth not in able:
+        depth, why_depth = (able[-1] if able else FEWEST_BLOCKS), f"what {seconds:.0f} seconds carry over the text, about"
     context, why_context = CONTEXT["scratch"]
-    weights = parameters(depth, 64 * depth)
-    rate, _ = step_law(weights, tokens)
-    law = f"the Step Law for {weights / 1e6:.1f} million weights and {tokens / 1e6:.1f} million tokens (Li et al. 2025)"
-    cut = ", cut to what small networks bear" if rate == HIGHEST_RATE else ""
+    tokens = min(tokens, carried(depth))
     return [
         Choice("objective.vocabulary", vocabulary, why_vocabulary),
         Choice("objective.depth", depth, why_depth),
         Choice("objective.context", context, why_context),
-        Choice("optimizer.lr", float(f"{rate:.2g}"), law + cut),
+        learning_rate(parameters(depth, 64 * depth), tokens),
         Choice(
             "optimizer.betas", (0.9, 0.95), "as for pretraining: the second moment forgets sooner (Brown et al. 2020; Touvron et al. 2023)"
         ),
         Choice("training.epochs", epochs, why_epochs),
-        batch_size(characters, epochs),
+        batch_size(tokens),
         Choice("schedule.kind", "linear", "straight to zero beats cosine-to-10 % (D2Z)"),
         Choice("schedule.warmup", 0.05, "a network that knows nothing needs little"),
         Choice("model.dropout", 0.0, "the validation texts say when to stop"),
         Choice("optimizer.weight_decay", 0.1, "as for pretraining (Brown et al. 2020)"),
     ]
+
+
+def reckon_again(spec: CausalLm, characters: int, epochs: float, seconds: float | None) -> list[Choice]:
+    """Learning rate and batch of a network from scratch whose size or passes somebody set.
+
+    Args:
+        spec: with the size as set.
+        characters: of the training rows.
+        epochs: passes over them.
+        seconds: for everything; None where there is no limit.
+
+    Source: the Step Law, see `step_law`.
+    """
+    from luthier.models.causal import parameters
+
+    width, _ = spec.size
+    weights = parameters(spec.depth, width)
+    tokens = tokens_in(characters) * epochs
+    if seconds is not None:
+        tokens = min(tokens, SHARE * seconds * OPERATIONS / operations(weights, spec.vocabulary, width))
+    return [learning_rate(weights, tokens), batch_size(tokens, spec.context)]

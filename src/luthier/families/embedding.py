@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import DataError, ExperimentError
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
+from luthier.data.check.numbers import find_far
 from luthier.data.near_duplicates import clusters
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
@@ -50,6 +51,10 @@ BATCHES = (64, 32, 16)
 """Rows a step: each row's negatives are the others', so more of them teach more."""
 STEPS = 40
 """That a run should have."""
+LONELY = 5.0
+"""Interquartile ranges from the median from which on a score may be a slip: on a whole scale the ends are at most about two away."""
+SHOWN_LINES = 5
+"""Rows that a message names."""
 RATES = {
     ("small encoder", "full"): (1e-4, "small encoders: 2e-5 to 1e-4 (docs/embeddings.md)"),
     ("encoder", "full"): (2e-5, "sentence-transformers' own recipes for encoders of BERT's size"),
@@ -224,6 +229,8 @@ class EmbeddingFamily(Family):
         numbers = [(number_of(record.values.get(target)), record) for record in dataset.records["train"]]
         lowest, highest = (extreme(number for number, _ in numbers) for extreme in (min, max))
         own = lowest >= -1 and highest <= 1
+        if spec.low is None or spec.high is None:
+            refuse_lonely_scores(numbers)
         low = spec.low if spec.low is not None else 0.0 if own else lowest
         high = spec.high if spec.high is not None else 1.0 if own else highest
         if high <= low:
@@ -310,6 +317,35 @@ class EmbeddingFamily(Family):
     def without_luthier(self) -> str:
         """Sentence-transformers itself."""
         return 'from sentence_transformers import SentenceTransformer; SentenceTransformer("PATH").encode("your text")'
+
+
+def refuse_lonely_scores(numbers: Sequence[tuple[float, Record]]) -> None:
+    """Refuse scores so far from all others that they would decide the scale alone: a 99 for "not known" on a scale from 0 to 5.
+
+    Args:
+        numbers: the training scores with their rows.
+
+    Raises:
+        DataError: some are far from the median, and the gap before them is wider than all other scores together reach.
+    """
+    scores = [number for number, _ in numbers]
+    far = find_far(scores, scores, LONELY)
+    others = [score for place, score in enumerate(scores) if place not in {*far}]
+    lowest, highest, lonely = min(others), max(others), list[int]()
+    for place in reversed(far):  # the nearest first: a long tail is a scale too
+        if max(lowest - scores[place], scores[place] - highest) > highest - lowest:
+            lonely.append(place)
+        else:
+            lowest, highest = min(lowest, scores[place]), max(highest, scores[place])
+    lonely.sort()
+    if not lonely:
+        return
+    named = ", ".join(f"line {numbers[place][1].row} ({scores[place]:g})" for place in lonely[:SHOWN_LINES])
+    more = f" and {len(lonely) - SHOWN_LINES:,} more" if len(lonely) > SHOWN_LINES else ""
+    raise DataError(
+        f"{numbers[lonely[0]][1].source}, {named}{more}: far from all other scores, which lie between {lowest:g} and {highest:g}, and the lowest and the highest decide what a cosine of 0 and of 1 means",
+        f"correct these rows or take them out; if the scale does reach so far, set objective.low={min(scores):g} and objective.high={max(scores):g}",
+    )
 
 
 def _is_known(input: tuple[str, ...]) -> bool:

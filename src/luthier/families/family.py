@@ -160,18 +160,16 @@ class Family(ABC):
         """What `defaults` gives of a network from scratch, smaller where so many seconds for everything would not carry it."""
         return choices
 
+    def follow_set(self, experiment: Any, paths: Sequence[str], dataset: Dataset, base: Base | None, seconds: float | None) -> list[Choice]:
+        """What follows for other fields from the paths that the person set, such as a learning rate from a network's size, and from the seconds for everything."""
+        return []
+
     @abstractmethod
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """The learning rate to start from with an adaptation, and where it comes from."""
 
     def learning_rate_for(self, base: Base | None, adaptation: str, spec: Any) -> tuple[float, str]:
-        """The same, where what is learned decides it too.
-
-        Args:
-            base: that is trained.
-            adaptation: its kind.
-            spec: the hyperparameters of what is learned.
-        """
+        """The same, where what is learned (its hyperparameters are the spec) decides it too."""
         return self.learning_rate(base, adaptation)
 
     @abstractmethod
@@ -179,12 +177,7 @@ class Family(ABC):
         """Rows a step, for so many epochs over these rows."""
 
     def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
-        """What decides, and what goes with it.
-
-        Args:
-            dataset: the rows.
-            asked: the metric that the person asked for, or "auto".
-        """
+        """What decides, and what goes with it; asked is the metric that the person asked for, or "auto"."""
         return [Choice("training.metric", self.metrics[0] if asked == AUTO else asked, "what is learned is what is measured")]
 
     def depth_kept(self, base: Base) -> int:
@@ -194,6 +187,10 @@ class Family(ABC):
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
         """Adaptations whose learning rates are known, for the search."""
         return ("full", "freeze", "gradual", "lora")
+
+    def why_not(self, base: Base | None, adaptation: str) -> str:
+        """Why its network cannot be adapted so, which is refused when a run is planned; empty where it can."""
+        return ""
 
     def may_set_schedule(self, base: Base | None) -> bool:
         """Whether a search may hold the learning rate and let it fall at the end."""

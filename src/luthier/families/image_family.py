@@ -40,6 +40,8 @@ LARGEST_SIDE = 512
 SMALLEST_LARGE, MOST_TIMES = 128, 4
 """A base that was trained on larger squares than this is given smaller ones where most images would become more than so many times as large (docs/results/families.md#image-bases)."""
 
+NO_LINEAR = "adapters stand beside linear layers, and the blocks of this network have none"
+
 
 class ImageFamily(Family):
     """A family whose rows are images, and whose network is a small one from scratch or an image base."""
@@ -64,6 +66,10 @@ class ImageFamily(Family):
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
         """A new network has nothing that could be kept."""
         return ("full",) if base is None else ("full", "freeze", "gradual")
+
+    def why_not(self, base: Base | None, adaptation: str) -> str:
+        """A network of convolutions has no place for adapters."""
+        return NO_LINEAR if base is None and adaptation == "lora" else ""
 
     def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Preprocessing:
         """How images are made into squares, shifted and scaled, as transformers writes it."""

@@ -100,6 +100,10 @@ class TextAutoencoderFamily(AnomalyFamily):
         """The base does not move."""
         return ("freeze",)
 
+    def why_not(self, base: Base | None, adaptation: str) -> str:
+        """The base does not move."""
+        return "" if adaptation == "freeze" else "what is reconstructed is what the base says of a text: it has to stay as it is"
+
     # model and loss
 
     def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> TextAutoencoderModel:

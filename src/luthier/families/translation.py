@@ -78,7 +78,7 @@ class TranslationFamily(Family):
     """See the module."""
 
     name = "translation"
-    kind = RowKind("text", "answer")
+    kind = RowKind("text", "answer", names=("source", "target"))
     specificity = 1
     Spec = Translation
     base = None

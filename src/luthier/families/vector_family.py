@@ -46,6 +46,14 @@ class VectorFamily(CorpusFamily):
     biases = False
     """Whether each word has a number beside its vector."""
 
+    # starting point
+
+    def why_not(self, base: Base | None, adaptation: str) -> str:
+        """There are no blocks to freeze or to put adapters into."""
+        if adaptation == "full":
+            return ""
+        return f"a table of word vectors has no blocks that {'adapters could go into' if adaptation == 'lora' else 'could be frozen'}"
+
     # model and loss
 
     def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> WordVectors:

@@ -1,4 +1,4 @@
-"""Faults that only conversations have."""
+"""Faults that only rows with an answer have: conversations, and texts that are written for others."""
 
 from __future__ import annotations
 
@@ -26,18 +26,22 @@ OFTEN = 0.02
 
 
 def check(sheet: Sheet) -> list[Finding]:
-    """Answers that repeat their prompt or each other, and control tokens written into the text."""
+    """Answers (of pairs: targets) that repeat their prompt (source) or each other, and control tokens written into the text."""
     if sheet.kind.learns != "answer":
         return []
+    prompt, answer = sheet.kind.names
     findings = []
-    echoed = [row for row in range(len(sheet)) if len(answer := normalise(sheet.labels[row])) > 20 and answer in sheet.plain[row]]
+    echoed = [row for row in range(len(sheet)) if len(said := normalise(sheet.labels[row])) > 20 and said in sheet.plain[row]]
     if echoed:
-        findings.append(sheet.finding("conversations.echo", "warning" if len(echoed) > OFTEN * len(sheet) else "note",
-                                      several(len(echoed), "answer", "repeat only a part of its prompt" if len(echoed) == 1 else "repeat only a part of their prompt"), "look whether prompt and answer were joined wrongly", echoed))  # fmt: skip
+        severity = "warning" if len(echoed) > OFTEN * len(sheet) else "note"
+        claim = several(len(echoed), answer, f"repeat only a part of {'its' if len(echoed) == 1 else 'their'} {prompt}")
+        findings.append(
+            sheet.finding("conversations.echo", severity, claim, f"look whether {prompt} and {answer} were joined or mixed up", echoed)
+        )
     same, count = Counter(normalise(label) for label in sheet.labels).most_common(1)[0]
     if count > max(3, OFTEN * len(sheet)):
         rows = [row for row in range(len(sheet)) if normalise(sheet.labels[row]) == same]
-        findings.append(sheet.finding("conversations.same", "warning", f"{count:,} prompts have the same answer", "the model will learn to say it always", rows))  # fmt: skip
+        findings.append(sheet.finding("conversations.same", "warning", f"{count:,} {prompt}s have the same {answer}", "the model will learn to say it always", rows))  # fmt: skip
     marks = [mark for mark in dict.fromkeys((*CONTROL, *sheet.control)) if len(mark) > 2]
     written = [row for row in range(len(sheet)) if any(mark in sheet.texts[row] or mark in sheet.labels[row] for mark in marks)]
     if written:

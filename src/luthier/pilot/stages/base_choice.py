@@ -9,6 +9,7 @@ from luthier.core.interfaces import Reporter
 from luthier.core.run import Clock
 from luthier.data.dataset import Dataset
 from luthier.families import family_of
+from luthier.families.family import Family
 from luthier.models.base import Base
 from luthier.models.store import list_bases, resolve
 from luthier.pilot.stages.base_similarity import BaseSimilarity, compare_base, rank_bases
@@ -20,6 +21,24 @@ ROWS = 500
 """That are read with each base: with 480 the base that was proposed was 0.1 points behind the best (docs/log/2026-11.md#which-base-four-whole-ones)."""
 COMPARING = 1 / 8
 """Of the time, that may go into it."""
+
+LEARNED = {
+    "class": "a class is learned",
+    "classes": "several classes a row are learned",
+    "number": "a number is learned",
+    "answer": "another text is written for each",
+    "better answer": "the better of two answers is learned",
+    "judged answer": "good and bad answers are told apart",
+    "spans": "parts of a text are labelled",
+    "nothing": "neither is learned",
+}
+"""What a row teaches, as a sentence says it."""
+
+
+def ranks_bases(family: Family) -> bool:
+    """Whether bases can be compared by one pass over a family's rows: texts with one class each, or conversations; of a preference no base foresees which way it goes."""
+    answers = family.converses and family.kind.learns == "answer"
+    return family.Spec is not None and family.base is not None and not family.kind.images and (family.kind.classes or answers)
 
 
 def require_comparable(dataset: Dataset) -> str:
@@ -34,10 +53,11 @@ def require_comparable(dataset: Dataset) -> str:
             "bases for images are not compared by one pass over the rows: no such comparison has been measured",
             "name one (--base efficientnet-lite0), or train from several: `luthier transfer DATA --from scratch,efficientnet-lite0`",
         )
-    answers = family.converses and family.kind.learns == "answer"  # of a preference no base foresees which way it goes
-    if family.Spec is None or family.base is None or not (family.kind.classes or answers):
+    if not ranks_bases(family):
+        learned = LEARNED[family.kind.learns]
         raise ExperimentError(
-            f"{dataset.reason}: similarity is read off classes or answers", "give rows with a label column, or conversations"
+            f"{dataset.reason}: similarity is read off classes or answers, and here {learned}: of such rows no comparison by one pass has been measured",
+            f"train from several bases instead: `luthier transfer DATA --task {family.name} --from {family.base or 'scratch'},OTHER`",
         )
     return dataset.spec.task or ""
 

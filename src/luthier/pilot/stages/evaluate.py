@@ -24,6 +24,7 @@ from luthier.evaluation.score import score
 from luthier.evaluation.verdict import decide, describe_model, verdict_finding
 from luthier.experiment import Experiment
 from luthier.models.precision import round_weights_to
+from luthier.pilot.stages.base_choice import ranks_bases
 from luthier.pilot.stages.candidates import PROBE, TRAINED, Candidates, fit_candidates, score_candidates
 from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.features import Features
@@ -60,7 +61,7 @@ def evaluate_test(context: RunContext, experiment: Experiment, work: Work, best:
     if cut:
         found["cut"] = cut
     place.write_json("evaluation.json", details)
-    place.add_findings(verdict_finding(found))
+    place.add_findings(verdict_finding(found, ranks_bases(context.family)))
     return found, shipped
 
 

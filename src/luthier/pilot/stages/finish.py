@@ -12,6 +12,8 @@ from luthier.delivery.card import write_card
 from luthier.delivery.report import write_report
 from luthier.evaluation.verdict import verdict_finding
 from luthier.experiment import Experiment
+from luthier.families import family_of
+from luthier.pilot.stages.base_choice import ranks_bases
 from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.evaluate import evaluate_test
 from luthier.pilot.stages.never_predicted import name_never_predicted, never_predicted_at
@@ -49,4 +51,4 @@ def finish(place: Run, reporter: Reporter, verdict: dict[str, Any]) -> None:
     write_report(place)
     checkpoints.close(place, place.events_named("trained")[-1]["best"]["step"])
     place.event("finished", seconds=verdict["seconds"])
-    reporter.finding(verdict_finding(verdict))
+    reporter.finding(verdict_finding(verdict, ranks_bases(family_of(verdict["task"]))))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.adaptation import ADAPTATIONS
 from luthier.core.component import build
 from luthier.core.errors import ExperimentError, ModelError
 from luthier.core.hub import NAME
@@ -169,10 +170,11 @@ def choose_experiment(
     metric = ALIASES.get(asked := parse_assignments(assignments).get(PATH, AUTO), asked)
     if name is None:
         own = resolve_own_base(dataset, reporter)
-        return apply_overrides(*choose(dataset, own, seed, metric, own=True), assignments, dataset, own)
+        given = seconds if own is None else None  # the size of a base is given
+        return apply_overrides(*choose(dataset, own, seed, metric, own=True, seconds=given), assignments, dataset, own, given)
     if name in (SCRATCH, ""):
         others = [item for item in assignments if item.partition("=")[0].strip() != "model.base"]
-        return apply_overrides(*choose(dataset, None, seed, metric, scratch=True, seconds=seconds), others, dataset, None)
+        return apply_overrides(*choose(dataset, None, seed, metric, scratch=True, seconds=seconds), others, dataset, None, seconds)
     if name == AUTO:
         from luthier.pilot.stages.base_choice import choose_base
 
@@ -215,6 +217,24 @@ def refuse_kind(family: Family, base: Base) -> None:
                          f"name another base{own}: `luthier models list` shows the kinds")  # fmt: skip
 
 
+def refuse_adaptation(family: Family, base: Base | None, adaptation: str) -> None:
+    """Refuse an adaptation that a family's network cannot have, before anything is computed for it.
+
+    Args:
+        family: of the rows.
+        base: that is trained; None where the network is made from scratch.
+        adaptation: its kind, a name of `ADAPTATIONS`.
+
+    Raises:
+        ExperimentError: it is so.
+    """
+    why = family.why_not(base, adaptation)
+    if why:
+        fitting = [kind for kind in ADAPTATIONS if not family.why_not(base, kind)]
+        raise ExperimentError(f"adaptation.kind={adaptation} does not fit {family.name}: {why}",
+                              f"leave adaptation.kind out, or set one that fits: {', '.join(fitting)}")  # fmt: skip
+
+
 def resolve_own_base(dataset: Dataset, reporter: Reporter) -> Base | None:
     """The base that a family trains if nobody says another, where it could start from scratch too; None where there is no doubt.
 
@@ -231,9 +251,17 @@ def resolve_own_base(dataset: Dataset, reporter: Reporter) -> Base | None:
 
 
 def apply_overrides(
-    experiment: Experiment, choices: list[Choice], assignments: Sequence[str], dataset: Dataset, base: Base | None
+    experiment: Experiment,
+    choices: list[Choice],
+    assignments: Sequence[str],
+    dataset: Dataset,
+    base: Base | None,
+    seconds: float | None = None,
 ) -> tuple[Experiment, list[Choice]]:
-    """Apply what the person set; an adaptation and a head bring their own learning rate and epochs their own batch, unless one was set too."""
+    """Apply what the person set; an adaptation, a head and a size bring their own learning rate and epochs their own batch, unless one was set too."""
+    typed = parse_assignments(assignments).get("adaptation.kind", "")
+    if typed in ADAPTATIONS:
+        refuse_adaptation(family_of(dataset.spec.task), base, typed)
     for item in sorted(assignments, key=lambda item: ".kind" not in item.partition("=")[0]):
         experiment = experiment.set(item)
     paths = parse_assignments(assignments)
@@ -244,6 +272,12 @@ def apply_overrides(
         brought.append(Choice("optimizer.lr", *found))
     if "training.epochs" in paths and "training.batch_size" not in paths:
         brought.append(family_of(dataset.spec.task).batch_size(dataset, experiment.training.epochs))
+    following = family_of(dataset.spec.task).follow_set(experiment, [*paths], dataset, base, seconds)
+    followed = {choice.path for choice in following}
+    brought = [
+        *(choice for choice in brought if choice.path not in followed),
+        *(choice for choice in following if choice.path not in paths),
+    ]
     for choice in brought:
         experiment = experiment.replace(choice.path, choice.value)
     if (
