@@ -10,6 +10,7 @@ from pydantic import Field
 
 from luthier.core.types import Batch, Example, Record
 from luthier.objectives.classification import ClassificationObjective
+from luthier.objectives.objective import BaseObjective
 from luthier.objectives.squares import UNIT, SquaresSpec, decode, view
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class ImageClassificationObjective(ClassificationObjective):
     """See `ImageClassification`; loss, weights and scores are those of any classifier."""
 
     varies = "images"
+    cuts, against_cuts = BaseObjective.cuts, BaseObjective.against_cuts
     splits = False
     """What an image teaches depends on the images beside it: a batch norm is in the network."""
 
