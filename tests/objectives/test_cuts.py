@@ -79,6 +79,13 @@ def test_a_language_model_goes_on_behind_the_end_of_a_text_that_is_longer_than_i
     assert objective.cuts(records) == [(), (Cut(ONE, 33, 32),)]
 
 
+@pytest.mark.parametrize("name", ["image_classification", "image_regression"])
+def test_of_an_image_nothing_is_cut(name: str) -> None:
+    settings = {"labels": ["no", "yes"]} if name == "image_classification" else {}
+    objective = opened(None, name, ("image",), "label", **settings)
+    assert objective.cuts([Record(1, {"image": "x" * 5000})]) == [()] and objective.against_cuts() == ""
+
+
 def test_what_surely_fits_has_no_more_tokens(tokenizer: Any) -> None:
     for text in ("a.b,c!", "1234", "   ", "x" * 24):
         assert surely_fits(text, 32) and len(tokenizer(text)["input_ids"]) <= 32
