@@ -18,6 +18,7 @@ from luthier.app.cli import app
 from luthier.app.reporters import clean
 from luthier.core.errors import DataError, ExperimentError, LuthierError
 from luthier.core.run import Run
+from luthier.pilot.stages.opened_bundle import load_bundle, resolve_bundle
 from tests.conftest import rows
 
 QUICK = ["training.steps=12", "optimizer.lr=0.003"]
@@ -32,7 +33,7 @@ def made(folder: Path, lines: list[dict[str, Any]]) -> Path:
 def classifier(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("classifier")
     file = made(folder, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(120))])
-    return luthier.run(file, base=str(bases("bert").folder), out=folder / "run", set=QUICK, force=True)
+    return luthier.run(file, base=str(bases("bert").folder), out=folder / "run", set=[*QUICK, "objective.max_length=100"], force=True)
 
 
 @pytest.fixture(scope="module")
@@ -333,3 +334,31 @@ def test_a_piped_text_of_several_lines_is_one_turn_of_a_chat(talker: Run, tmp_pa
     assert apart == "".join("".join(clean(piece) for piece in conversation.say(line)) + "\n" for line in text.splitlines() if line)
     _, mistake = command("chat", talker.folder, "--limit", 4, said='"""\nhalf')
     assert "never closed" in str(mistake)
+
+
+def test_a_text_that_is_longer_than_the_model_reads_is_told_with_the_remedy(classifier: Run, tmp_path: Path) -> None:
+    long = "the phone was great " * 100  # 400 words
+    tokens = len(load_bundle(resolve_bundle(classifier.folder, print)[0])[1].tokenizer(long)["input_ids"])
+    said: list[str] = []
+    found = luthier.predict(classifier.folder, [TEXTS[0], long], say=said.append)
+    assert [row.get("cut") for row in found] == [None, tokens - 100] and "cut" not in found[0]
+    assert said == [
+        "1 of 2 texts was longer than the 100 tokens that the model reads: the rest was left out (`cut` says how many tokens); "
+        "to read more, train with objective.long_rows=windows or a larger objective.max_length"
+    ]
+    with pytest.warns(UserWarning, match="1 of 1 text was longer than the 100 tokens"):
+        luthier.predict(classifier.folder, long)
+    rows = tmp_path / "rows.csv"
+    rows.write_text(f"text\n{TEXTS[0]}\n{long}\n")
+    ran = CliRunner().invoke(app, ["predict", str(classifier.folder), str(rows), "--out", str(tmp_path / "out.csv")])
+    assert (ran.exit_code, "1 of 2 texts was longer" in ran.stderr, "1 of 2 texts" in ran.stdout) == (0, True, False)
+    head, first, second = (tmp_path / "out.csv").read_text().splitlines()
+    assert head == "text,predicted_label,predicted_confidence,predicted_cut"
+    assert first.endswith(",") and second.endswith(f",{tokens - 100}")
+
+
+def test_without_a_long_text_nothing_is_said_of_cuts(classifier: Run, tmp_path: Path) -> None:
+    said: list[str] = []
+    found = luthier.predict(classifier.folder, TEXTS, out=tmp_path / "out.csv", say=said.append)
+    assert said == [] and not any("cut" in row for row in found)
+    assert (tmp_path / "out.csv").read_text().splitlines()[0] == "text,predicted_label,predicted_confidence"

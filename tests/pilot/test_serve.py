@@ -73,6 +73,24 @@ def test_rows_are_checked_before_they_wait() -> None:
     assert read_rows(family, ("text",), [{"text": name}], Limits())[0].values == {"text": name}  # a text, whatever it says
 
 
+@pytest.mark.parametrize("how", ["cut", "windows"])
+def test_a_long_text_is_refused_before_it_waits_unless_windows_read_all_of_it(runs: Folders, tmp_path: Path, how: str) -> None:
+    settings = ["training.steps=2", "objective.max_length=16", f"objective.long_rows={how}", "objective.overlap=2"]
+    run = luthier.run(write_lines(tmp_path, texts()), base=str(runs[0].parent / "bert"), out=tmp_path / "run", set=settings, force=True)
+    model = load_model(check_bundle(run.folder, print))
+    text = next(text for words in range(1, 20) if model.count_tokens([text := " great" * words]) == 16)
+    model.refuse_long(model.read([{"text": text}]))  # as long as what is read
+    longer = model.read([{"text": "short"}, {"text": f"{text} great"}])
+    if how == "cut":
+        with pytest.raises(TextTooLong, match=r"row 2: text has 17 tokens; the model reads 16"):
+            model.refuse_long(longer)
+        assert [row.get("cut") for row in luthier.predict(run.folder, [text, f"{text} great"], say=print)] == [None, 1]
+    else:
+        model.refuse_long(longer)
+        assert len(model.queue.submit(longer, 1).future.result(30)) == 2
+    model.close(1)
+
+
 def test_an_alias_is_followed_and_no_request_is_lost(runs: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
     monkeypatch.setenv("LUTHIER_ALIASES", str(tmp_path / "aliases.json"))

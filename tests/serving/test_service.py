@@ -27,7 +27,7 @@ def served(name: str, fault: Exception | None = None, seconds: float = 0.0) -> S
 
     return ServedModel(
         name, cast(Any, None), None, None, {}, PredictionQueue(predict, Limits()), lambda rows: [Record(1, row) for row in rows], lambda one, top, below: one,
-        lambda top, below: None, lambda texts: 0, example={"text": "x"},
+        lambda top, below: None, lambda texts: 0, lambda records: None, example={"text": "x"},
     )  # fmt: skip
 
 

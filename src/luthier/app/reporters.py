@@ -50,7 +50,7 @@ def format_prediction(row: dict[str, Any], as_json: bool) -> str:
     if "vector" in row:
         return f"{row['similarity']:.6g}" if "similarity" in row else json.dumps([round(value, 6) for value in row["vector"]])
     if "label" not in row:  # a number, several labels, or several facts
-        facts = {name: value for name, value in row.items() if name not in ("row", "probabilities")}
+        facts = {name: value for name, value in row.items() if name not in ("row", "probabilities", "cut")}
         if len(facts) > 1:
             return "  ".join(f"{name.replace('_', ' ')} {_as_text(value)}" for name, value in facts.items())
         return _as_text(*facts.values())

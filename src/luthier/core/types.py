@@ -44,6 +44,26 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A text of a row that is longer than a model reads.
+
+    Args:
+        columns: that hold it; several that are read together are one text.
+        tokens: that it has.
+        read: how many of them the model reads, fewer than it has.
+    """
+
+    columns: tuple[str, ...]
+    tokens: int
+    read: int
+
+    @property
+    def lost(self) -> int:
+        """Tokens that are not read."""
+        return self.tokens - self.read
+
+
+@dataclass(frozen=True)
 class Example:
     """One row ready to be collated.
 

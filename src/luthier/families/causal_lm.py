@@ -170,7 +170,7 @@ class CausalLmFamily(CorpusFamily):
 
     def serving_inputs(self, record: Record, objective: Any) -> Any:
         """The text behind the token that stands before each document."""
-        return {"tokens": _prompt(record, objective)}
+        return {"tokens": objective.prompt(record)}
 
     # judging
 
@@ -202,7 +202,7 @@ class CausalLmFamily(CorpusFamily):
         """How each text goes on: tokens are drawn, the same ones each time."""
         from luthier.models.generate import continuations
 
-        prompts = [_prompt(record, objective)[-objective.spec.context :] for record in records]
+        prompts = [objective.prompt(record)[-objective.spec.context :] for record in records]
         continued = continuations(model, objective.tokenizer, prompts, limit, objective.end, TEMPERATURE)
         return [{"text": text} for text in continued]
 
@@ -217,12 +217,6 @@ class CausalLmFamily(CorpusFamily):
     def without_luthier(self) -> str:
         """A pipeline of transformers."""
         return 'from transformers import pipeline; pipeline("text-generation", "PATH")("It was")'
-
-
-def _prompt(record: Record, objective: Any) -> list[int]:
-    """The token before a document, and those of its text, without an end."""
-    tokens = objective.encode(objective.text_of(record)).tokens.tolist()
-    return tokens[:-1] if objective.spec.ends else tokens
 
 
 def _excerpt(text: str) -> str:

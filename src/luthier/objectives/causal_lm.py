@@ -13,9 +13,9 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.errors import ExperimentError
-from luthier.core.types import Batch, Example, Loss, Record, Scores
+from luthier.core.types import Batch, Cut, Example, Loss, Record, Scores
 from luthier.data.blocks import Blocks, Encoded, encode_document
-from luthier.objectives.objective import BaseObjective
+from luthier.objectives.objective import BaseObjective, surely_fits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,6 +92,24 @@ class CausalLmObjective(BaseObjective):
     def encode(self, text: str) -> Encoded:
         """The tokens of a row's text."""
         return encode_document(text, self._pieces, self.before, self.end if self.spec.ends else None)
+
+    def prompt(self, record: Record) -> list[int]:
+        """What a text is continued from: the token before a document, and those of the text, without an end."""
+        tokens = self.encode(self.text_of(record)).tokens.tolist()
+        return tokens[:-1] if self.spec.ends else tokens
+
+    def cuts(self, records: Sequence[Record]) -> list[tuple[Cut, ...]]:
+        """The texts whose beginning is not read, for they have more tokens than the context."""
+        found: list[tuple[Cut, ...]] = []
+        for record in records:
+            longest = self.spec.context
+            tokens = 0 if surely_fits(self.text_of(record), longest) else len(self.prompt(record))
+            found.append((Cut(tuple(self.input), tokens, longest),) if tokens > longest else ())
+        return found
+
+    def against_cuts(self) -> str:
+        """A longer context."""
+        return "a larger objective.context"
 
     def _pieces(self, text: str) -> tuple[list[int], list[int]]:
         """The tokens of a piece of text, and the character that each begins with."""

@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import Field
 
 from luthier.core.component import Component
-from luthier.core.types import Batch, Example, Loss, Record, Scores
+from luthier.core.types import Batch, Cut, Example, Loss, Record, Scores
 from luthier.evaluation.retrieval import score_retrieval
-from luthier.objectives.objective import BaseObjective
+from luthier.objectives.objective import BaseObjective, surely_fits
 from luthier.objectives.regression import number_of
 from luthier.objectives.text_rows import MAX_LENGTH, MaxLength
 
@@ -92,6 +92,21 @@ class EmbeddingObjective(BaseObjective):
         whole = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         truncated = self.tokenizer(list(texts), truncation=True, max_length=self.spec.max_length)["input_ids"]
         return [(some, len(every) - len(some)) for some, every in zip(truncated, whole, strict=True)]
+
+    def cuts(self, records: Sequence[Record]) -> list[tuple[Cut, ...]]:
+        """The texts of each row, of the two that a prediction is about, that have more tokens than are read."""
+        found: list[tuple[Cut, ...]] = [() for _ in records]
+        texts = [(index, name, str(record.values.get(name) or "")) for index, record in enumerate(records) for name in self.input[:2]]
+        long = [each for each in texts if not surely_fits(each[2], self.spec.max_length)]
+        encoded = self.encode([text for _, _, text in long]) if long else ()
+        for (index, name, _), (tokens, lost) in zip(long, encoded, strict=True):
+            if lost:
+                found[index] += (Cut((name,), len(tokens) + lost, len(tokens)),)
+        return found
+
+    def against_cuts(self) -> str:
+        """Longer texts."""
+        return "a larger objective.max_length"
 
     def _cosine(self, score: float) -> float:
         """The cosine that a score asks for."""

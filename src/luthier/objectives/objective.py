@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.types import HELD_OUT, Example, Scores
+from luthier.core.types import HELD_OUT, Cut, Example, Record, Scores
 from luthier.evaluation.generated_answers import ANSWERED, ANSWERED_AT_VERDICT, AT_ONCE, rows_to_answer
 
 if TYPE_CHECKING:
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from luthier.core.cache import Cache
     from luthier.data.augment import Augment
+
+MARKS = 8
+"""Tokens that a tokenizer puts around texts, at most."""
 
 
 class BaseObjective:
@@ -47,6 +50,18 @@ class BaseObjective:
     def changes(self, step: int) -> bool:
         """Whether rows are changed in this step: never held-out ones."""
         return step != HELD_OUT and self.augment is not None and bool(self.augment.share)
+
+    def cuts(self, records: Sequence[Record]) -> list[tuple[Cut, ...]]:
+        """The texts of each row that are longer than a prediction reads: none, where nothing is left out.
+
+        Args:
+            records: rows that a model is asked about.
+        """
+        return [() for _ in records]
+
+    def against_cuts(self) -> str:
+        """The settings with which a training would make more of a long row read, for a person."""
+        return ""
 
     def learned_tokens(self, example: Example) -> list[bool]:
         """Which of an example's tokens the model has to say, to be shown."""
@@ -99,3 +114,13 @@ class BaseObjective:
     def swap_inputs(self, examples: Sequence[Example]) -> list[Example]:
         """Inputs and targets cannot be taken apart."""
         return []
+
+
+def surely_fits(text: str, longest: int) -> bool:
+    """Whether a text has no more tokens than that, told without a tokenizer: of ASCII each character is one token at most.
+
+    Args:
+        text: of any length.
+        longest: tokens, those around the text included.
+    """
+    return len(text) + MARKS <= longest and text.isascii()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from luthier.core.types import Batch, Example, Record
-from luthier.objectives.objective import BaseObjective
+from luthier.core.types import Batch, Cut, Example, Record
+from luthier.objectives.objective import BaseObjective, surely_fits
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +86,24 @@ class TextObjective(BaseObjective):
             )
             for position, (record, target, (inputs, cut)) in enumerate(zip(records, targets, self.read(records), strict=True))
         ]
+
+    def cuts(self, records: Sequence[Record]) -> list[tuple[Cut, ...]]:
+        """The rows that have more tokens than are read."""
+        found: list[tuple[Cut, ...]] = [() for _ in records]
+        long = [index for index, record in enumerate(records) if not surely_fits(record.text(self.input), self.spec.max_length)]
+        read = self.read([records[index] for index in long]) if long else ()
+        for index, (_, lost) in zip(long, read, strict=True):
+            if lost:
+                texts = [records[index].text([name]) for name in self.input] if self._together else [records[index].text(self.input)]
+                tokens = len(self.tokenizer(*texts, truncation=False, verbose=False)["input_ids"])
+                found[index] = (Cut(tuple(self.input), tokens, tokens - lost),)
+        return found
+
+    def against_cuts(self) -> str:
+        """Windows; where they are too few, more of them; where two texts are read together, longer rows alone."""
+        if self.windowed:
+            return "a larger objective.most_windows"
+        return "a larger objective.max_length" if self._together else "objective.long_rows=windows or a larger objective.max_length"
 
     @property
     def windowed(self) -> bool:

@@ -16,9 +16,9 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.errors import ExperimentError
-from luthier.core.types import Batch, Example, Loss, Record, Scores
+from luthier.core.types import Batch, Cut, Example, Loss, Record, Scores
 from luthier.data.spans import Span, spans_of, tags_of, trimmed, words_in
-from luthier.objectives.objective import BaseObjective
+from luthier.objectives.objective import BaseObjective, surely_fits
 from luthier.objectives.text_rows import MAX_LENGTH
 
 if TYPE_CHECKING:
@@ -216,6 +216,22 @@ class TokenLabelsObjective(BaseObjective):
             units = float(len(places)) if cell_spans is not None else 0.0
             examples.append(Example(position, inputs, tuple(target.tolist()), record, len(inputs["tokens"]), units, facts=facts))
         return examples
+
+    def cuts(self, records: Sequence[Record]) -> list[tuple[Cut, ...]]:
+        """The texts that go on behind the last window."""
+        texts = [str(record.values.get(self.input[0]) or "") for record in records]
+        found: list[tuple[Cut, ...]] = [() for _ in records]
+        long = [index for index, text in enumerate(texts) if not surely_fits(text, self.spec.max_length)]
+        read = self._read([texts[index] for index in long]) if long else ()
+        for index, (_, _, _, lost) in zip(long, read, strict=True):
+            if lost:
+                tokens = len(self.tokenizer(texts[index], truncation=False, verbose=False)["input_ids"])
+                found[index] = (Cut((self.input[0],), tokens, tokens - lost),)
+        return found
+
+    def against_cuts(self) -> str:
+        """More windows."""
+        return "a larger objective.most_windows"
 
     def _read(self, texts: list[str]) -> Iterator[tuple[dict[str, list[int]], np.ndarray, np.ndarray, int]]:
         """Of each text the tokens of its windows end to end with their places in these, which tokens carry its words, where the words stand, and tokens lost."""

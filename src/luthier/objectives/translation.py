@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.component import Component
-from luthier.core.types import Batch, Example, Loss, Record, Scores, Stream
-from luthier.objectives.objective import BaseObjective
+from luthier.core.types import Batch, Cut, Example, Loss, Record, Scores, Stream
+from luthier.objectives.objective import BaseObjective, surely_fits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -110,6 +110,21 @@ class TranslationObjective(BaseObjective):
             size = len(source) + max(len(learned), 1)
             examples.append(Example(position, {"tokens": source}, learned if there else [], record, size, units, facts=facts))
         return examples
+
+    def cuts(self, records: Sequence[Record]) -> list[tuple[Cut, ...]]:
+        """The sources that have more tokens than are read."""
+        found: list[tuple[Cut, ...]] = [() for _ in records]
+        sources = [self.spec.prefix + self.source_text(record) for record in records]
+        long = [index for index, source in enumerate(sources) if not surely_fits(source, self.spec.max_length)]
+        read = self._read([sources[index] for index in long], {}) if long else ()
+        for index, (tokens, lost) in zip(long, read, strict=True):
+            if lost:
+                found[index] = (Cut(tuple(self.input), len(tokens) + lost, len(tokens)),)
+        return found
+
+    def against_cuts(self) -> str:
+        """Longer texts."""
+        return "a larger objective.max_length"
 
     def source_text(self, record: Record) -> str:
         """What is read of a row."""

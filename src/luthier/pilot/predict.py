@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import ExperimentError, ModelError
-from luthier.core.types import Message
-from luthier.core.words import with_article
+from luthier.core.types import Cut, Message
+from luthier.core.words import plural, with_article
 from luthier.data.sources.frames import Frame, describe_value
 from luthier.delivery.predictions import prepare_output, write_predictions
 from luthier.experiment import Changes
@@ -47,7 +47,8 @@ def predict(
     Returns:
         For each row `row` (its line in the file, or its position from 1), and what the model says: `text`, or `label`, `confidence` and
         `probabilities`, or a number as `value`, or `labels` and `probabilities`;
-        with `top` also `top`, a list of classes with their probabilities; with `abstain_below` also `abstained`.
+        with `top` also `top`, a list of classes with their probabilities; with `abstain_below` also `abstained`; of a row that is longer than the
+        model reads also `cut`, the tokens that were left out.
 
     Raises:
         LuthierError: no whole bundle there, rows without what the model reads, or an `out` that cannot be written.
@@ -64,8 +65,14 @@ def predict(
     if out is not None:
         prepare_output(Path(out), values, chat=family.generates, source=source, bundle=base.folder)
     model, objective = load_bundle(base)
+    cuts = objective.cuts(rows)
+    if any(cuts):
+        say(_describe_cuts(cuts, objective.against_cuts()))
     predictions = [decide(prediction, top, abstain_below) for prediction in family.predict(model, objective, rows, limit)]
-    predictions = [{"row": record.row, **prediction} for record, prediction in zip(rows, predictions, strict=True)]
+    predictions = [
+        {"row": record.row, **prediction, **({"cut": sum(text.lost for text in cut)} if cut else {})}
+        for record, prediction, cut in zip(rows, predictions, cuts, strict=True)
+    ]
     if out is not None:
         names = write_predictions(Path(out), values, [_as_columns(prediction, family.structured) for prediction in predictions])
         moved = next((name for name, column in names.items() if column != f"predicted_{name}"), None)
@@ -134,6 +141,20 @@ class Conversation:
             answer += piece
             yield piece
         self.messages.append({"role": "assistant", "content": answer.strip() or "…"})
+
+
+def _describe_cuts(cuts: Sequence[Sequence[Cut]], remedy: str) -> str:
+    """How many rows were longer than what is read of them, and what to do about it.
+
+    Args:
+        cuts: of each row, some of which have some.
+        remedy: settings with which more is read.
+    """
+    number, longest = sum(bool(cut) for cut in cuts), max(text.read for cut in cuts for text in cut)
+    return (
+        f"{number:,} of {plural(len(cuts), 'text')} {'was' if number == 1 else 'were'} longer than the {longest:,} tokens that the model reads: "
+        f"the rest was left out (`cut` says how many tokens); to read more, train with {remedy}"
+    )
 
 
 def _warn(line: str) -> None:

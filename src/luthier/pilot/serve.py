@@ -36,7 +36,16 @@ WATCH_SECONDS = 0.5
 
 
 class TextTooLong(DataError):
-    """A text has more characters than the server reads."""
+    """A text has more characters than the server reads, or more tokens than the model reads.
+
+    Args:
+        message: what is so.
+        columns: that hold the text.
+    """
+
+    def __init__(self, message: str, columns: tuple[str, ...]) -> None:
+        super().__init__(message, "send a shorter text")
+        self.columns = columns
 
 
 def check_bundle(bundle: str | os.PathLike[str], say: Say) -> Base:
@@ -135,30 +144,43 @@ def load_model(
     def chosen(one: dict[str, Any], top: int | None, abstain_below: float | None) -> dict[str, Any]:
         return decide(one, top, abstain_below)
 
+    counters = token_counters(objective)
     return ServedModel(
         name=about["name"], family=family, model=model, objective=objective, about=about, queue=queue,
         read=lambda rows: read_rows(family, objective.input, rows, limits), decide=chosen,
         check=lambda top, abstain_below: check_options(family, top, abstain_below),
-        count_tokens=token_counter(objective.tokenizer), engine=writes, prompts=Prompts(family, objective) if writes is not None else None, example=family.example_row(objective), context=context,
+        count_tokens=counters[0], refuse_long=counters[1], engine=writes, prompts=Prompts(family, objective) if writes is not None else None, example=family.example_row(objective), context=context,
     )  # fmt: skip
 
 
-def token_counter(tokenizer: Any) -> Callable[[Sequence[str]], int]:
-    """Counts the tokens of texts, with a tokenizer of its own: that of the model belongs to the thread that predicts.
+def token_counters(objective: Any) -> tuple[Callable[[Sequence[str]], int], Callable[[Sequence[Record]], None]]:
+    """What counts the tokens of texts, and what refuses rows that are longer than the model reads; any thread may call them.
+
+    They have a tokenizer of their own, for that of the model belongs to the thread that predicts.
 
     Args:
-        tokenizer: of the model; of images and word vectors it is none, and nothing is counted.
+        objective: of the model; where its tokenizer is none of texts (images, word vectors), nothing is counted.
     """
-    if not callable(tokenizer):
-        return lambda texts: 0
-    own: Any = copy.deepcopy(tokenizer)
     lock = threading.Lock()
+    own = copy.copy(objective)
+    if callable(objective.tokenizer):
+        own.tokenizer = copy.deepcopy(objective.tokenizer)
 
     def count(texts: Sequence[str]) -> int:
+        if not texts or not callable(own.tokenizer):
+            return 0
         with lock:
-            return sum(len(ids) for ids in own(list(texts), verbose=False)["input_ids"]) if texts else 0
+            return sum(len(ids) for ids in own.tokenizer(list(texts), verbose=False)["input_ids"])
 
-    return count
+    def refuse_long(records: Sequence[Record]) -> None:
+        with lock:
+            cuts = own.cuts(records)
+        for record, texts in zip(records, cuts, strict=True):
+            for text in texts:
+                has = f"{' and '.join(text.columns)} {'has' if len(text.columns) == 1 else 'have'} {text.tokens:,} tokens"
+                raise TextTooLong(f"row {record.row}: {has}; the model reads {text.read:,}", text.columns)
+
+    return count, refuse_long
 
 
 def open_torch(base: Base, limits: Limits, say: Say) -> OpenedEngine:
@@ -226,9 +248,7 @@ def read_rows(family: Family, columns: tuple[str, ...], rows: list[dict[str, Any
             if name not in columns:
                 raise DataError(f"row {number} has a column {name!r}, which the model does not read", nearest(name, columns))
             if not family.kind.images and isinstance(value, str) and len(value) > limits.characters:
-                raise TextTooLong(
-                    f"row {number}: {name} has {len(value):,} characters; {limits.characters:,} are read", "send a shorter text"
-                )
+                raise TextTooLong(f"row {number}: {name} has {len(value):,} characters; {limits.characters:,} are read", (name,))
     if family.kind.images:
         return read_images(rows, columns[0])
     found = family.rows_to_predict(rows, columns) or rows_to_predict(

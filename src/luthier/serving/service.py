@@ -44,6 +44,7 @@ class ServedModel:
         decide: a prediction, `top`, `abstain_below` → what is answered.
         check: refuses `top` and `abstain_below` where they do not fit; raises `ExperimentError`.
         count_tokens: of texts.
+        refuse_long: refuses rows that are longer than the model reads; raises `DataError`.
         engine: that writes text; None where the model cannot.
         prompts: its tokenizer, where it writes text.
         example: a row that it can be asked about.
@@ -60,6 +61,7 @@ class ServedModel:
     decide: Callable[[dict[str, Any], int | None, float | None], dict[str, Any]]
     check: Callable[[int | None, float | None], None]
     count_tokens: Callable[[Sequence[str]], int]
+    refuse_long: Callable[[Sequence[Record]], None]
     engine: GenerationEngine | None = None
     prompts: Prompts | None = None
     example: dict[str, Any] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import luthier
 from tests.app.server.conftest import SHORT, Client
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
@@ -95,6 +96,8 @@ CLASSES: list[tuple[str, dict[str, Any], int, str]] = [
     ("/predict", {"rows": [""]}, 400, "rows"),
     ("/predict", {"rows": ["x"] * (SHORT.rows + 1)}, 400, "rows"),
     ("/predict", {"rows": ["x" * (SHORT.characters + 1)]}, 422, "rows"),
+    ("/predict", {"rows": ["x", "word " * 2000]}, 422, "rows"),
+    ("/classify", {"input": ["x", "word " * 2000]}, 422, "input"),
     ("/predict", {"rows": ["x"], "top": 0}, 400, "top"),
     ("/predict", {"rows": ["x"], "abstain_below": 7}, 400, "abstain_below"),
     ("/classify", {"input": "x", "model": "http://169.254.169.254/"}, 404, "model"),
@@ -123,6 +126,34 @@ def test_a_wrong_field_of_a_request_for_classes_is_named(
     classifier: Client, path: str, body: dict[str, Any], status: int, param: str
 ) -> None:
     check(classifier, path, body, status, param)
+
+
+def test_a_text_that_is_longer_than_the_model_reads_is_refused_before_it_waits_with_its_tokens_and_the_limit(classifier: Client) -> None:
+    model: Any = classifier.running.service.model
+    text = "the phone was great " * 200
+    tokens = len(model.objective.tokenizer(text)["input_ids"])
+    asked = classifier.metric("luthier_rows_total")
+    status, said, _ = classifier("POST", "/classify", {"input": ["the phone", text]})
+    assert (status, said["error"]["code"], said["error"]["param"]) == (422, "text_too_long", "input")
+    assert said["error"]["message"].startswith(f"row 2: text has {tokens:,} tokens; the model reads 256")
+    assert classifier.metric("luthier_rows_total") == asked
+
+
+def test_a_text_that_is_too_long_for_a_vector_is_refused_in_its_own_field(bundles: Any, home: Any) -> None:
+    running = luthier.serve(bundles("embedding"), port=0, limits=SHORT, say=print, wait=False)
+    try:
+        client, long = Client(running), "pizza " * 300
+        for path, body, param in (
+            ("/v1/embeddings", {"model": "embedding-run", "input": ["pizza", long]}, "input"),
+            ("/score", {"text_1": long, "text_2": "pizza"}, "text_1"),
+            ("/score", {"text_1": "pizza", "text_2": ["pizza", long]}, "text_2"),
+            ("/predict", {"rows": [long]}, "rows"),
+        ):
+            check(client, path, body, 422, param)
+            assert "tokens; the model reads 256" in client("POST", path, body)[1]["error"]["message"]
+        assert len(client.post("/v1/embeddings", {"model": "embedding-run", "input": ["pizza", "soup"]})["data"]) == 2
+    finally:
+        running.close(0)
 
 
 BODIES: list[tuple[bytes, str]] = [

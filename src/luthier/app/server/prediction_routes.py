@@ -20,6 +20,8 @@ from luthier.app.server.errors import Refused, refuse
 from luthier.app.server.requests import ClassifyRequest, EmbeddingRequest, PredictRequest, ScoreRequest
 from luthier.core.errors import DataError, LuthierError, nearest
 from luthier.core.run import as_json_value
+from luthier.core.types import Record
+from luthier.pilot.serve import TextTooLong
 from luthier.serving.service import ServedModel
 
 VECTOR = "Embedding".lower()
@@ -86,7 +88,13 @@ def _add_pair_routes(app: FastAPI) -> None:
                     400, f"text_1 has {len(one)} texts and text_2 has {len(two)}; give one, or as many", "text_2", "invalid_value"
                 )
             answers = await ask(
-                request, model, [dict(zip(names, pair, strict=True)) for pair in zip(one, two, strict=True)], 1, None, None, "text_2"
+                request,
+                model,
+                [dict(zip(names, pair, strict=True)) for pair in zip(one, two, strict=True)],
+                1,
+                None,
+                None,
+                {names[0]: "text_1", names[1]: "text_2"},
             )
             data = [
                 {"index": index, "object": "score", "score": each.get("similarity", each.get("value"))}
@@ -167,7 +175,13 @@ def acquire(service: Any, name: str | None) -> ServedModel:
 
 
 async def ask(
-    request: Request, model: ServedModel, rows: list[dict[str, Any]], limit: int, top: int | None, abstain_below: float | None, field: str
+    request: Request,
+    model: ServedModel,
+    rows: list[dict[str, Any]],
+    limit: int,
+    top: int | None,
+    abstain_below: float | None,
+    field: str | dict[str, str],
 ) -> list[dict[str, Any]]:
     """What the model says of rows, behind its queue.
 
@@ -178,7 +192,7 @@ async def ask(
         limit: tokens that an answer may have.
         top: also give so many of the likeliest classes.
         abstain_below: the confidence below which the label is left out.
-        field: of the request, that holds the rows.
+        field: of the request, that holds the rows; or that of each column.
 
     Raises:
         Refused: the rows cannot be read, or too many requests wait.
@@ -189,18 +203,41 @@ async def ask(
             model.check(top, abstain_below)
         except LuthierError as problem:
             raise refuse(problem, "top" if top is not None else "abstain_below") from None
-        job = model.queue.submit(model.read(rows), limit)
+        records = model.read(rows)
+        await refuse_long(model, records)
+        job = model.queue.submit(records, limit)
         try:
             answers = await while_connected(request, asyncio.wrap_future(job.future))
         finally:
             job.cancel()
     except LuthierError as problem:
-        refused = refuse(problem, field if isinstance(problem, DataError) else None)
+        refused = refuse(problem, field_of(problem, field) if isinstance(problem, DataError) else None)
         service.counters.add("luthier_refused_total", reason=refused.code or "invalid")
         raise refused from None
     service.counters.add("luthier_rows_total", len(rows))
     request.scope["luthier"].more.append(f"{len(rows)} row{'s' * (len(rows) != 1)}")
     return [model.decide(one, top, abstain_below) for one in answers]
+
+
+async def refuse_long(model: ServedModel, records: Sequence[Record]) -> None:
+    """Refuse rows that are longer than the model reads, before they wait; long ones are looked at beside the event loop.
+
+    Raises:
+        DataError: one is.
+    """
+    characters = sum(len(value) for record in records for value in record.values.values() if isinstance(value, str))
+    if characters < COUNTED_AT_ONCE:
+        model.refuse_long(records)
+    else:
+        await asyncio.to_thread(model.refuse_long, records)
+
+
+def field_of(problem: DataError, field: str | dict[str, str]) -> str:
+    """The field of a request that holds what is wrong: where each column has one of its own that of the column, else of the last one."""
+    if isinstance(field, str):
+        return field
+    columns = problem.columns if isinstance(problem, TextTooLong) else ()
+    return field[next((name for name in columns if name in field), [*field][-1])]
 
 
 def as_row(model: ServedModel, row: dict[str, Any] | str, where: str) -> dict[str, Any]:

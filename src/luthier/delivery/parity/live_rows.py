@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from luthier.core.errors import DataError
 from luthier.core.types import Record
+from luthier.core.words import plural
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, METRIC, RENDERED, TEXT, TOKENS, WEIGHTS, Say
 from luthier.delivery.parity.openai_endpoint import OpenAiEndpoint
 from luthier.delivery.parity.record import ParityRecord, StageResult
@@ -32,8 +34,12 @@ def check_rows(trainer: Trainer, endpoint: OpenAiEndpoint, records: Sequence[Rec
         precision: that the server's weights are taken to be rounded to.
         rows: where they are from, for a person.
         say: told what is looked at.
+
+    Raises:
+        DataError: all rows are longer than the model reads.
     """
     say(LOG_PROBABILITIES)
+    records = _whole(trainer, records, say)
     columns = trainer.objective.input[:1] if trainer.family.gives == "vector" else trainer.objective.input  # a vector is of one text
     texts = [record.text(columns) for record in records]
     predictions = trainer.family.predict(trainer.model, trainer.objective, list(records), 1)
@@ -42,6 +48,16 @@ def check_rows(trainer: Trainer, endpoint: OpenAiEndpoint, records: Sequence[Rec
     results = (*(StageResult(name, "unseen", detail=why) for name, why in UNSEEN.items() if name != TEXT), result, metric)
     first = next((stage for stage in results if stage.state == "parts"), None)
     return ParityRecord(results, endpoint.about, precision, rows, result.evidence.get("reason", "") if first is not None else "")
+
+
+def _whole(trainer: Trainer, records: Sequence[Record], say: Say) -> list[Record]:
+    """The rows that the model reads whole: servers refuse longer ones, or cut them elsewhere."""
+    kept = [record for record, cuts in zip(records, trainer.objective.cuts(records), strict=True) if not cuts]
+    if not kept:
+        raise DataError("all rows are longer than the model reads, and servers refuse such", "give shorter ones: --rows FILE")
+    if len(kept) < len(records):
+        say(f"{plural(len(records) - len(kept), 'row')} left out: longer than the model reads, and servers refuse such")
+    return kept
 
 
 def _classes(
