@@ -65,6 +65,12 @@ def test_what_transformers_reads_back_from_the_file_says_what_the_bundle_says(bu
     assert "was not asked" in back.about
 
 
+def test_no_progress_bar_is_shown_while_a_file_is_read_back(bundles: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ReadBack(written(bundles("llama"), tmp_path))
+    shown = capfd.readouterr()
+    assert "%|" not in shown.err + shown.out
+
+
 def test_the_metadata_are_those_of_the_configuration(bundles: Any, tmp_path: Path) -> None:
     bundle = bundles("llama")
     held, config = GgufFile(written(bundle, tmp_path)), config_of(bundle)
