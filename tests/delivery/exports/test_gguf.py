@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+import luthier
 from luthier.core.errors import ModelError
 from luthier.delivery.exports.gguf import FILE, MODELFILE, Gguf
 from luthier.delivery.exports.gguf_architecture import describe_network, refuse_network, rope_divisors
@@ -209,6 +210,9 @@ def test_four_bits_need_llama_cpps_quantiser_and_the_message_says_where_it_is_ha
     monkeypatch.setattr("luthier.delivery.exports.gguf.installed_package", lambda: None)
     assert "pip install llama-cpp-py-sync, or put llama-quantize on the PATH" in Gguf().refuse(bundles("llama"), "q4_k_m")
     assert Gguf().refuse(bundles("llama"), "q8_0") == ""
+    with pytest.raises(ModelError, match="q4_k_m is written by") as caught:
+        luthier.export(bundles("llama").folder, to="gguf", dtype="q4_k_m", parity=False)
+    assert caught.value.remedy.startswith("formats that hold this chat model: gguf (--dtype float16), ")
 
 
 # tokenizers
