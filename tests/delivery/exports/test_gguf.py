@@ -205,13 +205,15 @@ def test_a_bundle_that_ships_a_probe_is_refused(bundles: Any, tmp_path: Path) ->
     assert "linear probe" in Gguf().refuse(as_bundle(folder, "chat", ships="probe"), "float16")
 
 
-def test_four_bits_need_llama_cpps_quantiser_and_the_message_says_where_it_is_had(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_bits_need_llama_cpps_quantiser_and_the_message_says_where_it_is_had(
+    bundles: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("luthier.delivery.exports.gguf.shutil.which", lambda program: None)
     monkeypatch.setattr("luthier.delivery.exports.gguf.installed_package", lambda: None)
     assert "pip install llama-cpp-py-sync, or put llama-quantize on the PATH" in Gguf().refuse(bundles("llama"), "q4_k_m")
     assert Gguf().refuse(bundles("llama"), "q8_0") == ""
     with pytest.raises(ModelError, match="q4_k_m is written by") as caught:
-        luthier.export(bundles("llama").folder, to="gguf", dtype="q4_k_m", parity=False)
+        luthier.export(bundles("llama").folder, to="gguf", dtype="q4_k_m", out=tmp_path / "out", parity=False)
     assert caught.value.remedy.startswith("formats that hold this chat model: gguf (--dtype float16), ")
 
 
