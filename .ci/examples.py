@@ -66,7 +66,8 @@ def three_rows(family: str, data: Path, folder: Path) -> str:
         file = folder / "rows.txt"
         file.write_text("".join(f"{text}\n" for text in TEXTS[family]))
         return str(file)
-    images = sorted(data.rglob("*.png"))[:3] if data.is_dir() else []
+    pictured = data if data.is_dir() else data.parent  # a table names the images below its own folder
+    images = sorted(pictured.rglob("*.png"))[:3] if FAMILIES[family].kind.images else []
     for image in images:
         shutil.copy(image, folder)
     if images:

@@ -68,7 +68,7 @@ class Training(Component):
     )
     ships: Literal["auto", "trained", "probe", "average"] = Field(
         default="auto",
-        description="What a classifier's bundle holds; auto: the validation rows choose between the trained model, logistic regression on the untouched base (probe), and the average of both.",
+        description="What the bundle of a model with classes, labels or a number holds; auto: the validation rows choose between the trained model, a linear model (logistic or ridge regression) on the untouched base (probe), and the average of both.",
     )
 
 

@@ -198,7 +198,56 @@ def test_blank_and_tiny_images_are_told(folder: Path) -> None:
     Image.new("RGB", (96, 96), (120, 120, 120)).save(folder / "cat" / "blank.png")
     picture(77, 12).save(folder / "dog" / "tiny.png")
     told = {found.check: found.evidence["count"] for found in luthier.check(folder).findings if found.check.startswith("images")}
-    assert told == {"images.blank": 1, "images.small": 1}
+    assert told == {"images.blank": 1, "images.small": 1, "images.mixed": 1}
+
+
+def deep(folder: Path, ending: str, most: int, name: str = "deep{}", count: int = 60) -> Path:
+    """Images of 16 bits of grey from 800 to a largest number."""
+    for number in range(count):
+        place = folder / "deep" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        flat = np.asarray(picture(number, 32).convert("L")).astype(float)
+        spread = 800 + (flat - flat.min()) / (flat.max() - flat.min()) * (most - 800)
+        Image.fromarray(spread.astype(np.uint16)).save(place / f"{name.format(number)}.{ending}")
+    return folder / "deep"
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+@pytest.mark.parametrize(("most", "white"), [(1_000, "1,023"), (3_300, "4,095")])
+def test_grey_of_ten_or_twelve_bits_in_files_of_sixteen_is_refused_as_in_arrays(tmp_path: Path, ending: str, most: int, white: str) -> None:
+    with pytest.raises(DataError, match=f"60 images with 16 bits of grey hold no number above {most:,}.*nearly black") as problem:
+        luthier.check(deep(tmp_path, ending, most), fix=tmp_path / "clean.csv")
+    assert f"where {white} is white" in problem.value.remedy
+    assert not (tmp_path / "clean.csv").exists()
+
+
+def test_dark_images_beside_bright_ones_of_sixteen_bits_are_named_and_never_taken_out(tmp_path: Path) -> None:
+    folder = deep(tmp_path, "png", 60_000)
+    deep(tmp_path, "png", 1_000, "dark{}", 4)
+    checked = luthier.check(folder, fix=tmp_path / "deep" / "clean.csv")
+    told = {found.check: found for found in checked.findings if found.check.startswith("images")}
+    assert set(told) == {"images.dark"}
+    assert told["images.dark"].evidence["count"] == 4
+    assert "drop" not in told["images.dark"].evidence
+    assert (tmp_path / "deep" / "clean.csv").read_text().count("dark") == 4
+
+
+def test_images_of_several_sizes_and_kinds_are_told_what_is_made_of_them(folder: Path) -> None:
+    assert not [found for found in luthier.check(folder).findings if found.check == "images.mixed"]  # all alike: nothing to tell
+    for number, mode in enumerate(("L", "RGBA", "P", "LA", "1")):
+        picture(300 + number, 64 + number).convert(mode).save(folder / "cat" / f"{mode}.png")
+    Image.fromarray(np.asarray(picture(310).convert("L")).astype(np.uint16) * 257).save(folder / "cat" / "deep.png")
+    (note,) = (found for found in luthier.check(folder).findings if found.check == "images.mixed")
+    assert note.severity == "note"
+    assert note.claim.startswith("the images have 6 sizes from 64 × 64 to 96 × 96 pixels, and are stored in 7 ways (60 RGB, ")
+    assert set(note.evidence["modes"]) == {"RGB", "L", "RGBA", "P", "LA", "1", "I;16"}
+    for said in ("square of objective.side pixels", "proportions are not kept", "read in colours", "transparency is dropped", "upper 8"):
+        assert said in note.remedy
+
+
+def test_what_is_said_of_transparency_is_what_is_done(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (200, 10, 20, 0)).save(tmp_path / "clear.png")
+    assert (images.pixels(tmp_path / "clear.png", 4) == (200, 10, 20)).all()
 
 
 def test_a_picture_among_texts_leaves_it_a_folder_of_texts(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ BAD = {
     "it is empty": {"images": np.zeros((0, 12, 12), np.uint8)},
     "images holds complex128": {"images": images(40).astype(complex), "labels": LABELS},
     "an image has one class": {"images": images(40), "labels": np.eye(2)[LABELS]},
-    "holds fractions or NaN": {"images": images(40), "labels": LABELS / 3},
+    "holds NaN or infinite values": {"images": images(40), "labels": np.where(LABELS == 0, np.nan, 1.0)},
     "holds no images, but x": {"x": images(40)},
 }
 

@@ -11,6 +11,7 @@ import pytest
 import luthier
 from luthier.core.run import Run
 from tests.conftest import rows
+from tests.families.cases import numbers, several_labels, write_lines
 
 QUICK = ["training.steps=3", "optimizer.lr=0.003"]
 
@@ -21,7 +22,7 @@ def write_rows(folder: Path, lines: list[dict[str, Any]]) -> Path:
 
 
 def make_run(name: str, bases: Any, folder: Path) -> Run:
-    """A run of two classes ("classes"), the same whose average with a linear probe ships ("average"), conversations ("chat"), or pairs ("vectors")."""
+    """A run of two classes ("classes"), the same whose average with a linear probe ships ("average"), of several labels ("labels", "labels average") or numbers ("numbers average"), conversations ("chat"), or pairs ("vectors")."""
     if name == "chat":
         file = write_rows(folder, [{"prompt": f"what about {number}?", "completion": row["text"]} for number, row in enumerate(rows(90))])
         return luthier.run(file, base=str(bases("llama").folder), out=folder / "run", set=[*QUICK, "adaptation.kind=lora"], force=True)
@@ -30,7 +31,11 @@ def make_run(name: str, bases: Any, folder: Path) -> Run:
             folder, [{"anchor": f"{row['text']} {number}", "positive": f"{row['label']} {number}"} for number, row in enumerate(rows(90))]
         )
         return luthier.run(file, base=str(bases("bert").folder), out=folder / "run", set=QUICK, force=True)
-    ships = "trained" if name == "classes" else "average"
+    ships = "average" if name.endswith("average") else "trained"
+    if name.startswith(("labels", "numbers")):
+        file = write_lines(folder, several_labels() if name.startswith("labels") else numbers())
+        changes = [*QUICK, f"training.ships={ships}", "training.dtype=float32", "training.steps=12"]
+        return luthier.run(file, base=str(bases("bert").folder), out=folder / "run", set=changes, force=True)
     file = write_rows(folder, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(120))])
     changes = [*QUICK, f"training.ships={ships}", "training.dtype=float32"]  # what is exported is compared to 1e-4, and bf16 rounds more
     return luthier.run(file, base=str(bases("bert").folder), out=folder / "run", set=changes, force=True)

@@ -7,6 +7,7 @@ import pytest
 
 from luthier.core.types import Scores
 from luthier.evaluation.temperature_scaled import TEMPERATURES, temperature_scaled_loss
+from luthier.objectives.multi_label import scores_of_labels
 
 
 def scores(logits: np.ndarray, target: np.ndarray) -> Scores:
@@ -36,6 +37,19 @@ def test_it_is_never_greater_than_the_plain_loss_and_is_log_classes_where_nothin
     assert temperature_scaled_loss(plain).mean() <= plain.loss.mean() + 1e-9
     noise = scores(np.random.default_rng(1).normal(size=logits.shape) * 5, target)
     assert temperature_scaled_loss(noise).mean() == pytest.approx(np.log(4), abs=0.02)
+
+
+def test_of_several_labels_one_temperature_takes_the_over_confidence_out_and_noise_stays_noise() -> None:
+    draws = np.random.default_rng(2)
+    actual = (draws.uniform(size=(400, 3)) < 0.3).astype(float)
+    logits = 3 * actual - 1.5 + draws.normal(size=actual.shape)
+    step = TEMPERATURES[1] / TEMPERATURES[0]
+    once, hot = (scores_of_labels(1 / (1 + np.exp(-logits * scale)), actual, ("a", "b", "c")) for scale in (1.0, step**24))
+    assert temperature_scaled_loss(hot) == pytest.approx(temperature_scaled_loss(once), abs=1e-6)
+    assert hot.loss.mean() > 1.5 * temperature_scaled_loss(hot).mean()
+    assert once.loss.mean() >= temperature_scaled_loss(once).mean()
+    noise = scores_of_labels(draws.uniform(size=actual.shape), actual, ("a", "b", "c"))
+    assert temperature_scaled_loss(noise).mean() == pytest.approx(3 * np.log(2), abs=0.05)
 
 
 def test_without_classes_it_is_the_loss_of_each_learned_unit() -> None:

@@ -87,6 +87,15 @@ def labelled_spans() -> list[dict[str, Any]]:
     return made
 
 
+def write_numbers(folder: Path, count: int = 120) -> Path:
+    """Images of discs and crosses, and a table with how wide each was drawn: a number that the image tells."""
+    write_shapes(folder, count=count)
+    files = sorted((folder / "shapes").rglob("*.png"), key=lambda file: file.name)
+    rows = [f"{file.relative_to(folder / 'shapes')},{(8 if number % 2 else 2) + number * 7 % 11 / 10}" for number, file in enumerate(files)]
+    (folder / "shapes" / "widths.csv").write_text("image,width_drawn\n" + "\n".join(rows) + "\n")
+    return folder / "shapes" / "widths.csv"
+
+
 def word_salad() -> list[dict[str, Any]]:
     """Rows of words that stand beside each other at random, the first ones more often."""
     drawn = mix("salad", np.arange(240 * 20)).reshape(240, 20) % np.uint64(1 << 20)
@@ -165,6 +174,12 @@ CASES: dict[str, Case] = {
     ),
     "image_classification": Case(
         lambda folder: write_shapes(folder, count=90),
+        "scratch",
+        [str(Path(__file__).parents[2] / "docs" / "images" / "report.png")],
+        changes=("objective.side=16", "objective.width=8"),
+    ),
+    "image_regression": Case(
+        lambda folder: write_numbers(folder, count=90),
         "scratch",
         [str(Path(__file__).parents[2] / "docs" / "images" / "report.png")],
         changes=("objective.side=16", "objective.width=8"),

@@ -20,8 +20,13 @@ from luthier.evaluation.score import score
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.models.masked import make_masked, make_tokenizer
+from luthier.objectives import masked_lm
 from luthier.objectives.masked_lm import MaskedLm, MaskedLmObjective
+from luthier.pilot.show import Shown
+from luthier.training.proofs.context import ProofInputs
+from luthier.training.prove import Disproved
 from tests.conftest import rows
+from tests.families.test_contract import FOREVER, tried, work_of  # noqa: F401
 
 TEXTS = [row["text"] for row in rows()]
 
@@ -263,3 +268,102 @@ def test_a_new_head_begins_with_the_frequency_of_each_token_and_a_head_of_the_ba
     assert not other.output_bias.any()
     losses = [float(score(each, at_work, train).loss.sum()) for each in (model, other)]
     assert losses[0] < 0.9 * losses[1]
+
+
+def caught(it: Any, **changes: Any) -> dict[str, str]:
+    """The family's own proofs that fail, and what they say."""
+    work = work_of(it, **changes)
+    context = ProofInputs(work, lambda record: family_of("masked_lm").serving_inputs(record, work.objective), list(work.train[:4]), FOREVER)
+    found = {proof.__name__.replace("_", " "): proof(context) for proofs in family_of("masked_lm").proofs() for proof in proofs}
+    return {name: proof.claim for name, proof in found.items() if proof is not None and proof.held is False}
+
+
+@pytest.mark.parametrize("changes", [{}, {"objective__whole_words": True}, {"objective__mask_share": 0.4}, {"objective__mask_share": 0.02}])
+def test_healthy_masks_raise_no_alarm(tried: Any, changes: dict[str, Any]) -> None:  # noqa: F811
+    assert not caught(tried("masked_lm"), **changes)
+
+
+@pytest.mark.parametrize("shares", [(0.04, 0.05), (0.74, 0.9), (0.8, 0.96), (1.0, 1.0)])
+def test_masks_that_leak_or_hide_too_much_are_caught(tried: Any, monkeypatch: pytest.MonkeyPatch, shares: tuple[float, float]) -> None:  # noqa: F811
+    monkeypatch.setattr(masked_lm, "HIDDEN", shares[0])
+    monkeypatch.setattr(masked_lm, "RANDOM", shares[1])
+    for whole_words in (False, True):
+        found = caught(tried("masked_lm"), objective__whole_words=whole_words)
+        assert list(found) == ["hidden is hidden"]
+        assert "in training" in found["hidden is hidden"] and "should" in found["hidden is hidden"]
+
+
+def test_a_run_whose_masks_leak_stops_before_step_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path, [{"text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
+    monkeypatch.setattr(masked_lm, "HIDDEN", 0.04)
+    monkeypatch.setattr(masked_lm, "RANDOM", 0.05)
+    small = ["objective.vocabulary=400", "objective.depth=2", "objective.width=32", "training.epochs=1"]
+    with pytest.raises(Disproved, match="hidden is hidden: in training"):
+        luthier.run(file, task="masked_lm", base="scratch", out=tmp_path / "run", set=small)
+
+
+def test_masks_that_leak_in_evaluations_alone_are_caught(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    own = MaskedLmObjective._hide
+
+    def hide(self: Any, example: Any, seed: int, step: int) -> Any:
+        shown, wanted = own(self, example, seed, step)
+        return (np.where(wanted >= 0, wanted, shown) if step == HELD_OUT else shown), wanted
+
+    monkeypatch.setattr(MaskedLmObjective, "_hide", hide)
+    assert "in evaluation 0 of" in caught(tried("masked_lm"))["hidden is hidden"]
+
+
+@pytest.mark.parametrize("share", [0.25, 0.6])
+def test_another_share_of_guesses_than_asked_for_is_caught(tried: Any, monkeypatch: pytest.MonkeyPatch, share: float) -> None:  # noqa: F811
+    own = MaskedLmObjective._hide
+
+    def hide(self: Any, example: Any, seed: int, step: int) -> Any:
+        self.spec, asked = self.spec.model_copy(update={"mask_share": share}), self.spec
+        try:
+            return own(self, example, seed, step)
+        finally:
+            self.spec = asked
+
+    monkeypatch.setattr(MaskedLmObjective, "_hide", hide)
+    assert "are guessed, and about 40% should be" in caught(tried("masked_lm"), objective__mask_share=0.4)["hidden is hidden"]
+
+
+def shifted(shown: np.ndarray, wanted: np.ndarray, example: Any) -> tuple[np.ndarray, np.ndarray]:
+    """What is to be guessed is the token one place before."""
+    return shown, np.where(wanted >= 0, np.roll(np.asarray(example.tokens), 1), -1)
+
+
+def around_learned(shown: np.ndarray, wanted: np.ndarray, example: Any) -> tuple[np.ndarray, np.ndarray]:
+    """What the tokenizer puts around a text, as padding is, has to be guessed."""
+    return shown, np.where(np.asarray(example.facts["words"]) < 0, example.tokens, wanted)
+
+
+def left_out(shown: np.ndarray, wanted: np.ndarray, example: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Of the hidden tokens only the first is asked for."""
+    return shown, np.where(np.cumsum(wanted >= 0) == 1, wanted, -1)
+
+
+@pytest.mark.parametrize(
+    ("plant", "said"), [(shifted, "the targets are moved"), (around_learned, "put around the text"), (left_out, "nobody asks")]
+)
+def test_targets_that_did_not_stand_there_are_caught(tried: Any, monkeypatch: pytest.MonkeyPatch, plant: Any, said: str) -> None:  # noqa: F811
+    own = MaskedLmObjective._hide
+    monkeypatch.setattr(MaskedLmObjective, "_hide", lambda self, example, seed, step: plant(*own(self, example, seed, step), example))
+    assert said in caught(tried("masked_lm"))["a guess is what stood there"]
+
+
+@pytest.mark.parametrize("more", [[], ["objective.whole_words=true", "objective.mask_share=0.3"]])
+def test_show_has_the_masks_and_says_what_stood_there(tmp_path: Path, more: list[str]) -> None:
+    said = "the parcel was late and the box was broken again, and nobody at the counter could say when the next one would come to the house"
+    file = written(tmp_path, [{"text": f"{said} {number}"} for number in range(60)])
+    shown = luthier.show(file, 7, task="masked_lm", base="scratch", set=["objective.vocabulary=400", *more])
+    assert isinstance(shown, Shown)
+    marked = [piece for piece, learned in zip(shown.pieces, shown.learned, strict=True) if learned]
+    assert marked and "[MASK]" in shown.pieces
+    assert all(learned for piece, learned in zip(shown.pieces, shown.learned, strict=True) if piece == "[MASK]")
+    stood = shown.about.partition(": ")[2].partition(". Each step")[0].split("', ")
+    assert len(stood) == len(marked)
+    assert all(each.strip("'") in f"{said} 6" for each in stood)
+    assert (
+        "of the words" if more else "of the tokens"
+    ) in shown.about and "80% of these stand behind [MASK], 10% are replaced" in shown.about

@@ -17,6 +17,7 @@ from luthier.models.encode import base_views
 from luthier.models.linear_probe import AveragedModel, LinearProbe, divide_logits
 from luthier.models.pretrained import load_classifier, load_tokenizer
 from luthier.objectives.classification import Classification
+from luthier.objectives.multi_label import MultiLabel
 from tests.conftest import DECODERS, ENCODERS, PADDED, rows
 
 LABELS = ("bad", "good", "never", "so-so")
@@ -65,6 +66,16 @@ def test_the_average_is_the_mean_of_the_probabilities(bases) -> None:
     one, two, both = (score(each, objective, examples) for each in (model, probe, AveragedModel(model, probe)))
     assert one.probabilities is not None and two.probabilities is not None
     assert both.probabilities == pytest.approx((one.probabilities + two.probabilities) / 2, abs=1e-6)
+
+
+def test_the_average_of_labels_is_the_mean_of_each_label_s_probabilities(bases) -> None:
+    model, _, _ = prepared(bases, "bert", 4, 3)
+    objective = MultiLabel(labels=LABELS).open(load_tokenizer(bases("bert")), ("text",), "labels")
+    examples = objective.prepare([Record(number, {"text": row["text"], "labels": ["bad"]}) for number, row in enumerate(rows(30))])
+    draws = torch.Generator().manual_seed(0)
+    probe = LinearProbe(model, torch.randn(4, 64, generator=draws), torch.randn(4, generator=draws), 1.5)
+    one, two, both = (score(each, objective, examples) for each in (model, probe, AveragedModel(model, probe, link="sigmoid")))
+    assert both.more["predicted"] == pytest.approx((one.more["predicted"] + two.more["predicted"]) / 2, abs=1e-6)
 
 
 @pytest.mark.parametrize("family", [*ENCODERS, *PADDED, *DECODERS])

@@ -10,7 +10,8 @@ import pytest
 
 from luthier.core.interfaces import NullReporter
 from luthier.core.types import Scores, Step
-from luthier.training.small_run import lr_too_high, small_run
+from luthier.objectives.multi_label import scores_of_labels
+from luthier.training.small_run import lr_too_high, not_finite, small_run
 from tests.training.test_steps import work_for
 
 
@@ -90,6 +91,24 @@ def test_a_head_that_begins_as_a_linear_probe_may_lose_sureness_but_no_right_ans
     assert (lr_too_high(work, seen, scores(began, 10), scores(ended, wrong)) is not None) == stops
 
 
+@pytest.mark.parametrize("skill, stops", [(1.0, False), (-0.3, True)])
+def test_labels_that_are_only_said_too_surely_are_no_rate_that_is_too_high_and_labels_that_are_said_wrongly_are(
+    bases, records, skill: float, stops: bool
+) -> None:
+    """A head that begins as a linear probe learns a small sample by heart: on other rows it says the same labels, ten times as surely."""
+    draws = np.random.default_rng(4)
+    actual = (draws.uniform(size=(100, 3)) < 0.4).astype(float)
+    logits, noise = 2 * actual - 1, draws.normal(size=actual.shape)
+    before, after = (
+        scores_of_labels(1 / (1 + np.exp(-heat * (known * logits + noise))), actual, ("a", "b", "c"))
+        for heat, known in ((1.0, 1.0), (10.0, skill))
+    )
+    assert after.loss.mean() > 1.5 * before.loss.mean()
+    work = work_for(bases, records, "classification", training__steps=30)
+    seen = [Step(number, 30, 1.5 / number, 4.0, 40, 4, 1e-4, 1.0, number / 30) for number in range(1, 31)]
+    assert (lr_too_high(work, seen, before, after) is not None) == stops
+
+
 @pytest.mark.parametrize("noise, stops", [(0.02, False), (2.0, True)])
 def test_a_generator_that_foresees_unseen_answers_clearly_better_has_learned_whatever_the_last_rows_were(
     bases, chats, noise: float, stops: bool
@@ -107,3 +126,10 @@ def test_a_rate_a_hundred_times_too_high_gets_no_go(bases, records) -> None:
     go, spoke = checks(work_for(bases, records, "classification", training__steps=200, optimizer__lr=3.0))
     assert not go
     assert spoke & {"smoke.rate", "smoke.finite"}
+
+
+def test_a_loss_that_is_no_number_gets_no_go_and_names_the_step_and_the_learning_rate() -> None:
+    seen = [Step(number, 30, loss, 4.0, 40, 4, 1e6, 1.0, number / 30) for number, loss in ((1, 0.7), (2, float("nan")))]
+    found = not_finite(seen)
+    assert found is not None
+    assert (found.severity, found.claim, found.evidence) == ("stop", "the loss was nan at step 2", {"step": 2, "learning_rate": 1e6})

@@ -22,7 +22,12 @@ def serve(
             help="That clients have to give; made and kept when not given. Better in LUTHIER_TOKEN: others see a command's words.",
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="What writes text: auto or torch.")] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What computes: torch; llama.cpp (its llama-server, for decoders); onnx (onnxruntime). The last two export the bundle at the first start, and prove it. auto takes torch."
+        ),
+    ] = "auto",
     name: Annotated[str | None, typer.Option(help="By which clients ask for the model; the run's name when not given.")] = None,
     allow_host: Annotated[
         list[str] | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 HELD_OUT = -1
 """The step of an evaluation, for `Objective.collate`: nothing is augmented, and what is drawn at random is the same each time."""
+
+Link = Literal["softmax", "sigmoid", "identity"]
+"""What makes of a head's outputs what is said: probabilities that sum to 1, a probability each, or the outputs themselves."""
 
 Message = dict[str, str]
 """One turn of a conversation: `role` and `content`."""

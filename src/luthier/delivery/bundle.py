@@ -17,8 +17,10 @@ from luthier.adaptation.lora import Lora
 from luthier.adaptation.lora_layer import merge
 from luthier.core.errors import ModelError
 from luthier.core.run import file_hash, name_disk_errors
+from luthier.core.types import Link
 from luthier.experiment import Experiment
 from luthier.families import family_of
+from luthier.families.family import Family
 from luthier.models import preprocessing
 from luthier.models.base import Base
 from luthier.models.encode import depths_read
@@ -133,9 +135,11 @@ def _write_probe(shipped: Shipped, experiment: Experiment, blocks: int, folder: 
     state = {name: probe.get_buffer(name).detach().cpu().contiguous() for name in ("weight", "bias")}
     save_file(state, folder / "probe.safetensors")
     objective: Any = experiment.objective
+    link = link_of(family_of(experiment.data.task))
     about = {
         "format": 1,
-        "labels": list(objective.labels),
+        "labels": list(getattr(objective, "labels", ())),
+        **({} if link == "softmax" else {"link": link}),
         "pooling": ["mean", "last"] if probe.base.causal else ["mean"],
         "layers": depths_read(blocks),
         "features": "for each pooling, for each layer: the states of a row's tokens behind so many blocks, pooled; all end to end",
@@ -198,7 +202,13 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[Any, Any]:
         return _open_probe(base.folder, network).eval(), objective
     untouched = inspect(base.folder / "base", f"{base.name}/base")
     probe = _open_probe(base.folder, round_weights_to(cast(Any, family.load(spec, Model(dropout=0.0), untouched, 0)), dtype))
-    return AveragedModel(network, probe, about["temperature"]).eval(), objective
+    return AveragedModel(network, probe, about["temperature"], link_of(family)).eval(), objective
+
+
+def link_of(family: Family) -> Link:
+    """What makes of the outputs of a family's head what is said."""
+    outputs = family.outputs()
+    return outputs.link if outputs is not None else "identity"
 
 
 def _open_probe(folder: Path, untouched: PackedNetwork) -> LinearProbe:

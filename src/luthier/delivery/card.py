@@ -92,7 +92,8 @@ def _held(verdict: Mapping[str, Any]) -> str:
     chosen = next((each for each in verdict.get("candidates", []) if each["chosen"]), None)
     if chosen is None:
         return ""
-    return f"- Holds {chosen['label']}: the validation rows chose it. Its probabilities are calibrated on them (temperature {chosen['temperature']:g})\n"
+    sure = f" Its probabilities are calibrated on them (temperature {chosen['temperature']:g})" if "temperature" in chosen else ""
+    return f"- Holds {chosen['label']}: the validation rows chose it{'.' if sure else ''}{sure}\n"
 
 
 def _inexact(verdict: Mapping[str, Any]) -> str:
@@ -119,9 +120,11 @@ Luthier: `luthier export PATH --to onnx`."""
     if ships == "average":
         trained = next(each for each in verdict["candidates"] if each["name"] == "trained")
         metric = trained["test"]["metric"]
+        calibrated = "calibrated " if "temperature" in trained else ""
         return f"""The average needs Luthier. Without it, `pipeline("text-classification", "PATH")` of transformers loads one of the two: the trained model alone,
-calibrated ({metric} on the test rows {format_value(metric, trained["test"]["value"])}). The other is in `base/` (the untouched base) and `probe.safetensors` (its classifier).
+{calibrated}({metric} on the test rows {format_value(metric, trained["test"]["value"])}). The other is in `base/` (the untouched base) and `probe.safetensors` (its classifier).
 `luthier run DATA --base PATH` trains the trained model further."""
-    return """The classes need Luthier: `model.safetensors` is the untouched base, and `probe.safetensors` the matrix that makes classes of its hidden states
+    what = {"labels": "labels", "number": "numbers"}.get(family.gives, "classes")
+    return f"""The {what} need Luthier: `model.safetensors` is the untouched base, and `probe.safetensors` the matrix that makes {what} of its hidden states
 (`probe.json` says which). `AutoModel.from_pretrained("PATH")` of transformers loads the base; `pipeline("text-classification", "PATH")` fails, because there is no
 head. `luthier run DATA --base PATH` trains on the untouched base."""

@@ -124,14 +124,14 @@ def _candidates(verdict: dict[str, Any]) -> str:
             each["label"] + (" (ships)" if each["chosen"] else ""),
             format_value(metric, each["validation"][metric]),
             f"{format_value(metric, each['test']['value'])} [{format_value(metric, each['test']['low'])}, {format_value(metric, each['test']['high'])}]",
-            f"{each['temperature']:.2f}",
+            *((f"{each['temperature']:.2f}",) if "temperature" in each else ()),
         )
         for each in verdict["candidates"]
     ]
     head = ("candidate", f"validation {metric}", f"test {metric}", "temperature")
     return section(
         "What ships",
-        table(head, rows),
+        table(head[: len(rows[0])], rows),
         f"{text(_sentence(verdict['why']))} The validation rows choose, before the test rows are opened.",
     )
 
@@ -241,9 +241,10 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
             body += "<h3>The most frequent mistakes</h3>" + table(
                 ("true", "said", "rows"), [(true, predicted, count) for count, true, predicted in mistakes]
             )
+    if "calibration" in details:
         points = [(part["confidence"], part["accuracy"]) for part in details["calibration"]]
         body += "<h3>Is it as sure as it should be?</h3>" + figures.lines(
-            {"rows, in bins of equal size": points}, "confidence", "accuracy", diagonal=True
+            {f"{details.get('decided', 'rows')}, in bins of equal size": points}, "confidence", "accuracy", diagonal=True
         )
         if "temperature" in details:  # of a family without a linear probe none is fitted
             body += f"<p>{_calibration(details)}</p>"
@@ -278,6 +279,10 @@ def _calibration(details: dict[str, Any]) -> str:
         if chance is None
         else f" A perfectly calibrated model would show {format_value('calibration_error', chance)} on so many rows, by chance."
     )
+    if "log_loss" in details:
+        after_loss, before_loss = (f"{details['log_loss'][when]:.4f}" for when in ("after", "before"))
+        was = f"; without the temperature it was {before_loss}" if before_loss != after_loss else ""
+        floor += f" The log loss of a row, all labels together, is {after_loss}{was}."
     if details["temperature"] == 1.0 and before == after:
         return f"Its confidence and its accuracy differ by {after} on the test rows; a temperature fitted on the validation rows would not help, so there is none.{floor}"
     return (

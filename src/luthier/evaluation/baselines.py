@@ -24,6 +24,10 @@ TOGETHER = 8192
 """Rows whose vectors are in memory at the same time."""
 
 
+FeatureFunction = Callable[[Sequence[Example]], np.ndarray]
+"""Rows → what is known of each, # (examples, features)"""
+
+
 @dataclass(frozen=True)
 class Baseline:
     """A model to be measured against.
@@ -50,6 +54,7 @@ class BaselineContext:
         objective: as the run opened it.
         most_rows: training rows that the dear ones are fitted on, about.
         poll: called between fits; it may raise to stop.
+        untouched: the name of the base, and what it makes of rows while nothing has moved; None where there is none, or where the family asks for nothing.
     """
 
     columns: Sequence[str]
@@ -58,6 +63,7 @@ class BaselineContext:
     objective: Any
     most_rows: int = 1 << 40
     poll: Callable[[], None] = lambda: None
+    untouched: tuple[str, FeatureFunction] | None = None
 
 
 def input_text(example: Example, columns: Sequence[str]) -> str:

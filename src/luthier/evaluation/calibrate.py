@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +17,10 @@ SPREAD = 0.5
 """Standard deviation of the prior on log T, around 0: on few rows it keeps T near 1, on a thousand it says nothing."""
 FOLDS = 4
 FEWEST = 20
-"""Rows with a class; with fewer the temperature stays at 1."""
+"""Rows whose target is known; with fewer the temperature stays at 1."""
 SMALLEST = 1e-30
+SURE = 1e-16
+"""Probabilities are no nearer to 0 and 1 than this where their log-odds are taken: at 1 numbers of 64 bits lie no closer."""
 DRAWS = 200
 """How often labels are drawn, to see what a calibration error is by chance."""
 
@@ -32,15 +36,25 @@ def fit_temperature(scores: Scores) -> float:
     assert scores.probabilities is not None and scores.target is not None
     known = scores.target >= 0
     logged, target = np.log(np.maximum(scores.probabilities[known], SMALLEST)), scores.target[known]
-    if len(target) < FEWEST:
+    return likeliest_temperature(lambda rows, temperature: _losses(logged[rows], target[rows], temperature), len(target))
+
+
+def likeliest_temperature(losses: Callable[[Any, float], np.ndarray], count: int) -> float:
+    """The temperature with the least loss, or 1 where it does not help on rows it was not fitted on.
+
+    Args:
+        losses: an index of rows, and a temperature → the log loss of each of these rows, # (rows,)
+        count: of all rows.
+    """
+    if count < FEWEST:
         return 1.0
-    parts = np.arange(len(target)) % FOLDS
+    parts = np.arange(count) % FOLDS
     change = 0.0
     for part in range(FOLDS):
         inside, outside = parts != part, parts == part
-        temperature = _likeliest(logged[inside], target[inside])
-        change += _losses(logged[outside], target[outside], temperature).sum() - _losses(logged[outside], target[outside], 1.0).sum()
-    return round(_likeliest(logged, target), 4) if change < 0 else 1.0
+        temperature = _likeliest(lambda tried, inside=inside: losses(inside, tried))
+        change += losses(outside, temperature).sum() - losses(outside, 1.0).sum()
+    return round(_likeliest(lambda tried: losses(slice(None), tried)), 4) if change < 0 else 1.0
 
 
 def apply_temperature(scores: Scores, temperature: float) -> Scores:
@@ -54,6 +68,21 @@ def apply_temperature(scores: Scores, temperature: float) -> Scores:
     if temperature == 1.0:
         return scores
     return _scores(_log_softmax(np.log(np.maximum(scores.probabilities, SMALLEST)) / temperature), scores)
+
+
+def log_odds(likely: np.ndarray) -> np.ndarray:
+    """Of probabilities of any shape."""
+    return np.log(np.maximum(likely, SURE)) - np.log(np.maximum(1 - likely, SURE))
+
+
+def label_losses(logits: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """The cross-entropy of each label of each row.
+
+    Args:
+        logits: # (rows, labels)
+        actual: 1 where the row has the label, 0 where not, # (rows, labels)
+    """
+    return np.logaddexp(0, np.where(actual >= 0.5, -logits, logits))
 
 
 def average_scores(one: Scores, other: Scores) -> Scores:
@@ -101,12 +130,12 @@ def _scores(logged: np.ndarray, like: Scores) -> Scores:
     return replace(like, loss=np.where(like.target < 0, np.nan, loss), probabilities=np.exp(logged))
 
 
-def _likeliest(logged: np.ndarray, target: np.ndarray) -> float:
-    """The temperature with the least loss on these rows, the prior's share included."""
+def _likeliest(losses: Callable[[float], np.ndarray]) -> float:
+    """The temperature with the least loss on some rows, the prior's share included."""
     from scipy.optimize import minimize_scalar
 
     def cost(log_temperature: float) -> float:
-        return float(_losses(logged, target, float(np.exp(log_temperature))).sum() + log_temperature**2 / (2 * SPREAD**2))
+        return float(losses(float(np.exp(log_temperature))).sum() + log_temperature**2 / (2 * SPREAD**2))
 
     minimum = minimize_scalar(cost, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(minimum.x))  # type: ignore[attr-defined]

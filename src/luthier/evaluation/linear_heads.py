@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from luthier.core.types import Example
 from luthier.evaluation.baselines import REGULARISATION, logistic_regression, standardizer
+
+MOST_NUMBERS = 1_500_000
+"""Training rows times outputs that a linear model is fitted on, about: it takes seconds, not minutes."""
 
 RIDGE = (0.1, 1.0, 10.0, 100.0, 1000.0)
 """Strengths of ridge regression on features of equal spread; the validation rows choose."""
 
 Linear = tuple[np.ndarray, np.ndarray]
 """Weight, # (outputs, features), and bias, # (outputs,), in fp64."""
+LinearFit = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Callable[[], None]], Linear]
+"""Features and targets of the training rows and of the validation rows, and what is called between fits → weight and bias: `fit_labels`, `fit_number`."""
+
+
+def fit_objective(
+    fit: LinearFit,
+    features: Callable[[Sequence[Example]], np.ndarray],
+    objective: Any,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    most_rows: int,
+    poll: Callable[[], None],
+) -> tuple[Linear, int, np.ndarray]:
+    """A linear model of what an objective's loss compares outputs with.
+
+    Args:
+        fit: `fit_labels` or `fit_number`.
+        features: rows → what is known of them, # (examples, features)
+        objective: knows the targets.
+        train: rows to fit on; of more than `most_rows` every second, every third, and so on.
+        validation: rows that choose the regularisation.
+        most_rows: training rows to fit on at most.
+        poll: called between fits; it may raise to stop.
+
+    Returns:
+        Weight and bias, the rows that it was fitted on, and what it gives for the validation rows, # (validation rows, outputs)
+    """
+    some = train[:: -(-len(train) // most_rows)]
+    seen, held = (objective.targets(rows).double().numpy().reshape(len(rows), -1) for rows in (some, validation))
+    known, others = features(some), features(validation)
+    weight, bias = fit(known, seen, others, held, poll)
+    return (weight, bias), len(some), others @ weight.T + bias
 
 
 def fit_labels(seen: np.ndarray, target: np.ndarray, held: np.ndarray, expected: np.ndarray, poll: Callable[[], None]) -> Linear:

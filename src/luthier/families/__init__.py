@@ -14,6 +14,7 @@ FAMILIES: Table = Table(
     chat="luthier.families.chat:FAMILY",
     causal_lm="luthier.families.causal_lm:FAMILY",
     image_classification="luthier.families.image_classification:FAMILY",
+    image_regression="luthier.families.image_regression:FAMILY",
     masked_lm="luthier.families.masked_lm:FAMILY",
     glove="luthier.families.glove:FAMILY",
     word2vec="luthier.families.word2vec:FAMILY",

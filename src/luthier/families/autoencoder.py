@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Scores
 from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rows
+from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
 from luthier.families import autoencoder_proofs
 from luthier.families.anomaly_baselines import component_baseline, flat_pictures, mean_baseline
@@ -20,6 +22,7 @@ from luthier.families.anomaly_family import AnomalyFamily
 from luthier.families.by_size import row_for
 from luthier.families.family import Choice
 from luthier.families.image_family import ImageFamily, convolution_choices, find_image, fit_squares, pixels_are_served
+from luthier.families.number_family import columns_of_amounts, say_numbers
 from luthier.objectives.autoencoder import Autoencoder
 
 if TYPE_CHECKING:
@@ -69,6 +72,9 @@ class ImageAutoencoder(AnomalyFamily, ImageFamily):
         column = asked.input or (find_image(rows),)
         why = f"{column[0]!r} names images, which are learned without classes"
         more = "" if insists else "; for classes, a sub-folder or a column for them is needed"
+        numbers = columns_of_amounts(replace(rows, columns=[name for name in rows.columns if name not in KEPT]), column)
+        if numbers and not insists:
+            more += f"; {say_numbers(numbers)}, which are learned with --task image_regression --target {numbers[0]}"
         return self.columns_with(column, rows, path, asked, why, more)
 
     # starting point

@@ -18,6 +18,7 @@ from luthier.families.family import Choice, Family
 
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
+    from luthier.evaluation.outputs import Outputs
 
 RARE = 0.1
 """Of an even share of the training rows: a class that has less is all but invisible to accuracy."""
@@ -66,6 +67,14 @@ class ClassFamily(Family):
         if counts[label] >= RARE * rows / len(dataset.labels):
             return ""
         return f"{label!r} has {counts[label]:,} of {rows:,} rows, less than a tenth of an even share"
+
+    # model and loss
+
+    def outputs(self) -> Outputs:
+        """One class of several."""
+        from luthier.evaluation.outputs import OneClass
+
+        return OneClass()
 
     # judging
 

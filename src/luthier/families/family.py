@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from luthier.core.proof import ProofFunction
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.evaluation.outputs import Outputs
     from luthier.models.base import Base
     from luthier.models.spec import Model
 
@@ -63,10 +64,10 @@ class Family(ABC):
     """Kinds of bases that it can be trained on."""
     metrics: tuple[str, ...] = ("loss",)
     """The metrics that may decide, all of which the verdict gives of every model."""
-    probes: bool = False
-    """Whether logistic regression on the untouched base is a candidate to ship."""
     compares_untouched: bool = False
     """Whether the untouched base can be scored with the same loss, and so is a baseline."""
+    reads_untouched: bool = False
+    """Whether one of its baselines reads what the untouched base makes of rows (`BaselineContext.untouched`)."""
     has_reference: bool = False
     """Whether its objective also has to know what the untouched base says of the test rows."""
     generates: bool = False
@@ -253,6 +254,10 @@ class Family(ABC):
 
         assert base is not None
         return load_tokenizer(base)
+
+    def outputs(self) -> Outputs | None:
+        """What the outputs of the head on a base mean, where a linear model of what the untouched base says, and its average with the trained model, are candidates to ship; None where they are not."""
+        return None
 
     # proofs
 

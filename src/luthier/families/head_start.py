@@ -11,13 +11,11 @@ import numpy as np
 
 from luthier.core.types import Example
 from luthier.core.words import plural
-from luthier.evaluation.linear_heads import Linear
+from luthier.evaluation.linear_heads import MOST_NUMBERS, Linear, LinearFit, fit_objective
 
 if TYPE_CHECKING:
     from luthier.core.cache import Cache
 
-MOST_NUMBERS = 1_500_000
-"""Training rows times outputs that the linear model is fitted on, about: it takes seconds, not minutes."""
 Features = Callable[[Sequence[Example]], np.ndarray]
 """Rows → what reaches the last layer, # (examples, width)"""
 Fit = Callable[[Features, Any, Sequence[Example], Sequence[Example], int, Callable[[], None]], Linear]
@@ -92,7 +90,7 @@ def fit_classes(
     return probe.weight, probe.bias
 
 
-def fit_targets(one: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Callable[[], None]], Linear]) -> Fit:
+def fit_targets(one: LinearFit) -> Fit:
     """A fit of what the objective's loss compares outputs with: several labels, or a number.
 
     Args:
@@ -107,9 +105,7 @@ def fit_targets(one: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, C
         most_rows: int,
         poll: Callable[[], None],
     ) -> Linear:
-        some = train[:: -(-len(train) // most_rows)]
-        seen, held = (objective.targets(rows).double().numpy().reshape(len(rows), -1) for rows in (some, validation))
-        return one(features(some), seen, features(validation), held, poll)
+        return fit_objective(one, features, objective, train, validation, most_rows, poll)[0]
 
     return fit
 

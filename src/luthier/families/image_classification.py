@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from luthier.core.errors import DataError
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Scores
 from luthier.data.infer import count_values, find_label
@@ -14,102 +15,46 @@ from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rows
 from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
-from luthier.families.by_size import row_for
 from luthier.families.class_family import ClassFamily, starts_where_it_must
-from luthier.families.family import Choice
-from luthier.families.image_family import ImageFamily, convolution_choices, find_image, fit_squares, pixels_are_served, squares_of_base
+from luthier.families.image_family import find_image, pixels_are_served
+from luthier.families.image_head_family import ImageHeadFamily, name_images, small_pictures
+from luthier.families.number_family import columns_of_amounts, say_numbers
 from luthier.objectives.image_classification import ImageClassification as Images
 
 if TYPE_CHECKING:
-    from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.base import Base
     from luthier.models.spec import Model
     from luthier.models.vision import ImageNetwork
 
-EPOCHS = (
-    (500, 40, "few images, and nothing pretrained: many passes"),
-    (2_000, 25, "some hundred images, and nothing pretrained: many passes"),
-    (10_000, 12, "a few thousand images"),
-    (1 << 62, 6, "many images"),
-)
-"""Below this many training rows, epochs, and why."""
-RATES = {"full": 1e-3, "freeze": 3e-4, "gradual": 3e-4, "lora": 1e-3}
-"""Adaptation → learning rate of a network of ours, new or trained before."""
-BASE_EPOCHS = (
-    (500, 20, "few images: more passes over a base that knows what images look like"),
-    (2_000, 10, "some hundred images, and a base that knows what images look like"),
-    (10_000, 4, "a few thousand images, and a base that knows what images look like"),
-    (1 << 62, 2, "many images, and a base that knows what images look like"),
-)
-"""The same for a base that learned from many images."""
-BASE_RATES = {"full": 3e-4, "freeze": 1e-3, "gradual": 3e-4, "lora": 1e-3}
-"""Adaptation → learning rate of a base that learned from many images."""
-SEEN = 16
-"""Side of the small pictures that the nearest class mean looks at."""
 SPREADS = tuple(10.0**power for power in (-3, -2.5, -2, -1.5, -1, -0.5, 0))
 """What the nearest class mean tries: by how much of a picture's whole variance two pictures of a class may differ."""
 
 
-class ImageClassification(ImageFamily, ClassFamily):
-    """See the module; the network is a ResNet, made from scratch."""
+class ImageClassification(ImageHeadFamily, ClassFamily):
+    """See the module."""
 
     name = "image_classification"
     kind = RowKind("image", "class")
     specificity = 3
     Spec = Images
-    steps = 100
-    probes = True
-    pipeline_tag = "image-classification"
     gives = "classes"
 
     # rows
 
     def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
         """Rows that name images, which the reader has looked at, and a label."""
-        if not {"pixels", "thumbnail"} <= set(rows.columns):
+        if not name_images(rows):
             return None
         column = asked.input or (find_image(rows),)
-        others = Rows(columns=[name for name in rows.columns if name not in (*column, *KEPT)], values=rows.values)
-        target = asked.target or find_label(others, path, column)
+        target = asked.target or find_class(rows, path, column)
         return Columns(self.name, column, target, f"{column[0]!r} names images; {count_values(rows, target)}")
-
-    # starting point
-
-    def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
-        """By rows, and by whether the network is new: then it learns at the usual rate of one."""
-        rows = len(dataset.records["train"])
-        epochs, why = row_for(BASE_EPOCHS if learned_much(base) else EPOCHS, rows)
-        return [
-            Choice("adaptation.kind", "full", "a base of this size is tuned whole" if base else "a new network is trained whole"),
-            *squares_of_base(dataset, base),
-            Choice("optimizer.lr", *self.learning_rate(base, "full")),
-            Choice("training.epochs", epochs, why),
-            self.batch_size(dataset, epochs),
-            Choice("training.evaluations_per_epoch", 1.0 if epochs > 10 else 2.0, "often enough to find the best of many passes"),
-            *convolution_choices("batch norm regularises already"),
-            *self.metric(dataset, metric),
-        ]
-
-    def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
-        """By the adaptation; lower where a base could be forgotten."""
-        if learned_much(base):
-            return BASE_RATES[adaptation], "fine-tuning of image bases: 1e-4 to 1e-3 (docs/results/families.md#image-bases)"
-        return RATES[adaptation], "AdamW's own default suits a small network with batch norm"
 
     # model and loss
 
     def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> ImageNetwork:
-        """A new ResNet, a bundle's, or an image base."""
-        from luthier.models import vision
-
-        if base is not None:
-            return vision.load_network(base, spec.labels, spec.channels, model.dropout, seed, spec.side)
-        return vision.new_network(spec.labels, spec.channels, spec.side, spec.width, spec.depth, model.dropout, seed)
-
-    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
-        """The classes, the side and the colour that suit the training images."""
-        return fit_squares(super().fit_spec(spec, dataset), dataset)
+        """The network with an output a class."""
+        return self.with_outputs(spec.labels, spec, model, base, seed)
 
     # proofs
 
@@ -134,28 +79,29 @@ class ImageClassification(ImageFamily, ClassFamily):
         result = super().details(scores, spec)
         return {**result, "tables": [describe_two_classes(scores, spec.labels)]} if len(spec.labels) == 2 else result
 
-    # use
 
-    def usage(self, bundle: str) -> str:
-        """What to type to use a bundle."""
-        return f"luthier predict {bundle} image.png"
+def find_class(rows: Rows, path: str, read: tuple[str, ...]) -> str:
+    """The column that looks like a class, of those that are not read and that the reader did not note.
 
+    Args:
+        rows: of the table.
+        path: for the message.
+        read: columns that are read.
 
-def learned_much(base: Base | None) -> bool:
-    """Whether a base learned from many images, as those that somebody published did; a bundle of ours goes on like a new network."""
-    return base is not None and base.bundle is None
-
-
-def small_pictures(examples: Sequence[Example]) -> np.ndarray:
-    """Each image as a few pixels from 0 to 1, # (examples, pixels)"""
-    pictures = []
-    for example in examples:
-        pixels = example.inputs["pixels"].astype(np.float64) / 255
-        edges = np.unique(np.linspace(0, len(pixels), min(SEEN, len(pixels)) + 1).astype(int))[:-1]
-        sizes = np.diff(np.append(edges, len(pixels)))
-        sums = np.add.reduceat(np.add.reduceat(pixels, edges, axis=0), edges, axis=1)
-        pictures.append((sums / (sizes[:, None] * sizes[None, :])[:, :, None]).ravel())
-    return np.stack(pictures)
+    Raises:
+        DataError: none does; where there are numbers, the message says how they are learned.
+    """
+    others = Rows(columns=[name for name in rows.columns if name not in (*read, *KEPT)], values=rows.values)
+    try:
+        return find_label(others, path, read)
+    except DataError as problem:
+        numbers = columns_of_amounts(others, read)
+        if not numbers:
+            raise
+        remedy = (
+            f"{say_numbers(numbers)}, which are learned with --task image_regression --target {numbers[0]}; for classes: {problem.remedy}"
+        )
+        raise DataError(problem.message, remedy) from None
 
 
 def nearest_mean(train: Sequence[Example], validation: Sequence[Example], classes: int) -> Baseline:

@@ -17,7 +17,7 @@ from luthier.data.archives import on_disk
 from luthier.data.read_rows import read
 from luthier.data.rows import Rows, names_table
 from luthier.data.sources.frames import describe_value
-from luthier.data.sources.images import ENDINGS, KEPT, images_of
+from luthier.data.sources.images import ENDINGS, GREY, KEPT, images_of
 from luthier.data.spec import Data
 from luthier.families import text_defaults
 from luthier.families.family import Choice, Family
@@ -39,8 +39,6 @@ LARGEST_SIDE = 512
 """That a square may have."""
 SMALLEST_LARGE, MOST_TIMES = 128, 4
 """A base that was trained on larger squares than this is given smaller ones where most images would become more than so many times as large (docs/results/families.md#image-bases)."""
-GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
-"""Pillow's names of images without colour."""
 
 
 class ImageFamily(Family):

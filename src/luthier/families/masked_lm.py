@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.core.errors import DataError, ModelError
-from luthier.core.proof import Proof, ProofContext, ProofFunction, row_of
+from luthier.core.proof import ProofFunction
 from luthier.core.types import HELD_OUT, Example, Record, Scores
-from luthier.families import text_defaults, token_proofs
+from luthier.families import masked_lm_proofs, text_defaults, token_proofs
 from luthier.families.by_size import row_for
 from luthier.families.causal_lm_proofs import trained_is_served
 from luthier.families.corpus_family import CorpusFamily
@@ -162,8 +162,9 @@ class MaskedLmFamily(CorpusFamily):
     # proofs
 
     def proofs(self) -> tuple[tuple[ProofFunction, ...], tuple[ProofFunction, ...]]:
-        """What is read is what is served; hidden tokens are not given away."""
-        return (something_is_learned, trained_is_served, token_proofs.control_tokens_stand_once), (hidden_is_hidden,)
+        """What is read is what is served; what is guessed stood there; hidden tokens are not given away."""
+        read, ask = masked_lm_proofs.PROOFS
+        return (*read, trained_is_served, token_proofs.control_tokens_stand_once), ask
 
     def serving_inputs(self, record: Record, objective: Any) -> Any:
         """All pieces of the text, end to end."""
@@ -283,36 +284,6 @@ def frequencies(objective: Any, train: Sequence[Example], validation: Sequence[E
     tried = {share: score(validation, share) for share in (0.0, 0.2, 0.4, 0.6)}
     best = min(tried, key=lambda share: tried[share].loss.sum())
     return Baseline("word frequencies behind the word before", lambda examples: score(examples, best), tried[best])
-
-
-def something_is_learned(context: ProofContext) -> Proof:
-    """Rows have tokens that can be hidden; they are counted."""
-    train = context.train
-    empty, tokens = [], 0
-    for example in train:
-        tokens += int(example.units)
-        empty += [example] if not example.units else []
-    return Proof(held=not empty, claim=f"{len(train):,} rows have {tokens:,} tokens that may be hidden" if not empty else f"{len(empty):,} rows have no token that could be hidden",
-                 evidence={"rows": len(train), "tokens": tokens, **(row_of(empty[0]) if empty else {})})  # fmt: skip
-
-
-def hidden_is_hidden(context: ProofContext) -> Proof:
-    """Most guessed tokens stand behind the mask token, and a model that knows nothing hesitates among all tokens."""
-    import torch
-
-    from luthier.models.modes import eval_mode
-
-    model: Any = context.model
-    batch = context.batch(context.rows)
-    shown = batch.flat["tokens"][batch.flat["hidden"] >= 0]
-    masked = int((shown == context.tokenizer.mask_token_id).sum())
-    with eval_mode(model), torch.no_grad():
-        logits = model.guess(model.hidden(batch)[:1])
-        began = float(context.objective.score(model, batch).loss.sum() / max(len(shown), 1))
-    knows_nothing = float(np.log(logits.shape[-1]))
-    held = masked > 0 and began <= knows_nothing + 2
-    return Proof(held=held, claim=f"{masked} of {len(shown)} guessed tokens stand behind the mask token; the loss begins at {began:.3f} (knowing nothing: {knows_nothing:.3f})",
-                 evidence={"masked": masked, "guessed": len(shown), "loss": began, "knowing_nothing": knows_nothing})  # fmt: skip
 
 
 FAMILY = MaskedLmFamily()

@@ -25,6 +25,7 @@ from luthier.objectives.multi_label import SEPARATORS, MultiLabel, labels_of, li
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
+    from luthier.evaluation.outputs import Outputs
     from luthier.families.head_start import Fit
     from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
@@ -127,6 +128,12 @@ class TextLabels(TextFamily):
         from luthier.families.head_start import fit_targets
 
         return fit_targets(fit_labels)
+
+    def outputs(self) -> Outputs:
+        """Each label by itself."""
+        from luthier.evaluation.outputs import SeveralLabels
+
+        return SeveralLabels()
 
     # proofs
 
@@ -298,16 +305,17 @@ def words_for_each_label(train: Sequence[Example], validation: Sequence[Example]
     """For each label logistic regression on TF-IDF of words and word pairs; the validation rows choose one regularisation for all.
 
     Args:
-        train: rows to fit on.
+        train: rows to fit on; of more than `context.most_rows` a part.
         validation: rows that choose.
         context: the columns that are read.
     """
     import numpy as np
     from scipy.special import expit
 
-    from luthier.evaluation.baselines import Baseline, tf_idf
+    from luthier.evaluation.baselines import Baseline, share_of_rows, tf_idf
     from luthier.evaluation.linear_heads import Linear, logistic_of_labels
 
+    every, train = len(train), train[:: -(-len(train) // context.most_rows)]
     labels, features = train[0].facts["labels"], tf_idf(train, context.columns)
     seen, target = features(train), np.array([example.target for example in train])
 
@@ -319,7 +327,8 @@ def words_for_each_label(train: Sequence[Example], validation: Sequence[Example]
     models = [logistic_of_labels(seen, target, strength, context.poll) for strength in STRENGTHS]
     scored = [(fitted, score(validation, fitted)) for fitted in models]
     best, held = min(scored, key=lambda one: float(one[1].loss.sum()))
-    return Baseline("TF-IDF + logistic regression for each label", lambda examples: score(examples, best), held)
+    name = f"TF-IDF + logistic regression for each label{share_of_rows(len(train), every)}"
+    return Baseline(name, lambda examples: score(examples, best), held)
 
 
 FAMILY = TextLabels()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError
+from luthier.core.finding import Finding
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.data.near_duplicates import normalise
@@ -15,6 +16,7 @@ from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.families import preference_proofs, token_proofs
 from luthier.families.chat import ChatFamily
+from luthier.families.preference_findings import pair_findings
 from luthier.families.preference_report import describe_pairs, trivial_models
 from luthier.objectives.preference import Preference
 
@@ -141,6 +143,10 @@ class PreferenceFamily(ChatFamily):
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """How far it went from the reference, what became of both answers, and whether it is length that it learned."""
         return describe_pairs(scores)
+
+    def findings(self, scores: Scores, spec: Any) -> list[Finding]:
+        """Whether length alone tells what it prefers, and a drift that is far."""
+        return pair_findings(scores)
 
 
 def _as_text(record: Record, input: tuple[str, ...]) -> tuple[str, str, str]:

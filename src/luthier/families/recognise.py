@@ -82,7 +82,9 @@ def match(family: Family, rows: Rows, path: str, asked: Data) -> Columns | None:
     images = [name for name in rows.columns if str(rows.values[0].get(name) or "").lower().endswith(IMAGES)]
     columns = family.match(replace(rows, columns=[name for name in rows.columns if name not in KEPT]), path, asked)
     if columns is not None and set(columns.input) <= {*images, *KEPT}:
-        readers = [f"--task {name}" for name in FAMILIES if family_of(name).kind.images]
+        kinds = {name: family_of(name).kind for name in FAMILIES if family_of(name).kind.images}
+        same = [name for name in kinds if kinds[name].learns == family.kind.learns != "nothing"]
+        readers = [f"--task {name}" for name in same or kinds]
         raise DataError(f"{path}: {columns.input[0]!r} {'names images' if columns.input[0] in images else 'is what was noted of images'}, and {family.name} reads texts",
                         f"use {' or '.join(readers)}, or name a column of texts with --input")  # fmt: skip
     return columns

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError
+from luthier.core.finding import Finding
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.core.words import plural
@@ -29,6 +30,7 @@ from luthier.data.spec import Data
 from luthier.families import token_proofs, unpaired_preference_proofs
 from luthier.families.family import Choice
 from luthier.families.preference import PreferenceFamily
+from luthier.families.preference_findings import answer_findings
 from luthier.families.unpaired_preference_report import describe_answers, trivial_models
 from luthier.objectives.unpaired_preference import KINDS, RATIO, UnpairedPreference, class_weights
 
@@ -172,6 +174,10 @@ class UnpairedFamily(PreferenceFamily):
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """How far it went from the reference, what became of good and bad answers, and whether it is length that it learned."""
         return describe_answers(scores)
+
+    def findings(self, scores: Scores, spec: Any) -> list[Finding]:
+        """Whether length alone tells what it prefers, and a drift that is far."""
+        return answer_findings(scores)
 
     # use
 

@@ -17,7 +17,7 @@ from luthier.core.errors import ModelError
 from luthier.core.types import Batch
 from luthier.models import packed
 from luthier.models.base import Base
-from luthier.models.encode import map_in_batches
+from luthier.models.encode import embed_tokens
 from luthier.models.modes import eval_mode
 from luthier.models.pooling import pool, segment_lengths
 from luthier.models.pretrained import PackedNetwork
@@ -62,15 +62,8 @@ class EmbeddingModel(PackedNetwork):
 
     def embed_tokens(self, texts: Sequence[Sequence[int]]) -> Any:
         """The vectors of texts that are tokens already, in eval mode, texts of similar length together; a numpy array, # (texts, width)"""
-        device = next(self.parameters()).device
-
-        def some(rows: list[int]) -> Any:
-            flat = {"tokens": torch.tensor([token for row in rows for token in texts[row]])}
-            lengths = torch.tensor([len(texts[row]) for row in rows])
-            return self.embed(Batch(torch.arange(len(rows)), lengths, flat, {}).to(device)).cpu().numpy()
-
         with eval_mode(self), torch.no_grad():
-            return map_in_batches([len(text) for text in texts], some)
+            return embed_tokens(self.embed, texts, next(self.parameters()).device)
 
     def embed_padded(self, tokens: Tensor, seen: Tensor) -> Tensor:
         """The same by transformers' own forward pass on padded texts, for comparison.

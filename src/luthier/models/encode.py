@@ -147,6 +147,23 @@ def map_in_batches(lengths: Sequence[int], read: Callable[[list[int]], np.ndarra
     return np.concatenate(results)[np.argsort(order, kind="stable")]
 
 
+def embed_tokens(embed: Callable[[Batch], torch.Tensor], texts: Sequence[Sequence[int]], device: torch.device) -> np.ndarray:
+    """The vectors of texts that are tokens already, texts of similar length together, # (texts, width)
+
+    Args:
+        embed: a batch → the vector of each text.
+        texts: token ids of each.
+        device: on which the batches lie.
+    """
+
+    def some(rows: list[int]) -> np.ndarray:
+        flat = {"tokens": torch.tensor([token for row in rows for token in texts[row]])}
+        lengths = torch.tensor([len(texts[row]) for row in rows])
+        return embed(Batch(torch.arange(len(rows)), lengths, flat, {}).to(device)).cpu().numpy()
+
+    return map_in_batches([len(text) for text in texts], some)
+
+
 def map_examples(
     model: Any, objective: Any, examples: Sequence[Example], read: Callable[[Batch], np.ndarray], poll: Callable[[], None] = lambda: None
 ) -> np.ndarray:

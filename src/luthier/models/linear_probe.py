@@ -1,25 +1,28 @@
-"""A linear classifier on the hidden states of an untouched base, and the average of two classifiers."""
+"""A linear model on the hidden states of an untouched base, and the average of two models."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
-from luthier.core.types import Batch
+from luthier.core.types import Batch, Link
 from luthier.models.encode import layer_means
 from luthier.models.pretrained import PackedNetwork
 
 
 class LinearProbe(nn.Module):
-    """One matrix on what an untouched base makes of a row: logits = weight · features + bias.
+    """One matrix on what an untouched base makes of a row: outputs = weight · features + bias.
 
     The product is taken in fp64: a base may have columns a thousand times as large as their spread.
 
     Args:
         base: the untouched network.
-        weight: # (classes, features)
-        bias: # (classes,)
-        temperature: the logits are divided by it.
+        weight: # (outputs, features)
+        bias: # (outputs,)
+        temperature: the outputs are divided by it.
     """
 
     def __init__(self, base: PackedNetwork, weight: Tensor, bias: Tensor, temperature: float = 1.0) -> None:
@@ -30,36 +33,52 @@ class LinearProbe(nn.Module):
         self.temperature = temperature
 
     def forward(self, batch: Batch) -> Tensor:
-        """The score of each class, # (examples, classes)"""
+        """The score of each class or label, or the number, # (examples, outputs)"""
         features = layer_means(self.base, batch).flatten(1).double()
         weight, bias = (tensor.to(features.device) for tensor in (self.get_buffer("weight"), self.get_buffer("bias")))
         return (features @ weight.T + bias) / self.temperature
 
 
 class AveragedModel(nn.Module):
-    """The mean of two classifiers' probabilities.
+    """The mean of two models' probabilities, or of their numbers.
 
     Args:
-        trained: gives logits.
-        probe: gives logits.
-        temperature: the mean's logarithm is divided by it.
+        trained: gives outputs.
+        probe: gives outputs.
+        temperature: the outputs whose probabilities are the mean are divided by it.
+        link: what makes of outputs what is said.
     """
 
-    def __init__(self, trained: nn.Module, probe: nn.Module, temperature: float = 1.0) -> None:
+    def __init__(self, trained: nn.Module, probe: nn.Module, temperature: float = 1.0, link: Link = "softmax") -> None:
         super().__init__()
         self.trained, self.probe, self.temperature = trained, probe, temperature
+        self.link: Link = link
 
     def forward(self, batch: Batch) -> Tensor:
-        """The logarithm of the mean, # (examples, classes)"""
-        both = torch.stack([model(batch).float().log_softmax(-1) for model in (self.trained, self.probe)])
-        return (both.logsumexp(0) - torch.log(torch.tensor(2.0))) / self.temperature
+        """Outputs as of one model, # (examples, outputs)"""
+        return average_outputs([model(batch).float() for model in (self.trained, self.probe)], self.link) / self.temperature
+
+
+def average_outputs(outputs: Sequence[Tensor], link: Link) -> Tensor:
+    """The outputs that say the mean of what two models say: of their probabilities, or of their numbers.
+
+    Args:
+        outputs: of two models, # each (examples, outputs)
+        link: what makes of outputs what is said.
+    """
+    if link == "identity":
+        return (outputs[0] + outputs[1]) / 2
+    if link == "sigmoid":  # the log-odds of the mean; by softplus, which ONNX has and keeps finite where a sigmoid is 0
+        has, lacks = (-softplus(sign * torch.stack(list(outputs))) for sign in (-1, 1))
+        return has.logsumexp(0) - lacks.logsumexp(0)
+    return torch.stack([each.log_softmax(-1) for each in outputs]).logsumexp(0) - torch.log(torch.tensor(2.0))
 
 
 def divide_logits(model: PackedNetwork, temperature: float) -> None:
-    """Divide a classifier's logits for good, in the last linear layer of its head.
+    """Divide the outputs of a model for good, in the last linear layer of its head.
 
     Args:
-        model: with a classification head; changed in place.
+        model: with a head for classes or labels; changed in place.
         temperature: above 0.
     """
     if temperature == 1.0:

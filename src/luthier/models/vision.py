@@ -89,7 +89,7 @@ class ImageNetwork(ConvolutionModel):
     """A network for images, as the loop, the adaptations and the checkpoints see it.
 
     Args:
-        network: for image classification.
+        network: for image classification; of a number it has one output.
         dropout: share of the pooled features dropped while training, and of what passes where the network has dropout of its own.
         preprocessing: by what pixels are shifted and scaled; None lets them lie between -1 and 1.
         momentum: of the running statistics of its batch norms.
@@ -130,7 +130,7 @@ class ImageNetwork(ConvolutionModel):
 
     @property
     def head(self) -> list[nn.Module]:
-        """What decides between the classes."""
+        """What decides between the classes, or says the number."""
         return [self.network.classifier]
 
     def normalised_pixels(self, batch: Batch) -> Tensor:
@@ -187,21 +187,24 @@ def stages_for(side: int) -> int:
     return max(1, min(STAGES, (side // (STEM * LEAST)).bit_length()))
 
 
-def new_network(labels: Sequence[str], channels: int, side: int, width: int, depth: int, dropout: float, seed: int) -> ImageNetwork:
-    """A ResNet of basic layers with new weights; its head is zero, so it begins by giving every class the same chance.
+def new_network(
+    labels: Sequence[str], channels: int, side: int, width: int, depth: int, dropout: float, seed: int, problem: str | None = None
+) -> ImageNetwork:
+    """A ResNet of basic layers with new weights; its head is zero, so it begins by giving every class the same chance, or by saying the mean.
 
     The last batch norm of each layer begins at zero as well, so a layer begins by passing its input on.
 
     Source: Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1.
 
     Args:
-        labels: the classes, in order.
+        labels: the classes, in order; of a number its one output.
         channels: 1 for grey images, 3 for coloured ones.
         side: of the images, in pixels.
         width: channels of the first stage.
         depth: layers of each stage, of two convolutions each.
         dropout: share of the pooled features dropped while training.
         seed: of the first weights.
+        problem: what the outputs mean, as transformers calls it; None: classes.
     """
     stages = stages_for(side)
     config = ResNetConfig(
@@ -210,7 +213,7 @@ def new_network(labels: Sequence[str], channels: int, side: int, width: int, dep
         hidden_sizes=[width << stage for stage in range(stages)],
         depths=[depth] * stages,
         layer_type="basic",
-        **_classes(labels),
+        **_outputs(labels, problem),
     )
     torch.manual_seed(seed)
     network = ResNetForImageClassification(config)
@@ -223,18 +226,21 @@ def new_network(labels: Sequence[str], channels: int, side: int, width: int, dep
     return ImageNetwork(network, dropout)
 
 
-def load_network(base: Base, labels: Sequence[str], channels: int, dropout: float, seed: int, side: int = 0) -> ImageNetwork:
-    """A network that is there, such as a bundle's; a head for these very classes is kept, and another one begins anew, at zero.
+def load_network(
+    base: Base, labels: Sequence[str], channels: int, dropout: float, seed: int, side: int = 0, problem: str | None = None
+) -> ImageNetwork:
+    """A network that is there, such as a bundle's; a head for these very outputs is kept, and another one begins anew, at zero.
 
     Branches are never left out by chance: what its configuration says of that is set to 0.
 
     Args:
         base: of the kind "image".
-        labels: the classes, in order.
+        labels: the classes, in order; of a number its one output.
         channels: of the images.
         dropout: share of the pooled features dropped while training.
         seed: of what is new in it beside the head.
         side: of the images, in pixels; 0 where it is that of the base.
+        problem: what the outputs mean, as transformers calls it; None: classes.
 
     Raises:
         ModelError: the base reads no images, or images of other channels, or of another side.
@@ -245,7 +251,7 @@ def load_network(base: Base, labels: Sequence[str], channels: int, dropout: floa
     config = json.loads((base.folder / "config.json").read_text())
     still = {"drop_path_rate": 0.0} if "drop_path_rate" in config else {}
     made = OURS.get(base.family, AutoModelForImageClassification)
-    network = made.from_pretrained(base.folder, dtype=torch.float32, ignore_mismatched_sizes=True, **still, **_classes(labels))
+    network = made.from_pretrained(base.folder, dtype=torch.float32, ignore_mismatched_sizes=True, **still, **_outputs(labels, problem))
     if network.config.num_channels != channels:
         kind = {1: "grey", 3: "coloured"}
         raise ModelError(
@@ -279,6 +285,7 @@ def _refuse_side(base: Base, config: Any, side: int) -> None:
         raise ModelError(f"{base.name} reads squares of {least} pixels and more, and these have {side}", f"--set objective.side={least}")
 
 
-def _classes(labels: Sequence[str]) -> dict[str, Any]:
+def _outputs(labels: Sequence[str], problem: str | None) -> dict[str, Any]:
     names = dict(enumerate(labels))
-    return {"num_labels": len(labels), "id2label": names, "label2id": {label: number for number, label in names.items()}}
+    said = {"num_labels": len(labels), "id2label": names, "label2id": {label: number for number, label in names.items()}}
+    return said if problem is None else {**said, "problem_type": problem}

@@ -117,6 +117,23 @@ class MaskedLmObjective(BaseObjective):
         """A held-out row as evaluations see it: its tokens with some hidden, and what those were, # (tokens,), (tokens,)"""
         return self._hide(example, 0, HELD_OUT)
 
+    def tokens_to_show(self, example: Example) -> tuple[list[int], list[bool]]:
+        """The tokens as an evaluation shows them, some hidden, and which have to be guessed."""
+        shown, hidden = self.hide(example)
+        return shown.tolist(), (hidden >= 0).tolist()
+
+    def describe_learned(self, example: Example) -> str:
+        """What stood at the places that have to be guessed."""
+        _, hidden = self.hide(example)
+        stood = [repr(self.tokenizer.decode([token]).strip()) for token in hidden[hidden >= 0].tolist()]
+        if not stood:
+            return "nothing: it has no token that could be hidden"
+        unit = "words" if self.spec.whole_words else "tokens"
+        return (
+            f"what stood at the marked places: {', '.join(stood)}. Each step draws others, {self.spec.mask_share:.0%} of the {unit}: {HIDDEN:.0%} of these stand behind "
+            f"{self.tokenizer.mask_token}, {RANDOM - HIDDEN:.0%} are replaced by any token, and the rest stay as they are"
+        )
+
     def _hide(self, example: Example, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         """A row's tokens with some hidden, and what those were: a function of seed, step and row alone, # (tokens,), (tokens,)"""
         tokens, words = np.array(example.tokens), np.array(example.facts["words"])

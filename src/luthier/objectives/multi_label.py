@@ -110,6 +110,17 @@ class MultiLabelObjective(TextObjective):
 
         return torch.tensor([example.target or (0.0,) * len(self.spec.labels) for example in examples], dtype=torch.float32)
 
+    def scores_of(self, outputs: np.ndarray, examples: Sequence[Example]) -> Scores:
+        """What somebody says whose log-odds of the labels these are, as scores.
+
+        Args:
+            outputs: # (examples, labels)
+            examples: of the same rows.
+        """
+        from scipy.special import expit
+
+        return scores_of_labels(expit(outputs), self.targets(examples).double().numpy(), self.spec.labels)
+
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Binary cross-entropy, summed over the labels and the rows; every row counts one."""
         from torch.nn.functional import binary_cross_entropy_with_logits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,14 +18,18 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+Mean = Annotated[float | None, Field(description="Of the targets: it is taken off them; from the training rows when unset.")]
+Spread = Annotated[
+    float | None, Field(gt=0, description="Standard deviation of the targets: they are divided by it; from the training rows when unset.")
+]
+
+
 class Regression(Component):
     """Learn a number that stands beside a text, or beside two texts read together."""
 
     kind: Literal["regression"] = "regression"
-    mean: float | None = Field(default=None, description="Of the targets: it is taken off them; from the training rows when unset.")
-    spread: float | None = Field(
-        default=None, gt=0, description="Standard deviation of the targets: they are divided by it; from the training rows when unset."
-    )
+    mean: Mean = None
+    spread: Spread = None
     pooling: Pooling = "auto"
     head: Head = "new"
     max_length: MaxLength = MAX_LENGTH
@@ -98,6 +102,16 @@ class RegressionObjective(TextObjective):
         import torch
 
         return torch.tensor([(example.target - self.mean) / self.spread for example in examples], dtype=torch.float64)
+
+    def scores_of(self, outputs: np.ndarray, examples: Sequence[Example]) -> Scores:
+        """What somebody says whose numbers these are, as scores.
+
+        Args:
+            outputs: in standard deviations above the mean, # (examples, 1)
+            examples: of the same rows.
+        """
+        actual = self.targets(examples).numpy() * self.spread + self.mean
+        return scores_of_numbers(outputs[:, 0] * self.spread + self.mean, actual, self.spread)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The squared error in standard deviations, summed; every row counts one."""

@@ -12,14 +12,14 @@ from typing import Any
 from luthier.core.errors import LuthierError, ModelError
 from luthier.core.extras import require_extra
 from luthier.core.interfaces import NullReporter, Reporter
-from luthier.core.run import check_writable, name_disk_errors, write_file
+from luthier.core.run import check_writable, name_disk_errors
 from luthier.delivery.exports import EXPORTERS
-from luthier.delivery.exports.exporter import Exporter, Runtime, facts_of
-from luthier.delivery.exports.facts import PARITY, changed_files, files_in, read_facts, write_facts
-from luthier.families import family_of
+from luthier.delivery.exports.exporter import Exporter, facts_of
+from luthier.delivery.exports.facts import PARITY, changed_files, files_in, read_facts
 from luthier.models.base import Base
 from luthier.models.store import resolve
 from luthier.pilot.stages.parity_rows import rows_for_parity
+from luthier.pilot.stages.proven_export import prove_export, refuse_export, write_export
 
 FAILED = "-FAILED-PARITY"
 """What the name of a folder ends in whose files do not say what the trainer says."""
@@ -95,7 +95,7 @@ def export(
     exporter: Exporter = EXPORTERS[to]()
     base = _resolve(bundle, reporter)
     precision = _precision(exporter, dtype)
-    _refuse(exporter, base, precision)
+    refuse_export(exporter, base, precision)
     _refuse_place(out, base)
     for module in exporter.packages:
         require_extra(module, f"exporting to {to}", ModelError)
@@ -108,12 +108,10 @@ def export(
     shutil.rmtree(aside, ignore_errors=True)
     try:
         with name_disk_errors(str(out)):
-            aside.mkdir(parents=True)
-            exporter.write(base, aside, precision, reporter.say)
-            stored = getattr(exporter, "stored", lambda base, precision: precision)(base, precision)
-            usage = exporter.usage(base, out)
-            write_facts(aside, base, to, stored, usage)
-        record = _prove(exporter, base, aside, given, most, reporter) if given is not None else None
+            usage = write_export(exporter, base, aside, precision, out, reporter.say)
+        if given is not None:
+            reporter.stage("parity", given[1])
+        record = prove_export(exporter, base, aside, given, most, reporter.say) if given is not None else None
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -164,7 +162,8 @@ def parity(
     changed = changed_files(folder, facts)
     for line in changed:
         reporter.say(f"{folder}: {line} since the export was written")
-    return _prove(EXPORTERS[facts["format"]](), base, folder, given, most, reporter, changed)
+    reporter.stage("parity", given[1])
+    return prove_export(EXPORTERS[facts["format"]](), base, folder, given, most, reporter.say, changed)
 
 
 def _resolve(bundle: str | os.PathLike[str], reporter: Reporter) -> Base:
@@ -187,29 +186,6 @@ def _precision(exporter: Exporter, dtype: str) -> str:
     return wanted
 
 
-def _refuse(exporter: Exporter, base: Base, precision: str) -> None:
-    """Refuse a bundle that a format cannot hold, with those that can."""
-    why = _why_not(exporter, base, precision)
-    if why:
-        able = [
-            name if name != exporter.name else f"{name} (--dtype {exporter.precisions[0]})"
-            for name in EXPORTERS
-            if not _why_not(EXPORTERS[name](), base, EXPORTERS[name]().precisions[0])
-        ]
-        task = facts_of(base)["task"]
-        raise ModelError(
-            f"{base.folder} cannot be exported to {exporter.name}: {why}",
-            f"formats that hold this {task} model: {', '.join(able)}" if able else "use the bundle itself: luthier predict, luthier serve",
-        )
-
-
-def _why_not(exporter: Exporter, base: Base, precision: str) -> str:
-    task = facts_of(base)["task"]
-    if not family_of(task).gives:
-        return f"{task} does not say what its networks give (Family.gives)"
-    return exporter.refuse(base, precision)
-
-
 def _refuse_place(out: Path, base: Base) -> None:
     """Refuse a folder that is there, or that lies in the bundle."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -219,27 +195,6 @@ def _refuse_place(out: Path, base: Base) -> None:
     if out.exists():
         out.rmdir()
     check_writable(out)
-
-
-def _prove(
-    exporter: Exporter, base: Base, folder: Path, given: tuple[Any, str, str | None], most: int | None, reporter: Reporter, changed: Any = ()
-) -> dict[str, Any]:  # fmt: skip
-    """The proof of an exported folder, which is written into it."""
-    from luthier.delivery.parity.check import check_parity
-    from luthier.training.devices import configure_torch
-
-    configure_torch()
-    for module in exporter.packages:
-        require_extra(module, f"running a {exporter.name} export", ModelError)
-    reporter.stage("parity", given[1])
-    runtime: Runtime = exporter.open(folder)
-    try:
-        record = check_parity(base, runtime, given[0], folder=folder, metric=given[2], most=most, rows=given[1], say=reporter.say)
-    finally:
-        runtime.close()
-    data = {**record.as_data(), "bundle": facts_of(base)["sha256"], "changed": list(changed)}
-    write_file(folder / PARITY, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-    return data
 
 
 def _note(base: Base, about: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.aliases import Alias, read_alias
-from luthier.core.errors import DataError, ExperimentError, LuthierError, nearest
+from luthier.core.errors import DataError, LuthierError, nearest
 from luthier.core.run import Run
 from luthier.core.types import Record
 from luthier.data.spec import Data
@@ -22,14 +22,15 @@ from luthier.families.family import Family
 from luthier.models.base import Base
 from luthier.pilot.stages.opened_bundle import Say, check_options, decide, load_bundle, resolve_bundle
 from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
+from luthier.pilot.stages.serving_engines import OpenedEngine, check_engine, open_llama, open_onnx
 from luthier.serving.image_rows import predict_images, read_images
 from luthier.serving.limits import Limits
 from luthier.serving.prediction import PredictionQueue, poll_inside
 from luthier.serving.prompts import Prompts
 from luthier.serving.service import ServedModel, Service
 
-ENGINES = ("auto", "torch")
-"""What writes text."""
+AUTO = "torch (auto: by it the verdict was reached)"
+"""What takes the place of the engine's name where nobody named one."""
 WATCH_SECONDS = 0.5
 """Between two looks at an alias."""
 
@@ -49,16 +50,6 @@ def check_bundle(bundle: str | os.PathLike[str], say: Say) -> Base:
         ModelError: there is none, or it is not as it was written.
     """
     return resolve_bundle(bundle, say)[0]
-
-
-def check_engine(engine: str) -> None:
-    """Refuse an engine that is not known.
-
-    Raises:
-        ExperimentError: it is none of `ENGINES`.
-    """
-    if engine not in ENGINES:
-        raise ExperimentError(f"there is no engine {engine!r}", nearest(engine, ENGINES))
 
 
 def describe_bundle(base: Base, name: str | None = None) -> dict[str, Any]:
@@ -102,29 +93,30 @@ def _verdict(verdict: dict[str, Any] | None) -> dict[str, Any] | None:
     return {"verdict": verdict["verdict"], "metric": verdict["metric"], "value": test["value"], "low": test["low"], "high": test["high"]}
 
 
-def load_model(base: Base, name: str | None = None, engine: str = "auto", limits: Limits | None = None) -> ServedModel:
+def load_model(
+    base: Base, name: str | None = None, engine: str = "auto", limits: Limits | None = None, say: Say = lambda line: None
+) -> ServedModel:
     """Load a bundle that was checked, and put it to work.
 
     Args:
         base: of `check_bundle`.
         name: by which clients ask for it.
-        engine: what writes text: auto or torch.
+        engine: what computes: auto, torch, llama.cpp or onnx.
         limits: of the server.
+        say: told what takes long.
 
     Raises:
         LuthierError: it cannot be loaded.
     """
-    check_engine(engine)
+    check_engine(engine, base)
     from luthier.training.devices import keep_few_kernels
 
     keep_few_kernels()
     limits = limits or Limits()
     about = describe_bundle(base, name)
     family = family_of(about["family"])
-    model, objective = load_bundle(base)
-    writes = None
-    if hasattr(model, "for_generation") and not getattr(family.kind, "classes", False):
-        writes = _engine(model, limits)
+    opened = OPEN.get(engine, open_torch)(base, limits, say)
+    model, objective, writes = opened.model, opened.objective, opened.engine
     context = min(writes.context, int(getattr(objective.spec, "context", 0) or writes.context)) if writes is not None else 0
 
     def predict(records: Any, limit: int) -> list[dict[str, Any]]:
@@ -134,7 +126,11 @@ def load_model(base: Base, name: str | None = None, engine: str = "auto", limits
     together = writes is None and not family.generates and base.kind != "vectors"
     queue = PredictionQueue(predict_images(predict, column) if family.kind.images else predict, limits, together)
     poll_inside(model, queue.poll)
-    about |= {"context": context or None, "engine": writes.about if writes is not None else None}
+    about |= {
+        "context": context or None,
+        "engine": opened.about.replace("torch", AUTO, 1) if engine == "auto" else opened.about,
+        "parity": opened.parity,
+    }
 
     def chosen(one: dict[str, Any], top: int | None, abstain_below: float | None) -> dict[str, Any]:
         return decide(one, top, abstain_below)
@@ -165,17 +161,28 @@ def token_counter(tokenizer: Any) -> Callable[[Sequence[str]], int]:
     return count
 
 
-def _engine(model: Any, limits: Limits) -> Any:
-    """What writes text with a decoder; None where it is another network."""
+def open_torch(base: Base, limits: Limits, say: Say) -> OpenedEngine:
+    """Serve a bundle by its own network; what writes text with a decoder is put behind a generation engine.
+
+    Args:
+        base: a bundle, resolved.
+        limits: of the server.
+        say: told what takes long.
+    """
+    model, objective = load_bundle(base)
     from luthier.models.pretrained import Generator
 
     if not isinstance(model, Generator):
-        return None
+        return OpenedEngine(model, objective, None, "torch: each batch is one call of predict")
     from luthier.serving.generation import open_engine
 
-    opened = open_engine(model, waiting=limits.generating)
+    engine = open_engine(model, waiting=limits.generating)
     _share_network(model)
-    return opened
+    return OpenedEngine(model, objective, engine, f"torch: {engine.about}")
+
+
+OPEN: dict[str, Callable[[Base, Limits, Say], OpenedEngine]] = {"onnx": open_onnx, "llama.cpp": open_llama}
+"""Engine → what opens it; all others are torch."""
 
 
 def _share_network(model: Any) -> None:

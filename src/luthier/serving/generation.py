@@ -14,13 +14,13 @@ from luthier.core.errors import ModelError, nearest
 from luthier.models.decoding.choice import PRECISIONS, choose_decoder, write_texts
 from luthier.models.decoding.continuous_batching import Batch, ContinuousBatch, Outcome, Text, refuse_reason
 from luthier.models.decoding.network import NotKnown, read_network
-from luthier.models.decoding.one_by_one import OneByOne
+from luthier.models.decoding.one_by_one import OneByOne, forward_of
 from luthier.models.decoding.pages import PAGE, PagePool
 from luthier.models.decoding.precision import ForwardPass, PrecisionParity, compare_decoders
 from luthier.models.decoding.request import GenerationRequest
 from luthier.models.decoding.step import make_cache, page_bytes
 from luthier.models.pretrained import Generator
-from luthier.serving.interface import EngineClosed, EngineFull, EngineNumbers, Generation, RequestRefused
+from luthier.serving.interface import EngineClosed, EngineFailed, EngineFull, EngineNumbers, Generation, RequestRefused
 
 SLOTS = 8
 """Requests that are answered at once."""
@@ -67,7 +67,7 @@ def open_engine(
             raise ModelError(f"this network has no int8: {why}", "use precision fp32") from None
         positions = int(getattr(network.config, "max_position_embeddings", 0) or 2048)
         about = f"transformers' own forward pass, one request at a time: {why}"
-        return Engine(OneByOne(network), about, min(context or positions, positions), network.config.vocab_size, waiting, 1, 0)
+        return Engine(OneByOne(forward_of(network)), about, min(context or positions, positions), network.config.vocab_size, waiting, 1, 0)
     pages = cache_mib * 2**20 // page_bytes(known)
     if pages < 1:
         enough = page_bytes(known) // 2**20 + 1
@@ -99,6 +99,8 @@ class Engine:
         cache_bytes: of all keys and values.
     """
 
+    holds_grammars = True
+
     def __init__(self, batch: Batch, about: str, context: int, vocabulary: int, waiting: int, slots: int, cache_bytes: int) -> None:
         self.about, self.context, self.vocabulary = about, context, vocabulary
         self._batch, self._most_waiting, self._slots, self._cache_bytes = batch, waiting, slots, cache_bytes
@@ -106,6 +108,8 @@ class Engine:
         self._running: dict[int, tuple[Text, Generation]] = {}
         self._changed = threading.Condition()
         self._closing = False
+        self.fault: EngineFailed | None = None
+        """Why it answers no more although nobody closed it; None while it does."""
         self.parity: PrecisionParity | None = None
         """How near what is written is to the exact decoder, of int8, or to the bundle's own forward pass, of weights in 16 bits; None where it is the same."""
         self._counts: dict[str, int] = dict.fromkeys(
@@ -130,11 +134,14 @@ class Engine:
         Raises:
             RequestRefused: it can never be answered.
             EngineFull: too many wait.
+            EngineFailed: see `fault`.
             EngineClosed: the engine is closed or closing.
         """
         self.check(request)
         generation = Generation(request)
         with self._changed:
+            if self.fault is not None:
+                raise self.fault
             if self._closing:
                 raise EngineClosed("the engine is closing", "ask the server that takes its place")
             if len(self._waiting) >= self._most_waiting + max(0, self._slots - len(self._running)):
@@ -170,6 +177,7 @@ class Engine:
         except Exception as problem:
             with self._changed:
                 self._closing = True
+                self.fault = EngineFailed(f"the engine ended: {type(problem).__name__}: {problem}", "start the server again")
                 left = [*self._waiting, *(generation for _, generation in self._running.values())]
                 self._waiting.clear()
                 self._running.clear()

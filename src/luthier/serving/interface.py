@@ -20,7 +20,17 @@ from typing import Literal, Protocol
 from luthier.core.errors import LuthierError
 from luthier.models.decoding.request import GenerationRequest, Token
 
-__all__ = ["EngineClosed", "EngineFull", "EngineNumbers", "Generation", "GenerationEngine", "GenerationRequest", "RequestRefused", "Token"]
+__all__ = [
+    "EngineClosed",
+    "EngineFailed",
+    "EngineFull",
+    "EngineNumbers",
+    "Generation",
+    "GenerationEngine",
+    "GenerationRequest",
+    "RequestRefused",
+    "Token",
+]
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -35,6 +45,10 @@ class EngineFull(LuthierError):
 
 class EngineClosed(LuthierError):
     """The engine takes no more requests."""
+
+
+class EngineFailed(EngineClosed):
+    """What computes has ended, or broke off an answer."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +205,16 @@ class GenerationEngine(Protocol):
         """Token ids are below this."""
         ...
 
+    @property
+    def holds_grammars(self) -> bool:
+        """Whether an answer can be made to follow a grammar."""
+        ...
+
+    @property
+    def fault(self) -> EngineFailed | None:
+        """Why it answers no more although nobody closed it; None while it does."""
+        ...
+
     def check(self, request: GenerationRequest) -> None:
         """Refuse what can never be answered.
 
@@ -205,6 +229,7 @@ class GenerationEngine(Protocol):
         Raises:
             RequestRefused: it can never be answered.
             EngineFull: too many wait.
+            EngineFailed: see `fault`.
             EngineClosed: the engine is closed or closing.
         """
         ...

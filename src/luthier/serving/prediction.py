@@ -223,11 +223,16 @@ def poll_inside(model: Any, poll: Callable[[], None]) -> None:
     """Have a function called at each step of a model that writes: whenever tokens are looked up in a table.
 
     Args:
-        model: an `nn.Module`.
+        model: an `nn.Module`, or an engine in its place.
         poll: called with nothing; it may raise to stop.
     """
     from torch import nn
 
+    from luthier.serving.engine_network import EngineNetwork
+
+    if isinstance(model, EngineNetwork):
+        model.poll = poll
+        return
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             module.register_forward_pre_hook(lambda module, inputs: poll())

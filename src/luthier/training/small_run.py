@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +14,13 @@ import torch
 from luthier.core.finding import Finding
 from luthier.core.interfaces import Objective, Reporter
 from luthier.core.randomness import permutation
-from luthier.core.types import Example, Scores
+from luthier.core.types import Example, Scores, Step
 from luthier.core.words import plural
 from luthier.evaluation.compare import paired_interval
 from luthier.evaluation.generated_answers import add_answers
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import reads_answers, score
+from luthier.evaluation.temperature_scaled import has_labels, temperature_scaled_loss
 from luthier.optim.schedules import Constant
 from luthier.training.steps import Work, steps
 
@@ -54,14 +54,17 @@ class Smoke:
     tokens: int = 0
 
 
-def small_run(work: Work, reporter: Reporter, probe: Scores | None, prior: Scores | None, limit: float = math.inf) -> Smoke:
+def small_run(
+    work: Work, reporter: Reporter, probe: Scores | None, prior: Scores | None, untold: str = "", limit: float = math.inf
+) -> Smoke:  # fmt: skip
     """Run small and judge; `work` is used up by it.
 
     Args:
         work: assembled for this purpose.
         reporter: shows progress.
-        probe: scores of a logistic regression on the frozen base, on the validation rows; None where there are no classes.
-        prior: scores of the class shares alone, on the validation rows.
+        probe: scores of a linear model on the frozen base, on the validation rows; None where there is none.
+        prior: scores of who has not read the row, on the validation rows.
+        untold: what to say where the first are no better.
         limit: seconds after which the steps end early (at 8 at the soonest).
     """
     began = time.monotonic()
@@ -70,7 +73,7 @@ def small_run(work: Work, reporter: Reporter, probe: Scores | None, prior: Score
     tokens = sum(example.size for example in examples)
     before = score(small.model, small.objective, examples, answers=0)
     weights = {name: master.clone() for name, master in small.masters.weights().items()}
-    history: list[Any] = []
+    history: list[Step] = []
     times: list[float] = []
     last = time.monotonic()
     for step in steps(small):
@@ -92,11 +95,11 @@ def small_run(work: Work, reporter: Reporter, probe: Scores | None, prior: Score
         for finding in (
             _count_cut_rows(work),
             _nothing_learned(history),
-            _not_finite(history),
+            not_finite(history),
             _head_stuck(small, weights),
             _nothing_moved(small, weights),
             lr_too_high(small, history, before, after),
-            _labels_unpredictable(probe, prior),
+            _labels_unpredictable(probe, prior, untold),
             _answers_unrelated(small, examples) if probe is None else None,
         )
         if finding is not None
@@ -167,7 +170,7 @@ def _count_cut_rows(work: Work) -> Finding | None:
     )
 
 
-def _nothing_learned(history: Sequence[Any]) -> Finding | None:
+def _nothing_learned(history: Sequence[Step]) -> Finding | None:
     empty = [step.number for step in history if step.count == 0]
     if not empty:
         return None
@@ -176,12 +179,13 @@ def _nothing_learned(history: Sequence[Any]) -> Finding | None:
                    evidence={"steps": empty[:10]}, remedy="check that the rows have answers, and that objective.max_length does not cut them off")  # fmt: skip
 
 
-def _not_finite(history: Sequence[Any]) -> Finding | None:
+def not_finite(history: Sequence[Step]) -> Finding | None:
+    """A loss or a gradient is no number."""
     bad = [step for step in history if step.count and not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm))]
     if not bad:
         return None
     return Finding(check="smoke.finite", severity="stop", claim=f"the loss was {bad[0].loss} at step {bad[0].number}",
-                   evidence={"step": bad[0].number, "rate": bad[0].rate}, remedy="lower optimizer.lr by ten times")  # fmt: skip
+                   evidence={"step": bad[0].number, "learning_rate": bad[0].lr}, remedy="lower optimizer.lr by ten times")  # fmt: skip
 
 
 def _largest_change(work: Work, weights: dict[str, torch.Tensor], names: Sequence[str]) -> float:
@@ -209,12 +213,16 @@ def _nothing_moved(work: Work, weights: dict[str, torch.Tensor]) -> Finding | No
                    remedy="raise optimizer.lr, and check adaptation")  # fmt: skip
 
 
-def lr_too_high(work: Work, seen: Sequence[Any], before: Scores, after: Scores) -> Finding | None:
+def lr_too_high(work: Work, seen: Sequence[Step], before: Scores, after: Scores) -> Finding | None:
     """The loss ends above where it began, or above what class shares alone would give."""
     tail = [step.loss for step in seen[-max(1, len(seen) // 3) :] if math.isfinite(step.loss)]
     if not tail:
         return None
     began, ended = measure(before, ("loss",))["loss"], measure(after, ("loss",))["loss"]
+    if has_labels(
+        after
+    ):  # whose head begins with all that a linear model tells: a sample learned by heart only makes it too sure, and a temperature is fitted
+        ended = float(temperature_scaled_loss(after).mean())
     guessing = began
     if before.probabilities is not None:
         shares = np.array(list(Counter(example.target for example in work.train).values())) / len(work.train)
@@ -245,13 +253,13 @@ def _as_often_right(before: Scores, after: Scores) -> bool:
     return before.probabilities is not None and paired_interval("accuracy", before, after)[1] <= 0
 
 
-def _labels_unpredictable(probe: Scores | None, prior: Scores | None) -> Finding | None:
+def _labels_unpredictable(probe: Scores | None, prior: Scores | None, untold: str) -> Finding | None:
     if probe is None or prior is None:
         return None
     value, low, _ = paired_interval("loss", probe, prior)
     if low > 0:
         return None
-    return Finding(check="smoke.labels", severity="warning", claim="the labels cannot be told from the text: a classifier on the base's features does no better than the class shares",
+    return Finding(check="smoke.labels", severity="warning", claim=untold,
                    evidence={"gain_in_nats": value, "low": low, "validation_rows": len(probe.loss)},
                    remedy="check that the labels belong to their rows (a shuffled or shifted column looks like this), or give more rows")  # fmt: skip
 

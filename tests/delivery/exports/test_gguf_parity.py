@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -20,14 +19,15 @@ from luthier.delivery.exports.gguf_file import GgufFile
 from luthier.delivery.exports.gguf_read_back import ReadBack
 from luthier.delivery.exports.gguf_tensors import compare_file
 from luthier.delivery.exports.llama_bindings import PACKAGES, installed_package
-from luthier.delivery.exports.llama_cpp import SERVER, ServedFile, open_gguf
+from luthier.delivery.exports.llama_cpp import ServedFile, open_gguf
 from luthier.delivery.exports.llama_package import PackagedFile
 from luthier.delivery.parity.check import check_parity
 from luthier.models.base import Base
+from luthier.models.llama_process import SERVER, find_server
 from tests.conftest import TEMPLATE
 from tests.delivery.exports.gguf_bundles import config_of, make_bundle, other_bundle, rewritten
 
-PROGRAM = shutil.which(SERVER)
+PROGRAM = find_server()
 NEEDS = pytest.mark.skipif(PROGRAM is None, reason=f"llama.cpp's {SERVER} is not on the PATH")
 NEEDS_PACKAGE = pytest.mark.skipif(installed_package() is None, reason="no package that brings llama.cpp is installed")
 RUNTIMES = [

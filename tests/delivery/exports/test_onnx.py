@@ -88,13 +88,28 @@ def test_an_average_with_a_linear_probe_is_held_whole_and_used_without_torch(run
         assert said == pytest.approx(ours["probabilities"], abs=1e-4)
 
 
-def test_a_changed_temperature_in_the_graph_is_found_and_named(runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["labels average", "numbers average", "labels"])
+def test_labels_and_numbers_are_held_with_their_temperature_and_their_average(runs: Any, tmp_path: Path, name: str) -> None:
+    run, texts = runs(name), ["pizza at the river", "a choir and soup"]
+    for format in ("onnx", "int8"):
+        done = luthier.export(run.folder, to=format, out=tmp_path / format, most=8)
+        assert done.parity is not None and done.parity["same"]
+    program = [sys.executable, "-I", str(tmp_path / "onnx" / "use.py"), str(tmp_path / "onnx")]
+    for text, ours in zip(texts, luthier.predict(run.folder, texts), strict=True):
+        said = json.loads(subprocess.run([*program, text], capture_output=True, text=True, check=True).stdout)
+        assert said == pytest.approx(ours["probabilities"] if name.startswith("labels") else ours["value"], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["classes", "labels"])
+def test_a_changed_temperature_in_the_graph_is_found_and_named(
+    runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     from luthier.pilot.export import PartsError
 
     forward = onnx_graphs.RowGraph.forward
     monkeypatch.setattr(onnx_graphs.RowGraph, "forward", lambda *given: forward(*given) * 1.8)
     with pytest.raises(PartsError, match=r"parts at log-probabilities.*logits are the trainer's times 1\.8: the temperature"):
-        luthier.export(runs("classes").folder, to="onnx", out=tmp_path / "out", most=6)
+        luthier.export(runs(name).folder, to="onnx", out=tmp_path / "out", most=6)
     assert (tmp_path / "out-FAILED-PARITY" / "parity.json").is_file() and not (tmp_path / "out").exists()
 
 

@@ -37,6 +37,18 @@ def test_the_exported_classifier_in_a_pipeline_gives_the_same_numbers_in_a_proce
         assert {each["label"]: each["score"] for each in theirs} == pytest.approx(ours["probabilities"], abs=1e-6)
 
 
+def test_exported_labels_in_a_pipeline_have_the_temperature_and_the_same_numbers(runs: Any, tmp_path: Path) -> None:
+    run = runs("labels")
+    assert json.loads((run.folder / "bundle" / "luthier.json").read_text())["temperature"] != 1.0
+    done = luthier.export(run.folder, to="safetensors", out=tmp_path / "out", most=4)
+    assert done.parity is not None and done.parity["same"]
+    texts = ["pizza at the river", "a choir and soup"]
+    command = [sys.executable, "-I", "-c", OFFLINE, str(done.folder), json.dumps(texts)]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1])
+    for ours, theirs in zip(luthier.predict(run.folder, texts), said, strict=True):
+        assert {each["label"]: each["score"] for each in theirs} == pytest.approx(ours["probabilities"], abs=1e-6)
+
+
 def test_the_runtime_imports_nothing_of_luthier() -> None:
     source = transformers_runtime.SCRIPT.read_text()
     assert not [line for line in source.splitlines() if line.lstrip().startswith(("import luthier", "from luthier"))]

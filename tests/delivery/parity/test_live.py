@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import threading
 import time
@@ -23,15 +22,15 @@ from luthier.core.types import Record
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, RENDERED, TEXT, TOKENS, WEIGHTS
 from luthier.delivery.exports.gguf import FILE, Gguf
 from luthier.delivery.exports.json_http import JsonServer
-from luthier.delivery.exports.llama_cpp import SERVER
 from luthier.delivery.parity.live import TOKEN, check_endpoint
 from luthier.delivery.parity.live_writing import token_bytes
 from luthier.models.base import Base
+from luthier.models.llama_process import SERVER, find_server
 from luthier.models.store import resolve
 from tests.conftest import rows
 from tests.delivery.exports.gguf_bundles import make_bundle, other_bundle, rewritten
 
-PROGRAM = shutil.which(SERVER)
+PROGRAM = find_server()
 SECRET = "not to be seen"
 
 

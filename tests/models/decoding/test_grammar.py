@@ -14,7 +14,7 @@ from luthier.models.decoding.choice import choose_decoder
 from luthier.models.decoding.continuous_batching import ContinuousBatch
 from luthier.models.decoding.grammar import JsonVocabulary
 from luthier.models.decoding.network import read_network
-from luthier.models.decoding.one_by_one import OneByOne
+from luthier.models.decoding.one_by_one import OneByOne, forward_of
 from luthier.models.decoding.pages import PagePool
 from luthier.models.decoding.request import GenerationRequest
 from luthier.models.decoding.step import make_cache
@@ -106,7 +106,7 @@ def test_neighbours_without_a_form_and_drafts_change_nothing(network, vocabulary
 
 def test_one_by_one_follows_the_form_too(network, vocabulary, tokenizer) -> None:
     request = GenerationRequest((5, 6, 7), 150, 1.0, seed=3, stop=ENDS, grammar=vocabulary.compile(SCHEMAS["nested"]))
-    ids, finish = write(OneByOne(network), request)[0]
+    ids, finish = write(OneByOne(forward_of(network)), request)[0]
     assert finish == "stop"
     jsonschema.validate(json.loads(tokenizer.decode(ids)), SCHEMAS["nested"])
 

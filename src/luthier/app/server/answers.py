@@ -80,7 +80,8 @@ class ListWithUsage(AnswerList):
 class Health(AnswerBody):
     """Whether the server is up."""
 
-    status: Literal["ok", "loading", "busy", "draining"]
+    status: Literal["ok", "loading", "busy", "draining", "failed"]
+    reason: str | None = None
 
 
 WRONG: dict[int | str, dict[str, Any]] = {
@@ -101,6 +102,6 @@ WORKING: dict[int | str, dict[str, Any]] = {
     422: {"model": Error, "description": "The text is longer than the model reads."},
     429: {"model": Error, "description": "The queue is full; Retry-After says when to ask again."},
     500: {"model": Error, "description": "The server failed; its log has the reason under x-request-id."},
-    503: {"model": Error, "description": "The model is being loaded, or the server is shutting down."},
+    503: {"model": Error, "description": "The model is being loaded, its engine has failed, or the server is shutting down."},
 }
 """Answers of routes that ask the model."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from luthier.core.errors import DataError, ExperimentError, LuthierError
 from luthier.pilot.serve import TextTooLong
-from luthier.serving.interface import EngineClosed, EngineFull, RequestRefused
+from luthier.serving.interface import EngineClosed, EngineFailed, EngineFull, RequestRefused
 from luthier.serving.prediction import QueueClosed, QueueFull
 from luthier.serving.service import NotReady
 
@@ -68,6 +68,8 @@ def refuse(problem: LuthierError, param: str | None = None) -> Refused:
     message = f"{problem.message}; {problem.remedy}" if problem.remedy else problem.message
     if isinstance(problem, QueueFull | EngineFull):
         return Refused(429, message, None, "queue_full", {"retry-after": str(getattr(problem, "seconds", 1))})
+    if isinstance(problem, EngineFailed):
+        return Refused(503, message, None, "engine_failed")
     if isinstance(problem, NotReady | QueueClosed | EngineClosed):
         return Refused(503, message, None, "not_ready", {"retry-after": "2"})
     if isinstance(problem, TextTooLong):

@@ -24,8 +24,9 @@ from luthier.app.server.guard import App
 from luthier.app.server.protocol import protocol_with
 from luthier.app.server.token_file import keep_token
 from luthier.models.base import Base
-from luthier.pilot.serve import alias_of, check_bundle, check_engine, describe_bundle, follow_alias, load_model
+from luthier.pilot.serve import alias_of, check_bundle, describe_bundle, follow_alias, load_model
 from luthier.pilot.stages.opened_bundle import Say
+from luthier.pilot.stages.serving_engines import check_engine
 from luthier.serving.limits import Limits
 from luthier.serving.service import ServedModel, Service
 
@@ -164,7 +165,7 @@ def serve(
         port: that it listens on; 0 takes a free one.
         host: address that it listens on; others than this machine's own can then reach it.
         token: that clients have to give; one is made when not given.
-        engine: what writes text: auto or torch.
+        engine: what computes: auto, torch, llama.cpp or onnx.
         name: by which clients ask for the model; the alias's or the run's name when not given.
         allow_host: further values of the Host header that are answered, such as "models.example:8000".
         limits: of the server.
@@ -183,20 +184,22 @@ def serve(
     alias = alias_of(bundle)
     name = name or (alias.name if alias is not None else None)
     base = check_bundle(bundle, say)
+    check_engine(engine, base)
     about = describe_bundle(base, name)
     limits = limits or _limits_for(base)
     opened = bind(host, port)
     real = opened.getsockname()[1]
+    shows_token = token is None and sys.stderr.isatty()
     token, file = keep_token(real, token, port == 0)
     service = Service(limits)
     app = make_application(service, token, allowed_hosts(host, real, allow_host), log)
     server = GracefulServer(_configure(app, limits), service, say)
     running = Running(server, service, url(host, real), token, file)
-    for line in introduce(about, running, host):
+    for line in introduce(about, running, host, shows_token):
         say(line)
 
     def open_model(bundle: Base) -> ServedModel:
-        return load_model(bundle, name, engine, limits)
+        return load_model(bundle, name, engine, limits, say)
 
     arguments = (running, base, open_model, alias.name if alias is not None else None, say)
     threading.Thread(target=_load, args=arguments, name="luthier-load", daemon=True).start()
@@ -214,7 +217,7 @@ def _load(running: Running, base: Base, open_model: Callable[[Base], ServedModel
         return
     if alias is not None:
         follow_alias(running.service, alias, open_model, say, running.stopped)
-    say(f"ready: {model.about['engine'] or 'each batch is one call of predict'}; try it: {curl_line(model, running)}")
+    say(f"ready: {model.about['engine']}; try it: {curl_line(model, running)}")
 
 
 def _configure(app: App, limits: Limits) -> uvicorn.Config:
@@ -230,8 +233,15 @@ def _limits_for(base: Base) -> Limits:
     return dataclasses.replace(Limits(), body_bytes=IMAGE_BODY) if base.kind == "image" else Limits()
 
 
-def introduce(about: dict[str, Any], running: Running, host: str) -> list[str]:
-    """What a person is told when the server starts: what, where, and how to use it."""
+def introduce(about: dict[str, Any], running: Running, host: str, shows_token: bool) -> list[str]:
+    """What a person is told when the server starts: what, where, and how to use it.
+
+    Args:
+        about: the bundle.
+        running: the server.
+        host: that it listens on.
+        shows_token: whether the page's address has the token: to a terminal, not to a file of logs that others may read.
+    """
     verdict = about["verdict"]
     judged = (
         f"{verdict['verdict'].replace('_', ' ')}: {verdict['metric']} {verdict['value']:.3f} [{verdict['low']:.3f}, {verdict['high']:.3f}]"
@@ -240,7 +250,7 @@ def introduce(about: dict[str, Any], running: Running, host: str) -> list[str]:
     )
     lines = [
         f"serving {about['name']} ({about['family']}, {judged})",
-        f"page    {running.address}/#token={running.token}",
+        f"page    {running.address}/#token={running.token}" if shows_token else f"page    {running.address}/ (it asks for the token)",
         f"token   kept in {running.token_file} (only you can read it); clients send it as Authorization: Bearer",
         f"routes  {running.address}/docs",
     ]

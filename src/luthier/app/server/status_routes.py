@@ -28,16 +28,15 @@ def add_status_routes(app: FastAPI) -> None:
 
     @app.get("/health", openapi_extra=OPEN, response_model=Health, responses={**WRONG, **NOT_YET}, tags=["server"])
     async def health(request: Request) -> JSONResponse:
-        """Whether the server can be used: 503 until the model is loaded, and again from when it shuts down."""
-        state = service_of(request).state
-        return JSONResponse({"status": "ok" if state == "ready" else state}, 200 if state == "ready" else 503)
+        """Whether the server can be used: 503 until the model is loaded, and again from when it shuts down or what computes has ended by itself."""
+        return told(state_of(service_of(request)))
 
     @app.get("/ready", openapi_extra=OPEN, response_model=Health, responses={**WRONG, **NOT_YET}, tags=["server"])
     async def ready(request: Request) -> JSONResponse:
         """Whether a request would be taken now: 503 also while the queue is full."""
         service = service_of(request)
-        state = service.state if service.state != "ready" else "busy" if queue_is_full(service) else "ok"
-        return JSONResponse({"status": state}, 200 if state == "ok" else 503)
+        state = state_of(service)
+        return told({"status": "busy"} if state["status"] == "ok" and queue_is_full(service) else state)
 
     @app.get("/metrics", openapi_extra=TOKEN, response_class=PlainTextResponse, responses=LOCKED, tags=["server"])
     async def metrics(request: Request) -> PlainTextResponse:
@@ -69,6 +68,22 @@ def add_status_routes(app: FastAPI) -> None:
             if matching
             else JSONResponse(error_body(404, "there is no such model here", "model", "model_not_found"), 404)
         )
+
+
+def state_of(service: Service) -> dict[str, str]:
+    """The state as `/health` tells it, with its reason where what computes has ended."""
+    if service.state != "ready":
+        return {"status": service.state}
+    engine = service.loaded.engine if service.loaded is not None else None
+    fault = engine.fault if engine is not None else None
+    return (
+        {"status": "ok"} if fault is None else {"status": "failed", "reason": fault.message.partition(":")[0]}
+    )  # its last words may name paths
+
+
+def told(state: dict[str, str]) -> JSONResponse:
+    """A state as an answer: 503 for all but a good one."""
+    return JSONResponse(state, 200 if state["status"] == "ok" else 503)
 
 
 def cards(service: Service) -> list[dict[str, Any]]:

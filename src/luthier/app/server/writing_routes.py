@@ -19,7 +19,7 @@ from luthier.app.server.requests import AnyText, ChatRequest, CompletionRequest,
 from luthier.app.server.writing import Answer, Stopped, cancel, completion_logprobs, start, token_entry
 from luthier.core.errors import DataError, LuthierError
 from luthier.core.types import Message
-from luthier.serving.interface import Token
+from luthier.serving.interface import EngineFailed, Token
 from luthier.serving.prompts import Prompts
 from luthier.serving.service import ServedModel
 
@@ -144,9 +144,12 @@ def grammar_of(body: ChatRequest, model: ServedModel, prompts: Prompts) -> Gramm
         return None
     if body.stop:
         raise Refused(400, "stop could cut the JSON before its end; leave stop out, or response_format", "stop", "invalid_value")
+    assert model.engine is not None
+    if not model.engine.holds_grammars:
+        message = "this server's engine cannot hold an answer to JSON; leave response_format out, or serve with --engine torch"
+        raise Refused(400, message, "response_format", "unsupported_value")
     form = body.response_format
     schema = form.json_schema.schema_ if isinstance(form, JsonOfSchema) else {"type": "object"}
-    assert model.engine is not None
     try:
         return prompts.grammar_of(schema, model.engine.vocabulary)
     except LuthierError as problem:
@@ -226,6 +229,9 @@ async def whole(request: Request, model: ServedModel, answers: list[Answer], sha
         texts = await while_connected(request, asyncio.gather(*(collect(each) for each in answers)))
     except Stopped:
         raise Refused(503, "the server is shutting down", None, "shutting_down", {"retry-after": "2"}) from None
+    except EngineFailed as problem:
+        service_of(request).counters.add("luthier_failed_total")
+        raise refuse(problem) from None
     choices = [
         shape.whole(index, text, tokens, each.reason) for index, (each, (text, tokens)) in enumerate(zip(answers, texts, strict=True))
     ]
@@ -289,6 +295,8 @@ def _broken(request: Request, problem: Exception) -> dict[str, Any]:
         return error_body(503, "the server is shutting down", None, "shutting_down")
     service_of(request).counters.add("luthier_failed_total")
     request.scope["luthier"].more.append(f"broke off: {type(problem).__name__}")
+    if isinstance(problem, EngineFailed):
+        return refuse(problem).body()
     return error_body(500, "the answer failed", None, "internal_error")
 
 

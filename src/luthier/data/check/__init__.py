@@ -24,5 +24,5 @@ CHECKS = Table(
     flattery="luthier.data.check.split_bias:check",
 )
 """In the order in which they are told; the last three need a model's view of the rows."""
-OF_IMAGES = ("duplicates", "conflicts", "leakage", "shares", "balance", "spellings", "shortcuts", "images")
+OF_IMAGES = ("duplicates", "conflicts", "leakage", "shares", "balance", "numbers", "spellings", "shortcuts", "images")
 """Those that say something of images too."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from luthier.core.errors import DataError
 from luthier.core.extras import require_extra
+from luthier.core.words import plural
 from luthier.data.rows import Reading, Rejected, Rows
 from luthier.data.sources.sandbox import LIMITS, read_each
 
@@ -22,6 +23,10 @@ LARGEST = 64 << 20
 """Pixels an image may have."""
 SIDE = 32
 """Of the grey picture."""
+DARKEST = 4095
+"""The largest number of 12 bits: grey of 16 bits without a larger one is meant otherwise."""
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
+"""Pillow's modes that hold no colour."""
 KEPT = ("width", "height", "mode", "pixels", "thumbnail")
 """What a row says of its image: its size, its kind of colour, the SHA-256 of its decoded pixels, and a grey picture of 32 × 32 bytes in hex."""
 
@@ -121,10 +126,13 @@ for line in sys.stdin:
             if width * height > {LARGEST}:
                 raise ValueError(f"it has {{width}} × {{height}} pixels, more than {LARGEST >> 20} million")
             mode = image.mode
+            numbers = image.convert("I") if mode.startswith("I") else None
+            deep = {{"largest": numbers.getextrema()[1]}} if numbers else {{}}
             whole = eight_bits(image).convert("RGB")
         grey = whole.convert("L").resize(({SIDE}, {SIDE}), Image.Resampling.BOX).tobytes()
-        pixels = hashlib.sha256(f"{{width}} {{height}} ".encode() + whole.tobytes()).hexdigest()
-        said = {{"width": width, "height": height, "mode": mode, "pixels": pixels, "thumbnail": grey.hex()}}
+        told = numbers if numbers and deep["largest"] <= {DARKEST} else whole  # what is nearly black is no copy of all that is
+        pixels = hashlib.sha256(f"{{width}} {{height}} ".encode() + told.tobytes()).hexdigest()
+        said = {{"width": width, "height": height, "mode": mode, "pixels": pixels, "thumbnail": grey.hex(), **deep}}
     except BaseException as problem:
         said = {{"why": why(problem, json.loads(line))[:300]}}
     print(json.dumps(said), flush=True)
@@ -212,7 +220,7 @@ def describe_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
         path: of the table, for messages.
 
     Raises:
-        DataError: Pillow is not installed, or no image can be read.
+        DataError: Pillow is not installed, no image can be read, or those of 16 bits are meant as fewer.
     """
     require_extra("PIL", f"{path}: reading images", DataError)
     rows = Rows(
@@ -222,16 +230,39 @@ def describe_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
     places = [(root / str(row.get(column) or "")).resolve() for row in table.values]
     inside = [file.is_relative_to(root) and file.is_file() for file in places]
     answers = read_each(READER, _only(places, inside), SECONDS, MEMORY)
+    deep: list[int] = []
     for line, row, there in zip(table.lines, table.values, inside, strict=True):
         facts = next(answers) if there else {"why": f"there is no file {row.get(column)!r} beside the table"}
         if "why" in facts:
             rows.rejected.append(Rejected(path, line, f"{row.get(column)}: {facts['why']}", row))
         else:
+            deep += [int(facts.pop("largest"))] if "largest" in facts else []
             rows.add(line, {**row, **facts})
+    if deep and max(deep) <= DARKEST:
+        _refuse_dark(path, len(deep), max(deep))
     if not rows.values:
         raise DataError(f"no image of {path} can be read: {rows.rejected[0].reason}", "look at the files")
     rows.met = table.met
     return rows
+
+
+def _refuse_dark(path: str, count: int, most: int) -> None:
+    """Refuse images of 16 bits whose upper 8 hold next to nothing, as those of arrays are refused.
+
+    Args:
+        path: of the table, for messages.
+        count: images of 16 bits.
+        most: the largest number in any of them.
+
+    Raises:
+        DataError: always.
+    """
+    white = 255 if most <= 255 else 1023 if most <= 1023 else DARKEST
+    raise DataError(
+        f"{path}: its {plural(count, 'image')} with 16 bits of grey hold no number above {most:,}: read as 16 bits they would be "
+        f"{plural(most // 256 + 1, 'shade')} of nearly black",
+        f"save them with 8 bits: of the numbers of an image (pixels * (255 / {white})).astype(numpy.uint8) where {white:,} is white",
+    )
 
 
 def _only(places: Sequence[Path], inside: Sequence[bool]) -> list[Path]:

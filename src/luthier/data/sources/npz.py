@@ -14,7 +14,7 @@ from luthier.core.errors import DataError, nearest
 from luthier.core.extras import require_extra
 from luthier.data.archives import ALWAYS, MOST_TIMES, on_disk
 from luthier.data.rows import Reading, Rejected, Rows
-from luthier.data.sources.images import KEPT, MEMORY, READER, SCALING, SECONDS
+from luthier.data.sources.images import DARKEST, KEPT, MEMORY, READER, SCALING, SECONDS
 from luthier.data.sources.sandbox import LIMITS, read_each
 
 PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -22,8 +22,6 @@ PARTS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"
 LARGEST = 1 << 30
 """Bytes that an array may unpack to: it is read as a whole, in a process that may have twice as much."""
 CHANNELS = (1, 3, 4)
-DARKEST = 4095
-"""The largest number of 12 bits: 16-bit arrays without a larger one are meant otherwise, unless they are bytes."""
 AS_PICTURES = "or save the images as PNG files, in a sub-folder for each class"
 
 CONTENT = (
@@ -50,9 +48,10 @@ for line in sys.stdin:
             if labels:
                 classes = file[labels].reshape(-1)
                 if classes.dtype.kind == "f":
-                    if not np.isfinite(classes).all() or (classes != np.round(classes)).any():
-                        raise ValueError(f"{labels} holds fractions or NaN, and a class is a whole number or a name")
-                    classes = classes.astype(np.int64)
+                    if not np.isfinite(classes).all():
+                        raise ValueError(f"{labels} holds NaN or infinite values, and a label is a number or a name")
+                    if (classes == np.round(classes)).all():
+                        classes = classes.astype(np.int64)
                 said["labels"] = [each.decode() if isinstance(each, bytes) else str(each) for each in classes.tolist()]
     except BaseException as problem:
         said = {"why": (str(problem) if isinstance(problem, ValueError) else f"{type(problem).__name__}: {problem}")[:300]}

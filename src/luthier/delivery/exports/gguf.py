@@ -19,9 +19,10 @@ from luthier.delivery.exports.gguf_file import NAMED_ENDS
 from luthier.delivery.exports.gguf_modelfile import Layout, find_layout, modelfile
 from luthier.delivery.exports.gguf_tensors import kind_of, plan_tensors, rounded, tensors_of
 from luthier.delivery.exports.gguf_tokenizer import BYTE_LEVEL, CONTROL, Vocabulary, changes_of, read_vocabulary, refuse_tokenizer
-from luthier.delivery.exports.llama_bindings import PACKAGES, error_line, installed_package
+from luthier.delivery.exports.llama_bindings import PACKAGES, installed_package
 from luthier.families import family_of
 from luthier.models.base import Base
+from luthier.models.llama_process import error_line
 
 FILE, MODELFILE = "model.gguf", "Modelfile"
 QUANTIZER = "llama-quantize"

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from luthier.core.errors import ModelError
+from luthier.models.llama_process import error_line
 
 FP32, CPU_ONLY = 0, 0
 """The kind of a number as ggml numbers it; layers on a GPU."""
@@ -53,13 +54,6 @@ class Bindings(Protocol):
             Why it failed; empty where it did not.
         """
         ...
-
-
-def error_line(lines: Sequence[str]) -> str:
-    """The line of a program's log that tells a person why it failed: the first about an error, else the last."""
-    written = [line.strip() for line in lines if line.strip()]
-    wrong = [line for line in written if "error" in line.lower()]
-    return (wrong[:1] or written[-1:] or ["it said nothing"])[0][:300]
 
 
 class LlamaCppPython:

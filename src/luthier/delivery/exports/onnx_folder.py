@@ -247,7 +247,7 @@ def _write_rows(graph: Any, pairs: bool, each_token: bool, folder: Path) -> None
 def _write_images(graph: Any, spec: Any, folder: Path) -> None:
     import torch
 
-    outputs = ["output"] if graph.gives == "classes" else ["picture", "code", "log_variance"][: 3 if spec.variant == "variational" else 2]
+    outputs = ["picture", "code", "log_variance"][: 3 if spec.variant == "variational" else 2] if graph.gives == "picture" else ["output"]
     pixels = torch.randint(0, 256, (2, spec.channels, spec.side, spec.side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     _trace(graph, (pixels,), ["pixels"], outputs, {name: {0: "images"} for name in ("pixels", *outputs)}, folder / "model.onnx")
 

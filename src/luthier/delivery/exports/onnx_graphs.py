@@ -15,7 +15,7 @@ from luthier.core.types import Batch
 from luthier.models.encode import depths_read
 from luthier.models.halves import halves_of
 from luthier.models.hidden_states import capture_hidden_states, unwrap_states
-from luthier.models.linear_probe import AveragedModel, LinearProbe
+from luthier.models.linear_probe import AveragedModel, LinearProbe, average_outputs
 
 BY_KIND = ("qwen2", "qwen3", "gemma3_text", "smollm3")
 """Decoders whose layers look up their mask by the kind of their attention."""
@@ -58,8 +58,8 @@ class RowGraph(nn.Module):
     def _scores(self, model: Any, padded: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
         """The scores of a classifier, of a linear probe, or of the average of both, # (rows, outputs)"""
         if isinstance(model, AveragedModel):
-            both = torch.stack([self._scores(each, padded).float().log_softmax(-1) for each in (model.trained, model.probe)])
-            return (both.logsumexp(0) - torch.log(torch.tensor(2.0))) / model.temperature
+            both = [self._scores(each, padded).float() for each in (model.trained, model.probe)]
+            return average_outputs(both, model.link) / model.temperature
         if not isinstance(model, LinearProbe):
             return model.classify(pool_padded(states_of(model, padded), padded[1], model.pooling))
         base = model.base
@@ -158,7 +158,7 @@ def pool_padded(states: Tensor, seen: Tensor, pooling: str) -> Tensor:
 
 
 class ImageGraph(nn.Module):
-    """Images to the scores of their classes, or to what is drawn of them.
+    """Images to the scores of their classes, to a number, or to what is drawn of them.
 
     Args:
         model: the trainer's, in fp32.
@@ -173,7 +173,7 @@ class ImageGraph(nn.Module):
         """Pixels from 0 to 255, # (images, channels, side, side)"""
         rows = torch.arange(pixels.shape[0])
         answer = self.model(Batch(rows, torch.ones_like(rows), {}, {"pixels": pixels}))
-        if self.gives == "classes":
+        if self.gives != "picture":
             return answer
         picture, code, log_variance = answer
         return (picture, code) if log_variance is None else (picture, code, log_variance)

@@ -96,7 +96,7 @@ class PlainOnnx:
         for row in rows:
             if self.facts["images"]:
                 answer = self.sessions[0].run(None, {"pixels": np.ascontiguousarray(row["pixels"].transpose(2, 0, 1))[None]})
-                results.append(answer[0][0] if self.gives == "classes" else np.concatenate([answer[0][0].transpose(1, 2, 0).ravel(), *(each[0] for each in answer[1:])]))  # fmt: skip
+                results.append(np.concatenate([answer[0][0].transpose(1, 2, 0).ravel(), *(each[0] for each in answer[1:])]) if self.gives == "picture" else answer[0][0])  # fmt: skip
                 continue
             ids = np.array([row["tokens"]], dtype=np.int64)
             inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}

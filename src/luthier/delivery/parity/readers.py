@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from luthier.core.types import Batch, Example
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, METRIC, RENDERED, TEXT, TOKENS, Encoded, Reader
@@ -19,6 +19,7 @@ from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
 from luthier.delivery.parity.trainer import Trainer, outputs_of
 from luthier.evaluation.score import score
+from luthier.models.exported_network import ExportedNetwork
 from luthier.models.pooling import segment_lengths
 
 UNITS = {
@@ -146,8 +147,23 @@ class ReaderParity(NetworkParity[Reader]):
             return StageResult(METRIC, "unseen", detail="the rows do not say what is right"), {}
         model, objective, rows = self.trainer.model, self.trainer.objective, self._rows_read()
         ours = score(model, objective, [self.examples[index] for index in keep], answers=0)
-        theirs = score(ExportedNetwork(self.trainer, self.runtime, self._order()), objective, [rows[index] for index in keep], answers=0)
+        network = getattr(model, "network", None) if self.gives in ("picture", "rebuilt") else None
+        exported = ExportedNetwork(self._ask, self.gives, objective.spec, order=self._order(), network=network, hidden_only=True)
+        theirs = score(exported, objective, [rows[index] for index in keep], answers=0)
         return compare_metric(ours, theirs, choose_metric(decided, self.trainer, ours))
+
+    def _ask(self, batch: Batch, is_hidden: Tensor | None) -> list[np.ndarray]:
+        """What the runtime gives for each row, window or image of a batch."""
+        if "pixels" in batch.each:
+            return self.runtime.outputs([Encoded(pixels=each.permute(1, 2, 0).numpy()) for each in batch.each["pixels"]])
+        lengths = segment_lengths(batch).tolist()
+        segments = batch.flat["segments"].split(lengths) if "segments" in batch.flat else [None] * len(lengths)
+        keeps = [None] * len(lengths) if is_hidden is None else [each.nonzero()[:, 0].tolist() for each in is_hidden.split(lengths)]
+        rows = [
+            Encoded(tokens.tolist(), None if segment is None else segment.tolist(), keep=keep)
+            for tokens, segment, keep in zip(batch.flat["tokens"].split(lengths), segments, keeps, strict=True)
+        ]
+        return self.runtime.outputs(rows)
 
     def _rows_read(self) -> list[Example]:
         """The rows as the runtime reads them."""
@@ -161,64 +177,6 @@ class ReaderParity(NetworkParity[Reader]):
         """Where the export has each of the trainer's outputs, by name; None where that cannot be said."""
         ours, theirs = self._names()
         return [theirs.index(name) for name in ours] if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours) and ours else None
-
-
-class ExportedNetwork(nn.Module):
-    """An exported network in the place of the trainer's, so that the family's own objective scores it.
-
-    Args:
-        trainer: whose objective asks.
-        runtime: that answers.
-        order: where it has each of the trainer's outputs; None: in the same order.
-    """
-
-    def __init__(self, trainer: Trainer, runtime: Reader, order: list[int] | None) -> None:
-        super().__init__()
-        self.gives, self.runtime, self.order = trainer.family.gives, runtime, order
-        self.network = getattr(trainer.model, "network", None) if self.gives in ("picture", "rebuilt") else None
-        self.code = trainer.objective.spec.code if self.gives == "picture" else 0
-        self.answers = torch.zeros(0)
-
-    def forward(self, batch: Batch) -> Any:
-        """As the trainer's network says it."""
-        if self.gives == "picture":
-            pixels = batch.each["pixels"]
-            results = torch.from_numpy(np.stack(self._outputs(batch)))
-            picture, code, log_variance = results[:, : pixels[0].numel()], *results[:, pixels[0].numel() :].split(self.code, 1), None
-            shape = (len(pixels), *pixels.permute(0, 2, 3, 1).shape[1:])
-            return picture.view(shape).permute(0, 3, 1, 2), code, log_variance if isinstance(log_variance, Tensor) else None
-        answer = torch.from_numpy(np.concatenate([np.atleast_2d(each) for each in self._outputs(batch)]))
-        return answer if self.order is None else answer[:, self.order]
-
-    def embed(self, batch: Batch) -> Tensor:
-        """The vector of each text."""
-        return torch.from_numpy(np.stack(self._outputs(batch)))
-
-    def hidden(self, batch: Batch) -> Tensor:
-        """A number for each token, by which `guess` finds what was said of it."""
-        is_hidden = (batch.flat["hidden"] >= 0).long()
-        self.answers = torch.from_numpy(np.concatenate(self._outputs(batch, batch.flat["hidden"] >= 0)))
-        return (is_hidden.cumsum(0) - 1)[:, None]
-
-    def guess(self, places: Tensor) -> Tensor:
-        """What was said of the tokens with these numbers."""
-        return self.answers[places[:, 0]]
-
-    def target(self, batch: Batch) -> Tensor:
-        """The pixels from -1 to 1."""
-        return batch.each["pixels"].float() / 127.5 - 1
-
-    def _outputs(self, batch: Batch, is_hidden: Tensor | None = None) -> list[np.ndarray]:
-        if "pixels" in batch.each:
-            return self.runtime.outputs([Encoded(pixels=each.permute(1, 2, 0).numpy()) for each in batch.each["pixels"]])
-        lengths = segment_lengths(batch).tolist()
-        segments = batch.flat["segments"].split(lengths) if "segments" in batch.flat else [None] * len(lengths)
-        keeps = [None] * len(lengths) if is_hidden is None else [each.nonzero()[:, 0].tolist() for each in is_hidden.split(lengths)]
-        rows = [
-            Encoded(tokens.tolist(), None if segment is None else segment.tolist(), keep=keep)
-            for tokens, segment, keep in zip(batch.flat["tokens"].split(lengths), segments, keeps, strict=True)
-        ]
-        return self.runtime.outputs(rows)
 
 
 def replace_hidden(example: Example) -> Example:

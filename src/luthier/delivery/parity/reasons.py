@@ -160,10 +160,13 @@ def _largest_added(bundle: Path) -> float:
 
 def _numbers(first: StageResult, trainer: Trainer) -> str:
     gives, ours, theirs = first.evidence.get("gives"), first.evidence.get("ours", []), first.evidence.get("theirs", [])
-    if gives == "classes" and ours:
+    if gives in ("classes", "labels") and ours:
         with np.errstate(divide="ignore"):
             one, other = (np.log(np.clip(np.stack(side), 1e-12, 1)) for side in (ours, theirs))
-        one, other = (side - side.mean(1, keepdims=True) for side in (one, other))
+        if gives == "classes":
+            one, other = (side - side.mean(1, keepdims=True) for side in (one, other))
+        else:
+            one, other = (logged - np.log(np.clip(1 - np.stack(side), 1e-12, 1)) for logged, side in ((one, ours), (other, theirs)))
         slope = float((one * other).sum() / max((one * one).sum(), 1e-30))
         rest = float(np.abs(other - slope * one).max())
         if abs(slope - 1) > 1e-3 and rest < 0.02 * float(np.abs(other).max()):

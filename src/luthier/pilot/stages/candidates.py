@@ -1,4 +1,4 @@
-"""What a classifier's run could ship: the trained model, logistic regression on the untouched base, or their average; validation rows choose."""
+"""What a run with a head on a base could ship: the trained model, a linear model on the untouched base, or their average; validation rows choose."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from luthier.core.types import Example, Scores
 from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
-from luthier.evaluation.calibrate import apply_temperature, average_scores, fit_temperature
 from luthier.evaluation.candidate_choice import choose_candidate
 from luthier.evaluation.metrics import measure
+from luthier.evaluation.outputs import Outputs
 from luthier.evaluation.score import score
 from luthier.evaluation.verdict import format_value
 from luthier.models.linear_probe import LinearProbe, divide_logits
@@ -23,11 +23,6 @@ from luthier.pilot.stages.features import Features
 from luthier.training.steps import Work
 
 TRAINED, PROBE, AVERAGE = "trained", "probe", "average"
-LABELS = {
-    TRAINED: "the trained model",
-    PROBE: "logistic regression on the untouched base",
-    AVERAGE: "the average of the trained model and logistic regression on the untouched base",
-}
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,7 @@ class Candidates:
         seconds: that each took beyond training.
         probe_rows: training rows that the probe was fitted on.
         probe: with its temperature; its base is in memory as long as the features are.
+        outputs: what those of all of them mean.
     """
 
     ships: str
@@ -51,6 +47,12 @@ class Candidates:
     seconds: Mapping[str, float]
     probe_rows: int
     probe: LinearProbe
+    outputs: Outputs
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Each for a person."""
+        return name_candidates(self.outputs)
 
     @property
     def shipped(self) -> Shipped:
@@ -62,50 +64,63 @@ def fit_candidates(context: RunContext, work: Work, features: Features, most_row
     """Fit the linear probe and the temperatures, and let the validation rows choose; the trained model is at its temperature then.
 
     Args:
-        context: knows the rows.
+        context: knows the rows, and what the outputs mean.
         work: its model holds the chosen checkpoint; its logits are divided by its temperature.
         features: of the untouched base, in memory.
         most_rows: training rows that the probe is fitted on, about.
     """
+    outputs = context.outputs
+    assert outputs is not None
     began = time.monotonic()
-    train, validation, classes = context.examples("train"), context.examples("validation"), len(context.dataset.labels)
-    fitted = baselines.fit_probe(features, train, validation, classes, most_rows)
+    train, validation = context.examples("train"), context.examples("validation")
+    fitted = outputs.fit_probe(features, context.objective, train, validation, most_rows, context.signals.poll)
     probe_seconds = time.monotonic() - began
     context.signals.poll()
     raw = {TRAINED: score(work.model, work.objective, validation, poll=context.signals.poll), PROBE: fitted.validation}
-    temperatures = {name: fit_temperature(scores) for name, scores in raw.items()}
-    calibrated = {name: apply_temperature(scores, temperatures[name]) for name, scores in raw.items()}
-    both = average_scores(calibrated[TRAINED], calibrated[PROBE])
-    temperatures[AVERAGE] = fit_temperature(both)
-    calibrated[AVERAGE] = apply_temperature(both, temperatures[AVERAGE])
+    temperatures = {name: outputs.fit_temperature(scores) for name, scores in raw.items()}
+    calibrated = {name: outputs.apply_temperature(scores, temperatures[name]) for name, scores in raw.items()}
+    both = outputs.average_scores(calibrated[TRAINED], calibrated[PROBE])
+    temperatures[AVERAGE] = outputs.fit_temperature(both)
+    calibrated[AVERAGE] = outputs.apply_temperature(both, temperatures[AVERAGE])
     divide_logits(work.model, temperatures[TRAINED])
     probe = LinearProbe(features.model, torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias), temperatures[PROBE])
     metric = work.objective.metrics[0]
     choice = work.experiment.training.ships
     ships = choose_candidate(calibrated, metric) if choice == "auto" else choice
-    why = explain_choice(ships, metric, calibrated, choice != "auto")
+    why = explain_choice(ships, metric, calibrated, name_candidates(outputs), choice != "auto")
     context.reporter.say(why)
     context.run.event("ships", candidate=ships, metric=metric, temperatures=temperatures, probe_rows=fitted.rows,
                     probe_seconds=round(probe_seconds, 2), validation={name: measure(scores, (metric, "loss")) for name, scores in calibrated.items()})  # fmt: skip
     seconds = {TRAINED: 0.0, PROBE: probe_seconds, AVERAGE: probe_seconds}
-    return Candidates(ships, why, temperatures, calibrated, seconds, fitted.rows, probe)
+    return Candidates(ships, why, temperatures, calibrated, seconds, fitted.rows, probe, outputs)
 
 
-def explain_choice(ships: str, metric: str, validation: Mapping[str, Scores], asked: bool = False) -> str:
+def name_candidates(outputs: Outputs) -> dict[str, str]:
+    """Each candidate for a person.
+
+    Args:
+        outputs: what those of the candidates mean.
+    """
+    trained, probe = "the trained model", f"{outputs.probe} on the untouched base"
+    return {TRAINED: trained, PROBE: probe, AVERAGE: f"the average of {trained} and {probe}"}
+
+
+def explain_choice(ships: str, metric: str, validation: Mapping[str, Scores], names: Mapping[str, str], asked: bool = False) -> str:
     """Which candidate ships, and what the validation rows said of all, in one line.
 
     Args:
         ships: trained, probe or average.
         metric: that decides.
         validation: the scores of each on the validation rows.
+        names: of each, for a person.
         asked: whether a person chose it, not the validation rows.
     """
     values = {name: format_value(metric, measure(scores, (metric,))[metric]) for name, scores in validation.items()}
     start = "ships, as set" if asked else "ships"
     if ships == AVERAGE:
-        return f"{start}: the average of {LABELS[TRAINED]} (validation {metric} {values[TRAINED]}) and {LABELS[PROBE]} ({values[PROBE]}): {values[AVERAGE]}"
-    others = ", ".join(f"{'their average' if name == AVERAGE else LABELS[name]}: {values[name]}" for name in values if name != ships)
-    return f"{start}: {LABELS[ships]} (validation {metric} {values[ships]}; {others})"
+        return f"{start}: the average of {names[TRAINED]} (validation {metric} {values[TRAINED]}) and {names[PROBE]} ({values[PROBE]}): {values[AVERAGE]}"
+    others = ", ".join(f"{'their average' if name == AVERAGE else names[name]}: {values[name]}" for name in values if name != ships)
+    return f"{start}: {names[ships]} (validation {metric} {values[ships]}; {others})"
 
 
 def score_candidates(candidates: Candidates, work: Work, test: Sequence[Example], poll: Any) -> tuple[dict[str, Scores], dict[str, Scores]]:
@@ -120,10 +135,11 @@ def score_candidates(candidates: Candidates, work: Work, test: Sequence[Example]
     Returns:
         The scores of each at its temperature, and as they would be without any.
     """
-    probe, temperatures = candidates.probe, candidates.temperatures
+    probe, temperatures, outputs = candidates.probe, candidates.temperatures, candidates.outputs
     probe.base.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
     model_scores = {model: score(module, work.objective, test, poll=poll) for model, module in ((TRAINED, work.model), (PROBE, probe))}
-    before = {name: apply_temperature(scores, 1 / temperatures[name]) for name, scores in model_scores.items()}
-    model_scores[AVERAGE] = apply_temperature(average_scores(model_scores[TRAINED], model_scores[PROBE]), temperatures[AVERAGE])
-    before[AVERAGE] = average_scores(before[TRAINED], before[PROBE])
+    before = {name: outputs.apply_temperature(scores, 1 / temperatures[name]) for name, scores in model_scores.items()}
+    both = outputs.average_scores(model_scores[TRAINED], model_scores[PROBE])
+    model_scores[AVERAGE] = outputs.apply_temperature(both, temperatures[AVERAGE])
+    before[AVERAGE] = outputs.average_scores(before[TRAINED], before[PROBE])
     return model_scores, before

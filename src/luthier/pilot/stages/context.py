@@ -11,6 +11,7 @@ from luthier.core.interfaces import Objective, Reporter
 from luthier.core.run import Clock, Run
 from luthier.core.types import Example
 from luthier.data.dataset import Dataset
+from luthier.evaluation.outputs import Outputs
 from luthier.experiment import Experiment
 from luthier.families import family_of
 from luthier.families.family import Family
@@ -63,8 +64,13 @@ class RunContext:
 
     @property
     def probes(self) -> bool:
-        """Whether logistic regression on the untouched base is a candidate to ship: there is a base, and the family's classes can be read off it."""
-        return self.family.probes and self.base is not None
+        """Whether a linear model of what the untouched base says is a candidate to ship."""
+        return self.outputs is not None
+
+    @property
+    def outputs(self) -> Outputs | None:
+        """What the outputs of the head mean, where the untouched base can say the same by a linear model; None where it cannot, or there is no base."""
+        return self.family.outputs() if self.base is not None else None
 
     def examples(self, part: str) -> Sequence[Example]:
         """The examples of train, validation or test, prepared when they are first asked for."""

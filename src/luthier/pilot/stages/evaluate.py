@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,14 @@ from luthier.core.types import Example, Scores
 from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
 from luthier.evaluation.by_class import find_never_predicted
-from luthier.evaluation.calibrate import chance_calibration_error
 from luthier.evaluation.metric_choice import metrics_at_verdict
 from luthier.evaluation.metrics import measure
+from luthier.evaluation.outputs import Outputs
 from luthier.evaluation.score import score
 from luthier.evaluation.verdict import decide, describe_model, verdict_finding
 from luthier.experiment import Experiment
 from luthier.models.precision import round_weights_to
-from luthier.pilot.stages.candidates import LABELS, PROBE, TRAINED, Candidates, fit_candidates, score_candidates
+from luthier.pilot.stages.candidates import PROBE, TRAINED, Candidates, fit_candidates, score_candidates
 from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.features import Features
 from luthier.pilot.stages.finish_time import planned_baseline_rows
@@ -41,7 +43,7 @@ def evaluate_test(context: RunContext, experiment: Experiment, work: Work, best:
     Args:
         context: knows the rows.
         experiment: of the run.
-        work: its model holds the chosen checkpoint; a classifier's is at its temperature afterwards.
+        work: its model holds the chosen checkpoint; where it says probabilities, it is at its temperature afterwards.
         best: the evaluation that chose it.
 
     Returns:
@@ -68,23 +70,28 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
     untouched = None
     if (family.compares_untouched or family.has_reference) and context.base is not None:
         untouched = round_weights_to(load_model(experiment, context.base), getattr(torch, experiment.training.dtype)).eval()
-    trivial = family.baselines(context.examples("train"), context.examples("validation"), baseline_context(context, experiment))
-    fitted = family.fit_after_training(work.model, work.objective, context.examples("validation"))
-    if fitted:
-        context.reporter.say(fitted)
-        context.run.event("fitted_after_training", what=fitted)
-    test = open_test(context, experiment, work)
-    if untouched is not None:
-        untouched.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
-        work.objective.begin(untouched, test, context.cache)
-    ours = score(work.model, work.objective, test, poll=context.signals.poll, answers=context.objective.answered_at_verdict)
-    base = None
-    if family.compares_untouched and untouched is not None and context.base is not None:
-        base = (
-            f"{context.base.name}, untouched",
-            score(untouched, context.objective, test, poll=context.signals.poll, answers=context.objective.answered_at_verdict),
-        )
-    others = {rival.name: rival.score(test) for rival in trivial}
+    reads = family.reads_untouched and context.base is not None
+    with Features(context, experiment, work.model) if reads else nullcontext() as features:
+        asked = baseline_context(context, experiment)
+        if context.base is not None and features is not None:
+            asked = replace(asked, untouched=(context.base.name, features))
+        trivial = family.baselines(context.examples("train"), context.examples("validation"), asked)
+        fitted = family.fit_after_training(work.model, work.objective, context.examples("validation"))
+        if fitted:
+            context.reporter.say(fitted)
+            context.run.event("fitted_after_training", what=fitted)
+        test = open_test(context, experiment, work)
+        if untouched is not None:
+            untouched.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
+            work.objective.begin(untouched, test, context.cache)
+        ours = score(work.model, work.objective, test, poll=context.signals.poll, answers=context.objective.answered_at_verdict)
+        base = None
+        if family.compares_untouched and untouched is not None and context.base is not None:
+            base = (
+                f"{context.base.name}, untouched",
+                score(untouched, context.objective, test, poll=context.signals.poll, answers=context.objective.answered_at_verdict),
+            )
+        others = {rival.name: rival.score(test) for rival in trivial}
     metrics = family.metrics_of_verdict(metrics_at_verdict(work.objective.metrics, family), ours)
     found = decide(family.name, metrics, ours, base, others)
     details = _rows(context, work, test, ours, base or next(iter(others.items()), None)) | family.details(ours, experiment.objective)
@@ -110,21 +117,21 @@ def judge_candidates(context: RunContext, experiment: Experiment, work: Work) ->
         test = open_test(context, experiment, work)
         scores, before = score_candidates(candidates, work, test, context.signals.poll)
     ours, metrics = scores[candidates.ships], metrics_at_verdict(work.objective.metrics, context.family)
-    base = f"{context.base.name}, frozen + logistic regression{baselines.share_of_rows(candidates.probe_rows, len(train))}", scores[PROBE]
+    outputs, rows = candidates.outputs, baselines.share_of_rows(candidates.probe_rows, len(train))
+    base = f"{context.base.name}, frozen + {outputs.probe}{rows}", scores[PROBE]
     others = {rival.name: rival.score(test) for rival in trivial}
     found = decide(context.family.name, metrics, ours, base, others, against_base=candidates.ships != PROBE)
     found |= {"ships": candidates.ships, "why": candidates.why, "candidates": []}
     found["candidates"] = list_candidates(candidates, metrics, scores, {PROBE: found["base"], candidates.ships: found["test"]})
     other = TRAINED if candidates.ships == PROBE else PROBE
-    details = _rows(context, work, test, ours, (LABELS[other], scores[other])) | context.family.details(ours, experiment.objective)
-    save_scores(context.run, candidates.validation, {**scores, **others})
+    details = _rows(context, work, test, ours, (candidates.names[other], scores[other])) | context.family.details(
+        ours, experiment.objective
+    )
+    save_scores(context.run, outputs, candidates.validation, {**scores, **others})
     name_never_predicted(context, find_never_predicted(ours), "test")
-    details["temperature"] = candidates.temperatures[candidates.ships]
-    details["calibration_error"] = {
-        when: measure(each, ("calibration_error",))["calibration_error"]
-        for when, each in (("before", before[candidates.ships]), ("after", ours))
-    } | {"by_chance": chance_calibration_error(ours)}
-    return found, details, candidates.shipped
+    if outputs.calibrated:
+        details["temperature"] = candidates.temperatures[candidates.ships]
+    return found, details | outputs.describe_calibration(before[candidates.ships], ours), candidates.shipped
 
 
 def join_details(details: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -140,20 +147,22 @@ def baseline_context(context: RunContext, experiment: Experiment, most_rows: int
     )
 
 
-def save_scores(place: Run, validation: Mapping[str, Scores], test: Mapping[str, Scores]) -> None:
-    """Keep what each candidate and baseline lost on each row and whether it was right: what paired comparisons need.
+def save_scores(place: Run, outputs: Outputs, validation: Mapping[str, Scores], test: Mapping[str, Scores]) -> None:
+    """Keep what each candidate and baseline lost on each row and, where it can be, whether it was right: what paired comparisons need.
 
     Args:
         place: candidate_scores.safetensors goes there.
+        outputs: what those of the candidates mean.
         validation: name → scores on the validation rows.
         test: name → scores on the test rows.
     """
     tensors: dict[str, np.ndarray] = {}
     for part, found in (("validation", validation), ("test", test)):
         for name, scores in found.items():
-            assert scores.probabilities is not None
             tensors[f"{part}.{name}.loss"] = scores.loss
-            tensors[f"{part}.{name}.right"] = (scores.probabilities.argmax(1) == scores.target).astype(np.uint8)
+            right = outputs.right(scores)
+            if right is not None:
+                tensors[f"{part}.{name}.right"] = right.astype(np.uint8)
     write_file(place.folder / "candidate_scores.safetensors", save(tensors))
 
 
@@ -185,10 +194,10 @@ def list_candidates(
     return [
         {
             "name": name,
-            "label": LABELS[name],
+            "label": candidates.names[name],
             "validation": {metric: measure(candidates.validation[name], (metric,))[metric]},
             "test": tested(name),
-            "temperature": candidates.temperatures[name],
+            **({"temperature": candidates.temperatures[name]} if candidates.outputs.calibrated else {}),
             "chosen": name == candidates.ships,
         }
         for name in scores

@@ -46,7 +46,7 @@ class ClosingCosts:
     Args:
         fixed: seconds whatever the baselines are fitted on: the sealed rows, bundle, report.
         rows: training rows.
-        classes: 0 where there are none: then nothing is fitted.
+        classes: classes, labels or numbers that the baselines tell; 0 where nothing is fitted.
         a_row: seconds in which the untouched base reads a training row.
         features: numbers that it gives for a row.
         ngrams: words and word pairs of a row.
@@ -189,14 +189,14 @@ def keep_to_time(context: RunContext, work: Work, limit: TimeLimit | None, closi
     if fixed + fit + text <= left:
         return
     keep_words, keep_probe = share_of(left - fixed - fit, text), share_of(left - fixed, fit)
-    if not context.probes:
+    if context.outputs is None:
         rows, words = 0, 0
         context.reporter.say("there is less time left than planned: ROUGE-L of a few test answers is left out")
     else:
         rows = max(min(probe, closing["fewest"]), int(probe * keep_probe))
         words = max(min(words, closing["fewest"]), int(words * keep_words))  # a verdict without it would compare with next to nothing
         context.reporter.say(
-            f"there is less time left than planned: logistic regression is fitted on {rows:,} training rows on the base, on {words:,} on TF-IDF"
+            f"there is less time left than planned: {context.outputs.probe} is fitted on {rows:,} training rows on the base, on {words:,} on TF-IDF"
         )
     run.event("probe_rows", rows=rows, probe_rows=rows, words_rows=words, left=round(left, 2), expected=round(fixed + fit + text, 2))
 

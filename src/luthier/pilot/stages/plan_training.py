@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from luthier.core.errors import DiskFull, NoGo
 from luthier.core.finding import Finding
 from luthier.core.randomness import permutation
@@ -37,19 +39,23 @@ PROBE_SHARE = 0.04
 
 @dataclass(frozen=True)
 class Probed:
-    """What a logistic regression on the frozen base made of a few rows, and what it took.
+    """What a linear model on the frozen base made of a few rows, and what it took.
 
     Args:
-        scores: on the validation rows; None where there are no classes.
-        prior: scores of the class shares alone.
+        scores: on the validation rows; None where there is no such model.
+        prior: scores of who has not read the row.
+        untold: what to say where the first are no better.
         a_token: seconds in which the untouched base reads a token.
-        features: numbers that it gives for a row.
+        outputs: that are fitted.
+        features: numbers that the base gives for a row.
         slower: its fit against what is expected of this many rows.
     """
 
     scores: Scores | None = None
     prior: Scores | None = None
+    untold: str = ""
     a_token: float = 0.0
+    outputs: int = 0
     features: int = 0
     slower: float = 1.0
 
@@ -70,7 +76,7 @@ def plan_training(context: RunContext, experiment: Experiment) -> Experiment:
     probed = fit_small_probe(context, experiment, budget)
     probe = probed.scores
     context.signals.poll()
-    smoke = small_run(context.work(experiment), reporter, probe, probed.prior, limit=0.15 * budget)
+    smoke = small_run(context.work(experiment), reporter, probe, probed.prior, probed.untold, limit=0.15 * budget)
     context.signals.poll()
     work = context.work(experiment)
     closing: dict[str, float] = {}
@@ -116,17 +122,18 @@ def _check_disk(run: Run, work: Work) -> list[Finding]:
 
 
 def fit_small_probe(context: RunContext, experiment: Experiment, budget: float = math.inf) -> Probed:
-    """What a logistic regression on the frozen base, and the class shares alone, make of a few validation rows.
+    """What a linear model on the frozen base, and who has not read the row, make of a few validation rows.
 
     Args:
         context: knows the rows.
         experiment: of the run.
         budget: seconds; where the fit would take much of a short one, the rows are fewer.
     """
-    if not context.probes or context.base is None:
+    outputs = context.outputs
+    if outputs is None or context.base is None:
         return Probed()
-    classes = len(context.dataset.labels)
-    expected = fit_seconds(PROBED, 3 * context.base.width, classes)
+    count = outputs.count(context.objective)
+    expected = fit_seconds(PROBED, 3 * context.base.width, count)
     most = PROBED if expected <= PROBE_SHARE * budget else PROBED_SHORT
     train, validation = context.examples("train"), context.examples("validation")
     train = [train[row] for row in sorted(permutation(len(train), experiment.seed, "probe")[:most])]
@@ -134,7 +141,7 @@ def fit_small_probe(context: RunContext, experiment: Experiment, budget: float =
     reading, width = 0.0, 1
     with Features(context, experiment) as features:
 
-        def timed(examples: Sequence[Example]) -> object:
+        def timed(examples: Sequence[Example]) -> np.ndarray:
             nonlocal reading, width
             began = time.monotonic()
             rows = features(examples)
@@ -142,13 +149,12 @@ def fit_small_probe(context: RunContext, experiment: Experiment, budget: float =
             return rows
 
         began = time.monotonic()
-        probe = baselines.linear_probe_baseline(context.base.name, timed, train, validation, classes)  # type: ignore[arg-type]
+        probe = outputs.fit_probe(timed, context.objective, train, validation, baselines.MOST, context.signals.poll)
         fitting = time.monotonic() - began - reading
     tokens = sum(example.size for example in [*train, *validation])
-    slower = min(10.0, max(0.5, fitting / fit_seconds(len(train), width, classes)))
-    return Probed(
-        probe.validation, baselines.majority_baseline(train, validation, classes).validation, reading / max(tokens, 1), width, slower
-    )
+    slower = min(10.0, max(0.5, fitting / fit_seconds(len(train), width, count)))
+    prior = outputs.score_prior(context.objective, train, validation)
+    return Probed(probe.validation, prior, outputs.untold, reading / max(tokens, 1), count, width, slower)
 
 
 def _measure_costs(work: Work, smoke: Smoke) -> tuple[float, float]:
@@ -179,7 +185,7 @@ def closing_costs(context: RunContext, work: Work, found: Smoke, probed: Probed)
     if alone:
         return ClosingCosts(fixed + (2 * SHOWN * 64 * 0.03 if context.family.generates else 0.0), len(work.train))
     ngrams, sample, distinct, growth = count_words(work.train, work.experiment.data.input)
-    return ClosingCosts(fixed, len(work.train), len(context.dataset.labels), probed.a_token * train / max(len(work.train), 1), probed.features,
+    return ClosingCosts(fixed, len(work.train), probed.outputs, probed.a_token * train / max(len(work.train), 1), probed.features,
                         ngrams, sample, distinct, growth, probed.slower)  # fmt: skip
 
 
@@ -237,9 +243,9 @@ def describe_closing(context: RunContext, costs: ClosingCosts, rows: tuple[int, 
         found: by the small run.
     """
     probe, words = rows
-    if costs.classes and (probe < min(costs.rows, baselines.MOST) or words < costs.rows):
+    if context.outputs is not None and (probe < min(costs.rows, baselines.MOST) or words < costs.rows):
         context.reporter.say(
-            f"so that the verdict comes in time, logistic regression is fitted on {probe:,} training rows on the base, and on {words:,} on TF-IDF"
+            f"so that the verdict comes in time, {context.outputs.probe} is fitted on {probe:,} training rows on the base, and on {words:,} on TF-IDF"
         )
     fitted = (costs.probe(probe), costs.words(words)) if costs.classes else (0.0, 0.0)
     before = SHOWN * 64 * 0.03 if not costs.classes else 0.0  # answers of the untouched base: before the training

@@ -220,7 +220,11 @@ def _depths_to_try(context: RunContext, experiment: Experiment, trials: int, set
         settled: paths about which the person has said something.
     """
     least = min(trials for trials, _ in FREEZING)
-    if context.base is None or context.family.kind.images or not (context.family.probes or context.family.converses):
+    if (
+        context.base is None
+        or context.family.kind.images
+        or not ((context.family.kind.classes and context.probes) or context.family.converses)
+    ):
         return ()  # nothing pretrained, or nothing that one pass could tell
     if trials < least or value_at(experiment, "adaptation.kind") != "full" or any(path.startswith("adaptation.") for path in settled):
         return ()

@@ -1,0 +1,99 @@
+"""A program that speaks as llama-server does, for machines without it: it repeats the prompt, token by token, and holds back parts of characters.
+
+    python llama_stand_in.py -m FILE --port N -np N …     # FILE: JSON of {"seconds": between tokens, "end": token, "dies_at": token}
+
+A token below 256 is one byte; one above stands for the two bytes `ab`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+
+def bytes_of(token: int) -> bytes:
+    """The bytes of a token."""
+    return bytes([token]) if token < 256 else b"ab"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers /health and /completion."""
+
+    protocol_version = "HTTP/1.1"
+    file: ClassVar[dict[str, Any]] = {}
+    running = 0
+
+    def do_GET(self) -> None:
+        self._whole(200, {"status": "ok", "running": Handler.running, "key": os.environ["LLAMA_API_KEY"]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.headers["Authorization"] != f"Bearer {os.environ['LLAMA_API_KEY']}":
+            self._whole(401, {"error": {"message": "Invalid API Key"}})
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        Handler.running += 1
+        try:
+            self._write(body)
+        except OSError:
+            self.close_connection = True  # whoever asked is gone
+        finally:
+            Handler.running -= 1
+
+    def _write(self, body: dict[str, Any]) -> None:
+        held, said, stop = b"", 0, "limit"
+        for token in [*body["prompt"], self.file["end"]][: body["n_predict"]]:
+            time.sleep(self.file.get("seconds", 0))
+            if token == self.file.get("dies_at"):
+                print("error: out of memory", flush=True)
+                os._exit(9)
+            said += 1
+            held += b"" if token == self.file["end"] else bytes_of(token)
+            try:
+                content = held.decode()
+            except UnicodeDecodeError as problem:
+                if problem.end == len(held) and problem.reason == "unexpected end of data":
+                    continue
+                content = held.decode(errors="replace")
+            told = {"id": token, "logprob": -0.5, "top_logprobs": [{"id": token, "logprob": -0.5}, {"id": 1, "logprob": -2.0}][: body["n_probs"]]}  # fmt: skip
+            self._send({"content": content, "tokens": [token], "stop": False, "tokens_predicted": said, "completion_probabilities": [told]})
+            held = b""
+            if token == self.file["end"]:
+                stop = "eos"
+        self._send({"stop": True, "stop_type": stop, "tokens_predicted": said, "timings": {"cache_n": 2}})
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _send(self, event: dict[str, Any]) -> None:
+        content = b"data: " + json.dumps(event).encode() + b"\n\n"
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(content), content))
+        self.wfile.flush()
+
+    def _whole(self, status: int, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    if "--help" in sys.argv:
+        print("--no-slots --offline")
+    else:
+        options = dict(zip(sys.argv[1:], sys.argv[2:], strict=False))
+        Handler.file = json.loads(Path(options["-m"]).read_text())
+        if Handler.file.get("damaged"):
+            print("main: loading model\nerror: invalid magic characters")
+            raise SystemExit(1)
+        ThreadingHTTPServer(("127.0.0.1", int(options["--port"])), Handler).serve_forever()
