@@ -18,6 +18,7 @@ def test_every_name_is_there_and_listed() -> None:
     for name in luthier.__all__:
         assert getattr(luthier, name) is not None
         assert name in dir(luthier)
+    assert "bound_spinning" not in dir(luthier)
     assert luthier.__version__ == version("luthier")
     for name in ("Run", "Study", "Step", "Finding", "Watcher", "Experiment"):
         assert name in luthier.__all__

@@ -167,5 +167,5 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Every noun and verb, also those that have not been imported yet."""
-    helpers = {"Any", "TYPE_CHECKING", "annotations", "import_module"}
+    helpers = {"Any", "TYPE_CHECKING", "annotations", "bound_spinning", "import_module"}
     return sorted({*globals(), *__all__} - helpers)

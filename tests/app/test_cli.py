@@ -68,6 +68,13 @@ def test_help_lists_the_verbs_and_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", heavy], check=False, capture_output=True, text=True).stdout.strip().endswith("[]")
 
 
+def test_help_at_eighty_columns_cuts_no_line() -> None:
+    done = luthier("--help", env=os.environ | {"COLUMNS": "80"})
+    commands = done.stdout.partition("Commands:")[2]
+    assert done.returncode == 0 and "export" in commands
+    assert "..." not in commands and "…" not in commands
+
+
 def test_the_page_of_commands_has_them_all() -> None:
     page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
     names = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]

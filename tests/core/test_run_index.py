@@ -67,6 +67,15 @@ def test_a_run_that_is_not_finished_says_how_far_it_came(events: tuple[str, ...]
     assert entry.why == ("the loss stayed" if state == "no-go" else "")
 
 
+def test_a_refused_budget_is_no_stopped_run_unless_somebody_insists(tmp_path: Path) -> None:
+    run = Run(made(tmp_path / "one", "planned_only", verdict=None))
+    run.event("budget_too_short", budget=5.0, smallest="40s")
+    (entry,) = list_entries(tmp_path)
+    assert (entry.state, entry.why) == ("refused", "--budget 5s is too short: the smallest that makes sense is 40s")
+    run.event("forced")
+    assert list_entries(tmp_path)[0].state == "planned"
+
+
 DAMAGES: dict[str, tuple[str, bytes | None, str]] = {
     "a torn verdict": ("verdict.json", b'{"task": "cl', "verdict.json is damaged: it is not JSON"),
     "a verdict of another kind": ("verdict.json", b"[1, 2]", "what it says is not what a run says"),

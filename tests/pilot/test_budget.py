@@ -61,6 +61,8 @@ def test_a_budget_too_short_for_anything_is_refused_with_the_smallest_that_makes
     assert "nothing was trained" in caught.value.remedy
     for name in ("checkpoints", "bundle", "verdict.json", "metrics.jsonl"):
         assert not (tmp_path / "run" / name).exists()
+    (row,) = luthier.runs(tmp_path)
+    assert row["state"] == "refused" and row["why"].startswith("--budget 1s is too short: the smallest that makes sense is ")
 
 
 def test_a_budget_that_the_small_run_has_used_up_is_refused_too(

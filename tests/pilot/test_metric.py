@@ -16,8 +16,10 @@ from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
 from luthier.core.types import Scores
 from luthier.evaluation import user_metric
+from luthier.evaluation.metric_choice import resolve_metric
 from luthier.evaluation.metrics import measure
 from luthier.experiment import Experiment
+from luthier.families import family_of
 from luthier.pilot.stages.options import default_experiment
 from tests.conftest import rows
 
@@ -188,3 +190,10 @@ def test_answers_decide_a_chat_run_and_the_untouched_base_gives_some_too(bases: 
     assert verdict["metric"] == name
     assert verdict["difference"]["low"] <= verdict["difference"]["value"] <= verdict["difference"]["high"]
     assert {"loss", "chrf", "rouge_l"} - {name} <= set(verdict["base"]["metrics"])
+
+
+def test_an_unknown_metric_is_answered_with_the_names_that_the_help_has() -> None:
+    with pytest.raises(ExperimentError, match="there is no metric 'macro_f2'") as caught:
+        resolve_metric("macro_f2", family_of("classification"), ("no", "yes"))
+    assert "did you mean 'macro_f1'" in caught.value.remedy
+    assert "log_loss" in caught.value.remedy and " loss" not in caught.value.remedy

@@ -153,6 +153,14 @@ def test_names_that_lead_nowhere_name_the_nearest(project: Path) -> None:
     with pytest.raises(ModelError, match="there is no bundle produktion") as missing:
         said("produktion")
     assert "did you mean 'production'" in str(missing.value)
+    Path("train.log").write_text("x")
+    Path("rows").mkdir()
+    with pytest.raises(ModelError, match="there is no bundle runs/ons") as missing:
+        said("runs/ons")
+    assert "did you mean 'one'" in missing.value.remedy and "two" in missing.value.remedy
+    with pytest.raises(ModelError) as missing:
+        said("nope")
+    assert missing.value.remedy.removeprefix("did you mean 'production'? ") == "Known: production"
     with pytest.raises(RunError, match="nothing bore the name production before"):
         luthier.rollback("production")
 

@@ -224,7 +224,7 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row.")] = False,
 ) -> None:
-    """Use a bundle: classes, numbers, answers, translations, vectors, and what else it has learned to say."""
+    """Use a bundle on new rows: classes, numbers, answers, vectors."""
     from luthier.app.reporters import format_prediction, warn
     from luthier.pilot.predict import predict as verb
 
@@ -245,7 +245,10 @@ def chat(
     file: Annotated[Path | None, typer.Option(help="Send the content of a text file as the first turn.")] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Of a pipe, send each line as a turn; else all of it is one.")] = False,
 ) -> None:
-    """Talk to a bundle; a line of three double quotes begins and ends a turn of several lines; an empty line or Ctrl-D ends the chat."""
+    """Talk to a bundle.
+
+    A line of three double quotes begins and ends a turn of several lines; an empty line or Ctrl-D ends the chat.
+    """
     from luthier.app.chat_turns import read_turns
     from luthier.app.reporters import clean, warn
     from luthier.pilot.predict import chat as verb

@@ -26,7 +26,10 @@ def push(
     message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Put a bundle on the Hugging Face hub, with its card; the token is HF_TOKEN, or that of `hf auth login`."""
+    """Put a bundle on the Hugging Face hub, with its card.
+
+    The token is HF_TOKEN, or that of `hf auth login`.
+    """
     from luthier.app.reporters import warn
     from luthier.pilot.push import push as verb
 
@@ -48,7 +51,10 @@ def import_config(
     force: Annotated[bool, typer.Option("--force", help="Write the experiment without the keys that are refused.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make an experiment of another trainer's file; says what became of each key."""
+    """Make an experiment of another trainer's file.
+
+    It says what became of each key.
+    """
     from luthier.app.reporters import make_reporter
     from luthier.pilot.import_config import import_config as verb
 

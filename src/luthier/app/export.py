@@ -28,9 +28,9 @@ def export(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export a bundle to another format, and prove that it says the same.
+    """Export a bundle to another format, and prove the export.
 
-    Where it does not, the stage is named, the files are put aside and the command fails.
+    It is proven that the export says what the trainer says. Where it does not, the stage is named, the files are put aside and the command fails.
     """
     from luthier.app.reporters import make_reporter
     from luthier.core.words import plural
@@ -64,7 +64,10 @@ def parity(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare a bundle with an export of it, or with a server that answers with it, stage by stage."""
+    """Compare a bundle with an export of it, or with a server.
+
+    The server answers with the bundle or an export; both are compared stage by stage.
+    """
     from luthier.app.reporters import make_reporter
     from luthier.delivery.parity.record import lines_of
     from luthier.pilot.export import parity as verb

@@ -28,7 +28,7 @@ def runs(
     family: Annotated[str | None, typer.Option(help="Only runs of this family, such as classification.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List runs and studies with their verdicts, costs, notes and aliases."""
+    """List runs and studies: verdicts, costs, notes and aliases."""
     from luthier.core.run import as_json_value
     from luthier.pilot.runs import runs as verb
 
@@ -49,7 +49,10 @@ def compare(
     metric: Annotated[str | None, typer.Option(help="What is compared; when not given, what decided the first run.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare runs: what differs of them, and by how much one is better on the test rows that they share."""
+    """Compare runs: what differs, and by how much one is better.
+
+    The difference is taken on the test rows that they share.
+    """
     from luthier.app.reporters import warn
     from luthier.core.run import as_json_value
     from luthier.pilot.compare_runs import compare as verb
@@ -91,7 +94,10 @@ def promote(
     name: Annotated[str, typer.Argument(help="The alias, such as production.")],
     force: Annotated[bool, typer.Option("--force", help="Also where the verdict is worse than a baseline, or there is none.")] = False,
 ) -> None:
-    """Give a run a name such as production, which predict, chat, serve and --base understand."""
+    """Give a run a name, such as production.
+
+    predict, chat, serve and --base understand it.
+    """
     from luthier.core.aliases import read_alias
     from luthier.pilot.promote import describe_promotion
     from luthier.pilot.promote import promote as verb

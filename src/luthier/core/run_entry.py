@@ -39,8 +39,8 @@ class RunEntry:
     Args:
         folder: of the run.
         kind: run or study.
-        state: finished, running, stopped (it can be resumed), planned, no-go, or damaged.
-        why: of a damaged one, what is wrong; of a no-go the reasons.
+        state: finished, running, stopped (it can be resumed), planned, no-go, refused (the time budget was too short for anything), or damaged.
+        why: of a damaged one, what is wrong; of a no-go the reasons; of a refused one the budget that would do.
         family: what is learned, such as classification.
         data: path of the training rows.
         base: the base's name; empty where the network was made from scratch.
@@ -169,6 +169,9 @@ def _from_events(folder: Path) -> dict[str, Any]:
             "no-go",
             "; ".join(names["no_go"]["reasons"]) if isinstance(names["no_go"]["reasons"], list) else str(names["no_go"]["reasons"]),
         )
+    elif "budget_too_short" in names and "forced" not in names:
+        about = names["budget_too_short"]
+        state, why = "refused", f"--budget {about['budget']:g}s is too short: the smallest that makes sense is {about['smallest']}"
     elif "planned_only" in names and "started" not in names:
         state = "planned"
     return {"created": created, "state": state, "why": why}

@@ -16,7 +16,7 @@ from luthier.core.run_entry import WATCHED, RunEntry, is_run, is_running, read_e
 from luthier.core.study import Study
 
 FILE = ".luthier-index.sqlite"
-FORMAT = 2
+FORMAT = 3
 """Of the index: another one is made anew."""
 DEPTH = 4
 """Folders within folders that are searched for runs."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 def convert(source: Path, target: Path) -> None:
@@ -13,15 +14,13 @@ def convert(source: Path, target: Path) -> None:
         source: the .gguf file, already checked against its hash.
         target: an existing folder.
     """
-    import luthier.core.hub  # noqa: F401  # keeps transformers offline
-
-    os.environ["TQDM_DISABLE"] = "1"
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    import luthier.core.hub  # noqa: F401  # keeps transformers offline
+
+    hide_progress()
     folder, file = str(source.parent), source.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
@@ -38,3 +37,14 @@ def convert(source: Path, target: Path) -> None:
     if model.generation_config is not None:
         model.generation_config.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def hide_progress() -> None:
+    """Hide the progress bars of transformers while it reads a GGUF file: its own, and one that it takes from tqdm, which asks TQDM_DISABLE only when it is imported."""
+    from tqdm.auto import tqdm
+    from transformers import modeling_gguf_pytorch_utils
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    reading: Any = modeling_gguf_pytorch_utils
+    reading.tqdm = partial(tqdm, disable=True)

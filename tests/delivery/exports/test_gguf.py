@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+import luthier
 from luthier.core.errors import ModelError
 from luthier.delivery.exports.gguf import FILE, MODELFILE, Gguf
 from luthier.delivery.exports.gguf_architecture import describe_network, refuse_network, rope_divisors
@@ -63,6 +64,12 @@ def test_what_transformers_reads_back_from_the_file_says_what_the_bundle_says(bu
     assert back.render(TURNS[:1]) == tokenizer.apply_chat_template(TURNS[:1], tokenize=False, add_generation_prompt=True)
     assert list(back.ends) == [tokenizer.eos_token_id]
     assert "was not asked" in back.about
+
+
+def test_no_progress_bar_is_shown_while_a_file_is_read_back(bundles: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ReadBack(written(bundles("llama"), tmp_path))
+    shown = capfd.readouterr()
+    assert "%|" not in shown.err + shown.out
 
 
 def test_the_metadata_are_those_of_the_configuration(bundles: Any, tmp_path: Path) -> None:
@@ -198,11 +205,16 @@ def test_a_bundle_that_ships_a_probe_is_refused(bundles: Any, tmp_path: Path) ->
     assert "linear probe" in Gguf().refuse(as_bundle(folder, "chat", ships="probe"), "float16")
 
 
-def test_four_bits_need_llama_cpps_quantiser_and_the_message_says_where_it_is_had(bundles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_bits_need_llama_cpps_quantiser_and_the_message_says_where_it_is_had(
+    bundles: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("luthier.delivery.exports.gguf.shutil.which", lambda program: None)
     monkeypatch.setattr("luthier.delivery.exports.gguf.installed_package", lambda: None)
     assert "pip install llama-cpp-py-sync, or put llama-quantize on the PATH" in Gguf().refuse(bundles("llama"), "q4_k_m")
     assert Gguf().refuse(bundles("llama"), "q8_0") == ""
+    with pytest.raises(ModelError, match="q4_k_m is written by") as caught:
+        luthier.export(bundles("llama").folder, to="gguf", dtype="q4_k_m", out=tmp_path / "out", parity=False)
+    assert caught.value.remedy.startswith("formats that hold this chat model: gguf (--dtype float16), ")
 
 
 # tokenizers

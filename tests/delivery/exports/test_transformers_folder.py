@@ -66,7 +66,14 @@ def test_an_average_is_refused_with_the_reason_and_the_formats_that_hold_it(runs
     with pytest.raises(ModelError, match="the average of the trained model and a linear probe") as caught:
         luthier.export(runs("average").folder, to="safetensors", out=tmp_path / "out")
     assert caught.value.remedy == "formats that hold this classification model: int8, onnx"
+    assert "trained again with --set training.ships=trained fits" in caught.value.message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_classifier_never_fits_gguf_whatever_ships_and_the_reason_is_its_network(runs: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="its architecture 'bert' is none") as caught:
+        luthier.export(runs("average").folder, to="gguf", out=tmp_path / "out")
+    assert "average of" not in caught.value.message and "gguf" not in caught.value.remedy
 
 
 @pytest.mark.usefixtures("in_this_process")

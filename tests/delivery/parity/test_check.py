@@ -103,6 +103,30 @@ def test_a_metric_that_leaves_the_interval_parts_and_one_inside_does_not() -> No
     assert parts.state == "parts" and parts.largest == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize(("count", "said"), [(1, "1 row is too few"), (9, "9 rows are too few")])
+def test_a_metric_on_a_few_rows_is_unseen_with_the_reason_where_it_differs_and_same_where_it_does_not(count: int, said: str) -> None:
+    ours = scores([1] * count)
+    theirs = Scores(ours.loss + 0.02, ours.count, ours.target, ours.probabilities, labels=ours.labels)
+    found, measured = compare_metric(ours, theirs, "loss")
+    assert found.state == "unseen" and said in found.detail and measured["export"] == pytest.approx(measured["trainer"] + 0.02)
+    assert compare_metric(ours, ours, "loss")[0].state == "same"
+    broken = Scores(ours.loss * np.nan, ours.count, ours.target, ours.probabilities, labels=ours.labels)
+    assert compare_metric(ours, broken, "loss")[0].state == "parts"
+
+
+def test_the_parts_of_one_document_are_no_interval_either() -> None:
+    ours = Scores(np.full(50, 2.0), np.ones(50), groups=np.zeros(50, dtype=int))
+    theirs = Scores(np.full(50, 2.04), np.ones(50), groups=np.zeros(50, dtype=int))
+    found, _ = compare_metric(ours, theirs, "loss")
+    assert found.state == "unseen" and "1 document is too few" in found.detail
+
+
+def test_one_row_is_written_as_one_row() -> None:
+    assert (
+        "1 row " in ParityRecord((StageResult("metric", "same", 1, 0.0, None, "of loss", "the same"),), "x", "float32", "1 row").lines()[1]
+    )
+
+
 def test_log_probabilities_that_are_no_numbers_part() -> None:
     ours = [np.array([-1.0, -2.0]), np.array([-3.0])]
     found = compare_log_probabilities(ours, [np.array([-1.0, np.nan]), np.array([-3.0])], [4, 9], TOLERANCES["float32"])

@@ -43,12 +43,15 @@ class Gguf:
     def refuse(self, bundle: Base, precision: str) -> str:
         """Why a GGUF file cannot hold a bundle."""
         about = facts_of(bundle)
+        config = json.loads((bundle.folder / "config.json").read_text())
+        network = refuse_network(config)
+        if network:  # first: neither another --dtype nor training again would change it
+            return network
         if about.get("ships", "trained") != "trained":
             return f"it ships {'a linear probe' if about['ships'] == 'probe' else 'the average of two models'}, and llama.cpp computes one language model"
-        config = json.loads((bundle.folder / "config.json").read_text())
         if precision in SMALLER and shutil.which(QUANTIZER) is None and installed_package() is None:
             return f"{precision} is written by llama.cpp's own quantiser: pip install llama-cpp-py-sync, or put {QUANTIZER} on the PATH (q8_0 needs nothing)"
-        return refuse_network(config) or refuse_tokenizer(_processor(bundle)[0])
+        return refuse_tokenizer(_processor(bundle)[0])
 
     def losses(self, bundle: Base, precision: str) -> list[str]:
         """What llama.cpp and Ollama do otherwise."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from luthier.delivery.exports.exporter import Encoded, WeightDifference
 from luthier.delivery.exports.gguf_file import GgufFile
 from luthier.delivery.exports.gguf_tensors import compare_file
 from luthier.delivery.exports.gguf_tokenizer import BYTE_LEVEL, GPT2, KNOWN
+from luthier.models.gguf import hide_progress
 
 
 class ReadBack:
@@ -28,12 +28,12 @@ class ReadBack:
     """
 
     def __init__(self, file: Path) -> None:
-        import luthier.core.hub  # noqa: F401  # keeps transformers offline
-
-        os.environ["TQDM_DISABLE"] = "1"
         import torch
         import transformers
 
+        import luthier.core.hub  # noqa: F401  # keeps transformers offline
+
+        hide_progress()
         self.file, self.held = file, GgufFile(file)
         header = self.held
         try:

@@ -22,6 +22,8 @@ NATIVE = {"encoder": "cls", "decoder": "last"}
 """What transformers' own classification heads read of a row."""
 IMAGE_PIPELINE = 'from transformers import pipeline; pipeline("image-classification", "PATH")("image.png")'
 """How transformers alone classifies images, where the family does not say so itself."""
+TRAIN_AGAIN = "a model trained again with --set training.ships=trained fits"
+"""Said of a bundle that only what ships keeps out of a format."""
 CLOSED = ("picture", "rebuilt", "words")
 """What networks give whose classes transformers does not have."""
 
@@ -41,12 +43,13 @@ class TransformersFolder:
         facts, gives = facts_of(bundle), family_of(facts_of(bundle)["task"]).gives
         if gives in CLOSED or bundle.family in OWN_VISION:
             return "transformers has no class for this network"
+        unlike = _unlike_native_head(bundle, facts) if gives in ("classes", "labels", "number") else ""
+        if unlike:  # first: training again would not change it
+            return unlike
         if facts.get("ships", "trained") == "probe":
-            return "what ships is logistic regression on the hidden states of the untouched base, and transformers has no class for that: it would load the base alone"
+            return f"what ships is logistic regression on the hidden states of the untouched base, and transformers has no class for that: it would load the base alone ({TRAIN_AGAIN})"
         if facts.get("ships", "trained") == "average":
-            return "what ships is the average of the trained model and a linear probe, and transformers would load the trained model alone"
-        if gives in ("classes", "labels", "number"):
-            return _unlike_native_head(bundle, facts)
+            return f"what ships is the average of the trained model and a linear probe, and transformers would load the trained model alone ({TRAIN_AGAIN})"
         return ""
 
     def losses(self, bundle: Base, precision: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from luthier.core.errors import DataError
 from luthier.core.types import Example, Record
+from luthier.core.words import plural
 from luthier.delivery.exports.exporter import METRIC, STAGES, TEXT, WEIGHTS, Runtime, Say
 from luthier.delivery.parity.metric import Measured
 from luthier.delivery.parity.reasons import explain
@@ -99,7 +100,7 @@ def choose_rows(records: Sequence[Record], most: int, rows: str) -> tuple[list[R
     """
     count = min(most, len(records))
     part = [records[number * len(records) // count] for number in range(count)]
-    return part, f"{count:,} of {rows}" if rows and count < len(records) else rows or f"{count:,} rows"
+    return part, f"{count:,} of {rows}" if rows and count < len(records) else rows or plural(count, "row")
 
 
 def _stages(trainer: Trainer, runtime: Any, records: Sequence[Record]) -> Stages:

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from luthier.core.words import plural
+
 State = Literal["same", "parts", "unseen"]
 
 
@@ -95,7 +97,7 @@ def lines_of(record: dict[str, Any]) -> list[str]:
     for stage in record["stages"]:
         value, allowed = stage["largest"], stage["allowed"]
         apart = f"{_number(value)} of {_number(allowed)} {stage['unit']}" if value is not None and allowed is not None else _number(value) + f" {stage['unit']}" if value is not None else ""  # fmt: skip
-        rows = f"{stage['rows']:,} rows" if stage["rows"] else ""
+        rows = plural(stage["rows"], "row") if stage["rows"] else ""
         results.append(f"  {stage['name']:<18} {stage['state']:<7} {rows:<10} {apart:<38} {stage['detail']}".rstrip())
     return [*results, f"verdict: {record['verdict']}"]
 

@@ -10,9 +10,11 @@ from typing import Any
 from luthier.core import hub
 from luthier.core.aliases import read_alias, read_aliases
 from luthier.core.errors import ExperimentError, ModelError, nearest
+from luthier.core.run_entry import is_run
 from luthier.families import family_of
 from luthier.families.family import Family
 from luthier.models.base import Base
+from luthier.models.manifest import is_bundle
 from luthier.models.store import resolve
 
 Say = Callable[[str], None]
@@ -31,7 +33,8 @@ def resolve_bundle(bundle: str | os.PathLike[str], say: Say) -> tuple[Base, dict
     folder, bundle = Path(bundle), os.fspath(bundle)
     on_hub = hub.NAME.fullmatch(bundle) is not None and not Path(bundle.partition("/")[0]).exists()
     if not folder.exists() and read_alias(bundle) is None and not on_hub:
-        beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        there = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        beside = [entry.name for entry in there if is_bundle(entry) or is_run(entry)]
         raise ModelError(f"there is no bundle {bundle}", nearest(folder.name, [*beside, *read_aliases()]))
     base = resolve(bundle, say)
     if base.bundle is None:

@@ -74,7 +74,11 @@ def refuse_export(exporter: Exporter, base: Base, precision: str) -> None:
     """
     why = why_not(exporter, base, precision)
     if why:
-        able = [name for name in EXPORTERS if not why_not(EXPORTERS[name](), base, EXPORTERS[name]().precisions[0])]
+        able = [
+            name if name != exporter.name else f"{name} (--dtype {exporter.precisions[0]})"
+            for name in EXPORTERS
+            if not why_not(EXPORTERS[name](), base, EXPORTERS[name]().precisions[0])
+        ]
         task = facts_of(base)["task"]
         raise ModelError(
             f"{base.folder} cannot be exported to {exporter.name}: {why}",
