@@ -163,11 +163,12 @@ def token_counters(objective: Any) -> tuple[Callable[[Sequence[str]], int], Call
     """
     lock = threading.Lock()
     own = copy.copy(objective)
-    if callable(objective.tokenizer):
+    counts = callable(objective.tokenizer)
+    if counts:
         own.tokenizer = copy.deepcopy(objective.tokenizer)
 
     def count(texts: Sequence[str]) -> int:
-        if not texts or not callable(own.tokenizer):
+        if not texts or not counts:
             return 0
         with lock:
             return sum(len(ids) for ids in own.tokenizer(list(texts), verbose=False)["input_ids"])
