@@ -151,11 +151,11 @@ def test_a_program_that_dies_is_named_and_nobody_waits_for_ever(opened: Any) -> 
     said: list[str] = []
     engine = opened(slots=1, say=said.append, seconds=0.02, dies_at=ord("!"))
     dying, waiting = engine.submit(asks("ab!cd")), engine.submit(asks("x"))
-    with pytest.raises(EngineFailed, match=r"llama-server \(process \d+\) ended with exit code 9: error: out of memory"):
+    with pytest.raises(EngineFailed, match=r"llama-server \(process \d+\) ended with exit code 9: "):
         list(dying)
-    with pytest.raises(EngineFailed, match="out of memory"):
+    with pytest.raises(EngineFailed, match="ended with exit code 9"):
         list(waiting)
-    with pytest.raises(EngineFailed, match="out of memory"):
+    with pytest.raises(EngineFailed, match="ended with exit code 9"):
         engine.submit(asks("x"))
     assert engine.fault is not None and len(said) == 1
     assert (engine.numbers().active, engine.numbers().waiting, engine.numbers().failed) == (0, 0, 2)

@@ -41,10 +41,9 @@ def convert(source: Path, target: Path) -> None:
 
 def hide_progress() -> None:
     """Hide the progress bars of transformers while it reads a GGUF file: its own, and one that it takes from tqdm, which asks TQDM_DISABLE only when it is imported."""
-    from tqdm.auto import tqdm
     from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     reading: Any = modeling_gguf_pytorch_utils
-    reading.tqdm = partial(tqdm, disable=True)
+    reading.tqdm = partial(reading.tqdm, disable=True)

@@ -133,10 +133,8 @@ def test_no_token_and_no_text_is_in_the_log(classifier: Client, log: list[str]) 
     classifier("POST", "/classify", {"input": "canary-text"})
     classifier("POST", "/classify", {"canary-field": 1})
     classifier("GET", f"/canary-path?token={classifier.token}", None, {"X-Canary": "canary-header", "Authorization": "Bearer canary-wrong"})
-    with_token = [line for line in log if classifier.token in line]
     assert len([line for line in log if "POST /classify" in line]) >= 2
-    assert with_token == [line for line in log if line.startswith("page ") and classifier.token in line]
-    assert len(with_token) == 1  # where it is told, once
+    assert not [line for line in log if classifier.token in line]
     assert not [line for line in log if "canary" in line]
     assert "canary" not in classifier("GET", "/metrics")[1].decode()
 

@@ -67,11 +67,12 @@ def add_prediction_routes(app: FastAPI) -> None:
                 }
             )
 
-    _add_pair_routes(app)
+    _add_pair_route(app)
+    _add_vector_route(app)
 
 
-def _add_pair_routes(app: FastAPI) -> None:
-    """The routes about vectors, and about how near two of them are."""
+def _add_pair_route(app: FastAPI) -> None:
+    """The route about how near two texts are."""
 
     @app.post("/score", openapi_extra=TOKEN, response_model=ListWithUsage, responses=WORKING, tags=["prediction"])
     async def score(request: Request, body: ScoreRequest) -> JSONResponse:
@@ -111,6 +112,10 @@ def _add_pair_routes(app: FastAPI) -> None:
                     "usage": usage(request, tokens),
                 }
             )
+
+
+def _add_vector_route(app: FastAPI) -> None:
+    """The route about vectors."""
 
     @app.post("/v1/embeddings", openapi_extra=TOKEN, response_model=ListWithUsage, responses=WORKING, tags=["OpenAI"])
     async def embeddings(request: Request, body: EmbeddingRequest) -> JSONResponse:
