@@ -20,7 +20,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def opened(tokenizer: Any, name: str, input: tuple[str, ...], target: str | None, **settings: Any) -> Any:
-    return family_of(name).spec_class.model_validate({"kind": name, **settings}).open(tokenizer, input, target)
+    return family_of(name).spec_class.model_validate({"kind": name, **settings}).open(tokenizer, input, target)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def words(count: int) -> str:
