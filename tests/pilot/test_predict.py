@@ -236,7 +236,7 @@ def test_a_chat_model_takes_texts_rows_and_conversations_and_refuses_broken_ones
         luthier.predict(messenger.folder, turns)
     for options in ({"top": 2}, {"abstain_below": 0.5}):
         with pytest.raises(ExperimentError, match="is for classifiers"):
-            luthier.predict(talker.folder, "what about 3?", **options)
+            luthier.predict(talker.folder, "what about 3?", **options)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_likeliest_classes_and_what_is_not_sure_enough(classifier: Run) -> None:
@@ -251,7 +251,7 @@ def test_the_likeliest_classes_and_what_is_not_sure_enough(classifier: Run) -> N
     assert (row["label"], row["abstained"], len(row["top"])) == (plain[0]["label"], False, 1)  # as sure as asked for is sure enough
     for wrong in ({"top": 0}, {"abstain_below": 80.0}, {"abstain_below": -0.1}):
         with pytest.raises(ExperimentError):
-            luthier.predict(classifier.folder, TEXTS, **wrong)
+            luthier.predict(classifier.folder, TEXTS, **wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_predictions_are_written_beside_the_columns_of_the_rows_and_a_taken_name_is_said(
