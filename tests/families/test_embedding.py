@@ -228,7 +228,7 @@ def test_a_positive_that_is_its_own_negative_is_caught(bases: Any, monkeypatch: 
 
 
 def test_pooling_over_padding_is_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = models.pool
+    own = models.pool  # pyright: ignore[reportPrivateImportUsage]
 
     def with_padding(hidden: Any, lengths: Any, pooling: str) -> Any:
         return own(hidden, lengths, pooling) * (lengths / lengths.max())[:, None] + hidden[0] * (1 - lengths / lengths.max())[:, None]
