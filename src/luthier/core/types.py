@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,12 @@ HELD_OUT = -1
 
 Link = Literal["softmax", "sigmoid", "identity"]
 """What makes of a head's outputs what is said: probabilities that sum to 1, a probability each, or the outputs themselves."""
+
+Inputs = Mapping[str, "Sequence[int] | np.ndarray"]
+"""What goes into the model of one row, by name: {"tokens": token ids} of a text, {"pixels": an array} of an image."""
+
+JsonObject = dict[str, object]
+"""A JSON object: an answer, a part of a report."""
 
 Message = dict[str, str]
 """One turn of a conversation: `role` and `content`."""

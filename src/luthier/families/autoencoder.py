@@ -20,7 +20,7 @@ from luthier.families import autoencoder_proofs
 from luthier.families.anomaly_baselines import component_baseline, flat_pictures, mean_baseline
 from luthier.families.anomaly_family import AnomalyFamily
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.image_family import NO_LINEAR, ImageFamily, convolution_choices, find_image, fit_squares, pixels_are_served
 from luthier.families.number_family import columns_of_amounts, say_numbers
 from luthier.objectives.autoencoder import Autoencoder

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 
 if TYPE_CHECKING:
     from luthier.objectives.causal_lm import CausalLm

@@ -11,7 +11,7 @@ import numpy as np
 from luthier.core.proof import Proof, ProofContext, ProofFunction
 from luthier.core.types import Example, Scores
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.vector_family import VectorFamily, estimate_words
 from luthier.objectives.glove import CELLS, Glove
 

@@ -10,7 +10,7 @@ import numpy as np
 from luthier.core.types import Example
 from luthier.data.rows import Rows
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.image_family import ImageFamily, convolution_choices, fit_squares, squares_of_base
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class ImageHeadFamily(ImageFamily):
     # starting point
 
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
-        """By rows, and by whether the network is new: then it learns at the usual rate of one."""
+        """By rows, and by whether the network is new: then it learns at the usual learning rate of one."""
         rows = len(dataset.records["train"])
         epochs, why = row_for(BASE_EPOCHS if learned_much(base) else EPOCHS, rows)
         return [

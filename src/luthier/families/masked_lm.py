@@ -14,8 +14,8 @@ from luthier.core.types import HELD_OUT, Example, Record, Scores
 from luthier.families import masked_lm_proofs, text_defaults, token_proofs
 from luthier.families.by_size import row_for
 from luthier.families.causal_lm_proofs import trained_is_served
+from luthier.families.choice import Choice
 from luthier.families.corpus_family import CorpusFamily
-from luthier.families.family import Choice
 from luthier.objectives.masked_lm import MaskedLm
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class MaskedLmFamily(CorpusFamily):
     def fit_budget(self, choices: list[Choice], dataset: Dataset, seconds: float) -> list[Choice]:
         """The deepest network of which the budget carries one pass, at most that which suits the text."""
         passed = _characters(dataset) / A_TOKEN
-        suits = next(choice.value for choice in choices if choice.path == "objective.depth")
+        suits: Any = next(choice.value for choice in choices if choice.path == "objective.depth")
         able = [depth for depth in range(FEWEST_BLOCKS, suits + 1) if _operations(depth) * passed <= SHARE * seconds * OPERATIONS]
         if suits in able:
             return choices

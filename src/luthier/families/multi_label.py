@@ -18,7 +18,7 @@ from luthier.data.spec import Data
 from luthier.data.usable_rows import FEWEST_OF_A_CLASS, reject_reason
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import token_proofs
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.text_family import TextFamily
 from luthier.objectives.multi_label import SEPARATORS, MultiLabel, labels_of, listed, scores_of_labels
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.families import text_defaults
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice, Family
+from luthier.families.choice import Choice
+from luthier.families.family import Family
 from luthier.objectives.text_rows import MAX_LENGTH
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from luthier.data.spec import Data
 from luthier.data.usable_rows import FEWEST_OF_A_CLASS, reject_reason
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import token_label_proofs, token_proofs
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.text_family import TextFamily
 from luthier.families.token_label_baselines import dictionary_of_spans, no_span
 from luthier.objectives.token_labels import TokenLabels

@@ -20,7 +20,8 @@ from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import text_defaults, token_proofs, translation_proofs
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice, Family
+from luthier.families.choice import Choice
+from luthier.families.family import Family
 from luthier.objectives.translation import Translation
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.families import token_proofs, unpaired_preference_proofs
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.preference import PreferenceFamily
 from luthier.families.preference_findings import answer_findings
 from luthier.families.unpaired_preference_report import describe_answers, trivial_models
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.base import Base
 
-AS_PAIRS = "as for pairs (docs/preference.md); one rate was tried with single answers"
+AS_PAIRS = "as for pairs (docs/preference.md); one learning rate was tried with single answers"
 FEWEST_STRAY = 3
 """Rows with the same third value of a label from which on the column is refused; fewer are set aside."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.vector_family import VectorFamily, estimate_words
 from luthier.families.word2vec_proofs import PROOFS
 from luthier.objectives.word2vec import Word2Vec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -132,7 +133,7 @@ def open_context(
     reporter.stage("base", experiment.model.base)
     family = family_of(dataset.spec.task)
     base = family.read_base(resolve(experiment.model.base, reporter.say)) if experiment.model.base else None
-    tokenizer = family.load_processor(base, experiment.objective, dataset)
+    tokenizer: Any = family.load_processor(base, experiment.objective, dataset)
     if base is not None and base.family in PADDED and not place.events_named("padded"):
         place.event("padded", family=base.family)
         reporter.say(

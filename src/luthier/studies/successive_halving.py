@@ -46,7 +46,7 @@ class TrialHandle(Protocol):
         ...
 
     def train_branch(self, share: float) -> tuple[float, np.ndarray | None]:
-        """Train a branch on whose rate falls to zero at this share of the run; the trial itself stays where it is. As `advance`."""
+        """Train a branch on whose learning rate falls to zero at this share of the run; the trial itself stays where it is. As `advance`."""
         ...
 
     def drop(self) -> None:

@@ -140,7 +140,7 @@ def _with_answers(small: Work, examples: Sequence[Example], scores: Scores, repo
 
 
 def _small_work(work: Work) -> Work:
-    """The same parts over a sample of the rows, at a rate that rises and stays."""
+    """The same parts over a sample of the rows, at a learning rate that rises and stays."""
     count = min(len(work.train), max(FEWEST_ROWS, round(SHARE * len(work.train))))
     experiment = work.experiment
     chosen = sorted(permutation(len(work.train), experiment.seed, "smoke")[:count])
@@ -229,7 +229,7 @@ def lr_too_high(work: Work, seen: Sequence[Step], before: Scores, after: Scores)
         guessing = float(-(shares * np.log(shares)).sum())
     floor = min(began, guessing)
     late = float(np.mean(tail))
-    learning = late < 0.9 * began  # then a higher loss on held-out rows is a small sample learned by heart, not too high a rate
+    learning = late < 0.9 * began  # then a higher loss on held-out rows is a small sample learned by heart, not too high a learning rate
     allowed = 1.5 * began if learning else max(1.1 * floor, 1.05 * began)
     # on rows it has not seen: those of the last steps are few, and harder or easier
     below = ended < (floor * 0.95 if before.probabilities is not None else began)

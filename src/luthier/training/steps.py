@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from luthier.core.errors import OutOfMemory
-from luthier.core.interfaces import Objective
+from luthier.core.interfaces import Adaptation, Objective
 from luthier.core.types import Batch, Example, Step
 from luthier.core.words import plural
 from luthier.data.batches import choose, steps_in_epoch
@@ -24,7 +24,7 @@ class Work:
     Args:
         experiment: what was asked for.
         objective: knows what a batch means.
-        model: an `nn.Module` whose dropout is keyed by its `dropout_keys`.
+        model: a `TrainableModel` that is an `nn.Module` too, for which there is no type; its dropout is keyed by its `dropout_keys`.
         masters: the precise weights and their optimizer.
         train: the examples that are learned from.
         validation: the examples that choose the checkpoint.
@@ -102,7 +102,7 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
     """
     experiment, objective, model, masters = work.experiment, work.objective, work.model, work.masters
     training = experiment.training
-    adaptation: Any = experiment.adaptation
+    adaptation = cast(Adaptation, experiment.adaptation)
     device = next(model.parameters()).device
     in_epoch = steps_in_epoch(len(work.train), training.batch_size)
     with gc_frozen():

@@ -182,7 +182,7 @@ class Evaluator:
             gets_on = gain > 0 or (gain == 0 and self.lowest is not None and measured["loss"] < self.lowest)
             self.evaluations_without_improvement = 0 if gets_on else self.evaluations_without_improvement + 1
             self.lowest = measured["loss"] if gets_on else self.lowest
-        better = gain is not None and gain >= 0  # of equals the later: its rate has fallen further
+        better = gain is not None and gain >= 0  # of equals the later: its learning rate has fallen further
         if better:
             self.best = {"step": number, **measured}
             self.writer.save(self.state(number), full=False, keep={number})

@@ -13,7 +13,7 @@ from luthier.data.dataset import Dataset
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
 from luthier.families import family_of
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.pilot.stages.metric import note_metric
 
 

@@ -39,7 +39,7 @@ class RemoteTrial:
         return self._asked(share, ends=False)
 
     def train_branch(self, share: float) -> tuple[float, np.ndarray | None]:
-        """Have a branch trained on whose rate falls to zero at this share of the run. Raises as `advance`."""
+        """Have a branch trained on whose learning rate falls to zero at this share of the run. Raises as `advance`."""
         return self._asked(share, ends=True)
 
     def _asked(self, share: float, ends: bool) -> tuple[float, np.ndarray | None]:
