@@ -55,7 +55,7 @@ def rates(experiment: Any, prior: int, anywhere: int) -> dict[str, float]:
     return found
 
 
-def trained(asked: Any) -> None:
+def train(asked: Any) -> None:
     """Fill the pool."""
     names = ["default", *(f"{kind}-{number}" for kind, count in (("prior", asked.prior), ("anywhere", asked.anywhere)) for number in range(1, count + 1))]  # fmt: skip
     for seed, trial, name in itertools.product(asked.seeds, sorted(names, key=lambda one: one.partition("-")[2]), asked.sets):
@@ -144,7 +144,7 @@ class Pool:
         return self.runs[trial]["whole_test_accuracy"], self.runs[trial]["whole_test_tempered"]
 
 
-def judged(asked: Any) -> None:
+def judge(asked: Any) -> None:
     """Mean over the searches of a set and seed, then over both; `worst` is the mean of each one's worst search, `gain` that over the search as it is, by seed."""
     told: dict[str, dict[tuple[int, str], np.ndarray]] = {}
     ranks: dict[str, list[float]] = {}
@@ -201,7 +201,7 @@ def main() -> None:
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     configure_torch()
-    judged(asked) if asked.judge else trained(asked)
+    judge(asked) if asked.judge else train(asked)
 
 
 if __name__ == "__main__":

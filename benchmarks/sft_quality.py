@@ -71,7 +71,7 @@ print("RESULT", 1)
 """
 
 
-def compared(data: Path, out: Path, seed: int) -> dict[str, object]:
+def compare(data: Path, out: Path, seed: int) -> dict[str, object]:
     """Both held-out losses of one seed, which decides the order of rows (and our dropout)."""
     rows = out / "rows"
     rows.mkdir(parents=True, exist_ok=True)
@@ -106,4 +106,4 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     given = parser.parse_args()
     for seed in given.seeds:
-        print(json.dumps(compared(given.data, given.out / str(seed), seed)), flush=True)
+        print(json.dumps(compare(given.data, given.out / str(seed), seed)), flush=True)

@@ -27,7 +27,7 @@ from luthier.training.steps import steps
 ROWS = 200
 
 
-def measured(data: Path, words: int, adaptation: str, pairs: int, at_once: int) -> dict[str, float]:
+def measure(data: Path, words: int, adaptation: str, pairs: int, at_once: int) -> dict[str, float]:
     """Rows' tokens a second, shared and apart, and the share of tokens that go through.
 
     Args:
@@ -85,7 +85,7 @@ def main() -> None:
     for adaptation in asked.adaptation:
         for words in asked.words:
             if (adaptation, words) not in done:
-                note(asked.out, (adaptation, words), measured(asked.data, words, adaptation, asked.pairs, asked.at_once))
+                note(asked.out, (adaptation, words), measure(asked.data, words, adaptation, asked.pairs, asked.at_once))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ DEFAULT = ""
 MEASURES = ("test_accuracy", "test_tempered")
 
 
-def trained(asked: Any) -> None:
+def train(asked: Any) -> None:
     """Fill the file; what is worth most comes first."""
     changes: list[str] = [DEFAULT, *asked.change]
     every = [(seed, name, change, wrong) for seed in asked.seeds for name in asked.sets for change in changes for wrong in asked.wrong]
@@ -42,7 +42,7 @@ def trained(asked: Any) -> None:
             note(asked.out, key, told(shared, fit(shared, Path(scratch) / "run", experiment)))
 
 
-def judged(asked: Any) -> None:
+def judge(asked: Any) -> None:
     """What each change gains."""
     runs = known(asked.out)
     for wrong in asked.wrong:
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--judge", action="store_true")
     asked = parser.parse_args()
     configure_torch()
-    judged(asked) if asked.judge else trained(asked)
+    judge(asked) if asked.judge else train(asked)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Processor(Protocol):
 class Keys(Protocol):
     """What a network's dropout is a function of."""
 
-    def keyed(
+    def set_keys(
         self, seed: int, step: int, index: torch.Tensor, lengths: torch.Tensor, streams: Mapping[str, torch.Tensor] | None = None
     ) -> AbstractContextManager[None]:
         """The keys of a micro-batch, for the time of its forward pass."""
@@ -113,7 +113,7 @@ class Objective(Protocol):
         """Tokens of what is asked, and of what is to be said."""
         ...
 
-    def asked(self, example: Example) -> str:
+    def prompt_text(self, example: Example) -> str:
         """What is asked, for a person."""
         ...
 
@@ -252,7 +252,7 @@ class Adaptation(Protocol):
         """
         ...
 
-    def frozen(self, model: TrainableModel, share: float) -> int:
+    def frozen_blocks(self, model: TrainableModel, share: float) -> int:
         """How many blocks are frozen at this share of the run."""
         ...
 

@@ -40,7 +40,7 @@ class Record:
     values: Mapping[str, Any]
     source: str = ""
 
-    def only(self, columns: Container[str]) -> Record:
+    def select(self, columns: Container[str]) -> Record:
         """The same with nothing but some of its columns."""
         return replace(self, values={name: value for name, value in self.values.items() if name in columns})
 
@@ -185,17 +185,17 @@ class Batch:
         for stream in self.streams.values():
             lengths = [length + more for length, more in zip(lengths, stream.lengths.tolist(), strict=True)]
 
-        def added(position: int) -> int:
+        def added_cost(position: int) -> int:
             """What an example adds to the piece that begins at `start`; the first of a piece is beside the one behind it."""
             others = slice(start, position) if position > start else slice(position + 1, position + 2)
             common = 0 if shared is None else shared[position, others].max(initial=0)
             return max(lengths[position] - int(common), 1)
 
         for position in range(len(self)):
-            if position > start and cost + added(position) > limit:
+            if position > start and cost + added_cost(position) > limit:
                 parts.append(self.part(start, position))
                 start, cost = position, 0
-            cost += added(position)
+            cost += added_cost(position)
         parts.append(self.part(start, len(self)))
         return parts
 

@@ -53,10 +53,10 @@ def clusters(thumbnails: Sequence[str]) -> list[int]:
         for members in buckets.values():
             pairs = combinations(members, 2) if len(members) <= CROWD else _neighbours(members, even)
             for one, two in pairs:
-                apart = together.first(one) != together.first(two)
+                apart = together.find(one) != together.find(two)
                 if apart and int((bits[one] != bits[two]).sum()) <= APART and float(np.abs(even[one] - even[two]).mean()) <= GREY:
                     together.join(one, two)
-    return [together.first(index) for index in range(len(raw))]
+    return [together.find(index) for index in range(len(raw))]
 
 
 def _neighbours(members: list[int], even: np.ndarray) -> list[tuple[int, int]]:

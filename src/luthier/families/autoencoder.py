@@ -113,7 +113,7 @@ class ImageAutoencoder(AnomalyFamily, ImageFamily):
         variational = spec.variant == "variational"
         if base is not None:
             return autoencoder.load_autoencoder(base, spec.channels, spec.side, spec.code, variational, model.dropout, seed)
-        return autoencoder.new_autoencoder(spec.channels, spec.side, spec.width, spec.depth, spec.code, variational, model.dropout, seed)
+        return autoencoder.make_autoencoder(spec.channels, spec.side, spec.width, spec.depth, spec.code, variational, model.dropout, seed)
 
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """The side and the colour that suit the training images, and the class that is normal."""

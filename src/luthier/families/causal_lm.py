@@ -263,14 +263,14 @@ def _scores(losses: Sequence[float], examples: Sequence[Example]) -> Scores:
 
 def n_grams(train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> Baseline:
     """A 5-gram model with modified Kneser–Ney smoothing, on the same tokens and behind the same past."""
-    from luthier.data.blocks import joined
+    from luthier.data.blocks import join_blocks
     from luthier.evaluation.baselines import Baseline
     from luthier.evaluation.ngrams import ORDER, KneserNey, few_of
 
     total = sum(example.size for example in train)
     chosen = few_of(max((example.facts["document"] for example in train), default=0) + 1, COUNTED / max(total, 1))
     counted = sum(example.size for example in train if chosen[example.facts["document"]])
-    model = KneserNey(joined(example for example in train if chosen[example.facts["document"]]), len(context.processor))
+    model = KneserNey(join_blocks(example for example in train if chosen[example.facts["document"]]), len(context.processor))
 
     def score(examples: Sequence[Example]) -> Scores:
         return _scores([float(model.losses(np.append(each.tokens, each.target[-1:])).sum()) for each in examples], examples)

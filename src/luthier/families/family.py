@@ -266,7 +266,7 @@ class Family(ABC):
 
     def serving_inputs(self, record: Record, objective: Objective) -> Inputs:
         """What prediction gives the model for a row: the same functions as in training, without the target."""
-        return objective.prepare([record.only(objective.input)])[0].inputs
+        return objective.prepare([record.select(objective.input)])[0].inputs
 
     # judging
 
@@ -322,7 +322,7 @@ class Family(ABC):
         return {}
 
     def describe_model(self, model: TrainableModel, objective: Objective) -> JsonObject:
-        """What the report shows of the trained model itself, as data: more `tables`, and `figures`, each with its `kind`, `title` and `about` (see `delivery.figures.drawn`).
+        """What the report shows of the trained model itself, as data: more `tables`, and `figures`, each with its `kind`, `title` and `about` (see `delivery.figures.draw_figure`).
 
         Args:
             model: that ships, in eval mode.

@@ -140,7 +140,7 @@ class TranslationFamily(Family):
         for texts in ([view.text for view in views], [view.target for view in views]):
             for row, first in enumerate(clusters(texts)):
                 together.join(row, first)
-        return [together.first(row) for row in range(len(views))]
+        return [together.find(row) for row in range(len(views))]
 
     def identity(self, record: Record, data: Data) -> str:
         """Both sides: one source may have several translations."""

@@ -106,9 +106,9 @@ class Word2VecFamily(VectorFamily):
 
     def baselines(self, train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
         """How frequent words are, and a matrix of counts that is factorised."""
-        from luthier.families.vector_baselines import factorised_counts, frequencies
+        from luthier.families.vector_baselines import fit_factorised_counts, frequencies
 
-        return [factorised_counts(train, validation, context), frequencies(train, validation, context)]
+        return [fit_factorised_counts(train, validation, context), frequencies(train, validation, context)]
 
 
 FAMILY = Word2VecFamily()

@@ -160,7 +160,9 @@ class CausalLmObjective(BaseObjective):
         from luthier.models.next_token import next_token_loss
 
         network: Any = model
-        total, _ = next_token_loss(network.hidden(batch), network.network.lm_head.weight, batch.flat["next"], kernels=network.kernels)
+        total, _ = next_token_loss(
+            network.hidden_states(batch), network.network.lm_head.weight, batch.flat["next"], kernels=network.kernels
+        )
         return Loss(total, float(len(batch.flat["next"])))
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
@@ -171,7 +173,7 @@ class CausalLmObjective(BaseObjective):
 
         network: Any = model
         with torch.no_grad():
-            losses = next_token_loss(network.hidden(batch), network.network.lm_head.weight, batch.flat["next"])[1].double()
+            losses = next_token_loss(network.hidden_states(batch), network.network.lm_head.weight, batch.flat["next"])[1].double()
         rows = torch.arange(len(batch), device=losses.device).repeat_interleave(batch.lengths)
         return Scores(
             loss=torch.zeros(len(batch), dtype=torch.double, device=losses.device).index_add(0, rows, losses).cpu().numpy(),

@@ -176,4 +176,4 @@ class MaskedLmObjective(BaseObjective):
 def _guesses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """The scores of every token at each hidden place, and which it was, # (hidden, vocabulary), (hidden,)"""
     positions = (batch.flat["hidden"] >= 0).nonzero()[:, 0]
-    return model.guess(model.hidden(batch).index_select(0, positions)), batch.flat["hidden"].index_select(0, positions)
+    return model.guess(model.hidden_states(batch).index_select(0, positions)), batch.flat["hidden"].index_select(0, positions)

@@ -40,7 +40,7 @@ class BaseObjective(Generic[Spec, ProcessorOfRows]):
     drawn_tokens: Sequence[int] | None = None
     """Tokens that `collate` may put in beside those of the examples; None: no others."""
     writes = False
-    """Whether it answers in words; then it has `lengths`, `asked`, `reference` and `answer`."""
+    """Whether it answers in words; then it has `lengths`, `prompt_text`, `reference` and `answer`."""
     answered, answered_at_verdict, answered_together = ANSWERED, ANSWERED_AT_VERDICT, AT_ONCE
     """Validation rows that are answered at an evaluation, test rows at the verdict, and rows at once."""
 
@@ -92,7 +92,7 @@ class BaseObjective(Generic[Spec, ProcessorOfRows]):
         """Tokens of what is asked, and of what is to be said."""
         raise NotImplementedError
 
-    def asked(self, example: Example) -> str:
+    def prompt_text(self, example: Example) -> str:
         """What is asked, for a person."""
         raise NotImplementedError
 

@@ -141,7 +141,7 @@ class TextObjective(BaseObjective):
         import torch
 
         if self.changes(step):
-            examples = self._changed(examples, seed, step)
+            examples = self._augment(examples, seed, step)
         return Batch(
             index=torch.tensor([example.index for example in examples]),
             lengths=torch.tensor([example.size for example in examples]),
@@ -149,7 +149,7 @@ class TextObjective(BaseObjective):
             each={"target": self.targets(examples)},
         )
 
-    def _changed(self, examples: Sequence[Example], seed: int, step: int) -> list[Example]:
+    def _augment(self, examples: Sequence[Example], seed: int, step: int) -> list[Example]:
         """The rows as they are learned from in this step: some of their texts changed."""
         augment, rows = self.augment, []
         assert augment is not None

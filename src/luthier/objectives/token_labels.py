@@ -17,7 +17,7 @@ from pydantic import Field
 from luthier.core.component import Component
 from luthier.core.errors import ExperimentError
 from luthier.core.types import Batch, Cut, Example, Loss, Record, Scores
-from luthier.data.spans import Span, spans_of, tags_of, trimmed, words_in
+from luthier.data.spans import Span, spans_of, tags_of, trim_span, words_in
 from luthier.objectives.objective import BaseObjective, surely_fits
 from luthier.objectives.text_rows import MAX_LENGTH
 
@@ -208,7 +208,7 @@ class TokenLabelsObjective(BaseObjective):
         examples = []
         for position, (record, text, (inputs, places, bounds, cut)) in enumerate(zip(records, texts, self._read(texts), strict=True)):
             cell_spans = spans_of(record.values.get(self.target or ""))
-            spans = [trimmed(span, text) for span in cell_spans or ()]
+            spans = [trim_span(span, text) for span in cell_spans or ()]
             words = label_words(places, bounds, spans, self.spec.labels)
             target = np.full(len(inputs["tokens"]), UNLABELLED)
             target[words.places] = words.tags
@@ -286,7 +286,7 @@ class TokenLabelsObjective(BaseObjective):
         """Cross-entropy, summed over the words; each word counts one."""
         from torch.nn.functional import cross_entropy
 
-        logits, target = self._said(model, batch)
+        logits, target = self._label_scores(model, batch)
         return Loss(cross_entropy(logits.float(), target, reduction="sum"), float(len(target)))
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
@@ -294,7 +294,7 @@ class TokenLabelsObjective(BaseObjective):
         import torch
 
         with torch.no_grad():
-            logged = self._said(model, batch)[0].float().log_softmax(-1).double().cpu().numpy()
+            logged = self._label_scores(model, batch)[0].float().log_softmax(-1).double().cpu().numpy()
         flat = {name: values.cpu().numpy() for name, values in batch.flat.items()}
         carrying = np.flatnonzero(flat["target"] >= 0)
         cuts = np.searchsorted(carrying, batch.lengths.cumsum(0).cpu().numpy())[:-1]
@@ -303,7 +303,7 @@ class TokenLabelsObjective(BaseObjective):
         rows = [Words(*fields) for fields in zip(np.split(carrying, cuts), starts, ends, tags, exact, there, strict=True)]
         return scores_of_words(list(zip(np.split(logged, cuts), rows, strict=True)), self.spec.labels)
 
-    def _said(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _label_scores(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The scores of each label at each token that carries one, and which it is, # (words, labels), (words,)"""
         places = (batch.flat["target"] >= 0).nonzero()[:, 0]
         return model(batch).index_select(0, places), batch.flat["target"].index_select(0, places)

@@ -185,7 +185,7 @@ class TranslationObjective(BaseObjective):
         """Tokens of the source, and of the target."""
         return len(example.tokens), len(example.target)
 
-    def asked(self, example: Example) -> str:
+    def prompt_text(self, example: Example) -> str:
         """The source."""
         return self.source_text(example.record)
 
@@ -223,7 +223,7 @@ class TranslationObjective(BaseObjective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Cross-entropy with label smoothing, summed over the target's tokens; their number is the count."""
-        total, _, count = self._lost(model, batch, self.spec.label_smoothing)
+        total, _, count = self._token_losses(model, batch, self.spec.label_smoothing)
         return Loss(total, float(count))
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
@@ -231,7 +231,7 @@ class TranslationObjective(BaseObjective):
         import torch
 
         with torch.no_grad():
-            _, losses, _ = self._lost(model, batch, 0.0)
+            _, losses, _ = self._token_losses(model, batch, 0.0)
         stream = batch.streams[TARGET]
         learned = stream.values["next"] >= 0
         rows = torch.arange(len(batch), device=learned.device).repeat_interleave(stream.lengths)[learned]
@@ -242,7 +242,7 @@ class TranslationObjective(BaseObjective):
             bytes=batch.each["bytes"].double().cpu().numpy(),
         )
 
-    def _lost(self, model: Any, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor, int]:
+    def _token_losses(self, model: Any, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor, int]:
         """The sum, what each learned token adds to it, and how many there are."""
         import torch
 
@@ -250,7 +250,7 @@ class TranslationObjective(BaseObjective):
 
         next_tokens = batch.streams[TARGET].values["next"]
         places = (next_tokens >= 0).nonzero()[:, 0]
-        states, target = model.hidden(batch).index_select(0, places), next_tokens.index_select(0, places)
+        states, target = model.hidden_states(batch).index_select(0, places), next_tokens.index_select(0, places)
         weight, bias = model.output()
         if bias is not None:  # one more number a token, which is 1
             states = torch.cat([states, states.new_ones(len(states), 1)], 1)

@@ -88,7 +88,7 @@ def space_for(
         elif path == "adaptation.depth":
             dimensions.append(dimension.model_copy(update={"options": tuple(sorted(depths)), "centre": depths[0]}))
         else:
-            dimensions.append(_centred(dimension, value_at(experiment, path)))
+            dimensions.append(_centre(dimension, value_at(experiment, path)))
             stay.pop(path, None)
     space = (*dimensions, *typed.values())
     paths = {dimension.path for dimension in space}
@@ -115,7 +115,7 @@ def _following(dimension: Dimension, experiment: Experiment, base: Base | None) 
     return dimension.model_copy(update={"multiples": {"adaptation.kind": rates}})
 
 
-def _centred(dimension: Dimension, value: Any) -> Dimension:
+def _centre(dimension: Dimension, value: Any) -> Dimension:
     """The dimension around the default's value."""
     if dimension.kind == "log":
         return dimension.model_copy(update={"low": dimension.low * value, "high": dimension.high * value, "centre": value})

@@ -141,7 +141,7 @@ def decide(standings: Sequence[Standing], kept: int, metric: str = "loss") -> De
     if default is not None and default not in chosen:
         if kept > 1:
             chosen = [*chosen[: kept - 1], default]
-        elif chosen and tied(chosen[0], default):
+        elif chosen and is_tied(chosen[0], default):
             reasons[chosen[0].trial] = "no better than the default beyond noise: a tie, and the default wins ties"
             chosen = [default]
     best = chosen[0] if chosen else None
@@ -161,7 +161,7 @@ def gap(challenger: Standing, default: Standing) -> tuple[float, float]:
     return float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
 
 
-def tied(challenger: Standing, default: Standing, errors: float = 1.0) -> bool:
+def is_tied(challenger: Standing, default: Standing, errors: float = 1.0) -> bool:
     """Whether the challenger is less than so many standard errors better; where no rows were kept, any lead counts."""
     lead, error = gap(challenger, default)
     return lead <= 0 if math.isnan(error) else lead <= errors * error

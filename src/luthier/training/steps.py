@@ -76,7 +76,7 @@ class Work:
         self.shrunk[step] = limit
         self.on_shrink(step, limit)
 
-    def shortened(self, experiment: Experiment, train: Sequence[Example], total: int) -> Work:
+    def shorten(self, experiment: Experiment, train: Sequence[Example], total: int) -> Work:
         """The same for a short training of its own, whose schedule is laid out for its own steps."""
         return replace(self, experiment=experiment, train=train, total=total, planned=None, cuts=[])
 
@@ -173,7 +173,7 @@ def _try_micro_batches(work: Work, batch: Batch, number: int) -> tuple[float, fl
     total, count = 0.0, 0.0
     try:
         for part in work.micro_batches(batch, work.limit(number)) if work.objective.splits else [batch]:
-            with model.dropout_keys.keyed(seed, number, part.index, part.lengths, part.stream_lengths):
+            with model.dropout_keys.set_keys(seed, number, part.index, part.lengths, part.stream_lengths):
                 loss = work.objective.loss(model, part)
             if loss.total.requires_grad:
                 with work.masters.collecting():

@@ -186,7 +186,7 @@ class Evaluator:
         if better:
             self.best = {"step": number, **measured}
             self.writer.save(self.state(number), full=False, keep={number})
-        self.metrics.note(step=number, evaluation=measured, best=better, **_unpredicted(scores))
+        self.metrics.note(step=number, evaluation=measured, best=better, **_list_never_predicted(scores))
         self.metrics.flush()
         with name_disk_errors(str(self.run.folder)):
             (self.run.folder / "validation_losses").mkdir(exist_ok=True)
@@ -230,7 +230,7 @@ class Evaluator:
         self.lowest = state.get("lowest")
 
 
-def _unpredicted(scores: Scores) -> dict[str, list[int]]:
+def _list_never_predicted(scores: Scores) -> dict[str, list[int]]:
     """The classes that have rows and that no row was given, by number; nothing where there are none."""
     missing = find_never_predicted(scores)
     return {"never_predicted": missing} if missing else {}

@@ -151,7 +151,7 @@ def a_row_moves_only_itself(context: ProofInputs) -> Proof | None:
     try:
         with eval_mode(work.model):
             shared_prefix = work.model.shared_prefix(batch)
-            work.model.hidden(batch)[own].float().square().sum().backward()
+            work.model.hidden_states(batch)[own].float().square().sum().backward()
     finally:
         handle.remove()
         work.model.frozen_cache = kept_states
@@ -175,7 +175,7 @@ def judged_as_trained(context: ProofInputs) -> Proof:
     with eval_mode(work.model), torch.no_grad(), _without_smoothing(work.objective) as smoothed:
         loss = work.objective.loss(work.model, context.batch(rows))
     scores = score(work.model, work.objective, rows, answers=0)
-    plain = _unweighted(work)
+    plain = _is_unweighted(work)
     trained, judged = float(loss.total), float(scores.loss.sum())
     apart = abs(trained - judged) / max(abs(judged), 1e-2)
     same = float(loss.count) == float(scores.count.sum()) if plain else True
@@ -184,7 +184,7 @@ def judged_as_trained(context: ProofInputs) -> Proof:
                  evidence={"relative_difference": apart, "weights": not plain, "smoothing_left_out": smoothed})  # fmt: skip
 
 
-def _unweighted(work: Work) -> bool:
+def _is_unweighted(work: Work) -> bool:
     return getattr(work.experiment.objective, "class_weights", None) in (None, "none")
 
 
@@ -203,7 +203,7 @@ def _without_smoothing(objective: Any) -> Iterator[bool]:
 def a_few_rows_can_be_learned(context: ProofInputs) -> Proof:
     """A few rows, shown again and again without dropout, are learned by heart."""
     work = context.work
-    rows = _different(context.rows)[:4]
+    rows = _distinct_rows(context.rows)[:4]
     if any(example.units > 1 for example in rows):  # a row that teaches many units is enough to learn by heart
         rows = sorted(context.rows, key=lambda example: example.size)[:2]
     kind = work.experiment.adaptation.kind if work.experiment.model.base else ""  # type: ignore[attr-defined]
@@ -223,7 +223,7 @@ def _overfit(context: ProofInputs, rows: Sequence[Example], lr: float) -> tuple[
     work = context.work
     training = work.experiment.training.model_copy(update={"batch_size": len(rows)})
     experiment = work.experiment.model_copy(update={"training": training, "schedule": _Flat(lr, work.masters.spec.lr)})
-    small = replace(work.shortened(experiment, rows, TRIED), objective=_DrawnAlike(work.objective))
+    small = replace(work.shorten(experiment, rows, TRIED), objective=_DrawnAlike(work.objective))
     losses: list[float] = []
     fell = False
     with _without_dropout(work.model):
@@ -251,7 +251,7 @@ class _DrawnAlike:
         return getattr(self.objective, name)
 
 
-def _different(rows: Sequence[Example]) -> list[Example]:
+def _distinct_rows(rows: Sequence[Example]) -> list[Example]:
     """Rows of different texts, so that they can be told apart."""
     return list({repr(example.inputs): example for example in rows}.values())
 
