@@ -120,13 +120,13 @@ def test_honest_pairs_prove_themselves(bases: Any) -> None:
 
 
 def test_pairs_that_are_read_the_wrong_way_round_are_caught_by_name(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = PreferenceObjective._prepared
+    own = PreferenceObjective._prepare
 
     def reversed_sides(self: Any, position: int, record: Record) -> Any:
         values = {**record.values, "chosen": record.values["rejected"], "rejected": record.values["chosen"]}
         return replace(own(self, position, replace(record, values=values)), record=record)
 
-    monkeypatch.setattr(PreferenceObjective, "_prepared", reversed_sides)
+    monkeypatch.setattr(PreferenceObjective, "_prepare", reversed_sides)
     found = find_failed(work_for(bases("llama"), pairs()))
     assert {"both answers are compared and nothing else", "the better answer is preferred"} <= found
 
@@ -148,7 +148,7 @@ def test_a_reference_that_is_another_model_is_caught(bases: Any, monkeypatch: py
 
 
 def test_a_prompt_that_is_learned_and_an_end_that_is_not_are_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = PreferenceObjective._prepared
+    own = PreferenceObjective._prepare
 
     def with_prompt(self: Any, position: int, record: Record) -> Any:
         example = own(self, position, record)
@@ -170,7 +170,7 @@ def test_a_prompt_that_is_learned_and_an_end_that_is_not_are_caught(bases: Any, 
         )
 
     for bug, name in ((with_prompt, "both answers are compared and nothing else"), (without_end, "both ends are learned")):
-        monkeypatch.setattr(PreferenceObjective, "_prepared", bug)
+        monkeypatch.setattr(PreferenceObjective, "_prepare", bug)
         assert name in find_failed(work_for(bases("llama"), pairs()))
 
 

@@ -141,7 +141,7 @@ def test_a_mismatched_answer_gives_no_gradient_and_moves_the_level_alone(base: A
     assert not at_work.splits and objective(base, loss="apo_zero").splits
     assert list(batch.lengths) == [len(example.tokens) for example in examples]
     assert batch.streams[MISMATCHED].lengths.tolist() == [len(example.facts[MISMATCHED].tokens) for example in examples]
-    gained, _ = at_work._mismatched(untouched, batch)
+    gained, _ = at_work._score_mismatched(untouched, batch)
     assert not gained.requires_grad
     assert not objective(base, loss="apo_zero").collate(objective(base, loss="apo_zero").prepare(rows(4)), 0, 0).streams
 

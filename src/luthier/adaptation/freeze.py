@@ -1,4 +1,4 @@
-"""Everything moves, only what lies above a depth moves, or more and more of it does."""
+"""Full fine-tuning, freezing below a depth, and gradual unfreezing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The adapter itself, and its way into the base's weights."""
+"""A linear layer with a LoRA adapter beside it, and merging the adapter into the base's weights."""
 
 from __future__ import annotations
 

@@ -286,7 +286,7 @@ class Run:
 
     @property
     def verdict(self) -> dict[str, Any] | None:
-        """The last word, once it has been spoken."""
+        """The verdict; None before it is reached."""
         return from_json_value(self.json("verdict.json"))
 
     @property

@@ -1,4 +1,4 @@
-"""The one renderer: what is trained on is what is served, token for token."""
+"""Render conversations with the chat template: one renderer for training and serving, so that both see the same tokens."""
 
 from __future__ import annotations
 

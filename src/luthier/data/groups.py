@@ -1,4 +1,4 @@
-"""Things that belong together, directly or through others."""
+"""Union-find: things that belong together, directly or through others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evidence to SVG: no library, no script, readable at any width."""
+"""Draw figures as SVG: no library, no script, readable at any width."""
 
 from __future__ import annotations
 

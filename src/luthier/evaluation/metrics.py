@@ -1,4 +1,4 @@
-"""The numbers a person reads, each a function of scores."""
+"""Metrics, each a function of scores, and the table of their names."""
 
 from __future__ import annotations
 

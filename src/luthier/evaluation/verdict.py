@@ -1,4 +1,4 @@
-"""The last word: better than the strongest baseline, beyond noise?"""
+"""The verdict: whether the model is better than the strongest baseline, beyond noise."""
 
 from __future__ import annotations
 

@@ -227,12 +227,7 @@ class Family(ABC):
         return False
 
     def fit_spec(self, spec: Component, dataset: Dataset) -> Component:
-        """The hyperparameters with what only the training rows can tell: the classes, a number's mean and spread. It stands in the experiment from then on.
-
-        Args:
-            spec: as written.
-            dataset: the rows.
-        """
+        """The hyperparameters with what only the training rows can tell: the classes, a number's mean and spread. It stands in the experiment from then on."""
         if dataset.labels and not dict(spec)["labels"]:
             return spec.model_copy(update={"labels": dataset.labels})
         return spec

@@ -1,4 +1,4 @@
-"""A language model that knows what it was trained from."""
+"""A language model together with the model that it was trained from, which preference learning compares it with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What objectives share that answer the last turn of a conversation."""
+"""What objectives share whose model answers the last turn of a conversation."""
 
 from __future__ import annotations
 

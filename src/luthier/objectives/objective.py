@@ -1,4 +1,4 @@
-"""What objectives have in common, where they say nothing else."""
+"""The base class of objectives: the parts of the contract that most of them share."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class TextAutoencoderObjective(AnomalyObjective, TextObjective):
                 units=float(kind <= 0),
                 facts={"cut": cut, "abnormal": kind, "label": record.text([self.target or ""]), "text": record.text(self.input)},
             )
-            for position, (record, kind, (inputs, cut)) in enumerate(zip(records, kinds, self.read(records), strict=True))
+            for position, (record, kind, (inputs, cut)) in enumerate(zip(records, kinds, self.tokenize(records), strict=True))
         ]
 
     def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:

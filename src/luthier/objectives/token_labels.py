@@ -206,7 +206,7 @@ class TokenLabelsObjective(BaseObjective):
             return []
         texts = [str(record.values.get(self.input[0]) or "") for record in records]
         examples = []
-        for position, (record, text, (inputs, places, bounds, cut)) in enumerate(zip(records, texts, self._read(texts), strict=True)):
+        for position, (record, text, (inputs, places, bounds, cut)) in enumerate(zip(records, texts, self._tokenize(texts), strict=True)):
             cell_spans = spans_of(record.values.get(self.target or ""))
             spans = [trim_span(span, text) for span in cell_spans or ()]
             words = label_words(places, bounds, spans, self.spec.labels)
@@ -222,7 +222,7 @@ class TokenLabelsObjective(BaseObjective):
         texts = [str(record.values.get(self.input[0]) or "") for record in records]
         found: list[tuple[Cut, ...]] = [() for _ in records]
         long = [index for index, text in enumerate(texts) if not surely_fits(text, self.spec.max_length)]
-        read = self._read([texts[index] for index in long]) if long else ()
+        read = self._tokenize([texts[index] for index in long]) if long else ()
         for index, (_, _, _, lost) in zip(long, read, strict=True):
             if lost:
                 tokens = len(self.tokenizer(texts[index], truncation=False, verbose=False)["input_ids"])
@@ -233,7 +233,7 @@ class TokenLabelsObjective(BaseObjective):
         """More windows."""
         return "a larger objective.most_windows"
 
-    def _read(self, texts: list[str]) -> Iterator[tuple[dict[str, list[int]], np.ndarray, np.ndarray, int]]:
+    def _tokenize(self, texts: list[str]) -> Iterator[tuple[dict[str, list[int]], np.ndarray, np.ndarray, int]]:
         """Of each text the tokens of its windows end to end with their places in these, which tokens carry its words, where the words stand, and tokens lost."""
         longest, overlap = self.spec.max_length, min(self.spec.overlap, self.spec.max_length // 2)
         encoded = self.tokenizer(

@@ -98,9 +98,9 @@ class TranslationObjective(BaseObjective):
         """Encode both sides; the target ends with the mark that ends a text, unless its end is lost."""
         if not records:
             return []
-        sources = self._read([self.spec.prefix + self.source_text(record) for record in records], {})
+        sources = self._tokenize([self.spec.prefix + self.source_text(record) for record in records], {})
         references = [str(record.values.get(self.target or "") or "") for record in records]
-        targets = self._read(references, {"target": True})
+        targets = self._tokenize(references, {"target": True})
         examples = []
         for position, (record, (source, cut), (target, lost)) in enumerate(zip(records, sources, targets, strict=True)):
             there = bool(references[position].strip())
@@ -116,7 +116,7 @@ class TranslationObjective(BaseObjective):
         found: list[tuple[Cut, ...]] = [() for _ in records]
         sources = [self.spec.prefix + self.source_text(record) for record in records]
         long = [index for index, source in enumerate(sources) if not surely_fits(source, self.spec.max_length)]
-        read = self._read([sources[index] for index in long], {}) if long else ()
+        read = self._tokenize([sources[index] for index in long], {}) if long else ()
         for index, (tokens, lost) in zip(long, read, strict=True):
             if lost:
                 found[index] = (Cut(tuple(self.input), len(tokens) + lost, len(tokens)),)
@@ -135,7 +135,7 @@ class TranslationObjective(BaseObjective):
         """The token that ends a text."""
         return int(self.tokenizer.eos_token_id)
 
-    def _read(self, texts: list[str], side: dict[str, bool]) -> list[tuple[list[int], int]]:
+    def _tokenize(self, texts: list[str], side: dict[str, bool]) -> list[tuple[list[int], int]]:
         """The tokens of each text, and how many were cut."""
         name = "text_target" if side else "text"
         whole = self.tokenizer(**{name: texts}, truncation=False, verbose=False)["input_ids"]

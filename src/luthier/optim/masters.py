@@ -1,4 +1,4 @@
-"""The weights as the optimizer sees them: fp32, whatever the network computes in."""
+"""Master weights: the optimizer moves fp32 copies, whatever dtype the network computes in."""
 
 from __future__ import annotations
 

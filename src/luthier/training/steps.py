@@ -1,4 +1,4 @@
-"""The loop: a generator of optimizer steps. Whoever wants control iterates."""
+"""The training loop: a generator that takes one optimizer step each time it is asked."""
 
 from __future__ import annotations
 

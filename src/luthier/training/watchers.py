@@ -203,10 +203,21 @@ class Evaluator:
         if samples:
             self.run.append("samples.jsonl", *[{"step": number, **line} for line in samples])
         self.reporter.evaluation(number, measured, better)
+        self.stop_early(number)
+        self.metrics.last = time.monotonic()
+
+    def stop_early(self, number: int) -> None:
+        """End the training where `training.patience` evaluations brought nothing better.
+
+        Args:
+            number: of the step that was evaluated.
+
+        Raises:
+            EarlyStop: it ends here.
+        """
         if self.evaluations_without_improvement >= self.work.experiment.training.patience:
             self.run.event("early_stop", step=number, best=self.best["step"])
             raise EarlyStop
-        self.metrics.last = time.monotonic()
 
     def _gain(self, measured: dict[str, float], name: str) -> float:
         """By how much an evaluation is better than the best before it; below 0 where it is worse."""

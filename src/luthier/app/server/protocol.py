@@ -1,4 +1,4 @@
-"""HTTP/1.1 by uvicorn and h11, with the patience that those lack: for headers, for readers, and for how many are connected."""
+"""HTTP/1.1 by uvicorn and h11, with the limits that those lack: on slow headers, on slow readers, and on open connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts that were given with other shares of the classes: what one part says does not hold for the other."""
+"""Class shares that differ between the training, validation and test files that were given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check sees."""
+"""What each check is given: the rows with their texts, labels and parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the loss is: proofs that ask the model."""
+"""Proofs about the loss that ask the model: packed equals alone, accumulated equals whole, a few rows can be learned by heart."""
 
 from __future__ import annotations
 
