@@ -70,13 +70,13 @@ class CausalLm(Component):
         return CausalLmObjective(self, tokenizer, input, target)
 
 
-class CausalLmObjective(BaseObjective):
+class CausalLmObjective(BaseObjective[CausalLm, Any]):
     """See `CausalLm`."""
 
     unit = "token"
     metrics: tuple[str, ...] = ("loss", "bits_per_byte", "perplexity")
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: CausalLm, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         own = list(processor("", verbose=False)["input_ids"])
         separator = processor.get_vocab().get(SEPARATOR, processor.eos_token_id)

@@ -79,13 +79,13 @@ class MaskedLm(Component):
         return MaskedLmObjective(self, tokenizer, input, target)
 
 
-class MaskedLmObjective(BaseObjective):
+class MaskedLmObjective(BaseObjective[MaskedLm, Any]):
     """See `MaskedLm`."""
 
     unit = "token"
     metrics: tuple[str, ...] = ("loss", "perplexity", "masked_accuracy")
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: MaskedLm, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self.drawn_tokens = range(len(processor))  # any: a token may be replaced by every other
 

@@ -88,7 +88,7 @@ class PreferenceObjective(AnswersTurns):
     unit = "pair"
     metrics: tuple[str, ...] = ("pair_accuracy", "loss", "reward_margin")
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: Preference, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self.reference_scores = Reference()
 

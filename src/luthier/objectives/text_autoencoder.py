@@ -66,7 +66,7 @@ class TextAutoencoderObjective(AnomalyObjective, TextObjective):
     learned = "text"
     reads_pairs = False
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: TextAutoencoder, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self._model: Any = None
 

@@ -193,7 +193,7 @@ def scores_of_words(each: Sequence[tuple[np.ndarray, Words]], kinds: Sequence[st
     return Scores(loss, count, more={"right_words": right_words, **of_kinds, "said": said_of_rows})
 
 
-class TokenLabelsObjective(BaseObjective):
+class TokenLabelsObjective(BaseObjective[TokenLabels, Any]):
     """See `TokenLabels`."""
 
     unit = "word"

@@ -80,7 +80,7 @@ class Translation(Component):
         return TranslationObjective(self, tokenizer, input, target)
 
 
-class TranslationObjective(BaseObjective):
+class TranslationObjective(BaseObjective[Translation, Any]):
     """See `Translation`."""
 
     unit = "token"
@@ -90,7 +90,7 @@ class TranslationObjective(BaseObjective):
     answered, answered_at_verdict, answered_together = 128, 1_000, 64
     """Translations are short: as many test rows as published scores are taken over."""
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: Translation, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self.drawn_tokens = range(len(processor))  # the target's, which an embedding that both sides share meets too
 

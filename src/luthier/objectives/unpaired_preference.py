@@ -126,7 +126,7 @@ class UnpairedObjective(AnswersTurns):
     unit = "answer"
     metrics: tuple[str, ...] = ("auc", "accuracy", "loss")
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: UnpairedPreference, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self.reference_scores = Reference()
         self.splits = not spec.compares
