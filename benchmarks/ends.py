@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from light import begun, fit, known, note, told, way
+from light import begin, find_known, fit, note, tell, way
 from luthier.experiment import Experiment
 from luthier.pilot.stages.context import RunContext
 from luthier.studies.space import apply_values
@@ -52,7 +52,7 @@ def falls(out: Path, key: tuple[Any, ...], shared: RunContext, scratch: Path, ex
         note(
             out,
             (*key, f"fall-{share}"),
-            told(shared, fork(shared, trunk, scratch / f"fall-{share}", end(experiment, 1.0, "linear", share))),
+            tell(shared, fork(shared, trunk, scratch / f"fall-{share}", end(experiment, 1.0, "linear", share))),
         )
 
 
@@ -67,17 +67,17 @@ def main() -> None:
     parser.add_argument("--falls", type=float, nargs="*", default=[], help="instead: over which shares of the run the rate falls")
     asked = parser.parse_args()
     configure_torch()
-    done = known(asked.out)
+    done = find_known(asked.out)
     for seed in range(1, asked.seeds + 1):
         for scale in RATES[:1] if asked.falls else RATES:
             for name in asked.sets:
                 with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-                    dataset, experiment = begun(asked.data, Path(scratch), name, asked.rows, 1000, seed)
+                    dataset, experiment = begin(asked.data, Path(scratch), name, asked.rows, 1000, seed)
                     experiment = apply_values(experiment, {"optimizer.lr": scale * 1e-4})
                     shared = way(Path(scratch) / "way", dataset, experiment, signals)
 
                     if (name, seed, scale, "falling") not in done:
-                        note(asked.out, (name, seed, scale, "falling"), told(shared, fit(shared, Path(scratch) / "falling", experiment)))
+                        note(asked.out, (name, seed, scale, "falling"), tell(shared, fit(shared, Path(scratch) / "falling", experiment)))
                     if asked.falls:
                         if (name, seed, scale, f"fall-{min(asked.falls)}") not in done:
                             falls(asked.out, (name, seed, scale), shared, Path(scratch), experiment, asked.falls)
@@ -94,7 +94,7 @@ def main() -> None:
                         note(
                             asked.out,
                             (name, seed, scale, f"{until}-{shape}"),
-                            told(shared, fork(shared, trunk, place, end(experiment, until, shape))),
+                            tell(shared, fork(shared, trunk, place, end(experiment, until, shape))),
                         )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from light import drawn, fit, known, looked, note, told, way
+from light import draw, find_known, fit, look, note, tell, way
 from luthier.core.run import Clock
 from luthier.data.dataset import Dataset
 from luthier.data.spec import Data
@@ -98,7 +98,7 @@ GRIDS: dict[str, list[tuple[str, Values]]] = {
 def draws(experiment: Any) -> list[Values]:
     """Points spread evenly over the prior of the whole space."""
     space, _ = space_for(experiment, 99)
-    return drawn(space, DRAWS, int(DRAWS / FROM_PRIOR) + 1)[1:]
+    return draw(space, DRAWS, int(DRAWS / FROM_PRIOR) + 1)[1:]
 
 
 def plan(grid: str, experiment: Any) -> Iterator[tuple[str, Values]]:
@@ -108,7 +108,7 @@ def plan(grid: str, experiment: Any) -> Iterator[tuple[str, Values]]:
 
 def fill(asked: Any, seed: int, grid: str, name: str) -> None:
     """The runs of a grid on a set, those that are not there yet."""
-    done = known(asked.out)
+    done = find_known(asked.out)
     with tempfile.TemporaryDirectory() as scratch:
         train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)
         dataset = load_dataset(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
@@ -132,8 +132,8 @@ def train_one(dataset: Dataset, experiment: Experiment) -> dict[str, Any]:
         training = fit(shared, Path(scratch) / "run", experiment)
         for share in SHARES:
             training.advance(round(share * training.work.total))
-            found |= looked(f"validation_{share:g}", score(training.work.model, training.work.objective, training.work.validation))
-        return {**found, **told(shared, training), "seconds": round(clock(), 1)}
+            found |= look(f"validation_{share:g}", score(training.work.model, training.work.objective, training.work.validation))
+        return {**found, **tell(shared, training), "seconds": round(clock(), 1)}
 
 
 def main() -> None:

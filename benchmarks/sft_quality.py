@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import luthier
-from classify_speed import measured
+from classify_speed import measure
 from luthier.app.reporters import Lines
 from luthier.models.store import resolve
 from sft_speed import PREPARE
@@ -76,7 +76,7 @@ def compare(data: Path, out: Path, seed: int) -> dict[str, object]:
     rows = out / "rows"
     rows.mkdir(parents=True, exist_ok=True)
     if not (rows / "tokens.jsonl").exists():
-        measured(sys.executable, PREPARE, data, rows, seed)
+        measure(sys.executable, PREPARE, data, rows, seed)
     folder = out / "run"
     run = (
         luthier.resume(folder, reporter=Lines())
@@ -86,8 +86,8 @@ def compare(data: Path, out: Path, seed: int) -> dict[str, object]:
     assert run.verdict is not None
     kept = out / "trainer.json"
     if not kept.exists():
-        measured(sys.executable, HELD, rows, out / "held.jsonl")
-        kept.write_text(json.dumps(measured(sys.executable, TRAINERS, rows, resolve("smollm2-135m").folder, out / "held.jsonl")))
+        measure(sys.executable, HELD, rows, out / "held.jsonl")
+        kept.write_text(json.dumps(measure(sys.executable, TRAINERS, rows, resolve("smollm2-135m").folder, out / "held.jsonl")))
     theirs, ours = json.loads(kept.read_text()), run.verdict["test"]["value"]
     return {
         "seed": seed,

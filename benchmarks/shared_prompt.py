@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from light import known, note
+from light import find_known, note
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
 from luthier.models.pretrained import load_tokenizer
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--adaptation", choices=("full", "lora"), nargs="+", default=["full", "lora"])
     asked = parser.parse_args()
     configure_torch()
-    done = known(asked.out)
+    done = find_known(asked.out)
     for adaptation in asked.adaptation:
         for words in asked.words:
             if (adaptation, words) not in done:

@@ -19,8 +19,8 @@ from unittest import mock
 
 import numpy as np
 
-from finetune_table import BASES, DEPTHS, SETS, WHOLE, adapted, cut
-from light import known
+from finetune_table import BASES, DEPTHS, SETS, WHOLE, adapt, cut
+from light import find_known
 from luthier.core.component import Component
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
@@ -89,9 +89,9 @@ class Judged(Component):
 def train_all(table: Path, rows: int, seeds: Sequence[int]) -> dict[tuple[str, str, int], float]:
     """Set, base and frozen blocks → the mean test accuracy of the trainings of all seeds that the table has."""
     found: dict[tuple[str, str, int], list[float]] = {}
-    for (name, count, base, changed, seed), line in known(table).items():
+    for (name, count, base, changed, seed), line in find_known(table).items():
         values = json.loads(changed)
-        if count == rows and seed in seeds and values in ({}, adapted("freeze", depth=values.get("adaptation.depth", 0))):
+        if count == rows and seed in seeds and values in ({}, adapt("freeze", depth=values.get("adaptation.depth", 0))):
             found.setdefault((name, base, values.get("adaptation.depth", 0)), []).append(line["test_accuracy"])
     return {key: float(np.mean(each)) for key, each in found.items()}
 
