@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+
 from classify_speed import figures
 
 ROWS = 2000

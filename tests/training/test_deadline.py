@@ -34,7 +34,7 @@ class SlowClock:
         self.now += self.slow if step.number >= self.since else self.quick
 
 
-def trained(
+def train(
     bases: Any, records: Any, folder: Path, clock: SlowClock | None = None, budget: float = 100.0, stop: int = 0, **changes: Any
 ) -> tuple[Run, Fit, dict[str, torch.Tensor] | None]:
     """A run of 60 steps, stopped after one of them where that is asked for."""
@@ -61,7 +61,7 @@ def trained(
     return run, fit, {name: master.clone() for name, master in work.masters.weights().items()}
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+def is_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -105,17 +105,17 @@ def test_a_late_run_leaves_out_evaluations_before_steps() -> None:
 
 
 def test_a_run_that_goes_as_planned_is_not_cut(bases, records, tmp_path: Path) -> None:
-    plain = trained(bases, records, tmp_path / "plain")
-    watched = trained(bases, records, tmp_path / "watched", SlowClock(1.0, 1.1, 30), budget=73.0)
+    plain = train(bases, records, tmp_path / "plain")
+    watched = train(bases, records, tmp_path / "watched", SlowClock(1.0, 1.1, 30), budget=73.0)
     assert not watched[0].events_named("cut_while_training")
     assert plain[2] is not None
     assert watched[2] is not None
-    assert same(plain[2], watched[2])
+    assert is_same(plain[2], watched[2])
 
 
 def test_a_run_that_becomes_slow_comes_to_its_end_in_time_with_a_rate_of_zero(bases, records, tmp_path: Path) -> None:
     clock = SlowClock(1.0, 3.0, 20)
-    run, fit, _ = trained(bases, records, tmp_path / "run", clock)
+    run, fit, _ = train(bases, records, tmp_path / "run", clock)
     cuts = run.events_named("cut_while_training")
     assert cuts
     assert clock.now + 30 <= 103  # the closing takes three times as long as well
@@ -131,7 +131,7 @@ def test_a_pause_that_eats_all_the_time_ends_the_run_at_once_at_its_best_checkpo
         def step(self, step: Step) -> None:
             self.now += 500.0 if step.number == 22 else 1.0
 
-    run, fit, _ = trained(bases, records, tmp_path / "run", Pause(0, 0, 0))
+    run, fit, _ = train(bases, records, tmp_path / "run", Pause(0, 0, 0))
     (cut,) = run.events_named("cut_while_training")
     assert cut["step"] == cut["total"] == fit.done == 22
     assert 0 < run.events_named("trained")[0]["best"]["step"] <= 20
@@ -140,30 +140,30 @@ def test_a_pause_that_eats_all_the_time_ends_the_run_at_once_at_its_best_checkpo
 
 @pytest.mark.parametrize("stop", [3, 18, 21, 22, 23, 24, 25, 26, 27, 29, 31, 33])
 def test_stopped_around_a_cut_and_resumed_the_run_ends_with_the_same_bytes(bases, records, tmp_path: Path, stop: int) -> None:
-    whole_run, _, whole = trained(bases, records, tmp_path / "whole", SlowClock(1.0, 3.0, 20))
-    run, fit, ended = trained(bases, records, tmp_path / "run", SlowClock(1.0, 3.0, 20), stop=stop)
+    whole_run, _, whole = train(bases, records, tmp_path / "whole", SlowClock(1.0, 3.0, 20))
+    run, fit, ended = train(bases, records, tmp_path / "run", SlowClock(1.0, 3.0, 20), stop=stop)
     assert (ended is None) == (stop <= fit.work.total)
     decided = cuts_of(run)
     for cut in whole_run.events_named("cut_while_training"):  # what the killed one would have decided next
         if Cut(cut["step"], cut["total"], cut["evaluations"]) not in decided:
             run.event("cut_while_training", **{name: value for name, value in cut.items() if name not in ("event", "at")})
-    again_run, _, again = trained(bases, records, tmp_path / "run")
+    again_run, _, again = train(bases, records, tmp_path / "run")
     assert whole is not None
     assert again is not None
-    assert same(whole, again)
+    assert is_same(whole, again)
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "run" / "metrics.jsonl").read_bytes()
     assert again_run.events_named("trained")[-1]["best"] == whole_run.events_named("trained")[-1]["best"]
 
 
 def test_the_event_is_written_before_the_first_step_that_obeys_it(bases, records, tmp_path: Path) -> None:
-    run, _, _ = trained(bases, records, tmp_path / "run", SlowClock(1.0, 3.0, 20))
+    run, _, _ = train(bases, records, tmp_path / "run", SlowClock(1.0, 3.0, 20))
     first = run.events_named("cut_while_training")[0]["step"]
-    stopped, _, _ = trained(bases, records, tmp_path / "stopped", SlowClock(1.0, 3.0, 20), stop=first)
+    stopped, _, _ = train(bases, records, tmp_path / "stopped", SlowClock(1.0, 3.0, 20), stop=first)
     assert cuts_of(stopped)[0].step == first
 
 
 def test_a_stop_in_the_last_evaluation_does_not_lose_it(bases, records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = trained(bases, records, tmp_path / "whole")
+    whole = train(bases, records, tmp_path / "whole")
     work = work_for(
         bases, records, "classification", training__steps=60, model__dropout=0.1, training__checkpoint_seconds=0.0, training__patience=1000
     )
@@ -179,6 +179,6 @@ def test_a_stop_in_the_last_evaluation_does_not_lose_it(bases, records, tmp_path
         patch.setattr(type(fit.evaluator), "evaluate", stops)
         with pytest.raises(Stopped):
             fit.finish()
-    run, again, _ = trained(bases, records, tmp_path / "run")
+    run, again, _ = train(bases, records, tmp_path / "run")
     assert again.evaluator.evaluated == 60
     assert run.events_named("trained")[-1]["best"] == whole[0].events_named("trained")[-1]["best"]

@@ -53,7 +53,7 @@ def clusters(thumbnails: Sequence[str]) -> list[int]:
         alike = np.abs(even[some[:, 0]] - even[some[:, 1]]).mean((1, 2)) <= GREY
         for one, two in some[alike].tolist():
             together.join(one, two)
-    return [together.first(index) for index in range(len(raw))]
+    return [together.find(index) for index in range(len(raw))]
 
 
 def _close_hashes(bits: np.ndarray, even: np.ndarray) -> np.ndarray:
