@@ -22,7 +22,7 @@ import torch
 from scipy.stats import rankdata
 
 from ends import fork
-from light import begun, drawn, fit, known, looked, note, way
+from light import begin, draw, find_known, fit, look, note, way
 from luthier.core.randomness import mix
 from luthier.evaluation.score import score
 from luthier.evaluation.temperature_scaled import temperature_scaled_loss
@@ -47,7 +47,7 @@ def rates(experiment: Any, prior: int, anywhere: int) -> dict[str, float]:
     """The pool of a set: name → rate."""
     space, _ = space_for(experiment, 3, ends=True)
     (rate,) = space
-    values = [point[rate.path] for point in drawn(space, prior + 1, round(prior / FROM_PRIOR) + 1)]
+    values = [point[rate.path] for point in draw(space, prior + 1, round(prior / FROM_PRIOR) + 1)]
     found = {"default": values[0], **{f"prior-{number}": value for number, value in enumerate(values[1:], 1)}}
     for number in range(1, anywhere + 1):
         place = (number - 1 + float(mix("ablation", number)) / 2.0**64) / anywhere
@@ -55,14 +55,14 @@ def rates(experiment: Any, prior: int, anywhere: int) -> dict[str, float]:
     return found
 
 
-def trained(asked: Any) -> None:
+def train(asked: Any) -> None:
     """Fill the pool."""
     names = ["default", *(f"{kind}-{number}" for kind, count in (("prior", asked.prior), ("anywhere", asked.anywhere)) for number in range(1, count + 1))]  # fmt: skip
     for seed, trial, name in itertools.product(asked.seeds, sorted(names, key=lambda one: one.partition("-")[2]), asked.sets):
-        if (name, trial, seed) in known(asked.out / "pool.jsonl"):
+        if (name, trial, seed) in find_known(asked.out / "pool.jsonl"):
             continue
         with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-            dataset, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed)
+            dataset, experiment = begin(asked.data, Path(scratch), name, asked.rows, asked.tested, seed)
             experiment = with_stable_phase(experiment.replace("training.epochs", EPOCHS).replace("training.batch_size", BATCH))
             rate = rates(experiment, asked.prior, asked.anywhere)[trial]
             experiment = apply_values(experiment, {"optimizer.lr": rate})
@@ -80,8 +80,8 @@ def trained(asked: Any) -> None:
                 run.finish()
                 seen = score(run.work.model, run.work.objective, run.work.validation)
                 losses[what] = temperature_scaled_loss(seen)
-                tests = looked("test", score(run.work.model, run.work.objective, shared.examples("test")))
-                found |= {f"{what}_{key}": value for key, value in {**looked("validation", seen), **tests}.items()}
+                tests = look("test", score(run.work.model, run.work.objective, shared.examples("test")))
+                found |= {f"{what}_{key}": value for key, value in {**look("validation", seen), **tests}.items()}
             np.savez_compressed(asked.out / f"{name}-{trial}-{seed}.npz", allow_pickle=False, **losses)
             note(asked.out / "pool.jsonl", (name, trial, seed), found)
 
@@ -109,7 +109,7 @@ class Pool:
     """The runs of a set."""
 
     def __init__(self, folder: Path, name: str, seed: int) -> None:
-        self.runs = {trial: found for (of, trial, at), found in known(folder / "pool.jsonl").items() if (of, at) == (name, seed)}
+        self.runs = {trial: found for (of, trial, at), found in find_known(folder / "pool.jsonl").items() if (of, at) == (name, seed)}
         self.losses = {trial: dict(np.load(folder / f"{name}-{trial}-{seed}.npz")) for trial in self.runs}
 
     def of(self, kind: str) -> list[str]:
@@ -144,7 +144,7 @@ class Pool:
         return self.runs[trial]["whole_test_accuracy"], self.runs[trial]["whole_test_tempered"]
 
 
-def judged(asked: Any) -> None:
+def judge(asked: Any) -> None:
     """Mean over the searches of a set and seed, then over both; `worst` is the mean of each one's worst search, `gain` that over the search as it is, by seed."""
     told: dict[str, dict[tuple[int, str], np.ndarray]] = {}
     ranks: dict[str, list[float]] = {}
@@ -201,7 +201,7 @@ def main() -> None:
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     configure_torch()
-    judged(asked) if asked.judge else trained(asked)
+    judge(asked) if asked.judge else train(asked)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ ALLOWED, FROM = 1.1, 60
 """Times the budget that a run may take, of budgets above so many seconds."""
 
 
-def planned() -> list[tuple[str, str, int, bool]]:
+def plan() -> list[tuple[str, str, int, bool]]:
     """Name, set, seconds, and whether there is a neighbour."""
     return [
         (f"{name}-{seconds}s{'-busy' if busy else ''}", name, seconds, busy)
@@ -122,7 +122,7 @@ def main() -> None:
     file = given.out / "budgets.jsonl"
     done = {line["name"]: line for line in map(json.loads, file.read_text().splitlines())} if file.exists() else {}
     only = set(filter(None, given.only.split(",")))
-    for name, kind, seconds, busy in planned():
+    for name, kind, seconds, busy in plan():
         if only and name not in only:
             continue
         if name not in done:

@@ -128,7 +128,7 @@ def other(kind: str, asked: argparse.Namespace) -> Program:
     return made
 
 
-def measured(program: Program, others: list[Program], seconds: float) -> dict[str, Any]:
+def measure(program: Program, others: list[Program], seconds: float) -> dict[str, Any]:
     """The median step beside such programs."""
     with contextlib.ExitStack() as stack:
         for each in others:
@@ -170,7 +170,7 @@ def main() -> None:
                             if name not in others:
                                 others[name] = other(name[0], asked)
                                 stack.callback(others[name].end)
-                        found = measured(programs[setting], [others[name] for name in names], asked.seconds)
+                        found = measure(programs[setting], [others[name] for name in names], asked.seconds)
                         row = {"round": turn, "asked": dtype, "beside": beside, "setting": setting} | found
                         kept.append(row)
                         with asked.out.open("a") as file:

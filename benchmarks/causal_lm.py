@@ -144,7 +144,7 @@ def shakespeare(options: argparse.Namespace, keep: Any) -> None:
 def novels(options: argparse.Namespace, keep: Any) -> None:
     """A whole run on the ten novels."""
 
-    def found() -> dict[str, Any]:
+    def find() -> dict[str, Any]:
         run = options.out / ("novels_quick" if options.quick else "novels")
         shutil.rmtree(run, ignore_errors=True)
         limit = ["--set", "training.steps=60", "--force"] if options.quick else ["--budget", "20m"]
@@ -157,14 +157,14 @@ def novels(options: argparse.Namespace, keep: Any) -> None:
         return {"bits_per_byte": verdict["test"]["value"], "low": verdict["test"]["low"], "high": verdict["test"]["high"], "seconds": verdict["seconds"],
                 "verdict": verdict["verdict"], **{other["name"]: other["value"] for other in others}}  # fmt: skip
 
-    keep("novels", found)
+    keep("novels", find)
 
 
 def memory(options: argparse.Namespace, keep: Any) -> None:
     """What a large corpus takes beside a small one."""
     texts = [path.read_text() for path in sorted((options.data / "gutenberg").glob("*.txt"))]
 
-    def measured(size: int) -> dict[str, Any]:
+    def measure(size: int) -> dict[str, Any]:
         file = options.out / f"corpus_{size}.txt"
         chance = random.Random(0)
         if not file.exists() or file.stat().st_size < size:
@@ -178,7 +178,7 @@ def memory(options: argparse.Namespace, keep: Any) -> None:
         return {"characters": size, "tokens": int(tokens), "most_bytes": int(most), "cpu_seconds": float(seconds)}
 
     for size in (1_000_000, 20_000_000) if options.quick else (1_000_000, 400_000_000):
-        keep(f"memory {size}", lambda size=size: measured(size))
+        keep(f"memory {size}", lambda size=size: measure(size))
 
 
 def main() -> None:

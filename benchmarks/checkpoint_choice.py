@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from light import begun, fit, known, looked, note, way
+from light import begin, find_known, fit, look, note, way
 from luthier.evaluation.score import score
 from luthier.studies.decay_branches import with_stable_phase
 from luthier.training.devices import configure_torch
@@ -35,7 +35,7 @@ RULES: dict[str, Callable[[dict[str, Any]], tuple[float, ...]]] = {
 """What is smallest at the chosen look."""
 
 
-def chosen(looks: Sequence[dict[str, Any]], rule: Callable[[dict[str, Any]], tuple[float, ...]], patience: int) -> tuple[int, int]:
+def choose(looks: Sequence[dict[str, Any]], rule: Callable[[dict[str, Any]], tuple[float, ...]], patience: int) -> tuple[int, int]:
     """The place of the look that a rule keeps, and of the last look that is made."""
     best, place = 0, 0
     for place in range(1, len(looks)):
@@ -46,13 +46,13 @@ def chosen(looks: Sequence[dict[str, Any]], rule: Callable[[dict[str, Any]], tup
     return best, place
 
 
-def judged(out: Path, patience: int) -> None:
+def judge(out: Path, patience: int) -> None:
     """What each rule would have shipped."""
-    lines = known(out)
+    lines = find_known(out)
     for kind in sorted({key[2] for key in lines}):
         runs = [[look for look in found["looks"] if look["counts"]] for key, found in lines.items() if key[2] == kind]
         for name, rule in RULES.items():
-            ends = [chosen(looks, rule, patience) for looks in runs]
+            ends = [choose(looks, rule, patience) for looks in runs]
             accuracy, settled = (
                 [looks[best][what] for looks, (best, _) in zip(runs, ends, strict=True)] for what in ("test_accuracy", "test_tempered")
             )
@@ -79,16 +79,16 @@ def main() -> None:
     parser.add_argument("--judge", action="store_true")
     asked = parser.parse_args()
     if asked.judge:
-        return judged(asked.out, asked.patience)
+        return judge(asked.out, asked.patience)
     configure_torch()
-    done = known(asked.out)
+    done = find_known(asked.out)
     for seed in range(1, asked.seeds + 1):
         for name in asked.sets:
             for kind in asked.kinds:
                 if (name, seed, kind) in done:
                     continue
                 with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-                    dataset, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed)
+                    dataset, experiment = begin(asked.data, Path(scratch), name, asked.rows, asked.tested, seed)
                     experiment = experiment.replace("training.patience", NEVER)
                     experiment = with_stable_phase(experiment) if kind == "trunk" else experiment
                     if kind.startswith("epochs-"):
@@ -102,7 +102,7 @@ def main() -> None:
                             score(training.work.model, training.work.objective, shared.examples(part)) for part in ("validation", "test")
                         )
                         counts = training.evaluator.schedule.counts(training.done)
-                        looks.append({"step": training.done, "counts": counts, **looked("validation", seen), **looked("test", tests)})
+                        looks.append({"step": training.done, "counts": counts, **look("validation", seen), **look("test", tests)})
                     note(asked.out, (name, seed, kind), {"looks": looks})
     return None
 

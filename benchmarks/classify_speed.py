@@ -76,7 +76,7 @@ def figures(python: str, code: str, *words: object) -> list[float]:
     return [float(word) for word in found[0]]
 
 
-def measured(python: str, code: str, *words: object) -> float:
+def measure(python: str, code: str, *words: object) -> float:
     """The first of them."""
     return figures(python, code, *words)[0]
 
@@ -92,9 +92,9 @@ if __name__ == "__main__":
     given.out.parent.mkdir(parents=True, exist_ok=True)
     kept = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     for number in range(len(kept), given.rounds):
-        row = {"round": number, "luthier": measured(sys.executable, OURS, given.data, given.steps, "auto")}
+        row = {"round": number, "luthier": measure(sys.executable, OURS, given.data, given.steps, "auto")}
         for dtype in given.peer_dtype:
-            row[f"trainer_{dtype}"] = measured(sys.executable, TRAINERS, given.data, given.steps, dtype)
+            row[f"trainer_{dtype}"] = measure(sys.executable, TRAINERS, given.data, given.steps, dtype)
         kept.append(row)
         with given.out.open("a") as file:
             file.write(json.dumps(row) + "\n")

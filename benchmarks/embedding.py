@@ -117,7 +117,7 @@ def write_rows(data: Path, out: Path, most: int) -> None:
     (out / "pairs.json").write_text(json.dumps([{name: row[name] for name in ("anchor", "positive")} for row in triples]))
 
 
-def measured(out: Path, name: str, python: str, code: str, *given: Any) -> list[Any]:
+def measure(out: Path, name: str, python: str, code: str, *given: Any) -> list[Any]:
     """What a program prints behind RESULT; what is known already is not asked again."""
     kept = out / f"{name}.result"
     if not kept.exists():
@@ -151,14 +151,14 @@ if __name__ == "__main__":
     out = given.out.resolve()
     write_rows(given.data, out, 3_000)
     for kind in ("pairs", "triples"):
-        ours, folder = measured(out, f"loss-ours-{kind}", sys.executable, OUR_LOSS, out, kind)
-        theirs, _ = measured(out, f"loss-theirs-{kind}", given.peer_python, PEER_LOSS, out, kind, folder)
+        ours, folder = measure(out, f"loss-ours-{kind}", sys.executable, OUR_LOSS, out, kind)
+        theirs, _ = measure(out, f"loss-theirs-{kind}", given.peer_python, PEER_LOSS, out, kind, folder)
         print(f"{kind}: loss {ours:.7f} here, {theirs:.7f} there; gradients differ by {compare(out, kind):.1e} of their length")
     if not given.quick:
         rounds = {"ours": [], "theirs": []}  # type: dict[str, list[list[float]]]
         for number in range(given.rounds):
-            rounds["ours"].append(measured(out, f"train-ours-{number}", sys.executable, OUR_TRAINING, out, number))
-            rounds["theirs"].append(measured(out, f"train-theirs-{number}", given.peer_python, PEER_TRAINING, out, number, folder))
+            rounds["ours"].append(measure(out, f"train-ours-{number}", sys.executable, OUR_TRAINING, out, number))
+            rounds["theirs"].append(measure(out, f"train-theirs-{number}", given.peer_python, PEER_TRAINING, out, number, folder))
         for who, found in rounds.items():
             seconds, mrr, recall = (median(each[place] for each in found) for place in range(3))
             print(

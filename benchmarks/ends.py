@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from light import begun, fit, known, note, told, way
+from light import begin, find_known, fit, note, tell, way
 from luthier.experiment import Experiment
 from luthier.pilot.stages.context import RunContext
 from luthier.studies.space import apply_values
@@ -28,7 +28,7 @@ ENDS = ((0.25, "linear"), (0.5, "linear"), (1.0, "linear"), (1.0, "cosine"))
 RATES = (1.0, 0.4, 2.5)
 
 
-def ended(experiment: Experiment, until: float, shape: str, share: float = SHARE) -> Experiment:
+def end(experiment: Experiment, until: float, shape: str, share: float = SHARE) -> Experiment:
     """The experiment with a constant rate and this end."""
     values = {"schedule.kind": "wsd", "schedule.until": until, "schedule.decay": share * until, "schedule.shape": shape}
     return apply_values(experiment, values)
@@ -45,14 +45,14 @@ def fork(shared: RunContext, trunk: Fit, place: Path, experiment: Experiment) ->
 def falls(out: Path, key: tuple[Any, ...], shared: RunContext, scratch: Path, experiment: Experiment, shares: Sequence[float]) -> None:
     """One trunk, whose rate begins to fall sooner or later; all come to the end."""
     experiment = experiment.replace("training.patience", 1000)
-    trunk = fit(shared, scratch / "trunk", ended(experiment, 1.0, "linear", 0.01))
+    trunk = fit(shared, scratch / "trunk", end(experiment, 1.0, "linear", 0.01))
     for share in sorted(shares, reverse=True):
         trunk.advance(round((1 - share) * trunk.work.total))
         trunk.keep()
         note(
             out,
             (*key, f"fall-{share}"),
-            told(shared, fork(shared, trunk, scratch / f"fall-{share}", ended(experiment, 1.0, "linear", share))),
+            tell(shared, fork(shared, trunk, scratch / f"fall-{share}", end(experiment, 1.0, "linear", share))),
         )
 
 
@@ -67,24 +67,24 @@ def main() -> None:
     parser.add_argument("--falls", type=float, nargs="*", default=[], help="instead: over which shares of the run the rate falls")
     asked = parser.parse_args()
     configure_torch()
-    done = known(asked.out)
+    done = find_known(asked.out)
     for seed in range(1, asked.seeds + 1):
         for scale in RATES[:1] if asked.falls else RATES:
             for name in asked.sets:
                 with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-                    dataset, experiment = begun(asked.data, Path(scratch), name, asked.rows, 1000, seed)
+                    dataset, experiment = begin(asked.data, Path(scratch), name, asked.rows, 1000, seed)
                     experiment = apply_values(experiment, {"optimizer.lr": scale * 1e-4})
                     shared = way(Path(scratch) / "way", dataset, experiment, signals)
 
                     if (name, seed, scale, "falling") not in done:
-                        note(asked.out, (name, seed, scale, "falling"), told(shared, fit(shared, Path(scratch) / "falling", experiment)))
+                        note(asked.out, (name, seed, scale, "falling"), tell(shared, fit(shared, Path(scratch) / "falling", experiment)))
                     if asked.falls:
                         if (name, seed, scale, f"fall-{min(asked.falls)}") not in done:
                             falls(asked.out, (name, seed, scale), shared, Path(scratch), experiment, asked.falls)
                         continue
                     if (name, seed, scale, "1.0-cosine") in done:
                         continue
-                    trunk = fit(shared, Path(scratch) / "trunk", ended(experiment, 1.0, "linear"))
+                    trunk = fit(shared, Path(scratch) / "trunk", end(experiment, 1.0, "linear"))
                     for until, shape in ENDS:
                         start = until * (1 - SHARE)
                         if round(start * trunk.work.total) > trunk.done:
@@ -94,7 +94,7 @@ def main() -> None:
                         note(
                             asked.out,
                             (name, seed, scale, f"{until}-{shape}"),
-                            told(shared, fork(shared, trunk, place, ended(experiment, until, shape))),
+                            tell(shared, fork(shared, trunk, place, end(experiment, until, shape))),
                         )
 
 

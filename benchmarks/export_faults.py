@@ -109,7 +109,7 @@ def leave_unmerged(folder: Path, bundle: Path) -> None:
     )
 
 
-def rounded(tensor: torch.Tensor, levels: int) -> torch.Tensor:
+def round_to(tensor: torch.Tensor, levels: int) -> torch.Tensor:
     """A matrix on a grid of so many levels on each side of 0, one scale a row."""
     scale = tensor.float().abs().amax(-1, keepdim=True).clamp(min=1e-12) / levels
     return ((tensor.float() / scale).round() * scale).to(tensor.dtype)
@@ -120,7 +120,8 @@ def quantise_twice(folder: Path, bundle: Path) -> None:
     edit_weights(
         folder,
         lambda state: {
-            name: rounded(rounded(tensor, 127), 7) if tensor.ndim == 2 and "embed" not in name else tensor for name, tensor in state.items()
+            name: round_to(round_to(tensor, 127), 7) if tensor.ndim == 2 and "embed" not in name else tensor
+            for name, tensor in state.items()
         },
     )
 

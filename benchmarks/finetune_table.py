@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from light import drawn, fit, known, looked, note, told, way
+from light import draw, find_known, fit, look, note, tell, way
 from luthier.core.run import Clock
 from luthier.data.dataset import Dataset
 from luthier.data.spec import Data
@@ -69,15 +69,15 @@ def cut(out: Path, name: str) -> Path:
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": count}))
     weights = load_file(base / "model.safetensors")
 
-    def kept(key: str) -> bool:
+    def keep(key: str) -> bool:
         block = next((int(part) for part in key.split(".") if part.isdigit()), -1)
         return block < count
 
-    save_file({key: value for key, value in weights.items() if kept(key)}, folder / "model.safetensors", {"format": "pt"})
+    save_file({key: value for key, value in weights.items() if keep(key)}, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
-def adapted(kind: str, rate: float | None = None, **more: Any) -> Values:
+def adapt(kind: str, rate: float | None = None, **more: Any) -> Values:
     """What an adaptation of an encoder changes of the default."""
     return {
         "adaptation.kind": kind,
@@ -88,8 +88,8 @@ def adapted(kind: str, rate: float | None = None, **more: Any) -> Values:
 
 GRIDS: dict[str, list[tuple[str, Values]]] = {
     "bases": [(base, {}) for base in BASES],
-    "depths": [(WHOLE, adapted("freeze", depth=depth)) for depth in DEPTHS],
-    "ranks": [(WHOLE, adapted("lora", rank=rank)) for rank in RANKS],
+    "depths": [(WHOLE, adapt("freeze", depth=depth)) for depth in DEPTHS],
+    "ranks": [(WHOLE, adapt("lora", rank=rank)) for rank in RANKS],
     "rates": [(WHOLE, {"optimizer.lr": rate}) for rate in RATES],
 }
 """Base, and what is changed of the default."""
@@ -98,21 +98,21 @@ GRIDS: dict[str, list[tuple[str, Values]]] = {
 def draws(experiment: Any) -> list[Values]:
     """Points spread evenly over the prior of the whole space."""
     space, _ = space_for(experiment, 99)
-    return drawn(space, DRAWS, int(DRAWS / FROM_PRIOR) + 1)[1:]
+    return draw(space, DRAWS, int(DRAWS / FROM_PRIOR) + 1)[1:]
 
 
-def planned(grid: str, experiment: Any) -> Iterator[tuple[str, Values]]:
+def plan(grid: str, experiment: Any) -> Iterator[tuple[str, Values]]:
     """The runs of a grid."""
     return iter(GRIDS[grid]) if grid != "draws" else ((WHOLE, values) for values in draws(experiment))
 
 
-def filled(asked: Any, seed: int, grid: str, name: str) -> None:
+def fill(asked: Any, seed: int, grid: str, name: str) -> None:
     """The runs of a grid on a set, those that are not there yet."""
-    done = known(asked.out)
+    done = find_known(asked.out)
     with tempfile.TemporaryDirectory() as scratch:
         train, test = files(asked.data, Path(scratch), name, asked.rows, asked.tested)
         dataset = load_dataset(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
-        for base, values in planned(grid, choose(dataset, None, seed)[0]):
+        for base, values in plan(grid, choose(dataset, None, seed)[0]):
             key = (name, asked.rows, base, json.dumps(values), seed)
             if key in done or base not in asked.only or values.get("adaptation.depth", 0) not in (0, *asked.depths):
                 continue
@@ -121,10 +121,10 @@ def filled(asked: Any, seed: int, grid: str, name: str) -> None:
                 "training.batch_size", family_of("classification").batch_size(dataset, EPOCHS).value
             )
             experiment = apply_values(decide_device_fields(experiment), values)
-            note(asked.out, key, {**trained(dataset, experiment), "tested": len(dataset.records["test"])})
+            note(asked.out, key, {**train_one(dataset, experiment), "tested": len(dataset.records["test"])})
 
 
-def trained(dataset: Dataset, experiment: Experiment) -> dict[str, Any]:
+def train_one(dataset: Dataset, experiment: Experiment) -> dict[str, Any]:
     """A run with its curve."""
     clock, found = Clock(), {}
     with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
@@ -132,8 +132,8 @@ def trained(dataset: Dataset, experiment: Experiment) -> dict[str, Any]:
         training = fit(shared, Path(scratch) / "run", experiment)
         for share in SHARES:
             training.advance(round(share * training.work.total))
-            found |= looked(f"validation_{share:g}", score(training.work.model, training.work.objective, training.work.validation))
-        return {**found, **told(shared, training), "seconds": round(clock(), 1)}
+            found |= look(f"validation_{share:g}", score(training.work.model, training.work.objective, training.work.validation))
+        return {**found, **tell(shared, training), "seconds": round(clock(), 1)}
 
 
 def main() -> None:
@@ -152,7 +152,7 @@ def main() -> None:
     asked = parser.parse_args()
     configure_torch()
     for seed, grid, name in itertools.product(asked.seeds, asked.grids, asked.sets):
-        filled(asked, seed, grid, name)
+        fill(asked, seed, grid, name)
 
 
 if __name__ == "__main__":

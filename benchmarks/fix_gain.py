@@ -29,14 +29,14 @@ def parts_of(data: Path, name: str, count: int) -> dict[str, list[dict[str, str]
         found = {
             part: _table(data / "sst2" / f"{file}.tsv") for part, file in (("train", "train"), ("validation", "dev"), ("test", "test"))
         }
-        return {**found, "train": _shuffled(found["train"], name)[:count]}
+        return {**found, "train": _shuffle(found["train"], name)[:count]}
     if name == "banking77":
-        rows = _shuffled(_table(data / "banking77" / "train.csv", ","), name)
+        rows = _shuffle(_table(data / "banking77" / "train.csv", ","), name)
         return {"train": rows[:count], "validation": rows[count : count + 800], "test": _table(data / "banking77" / "test.csv", ",")}
     if name == "trec":
-        rows = _shuffled(_lines(data / "sentence_sets" / "TREC.train.all"), name)
+        rows = _shuffle(_lines(data / "sentence_sets" / "TREC.train.all"), name)
         return {"train": rows[:count], "validation": rows[count : count + 500], "test": rows[count + 500 :]}
-    rows = _shuffled(_lines(data / "sentence_sets" / "subj.all"), name)
+    rows = _shuffle(_lines(data / "sentence_sets" / "subj.all"), name)
     return {"train": rows[:count], "validation": rows[count : count + 800], "test": rows[count + 800 :]}
 
 
@@ -51,7 +51,7 @@ def _lines(path: Path) -> list[dict[str, str]]:
     return [{"text": text, "label": label} for label, text in pairs]
 
 
-def _shuffled(rows: list[dict[str, str]], name: str) -> list[dict[str, str]]:
+def _shuffle(rows: list[dict[str, str]], name: str) -> list[dict[str, str]]:
     return [rows[row] for row in permutation(len(rows), "fix gain", name)]
 
 

@@ -50,23 +50,23 @@ def write_tables(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
 
 
-def plain(table: str, base: str, *changes: str, **more: Any) -> Callable[[Path], Run]:
+def make_plain(table: str, base: str, *changes: str, **more: Any) -> Callable[[Path], Run]:
     """A run with these changes to its experiment."""
     return lambda out: luthier.run(f"{table}.jsonl", base=f"bases/{base}", out=out, set=[*QUICK, *changes], force=True, **more)
 
 
 RUNS: dict[str, Callable[[Path], Any]] = {
-    "full": plain("texts", "bert"),
-    "frozen": plain("texts", "bert", "adaptation.kind=freeze", "adaptation.depth=2", "training.ships=trained"),
-    "gradual": plain("texts", "roberta", "adaptation.kind=gradual"),
-    "lora": plain("texts", "bert", "adaptation.kind=lora", "training.ships=trained"),
-    "windows": plain("long", "bert", "objective.long_rows=windows", "objective.max_length=32", "objective.overlap=4"),
-    "pairs": plain("pairs", "bert", "model.dropout=0.1", "training.ships=average"),
-    "padded": plain("texts", "mpnet"),
-    "decoder": plain("texts", "qwen2", "objective.label_smoothing=0.1"),
-    "chat": plain("chats", "llama"),
-    "chat-lora": plain("chats", "llama", "adaptation.kind=lora"),
-    "chat-shared": plain("shared", "gemma3_text"),
+    "full": make_plain("texts", "bert"),
+    "frozen": make_plain("texts", "bert", "adaptation.kind=freeze", "adaptation.depth=2", "training.ships=trained"),
+    "gradual": make_plain("texts", "roberta", "adaptation.kind=gradual"),
+    "lora": make_plain("texts", "bert", "adaptation.kind=lora", "training.ships=trained"),
+    "windows": make_plain("long", "bert", "objective.long_rows=windows", "objective.max_length=32", "objective.overlap=4"),
+    "pairs": make_plain("pairs", "bert", "model.dropout=0.1", "training.ships=average"),
+    "padded": make_plain("texts", "mpnet"),
+    "decoder": make_plain("texts", "qwen2", "objective.label_smoothing=0.1"),
+    "chat": make_plain("chats", "llama"),
+    "chat-lora": make_plain("chats", "llama", "adaptation.kind=lora"),
+    "chat-shared": make_plain("shared", "gemma3_text"),
     "search": lambda out: luthier.search(
         "texts.jsonl", trials=3, budget="3x", base="bases/bert", out=out, force=True, set=["training.epochs=2"]
     ),

@@ -50,7 +50,7 @@ def check(pictures: Path | None) -> None:
             shift, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, deviation))
             right = 0
             for start in range(0, len(files), 20):
-                shown = torch.from_numpy(np.stack([cropped(file, side) for file in files[start : start + 20]])).permute(0, 3, 1, 2) / 255
+                shown = torch.from_numpy(np.stack([crop(file, side) for file in files[start : start + 20]])).permute(0, 3, 1, 2) / 255
                 with torch.no_grad():
                     found = network((shown - shift) / scale).logits.argmax(1)
                 right += int((found == torch.arange(start, start + len(found))).sum())
@@ -73,7 +73,7 @@ def compare_published(name: str, network: Any, side: int) -> None:
     print(f"{name}: logits at most {float(apart):.2g} apart from the published implementation")
 
 
-def cropped(file: Path, side: int) -> np.ndarray:
+def crop(file: Path, side: int) -> np.ndarray:
     """The middle of a picture as the networks' authors evaluate them, # (side, side, 3)"""
     from PIL import Image
 

@@ -47,7 +47,7 @@ def best_thresholds(scores: Scores) -> np.ndarray:
     return np.array(thresholds)
 
 
-def moved(scores: Scores, thresholds: np.ndarray) -> Scores:
+def move(scores: Scores, thresholds: np.ndarray) -> Scores:
     """The scores as if one half were at these thresholds."""
     said = (scores.more["predicted"] >= thresholds).astype(float)
     return Scores(scores.loss, scores.count, labels=scores.labels, more={**scores.more, "predicted": said})
@@ -76,7 +76,7 @@ def describe(folder: Path) -> dict[str, Any]:
         thresholds = best_thresholds(scores["validation"])
         names = ("micro_f1", "label_macro_f1", "exact_match")
         found["thresholds"] = {"values": thresholds.round(3).tolist(), "at_one_half": measure(scores["test"], names),
-                               "at_these": measure(moved(scores["test"], thresholds), names)}  # fmt: skip
+                               "at_these": measure(move(scores["test"], thresholds), names)}  # fmt: skip
     return found
 
 

@@ -67,7 +67,7 @@ class Surrogate:
         return np.asarray(said[0])[:, 1].reshape(len(points), EPOCHS).astype(float)
 
 
-def raced(curves: np.ndarray, rungs: tuple[Rung, ...]) -> int:
+def race(curves: np.ndarray, rungs: tuple[Rung, ...]) -> int:
     """Who is left of the trials."""
     alive = list(range(len(curves)))
     for rung in rungs:
@@ -126,10 +126,10 @@ def main() -> None:
             for trials in asked.trials:
                 rungs = rungs_for(trials, warmup=0.0, steps=10_000)
                 chosen = first[:trials]
-                kept = chosen[raced(whole[number, chosen], rungs)]
+                kept = chosen[race(whole[number, chosen], rungs)]
                 found.setdefault(f"portfolio and rungs, {trials} trials: {cost(rungs):.2f} runs", []).append(regrets[number, kept])
                 some = draws.permutation(POOL)[:trials]
-                kept = some[raced(whole[number, some], rungs)]
+                kept = some[race(whole[number, some], rungs)]
                 found.setdefault(f"rungs without a portfolio, {trials} trials: {cost(rungs):.2f} runs", []).append(regrets[number, kept])
             found.setdefault("the default alone: 1 run", []).append(regrets[number, first[0]])
             for count in (8, 16):

@@ -46,22 +46,22 @@ def fit(shared: RunContext, folder: Path, experiment: Experiment) -> Fit:
     return Fit(place, shared.work(experiment), NullReporter(), shared.signals)
 
 
-def told(shared: RunContext, training: Fit) -> dict[str, Any]:
+def tell(shared: RunContext, training: Fit) -> dict[str, Any]:
     """How the best weights of a training, which goes to its end now, do on the validation and test rows."""
     training.finish()
     found: dict[str, Any] = {"steps": training.done}
     for part in ("validation", "test"):
-        found |= looked(part, score(training.work.model, training.work.objective, shared.examples(part)))
+        found |= look(part, score(training.work.model, training.work.objective, shared.examples(part)))
     return found
 
 
-def looked(part: str, scores: Scores) -> dict[str, float]:
+def look(part: str, scores: Scores) -> dict[str, float]:
     """What a look at some rows says."""
     found = {**measure(scores, ("accuracy", "loss")), "tempered": float(temperature_scaled_loss(scores).mean())}
     return {f"{part}_{name}": round(value, 4) for name, value in found.items()}
 
 
-def begun(
+def begin(
     data: Path, scratch: Path, name: str, rows: int, tested: int, seed: int, wrong: float = 0.0, base: str = ""
 ) -> tuple[Dataset, Experiment]:
     """The rows of a set, a fifth of them to choose by, and the default for them (and for a base); test rows keep their labels where a share of the others is wrong."""
@@ -86,7 +86,7 @@ def _spoil(path: Path, share: float) -> None:
         csv.writer(handle).writerows([head, *rows])
 
 
-def drawn(space: Space, count: int, proposals: int) -> list[Values]:
+def draw(space: Space, count: int, proposals: int) -> list[Values]:
     """The default, and points spread evenly over its prior, as a search of so many proposals begins."""
     tried: list[Tried] = []
     while len(tried) < count:
@@ -94,7 +94,7 @@ def drawn(space: Space, count: int, proposals: int) -> list[Values]:
     return [past.values for past in tried]
 
 
-def known(out: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+def find_known(out: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     """The lines of a file by their key; none where there is no file yet."""
     lines = out.read_text().split("\n") if out.exists() else []
     return {tuple(found["key"]): found for found in map(json.loads, filter(None, lines))}

@@ -27,7 +27,7 @@ print(json.dumps({"rows": count, "MB": (resource.getrusage(resource.RUSAGE_SELF)
 """
 
 
-def written(folder: Path, kind: str, rows: int) -> Path:
+def write(folder: Path, kind: str, rows: int) -> Path:
     """A file of tiny rows, two classes, each text another one."""
     path = folder / f"{rows}.{kind}"
     with path.open("w") as handle:
@@ -50,7 +50,7 @@ def main() -> None:
     for kind in asked.formats:
         for rows in asked.rows:
             with tempfile.TemporaryDirectory() as folder:
-                path = written(Path(folder), kind, rows)
+                path = write(Path(folder), kind, rows)
                 done = subprocess.run([sys.executable, "-c", READ, str(path), str(asked.most), str(asked.whole)], capture_output=True, text=True, check=True)  # fmt: skip
                 found = json.loads(done.stdout)
                 print(f"{kind:6} {rows:>11,} rows of {path.stat().st_size / 1e6:6.0f} MB: {found['rows']:>9,} kept, {found['MB']:6.0f} MB, {found['seconds']:5.0f} s", flush=True)  # fmt: skip

@@ -23,7 +23,7 @@ def texts_of(path: Path, separator: str, column: int) -> list[str]:
         return [line[column] for line in lines]
 
 
-def edited(text: str, words: list[str], draw: random.Random) -> str:
+def edit(text: str, words: list[str], draw: random.Random) -> str:
     """One word in ten replaced."""
     parts = text.split()
     for place in draw.sample(range(len(parts)), len(parts) // 10):
@@ -31,7 +31,7 @@ def edited(text: str, words: list[str], draw: random.Random) -> str:
     return " ".join(parts)
 
 
-def planted(texts: list[str]) -> dict[str, float]:
+def plant(texts: list[str]) -> dict[str, float]:
     """Recall and precision where nothing but what was planted is a near-duplicate."""
     texts = list(dict.fromkeys(texts))
     alone = clusters(texts, 0.45)
@@ -41,7 +41,7 @@ def planted(texts: list[str]) -> dict[str, float]:
     kinds = {
         "exact": lambda text: text,
         "form": lambda text: draw.choice([text.upper(), text.replace(" ", "  ") + " ", text.replace(",", " ;") + "!", text.title()]),
-        "words": lambda text: edited(text, words, draw),
+        "words": lambda text: edit(text, words, draw),
     }
     chosen = draw.sample(range(len(texts)), min(PLANTED, len(texts) // 2))
     copies = [(row, kind, kinds[kind](texts[row])) for row in chosen for kind in [draw.choice(list(kinds))]]
@@ -71,7 +71,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     for name in given.sets:
         path, separator, column = SETS[name]
-        print(json.dumps({"set": name, **planted(texts_of(given.data / path, separator, column))}), flush=True)
+        print(json.dumps({"set": name, **plant(texts_of(given.data / path, separator, column))}), flush=True)
     if given.million:
         words = sorted(
             {
@@ -83,7 +83,7 @@ if __name__ == "__main__":
         )
         draw = random.Random(0)
         rows = [" ".join(draw.choices(words, k=14)) for _ in range(given.million * 9 // 10)]
-        rows += [edited(text, words, draw) for text in draw.sample(rows, given.million - len(rows))]
+        rows += [edit(text, words, draw) for text in draw.sample(rows, given.million - len(rows))]
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began = time.monotonic()
         found = clusters(rows)

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from classify_speed import figures, measured
+from classify_speed import figures, measure
 
 PREPARE = """
 import json, sys
@@ -197,7 +197,7 @@ if __name__ == "__main__":
     dtypes = given.dtype[:1] if given.quick else given.dtype
     given.out.mkdir(parents=True, exist_ok=True)
     if not (given.out / "policy" / "model.safetensors").exists():
-        measured(sys.executable, PREPARE, given.data, given.out, pairs, longest)
+        measure(sys.executable, PREPARE, given.data, given.out, pairs, longest)
     from luthier.models.store import resolve
 
     base = resolve("smollm2-135m").folder
@@ -212,8 +212,8 @@ if __name__ == "__main__":
 
     for kind in ("dpo", "ipo"):
         if not any(row.get("loss") == kind for row in kept):
-            ours = measured(sys.executable, OUR_LOSS, given.out, kind, compared)
-            theirs = {name: measured(given.peer_python, TRL_LOSS, given.out, kind, compared, base, name) for name in ("sdpa", "eager")}
+            ours = measure(sys.executable, OUR_LOSS, given.out, kind, compared)
+            theirs = {name: measure(given.peer_python, TRL_LOSS, given.out, kind, compared, base, name) for name in ("sdpa", "eager")}
             apart, most, length = compare(given.out, kind, ("ours", "sdpa"))
             keep({"loss": kind, "luthier": ours, "trl": theirs["sdpa"], "apart": abs(ours - theirs["sdpa"]) / theirs["sdpa"],
                   "gradients apart": apart, "largest difference": most, "gradient length": length,

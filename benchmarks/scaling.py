@@ -34,7 +34,7 @@ TOKENS = 2048
 WIDTHS = (128, 256, 384, 512, 768)
 
 
-def sized(out: Path, width: int) -> Base:
+def size(out: Path, width: int) -> Base:
     """Six blocks of random weights; speed does not ask for more."""
     folder = out / f"bert-{width}"
     if not (folder / "config.json").exists():
@@ -52,7 +52,7 @@ def conditions(out: Path) -> Iterator[tuple[str, int, Base, int, int, int]]:
     for rows in (1, 2, 4, 8, 16, 32, 64):
         yield "rows a step", rows, base, 32, rows, 0
     for width in WIDTHS:
-        yield "width", width, sized(out, width), 64, 16, 0
+        yield "width", width, size(out, width), 64, 16, 0
     for depth in range(7):
         yield "blocks frozen", depth, base, 64, 32, depth
 

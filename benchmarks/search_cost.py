@@ -121,7 +121,7 @@ def peer(out: Path, train: Path, test: Path, asked: argparse.Namespace) -> dict[
     return json.loads(kept.read_text())
 
 
-def timed(out: Path, make: Callable[[], Run]) -> tuple[Run, float]:
+def time_run(out: Path, make: Callable[[], Run]) -> tuple[Run, float]:
     """A finished run, and the seconds that making it took."""
     mark = out.parent / f"{out.name}.seconds"
     if mark.exists():
@@ -176,7 +176,7 @@ def main() -> None:
             given: dict[str, Any] = {"base": asked.base, "set": fixed, "seed": seed, "reporter": Lines(), "force": True}
             tag = "-".join([*of, str(seed), *(item.replace("=", "") for item in asked.set)])
             alone_at, searched_at = asked.out / f"{tag}-default", asked.out / f"{tag}-{asked.budget}"
-            study, whole = timed(searched_at, partial(luthier.search, train, out=searched_at, budget=asked.budget, **given))
+            study, whole = time_run(searched_at, partial(luthier.search, train, out=searched_at, budget=asked.budget, **given))
             assert study.verdict is not None and isinstance(study, Study) and study.winner is not None
             winner = study.entries_named("proposed")[int(study.winner.folder.relative_to(study.folder / "trials").parts[0])]["values"]
             told: dict[str, Any] = {
@@ -187,13 +187,13 @@ def main() -> None:
                 "seconds": round(whole, 1),
             }
             if not asked.only_search:
-                run, alone = timed(alone_at, partial(luthier.run, train, out=alone_at, **given))
+                run, alone = time_run(alone_at, partial(luthier.run, train, out=alone_at, **given))
                 told |= beside("default", run, alone, whole)
                 if value_at(Experiment.load(run.folder / "experiment.yaml"), "adaptation.kind") != "full":
                     moving_at, kept = asked.out / f"{tag}-moving", [item for item in fixed if not item.startswith("adaptation.")]
                     given["set"] = [*kept, "adaptation.kind=full"]
                     told["frozen_run_equivalents"] = told["run_equivalents"]
-                    told |= beside("moving", *timed(moving_at, partial(luthier.run, train, out=moving_at, **given)), whole)
+                    told |= beside("moving", *time_run(moving_at, partial(luthier.run, train, out=moving_at, **given)), whole)
             print(json.dumps(told), flush=True)
 
 

@@ -202,19 +202,19 @@ def chat_body(number: int, stream: bool, tokens: int = 24) -> dict[str, Any]:
     }
 
 
-def said_in(stream: bool, said: bytes) -> str:
+def text_of(stream: bool, said: bytes) -> str:
     if not stream:
         return json.loads(said)["choices"][0]["message"]["content"]
     events = [json.loads(event[6:]) for event in said.decode().split("\n\n") if event and event != "data: [DONE]"]
     return "".join(choice["delta"].get("content", "") for event in events for choice in event["choices"])
 
 
-def heavy(run: str, tokens: int) -> dict[str, Any]:
+def load_heavily(run: str, tokens: int) -> dict[str, Any]:
     """64 clients with 500 requests; 200 clients that hang up at random."""
     with ours(run) as server:
         before = server.resources()
         alone = {
-            number: said_in(False, server.ask("POST", "/v1/chat/completions", chat_body(number, False, tokens))[1]) for number in range(20)
+            number: text_of(False, server.ask("POST", "/v1/chat/completions", chat_body(number, False, tokens))[1]) for number in range(20)
         }
         counts: dict[str, int] = {"same": 0, "other": 0, "busy": 0}
 
@@ -222,7 +222,7 @@ def heavy(run: str, tokens: int) -> dict[str, Any]:
             while True:
                 status, said = server.ask("POST", "/v1/chat/completions", chat_body(number % 20, number % 3 == 0, tokens))
                 if status == 200:
-                    counts["same" if said_in(number % 3 == 0, said) == alone[number % 20] else "other"] += 1
+                    counts["same" if text_of(number % 3 == 0, said) == alone[number % 20] else "other"] += 1
                     return
                 assert status in (429, 503), said
                 counts["busy"] += 1
@@ -365,7 +365,7 @@ def main() -> None:
     elif given.what == "swap":
         done = swap(given.run, given.other)
     else:
-        done = heavy(given.run, given.tokens) if given.what == "heavy" else restart(given.run)
+        done = load_heavily(given.run, given.tokens) if given.what == "heavy" else restart(given.run)
     print(json.dumps(done))
 
 

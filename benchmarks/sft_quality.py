@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import luthier
-from classify_speed import measured
+from classify_speed import measure
 from luthier.app.reporters import Lines
 from luthier.models.store import resolve
 from sft_speed import PREPARE
@@ -71,12 +71,12 @@ print("RESULT", 1)
 """
 
 
-def compared(data: Path, out: Path, seed: int) -> dict[str, object]:
+def compare(data: Path, out: Path, seed: int) -> dict[str, object]:
     """Both held-out losses of one seed, which decides the order of rows (and our dropout)."""
     rows = out / "rows"
     rows.mkdir(parents=True, exist_ok=True)
     if not (rows / "tokens.jsonl").exists():
-        measured(sys.executable, PREPARE, data, rows, seed)
+        measure(sys.executable, PREPARE, data, rows, seed)
     folder = out / "run"
     run = (
         luthier.resume(folder, reporter=Lines())
@@ -86,8 +86,8 @@ def compared(data: Path, out: Path, seed: int) -> dict[str, object]:
     assert run.verdict is not None
     kept = out / "trainer.json"
     if not kept.exists():
-        measured(sys.executable, HELD, rows, out / "held.jsonl")
-        kept.write_text(json.dumps(measured(sys.executable, TRAINERS, rows, resolve("smollm2-135m").folder, out / "held.jsonl")))
+        measure(sys.executable, HELD, rows, out / "held.jsonl")
+        kept.write_text(json.dumps(measure(sys.executable, TRAINERS, rows, resolve("smollm2-135m").folder, out / "held.jsonl")))
     theirs, ours = json.loads(kept.read_text()), run.verdict["test"]["value"]
     return {
         "seed": seed,
@@ -106,4 +106,4 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     given = parser.parse_args()
     for seed in given.seeds:
-        print(json.dumps(compared(given.data, given.out / str(seed), seed)), flush=True)
+        print(json.dumps(compare(given.data, given.out / str(seed), seed)), flush=True)

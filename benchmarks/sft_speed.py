@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from classify_speed import figures, measured
+from classify_speed import figures, measure
 
 PREPARE = """
 import json, sys, tempfile
@@ -173,7 +173,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     if not (given.out / "tokens.jsonl").exists():
-        measured(sys.executable, PREPARE, given.data, given.out, 1)
+        measure(sys.executable, PREPARE, given.data, given.out, 1)
     from luthier.models.store import resolve
 
     model = resolve("smollm2-135m").folder

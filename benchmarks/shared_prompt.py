@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from light import known, note
+from light import find_known, note
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
 from luthier.models.pretrained import load_tokenizer
@@ -27,7 +27,7 @@ from luthier.training.steps import steps
 ROWS = 200
 
 
-def measured(data: Path, words: int, adaptation: str, pairs: int, at_once: int) -> dict[str, float]:
+def measure(data: Path, words: int, adaptation: str, pairs: int, at_once: int) -> dict[str, float]:
     """Rows' tokens a second, shared and apart, and the share of tokens that go through.
 
     Args:
@@ -81,11 +81,11 @@ def main() -> None:
     parser.add_argument("--adaptation", choices=("full", "lora"), nargs="+", default=["full", "lora"])
     asked = parser.parse_args()
     configure_torch()
-    done = known(asked.out)
+    done = find_known(asked.out)
     for adaptation in asked.adaptation:
         for words in asked.words:
             if (adaptation, words) not in done:
-                note(asked.out, (adaptation, words), measured(asked.data, words, adaptation, asked.pairs, asked.at_once))
+                note(asked.out, (adaptation, words), measure(asked.data, words, adaptation, asked.pairs, asked.at_once))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from unittest import mock
 
 import numpy as np
 
-from finetune_table import BASES, DEPTHS, SETS, WHOLE, adapted, cut
-from light import known
+from finetune_table import BASES, DEPTHS, SETS, WHOLE, adapt, cut
+from light import find_known
 from luthier.core.component import Component
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
@@ -60,15 +60,15 @@ def logme(rows: np.ndarray, labels: np.ndarray) -> float:
 
 
 @contextlib.contextmanager
-def watched(read: dict[str, np.ndarray]) -> Iterator[None]:
+def watch(read: dict[str, np.ndarray]) -> Iterator[None]:
     """Keeps what the last floor of each base makes of the rows that `similar` reads, for the time of the context."""
 
-    def kept(base: Base, texts: Sequence[str], dtype: str) -> np.ndarray:
+    def keep(base: Base, texts: Sequence[str], dtype: str) -> np.ndarray:
         found = layer_vectors(base, texts, dtype)
         read[base.name] = found[:, -1]
         return found
 
-    with mock.patch.object(base_similarity, "layers", kept):
+    with mock.patch.object(base_similarity, "layers", keep):
         yield
 
 
@@ -86,12 +86,12 @@ class Judged(Component):
     third_behind: float
 
 
-def trained(table: Path, rows: int, seeds: Sequence[int]) -> dict[tuple[str, str, int], float]:
+def train_all(table: Path, rows: int, seeds: Sequence[int]) -> dict[tuple[str, str, int], float]:
     """Set, base and frozen blocks → the mean test accuracy of the trainings of all seeds that the table has."""
     found: dict[tuple[str, str, int], list[float]] = {}
-    for (name, count, base, changed, seed), line in known(table).items():
+    for (name, count, base, changed, seed), line in find_known(table).items():
         values = json.loads(changed)
-        if count == rows and seed in seeds and values in ({}, adapted("freeze", depth=values.get("adaptation.depth", 0))):
+        if count == rows and seed in seeds and values in ({}, adapt("freeze", depth=values.get("adaptation.depth", 0))):
             found.setdefault((name, base, values.get("adaptation.depth", 0)), []).append(line["test_accuracy"])
     return {key: float(np.mean(each)) for key, each in found.items()}
 
@@ -108,9 +108,9 @@ LIKELY = (2, 3, 4)
 """Depths without which a set is not judged; the deeper ones are never the best."""
 
 
-def judged(asked: Any) -> None:
+def judge(asked: Any) -> None:
     """What `similar` proposes, against what training says."""
-    truth = trained(asked.table, asked.rows, asked.seeds)
+    truth = train_all(asked.table, asked.rows, asked.seeds)
     among = AMONG[asked.among]
     told_of: list[Judged] = []
     for name in asked.sets:
@@ -123,7 +123,7 @@ def judged(asked: Any) -> None:
             given = {str(cut(asked.bases, base)): base for base in among}
             fixed = [f"data.test={test}", "data.validation_share=0.2", "data.allow_leakage=true"]
             read: dict[str, np.ndarray] = {}
-            with watched(read):
+            with watch(read):
                 found = similar(train, list(given), set=fixed)
             dataset = load_dataset(Data(path=str(train), test=str(test), validation_share=0.2, allow_leakage=True), checks=())
             rows = [*dataset.records["train"], *dataset.records["validation"]]
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--among", default="whole", choices=list(AMONG), help="bases that stand for choice; depths: MiniLM's depths alone")
     asked = parser.parse_args()
     configure_torch()
-    judged(asked)
+    judge(asked)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from classify_speed import measured
+from classify_speed import measure
 from preference import compare
 
 OURS = """
@@ -108,8 +108,8 @@ def compare_with_trl(given: argparse.Namespace) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     base = resolve("smollm2-135m").folder
     for kind, away in (("kto", "policy"), ("kto", "reference"), ("apo_zero", "policy")):
-        ours = measured(sys.executable, OURS, given.data, given.out, kind, away, given.rows)
-        theirs = measured(given.peer_python, TRL, given.out, kind, away, base)
+        ours = measure(sys.executable, OURS, given.data, given.out, kind, away, given.rows)
+        theirs = measure(given.peer_python, TRL, given.out, kind, away, base)
         apart, most, length = compare(given.out, f"{kind}-{away}", ("ours", "trl"))
         print(json.dumps({"loss": kind, "moved": away, "luthier": ours, "trl": theirs, "apart": abs(ours - theirs) / theirs,
                           "gradients apart": apart, "largest difference": most, "gradient length": length}), flush=True)  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from light import begun, fit, known, note, told, way
+from light import begin, find_known, fit, note, tell, way
 from luthier.training.devices import configure_torch
 from luthier.training.watchers import Signals
 
@@ -25,26 +25,26 @@ DEFAULT = ""
 MEASURES = ("test_accuracy", "test_tempered")
 
 
-def trained(asked: Any) -> None:
+def train(asked: Any) -> None:
     """Fill the file; what is worth most comes first."""
     changes: list[str] = [DEFAULT, *asked.change]
     every = [(seed, name, change, wrong) for seed in asked.seeds for name in asked.sets for change in changes for wrong in asked.wrong]
     for seed, name, change, wrong in every:
         key = (name, wrong, change, seed)
-        if key in known(asked.out):
+        if key in find_known(asked.out):
             continue
         with tempfile.TemporaryDirectory() as scratch, Signals() as signals:
-            dataset, experiment = begun(asked.data, Path(scratch), name, asked.rows, asked.tested, seed, wrong, asked.base)
+            dataset, experiment = begin(asked.data, Path(scratch), name, asked.rows, asked.tested, seed, wrong, asked.base)
             for item in [*asked.set, *change.split()]:
                 path, _, value = item.partition("=")
                 experiment = experiment.replace(path, json.loads(value) if value[0] in "-.0123456789[" else value)
             shared = way(Path(scratch) / "way", dataset, experiment, signals)
-            note(asked.out, key, told(shared, fit(shared, Path(scratch) / "run", experiment)))
+            note(asked.out, key, tell(shared, fit(shared, Path(scratch) / "run", experiment)))
 
 
-def judged(asked: Any) -> None:
+def judge(asked: Any) -> None:
     """What each change gains."""
-    runs = known(asked.out)
+    runs = find_known(asked.out)
     for wrong in asked.wrong:
         for change in dict.fromkeys(key[2] for key in runs):
             both = [key for key in runs if key[1:3] == (wrong, change) and (key[0], wrong, DEFAULT, key[3]) in runs]
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--judge", action="store_true")
     asked = parser.parse_args()
     configure_torch()
-    judged(asked) if asked.judge else trained(asked)
+    judge(asked) if asked.judge else train(asked)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ TESTED = 1200
 ALONE = ("trained", "probe", "average")
 
 
-def given(data: Path, out: Path, name: str, rows: int) -> tuple[Path, Path]:
+def give(data: Path, out: Path, name: str, rows: int) -> tuple[Path, Path]:
     """Rows to train on and rows to test on, as files; the sets that bring a test part keep it."""
     if name not in ("banking77", "clinc"):
         return files(data, out, name, rows, TESTED)
@@ -73,7 +73,7 @@ if __name__ == "__main__":
     asked.out.mkdir(parents=True, exist_ok=True)
     whole: list[dict[str, Any]] = []
     for name in asked.sets:
-        train, test = given(asked.data, asked.out, name, SETS[name])
+        train, test = give(asked.data, asked.out, name, SETS[name])
         for seed in asked.seeds:
             folder = asked.out / f"{name}-{seed}"
             if not (folder / "verdict.json").exists():

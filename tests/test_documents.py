@@ -30,7 +30,7 @@ def anchors(page: Path) -> frozenset[str]:
     return frozenset(re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in plain)
 
 
-def missing(target: str, folder: Path) -> str:
+def find_missing(target: str, folder: Path) -> str:
     """Says what of a link's target does not exist; empty where all of it does."""
     name, _, anchor = target.partition("#")
     page = (folder / name).resolve()
@@ -45,13 +45,16 @@ def missing(target: str, folder: Path) -> str:
 def test_every_link_of_a_page_leads_to_a_page_and_a_heading(page: str) -> None:
     place = ROOT / page
     links = [link for link in LINK.findall(FENCE.sub("", place.read_text())) if not re.match(r"[a-z]+:", link)]
-    wrong = [missing(place.name + link if link.startswith("#") else link, place.parent) for link in links]
+    wrong = [find_missing(place.name + link if link.startswith("#") else link, place.parent) for link in links]
     assert not [line for line in wrong if line]
 
 
 def test_every_document_that_code_cites_exists_with_its_heading() -> None:
     wrong = [
-        f"{name}: {missing(cited, ROOT)}" for name in CITING for cited in CITED.findall((ROOT / name).read_text()) if missing(cited, ROOT)
+        f"{name}: {find_missing(cited, ROOT)}"
+        for name in CITING
+        for cited in CITED.findall((ROOT / name).read_text())
+        if find_missing(cited, ROOT)
     ]
     assert not wrong
 

@@ -20,7 +20,7 @@ NEEDED = [Requirement(each) for each in PROJECT["dependencies"]]
 OPTIONAL = {name: [Requirement(each) for each in needed] for name, needed in PROJECT["optional-dependencies"].items()}
 
 
-def locked() -> dict[str, str]:
+def read_locked() -> dict[str, str]:
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
 
@@ -31,7 +31,7 @@ def test_every_dependency_of_a_user_has_a_floor_and_a_ceiling_and_none_is_exact(
 
 
 def test_the_lock_holds_an_exact_version_within_each_range() -> None:
-    exact = locked()
+    exact = read_locked()
     for needed in NEEDED + [each for extra in OPTIONAL.values() for each in extra]:
         name = canonicalize_name(needed.name)
         assert name == "luthier" or needed.specifier.contains(exact[name]), str(needed)

@@ -12,7 +12,7 @@ QUERY = re.compile(r"SELECT (?:(?:MAX|MIN|COUNT|SUM|AVG) )?(?P<asked>.*?) FROM (
 CONDITION = re.compile(r"(?P<column>.+?) [=<>] (?P<value>.+)")
 
 
-def wanted(query: str) -> list[tuple[str, str]]:
+def fetch_wanted(query: str) -> list[tuple[str, str]]:
     """What the query names, as (kind, words): values first, then the columns of conditions, then the column that is asked for."""
     found = QUERY.fullmatch(query.strip())
     if found is None:
@@ -29,7 +29,7 @@ def wanted(query: str) -> list[tuple[str, str]]:
 def spans(question: str, query: str) -> list[dict[str, object]]:
     """Where the question says in whole words what the query names, whatever their case; each once, none inside another."""
     found: list[tuple[int, int, str]] = []
-    for kind, words in wanted(query):
+    for kind, words in fetch_wanted(query):
         place = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", question, re.IGNORECASE) if words.strip() else None
         if place and all(place.end() <= start or place.start() >= end for start, end, _ in found):
             found.append((place.start(), place.end(), kind))

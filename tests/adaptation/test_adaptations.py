@@ -15,7 +15,7 @@ from luthier.training.steps import steps
 from tests.training.test_steps import work_for
 
 
-def moved(work: Any, count: int = 2) -> set[str]:
+def move(work: Any, count: int = 2) -> set[str]:
     before = {name: tensor.clone() for name, tensor in work.model.network.named_parameters()}
     for step in steps(work):
         if step.number == count:
@@ -36,14 +36,14 @@ CASES: list[tuple[dict[str, Any], Any]] = [
 @pytest.mark.parametrize("changes, allowed", CASES)
 def test_an_adaptation_moves_only_what_it_says(bases, records, changes: dict[str, Any], allowed: Any) -> None:
     steps_of_run = 40 if changes["adaptation__kind"] == "gradual" else 4
-    made = moved(work_for(bases, records, "classification", training__steps=steps_of_run, **changes))
+    made = move(work_for(bases, records, "classification", training__steps=steps_of_run, **changes))
     assert made
     assert all(allowed(name) for name in made), [name for name in made if not allowed(name)]
     assert any("classifier" in name for name in made)
 
 
 def test_full_moves_every_block(bases, records) -> None:
-    made = moved(work_for(bases, records, "classification"))
+    made = move(work_for(bases, records, "classification"))
     for part in ("word_embeddings", "layer.0.", "layer.1.", "layer.2.", "classifier"):
         assert any(part in name for name in made), part
 
@@ -51,7 +51,7 @@ def test_full_moves_every_block(bases, records) -> None:
 def test_gradual_unfreezing_frees_blocks_from_the_top_as_the_run_goes_on(bases, records) -> None:
     work = work_for(bases, records, "classification", adaptation__kind="gradual", training__steps=40)
     adaptation: Any = work.experiment.adaptation
-    depths = [adaptation.frozen(work.model, share) for share in (0.01, 0.2, 0.3, 0.4, 0.5, 0.9)]
+    depths = [adaptation.frozen_blocks(work.model, share) for share in (0.01, 0.2, 0.3, 0.4, 0.5, 0.9)]
     assert depths == [3, 2, 2, 1, 0, 0]
     adaptation.on_progress(work.model, 0.2)
     moving = {name for name, parameter in work.model.network.named_parameters() if parameter.requires_grad}
@@ -96,14 +96,14 @@ def test_lower_layers_learn_more_slowly_and_the_head_at_its_own_rate(bases, reco
 def test_a_merged_adapter_gives_the_logits_of_the_unmerged_one(bases, records, chats, task: str) -> None:
     rows = records if task == "classification" else chats
     work = work_for(bases, rows, task, adaptation__kind="lora", optimizer__lr=1e-2)
-    moved(work)
+    move(work)
     batch = work.objective.collate(work.train[:4], 0, 0)
     work.model.eval()
     with torch.no_grad():
-        before = work.model.hidden(batch)
+        before = work.model.hidden_states(batch)
         merge(work.model.network)
         assert not any(isinstance(module, LoraLinear) for module in work.model.modules())
-        assert torch.allclose(work.model.hidden(batch), before, atol=1e-5)
+        assert torch.allclose(work.model.hidden_states(batch), before, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", ["classification", "chat"])
@@ -117,7 +117,7 @@ def test_an_adapter_written_by_us_loads_in_peft_and_gives_the_same_logits(bases,
     base_state = {
         name.replace(".base.", "."): tensor.clone() for name, tensor in work.model.network.state_dict().items() if "lora" not in name
     }
-    moved(work)
+    move(work)
     spec: Any = work.experiment.adaptation
     head = ["classifier", "bert.pooler"] if task == "classification" else []
     kind = "SEQ_CLS" if task == "classification" else "CAUSAL_LM"
@@ -130,6 +130,6 @@ def test_an_adapter_written_by_us_loads_in_peft_and_gives_the_same_logits(bases,
     example = work.train[0]
     batch = work.objective.collate([example], 0, 0)
     with torch.no_grad():
-        ours = work.model(batch) if task == "classification" else work.model.network.lm_head(work.model.hidden(batch))
+        ours = work.model(batch) if task == "classification" else work.model.network.lm_head(work.model.hidden_states(batch))
         expected = theirs(input_ids=torch.tensor([example.tokens])).logits
     assert torch.allclose(ours, expected.reshape(ours.shape), atol=1e-5)

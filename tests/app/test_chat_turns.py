@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.app.chat_turns import piped_turns, read_text
+from luthier.app.chat_turns import read_text, split_piped_turns
 from luthier.core.errors import DataError
 
 TOLD = """
@@ -36,11 +36,11 @@ print("END", flush=True)
     ],
 )
 def test_a_pipe_is_one_turn_unless_it_is_fenced_or_read_line_by_line(text: str, each_line: bool, turns: list[str]) -> None:
-    assert list(piped_turns(text, each_line)) == turns
+    assert list(split_piped_turns(text, each_line)) == turns
 
 
 def test_a_turn_that_was_never_closed_is_refused() -> None:
-    turns = piped_turns('before\n"""\nhalf a turn\n', False)
+    turns = split_piped_turns('before\n"""\nhalf a turn\n', False)
     assert next(turns) == "before"
     with pytest.raises(DataError, match="never closed"):
         next(turns)
@@ -56,7 +56,7 @@ def test_a_file_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
     assert read_text(tmp_path / "good.txt") == "one\ntwo"
 
 
-def typed(pieces: list[bytes]) -> str:
+def type_in(pieces: list[bytes]) -> str:
     """What a chat in a terminal makes of what is typed; each piece waits for the prompt before it."""
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"}
@@ -88,24 +88,24 @@ def typed(pieces: list[bytes]) -> str:
 
 
 def test_lines_typed_in_a_terminal_are_turns_and_an_empty_one_ends_the_chat() -> None:
-    shown = typed([b"hello there\r", b"and again\r", b"\r"])
+    shown = type_in([b"hello there\r", b"and again\r", b"\r"])
     assert [line for line in shown.splitlines() if line.startswith("TURN")] == ["TURN 'hello there'", "TURN 'and again'"]
     assert "END" in shown
 
 
 def test_a_fenced_turn_in_a_terminal_may_hold_empty_lines() -> None:
-    shown = typed([b'"""\r', b"line one\r", b"\r", b"line two\r", b'"""\r', b"\r"])
+    shown = type_in([b'"""\r', b"line one\r", b"\r", b"line two\r", b'"""\r', b"\r"])
     assert "TURN 'line one\\n\\nline two'" in shown
     assert shown.count("TURN") == 1
 
 
 def test_a_text_of_several_lines_pasted_into_a_terminal_that_marks_pastes_is_one_turn() -> None:
-    shown = typed([b"\x1b[200~first line\rsecond line\r\rlast line\x1b[201~\r", b"\r"])
+    shown = type_in([b"\x1b[200~first line\rsecond line\r\rlast line\x1b[201~\r", b"\r"])
     assert "TURN 'first line\\nsecond line\\n\\nlast line'" in shown
     assert shown.count("TURN") == 1
 
 
 def test_lines_that_arrive_at_once_in_a_terminal_that_marks_nothing_are_one_turn() -> None:
-    shown = typed([b"first line\rsecond line\rthird line\r", b"\r"])
+    shown = type_in([b"first line\rsecond line\rthird line\r", b"\r"])
     assert "TURN 'first line\\nsecond line\\nthird line'" in shown
     assert shown.count("TURN") == 1

@@ -52,7 +52,7 @@ def here(*words: object) -> int:
     return CliRunner().invoke(app, [str(word) for word in words]).exit_code
 
 
-def refused(*words: object) -> LuthierError:
+def refuse(*words: object) -> LuthierError:
     """The mistake that a command in this process ends with, as `main` gets it."""
     problem = CliRunner().invoke(app, [str(word) for word in words]).exception
     assert isinstance(problem, LuthierError)
@@ -99,13 +99,13 @@ def test_the_run_folder_exists_before_torch_is_imported(tmp_path: Path) -> None:
         "begin = pilot.begin_run\n"
         "def both(place, *a, **k):\n    begin(place, *a, **k)\n    print((place.folder / 'experiment.yaml').exists())\n    caught(place)\n"
         "pilot.begin_run = both\n"
-        f"pilot.run({str(made(tmp_path))!r}, out={str(tmp_path / 'run')!r})\n"
+        f"pilot.run({str(make(tmp_path))!r}, out={str(tmp_path / 'run')!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout.split() == ["True", "False", "True"], done.stderr
 
 
-def made(folder: Path, count: int = 120) -> Path:
+def make(folder: Path, count: int = 120) -> Path:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps({**row, "text": f"{row['text']} {number}"}) + "\n" for number, row in enumerate(rows(count))))
     return file
@@ -161,7 +161,7 @@ def test_a_mistake_ends_with_exit_code_2_and_one_message(tmp_path: Path, words: 
 
 
 def test_run_predict_and_report_from_the_shell(bases, tmp_path: Path) -> None:
-    file = made(tmp_path)
+    file = make(tmp_path)
     done = luthier(
         "run",
         file,
@@ -190,7 +190,7 @@ def test_run_predict_and_report_from_the_shell(bases, tmp_path: Path) -> None:
     assert lines[0] == "text,note,predicted_label,predicted_confidence"
     assert len(lines) == 3
     assert ",'=1+1," in lines[1]
-    assert refused("predict", tmp_path / "run", tmp_path / "none.csv").exit_code == 2
+    assert refuse("predict", tmp_path / "run", tmp_path / "none.csv").exit_code == 2
     (tmp_path / "run" / "report.html").unlink()
     assert here("report", tmp_path / "run") == 0
     assert (tmp_path / "run" / "report.html").exists()
@@ -198,7 +198,7 @@ def test_run_predict_and_report_from_the_shell(bases, tmp_path: Path) -> None:
     assert again.stderr.splitlines() == [f"{tmp_path / 'run'} is finished: nothing to resume"]
 
 
-def begun(*words: object) -> subprocess.Popen[str]:
+def begin(*words: object) -> subprocess.Popen[str]:
     """The command as a process, once its training has begun."""
     out = Path(str(words[words.index("--out") + 1]))
     process = subprocess.Popen([sys.executable, "-m", "luthier", *map(str, words)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})  # fmt: skip
@@ -227,7 +227,7 @@ main()
 
 def test_ctrl_c_twice_in_a_row_leaves_a_run_that_is_resumed_to_the_same_bytes(bases, tmp_path: Path) -> None:
     folder, mark, base = tmp_path / "a run", tmp_path / "mark", bases("bert", 2).folder
-    words = ("run", made(tmp_path), "--base", base, "--out", folder, "--set", "training.steps=20", "--force", "--quiet")
+    words = ("run", make(tmp_path), "--base", base, "--out", folder, "--set", "training.steps=20", "--force", "--quiet")
     process = subprocess.Popen([sys.executable, "-c", WAITS, str(mark), *map(str, words)], stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 300
     while not mark.exists() and process.poll() is None and time.monotonic() < until:
@@ -255,7 +255,7 @@ def test_ctrl_c_twice_in_a_row_leaves_a_run_that_is_resumed_to_the_same_bytes(ba
 
 def test_ctrl_c_in_a_search_names_the_study(bases, tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    process = begun("search", made(tmp_path), "--base", bases("bert", 2).folder, "--out", folder, "--set", "training.steps=4000", "--trials", "2", "--force", "--quiet")  # fmt: skip
+    process = begin("search", make(tmp_path), "--base", bases("bert", 2).folder, "--out", folder, "--set", "training.steps=4000", "--trials", "2", "--force", "--quiet")  # fmt: skip
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 143, said
@@ -267,7 +267,7 @@ def test_ctrl_c_before_anything_was_written_says_only_that_it_stopped(tmp_path: 
         "import sys, luthier.pilot.run as pilot\n"
         "def stopped(*a, **k):\n    raise KeyboardInterrupt\n"
         "pilot.load_dataset = stopped\n"
-        f"sys.argv = ['luthier', 'run', {str(made(tmp_path))!r}]\n"
+        f"sys.argv = ['luthier', 'run', {str(make(tmp_path))!r}]\n"
         "from luthier.app.cli import main\nmain()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=tmp_path)

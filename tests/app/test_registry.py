@@ -14,29 +14,29 @@ from typer.testing import CliRunner
 from luthier.app.cli import app, main
 from luthier.app.columns import format_table
 from luthier.core.aliases import write_alias
-from tests.core.test_run_index import VERDICT, made
+from tests.core.test_run_index import VERDICT, make
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Runs of each state, in the current folder."""
     monkeypatch.chdir(tmp_path)
-    made(Path("runs/good"))
-    made(Path("runs/less"), verdict={**VERDICT, "metric": "loss", "higher_is_better": False, "test": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9},
+    make(Path("runs/good"))
+    make(Path("runs/less"), verdict={**VERDICT, "metric": "loss", "higher_is_better": False, "test": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9},
                                      "difference": {"name": "the base", "value": 0.2, "low": 0.1, "high": 0.3}})  # fmt: skip
-    made(Path("runs/stopped"), "started", verdict=None)
-    made(Path("runs/broken"))
+    make(Path("runs/stopped"), "started", verdict=None)
+    make(Path("runs/broken"))
     Path("runs/broken/verdict.json").write_text("{")
     Path("runs/good/note.txt").write_text("for the \x1b[31mtalk\x1b[0m\n")
     return tmp_path
 
 
-def typed(*words: str) -> Any:
+def type_in(*words: str) -> Any:
     return CliRunner().invoke(app, list(words))
 
 
 def test_the_table_says_of_each_run_what_it_came_to(project: Path) -> None:
-    lines = {line.split()[0]: line for line in typed("runs").output.splitlines()}
+    lines = {line.split()[0]: line for line in type_in("runs").output.splitlines()}
     assert (
         "improved" in lines["runs/good"]
         and "accuracy 90.0 % [85.0, 95.0]" in lines["runs/good"]
@@ -49,26 +49,26 @@ def test_the_table_says_of_each_run_what_it_came_to(project: Path) -> None:
 
 
 def test_what_stands_in_a_note_cannot_steer_the_terminal(project: Path) -> None:
-    assert "\x1b" not in typed("runs").output and "[31mtalk" in typed("runs").output
+    assert "\x1b" not in type_in("runs").output and "[31mtalk" in type_in("runs").output
 
 
 def test_json_is_whole_and_holds_the_same(project: Path) -> None:
-    found = json.loads(typed("runs", "--json", "--sort", "verdict").output)
+    found = json.loads(type_in("runs", "--json", "--sort", "verdict").output)
     assert [Path(row["folder"]).name for row in found][:2] == ["less", "good"] and found[0]["aliases"] == []
     assert {row["state"] for row in found} == {"finished", "stopped", "damaged"}
 
 
 def test_where_there_are_no_runs_it_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = typed("runs")
+    done = type_in("runs")
     assert done.exit_code == 0 and "luthier run DATA" in done.stderr and done.stdout == ""
-    assert "luthier promote RUN production" in typed("aliases").stderr
+    assert "luthier promote RUN production" in type_in("aliases").stderr
 
 
 def test_a_note_is_written_and_read(project: Path) -> None:
-    assert typed("note", "runs/good", "the best one").output == "the best one\n"
-    assert typed("note", "runs/good").output == "the best one\n"
-    assert "the best one" in typed("runs").output
+    assert type_in("note", "runs/good", "the best one").output == "the best one\n"
+    assert type_in("note", "runs/good").output == "the best one\n"
+    assert "the best one" in type_in("runs").output
 
 
 @pytest.mark.parametrize(
@@ -114,5 +114,5 @@ def test_a_column_that_is_empty_everywhere_is_left_out_and_lines_fit_the_termina
 
 def test_an_alias_whose_run_is_gone_says_so_in_the_table(project: Path) -> None:
     write_alias("production", Path("runs/away/bundle"), Path("runs/away"), "ab" * 32)
-    assert "gone: put it back" in typed("aliases").output
-    assert typed("runs").exit_code == 0
+    assert "gone: put it back" in type_in("aliases").output
+    assert type_in("runs").exit_code == 0

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.aliases import aliases_file, held_by, history_of, read_alias, read_aliases, roll_back_alias, write_alias
+from luthier.core.aliases import aliases_file, history_of, read_alias, read_aliases, read_versions, roll_back_alias, write_alias
 from luthier.core.errors import RunError
 
 
-def promoted(file: Path, name: str, run: str, sha256: str = "ab" * 32) -> None:
+def promote_run(file: Path, name: str, run: str, sha256: str = "ab" * 32) -> None:
     place = file.parent / "runs" / run
     (place / "bundle").mkdir(parents=True, exist_ok=True)
     write_alias(name, place / "bundle", place, sha256, file=file)
@@ -21,33 +21,33 @@ def promoted(file: Path, name: str, run: str, sha256: str = "ab" * 32) -> None:
 def test_an_alias_stands_for_what_was_promoted_last(tmp_path: Path) -> None:
     file = tmp_path / "aliases.json"
     assert read_alias("production", file) is None
-    promoted(file, "production", "one")
-    promoted(file, "staging", "two", "cd" * 32)
-    promoted(file, "production", "two", "cd" * 32)
+    promote_run(file, "production", "one")
+    promote_run(file, "staging", "two", "cd" * 32)
+    promote_run(file, "production", "two", "cd" * 32)
     found = read_alias("production", file)
     assert found is not None
     assert (found.folder, found.run, found.hash) == (tmp_path / "runs/two/bundle", tmp_path / "runs/two", "cd" * 32)
-    assert [alias.run.name for alias in held_by("production", file)] == ["one", "two"]
+    assert [alias.run.name for alias in read_versions("production", file)] == ["one", "two"]
     assert sorted(read_aliases(file)) == ["production", "staging"]
 
 
 def test_each_rollback_goes_one_further_back_and_the_history_keeps_all(tmp_path: Path) -> None:
     file = tmp_path / "aliases.json"
     for name in ("one", "two", "three"):
-        promoted(file, "production", name)
+        promote_run(file, "production", name)
     now, before = roll_back_alias("production", file)
     assert (now.run.name, before.run.name) == ("two", "three")
     now, _ = roll_back_alias("production", file)
     assert now.run.name == "one"
     with pytest.raises(RunError, match="nothing bore the name production before"):
         roll_back_alias("production", file)
-    promoted(file, "production", "four")
-    assert [alias.run.name for alias in held_by("production", file)] == ["one", "four"]
+    promote_run(file, "production", "four")
+    assert [alias.run.name for alias in read_versions("production", file)] == ["one", "four"]
     assert [event["event"] for event in history_of("production", file)] == ["promoted"] * 3 + ["rolled_back"] * 2 + ["promoted"]
 
 
 def test_a_project_can_be_moved_with_its_aliases(tmp_path: Path) -> None:
-    promoted(tmp_path / "old" / "aliases.json", "production", "one")
+    promote_run(tmp_path / "old" / "aliases.json", "production", "one")
     (tmp_path / "old").rename(tmp_path / "new")
     found = read_alias("production", tmp_path / "new" / "aliases.json")
     assert found is not None and found.folder == tmp_path / "new/runs/one/bundle"
@@ -67,7 +67,7 @@ def test_the_file_can_be_named_by_a_variable(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     assert aliases_file() == Path("aliases.json")
     monkeypatch.setenv("LUTHIER_ALIASES", str(tmp_path / "mine.json"))
-    promoted(tmp_path / "mine.json", "production", "one")
+    promote_run(tmp_path / "mine.json", "production", "one")
     assert read_alias("production") is not None
 
 
@@ -97,7 +97,7 @@ def test_a_damaged_file_is_named_and_nothing_is_promoted_over_it(text: str, tmp_
     with pytest.raises(RunError, match=r"aliases\.json is damaged"):
         read_alias("production", file)
     with pytest.raises(RunError, match="is damaged"):
-        promoted(file, "production", "one")
+        promote_run(file, "production", "one")
     assert file.read_bytes() == text.encode("latin-1")
 
 
@@ -119,7 +119,7 @@ def test_a_file_of_a_later_luthier_says_so(tmp_path: Path) -> None:
 
 
 def test_an_unknown_alias_names_the_nearest(tmp_path: Path) -> None:
-    promoted(tmp_path / "aliases.json", "production", "one")
+    promote_run(tmp_path / "aliases.json", "production", "one")
     with pytest.raises(RunError) as caught:
         history_of("prodution", tmp_path / "aliases.json")
     assert "did you mean 'production'" in str(caught.value)
@@ -127,7 +127,7 @@ def test_an_unknown_alias_names_the_nearest(tmp_path: Path) -> None:
 
 def promote_often(file: Path, name: str) -> None:
     for number in range(20):
-        promoted(file, name, f"{name}-{number}")
+        promote_run(file, name, f"{name}-{number}")
 
 
 def test_promotions_at_the_same_time_are_all_kept(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def luthier_without(
     return subprocess.run([sys.executable, "-c", blocked], check=False, capture_output=True, text=True)
 
 
-def refused(done: subprocess.CompletedProcess[str], extra: str) -> str:
+def refuse(done: subprocess.CompletedProcess[str], extra: str) -> str:
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
@@ -50,7 +50,7 @@ def test_reading_a_file_without_its_package_names_the_command_that_installs_it(t
         place.write_bytes(b"something")
     data = tmp_path / file.split("/")[0]
     for command in ("check", "run"):
-        said = refused(luthier_without(module, command, data), extra)
+        said = refuse(luthier_without(module, command, data), extra)
         assert f"needs {EXTRAS[module][0]}" in said
 
 
@@ -60,7 +60,7 @@ def test_predictions_as_parquet_without_pyarrow_name_the_command_that_installs_i
         f"try: prepare_output(Path({str(tmp_path / 'said.parquet')!r}), [{{'a': 1}}], chat=False, source=None, bundle=Path('bundle'))\n"
         "except LuthierError as problem: print(problem, file=sys.stderr); sys.exit(problem.exit_code)"
     )
-    refused(luthier_without("pyarrow", code=code), "parquet")
+    refuse(luthier_without("pyarrow", code=code), "parquet")
 
 
 def test_a_search_on_a_cluster_without_ray_is_refused_before_it_makes_anything(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_search_on_a_cluster_without_ray_is_refused_before_it_makes_anything(t
     file.write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows()))
     for workers in ("1", "2"):
         done = luthier_without("ray", "search", file, "--backend", "ray", "--workers", workers, "--out", tmp_path / "study")
-        assert "needs Ray" in refused(done, "ray")
+        assert "needs Ray" in refuse(done, "ray")
     assert not (tmp_path / "study").exists()
 
 

@@ -28,7 +28,7 @@ VERDICT: dict[str, Any] = {
 EXPERIMENT = "data:\n  path: /rows/train.csv\n  task: classification\n  fingerprint: {train: abc}\nmodel: {base: minilm-l6}\nobjective: {kind: classification}\n"
 
 
-def made(folder: Path, *events: str, verdict: dict[str, Any] | None = VERDICT) -> Path:
+def make(folder: Path, *events: str, verdict: dict[str, Any] | None = VERDICT) -> Path:
     """The small part of a run's folder that a list reads."""
     folder.mkdir(parents=True)
     (folder / "experiment.yaml").write_text(EXPERIMENT)
@@ -43,7 +43,7 @@ def made(folder: Path, *events: str, verdict: dict[str, Any] | None = VERDICT) -
 
 
 def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
-    made(tmp_path / "runs" / "one")
+    make(tmp_path / "runs" / "one")
     (entry,) = list_entries(tmp_path / "runs")
     assert (entry.state, entry.verdict, entry.family, entry.data, entry.base) == (
         "finished",
@@ -61,14 +61,14 @@ def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
     "events, state", [(("started",), "stopped"), (("planned_only",), "planned"), (("no_go",), "no-go"), (("no_go", "forced"), "stopped")]
 )
 def test_a_run_that_is_not_finished_says_how_far_it_came(events: tuple[str, ...], state: str, tmp_path: Path) -> None:
-    made(tmp_path / "one", *events, verdict=None)
+    make(tmp_path / "one", *events, verdict=None)
     (entry,) = list_entries(tmp_path)
     assert entry.state == state
     assert entry.why == ("the loss stayed" if state == "no-go" else "")
 
 
 def test_a_refused_budget_is_no_stopped_run_unless_somebody_insists(tmp_path: Path) -> None:
-    run = Run(made(tmp_path / "one", "planned_only", verdict=None))
+    run = Run(make(tmp_path / "one", "planned_only", verdict=None))
     run.event("budget_too_short", budget=5.0, smallest="40s")
     (entry,) = list_entries(tmp_path)
     assert (entry.state, entry.why) == ("refused", "--budget 5s is too short: the smallest that makes sense is 40s")
@@ -95,8 +95,8 @@ DAMAGES: dict[str, tuple[str, bytes | None, str]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_run_is_listed_with_what_is_wrong(damage: str, tmp_path: Path) -> None:
     name, content, why = DAMAGES[damage]
-    made(tmp_path / "healthy")
-    place = made(tmp_path / "one")
+    make(tmp_path / "healthy")
+    place = make(tmp_path / "one")
     (place / name).unlink()
     if content is not None:
         (place / name).write_bytes(content)
@@ -107,29 +107,29 @@ def test_a_damaged_run_is_listed_with_what_is_wrong(damage: str, tmp_path: Path)
 
 
 def test_a_folder_in_the_place_of_a_file_is_damage_too(tmp_path: Path) -> None:
-    place = made(tmp_path / "one")
+    place = make(tmp_path / "one")
     (place / "verdict.json").unlink()
     (place / "verdict.json").mkdir()
     assert list_entries(tmp_path)[0].state == "damaged"
 
 
 def test_a_value_that_is_no_number_does_not_break_the_list(tmp_path: Path) -> None:
-    made(tmp_path / "one", verdict={**VERDICT, "test": {"value": "NaN", "low": "NaN", "high": "Infinity", "n": 100}})
+    make(tmp_path / "one", verdict={**VERDICT, "test": {"value": "NaN", "low": "NaN", "high": "Infinity", "n": 100}})
     (entry,) = list_entries(tmp_path)
     assert (entry.state, entry.value, entry.high) == ("finished", None, None)
 
 
 def test_what_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
-        made(tmp_path / f"run{number}")
+        make(tmp_path / f"run{number}")
     first = list_entries(tmp_path)
     read: list[Path] = []
 
-    def counted(folder: Path) -> tuple[RunEntry, tuple[str, ...]]:
+    def count(folder: Path) -> tuple[RunEntry, tuple[str, ...]]:
         read.append(folder)
         return read_entry(folder)
 
-    monkeypatch.setattr(run_index, "read_entry", counted)
+    monkeypatch.setattr(run_index, "read_entry", count)
     assert list_entries(tmp_path) == first and read == []
     (tmp_path / "run3" / "verdict.json").write_text(json.dumps({**VERDICT, "verdict": "worse"}))
     assert list_entries(tmp_path)[3].verdict == "worse" and read == [tmp_path / "run3"]
@@ -138,7 +138,7 @@ def test_what_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_change_of_the_same_size_is_seen_by_its_time(tmp_path: Path) -> None:
-    place = made(tmp_path / "one")
+    place = make(tmp_path / "one")
     list_entries(tmp_path)
     (place / "verdict.json").write_text(json.dumps({**VERDICT, "metric": "ACCURACY"}))
     assert list_entries(tmp_path)[0].metric == "ACCURACY"
@@ -146,10 +146,10 @@ def test_a_change_of_the_same_size_is_seen_by_its_time(tmp_path: Path) -> None:
 
 def test_runs_that_come_and_go_are_followed(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        made(tmp_path / name)
+        make(tmp_path / name)
     list_entries(tmp_path)
     shutil.rmtree(tmp_path / "one")
-    made(tmp_path / "deeper" / "three")
+    make(tmp_path / "deeper" / "three")
     assert [Path(entry.folder).name for entry in list_entries(tmp_path)] == ["three", "two"]
     with sqlite3.connect(tmp_path / FILE) as index:
         assert sorted(row[0] for row in index.execute("SELECT path FROM runs")) == ["deeper/three", "two"]
@@ -179,7 +179,7 @@ SPOILS = {
 @pytest.mark.parametrize("spoil", SPOILS)
 def test_an_index_that_is_gone_or_spoilt_loses_nothing(spoil: str, tmp_path: Path) -> None:
     for number in range(3):
-        made(tmp_path / f"run{number}")
+        make(tmp_path / f"run{number}")
     first = list_entries(tmp_path)
     SPOILS[spoil](tmp_path / FILE)
     assert list_entries(tmp_path) == first
@@ -187,22 +187,22 @@ def test_an_index_that_is_gone_or_spoilt_loses_nothing(spoil: str, tmp_path: Pat
 
 
 def test_a_folder_that_cannot_be_written_to_is_listed_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made(tmp_path / "one")
+    make(tmp_path / "one")
     (tmp_path / FILE).mkdir()  # so nobody, root neither, can make the index there
     assert [entry.state for entry in list_entries(tmp_path)] == ["finished"]
 
 
 def test_a_run_given_itself_is_listed_and_nothing_is_written_into_it(tmp_path: Path) -> None:
-    place = made(tmp_path / "one")
+    place = make(tmp_path / "one")
     before = sorted(file.name for file in place.iterdir())
     assert [entry.folder for entry in list_entries(place)] == [str(place)]
     assert sorted(file.name for file in place.iterdir()) == before
 
 
 def test_a_study_is_one_line_with_its_winners_verdict_and_given_itself_lists_its_trials(tmp_path: Path) -> None:
-    study = made(tmp_path / "study", "searching", verdict=None)
+    study = make(tmp_path / "study", "searching", verdict=None)
     for number in range(3):
-        made(study / "trials" / f"{number:03d}")
+        make(study / "trials" / f"{number:03d}")
     (study / "ledger.jsonl").write_text(json.dumps({"event": "won", "trial": 1, "end": ""}) + "\n")
     (entry,) = list_entries(tmp_path)
     assert (entry.kind, entry.verdict, entry.winner, entry.state) == ("study", "improved", str(study / "trials" / "001"), "finished")
@@ -212,17 +212,17 @@ def test_a_study_is_one_line_with_its_winners_verdict_and_given_itself_lists_its
 
 
 def test_nothing_within_a_run_is_taken_for_another_run(tmp_path: Path) -> None:
-    place = made(tmp_path / "one")
-    made(place / "inner")
-    made(tmp_path / ".hidden")
-    made(tmp_path / "a" / "b" / "c" / "d" / "too-deep")
+    place = make(tmp_path / "one")
+    make(place / "inner")
+    make(tmp_path / ".hidden")
+    make(tmp_path / "a" / "b" / "c" / "d" / "too-deep")
     assert find_runs(tmp_path) == [place]
 
 
 def test_a_run_is_running_while_a_process_holds_its_lock(tmp_path: Path) -> None:
-    place = made(tmp_path / "one", "started", verdict=None)
+    place = make(tmp_path / "one", "started", verdict=None)
     assert not is_running(place)
-    with Run(place).owned():
+    with Run(place).lock():
         assert is_running(place)
         assert list_entries(tmp_path)[0].state == "running"
     assert not is_running(place)  # this process lives on, and holds it no more
@@ -240,13 +240,13 @@ def test_a_run_is_running_while_a_process_holds_its_lock(tmp_path: Path) -> None
     ],
 )
 def test_a_lock_that_nobody_holds_is_no_running_run(owner: str, tmp_path: Path) -> None:
-    place = made(tmp_path / "one", "started", verdict=None)
+    place = make(tmp_path / "one", "started", verdict=None)
     (place / ".lock").write_text(owner.format(here=socket.gethostname()))
     assert not is_running(place)
 
 
 def test_a_run_of_another_machine_is_running_as_long_as_it_notes_its_seconds(tmp_path: Path) -> None:
-    place = made(tmp_path / "one", "started", verdict=None)
+    place = make(tmp_path / "one", "started", verdict=None)
     (place / ".lock").write_text("process 1 on elsewhere, since 2026-01-01 00:00:00")
     (place / "seconds.json").write_text('{"seconds": 5.0}')
     assert is_running(place)
@@ -255,7 +255,7 @@ def test_a_run_of_another_machine_is_running_as_long_as_it_notes_its_seconds(tmp
 
 
 def test_an_entry_reads_the_same_from_the_folder_and_from_the_index(tmp_path: Path) -> None:
-    place = made(tmp_path / "one")
+    place = make(tmp_path / "one")
     (place / "note.txt").write_text("first line\n  second   line\n")
     read, watched = read_entry(place)
     assert read.note == "first line second line" and "note.txt" in watched
@@ -283,8 +283,8 @@ def damage_record(file: Path, what: str) -> None:
 
 @pytest.mark.parametrize("what", ["bytes", "nothing", "no files", "words", "a number", "no difference", "endless", "deep", "binary"])
 def test_a_damaged_record_of_the_index_is_read_from_its_folder(what: str, tmp_path: Path) -> None:
-    made(tmp_path / "one")
-    made(tmp_path / "two")
+    make(tmp_path / "one")
+    make(tmp_path / "two")
     before = list_entries(tmp_path)
     damage_record(tmp_path / FILE, what)
     assert list_entries(tmp_path) == before
@@ -293,7 +293,7 @@ def test_a_damaged_record_of_the_index_is_read_from_its_folder(what: str, tmp_pa
 
 def test_a_page_of_the_index_that_is_spoilt_loses_nothing(tmp_path: Path) -> None:
     for number in range(40):
-        made(tmp_path / f"{number:02d}")
+        make(tmp_path / f"{number:02d}")
     before = list_entries(tmp_path)
     content = bytearray((tmp_path / FILE).read_bytes())
     content[3 * 4096 : 5 * 4096] = bytes(range(256)) * 32
@@ -305,8 +305,8 @@ def test_a_page_of_the_index_that_is_spoilt_loses_nothing(tmp_path: Path) -> Non
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "1" + "0" * 400, "1" + "0" * 5000])
 @pytest.mark.parametrize("place", ["value", "n", "low", "difference", "seconds"])
 def test_a_number_that_is_none_spoils_no_list(place: str, number: str, tmp_path: Path) -> None:
-    made(tmp_path / "good")
-    folder = made(tmp_path / "odd")
+    make(tmp_path / "good")
+    folder = make(tmp_path / "odd")
     verdict = json.dumps(VERDICT).replace(
         {"value": "0.9,", "n": "100", "low": "0.85", "difference": "0.1,", "seconds": "12.5"}[place],
         number + "," * (place in ("value", "difference")),
@@ -322,8 +322,8 @@ def test_a_number_that_is_none_spoils_no_list(place: str, number: str, tmp_path:
 
 
 def test_a_folder_seen_from_elsewhere_names_its_winner_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = made(tmp_path / "studies" / "one", "searching", verdict=None)
-    made(study / "trials" / "001")
+    study = make(tmp_path / "studies" / "one", "searching", verdict=None)
+    make(study / "trials" / "001")
     (study / "ledger.jsonl").write_text(json.dumps({"event": "won", "trial": 1, "end": ""}) + "\n")
     monkeypatch.chdir(tmp_path)
     assert list_entries(Path("studies"))[0].winner == "studies/one/trials/001"
@@ -334,11 +334,11 @@ def test_a_folder_seen_from_elsewhere_names_its_winner_from_there(tmp_path: Path
 
 
 def test_the_end_of_a_trial_that_was_chosen_is_listed_with_the_trials(tmp_path: Path) -> None:
-    study = made(tmp_path / "study", "searching", verdict=None)
+    study = make(tmp_path / "study", "searching", verdict=None)
     for number in range(2):
-        made(study / "trials" / f"{number:03d}", "started", verdict=None)
-    made(study / "trials" / "001" / "ends" / "24")
-    made(study / "trials" / "000" / "ends" / "12", "started", verdict=None)
+        make(study / "trials" / f"{number:03d}", "started", verdict=None)
+    make(study / "trials" / "001" / "ends" / "24")
+    make(study / "trials" / "000" / "ends" / "12", "started", verdict=None)
     (study / "ledger.jsonl").write_text(json.dumps({"event": "won", "trial": 1, "end": "24"}) + "\n")
     found = {Path(each.folder).relative_to(study / "trials").as_posix(): each.verdict for each in list_entries(study)}
     assert found == {"000": "", "001": "", "001/ends/24": "improved"}

@@ -19,26 +19,26 @@ from tests.conftest import SELDOM
 LINUX = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell which processors are idle")
 
 
-def undecided(**variables: str) -> dict[str, str]:
+def without_decision(**variables: str) -> dict[str, str]:
     """An environment in which nobody has decided about threads but these variables."""
     decides = {*threads.OWN, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
     return {name: value for name, value in os.environ.items() if name not in decides} | variables
 
 
-def said(code: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def say(code: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """What a fresh process prints, in which nobody has decided about threads but these variables."""
     asked = [sys.executable, "-c", SELDOM + code, *words]
-    return subprocess.run(asked, env=undecided(**variables), capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    return subprocess.run(asked, env=without_decision(**variables), capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
 
 
 WAIT = "print('ready', flush=True); sys.stdin.readline()"
 """Where a process has imported what it needs: busy programs beside that would only make it last."""
 
 
-def begun(code: str, *words: str, **variables: str) -> subprocess.Popen[str]:
+def begin(code: str, *words: str, **variables: str) -> subprocess.Popen[str]:
     """A fresh process that has come to WAIT."""
     asked = [sys.executable, "-c", SELDOM + code, *words]
-    process = subprocess.Popen(asked, env=undecided(**variables), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(asked, env=without_decision(**variables), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -52,7 +52,7 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 
 @contextlib.contextmanager
-def busy() -> Iterator[None]:
+def keep_busy() -> Iterator[None]:
     """Programs at work on every processor that there is; so patient that only who counts idle processors notices."""
     loads = [subprocess.Popen([sys.executable, "-c", "import os; os.nice(19); print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE) for _ in range(2 * (os.cpu_count() or 1))]  # fmt: skip
     try:
@@ -68,7 +68,7 @@ def busy() -> Iterator[None]:
 
 def test_torchs_own_openmp_is_told_how_long_to_spin_by_the_import_and_by_the_command_line() -> None:
     for code in ("import luthier, torch", "import luthier.app.cli, torch", "import luthier.studies.worker, torch"):
-        shown = said(code, OMP_DISPLAY_ENV="VERBOSE").stderr
+        shown = say(code, OMP_DISPLAY_ENV="VERBOSE").stderr
         if "GOMP_SPINCOUNT" not in shown:
             pytest.skip("another OpenMP than GNU's")
         assert f"GOMP_SPINCOUNT = '{threads.SPINS}'" in shown
@@ -78,12 +78,12 @@ def test_torchs_own_openmp_is_told_how_long_to_spin_by_the_import_and_by_the_com
 def test_what_a_person_has_decided_about_waiting_stays(name: str) -> None:
     code = f"import luthier, os; print([os.environ.get(name) for name in {threads.OWN}], luthier.core.threads.bound_spinning())"
     value = "PASSIVE" if name == "OMP_WAIT_POLICY" else "77"
-    assert said(code, **{name: value}).stdout.strip() == f"{[value if own == name else None for own in threads.OWN]} True"
+    assert say(code, **{name: value}).stdout.strip() == f"{[value if own == name else None for own in threads.OWN]} True"
 
 
 def test_a_torch_that_was_loaded_before_is_noticed_and_processes_begun_from_there_are_bounded_all_the_same() -> None:
     code = "import torch, luthier, subprocess, sys; print(luthier.core.threads.bound_spinning(), flush=True); subprocess.run([sys.executable, '-c', 'import luthier; print(luthier.core.threads.bound_spinning())'])"  # fmt: skip
-    assert said(code).stdout.split() == ["False", "True"]
+    assert say(code).stdout.split() == ["False", "True"]
 
 
 def test_a_worker_spins_briefly_too(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_idle_shares_are_added_over_the_processors_that_are_allowed() -> None:
 
 @LINUX
 def test_beside_busy_programs_no_processor_is_free() -> None:
-    with busy():
+    with keep_busy():
         found = threads.free_processors(0.5, 1)
     assert found is not None
     assert found < 0.2 * len(os.sched_getaffinity(0)) + 0.2
@@ -149,7 +149,7 @@ print(json.dumps(dict(dataclasses.asdict(found), torchs=usual, used=used, after=
 @LINUX
 def test_beside_busy_programs_one_thread_is_taken_unless_a_person_has_said_how_many() -> None:
     many = 5 + 2 * (os.cpu_count() or 1)
-    with begun(CHOICE) as one, begun(CHOICE, OMP_NUM_THREADS="2") as two, begun(CHOICE, str(many)) as three, busy():
+    with begin(CHOICE) as one, begin(CHOICE, OMP_NUM_THREADS="2") as two, begin(CHOICE, str(many)) as three, keep_busy():
         found, asked, set_before = (json.loads(answer(process)) for process in (one, two, three))
     assert found["number"] == found["used"] == 1
     assert found["after"] == found["torchs"]

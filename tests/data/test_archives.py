@@ -24,7 +24,7 @@ WRITTEN = {
 }
 
 
-def zipped(path: Path, **members: str | bytes) -> Path:
+def zip_file(path: Path, **members: str | bytes) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name.replace("__", "."), content)
@@ -37,7 +37,7 @@ def test_a_table_in_gzip_or_zip_is_read_as_the_same_rows_on_the_same_lines(kind:
     plain.write_text(WRITTEN[kind])
     packed = tmp_path / f"packed.{kind}.gz"
     packed.write_bytes(gzip.compress(WRITTEN[kind].encode()))
-    archive = zipped(tmp_path / "packed.zip", **{f"inner__{kind}": WRITTEN[kind], "README__md": "read me"})
+    archive = zip_file(tmp_path / "packed.zip", **{f"inner__{kind}": WRITTEN[kind], "README__md": "read me"})
     expected = read(plain)
     for path in (packed, archive):
         found = read(path)
@@ -45,7 +45,7 @@ def test_a_table_in_gzip_or_zip_is_read_as_the_same_rows_on_the_same_lines(kind:
 
 
 def test_the_fingerprint_is_of_the_file_as_it_lies_there(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "rows.zip", rows__csv=WRITTEN["csv"])
+    path = zip_file(tmp_path / "rows.zip", rows__csv=WRITTEN["csv"])
     found = load_dataset(Data(path=str(path)), checks=())
     assert found.spec.fingerprint == {"train": hashlib.sha256(path.read_bytes()).hexdigest()}
     again = load_dataset(found.spec, checks=())  # as a resumed run reads it
@@ -54,7 +54,9 @@ def test_the_fingerprint_is_of_the_file_as_it_lies_there(tmp_path: Path) -> None
 
 def test_train_and_test_files_in_a_zip_are_the_parts_of_the_split(tmp_path: Path) -> None:
     tests = table([f"{sentence(number)},{'ab'[number % 2]}" for number in range(300, 330)])
-    path = zipped(tmp_path / "rows.zip", **{"set/train__csv": WRITTEN["csv"], "set/test__csv": tests, "__MACOSX/set/._train__csv": b"\0\1"})
+    path = zip_file(
+        tmp_path / "rows.zip", **{"set/train__csv": WRITTEN["csv"], "set/test__csv": tests, "__MACOSX/set/._train__csv": b"\0\1"}
+    )
     found = load_dataset(Data(path=str(path)), checks=())
     assert len(found.records["test"]) == 30
     assert found.spec.test == str(path / "set/test.csv")
@@ -71,7 +73,7 @@ def test_an_unreadable_archive_is_refused_with_what_is_wrong(tmp_path: Path) -> 
     bomb.write_bytes(gzip.compress(b"text,label\n" + b"a,a\n" * (20 << 20)))
     named = tmp_path / "named.csv"
     named.write_bytes(whole)
-    pictures = zipped(tmp_path / "pictures.zip", one__png=b"\x89PNG")
+    pictures = zip_file(tmp_path / "pictures.zip", one__png=b"\x89PNG")
     parquet = tmp_path / "rows.parquet.gz"
     parquet.write_bytes(whole)
     broken = tmp_path / "broken.zip"
@@ -84,7 +86,7 @@ def test_an_unreadable_archive_is_refused_with_what_is_wrong(tmp_path: Path) -> 
         (pictures, "holds no table of rows .* but one.png"),
         (parquet, "parquet files are not read from compressed ones"),
         (broken, "not a sound zip file"),
-        (zipped(tmp_path / "there.zip", rows__csv=WRITTEN["csv"]) / "row.csv", r"holds no 'row\.csv'[\s\S]*did you mean 'rows\.csv'"),
+        (zip_file(tmp_path / "there.zip", rows__csv=WRITTEN["csv"]) / "row.csv", r"holds no 'row\.csv'[\s\S]*did you mean 'rows\.csv'"),
     ):
         with pytest.raises(DataError, match=words) as caught:
             read(path)
@@ -92,7 +94,7 @@ def test_an_unreadable_archive_is_refused_with_what_is_wrong(tmp_path: Path) -> 
 
 
 def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "rows.zip", rows__csv=WRITTEN["csv"])
+    path = zip_file(tmp_path / "rows.zip", rows__csv=WRITTEN["csv"])
     raw = bytearray(path.read_bytes())
     for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         raw[raw.index(mark) + place] |= 1  # the bit that says so

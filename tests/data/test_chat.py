@@ -53,7 +53,7 @@ def test_the_rendered_text_is_the_templates_own(bases) -> None:
     assert whole.text == expected.rstrip("\n")
 
 
-def bare(bases, folder: Path) -> Any:
+def make_bare(bases, folder: Path) -> Any:
     """The tokenizer of a decoder that brings no chat template."""
     base = Path(shutil.copytree(bases("llama").folder, folder / "bare"))
     (base / "chat_template.jinja").unlink()
@@ -61,7 +61,7 @@ def bare(bases, folder: Path) -> Any:
 
 
 def test_a_decoder_without_a_template_gets_the_plain_one_and_learns_the_same_of_it(bases, tmp_path: Path) -> None:
-    tokenizer = bare(bases, tmp_path)
+    tokenizer = make_bare(bases, tmp_path)
     whole = render(tokenizer, TURNS)
     answer, second = "Assistant: great<|im_end|>", "Assistant: \n dull<|im_end|>"
     assert whole.text == f"<|im_start|>User: how was it?\n{answer}\nUser: and the film?\n{second}"
@@ -74,7 +74,7 @@ def test_a_decoder_without_a_template_gets_the_plain_one_and_learns_the_same_of_
 
 
 def test_the_plain_template_goes_with_the_tokenizer(bases, tmp_path: Path) -> None:
-    bare(bases, tmp_path).save_pretrained(tmp_path / "saved")
+    make_bare(bases, tmp_path).save_pretrained(tmp_path / "saved")
     assert AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template == PLAIN
 
 

@@ -21,20 +21,20 @@ from luthier.families.recognise import load_dataset, recognise
 from tests.data.test_malformed import sentence
 
 
-def written(folder: Path, name: str, content: str | bytes) -> Path:
+def write(folder: Path, name: str, content: str | bytes) -> Path:
     file = folder / name
     file.write_bytes(content.encode() if isinstance(content, str) else content)
     return file
 
 
 def test_a_cell_stays_the_text_it_was(tmp_path: Path) -> None:
-    file = written(tmp_path, "a.csv", 'id,label,text\n007,NA,"a, ""b""\nc"\n1e5,null,d\u2028e\n')
+    file = write(tmp_path, "a.csv", 'id,label,text\n007,NA,"a, ""b""\nc"\n1e5,null,d\u2028e\n')
     assert read(file).values == [{"id": "007", "label": "NA", "text": 'a, "b"\nc'}, {"id": "1e5", "label": "null", "text": "d\u2028e"}]
 
 
 def test_only_a_line_feed_ends_a_json_line(tmp_path: Path) -> None:
     rows = [{"text": f"a{mark}b"} for mark in "\u2028\u2029\x85\x0b\x0c"]
-    file = written(tmp_path, "a.jsonl", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    file = write(tmp_path, "a.jsonl", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
     assert read(file).values == rows
 
 
@@ -47,11 +47,11 @@ def test_an_encoding_that_the_file_does_not_have_or_that_is_none_is_refused(
     tmp_path: Path, encoding: str, said: str, content: bytes
 ) -> None:
     with pytest.raises(DataError, match=said):
-        read(written(tmp_path, "a.csv", content), encoding=encoding)
+        read(write(tmp_path, "a.csv", content), encoding=encoding)
 
 
 def test_no_codec_of_python_ends_in_another_error(tmp_path: Path) -> None:
-    file = written(tmp_path, "a.csv", "text,label\ncafé,x\n")
+    file = write(tmp_path, "a.csv", "text,label\ncafé,x\n")
     for codec in sorted(set(aliases.values())):
         with contextlib.suppress(DataError):
             read(file, encoding=codec)
@@ -59,20 +59,20 @@ def test_no_codec_of_python_ends_in_another_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mark, encoding", [("utf-8-sig", "utf-8"), ("utf-16", "utf-8"), ("cp1252", "cp1252")])
 def test_a_byte_order_mark_or_a_named_encoding_is_honoured(tmp_path: Path, mark: str, encoding: str) -> None:
-    file = written(tmp_path, "a.csv", "text,label\ncafé,x\n".encode(mark))
+    file = write(tmp_path, "a.csv", "text,label\ncafé,x\n".encode(mark))
     assert read(file, encoding=encoding).values == [{"text": "café", "label": "x"}]
 
 
 def test_a_first_line_of_values_is_not_taken_for_names(tmp_path: Path) -> None:
-    without = written(tmp_path, "a.tsv", "".join(f"sentence {n}\t{n % 2}\n" for n in range(40)))
-    named = written(tmp_path, "b.tsv", "text\tlabel\n" + without.read_text())
+    without = write(tmp_path, "a.tsv", "".join(f"sentence {n}\t{n % 2}\n" for n in range(40)))
+    named = write(tmp_path, "b.tsv", "text\tlabel\n" + without.read_text())
     assert read(without).columns == ["column_1", "column_2"]
     assert len(read(without).values) == len(read(named).values) == 40
     assert read(named).columns == ["text", "label"]
 
 
 def test_rows_of_another_width_are_set_aside_with_their_line(tmp_path: Path) -> None:
-    file = written(tmp_path, "a.csv", "text,label\na,x\nb\nc,y,z\nd,x\ne,y\n")
+    file = write(tmp_path, "a.csv", "text,label\na,x\nb\nc,y,z\nd,x\ne,y\n")
     rows = read(file)
     assert [(row.line, row.reason) for row in rows.rejected] == [(3, "1 cell where 2 are expected"), (4, "3 cells where 2 are expected")]
     assert rows.lines == [2, 5, 6]
@@ -80,7 +80,7 @@ def test_rows_of_another_width_are_set_aside_with_their_line(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("line", ["{broken", '{"a": 1, "a": 2}', '{"a": NaN}', "[1]", "null", '{"a": "\\ud800"}', "[" * 100_000])
 def test_a_line_that_is_not_an_object_is_set_aside(tmp_path: Path, line: str) -> None:
-    rows = read(written(tmp_path, "a.jsonl", '{"a": "x"}\n' + line + '\n{"a": "y"}\n'))
+    rows = read(write(tmp_path, "a.jsonl", '{"a": "x"}\n' + line + '\n{"a": "y"}\n'))
     assert [row["a"] for row in rows.values] == ["x", "y"]
     assert [row.line for row in rows.rejected] == [2]
 
@@ -88,7 +88,7 @@ def test_a_line_that_is_not_an_object_is_set_aside(tmp_path: Path, line: str) ->
 @settings(max_examples=300, deadline=2000)
 @given(content=st.binary(max_size=400), name=st.sampled_from(["a.csv", "a.tsv", "a.json", "a.jsonl"]))
 def test_any_bytes_either_load_or_raise_our_error(tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str) -> None:
-    file = written(tmp_path_factory.mktemp("any"), name, content)
+    file = write(tmp_path_factory.mktemp("any"), name, content)
     try:
         read(file)
     except DataError as problem:
@@ -153,7 +153,7 @@ def test_the_shapes_of_conversations_are_known(row: dict[str, object], input: tu
 
 def test_the_label_and_the_text_are_found_and_can_be_named(tmp_path: Path) -> None:
     lines = [{"id": f"{n:04}", "source": "abc"[n % 3], "review": f"a longer text {n} to be read", "rating": str(n % 5)} for n in range(60)]
-    file = written(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    file = write(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     found = load_dataset(Data(path=str(file)))
     assert (found.spec.input, found.spec.target, found.labels) == (("review",), "rating", ("0", "1", "2", "3", "4"))
     named = load_dataset(Data(path=str(file), target="source", input=("id", "review")))
@@ -182,8 +182,8 @@ def test_given_splits_are_kept_and_tested_for_leakage(tmp_path: Path) -> None:
         return " ".join(words[(number * step + number // 14) % 14] for step in (1, 3, 5, 7, 9)) + f" {number}"
 
     for part, start, count in (("train", 0, 60), ("dev", 60, 20), ("test", 80, 20)):
-        written(tmp_path, f"{part}.tsv", "text\tlabel\n" + "".join(f"{sentence(n)}\t{'ab'[n % 2]}\n" for n in range(start, start + count)))
-    written(tmp_path, "test.tsv", (tmp_path / "test.tsv").read_text() + f"{sentence(3).upper()}\tb\n")
+        write(tmp_path, f"{part}.tsv", "text\tlabel\n" + "".join(f"{sentence(n)}\t{'ab'[n % 2]}\n" for n in range(start, start + count)))
+    write(tmp_path, "test.tsv", (tmp_path / "test.tsv").read_text() + f"{sentence(3).upper()}\tb\n")
     with pytest.raises(DataError, match=r"1 of 21 given test rows are also training rows.*test.tsv, line 22 \(training line 5\)"):
         load_dataset(Data(path=str(tmp_path)))
     found = load_dataset(Data(path=str(tmp_path), allow_leakage=True))
@@ -195,10 +195,10 @@ def test_one_file_or_the_same_rows_for_validation_and_test_are_refused(tmp_path:
     def rows(start: int, count: int) -> str:
         return "text,label\n" + "".join(f"{sentence(n)},{'ab'[n % 2]}\n" for n in range(start, start + count))
 
-    train, held = written(tmp_path, "train.csv", rows(0, 60)), written(tmp_path, "held.csv", rows(60, 20))
+    train, held = write(tmp_path, "train.csv", rows(0, 60)), write(tmp_path, "held.csv", rows(60, 20))
     with pytest.raises(DataError, match=r"held.csv is given as the validation file and as the test file"):
         load_dataset(Data(path=str(train), validation=str(held), test=str(held)))
-    copy = written(tmp_path, "copy.csv", rows(60, 20))
+    copy = write(tmp_path, "copy.csv", rows(60, 20))
     with pytest.raises(DataError, match=r"20 of 20 given test rows are also validation rows[\s\S]*out of the validation or the test file"):
         load_dataset(Data(path=str(train), validation=str(copy), test=str(held)))
 
@@ -206,8 +206,8 @@ def test_one_file_or_the_same_rows_for_validation_and_test_are_refused(tmp_path:
 def test_all_rows_of_the_training_file_are_compared_with_a_given_test_file_whichever_part_they_are_in(tmp_path: Path) -> None:
     lines = [f"{sentence(n)},{'ab'[n % 2]}\n" for n in range(80)]
     train, test = (
-        written(tmp_path, "train.csv", "text,label\n" + "".join(lines)),
-        written(tmp_path, "test.csv", "text,label\n" + "".join(lines[:40])),
+        write(tmp_path, "train.csv", "text,label\n" + "".join(lines)),
+        write(tmp_path, "test.csv", "text,label\n" + "".join(lines[:40])),
     )
     found = load_dataset(Data(path=str(train), test=str(test), allow_leakage=True))
     (leak,) = [one for one in found.findings if one.check == "leakage"]
@@ -219,14 +219,14 @@ def test_all_rows_of_the_training_file_are_compared_with_a_given_test_file_which
 @pytest.mark.parametrize("task, target", [("classification", "label"), ("regression", "stars"), (None, "label"), (None, "stars")])
 def test_what_is_learned_is_not_read_and_no_column_twice(tmp_path: Path, task: str | None, target: str) -> None:
     lines = [{"text": sentence(n), "label": "ab"[n % 2], "stars": n % 9 / 2} for n in range(60)]
-    file = str(written(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    file = str(write(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
     for input in ((target,), ("text", target)):
         with pytest.raises(DataError, match=rf"'{target}' is to be read and to be learned[\s\S]*leave it out of --input"):
             load_dataset(Data(path=file, task=task, input=input, target=target))
     with pytest.raises(DataError, match="'text' is named twice in --input"):
         load_dataset(Data(path=file, task=task, input=("text", "text"), target=target))
     chat = [{"messages": [{"role": "user", "content": sentence(n)}, {"role": "assistant", "content": "yes"}]} for n in range(60)]
-    talk = str(written(tmp_path, "chat.jsonl", "".join(json.dumps(line) + "\n" for line in chat)))
+    talk = str(write(tmp_path, "chat.jsonl", "".join(json.dumps(line) + "\n" for line in chat)))
     assert load_dataset(load_dataset(Data(path=talk)).spec).spec.input == ("messages",)  # a conversation holds both
 
 
@@ -237,7 +237,7 @@ def test_too_few_different_rows_are_counted() -> None:
 
 def test_few_answers_are_conversations_where_a_person_insists(tmp_path: Path) -> None:
     lines = [{"question": sentence(n), "answer": ["yes", "no"][n % 2]} for n in range(60)]
-    file = str(written(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    file = str(write(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
     assert load_dataset(Data(path=file)).spec.task == "classification"
     found = load_dataset(Data(path=file, task="chat")).spec
     assert (found.task, found.input, found.target) == ("chat", ("question",), "answer")
@@ -245,16 +245,16 @@ def test_few_answers_are_conversations_where_a_person_insists(tmp_path: Path) ->
 
 def test_where_most_rows_are_set_aside_the_remedy_is_to_mend_them(tmp_path: Path) -> None:
     lines = [{"text": sentence(n), "label": ["a", "b"] if n % 3 else "a"} for n in range(60)]
-    file = str(written(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    file = str(write(tmp_path, "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
     with pytest.raises(DataError, match=r"a row has one class[\s\S]*mend the rows[\s\S]*--task multi_label"):
         load_dataset(Data(path=file, task="classification"))
-    few = str(written(tmp_path, "few.jsonl", "".join(json.dumps(line) + "\n" for line in lines[:9])))
+    few = str(write(tmp_path, "few.jsonl", "".join(json.dumps(line) + "\n" for line in lines[:9])))
     with pytest.raises(DataError, match="give more rows"):
         load_dataset(Data(path=few, task="classification"))
 
 
 def test_a_sheet_is_asked_of_workbooks_only_and_one_fold_is_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, "a.csv", "text,label\na,b\n")
+    file = write(tmp_path, "a.csv", "text,label\na,b\n")
     with pytest.raises(DataError, match="has no sheets"):
         read(file, sheet="2024")
     with pytest.raises(ValueError, match="one fold leaves nothing to train on"):
@@ -264,7 +264,7 @@ def test_a_sheet_is_asked_of_workbooks_only_and_one_fold_is_refused(tmp_path: Pa
 def test_commas_in_a_text_file_are_named_also_where_texts_hold_some_in_quotes(tmp_path: Path) -> None:
     lines = "".join(f'"{sentence(n)}{", and more" * (n % 3)}",{"ab"[n % 2]}\n' for n in range(60))
     with pytest.raises(DataError, match=r"holds 2 cells with commas[\s\S]*--set data.format=csv"):
-        read(written(tmp_path, "a.txt", "text,label\n" + lines))
-    assert len(read(written(tmp_path, "a.csv.txt", "text,label\n" + lines), format="csv").values) == 60
+        read(write(tmp_path, "a.txt", "text,label\n" + lines))
+    assert len(read(write(tmp_path, "a.csv.txt", "text,label\n" + lines), format="csv").values) == 60
     prose = "".join(f"{sentence(n)}, and then, {n}\n" for n in range(60))
-    assert len(read(written(tmp_path, "b.txt", prose), header=False).values) == 60
+    assert len(read(write(tmp_path, "b.txt", prose), header=False).values) == 60

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.hub import _chosen
+from luthier.data.hub import _choose_files
 from tests.conftest import rows
 
 COMMIT = "a" * 40
@@ -155,4 +155,4 @@ def test_a_base_of_the_hub_is_fetched_and_trained_also_from_a_written_experiment
 )
 def test_a_repository_that_does_not_say_which_rows_are_meant_is_refused(files: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        _chosen("someone/some", files, "")
+        _choose_files("someone/some", files, "")

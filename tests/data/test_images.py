@@ -37,13 +37,13 @@ def folder(tmp_path: Path) -> Path:
 
 COPIES = {
     "scaled": lambda image: image.resize((61, 61)),
-    "compressed": lambda image: reopened(image, "JPEG", quality=60),
+    "compressed": lambda image: reopen(image, "JPEG", quality=60),
     "brightened": lambda image: image.point(lambda value: min(255, int(value * 1.1 + 6))),
-    "saved in another format": lambda image: reopened(image, "WEBP", quality=80),
+    "saved in another format": lambda image: reopen(image, "WEBP", quality=80),
 }
 
 
-def reopened(image: Image.Image, format: str, **options: int) -> Image.Image:
+def reopen(image: Image.Image, format: str, **options: int) -> Image.Image:
     kept = io.BytesIO()
     image.save(kept, format, **options)
     return Image.open(io.BytesIO(kept.getvalue()))
@@ -74,7 +74,7 @@ def test_a_folder_of_images_is_a_table_of_files_and_classes(folder: Path) -> Non
 def test_copies_among_the_images_are_told_and_kept_in_one_part(folder: Path, tmp_path: Path) -> None:
     for number in (4, 6, 8):
         picture(number).save(folder / "dog" / f"copy{number}.bmp")  # the same pixels
-        reopened(picture(number + 20), "JPEG", quality=70).save(folder / "dog" / f"near{number}.png")
+        reopen(picture(number + 20), "JPEG", quality=70).save(folder / "dog" / f"near{number}.png")
     picture(10).save(folder / "cat" / "other-class.png")
     checked = luthier.check(folder, page=tmp_path / "page.html", fix=tmp_path / "clean.csv")
     told = {found.check: found for found in checked.findings}

@@ -96,7 +96,7 @@ def with_text(text: str) -> str:
     return jsonl([*rows(), {"text": text, "label": "a"}])
 
 
-def given(train: str, test: str) -> Callable[[Path], Path]:
+def give(train: str, test: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         (folder / "train.csv").write_text(train)
         (folder / "dev.csv").write_text(table([f"{sentence(number)},{'ab'[number % 2]}" for number in range(300, 320)]))
@@ -125,7 +125,7 @@ def unreadable(folder: Path) -> Path:
     return Path("/proc/self/mem")
 
 
-def named(name: str) -> Callable[[Path], Path]:
+def name_file(name: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         (folder / name).write_text(table(PLAIN))
         return folder / name
@@ -175,7 +175,7 @@ def extension(folder: Path) -> Path:
     return folder / "rows.parquet"
 
 
-def saved(change: Callable[[Path], None]) -> Callable[[Path], Path]:
+def save(change: Callable[[Path], None]) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         import pyarrow as pa
 
@@ -199,7 +199,7 @@ def elsewhere(folder: Path) -> None:
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "../../etc/passwd"}]}))
 
 
-def scripted(folder: Path) -> None:
+def add_script(folder: Path) -> None:
     (folder / "load.py").write_text("raise SystemExit")
     (folder / "state.json").unlink()
 
@@ -269,7 +269,7 @@ CASES = [
     Case(32, "one class only", table([f"{sentence(number)},a" for number in range(60)]), refused="one value only|every row has the label"),
     Case(33, "a class with one row", table([*PLAIN, "alone,c"]), aside=(1, "'c' is there 1 times only")),
     Case(33, "a rare class", table([f"{sentence(number)},{'b' if number < 4 else 'a'}" for number in range(300)]), flagged=("balance", "'a' has 296 rows, 'b' 4")),
-    Case(34, "a class that is not in the training rows", given(table(PLAIN), table([*(f"{sentence(number)},{'ab'[number % 2]}" for number in range(400, 420)), *(f"{sentence(number)},c" for number in range(420, 425))])), aside=(5, "'c' is not in the training rows")),
+    Case(34, "a class that is not in the training rows", give(table(PLAIN), table([*(f"{sentence(number)},{'ab'[number % 2]}" for number in range(400, 420)), *(f"{sentence(number)},c" for number in range(420, 425))])), aside=(5, "'c' is not in the training rows")),
     Case(35, "an id taken for the label", table([f"{sentence(number)},id{number}" for number in range(60)]), options=(("target", "label"),), refused="is it an id"),
     Case(36, "numbers to be foretold", table([f"{sentence(number)},{number * 1.5}" for number in range(59)] + ["x,1e400"]), options=(("target", "label"),), aside=(1, "not a finite number")),
     Case(36, "amounts as labels", table([f"{sentence(number)},{number % 30 * 1.5}" for number in range(300)]), options=(("task", "classification"),), flagged=("spellings.numbers", "30 numbers from 0 to 43.5")),
@@ -278,8 +278,8 @@ CASES = [
     Case(36, "names of files in the place of texts", table([f"reviews/{number}.txt,{'ab'[number % 2]}" for number in range(60)], "path,label"), flagged=("columns.files", "names of files")),
     Case(37, "ids with zeros in front, and beyond 2^60", jsonl([{"id": 2**60 + 1, "code": "007", **row} for row in rows()]), name="rows.jsonl", holds=lambda found: found.records["train"][0].values["id"] == 2**60 + 1 and found.records["train"][0].values["code"] == "007"),
     Case(38, "copies", table([*PLAIN, *PLAIN[:6]]), flagged=("duplicates.exact", "6 of 66 rows")),
-    Case(39, "training rows in the test file", given(table(PLAIN), table(PLAIN[:20])), refused=r"20 of 20 given test rows are also training rows[\s\S]*allow_leakage"),
-    Case(40, "training rows in the test file, nearly", given(table(PLAIN), table([f"{sentence(number)} indeed,{'ab'[number % 2]}" for number in range(20)])), flagged=("leakage.near", "of 20 given test rows are nearly training rows")),
+    Case(39, "training rows in the test file", give(table(PLAIN), table(PLAIN[:20])), refused=r"20 of 20 given test rows are also training rows[\s\S]*allow_leakage"),
+    Case(40, "training rows in the test file, nearly", give(table(PLAIN), table([f"{sentence(number)} indeed,{'ab'[number % 2]}" for number in range(20)])), flagged=("leakage.near", "of 20 given test rows are nearly training rows")),
     Case(41, "the label at the end of the text", table([f"{sentence(number)} label: {'spam' if number % 2 else 'ham'},{'spam' if number % 2 else 'ham'}" for number in range(120)]), flagged=("shortcuts", "its last word")),
     Case(42, "rows of one person in two parts", table([f"{line},{number // 6}" for number, line in enumerate(PLAIN)], "text,label,person"), options=(("group", "person"),), holds=lambda found: not {record.values["person"] for record in found.records["train"]} & {record.values["person"] for record in found.records["test"]}),
     Case(42, "too few groups", table([f"{line},{number % 2}" for number, line in enumerate(PLAIN)], "text,label,half"), options=(("group", "half"),), refused="rows of the same half stay together, and 2 such groups"),
@@ -327,14 +327,14 @@ CASES = [
     Case(61, "a device without end", device, refused="is not a file"),
     Case(61, "links in a circle", loop, refused="there is no file"),
     *([Case(61, "a file that cannot be read", unreadable, options=(("format", "csv"),), refused="cannot be read")] if Path("/proc/self/mem").exists() else []),
-    *(Case(62, f"the name {name[:12]!r}", named(name), holds=lambda found: found.count == 60) for name in ("a b #%2e.csv", "new\nline.csv", "😀.csv", "-dash.csv", "n" * 251 + ".csv", "CON.csv")),
+    *(Case(62, f"the name {name[:12]!r}", name_file(name), holds=lambda found: found.count == 60) for name in ("a b #%2e.csv", "new\nline.csv", "😀.csv", "-dash.csv", "n" * 251 + ".csv", "CON.csv")),
     Case(63, "a pattern that matches nothing", lambda folder: folder / "*.csv", refused="there is no file"),
     Case(63, "one file for training and for the test", table(PLAIN), options=(("test", "SAME"),), refused="is given for training and as the test file"),
-    Case(64, "a saved data set", saved(lambda folder: None), holds=lambda found: found.count == 60),
-    Case(64, "without its state", saved(lambda folder: (folder / "state.json").unlink()), refused="holds no state.json"),
-    Case(64, "cut short", saved(cut), refused="not a sound arrow file"),
-    Case(64, "that names a file elsewhere", saved(elsewhere), refused="not in the folder"),
-    Case(64, "with a script", saved(scripted), refused="holds no state.json"),
+    Case(64, "a saved data set", save(lambda folder: None), holds=lambda found: found.count == 60),
+    Case(64, "without its state", save(lambda folder: (folder / "state.json").unlink()), refused="holds no state.json"),
+    Case(64, "cut short", save(cut), refused="not a sound arrow file"),
+    Case(64, "that names a file elsewhere", save(elsewhere), refused="not in the folder"),
+    Case(64, "with a script", save(add_script), refused="holds no state.json"),
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ def sentences() -> list[str]:
         return [row["text"] for row in csv.DictReader(file)]
 
 
-def edited(text: str, words: list[str], draw: random.Random) -> str:
+def edit(text: str, words: list[str], draw: random.Random) -> str:
     """One word in ten replaced by another."""
     parts = text.split()
     for place in draw.sample(range(len(parts)), len(parts) // 10):
@@ -48,7 +48,7 @@ def test_the_clusters_are_those_of_datasketch_with_exact_verification() -> None:
     texts = sentences()[:1200]
     draw = random.Random(0)
     words = [word for text in texts for word in text.split()]
-    texts += [edited(text, words, draw) for text in draw.sample(texts, 150)]
+    texts += [edit(text, words, draw) for text in draw.sample(texts, 150)]
     sets = [np.unique(next(shingles([normalise(text)]))[1]) for text in texts]
     index = MinHashLSH(threshold=0.4, num_perm=256)
     sketches = []
@@ -77,7 +77,7 @@ def test_planted_copies_are_found_and_others_are_left_alone() -> None:
     draw = random.Random(1)
     words = [word for text in texts for word in text.split()]
     chosen = draw.sample(range(len(texts)), 300)
-    changes = (lambda text: text, lambda text: text.upper().replace(" ", "  ") + " !!", lambda text: edited(text, words, draw))
+    changes = (lambda text: text, lambda text: text.upper().replace(" ", "  ") + " !!", lambda text: edit(text, words, draw))
     planted = [(row, changes[number % 3](texts[row])) for number, row in enumerate(chosen)]
     found = clusters([*texts, *(copy for _, copy in planted)])
     hits = sum(found[len(texts) + number] == found[row] for number, (row, _) in enumerate(planted))

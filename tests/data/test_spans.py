@@ -9,7 +9,7 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.data.read_rows import read
 from luthier.data.rows import Rows
-from luthier.data.spans import Span, describe_tokens, spans_of, spans_of_words, trimmed, words_in, wrong_spans
+from luthier.data.spans import Span, describe_tokens, spans_of, spans_of_words, trim_span, words_in, wrong_spans
 
 CONLL = "-DOCSTART- -X- O\n\nMaria NNP B-person\nleft VBD O\nNew NNP B-place\nYork NNP I-place\n. . O\n\nShe PRP O\nslept VBD O\n"
 
@@ -123,5 +123,5 @@ def test_an_empty_list_says_that_there_is_no_span_and_an_empty_cell_says_nothing
 
 
 def test_a_span_loses_the_spaces_at_its_ends_and_signs_without_spaces_are_words() -> None:
-    assert trimmed(Span(0, 7, "a"), " Maria  left") == Span(1, 6, "a")
+    assert trim_span(Span(0, 7, "a"), " Maria  left") == Span(1, 6, "a")
     assert words_in("U.S. 東京") == [(0, 1), (1, 2), (2, 3), (3, 4), (5, 6), (6, 7)]

@@ -25,7 +25,7 @@ def dataset(tmp_path: Path, made: list[dict[str, Any]], **options: Any) -> Datas
     return load_dataset(Data(path=str(path), **options))
 
 
-def said(found: Dataset, check: str) -> list[Finding]:
+def say(found: Dataset, check: str) -> list[Finding]:
     return [one for one in found.findings if one.check == check]
 
 
@@ -76,30 +76,30 @@ def queries(count: int = 300) -> list[dict[str, Any]]:
 
 
 def test_answers_that_stand_in_several_rows_are_said_with_the_column_that_groups_them(tmp_path: Path) -> None:
-    (found,) = said(dataset(tmp_path, queries()), "groups")
+    (found,) = say(dataset(tmp_path, queries()), "groups")
     assert "300 of 300 rows share their answer with another row (100 answers)" in found.claim
     assert "have the same 'db_id' (100% of them; 25 values, 12.0 rows each)" in found.claim
     assert found.remedy.endswith("--set data.group=db_id")
     grouped = dataset(tmp_path, queries(), group="db_id")
-    assert not said(grouped, "groups")
+    assert not say(grouped, "groups")
     answers = {part: {record.values["answer"] for record in held} for part, held in grouped.records.items()}
     assert not answers["train"] & answers["test"]
 
 
 def test_where_no_column_groups_them_the_answer_itself_is_proposed(tmp_path: Path) -> None:
     made = [{"question": row["question"], "answer": row["answer"], "when": f"{number % 40}"} for number, row in enumerate(queries())]
-    (found,) = said(dataset(tmp_path, made), "groups")
+    (found,) = say(dataset(tmp_path, made), "groups")
     assert found.remedy.endswith("--set data.group=answer")
 
 
 def test_answers_that_differ_or_are_short_propose_no_group(tmp_path: Path) -> None:
     made = [{"db_id": f"b{number // 5}", "prompt": sentence(number), "completion": sentence(number + 500)} for number in range(90)]
-    assert not said(dataset(tmp_path, made), "groups")
+    assert not say(dataset(tmp_path, made), "groups")
     made = [{"db_id": f"b{number // 5}", "prompt": sentence(number), "completion": str(number % 45)} for number in range(90)]
-    assert not said(dataset(tmp_path, made), "groups")
+    assert not say(dataset(tmp_path, made), "groups")
 
 
-def labelled(column: str, value: Callable[[int], Any], near: bool) -> list[dict[str, Any]]:
+def label(column: str, value: Callable[[int], Any], near: bool) -> list[dict[str, Any]]:
     """Rows with a class; every fourth repeats the one before it but for a word, where `near` is set."""
     return [
         {"text": sentence(number - 1) + " indeed" if near and number % 4 == 3 else sentence(number), "label": "ab"[number // 2 % 2], column: value(number)}
@@ -122,7 +122,7 @@ def labelled(column: str, value: Callable[[int], Any], near: bool) -> list[dict[
 def test_a_group_is_proposed_for_classes_only_by_name_and_evidence(
     column: str, value: Any, near: bool, proposed: bool, tmp_path: Path
 ) -> None:
-    found = said(dataset(tmp_path, labelled(column, value, near), target="label"), "groups")
+    found = say(dataset(tmp_path, label(column, value, near), target="label"), "groups")
     assert [one.remedy.endswith(f"--set data.group={column}") for one in found] == [True] * proposed
 
 
@@ -132,7 +132,7 @@ def test_both_texts_of_a_well_known_pair_are_read(names: tuple[str, str], tmp_pa
     found = dataset(tmp_path, made)
     assert found.spec.input == names
     assert f"{names[0]!r} and {names[1]!r} are a pair of texts: both are read" in found.reason
-    assert not said(found, "columns.unread")
+    assert not say(found, "columns.unread")
 
 
 def test_a_text_column_that_is_not_read_is_named_with_the_command_that_reads_it(tmp_path: Path) -> None:
@@ -146,19 +146,19 @@ def test_a_text_column_that_is_not_read_is_named_with_the_command_that_reads_it(
         }
         for number in range(60)
     ]
-    (found,) = said(dataset(tmp_path, made), "columns.unread")
+    (found,) = say(dataset(tmp_path, made), "columns.unread")
     assert "the text column 'title' (mean" in found.claim
     assert "read both: --input title,body --target label" in found.remedy
-    assert not said(dataset(tmp_path, made, input=("body",)), "columns.unread")  # it was asked for
+    assert not say(dataset(tmp_path, made, input=("body",)), "columns.unread")  # it was asked for
     made = [{"question": sentence(number), "context": sentence(number + 200), "answer": sentence(number + 400)} for number in range(60)]
-    (found,) = said(dataset(tmp_path, made), "columns.unread")
+    (found,) = say(dataset(tmp_path, made), "columns.unread")
     assert found.remedy.endswith("--input question,context --target answer --task chat")
     assert dataset(tmp_path, made, input=("question", "context"), target="answer", task="chat").spec.input == ("question", "context")
 
 
 def test_a_copy_of_the_text_is_not_named_as_unread(tmp_path: Path) -> None:
     made = [{**row, "clean": row["text"].upper() + "!"} for row in rows()]
-    assert not said(dataset(tmp_path, made), "columns.unread")
+    assert not say(dataset(tmp_path, made), "columns.unread")
 
 
 def test_one_giant_cell_is_the_finding_and_not_a_wrong_one_about_language() -> None:
@@ -177,7 +177,7 @@ def test_an_empty_label_column_says_so_and_no_other_takes_its_place(tmp_path: Pa
         with pytest.raises(DataError, match=r"the column 'label' is empty in all 60 rows[\s\S]*source"):
             dataset(tmp_path, made, **options)
     some = [{**row, "label": "" if number % 3 else "ab"[number % 2]} for number, row in enumerate(rows(120))]
-    (found,) = said(dataset(tmp_path, some), "rows")
+    (found,) = say(dataset(tmp_path, some), "rows")
     assert found.claim == "80 rows were set aside: 80 × there is no label ('label' is empty); the first is rows.jsonl, line 2"
 
 
@@ -190,5 +190,5 @@ def test_a_test_file_without_labels_is_refused(tmp_path: Path) -> None:
 
 def test_labels_that_read_like_empty_cells_are_named(tmp_path: Path) -> None:
     found = dataset(tmp_path, [{**row, "label": ("yes", "no", "nan")[number % 3]} for number, row in enumerate(rows(90))])
-    (one,) = said(found, "spellings.missing")
+    (one,) = say(found, "spellings.missing")
     assert "'nan' (30 rows)" in one.claim

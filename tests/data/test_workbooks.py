@@ -66,7 +66,7 @@ def _cell(line: int, place: int, cell: Any) -> str:
     return f'<c {where} t="inlineStr"><is><t xml:space="preserve">{escape(cell)}</t></is></c>'
 
 
-def plain(count: int = 60) -> list[list[Any]]:
+def make_plain(count: int = 60) -> list[list[Any]]:
     return [["text", "label"], *([row["text"], row["label"]] for row in rows(count))]
 
 
@@ -83,7 +83,7 @@ def test_cells_become_the_texts_that_the_sheet_shows(tmp_path: Path) -> None:
 
 
 def test_a_workbook_gives_the_same_run_as_the_same_rows_in_csv(tmp_path: Path) -> None:
-    path = workbook(tmp_path / "rows.xlsx", Data=plain())
+    path = workbook(tmp_path / "rows.xlsx", Data=make_plain())
     found = load_dataset(Data(path=str(path)))
     assert (found.count, found.labels, found.spec.input, found.spec.target) == (60, ("a", "b"), ("text",), "label")
     assert sentence(3) in [record.values["text"] for part in found.records.values() for record in part]
@@ -91,7 +91,7 @@ def test_a_workbook_gives_the_same_run_as_the_same_rows_in_csv(tmp_path: Path) -
 
 def test_the_first_sheet_with_a_table_is_read_the_others_are_named_and_can_be_asked_for(tmp_path: Path) -> None:
     notes, other = [["About this file"], ["by us"]], [["text", "label"], ["one", "x"], ["two", "y"]]
-    path = workbook(tmp_path / "rows.xlsx", hidden=("Secret",), Secret=other, About=notes, Data=plain(), Old=other)
+    path = workbook(tmp_path / "rows.xlsx", hidden=("Secret",), Secret=other, About=notes, Data=make_plain(), Old=other)
     found = load_dataset(Data(path=str(path)), checks=())
     assert found.count == 60
     said = next(one for one in found.findings if "sheet" in one.claim)
@@ -103,7 +103,7 @@ def test_the_first_sheet_with_a_table_is_read_the_others_are_named_and_can_be_as
 
 
 def test_merged_cells_and_formulas_without_a_result_are_said(tmp_path: Path) -> None:
-    cells = [[*row, None] for row in plain()]
+    cells = [[*row, None] for row in make_plain()]
     cells[0][2] = "score"
     cells[2][1] = None
     cells[1][2] = ("=1+1", None)
@@ -116,7 +116,7 @@ def test_merged_cells_and_formulas_without_a_result_are_said(tmp_path: Path) -> 
 
 
 def test_a_label_column_of_formulas_that_nobody_saved_is_refused_with_what_to_do_about_it(tmp_path: Path) -> None:
-    cells = [[row[0], row[1] if place == 0 else ("=A1", None)] for place, row in enumerate(plain())]
+    cells = [[row[0], row[1] if place == 0 else ("=A1", None)] for place, row in enumerate(make_plain())]
     with pytest.raises(
         DataError,
         match=r"the column 'label' is empty in all[\s\S]*formulas without a saved result: open it in a spreadsheet program and save it",
@@ -125,8 +125,8 @@ def test_a_label_column_of_formulas_that_nobody_saved_is_refused_with_what_to_do
 
 
 def test_a_workbook_that_cannot_be_read_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    titled = workbook(tmp_path / "titled.xlsx", Data=[["Report of May", None], [], *plain()])
-    whole = workbook(tmp_path / "whole.xlsx", Data=plain()).read_bytes()
+    titled = workbook(tmp_path / "titled.xlsx", Data=[["Report of May", None], [], *make_plain()])
+    whole = workbook(tmp_path / "whole.xlsx", Data=make_plain()).read_bytes()
     for name, content, words in (
         ("old.xlsx", b"\xd0\xcf\x11\xe0" + b"\0" * 600, "an old .xls workbook, or one with a password"),
         ("text.xlsx", b"text,label\n", "not a sound Excel workbook"),
@@ -143,7 +143,7 @@ def test_a_workbook_that_cannot_be_read_is_refused_with_the_remedy(tmp_path: Pat
 
 
 def test_without_the_library_the_line_that_installs_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = workbook(tmp_path / "rows.xlsx", Data=plain())
+    path = workbook(tmp_path / "rows.xlsx", Data=make_plain())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"needs python-calamine[\s\S]*pip install 'luthier\[excel\]'"):
         read(path)

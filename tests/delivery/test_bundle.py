@@ -36,7 +36,7 @@ def talker(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return luthier.run(file, base=str(bases("llama").folder), out=folder / "run", set=QUICK, force=True)
 
 
-def copied(run: Run, folder: Path) -> Path:
+def copy(run: Run, folder: Path) -> Path:
     return Path(shutil.copytree(run.folder / "bundle", folder / "copy"))
 
 
@@ -64,7 +64,7 @@ def test_a_file_that_was_removed_or_changed_is_named_and_the_bundle_refused(
 ) -> None:
     run = request.getfixturevalue(kind)
     for name in [*deciding_files(run.folder / "bundle"), "luthier.json"]:
-        folder = copied(run, tmp_path)
+        folder = copy(run, tmp_path)
         if harm == "removed":
             (folder / name).unlink()
         else:
@@ -99,7 +99,7 @@ def test_a_bundle_in_its_run_that_lacks_a_file_says_how_to_get_it_back(classifie
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "added_tokens.json", "vocab.txt", "adapter_config.json", "additional_chat_templates/tool.jinja"])  # fmt: skip
 def test_a_file_that_was_added_and_could_change_what_is_loaded_is_refused(classifier: Run, tmp_path: Path, name: str) -> None:
-    folder = copied(classifier, tmp_path)
+    folder = copy(classifier, tmp_path)
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("{}")
     with pytest.raises(ModelError, match=f"{name} was added"):
@@ -107,14 +107,14 @@ def test_a_file_that_was_added_and_could_change_what_is_loaded_is_refused(classi
 
 
 def test_a_card_a_licence_and_hidden_files_may_be_added_or_changed(classifier: Run, tmp_path: Path) -> None:
-    folder = copied(classifier, tmp_path)
+    folder = copy(classifier, tmp_path)
     for name in ("README.md", "LICENSE", "LICENSE.txt", ".gitattributes", "curve.png"):
         (folder / name).write_text("anything")
     assert luthier.predict(folder, "the phone was good") == luthier.predict(classifier.folder, "the phone was good")
 
 
 def test_labels_that_were_swapped_in_luthier_json_are_refused(classifier: Run, tmp_path: Path) -> None:
-    folder = copied(classifier, tmp_path)
+    folder = copy(classifier, tmp_path)
     facts: dict[str, Any] = json.loads((folder / "luthier.json").read_text())
     facts["objective"]["labels"].reverse()
     (folder / "luthier.json").write_text(json.dumps(facts))
@@ -123,14 +123,14 @@ def test_labels_that_were_swapped_in_luthier_json_are_refused(classifier: Run, t
 
 
 def test_luthier_json_laid_out_otherwise_says_the_same(classifier: Run, tmp_path: Path) -> None:
-    folder = copied(classifier, tmp_path)
+    folder = copy(classifier, tmp_path)
     facts = json.loads((folder / "luthier.json").read_text())
     (folder / "luthier.json").write_text(json.dumps(facts, sort_keys=True))
     assert luthier.predict(folder, "the phone was good")
 
 
 def test_a_bundle_of_the_first_format_is_opened_with_its_old_check_and_that_is_said(classifier: Run, tmp_path: Path) -> None:
-    folder = copied(classifier, tmp_path)
+    folder = copy(classifier, tmp_path)
     facts = json.loads((folder / "luthier.json").read_text())
     old = {name: value for name, value in facts.items() if name not in ("files", "facts")} | {"format": 1}
     (folder / "luthier.json").write_text(json.dumps(old))
@@ -148,14 +148,14 @@ def test_a_bundle_of_the_first_format_is_opened_with_its_old_check_and_that_is_s
 
 
 def test_a_bundle_of_a_later_format_is_refused(classifier: Run, tmp_path: Path) -> None:
-    folder = copied(classifier, tmp_path)
+    folder = copy(classifier, tmp_path)
     (folder / "luthier.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(ModelError, match="update Luthier"):
         luthier.predict(folder, "the phone was good")
 
 
 def test_a_bundle_that_is_not_whole_is_no_base_for_training_either(classifier: Run, tmp_path: Path) -> None:
-    folder = copied(classifier, tmp_path)
+    folder = copy(classifier, tmp_path)
     flip(folder / "tokenizer.json")
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows(120)))
@@ -164,7 +164,7 @@ def test_a_bundle_that_is_not_whole_is_no_base_for_training_either(classifier: R
 
 
 def test_a_store_note_in_a_bundle_does_not_replace_its_check(classifier: Run, tmp_path: Path) -> None:
-    folder = copied(classifier, tmp_path)
+    folder = copy(classifier, tmp_path)
     size = (folder / "model.safetensors").stat().st_size
     flip(folder / "model.safetensors")
     (folder / "store.json").write_text(json.dumps({"sha256": "0", "size": size}))
@@ -173,7 +173,7 @@ def test_a_store_note_in_a_bundle_does_not_replace_its_check(classifier: Run, tm
 
 
 def test_the_same_files_make_the_same_manifest(classifier: Run, tmp_path: Path) -> None:
-    folder = copied(classifier, tmp_path)
+    folder = copy(classifier, tmp_path)
     before = (folder / "luthier.json").read_bytes()
     facts = json.loads(before)
     write_facts(folder, {name: value for name, value in facts.items() if name not in ("format", "files", "facts")})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.delivery.page import collapsed, title_of
+from luthier.delivery.page import collapsible, title_of
 from luthier.delivery.report import SHOWN_CLASSES, _classes
 
 
@@ -40,4 +40,4 @@ def test_of_many_classes_only_the_weakest_stand_open() -> None:
     assert "the other 5 classes" in rest
     assert rest.count("<tr>") == 6
     assert "<details>" not in _classes(rows[:SHOWN_CLASSES])
-    assert collapsed("more", "body") == "<details><summary>more</summary>body</details>"
+    assert collapsible("more", "body") == "<details><summary>more</summary>body</details>"

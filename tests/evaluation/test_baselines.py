@@ -61,13 +61,13 @@ def test_rows_that_are_scored_in_parts_have_the_scores_of_all_together(monkeypat
 def test_of_many_rows_a_part_is_fitted_on_and_no_class_is_lost(rare: int) -> None:
     asked: list[int] = []
 
-    def counted(examples: Sequence[Example]) -> np.ndarray:
+    def count(examples: Sequence[Example]) -> np.ndarray:
         asked.append(len(examples))
         return features(examples)
 
     train = [Example(number, {"tokens": [1]}, int(number >= 3000 - rare), Record(number, {}), 1) for number in range(3000)]
     held = [Example(number, {"tokens": [1]}, number % 2, Record(number, {}), 1) for number in range(5000, 5040)]
-    found = linear_probe_baseline("small", counted, train, held, 2, 1000).score(held)
+    found = linear_probe_baseline("small", count, train, held, 2, 1000).score(held)
     assert asked[0] in (1000, 1001)
     assert found.probabilities is not None
     assert np.isfinite(found.loss).all()

@@ -66,7 +66,7 @@ def test_the_average_of_two_is_the_mean_of_what_they_say() -> None:
     assert both.loss == pytest.approx(-np.log(both.probabilities[np.arange(50), one.target]))
 
 
-def sure(confidence: np.ndarray) -> Scores:
+def score_with_confidence(confidence: np.ndarray) -> Scores:
     """Rows of two classes, of which the first has this probability."""
     shares = np.stack([confidence, 1 - confidence], 1)
     return Scores(np.zeros(len(shares)), np.ones(len(shares)), np.zeros(len(shares), int), shares)
@@ -76,17 +76,17 @@ def sure(confidence: np.ndarray) -> Scores:
 def test_by_chance_one_bin_differs_by_the_mean_deviation_of_a_binomial(rows: int, confidence: float) -> None:
     count = np.arange(rows + 1)
     expected = float((binom.pmf(count, rows, confidence) * np.abs(count / rows - confidence)).sum())
-    assert chance_calibration_error(sure(np.full(rows, confidence)), draws=20_000) == pytest.approx(expected, rel=0.02)
+    assert chance_calibration_error(score_with_confidence(np.full(rows, confidence)), draws=20_000) == pytest.approx(expected, rel=0.02)
 
 
 def test_by_chance_many_bins_differ_by_the_half_normal_mean_of_each_and_the_same_each_time() -> None:
     confidence = np.random.default_rng(0).uniform(0.5, 1, 1500)
     parts = np.array_split(np.sort(confidence), 15)
     expected = np.mean([np.sqrt(2 / np.pi * (part * (1 - part)).mean() / len(part)) for part in parts])
-    found = chance_calibration_error(sure(confidence))
+    found = chance_calibration_error(score_with_confidence(confidence))
     assert found == pytest.approx(expected, rel=0.04)
-    assert found == chance_calibration_error(sure(confidence))
-    assert chance_calibration_error(sure(np.ones(200))) == 0
+    assert found == chance_calibration_error(score_with_confidence(confidence))
+    assert chance_calibration_error(score_with_confidence(np.ones(200))) == 0
 
 
 def test_a_calibrated_model_shows_about_what_chance_says_and_a_boastful_one_more() -> None:

@@ -11,7 +11,7 @@ from luthier.evaluation.candidate_choice import choose_candidate, lead_of
 from luthier.evaluation.compare import paired_interval
 
 
-def drawn(count: int, skills: tuple[float, float], seed: int, classes: int = 3) -> dict[str, Scores]:
+def draw(count: int, skills: tuple[float, float], seed: int, classes: int = 3) -> dict[str, Scores]:
     """Two classifiers of some skill that err independently, and their average."""
     draws = np.random.default_rng(seed)
     target = draws.integers(0, classes, count)
@@ -26,13 +26,13 @@ def drawn(count: int, skills: tuple[float, float], seed: int, classes: int = 3) 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "loss"])
 def test_two_of_equal_skill_are_averaged_and_a_far_better_one_is_not_spoilt(metric: str) -> None:
-    assert choose_candidate(drawn(300, (1.5, 1.5), 1), metric) == "average"
-    assert choose_candidate(drawn(300, (3.5, 0.3), 2), metric) == "trained"
-    assert choose_candidate(drawn(300, (0.3, 3.5), 3), metric) == "probe"
+    assert choose_candidate(draw(300, (1.5, 1.5), 1), metric) == "average"
+    assert choose_candidate(draw(300, (3.5, 0.3), 2), metric) == "trained"
+    assert choose_candidate(draw(300, (0.3, 3.5), 3), metric) == "probe"
 
 
 def test_candidates_that_say_the_same_give_the_first() -> None:
-    same = drawn(100, (1.5, 1.5), 4)["trained"]
+    same = draw(100, (1.5, 1.5), 4)["trained"]
     assert choose_candidate({"trained": same, "probe": same, "average": same}, "accuracy") == "trained"
 
 
@@ -41,16 +41,14 @@ def test_the_choice_is_seldom_far_from_the_best(rows: int) -> None:
     lost = []
     for seed in range(40):
         skills = (1.6, 0.8 + seed % 5 * 0.4)
-        chosen = choose_candidate(drawn(rows, skills, seed), "accuracy")
-        right = {
-            name: float((each.probabilities.argmax(1) == each.target).mean()) for name, each in drawn(4000, skills, seed + 999).items()
-        }  # type: ignore[union-attr]
+        chosen = choose_candidate(draw(rows, skills, seed), "accuracy")
+        right = {name: float((each.probabilities.argmax(1) == each.target).mean()) for name, each in draw(4000, skills, seed + 999).items()}  # type: ignore[union-attr]
         lost.append(max(right.values()) - right[chosen])
     assert np.mean(lost) < 0.01
 
 
 def test_the_error_of_a_lead_is_that_of_the_paired_comparison() -> None:
-    some = drawn(400, (1.5, 1.2), 5)
+    some = draw(400, (1.5, 1.2), 5)
     for metric in ("accuracy", "loss"):
         value, error = lead_of(some["trained"], some["probe"], metric)
         theirs, low, high = paired_interval(metric, some["trained"], some["probe"])

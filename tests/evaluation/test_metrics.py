@@ -27,12 +27,12 @@ LABELS = tuple("abcdefgh")
 OF_CLASSES = ("accuracy", "macro_f1", "balanced_accuracy", "auc", "mcc", "loss", "calibration_error")
 
 
-def labelled(count: int, classes: int, skill: float = 1.0, seed: int = 1) -> Scores:
+def label(count: int, classes: int, skill: float = 1.0, seed: int = 1) -> Scores:
     found = scores(count, classes, skill, seed)
     return Scores(found.loss, found.count, found.target, found.probabilities, labels=LABELS[:classes])
 
 
-def answered(seed: int = 0) -> Scores:
+def answer(seed: int = 0) -> Scores:
     words = "the fee may rise when you leave a room or a house of ours é ß".split()
     random = np.random.default_rng(seed)
     texts = [" ".join(random.choice(words, 1 + number % 9)) for number in range(60)]
@@ -42,7 +42,7 @@ def answered(seed: int = 0) -> Scores:
 
 @pytest.mark.parametrize("classes", [2, 5])
 def test_every_metric_of_classes_equals_scikit_learns(classes: int) -> None:
-    found = labelled(300, classes)
+    found = label(300, classes)
     assert found.target is not None
     assert found.probabilities is not None
     target, said = found.target, found.probabilities.argmax(1)
@@ -63,7 +63,7 @@ def test_ties_count_half_in_auc() -> None:
 
 
 def test_chrf_equals_sacrebleus() -> None:
-    found = answered()
+    found = answer()
     assert found.outputs is not None
     assert found.references is not None
     pairs = [(said, there) for said, there in zip(found.outputs, found.references, strict=True) if said is not None]
@@ -74,7 +74,7 @@ def test_chrf_equals_sacrebleus() -> None:
 @pytest.mark.parametrize("name", [*OF_CLASSES, "f1:b"])
 @pytest.mark.parametrize("classes", [2, 5])
 def test_the_resamples_of_a_metric_are_those_of_its_plain_definition(name: str, classes: int) -> None:
-    found = labelled(80, classes)
+    found = label(80, classes)
     drawn = np.random.Generator(np.random.Philox(0)).integers(0, 80, (DRAWS, 80))
     plain = np.array([metric_of(name).value(found, rows) for rows in drawn[:200]])
     seen = bootstrap_metric(name, found)[:200]
@@ -86,7 +86,7 @@ def test_the_resamples_of_a_metric_are_those_of_its_plain_definition(name: str, 
 
 @pytest.mark.parametrize("name", ["chrf", "rouge_l", "bits_per_byte"])
 def test_the_resamples_of_an_answers_metric_are_those_of_its_plain_definition(name: str) -> None:
-    found = answered()
+    found = answer()
     assert found.outputs is not None
     part = found if name == "bits_per_byte" else found.part(np.flatnonzero([said is not None for said in found.outputs]))
     count = len(part.loss)
@@ -123,7 +123,7 @@ def test_intervals_over_many_rows_and_classes_measure_no_resample_by_itself_and_
 
 
 def test_a_rare_class_that_a_resample_has_not_makes_no_nan() -> None:
-    found = labelled(60, 2)
+    found = label(60, 2)
     target = np.zeros(60, dtype=int)
     target[0] = 1
     rare = Scores(found.loss, found.count, target, found.probabilities, labels=LABELS[:2])
@@ -145,7 +145,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_function_of_the_users_measures_targets_probabilities_and_labels(module: Any) -> None:
     module("cost_one", "def cost(targets, probabilities, labels):\n    assert labels == ['a', 'b']\n    return float(((probabilities.argmax(1) == 0) & (targets == 1)).mean())\ncost.higher_is_better = False\n")  # fmt: skip
     user_metric.allow_function("cost_one:cost")
-    found = labelled(100, 2)
+    found = label(100, 2)
     assert found.target is not None
     assert found.probabilities is not None
     assert measure(found, ("cost_one:cost",))["cost_one:cost"] == pytest.approx(((found.probabilities.argmax(1) == 0) & (found.target == 1)).mean())  # fmt: skip
@@ -167,13 +167,13 @@ def test_a_function_that_gives_no_number_is_named(module: Any, text: str, said: 
     module(name, text)
     user_metric.allow_function(f"{name}:cost")
     with pytest.raises(ExperimentError, match=f"the metric {name}:cost .*{said}"):
-        measure(labelled(20, 2), (f"{name}:cost",))
+        measure(label(20, 2), (f"{name}:cost",))
 
 
 def test_a_function_that_nobody_allowed_is_not_imported(module: Any) -> None:
     module("cost_two", "raise SystemExit('imported')\n")
     with pytest.raises(ExperimentError, match="asks to run code"):
-        measure(labelled(20, 2), ("cost_two:cost",))
+        measure(label(20, 2), ("cost_two:cost",))
     assert "cost_two:cost" in metric_of("cost_two:cost").about
 
 

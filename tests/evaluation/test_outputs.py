@@ -24,7 +24,7 @@ LABELS = ("a", "b", "c")
 F1 = ("micro_f1", "label_macro_f1", "exact_match")
 
 
-def labelled(rows: int, heat: float, seed: int = 0) -> tuple[np.ndarray, Scores]:
+def label(rows: int, heat: float, seed: int = 0) -> tuple[np.ndarray, Scores]:
     """Log-odds that are calibrated where the heat is 1, and scores that are surer than they are right where it is above that."""
     draws = np.random.default_rng(seed)
     logits = draws.normal(size=(rows, len(LABELS))) * 2 - 1
@@ -34,7 +34,7 @@ def labelled(rows: int, heat: float, seed: int = 0) -> tuple[np.ndarray, Scores]
 
 @pytest.mark.parametrize("heat", [0.5, 2.0, 3.0])
 def test_at_the_temperature_of_labels_the_gradient_of_the_log_loss_and_its_prior_is_zero_and_the_planted_one_is_found(heat: float) -> None:
-    logits, scores = labelled(1500, heat)
+    logits, scores = label(1500, heat)
     found = SeveralLabels().fit_temperature(scores)
     assert found == pytest.approx(heat, rel=0.08)
 
@@ -46,7 +46,7 @@ def test_at_the_temperature_of_labels_the_gradient_of_the_log_loss_and_its_prior
     slope = (gradient(found * 1.01) - gradient(found / 1.01)) / (2 * np.log(1.01))
     assert slope > 0  # it is a minimum
     assert abs(gradient(found) / slope) < 2e-4  # and no further from it than the digits that are kept and the search's own tolerance
-    test = labelled(4000, heat, seed=1)[1]
+    test = label(4000, heat, seed=1)[1]
     after = SeveralLabels().apply_temperature(test, found)
     before, cooled = (measure(each, ("loss", *F1)) for each in (test, after))
     assert cooled["loss"] < before["loss"]
@@ -64,7 +64,7 @@ def test_a_temperature_changes_no_label_that_is_said_and_one_on_the_border_stays
 
 
 def test_the_loss_at_a_temperature_is_that_of_the_divided_log_odds() -> None:
-    logits, scores = labelled(60, 2.5)
+    logits, scores = label(60, 2.5)
     actual, said = scores.more["actual"], 1 / (1 + np.exp(-logits / 1.7))
     found = SeveralLabels().apply_temperature(scores, 1.7)
     assert found.more["predicted"] == pytest.approx(said)
@@ -75,13 +75,13 @@ def test_the_loss_at_a_temperature_is_that_of_the_divided_log_odds() -> None:
 
 
 def test_few_rows_of_labels_leave_the_temperature_at_1_and_so_do_those_it_does_not_help() -> None:
-    assert SeveralLabels().fit_temperature(labelled(19, 4.0)[1]) == 1.0
-    kept = [SeveralLabels().fit_temperature(labelled(200, 1.0, seed)[1]) for seed in range(10)]
+    assert SeveralLabels().fit_temperature(label(19, 4.0)[1]) == 1.0
+    kept = [SeveralLabels().fit_temperature(label(200, 1.0, seed)[1]) for seed in range(10)]
     assert kept.count(1.0) >= 4
 
 
 def test_the_average_of_labels_is_the_mean_of_the_probabilities_here_and_in_the_network() -> None:
-    (one, first), (two, second) = labelled(50, 1.0), labelled(50, 3.0)
+    (one, first), (two, second) = label(50, 1.0), label(50, 3.0)
     both = SeveralLabels().average_scores(first, second)
     mean = (first.more["predicted"] + second.more["predicted"]) / 2
     assert both.more["predicted"] == pytest.approx(mean)
@@ -109,7 +109,7 @@ def test_the_average_of_numbers_is_their_mean_with_its_own_squared_error() -> No
 def test_two_models_of_labels_that_err_apart_are_averaged_and_a_far_better_one_is_not_spoilt(metric: str) -> None:
     outputs = SeveralLabels()
 
-    def drawn(skills: tuple[float, float]) -> dict[str, Scores]:
+    def draw(skills: tuple[float, float]) -> dict[str, Scores]:
         draws = np.random.default_rng(5)
         actual = (draws.uniform(size=(300, 3)) < 0.3).astype(float)
         logits = [skill * (3 * actual - 1.5 + draws.normal(size=actual.shape)) for skill in skills]
@@ -118,8 +118,8 @@ def test_two_models_of_labels_that_err_apart_are_averaged_and_a_far_better_one_i
         both = outputs.average_scores(made["trained"], made["probe"])
         return made | {"average": outputs.apply_temperature(both, outputs.fit_temperature(both))}
 
-    assert choose_candidate(drawn((1.5, 1.5)), metric) == "average"
-    noise = drawn((2.0, 2.0))
+    assert choose_candidate(draw((1.5, 1.5)), metric) == "average"
+    noise = draw((2.0, 2.0))
     noise["probe"] = scores_of_labels(np.full((300, 3), 0.3), noise["trained"].more["actual"], LABELS)
     noise["average"] = outputs.average_scores(noise["trained"], noise["probe"])
     assert choose_candidate(noise, metric) == "trained"
@@ -140,7 +140,7 @@ def nothing() -> None:
     return None
 
 
-def fitted_on(outputs: Outputs, spec: Any, targets: np.ndarray, most_rows: int = 1000) -> tuple[Any, Read, Any]:
+def fit_on(outputs: Outputs, spec: Any, targets: np.ndarray, most_rows: int = 1000) -> tuple[Any, Read, Any]:
     read, objective = Read(len(targets), targets), spec.open(None, ("text",), "target")
     probe = outputs.fit_probe(read, objective, read.examples[:90], read.examples[90:], most_rows, nothing)
     return probe, read, objective
@@ -153,7 +153,7 @@ def standard(rows: np.ndarray, seen: np.ndarray) -> np.ndarray:
 def test_the_linear_model_of_labels_is_a_logistic_regression_of_scikit_learn_for_each() -> None:
     draws = np.random.default_rng(2)
     targets = (Read(120, np.zeros(120)).features[:, :3] + draws.normal(size=(120, 3)) > 0).astype(float)
-    probe, read, _ = fitted_on(SeveralLabels(), MultiLabel(labels=LABELS), targets)
+    probe, read, _ = fit_on(SeveralLabels(), MultiLabel(labels=LABELS), targets)
     seen, held = (standard(rows, read.features[:90]) for rows in (read.features[:90], read.features[90:]))
     tried = [
         np.stack([LogisticRegression(C=strength, max_iter=300).fit(seen, column).predict_proba(held)[:, 1] for column in targets[:90].T], 1)
@@ -164,13 +164,13 @@ def test_the_linear_model_of_labels_is_a_logistic_regression_of_scikit_learn_for
     again = 1 / (1 + np.exp(-(read.features[90:] @ probe.weight.T + probe.bias)))
     assert probe.validation.more["predicted"] == pytest.approx(again, abs=1e-9)
     assert probe.rows == 90
-    assert fitted_on(SeveralLabels(), MultiLabel(labels=LABELS), targets, 40)[0].rows == 30
+    assert fit_on(SeveralLabels(), MultiLabel(labels=LABELS), targets, 40)[0].rows == 30
 
 
 def test_the_linear_model_of_numbers_is_the_ridge_regression_of_scikit_learn_in_their_own_unit() -> None:
     draws = np.random.default_rng(2)
     targets = Read(120, np.zeros(120)).features @ draws.normal(size=6) + draws.normal(size=120) * 3 + 10
-    probe, read, _ = fitted_on(Number(), Regression(mean=10.0, spread=5.0), targets)
+    probe, read, _ = fit_on(Number(), Regression(mean=10.0, spread=5.0), targets)
     seen, held = (standard(rows, read.features[:90]) for rows in (read.features[:90], read.features[90:]))
     tried = [Ridge(alpha=strength).fit(seen, targets[:90]).predict(held) for strength in (0.1, 1.0, 10.0, 100.0, 1000.0)]
     best = min(tried, key=lambda each: float(((each - targets[90:]) ** 2).sum()))
@@ -191,7 +191,7 @@ def test_who_has_not_read_the_row_says_the_frequencies_or_the_mean() -> None:
 
 def test_what_is_right_and_how_sure_it_is_are_told_of_rows_and_of_their_labels() -> None:
     given = scores_of_labels(np.array([[0.9, 0.2, 0.1], [0.4, 0.8, 0.3]]), np.array([[1.0, 0, 0], [1, 1, 0]]), LABELS)
-    right = SeveralLabels().right(given)
+    right = SeveralLabels().right_rows(given)
     assert right.tolist() == [True, False]
     assert right.mean() == measure(given, ("exact_match",))["exact_match"]
     each = decisions(given)
@@ -199,12 +199,12 @@ def test_what_is_right_and_how_sure_it_is_are_told_of_rows_and_of_their_labels()
     assert each.target.tolist() == [1, 0, 0, 1, 1, 0]
     assert each.probabilities[:, 1].tolist() == [0.9, 0.2, 0.1, 0.4, 0.8, 0.3]
     assert each.loss.reshape(2, 3).sum(1) == pytest.approx(given.loss)
-    boastful = labelled(1500, 3.0)[1]
+    boastful = label(1500, 3.0)[1]
     cooled = SeveralLabels().apply_temperature(boastful, 3.0)
     told = SeveralLabels().describe_calibration(boastful, cooled)
     assert told["log_loss"] == {"before": pytest.approx(boastful.loss.mean()), "after": pytest.approx(cooled.loss.mean())}
     assert told["calibration_error"]["after"] < told["calibration_error"]["before"] / 2
     assert Number().describe_calibration(given, given) == {}
-    assert Number().right(given) is None
+    assert Number().right_rows(given) is None
     classes = scores_of_classes(200, 1.0)
-    assert OneClass().right(classes).mean() == measure(classes, ("accuracy",))["accuracy"]
+    assert OneClass().right_rows(classes).mean() == measure(classes, ("accuracy",))["accuracy"]

@@ -112,7 +112,7 @@ def pairs() -> list[dict[str, Any]]:
     return made
 
 
-def judged() -> list[dict[str, Any]]:
+def judge() -> list[dict[str, Any]]:
     """A prompt with one answer, kind or unkind, and whether it was good."""
     made = []
     for number, row in enumerate(pairs()):
@@ -214,7 +214,7 @@ CASES: dict[str, Case] = {
         ("objective.width=8", "objective.least_count=1", "training.batch_size=1"),
     ),
     "preference": Case(lambda folder: write_lines(folder, pairs()), "llama", ["what about the river 3?"]),
-    "unpaired_preference": Case(lambda folder: write_lines(folder, judged()), "llama", ["what about the river 3?"]),
+    "unpaired_preference": Case(lambda folder: write_lines(folder, judge()), "llama", ["what about the river 3?"]),
     "regression": Case(lambda folder: write_lines(folder, numbers()), "bert", ["the phone was great", "an awful meal"]),
     "embedding": Case(lambda folder: write_lines(folder, questions()), "bert", ["pizza at the river", "a drum"]),
     "token_labels": Case(lambda folder: write_lines(folder, labelled_spans()), "bert", ["the river saw pizza", "nothing here"]),

@@ -56,7 +56,7 @@ def examples(count: int = 6, side: int = 16, abnormal: int = -1) -> list[Example
 
 
 def network(variant: str = "plain", seed: int = 1) -> networks.AutoencoderModel:
-    return networks.new_autoencoder(1, 16, 4, 1, 4, variant == "variational", 0.0, seed)
+    return networks.make_autoencoder(1, 16, 4, 1, 4, variant == "variational", 0.0, seed)
 
 
 def work_for(path: Path, base: Base | None = None, objective: dict[str, Any] | None = None, adaptation: Any = None) -> Work:
@@ -291,20 +291,20 @@ def test_a_rate_says_that_a_base_is_kept_only_where_there_is_one(finished: Run) 
 def test_planted_bugs_are_caught_by_name(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise on held-out rows; a loss divided by rows instead of pixels; an evaluation by the statistics of the batch at hand; statistics that stand still."""
 
-    def caught() -> set[str]:
+    def catch() -> set[str]:
         work = work_for(shapes, objective={"variant": "denoising"})
         return {proof.name for proof in find_disproved(prove(work, lambda record: FAMILY.serving_inputs(record, work.objective), 1e6))}
 
-    assert not caught()
+    assert not catch()
     own_collate, own_loss, own_score = AutoencoderObjective.collate, AutoencoderObjective.loss, AutoencoderObjective.score
     with monkeypatch.context() as planted:
         planted.setattr(AutoencoderObjective, "collate", lambda self, rows, seed, step: own_collate(self, rows, seed, max(step, 0)))
-        assert "held out rows have no noise" in caught()
+        assert "held out rows have no noise" in catch()
     with monkeypatch.context() as planted:
         planted.setattr(
             AutoencoderObjective, "loss", lambda self, model, batch: Loss(own_loss(self, model, batch).total, float(len(batch)))
         )
-        assert "judged as trained" in caught()
+        assert "judged as trained" in catch()
 
     def by_the_batch(self: Any, model: Any, batch: Any) -> Any:
         for module in model.modules():
@@ -313,10 +313,10 @@ def test_planted_bugs_are_caught_by_name(shapes: Path, monkeypatch: pytest.Monke
 
     with monkeypatch.context() as planted:
         planted.setattr(AutoencoderObjective, "score", by_the_batch)
-        assert "statistics move in training alone" in caught()
+        assert "statistics move in training alone" in catch()
     with monkeypatch.context() as planted:
         planted.setattr(vision, "MOMENTUM", 0.0)
-        assert "statistics move in training alone" in caught()
+        assert "statistics move in training alone" in catch()
 
 
 def test_a_folder_without_classes_is_an_autoencoders_and_a_labelled_one_only_when_asked(shapes: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 import luthier
 from luthier.core.errors import DataError, ExperimentError, ModelError
 from luthier.core.types import Batch, Record
-from luthier.data.blocks import Blocks, Encoded, joined
+from luthier.data.blocks import Blocks, Encoded, join_blocks
 from luthier.data.spec import Data
 from luthier.evaluation.baselines import BaselineContext
 from luthier.experiment import Experiment
@@ -87,7 +87,7 @@ def test_the_blocks_of_a_document_predict_each_of_its_tokens_once(tokenizer) -> 
         assert own[0].tokens[0] == at_work.before
         assert sum(block.facts["bytes"] for block in own) == len(text.encode())
         assert all(block.size <= 16 for block in own)
-    assert [part.tolist() for part in joined(found)][3] == [at_work.before, *tokenizer(TEXTS[3])["input_ids"], at_work.end]
+    assert [part.tolist() for part in join_blocks(found)][3] == [at_work.before, *tokenizer(TEXTS[3])["input_ids"], at_work.end]
 
 
 def test_passages_have_no_end(tokenizer) -> None:
@@ -286,7 +286,7 @@ def novels(tmp_path_factory) -> Any:
     return load_dataset(Data(path=str(novel(tmp_path_factory.mktemp("novels"))), task="causal_lm"), checks=())
 
 
-def failed(dataset: Any) -> set[str]:
+def find_failed(dataset: Any) -> set[str]:
     """The proofs that fail on a tiny run over these rows."""
     family = family_of("causal_lm")
     experiment, _ = choose(dataset, None, 1, scratch=True)
@@ -298,41 +298,41 @@ def failed(dataset: Any) -> set[str]:
     return {proof.name for proof in find_disproved(prove(work, lambda record: family.serving_inputs(record, work.objective), 1e6))}
 
 
-def planted(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+def plant(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     """Let every batch be changed before it is learned from."""
     own = CausalLmObjective.collate
     monkeypatch.setattr(CausalLmObjective, "collate", lambda self, examples, seed, step: change(own(self, examples, seed, step)))
 
 
 def test_what_is_right_is_proven(novels) -> None:
-    assert not failed(novels)
+    assert not find_failed(novels)
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_a_label_that_is_shifted_by_one_is_caught(novels, monkeypatch, shift: int) -> None:
-    def moved(batch: Batch) -> Batch:
+    def move(batch: Batch) -> Batch:
         return replace(batch, flat={**batch.flat, "next": batch.flat["next"].roll(shift)})
 
-    planted(monkeypatch, moved)
-    assert "each token is predicted once" in failed(novels)
+    plant(monkeypatch, move)
+    assert "each token is predicted once" in find_failed(novels)
 
 
 def test_padding_that_is_learned_is_caught(novels, monkeypatch) -> None:
-    def padded(batch: Batch) -> Batch:
+    def pad(batch: Batch) -> Batch:
         longest = int(batch.lengths.max()) + 2
         flat = {name: torch.cat([torch.cat([part, part.new_zeros(longest - len(part))]) for part in values.split(batch.lengths.tolist())])
                 for name, values in batch.flat.items()}  # fmt: skip
         return replace(batch, flat=flat, lengths=torch.full_like(batch.lengths, longest))
 
-    planted(monkeypatch, padded)
-    assert "each token is predicted once" in failed(novels)
+    plant(monkeypatch, pad)
+    assert "each token is predicted once" in find_failed(novels)
 
 
 def test_documents_that_see_each_other_are_caught(novels, monkeypatch) -> None:
     from luthier.models import pretrained
 
     monkeypatch.setattr(pretrained, "segment_lengths", lambda batch: batch.lengths.sum()[None])  # one long row
-    assert {"packed is alone", "a row moves only itself"} & failed(novels)
+    assert {"packed is alone", "a row moves only itself"} & find_failed(novels)
 
 
 def test_documents_in_one_block_are_caught(novels, monkeypatch) -> None:
@@ -343,7 +343,7 @@ def test_documents_in_one_block_are_caught(novels, monkeypatch) -> None:
         return Blocks(records, both, self.spec.context, len(self.tokenizer))
 
     monkeypatch.setattr(CausalLmObjective, "prepare", run_together)
-    assert "each token is predicted once" in failed(novels)
+    assert "each token is predicted once" in find_failed(novels)
 
 
 # the whole way

@@ -135,7 +135,7 @@ def test_two_steps_are_those_of_a_plain_loop(tried: Any, name: str) -> None:
         embedding.sparse = False
     for number in range(2):
         batch = plain.objective.collate(plain.examples_of_step(number), expected.seed, number)
-        with plain.model.dropout_keys.keyed(expected.seed, number, batch.index, batch.lengths, batch.stream_lengths):
+        with plain.model.dropout_keys.set_keys(expected.seed, number, batch.index, batch.lengths, batch.stream_lengths):
             loss = plain.objective.loss(plain.model, batch)
         optimizer.zero_grad()
         (loss.total / loss.count).backward()
@@ -262,24 +262,24 @@ def test_planted_bugs_are_caught(tried: Any, name: str, monkeypatch: pytest.Monk
     work = work_of(tried(name), model__dropout=0.0)
     own_loss, own_score = type(work.objective).loss, type(work.objective).score
 
-    def served(record: Any) -> Any:
+    def serve(record: Any) -> Any:
         return family_of(name).serving_inputs(record, work.objective)
 
-    def averaged(self: Any, model: Any, batch: Any) -> Loss:
+    def average(self: Any, model: Any, batch: Any) -> Loss:
         found = own_loss(self, model, batch)
         return Loss(found.total / max(found.count, 1), 1.0)
 
-    def halved(self: Any, model: Any, batch: Any) -> Scores:
+    def halve(self: Any, model: Any, batch: Any) -> Scores:
         found = own_score(self, model, batch)
         return Scores(found.loss / 2, found.count, found.target, found.probabilities, found.bytes, found.labels, more=found.more)
 
-    monkeypatch.setattr(type(work.objective), "score", halved)
-    assert "judged as trained" in {proof.name for proof in find_disproved(prove(work, served, FOREVER))}
+    monkeypatch.setattr(type(work.objective), "score", halve)
+    assert "judged as trained" in {proof.name for proof in find_disproved(prove(work, serve, FOREVER))}
     monkeypatch.setattr(type(work.objective), "score", own_score)
     if work.objective.splits:
         work = work_of(tried(name), model__dropout=0.0)
-        monkeypatch.setattr(type(work.objective), "loss", averaged)
-        assert {"accumulated is whole", "judged as trained"} & {proof.name for proof in find_disproved(prove(work, served, FOREVER))}
+        monkeypatch.setattr(type(work.objective), "loss", average)
+        assert {"accumulated is whole", "judged as trained"} & {proof.name for proof in find_disproved(prove(work, serve, FOREVER))}
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -35,7 +35,7 @@ from tests.training.test_steps import experiment
 FOREVER = 1e6
 
 
-def scored() -> list[dict[str, Any]]:
+def score_rows() -> list[dict[str, Any]]:
     """Pairs of texts that share a word or not, with a number that says so."""
     made = []
     for number, row in enumerate(questions()):
@@ -63,7 +63,7 @@ def work_for(base: Any, table: list[dict[str, Any]], spec: Embedding | None = No
     return assemble(asked, base, load_tokenizer(base), {"train": records[:-20], "validation": records[-20:]})
 
 
-def failed(work: Work) -> set[str]:
+def find_failed(work: Work) -> set[str]:
     """The proofs that failed."""
     served = family_of("embedding").serving_inputs
     return {proof.name for proof in find_disproved(prove(work, lambda record: served(record, work.objective), FOREVER))}
@@ -73,21 +73,21 @@ def failed(work: Work) -> set[str]:
 
 
 def test_pairs_and_triples_are_recognised_by_their_columns_and_scored_pairs_only_where_asked(tmp_path: Path) -> None:
-    def found(table: list[dict[str, Any]], **asked: Any) -> tuple[Any, ...]:
+    def find(table: list[dict[str, Any]], **asked: Any) -> tuple[Any, ...]:
         spec = load_dataset(Data(path=str(write_lines(tmp_path, table)), **asked)).spec
         return spec.task, spec.input, spec.target
 
-    assert found(questions()) == ("embedding", ("anchor", "positive"), None)
-    assert found(triples()) == ("embedding", ("anchor", "positive", "negative"), None)
-    assert found([{"query": row["anchor"], "passage": row["positive"]} for row in questions()]) == ("embedding", ("query", "passage"), None)
-    assert found(scored())[0] == "regression"
-    assert found(scored(), task="embedding") == ("embedding", ("sentence1", "sentence2"), "score")
+    assert find(questions()) == ("embedding", ("anchor", "positive"), None)
+    assert find(triples()) == ("embedding", ("anchor", "positive", "negative"), None)
+    assert find([{"query": row["anchor"], "passage": row["positive"]} for row in questions()]) == ("embedding", ("query", "passage"), None)
+    assert find(score_rows())[0] == "regression"
+    assert find(score_rows(), task="embedding") == ("embedding", ("sentence1", "sentence2"), "score")
     words = [{"word1": f"{number} one", "word2": f"{number * 7} two", "similarity": number / 7} for number in range(90)]
-    assert found(words)[0] == "regression"
-    assert found(words, task="embedding") == ("embedding", ("word1", "word2"), "similarity")
-    named = [{"a": row["sentence1"], "b": row["sentence2"], "number": row["score"]} for row in scored()]
-    assert found(named, task="embedding", input=("a", "b"), target="number") == ("embedding", ("a", "b"), "number")
-    assert found(named, task="embedding", input=("a", "b")) == ("embedding", ("a", "b"), None)
+    assert find(words)[0] == "regression"
+    assert find(words, task="embedding") == ("embedding", ("word1", "word2"), "similarity")
+    named = [{"a": row["sentence1"], "b": row["sentence2"], "number": row["score"]} for row in score_rows()]
+    assert find(named, task="embedding", input=("a", "b"), target="number") == ("embedding", ("a", "b"), "number")
+    assert find(named, task="embedding", input=("a", "b")) == ("embedding", ("a", "b"), None)
 
 
 def test_an_explicit_task_is_refused_with_what_to_name(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_rows_that_cannot_be_learned_from_are_set_aside_by_name(tmp_path: Path) 
         5: "positive and negative are the same text: what belongs to the anchor cannot also not belong to it",
         6: "anchor holds a list, not a text",
     }
-    numbers = scored()
+    numbers = score_rows()
     numbers[7]["score"] = "many"
     found = load_dataset(Data(path=str(write_lines(tmp_path, numbers)), task="embedding"))
     assert [row.reason for row in found.rejected] == ["score is 'many', which is not a finite number"]
@@ -142,14 +142,14 @@ def test_like_anchors_stay_in_one_part_and_a_common_positive_does_not_tie_rows(t
 
 def test_scores_are_brought_to_cosines_and_one_outside_the_scale_is_named(tmp_path: Path) -> None:
     family = family_of("embedding")
-    dataset = load_dataset(Data(path=str(write_lines(tmp_path, scored())), task="embedding"))
+    dataset = load_dataset(Data(path=str(write_lines(tmp_path, score_rows())), task="embedding"))
     fitted = family.fit_spec(Embedding(), dataset)
     numbers = [record.values["score"] for record in dataset.records["train"]]
     assert (fitted.low, fitted.high) == (min(numbers), max(numbers))
     assert family.fit_spec(fitted, dataset) == fitted
     with pytest.raises(DataError, match=r"line \d+: the score 4.* lies outside the scale from 0 to 3"):
         family.fit_spec(Embedding(low=0, high=3), dataset)
-    cosines = [{**row, "score": row["score"] / 5} for row in scored()]
+    cosines = [{**row, "score": row["score"] / 5} for row in score_rows()]
     own = family.fit_spec(Embedding(), load_dataset(Data(path=str(write_lines(tmp_path, cosines)), task="embedding")))
     assert (own.low, own.high) == (0.0, 1.0)
     with pytest.raises(ExperimentError, match="needs pairs that belong together"):
@@ -160,12 +160,12 @@ def test_scores_far_from_all_others_do_not_decide_the_scale_and_are_named(tmp_pa
     family = family_of("embedding")
 
     def fit(scores: list[float], spec: Embedding | None = None) -> Any:
-        table = [{**row, "score": score} for row, score in zip(scored(), scores, strict=False)]
+        table = [{**row, "score": score} for row, score in zip(score_rows(), scores, strict=False)]
         dataset = load_dataset(Data(path=str(write_lines(tmp_path, table)), task="embedding"))
         dataset.records["train"] = sorted((record for part in dataset.records.values() for record in part), key=lambda record: record.row)
         return family.fit_spec(spec or Embedding(), dataset)
 
-    usual = [number % 11 / 2 for number in range(len(scored()))]
+    usual = [number % 11 / 2 for number in range(len(score_rows()))]
     with pytest.raises(DataError, match=r"line 4 \(99\), line 8 \(99\): far from all other scores, which lie between 0 and 5") as caught:
         fit([99 if place in (3, 7) else score for place, score in enumerate(usual)])
     assert "set objective.low=0 and objective.high=99" in caught.value.remedy
@@ -216,15 +216,15 @@ def test_a_vector_and_a_similarity_are_lines_in_a_terminal() -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet"])
 def test_honest_rows_prove_themselves(bases: Any, kind: str) -> None:
-    assert not failed(work_for(bases(kind), questions()))
-    assert not failed(work_for(bases(kind), triples()))
-    assert not failed(work_for(bases(kind), scored(), Embedding(low=0.0, high=5.0), target="score"))
+    assert not find_failed(work_for(bases(kind), questions()))
+    assert not find_failed(work_for(bases(kind), triples()))
+    assert not find_failed(work_for(bases(kind), score_rows(), Embedding(low=0.0, high=5.0), target="score"))
 
 
 def test_a_positive_that_is_its_own_negative_is_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objectives, "no_negatives", lambda keys: torch.zeros(len(keys), len(keys) * (keys.shape[1] - 1), dtype=torch.bool))
     for table in (questions(), triples()):
-        assert "no text is its own negative" in failed(work_for(bases("bert"), table))
+        assert "no text is its own negative" in find_failed(work_for(bases("bert"), table))
 
 
 def test_pooling_over_padding_is_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +234,7 @@ def test_pooling_over_padding_is_caught(bases: Any, monkeypatch: pytest.MonkeyPa
         return own(hidden, lengths, pooling) * (lengths / lengths.max())[:, None] + hidden[0] * (1 - lengths / lengths.max())[:, None]
 
     monkeypatch.setattr(models, "pool", with_padding)
-    assert "vectors are the librarys" in failed(work_for(bases("bert"), questions()))
+    assert "vectors are the librarys" in find_failed(work_for(bases("bert"), questions()))
 
 
 def test_texts_that_see_each_other_are_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,36 +244,36 @@ def test_texts_that_see_each_other_are_caught(bases: Any, monkeypatch: pytest.Mo
         return [replace(row, inputs={**row.inputs, "place": [*range(len(row.tokens) - 1), 0]}) for row in own(self, records)]
 
     monkeypatch.setattr(EmbeddingObjective, "prepare", one_text)
-    assert "vectors are the librarys" in failed(work_for(bases("bert"), questions()))
+    assert "vectors are the librarys" in find_failed(work_for(bases("bert"), questions()))
 
 
 def test_labels_that_are_shifted_are_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own = EmbeddingObjective.losses
 
-    def shifted(self: Any, vectors: Any, batch: Any) -> Any:
+    def shift(self: Any, vectors: Any, batch: Any) -> Any:
         return own(self, torch.cat([vectors[:, :1], vectors[:, 1:].roll(1, 0)], 1), batch)
 
-    monkeypatch.setattr(EmbeddingObjective, "losses", shifted)
-    assert "the loss is that of the definition" in failed(work_for(bases("bert"), questions()))
-    work = work_for(bases("bert"), scored(), Embedding(low=0.0, high=5.0), target="score")
-    assert "the loss is that of the definition" in failed(work)
+    monkeypatch.setattr(EmbeddingObjective, "losses", shift)
+    assert "the loss is that of the definition" in find_failed(work_for(bases("bert"), questions()))
+    work = work_for(bases("bert"), score_rows(), Embedding(low=0.0, high=5.0), target="score")
+    assert "the loss is that of the definition" in find_failed(work)
 
 
 def test_a_forgotten_scale_is_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own = EmbeddingObjective.losses
 
-    def unscaled(self: Any, vectors: Any, batch: Any) -> Any:
+    def unscale(self: Any, vectors: Any, batch: Any) -> Any:
         self.spec = self.spec.model_copy(update={"scale": 1.0})
         return own(self, vectors, batch)
 
-    monkeypatch.setattr(EmbeddingObjective, "losses", unscaled)
-    assert "the loss is that of the definition" in failed(work_for(bases("bert"), questions()))
+    monkeypatch.setattr(EmbeddingObjective, "losses", unscale)
+    assert "the loss is that of the definition" in find_failed(work_for(bases("bert"), questions()))
 
 
 def test_an_evaluation_that_forgets_rows_is_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own = EmbeddingObjective.loss
     monkeypatch.setattr(EmbeddingObjective, "loss", lambda self, model, batch: Loss(own(self, model, batch).total, 1.0))
-    assert "judged as trained" in failed(work_for(bases("bert"), questions()))
+    assert "judged as trained" in find_failed(work_for(bases("bert"), questions()))
 
 
 # judging
@@ -287,7 +287,7 @@ def test_words_in_common_are_a_baseline_and_the_report_shows_wrong_neighbours(ba
     words = {table["title"]: table["rows"] for table in describe_neighbours(scores)["tables"]}
     assert sum(count for _, count in words["The place of the right text"]) == 20
     assert all(right != wrong for _, right, _, wrong in words["Nearest wrong neighbours"])
-    work = work_for(bases("bert"), scored(), Embedding(low=0.0, high=5.0), target="score")
+    work = work_for(bases("bert"), score_rows(), Embedding(low=0.0, high=5.0), target="score")
     scores = cosine_of_words(work.train, work.validation, work.objective).score(work.validation)
     assert measure(scores, ("spearman",))["spearman"] > 0.5
     assert describe_neighbours(scores)["tables"][0]["rows"]
@@ -351,7 +351,7 @@ def test_a_bundle_gives_vectors_is_read_by_plain_transformers_and_is_a_base(base
 
 def test_scored_pairs_are_judged_by_the_order_of_their_cosines(bases: Any, tmp_path: Path) -> None:
     changes = ["training.steps=40", "optimizer.lr=0.003", "adaptation.kind=lora"]
-    file = write_lines(tmp_path, scored())
+    file = write_lines(tmp_path, score_rows())
     run = luthier.run(file, base=str(bases("bert").folder), task="embedding", out=tmp_path / "run", set=changes, force=True)
     assert run.verdict is not None
     assert run.verdict["metric"] == "spearman" and run.verdict["test"]["value"] > 0.5

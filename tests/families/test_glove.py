@@ -21,7 +21,7 @@ from luthier.objectives.glove import Glove, GloveObjective
 from luthier.objectives.log_bilinear import TABLES, summed_loss
 from luthier.training.prove import find_disproved, prove
 from tests.families.test_contract import FOREVER, tried, work_of  # noqa: F401  # a fixture
-from tests.families.test_word2vec import salad, written
+from tests.families.test_word2vec import salad, write
 
 
 def objective(texts: list[str], **fields: Any) -> GloveObjective:
@@ -93,16 +93,16 @@ def test_numbers_of_words_are_found_where_counts_are_their_products() -> None:
 def test_planted_bugs_are_caught_by_name(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     it = tried("glove")
 
-    def caught() -> set[str]:
+    def catch() -> set[str]:
         work = work_of(it)
         return {proof.name for proof in find_disproved(prove(work, lambda record: FAMILY.serving_inputs(record, work.objective), FOREVER))}
 
-    assert not caught()
+    assert not catch()
     own = GloveObjective.loss
     monkeypatch.setattr(
         GloveObjective, "loss", lambda self, model, batch: Loss(own(self, model, batch).total, float(len(batch.flat["weights"])))
     )
-    assert {"knowing nothing costs what it must", "judged as trained"} & caught()
+    assert {"knowing nothing costs what it must", "judged as trained"} & catch()
     monkeypatch.setattr(GloveObjective, "loss", own)
     prepare = GloveObjective.prepare
 
@@ -113,11 +113,11 @@ def test_planted_bugs_are_caught_by_name(tried: Any, monkeypatch: pytest.MonkeyP
         return counts
 
     monkeypatch.setattr(GloveObjective, "prepare", one_sided)
-    assert "counts are symmetric" in caught()
+    assert "counts are symmetric" in catch()
 
 
 def test_a_vocabulary_larger_than_the_corpus_is_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, salad(60, 20, 30))
+    file = write(tmp_path, salad(60, 20, 30))
     with pytest.raises(ExperimentError, match=r"objective.vocabulary is 400, and the training rows hold 30 words"):
         luthier.run(file, task="glove", out=tmp_path / "run", set=["objective.vocabulary=400"], plan_only=True)
 
@@ -172,7 +172,7 @@ def test_a_verdict_is_on_the_rows_of_the_file(tried: Any) -> None:  # noqa: F811
 
 
 def test_files_to_judge_by_are_read_before_anything_is_trained(tmp_path: Path) -> None:
-    file = written(tmp_path, salad(60, 20, 30))
+    file = write(tmp_path, salad(60, 20, 30))
     (tmp_path / "pairs.txt").write_text("one two 3\nthree\n")
     for change, said in (
         (f"objective.analogies={tmp_path / 'none.txt'}", r"objective.analogies: .*none.txt cannot be read"),

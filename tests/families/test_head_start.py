@@ -53,7 +53,7 @@ def experiment(base: Any, **objective: Any) -> Experiment:
     )
 
 
-def built(base: Any, cache: Cache | None = None, **objective: Any) -> Any:
+def build_model(base: Any, cache: Cache | None = None, **objective: Any) -> Any:
     asked = experiment(base, **objective)
     opened = open_objective(asked, load_tokenizer(base))
     records = [Record(number, row) for number, row in enumerate(rows(150), 1)]
@@ -66,7 +66,7 @@ def test_before_step_one_the_model_says_what_logistic_regression_on_the_heads_in
     if kind == "roberta" and pooling == "mean":
         pytest.skip("its head reads the first token alone")
     base = bases(kind)
-    work = built(base, head="probe", pooling=pooling)
+    work = build_model(base, head="probe", pooling=pooling)
     assert float(score(work.model, work.objective, work.train).loss.mean()) < 0.8 * np.log(6)
     seen: list[np.ndarray] = []
     layer = last_layer(work.model)
@@ -81,7 +81,7 @@ def test_before_step_one_the_model_says_what_logistic_regression_on_the_heads_in
 
 
 def test_it_is_the_regression_of_scikit_learn(bases: Any) -> None:
-    work = built(bases("bert"), head="probe")
+    work = build_model(bases("bert"), head="probe")
     layer = last_layer(work.model)
     model = work.model.eval()
     inputs = head_start._inputs_of(layer, model, work.objective.collate(work.train, 0, -1))
@@ -99,7 +99,7 @@ def test_it_is_the_regression_of_scikit_learn(bases: Any) -> None:
 
 def test_the_same_bits_come_again_from_the_cache_and_without_it(bases: Any, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    first, again, anew = (built(bases("bert"), each, head="probe") for each in (cache, Cache(tmp_path), None))
+    first, again, anew = (build_model(bases("bert"), each, head="probe") for each in (cache, Cache(tmp_path), None))
     assert len(list(tmp_path.glob("head-*.safetensors"))) == 1
     for work in (again, anew):
         assert torch.equal(last_layer(work.model).weight, last_layer(first.model).weight)
@@ -107,7 +107,7 @@ def test_the_same_bits_come_again_from_the_cache_and_without_it(bases: Any, tmp_
 
 
 def test_a_random_head_stays_the_default(bases: Any) -> None:
-    plain = built(bases("bert"))
+    plain = build_model(bases("bert"))
     spec: Any = experiment(bases("bert")).objective
     assert spec.head == "new"
     assert abs(float(score(plain.model, plain.objective, plain.train).loss.mean()) - np.log(6)) < 0.5
@@ -150,10 +150,10 @@ def test_a_run_ends_with_the_same_bundle_twice_and_a_head_with_shuffled_classes_
     assert hashes[0] == hashes[1]
     fitted = head_start._fit
 
-    def shuffled(*given: Any) -> dict[str, np.ndarray]:
+    def shuffle(*given: Any) -> dict[str, np.ndarray]:
         return {name: np.roll(values, 1, 0) for name, values in fitted(*given).items()}
 
-    monkeypatch.setattr(head_start, "_fit", shuffled)
+    monkeypatch.setattr(head_start, "_fit", shuffle)
     with pytest.raises(Disproved, match="the loss begins at"):
         luthier.run(data, base=str(bases("bert").folder), out=tmp_path / "shuffled", set=asked, force=True)
 
@@ -164,7 +164,7 @@ LINEAR = {
 }
 
 
-def built_for(base: Any, kind: str, **objective: Any) -> Any:
+def build_for(base: Any, kind: str, **objective: Any) -> Any:
     fields, target = LINEAR[kind]
     asked = experiment(base).model_dump(mode="json")
     asked |= {"data": asked["data"] | {"task": kind}, "objective": {"kind": kind, **fields, **objective}}
@@ -176,7 +176,7 @@ def built_for(base: Any, kind: str, **objective: Any) -> Any:
 
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
 def test_several_labels_and_numbers_begin_as_the_linear_model_of_scikit_learn(bases: Any, kind: str) -> None:
-    work = built_for(bases("bert"), kind, head="probe")
+    work = build_for(bases("bert"), kind, head="probe")
     layer, model = last_layer(work.model), work.model.eval()
     inputs = head_start._inputs_of(layer, model, work.objective.collate(work.train, 0, -1)).astype(np.float64)
     target = work.objective.targets(work.train).double().numpy().reshape(len(work.train), -1)
@@ -193,7 +193,7 @@ def test_several_labels_and_numbers_begin_as_the_linear_model_of_scikit_learn(ba
         ours = layer(torch.from_numpy(inputs).float())
     ours = (ours.sigmoid() if kind == "multi_label" else ours).numpy()
     assert min(np.abs(ours - other).max() for other in theirs) < 5e-3
-    plain = built_for(bases("bert"), kind)
+    plain = build_for(bases("bert"), kind)
     assert score(work.model, work.objective, work.train).loss.mean() < score(plain.model, plain.objective, plain.train).loss.mean()
 
 
@@ -214,9 +214,9 @@ def test_several_labels_begin_so_by_themselves_and_a_head_with_shuffled_labels_i
     assert Experiment.load(run.folder / "experiment.yaml").objective.model_dump()["head"] == "probe"
     fitted = head_start._fit
 
-    def turned(*given: Any) -> dict[str, np.ndarray]:
+    def turn(*given: Any) -> dict[str, np.ndarray]:
         return {name: -4 * values for name, values in fitted(*given).items()}
 
-    monkeypatch.setattr(head_start, "_fit", turned)
+    monkeypatch.setattr(head_start, "_fit", turn)
     with pytest.raises(Disproved, match="the loss of a row begins at"):
         luthier.run(data, base=str(bases("bert").folder), out=tmp_path / "turned", set=QUICK, force=True)

@@ -273,7 +273,7 @@ def test_grey_images_of_sixteen_bits_keep_their_upper_eight(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("side", [8, 16, 28, 32, 64, 96])
 def test_one_image_alone_can_be_trained_on_whatever_its_side(side: int) -> None:
-    network = vision.new_network(["a", "b", "c"], 1, side, 4, 1, 0.0, 0)
+    network = vision.make_network(["a", "b", "c"], 1, side, 4, 1, 0.0, 0)
     assert len(network.blocks) == vision.stages_for(side) <= vision.STAGES
     assert network.network(torch.zeros(1, 1, side, side)).logits.shape == (1, 3)
 

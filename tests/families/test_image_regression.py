@@ -18,7 +18,7 @@ from luthier.core.types import HELD_OUT
 from luthier.data.spec import Data
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
-from luthier.families.image_head_family import small_pictures
+from luthier.families.image_head_family import shrink_pictures
 from luthier.families.image_regression import FAMILY
 from luthier.families.recognise import load_dataset
 from luthier.training.assemble import assemble
@@ -140,11 +140,11 @@ def test_ridge_on_small_pictures_finds_a_number_that_is_a_sum_of_pixels(table: P
     from luthier.families.image_regression import ridge
 
     work = work_for(table)
-    weights = np.random.default_rng(1).normal(size=small_pictures(work.train[:1]).shape[1])
-    rows = {part: [row_with(example, float(small_pictures([example])[0] @ weights)) for example in examples]
+    weights = np.random.default_rng(1).normal(size=shrink_pictures(work.train[:1]).shape[1])
+    rows = {part: [row_with(example, float(shrink_pictures([example])[0] @ weights)) for example in examples]
             for part, examples in (("train", work.train), ("validation", work.validation))}  # fmt: skip
     asked = BaselineContext(("image",), 0, None, work.objective)
-    found = ridge("small", small_pictures, rows["train"], rows["validation"], asked)
+    found = ridge("small", shrink_pictures, rows["train"], rows["validation"], asked)
     constant = np.var([example.target for example in rows["validation"]])
     squares = (found.validation.more["predicted"] - found.validation.more["actual"]) ** 2
     assert squares.mean() < constant

@@ -126,21 +126,21 @@ def test_the_same_texts_give_the_same_tokenizer(tokenizer) -> None:
     assert tokenizer.decode(tokenizer("the Phone was great")["input_ids"], skip_special_tokens=True).strip() == "the Phone was great"
 
 
-def written(folder: Path, table: list[dict[str, str]]) -> Path:
+def write(folder: Path, table: list[dict[str, str]]) -> Path:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in table))
     return file
 
 
 def test_the_task_is_obeyed_where_it_is_named_and_a_label_is_not_read(tmp_path: Path) -> None:
-    file = written(tmp_path, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
+    file = write(tmp_path, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
     found = load_dataset(Data(path=str(file), task="masked_lm"))
     assert (found.spec.task, found.spec.input, found.spec.target, found.labels) == ("masked_lm", ("text",), None, ())
     assert load_dataset(Data(path=str(file))).spec.task == "classification"
 
 
 def test_a_target_and_a_classifier_from_scratch_are_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
+    file = write(tmp_path, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
     with pytest.raises(DataError, match="learns from the texts alone"):
         luthier.run(file, task="masked_lm", target="label", out=tmp_path / "one")
     with pytest.raises(ExperimentError, match="not made from scratch"):
@@ -148,14 +148,14 @@ def test_a_target_and_a_classifier_from_scratch_are_refused(tmp_path: Path) -> N
 
 
 def test_a_base_without_a_mask_token_is_refused_with_what_to_do(bases, tmp_path: Path) -> None:
-    file = written(tmp_path, [{"text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
+    file = write(tmp_path, [{"text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
     with pytest.raises(ExperimentError, match="no mask token"):
         luthier.run(file, task="masked_lm", base=str(bases("bert").folder), out=tmp_path / "run")
 
 
 def test_a_bundle_goes_on_is_a_base_for_a_classifier_and_says_where_a_gap_is_missing(tmp_path: Path) -> None:
     table = [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(240))]
-    file = written(tmp_path, table)
+    file = write(tmp_path, table)
     small = ["objective.vocabulary=400", "objective.depth=2", "objective.width=64", "training.epochs=3", "optimizer.lr=0.003"]
     first = luthier.run(file, task="masked_lm", base="scratch", out=tmp_path / "first", set=small, force=True)
     assert first.verdict is not None and first.verdict["base"] is None
@@ -238,7 +238,7 @@ def test_a_folder_makes_a_network_whose_size_follows_the_text_and_which_a_classi
     first = luthier.run(corpus(tmp_path, 40), task="masked_lm", base="scratch", out=tmp_path / "first", set=small, force=True)
     config = json.loads((first.folder / "bundle" / "config.json").read_text())
     assert (config["model_type"], config["num_hidden_layers"], config["hidden_size"], config["num_attention_heads"]) == ("bert", 2, 128, 2)
-    labelled = written(tmp_path, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(120))])
+    labelled = write(tmp_path, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(120))])
     second = luthier.run(labelled, base=str(first.folder), out=tmp_path / "second", set=["training.epochs=1"], force=True)
     assert second.verdict is not None
     luthier.export(first.folder, to="safetensors", out=tmp_path / "exported")  # of long texts the first piece is read alike
@@ -270,7 +270,7 @@ def test_a_new_head_begins_with_the_frequency_of_each_token_and_a_head_of_the_ba
     assert losses[0] < 0.9 * losses[1]
 
 
-def caught(it: Any, **changes: Any) -> dict[str, str]:
+def catch(it: Any, **changes: Any) -> dict[str, str]:
     """The family's own proofs that fail, and what they say."""
     work = work_of(it, **changes)
     context = ProofInputs(work, lambda record: family_of("masked_lm").serving_inputs(record, work.objective), list(work.train[:4]), FOREVER)
@@ -280,7 +280,7 @@ def caught(it: Any, **changes: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("changes", [{}, {"objective__whole_words": True}, {"objective__mask_share": 0.4}, {"objective__mask_share": 0.02}])
 def test_healthy_masks_raise_no_alarm(tried: Any, changes: dict[str, Any]) -> None:  # noqa: F811
-    assert not caught(tried("masked_lm"), **changes)
+    assert not catch(tried("masked_lm"), **changes)
 
 
 @pytest.mark.parametrize("shares", [(0.04, 0.05), (0.74, 0.9), (0.8, 0.96), (1.0, 1.0)])
@@ -288,13 +288,13 @@ def test_masks_that_leak_or_hide_too_much_are_caught(tried: Any, monkeypatch: py
     monkeypatch.setattr(masked_lm, "HIDDEN", shares[0])
     monkeypatch.setattr(masked_lm, "RANDOM", shares[1])
     for whole_words in (False, True):
-        found = caught(tried("masked_lm"), objective__whole_words=whole_words)
+        found = catch(tried("masked_lm"), objective__whole_words=whole_words)
         assert list(found) == ["hidden is hidden"]
         assert "in training" in found["hidden is hidden"] and "should" in found["hidden is hidden"]
 
 
 def test_a_run_whose_masks_leak_stops_before_step_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = written(tmp_path, [{"text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
+    file = write(tmp_path, [{"text": f"{row['text']} {number}"} for number, row in enumerate(rows(90))])
     monkeypatch.setattr(masked_lm, "HIDDEN", 0.04)
     monkeypatch.setattr(masked_lm, "RANDOM", 0.05)
     small = ["objective.vocabulary=400", "objective.depth=2", "objective.width=32", "training.epochs=1"]
@@ -310,7 +310,7 @@ def test_masks_that_leak_in_evaluations_alone_are_caught(tried: Any, monkeypatch
         return (np.where(wanted >= 0, wanted, shown) if step == HELD_OUT else shown), wanted
 
     monkeypatch.setattr(MaskedLmObjective, "_hide", hide)
-    assert "in evaluation 0 of" in caught(tried("masked_lm"))["hidden is hidden"]
+    assert "in evaluation 0 of" in catch(tried("masked_lm"))["hidden is hidden"]
 
 
 @pytest.mark.parametrize("share", [0.25, 0.6])
@@ -325,10 +325,10 @@ def test_another_share_of_guesses_than_asked_for_is_caught(tried: Any, monkeypat
             self.spec = asked
 
     monkeypatch.setattr(MaskedLmObjective, "_hide", hide)
-    assert "are guessed, and about 40% should be" in caught(tried("masked_lm"), objective__mask_share=0.4)["hidden is hidden"]
+    assert "are guessed, and about 40% should be" in catch(tried("masked_lm"), objective__mask_share=0.4)["hidden is hidden"]
 
 
-def shifted(shown: np.ndarray, wanted: np.ndarray, example: Any) -> tuple[np.ndarray, np.ndarray]:
+def shift(shown: np.ndarray, wanted: np.ndarray, example: Any) -> tuple[np.ndarray, np.ndarray]:
     """What is to be guessed is the token one place before."""
     return shown, np.where(wanted >= 0, np.roll(np.asarray(example.tokens), 1), -1)
 
@@ -338,24 +338,24 @@ def around_learned(shown: np.ndarray, wanted: np.ndarray, example: Any) -> tuple
     return shown, np.where(np.asarray(example.facts["words"]) < 0, example.tokens, wanted)
 
 
-def left_out(shown: np.ndarray, wanted: np.ndarray, example: Any) -> tuple[np.ndarray, np.ndarray]:
+def leave_out(shown: np.ndarray, wanted: np.ndarray, example: Any) -> tuple[np.ndarray, np.ndarray]:
     """Of the hidden tokens only the first is asked for."""
     return shown, np.where(np.cumsum(wanted >= 0) == 1, wanted, -1)
 
 
 @pytest.mark.parametrize(
-    ("plant", "said"), [(shifted, "the targets are moved"), (around_learned, "put around the text"), (left_out, "nobody asks")]
+    ("plant", "said"), [(shift, "the targets are moved"), (around_learned, "put around the text"), (leave_out, "nobody asks")]
 )
 def test_targets_that_did_not_stand_there_are_caught(tried: Any, monkeypatch: pytest.MonkeyPatch, plant: Any, said: str) -> None:  # noqa: F811
     own = MaskedLmObjective._hide
     monkeypatch.setattr(MaskedLmObjective, "_hide", lambda self, example, seed, step: plant(*own(self, example, seed, step), example))
-    assert said in caught(tried("masked_lm"))["a guess is what stood there"]
+    assert said in catch(tried("masked_lm"))["a guess is what stood there"]
 
 
 @pytest.mark.parametrize("more", [[], ["objective.whole_words=true", "objective.mask_share=0.3"]])
 def test_show_has_the_masks_and_says_what_stood_there(tmp_path: Path, more: list[str]) -> None:
     said = "the parcel was late and the box was broken again, and nobody at the counter could say when the next one would come to the house"
-    file = written(tmp_path, [{"text": f"{said} {number}"} for number in range(60)])
+    file = write(tmp_path, [{"text": f"{said} {number}"} for number in range(60)])
     shown = luthier.show(file, 7, task="masked_lm", base="scratch", set=["objective.vocabulary=400", *more])
     assert isinstance(shown, Shown)
     marked = [piece for piece, learned in zip(shown.pieces, shown.learned, strict=True) if learned]

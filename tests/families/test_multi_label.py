@@ -129,11 +129,11 @@ def test_two_steps_equal_a_plain_loop_with_the_library_s_own_network(bases: Any,
     plain = AutoModelForSequenceClassification.from_pretrained(bases("bert").folder, num_labels=2, attn_implementation="eager")
     plain.load_state_dict(work.model.network.state_dict())
 
-    def crossed(logits: torch.Tensor, chosen: Any, longest: int) -> torch.Tensor:
+    def cross(logits: torch.Tensor, chosen: Any, longest: int) -> torch.Tensor:
         target = torch.tensor([example.target for example in chosen])
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(chosen)
 
-    plain_loop(work, plain, 2, crossed)
+    plain_loop(work, plain, 2, cross)
     weights_after(work, 2)
     close(dict(work.model.network.named_parameters()), dict(plain.named_parameters()), 1e-5)
 

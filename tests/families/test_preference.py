@@ -47,7 +47,7 @@ def work_for(base: Any, table: list[dict[str, Any]], held: list[dict[str, Any]] 
     return assemble(asked, base, load_tokenizer(base), {"train": records, "validation": validation})
 
 
-def failed(work: Work) -> set[str]:
+def find_failed(work: Work) -> set[str]:
     """The proofs that failed."""
     return {
         proof.name
@@ -55,7 +55,7 @@ def failed(work: Work) -> set[str]:
     }
 
 
-def turned(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def turn(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The pairs, the other way round."""
     return [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in table]
 
@@ -95,7 +95,7 @@ def test_equal_answers_empty_ones_and_pairs_that_contradict_each_other_are_set_a
     table = pairs()
     table[3] = {**table[3], "rejected": table[3]["chosen"] + " "}
     table[4] = {**table[4], "chosen": ""}
-    table.append(turned(table[7:8])[0])
+    table.append(turn(table[7:8])[0])
     found = load_dataset(Data(path=str(write_lines(tmp_path, table))))
     assert {row.line: row.reason for row in found.rejected} == {
         4: "chosen and rejected are the same",
@@ -116,18 +116,18 @@ def test_only_unusable_pairs_are_one_clear_message(tmp_path: Path) -> None:
 
 
 def test_honest_pairs_prove_themselves(bases: Any) -> None:
-    assert not failed(work_for(bases("llama"), pairs()))
+    assert not find_failed(work_for(bases("llama"), pairs()))
 
 
 def test_pairs_that_are_read_the_wrong_way_round_are_caught_by_name(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = PreferenceObjective._prepared
+    own = PreferenceObjective._prepare
 
     def reversed_sides(self: Any, position: int, record: Record) -> Any:
         values = {**record.values, "chosen": record.values["rejected"], "rejected": record.values["chosen"]}
         return replace(own(self, position, replace(record, values=values)), record=record)
 
-    monkeypatch.setattr(PreferenceObjective, "_prepared", reversed_sides)
-    found = failed(work_for(bases("llama"), pairs()))
+    monkeypatch.setattr(PreferenceObjective, "_prepare", reversed_sides)
+    found = find_failed(work_for(bases("llama"), pairs()))
     assert {"both answers are compared and nothing else", "the better answer is preferred"} <= found
 
 
@@ -144,11 +144,11 @@ def test_a_reference_that_is_another_model_is_caught(bases: Any, monkeypatch: py
     other = load_referenced(bases("mistral"), 0.0, trained=False)
     own = PreferenceObjective.begin
     monkeypatch.setattr(PreferenceObjective, "begin", lambda self, model, examples, cache: own(self, other, examples, cache))
-    assert "starts as the reference" in failed(work_for(bases("llama"), pairs()))
+    assert "starts as the reference" in find_failed(work_for(bases("llama"), pairs()))
 
 
 def test_a_prompt_that_is_learned_and_an_end_that_is_not_are_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = PreferenceObjective._prepared
+    own = PreferenceObjective._prepare
 
     def with_prompt(self: Any, position: int, record: Record) -> Any:
         example = own(self, position, record)
@@ -170,8 +170,8 @@ def test_a_prompt_that_is_learned_and_an_end_that_is_not_are_caught(bases: Any, 
         )
 
     for bug, name in ((with_prompt, "both answers are compared and nothing else"), (without_end, "both ends are learned")):
-        monkeypatch.setattr(PreferenceObjective, "_prepared", bug)
-        assert name in failed(work_for(bases("llama"), pairs()))
+        monkeypatch.setattr(PreferenceObjective, "_prepare", bug)
+        assert name in find_failed(work_for(bases("llama"), pairs()))
 
 
 def test_a_loss_that_forgets_the_worse_answer_is_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ def test_a_loss_that_forgets_the_worse_answer_is_caught(bases: Any, monkeypatch:
         return Loss(self.spec.losses(gained[:, 0]).sum(), float(len(batch)))
 
     monkeypatch.setattr(PreferenceObjective, "loss", better_alone)
-    assert "the better answer is preferred" in failed(work_for(bases("llama"), pairs()))
+    assert "the better answer is preferred" in find_failed(work_for(bases("llama"), pairs()))
 
 
 # training
@@ -192,7 +192,7 @@ def test_a_loss_that_forgets_the_worse_answer_is_caught(bases: Any, monkeypatch:
 @pytest.mark.parametrize("loss", ["dpo", "ipo"])
 def test_training_tells_new_pairs_and_training_on_reversed_ones_tells_them_wrong(bases: Any, loss: str) -> None:
     told = []
-    for table in (pairs()[:90], turned(pairs()[:90])):
+    for table in (pairs()[:90], turn(pairs()[:90])):
         changes: dict[str, Any] = {"objective.loss": loss}
         work = work_for(bases("llama"), table, held=pairs()[90:], **changes)
         for _ in steps(work):
@@ -236,7 +236,7 @@ def test_where_longer_answers_are_better_that_alone_is_a_baseline_and_is_named(b
     work = work_for(bases("llama"), long)
     found = {each.name: measure(each.validation, ("pair_accuracy",))["pair_accuracy"] for each in trivial_models(work.train, work.validation, work.objective)}  # fmt: skip
     assert found["the longer answer is better"] == 1.0
-    short = work_for(bases("llama"), turned(long))
+    short = work_for(bases("llama"), turn(long))
     names = [each.name for each in trivial_models(short.train, short.validation, short.objective)]
     assert names[0] == "the shorter answer is better"
 

@@ -12,7 +12,7 @@ from luthier.families import family_of
 ROWS = 200
 
 
-def named(found: list[Finding], check: str) -> Finding | None:
+def name_file(found: list[Finding], check: str) -> Finding | None:
     return next((one for one in found if one.check == f"preference.{check}"), None)
 
 
@@ -36,7 +36,7 @@ def pairs(preference: str, share_longer: float = 0.5, rows: int = ROWS, drift: f
 
 @pytest.mark.parametrize("preference", ["longer", "shorter"])
 def test_pairs_that_length_alone_tells_are_a_warning(preference: str) -> None:
-    found = named(pairs(preference), "length")
+    found = name_file(pairs(preference), "length")
     assert found is not None and found.severity == "warning"
     assert f"explained by length alone: it prefers the {preference} answer" in found.claim
     assert "objective.per_token" in found.remedy
@@ -45,7 +45,7 @@ def test_pairs_that_length_alone_tells_are_a_warning(preference: str) -> None:
 
 
 def test_length_that_counts_beside_quality_is_a_note() -> None:
-    found = named(pairs("both"), "length")
+    found = name_file(pairs("both"), "length")
     assert found is not None and found.severity == "note"
     assert "length counts beside what is good: it leans to the longer answer" in found.claim
 
@@ -56,7 +56,7 @@ def test_pairs_told_by_quality_or_by_nothing_raise_no_alarm(preference: str) -> 
 
 
 def test_pairs_whose_better_answer_is_nearly_always_the_longer_one_cannot_tell() -> None:
-    found = named(pairs("quality", share_longer=0.98), "length")
+    found = name_file(pairs("quality", share_longer=0.98), "length")
     assert found is not None and "98% of the pairs the better answer is the longer one" in found.claim
 
 
@@ -68,8 +68,8 @@ def test_a_few_pairs_say_nothing_of_length() -> None:
 @pytest.mark.parametrize("kind", ["preference", "unpaired_preference"])
 def test_a_large_drift_is_named_with_what_keeps_it_small(kind: str) -> None:
     made = pairs if kind == "preference" else answers
-    assert named(made("quality", drift=0.6), "drift") is None  # what the documented example has
-    found = named(made("quality", drift=1.6), "drift")
+    assert name_file(made("quality", drift=0.6), "drift") is None  # what the documented example has
+    found = name_file(made("quality", drift=1.6), "drift")
     assert found is not None and found.severity == "warning"
     assert "1.60 nats a token" in found.claim and "objective.beta" in found.remedy
 
@@ -92,7 +92,7 @@ def answers(preference: str, tells: float = 0.0, rows: int = ROWS, drift: float 
 
 @pytest.mark.parametrize(("preference", "tells"), [("longer", 0.0), ("longer", 0.8), ("shorter", 0.0)])
 def test_answers_that_length_alone_tells_are_a_warning(preference: str, tells: float) -> None:
-    found = named(answers(preference, tells), "length")
+    found = name_file(answers(preference, tells), "length")
     assert found is not None and found.severity == "warning"
     assert f"explained by length alone: it prefers the {preference} answer" in found.claim
     assert "per_token" not in found.remedy  # that is a field of pairs

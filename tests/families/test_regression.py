@@ -140,11 +140,11 @@ def test_two_steps_equal_a_plain_loop_with_the_library_s_own_network(bases: Any,
     )
     plain.load_state_dict(work.model.network.state_dict())
 
-    def squared(logits: torch.Tensor, chosen: Any, longest: int) -> torch.Tensor:
+    def square(logits: torch.Tensor, chosen: Any, longest: int) -> torch.Tensor:
         target = torch.tensor([(example.target - 3.0) / 2.0 for example in chosen])
         return torch.nn.functional.mse_loss(logits[:, 0], target)
 
-    plain_loop(work, plain, 2, squared)
+    plain_loop(work, plain, 2, square)
     weights_after(work, 2)
     close(dict(work.model.network.named_parameters()), dict(plain.named_parameters()), 1e-5)
 

@@ -234,21 +234,21 @@ def test_texts_without_classes_are_all_learned_from(tmp_path: Path) -> None:
 def test_planted_bugs_are_caught_by_name(table: Path, bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise on held-out rows; a loss divided by rows instead of numbers; kept vectors that are another text's."""
 
-    def caught(work: Work) -> set[str]:
+    def catch(work: Work) -> set[str]:
         return {proof.name for proof in find_disproved(prove(work, lambda record: FAMILY.serving_inputs(record, work.objective), 1e6))}
 
-    assert not caught(work_for(table, bases("bert")))
+    assert not catch(work_for(table, bases("bert")))
     own_collate, own_loss = TextAutoencoderObjective.collate, TextAutoencoderObjective.loss
     with monkeypatch.context() as planted:
         work = work_for(table, bases("bert"))
         planted.setattr(TextAutoencoderObjective, "collate", lambda self, some, seed, step: own_collate(self, some, seed, max(step, 0)))
-        assert "held out texts have no noise" in caught(work)
+        assert "held out texts have no noise" in catch(work)
     with monkeypatch.context() as planted:
         planted.setattr(
             TextAutoencoderObjective, "loss", lambda self, model, batch: Loss(own_loss(self, model, batch).total, float(len(batch)))
         )
-        assert "judged as trained" in caught(work_for(table, bases("bert")))
+        assert "judged as trained" in catch(work_for(table, bases("bert")))
     work = work_for(table, bases("bert"))
     every = [*work.train, *work.validation]
     work.model.keep_vectors(every[::-1], np.stack([work.objective.vectors([example])[0] for example in every]).astype(np.float32))
-    assert "vectors are the bases" in caught(work)
+    assert "vectors are the bases" in catch(work)

@@ -173,44 +173,44 @@ def test_span_f1_is_that_of_sets_of_spans_and_its_resamples_are_the_same() -> No
     assert [[one[:3] for one in row] for row in scores.more["said"]] == [[(2, 5, "a"), (8, 9, "a")], [(2, 5, "a")], [(0, 1, "b")]]
 
 
-def disproved(work: Any, monkeypatch: pytest.MonkeyPatch, change: Any) -> set[str]:
+def find_failed(work: Any, monkeypatch: pytest.MonkeyPatch, change: Any) -> set[str]:
     """The proofs that fail where every example is changed."""
     own = TokenLabelsObjective.prepare
 
-    def planted(self: Any, records: Any) -> list[Example]:
+    def plant(self: Any, records: Any) -> list[Example]:
         return [change(example) for example in own(self, records)]
 
-    monkeypatch.setattr(TokenLabelsObjective, "prepare", planted)
+    monkeypatch.setattr(TokenLabelsObjective, "prepare", plant)
     broken = replace(work, train=[change(example) for example in work.train])
 
-    def served(record: Record) -> Any:
+    def serve(record: Record) -> Any:
         return work.objective.prepare([record])[0].inputs
 
-    return {proof.name for proof in find_disproved(prove(broken, served, 1e6))}
+    return {proof.name for proof in find_disproved(prove(broken, serve, 1e6))}
 
 
 def test_labels_that_stand_one_token_further_are_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def shifted(example: Example) -> Example:
+    def shift(example: Example) -> Example:
         return replace(example, target=(-1, *example.target[:-1]))
 
-    assert "labels stand on their spans" in disproved(work_for(bases), monkeypatch, shifted)
+    assert "labels stand on their spans" in find_failed(work_for(bases), monkeypatch, shift)
 
 
 def test_labels_that_stand_on_the_next_word_are_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def shifted(example: Example) -> Example:
+    def shift(example: Example) -> Example:
         words = example.facts["words"]
         target = np.array(example.target)
         target[words.places] = np.roll(words.tags, 1)
         return replace(example, target=tuple(target.tolist()))
 
-    assert "labels stand on their spans" in disproved(work_for(bases), monkeypatch, shifted)
+    assert "labels stand on their spans" in find_failed(work_for(bases), monkeypatch, shift)
 
 
 def test_labels_on_special_tokens_are_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def labelled(example: Example) -> Example:
+    def label(example: Example) -> Example:
         return replace(example, target=(0, *example.target[1:-1], 0))
 
-    assert "special tokens carry no label" in disproved(work_for(bases), monkeypatch, labelled)
+    assert "special tokens carry no label" in find_failed(work_for(bases), monkeypatch, label)
 
 
 def test_words_that_two_windows_both_count_are_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_words_that_two_windows_both_count_are_caught(bases: Any, monkeypatch: p
     work = work_for(bases, long_rows(), max_length=24, overlap=7)
     for change in (twice, in_both_windows):
         with monkeypatch.context() as patched:
-            assert "each word counts once" in disproved(work, patched, change)
+            assert "each word counts once" in find_failed(work, patched, change)
 
 
 def test_an_objective_without_a_planted_bug_is_proven(bases: Any) -> None:

@@ -48,7 +48,7 @@ def tokenizer() -> Any:
     return make_pair_tokenizer([text for row in PAIRS for text in row.values()], 400, 512)
 
 
-def opened(tokenizer: Any, **fields: Any) -> TranslationObjective:
+def make_objective(tokenizer: Any, **fields: Any) -> TranslationObjective:
     return Translation(**fields).open(tokenizer, ("en",), "de")
 
 
@@ -62,7 +62,7 @@ def test_a_network_of_zeros_loses_the_logarithm_of_its_vocabulary_smoothed_or_no
         for parameter in model.parameters():
             parameter.zero_()
     for smoothing in (0.0, 0.1):
-        objective = opened(tokenizer, label_smoothing=smoothing)
+        objective = make_objective(tokenizer, label_smoothing=smoothing)
         examples = objective.prepare(records())[:8]
         loss = objective.loss(model, objective.collate(examples, 1, 0))
         assert float(loss.total.detach()) / loss.count == pytest.approx(math.log(400), rel=1e-5)
@@ -70,7 +70,7 @@ def test_a_network_of_zeros_loses_the_logarithm_of_its_vocabulary_smoothed_or_no
 
 
 def test_the_loss_of_padded_rows_is_transformers_and_torchs(tokenizer: Any) -> None:
-    objective, model = opened(tokenizer, label_smoothing=0.1), make_translator(400, 2, 32, 0.0, 1)
+    objective, model = make_objective(tokenizer, label_smoothing=0.1), make_translator(400, 2, 32, 0.0, 1)
     examples = objective.prepare(records())[:6]
     ours = objective.loss(model, objective.collate(examples, 1, 0))
     batch = tokenizer([row["en"] for row in PAIRS[:6]], text_target=[row["de"] for row in PAIRS[:6]], padding=True, return_tensors="pt")
@@ -81,7 +81,7 @@ def test_the_loss_of_padded_rows_is_transformers_and_torchs(tokenizer: Any) -> N
 
 
 def test_a_row_that_is_too_long_loses_its_end_and_does_not_learn_to_stop_there(tokenizer: Any) -> None:
-    objective = opened(tokenizer, max_length=8)
+    objective = make_objective(tokenizer, max_length=8)
     (long, short) = objective.prepare(records([{"en": "a dog " * 9, "de": "ein hund " * 9}, {"en": "a dog", "de": "ein hund"}]))
     assert long.facts["cut"] > 0 and objective.end not in long.target and len(long.tokens) == 8
     assert short.facts["cut"] == 0 and short.target[-1] == objective.end
@@ -101,7 +101,7 @@ def work_of(tokenizer: Any, folder: Path) -> Work:
     return build(experiment, None, at_work, at_work.prepare(dataset.records["train"]), at_work.prepare(dataset.records["validation"]))
 
 
-def caught(work: Work) -> set[str]:
+def catch(work: Work) -> set[str]:
     return {
         proof.name
         for proof in find_disproved(prove(work, lambda record: family_of("translation").serving_inputs(record, work.objective), 1e6))
@@ -109,10 +109,10 @@ def caught(work: Work) -> set[str]:
 
 
 def test_nothing_is_disproved_where_nothing_is_wrong(tokenizer: Any, tmp_path: Path) -> None:
-    assert caught(work_of(tokenizer, tmp_path)) == set()
+    assert catch(work_of(tokenizer, tmp_path)) == set()
 
 
-def planted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def plant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Break one thing."""
     prepare, collate = TranslationObjective.prepare, TranslationObjective.collate
 
@@ -127,7 +127,7 @@ def planted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         batch = collate(self, examples, seed, step)
         return stream(batch, shown=batch.streams["target"].values["next"])
 
-    def padded(self: Any, rows: Any) -> list[Example]:
+    def pad(self: Any, rows: Any) -> list[Example]:
         made = prepare(self, rows)
         longest = max(len(each.target) for each in made)
         pad = self.tokenizer.pad_token_id
@@ -136,7 +136,7 @@ def planted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def endless(self: Any, rows: Any) -> list[Example]:
         return [replace(each, target=each.target[:-1], units=each.units - 1) for each in prepare(self, rows)]
 
-    bugs = {"target in the source": ("prepare", target_in_the_source), "not shifted": ("collate", not_shifted), "padded": ("prepare", padded), "endless": ("prepare", endless)}  # fmt: skip
+    bugs = {"target in the source": ("prepare", target_in_the_source), "not shifted": ("collate", not_shifted), "padded": ("prepare", pad), "endless": ("prepare", endless)}  # fmt: skip
     monkeypatch.setattr(TranslationObjective, *bugs[name])
 
 
@@ -150,8 +150,8 @@ def planted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_planted_bugs_are_caught_by_name(bug: str, proof: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    planted(bug, monkeypatch)
-    assert proof in caught(work_of(tokenizer, tmp_path))
+    plant(bug, monkeypatch)
+    assert proof in catch(work_of(tokenizer, tmp_path))
 
 
 def test_a_decoder_that_sees_what_comes_is_caught_by_name(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_a_decoder_that_sees_what_comes_is_caught_by_name(tokenizer: Any, tmp_pa
         return looked_at.seen
 
     monkeypatch.setattr(module, "_visible", all_of_it)
-    found = caught(work_of(tokenizer, tmp_path))
+    found = catch(work_of(tokenizer, tmp_path))
     assert {"no word sees those behind it", "padding changes nothing"} <= found
 
 
@@ -170,7 +170,7 @@ def test_an_attention_that_sees_padding_is_caught_by_name(tokenizer: Any, tmp_pa
 
     own = module._visible
     monkeypatch.setattr(module, "_visible", lambda asking, looked_at, causal: own(asking, looked_at, causal) if causal else None)
-    assert {"packed is alone", "padding changes nothing"} & caught(work_of(tokenizer, tmp_path))
+    assert {"packed is alone", "padding changes nothing"} & catch(work_of(tokenizer, tmp_path))
 
 
 def test_columns_of_languages_are_recognised_and_both_sides_keep_rows_together(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_row_with_an_empty_side_is_set_aside_and_named(tmp_path: Path) -> None
 
 
 def test_baselines_say_the_source_and_what_the_nearest_source_was_translated_as(tokenizer: Any) -> None:
-    objective = opened(tokenizer)
+    objective = make_objective(tokenizer)
     examples = [replace(each, index=number) for number, each in enumerate(objective.prepare(records()))]
     train, held = examples[:200], examples[200:]
     context = BaselineContext(("en",), 0, tokenizer, objective)
@@ -275,7 +275,7 @@ def test_a_t5_folder_is_a_base_with_adapters_and_with_frozen_blocks_and_an_encod
 
 
 def test_the_target_changes_nothing_that_a_model_is_given_and_held_out_rows_are_alike_under_every_seed(tokenizer: Any) -> None:
-    objective = opened(tokenizer)
+    objective = make_objective(tokenizer)
     one, two = objective.prepare(records([{"en": "a dog", "de": "ein hund"}, {"en": "a dog"}]))
     assert one.inputs == two.inputs and two.units == 0 and two.target == []
     assert torch.equal(*(objective.collate([one], seed, HELD_OUT).flat["tokens"] for seed in (1, 2)))

@@ -32,7 +32,7 @@ from luthier.training.assemble import assemble
 from luthier.training.proofs.context import ProofInputs
 from luthier.training.prove import find_disproved, prove
 from luthier.training.steps import Work, steps
-from tests.families.cases import judged, pairs, write_lines
+from tests.families.cases import judge, pairs, write_lines
 from tests.training.test_steps import experiment
 
 FOREVER = 1e6
@@ -50,7 +50,7 @@ def work_for(base: Any, table: list[dict[str, Any]], held: list[dict[str, Any]] 
     return assemble(asked, base, load_tokenizer(base), {"train": records, "validation": validation})
 
 
-def failed(work: Work) -> dict[str, str]:
+def find_failed(work: Work) -> dict[str, str]:
     """The family's own proofs that failed, and what they claim."""
     family = family_of("unpaired_preference")
     context = ProofInputs(work, lambda record: family.serving_inputs(record, work.objective), list(work.train[:4]), FOREVER)
@@ -59,12 +59,12 @@ def failed(work: Work) -> dict[str, str]:
     return {name: proof.claim for name, proof in found.items() if proof is not None and not proof.held}
 
 
-def turned(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def turn(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with the other label."""
     return [{**row, "label": not row["label"]} for row in table]
 
 
-def recognised(folder: Path, table: list[dict[str, Any]], **asked: Any) -> tuple[str, Columns]:
+def recognise_table(folder: Path, table: list[dict[str, Any]], **asked: Any) -> tuple[str, Columns]:
     """The family that takes a table, and its columns."""
     file = write_lines(folder, table)
     family, columns = recognise(read(file), str(file), Data(path=str(file), **asked))
@@ -75,7 +75,7 @@ def recognised(folder: Path, table: list[dict[str, Any]], **asked: Any) -> tuple
 
 
 def test_which_tables_are_recognised_unasked_and_which_are_left_to_others(tmp_path: Path) -> None:
-    rows = [{**row, "completion": f"{row['completion']} {number}"} for number, row in enumerate(judged())]
+    rows = [{**row, "completion": f"{row['completion']} {number}"} for number, row in enumerate(judge())]
     talk = [{"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}], "label": row["label"]} for row in rows]  # fmt: skip
     several = ("phone", "film", "meal")
     tables: dict[str, tuple[list[dict[str, Any]], str, tuple[str, ...]]] = {
@@ -91,16 +91,16 @@ def test_which_tables_are_recognised_unasked_and_which_are_left_to_others(tmp_pa
         "a question and its answer": ([{"question": row["prompt"], "answer": row["completion"], "label": row["label"]} for row in rows], "chat", ("question",)),
     }  # fmt: skip
     for name, (table, task, input) in tables.items():
-        family, columns = recognised(tmp_path, table)
+        family, columns = recognise_table(tmp_path, table)
         assert (family, columns.input) == (task, input), name
-    assert recognised(tmp_path, rows, target="label")[0] == "classification"  # the label is asked for
+    assert recognise_table(tmp_path, rows, target="label")[0] == "classification"  # the label is asked for
 
 
 def test_a_person_who_insists_names_any_columns_and_labels_are_read_in_many_words(tmp_path: Path) -> None:
-    talk = [{"conversations": [{"from": "human", "value": row["prompt"]}, {"from": "gpt", "value": row["completion"]}], "tag": "Thumbs_Up" if row["label"] else "-1"} for row in judged()]  # fmt: skip
+    talk = [{"conversations": [{"from": "human", "value": row["prompt"]}, {"from": "gpt", "value": row["completion"]}], "tag": "Thumbs_Up" if row["label"] else "-1"} for row in judge()]  # fmt: skip
     found = load_dataset(Data(path=str(write_lines(tmp_path, talk)), task="unpaired_preference"))
     assert (found.spec.input, found.spec.target, found.count) == (("conversations",), "tag", 120)
-    other = [{"asked": row["prompt"], "said": [{"role": "assistant", "content": row["completion"]}], "ok": int(row["label"])} for row in judged()]  # fmt: skip
+    other = [{"asked": row["prompt"], "said": [{"role": "assistant", "content": row["completion"]}], "ok": int(row["label"])} for row in judge()]  # fmt: skip
     found = load_dataset(Data(path=str(write_lines(tmp_path, other)), task="unpaired_preference", input=("asked", "said")))
     assert (found.spec.target, found.count) == ("ok", 120)
     shares = [np.mean([row.values["ok"] for row in found.records[part]]) for part in ("train", "validation", "test")]
@@ -122,14 +122,14 @@ def test_a_person_who_insists_names_any_columns_and_labels_are_read_in_many_word
     ],
 )
 def test_what_cannot_be_learned_from_is_one_clear_message(tmp_path: Path, change: Any, message: str) -> None:
-    table = [change(row, number) for number, row in enumerate(judged())]
+    table = [change(row, number) for number, row in enumerate(judge())]
     with pytest.raises(DataError, match=message) as found:
         load_dataset(Data(path=str(write_lines(tmp_path, table)), task="unpaired_preference"))
     assert found.value.remedy
 
 
 def test_empty_prompts_and_answers_strange_labels_and_contradictions_are_set_aside_by_name(tmp_path: Path) -> None:
-    table: list[dict[str, Any]] = [dict(row) for row in judged()]
+    table: list[dict[str, Any]] = [dict(row) for row in judge()]
     table[3]["completion"] = " "
     table[4]["prompt"] = ""
     table[5]["label"] = "so so"
@@ -155,17 +155,17 @@ def test_empty_prompts_and_answers_strange_labels_and_contradictions_are_set_asi
 
 
 def test_honest_rows_prove_themselves_by_all_proofs_there_are(bases: Any) -> None:
-    work = work_for(bases("llama"), judged())
+    work = work_for(bases("llama"), judge())
     found = prove(work, lambda record: family_of("unpaired_preference").serving_inputs(record, work.objective), FOREVER)
     assert len(found) >= 12 and not list(find_disproved(found))
     changes: dict[str, Any] = {"objective.loss": "apo_zero"}
-    assert not failed(work_for(bases("llama"), judged(), **changes))
+    assert not find_failed(work_for(bases("llama"), judge(), **changes))
 
 
 def test_labels_that_are_read_the_wrong_way_round_are_caught_by_name(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own = UnpairedObjective.prepare
     monkeypatch.setattr(UnpairedObjective, "prepare", lambda self, records: [replace(each, target=1 - each.target) for each in own(self, records)])  # fmt: skip
-    found = failed(work_for(bases("llama"), judged()))
+    found = find_failed(work_for(bases("llama"), judge()))
     assert "would be learned as" in found["the answer is judged and nothing else"]
     assert "the labels are reversed" in found["good answers become likelier and bad ones less"]
 
@@ -173,17 +173,17 @@ def test_labels_that_are_read_the_wrong_way_round_are_caught_by_name(bases: Any,
 def test_a_loss_with_its_sign_turned_is_caught_by_name(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own = UnpairedPreference.losses
     monkeypatch.setattr(UnpairedPreference, "losses", lambda self, gained, good, zero: own(self, gained, ~good, zero))
-    assert "the labels are reversed" in failed(work_for(bases("llama"), judged()))["good answers become likelier and bad ones less"]
+    assert "the labels are reversed" in find_failed(work_for(bases("llama"), judge()))["good answers become likelier and bad ones less"]
 
 
 def test_mismatched_answers_that_are_the_rows_own_or_to_the_same_prompt_are_caught(bases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    twice = [{**row, "prompt": judged()[number // 2]["prompt"]} for number, row in enumerate(judged())]
+    twice = [{**row, "prompt": judge()[number // 2]["prompt"]} for number, row in enumerate(judge())]
     for following in (0, 1):  # the row's own answer; the next row's, whatever its prompt
         monkeypatch.setattr(
             "luthier.objectives.unpaired_preference.find_mismatched",
             lambda rows, following=following: [(row + following) % len(rows) for row in range(len(rows))],
         )
-        found = failed(work_for(bases("llama"), twice))
+        found = find_failed(work_for(bases("llama"), twice))
         assert "to the row's own prompt" in found["mismatched answers are of other prompts"]
 
 
@@ -195,7 +195,7 @@ def test_a_mismatched_answer_that_is_another_than_is_said_is_caught(bases: Any, 
         return [replace(each, facts={**each.facts, MISMATCHED: replace(each, target=None)}) for each in own(self, records)]
 
     monkeypatch.setattr(UnpairedObjective, "prepare", leaking)
-    found = failed(work_for(bases("llama"), judged()))
+    found = find_failed(work_for(bases("llama"), judge()))
     assert "is not that of the row that it is said to come from" in found["mismatched answers are of other prompts"]
     assert "log probabilities are exact" in found
 
@@ -214,7 +214,7 @@ def test_a_loss_whose_level_is_learned_too_is_caught(bases: Any, monkeypatch: py
     monkeypatch.setattr(UnpairedObjective, "loss", not_detached)
     assert (
         "does not follow its log-probability"
-        in failed(work_for(bases("llama"), judged()))["good answers become likelier and bad ones less"]
+        in find_failed(work_for(bases("llama"), judge()))["good answers become likelier and bad ones less"]
     )
 
 
@@ -232,7 +232,7 @@ def test_a_prompt_that_is_learned_and_an_end_that_is_not_are_caught(bases: Any, 
 
     for bug, name in ((with_prompt, "the answer is judged and nothing else"), (without_end, "the end is learned")):
         monkeypatch.setattr(UnpairedObjective, "encode", bug)
-        assert name in failed(work_for(bases("llama"), judged()))
+        assert name in find_failed(work_for(bases("llama"), judge()))
 
 
 def _learning(example: Example, learned: list[bool]) -> Example:
@@ -245,7 +245,7 @@ def test_a_reference_that_is_another_model_is_caught(bases: Any, monkeypatch: py
     other = load_referenced(bases("mistral"), 0.0, trained=False)
     own = UnpairedObjective.begin
     monkeypatch.setattr(UnpairedObjective, "begin", lambda self, model, examples, cache: own(self, other, examples, cache))
-    assert "starts as the reference" in failed(work_for(bases("llama"), judged()))
+    assert "starts as the reference" in find_failed(work_for(bases("llama"), judge()))
 
 
 # training and judging
@@ -254,9 +254,9 @@ def test_a_reference_that_is_another_model_is_caught(bases: Any, monkeypatch: py
 @pytest.mark.parametrize("loss", ["kto", "apo_zero"])
 def test_training_tells_new_answers_and_training_on_reversed_labels_tells_them_wrong(bases: Any, loss: str) -> None:
     told = []
-    for table in (judged()[:90], turned(judged()[:90])):
+    for table in (judge()[:90], turn(judge()[:90])):
         changes: dict[str, Any] = {"objective.loss": loss}
-        work = work_for(bases("llama"), table, held=judged()[90:], **changes)
+        work = work_for(bases("llama"), table, held=judge()[90:], **changes)
         for _ in steps(work):
             pass
         told.append(measure(score(work.model, work.objective, work.validation), ("auc",))["auc"])
@@ -265,7 +265,7 @@ def test_training_tells_new_answers_and_training_on_reversed_labels_tells_them_w
 
 
 def test_rows_of_one_kind_in_a_step_are_learned_and_dropout_changes_nothing_that_is_counted(bases: Any) -> None:
-    good = sorted(judged(), key=lambda row: not row["label"])
+    good = sorted(judge(), key=lambda row: not row["label"])
     changes: dict[str, Any] = {"model.dropout": 0.2}
     work = work_for(bases("llama"), good[:40] + good[-4:], held=good[20:30] + good[-10:], **changes)
     seen = list(steps(work))
@@ -279,12 +279,12 @@ def test_a_step_that_memory_cannot_hold_names_the_batch_size_which_is_all_that_h
 
     monkeypatch.setattr(UnpairedObjective, "loss", too_much)
     with pytest.raises(OutOfMemory, match=r"8 rows of .* go through the model together") as found:
-        next(steps(work_for(bases("llama"), judged()[:40])))
+        next(steps(work_for(bases("llama"), judge()[:40])))
     assert "training.batch_size" in found.value.remedy
 
 
 def test_the_report_tells_drift_both_kinds_length_and_simple_rules(bases: Any) -> None:
-    work = work_for(bases("llama"), judged())
+    work = work_for(bases("llama"), judge())
     for _ in steps(work):
         pass
     tables = {each["title"]: each["rows"] for each in describe_answers(score(work.model, work.objective, work.validation))["tables"]}
@@ -298,12 +298,12 @@ def test_the_report_tells_drift_both_kinds_length_and_simple_rules(bases: Any) -
 
 
 def test_where_longer_answers_are_good_that_alone_is_a_baseline_and_is_named(bases: Any) -> None:
-    long = [{**row, "completion": row["completion"].replace(" indeed", "") + " and that is all" * row["label"]} for row in judged()]
+    long = [{**row, "completion": row["completion"].replace(" indeed", "") + " and that is all" * row["label"]} for row in judge()]
     work = work_for(bases("llama"), long)
     found = {each.name: measure(each.validation, ("auc", "accuracy", "loss")) for each in trivial_models(work.train, work.validation, work.objective)}  # fmt: skip
     assert found["longer answers are good"]["auc"] == found["longer answers are good"]["accuracy"] == 1.0
     assert found["always good"]["auc"] == 0.5 and found["always good"]["loss"] < 0.5
-    short = work_for(bases("llama"), turned(long))
+    short = work_for(bases("llama"), turn(long))
     assert "shorter answers are good" in [each.name for each in trivial_models(short.train, short.validation, short.objective)]
 
 
@@ -312,7 +312,7 @@ def test_where_longer_answers_are_good_that_alone_is_a_baseline_and_is_named(bas
 
 def test_a_bundle_talks_is_a_base_and_its_weights_stand_in_the_experiment(bases: Any, tmp_path: Path) -> None:
     quick = ["training.steps=12", "optimizer.lr=0.003"]
-    file = write_lines(tmp_path, judged())
+    file = write_lines(tmp_path, judge())
     run = luthier.run(file, base=str(bases("llama").folder), out=tmp_path / "run", set=quick, force=True)
     assert run.verdict is not None and run.verdict["test"]["value"] > 0.9
     assert (run.verdict["task"], run.verdict["metric"]) == ("unpaired_preference", "auc")
@@ -336,7 +336,7 @@ def test_a_bundle_talks_is_a_base_and_its_weights_stand_in_the_experiment(bases:
     assert "Is it length that was learned?" in pages and "good (0." in pages
 
 
-@pytest.mark.parametrize("table", [judged, pairs])
+@pytest.mark.parametrize("table", [judge, pairs])
 def test_bases_are_not_compared_by_preferences_and_the_message_says_by_what(bases: Any, tmp_path: Path, table: Any) -> None:
     with pytest.raises(
         ExperimentError,
@@ -346,10 +346,10 @@ def test_bases_are_not_compared_by_preferences_and_the_message_says_by_what(base
 
 
 def test_show_marks_the_answer_and_says_which_way_it_is_to_go(bases: Any, tmp_path: Path) -> None:
-    file = write_lines(tmp_path, judged())
+    file = write_lines(tmp_path, judge())
     for line, way in ((1, "becomes likelier than it was"), (3, "becomes less likely than it was")):
         shown = luthier.show(file, line, base=str(bases("llama").folder))
         assert isinstance(shown, Shown) and shown.about.endswith(way) and not shown.is_class
         said = "".join(piece for piece, learned in zip(shown.pieces, shown.learned, strict=True) if learned)
-        assert judged()[line - 1]["completion"].replace(" ", "") in said.replace(" ", "")
-        assert judged()[line - 1]["label"] == ("likelier" in way)
+        assert judge()[line - 1]["completion"].replace(" ", "") in said.replace(" ", "")
+        assert judge()[line - 1]["label"] == ("likelier" in way)

@@ -18,7 +18,7 @@ from luthier.core.randomness import mix
 from luthier.core.types import HELD_OUT, Record
 from luthier.evaluation.score import score
 from luthier.families import family_of
-from luthier.families.vector_baselines import factorised_counts, frequencies
+from luthier.families.vector_baselines import fit_factorised_counts, frequencies
 from luthier.models.word_vectors import count_words, make_tables, make_vocabulary
 from luthier.objectives.word2vec import Word2Vec, Word2VecObjective
 from luthier.objectives.word_pieces import LONGEST
@@ -45,7 +45,7 @@ def records(texts: list[str]) -> list[Record]:
     return [Record(number, {"text": text}) for number, text in enumerate(texts, 1)]
 
 
-def written(folder: Path, texts: list[str]) -> Path:
+def write(folder: Path, texts: list[str]) -> Path:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return file
@@ -97,14 +97,14 @@ def test_a_long_row_is_read_in_pieces_and_made_only_when_it_is_asked_for() -> No
 def test_planted_bugs_are_caught_by_name(tried: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     it = tried("word2vec")
 
-    def caught() -> set[str]:
+    def catch() -> set[str]:
         work = work_of(it, objective__model=model)
         return {
             proof.name
             for proof in find_disproved(prove(work, lambda record: family_of("word2vec").serving_inputs(record, work.objective), FOREVER))
         }
 
-    assert not caught()
+    assert not catch()
     kind = Word2VecObjective
     own_windows, own_collate, own_loss = kind.windows, kind.collate, kind.loss
 
@@ -115,7 +115,7 @@ def test_planted_bugs_are_caught_by_name(tried: Any, model: str, monkeypatch: py
         return type(windows)(windows.words, windows.band, own, windows.negatives, windows.reach)
 
     monkeypatch.setattr(kind, "windows", positive)
-    assert "negatives are drawn" in caught()
+    assert "negatives are drawn" in catch()
     monkeypatch.setattr(kind, "windows", own_windows)
 
     def twice(self: Any, network: Any, batch: Any) -> Any:
@@ -124,7 +124,7 @@ def test_planted_bugs_are_caught_by_name(tried: Any, model: str, monkeypatch: py
         return type(found)(found.total, found.count / 2)
 
     monkeypatch.setattr(kind, "loss", twice)
-    assert "knowing nothing costs what it must" in caught()
+    assert "knowing nothing costs what it must" in catch()
     monkeypatch.setattr(kind, "loss", own_loss)
 
     def across(self: Any, examples: Any, seed: int, step: int) -> Any:
@@ -137,11 +137,11 @@ def test_planted_bugs_are_caught_by_name(tried: Any, model: str, monkeypatch: py
         return batch
 
     monkeypatch.setattr(kind, "collate", across)
-    assert "pairs stand in windows" in caught()
+    assert "pairs stand in windows" in catch()
 
 
 def test_a_vocabulary_larger_than_the_corpus_and_too_few_words_are_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, salad(60, 20, 30))
+    file = write(tmp_path, salad(60, 20, 30))
     with pytest.raises(ExperimentError, match=r"objective.vocabulary is 5,000, and the training rows hold 30 words"):
         luthier.run(file, task="word2vec", out=tmp_path / "one", set=["objective.vocabulary=5000"], plan_only=True)
     with pytest.raises(DataError, match=r"0 of 30 different words .* 10000 times or more"):
@@ -160,7 +160,7 @@ def test_baselines_are_scored_with_the_same_loss_and_counts_beat_frequencies_whe
     at_work = objective(texts, width=8)
     train, held = at_work.prepare(records(texts[:240])), at_work.prepare(records(texts[240:]))
     context: Any = type("Context", (), {"objective": at_work, "processor": at_work.tokenizer, "poll": staticmethod(lambda: None)})()
-    common, counted = frequencies(train, held, context), factorised_counts(train, held, context)
+    common, counted = frequencies(train, held, context), fit_factorised_counts(train, held, context)
     nothing = make_tables(40, 8, False, 1)
     with torch.no_grad():
         nothing.network.words.weight.zero_()
@@ -173,7 +173,7 @@ def test_baselines_are_scored_with_the_same_loss_and_counts_beat_frequencies_whe
 
 
 def test_a_bundle_is_read_by_others_goes_on_and_says_which_words_are_near(tmp_path: Path) -> None:
-    file = written(tmp_path, salad(240, 20, 40))
+    file = write(tmp_path, salad(240, 20, 40))
     first = luthier.run(
         file, task="word2vec", out=tmp_path / "first", set=[*SMALL, "training.epochs=8", "objective.model=cbow"], force=True
     )
@@ -237,7 +237,7 @@ def test_a_row_of_unknown_words_among_others_gets_a_note(tried: Any, tmp_path: P
 def test_the_whole_row_is_shown_and_what_is_learned_of_it(task: str, said: str, tmp_path: Path) -> None:
     texts = salad(60, LONGEST + 20, 30)
     texts[0] += " alone"
-    shown = luthier.show(written(tmp_path, texts), 1, task=task, set=["objective.least_count=2"])
+    shown = luthier.show(write(tmp_path, texts), 1, task=task, set=["objective.least_count=2"])
     assert isinstance(shown, Shown)
     assert shown.pieces == texts[0].split()[:-1] and all(shown.learned)
     assert shown.about.startswith(said) and shown.about.endswith("1 word of this row has no vector and is left out")

@@ -29,7 +29,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home" / "models"
 
 
-def adapted(base: Path, folder: Path, kind: Any = AutoModelForCausalLM, task: str = "CAUSAL_LM", **settings: Any) -> torch.Tensor:
+def adapt(base: Path, folder: Path, kind: Any = AutoModelForCausalLM, task: str = "CAUSAL_LM", **settings: Any) -> torch.Tensor:
     """An adapter with random weights as PEFT saves it; what its model says."""
     torch.manual_seed(3)
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **settings}
@@ -53,7 +53,7 @@ def adapted(base: Path, folder: Path, kind: Any = AutoModelForCausalLM, task: st
 )
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 def test_a_folded_adapter_says_what_peft_says(family: str, settings: dict[str, Any], bases, tmp_path: Path) -> None:
-    said = adapted(bases(family).folder, tmp_path / "adapter", **settings)
+    said = adapt(bases(family).folder, tmp_path / "adapter", **settings)
     told: list[str] = []
     base = resolve(str(tmp_path / "adapter"), told.append)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_a_folded_adapter_says_what_peft_says(family: str, settings: dict[str, A
 
 
 def test_what_was_folded_once_is_kept_and_made_anew_where_the_adapter_changes(bases, tmp_path: Path, store: Path) -> None:
-    adapted(bases("llama").folder, tmp_path / "adapter")
+    adapt(bases("llama").folder, tmp_path / "adapter")
     first = resolve(str(tmp_path / "adapter"))
     told: list[str] = []
     assert resolve(str(tmp_path / "adapter"), told.append) == first and told == []
@@ -78,7 +78,7 @@ def test_what_was_folded_once_is_kept_and_made_anew_where_the_adapter_changes(ba
 
 
 def test_an_encoders_adapter_is_folded_and_its_head_is_left_to_the_new_rows(bases, tmp_path: Path) -> None:
-    adapted(bases("bert").folder, tmp_path / "adapter", AutoModelForSequenceClassification, "SEQ_CLS", target_modules=["query", "value"])
+    adapt(bases("bert").folder, tmp_path / "adapter", AutoModelForSequenceClassification, "SEQ_CLS", target_modules=["query", "value"])
     told: list[str] = []
     base = resolve(str(tmp_path / "adapter"), told.append)
     assert base.kind == "encoder"
@@ -90,7 +90,7 @@ def test_an_encoders_adapter_is_folded_and_its_head_is_left_to_the_new_rows(base
 
 
 def test_a_run_starts_from_an_adapter_and_from_that_of_a_bundle_of_ours(bases, tmp_path: Path) -> None:
-    adapted(bases("llama").folder, tmp_path / "adapter")
+    adapt(bases("llama").folder, tmp_path / "adapter")
     lines = [{"prompt": f"what about {number}?", "completion": row["text"]} for number, row in enumerate(rows(60))]
     run = luthier.run(
         lines,
@@ -141,7 +141,7 @@ def other_rank(folder: Path, bases: Callable[[str], Any]) -> None:
     set_config(folder, r=7)
 
 
-def pickled(folder: Path, bases: Callable[[str], Any]) -> None:
+def pickle_weights(folder: Path, bases: Callable[[str], Any]) -> None:
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
 
 
@@ -155,7 +155,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Callable[[str], Any]], Any], str]] = {
     "another width": (other_shape, "made for another base than .* in the adapter and .* in the base"),
     "half of it": (half, "half of the adapter of .* is missing"),
     "another rank": (other_rank, "has the rank 4 in its weights and 7"),
-    "pickled weights": (pickled, r"no adapter_model\.safetensors \(found: adapter_model\.bin\)"),
+    "pickled weights": (pickle_weights, r"no adapter_model\.safetensors \(found: adapter_model\.bin\)"),
     "another method": (lambda folder, _: set_config(folder, peft_type="IA3"), "of the kind IA3"),
     "DoRA": (lambda folder, _: set_config(folder, use_dora=True), "with use_dora is not folded"),
     "biases": (lambda folder, _: set_config(folder, bias="all"), "with bias=all is not folded"),
@@ -174,7 +174,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Callable[[str], Any]], Any], str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_an_adapter_that_does_not_fit_is_refused_and_nothing_is_kept(fault: str, bases, tmp_path: Path, store: Path) -> None:
     spoil, message = FAULTS[fault]
-    adapted(bases("llama").folder, tmp_path / "adapter")
+    adapt(bases("llama").folder, tmp_path / "adapter")
     spoil(tmp_path / "adapter", bases)
     with pytest.raises(ModelError, match=message):
         resolve(str(tmp_path / "adapter"))

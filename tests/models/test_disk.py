@@ -10,7 +10,7 @@ import pytest
 
 from luthier.core.errors import ModelError
 from luthier.models.catalogue import PACKAGED
-from luthier.models.disk import find_entry, folder_size, list_entries, locked, remove_entry
+from luthier.models.disk import find_entry, folder_size, list_entries, lock_folder, remove_entry
 from luthier.models.store import home, resolve
 from luthier.pilot.models import disk, models, remove
 from tests.models.test_store import in_pieces
@@ -80,7 +80,7 @@ def test_a_folder_that_luthier_did_not_write_is_listed_and_not_removed(store: Pa
 def test_what_a_stopped_fetch_left_over_is_listed_and_removed_but_not_while_it_is_written(store: Path) -> None:
     scratch = Path(tempfile.mkdtemp(dir=store, prefix=".minilm-l6-"))
     (scratch / "half").write_bytes(b"0" * 1000)
-    with locked(scratch) as free:
+    with lock_folder(scratch) as free:
         assert free
         with pytest.raises(ModelError, match="minilm-l6 is being fetched"):
             remove(scratch.name)

@@ -10,21 +10,21 @@ from torch import nn
 
 from luthier.core.errors import ModelError
 from luthier.core.types import Batch
-from luthier.models.dropout import Dropout, DropoutKeys, attach, kept_scale, scale_kept
+from luthier.models.dropout import Dropout, DropoutKeys, attach, dropout_scale, scale_kept
 from luthier.models.pretrained import load_classifier
 from tests.models.test_packed import LENGTHS, batch_of
 
 
 def keys(count: int) -> torch.Tensor:
     dropout_keys = DropoutKeys()
-    with dropout_keys.keyed(3, 5, torch.arange(count), torch.ones(count, dtype=torch.long)):
+    with dropout_keys.set_keys(3, 5, torch.arange(count), torch.ones(count, dtype=torch.long)):
         assert dropout_keys.tokens is not None
         return dropout_keys.tokens.clone()
 
 
 @pytest.mark.parametrize("probability", [0.05, 0.1, 0.5])
 def test_the_share_that_is_kept_is_the_one_asked_for(probability: float) -> None:
-    kept = kept_scale(keys(4000), 384, probability, torch.float32) / scale_kept(probability)
+    kept = dropout_scale(keys(4000), 384, probability, torch.float32) / scale_kept(probability)
     sd = (probability * (1 - probability) / kept.numel()) ** 0.5
     assert abs(float(kept.mean()) - (1 - probability)) < 5 * sd
     assert float((kept.mean(0) - (1 - probability)).abs().max()) < 6 * (probability * (1 - probability) / 4000) ** 0.5
@@ -32,8 +32,8 @@ def test_the_share_that_is_kept_is_the_one_asked_for(probability: float) -> None
 
 
 def test_neighbouring_entries_rows_and_sites_are_not_correlated() -> None:
-    kept = kept_scale(keys(2000), 256, 0.5, torch.float32) / scale_kept(0.5) - 0.5
-    other = kept_scale(keys(2000) ^ 12345, 256, 0.5, torch.float32) / scale_kept(0.5) - 0.5
+    kept = dropout_scale(keys(2000), 256, 0.5, torch.float32) / scale_kept(0.5) - 0.5
+    other = dropout_scale(keys(2000) ^ 12345, 256, 0.5, torch.float32) / scale_kept(0.5) - 0.5
     size = 5 * 0.25 / kept.numel() ** 0.5
     for one, two in ((kept[:, 1:], kept[:, :-1]), (kept[:, 2:], kept[:, :-2]), (kept[1:], kept[:-1]), (kept, other)):
         assert abs(float((one * two).mean())) < size
@@ -42,15 +42,15 @@ def test_neighbouring_entries_rows_and_sites_are_not_correlated() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("width", [1, 47, 48])
 def test_in_half_the_bits_the_same_entries_are_kept(dtype: torch.dtype, width: int) -> None:
-    half = kept_scale(keys(50), width, 0.3, dtype)
+    half = dropout_scale(keys(50), width, 0.3, dtype)
     assert half.shape == (50, width) and half.dtype == dtype and half.is_contiguous()
-    assert torch.equal(half, kept_scale(keys(50), width, 0.3, torch.float32).to(dtype))
+    assert torch.equal(half, dropout_scale(keys(50), width, 0.3, torch.float32).to(dtype))
 
 
 def test_the_mean_stays() -> None:
     dropout_keys = DropoutKeys()
     layer = Dropout(0.1, dropout_keys, "here")
-    with dropout_keys.keyed(0, 0, torch.arange(2000), torch.ones(2000, dtype=torch.long)):
+    with dropout_keys.set_keys(0, 0, torch.arange(2000), torch.ones(2000, dtype=torch.long)):
         values = layer(torch.ones(2000, 64))
     assert abs(float(values.mean()) - 1) < 0.005
     assert sorted(values.unique().tolist()) == pytest.approx([0.0, scale_kept(0.1)])
@@ -60,7 +60,7 @@ def test_what_is_dropped_has_no_gradient_and_the_rest_is_scaled() -> None:
     dropout_keys = DropoutKeys()
     layer = Dropout(0.3, dropout_keys, "here")
     values = torch.randn(50, 8, requires_grad=True)
-    with dropout_keys.keyed(0, 0, torch.arange(50), torch.ones(50, dtype=torch.long)):
+    with dropout_keys.set_keys(0, 0, torch.arange(50), torch.ones(50, dtype=torch.long)):
         out = layer(values)
     out.sum().backward()
     assert torch.equal(values.grad == 0, out == 0)
@@ -71,11 +71,11 @@ def test_an_example_gets_the_same_mask_alone_and_in_company(bases) -> None:
     model = load_classifier(bases("bert"), ["a", "b"], "cls", 0.2, seed=3)
     model.network.train()
     batch = batch_of(LENGTHS, 200)
-    with model.dropout_keys.keyed(1, 4, batch.index, batch.lengths):
+    with model.dropout_keys.set_keys(1, 4, batch.index, batch.lengths):
         whole = model(batch)
     for start, stop in ((0, 1), (1, 4), (4, 6)):
         part = batch.part(start, stop)
-        with model.dropout_keys.keyed(1, 4, part.index, part.lengths):
+        with model.dropout_keys.set_keys(1, 4, part.index, part.lengths):
             assert torch.allclose(model(part), whole[start:stop], atol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_another_seed_step_or_example_gets_another_mask(bases, seed: int, step: 
 
     def logits(seed: int, step: int, index: int) -> torch.Tensor:
         moved = Batch(batch.index + index, batch.lengths, batch.flat, batch.each)
-        with model.dropout_keys.keyed(seed, step, moved.index, moved.lengths):
+        with model.dropout_keys.set_keys(seed, step, moved.index, moved.lengths):
             return model(moved)
 
     assert torch.equal(logits(1, 4, 0), logits(1, 4, 0))
@@ -100,13 +100,13 @@ def test_eval_mode_drops_nothing(bases) -> None:
     assert torch.equal(model(batch), model(batch))
 
 
-def dropped(
+def drop(
     shape: tuple[int, ...], index: torch.Tensor, lengths: torch.Tensor, probability: float = 0.4, **more: torch.Tensor
 ) -> torch.Tensor:
     """What dropout makes of ones, for these examples; `more`: lengths of further streams, of which `target` passes if it is there."""
     dropout_keys = DropoutKeys()
     layer = Dropout(probability, dropout_keys, "here", stream="target" if more else "")
-    with dropout_keys.keyed(3, 5, index, lengths, more):
+    with dropout_keys.set_keys(3, 5, index, lengths, more):
         return layer(torch.ones(shape))
 
 
@@ -121,9 +121,9 @@ def test_the_mask_of_a_map_depends_neither_on_the_batch_nor_on_its_split(
 ) -> None:
     """Whatever numbers of tokens the examples say they have; an image may say any."""
     lengths, index = torch.tensor(sizes), torch.tensor(data.draw(st.permutations(range(len(sizes)))))
-    whole = dropped((len(sizes), *axes), index, lengths)
+    whole = drop((len(sizes), *axes), index, lengths)
     chosen = torch.tensor(data.draw(st.lists(st.integers(0, len(sizes) - 1), min_size=1, unique=True)))
-    some = dropped((len(chosen), *axes), index[chosen], lengths[chosen])
+    some = drop((len(chosen), *axes), index[chosen], lengths[chosen])
     assert torch.equal(some, whole[chosen])
 
 
@@ -133,22 +133,22 @@ def test_padding_behind_a_row_changes_no_mask(sizes: list[int], behind: int) -> 
     """(examples, length, channels) and (examples, channels, height, width), laid out longer."""
     count, length = len(sizes), max(sizes)
     index, lengths = torch.arange(count), torch.tensor(sizes)
-    assert torch.equal(dropped((count, length, 8), index, lengths), dropped((count, length + behind, 8), index, lengths)[:, :length])
-    short, long = (dropped((count, 3, length + more, length + more), index, lengths) for more in (0, behind))
+    assert torch.equal(drop((count, length, 8), index, lengths), drop((count, length + behind, 8), index, lengths)[:, :length])
+    short, long = (drop((count, 3, length + more, length + more), index, lengths) for more in (0, behind))
     assert torch.equal(short, long[:, :, :length, :length])
 
 
 def test_a_token_in_a_padded_map_draws_as_in_the_stream() -> None:
     lengths = torch.tensor([5, 3, 4])
-    stream = dropped((12, 8), torch.arange(3), lengths)
-    padded = dropped((3, 5, 8), torch.arange(3), lengths)
+    stream = drop((12, 8), torch.arange(3), lengths)
+    padded = drop((3, 5, 8), torch.arange(3), lengths)
     assert torch.equal(torch.cat([padded[row, : int(size)] for row, size in enumerate(lengths)]), stream)
 
 
 @pytest.mark.parametrize("shape", [(64, 8, 12, 12), (64, 40, 30), (64, 3, 4, 9, 9)])
 @pytest.mark.parametrize("probability", [0.1, 0.5])
 def test_of_a_map_the_right_share_is_dropped_along_every_axis(shape: tuple[int, ...], probability: float) -> None:
-    kept = dropped(shape, torch.arange(shape[0]), torch.ones(shape[0], dtype=torch.long), probability) > 0
+    kept = drop(shape, torch.arange(shape[0]), torch.ones(shape[0], dtype=torch.long), probability) > 0
     for axis in range(len(shape)):
         rest = [other for other in range(len(shape)) if other != axis]
         sd = (probability * (1 - probability) * shape[axis] / kept.numel()) ** 0.5
@@ -163,15 +163,15 @@ def test_a_second_stream_has_keys_of_its_own_that_do_not_depend_on_the_batch(sou
     count = len(sources)
     targets = data.draw(st.lists(st.integers(1, 20), min_size=count, max_size=count))
     source, target, index = torch.tensor(sources), torch.tensor(targets), torch.arange(count)
-    whole = dropped((sum(targets), 64), index, source, target=target)
+    whole = drop((sum(targets), 64), index, source, target=target)
     start = 0
     for row, size in enumerate(targets):
         own = slice(row, row + 1)
-        alone = dropped((size, 64), index[own], source[own], target=target[own])
+        alone = drop((size, 64), index[own], source[own], target=target[own])
         assert torch.equal(alone, whole[start : start + size])
         start += size
     if sources == targets:
-        assert not torch.equal(whole, dropped((sum(targets), 64), index, source))
+        assert not torch.equal(whole, drop((sum(targets), 64), index, source))
 
 
 def test_a_stream_is_found_by_its_site_and_by_a_context_alike() -> None:
@@ -182,12 +182,12 @@ def test_a_stream_is_found_by_its_site_and_by_a_context_alike() -> None:
     assert [layer[0].stream for layer in model.values()] == ["", "target", ""]
     source, target, index = torch.tensor([2, 5]), torch.tensor([4, 3]), torch.arange(2)  # both have seven tokens
     plain = Dropout(0.4, dropout_keys, "decoder.0")
-    with dropout_keys.keyed(1, 2, index, source, {"target": target}):
+    with dropout_keys.set_keys(1, 2, index, source, {"target": target}):
         by_site = model["decoder"](torch.ones(7, 32))
         with dropout_keys.stream("target"):
             by_context = plain(torch.ones(7, 32))
         of_the_source = plain(torch.ones(7, 32))
-        with dropout_keys.laid_out(torch.tensor([0, 1, 2, 3, 4, 5, 6, 6]), 2, "target"):
+        with dropout_keys.use_layout(torch.tensor([0, 1, 2, 3, 4, 5, 6, 6]), 2, "target"):
             padded = model["decoder"](torch.ones(2, 4, 32))
             by_head = model["decoder"](torch.ones(2, 3, 4, 4))  # as attention drops its probabilities
             assert torch.equal(plain(torch.ones(7, 32)), of_the_source)
@@ -202,7 +202,7 @@ def test_a_stream_that_the_micro_batch_does_not_have_is_named_with_those_it_has(
     layer = Dropout(0.4, dropout_keys, "here", stream="targets")
     ones = torch.ones(2, dtype=torch.long)
     with (
-        dropout_keys.keyed(0, 0, torch.arange(2), ones, {"target": ones}),
+        dropout_keys.set_keys(0, 0, torch.arange(2), ones, {"target": ones}),
         pytest.raises(ModelError, match=r"'targets'[\s\S]*did you mean 'target'"),
     ):
         layer(torch.ones(2, 4))

@@ -68,7 +68,7 @@ def batch_of(count: int = 6, longest: int = 30) -> Batch:
 
 def logits(model: EncoderDecoder, batch: Batch) -> Tensor:
     weight, bias = model.output()
-    return model.hidden(batch) @ weight.t() + (0 if bias is None else bias)
+    return model.hidden_states(batch) @ weight.t() + (0 if bias is None else bias)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -94,8 +94,8 @@ def test_groups_of_rows_change_nothing() -> None:
     model, batch = network("marian").eval(), batch_of(40, 60)
     assert len(lay_out(batch.lengths, batch.streams["target"].lengths).groups) > 1
     with torch.no_grad():
-        whole = model.hidden(batch)
-        parts = torch.cat([model.hidden(batch.part(row, row + 1)) for row in range(len(batch))])
+        whole = model.hidden_states(batch)
+        parts = torch.cat([model.hidden_states(batch.part(row, row + 1)) for row in range(len(batch))])
     assert torch.allclose(whole, parts, atol=1e-5)
 
 
@@ -103,24 +103,24 @@ def test_groups_of_rows_change_nothing() -> None:
 def test_dropout_of_both_sides_is_keyed_by_row_and_does_not_know_the_rows_beside(name: str) -> None:
     model, batch = network(name, 0.3).train(), batch_of()
 
-    def drawn(some: Batch, step: int = 0) -> Tensor:
-        with model.dropout_keys.keyed(1, step, some.index, some.lengths, some.stream_lengths), torch.no_grad():
-            return model.hidden(some)
+    def draw(some: Batch, step: int = 0) -> Tensor:
+        with model.dropout_keys.set_keys(1, step, some.index, some.lengths, some.stream_lengths), torch.no_grad():
+            return model.hidden_states(some)
 
     before = torch.get_rng_state()
-    whole = drawn(batch)
-    assert torch.equal(whole, drawn(batch))
-    assert not torch.equal(whole, drawn(batch, 1))
-    assert torch.allclose(whole, torch.cat([drawn(batch.part(row, row + 1)) for row in range(len(batch))]), atol=1e-5)
+    whole = draw(batch)
+    assert torch.equal(whole, draw(batch))
+    assert not torch.equal(whole, draw(batch, 1))
+    assert torch.allclose(whole, torch.cat([draw(batch.part(row, row + 1)) for row in range(len(batch))]), atol=1e-5)
     assert torch.equal(before, torch.get_rng_state())
     with torch.no_grad():
-        assert not torch.allclose(whole, model.eval().hidden(batch), atol=1e-2)
+        assert not torch.allclose(whole, model.eval().hidden_states(batch), atol=1e-2)
 
 
 def test_the_two_sides_draw_from_different_keys() -> None:
     model = network("marian", 0.5).train()
     batch = batch_of(1)
-    with model.dropout_keys.keyed(1, 0, batch.index, torch.tensor([4]), {"target": torch.tensor([4])}):
+    with model.dropout_keys.set_keys(1, 0, batch.index, torch.tensor([4]), {"target": torch.tensor([4])}):
         source = model.dropout_keys.rows(4).clone()
         with model.dropout_keys.stream("target"):
             target = model.dropout_keys.rows(4)

@@ -17,7 +17,7 @@ from tests.conftest import DECODERS, ENCODERS
 from tests.training.test_steps import experiment, work_for
 
 
-def frozen(bases: Any, records: Any, family: str = "bert", task: str = "classification", depth: int = 1, **more: Any) -> Work:
+def freeze(bases: Any, records: Any, family: str = "bert", task: str = "classification", depth: int = 1, **more: Any) -> Work:
     base = bases(family)
     changes = {"adaptation__kind": "freeze", "adaptation__depth": depth, "model__dropout": 0.1, **more}
     asked = experiment(task, base.name, **changes)
@@ -26,7 +26,7 @@ def frozen(bases: Any, records: Any, family: str = "bert", task: str = "classifi
 
 def gradients(work: Work) -> dict[str, torch.Tensor]:
     batch = work.objective.collate(work.train[:6], 1, 0)
-    with work.model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
+    with work.model.dropout_keys.set_keys(1, 0, batch.index, batch.lengths):
         work.objective.loss(work.model, batch).total.backward()
     return {name: parameter.grad for name, parameter in work.model.network.named_parameters() if parameter.grad is not None}
 
@@ -35,7 +35,7 @@ def gradients(work: Work) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("family", [*ENCODERS, *DECODERS])
 def test_cached_and_uncached_gradients_agree_with_dropout_on(bases, records, chats, family, depth) -> None:
     task = "chat" if family in DECODERS and depth == 1 else "classification"
-    cached, plain = (frozen(bases, chats if task == "chat" else records, family, task, depth) for _ in range(2))
+    cached, plain = (freeze(bases, chats if task == "chat" else records, family, task, depth) for _ in range(2))
     assert cached.model.frozen_cache is not None
     plain.model.frozen_cache = None
     ours, theirs = gradients(cached), gradients(plain)
@@ -46,7 +46,7 @@ def test_cached_and_uncached_gradients_agree_with_dropout_on(bases, records, cha
 
 
 def test_a_whole_run_with_and_without_agrees_and_the_frozen_weights_stay(bases, records) -> None:
-    cached, plain = frozen(bases, records, training__steps=8), frozen(bases, records, training__steps=8)
+    cached, plain = freeze(bases, records, training__steps=8), freeze(bases, records, training__steps=8)
     plain.model.frozen_cache = None
     before = cached.model.network.state_dict()["bert.encoder.layer.0.output.dense.weight"].clone()
     losses = [(one.loss, two.loss) for one, two in zip(steps(cached), steps(plain), strict=True)]
@@ -58,7 +58,7 @@ def test_a_whole_run_with_and_without_agrees_and_the_frozen_weights_stay(bases, 
 
 def test_the_states_have_the_same_bits_whatever_was_asked_for_first(bases, records, monkeypatch) -> None:
     monkeypatch.setattr(prefix_module, "CHUNK", 64)
-    forward, backward = frozen(bases, records), frozen(bases, records)
+    forward, backward = freeze(bases, records), freeze(bases, records)
     for work, order in ((forward, 1), (backward, -1)):
         rows = [*work.train, *work.validation]
         for start in range(0, len(rows), 5)[::order]:
@@ -68,7 +68,7 @@ def test_the_states_have_the_same_bits_whatever_was_asked_for_first(bases, recor
 
 
 def test_rows_that_are_not_kept_go_through_all_blocks(bases, records) -> None:
-    work = frozen(bases, records)
+    work = freeze(bases, records)
     stranger: Example = work.objective.prepare([type(records[0])(row=999, values={"text": "never seen before", "label": "a"}, source="x")])[
         0
     ]
@@ -82,15 +82,15 @@ def test_rows_that_are_not_kept_go_through_all_blocks(bases, records) -> None:
 def test_nothing_is_kept_where_nothing_stays_frozen_or_rows_change_or_it_is_too_much(bases, records, monkeypatch) -> None:
     assert work_for(bases, records, "classification").model.frozen_cache is None
     assert work_for(bases, records, "classification", adaptation__kind="lora").model.frozen_cache is None
-    assert frozen(bases, records, augment__share=0.5).model.frozen_cache is None
-    gradual = frozen(bases, records, adaptation__kind="gradual", adaptation__depth=1)
+    assert freeze(bases, records, augment__share=0.5).model.frozen_cache is None
+    gradual = freeze(bases, records, adaptation__kind="gradual", adaptation__depth=1)
     assert gradual.model.frozen_cache.depth == 1
     monkeypatch.setattr("luthier.training.assemble.MOST", 100)
-    assert frozen(bases, records).model.frozen_cache is None
+    assert freeze(bases, records).model.frozen_cache is None
 
 
 def test_what_does_not_fit_into_memory_lies_in_a_file_with_the_same_bits(bases, records, monkeypatch) -> None:
-    held = gradients(frozen(bases, records))
+    held = gradients(freeze(bases, records))
     monkeypatch.setattr(prefix_module, "IN_MEMORY", 0)
-    spilled = gradients(frozen(bases, records))
+    spilled = gradients(freeze(bases, records))
     assert all(torch.equal(held[name], spilled[name]) for name in held)

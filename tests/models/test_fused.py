@@ -21,13 +21,13 @@ LENGTHS = {"short": (5, 17, 9, 9, 30, 2), "longer than a block": (300, 280, 40)}
 
 def gradients(model: Any, batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad(set_to_none=True)
-    hidden = model.hidden(batch)
+    hidden = model.hidden_states(batch)
     loss, _ = next_token_loss(hidden, model.network.lm_head.weight, batch.flat["tokens"].roll(-1), 64, model.kernels)
     loss.backward()
     return float(loss.detach()), {name: each.grad.to_dense() for name, each in model.network.named_parameters() if each.grad is not None}
 
 
-def moved(model: Any) -> None:
+def move(model: Any) -> None:
     """Adapters whose second factor is zero would hide mistakes of the first."""
     for name, parameter in model.network.named_parameters():
         if name.endswith("lora_B"):
@@ -43,7 +43,7 @@ def test_loss_and_gradients_in_fp32_are_those_of_transformers(
 ) -> None:
     model = load_generator(bases(family), 0.0)
     ADAPTATIONS[adaptation]().attach(model)
-    moved(model)
+    move(model)
     model.train()
     batch = batch_of(lengths, model.network.config.vocab_size)
     if alike:
@@ -64,7 +64,7 @@ def test_with_dropout_the_attention_is_transformers(bases) -> None:
     model = load_generator(bases("llama"), 0.3)
     model.train()
     batch = batch_of(LENGTHS["short"], model.network.config.vocab_size)
-    with model.dropout_keys.keyed(1, 2, batch.index, batch.lengths):
+    with model.dropout_keys.set_keys(1, 2, batch.index, batch.lengths):
         loss, expected = gradients(model, batch)
         model.use(Plain(torch.float32))
         fused_loss, found = gradients(model, batch)
@@ -76,9 +76,9 @@ def test_with_dropout_the_attention_is_transformers(bases) -> None:
 def test_evaluations_and_other_numbers_go_transformers_way_to_the_bit(bases) -> None:
     model = load_generator(bases("llama"), 0.0)
     batch = batch_of(LENGTHS["short"], model.network.config.vocab_size)
-    before = model.eval().hidden(batch), gradients(model.train(), batch)
+    before = model.eval().hidden_states(batch), gradients(model.train(), batch)
     model.use(Plain(torch.bfloat16))
-    assert torch.equal(model.eval().hidden(batch), before[0])
+    assert torch.equal(model.eval().hidden_states(batch), before[0])
     loss, found = gradients(model.train(), batch)
     assert loss == before[1][0]
     assert all(torch.equal(found[name], gradient) for name, gradient in before[1][1].items())

@@ -12,7 +12,7 @@ from luthier.models.encode import base_views
 from luthier.models.pretrained import PackedNetwork, load_classifier, load_tokenizer
 from tests.conftest import DECODERS, ENCODERS, PADDED
 from tests.data.test_malformed import sentence
-from tests.models.test_frozen_cache import frozen
+from tests.models.test_frozen_cache import freeze
 
 TEXTS = [sentence(number) for number in range(5)] + ["short", "one that is a little longer than the others " * 3]
 
@@ -63,7 +63,7 @@ def test_no_block_above_the_last_that_is_wanted_is_asked(bases: Any, family: str
 @pytest.mark.parametrize("family", ["bert", "llama"])
 @pytest.mark.parametrize("depth", [2, 3])
 def test_what_is_kept_of_frozen_blocks_is_used_above_them_and_changes_nothing(bases: Any, records: Any, family: str, depth: int) -> None:
-    work = frozen(bases, records, family, depth=depth)
+    work = freeze(bases, records, family, depth=depth)
     frozen_cache, batch = work.model.frozen_cache, work.objective.collate(work.train[:6], 0, 0)
     found = base_views(work.model.eval(), batch)
     assert bool(frozen_cache.computed) == (depth == 2)  # of three, the lower floor is the second

@@ -30,7 +30,7 @@ from luthier.models.store import resolve
 from tests.families.test_image_classification import write as write_shapes
 
 
-def published(config: efficientnet_lite.EfficientNetLiteConfig) -> dict[str, torch.Tensor]:
+def publish(config: efficientnet_lite.EfficientNetLiteConfig) -> dict[str, torch.Tensor]:
     """Random weights of an EfficientNet-Lite under the names of the package that carries them."""
     torch.manual_seed(0)
     network = efficientnet_lite.EfficientNetLite(config)
@@ -182,7 +182,7 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Base:
     """An EfficientNet-Lite0 with random weights, as the store keeps one."""
     folder = tmp_path_factory.mktemp("lite") / "efficientnet-lite0"
     folder.mkdir()
-    torch.save(published(efficientnet_lite.config_of("efficientnet-lite0")), folder / "weights.pth")
+    torch.save(publish(efficientnet_lite.config_of("efficientnet-lite0")), folder / "weights.pth")
     torch_file.convert_network(folder / "weights.pth", folder, "efficientnet-lite0")
     return resolve(str(folder))
 
@@ -191,7 +191,7 @@ def test_pixels_are_shifted_and_scaled_as_the_base_was_trained(lite: Base) -> No
     network = vision.load_network(lite, ["a", "b"], 3, 0.0, 0)
     batch = pixels(2, 16)
     assert torch.allclose(network.normalised_pixels(batch), (batch.each["pixels"].float() - 127) / 128, atol=1e-6)
-    plain = vision.new_network(["a", "b"], 3, 16, 8, 1, 0.0, 0)
+    plain = vision.make_network(["a", "b"], 3, 16, 8, 1, 0.0, 0)
     assert torch.equal(plain.normalised_pixels(batch), batch.each["pixels"].float() / 127.5 - 1)
 
 

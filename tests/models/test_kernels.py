@@ -13,7 +13,7 @@ from luthier.models import compiled, kernels
 from luthier.models.kernels import KERNELS
 
 
-def drawn(*shape: int) -> Tensor:
+def draw(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
@@ -23,8 +23,8 @@ def near(one: Tensor, other: Tensor) -> bool:
 
 def test_the_norm_is_llamas_and_so_are_its_gradients() -> None:
     own = LlamaRMSNorm(96, eps=1e-5)
-    own.weight.data = drawn(96)
-    x, d_said = drawn(13, 96).requires_grad_(), drawn(12, 96)[:13].repeat(2, 1)[:13]
+    own.weight.data = draw(96)
+    x, d_said = draw(13, 96).requires_grad_(), draw(12, 96)[:13].repeat(2, 1)[:13]
     expected = own(x)
     expected.backward(d_said)
     said, factor = kernels.rms_norm(x.detach(), own.weight.detach(), torch.tensor(1e-5))
@@ -36,7 +36,7 @@ def test_the_norm_is_llamas_and_so_are_its_gradients() -> None:
 
 
 def test_the_gated_unit_is_silu_times_the_rest_and_so_are_its_gradients() -> None:
-    gate, up, d_said = drawn(7, 40).requires_grad_(), drawn(40, 7).t().contiguous().requires_grad_(), drawn(8, 40)[:7]
+    gate, up, d_said = draw(7, 40).requires_grad_(), draw(40, 7).t().contiguous().requires_grad_(), draw(8, 40)[:7]
     expected = nn.functional.silu(gate) * up
     expected.backward(d_said)
     said, d_gate, d_up = kernels.swiglu_backward(gate.detach(), up.detach(), d_said)
@@ -49,7 +49,7 @@ def test_the_gated_unit_is_silu_times_the_rest_and_so_are_its_gradients() -> Non
 
 
 def test_the_rotation_is_llamas_and_the_other_way_undoes_it() -> None:
-    x, angle, one = drawn(11, 3, 64), drawn(11, 32).repeat(1, 2), torch.tensor(1.0)
+    x, angle, one = draw(11, 3, 64), draw(11, 32).repeat(1, 2), torch.tensor(1.0)
     cos, sin = angle.cos(), angle.sin()
     expected, _ = apply_rotary_pos_emb(x.transpose(0, 1)[None], x.transpose(0, 1)[None], cos[None], sin[None])
     turned = kernels.rotary(x, cos, sin, one)
@@ -59,7 +59,7 @@ def test_the_rotation_is_llamas_and_the_other_way_undoes_it() -> None:
 
 
 def test_attentions_way_back_is_that_of_softmax() -> None:
-    score, d_share = drawn(9, 9).requires_grad_(), drawn(9, 10)[:, :9]
+    score, d_share = draw(9, 9).requires_grad_(), draw(9, 10)[:, :9]
     first, last = torch.arange(9.0).sub(4).clamp(min=0), torch.arange(9.0)
     place = torch.arange(9.0)
     hidden = (place < first[:, None]) | (place > last[:, None])
@@ -73,7 +73,7 @@ def test_attentions_way_back_is_that_of_softmax() -> None:
 
 
 def test_cross_entropy_leaves_its_gradient_where_the_logits_were() -> None:
-    logits, target = drawn(6, 50).mul(8).requires_grad_(), torch.tensor([0, 49, 7, 7, 3, 20])
+    logits, target = draw(6, 50).mul(8).requires_grad_(), torch.tensor([0, 49, 7, 7, 3, 20])
     expected = nn.functional.cross_entropy(logits, target, reduction="none")
     expected.sum().backward()
     room = logits.detach().clone()
@@ -83,11 +83,11 @@ def test_cross_entropy_leaves_its_gradient_where_the_logits_were() -> None:
 
 
 def test_the_optimizers_pass_is_torchs_adamw() -> None:
-    weight = nn.Parameter(drawn(300))
+    weight = nn.Parameter(draw(300))
     optimizer = torch.optim.AdamW([weight], lr=0.1, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.03)
     own, mean, square, rounded = weight.detach().clone(), torch.zeros(300), torch.zeros(300), torch.zeros(300, dtype=torch.bfloat16)
     for step in range(1, 6):
-        gradient = drawn(300 + step)[:300].bfloat16()
+        gradient = draw(300 + step)[:300].bfloat16()
         weight.grad = gradient.float() * 0.5
         optimizer.step()
         numbers = [0.5, 1 - 0.1 * 0.03, 0.9, 1 - 0.9, 0.99, 1 - 0.99, 0.1 / (1 - 0.9**step), (1 - 0.99**step) ** 0.5, 1e-6]
@@ -126,7 +126,7 @@ def test_a_compiled_kernel_says_what_the_plain_function_says(built: compiled.Com
 def _values(shape: list[int], letter: str) -> Tensor:
     if letter == "i":
         return torch.arange(shape[0]) % 7
-    values = drawn(*shape) if shape else torch.tensor(0.5)
+    values = draw(*shape) if shape else torch.tensor(0.5)
     return values.bfloat16() if letter == "b" else values.abs() + 0.1
 
 

@@ -23,7 +23,7 @@ from tests.conftest import DECODERS, ENCODERS, PADDED, rows
 LABELS = ("bad", "good", "never", "so-so")
 
 
-def prepared(bases: Any, family: str, count: int, labels: int) -> tuple[Any, Any, list[Example]]:
+def prepare(bases: Any, family: str, count: int, labels: int) -> tuple[Any, Any, list[Example]]:
     """An untouched network, its objective, and rows of all classes but "never"."""
     base = bases(family)
     model = load_classifier(base, list(LABELS), "mean", 0.0, 0).eval()
@@ -36,7 +36,7 @@ def prepared(bases: Any, family: str, count: int, labels: int) -> tuple[Any, Any
 @pytest.mark.parametrize("labels", [2, 3])
 @pytest.mark.parametrize("family", ["bert", "mpnet", "llama"])
 def test_the_probe_says_what_scikit_learn_says(bases, family: str, labels: int) -> None:
-    model, objective, examples = prepared(bases, family, 120, labels)
+    model, objective, examples = prepare(bases, family, 120, labels)
     train, held = examples[:80], examples[80:]
 
     def features(some: Sequence[Example]) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_the_probe_says_what_scikit_learn_says(bases, family: str, labels: int) 
 
 
 def test_the_average_is_the_mean_of_the_probabilities(bases) -> None:
-    model, objective, examples = prepared(bases, "bert", 30, 3)
+    model, objective, examples = prepare(bases, "bert", 30, 3)
     draws = torch.Generator().manual_seed(0)
     probe = LinearProbe(model, torch.randn(4, 64, generator=draws), torch.randn(4, generator=draws), 1.5)
     one, two, both = (score(each, objective, examples) for each in (model, probe, AveragedModel(model, probe)))
@@ -69,7 +69,7 @@ def test_the_average_is_the_mean_of_the_probabilities(bases) -> None:
 
 
 def test_the_average_of_labels_is_the_mean_of_each_label_s_probabilities(bases) -> None:
-    model, _, _ = prepared(bases, "bert", 4, 3)
+    model, _, _ = prepare(bases, "bert", 4, 3)
     objective = MultiLabel(labels=LABELS).open(load_tokenizer(bases("bert")), ("text",), "labels")
     examples = objective.prepare([Record(number, {"text": row["text"], "labels": ["bad"]}) for number, row in enumerate(rows(30))])
     draws = torch.Generator().manual_seed(0)
@@ -81,7 +81,7 @@ def test_the_average_of_labels_is_the_mean_of_each_label_s_probabilities(bases) 
 @pytest.mark.parametrize("family", [*ENCODERS, *PADDED, *DECODERS])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_logits_are_divided_in_the_head_of_every_family(bases, family: str, pooling: str) -> None:
-    model, objective, examples = prepared(bases, family, 12, 2)
+    model, objective, examples = prepare(bases, family, 12, 2)
     model.pooling = pooling
     with torch.no_grad():
         before = model(objective.collate(examples, 0, 0))

@@ -19,7 +19,7 @@ def batch_of(lengths: tuple[int, ...], vocabulary: int) -> Batch:
     return Batch(torch.arange(len(lengths)), torch.tensor(lengths), {"tokens": tokens}, {})
 
 
-def padded(batch: Batch, right: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+def pad(batch: Batch, right: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     longest = int(batch.lengths.max())
     ids, mask = torch.zeros(len(batch), longest, dtype=torch.long), torch.zeros(len(batch), longest, dtype=torch.long)
     for row, tokens in enumerate(batch.flat["tokens"].split(batch.lengths.tolist())):
@@ -37,7 +37,7 @@ def test_a_packed_encoder_gives_the_logits_and_gradients_of_transformers_padded_
     ).eval()
     plain.load_state_dict(ours.network.state_dict())
     batch = batch_of(LENGTHS, plain.config.vocab_size)
-    ids, mask = padded(batch)
+    ids, mask = pad(batch)
     logits = ours(batch)
     expected = plain(input_ids=ids, attention_mask=mask).logits
     assert torch.allclose(logits, expected, atol=1e-5)
@@ -58,7 +58,7 @@ def test_a_packed_decoder_gives_the_logits_and_gradients_of_transformers_row_by_
     ours = load_generator(base, 0.0).eval()
     plain = AutoModelForCausalLM.from_pretrained(base.folder, attn_implementation="eager").eval()
     batch = batch_of(LENGTHS, plain.config.vocab_size)
-    logits = ours.network.lm_head(ours.hidden(batch))
+    logits = ours.network.lm_head(ours.hidden_states(batch))
     expected = torch.cat([plain(input_ids=tokens[None]).logits[0] for tokens in batch.flat["tokens"].split(list(LENGTHS))])
     assert torch.allclose(logits, expected, atol=1e-5)
     (logits**2).sum().backward()
@@ -75,8 +75,8 @@ def test_a_layer_that_looks_back_only_so_far_does_so_with_dropout_too(bases, fam
     found = []
     for dropout in (0.0, 1e-9):  # the second goes the way of dropout, and drops nothing
         model = load_generator(bases(family), dropout).train()
-        with model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
-            states = model.hidden(batch)
+        with model.dropout_keys.set_keys(1, 0, batch.index, batch.lengths):
+            states = model.hidden_states(batch)
             states.square().sum().backward()
         found.append((states.detach(), [parameter.grad for parameter in model.network.parameters() if parameter.grad is not None]))
     (plain, gradients), (dropped, others) = found
@@ -96,7 +96,7 @@ def test_a_row_longer_than_what_is_kept_gives_the_same_gradients(bases, monkeypa
         model = load_classifier(bases("bert"), ["a", "b"], "mean", 0.2, seed=3)
         model.network.train()
         batch = batch_of(LENGTHS, 200)
-        with model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
+        with model.dropout_keys.set_keys(1, 0, batch.index, batch.lengths):
             model(batch).square().sum().backward()
         found.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
@@ -109,7 +109,7 @@ def test_a_row_is_blind_to_its_neighbours(bases) -> None:
     changed[:5] = 7
     other = Batch(batch.index, batch.lengths, {"tokens": changed}, {})
     with torch.no_grad():
-        one, two = model.hidden(batch), model.hidden(other)
+        one, two = model.hidden_states(batch), model.hidden_states(other)
     assert not torch.equal(one[:5], two[:5])
     assert torch.allclose(one[5:], two[5:], atol=1e-6)
 

@@ -26,14 +26,14 @@ def test_dropout_is_a_rows_own_whoever_is_beside_it(bases, family: str) -> None:
     model = load_classifier(bases(family), ["a", "b"], "mean", 0.3, seed=3).train()
     batch = batch_of(LENGTHS, 200)
     ends = batch.lengths.cumsum(0).tolist()
-    with torch.no_grad(), model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
-        together = model.hidden(batch)
+    with torch.no_grad(), model.dropout_keys.set_keys(1, 0, batch.index, batch.lengths):
+        together = model.hidden_states(batch)
     for row, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         alone = Batch(batch.index[row : row + 1], batch.lengths[row : row + 1], {"tokens": batch.flat["tokens"][start:end]}, {})
-        with torch.no_grad(), model.dropout_keys.keyed(1, 0, alone.index, alone.lengths):
-            assert torch.allclose(model.hidden(alone), together[start:end], atol=1e-5)
-        with torch.no_grad(), model.dropout_keys.keyed(1, 1, alone.index, alone.lengths):
-            assert not torch.allclose(model.hidden(alone), together[start:end], atol=1e-3)
+        with torch.no_grad(), model.dropout_keys.set_keys(1, 0, alone.index, alone.lengths):
+            assert torch.allclose(model.hidden_states(alone), together[start:end], atol=1e-5)
+        with torch.no_grad(), model.dropout_keys.set_keys(1, 1, alone.index, alone.lengths):
+            assert not torch.allclose(model.hidden_states(alone), together[start:end], atol=1e-3)
 
 
 def test_heads_do_not_draw_the_same_mask(bases) -> None:
@@ -42,8 +42,8 @@ def test_heads_do_not_draw_the_same_mask(bases) -> None:
     dropout = model.network.mpnet.encoder.layer[0].attention.attn.dropout
     dropout.register_forward_hook(lambda module, given, made: seen.append(made == 0))
     batch = batch_of((30,), 200)
-    with torch.no_grad(), model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
-        model.hidden(batch)
+    with torch.no_grad(), model.dropout_keys.set_keys(1, 0, batch.index, batch.lengths):
+        model.hidden_states(batch)
     heads = seen[0][0]  # (heads, length, length)
     assert heads.float().mean() == pytest.approx(0.5, abs=0.03)
     assert all(not torch.equal(heads[0], heads[other]) for other in range(1, len(heads)))

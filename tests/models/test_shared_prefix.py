@@ -71,7 +71,7 @@ def test_a_piece_is_cut_by_what_its_rows_bring_of_their_own(bases) -> None:
 def run_through(model: Any, rows: list[list[int]]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Hidden states, and the gradients of a loss that weighs every token differently."""
     model.zero_grad()
-    states = model.hidden(batch_of(rows))
+    states = model.hidden_states(batch_of(rows))
     (states * torch.sin(torch.arange(states.numel()).view_as(states))).sum().backward()
     return states.detach(), {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
 
@@ -118,7 +118,7 @@ def test_filling_up_to_a_round_number_changes_neither_states_nor_gradients(bases
     shared, found = model.shared_prefix, []
     for shared_prefix in (shared, lambda batch: pad_to_multiple(shared(batch), batch.flat["tokens"])):
         model.shared_prefix = shared_prefix
-        with model.dropout_keys.keyed(1, 2, batch.index, batch.lengths):
+        with model.dropout_keys.set_keys(1, 2, batch.index, batch.lengths):
             found.append(run_through(model, ROWS))
     (states, gradients), (others, theirs) = found
     assert seen[0] < seen[1] == 32
@@ -151,7 +151,7 @@ def test_the_same_row_twice_costs_one(bases) -> None:
     assert shared_prefix is not None
     assert len(shared_prefix.kept) == len(ROWS[0])
     with torch.no_grad():
-        one, two, three = model.hidden(batch_of([ROWS[0]] * 3)).view(3, len(ROWS[0]), -1)
+        one, two, three = model.hidden_states(batch_of([ROWS[0]] * 3)).view(3, len(ROWS[0]), -1)
     assert torch.equal(one, two)
     assert torch.equal(two, three)
 
@@ -188,12 +188,12 @@ def test_tokens_that_others_share_are_looked_at_and_do_not_ask_again(
     monkeypatch.setattr("luthier.models.packed._fused_pays", lambda query, laid: fused)
     asked: list[int] = []
 
-    def noted(*given: Any) -> packing.Packing:
+    def note(*given: Any) -> packing.Packing:
         made = packing.pack(*given)
         asked.append(sum(len(group.queries.position) for group in made.groups))
         return made
 
-    monkeypatch.setattr(pretrained, "pack", noted)
+    monkeypatch.setattr(pretrained, "pack", note)
     states, gradients = run_through(model, rows)
     monkeypatch.setattr(model, "shared_prefix", lambda batch: None)
     plain, expected = run_through(model, rows)

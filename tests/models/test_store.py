@@ -20,7 +20,7 @@ from luthier.models.disk import list_entries, name_unreadable_files
 from luthier.models.store import inspect, list_bases, resolve
 
 
-def changed(bases: Any, folder: Path, **keys: object) -> Path:
+def change(bases: Any, folder: Path, **keys: object) -> Path:
     shutil.copytree(bases("bert").folder, folder / "base")
     config = json.loads((folder / "base" / "config.json").read_text())
     (folder / "base" / "config.json").write_text(json.dumps({**config, **keys}))
@@ -39,23 +39,23 @@ def changed(bases: Any, folder: Path, **keys: object) -> Path:
 )
 def test_a_configuration_that_asks_for_foreign_code_is_refused(bases, tmp_path: Path, keys: dict[str, object]) -> None:
     with pytest.raises(ModelError, match="asks for foreign code"):
-        resolve(str(changed(bases, tmp_path, **keys)))
+        resolve(str(change(bases, tmp_path, **keys)))
 
 
 def test_an_unknown_architecture_is_refused_with_the_nearest(bases, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="did you mean 'bert'"):
-        resolve(str(changed(bases, tmp_path, model_type="bertt")))
+        resolve(str(change(bases, tmp_path, model_type="bertt")))
 
 
 def test_only_safetensors_are_opened(bases, tmp_path: Path) -> None:
-    folder = changed(bases, tmp_path)
+    folder = change(bases, tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"no model\.safetensors \(found: pytorch_model\.bin\)"):
         resolve(str(folder))
 
 
 def test_a_stored_model_that_changed_is_refused(bases, tmp_path: Path) -> None:
-    folder = changed(bases, tmp_path)
+    folder = change(bases, tmp_path)
     (folder / "store.json").write_text(json.dumps({"sha256": "0", "size": 1}))
     with pytest.raises(ModelError, match="has changed since it was stored"):
         inspect(folder, "base")

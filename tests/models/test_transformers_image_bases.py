@@ -115,12 +115,12 @@ def test_dropout_is_an_images_own_whoever_is_beside_it(bases: Any, family: str) 
     alone = replace(batch, index=batch.index[2:3], lengths=batch.lengths[2:3], each={"pixels": batch.each["pixels"][2:3]})
     with torch.no_grad():
         torch.manual_seed(1)
-        with network.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
+        with network.dropout_keys.set_keys(1, 0, batch.index, batch.lengths):
             together = network(batch)
         torch.manual_seed(2)
-        with network.dropout_keys.keyed(1, 0, alone.index, alone.lengths):
+        with network.dropout_keys.set_keys(1, 0, alone.index, alone.lengths):
             assert torch.allclose(network(alone)[0], together[2], atol=1e-5)
-        with network.dropout_keys.keyed(1, 1, alone.index, alone.lengths):
+        with network.dropout_keys.set_keys(1, 1, alone.index, alone.lengths):
             assert not torch.allclose(network(alone)[0], together[2], atol=1e-3)
 
 

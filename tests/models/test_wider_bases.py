@@ -63,7 +63,7 @@ def test_hidden_tokens_and_labels_of_tokens_are_scored_as_transformers_does(base
         plain: Any = kind.from_pretrained(base.folder, attn_implementation="eager").eval()
         plain.load_state_dict(ours.network.state_dict())
         with torch.no_grad():
-            said = ours.guess(ours.hidden(batch)) if ours is masked else ours(batch)
+            said = ours.guess(ours.hidden_states(batch)) if ours is masked else ours(batch)
             expected = torch.cat([plain(input_ids=tokens).logits[0] for tokens in row_by_row(batch)])
         assert torch.allclose(said, expected, atol=1e-5)
 
@@ -72,7 +72,7 @@ def test_a_modernbert_looks_as_far_in_its_local_layers_with_dropout_on_attention
     batch, found = batch_of(LENGTHS, 200), []
     for dropout in (0.0, 1e-9):  # the second goes the way of dropout, and drops nothing
         model = load_classifier(bases("modernbert"), ["a", "b"], "mean", dropout, seed=3).train()
-        with model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
+        with model.dropout_keys.set_keys(1, 0, batch.index, batch.lengths):
             model(batch).square().sum().backward()
         found.append([each.grad for each in model.network.parameters() if each.grad is not None])
     assert len(found[0]) == len(found[1])

@@ -22,7 +22,7 @@ from luthier.objectives.embedding import Embedding, no_negatives
 TEXTS = ("pizza at the river", "a drum", "the castle and its food", "the stone was great, and so was the garden behind it", "an awful meal")
 
 
-def opened(
+def make_objective(
     bases: Any, kind: str = "bert", columns: tuple[str, ...] = ("anchor", "positive"), target: str | None = None, **fields: Any
 ) -> Any:
     """A tiny base and the objective at work."""
@@ -48,7 +48,7 @@ def plain_vectors(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
 @pytest.mark.parametrize("texts", [2, 3])
 def test_loss_and_gradients_are_those_of_multiple_negatives_ranking_in_plain_torch(bases: Any, kind: str, texts: int) -> None:
     columns = ("anchor", "positive", "negative")[:texts]
-    model, objective = opened(bases, kind, columns)
+    model, objective = make_objective(bases, kind, columns)
     rows = [tuple(TEXTS[(number + side) % 5] + f" {number}{side}" for side in range(texts)) for number in range(4)]
     batch = objective.collate(objective.prepare(records(*rows, columns=columns)), 0, HELD_OUT)
     loss = objective.loss(model, batch)
@@ -70,7 +70,7 @@ def test_loss_and_gradients_are_those_of_multiple_negatives_ranking_in_plain_tor
 
 def test_the_loss_of_scores_is_the_squared_distance_of_the_cosine(bases: Any) -> None:
     columns = ("anchor", "positive")
-    model, objective = opened(bases, columns=columns, target="score", low=0.0, high=5.0)
+    model, objective = make_objective(bases, columns=columns, target="score", low=0.0, high=5.0)
     rows = [
         Record(1, {"anchor": TEXTS[0], "positive": TEXTS[1], "score": "5"}),
         Record(2, {"anchor": TEXTS[2], "positive": TEXTS[3], "score": 1.0}),
@@ -83,7 +83,7 @@ def test_the_loss_of_scores_is_the_squared_distance_of_the_cosine(bases: Any) ->
 
 
 def test_where_all_vectors_are_alike_the_loss_is_the_logarithm_of_the_texts_to_choose_from(bases: Any) -> None:
-    _, objective = opened(bases)
+    _, objective = make_objective(bases)
     rows = records(*((f"a {number}", f"b {number}") for number in range(4)))
     batch = objective.collate(objective.prepare(rows), 0, HELD_OUT)
     alike = torch.ones(4, 2, 3) / 3**0.5
@@ -92,7 +92,7 @@ def test_where_all_vectors_are_alike_the_loss_is_the_logarithm_of_the_texts_to_c
 
 
 def test_what_belongs_to_a_row_is_no_negative_where_it_stands_in_another(bases: Any) -> None:
-    _, objective = opened(bases, columns=("anchor", "positive", "negative"))
+    _, objective = make_objective(bases, columns=("anchor", "positive", "negative"))
     rows = records(
         ("one", "yes", "no"),
         ("two", "YES ", "perhaps"),
@@ -114,7 +114,7 @@ def test_what_belongs_to_a_row_is_no_negative_where_it_stands_in_another(bases: 
 
 def test_vectors_do_not_depend_on_the_texts_beside_them_nor_on_padding(bases: Any) -> None:
     for kind in ("bert", "mpnet"):
-        model, objective = opened(bases, kind)
+        model, objective = make_objective(bases, kind)
         tokens = [read for read, _ in objective.encode(list(TEXTS))]
         together = model.embed_tokens(tokens)
         assert np.allclose(together, np.concatenate([model.embed_tokens([each]) for each in tokens]), atol=1e-5)
@@ -140,7 +140,7 @@ def test_ranks_count_the_same_text_once_and_every_right_one_as_right() -> None:
 
 
 def test_metrics_are_means_over_the_places(bases: Any) -> None:
-    model, objective = opened(bases)
+    model, objective = make_objective(bases)
     examples = objective.prepare(records(*((text, f"{text} again") for text in TEXTS)))
     scores = score(model, objective, examples)
     found = measure(scores, ("mrr", "recall_at_1", "recall_at_10"))
@@ -156,7 +156,7 @@ def test_metrics_are_means_over_the_places(bases: Any) -> None:
 
 
 def test_a_row_that_is_too_long_is_cut_side_by_side(bases: Any) -> None:
-    _, objective = opened(bases, max_length=8)
+    _, objective = make_objective(bases, max_length=8)
     (example,) = objective.prepare(records(("great " * 30, "meal")))
     assert example.inputs["place"][:8] == list(range(8)) and example.inputs["place"].count(0) == 2
     assert example.facts["cut"] > 0

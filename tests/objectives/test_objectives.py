@@ -15,7 +15,7 @@ from luthier.objectives.classification import Classification
 from tests.training.test_steps import experiment, work_for
 
 
-def zeroed(work: Any) -> Any:
+def zero(work: Any) -> Any:
     with torch.no_grad():
         for parameter in work.model.parameters():
             parameter.zero_()
@@ -24,7 +24,7 @@ def zeroed(work: Any) -> Any:
 
 @pytest.mark.parametrize("task, expected", [("classification", math.log(2)), ("chat", None)])
 def test_a_model_of_zeros_loses_the_logarithm_of_its_choices(bases, records, chats, task: str, expected: float | None) -> None:
-    work = zeroed(work_for(bases, records if task == "classification" else chats, task))
+    work = zero(work_for(bases, records if task == "classification" else chats, task))
     loss = work.objective.loss(work.model, work.objective.collate(work.train[:8], 0, 0))
     expected = expected or math.log(work.model.network.config.vocab_size)
     assert loss.total.item() / loss.count == pytest.approx(expected, rel=1e-5)

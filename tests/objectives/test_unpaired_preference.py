@@ -12,21 +12,21 @@ from transformers import AutoModelForCausalLM
 
 from luthier.core.cache import Cache
 from luthier.core.types import Record
-from luthier.data.judged_answers import judged_answer
+from luthier.data.judged_answers import parse_judged_answer
 from luthier.evaluation.score import score
 from luthier.models.pretrained import load_tokenizer
 from luthier.models.referenced import Referenced, load_referenced
 from luthier.objectives.unpaired_preference import MISMATCHED, UnpairedObjective, UnpairedPreference, class_weights, find_mismatched
-from tests.families.cases import judged
+from tests.families.cases import judge
 
 COLUMNS = ("prompt", "completion")
 
 
 def rows(count: int = 24) -> list[Record]:
-    return [Record(number, row) for number, row in enumerate(judged()[:count], 1)]
+    return [Record(number, row) for number, row in enumerate(judge()[:count], 1)]
 
 
-def moved(network: Any, seed: int) -> Any:
+def move(network: Any, seed: int) -> Any:
     """A network somewhere else."""
     found = copy.deepcopy(network)
     torch.manual_seed(seed)
@@ -50,7 +50,7 @@ def objective(base: Any, **fields: Any) -> UnpairedObjective:
     return UnpairedPreference(**fields).open(load_tokenizer(base), COLUMNS, "label")
 
 
-def said(network: Any, tokenizer: Any, prompt: str, answer: str) -> torch.Tensor:
+def say(network: Any, tokenizer: Any, prompt: str, answer: str) -> torch.Tensor:
     """An answer's log-probability, by transformers' own network."""
     turns = [{"role": "user", "content": prompt}]
     asked = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True), add_special_tokens=False)[
@@ -67,10 +67,10 @@ def plain_loss(policy: Any, reference: Any, base: Any, records: list[Record], sp
     for number, record in enumerate(records):
         prompt, other = record.values["prompt"], records[(number + 1) % len(records)].values["completion"]
         gains.append(
-            said(policy, tokenizer, prompt, record.values["completion"])
-            - said(reference, tokenizer, prompt, record.values["completion"]).detach()
+            say(policy, tokenizer, prompt, record.values["completion"])
+            - say(reference, tokenizer, prompt, record.values["completion"]).detach()
         )
-        mismatched.append((said(policy, tokenizer, prompt, other) - said(reference, tokenizer, prompt, other)).detach())
+        mismatched.append((say(policy, tokenizer, prompt, other) - say(reference, tokenizer, prompt, other)).detach())
     kl = torch.stack(mismatched).mean().clamp(min=0) if spec.loss == "kto" else torch.zeros(())
     losses = []
     for gain, record in zip(gains, records, strict=True):
@@ -88,7 +88,7 @@ def plain_loss(policy: Any, reference: Any, base: Any, records: list[Record], sp
 def test_loss_and_gradients_are_those_of_trl_written_out(base: Any, untouched: Referenced, fields: dict[str, Any], gains: bool) -> None:
     records, at_work = rows(7), objective(base, **fields)
     examples = at_work.prepare(records)
-    near, far = untouched.network, moved(untouched.network, 3)
+    near, far = untouched.network, move(untouched.network, 3)
     policy, reference = (far, near) if gains else (near, far)  # with this seed the texts are likelier where it was moved to
     at_work.begin(Referenced(copy.deepcopy(reference), 0.0, base, lambda: base).eval(), examples, Cache())
     network = copy.deepcopy(policy)
@@ -125,7 +125,7 @@ def test_held_out_rows_are_compared_with_the_mismatched_answers_of_all_of_them(b
     at_work = objective(base)
     examples = at_work.prepare(rows())
     at_work.begin(untouched, examples, Cache())
-    policy = Referenced(moved(untouched.network, 3), 0.0, base, lambda: base).eval()
+    policy = Referenced(move(untouched.network, 3), 0.0, base, lambda: base).eval()
     pieces, whole = (score(policy, at_work, examples, tokens=tokens) for tokens in (60, 1 << 20))
     assert whole.more["zero"][0] > 0.05
     assert pieces.loss == pytest.approx(whole.loss, rel=1e-5)
@@ -136,19 +136,19 @@ def test_held_out_rows_are_compared_with_the_mismatched_answers_of_all_of_them(b
 def test_a_mismatched_answer_gives_no_gradient_and_moves_the_level_alone(base: Any, untouched: Referenced) -> None:
     at_work = objective(base)
     examples = at_work.prepare(rows(4))
-    at_work.begin(Referenced(moved(untouched.network, 3), 0.0, base, lambda: base).eval(), examples, Cache())
+    at_work.begin(Referenced(move(untouched.network, 3), 0.0, base, lambda: base).eval(), examples, Cache())
     batch = at_work.collate(examples, 0, 0)
     assert not at_work.splits and objective(base, loss="apo_zero").splits
     assert list(batch.lengths) == [len(example.tokens) for example in examples]
     assert batch.streams[MISMATCHED].lengths.tolist() == [len(example.facts[MISMATCHED].tokens) for example in examples]
-    gained, _ = at_work._mismatched(untouched, batch)
+    gained, _ = at_work._score_mismatched(untouched, batch)
     assert not gained.requires_grad
     assert not objective(base, loss="apo_zero").collate(objective(base, loss="apo_zero").prepare(rows(4)), 0, 0).streams
 
 
 def test_a_row_is_compared_with_the_next_one_that_has_another_prompt() -> None:
     def of(*prompts: str) -> list[int | None]:
-        made = [judged_answer({"prompt": each, "completion": "so", "label": 1}, COLUMNS, "label") for each in prompts]
+        made = [parse_judged_answer({"prompt": each, "completion": "so", "label": 1}, COLUMNS, "label") for each in prompts]
         return find_mismatched(made)
 
     assert of("a", "b", "c") == [1, 2, 0]

@@ -16,7 +16,7 @@ from luthier.objectives.windows import SHARING, Windows, losses_of_words, make_b
 VOCABULARY, WIDTH, NEGATIVES = 50, 6, 3
 
 
-def made(reach: int, count: int = 150, samples: int = 7) -> tuple[Windows, np.ndarray, np.ndarray, np.ndarray]:
+def make(reach: int, count: int = 150, samples: int = 7) -> tuple[Windows, np.ndarray, np.ndarray, np.ndarray]:
     words = (mix("words", np.arange(count)) % np.uint64(VOCABULARY)).astype(np.int64)
     texts = np.repeat(np.arange(-(-count // 13)), 13)[:count]
     sizes = 1 + (mix("sizes", np.arange(count)) % np.uint64(reach)).astype(np.int32)
@@ -59,7 +59,7 @@ def one_by_one(
 @pytest.mark.parametrize("cbow", [False, True])
 @pytest.mark.parametrize("reach", [1, 5, 9])
 def test_loss_and_gradients_are_those_of_single_pairs(reach: int, cbow: bool) -> None:
-    windows, words, texts, sizes = made(reach)
+    windows, words, texts, sizes = make(reach)
     one, two = tables()
     expected = one_by_one(one, two, windows, words, texts, sizes, cbow)
     expected.backward()
@@ -81,7 +81,7 @@ def test_loss_and_gradients_are_those_of_single_pairs(reach: int, cbow: bool) ->
 
 @pytest.mark.parametrize("cbow", [False, True])
 def test_vectors_of_zeros_lose_one_and_the_negatives_times_log_two(cbow: bool) -> None:
-    windows, *_ = made(5)
+    windows, *_ = make(5)
     nothing = torch.zeros(VOCABULARY, WIDTH)
     count = float((windows.pairs > 0).sum() if cbow else windows.pairs.sum())
     assert float(summed_loss(nothing, nothing, windows, cbow)) / count == pytest.approx((1 + NEGATIVES) * math.log(2), rel=1e-5)

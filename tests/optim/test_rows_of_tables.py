@@ -20,7 +20,7 @@ def network(sparse: bool) -> Any:
     return nn.ModuleDict({"table": nn.Embedding(8, 4, sparse=sparse)})
 
 
-def taken(spec: object, sparse: bool) -> torch.Tensor:
+def take(spec: object, sparse: bool) -> torch.Tensor:
     """The table after two steps of the masters."""
     made = network(sparse)
     masters = Masters(made, spec, torch.float32, {"table.weight"}, lambda name: 1.0)
@@ -31,7 +31,7 @@ def taken(spec: object, sparse: bool) -> torch.Tensor:
     return made["table"].weight.detach()
 
 
-def plain(spec: object) -> torch.Tensor:
+def make_plain(spec: object) -> torch.Tensor:
     """The same by torch alone."""
     made = network(False)
     kind = torch.optim.Adagrad if isinstance(spec, Adagrad) else torch.optim.AdamW
@@ -46,11 +46,11 @@ def plain(spec: object) -> torch.Tensor:
 @pytest.mark.parametrize("spec", [Adagrad(lr=0.1, clip=0.0), AdamW(lr=0.1, clip=0.0, weight_decay=0.0)])
 @pytest.mark.parametrize("sparse", [True, False])
 def test_two_steps_are_torchs(spec: object, sparse: bool) -> None:
-    assert torch.allclose(taken(spec, sparse), plain(spec), atol=1e-6)
+    assert torch.allclose(take(spec, sparse), make_plain(spec), atol=1e-6)
 
 
 def test_rows_that_were_not_read_stay_and_the_norm_counts_each_row_once() -> None:
-    before, after = network(True)["table"].weight.detach(), taken(Adagrad(lr=0.1, clip=0.0), True)
+    before, after = network(True)["table"].weight.detach(), take(Adagrad(lr=0.1, clip=0.0), True)
     assert [row for row in range(8) if torch.equal(before[row], after[row])] == [0, 2, 4, 6, 7]
     norms = []
     for sparse in (True, False):
@@ -64,4 +64,4 @@ def test_rows_that_were_not_read_stay_and_the_norm_counts_each_row_once() -> Non
 
 def test_weight_decay_would_move_all_rows_and_is_refused() -> None:
     with pytest.raises(ExperimentError, match="pulls at every row"):
-        taken(Adagrad(lr=0.1, weight_decay=0.1), True)
+        take(Adagrad(lr=0.1, weight_decay=0.1), True)

@@ -16,9 +16,9 @@ from luthier.core.interfaces import NullReporter
 from luthier.core.run import Clock, Run
 from luthier.core.types import Step
 from luthier.pilot.search import budget_of
-from luthier.pilot.stages.finish_time import ClosingCosts, count_words, planned_baseline_rows
+from luthier.pilot.stages.finish_time import ClosingCosts, count_words, read_planned_rows
 from luthier.pilot.stages.options import parse_seconds
-from luthier.pilot.stages.time_budget import rounded_up
+from luthier.pilot.stages.time_budget import round_up
 from tests.conftest import rows
 
 
@@ -78,7 +78,7 @@ def test_a_budget_that_the_small_run_has_used_up_is_refused_too(
 
 @pytest.mark.parametrize(("seconds", "said"), [(31.2, "35s"), (119, "120s"), (121, "150s"), (700, "12m")])
 def test_the_smallest_budget_is_a_round_one(seconds: float, said: str) -> None:
-    assert rounded_up(seconds) == said
+    assert round_up(seconds) == said
 
 
 def costs(**changes: Any) -> ClosingCosts:
@@ -115,11 +115,11 @@ def test_distinct_words_of_many_rows_are_foreseen_from_a_few(bases, records) -> 
 
 def test_what_was_decided_last_about_the_rows_is_obeyed(tmp_path: Path) -> None:
     place = Run.create(tmp_path / "run")
-    assert planned_baseline_rows(place)[0] == 50_000
+    assert read_planned_rows(place)[0] == 50_000
     place.event("planned", steps=3, probe_rows=900, words_rows=700)
-    assert planned_baseline_rows(place) == (900, 700)
+    assert read_planned_rows(place) == (900, 700)
     place.event("probe_rows", rows=600, probe_rows=600, words_rows=500)
-    assert planned_baseline_rows(place) == (600, 500)
+    assert read_planned_rows(place) == (600, 500)
 
 
 class Jumps(Clock):

@@ -117,12 +117,12 @@ def test_a_failed_proof_stops_the_run_before_step_one_and_names_the_row(
     rows: Path, bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from luthier.objectives.classification import ClassificationObjective
-    from tests.training.test_prove import begun_twice, prepared
+    from tests.training.test_prove import begin_twice, prepare
 
     assert ClassificationObjective
     plan = luthier.run(rows, base=bases("bert").name, out=tmp_path / "plan", plan_only=True)
     assert all(proof.held for proof in luthier.prove(plan.folder))
-    prepared(begun_twice)(monkeypatch)
+    prepare(begin_twice)(monkeypatch)
     with pytest.raises(Disproved, match=r"control tokens stand once: .*rows\.jsonl, line \d+"):
         luthier.run(rows, base=bases("bert").name, out=tmp_path / "run", set=["training.epochs=1"])
     run = luthier.Run(tmp_path / "run")

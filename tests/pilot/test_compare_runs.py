@@ -23,12 +23,12 @@ from tests.conftest import rows
 LINES = [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(200))]
 
 
-def written(file: Path, lines: list[dict[str, Any]]) -> Path:
+def write(file: Path, lines: list[dict[str, Any]]) -> Path:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return file
 
 
-def learned(folder: Path, data: Path, base: str, *changes: str, **options: Any) -> Run:
+def learn(folder: Path, data: Path, base: str, *changes: str, **options: Any) -> Run:
     return luthier.run(data, base=base, out=folder, force=True, set=["training.steps=6", "optimizer.lr=0.003", *changes], **options)
 
 
@@ -37,12 +37,12 @@ def trained(bases, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Runs on the same rows, on rows that are split otherwise, and on other rows."""
     folder = tmp_path_factory.mktemp("trained")
     base = str(bases("bert", 2).folder)
-    data = written(folder / "rows.jsonl", LINES)
+    data = write(folder / "rows.jsonl", LINES)
     return {
-        "one": learned(folder / "one", data, base, "training.ships=trained"),
-        "two": learned(folder / "two", data, base, "training.ships=probe", "model.dropout=0.2"),
-        "split": learned(folder / "split", data, base, "data.split_seed=7", "training.steps=1", "training.ships=trained"),
-        "other": learned(folder / "other", written(folder / "other.jsonl", [{"text": f"quite another {line['text'][::-1]}", "label": line["label"]} for line in LINES]),
+        "one": learn(folder / "one", data, base, "training.ships=trained"),
+        "two": learn(folder / "two", data, base, "training.ships=probe", "model.dropout=0.2"),
+        "split": learn(folder / "split", data, base, "data.split_seed=7", "training.steps=1", "training.ships=trained"),
+        "other": learn(folder / "other", write(folder / "other.jsonl", [{"text": f"quite another {line['text'][::-1]}", "label": line["label"]} for line in LINES]),
                          base, "training.steps=1", "training.ships=trained"),
     }  # fmt: skip
 
@@ -92,16 +92,16 @@ def test_runs_that_share_no_test_rows_are_refused(trained: dict[str, Run]) -> No
 
 def test_given_test_rows_that_the_other_was_trained_on_are_refused(bases, tmp_path: Path) -> None:
     base = str(bases("bert", 2).folder)
-    one = learned(
+    one = learn(
         tmp_path / "one",
-        written(tmp_path / "a.jsonl", LINES[:100]),
+        write(tmp_path / "a.jsonl", LINES[:100]),
         base,
         "training.steps=1",
         "training.ships=trained",
-        test=written(tmp_path / "t.jsonl", LINES[100:140]),
+        test=write(tmp_path / "t.jsonl", LINES[100:140]),
     )
-    two = learned(tmp_path / "two", written(tmp_path / "b.jsonl", LINES[40:140]), base, "training.steps=1", "training.ships=trained", "data.allow_leakage=true",
-                  test=written(tmp_path / "u.jsonl", LINES[100:140]))  # fmt: skip
+    two = learn(tmp_path / "two", write(tmp_path / "b.jsonl", LINES[40:140]), base, "training.steps=1", "training.ships=trained", "data.allow_leakage=true",
+                  test=write(tmp_path / "u.jsonl", LINES[100:140]))  # fmt: skip
     found = luthier.compare(one, two)
     assert (
         "no test row is shared" in found.refused and f"{two.folder} was trained or chosen on 40 test rows of another run" in found.refused
@@ -110,7 +110,7 @@ def test_given_test_rows_that_the_other_was_trained_on_are_refused(bases, tmp_pa
 
 
 def test_rows_that_are_gone_or_changed_are_refused(trained: dict[str, Run], tmp_path: Path) -> None:
-    file = written(tmp_path / "rows.jsonl", LINES)
+    file = write(tmp_path / "rows.jsonl", LINES)
     places = []
     for name in ("one", "two"):
         place = tmp_path / name
@@ -119,7 +119,7 @@ def test_rows_that_are_gone_or_changed_are_refused(trained: dict[str, Run], tmp_
         (place / "experiment.yaml").write_text(experiment.yaml())
         places.append(place)
     assert luthier.compare(*places).differences
-    written(file, LINES[:-1])
+    write(file, LINES[:-1])
     assert "not the file this experiment was made for" in luthier.compare(*places).refused
     file.unlink()
     assert "cannot be had" in luthier.compare(*places).refused
@@ -212,9 +212,9 @@ def test_fields_that_decide_nothing_are_left_out(trained: dict[str, Run]) -> Non
 
 def test_runs_of_chat_models_are_compared_by_their_loss(bases, tmp_path: Path) -> None:
     lines = [{"prompt": f"what about {number}?", "completion": row["text"]} for number, row in enumerate(rows(90))]
-    data, base = written(tmp_path / "chat.jsonl", lines), str(bases("llama", 2).folder)
-    one = learned(tmp_path / "one", data, base, "training.steps=2")
-    two = learned(tmp_path / "two", data, base, "training.steps=8")
+    data, base = write(tmp_path / "chat.jsonl", lines), str(bases("llama", 2).folder)
+    one = learn(tmp_path / "one", data, base, "training.steps=2")
+    two = learn(tmp_path / "two", data, base, "training.steps=8")
     difference = luthier.compare(one, two).differences[0]
     assert one.verdict is not None and two.verdict is not None and difference.metric == "loss"
     assert difference.value == pytest.approx(one.verdict["test"]["value"] - two.verdict["test"]["value"], abs=1e-5)
@@ -222,6 +222,6 @@ def test_runs_of_chat_models_are_compared_by_their_loss(bases, tmp_path: Path) -
 
 
 def test_runs_of_other_families_have_no_metric_in_common(trained: dict[str, Run], bases, tmp_path: Path) -> None:
-    numbers = written(tmp_path / "numbers.jsonl", [{"text": line["text"], "score": number / 10} for number, line in enumerate(LINES)])
-    other = learned(tmp_path / "numbers", numbers, str(bases("bert", 2).folder), "training.steps=1", task="regression", target="score")
+    numbers = write(tmp_path / "numbers.jsonl", [{"text": line["text"], "score": number / 10} for number, line in enumerate(LINES)])
+    other = learn(tmp_path / "numbers", numbers, str(bases("bert", 2).folder), "training.steps=1", task="regression", target="score")
     assert "of other families (classification, regression)" in luthier.compare(trained["one"], other).refused

@@ -24,7 +24,7 @@ class Place:
         self.events.append(name)
 
 
-def tried(
+def compile_run(
     bases: Any, monkeypatch: pytest.MonkeyPatch, family: str, rows: int, fails: bool = False, **facts: Any
 ) -> tuple[int, list[str], list[str]]:
     """How often kernels were compiled, what was said, and what was noted."""
@@ -54,7 +54,7 @@ LONG = 1000
 
 
 def test_a_long_run_compiles_them_and_says_so(bases, monkeypatch: pytest.MonkeyPatch) -> None:
-    built, said, events = tried(bases, monkeypatch, "llama", LONG)
+    built, said, events = compile_run(bases, monkeypatch, "llama", LONG)
     assert built == 1
     assert "about a minute" in said[0]
     assert events == []
@@ -72,11 +72,11 @@ def test_a_long_run_compiles_them_and_says_so(bases, monkeypatch: pytest.MonkeyP
     ids=["a short run", "a base they do not know", "kept already", "no compiler", "not wanted"],
 )
 def test_others_do_not(bases, monkeypatch: pytest.MonkeyPatch, family: str, rows: int, facts: dict[str, Any]) -> None:
-    assert tried(bases, monkeypatch, family, rows, **facts) == (0, [], [])
+    assert compile_run(bases, monkeypatch, family, rows, **facts) == (0, [], [])
 
 
 def test_where_compiling_fails_the_run_goes_on_and_the_reason_is_kept(bases, monkeypatch: pytest.MonkeyPatch) -> None:
-    built, said, events = tried(bases, monkeypatch, "llama", LONG, fails=True)
+    built, said, events = compile_run(bases, monkeypatch, "llama", LONG, fails=True)
     assert built == 1
     assert "goes on without" in said[1]
     assert events == ["not_compiled"]

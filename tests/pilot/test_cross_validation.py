@@ -17,7 +17,7 @@ from tests.conftest import rows
 SET = ("training.steps=6", "training.evaluations_per_epoch=1")
 
 
-def asked(bases: Any, tmp_path: Path, *more: str, out: str = "run") -> Run:
+def ask(bases: Any, tmp_path: Path, *more: str, out: str = "run") -> Run:
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps({**row, "day": f"2026-01-{1 + number % 28:02}"}) + "\n" for number, row in enumerate(rows(90))))
     return luthier.run(
@@ -26,8 +26,8 @@ def asked(bases: Any, tmp_path: Path, *more: str, out: str = "run") -> Run:
 
 
 def test_each_fold_validates_once_the_sealed_rows_stay_sealed_and_the_model_is_the_same(bases, tmp_path: Path) -> None:
-    run = asked(bases, tmp_path, "data.folds=3")
-    plain = asked(bases, tmp_path, out="plain")
+    run = ask(bases, tmp_path, "data.folds=3")
+    plain = ask(bases, tmp_path, out="plain")
     told = run.events_named("fold")
     assert [event["fold"] for event in told] == [1, 2, 3]
     unsealed = 90 - next(event["rows"] for event in run.events_named("test_opened"))
@@ -51,15 +51,15 @@ def test_a_run_stopped_between_folds_does_none_of_them_twice(bases, tmp_path: Pa
 
     own, done = place._fit_fold, []
 
-    def fitted(context: Any, experiment: Any, number: int, *more: Any) -> Any:
+    def fit(context: Any, experiment: Any, number: int, *more: Any) -> Any:
         if number == 2 and done == [1]:
             raise KeyboardInterrupt
         done.append(number)
         return own(context, experiment, number, *more)
 
-    monkeypatch.setattr(place, "_fit_fold", fitted)
+    monkeypatch.setattr(place, "_fit_fold", fit)
     with pytest.raises(KeyboardInterrupt):
-        asked(bases, tmp_path, "data.folds=3")
+        ask(bases, tmp_path, "data.folds=3")
     done.append(0)
     run = luthier.resume(tmp_path / "run")
     assert done == [1, 0, 2, 3]
@@ -68,6 +68,6 @@ def test_a_run_stopped_between_folds_does_none_of_them_twice(bases, tmp_path: Pa
 
 def test_folds_that_cannot_be_are_refused_with_their_remedy(bases, tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match="too few for 20 folds"):
-        asked(bases, tmp_path, "data.folds=20")
+        ask(bases, tmp_path, "data.folds=20")
     with pytest.raises(ExperimentError, match="mix old and new"):
-        asked(bases, tmp_path, "data.folds=3", "data.time=day", out="other")
+        ask(bases, tmp_path, "data.folds=3", "data.time=day", out="other")

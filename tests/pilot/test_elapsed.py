@@ -11,7 +11,7 @@ from pathlib import Path
 
 from luthier.core.run import Clock, Run
 from luthier.pilot.stages import elapsed
-from luthier.pilot.stages.elapsed import count_seconds, spent_before
+from luthier.pilot.stages.elapsed import count_seconds, earlier_seconds
 
 KILLED = """
 import os, sys, time
@@ -31,16 +31,16 @@ def test_the_seconds_of_a_killed_command_count_up_to_its_last_note(tmp_path: Pat
     for times in (1, 2, 3):
         done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
         assert done.returncode == -signal.SIGKILL
-        assert 10.2 * times < spent_before(run) < 12 * times
+        assert 10.2 * times < earlier_seconds(run) < 12 * times
     assert not run.events_named("interrupted")
 
 
 def test_a_command_that_ends_leaves_all_its_seconds(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    assert spent_before(run) == 0
+    assert earlier_seconds(run) == 0
     with count_seconds(run, Clock(before=5.0), 2.0):
         time.sleep(0.01)
-    assert 7.0 <= spent_before(run) < 8.0
+    assert 7.0 <= earlier_seconds(run) < 8.0
     assert [file.name for file in tmp_path.iterdir()] == [elapsed.FILE]
 
 
@@ -48,6 +48,6 @@ def test_a_run_of_a_version_that_kept_no_seconds_has_those_of_its_interruptions(
     run = Run(tmp_path)
     run.event("interrupted", seconds=3.5)
     run.event("interrupted", seconds=4.0)
-    assert spent_before(run) == 7.5
+    assert earlier_seconds(run) == 7.5
     (tmp_path / elapsed.FILE).write_text(json.dumps(["damaged"]))
-    assert spent_before(run) == 7.5
+    assert earlier_seconds(run) == 7.5

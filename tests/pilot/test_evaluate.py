@@ -25,11 +25,11 @@ def test_frozen_blocks_read_the_sealed_rows_once_for_both_models_and_the_verdict
     read: list[tuple[bool, tuple[int, ...]]] = []
     behind = PackedNetwork.hidden_states_at
 
-    def counted(self: PackedNetwork, batch: Any, depth: int) -> Any:
+    def count(self: PackedNetwork, batch: Any, depth: int) -> Any:
         read.append((bool(Run(tmp_path / "shared").events_named("test_opened")), tuple(batch.flat["tokens"].tolist())))
         return behind(self, batch, depth)
 
-    monkeypatch.setattr(PackedNetwork, "hidden_states_at", counted)
+    monkeypatch.setattr(PackedNetwork, "hidden_states_at", count)
 
     def verdict(name: str) -> dict[str, Any]:
         changes = ["adaptation.kind=freeze", "adaptation.depth=2", "training.epochs=1", "training.dtype=float32"]

@@ -38,18 +38,18 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TransformersFolder, "apart", False)
 
 
-def typed(*words: Any) -> Any:
+def type_in(*words: Any) -> Any:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def test_a_person_sees_what_is_not_held_the_stages_the_verdict_the_size_and_the_command(classifier: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    said = typed("export", classifier.folder, "--to", "safetensors", "--dtype", "bf16", "--out", out, "--most", 4, "--quiet")
+    said = type_in("export", classifier.folder, "--to", "safetensors", "--dtype", "bf16", "--out", out, "--most", 4, "--quiet")
     assert said.exit_code == 0, said.output
     for line in ("safetensors does not hold the last 16 bits", "rendered text", "token ids", "log-probabilities", "decoded text", "metric", "verdict: same",
                  f"files   {out}", f'pipeline("text-classification", "{out}")', "24 sealed test rows"):  # fmt: skip
         assert line in said.output, line
-    again = typed("parity", classifier.folder, out, "--most", 4, "--quiet", "--json")
+    again = type_in("parity", classifier.folder, out, "--most", 4, "--quiet", "--json")
     assert again.exit_code == 0
     record = json.loads((out / "parity.json").read_text())
     assert record["same"] and record["changed"] == []
@@ -69,13 +69,13 @@ def test_an_export_that_parts_is_put_aside_and_the_command_fails(classifier: Run
 
     write = TransformersFolder.write
 
-    def broken(self: Any, bundle: Any, folder: Path, *others: Any) -> None:
+    def break_it(self: Any, bundle: Any, folder: Path, *others: Any) -> None:
         write(self, bundle, folder, *others)
         reverse_labels(folder, bundle.folder)
 
-    monkeypatch.setattr(TransformersFolder, "write", broken)
+    monkeypatch.setattr(TransformersFolder, "write", break_it)
     out = tmp_path / "out"
-    said = typed("export", classifier.folder, "--to", "safetensors", "--out", out, "--most", 4, "--quiet")
+    said = type_in("export", classifier.folder, "--to", "safetensors", "--out", out, "--most", 4, "--quiet")
     assert said.exit_code != 0 and isinstance(said.exception, PartsError) and said.exception.exit_code == 1
     assert "parts at decoded text" in said.output and not out.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name + FAILED]
@@ -90,7 +90,7 @@ def test_parity_of_files_that_were_changed_fails_and_says_which(classifier: Run,
 
     done = luthier.export(classifier.folder, to="safetensors", out=tmp_path / "out", most=2)
     lose_temperature(done.folder, classifier.folder / "bundle")
-    said = typed("parity", classifier.folder, done.folder, "--most", 4, "--quiet")
+    said = type_in("parity", classifier.folder, done.folder, "--most", 4, "--quiet")
     assert said.exit_code == 1
     assert "model.safetensors was changed since the export was written" in said.output
     assert "verdict: parts at weights" in said.output

@@ -61,13 +61,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def imported(said: dict[str, Any], **options: Any) -> Imported:
+def import_file(said: dict[str, Any], **options: Any) -> Imported:
     Path("config.yml").write_text(yaml.safe_dump(said))
     return luthier.import_config("config.yml", **{"out": "experiment.yaml", **options})
 
 
 def test_an_axolotl_file_becomes_an_experiment(here: Path) -> None:
-    found = imported(AXOLOTL)
+    found = import_file(AXOLOTL)
     assert (found.trainer, found.refused) == ("axolotl", {})
     made = Experiment.load(here / "experiment.yaml").model_dump()
     assert made["model"]["base"] == "NousResearch/Llama-3.2-1B"
@@ -89,7 +89,7 @@ def test_an_axolotl_file_becomes_an_experiment(here: Path) -> None:
 
 
 def test_a_llama_factory_file_becomes_an_experiment_on_the_rows_of_all_its_sets(here: Path) -> None:
-    found = imported(FACTORY)
+    found = import_file(FACTORY)
     assert (found.trainer, found.refused) == ("llamafactory", {})
     made = Experiment.load(here / "experiment.yaml").model_dump()
     assert made["adaptation"] | {"kind": "lora", "rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ("*",)} == made["adaptation"]
@@ -100,7 +100,7 @@ def test_a_llama_factory_file_becomes_an_experiment_on_the_rows_of_all_its_sets(
 
 
 def test_an_imported_experiment_is_trained_to_a_bundle(here: Path, bases) -> None:
-    imported(FACTORY, base=str(bases("llama").folder))
+    import_file(FACTORY, base=str(bases("llama").folder))
     run = luthier.train("experiment.yaml", out="runs/one", set=["training.steps=2", "adaptation.rank=2"], force=True)
     assert run.verdict is not None and (run.folder / "bundle" / "adapter" / "adapter_config.json").is_file()
 
@@ -114,7 +114,7 @@ def test_an_imported_experiment_is_trained_to_a_bundle(here: Path, bases) -> Non
     ],
 )
 def test_other_stages_are_learned_by_their_families(changes: dict[str, Any], task: str, field: str, value: object, here: Path) -> None:
-    found = imported({**FACTORY, **changes})
+    found = import_file({**FACTORY, **changes})
     assert found.refused == {}
     made = Experiment.load(here / "experiment.yaml").model_dump()
     assert (made["data"]["task"], made["objective"][field]) == (task, value)
@@ -141,7 +141,7 @@ def test_other_stages_are_learned_by_their_families(changes: dict[str, Any], tas
     ],
 )
 def test_a_key_sets_its_field(changes: dict[str, Any], path: str, value: object, here: Path) -> None:
-    found = imported({**AXOLOTL, **changes})
+    found = import_file({**AXOLOTL, **changes})
     assert found.refused == {}
     made: Any = Experiment.load(here / "experiment.yaml").model_dump(mode="json")
     for part in path.split("."):
@@ -167,17 +167,17 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("key", REFUSED)
 def test_what_would_change_what_is_learned_is_refused_and_nothing_is_written(key: str, here: Path) -> None:
-    found = imported({**AXOLOTL, **REFUSED[key]})
+    found = import_file({**AXOLOTL, **REFUSED[key]})
     assert set(found.refused) == {key} and found.refused[key]
     assert found.experiment is None and not (here / "experiment.yaml").exists() and not (here / "experiment.jsonl").exists()
-    assert imported({**AXOLOTL, **REFUSED[key]}, force=True).experiment is not None
+    assert import_file({**AXOLOTL, **REFUSED[key]}, force=True).experiment is not None
     Experiment.load(here / "experiment.yaml")
 
 
 @pytest.mark.parametrize("key", ["train_on_inputs", "neftune_noise_alpha", "frobnicate", "peft_use_dora"])
 @pytest.mark.parametrize("value", [None, "", False, [], {}])
 def test_a_key_that_says_nothing_is_neither_refused_nor_listed(key: str, value: object, here: Path) -> None:
-    found = imported({**AXOLOTL, key: value})
+    found = import_file({**AXOLOTL, key: value})
     assert found.refused == {} and key not in found.ignored
 
 
@@ -238,39 +238,39 @@ def test_an_alias_bomb_is_no_harm(here: Path) -> None:
 )
 def test_what_cannot_be_meant_is_said(changes: dict[str, Any], message: str, here: Path) -> None:
     with pytest.raises(ExperimentError, match=message.replace("[", r"\[")):
-        imported({**AXOLOTL, **changes})
+        import_file({**AXOLOTL, **changes})
 
 
 @pytest.mark.parametrize("value, message", [("a lot", "micro_batch_size"), ([1], "micro_batch_size"), (-3, "micro_batch_size")])
 def test_a_count_that_is_none_names_its_key(value: object, message: str, here: Path) -> None:
     with pytest.raises(ExperimentError, match=message):
-        imported({**AXOLOTL, "micro_batch_size": value})
+        import_file({**AXOLOTL, "micro_batch_size": value})
 
 
 def test_rows_that_are_not_to_be_had_are_named(here: Path) -> None:
     with pytest.raises(DataError, match="there is no file gone"):
-        imported({**AXOLOTL, "datasets": [{"path": "./gone.jsonl", "type": "alpaca"}]})
+        import_file({**AXOLOTL, "datasets": [{"path": "./gone.jsonl", "type": "alpaca"}]})
     with pytest.raises(DataError, match="not to be had"):
-        imported({**AXOLOTL, "datasets": [{"path": "someone/gone", "type": "alpaca"}]})
+        import_file({**AXOLOTL, "datasets": [{"path": "someone/gone", "type": "alpaca"}]})
     with pytest.raises(ExperimentError, match="knows no data set 'frist'") as caught:
-        imported({**FACTORY, "dataset": "frist"})
+        import_file({**FACTORY, "dataset": "frist"})
     assert "did you mean 'first'" in str(caught.value)
     with pytest.raises(ExperimentError, match="has tools"):
-        imported({**FACTORY, "dataset": "tools"})
+        import_file({**FACTORY, "dataset": "tools"})
     with pytest.raises(ExperimentError, match="cannot be read"):
-        imported({**FACTORY, "dataset_dir": "nowhere"})
+        import_file({**FACTORY, "dataset_dir": "nowhere"})
     with pytest.raises(DataError, match=r"holds no row that can be read so.*messages is not a list of turns"):
-        imported({**AXOLOTL, "datasets": [{"path": "rows.jsonl", "type": "chat_template"}]})
+        import_file({**AXOLOTL, "datasets": [{"path": "rows.jsonl", "type": "chat_template"}]})
     with pytest.raises(ExperimentError, match="'fast' does not fit"):
-        imported({**AXOLOTL, "learning_rate": "fast"})
+        import_file({**AXOLOTL, "learning_rate": "fast"})
     assert sorted(file.name for file in here.iterdir()) == ["config.yml", "data", "rows.jsonl"]  # nothing that a next try would meet
-    imported(AXOLOTL)
+    import_file(AXOLOTL)
 
 
 def test_a_part_of_the_rows_is_taken_from_their_beginning(here: Path) -> None:
-    imported({**AXOLOTL, "datasets": [{"path": "rows.jsonl", "type": "alpaca", "split": "train[:50%]"}]})
+    import_file({**AXOLOTL, "datasets": [{"path": "rows.jsonl", "type": "alpaca", "split": "train[:50%]"}]})
     assert len((here / "experiment.jsonl").read_text().splitlines()) == 30
-    imported({**AXOLOTL, "datasets": [{"path": "rows.jsonl", "type": "alpaca", "split": "train[:40]"}]}, out="two.yaml")
+    import_file({**AXOLOTL, "datasets": [{"path": "rows.jsonl", "type": "alpaca", "split": "train[:40]"}]}, out="two.yaml")
     assert len((here / "two.jsonl").read_text().splitlines()) == 40
 
 
@@ -295,7 +295,7 @@ def test_rows_outside_of_the_folder_are_read_and_it_is_said(here: Path, monkeypa
 
 
 def test_given_rows_and_base_take_the_place_of_the_files(here: Path) -> None:
-    found = imported({**AXOLOTL, "datasets": [{"path": "someone/gone", "type": "alpaca"}]}, data="rows.jsonl", base="smollm2-135m")
+    found = import_file({**AXOLOTL, "datasets": [{"path": "someone/gone", "type": "alpaca"}]}, data="rows.jsonl", base="smollm2-135m")
     made = Experiment.load(here / "experiment.yaml")
     assert (made.model.base, Path(made.data.path).name, found.rows) == ("smollm2-135m", "rows.jsonl", None)
     assert found.ignored["base_model"] == "--base smollm2-135m takes its place"
@@ -303,14 +303,14 @@ def test_given_rows_and_base_take_the_place_of_the_files(here: Path) -> None:
 
 def test_an_adapter_that_training_goes_on_from_is_the_base(here: Path) -> None:
     Path("adapter").mkdir()
-    found = imported({**AXOLOTL, "lora_model_dir": "adapter"})
+    found = import_file({**AXOLOTL, "lora_model_dir": "adapter"})
     assert Experiment.load(here / "experiment.yaml").model.base == "adapter"
     assert found.ignored["base_model"] == "lora_model_dir names the base itself"
 
 
 def test_what_is_there_already_is_not_written_over(here: Path) -> None:
-    imported(AXOLOTL)
+    import_file(AXOLOTL)
     before = (here / "experiment.yaml").read_text()
     with pytest.raises(ExperimentError, match=r"experiment\.yaml is there already"):
-        imported({**AXOLOTL, "learning_rate": 0.1})
+        import_file({**AXOLOTL, "learning_rate": 0.1})
     assert (here / "experiment.yaml").read_text() == before

@@ -56,7 +56,7 @@ def ran(bases: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return one
 
 
-def sealed(run: Run) -> list[dict[str, Any]]:
+def read_sealed(run: Run) -> list[dict[str, Any]]:
     records = load_dataset(Experiment.load(run.folder / "experiment.yaml").data, checks=()).records["test"]
     return [dict(record.values) for record in records]
 
@@ -68,7 +68,7 @@ def facts_of(run: Run) -> dict[str, Any]:
 @pytest.mark.parametrize("ships", SHIPS)
 def test_a_bundle_of_labels_gives_the_loss_and_the_labels_that_were_evaluated(ran: Any, ships: str) -> None:
     run = ran("multi_label", ships)
-    rows, verdict = sealed(run), run.verdict
+    rows, verdict = read_sealed(run), run.verdict
     said = luthier.predict(run.folder, [row["text"] for row in rows])
     likely = np.array([[one["probabilities"][label] for label in LABELS] for one in said])
     there = np.array([[label in row["topics"] for label in LABELS] for row in rows])
@@ -86,7 +86,7 @@ def test_a_bundle_of_labels_gives_the_loss_and_the_labels_that_were_evaluated(ra
 @pytest.mark.parametrize("ships", SHIPS)
 def test_a_bundle_of_numbers_gives_those_that_were_evaluated(ran: Any, ships: str) -> None:
     run = ran("regression", ships)
-    rows, verdict = sealed(run), run.verdict
+    rows, verdict = read_sealed(run), run.verdict
     said = np.array([one["value"] for one in luthier.predict(run.folder, [row["text"] for row in rows])])
     gap = said - np.array([row["stars"] for row in rows])
     assert np.sqrt((gap**2).mean()) == pytest.approx(verdict["test"]["value"], abs=1e-5)
@@ -109,7 +109,7 @@ def test_the_temperature_of_labels_is_in_the_bundle_the_report_the_card_and_a_pi
     assert "before temperature scaling" in page
     assert f"is {details['log_loss']['after']:.4f}; without the temperature it was {details['log_loss']['before']:.4f}" in page
     assert f"calibrated on them (temperature {details['temperature']:g})" in (run.folder / "bundle" / "README.md").read_text()
-    texts = [row["text"] for row in sealed(run)[:8]]
+    texts = [row["text"] for row in read_sealed(run)[:8]]
     said: Any = pipeline("text-classification", str(run.folder / "bundle"), top_k=None)(texts)
     for ours, theirs in zip(luthier.predict(run.folder, texts), said, strict=True):
         assert {each["label"]: each["score"] for each in theirs} == pytest.approx(ours["probabilities"], abs=1e-5)
@@ -149,7 +149,7 @@ def test_a_bundle_of_before_without_a_temperature_and_a_choice_still_answers(ran
     about = {key: value for key, value in facts_of(run).items() if key not in ("temperature", "ships", "format", "files", "facts")}
     (old / "luthier.json").unlink()
     write_facts(old, about)
-    asked = [row["text"] for row in sealed(run)[:5]]
+    asked = [row["text"] for row in read_sealed(run)[:5]]
     assert luthier.predict(old, asked) == luthier.predict(run.folder, asked)
 
 

@@ -32,7 +32,7 @@ cost.higher_is_better = False
 """
 
 
-def written(folder: Path, rare: int = 120, count: int = 240) -> Path:
+def write(folder: Path, rare: int = 120, count: int = 240) -> Path:
     """Rows whose class `yes` has so many."""
     kept, seen = [], 0
     for number, row in enumerate(rows(count)):
@@ -44,7 +44,7 @@ def written(folder: Path, rare: int = 120, count: int = 240) -> Path:
     return file
 
 
-def asked(data: Path, *set: str) -> tuple[Experiment, dict[str, tuple[Any, str]]]:
+def ask(data: Path, *set: str) -> tuple[Experiment, dict[str, tuple[Any, str]]]:
     experiment, _, choices = default_experiment(data, set, NullReporter(), target=None, input=None, base=None, task=None, seed=1)
     return experiment, {choice.path: (choice.value, choice.reason) for choice in choices}
 
@@ -57,27 +57,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_accuracy_decides_where_no_class_is_rare_and_nothing_is_weighted(tmp_path: Path) -> None:
-    experiment, choices = asked(written(tmp_path))
+    experiment, choices = ask(write(tmp_path))
     assert experiment.training.metric == "accuracy"
     assert choices["training.metric"][0] == "accuracy"
     assert "objective.class_weights" not in choices
 
 
 def test_a_rare_class_makes_macro_f1_decide_and_weighs_classes_with_the_reason(tmp_path: Path) -> None:
-    experiment, choices = asked(written(tmp_path, rare=10, count=600))
+    experiment, choices = ask(write(tmp_path, rare=10, count=600))
     assert experiment.training.metric == "macro_f1"
     assert "less than a tenth of an even share" in choices["training.metric"][1]
     assert "'yes' has " in choices["training.metric"][1]
     assert getattr(experiment.objective, "class_weights", None) != "none"
-    asked_for, _ = asked(written(tmp_path, rare=10, count=600), "training.metric=accuracy")
+    asked_for, _ = ask(write(tmp_path, rare=10, count=600), "training.metric=accuracy")
     assert getattr(asked_for.objective, "class_weights", None) == "none"
-    sampled, choices = asked(written(tmp_path, rare=10, count=600), "training.sampling=balanced")
+    sampled, choices = ask(write(tmp_path, rare=10, count=600), "training.sampling=balanced")
     assert getattr(sampled.objective, "class_weights", None) == "none"
     assert "objective.class_weights" not in choices
 
 
 def test_other_names_of_a_metric_are_known(tmp_path: Path) -> None:
-    experiment, _ = asked(written(tmp_path), "training.metric=log_loss")
+    experiment, _ = ask(write(tmp_path), "training.metric=log_loss")
     assert experiment.training.metric == "loss"
 
 
@@ -92,14 +92,14 @@ def test_other_names_of_a_metric_are_known(tmp_path: Path) -> None:
 )
 def test_a_metric_that_is_not_there_or_does_not_fit_is_refused_before_anything_is_made(folder: Path, name: str, said: str) -> None:
     with pytest.raises(ExperimentError) as caught:
-        luthier.run(written(folder), metric=name, out=folder / "run")
+        luthier.run(write(folder), metric=name, out=folder / "run")
     assert said in str(caught.value)
     assert caught.value.exit_code == 2
     assert not (folder / "run").exists()
 
 
 def test_the_metric_that_was_named_chooses_the_checkpoint_and_closes_the_run(bases: Any, folder: Path) -> None:
-    run = luthier.run(written(folder), metric="f1:yes", base=str(bases("bert", 2).folder), out=folder / "run", set=QUICK)
+    run = luthier.run(write(folder), metric="f1:yes", base=str(bases("bert", 2).folder), out=folder / "run", set=QUICK)
     verdict: Any = run.verdict
     assert verdict["metric"] == "f1:yes"
     looks = [line for line in run.lines("metrics.jsonl") if "evaluation" in line]
@@ -116,7 +116,7 @@ def test_the_metric_that_was_named_chooses_the_checkpoint_and_closes_the_run(bas
 
 def test_a_function_of_ones_own_decides_and_a_strangers_experiment_does_not_run_it(bases: Any, folder: Path) -> None:
     (folder / "money.py").write_text(COST)
-    data, base = written(folder), str(bases("bert", 2).folder)
+    data, base = write(folder), str(bases("bert", 2).folder)
     run = luthier.run(data, metric="money:cost", base=base, out=folder / "run", set=QUICK)
     verdict: Any = run.verdict
     assert verdict["metric"] == "money:cost"
@@ -155,7 +155,7 @@ def test_a_class_that_is_never_predicted_is_named(bases: Any, folder: Path) -> N
         def finding(self, finding: Any) -> None:
             said.append(finding.claim)
 
-    data = written(folder, rare=24, count=300)
+    data = write(folder, rare=24, count=300)
     quick = ["training.steps=2", "optimizer.lr=1e-9", "training.metric=accuracy"]
     run = luthier.run(data, base=str(bases("bert", 2).folder), out=folder / "run", set=quick, force=True, reporter=Ears())
     found = {finding.check: finding for finding in run.findings}
@@ -171,7 +171,7 @@ def test_a_search_compares_its_trials_by_the_metric(bases: Any, folder: Path) ->
         def say(self, line: str) -> None:
             said.append(line)
 
-    study = luthier.search(written(folder), metric="macro_f1", trials=2, base=str(bases("bert", 2).folder), out=folder / "study", set=["training.epochs=2"], space=["optimizer.lr=1e-3..1e-2"], force=True, reporter=Ears())  # fmt: skip
+    study = luthier.search(write(folder), metric="macro_f1", trials=2, base=str(bases("bert", 2).folder), out=folder / "study", set=["training.epochs=2"], space=["optimizer.lr=1e-3..1e-2"], force=True, reporter=Ears())  # fmt: skip
     assert any("validation macro_f1 " in line for line in said)
     scores = [entry["score"] for entry in study.entries_named("standing")]
     assert all(-1 <= score <= 0 for score in scores)

@@ -21,7 +21,7 @@ from luthier.pilot.stages import base_choice
 from luthier.pilot.stages.options import data_spec, default_experiment
 
 
-def written(folder: Path, count: int, classes: int) -> Path:
+def write(folder: Path, count: int, classes: int) -> Path:
     path = folder / "rows.csv"
     with path.open("w", newline="") as handle:
         csv.writer(handle).writerows(
@@ -43,13 +43,13 @@ def written(folder: Path, count: int, classes: int) -> Path:
 def test_a_step_has_as_many_rows_as_leave_the_run_steps_enough(
     tmp_path: Path, count: int, classes: int, set: tuple[str, ...], batch: int
 ) -> None:
-    experiment, _, choices = default_experiment(written(tmp_path, count, classes), set, NullReporter(), target=None, input=None, base=None, task=None, seed=1)  # fmt: skip
+    experiment, _, choices = default_experiment(write(tmp_path, count, classes), set, NullReporter(), target=None, input=None, base=None, task=None, seed=1)  # fmt: skip
     assert experiment.training.batch_size == batch
     assert [choice.value for choice in choices if choice.path == "training.batch_size"] in ([batch], [str(batch)])
 
 
 def test_a_decoder_that_classifies_keeps_its_lower_half_and_what_is_asked_brings_its_rate(tmp_path: Path, bases: Any) -> None:
-    data, decoder = written(tmp_path, 100, 2), str(bases("llama").folder)
+    data, decoder = write(tmp_path, 100, 2), str(bases("llama").folder)
 
     def default(*set: str, base: str | None = None) -> Any:
         return default_experiment(data, set, NullReporter(), target=None, input=None, base=base, task=None, seed=1)[0]
@@ -72,7 +72,7 @@ def test_a_decoder_that_classifies_keeps_its_lower_half_and_what_is_asked_brings
 
 
 def test_a_run_can_be_the_base_and_what_names_none_is_refused(tmp_path: Path, bases: Any) -> None:
-    data, folder = written(tmp_path, 100, 2), bases("bert").folder
+    data, folder = write(tmp_path, 100, 2), bases("bert").folder
 
     def default(base: Any) -> Any:
         return default_experiment(data, (), NullReporter(), target=None, input=None, base=base, task=None, seed=1)[0]
@@ -92,7 +92,7 @@ def test_a_run_can_be_the_base_and_what_names_none_is_refused(tmp_path: Path, ba
     ],
 )
 def test_an_objective_for_other_rows_is_refused_by_its_field(tmp_path: Path, change: str, said: str) -> None:
-    data = written(tmp_path, 100, 2)
+    data = write(tmp_path, 100, 2)
     with pytest.raises(ExperimentError, match=said):
         default_experiment(data, (change,), NullReporter(), target=None, input=None, base=None, task=None, seed=1)
     turned = default_experiment(
@@ -102,7 +102,7 @@ def test_an_objective_for_other_rows_is_refused_by_its_field(tmp_path: Path, cha
 
 
 def test_a_base_of_another_kind_is_refused_when_the_run_is_planned(tmp_path: Path, bases: Any) -> None:
-    data = written(tmp_path, 100, 2)
+    data = write(tmp_path, 100, 2)
     with pytest.raises(ModelError, match="is a decoder, and masked_lm is trained on an encoder"):
         default_experiment(data, (), NullReporter(), target=None, input=None, base=str(bases("llama").folder), task="masked_lm", seed=1)
 
@@ -110,7 +110,7 @@ def test_a_base_of_another_kind_is_refused_when_the_run_is_planned(tmp_path: Pat
 def test_a_familys_own_base_starts_from_the_same_values_named_or_not(tmp_path: Path, bases: Any, monkeypatch: Any) -> None:
     name = "masked_lm"  # it could start from scratch too
     monkeypatch.setattr(family_of(name), "base", str(bases("bert").folder))
-    data = written(tmp_path, 100, 2)
+    data = write(tmp_path, 100, 2)
 
     def default(base: str | None, *set: str) -> Any:
         return default_experiment(data, set, NullReporter(), target=None, input=None, base=base, task=name, seed=1)[0]
@@ -121,7 +121,7 @@ def test_a_familys_own_base_starts_from_the_same_values_named_or_not(tmp_path: P
 
 
 def test_an_encoder_of_berts_size_starts_from_half_of_a_small_ones_rate(tmp_path: Path, bases: Any) -> None:
-    data, wide = written(tmp_path, 100, 2), shutil.copytree(bases("bert").folder, tmp_path / "wide")
+    data, wide = write(tmp_path, 100, 2), shutil.copytree(bases("bert").folder, tmp_path / "wide")
     config = json.loads((wide / "config.json").read_text())
     (wide / "config.json").write_text(json.dumps({**config, "hidden_size": 768}))
     for base, rate in ((bases("bert").folder, 1e-4), (wide, 5e-5)):
@@ -181,7 +181,7 @@ def test_auto_leaves_a_base_that_would_take_longer_than_there_is_time(monkeypatc
         folder = tmp_path / "home" / "models" / name
         shutil.copytree(bases(family).folder, folder)
         (folder / "store.json").write_text(json.dumps({"sha256": "0", "size": (folder / "model.safetensors").stat().st_size}))
-    dataset = load_dataset(data_spec(written(tmp_path, 200, 2)))
+    dataset = load_dataset(data_spec(write(tmp_path, 200, 2)))
     read, known = [], base_choice.compare_base
 
     def slow(base: Any, *given: Any) -> Any:

@@ -50,13 +50,13 @@ def set_verdict(name: str, word: str) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "verdict": word}))
 
 
-def said(name: str) -> object:
+def say(name: str) -> object:
     return luthier.predict(name, ["the phone number 3 was superb"])[0]["probabilities"]
 
 
 def test_an_alias_is_used_wherever_a_bundle_is(project: Path) -> None:
     luthier.promote("runs/one", "production")
-    assert said("production") == said("runs/one")
+    assert say("production") == say("runs/one")
     assert resolve("production").fingerprint == resolve("runs/one/bundle").fingerprint
     assert luthier.note("production", "by its alias") == luthier.note("runs/one")
     again = luthier.run([{"text": f"{row['text']} {number}", "label": row["label"]} for number, row in enumerate(rows(60))], base="production",
@@ -68,10 +68,10 @@ def test_an_alias_is_used_wherever_a_bundle_is(project: Path) -> None:
 def test_promoting_and_rolling_back_change_who_answers(project: Path) -> None:
     luthier.promote("runs/one", "production")
     luthier.promote("runs/two", "production")
-    assert said("production") == said("runs/two") != said("runs/one")
+    assert say("production") == say("runs/two") != say("runs/one")
     now, before = luthier.rollback("production")
     assert (now.run.name, before.run.name) == ("one", "two")
-    assert said("production") == said("runs/one")
+    assert say("production") == say("runs/one")
     assert [row["aliases"] for row in luthier.runs() if row["folder"].endswith("one")] == [["production"]]
 
 
@@ -114,17 +114,17 @@ def test_a_bundle_alone_has_no_verdict_and_needs_force(project: Path) -> None:
     with pytest.raises(RunError, match="has no verdict"):
         luthier.promote("shipped", "production")
     assert luthier.promote("shipped", "production", force=True).folder == Path("shipped")
-    assert said("production") == said("runs/one")
+    assert say("production") == say("runs/one")
 
 
 def test_another_bundle_in_the_promoted_place_is_not_used(project: Path) -> None:
     luthier.promote("runs/one", "production")
     shutil.rmtree("runs/one")
     with pytest.raises(ModelError, match="no bundle is any more"):
-        said("production")
+        say("production")
     shutil.copytree("runs/two", "runs/one")
     with pytest.raises(ModelError, match="another is there now"):
-        said("production")
+        say("production")
 
 
 def test_a_rollback_to_a_bundle_that_is_gone_or_another_is_refused_and_changes_nothing(project: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_rollback_to_a_bundle_that_is_gone_or_another_is_refused_and_changes_n
     shutil.copytree("runs/two", "runs/one")
     with pytest.raises(RunError, match="not the one that bore the name production before"):
         luthier.rollback("production")
-    assert said("production") == said("runs/two")
+    assert say("production") == say("runs/two")
 
 
 @pytest.mark.parametrize("name", ["runs", "minilm-l6"])
@@ -151,15 +151,15 @@ def test_names_that_lead_nowhere_name_the_nearest(project: Path) -> None:
         luthier.rollback("produktion")
     assert "did you mean 'production'" in str(caught.value)
     with pytest.raises(ModelError, match="there is no bundle produktion") as missing:
-        said("produktion")
+        say("produktion")
     assert "did you mean 'production'" in str(missing.value)
     Path("train.log").write_text("x")
     Path("rows").mkdir()
     with pytest.raises(ModelError, match="there is no bundle runs/ons") as missing:
-        said("runs/ons")
+        say("runs/ons")
     assert "did you mean 'one'" in missing.value.remedy and "two" in missing.value.remedy
     with pytest.raises(ModelError) as missing:
-        said("nope")
+        say("nope")
     assert missing.value.remedy.removeprefix("did you mean 'production'? ") == "Known: production"
     with pytest.raises(RunError, match="nothing bore the name production before"):
         luthier.rollback("production")

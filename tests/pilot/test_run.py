@@ -323,7 +323,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(finished: Run, tmp_path: P
     assert weights(resumed.folder) == weights(finished.folder)
 
 
-def stopped_at_once(bases: Any, tmp_path: Path) -> Path:
+def stop_at_once(bases: Any, tmp_path: Path) -> Path:
     """The rows of a run that was stopped in its first step."""
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
@@ -337,7 +337,7 @@ def stopped_at_once(bases: Any, tmp_path: Path) -> Path:
 
 
 def test_data_that_changed_is_not_resumed_with(bases, tmp_path: Path) -> None:
-    file = stopped_at_once(bases, tmp_path)
+    file = stop_at_once(bases, tmp_path)
     file.write_text(file.read_text().replace("awful", "awfil", 1))
     with pytest.raises(DataError, match="is not the file this experiment was made for"):
         luthier.resume(tmp_path / "run")
@@ -348,7 +348,7 @@ def test_data_that_changed_is_not_resumed_with(bases, tmp_path: Path) -> None:
 
 
 def test_rows_with_other_classes_are_not_resumed_with_at_all(bases, tmp_path: Path) -> None:
-    file = stopped_at_once(bases, tmp_path)
+    file = stop_at_once(bases, tmp_path)
     file.write_text(file.read_text().replace('"yes"', '"perhaps"'))
     with pytest.raises(ExperimentError, match="perhaps"):
         luthier.resume(tmp_path / "run", allow_inexact=True)
@@ -403,7 +403,7 @@ def test_a_row_cut_before_its_answer_is_said_and_breaks_nothing(bases, tmp_path:
         {"prompt": f"what about {number}? " + "very long " * (60 if number % 9 == 0 else 0), "completion": row["text"]}
         for number, row in enumerate(rows(90))
     ]
-    file = made(tmp_path, "chat.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    file = make(tmp_path, "chat.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     run = luthier.run(file, base=str(bases("llama", 2).folder), out=tmp_path / "run", set=[*QUICK, "objective.max_length=96"], force=True)
     cut = next(finding for finding in run.findings if finding.check == "smoke.cut")
     assert cut.evidence["without_answer"] > 0
@@ -426,7 +426,7 @@ def test_a_run_that_lacks_only_its_report_gets_it_without_opening_the_test_rows_
 
 
 def test_a_folder_in_use_is_refused_with_the_name_of_its_owner(finished: Run) -> None:
-    with finished.owned(), pytest.raises(RunError, match=f"process {os.getpid()}"):
+    with finished.lock(), pytest.raises(RunError, match=f"process {os.getpid()}"):
         luthier.resume(finished.folder)
 
 
@@ -476,7 +476,7 @@ def test_a_mistake_gets_one_message_with_its_remedy(
     assert not (tmp_path / "run").exists()
 
 
-def made(folder: Path, name: str, content: bytes) -> Path:
+def make(folder: Path, name: str, content: bytes) -> Path:
     (folder / name).write_bytes(content)
     return folder / name
 
@@ -495,7 +495,7 @@ FILES: list[tuple[str, bytes, str]] = [
 @pytest.mark.parametrize("name, content, message", FILES)
 def test_a_file_that_cannot_be_used_gets_one_message(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        luthier.run(made(tmp_path, name, content), out=tmp_path / "run")
+        luthier.run(make(tmp_path, name, content), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -505,7 +505,7 @@ def test_empty_rows_and_rare_labels_are_set_aside_and_counted(bases, tmp_path: P
     lines[9] = json.dumps({"text": "something", "label": ""})
     lines[12] = json.dumps({"text": "something else", "label": "once"})
     lines[15] = "{broken"
-    file = made(tmp_path, "rows.jsonl", "\n".join(lines).encode())
+    file = make(tmp_path, "rows.jsonl", "\n".join(lines).encode())
     run = luthier.run(file, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=["training.steps=2"], force=True)
     rejected = run.lines("rejected.jsonl")
     assert sorted(row["line"] for row in rejected) == [4, 10, 13, 16]

@@ -10,7 +10,7 @@ import pytest
 
 import luthier
 from luthier.core.errors import ExperimentError, RunError
-from tests.core.test_run_index import VERDICT, made
+from tests.core.test_run_index import VERDICT, make
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four runs and a study, in a project's folder that is the current one."""
     monkeypatch.chdir(tmp_path)
     better = {**VERDICT, "test": {**VERDICT["test"], "value": 0.95}, "difference": {**VERDICT["difference"], "value": 0.2}}
-    made(Path("runs/good"))
-    made(Path("runs/better"), verdict=better)
-    made(Path("runs/worse"), verdict={**VERDICT, "verdict": "worse", "difference": {**VERDICT["difference"], "value": -0.2}})
-    made(Path("runs/broken"))
+    make(Path("runs/good"))
+    make(Path("runs/better"), verdict=better)
+    make(Path("runs/worse"), verdict={**VERDICT, "verdict": "worse", "difference": {**VERDICT["difference"], "value": -0.2}})
+    make(Path("runs/broken"))
     Path("runs/broken/verdict.json").write_text("{")
-    made(Path("studies/one"), verdict=None)
+    make(Path("studies/one"), verdict=None)
     for number, name in enumerate(("good", "better", "worse", "broken")):
         Path("runs", name, "seconds.json").write_text(json.dumps({"seconds": 100 - number}))
         events = Path("runs", name, "events.jsonl")
@@ -47,7 +47,7 @@ def test_the_list_is_sorted_as_asked_and_what_has_no_value_comes_last(project: P
 
 def test_a_metric_of_which_less_is_better_is_sorted_that_way(tmp_path: Path) -> None:
     for number, value in enumerate((0.5, 0.3, 0.4)):
-        made(
+        make(
             tmp_path / str(number),
             verdict={**VERDICT, "metric": "loss", "higher_is_better": False, "test": {**VERDICT["test"], "value": value}},
         )

@@ -34,7 +34,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def searched(table: Path, bases: Any, out: Path, layers: int = 2, **more: Any) -> Study:
+def run_search(table: Path, bases: Any, out: Path, layers: int = 2, **more: Any) -> Study:
     given = {
         "trials": 5,
         "points": ["optimizer.lr=2e-2,optimizer.weight_decay=0.1"],
@@ -48,7 +48,7 @@ def searched(table: Path, bases: Any, out: Path, layers: int = 2, **more: Any) -
 
 @pytest.fixture(scope="module")
 def study(table: Path, bases: Any, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return searched(table, bases, tmp_path_factory.mktemp("studies") / "study")
+    return run_search(table, bases, tmp_path_factory.mktemp("studies") / "study")
 
 
 def ledger(study: Study) -> list[dict[str, Any]]:
@@ -171,7 +171,7 @@ def test_an_end_that_is_better_is_the_final_model_and_one_that_may_be_is_not(tab
     monkeypatch.setattr(LocalTrial, "finish", handicapped)
     for tie in (True, False):
         monkeypatch.setattr("luthier.pilot.trials.decay_branch.tied", lambda best, whole, tie=tie: tie)
-        taken[tie] = searched(table, bases, tmp_path / str(tie), trials=2)
+        taken[tie] = run_search(table, bases, tmp_path / str(tie), trials=2)
     scores = taken[False].entries_named("ended")[0]["scores"]
     best = min(scores, key=lambda name: scores[name])
     assert best != "linear-1.000"
@@ -187,7 +187,7 @@ def test_an_end_that_is_better_is_the_final_model_and_one_that_may_be_is_not(tab
 
 
 def test_a_schedule_that_somebody_set_has_the_end_that_it_says(table, bases, tmp_path) -> None:
-    found = searched(table, bases, tmp_path / "study", set=[*SET[:2], SET[-1], "schedule.kind=cosine"], trials=2)
+    found = run_search(table, bases, tmp_path / "study", set=[*SET[:2], SET[-1], "schedule.kind=cosine"], trials=2)
     assert not any(rung["falls"] for rung in luthier_plan(found)["rungs"])
     assert not (found.winner.folder / "ends").exists()
     assert Experiment.load(found.winner.folder / "experiment.yaml").schedule.kind == "cosine"
@@ -197,7 +197,7 @@ def test_steering_is_checked_before_it_is_asked(study, table, bases, tmp_path) -
     with pytest.raises(ExperimentError, match="has chosen already"):
         luthier.steer(study.folder, stop=[1])
     with pytest.raises(KeyboardInterrupt):
-        searched(table, bases, tmp_path / "cut", reporter=Stops(3))
+        run_search(table, bases, tmp_path / "cut", reporter=Stops(3))
     cut = tmp_path / "cut"
     for asked, said in (
         ({}, "nothing was asked"),
@@ -242,7 +242,7 @@ class Stops(NullReporter):
 @pytest.mark.parametrize(("lines", "evaluations"), [(10, 0), (99, 2)])  # at an end, on the way to the last one
 def test_a_study_that_is_killed_goes_on_with_the_same_trials_to_the_same_bits(study, table, bases, lines, evaluations, tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        searched(table, bases, tmp_path / "cut", reporter=Stops(lines, evaluations))
+        run_search(table, bases, tmp_path / "cut", reporter=Stops(lines, evaluations))
     assert not (tmp_path / "cut" / "report.html").exists()
     again = luthier.resume(tmp_path / "cut")
     assert isinstance(again, Study)
@@ -260,7 +260,7 @@ def test_a_signal_keeps_what_the_trials_have_done_and_nothing_is_trained_twice(s
                 signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Stopped):
-        searched(table, bases, tmp_path / "cut", reporter=Signalled(3))
+        run_search(table, bases, tmp_path / "cut", reporter=Signalled(3))
     cut = Study(tmp_path / "cut")
     assert [number for number in range(3) if list((cut.trial(number).folder / "checkpoints").glob("step-*/optimizer.safetensors"))] == [
         0,
@@ -277,7 +277,7 @@ def test_a_signal_keeps_what_the_trials_have_done_and_nothing_is_trained_twice(s
 
 def test_trials_that_do_not_fit_into_memory_wait_on_the_disk_with_the_same_result(study, table, bases, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("luthier.pilot.trials.local.available_memory", lambda: 1)
-    again = searched(table, bases, tmp_path / "small")
+    again = run_search(table, bases, tmp_path / "small")
     assert ledger(again) == ledger(study)
     assert weights(again.winner) == weights(study.winner)
     assert study.trial(0).events_named("resumed") == []
@@ -301,7 +301,7 @@ def test_a_chat_model_is_searched_by_its_loss_with_accumulation_and_adapters(bas
 
 
 def test_with_ten_trials_freezing_is_searched_around_what_one_pass_over_the_rows_proposes(table, bases, tmp_path) -> None:
-    found = searched(
+    found = run_search(
         table,
         bases,
         tmp_path / "study",
@@ -337,7 +337,7 @@ def test_a_budget_too_small_for_a_search_trains_the_default(table, bases, tmp_pa
         def finding(self, finding: Finding) -> None:
             said.append(finding.claim)
 
-    found = searched(table, bases, tmp_path / "one", trials=None, budget="1x", reporter=Listens())
+    found = run_search(table, bases, tmp_path / "one", trials=None, budget="1x", reporter=Listens())
     assert found.winner is not None
     assert found.winner.folder.name == "000"
     assert luthier_plan(found)["trials"] == 1
@@ -359,7 +359,7 @@ def test_a_budget_too_small_for_a_search_trains_the_default(table, bases, tmp_pa
 )
 def test_a_mistake_is_said_before_anything_is_made(table, bases, given, said, tmp_path) -> None:
     with pytest.raises(ExperimentError, match=said):
-        searched(table, bases, tmp_path / "none", **given)
+        run_search(table, bases, tmp_path / "none", **given)
     assert not (tmp_path / "none").exists()
 
 

@@ -54,7 +54,7 @@ GREEDY = 8
 """Tokens of an answer."""
 
 
-def opened(run: Path, engine: str, lines: list[str] | None = None) -> ServedModel:
+def open_served(run: Path, engine: str, lines: list[str] | None = None) -> ServedModel:
     return load_model(check_bundle(run, print), engine=engine, say=(lines if lines is not None else []).append)
 
 
@@ -74,7 +74,7 @@ def near(one: Any, other: Any) -> bool:
     return one == pytest.approx(other, abs=1e-4, rel=1e-4) if isinstance(one, float) else one == other
 
 
-def asked(name: str, model: ServedModel) -> list[dict[str, Any]]:
+def ask(name: str, model: ServedModel) -> list[dict[str, Any]]:
     """Rows of several lengths."""
     if model.family.kind.images:
         return [model.example] * 3
@@ -87,17 +87,17 @@ def asked(name: str, model: ServedModel) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", PREDICTED)
 def test_predictions_by_onnxruntime_are_those_of_the_network(name: str, runs: Any) -> None:
     pytest.importorskip("onnxruntime")
-    one, other, lines = opened(runs(name), "torch"), opened(runs(name), "onnx"), []
-    rows = asked(name, one)
+    one, other, lines = open_served(runs(name), "torch"), open_served(runs(name), "onnx"), []
+    rows = ask(name, one)
     assert near(answers(other, rows), answers(one, rows))
     assert other.about["engine"].startswith("onnxruntime") and other.about["parity"]["same"]
-    answers(opened(runs(name), "onnx", lines), rows)
+    answers(open_served(runs(name), "onnx", lines), rows)
     assert not lines, "the second start exports and proves again"
 
 
 def test_text_by_onnxruntime_is_that_of_the_network_drawn_tokens_and_json_too(runs: Any) -> None:
     pytest.importorskip("onnxruntime")
-    one, other = opened(runs("chat"), "torch"), opened(runs("chat"), "onnx")
+    one, other = open_served(runs("chat"), "torch"), open_served(runs("chat"), "onnx")
     assert one.engine is not None and other.engine is not None and one.prompts is not None
     prompt = tuple(one.prompts.of_conversation([{"role": "user", "content": "what about 3?"}]))
     for options in ({}, {"temperature": 1.2, "seed": 3, "top_k": 20}):
@@ -116,7 +116,7 @@ def test_a_bundle_without_its_run_is_served_unproven_and_says_so(runs: Any, tmp_
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
         lines: list[str] = []
-        model = opened(tmp_path / "alone", "onnx", lines)
+        model = open_served(tmp_path / "alone", "onnx", lines)
         model.close()
     assert model.about["parity"]["same"] is None and "lies in no run" in model.about["parity"]["verdict"]
     assert any(line.startswith("not proven") for line in lines) and "not proven" in model.about["engine"]
@@ -127,20 +127,20 @@ def test_an_export_that_says_something_else_is_not_served_and_a_changed_one_is_m
     run, home = runs("classification"), tmp_path / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUTHIER_HOME", str(home))
-        opened(run, "onnx").close()
+        open_served(run, "onnx").close()
         (folder,) = (home / "exports").iterdir()
         record = json.loads((folder / "parity.json").read_text())
         (folder / "parity.json").write_text(json.dumps({**record, "same": False, "verdict": "parts at log-probabilities"}))
         with pytest.raises(ModelError, match="does not say what the trainer says: parts at log-probabilities") as refused:
-            opened(run, "onnx")
+            open_served(run, "onnx")
         assert "--engine torch" in refused.value.remedy
         (folder / "parity.json").write_text(json.dumps({**record, "proven_in": "onnxruntime 0.1"}))
         lines: list[str] = []
-        opened(run, "onnx", lines).close()
+        open_served(run, "onnx", lines).close()
         assert [line.split()[0] for line in lines] == ["proving", "proven:"]
         (folder / "model.onnx").write_bytes(b"something else")
         lines.clear()
-        opened(run, "onnx", lines).close()
+        open_served(run, "onnx", lines).close()
         assert [line.split()[0] for line in lines] == ["exporting", "proving", "proven:"]
 
 
@@ -168,8 +168,8 @@ def test_what_an_engine_cannot_serve_is_refused_before_a_port_is_open(runs: Any,
 
 @NEEDS
 def test_llama_cpp_writes_what_the_network_finds_likeliest(runs: Any) -> None:
-    one, lines = opened(runs("chat"), "torch"), []
-    other = opened(runs("chat"), "llama.cpp", lines)
+    one, lines = open_served(runs("chat"), "torch"), []
+    other = open_served(runs("chat"), "llama.cpp", lines)
     assert one.engine is not None and other.engine is not None and one.prompts is not None
     assert other.about["parity"]["same"] and "proven" in " ".join(lines)
     prompts = [tuple(one.prompts.of_conversation([{"role": "user", "content": f"what about {number}?"}])) for number in range(12)]
@@ -188,7 +188,7 @@ def test_llama_cpp_writes_what_the_network_finds_likeliest(runs: Any) -> None:
     rows = [{"prompt": "what about 3?"}]
     assert answers(other, rows) == answers(one, rows)
     lines.clear()
-    opened(runs("chat"), "llama.cpp", lines).close()
+    open_served(runs("chat"), "llama.cpp", lines).close()
     assert not lines, "the second start exports and proves again"
 
 

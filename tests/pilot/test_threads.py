@@ -14,7 +14,7 @@ import luthier
 from luthier.core.errors import Stopped
 from luthier.core.run import Run
 from luthier.experiment import Experiment
-from tests.core.test_threads import WAIT, answer, begun, busy, said
+from tests.core.test_threads import WAIT, answer, begin, keep_busy, say
 from tests.pilot.test_run import QUICK, weights
 
 SHORT = [*QUICK, "training.dtype=float32", "training.steps=6", "training.evaluations_per_epoch=2"]
@@ -29,7 +29,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def recorded(run: Run) -> int:
+def record(run: Run) -> int:
     return Experiment.load(run.folder / "experiment.yaml").environment["threads"]
 
 
@@ -53,7 +53,7 @@ def test_a_run_that_began_on_two_threads_is_resumed_and_made_again_on_two_where_
     resumed = luthier.resume(tmp_path / "run", watchers=[lambda step: used.append(torch.get_num_threads())])
     again = luthier.train(whole.folder / "experiment.yaml", out=tmp_path / "again", force=True)
     assert used == [2] * 6
-    assert recorded(whole) == recorded(resumed) == recorded(again) == 2
+    assert record(whole) == record(resumed) == record(again) == 2
     assert whole.verdict is not None
     for made in (resumed, again):
         assert weights(made.folder) == weights(whole.folder)
@@ -70,7 +70,7 @@ def test_what_was_trained_elsewhere_is_trained_here_on_what_is_usual_here(bases:
     run = luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=SHORT, force=True)
     experiment = Experiment.load(run.folder / "experiment.yaml")
     elsewhere = experiment.model_copy(update={"environment": {**experiment.environment, "processor": "another", "threads": 64}})
-    assert recorded(luthier.train(elsewhere, out=tmp_path / "again", force=True)) == 1
+    assert record(luthier.train(elsewhere, out=tmp_path / "again", force=True)) == 1
 
 
 CHOOSES = f"""
@@ -99,14 +99,14 @@ print(torch.get_num_threads())
 def test_it_is_said_once_where_torch_came_first_and_idle_threads_spin_as_long_as_they_like(
     tmp_path: Path, first: str, count: str, times: int
 ) -> None:
-    shown = said(CHOOSES, str(tmp_path), first, OMP_NUM_THREADS=count).stdout
+    shown = say(CHOOSES, str(tmp_path), first, OMP_NUM_THREADS=count).stdout
     several = shown.split()[-1] != "1"  # a machine with one processor has nobody to wait for
     assert shown.count("torch was loaded before luthier") == len(Run(tmp_path).events_named("spin_unbounded")) == (times if several else 0)
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell which processors are idle")
 def test_beside_busy_programs_a_run_says_that_it_takes_fewer_threads(tmp_path: Path) -> None:
-    with begun(CHOOSES, str(tmp_path), "luthier") as process, busy():
+    with begin(CHOOSES, str(tmp_path), "luthier") as process, keep_busy():
         *shown, used = answer(process).splitlines()
     assert used == "1"
     events = Run(tmp_path).events_named("threads")

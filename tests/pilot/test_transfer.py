@@ -97,11 +97,11 @@ def test_finished_models_are_kept_and_more_may_be_asked_for(
     trained = []
     real = comparison.train_cell
 
-    def counted(*given: Any) -> dict[str, Any]:
+    def count(*given: Any) -> dict[str, Any]:
         trained.append(given[2].name)
         return real(*given)
 
-    monkeypatch.setattr(comparison, "train_cell", counted)
+    monkeypatch.setattr(comparison, "train_cell", count)
     base = done.found["starts"][1]["name"]
     (next((copied / "cells").glob("*-16-1.json"))).unlink()  # as if the process had been killed in it
     more = luthier.transfer(table, f"scratch,{base}", rows="16,24,all", seeds=1, **ASKED, out=copied)
@@ -114,7 +114,7 @@ def test_finished_models_are_kept_and_more_may_be_asked_for(
 def test_a_start_that_cannot_serve_the_rows_is_left_out_with_its_reason(done: Transfer, table: Path, bases: Any, tmp_path: Path) -> None:
     from luthier.models import vision
 
-    network = vision.new_network(["a", "b"], 1, 16, 8, 1, 0.0, 0).network
+    network = vision.make_network(["a", "b"], 1, 16, 8, 1, 0.0, 0).network
     network.save_pretrained(tmp_path / "images")
     base = str(bases("bert").folder)
     found = luthier.transfer(table, [str(tmp_path / "images"), base], rows="16", seeds=1, **ASKED, out=tmp_path / "out").found
@@ -179,11 +179,11 @@ def test_every_model_that_a_spent_budget_leaves_out_is_listed(
 def test_what_is_finished_is_read_from_its_file_once(done: Transfer, table: Path, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, opened = Run.json, Counter[str]()
 
-    def counted(place: Run, name: str) -> Any:
+    def count(place: Run, name: str) -> Any:
         opened[name] += name.startswith("cells/")
         return real(place, name)
 
-    monkeypatch.setattr(Run, "json", counted)
+    monkeypatch.setattr(Run, "json", count)
     names = [start["name"] for start in done.found["starts"]]
     again = luthier.transfer(table, names, rows="16,all", seeds=2, **ASKED, out=copied)
     assert again.found == done.found

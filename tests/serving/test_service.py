@@ -16,7 +16,7 @@ from luthier.serving.prediction import PredictionQueue, QueueClosed
 from luthier.serving.service import NotReady, ServedModel, Service
 
 
-def served(name: str, fault: Exception | None = None, seconds: float = 0.0) -> ServedModel:
+def serve(name: str, fault: Exception | None = None, seconds: float = 0.0) -> ServedModel:
     """A model that says its name."""
 
     def predict(records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
@@ -32,7 +32,7 @@ def served(name: str, fault: Exception | None = None, seconds: float = 0.0) -> S
 
 
 def ask(service: Service) -> str:
-    with service.borrowed() as model:
+    with service.borrow() as model:
         return model.queue.submit(model.read([{"text": "x"}]), 1).future.result(10)[0]["text"]
 
 
@@ -40,7 +40,7 @@ def test_nothing_is_answered_before_it_is_loaded_or_while_it_ends() -> None:
     service = Service()
     with pytest.raises(NotReady, match="being loaded"):
         ask(service)
-    service.load(lambda: served("a"))
+    service.load(lambda: serve("a"))
     assert (service.state, ask(service)) == ("ready", "a")
     assert service.drain(1)
     with pytest.raises(NotReady, match="shutting down"):
@@ -49,7 +49,7 @@ def test_nothing_is_answered_before_it_is_loaded_or_while_it_ends() -> None:
 
 def test_no_request_is_lost_while_models_are_replaced() -> None:
     service, found, stop = Service(), list[str](), threading.Event()
-    service.load(lambda: served("0", seconds=0.002))
+    service.load(lambda: serve("0", seconds=0.002))
     problems: list[Exception] = []
 
     def work() -> None:
@@ -65,7 +65,7 @@ def test_no_request_is_lost_while_models_are_replaced() -> None:
     old = service.model
     for number in range(1, 6):
         time.sleep(0.03)
-        service.swap(lambda number=number: served(str(number), seconds=0.002))
+        service.swap(lambda number=number: serve(str(number), seconds=0.002))
         assert ask(service) == str(number)
     stop.set()
     for thread in threads:
@@ -82,8 +82,8 @@ def test_no_request_is_lost_while_models_are_replaced() -> None:
 @pytest.mark.parametrize("fault", [ValueError("secret"), ModelError("not whole")])
 def test_a_model_that_cannot_answer_replaces_nothing(fault: Exception) -> None:
     service = Service()
-    service.load(lambda: served("a"))
-    bad = served("b", fault)
+    service.load(lambda: serve("a"))
+    bad = serve("b", fault)
     with pytest.raises(ModelError):
         service.swap(lambda: bad)
     assert ask(service) == "a"
@@ -102,8 +102,8 @@ def test_a_model_that_cannot_answer_replaces_nothing(fault: Exception) -> None:
 
 def test_the_end_waits_for_those_that_run_and_not_for_ever() -> None:
     service = Service()
-    model = service.load(lambda: served("a"))
-    with service.borrowed():
+    model = service.load(lambda: serve("a"))
+    with service.borrow():
         began = time.monotonic()
         assert not service.drain(0.1)
         assert 0.1 <= time.monotonic() - began < 5
@@ -113,10 +113,10 @@ def test_the_end_waits_for_those_that_run_and_not_for_ever() -> None:
 
 def test_a_replaced_model_stays_open_for_those_who_have_it() -> None:
     service = Service()
-    service.load(lambda: served("a"))
+    service.load(lambda: serve("a"))
     swapped = threading.Event()
-    with service.borrowed() as old:
-        thread = threading.Thread(target=lambda: (service.swap(lambda: served("b")), swapped.set()))
+    with service.borrow() as old:
+        thread = threading.Thread(target=lambda: (service.swap(lambda: serve("b")), swapped.set()))
         thread.start()
         while service.model is old:
             time.sleep(0.005)

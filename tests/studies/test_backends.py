@@ -141,7 +141,7 @@ def test_a_stop_ends_the_workers_at_once(processes: Processes, tmp_path: Path) -
     made.trials = {0: Trial(0, {}, "default"), 4: Trial(4, {}, "prior")}
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        list(made._advanced([made.trials[4], made.trials[0]], Rung(0.5, 2, 1)))
+        list(made._advance_all([made.trials[4], made.trials[0]], Rung(0.5, 2, 1)))
     assert time.monotonic() - began < 300  # the hung one alone would have been waited for longer
     assert threading.active_count() <= threads + 4  # of the pool itself, and none for each worker that was ended
 

@@ -31,7 +31,7 @@ def experiment() -> Experiment:
 
 def test_the_prior_lies_around_its_centre_and_keeps_to_its_bounds() -> None:
     rate = Dimension(path="optimizer.lr", kind="log", low=1e-5, high=1e-3, centre=1e-4, spread=0.9)
-    drawn = [rate.likely(place) for place in PLACES]
+    drawn = [rate.quantile(place) for place in PLACES]
     assert median(drawn) == pytest.approx(1e-4, rel=0.02)
     assert all(1e-5 <= value <= 1e-3 for value in drawn)
     within = sum(abs(math.log(value / 1e-4)) < 0.9 for value in drawn) / len(drawn)
@@ -46,7 +46,7 @@ def test_the_prior_lies_around_its_centre_and_keeps_to_its_bounds() -> None:
 
 def test_of_options_the_centre_has_the_chance_that_the_spread_leaves() -> None:
     size = Dimension(path="training.batch_size", kind="choice", options=(8, 16, 32), centre=16, spread=0.5)
-    drawn = [size.likely(place) for place in PLACES]
+    drawn = [size.quantile(place) for place in PLACES]
     assert [drawn.count(option) for option in (16, 8, 32)] == [100, 50, 50]
     assert [sum(size.at(place) == option for place in PLACES) for option in (8, 16, 32)] == pytest.approx([67, 67, 66], abs=1)
 

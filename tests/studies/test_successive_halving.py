@@ -12,7 +12,7 @@ import pytest
 from luthier.core.errors import Diverged, ExperimentError, RunError
 from luthier.core.study import Study
 from luthier.studies.propose import SAMPLERS, Tried, importance, propose
-from luthier.studies.rungs import Standing, cost_of, decide, expected_luck, rungs_for, tied, trials_within
+from luthier.studies.rungs import Standing, cost_of, decide, expected_luck, is_tied, rungs_for, trials_within
 from luthier.studies.space import Dimension
 from luthier.studies.successive_halving import SuccessiveHalving, Trial
 
@@ -121,7 +121,7 @@ def test_the_default_stays_while_two_do_and_wins_a_tie() -> None:
     assert set(kept.reasons) == {1, 2, 3, 4}
     assert decide([better[0], better[5]], 1).kept == (5,)
     noisy = Standing(5, 0.49, 0.49 + ROWS)
-    assert tied(noisy, better[0])
+    assert is_tied(noisy, better[0])
     tie = decide([better[0], noisy], 1)
     assert tie.kept == (0,)
     assert "tie" in tie.reasons[5]
@@ -234,12 +234,12 @@ def test_a_person_narrows_a_search_at_work_and_stops_a_trial_and_a_killed_one_re
             if self.left == 0:
                 self.study.append("requests.jsonl", {"narrow": narrow.model_dump(mode="json")}, {"stop": 2})
 
-    def made(folder: Path, stop_at: int | None = None) -> SuccessiveHalving:
+    def make(folder: Path, stop_at: int | None = None) -> SuccessiveHalving:
         found = race(folder, [], stop_at, trials=16)
         found.spectator = Person(found.study)  # type: ignore[assignment]
         return found
 
-    whole = made(tmp_path / "whole")
+    whole = make(tmp_path / "whole")
     whole.run()
     rates = {number: trial.values["optimizer.lr"] for number, trial in whole.trials.items()}
     assert all(2e-4 <= rates[number] <= 4e-4 for number in range(3, 16))
@@ -247,7 +247,7 @@ def test_a_person_narrows_a_search_at_work_and_stops_a_trial_and_a_killed_one_re
     decision = whole.study.entries_named("rung")[0]
     assert decision["reasons"]["2"] == "stopped by hand"
     assert 2 not in decision["kept"]
-    cut = made(tmp_path / "cut", stop_at=7)
+    cut = make(tmp_path / "cut", stop_at=7)
     with pytest.raises(KeyboardInterrupt):
         cut.run()
     again = race(tmp_path / "cut", [], trials=16)  # nobody asks a second time
@@ -268,7 +268,7 @@ def test_what_was_tried_outside_of_a_narrowed_space_is_still_known_to_the_sample
             assert values["training.batch_size"] in (8, 16)
 
 
-def hurried(folder: Path, calls: list[Any], since: int, stop_at: int | None = None) -> SuccessiveHalving:
+def hurry(folder: Path, calls: list[Any], since: int, stop_at: int | None = None) -> SuccessiveHalving:
     """A race whose time becomes short after so many calls."""
     made = race(folder, calls, stop_at)
     made.late = lambda runs: len(made.standings) >= since
@@ -278,7 +278,7 @@ def hurried(folder: Path, calls: list[Any], since: int, stop_at: int | None = No
 @pytest.mark.parametrize("since", [0, 1, 3, 8, 9, 10, 11])
 def test_a_race_that_is_late_drops_challengers_and_the_best_one_goes_on(tmp_path, since: int) -> None:
     calls: list[Any] = []
-    winner, _ = hurried(tmp_path / "late", calls, since).run()
+    winner, _ = hurry(tmp_path / "late", calls, since).run()
     rungs = rungs_for(8, 0.1, 1000)
     study = Study(tmp_path / "late")
     stood = [entry for entry in study.entries_named("standing") if not entry["why"]]
@@ -293,11 +293,11 @@ def test_a_race_that_is_late_drops_challengers_and_the_best_one_goes_on(tmp_path
 
 def test_a_late_race_that_is_killed_goes_on_without_those_it_dropped(tmp_path) -> None:
     calls: list[Any] = []
-    hurried(tmp_path / "whole", calls, 4).run()
+    hurry(tmp_path / "whole", calls, 4).run()
     for stop_at in range(len(calls)):
         folder = tmp_path / f"killed-{stop_at}"
         with pytest.raises(KeyboardInterrupt):
-            hurried(folder, [], 4, stop_at).run()
-        late = hurried(folder, [], 4)
+            hurry(folder, [], 4, stop_at).run()
+        late = hurry(folder, [], 4)
         late.run()
         assert Study(folder).entries_named("rung") == Study(tmp_path / "whole").entries_named("rung")

@@ -139,7 +139,7 @@ def straight(
     return run
 
 
-def begun_anew_or_resumed(server: Server, experiment: Path, folder: Path, **more: Any) -> tuple[int, list[dict[str, Any]]]:
+def begin_or_resume(server: Server, experiment: Path, folder: Path, **more: Any) -> tuple[int, list[dict[str, Any]]]:
     """What a person does after a crash: resume, or start again where nothing had begun."""
     if (folder / "experiment.yaml").exists():
         return server.run(do="resume", folder=str(folder), **more)
@@ -147,7 +147,7 @@ def begun_anew_or_resumed(server: Server, experiment: Path, folder: Path, **more
     return server.run(do="train", experiment=str(experiment), folder=str(folder), **more)
 
 
-def same(one: Path, two: Path) -> None:
+def assert_same(one: Path, two: Path) -> None:
     """Two runs ended with the same bytes."""
     for name in ("bundle/model.safetensors", "metrics.jsonl", "bundle/config.json"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name

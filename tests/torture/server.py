@@ -38,7 +38,7 @@ class Teller(NullReporter):
         say(at="evaluation", number=step)
 
 
-def armed(fault: int) -> None:
+def arm(fault: int) -> None:
     """Die before the n-th call to the file system that the writer of checkpoints makes."""
     import shutil
 
@@ -46,7 +46,7 @@ def armed(fault: int) -> None:
 
     state, here = {"calls": 0}, threading.local()  # checkpoints are written in a thread of their own
 
-    def guarded(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
+    def guard(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **more: Any) -> Any:
             if getattr(here, "inside", False):
                 state["calls"] += 1
@@ -67,11 +67,11 @@ def armed(fault: int) -> None:
 
         return call
 
-    os.fsync = guarded("fsync", os.fsync)  # type: ignore[assignment]
-    shutil.rmtree = guarded("rmtree", shutil.rmtree)  # type: ignore[assignment]
-    checkpoints.save_file = guarded("save_file", checkpoints.save_file)
+    os.fsync = guard("fsync", os.fsync)  # type: ignore[assignment]
+    shutil.rmtree = guard("rmtree", shutil.rmtree)  # type: ignore[assignment]
+    checkpoints.save_file = guard("save_file", checkpoints.save_file)
     for name in ("rename", "mkdir", "write_text"):
-        setattr(Path, name, guarded(name, getattr(Path, name)))
+        setattr(Path, name, guard(name, getattr(Path, name)))
     checkpoints.save, checkpoints.tidy = inside(checkpoints.save), inside(checkpoints.tidy)
 
 
@@ -86,7 +86,7 @@ def every(steps: int) -> None:
     Checkpointer.__call__ = call  # type: ignore[method-assign]
 
 
-def torn(file: str, line: int) -> None:
+def tear(file: str, line: int) -> None:
     """Die in the middle of appending to a file."""
     from luthier.core.run import Run
 
@@ -104,7 +104,7 @@ def torn(file: str, line: int) -> None:
     Run.append = append  # type: ignore[method-assign]
 
 
-def watched(self: Teller, step: Any) -> None:
+def watch(self: Teller, step: Any) -> None:
     """Say what the process holds, from time to time, once no checkpoint is being written: its files are open for good reason."""
     if self.name == "train" and step.number % 500 == 0:
         for thread in threading.enumerate():
@@ -128,11 +128,11 @@ def work(job: dict[str, Any]) -> int:
 
     every(job.get("every", 3))
     if job.get("watched"):
-        Teller.step = watched  # type: ignore[method-assign]
+        Teller.step = watch  # type: ignore[method-assign]
     if job.get("fault") is not None:
-        armed(job["fault"])
+        arm(job["fault"])
     if job.get("torn"):
-        torn(*job["torn"])
+        tear(*job["torn"])
     if job.get("file_bytes"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes"],) * 2)
     try:

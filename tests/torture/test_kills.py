@@ -18,7 +18,7 @@ import pytest
 from luthier.core.errors import RunError
 from luthier.core.run import Run
 from luthier.training import checkpoints
-from tests.torture.conftest import KILLS, MODES, Server, begun_anew_or_resumed, same
+from tests.torture.conftest import KILLS, MODES, Server, assert_same, begin_or_resume
 
 Straight = Callable[[str], tuple[Path, list[dict[str, Any]]]]
 Experiments = Callable[[str], Path]
@@ -35,17 +35,17 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     while kills < wanted and rounds < 4 * wanted:
         rounds += 1
         after = draw.randint(1, len(said)) if rounds == 1 else draw.randint(1, max(2, len(said) // 3))
-        ended, _ = begun_anew_or_resumed(server, experiments(mode), folder, after=after, jitter=draw.random() * 0.02)
+        ended, _ = begin_or_resume(server, experiments(mode), folder, after=after, jitter=draw.random() * 0.02)
         if ended == 0:  # it was faster: once more from the beginning
-            same(whole, folder)
+            assert_same(whole, folder)
             shutil.rmtree(folder)
             continue
         assert ended == -signal.SIGKILL
         kills += 1
     assert kills >= wanted
-    ended, words = begun_anew_or_resumed(server, experiments(mode), folder)
+    ended, words = begin_or_resume(server, experiments(mode), folder)
     assert ended == 0, words[-3:]
-    same(whole, folder)
+    assert_same(whole, folder)
     assert not Run(folder).events_named("checkpoint_rejected")
 
 
@@ -80,7 +80,7 @@ def test_dying_before_each_call_of_the_checkpoint_writer_costs_nothing_but_time(
         assert ended == -signal.SIGKILL
         ended, words = server.run(do="resume", folder=str(folder))
         assert ended == 0, (number, words[-3:])
-        same(whole, folder)
+        assert_same(whole, folder)
         assert not list((folder / "checkpoints").glob(".*"))
         shutil.rmtree(folder)
 
@@ -94,7 +94,7 @@ def test_a_line_torn_in_the_middle_is_cut_off(
     assert ended == -signal.SIGKILL
     ended, words = server.run(do="resume", folder=str(before))
     assert ended == 0, words[-3:]
-    same(straight("classifier")[0], before)
+    assert_same(straight("classifier")[0], before)
     assert all(json.loads(row) for name in ("metrics.jsonl", "events.jsonl") for row in (before / name).read_text().split("\n") if row)
 
 
@@ -115,9 +115,9 @@ def test_a_signal_in_any_phase_stops_the_run_so_that_it_can_go_on(
     )
     ended, _ = server.run(do="train", experiment=str(experiments("classifier")), folder=str(folder), signal_=number, when=asked)
     assert ended in (128 + number, -number, 0, 70), ended  # 0: it was finished before the signal was looked at; 70: before a handler stood
-    ended, words = begun_anew_or_resumed(server, experiments("classifier"), folder)
+    ended, words = begin_or_resume(server, experiments("classifier"), folder)
     assert ended == 0, words[-3:]
-    same(whole, folder)
+    assert_same(whole, folder)
 
 
 @pytest.mark.parametrize("allowed", [3_000, 60_000, 250_000])
@@ -128,15 +128,15 @@ def test_a_file_that_may_not_grow_stops_the_run_with_a_remedy_and_it_goes_on_lat
     ended, said = server.run(do="train", experiment=str(experiments("classifier")), folder=str(folder), file_bytes=allowed)
     assert ended == 2, said[-3:]
     assert "free some space" in said[-1]["problem"]
-    ended, words = begun_anew_or_resumed(server, experiments("classifier"), folder)
+    ended, words = begin_or_resume(server, experiments("classifier"), folder)
     assert ended == 0, words[-3:]
-    same(straight("classifier")[0], folder)
+    assert_same(straight("classifier")[0], folder)
 
 
 def test_of_two_writers_one_wins_and_the_other_names_it(server: Server, experiments: Experiments, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     server.run(do="train", experiment=str(experiments("classifier")), folder=str(folder), after=12)
-    with Run(folder).owned():
+    with Run(folder).lock():
         ended, said = server.run(do="resume", folder=str(folder))
     assert ended == 2
     assert "is in use by process" in said[-1]["problem"]
@@ -267,4 +267,4 @@ def test_a_disk_that_is_full_stops_the_run_and_it_goes_on_once_there_is_space(
     done = subprocess.run(["unshare", "-rm", "bash", "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)  # fmt: skip
     said = (tmp_path / "said").read_text() if (tmp_path / "said").exists() else ""
     assert done.returncode == 0, said[-2000:] + done.stdout[-2000:] + done.stderr[-2000:]
-    same(whole, tmp_path / "out")
+    assert_same(whole, tmp_path / "out")

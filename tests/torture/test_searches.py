@@ -22,7 +22,7 @@ from tests.pilot.test_search import ledger, table, weights
 __all__ = ["table"]
 
 
-def searched(table: Path, bases: Any, out: Path, **more: Any) -> Study:
+def run_search(table: Path, bases: Any, out: Path, **more: Any) -> Study:
     given: dict[str, Any] = {
         "trials": 4,
         "set": ["training.epochs=16", "training.batch_size=8", "training.patience=1000"],
@@ -34,7 +34,7 @@ def searched(table: Path, bases: Any, out: Path, **more: Any) -> Study:
 
 @pytest.fixture(scope="module")
 def study(table: Path, bases: Any, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return searched(table, bases, tmp_path_factory.mktemp("studies") / "study")
+    return run_search(table, bases, tmp_path_factory.mktemp("studies") / "study")
 
 
 def workers() -> list[int]:
@@ -68,7 +68,7 @@ def test_workers_that_are_killed_change_neither_the_trials_nor_the_bits(study: S
         for process in workers():
             os.kill(process, signal.SIGKILL)
 
-    again = searched(table, bases, tmp_path / "again", reporter=At(2, kill))
+    again = run_search(table, bases, tmp_path / "again", reporter=At(2, kill))
     assert ledger(again) == ledger(study)
     assert again.winner is not None
     assert study.winner is not None
@@ -81,7 +81,7 @@ def test_a_coordinator_that_is_stopped_goes_on_with_the_same_trials(study: Study
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        searched(table, bases, tmp_path / "cut", reporter=At(3, stop))
+        run_search(table, bases, tmp_path / "cut", reporter=At(3, stop))
     assert not workers()
     again = luthier.resume(tmp_path / "cut")
     assert isinstance(again, Study)
@@ -117,7 +117,7 @@ def test_a_machine_of_a_ray_cluster_that_is_lost_changes_neither_the_trials_nor_
         ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
         assert len([node for node in ray.nodes() if node["Alive"]]) == 2
         threading.Thread(target=lose, args=(second,), daemon=True).start()
-        found = searched(table, bases, tmp_path / "afar", backend="ray")
+        found = run_search(table, bases, tmp_path / "afar", backend="ray")
     finally:
         ray.shutdown()
         cluster.shutdown()

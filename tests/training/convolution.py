@@ -132,6 +132,6 @@ def state_of(work: Work) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in work.model.network.state_dict().items()}
 
 
-def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+def is_same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     """Whether two states are equal to the bit."""
     return set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)

@@ -21,7 +21,7 @@ from luthier.training import checkpoints
 from luthier.training.steps import Work, steps
 from luthier.training.train import Fit
 from luthier.training.watchers import Checkpointer, Signals
-from tests.training.convolution import Images, conv_work, same, state_of
+from tests.training.convolution import Images, conv_work, is_same, state_of
 from tests.training.test_steps import close
 
 TOTAL = 12
@@ -59,7 +59,7 @@ def test_a_run_resumed_from_any_step_ends_with_the_same_bytes(tmp_path: Path, dt
             fit(folder, conv_work(**changes), stop_at(number))
         resumed = conv_work(**changes)
         assert fit(folder, resumed)["step"] == best
-        assert same(state_of(resumed), state_of(straight)), number
+        assert is_same(state_of(resumed), state_of(straight)), number
         assert bytes_of(folder, best) == bytes_of(tmp_path / "straight", best), number
 
 
@@ -69,11 +69,11 @@ def test_the_best_weights_come_back_with_the_statistics_of_their_own_step(tmp_pa
     then: dict[int, dict[str, torch.Tensor]] = {}
     best = fit(tmp_path / "run", work, lambda step: then.update({step.number: state_of(work)}))["step"]
     assert best < TOTAL
-    assert same(state_of(work), then[best])
+    assert is_same(state_of(work), then[best])
     assert not torch.equal(then[best]["stem.1.running_mean"], then[TOTAL]["stem.1.running_mean"])
 
 
-def killed(folder: Path, moment: str) -> None:
+def kill(folder: Path, moment: str) -> None:
     """Train in a process of its own, which dies at a moment without a word."""
     child = os.fork()
     if child:
@@ -82,14 +82,14 @@ def killed(folder: Path, moment: str) -> None:
     calls = 0
 
     def die_after(count: int, own: Any) -> Any:
-        def called(*given: Any, **more: Any) -> Any:
+        def call(*given: Any, **more: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls == count:
                 os.kill(os.getpid(), signal.SIGKILL)
             return own(*given, **more)
 
-        return called
+        return call
 
     try:
         Checkpointer.__call__ = lambda self, step: self.save(step.number)  # after each step, however long it takes
@@ -121,10 +121,10 @@ MOMENTS = (
 def test_a_run_that_is_killed_goes_on_to_the_same_bytes_where_the_best_checkpoint_is_not_the_last(tmp_path: Path, moment: str) -> None:
     straight, resumed = conv_work(wrong=True), conv_work(wrong=True)
     best = fit(tmp_path / "straight", straight)["step"]
-    killed(tmp_path / "killed", moment)
+    kill(tmp_path / "killed", moment)
     assert not Run(tmp_path / "killed").events_named("trained")
     assert fit(tmp_path / "killed", resumed)["step"] == best < TOTAL
-    assert same(state_of(resumed), state_of(straight))
+    assert is_same(state_of(resumed), state_of(straight))
     assert bytes_of(tmp_path / "killed", best) == bytes_of(tmp_path / "straight", best)
 
 
@@ -161,7 +161,7 @@ def test_a_checkpoint_holds_the_statistics_of_its_own_step_however_slow_the_disk
     writer.wait()
     for number, buffers in then.items():
         kept = load_file(tmp_path / "checkpoints" / checkpoints.name_of(number) / "model.safetensors")
-        assert same({name: kept[name] for name in buffers}, buffers), number
+        assert is_same({name: kept[name] for name in buffers}, buffers), number
 
 
 def test_a_step_that_is_taken_again_for_lack_of_memory_counts_its_statistics_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_a_step_that_is_taken_again_for_lack_of_memory_counts_its_statistics_onc
 
     again = train(4, fails=2)
     assert int(again["stem.1.num_batches_tracked"]) == 2 * 4
-    assert same(again, train(2, fails=0))
+    assert is_same(again, train(2, fails=0))
 
 
 def test_a_network_that_must_not_be_split_says_so_where_memory_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ class SlowClock:
         self.now += self.slow if step.number >= self.since else self.quick
 
 
-def trained(
+def train(
     bases: Any, records: Any, folder: Path, clock: SlowClock | None = None, budget: float = 100.0, stop: int = 0, **changes: Any
 ) -> tuple[Run, Fit, dict[str, torch.Tensor] | None]:
     """A run of 60 steps, stopped after one of them where that is asked for."""
@@ -64,7 +64,7 @@ def trained(
 @pytest.fixture(scope="module")
 def late(bases: Any, records: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, torch.Tensor]]:
     """A run that became slow and was cut, and the weights it ended with."""
-    run, _, ended = trained(bases, records, tmp_path_factory.mktemp("late") / "whole", SlowClock(1.0, 3.0, 20))
+    run, _, ended = train(bases, records, tmp_path_factory.mktemp("late") / "whole", SlowClock(1.0, 3.0, 20))
     assert ended is not None
     return run, ended
 
@@ -72,12 +72,12 @@ def late(bases: Any, records: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def plain(bases: Any, records: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, torch.Tensor]]:
     """A run that nobody timed, and the weights it ended with."""
-    run, _, ended = trained(bases, records, tmp_path_factory.mktemp("plain") / "plain")
+    run, _, ended = train(bases, records, tmp_path_factory.mktemp("plain") / "plain")
     assert ended is not None
     return run, ended
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+def is_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -121,15 +121,15 @@ def test_a_late_run_leaves_out_evaluations_before_steps() -> None:
 
 
 def test_a_run_that_goes_as_planned_is_not_cut(bases, records, plain, tmp_path: Path) -> None:
-    watched = trained(bases, records, tmp_path / "watched", SlowClock(1.0, 1.1, 30), budget=73.0)
+    watched = train(bases, records, tmp_path / "watched", SlowClock(1.0, 1.1, 30), budget=73.0)
     assert not watched[0].events_named("cut_while_training")
     assert watched[2] is not None
-    assert same(plain[1], watched[2])
+    assert is_same(plain[1], watched[2])
 
 
 def test_a_run_that_becomes_slow_comes_to_its_end_in_time_with_a_rate_of_zero(bases, records, tmp_path: Path) -> None:
     clock = SlowClock(1.0, 3.0, 20)
-    run, fit, _ = trained(bases, records, tmp_path / "run", clock)
+    run, fit, _ = train(bases, records, tmp_path / "run", clock)
     cuts = run.events_named("cut_while_training")
     assert cuts
     assert clock.now + 30 <= 103  # the closing takes three times as long as well
@@ -145,7 +145,7 @@ def test_a_pause_that_eats_all_the_time_ends_the_run_at_once_at_its_best_checkpo
         def step(self, step: Step) -> None:
             self.now += 500.0 if step.number == 22 else 1.0
 
-    run, fit, _ = trained(bases, records, tmp_path / "run", Pause(0, 0, 0))
+    run, fit, _ = train(bases, records, tmp_path / "run", Pause(0, 0, 0))
     (cut,) = run.events_named("cut_while_training")
     assert cut["step"] == cut["total"] == fit.done == 22
     assert 0 < run.events_named("trained")[0]["best"]["step"] <= 20
@@ -155,22 +155,22 @@ def test_a_pause_that_eats_all_the_time_ends_the_run_at_once_at_its_best_checkpo
 @pytest.mark.parametrize("stop", [3, 18, 21, 22, 23, 24, 25, 26, 27, 29, 31, 33])
 def test_stopped_around_a_cut_and_resumed_the_run_ends_with_the_same_bytes(bases, records, late, tmp_path: Path, stop: int) -> None:
     whole_run, whole = late
-    run, fit, ended = trained(bases, records, tmp_path / "run", SlowClock(1.0, 3.0, 20), stop=stop)
+    run, fit, ended = train(bases, records, tmp_path / "run", SlowClock(1.0, 3.0, 20), stop=stop)
     assert (ended is None) == (stop <= fit.work.total)
     decided = cuts_of(run)
     for cut in whole_run.events_named("cut_while_training"):  # what the killed one would have decided next
         if Cut(cut["step"], cut["total"], cut["evaluations"]) not in decided:
             run.event("cut_while_training", **{name: value for name, value in cut.items() if name not in ("event", "at")})
-    again_run, _, again = trained(bases, records, tmp_path / "run")
+    again_run, _, again = train(bases, records, tmp_path / "run")
     assert again is not None
-    assert same(whole, again)
+    assert is_same(whole, again)
     assert (whole_run.folder / "metrics.jsonl").read_bytes() == (tmp_path / "run" / "metrics.jsonl").read_bytes()
     assert again_run.events_named("trained")[-1]["best"] == whole_run.events_named("trained")[-1]["best"]
 
 
 def test_the_event_is_written_before_the_first_step_that_obeys_it(bases, records, late, tmp_path: Path) -> None:
     first = late[0].events_named("cut_while_training")[0]["step"]
-    stopped, _, _ = trained(bases, records, tmp_path / "stopped", SlowClock(1.0, 3.0, 20), stop=first)
+    stopped, _, _ = train(bases, records, tmp_path / "stopped", SlowClock(1.0, 3.0, 20), stop=first)
     assert cuts_of(stopped)[0].step == first
 
 
@@ -190,6 +190,6 @@ def test_a_stop_in_the_last_evaluation_does_not_lose_it(bases, records, plain, t
         patch.setattr(type(fit.evaluator), "evaluate", stops)
         with pytest.raises(Stopped):
             fit.finish()
-    run, again, _ = trained(bases, records, tmp_path / "run")
+    run, again, _ = train(bases, records, tmp_path / "run")
     assert again.evaluator.evaluated == 60
     assert run.events_named("trained")[-1]["best"] == plain[0].events_named("trained")[-1]["best"]

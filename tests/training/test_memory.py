@@ -109,12 +109,12 @@ def test_an_evaluation_that_does_not_fit_is_halved_with_the_same_scores(bases, r
     whole = score(work.model, work.objective, work.validation)
     own = ClassificationObjective.score
 
-    def short(self: Any, model: Any, batch: Batch) -> Any:
+    def run_short(self: Any, model: Any, batch: Batch) -> Any:
         if len(batch) > 3:
             raise MemoryError
         return own(self, model, batch)
 
-    monkeypatch.setattr(ClassificationObjective, "score", short)
+    monkeypatch.setattr(ClassificationObjective, "score", run_short)
     halved = score(work.model, work.objective, work.validation)
     assert halved.loss == pytest.approx(whole.loss, abs=1e-6)
     assert (halved.target == whole.target).all()
@@ -130,12 +130,12 @@ def test_answers_that_do_not_fit_are_written_in_smaller_groups(bases, chats, mon
     together = generate.generate_answers(work.model, tokenizer, prompts, 6)
     own = generate._answers
 
-    def short(model: Any, tokenizer: Any, few: Any, limit: int) -> list[str]:
+    def run_short(model: Any, tokenizer: Any, few: Any, limit: int) -> list[str]:
         if len(few) > 2:
             raise MemoryError
         return own(model, tokenizer, few, limit)
 
-    monkeypatch.setattr(generate, "_answers", short)
+    monkeypatch.setattr(generate, "_answers", run_short)
     assert generate.generate_answers(work.model, tokenizer, prompts, 6) == together
 
 
@@ -179,13 +179,13 @@ def test_what_was_decided_for_lack_of_memory_is_kept_and_obeyed_when_the_run_goe
                 patch.setattr(ClassificationObjective, "loss", scarce_from_the_third_step)
                 return own(fit)
 
-        def stopped(step: Any) -> None:
+        def stop_early(step: Any) -> None:
             if step.number == stop:
                 raise Stopped(15)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Fit, "finish", finish)
-            return luthier.train(plan.folder / "experiment.yaml", out=tmp_path / out, force=True, watchers=[stopped])
+            return luthier.train(plan.folder / "experiment.yaml", out=tmp_path / out, force=True, watchers=[stop_early])
 
     straight = go("straight")
     with pytest.raises(Stopped):

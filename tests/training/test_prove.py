@@ -54,7 +54,7 @@ def pieces(bases: Any, rows: list[Record], task: str, family: str, changes: dict
     return work, serving_function(work.objective, asked.data.task)
 
 
-def failed(bases: Any, rows: list[Record], task: str, family: str | None = None, **changes: Any) -> dict[str, Proof]:
+def find_failed(bases: Any, rows: list[Record], task: str, family: str | None = None, **changes: Any) -> dict[str, Proof]:
     work, serve = pieces(bases, rows, task, family or ("bert" if task == "classification" else "llama"), changes)
     return {proof.name: proof for proof in find_disproved(prove(work, serve, seconds=FOREVER))}
 
@@ -75,14 +75,14 @@ def test_a_healthy_configuration_raises_no_alarm_and_leaves_nothing_untried(base
 
 def template_twice(patch: pytest.MonkeyPatch) -> None:
     """The rows hold a template already, and it is read as one."""
-    plain = chat._guarded
-    patch.setattr(chat, "_guarded", lambda tokenizer, messages: (
+    plain = chat._guard_turns
+    patch.setattr(chat, "_guard_turns", lambda tokenizer, messages: (
         [{**turn, "content": f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>"} if turn["role"] == "user" and "what" in turn["content"] else turn for turn in plain(tokenizer, messages)[0]],
         plain(tokenizer, messages)[1],
     ))  # fmt: skip
 
 
-def prepared(change: Callable[[Example, Any], Example]) -> Callable[[pytest.MonkeyPatch], None]:
+def prepare(change: Callable[[Example, Any], Example]) -> Callable[[pytest.MonkeyPatch], None]:
     def plant(patch: pytest.MonkeyPatch) -> None:
         for kind in (ChatObjective, ClassificationObjective):
             own = kind.prepare
@@ -95,62 +95,62 @@ def prepared(change: Callable[[Example, Any], Example]) -> Callable[[pytest.Monk
     return plant
 
 
-def changed(example: Example, tokens: list[int] | None = None, target: Any = None, **more: Any) -> Example:
+def change(example: Example, tokens: list[int] | None = None, target: Any = None, **more: Any) -> Example:
     """Other tokens or targets, with the size and units that go with them."""
     tokens, target = example.tokens if tokens is None else tokens, example.target if target is None else target
     units = float(sum(target)) if isinstance(target, list) else example.units
     return replace(example, inputs={**example.inputs, "tokens": tokens}, target=target, size=len(tokens), units=units, **more)
 
 
-def first_learned(example: Example) -> int:
+def first_learned_place(example: Example) -> int:
     return example.target.index(True)
 
 
 def end_masked(example: Example, objective: Any) -> Example:
-    return changed(example, target=[learned and token != 2 for token, learned in zip(example.tokens, example.target, strict=True)])
+    return change(example, target=[learned and token != 2 for token, learned in zip(example.tokens, example.target, strict=True)])
 
 
 def end_missing(example: Example, objective: Any) -> Example:
-    return changed(example, tokens=example.tokens[:-1], target=example.target[:-1])
+    return change(example, tokens=example.tokens[:-1], target=example.target[:-1])
 
 
 def prompt_learned(example: Example, objective: Any) -> Example:
-    return changed(example, target=[True] * len(example.tokens))
+    return change(example, target=[True] * len(example.tokens))
 
 
 def wrong_marker(example: Example, objective: Any) -> Example:
     """The answer is looked for one token too late, so its first word is not learned."""
-    place = first_learned(example)
-    return changed(example, target=[learned and number > place for number, learned in enumerate(example.target)])
+    place = first_learned_place(example)
+    return change(example, target=[learned and number > place for number, learned in enumerate(example.target)])
 
 
 def marker_too_early(example: Example, objective: Any) -> Example:
     """The opening of the answer's turn is learned too."""
-    place = first_learned(example)
-    return changed(example, target=[learned or place - 3 <= number < place for number, learned in enumerate(example.target)])
+    place = first_learned_place(example)
+    return change(example, target=[learned or place - 3 <= number < place for number, learned in enumerate(example.target)])
 
 
 def all_masked(example: Example, objective: Any) -> Example:
-    return changed(example, target=[False] * len(example.tokens))
+    return change(example, target=[False] * len(example.tokens))
 
 
 def cut_answers(example: Example, objective: Any) -> Example:
     """Over-long rows lose their answers."""
-    place = first_learned(example)
-    return changed(example, tokens=example.tokens[:place], target=example.target[:place], facts={**example.facts, "cut": 9})
+    place = first_learned_place(example)
+    return change(example, tokens=example.tokens[:place], target=example.target[:place], facts={**example.facts, "cut": 9})
 
 
-def begun_twice(example: Example, objective: Any) -> Example:
+def begin_twice(example: Example, objective: Any) -> Example:
     first = example.tokens[0]
-    return changed(
+    return change(
         example, tokens=[first, *example.tokens], target=[False, *example.target] if isinstance(example.target, list) else example.target
     )
 
 
 def whitespace_lost(example: Example, objective: Any) -> Example:
     """The trainer joins prompt and answer without the line end that the server puts there."""
-    place = first_learned(example) - 1
-    return changed(
+    place = first_learned_place(example) - 1
+    return change(
         example, tokens=example.tokens[:place] + example.tokens[place + 1 :], target=example.target[:place] + example.target[place + 1 :]
     )
 
@@ -193,7 +193,7 @@ def positions_run_on(patch: pytest.MonkeyPatch) -> None:
             input_ids=tokens[None], position_ids=torch.arange(len(tokens))[None], packing=laid, use_cache=False
         ).last_hidden_state[0]
 
-    patch.setattr(pretrained.PackedNetwork, "hidden", hidden)
+    patch.setattr(pretrained.PackedNetwork, "hidden_states", hidden)
 
 
 def mean_of_means(patch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def not_shifted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ChatObjective, "collate", collate)
 
 
-def shifted_twice(patch: pytest.MonkeyPatch) -> None:
+def shift_twice(patch: pytest.MonkeyPatch) -> None:
     """Both the collator and the loss shift the labels."""
     own = ChatObjective.collate
 
@@ -231,7 +231,7 @@ def shifted_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ChatObjective, "collate", collate)
 
 
-def judged_unmasked(patch: pytest.MonkeyPatch) -> None:
+def judge_unmasked(patch: pytest.MonkeyPatch) -> None:
     """Evaluation counts the prompt's tokens too."""
     own = ChatObjective.score
 
@@ -244,8 +244,8 @@ def judged_unmasked(patch: pytest.MonkeyPatch) -> None:
 
 def gradient_lost(patch: pytest.MonkeyPatch) -> None:
     """The loss is detached from the weights on its way."""
-    own = pretrained.PackedNetwork.hidden
-    patch.setattr(pretrained.PackedNetwork, "hidden", lambda self, batch: own(self, batch).detach().requires_grad_())
+    own = pretrained.PackedNetwork.hidden_states
+    patch.setattr(pretrained.PackedNetwork, "hidden_states", lambda self, batch: own(self, batch).detach().requires_grad_())
 
 
 def labels_rotated(patch: pytest.MonkeyPatch) -> None:
@@ -274,24 +274,24 @@ def update_lost(patch: pytest.MonkeyPatch) -> None:
 
 BUGS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = {
     "the template is applied twice": ("chat", template_twice, "control tokens stand once"),
-    "the response marker is found too late": ("chat", prepared(wrong_marker), "trained is served"),
-    "the response marker is found too early": ("chat", prepared(marker_too_early), "the answer is learned and nothing else"),
-    "the end token is masked because it is also padding": ("chat", prepared(end_masked), "the end is learned"),
-    "the end token is missing": ("chat", prepared(end_missing), "the end is learned"),
-    "the beginning stands twice": ("classification", prepared(begun_twice), "control tokens stand once"),
-    "the beginning stands twice in a conversation": ("chat", prepared(begun_twice), "trained is served"),
-    "the prompt is learned": ("chat", prepared(prompt_learned), "the answer is learned and nothing else"),
-    "everything is masked": ("chat", prepared(all_masked), "something is learned"),
-    "long rows lose their answers": ("chat", prepared(cut_answers), "something is learned"),
-    "a line end is lost between prompt and answer": ("chat", prepared(whitespace_lost), "trained is served"),
+    "the response marker is found too late": ("chat", prepare(wrong_marker), "trained is served"),
+    "the response marker is found too early": ("chat", prepare(marker_too_early), "the answer is learned and nothing else"),
+    "the end token is masked because it is also padding": ("chat", prepare(end_masked), "the end is learned"),
+    "the end token is missing": ("chat", prepare(end_missing), "the end is learned"),
+    "the beginning stands twice": ("classification", prepare(begin_twice), "control tokens stand once"),
+    "the beginning stands twice in a conversation": ("chat", prepare(begin_twice), "trained is served"),
+    "the prompt is learned": ("chat", prepare(prompt_learned), "the answer is learned and nothing else"),
+    "everything is masked": ("chat", prepare(all_masked), "something is learned"),
+    "long rows lose their answers": ("chat", prepare(cut_answers), "something is learned"),
+    "a line end is lost between prompt and answer": ("chat", prepare(whitespace_lost), "trained is served"),
     "served without the generation prompt": ("chat", no_generation_prompt, "trained is served"),
     "trained in another case than served": ("classification", other_case, "trained is served"),
     "packed rows see each other": ("chat", rows_see_each_other, "a row moves only itself"),
     "packed positions run on": ("classification", positions_run_on, "packed is alone"),
     "the mean of means": ("chat", mean_of_means, "accumulated is whole"),
     "labels are not shifted": ("chat", not_shifted, "packed is alone"),
-    "labels are shifted twice": ("chat", shifted_twice, "packed is alone"),
-    "evaluation counts the prompt": ("chat", judged_unmasked, "judged as trained"),
+    "labels are shifted twice": ("chat", shift_twice, "packed is alone"),
+    "evaluation counts the prompt": ("chat", judge_unmasked, "judged as trained"),
     "the gradient is lost": ("classification", gradient_lost, "a row moves only itself"),
     "labels slip against their rows": ("classification", labels_rotated, "packed is alone"),
     "the update is lost": ("classification", update_lost, "a few rows can be learned"),
@@ -302,5 +302,5 @@ BUGS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = {
 def test_an_old_training_bug_is_caught(bases, records, chats, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     task, plant, by = BUGS[name]
     plant(monkeypatch)
-    caught = failed(bases, chats if task == "chat" else records, task)
+    caught = find_failed(bases, chats if task == "chat" else records, task)
     assert by in caught, {proof.name: proof.claim for proof in caught.values()}

@@ -11,12 +11,12 @@ import pytest
 from luthier.core.interfaces import NullReporter
 from luthier.core.types import Scores, Step
 from luthier.objectives.multi_label import scores_of_labels
-from luthier.training.small_run import lr_too_high, not_finite, small_run
+from luthier.training.small_run import lr_too_high, not_finite, run_small
 from tests.training.test_steps import work_for
 
 
 def checks(work: Any) -> tuple[bool, set[str]]:
-    found = small_run(work, NullReporter(), None, None)
+    found = run_small(work, NullReporter(), None, None)
     return found.go, {finding.check for finding in found.findings if finding.severity in ("warning", "stop")}
 
 

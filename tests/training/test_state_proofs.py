@@ -13,7 +13,7 @@ from luthier.training.proofs.context import ProofInputs
 from luthier.training.proofs.losses import accumulated_is_whole
 from luthier.training.proofs.randomness import randomness_is_keyed
 from luthier.training.steps import Work
-from tests.training.convolution import Model, conv_work, same, state_of
+from tests.training.convolution import Model, conv_work, is_same, state_of
 
 
 def context(work: Work) -> ProofInputs:
@@ -33,7 +33,7 @@ def test_a_step_with_batch_statistics_depends_on_its_split_and_that_is_found(ada
     assert proof.held is False
     assert "a batch norm is in train mode" in proof.claim
     assert "splits = False" in proof.claim
-    assert same(state_of(work), before)
+    assert is_same(state_of(work), before)
     assert modes(work) == modes_before
 
 
@@ -99,7 +99,7 @@ def test_keyed_dropout_passes_and_leaves_the_statistics_as_they_were() -> None:
     work = conv_work(dropout=0.5)
     before = state_of(work)
     assert randomness_is_keyed(context(work)).held
-    assert same(state_of(work), before)
+    assert is_same(state_of(work), before)
 
 
 def test_a_frozen_block_may_hold_a_layer_that_draws_only_in_train_mode() -> None:

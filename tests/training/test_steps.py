@@ -205,7 +205,7 @@ def test_gradients_in_bf16_go_to_the_masters_as_they_come_and_stay_where_nobody_
     batch = work.objective.collate(work.train[:4], 1, 0)
     kept = []
     for collecting in (False, True):
-        with work.model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
+        with work.model.dropout_keys.set_keys(1, 0, batch.index, batch.lengths):
             loss = work.objective.loss(work.model, batch)
         with work.masters.collecting() if collecting else contextlib.nullcontext():
             loss.total.backward()
@@ -226,7 +226,7 @@ def step_with_a_strange_token(work: Work) -> int:
     stranger = next(token for token in range(5, 200) if token not in {token for example in work.train for token in example.tokens})
     batch = work.objective.collate(work.train[:4], 1, 0)
     batch.flat["tokens"][2] = stranger
-    with work.model.dropout_keys.keyed(1, 0, batch.index, batch.lengths):
+    with work.model.dropout_keys.set_keys(1, 0, batch.index, batch.lengths):
         loss = work.objective.loss(work.model, batch)
     with work.masters.collecting():
         loss.total.backward()
@@ -294,13 +294,13 @@ def test_dropout_draws_anew_at_each_step(bases, records, monkeypatch: pytest.Mon
     from luthier.models.dropout import DropoutKeys
 
     asked = []
-    keyed = DropoutKeys.keyed
+    keyed = DropoutKeys.set_keys
 
-    def noted(self: DropoutKeys, seed: int, step: int, index: torch.Tensor, *lengths: Any) -> Any:
+    def note(self: DropoutKeys, seed: int, step: int, index: torch.Tensor, *lengths: Any) -> Any:
         asked.append((seed, step, index.tolist()))
         return keyed(self, seed, step, index, *lengths)
 
-    monkeypatch.setattr(DropoutKeys, "keyed", noted)
+    monkeypatch.setattr(DropoutKeys, "set_keys", note)
     weights_after(work_for(bases, records, "classification", model__dropout=0.2, training__micro_batch_tokens=60), 3)
     assert {seed for seed, _, _ in asked} == {7}
     assert sorted({step for _, step, _ in asked}) == [0, 1, 2]

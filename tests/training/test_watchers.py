@@ -21,7 +21,7 @@ LOOKS = [0.9, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6, 0.8, 0.7, 0.7, 0.7, 0.7]
 """Accuracy after each step of twelve: a stroke of luck at first, then what the fall of the rate brings."""
 
 
-def looked_at(
+def look_at(
     bases: Any,
     rows: Any,
     folder: Path,
@@ -47,7 +47,7 @@ def looks_of(fit: Fit) -> list[int]:
 
 
 def test_a_run_stops_when_nothing_gets_better_and_keeps_the_best(bases, records, tmp_path, monkeypatch) -> None:
-    fit = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, kind="linear")
+    fit = look_at(bases, records, tmp_path / "run", monkeypatch, 3, kind="linear")
     assert (fit.done, fit.evaluator.best["step"]) == (4, 1)
     assert fit.over
 
@@ -55,27 +55,27 @@ def test_a_run_stops_when_nothing_gets_better_and_keeps_the_best(bases, records,
 def test_where_the_rate_stays_before_it_falls_no_look_before_the_fall_is_the_best_or_stops_the_run(
     bases, records, tmp_path, monkeypatch
 ) -> None:
-    fit = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, kind="wsd", decay=0.5)
+    fit = look_at(bases, records, tmp_path / "run", monkeypatch, 3, kind="wsd", decay=0.5)
     assert fit.evaluator.best == {"step": 8, "accuracy": 0.8, "loss": 1.0}
     assert fit.done == 11  # three looks after the best
     assert looks_of(fit) == [2, 4, 6, 7, 8, 9, 10, 11]
-    fit = looked_at(bases, records, tmp_path / "all", monkeypatch, 100, kind="wsd", decay=0.5)
+    fit = look_at(bases, records, tmp_path / "all", monkeypatch, 100, kind="wsd", decay=0.5)
     assert (fit.done, fit.evaluator.best["step"]) == (12, 8)
 
 
 def test_of_equal_looks_the_later_is_kept_and_patience_does_not_begin_anew(bases, records, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("tests.training.test_watchers.LOOKS", [0.5, 0.9, 0.9, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
-    fit = looked_at(bases, records, tmp_path / "run", monkeypatch, 4, kind="linear")
+    fit = look_at(bases, records, tmp_path / "run", monkeypatch, 4, kind="linear")
     assert (fit.done, fit.evaluator.best["step"]) == (6, 6)
     losses = [1.0, 0.9, 0.8, 0.9, 0.7, 0.75, 0.6, 0.65, 0.65, 0.65, 0.65, 0.65]  # a lower loss at the same accuracy: it still gets on
-    fit = looked_at(bases, records, tmp_path / "on", monkeypatch, 4, losses=losses, kind="linear")
+    fit = look_at(bases, records, tmp_path / "on", monkeypatch, 4, losses=losses, kind="linear")
     assert (fit.done, fit.evaluator.best["step"]) == (11, 11)
 
 
 def test_a_run_that_is_interrupted_before_the_fall_has_no_best_yet(bases, records, tmp_path, monkeypatch) -> None:
-    begun = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, stop=5, kind="wsd", decay=0.5)
+    begun = look_at(bases, records, tmp_path / "run", monkeypatch, 3, stop=5, kind="wsd", decay=0.5)
     assert (begun.done, begun.evaluator.best, begun.over) == (5, {"step": 0}, False)
-    fit = looked_at(bases, records, tmp_path / "run", monkeypatch, 3, kind="wsd", decay=0.5)
+    fit = look_at(bases, records, tmp_path / "run", monkeypatch, 3, kind="wsd", decay=0.5)
     assert (fit.done, fit.evaluator.best["step"]) == (11, 8)
 
 
@@ -141,12 +141,12 @@ def test_a_watcher_ends_the_training_and_the_last_step_is_evaluated(bases, recor
 
 
 def test_a_run_that_a_watcher_has_ended_does_not_go_on_when_it_is_resumed(bases, records, tmp_path) -> None:
-    def made(folder: str) -> Run:
+    def make(folder: str) -> Run:
         return Run(tmp_path / folder) if (tmp_path / folder).exists() else Run.create(tmp_path / folder)
 
     def fit(folder: str, *more: Any) -> Fit:
         work = work_for(bases, records, "classification", training__steps=12, training__evaluations_per_epoch=1.0)
-        return Fit(made(folder), work, NullReporter(), Signals(), more)
+        return Fit(make(folder), work, NullReporter(), Signals(), more)
 
     straight = fit("straight", lambda step: step.stop() if step.number == 5 else None)
     straight.finish()

@@ -1,4 +1,4 @@
-"""Everything moves, only what lies above a depth moves, or more and more of it does."""
+"""Full fine-tuning, freezing below a depth, and gradual unfreezing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Full(Component):
     def on_progress(self, model: TrainableModel, share: float) -> None:
         """Nothing changes on the way."""
 
-    def frozen(self, model: TrainableModel, share: float) -> int:
+    def frozen_blocks(self, model: TrainableModel, share: float) -> int:
         """How many blocks are frozen at this share of the run."""
         return 0
 
@@ -62,12 +62,12 @@ class Freeze(Component):
             raise ExperimentError(
                 "with all blocks frozen this model has nothing left to learn", f"choose a depth below {count}, or adaptation.kind=lora"
             )
-        freeze_below(model, self.frozen(model, 0.0))
+        freeze_below(model, self.frozen_blocks(model, 0.0))
 
     def on_progress(self, model: TrainableModel, share: float) -> None:
         """Nothing changes on the way."""
 
-    def frozen(self, model: TrainableModel, share: float) -> int:
+    def frozen_blocks(self, model: TrainableModel, share: float) -> int:
         """How many blocks are frozen at this share of the run."""
         return len(model.blocks) if self.depth == -1 else self.depth
 
@@ -92,13 +92,13 @@ class Gradual(Component):
             raise ExperimentError(
                 f"adaptation.depth is {self.depth}, but the base has {len(model.blocks)} blocks", f"choose 0 to {len(model.blocks)}"
             )
-        freeze_below(model, self.frozen(model, 0.0))
+        freeze_below(model, self.frozen_blocks(model, 0.0))
 
     def on_progress(self, model: TrainableModel, share: float) -> None:
         """Free the blocks whose turn has come: a pure function of the share, so resuming is free."""
-        freeze_below(model, self.frozen(model, share))
+        freeze_below(model, self.frozen_blocks(model, share))
 
-    def frozen(self, model: TrainableModel, share: float) -> int:
+    def frozen_blocks(self, model: TrainableModel, share: float) -> int:
         """How many blocks are frozen at this share of the run."""
         count = len(model.blocks)
         start = count if model.head else count - 1

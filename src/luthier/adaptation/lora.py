@@ -63,6 +63,6 @@ class Lora(Component):
     def on_progress(self, model: TrainableModel, share: float) -> None:
         """Nothing changes on the way."""
 
-    def frozen(self, model: TrainableModel, share: float) -> int:
+    def frozen_blocks(self, model: TrainableModel, share: float) -> int:
         """No block is frozen as a whole."""
         return 0

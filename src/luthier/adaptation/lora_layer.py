@@ -1,4 +1,4 @@
-"""The adapter itself, and its way into the base's weights."""
+"""A linear layer with a LoRA adapter beside it, and merging the adapter into the base's weights."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LoraLinear(nn.Module):
         """# (…, in) → (…, out)"""
         return self.base(values) + (self.dropout(values) @ self.lora_A.t()) @ self.lora_B.t() * self.scale
 
-    def merged(self) -> nn.Linear:
+    def merge(self) -> nn.Linear:
         """The layer with the adapter folded into its weights."""
         with torch.no_grad():
             self.base.weight += (self.lora_B.float() @ self.lora_A.float() * self.scale).to(self.base.weight.dtype)
@@ -52,4 +52,4 @@ def merge(network: nn.Module) -> None:
     for name, module in list(network.named_modules()):
         if isinstance(module, LoraLinear):
             parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, module.merged())
+            setattr(network.get_submodule(parent), child, module.merge())

@@ -32,9 +32,9 @@ def read_turns(file: Path | None, each_line: bool) -> Iterator[str]:
         yield read_text(file)
     if terminal:
         print(HINT, file=sys.stderr)
-        yield from join_fenced(typed_lines(), ends_at_empty=True)
+        yield from join_fenced(read_typed_lines(), ends_at_empty=True)
     elif file is None:
-        yield from piped_turns(sys.stdin.read(), each_line)
+        yield from split_piped_turns(sys.stdin.read(), each_line)
 
 
 def read_text(file: Path) -> str:
@@ -54,7 +54,7 @@ def read_text(file: Path) -> str:
     return text
 
 
-def piped_turns(text: str, each_line: bool) -> Iterator[str]:
+def split_piped_turns(text: str, each_line: bool) -> Iterator[str]:
     """The turns of a pipe: all of it is one, unless it holds fenced turns or each line outside of them is to be one.
 
     Args:
@@ -98,7 +98,7 @@ def join_fenced(lines: Iterable[str], ends_at_empty: bool) -> Iterator[str]:
         raise DataError(f"a turn that began with {FENCE} was never closed, so it was not sent", f"end it with {FENCE} on a line of its own")
 
 
-def typed_lines() -> Iterator[str]:
+def read_typed_lines() -> Iterator[str]:
     """Lines from the terminal; several that were pasted at once come as one."""
     _tell_pastes_apart()
     while True:

@@ -1,1 +1,1 @@
-"""What the words mean; imports nothing of ours."""
+"""Types, protocols, tables, the run folder, findings and errors, which all other rooms use; imports nothing of ours."""

@@ -64,7 +64,7 @@ def read_alias(name: str, file: Path | None = None) -> Alias | None:
     """
     if not NAME.fullmatch(name):
         return None
-    history = held_by(name, file)
+    history = read_versions(name, file)
     return history[-1] if history else None
 
 
@@ -79,7 +79,7 @@ def read_aliases(file: Path | None = None) -> dict[str, Alias]:
     return {name: history[-1] for name, history in sorted(histories.items()) if history}
 
 
-def held_by(name: str, file: Path | None = None) -> list[Alias]:
+def read_versions(name: str, file: Path | None = None) -> list[Alias]:
     """What an alias stands for now, last, and before it what a rollback goes back to.
 
     Raises:
@@ -122,9 +122,15 @@ def write_alias(name: str, bundle: Path, run: Path, sha256: str, *, forced: bool
         )
     file = file or aliases_file()
     with _changing(file) as aliases:
-        event = {"event": "promoted", "run": _written(run, file), "bundle": _written(bundle, file), "sha256": sha256, "at": _now()}
+        event = {
+            "event": "promoted",
+            "run": _shorten_path(run, file),
+            "bundle": _shorten_path(bundle, file),
+            "sha256": sha256,
+            "at": _now(),
+        }
         aliases.setdefault(name, []).append(event | ({"forced": True} if forced else {}))
-    return held_by(name, file)[-1]
+    return read_versions(name, file)[-1]
 
 
 def roll_back_alias(name: str, file: Path | None = None) -> tuple[Alias, Alias]:
@@ -144,7 +150,7 @@ def roll_back_alias(name: str, file: Path | None = None) -> tuple[Alias, Alias]:
             raise RunError(
                 f"nothing bore the name {name} before {history[-1].run}", f"`luthier promote RUN {name}` gives it to another run"
             )
-        aliases[name].append({"event": "rolled_back", "from": _written(history[-1].run, file), "at": _now()})
+        aliases[name].append({"event": "rolled_back", "from": _shorten_path(history[-1].run, file), "at": _now()})
     return history[-2], history[-1]
 
 
@@ -203,7 +209,7 @@ def _changing(file: Path) -> Iterator[dict[str, list[dict[str, Any]]]]:
         os.close(folder)
 
 
-def _written(folder: Path, file: Path) -> str:
+def _shorten_path(folder: Path, file: Path) -> str:
     """A folder as the file holds it: relative to it where it lies below."""
     whole, home = folder.resolve(), file.parent.resolve()
     return whole.relative_to(home).as_posix() if whole.is_relative_to(home) else str(whole)

@@ -1,4 +1,4 @@
-"""What every analysis returns: a claim, its evidence, its weight, and what to do."""
+"""A finding, which every analysis returns: a claim, its evidence, its severity, and what to do."""
 
 from __future__ import annotations
 

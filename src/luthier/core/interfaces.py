@@ -1,8 +1,8 @@
-"""The protocols between rooms: objective, trainable model, reporter, watcher."""
+"""The protocols between rooms: objective, trainable model, adaptation, reporter, watcher."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,7 +23,7 @@ Watcher = Callable[[Step], None]
 class Processor(Protocol):
     """What makes numbers of a row: a tokenizer, or what takes its place."""
 
-    def save_pretrained(self, save_directory: Path) -> object:
+    def save_pretrained(self, save_directory: Path, /) -> object:
         """Write it into a folder, from which it is loaded again."""
         ...
 
@@ -31,7 +31,7 @@ class Processor(Protocol):
 class Keys(Protocol):
     """What a network's dropout is a function of."""
 
-    def keyed(
+    def set_keys(
         self, seed: int, step: int, index: torch.Tensor, lengths: torch.Tensor, streams: Mapping[str, torch.Tensor] | None = None
     ) -> AbstractContextManager[None]:
         """The keys of a micro-batch, for the time of its forward pass."""
@@ -113,7 +113,7 @@ class Objective(Protocol):
         """Tokens of what is asked, and of what is to be said."""
         ...
 
-    def asked(self, example: Example) -> str:
+    def prompt_text(self, example: Example) -> str:
         """What is asked, for a person."""
         ...
 
@@ -219,6 +219,41 @@ class TrainableModel(Protocol):
     @property
     def network(self) -> torch.nn.Module:
         """The module of transformers itself."""
+        ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Its weights and biases."""
+        ...
+
+
+class Adaptation(Protocol):
+    """Which parameters move, and when; its hyperparameters are a component."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in `adaptation.ADAPTATIONS`."""
+        ...
+
+    @property
+    def layer_decay(self) -> float:
+        """The multiple of the learning rate at which each block learns, of that of the block above it."""
+        ...
+
+    def attach(self, model: TrainableModel) -> None:
+        """Prepare a network that nothing was done to: freeze its blocks, or put adapters beside its layers."""
+        ...
+
+    def on_progress(self, model: TrainableModel, share: float) -> None:
+        """Freeze or free what is due.
+
+        Args:
+            model: that it is attached to.
+            share: the done share of the run, 0 to 1.
+        """
+        ...
+
+    def frozen_blocks(self, model: TrainableModel, share: float) -> int:
+        """How many blocks are frozen at this share of the run."""
         ...
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from pydantic import Field
 
 from luthier.core.component import Component
-from luthier.core.interfaces import Objective, TrainableModel
-from luthier.core.types import Batch, Example, Record
+from luthier.core.interfaces import Objective, Processor, TrainableModel
+from luthier.core.types import Batch, Example, Inputs, JsonObject, Record
+
+SpecOfProof = TypeVar("SpecOfProof", bound=Component, covariant=True)
+ProcessorOfProof = TypeVar("ProcessorOfProof", bound=Processor, covariant=True)
 
 
 class Proof(Component):
@@ -25,11 +28,11 @@ class Proof(Component):
     name: str = ""
     held: bool | None
     claim: str
-    evidence: dict[str, Any] = Field(default_factory=dict)
+    evidence: JsonObject = Field(default_factory=dict)
 
 
-class ProofContext(Protocol):
-    """What a proof has to work with."""
+class ProofContext(Protocol[SpecOfProof, ProcessorOfProof]):
+    """What a proof has to work with: of a family with such hyperparameters and such a tokenizer."""
 
     @property
     def model(self) -> TrainableModel:
@@ -42,12 +45,12 @@ class ProofContext(Protocol):
         ...
 
     @property
-    def spec(self) -> Any:
+    def spec(self) -> SpecOfProof:
         """The hyperparameters of what is learned."""
         ...
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> ProcessorOfProof:
         """The base's."""
         ...
 
@@ -67,7 +70,7 @@ class ProofContext(Protocol):
         ...
 
     @property
-    def serve(self) -> Callable[[Record], Any]:
+    def serve(self) -> Callable[[Record], Inputs]:
         """A row → what prediction would give the model."""
         ...
 
@@ -87,6 +90,6 @@ CLOSE_FP32 = 1e-4
 """How near two ways of computing the same must be in fp32."""
 
 
-def row_of(example: Example) -> dict[str, Any]:
+def row_of(example: Example) -> JsonObject:
     """Where a person finds the row again."""
     return {"file": example.record.source, "line": example.record.row}

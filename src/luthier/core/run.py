@@ -156,7 +156,7 @@ def file_hash(path: Path) -> str:
 
 
 class Run:
-    """A run folder, open for reading; `Run.owned` opens it for writing.
+    """A run folder, open for reading; `Run.lock` opens it for writing.
 
     Args:
         folder: where it is.
@@ -218,7 +218,7 @@ class Run:
         return cls(folder)
 
     @contextlib.contextmanager
-    def owned(self) -> Iterator[Run]:
+    def lock(self) -> Iterator[Run]:
         """Be the folder's one writer; the kernel frees the lock when the process ends, however it ends.
 
         Raises:
@@ -286,7 +286,7 @@ class Run:
 
     @property
     def verdict(self) -> dict[str, Any] | None:
-        """The last word, once it has been spoken."""
+        """The verdict; None before it is reached."""
         return from_json_value(self.json("verdict.json"))
 
     @property

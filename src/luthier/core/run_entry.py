@@ -186,16 +186,16 @@ def _from_verdict(place: Run) -> dict[str, Any]:
         "verdict": str(verdict["verdict"]),
         "metric": str(verdict["metric"]),
         "higher_is_better": bool(verdict["higher_is_better"]),
-        "value": _finite(test["value"]),
-        "low": _finite(test["low"]),
-        "high": _finite(test["high"]),
+        "value": _finite_or_none(test["value"]),
+        "low": _finite_or_none(test["low"]),
+        "high": _finite_or_none(test["high"]),
         "rows": int(test["n"]),
-        "difference": {"name": str(difference["name"]), **{end: _finite(difference[end]) for end in ("value", "low", "high")}},
+        "difference": {"name": str(difference["name"]), **{end: _finite_or_none(difference[end]) for end in ("value", "low", "high")}},
         "ships": str(verdict.get("ships", "trained")),
     }
 
 
-def _finite(value: Any) -> float | None:
+def _finite_or_none(value: Any) -> float | None:
     """A number that can be shown and sorted; None where it is none, such as NaN."""
     try:
         return float(value) if math.isfinite(value) else None
@@ -206,11 +206,11 @@ def _finite(value: Any) -> float | None:
 def seconds_spent(folder: Path) -> float | None:
     """Seconds that a run has taken so far, over all its commands; None where nobody knows."""
     try:
-        return _finite(json.loads((folder / "seconds.json").read_text())["seconds"])
+        return _finite_or_none(json.loads((folder / "seconds.json").read_text())["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         try:
             verdict = from_json_value(json.loads((folder / "verdict.json").read_text()))
-            return _finite(verdict["seconds"])
+            return _finite_or_none(verdict["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -69,7 +69,7 @@ def find_runs(folder: Path, depth: int = DEPTH) -> list[Path]:
     """
     if is_run(folder):
         if (folder / "ledger.jsonl").is_file() and (folder / "trials").is_dir():
-            return sorted({*find_runs(folder / "trials", 1), *_chosen(folder)}) or [folder]
+            return sorted({*find_runs(folder / "trials", 1), *_find_winner(folder)}) or [folder]
         return [folder]
     found: list[Path] = []
     try:
@@ -94,7 +94,7 @@ def _stamp(file: Path) -> list[int] | None:
     return [found.st_mtime_ns, found.st_size]
 
 
-def _chosen(study: Path) -> list[Path]:
+def _find_winner(study: Path) -> list[Path]:
     """The run that a study has chosen: a trial, or one of the ends that lie within a trial."""
     try:
         winner = Study(study).winner

@@ -49,6 +49,6 @@ class Study(Run):
 
     @property
     def verdict(self) -> dict[str, Any] | None:
-        """The last word on the run that was chosen."""
+        """The verdict of the run that was chosen."""
         winner = self.winner
         return winner.verdict if winner else None

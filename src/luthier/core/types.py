@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,12 @@ HELD_OUT = -1
 
 Link = Literal["softmax", "sigmoid", "identity"]
 """What makes of a head's outputs what is said: probabilities that sum to 1, a probability each, or the outputs themselves."""
+
+Inputs = Mapping[str, "Sequence[int] | np.ndarray"]
+"""What goes into the model of one row, by name: {"tokens": token ids} of a text, {"pixels": an array} of an image."""
+
+JsonObject = dict[str, object]
+"""A JSON object: an answer, a part of a report."""
 
 Message = dict[str, str]
 """One turn of a conversation: `role` and `content`."""
@@ -34,7 +40,7 @@ class Record:
     values: Mapping[str, Any]
     source: str = ""
 
-    def only(self, columns: Container[str]) -> Record:
+    def select(self, columns: Container[str]) -> Record:
         """The same with nothing but some of its columns."""
         return replace(self, values={name: value for name, value in self.values.items() if name in columns})
 
@@ -179,17 +185,17 @@ class Batch:
         for stream in self.streams.values():
             lengths = [length + more for length, more in zip(lengths, stream.lengths.tolist(), strict=True)]
 
-        def added(position: int) -> int:
+        def added_cost(position: int) -> int:
             """What an example adds to the piece that begins at `start`; the first of a piece is beside the one behind it."""
             others = slice(start, position) if position > start else slice(position + 1, position + 2)
             common = 0 if shared is None else shared[position, others].max(initial=0)
             return max(lengths[position] - int(common), 1)
 
         for position in range(len(self)):
-            if position > start and cost + added(position) > limit:
+            if position > start and cost + added_cost(position) > limit:
                 parts.append(self.part(start, position))
                 start, cost = position, 0
-            cost += added(position)
+            cost += added_cost(position)
         parts.append(self.part(start, len(self)))
         return parts
 

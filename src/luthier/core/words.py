@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Format counts, durations and sizes for people."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class _Unpacked(io.RawIOBase):
     def __init__(self, path: Path, begin: Callable[[], IO[bytes] | gzip.GzipFile], size: int) -> None:
         super().__init__()
         self._path, self._begin, self._size, self._place = path, begin, size, 0
-        self._stream = self._guarded(begin)
+        self._stream = self._explain_damage(begin)
 
     def readable(self) -> bool:
         """It is."""
@@ -139,7 +139,7 @@ class _Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer, and refuse what no table unpacks to."""
-        data = self._guarded(lambda: self._stream.read(len(buffer)))
+        data = self._explain_damage(lambda: self._stream.read(len(buffer)))
         self._place += len(data)
         if self._place > min(LARGEST, max(ALWAYS, MOST_TIMES * self._size)):
             raise DataError(
@@ -153,7 +153,7 @@ class _Unpacked(io.RawIOBase):
         """Go back to the beginning, or stay; reading goes nowhere else."""
         if whence == 0 and offset == 0 and self._place:
             self._stream.close()
-            self._stream, self._place = self._guarded(self._begin), 0
+            self._stream, self._place = self._explain_damage(self._begin), 0
         elif (whence, offset) not in ((0, self._place), (1, 0)):
             raise io.UnsupportedOperation("only the beginning can be gone back to")
         return self._place
@@ -168,7 +168,7 @@ class _Unpacked(io.RawIOBase):
             self._stream.close()
         super().close()
 
-    def _guarded(self, work: Callable[[], Any]) -> Any:
+    def _explain_damage(self, work: Callable[[], Any]) -> Any:
         try:
             return work()
         except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as problem:

@@ -55,7 +55,7 @@ class Augment(Component):
             if draw < self.swap:
                 words[index], words[index + 1] = words[index + 1], words[index]
         which, where = _draw(seed, step, row, "typos", len(words)), _draw(seed, step, row, "where", len(words))
-        words = [_mistyped(word, float(at)) if draw < self.typos else word for word, draw, at in zip(words, which, where, strict=True)]
+        words = [_mistype(word, float(at)) if draw < self.typos else word for word, draw, at in zip(words, which, where, strict=True)]
         cases = _draw(seed, step, row, "case", len(words))
         return " ".join(word.swapcase() if draw < self.case else word for word, draw in zip(words, cases, strict=True))
 
@@ -65,7 +65,7 @@ def _draw(seed: int, step: int, row: int, what: str, count: int) -> np.ndarray:
     return mix(seed, "augment", step, row, what, np.arange(count)) / 2.0**64
 
 
-def _mistyped(word: str, at: float) -> str:
+def _mistype(word: str, at: float) -> str:
     """One slip, as a hurried hand makes it."""
     if len(word) < 3:
         return word

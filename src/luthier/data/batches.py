@@ -16,7 +16,7 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def balanced(classes: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
+def balanced_order(classes: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
     """An order of the same length in which every class comes equally often: rows of rare classes come again, of frequent ones some rest this epoch.
 
     Args:
@@ -59,5 +59,5 @@ def choose(step: int, count: int, batch_size: int, seed: int, classes: tuple[int
         Positions in the list of training examples, # (≤ batch_size,)
     """
     epoch, within = divmod(step, steps_in_epoch(count, batch_size))
-    whole = order(count, seed, epoch) if classes is None else balanced(classes, seed, epoch)
+    whole = order(count, seed, epoch) if classes is None else balanced_order(classes, seed, epoch)
     return whole[within * batch_size : (within + 1) * batch_size]

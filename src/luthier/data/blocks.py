@@ -143,7 +143,7 @@ def _index(document: Encoded, owner: int, start: int, context: int) -> np.ndarra
     return np.stack([begins + start, begins, lengths, np.full(len(begins), owner), np.diff(edges)], 1)
 
 
-def joined(examples: Iterable[Example]) -> Iterator[np.ndarray]:
+def join_blocks(examples: Iterable[Example]) -> Iterator[np.ndarray]:
     """The tokens of blocks, those that follow each other in a document as one, each with its last target, # (tokens,)
 
     Args:

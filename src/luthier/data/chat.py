@@ -1,4 +1,4 @@
-"""The one renderer: what is trained on is what is served, token for token."""
+"""Render conversations with the chat template: one renderer for training and serving, so that both see the same tokens."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ def prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int]
 
     Earlier answers are cut off exactly where training cut them, so a second turn is served as it was trained.
     """
-    guarded, foreign = _guarded(tokenizer, messages)
+    guarded, foreign = _guard_turns(tokenizer, messages)
     tokens, text = _prompt(tokenizer, guarded, foreign)
-    return tokens, _restored(text, foreign)
+    return tokens, _restore_turns(text, foreign)
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
@@ -124,7 +124,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
 
     Control tokens that somebody wrote into a turn are encoded as the characters they are.
     """
-    guarded, foreign = _guarded(tokenizer, messages)
+    guarded, foreign = _guard_turns(tokenizer, messages)
     tokens: list[int] = []
     learned: list[bool] = []
     text = ""
@@ -133,9 +133,9 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
             continue
         prompt_ids, _ = _prompt(tokenizer, guarded[:index], foreign)
         learned += [False] * (len(prompt_ids) - len(learned))
-        tokens, text = _answered(tokenizer, guarded[: index + 1], foreign)
+        tokens, text = _render_answered(tokenizer, guarded[: index + 1], foreign)
         learned += [True] * (len(tokens) - len(learned))
-    return Rendered(tokens, learned, _restored(text, foreign))
+    return Rendered(tokens, learned, _restore_turns(text, foreign))
 
 
 def _prompt(tokenizer: Tokenizer, messages: Sequence[Message], foreign: Sequence[str]) -> tuple[list[int], str]:
@@ -143,12 +143,12 @@ def _prompt(tokenizer: Tokenizer, messages: Sequence[Message], foreign: Sequence
     text = ""
     for index, message in enumerate(messages):
         if message["role"] == "assistant":
-            tokens, text = _answered(tokenizer, messages[: index + 1], foreign)
+            tokens, text = _render_answered(tokenizer, messages[: index + 1], foreign)
     rendered = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     return tokens + _ids(tokenizer, rendered[len(text) :], foreign), rendered
 
 
-def _answered(tokenizer: Tokenizer, messages: Sequence[Message], foreign: Sequence[str]) -> tuple[list[int], str]:
+def _render_answered(tokenizer: Tokenizer, messages: Sequence[Message], foreign: Sequence[str]) -> tuple[list[int], str]:
     """The conversation up to its last message, an answer, and with the mark that ends its turn."""
     prompt_ids, opening = _prompt(tokenizer, messages[:-1], foreign)
     whole = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=False)
@@ -159,7 +159,7 @@ def _answered(tokenizer: Tokenizer, messages: Sequence[Message], foreign: Sequen
 STAND_IN = re.compile("\ue0fe(\\d+)\ue0ff")
 
 
-def _guarded(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
+def _guard_turns(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
     """The messages, with a stand-in for each turn that holds a control token or a stand-in; and those turns."""
     marks = tuple(getattr(tokenizer, "all_special_tokens", ()))
     guarded, foreign = [], []
@@ -173,7 +173,7 @@ def _guarded(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[Me
     return guarded, foreign
 
 
-def _restored(text: str, foreign: Sequence[str]) -> str:
+def _restore_turns(text: str, foreign: Sequence[str]) -> str:
     return STAND_IN.sub(lambda match: foreign[int(match[1])], text) if foreign else text
 
 

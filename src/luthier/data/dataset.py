@@ -23,7 +23,7 @@ from luthier.data.sources.npz import parts_of
 from luthier.data.spec import Data
 from luthier.data.split import PARTS
 from luthier.data.unread_columns import find_file_names, find_unread
-from luthier.data.usable_rows import notes_of, rejected_findings, require_min_rows, subsample_findings, usable_rows
+from luthier.data.usable_rows import find_rejected, keep_usable_rows, notes_of, require_min_rows, subsample_findings
 
 MOST_LEAKED = 0.01
 """Share of the given test rows that may also be training rows before the run is refused."""
@@ -121,7 +121,7 @@ def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK
     for column in (spec.group, spec.time):
         if column and column not in tables["train"].columns:
             raise DataError(f"{spec.path} has no column {column!r}", nearest(column, tables["train"].columns))
-    parts = {name: usable_rows(rows, files[name], reader, shape, rejected) for name, rows in tables.items()}
+    parts = {name: keep_usable_rows(rows, files[name], reader, shape, rejected) for name, rows in tables.items()}
     require_min_rows(parts, rejected, spec.path)
     labels = reader.fit(parts, shape, rejected, spec.path)
     require_min_rows(parts, rejected, spec.path)
@@ -134,7 +134,7 @@ def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK
     rows = [record for part in parts.values() for record in part]
     clusters = {(record.source, record.row): cluster for record, cluster in zip(rows, reader.clusters(rows, filled), strict=True)}
     findings = [
-        *rejected_findings(rejected),
+        *find_rejected(rejected),
         *subsample_findings(tables, files, spec),
         *notes_of(tables),
         *find_unread(tables["train"], shape, reader.kind, spec.input),

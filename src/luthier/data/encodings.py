@@ -1,4 +1,4 @@
-"""What the bytes of a text file are read as."""
+"""Choose the encoding of a text file, and say which lines do not fit it."""
 
 from __future__ import annotations
 

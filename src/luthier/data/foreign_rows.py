@@ -40,7 +40,7 @@ class Layout:
         """
         if self.kind == "text":
             return {"text": self._text(values, "text")}
-        messages = self._turns(values) if "messages" in self.columns else self._asked(values)
+        messages = self._turns(values) if "messages" in self.columns else self._prompt_turns(values)
         if self.kind == "pair":
             return {
                 "messages": self._with_system(messages, values),
@@ -50,21 +50,21 @@ class Layout:
             messages.append({"role": "assistant", "content": self._text(values, "response")})
         return {"messages": self._with_system(messages, values)}
 
-    def _named(self, values: Mapping[str, Any], name: str) -> Any:
+    def _cell_of(self, values: Mapping[str, Any], name: str) -> Any:
         """What stands in the column that plays a part; None where there is no such column."""
         column = self.columns.get(name)
         return values.get(column) if column else None
 
     def _text(self, values: Mapping[str, Any], name: str) -> str:
-        value = self._named(values, name)
+        value = self._cell_of(values, name)
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{self.columns[name]} holds {type(value).__name__}, not a text")
         return value or ""
 
-    def _asked(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
+    def _prompt_turns(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
         """The turns before the answer: earlier rounds, then instruction and input with a line break between them."""
         turns: list[dict[str, str]] = []
-        for turn in self._named(values, "history") or []:
+        for turn in self._cell_of(values, "history") or []:
             if not isinstance(turn, list | tuple) or len(turn) != 2:
                 raise ValueError(f"{self.columns['history']} is not a list of pairs")
             turns += [{"role": role, "content": str(text)} for role, text in zip(("user", "assistant"), turn, strict=True)]
@@ -72,7 +72,7 @@ class Layout:
         return [*turns, {"role": "user", "content": prompt}]
 
     def _turns(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
-        turns = self._named(values, "messages")
+        turns = self._cell_of(values, "messages")
         if not isinstance(turns, list):
             raise ValueError(f"{self.columns['messages']} is not a list of turns")
         return [self._turn(turn) for turn in turns]
@@ -93,7 +93,7 @@ class Layout:
 
     def _answer(self, values: Mapping[str, Any], side: str) -> str:
         """One of two answers: a text, a turn, or turns of which the last counts."""
-        value = self._named(values, side)
+        value = self._cell_of(values, side)
         value = value[-1] if isinstance(value, list) and value else value
         if isinstance(value, Mapping):
             return self._turn(value)["content"]

@@ -1,4 +1,4 @@
-"""Things that belong together, directly or through others."""
+"""Union-find: things that belong together, directly or through others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Groups:
     def __init__(self, count: int) -> None:
         self._above = list(range(count))
 
-    def first(self, number: int) -> int:
+    def find(self, number: int) -> int:
         """The least number of the group."""
         above = self._above
         while above[number] != number:
@@ -25,5 +25,5 @@ class Groups:
 
     def join(self, one: int, two: int) -> None:
         """Make two groups one."""
-        low, high = sorted((self.first(one), self.first(two)))
+        low, high = sorted((self.find(one), self.find(two)))
         self._above[high] = low

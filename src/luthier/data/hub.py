@@ -32,7 +32,7 @@ def from_hub(spec: Data, name: str) -> Data:
     repository, prefix = f"{owner}/{own}", "/".join(part)
     try:
         sizes = files_of(repository, "dataset")
-        chosen = _chosen(repository, [file for file in sizes if file.startswith(prefix)], prefix)
+        chosen = _choose_files(repository, [file for file in sizes if file.startswith(prefix)], prefix)
         total = sum(sizes[file] for files in chosen.values() for file in files)
         if total > LARGEST:
             raise DataError(f"{name} has {total / 1e9:.1f} GB, more than fits in memory", "fetch a part of it, and give that file")
@@ -42,7 +42,7 @@ def from_hub(spec: Data, name: str) -> Data:
     return spec.model_copy(update={field: _place(folder, files) for field, files in chosen.items()})
 
 
-def _chosen(repository: str, files: list[str], prefix: str) -> dict[str, list[str]]:
+def _choose_files(repository: str, files: list[str], prefix: str) -> dict[str, list[str]]:
     """Field of the specification → its files, in their order."""
     rows = [file for file in sorted(files) if Path(file).suffix.lower() in ENDINGS and Path(file).suffix.lower() != ".txt"]
     parts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))

@@ -46,10 +46,10 @@ class ImageViews(Component):
         if draws("flip", 1)[0] < self.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.crop < 1:
-            image = _cropped(image, self.crop, *draws("crop", 4))
+            image = _crop(image, self.crop, *draws("crop", 4))
         if self.colour:
             for name, draw in zip(("Brightness", "Contrast", "Color"), draws("colour", 3), strict=True):
-                image = _enhanced(image, name, 1 + self.colour * (2 * draw - 1))
+                image = _enhance(image, name, 1 + self.colour * (2 * draw - 1))
         chance, which, strength, sign = draws("trivial", 4)
         if chance < self.trivial:
             operation = list(OPERATIONS.values())[int(which * len(OPERATIONS))]
@@ -57,7 +57,7 @@ class ImageViews(Component):
         return np.asarray(image)
 
 
-def _cropped(image: Any, least: float, area: float, shape: float, left: float, top: float) -> Any:
+def _crop(image: Any, least: float, area: float, shape: float, left: float, top: float) -> Any:
     """A part of the image in its whole size; its sides are in proportion from 3:4 to 4:3."""
     from PIL import Image
 
@@ -69,13 +69,13 @@ def _cropped(image: Any, least: float, area: float, shape: float, left: float, t
     return image.resize(image.size, Image.Resampling.BILINEAR, box=(x, y, x + width, y + height))
 
 
-def _enhanced(image: Any, name: str, factor: float) -> Any:
+def _enhance(image: Any, name: str, factor: float) -> Any:
     from PIL import ImageEnhance
 
     return getattr(ImageEnhance, name)(image).enhance(factor)
 
 
-def _moved(image: Any, across: float, down: float, shear_x: float = 0.0, shear_y: float = 0.0) -> Any:
+def _transform(image: Any, across: float, down: float, shear_x: float = 0.0, shear_y: float = 0.0) -> Any:
     from PIL import Image
 
     return image.transform(
@@ -83,19 +83,19 @@ def _moved(image: Any, across: float, down: float, shear_x: float = 0.0, shear_y
     )
 
 
-def _solarized(image: Any, strength: float) -> Any:
+def _solarize(image: Any, strength: float) -> Any:
     from PIL import ImageOps
 
     return ImageOps.solarize(image, round(256 * (1 - strength)))
 
 
-def _posterized(image: Any, strength: float) -> Any:
+def _posterize(image: Any, strength: float) -> Any:
     from PIL import ImageOps
 
     return ImageOps.posterize(image, 8 - round(6 * strength))
 
 
-def _evened(image: Any, how: str) -> Any:
+def _equalize(image: Any, how: str) -> Any:
     from PIL import ImageOps
 
     return getattr(ImageOps, how)(image)
@@ -103,18 +103,18 @@ def _evened(image: Any, how: str) -> Any:
 
 OPERATIONS: dict[str, Callable[[Any, float, int], Any]] = {
     "identity": lambda image, strength, sign: image,
-    "autocontrast": lambda image, strength, sign: _evened(image, "autocontrast"),
-    "equalize": lambda image, strength, sign: _evened(image, "equalize"),
+    "autocontrast": lambda image, strength, sign: _equalize(image, "autocontrast"),
+    "equalize": lambda image, strength, sign: _equalize(image, "equalize"),
     "rotate": lambda image, strength, sign: image.rotate(sign * 135 * strength, fillcolor=(128, 128, 128)),
-    "solarize": lambda image, strength, sign: _solarized(image, strength),
-    "posterize": lambda image, strength, sign: _posterized(image, strength),
-    "color": lambda image, strength, sign: _enhanced(image, "Color", 1 + sign * 0.99 * strength),
-    "contrast": lambda image, strength, sign: _enhanced(image, "Contrast", 1 + sign * 0.99 * strength),
-    "brightness": lambda image, strength, sign: _enhanced(image, "Brightness", 1 + sign * 0.99 * strength),
-    "sharpness": lambda image, strength, sign: _enhanced(image, "Sharpness", 1 + sign * 0.99 * strength),
-    "shear_x": lambda image, strength, sign: _moved(image, 0, 0, shear_x=sign * 0.99 * strength),
-    "shear_y": lambda image, strength, sign: _moved(image, 0, 0, shear_y=sign * 0.99 * strength),
-    "translate_x": lambda image, strength, sign: _moved(image, sign * strength * image.width / 2, 0),
-    "translate_y": lambda image, strength, sign: _moved(image, 0, sign * strength * image.height / 2),
+    "solarize": lambda image, strength, sign: _solarize(image, strength),
+    "posterize": lambda image, strength, sign: _posterize(image, strength),
+    "color": lambda image, strength, sign: _enhance(image, "Color", 1 + sign * 0.99 * strength),
+    "contrast": lambda image, strength, sign: _enhance(image, "Contrast", 1 + sign * 0.99 * strength),
+    "brightness": lambda image, strength, sign: _enhance(image, "Brightness", 1 + sign * 0.99 * strength),
+    "sharpness": lambda image, strength, sign: _enhance(image, "Sharpness", 1 + sign * 0.99 * strength),
+    "shear_x": lambda image, strength, sign: _transform(image, 0, 0, shear_x=sign * 0.99 * strength),
+    "shear_y": lambda image, strength, sign: _transform(image, 0, 0, shear_y=sign * 0.99 * strength),
+    "translate_x": lambda image, strength, sign: _transform(image, sign * strength * image.width / 2, 0),
+    "translate_y": lambda image, strength, sign: _transform(image, 0, sign * strength * image.height / 2),
 }
 """The operations of TrivialAugment's wide space; shifts are in shares of the image, not in pixels."""

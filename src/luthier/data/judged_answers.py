@@ -60,7 +60,7 @@ def is_good(value: Any) -> bool | None:
     return True if text in GOOD else False if text in BAD else None
 
 
-def judged_answer(values: Any, input: tuple[str, ...], target: str) -> JudgedAnswer:
+def parse_judged_answer(values: Any, input: tuple[str, ...], target: str) -> JudgedAnswer:
     """A row as an answer and whether it was good.
 
     Args:
@@ -94,7 +94,7 @@ def prompt_of(values: Any, input: tuple[str, ...]) -> list[Message]:
 
     Args:
         values: the row's columns.
-        input: as in `judged_answer`.
+        input: as in `parse_judged_answer`.
     """
     return prompt_turns(values, input[:-1] or input)
 

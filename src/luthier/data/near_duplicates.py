@@ -147,7 +147,7 @@ def clusters(texts: Sequence[str], threshold: float = THRESHOLD) -> list[int]:
     together = Groups(len(distinct))
     summary = sketch([plain[index] for index in distinct])
 
-    def shingled(index: int) -> np.ndarray:
+    def shingles_of(index: int) -> np.ndarray:
         if summary.hashes is not None:
             return summary.hashes[summary.begins[index] : summary.begins[index + 1]]
         return np.unique(next(shingles([plain[distinct[index]]]))[1])
@@ -156,14 +156,14 @@ def clusters(texts: Sequence[str], threshold: float = THRESHOLD) -> list[int]:
     for band in summary.bands:
         for one, two in _likely_pairs(summary, *_pairs_in_buckets(band), threshold):
             pair = one * len(distinct) + two
-            if pair in tried or together.first(one) == together.first(two):
+            if pair in tried or together.find(one) == together.find(two):
                 continue
             if len(tried) < 5_000_000:
                 tried.add(pair)
-            if jaccard(shingled(one), shingled(two)) >= threshold:
+            if jaccard(shingles_of(one), shingles_of(two)) >= threshold:
                 together.join(one, two)
     indices = {plain[row]: index for index, row in enumerate(distinct)}
-    return [distinct[together.first(indices[text])] for text in plain]
+    return [distinct[together.find(indices[text])] for text in plain]
 
 
 def _pairs_in_buckets(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What this room asks of whoever knows what a row means: which tables it recognises, and how it reads a row."""
+"""What the data room asks of a family: which tables it recognises, and how it reads a row."""
 
 from __future__ import annotations
 

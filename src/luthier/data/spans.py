@@ -38,7 +38,7 @@ class Span(NamedTuple):
     end: int
     label: str
 
-    def said(self, text: str) -> str:
+    def describe(self, text: str) -> str:
         """The span for a person.
 
         >>> Span(0, 5, "person").said("Maria left")
@@ -118,7 +118,7 @@ def wrong_spans(spans: Sequence[Span], text: str) -> str:
     return ""
 
 
-def trimmed(span: Span, text: str) -> Span:
+def trim_span(span: Span, text: str) -> Span:
     """The span without spaces at its ends."""
     inner = text[span.start : span.end]
     start = span.start + len(inner) - len(inner.lstrip())

@@ -100,7 +100,7 @@ def join_groups(one: Sequence[Hashable], two: Sequence[Hashable]) -> list[int]:
         first: dict[Hashable, int] = {}
         for row, key in enumerate(keys):
             together.join(first.setdefault(key, row), row)
-    return [together.first(row) for row in range(len(one))]
+    return [together.find(row) for row in range(len(one))]
 
 
 def split_by_time(moments: Sequence[float], shares: dict[str, float]) -> dict[str, list[int]]:

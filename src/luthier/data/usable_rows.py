@@ -19,7 +19,7 @@ FEWEST_ROWS = 30
 FEWEST_OF_A_CLASS = 3
 
 
-def usable_rows(rows: Rows, path: str, reader: RowReader, columns: Columns, rejected: list[Rejected]) -> list[Record]:
+def keep_usable_rows(rows: Rows, path: str, reader: RowReader, columns: Columns, rejected: list[Rejected]) -> list[Record]:
     """Rows that say something and have something to be learned.
 
     Args:
@@ -144,7 +144,7 @@ def require_min_rows(parts: Mapping[str, Sequence[Any]], rejected: list[Rejected
         raise DataError(f"{path}: {left} usable rows are too few (at least {FEWEST_ROWS} are needed){first}", remedy)
 
 
-def rejected_findings(rejected: list[Rejected]) -> list[Finding]:
+def find_rejected(rejected: list[Rejected]) -> list[Finding]:
     """Rows that cannot be used, counted by their reasons."""
     if not rejected:
         return []

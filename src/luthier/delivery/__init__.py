@@ -1,1 +1,1 @@
-"""Handing it over: the report and the bundle."""
+"""What a finished run is handed over as: report, bundle, exports, and the proof that these say the same."""

@@ -47,7 +47,7 @@ class Shipped:
 
 
 def write_bundle(
-    folder: Path, model: PackedNetwork, tokenizer: Any, experiment: Experiment, base: Base | None, card: str, shipped: Shipped | None = None
+    folder: Path, model: Any, tokenizer: Any, experiment: Experiment, base: Base | None, card: str, shipped: Shipped | None = None
 ) -> None:
     """Write a bundle aside, then put it in place at once. Adapters are written too, and folded into the weights.
 

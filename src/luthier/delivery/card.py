@@ -44,7 +44,7 @@ tags: [luthier]
 {_scores(verdict)}
 
 - Task: {family.name}; reads {" + ".join(experiment.data.input)}, learned {what_is_learned(experiment)}
-{labels}{_held(verdict)}{_inexact(verdict)}- Rows: {rows["train"]:,} train, {rows["validation"]:,} validation, {rows["test"]:,} test (opened {format_count(verdict["test_opened"])})
+{labels}{_describe_shipped(verdict)}{_inexact(verdict)}- Rows: {rows["train"]:,} train, {rows["validation"]:,} validation, {rows["test"]:,} test (opened {format_count(verdict["test_opened"])})
 - Data (SHA-256): {", ".join(value[:16] for value in experiment.data.fingerprint.values())}
 - Experiment: {experiment.key[:16]}
 
@@ -54,7 +54,7 @@ tags: [luthier]
 {family.usage("PATH")}
 ```
 
-{_without_luthier(family, ships, verdict, objective)}{_served_elsewhere(family, ships, experiment.training.dtype)}
+{_without_luthier(family, ships, verdict, objective)}{_describe_servers(family, ships, experiment.training.dtype)}
 
 ## Limits
 
@@ -87,7 +87,7 @@ def _scores(verdict: Mapping[str, Any]) -> str:
     )
 
 
-def _held(verdict: Mapping[str, Any]) -> str:
+def _describe_shipped(verdict: Mapping[str, Any]) -> str:
     """What the bundle holds, where candidates were compared."""
     chosen = next((each for each in verdict.get("candidates", []) if each["chosen"]), None)
     if chosen is None:
@@ -104,7 +104,7 @@ def _inexact(verdict: Mapping[str, Any]) -> str:
     )
 
 
-def _served_elsewhere(family: Family, ships: str, dtype: str) -> str:
+def _describe_servers(family: Family, ships: str, dtype: str) -> str:
     """How a server for many machines serves the bundle, where one can."""
     command = family.serve_elsewhere("PATH", dtype) if ships == "trained" else ""
     return f"\n\nMore than one machine can serve: `{command}` (vLLM), with OpenAI's routes." if command else ""

@@ -1,4 +1,4 @@
-"""Evidence to SVG: no library, no script, readable at any width."""
+"""Draw figures as SVG: no library, no script, readable at any width."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(first + number * step, 10) for number in range(int((high - first) / step + 1e-9) + 1)]
 
 
-def short(value: float) -> str:
+def format_short(value: float) -> str:
     """A number beside an axis."""
     return f"{value:.0e}".replace("e-0", "e-") if value and abs(value) < 1e-2 else f"{value:g}"
 
@@ -110,9 +110,9 @@ def _frame(
     parts = []
     for tick in ticks(*ys):
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{at_y(tick):.1f}" x2="{WIDTH - RIGHT}" y2="{at_y(tick):.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at_y(tick) + 4:.1f}" text-anchor="end">{short(tick)}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{at_y(tick) + 4:.1f}" text-anchor="end">{format_short(tick)}</text>')
     for tick in ticks(*xs, count=6):
-        parts.append(f'<text x="{at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{short(tick)}</text>')
+        parts.append(f'<text x="{at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{format_short(tick)}</text>')
     parts.append(f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{html.escape(x)}</text>')
     parts.append(f'<text class="axis" x="4" y="{TOP + 2}" transform="rotate(-90 12 {TOP})" text-anchor="end">{html.escape(y)}</text>')
     return parts
@@ -162,16 +162,16 @@ def grid(table: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
     return f'<div class="scroll"><table class="confusion"><thead><tr><th>true ↓ said →</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
-def drawn(figure: Mapping[str, Any]) -> str:
+def draw_figure(figure: Mapping[str, Any]) -> str:
     """A figure of a family as it stands in evaluation.json.
 
     Args:
         figure: its `kind`, and what that kind needs: a `map` has `clusters`, each a name and its points (a word, x, y from -1 to 1).
     """
-    return {"map": lambda: labelled_map(figure["clusters"])}[figure["kind"]]()
+    return {"map": lambda: draw_map(figure["clusters"])}[figure["kind"]]()
 
 
-def labelled_map(clusters: Sequence[tuple[str, Sequence[tuple[str, float, float]]]]) -> str:
+def draw_map(clusters: Sequence[tuple[str, Sequence[tuple[str, float, float]]]]) -> str:
     """Words on a plane, a colour for each cluster; a word that would cover another one is a dot that says its name when it is pointed at.
 
     Args:

@@ -52,7 +52,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def collapsed(summary: str, body: str) -> str:
+def collapsible(summary: str, body: str) -> str:
     """A part that is closed until somebody opens it; both are HTML."""
     return f"<details><summary>{summary}</summary>{body}</details>"
 

@@ -51,7 +51,7 @@ def _refuse_overwriting(path: Path, source: Path | None, bundle: Path) -> None:
     resolved = path.resolve()
     if path.is_dir():
         raise DataError(f"{path} is a folder", f"name a file in it: {path / 'predictions.csv'}")
-    if source is not None and (_same(path, source) or (source.is_dir() and source.resolve() in resolved.parents)):
+    if source is not None and (_is_same_file(path, source) or (source.is_dir() and source.resolve() in resolved.parents)):
         raise DataError(f"{path} is where the rows come from: they would be overwritten", "choose another --out")
     if bundle.resolve() in resolved.parents:
         raise DataError(f"{path} lies in the bundle, which holds only what was shipped", "choose an --out outside of it")
@@ -59,7 +59,7 @@ def _refuse_overwriting(path: Path, source: Path | None, bundle: Path) -> None:
         raise DataError(f"{path} is a file in the folder of a run: it is not overwritten", "choose another name")
 
 
-def _same(one: Path, other: Path) -> bool:
+def _is_same_file(one: Path, other: Path) -> bool:
     with contextlib.suppress(OSError):
         return one.samefile(other)
     return one.resolve() == other.resolve()
@@ -119,11 +119,11 @@ def _tabs(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> bytes:
 
 
 def _lines(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> bytes:
-    return json_lines(_whole(columns, rows)).encode()
+    return json_lines(_fill_columns(columns, rows)).encode()
 
 
 def _array(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> bytes:
-    return (json.dumps(_whole(columns, rows), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(_fill_columns(columns, rows), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _parquet(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> bytes:
@@ -152,7 +152,7 @@ def _endings() -> str:
     return f"{', '.join(most)} or {last}"
 
 
-def _whole(columns: Sequence[str], rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _fill_columns(columns: Sequence[str], rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [{name: row.get(name) for name in columns} for row in rows]
 
 

@@ -12,7 +12,7 @@ from luthier.core.run import AGAIN, Run, from_json_value, write_file
 from luthier.core.words import plural, several
 from luthier.delivery import figures
 from luthier.delivery.card import what_is_learned
-from luthier.delivery.page import collapsed, findings, page, section, table, text, title_of
+from luthier.delivery.page import collapsible, findings, page, section, table, text, title_of
 from luthier.evaluation.metrics import METRICS, describe_metric
 from luthier.evaluation.verdict import explain_cut, format_count, format_value, verdict_sentence
 from luthier.experiment import Experiment
@@ -46,7 +46,7 @@ def write_report(run: Run) -> Path:
         _curves(run, verdict),
         _quality(verdict, details),
         _samples(details),
-        _written(run),
+        _show_generated(run),
         _pictures(details),
         _examples(details),
         findings(run.findings),
@@ -96,14 +96,14 @@ def _other_baselines(verdict: dict[str, Any]) -> str:
         return ""
     metric = verdict["metric"]
 
-    def signed(value: float) -> str:
+    def format_signed(value: float) -> str:
         return format_value(metric, value, signed=True)
 
     rows = [
         (
             each["name"],
             f"{format_value(metric, each['value'])} [{format_value(metric, each['low'])}, {format_value(metric, each['high'])}]",
-            f"{signed(each['difference'][0])} [{signed(each['difference'][1])}, {signed(each['difference'][2])}]",
+            f"{format_signed(each['difference'][0])} [{format_signed(each['difference'][1])}, {format_signed(each['difference'][2])}]",
         )
         for each in others
     ]
@@ -251,7 +251,7 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
     for each in details.get("tables", ()):
         body += f"<h3>{text(each['title'])}</h3>" + table(each["head"], each["rows"])
     for each in details.get("figures", ()):
-        body += f'<h3>{text(each["title"])}</h3><p class="about">{text(each["about"])}</p>' + figures.drawn(each)
+        body += f'<h3>{text(each["title"])}</h3><p class="about">{text(each["about"])}</p>' + figures.draw_figure(each)
     if details.get("truncated"):
         body += f'<p class="warning">{several(details["truncated"], "test row", "were longer than objective.max_length and cut at the end")}.</p>'
     return section("How good it is", body)
@@ -297,7 +297,7 @@ def _classes(rows: Sequence[Sequence[Any]]) -> str:
     if len(rows) <= SHOWN_CLASSES:
         return table(head, rows)
     rest = rows[SHOWN_CLASSES:]
-    return table(head, rows[:SHOWN_CLASSES]) + collapsed(f"the other {plural(len(rest), 'class')}", table(head, rest))
+    return table(head, rows[:SHOWN_CLASSES]) + collapsible(f"the other {plural(len(rest), 'class')}", table(head, rest))
 
 
 def _samples(details: dict[str, Any]) -> str:
@@ -310,7 +310,7 @@ def _samples(details: dict[str, Any]) -> str:
     return section("What it says, before and after", cards, "The same validation prompts; the likeliest token each time.")
 
 
-def _written(run: Run) -> str:
+def _show_generated(run: Run) -> str:
     """What the model said at each evaluation of the same rows, where that is words."""
     lines = [line for line in run.lines("samples.jsonl") if "when" not in line and "said" in line]
     if not lines:
@@ -335,11 +335,11 @@ def _pictures(details: dict[str, Any]) -> str:
     if not shown_rows:
         return ""
 
-    def drawn(image: dict[str, Any]) -> str:
+    def draw(image: dict[str, Any]) -> str:
         return f'<img alt="{text(image["name"])}" title="{text(image["name"])}" width="{PICTURE}" height="{PICTURE}" style="image-rendering:pixelated" src="{data_url(image)}">'
 
     cards = "".join(
-        f"<article><p>{' '.join(drawn(image) for image in row['images'])}</p><p>{text(row['caption'])}</p></article>"
+        f"<article><p>{' '.join(draw(image) for image in row['images'])}</p><p>{text(row['caption'])}</p></article>"
         for row in shown_rows["rows"]
     )
     return section(text(shown_rows["title"]), cards, text(shown_rows["about"]))

@@ -14,7 +14,7 @@ from luthier.core.study import Study
 from luthier.core.words import duration, plural
 from luthier.delivery import figures
 from luthier.delivery.page import findings, page, section, table, text, title_of
-from luthier.evaluation.contributions import compared_by, value_of_score
+from luthier.evaluation.contributions import comparison_metric, value_of_score
 from luthier.evaluation.verdict import verdict_sentence
 
 
@@ -31,7 +31,7 @@ def write_study(study: Study) -> Path:
     experiment = yaml.safe_load((study.folder / "experiment.yaml").read_text())
     trials = study.entries_named("proposed")
     metric = experiment["training"].get("metric", "auto")
-    compared = compared_by(metric)
+    compared = comparison_metric(metric)
     standings = [
         {**entry, "value": value_of_score(metric, entry["score"])}
         for entry in study.entries_named("standing")
@@ -65,7 +65,7 @@ def _outcome(study: Study, won: int) -> str:
     return f'<section class="verdict {text(kind)}"><h2>Trial {won} was chosen</h2><p class="claim">{text(claim)}</p><p class="about">{link}</p></section>'
 
 
-def _short(value: Any) -> str:
+def _format_short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -86,7 +86,7 @@ def _trials(
         "what became of it",
     ]
     rows = [
-        [entry["trial"], entry["by"], *(_short(entry["values"].get(path, "–")) for path in paths),
+        [entry["trial"], entry["by"], *(_format_short(entry["values"].get(path, "–")) for path in paths),
          *(f"{value_of[entry['trial'], share]:.4f}" if (entry["trial"], share) in value_of else "" for share in shares), why.get(entry["trial"], "")]
         for entry in trials
     ]  # fmt: skip
@@ -116,7 +116,7 @@ def _space(plan: dict[str, Any], trials: list[dict[str, Any]], standings: list[d
     axes = []
     for dimension in plan["space"]:
         path, values = dimension["path"], [entry["values"].get(dimension["path"]) for entry in evaluated]
-        axes.append((path.split(".")[-1], ["–" if value is None else _short(value) for value in values], _places(dimension, values)))
+        axes.append((path.split(".")[-1], ["–" if value is None else _format_short(value) for value in values], _places(dimension, values)))
     first = {entry["trial"]: entry["value"] for entry in reversed(standings)}
     losses = [first[entry["trial"]] for entry in evaluated]
     low, high = min(losses), max(losses)
@@ -149,13 +149,13 @@ def _reasons(plan: dict[str, Any], experiment: dict[str, Any], values: dict[str,
             )
             continue
         chosen, centre = values[dimension["path"]], dimension["centre"]
-        became = "kept at the default" if chosen == centre else f"the default is {_short(centre)}"
-        rows.append([dimension["path"], _short(chosen), f"searched; {became} ({dimension['why']})"])
+        became = "kept at the default" if chosen == centre else f"the default is {_format_short(centre)}"
+        rows.append([dimension["path"], _format_short(chosen), f"searched; {became} ({dimension['why']})"])
     for path, why in plan["stay"].items():
         setting: Any = experiment
         for part in path.split("."):
             setting = setting.get(part, "") if isinstance(setting, dict) else ""
-        rows.append([path, _short(setting), f"not searched: {why}"])
+        rows.append([path, _format_short(setting), f"not searched: {why}"])
     return section("Why these values", table(["hyperparameter", "value", "why"], rows))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.core.run import AGAIN, Run, write_file
 from luthier.core.words import duration, plural
-from luthier.delivery.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, colour, drawable, short, ticks
+from luthier.delivery.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, colour, drawable, format_short, ticks
 from luthier.delivery.page import page, section, table, text, title_of
 from luthier.evaluation.verdict import format_value
 
@@ -71,14 +71,14 @@ def _table(lines: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 
 def _gains(gains: Sequence[Mapping[str, Any]], metric: str) -> str:
-    def needed(gain: Mapping[str, Any]) -> str:
+    def describe_needed(gain: Mapping[str, Any]) -> str:
         if gain["needed"] is None:
             return f"more than {gain['most']:,} rows"
         return f"about {round(gain['needed']):,} rows" if gain["needed"] else f"fewer than {gain['fewest']:,} rows"
 
     rows = [
         [gain["start"], f"{gain['rows']:,}", format_value(metric, gain["value"], signed=True),
-         f"{format_value(metric, gain['low'], signed=True)} to {format_value(metric, gain['high'], signed=True)}", needed(gain)]
+         f"{format_value(metric, gain['low'], signed=True)} to {format_value(metric, gain['high'], signed=True)}", describe_needed(gain)]
         for gain in gains
     ]  # fmt: skip
     return table(["start", "training rows", "better by", "interval", "the other needs for as much"], rows)
@@ -111,7 +111,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str], metric
     parts = []
     for value in ticks(low, high, 6):
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{at_y(value):.1f}" x2="{WIDTH - RIGHT}" y2="{at_y(value):.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at_y(value) + 4:.1f}" text-anchor="end">{short(value)}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{at_y(value) + 4:.1f}" text-anchor="end">{format_short(value)}</text>')
     written: list[float] = []
     for rows in reversed(counts):  # the most in any case
         if not written or written[-1] - at_x(rows) >= APART:

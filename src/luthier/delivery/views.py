@@ -25,15 +25,15 @@ def write_views(path: Path, name: str, picture: np.ndarray, views: Sequence[np.n
         fields: what the views were made with.
     """
     settings = ", ".join(f"augment.images.{field}={value}" for field, value in fields.items())
-    pictures = " ".join(_drawn(view, f"view {number}") for number, view in enumerate(views, 1))
-    body = section("As it is", f"<p>{_drawn(picture, 'the image')}</p>") + section(
+    pictures = " ".join(_draw(view, f"view {number}") for number, view in enumerate(views, 1))
+    body = section("As it is", f"<p>{_draw(picture, 'the image')}</p>") + section(
         "As it is learned from", f"<p>{pictures}</p>", text(settings)
     )
     write_file(path, page(f"{name} · views by Luthier", name, "", body), AGAIN)
     return path
 
 
-def _drawn(picture: np.ndarray, alt: str) -> str:
+def _draw(picture: np.ndarray, alt: str) -> str:
     from PIL import Image
 
     file = io.BytesIO()

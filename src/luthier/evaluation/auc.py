@@ -17,7 +17,9 @@ def auc(scores: Scores, rows: np.ndarray) -> float:
     """Chance that a row of a class gets a higher probability for it than a row of another; the mean over the classes where there are more than two, 0.5 where all rows are of one class."""
     assert scores.target is not None and scores.probabilities is not None
     target, probabilities = scores.target[rows], scores.probabilities[rows]
-    areas = [_components(probabilities[:, k], target == k)[0] for k in _asked(probabilities) if 0 < (target == k).sum() < len(target)]
+    areas = [
+        _components(probabilities[:, k], target == k)[0] for k in _counted_classes(probabilities) if 0 < (target == k).sum() < len(target)
+    ]
     return float(np.mean(areas)) if areas else 0.5
 
 
@@ -46,7 +48,7 @@ def anomaly_auc_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarra
     return lambda counts: area(counts[:, known])
 
 
-def _asked(probabilities: np.ndarray) -> range:
+def _counted_classes(probabilities: np.ndarray) -> range:
     """Classes whose area counts: the second of two, all of more."""
     classes = probabilities.shape[1]
     return range(1, 2) if classes == 2 else range(classes)

@@ -295,7 +295,7 @@ def copy_prompts(objective: Objective, examples: Sequence[Example]) -> np.ndarra
     """The question again, of the rows that the models of a verdict answer: what a model says that only copies, # (examples,)"""
     prompts = np.full(len(examples), None, dtype=object)
     for row in objective.rows_to_answer(examples, objective.answered_at_verdict):
-        prompts[row] = objective.asked(examples[row])
+        prompts[row] = objective.prompt_text(examples[row])
     return prompts
 
 

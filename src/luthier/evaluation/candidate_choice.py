@@ -48,12 +48,12 @@ def lead_of(one: Scores, other: Scores, metric: str) -> tuple[float, float]:
     if metric == "loss":
         return _mean(other.loss - one.loss)
     if metric == "accuracy":
-        return _mean(_right(one) - _right(other))
+        return _mean(_is_right(one) - _is_right(other))
     value, low, high = paired_interval(metric, one, other)
     return value, (high - low) / INSIDE
 
 
-def _right(scores: Scores) -> np.ndarray:
+def _is_right(scores: Scores) -> np.ndarray:
     assert scores.probabilities is not None
     return (scores.probabilities.argmax(1) == scores.target).astype(float)
 

@@ -74,14 +74,14 @@ def bootstrap_metric(name: str, scores: Scores, seed: int = 0, draws: int = DRAW
         return cached[1]
     rows = rows_of(name, scores)
     part = scores if len(rows) == len(scores.loss) else scores.part(rows)
-    values = _measured(metric_of(name), part, seed, draws)
+    values = _measure(metric_of(name), part, seed, draws)
     for old in [old for old, (reference, _) in _KEPT.items() if reference() is None]:
         del _KEPT[old]
     _KEPT[key] = weakref.ref(scores), values
     return values
 
 
-def _measured(metric: Metric, scores: Scores, seed: int, draws: int) -> np.ndarray:
+def _measure(metric: Metric, scores: Scores, seed: int, draws: int) -> np.ndarray:
     """The metric on each resample."""
     count = len(scores.loss)
     if metric.over is not None:

@@ -15,7 +15,7 @@ DRAWS = 400
 """Resamples of the validation rows that a comparison of two trials is made from."""
 
 
-def compared_by(metric: str) -> str:
+def comparison_metric(metric: str) -> str:
     """The name of what trials are compared by, where this metric decides."""
     return "loss" if metric in AS_LOSS else metric
 
@@ -32,7 +32,7 @@ def contributions(scores: Scores, metric: str) -> tuple[float, np.ndarray]:
 
     Source: Efron & Tibshirani 1993, chapter 6.
     """
-    if compared_by(metric) == "loss":
+    if comparison_metric(metric) == "loss":
         losses = scores.loss if metric == "loss" and scores.probabilities is not None else temperature_scaled_loss(scores)
         return float(losses.mean()), losses
     sign = -1.0 if metric_of(metric).higher else 1.0
@@ -44,9 +44,9 @@ def contributions(scores: Scores, metric: str) -> tuple[float, np.ndarray]:
 
 def describe_score(metric: str, score: float) -> str:
     """A trial's score for a person, such as "validation macro_f1 0.8123"."""
-    return f"validation {compared_by(metric)} {value_of_score(metric, score):.4f}"
+    return f"validation {comparison_metric(metric)} {value_of_score(metric, score):.4f}"
 
 
 def value_of_score(metric: str, score: float) -> float:
     """The metric's value that a score stands for: where more is better a score is its negative."""
-    return -score if metric_of(compared_by(metric)).higher else score
+    return -score if metric_of(comparison_metric(metric)).higher else score

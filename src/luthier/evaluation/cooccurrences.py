@@ -27,7 +27,7 @@ def count_pairs(
     keys, values = np.empty(0, dtype=np.int64), np.empty(0)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     size = 0
-    for words, owners in _joined(texts):
+    for words, owners in _join_texts(texts):
         factor = None if kept is None else kept[words]
         for distance, weight in enumerate(weights, 1):
             same = owners[distance:] == owners[:-distance]
@@ -37,13 +37,13 @@ def count_pairs(
             waiting.append((two * vocabulary + one, worth))
             size += 2 * len(one)
         if size > BUFFER:
-            keys, values = _added(keys, values, waiting)
+            keys, values = _add_counts(keys, values, waiting)
             waiting, size = [], 0
-    keys, values = _added(keys, values, waiting)
+    keys, values = _add_counts(keys, values, waiting)
     return keys // vocabulary, keys % vocabulary, values
 
 
-def _joined(texts: Iterable[np.ndarray]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+def _join_texts(texts: Iterable[np.ndarray]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """Texts end to end, some hundred thousand words at a time, with the number of the text of each word."""
     waiting: list[np.ndarray] = []
     size = 0
@@ -51,17 +51,17 @@ def _joined(texts: Iterable[np.ndarray]) -> Iterable[tuple[np.ndarray, np.ndarra
         waiting.append(text)
         size += len(text)
         if size > BUFFER // 16:
-            yield _numbered(waiting)
+            yield _number_words(waiting)
             waiting, size = [], 0
     if waiting:
-        yield _numbered(waiting)
+        yield _number_words(waiting)
 
 
-def _numbered(texts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _number_words(texts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(texts).astype(np.int64), np.repeat(np.arange(len(texts)), [len(text) for text in texts])
 
 
-def _added(keys: np.ndarray, values: np.ndarray, more: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _add_counts(keys: np.ndarray, values: np.ndarray, more: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Sorted keys with their sums, and more of both added."""
     every = np.concatenate([keys, *(key for key, _ in more)])
     worth = np.concatenate([values, *(value for _, value in more)])

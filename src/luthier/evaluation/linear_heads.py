@@ -62,7 +62,7 @@ def fit_labels(seen: np.ndarray, target: np.ndarray, held: np.ndarray, expected:
         expected: which labels these have, # (validation rows, labels)
         poll: called between fits; it may raise to stop.
     """
-    return _best([lambda rows, strength=strength: logistic_of_labels(rows, target, strength, poll) for strength in REGULARISATION],
+    return _fit_best([lambda rows, strength=strength: logistic_of_labels(rows, target, strength, poll) for strength in REGULARISATION],
                  lambda logits: float(np.logaddexp(0, np.where(expected >= 0.5, -logits, logits)).sum()), seen, held)  # fmt: skip
 
 
@@ -76,11 +76,13 @@ def fit_number(seen: np.ndarray, target: np.ndarray, held: np.ndarray, expected:
         expected: their numbers, # (validation rows, 1)
         poll: called between fits; it may raise to stop.
     """
-    return _best([lambda rows, strength=strength: _ridge(rows, target, strength, poll) for strength in RIDGE],
+    return _fit_best([lambda rows, strength=strength: _ridge(rows, target, strength, poll) for strength in RIDGE],
                  lambda numbers: float(np.square(numbers - expected).sum()), seen, held)  # fmt: skip
 
 
-def _best(fits: list[Callable[[np.ndarray], Linear]], cost: Callable[[np.ndarray], float], seen: np.ndarray, held: np.ndarray) -> Linear:
+def _fit_best(
+    fits: list[Callable[[np.ndarray], Linear]], cost: Callable[[np.ndarray], float], seen: np.ndarray, held: np.ndarray
+) -> Linear:
     """The fit with the least cost on the validation rows, for the features as they are."""
     centre, scale = standardizer(seen)
     rows, others = (seen - centre) * scale, (held - centre) * scale

@@ -68,17 +68,17 @@ def resolve_metric(name: str, family: Measured, labels: Sequence[str]) -> str:
         return metric
     if metric in METRICS:
         raise _misfit(name, family, labels)
-    raise ExperimentError(f"there is no metric {name!r}", f"{nearest(name, _offered(family, labels))}{_more(labels)}")
+    raise ExperimentError(f"there is no metric {name!r}", f"{nearest(name, _list_metrics(family, labels))}{_more(labels)}")
 
 
 def _misfit(name: str, family: Measured, labels: Sequence[str]) -> ExperimentError:
     return ExperimentError(
         f"the metric {name} cannot decide {with_article(family.name)} run",
-        f"those that can: {', '.join(_offered(family, labels))}{_more(labels)}",
+        f"those that can: {', '.join(_list_metrics(family, labels))}{_more(labels)}",
     )
 
 
-def _offered(family: Measured, labels: Sequence[str]) -> list[str]:
+def _list_metrics(family: Measured, labels: Sequence[str]) -> list[str]:
     """A family's metrics by the names that help and pages have for them: the loss of classes is log_loss."""
     return ["log_loss" if labels and name == "loss" else name for name in family.metrics]
 

@@ -1,4 +1,4 @@
-"""The numbers a person reads, each a function of scores."""
+"""Metrics, each a function of scores, and the table of their names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Metric:
 
 def accuracy(scores: Scores, rows: np.ndarray) -> float:
     """Share of rows whose likeliest class is the right one."""
-    return float(_right(scores)[rows].mean())
+    return float(_is_right(scores)[rows].mean())
 
 
 def macro_f1(scores: Scores, rows: np.ndarray) -> float:
@@ -159,7 +159,7 @@ def _calibration_of_resamples(scores: Scores) -> Callable[[np.ndarray], np.ndarr
     """As `calibration_error`, from the rows sorted once: a bin's sums are differences of running sums."""
     assert scores.probabilities is not None
     order = np.argsort(scores.probabilities.max(1), kind="stable")
-    confidence, right = scores.probabilities.max(1)[order], _right(scores)[order].astype(np.float64)
+    confidence, right = scores.probabilities.max(1)[order], _is_right(scores)[order].astype(np.float64)
     bins = min(15, max(1, len(order) // 10))
     sizes = np.array([len(part) for part in np.array_split(np.empty(len(order)), bins)])
     edges = np.concatenate([[0], np.cumsum(sizes)]).astype(np.float64)
@@ -217,13 +217,13 @@ class _Metrics(dict[str, Metric]):
     """The metrics with a fixed name; asked for another one, it makes `f1:LABEL` or `module:function`."""
 
     def __missing__(self, name: str) -> Metric:
-        return _made(name)
+        return _make_metric(name)
 
 
 _MEAN_LOSS = _ratio(lambda scores: scores.loss, lambda scores: scores.count)
 METRICS = _Metrics(
     {
-        "accuracy": Metric(accuracy, True, "share of rows given the right class", _ratio(lambda scores: _right(scores), _ones)),
+        "accuracy": Metric(accuracy, True, "share of rows given the right class", _ratio(lambda scores: _is_right(scores), _ones)),
         "macro_f1": Metric(macro_f1, True, "F1 averaged over the classes", _of_tallies(_macro_f1_of)),
         "balanced_accuracy": Metric(
             balanced_accuracy, True, "share of rows that are right, averaged over the classes", _of_tallies(_balanced_accuracy_of)
@@ -257,12 +257,17 @@ METRICS = _Metrics(
         ),
         "perplexity": Metric(numbers.perplexity, False, "exponential of the mean loss of a token"),
         "mrr": Metric(retrieval.mrr, True, "mean reciprocal rank of the right text among all", _ratio(retrieval.reciprocal_ranks, _ones)),
-        "recall_at_1": Metric(retrieval.recall_at_1, True, "share of rows whose right text is the nearest", _ratio(retrieval.first, _ones)),
+        "recall_at_1": Metric(
+            retrieval.recall_at_1, True, "share of rows whose right text is the nearest", _ratio(retrieval.is_first, _ones)
+        ),
         "recall_at_10": Metric(
-            retrieval.recall_at_10, True, "share of rows whose right text is among the nearest ten", _ratio(retrieval.first_ten, _ones)
+            retrieval.recall_at_10, True, "share of rows whose right text is among the nearest ten", _ratio(retrieval.is_among_ten, _ones)
         ),
         "pair_accuracy": Metric(
-            pairs.pair_accuracy, True, "share of pairs whose better answer gained more than the worse one", _ratio(pairs.right, _count)
+            pairs.pair_accuracy,
+            True,
+            "share of pairs whose better answer gained more than the worse one",
+            _ratio(pairs.right_pairs, _count),
         ),
         "length_normalised_accuracy": Metric(
             pairs.length_normalised_accuracy, True, "the same, a token of each answer", _ratio(pairs.right_per_token, _count)
@@ -293,7 +298,7 @@ def metric_of(name: str) -> Metric:
     return METRICS[name]
 
 
-def _made(name: str) -> Metric:
+def _make_metric(name: str) -> Metric:
     if name.startswith("f1:"):
         return _f1_of(name.removeprefix("f1:"))
     if is_function(name):
@@ -347,7 +352,7 @@ def rows_of(name: str, scores: Scores) -> np.ndarray:
     return np.flatnonzero([output is not None for output in scores.outputs])
 
 
-def _right(scores: Scores) -> np.ndarray:
+def _is_right(scores: Scores) -> np.ndarray:
     assert scores.target is not None and scores.probabilities is not None
     return scores.probabilities.argmax(1) == scores.target
 
@@ -361,7 +366,7 @@ def calibration(scores: Scores, rows: np.ndarray | None = None, bins: int = 15) 
     """Confidence and accuracy in bins of equal size, least confident first."""
     assert scores.probabilities is not None
     rows = np.arange(len(scores.loss)) if rows is None else rows
-    confidence, right = scores.probabilities.max(1)[rows], _right(scores)[rows]
+    confidence, right = scores.probabilities.max(1)[rows], _is_right(scores)[rows]
     return [
         {"confidence": float(confidence[part].mean()), "accuracy": float(right[part].mean()), "n": len(part)}
         for part in calibration_bins(confidence, bins)

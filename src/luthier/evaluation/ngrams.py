@@ -50,7 +50,7 @@ class KneserNey:
 
     def __init__(self, documents: Iterable[np.ndarray], vocabulary: int, order: int = ORDER) -> None:
         self.vocabulary, self.order = vocabulary, order
-        padded = [_padded(tokens, order) for tokens in documents]
+        padded = [_pad(tokens, order) for tokens in documents]
         first = np.concatenate([_windows(tokens, order) for tokens in padded]) if padded else np.empty((0, order), dtype=np.int32)
         longest, indices, counts = np.unique(_hashes(first)[:, 0], return_index=True, return_counts=True)
         self.levels: list[Level] = [_level(longest, counts, _hashes(first[indices], stop=-1)[:, 0])]
@@ -70,20 +70,20 @@ class KneserNey:
         Returns:
             # (tokens - 1,)
         """
-        windows = _windows(_padded(tokens, self.order), self.order)
+        windows = _windows(_pad(tokens, self.order), self.order)
         share = np.full(len(windows), 1.0 / self.vocabulary)
         for length, level in enumerate(self.levels, 1):
             part = windows[:, self.order - length :]
-            counts = _looked_up(_hashes(part)[:, 0], level.grams, level.counts)
+            counts = _look_up(_hashes(part)[:, 0], level.grams, level.counts)
             context = _hashes(part, stop=-1)[:, 0]
-            totals, left = (_looked_up(context, level.contexts, values) for values in (level.totals, level.left))
+            totals, left = (_look_up(context, level.contexts, values) for values in (level.totals, level.left))
             discount = level.discounts[np.minimum(counts, 3).astype(np.int64)]
             known = totals > 0
             share = np.where(known, (np.maximum(counts - discount, 0) + left * share) / np.where(known, totals, 1), share)
         return -np.log(share)
 
 
-def _padded(tokens: np.ndarray, order: int) -> np.ndarray:
+def _pad(tokens: np.ndarray, order: int) -> np.ndarray:
     """A document with what stands before it, so that its second token has as long a past as any."""
     return np.concatenate([np.full(order - 2, PAD, dtype=np.int32), np.asarray(tokens, dtype=np.int32)])
 
@@ -117,7 +117,7 @@ def _level(grams: np.ndarray, counts: np.ndarray, contexts: np.ndarray) -> Level
     return Level(grams, counts.astype(np.float64), distinct, totals, left, discounts)
 
 
-def _looked_up(keys: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _look_up(keys: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The value of each key, 0 where it is not known."""
     if not len(known):
         return np.zeros(len(keys))

@@ -71,7 +71,7 @@ class Outputs(ABC):
     def average_scores(self, one: Scores, other: Scores) -> Scores:
         """What two models say together, of the same rows in the same order: the mean of their probabilities, or of their numbers."""
 
-    def right(self, scores: Scores) -> np.ndarray | None:
+    def right_rows(self, scores: Scores) -> np.ndarray | None:
         """Which rows are right, # (rows,); None where nothing is right or wrong."""
         return None
 
@@ -114,7 +114,7 @@ class OneClass(Outputs):
         """The mean of the probabilities."""
         return calibrate.average_scores(one, other)
 
-    def right(self, scores: Scores) -> np.ndarray:
+    def right_rows(self, scores: Scores) -> np.ndarray:
         """Where the likeliest class is the right one."""
         assert scores.probabilities is not None
         return scores.probabilities.argmax(1) == scores.target
@@ -161,7 +161,7 @@ class SeveralLabels(Outputs):
         mean = (one.more["predicted"] + other.more["predicted"]) / 2
         return replace(one, loss=_of_logits(log_odds(mean), one.more["actual"]).loss, more={**one.more, "predicted": mean})
 
-    def right(self, scores: Scores) -> np.ndarray:
+    def right_rows(self, scores: Scores) -> np.ndarray:
         """Where no label is missing and none too many."""
         return ((scores.more["predicted"] >= 0.5) == (scores.more["actual"] >= 0.5)).all(1)
 

@@ -12,7 +12,7 @@ SAME = 1e-9
 
 def pair_accuracy(scores: Scores, rows: np.ndarray) -> float:
     """Share of pairs whose better answer gained more, in log-probability, than the worse one."""
-    return _share(right(scores), scores, rows)
+    return _share(right_pairs(scores), scores, rows)
 
 
 def length_normalised_accuracy(scores: Scores, rows: np.ndarray) -> float:
@@ -33,7 +33,7 @@ def drift(scores: Scores, rows: np.ndarray) -> float:
     return float(scores.more["drift"][rows].sum() / max(float(scores.more["chosen_tokens"][rows].sum()), 1.0))
 
 
-def right(scores: Scores) -> np.ndarray:
+def right_pairs(scores: Scores) -> np.ndarray:
     """Of each pair 1 where the better answer gained more, 0 where less, a half where neither; 0 where it teaches nothing, # (pairs,)"""
     return _sign(scores.more["reward"]) * scores.count
 

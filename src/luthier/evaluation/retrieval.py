@@ -69,12 +69,12 @@ def among_first(scores: Scores, most: int) -> np.ndarray:
     return np.where(np.isnan(rank), np.nan, (rank <= most).astype(float))
 
 
-def first(scores: Scores) -> np.ndarray:
+def is_first(scores: Scores) -> np.ndarray:
     """1 where the right text is the nearest, # (rows,)"""
     return among_first(scores, 1)
 
 
-def first_ten(scores: Scores) -> np.ndarray:
+def is_among_ten(scores: Scores) -> np.ndarray:
     """1 where the right text is among the nearest ten, # (rows,)"""
     return among_first(scores, 10)
 

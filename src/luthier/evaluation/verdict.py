@@ -1,4 +1,4 @@
-"""The last word: better than the strongest baseline, beyond noise?"""
+"""The verdict: whether the model is better than the strongest baseline, beyond noise."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def verdict_sentence(verdict: Mapping[str, Any]) -> str:
     difference, metric, rows = verdict["difference"], verdict["metric"], f"{verdict['test']['n']:,} unseen rows"
     ends = [difference["low"], difference["high"]]
     if verdict["verdict"] == "worse":
-        amount = f"{_without_sign(metric, difference['value'])} [{', '.join(_bare(metric, -end) for end in reversed(ends))}]"
+        amount = f"{_without_sign(metric, difference['value'])} [{', '.join(_format_unsigned(metric, -end) for end in reversed(ends))}]"
         return f"Worse by {amount} than {difference['name']}, the strongest baseline, on {rows}."
     value, what = difference["value"], ""
     if not verdict["higher_is_better"]:
@@ -117,7 +117,7 @@ def verdict_sentence(verdict: Mapping[str, Any]) -> str:
         amount = f"{what}{format_value(metric, value, signed=True)} against {difference['name']}, the strongest baseline"
         rows = rows if verdict["test"]["n"] != 1 else "1 unseen row"
         return f"{amount}: no evidence that it is better, for {rows} are too few for an interval."
-    amount = f"{what}{format_value(metric, value, signed=True)} [{', '.join(_bare(metric, end) for end in ends)}]"
+    amount = f"{what}{format_value(metric, value, signed=True)} [{', '.join(_format_unsigned(metric, end) for end in ends)}]"
     end = {"improved": "better beyond noise", "no_evidence": "no evidence that it is better"}[verdict["verdict"]]
     return f"{amount} against {difference['name']}, the strongest baseline: {end} on {rows}."
 
@@ -126,7 +126,7 @@ def _without_sign(metric: str, value: float) -> str:
     return format_value(metric, abs(value), signed=True).removeprefix("+")
 
 
-def _bare(metric: str, value: float) -> str:
+def _format_unsigned(metric: str, value: float) -> str:
     return format_value(metric, value, signed=True).removeprefix("+").removesuffix(" points")
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from luthier.core.errors import DataError
 from luthier.core.randomness import seed_of
@@ -159,6 +158,8 @@ def answer_analogies(words: Words, questions: Mapping[str, Sequence[tuple[str, .
 
 def compare_similarities(words: Words, pairs: Sequence[tuple[str, str, float]], lowercase: bool) -> tuple[float, int]:
     """The rank correlation of cosines with people's judgements, and how many pairs have vectors."""
+    from scipy.stats import spearmanr  # a second to import, and every command looks at all families
+
     indices = words.numbers()
     pairs_by_index = [
         (indices.get(one.lower() if lowercase else one, -1), indices.get(two.lower() if lowercase else two, -1), judged)

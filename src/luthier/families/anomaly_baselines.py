@@ -41,7 +41,7 @@ def score_with(reconstruct: Reconstruct, how: Score, numbers: Numbers = pixels_o
             values = numbers(some)
             squared = ((values - reconstruct(values)) ** 2).sum(1)
             parts.append(scores_of_rows(squared, np.zeros(len(some)), values, known_kinds(some), how))
-        return joined(parts)
+        return join_scores(parts)
 
     return score
 
@@ -51,7 +51,7 @@ def known_kinds(examples: Sequence[Example]) -> np.ndarray:
     return np.array([example.facts["abnormal"] for example in examples])
 
 
-def joined(parts: Sequence[Scores]) -> Scores:
+def join_scores(parts: Sequence[Scores]) -> Scores:
     """Scores of consecutive rows as one."""
     more = {name: np.concatenate([part.more[name] for part in parts]) for name in parts[0].more}
     return Scores(np.concatenate([part.loss for part in parts]), np.concatenate([part.count for part in parts]), more=more)
@@ -140,7 +140,7 @@ def flat_pictures(validation: Sequence[Example]) -> Baseline:
             variance = pixels.var(1)
             result = scores_of_rows(variance * pixels.shape[1], np.zeros(len(some)), pixels, known_kinds(some), "error")
             parts.append(Scores(result.loss, result.count, more={**result.more, "anomaly": 1 / (variance + FLAT**2)}))
-        return joined(parts)
+        return join_scores(parts)
 
     return _baseline("low contrast alone", score, validation)
 

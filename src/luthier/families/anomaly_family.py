@@ -17,7 +17,8 @@ from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
 from luthier.data.usable_rows import reject_label
 from luthier.evaluation.metric_choice import AUTO
-from luthier.families.family import Choice, Family
+from luthier.families.choice import Choice
+from luthier.families.family import Family
 
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset

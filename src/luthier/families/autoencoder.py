@@ -20,7 +20,7 @@ from luthier.families import autoencoder_proofs
 from luthier.families.anomaly_baselines import component_baseline, flat_pictures, mean_baseline
 from luthier.families.anomaly_family import AnomalyFamily
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.image_family import NO_LINEAR, ImageFamily, convolution_choices, find_image, fit_squares, pixels_are_served
 from luthier.families.number_family import columns_of_amounts, say_numbers
 from luthier.objectives.autoencoder import Autoencoder
@@ -113,7 +113,7 @@ class ImageAutoencoder(AnomalyFamily, ImageFamily):
         variational = spec.variant == "variational"
         if base is not None:
             return autoencoder.load_autoencoder(base, spec.channels, spec.side, spec.code, variational, model.dropout, seed)
-        return autoencoder.new_autoencoder(spec.channels, spec.side, spec.width, spec.depth, spec.code, variational, model.dropout, seed)
+        return autoencoder.make_autoencoder(spec.channels, spec.side, spec.width, spec.depth, spec.code, variational, model.dropout, seed)
 
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """The side and the colour that suit the training images, and the class that is normal."""

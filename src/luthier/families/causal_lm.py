@@ -17,8 +17,8 @@ from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import causal_lm_defaults, text_defaults
 from luthier.families.causal_lm_proofs import PROOFS
+from luthier.families.choice import Choice
 from luthier.families.corpus_family import PASSAGES, CorpusFamily
-from luthier.families.family import Choice
 from luthier.objectives.causal_lm import SEPARATOR, CausalLm
 
 if TYPE_CHECKING:
@@ -102,11 +102,13 @@ class CausalLmFamily(CorpusFamily):
         fitting = {choice.path: choice for choice in causal_lm_defaults.from_scratch(_characters(dataset), seconds)}
         return [fitting.get(choice.path, choice) for choice in choices]
 
-    def follow_set(self, experiment: Any, paths: Sequence[str], dataset: Dataset, base: Base | None, seconds: float | None) -> list[Choice]:
+    def follow_set(
+        self, spec: Any, epochs: float, paths: Sequence[str], dataset: Dataset, base: Base | None, seconds: float | None
+    ) -> list[Choice]:
         """From scratch the Step Law's learning rate and batch, where size or passes were set."""
         if base is not None or not set(causal_lm_defaults.DIALS) & {*paths}:
             return []
-        return causal_lm_defaults.reckon_again(experiment.objective, _characters(dataset), experiment.training.epochs, seconds)
+        return causal_lm_defaults.reckon_again(spec, _characters(dataset), epochs, seconds)
 
     def metric(self, dataset: Dataset, asked: str) -> list[Choice]:
         """Bits for each byte of the text: comparable between tokenizers, and with compressors."""
@@ -261,14 +263,14 @@ def _scores(losses: Sequence[float], examples: Sequence[Example]) -> Scores:
 
 def n_grams(train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> Baseline:
     """A 5-gram model with modified Kneser–Ney smoothing, on the same tokens and behind the same past."""
-    from luthier.data.blocks import joined
+    from luthier.data.blocks import join_blocks
     from luthier.evaluation.baselines import Baseline
     from luthier.evaluation.ngrams import ORDER, KneserNey, few_of
 
     total = sum(example.size for example in train)
     chosen = few_of(max((example.facts["document"] for example in train), default=0) + 1, COUNTED / max(total, 1))
     counted = sum(example.size for example in train if chosen[example.facts["document"]])
-    model = KneserNey(joined(example for example in train if chosen[example.facts["document"]]), len(context.processor))
+    model = KneserNey(join_blocks(example for example in train if chosen[example.facts["document"]]), len(context.processor))
 
     def score(examples: Sequence[Example]) -> Scores:
         return _scores([float(model.losses(np.append(each.tokens, each.target[-1:])).sum()) for each in examples], examples)

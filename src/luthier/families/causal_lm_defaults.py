@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 
 if TYPE_CHECKING:
     from luthier.objectives.causal_lm import CausalLm
@@ -120,7 +120,7 @@ def from_scratch(characters: int, seconds: float | None = None) -> list[Choice]:
     tokens = characters / a_token * epochs
     depth, why_depth = row_for(DEPTHS, tokens)
 
-    def carried(depth: int) -> float:
+    def affordable_tokens(depth: int) -> float:
         """Tokens for which the time suffices at a depth."""
         return (
             math.inf
@@ -128,11 +128,11 @@ def from_scratch(characters: int, seconds: float | None = None) -> list[Choice]:
             else SHARE * seconds * OPERATIONS / operations(parameters(depth, 64 * depth), vocabulary, 64 * depth)
         )
 
-    able = [fewer for fewer in range(FEWEST_BLOCKS, depth + 1) if carried(fewer) >= characters / a_token]
+    able = [fewer for fewer in range(FEWEST_BLOCKS, depth + 1) if affordable_tokens(fewer) >= characters / a_token]
     if depth not in able:
         depth, why_depth = (able[-1] if able else FEWEST_BLOCKS), f"what {seconds:.0f} seconds carry over the text, about"
     context, why_context = CONTEXT["scratch"]
-    tokens = min(tokens, carried(depth))
+    tokens = min(tokens, affordable_tokens(depth))
     return [
         Choice("objective.vocabulary", vocabulary, why_vocabulary),
         Choice("objective.depth", depth, why_depth),

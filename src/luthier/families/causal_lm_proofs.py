@@ -38,7 +38,7 @@ def trained_is_served(context: ProofContext) -> Proof:
         served = list(context.serve(example.record)["tokens"])[at : at + example.size]
         trained = np.asarray(example.tokens).tolist()
         if served != trained:
-            return Proof(held=False, claim=f"prediction would give the model other tokens than training did, from token {at + _first(served, trained)} on",
+            return Proof(held=False, claim=f"prediction would give the model other tokens than training did, from token {at + _first_difference(served, trained)} on",
                          evidence={**row_of(example), "trained": trained[:8], "served": served[:8]})  # fmt: skip
     return Proof(held=True, claim="the tokens trained on are those that predict gives the model", evidence={"blocks": len(blocks)})
 
@@ -60,9 +60,11 @@ def each_token_is_predicted_once(context: ProofContext) -> Proof:
         if len(following) != int(example.units) or targets[example.facts["document"]] != len(whole) - 1:
             problem = f"{len(following):,} tokens of a block and {targets[example.facts['document']]:,} of its document are asked for: {int(example.units):,} and {len(whole) - 1:,} are there"
         elif read != whole[at : at + len(read)]:
-            problem = f"a block reads what does not stand in its document, from token {at + _first(read, whole[at : at + len(read)])} on"
+            problem = f"a block reads what does not stand in its document, from token {at + _first_difference(read, whole[at : at + len(read)])} on"
         elif following != whole[at + 1 : at + 1 + len(following)]:
-            problem = f"a block is asked for another token than the next one, from token {at + _first(following, whole[at + 1 :])} on"
+            problem = (
+                f"a block is asked for another token than the next one, from token {at + _first_difference(following, whole[at + 1 :])} on"
+            )
         if problem:
             return Proof(held=False, claim=problem, evidence={**row_of(example), "read": read[:8], "asked_for": following[:8], "stands_there": whole[at : at + 9]})  # fmt: skip
     return Proof(
@@ -100,7 +102,7 @@ def _some(context: ProofContext) -> list[Example]:
     return blocks
 
 
-def _first(one: list[int], other: list[int]) -> int:
+def _first_difference(one: list[int], other: list[int]) -> int:
     """The first place where two lists differ."""
     return next((index for index, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), min(len(one), len(other)))
 

@@ -17,7 +17,8 @@ from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import chat_proofs, text_defaults, token_proofs
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice, Family
+from luthier.families.choice import Choice
+from luthier.families.family import Family
 from luthier.objectives.chat import Chat
 
 if TYPE_CHECKING:

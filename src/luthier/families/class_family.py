@@ -14,7 +14,8 @@ from luthier.data.rows import Rejected
 from luthier.data.spec import Data
 from luthier.data.usable_rows import keep_known_classes, reject_label, reject_reason
 from luthier.evaluation.metric_choice import AUTO
-from luthier.families.family import Choice, Family
+from luthier.families.choice import Choice
+from luthier.families.family import Family
 
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset

@@ -18,8 +18,9 @@ from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import embedding_proofs, text_defaults, token_proofs
 from luthier.families.by_size import row_for
+from luthier.families.choice import Choice
 from luthier.families.embedding_report import cosine_of_words, describe_neighbours
-from luthier.families.family import Choice, Family
+from luthier.families.family import Family
 from luthier.families.text_family import WIDE
 from luthier.objectives.embedding import Embedding, same_text
 from luthier.objectives.regression import number_of

@@ -61,7 +61,7 @@ def the_loss_is_that_of_the_definition(context: ProofContext) -> Proof:
     rows, objective = _with_different_keys(context.rows), context.objective
     with _exactly(context) as model:
         loss = float(objective.loss(model, context.batch(rows)).total)
-        expected = float(_written_out(context, _by_definition(context, model, rows), rows))
+        expected = float(_loss_by_definition(context, _by_definition(context, model, rows), rows))
     apart = abs(loss - expected) / max(abs(expected), 0.1)
     holds = apart <= ALLOWED
     what = "the score of the row itself" if context.objective.target is not None else "the row's own text"  # type: ignore[attr-defined]
@@ -80,7 +80,7 @@ def _with_different_keys(rows: Sequence[Example]) -> list[Example]:
     return results
 
 
-def _written_out(context: ProofContext, vectors: Any, rows: Sequence[Example]) -> Any:
+def _loss_by_definition(context: ProofContext, vectors: Any, rows: Sequence[Example]) -> Any:
     """The summed loss of rows that have no text in common, from its definition."""
     import torch
 

@@ -4,45 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from luthier.core.component import Component
 from luthier.core.errors import ExperimentError
-from luthier.core.types import Example, Record, Scores
+from luthier.core.types import Example, Inputs, JsonObject, Record, Scores
 from luthier.data.near_duplicates import clusters, normalise
 from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.data.usable_rows import reject_reason
 from luthier.evaluation.metric_choice import AUTO
+from luthier.families.choice import Choice
 
 if TYPE_CHECKING:
     from luthier.core.cache import Cache
     from luthier.core.finding import Finding
-    from luthier.core.interfaces import TrainableModel
+    from luthier.core.interfaces import Objective, Processor, TrainableModel
     from luthier.core.proof import ProofFunction
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.evaluation.outputs import Outputs
     from luthier.models.base import Base
     from luthier.models.spec import Model
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A chosen value.
-
-    Args:
-        path: its field in the experiment.
-        value: what was chosen.
-        reason: why.
-    """
-
-    path: str
-    value: Any
-    reason: str
 
 
 class Family(ABC):
@@ -160,15 +145,26 @@ class Family(ABC):
         """What `defaults` gives of a network from scratch, smaller where so many seconds for everything would not carry it."""
         return choices
 
-    def follow_set(self, experiment: Any, paths: Sequence[str], dataset: Dataset, base: Base | None, seconds: float | None) -> list[Choice]:
-        """What follows for other fields from the paths that the person set, such as a learning rate from a network's size, and from the seconds for everything."""
+    def follow_set(
+        self, spec: Component, epochs: float, paths: Sequence[str], dataset: Dataset, base: Base | None, seconds: float | None
+    ) -> list[Choice]:
+        """What follows for other fields from those that the person set, such as a learning rate from a network's size.
+
+        Args:
+            spec: the hyperparameters of what is learned, as set.
+            epochs: passes over the rows.
+            paths: the fields that were set.
+            dataset: the rows.
+            base: that is trained; None where it is made from scratch.
+            seconds: for everything; None where there is no limit.
+        """
         return []
 
     @abstractmethod
     def learning_rate(self, base: Base | None, adaptation: str) -> tuple[float, str]:
         """The learning rate to start from with an adaptation, and where it comes from."""
 
-    def learning_rate_for(self, base: Base | None, adaptation: str, spec: Any) -> tuple[float, str]:
+    def learning_rate_for(self, base: Base | None, adaptation: str, spec: Component) -> tuple[float, str]:
         """The same, where what is learned (its hyperparameters are the spec) decides it too."""
         return self.learning_rate(base, adaptation)
 
@@ -199,7 +195,7 @@ class Family(ABC):
     # model and loss
 
     @abstractmethod
-    def load(self, spec: Any, model: Model, base: Base | None, seed: int) -> TrainableModel:
+    def load(self, spec: Component, model: Model, base: Base | None, seed: int) -> TrainableModel:
         """The network, in fp32.
 
         Args:
@@ -210,7 +206,13 @@ class Family(ABC):
         """
 
     def start_head(
-        self, model: Any, objective: Any, fingerprint: str, train: Sequence[Example], validation: Sequence[Example], cache: Cache
+        self,
+        model: TrainableModel,
+        objective: Objective,
+        fingerprint: str,
+        train: Sequence[Example],
+        validation: Sequence[Example],
+        cache: Cache,
     ) -> bool:
         """Give a new head its first weights, before anything else is made of the model; whether it was done: by default they stay random.
 
@@ -224,14 +226,9 @@ class Family(ABC):
         """
         return False
 
-    def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
-        """The hyperparameters with what only the training rows can tell: the classes, a number's mean and spread. It stands in the experiment from then on.
-
-        Args:
-            spec: as written.
-            dataset: the rows.
-        """
-        if dataset.labels and not spec.labels:
+    def fit_spec(self, spec: Component, dataset: Dataset) -> Component:
+        """The hyperparameters with what only the training rows can tell: the classes, a number's mean and spread. It stands in the experiment from then on."""
+        if dataset.labels and not dict(spec)["labels"]:
             return spec.model_copy(update={"labels": dataset.labels})
         return spec
 
@@ -239,7 +236,7 @@ class Family(ABC):
         """The base as this family's networks read it, and as its bundles carry it."""
         return base
 
-    def load_processor(self, base: Base | None, spec: Any, dataset: Dataset | None = None) -> Any:
+    def load_processor(self, base: Base | None, spec: Component, dataset: Dataset | None = None) -> Processor:
         """What makes numbers of a row: the base's tokenizer. It has `save_pretrained`, and a bundle is a base.
 
         Args:
@@ -262,9 +259,9 @@ class Family(ABC):
         """Proofs of its own: those that only read examples, and those that ask the model."""
         return (), ()
 
-    def serving_inputs(self, record: Record, objective: Any) -> Any:
+    def serving_inputs(self, record: Record, objective: Objective) -> Inputs:
         """What prediction gives the model for a row: the same functions as in training, without the target."""
-        return objective.prepare([record.only(objective.input)])[0].inputs
+        return objective.prepare([record.select(objective.input)])[0].inputs
 
     # judging
 
@@ -272,11 +269,11 @@ class Family(ABC):
         """The trivial models that it has to beat, fitted."""
         return []
 
-    def samples(self, model: Any, objective: Any, validation: Sequence[Example]) -> list[dict[str, Any]]:
+    def samples(self, model: TrainableModel, objective: Objective, validation: Sequence[Example]) -> list[JsonObject]:
         """What the model says at an evaluation of the same few rows each time, for samples.jsonl: `row`, `asked`, `said`; where that is more than numbers."""
         return []
 
-    def fit_after_training(self, model: Any, objective: Any, validation: Sequence[Example]) -> str:
+    def fit_after_training(self, model: TrainableModel, objective: Objective, validation: Sequence[Example]) -> str:
         """Fit what prediction needs beside the weights, such as a threshold, before the test rows are opened; what was found, for a person.
 
         Args:
@@ -295,7 +292,7 @@ class Family(ABC):
         """
         return metrics
 
-    def pictures(self, model: Any, objective: Any, examples: Sequence[Example], scores: Scores) -> dict[str, Any]:
+    def pictures(self, model: TrainableModel, objective: Objective, examples: Sequence[Example], scores: Scores) -> JsonObject:
         """Rows that the report shows as pictures: a `title`, an `about`, and `rows` of a `caption` and `images` (`core.pictures.as_data`); empty for none."""
         return {}
 
@@ -307,20 +304,20 @@ class Family(ABC):
         """What was said of a row, for the report, where that is not one class; empty where it shows nothing."""
         return ""
 
-    def findings(self, scores: Scores, spec: Any) -> list[Finding]:
+    def findings(self, scores: Scores, spec: Component) -> list[Finding]:
         """What a person should know of its answers on the test rows, beside the verdict."""
         return []
 
-    def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
+    def details(self, scores: Scores, spec: Component) -> JsonObject:
         """What the report shows of its own, as data; of any family `tables`: each a `title`, a `head` and `rows`."""
         return {}
 
-    def describe_errors(self, examples: Sequence[Example], scores: Scores) -> dict[str, Any]:
+    def describe_errors(self, examples: Sequence[Example], scores: Scores) -> JsonObject:
         """What the report shows of what it got wrong on the test rows, as data: more `tables`."""
         return {}
 
-    def describe_model(self, model: Any, objective: Any) -> dict[str, Any]:
-        """What the report shows of the trained model itself, as data: more `tables`, and `figures`, each with its `kind`, `title` and `about` (see `delivery.figures.drawn`).
+    def describe_model(self, model: TrainableModel, objective: Objective) -> JsonObject:
+        """What the report shows of the trained model itself, as data: more `tables`, and `figures`, each with its `kind`, `title` and `about` (see `delivery.figures.draw_figure`).
 
         Args:
             model: that ships, in eval mode.
@@ -330,7 +327,7 @@ class Family(ABC):
 
     # use
 
-    def write_files(self, folder: Path, model: Any, processor: Any) -> list[str]:
+    def write_files(self, folder: Path, model: TrainableModel, processor: Processor) -> list[str]:
         """Write into a bundle what other programs read of it, beside the weights; the names of these files, none by default.
 
         Args:
@@ -344,7 +341,7 @@ class Family(ABC):
         """Which of the columns that were trained on a row to predict may lack."""
         return ()
 
-    def rows_to_predict(self, data: Any, columns: Sequence[str]) -> tuple[list[Record], Path | None] | None:
+    def rows_to_predict(self, data: object, columns: Sequence[str]) -> tuple[list[Record], Path | None] | None:
         """Rows that a bundle is asked about, where they are no texts; None leaves the reading to others.
 
         Args:
@@ -353,7 +350,7 @@ class Family(ABC):
         """
         return None
 
-    def example_row(self, objective: Any) -> dict[str, Any]:
+    def example_row(self, objective: Objective) -> JsonObject:
         """A row that any bundle of it can be asked about, as a server shows it and tries it; an image is its file as base64.
 
         Args:
@@ -362,7 +359,7 @@ class Family(ABC):
         return dict.fromkeys(objective.input, "your text")
 
     @abstractmethod
-    def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
+    def predict(self, model: TrainableModel, objective: Objective, records: Sequence[Record], limit: int) -> list[JsonObject]:
         """What a bundle says of rows.
 
         Args:
@@ -372,7 +369,7 @@ class Family(ABC):
             limit: tokens that an answer may have.
         """
 
-    def texts_read(self, record: Record, objective: Any) -> list[list[str]]:
+    def texts_read(self, record: Record, objective: Objective) -> list[list[str]]:
         """What a tokenizer is given of a row, where other programs read it: for each piece one text, or two that are read together; of an image its file.
 
         Args:

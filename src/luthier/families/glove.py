@@ -11,7 +11,7 @@ import numpy as np
 from luthier.core.proof import Proof, ProofContext, ProofFunction
 from luthier.core.types import Example, Scores
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.vector_family import VectorFamily, estimate_words
 from luthier.objectives.glove import CELLS, Glove
 
@@ -111,14 +111,14 @@ class GloveFamily(VectorFamily):
 
     def baselines(self, train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
         """How frequent words are, and a matrix of counts that is factorised."""
-        return factorised(train, validation, context)
+        return fit_factorised(train, validation, context)
 
     def target_text(self, example: Example) -> str:
         """What an example holds."""
         return f"{len(example.tokens):,} counts"
 
 
-def factorised(train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
+def fit_factorised(train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
     """A number for each word, fitted by turns; and the same with the factorised matrix of what pairs have in common beyond it (PPMI, SVD)."""
     from scipy.sparse import csr_matrix
     from scipy.sparse.linalg import svds

@@ -17,7 +17,7 @@ from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
 from luthier.families.class_family import ClassFamily, starts_where_it_must
 from luthier.families.image_family import find_image, pixels_are_served
-from luthier.families.image_head_family import ImageHeadFamily, name_images, small_pictures
+from luthier.families.image_head_family import ImageHeadFamily, name_images, shrink_pictures
 from luthier.families.number_family import columns_of_amounts, say_numbers
 from luthier.objectives.image_classification import ImageClassification as Images
 
@@ -114,7 +114,7 @@ def nearest_mean(train: Sequence[Example], validation: Sequence[Example], classe
     """
     from luthier.evaluation.baselines import Baseline, scores_of
 
-    pictures, target = small_pictures(train), np.array([example.target for example in train])
+    pictures, target = shrink_pictures(train), np.array([example.target for example in train])
     counts = np.bincount(target, minlength=classes)
     means = np.stack(
         [pictures[target == number].mean(0) if counts[number] else np.full(pictures.shape[1], np.inf) for number in range(classes)]
@@ -124,7 +124,7 @@ def nearest_mean(train: Sequence[Example], validation: Sequence[Example], classe
 
     def scorer(spread: float) -> Callable[[Sequence[Example]], Scores]:
         def score(examples: Sequence[Example]) -> Scores:
-            pictured = small_pictures(examples)
+            pictured = shrink_pictures(examples)
             apart = np.stack([((pictured - mean) ** 2).sum(1) for mean in means], axis=1)
             logits = prior - np.minimum(apart / (2 * spread * whole), 1e6)
             shares = np.exp(logits - logits.max(1, keepdims=True))

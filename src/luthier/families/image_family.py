@@ -20,7 +20,8 @@ from luthier.data.sources.frames import describe_value
 from luthier.data.sources.images import ENDINGS, GREY, KEPT, images_of
 from luthier.data.spec import Data
 from luthier.families import text_defaults
-from luthier.families.family import Choice, Family
+from luthier.families.choice import Choice
+from luthier.families.family import Family
 from luthier.models.base import ONE_SIDE
 from luthier.models.preprocessing import Preprocessing, read_preprocessing
 from luthier.objectives.squares import place_of

@@ -10,7 +10,7 @@ import numpy as np
 from luthier.core.types import Example
 from luthier.data.rows import Rows
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.image_family import ImageFamily, convolution_choices, fit_squares, squares_of_base
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class ImageHeadFamily(ImageFamily):
     # starting point
 
     def defaults(self, dataset: Dataset, base: Base | None, metric: str) -> list[Choice]:
-        """By rows, and by whether the network is new: then it learns at the usual rate of one."""
+        """By rows, and by whether the network is new: then it learns at the usual learning rate of one."""
         rows = len(dataset.records["train"])
         epochs, why = row_for(BASE_EPOCHS if learned_much(base) else EPOCHS, rows)
         return [
@@ -89,7 +89,7 @@ class ImageHeadFamily(ImageFamily):
 
         if base is not None:
             return vision.load_network(base, names, spec.channels, model.dropout, seed, spec.side, problem)
-        return vision.new_network(names, spec.channels, spec.side, spec.width, spec.depth, model.dropout, seed, problem)
+        return vision.make_network(names, spec.channels, spec.side, spec.width, spec.depth, model.dropout, seed, problem)
 
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """What is learned of the rows, and the side and the colour that suit the training images."""
@@ -112,7 +112,7 @@ def learned_much(base: Base | None) -> bool:
     return base is not None and base.bundle is None
 
 
-def small_pictures(examples: Sequence[Example]) -> np.ndarray:
+def shrink_pictures(examples: Sequence[Example]) -> np.ndarray:
     """Each image as a few pixels from 0 to 1, # (examples, pixels)"""
     pictures = []
     for example in examples:

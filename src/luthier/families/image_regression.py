@@ -17,7 +17,7 @@ from luthier.data.rows import Rows
 from luthier.data.sources.images import KEPT
 from luthier.data.spec import Data
 from luthier.families.image_family import find_image, pixels_are_served
-from luthier.families.image_head_family import ImageHeadFamily, name_images, small_pictures
+from luthier.families.image_head_family import ImageHeadFamily, name_images, shrink_pictures
 from luthier.families.number_family import OUTPUT, PROBLEM, NumberFamily, mean_of_training, number_baseline, starts_near_the_mean
 from luthier.objectives.image_regression import ImageRegression as Numbers
 
@@ -76,7 +76,7 @@ class ImageRegression(ImageHeadFamily, NumberFamily):
         """The mean of the training rows, ridge regression on small pictures, and on what the untouched base makes of the images."""
         results = [mean_of_training(train, validation)]
         context.poll()
-        results.append(ridge("small pictures + ridge regression", small_pictures, train, validation, context))
+        results.append(ridge("small pictures + ridge regression", shrink_pictures, train, validation, context))
         if context.untouched is not None:
             name, features = context.untouched
             results.append(ridge(f"{name}, frozen + ridge regression", features, train, validation, context))

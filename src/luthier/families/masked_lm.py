@@ -14,8 +14,8 @@ from luthier.core.types import HELD_OUT, Example, Record, Scores
 from luthier.families import masked_lm_proofs, text_defaults, token_proofs
 from luthier.families.by_size import row_for
 from luthier.families.causal_lm_proofs import trained_is_served
+from luthier.families.choice import Choice
 from luthier.families.corpus_family import CorpusFamily
-from luthier.families.family import Choice
 from luthier.objectives.masked_lm import MaskedLm
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class MaskedLmFamily(CorpusFamily):
     def fit_budget(self, choices: list[Choice], dataset: Dataset, seconds: float) -> list[Choice]:
         """The deepest network of which the budget carries one pass, at most that which suits the text."""
         passed = _characters(dataset) / A_TOKEN
-        suits = next(choice.value for choice in choices if choice.path == "objective.depth")
+        suits: Any = next(choice.value for choice in choices if choice.path == "objective.depth")
         able = [depth for depth in range(FEWEST_BLOCKS, suits + 1) if _operations(depth) * passed <= SHARE * seconds * OPERATIONS]
         if suits in able:
             return choices
@@ -168,7 +168,7 @@ class MaskedLmFamily(CorpusFamily):
 
     def serving_inputs(self, record: Record, objective: Any) -> Any:
         """All pieces of the text, end to end."""
-        return {"tokens": [token for piece in objective.prepare([record.only(objective.input)]) for token in piece.tokens]}
+        return {"tokens": [token for piece in objective.prepare([record.select(objective.input)]) for token in piece.tokens]}
 
     # judging
 
@@ -197,7 +197,7 @@ class MaskedLmFamily(CorpusFamily):
                     batch = objective.collate([piece], 0, HELD_OUT)
                     batch.flat["tokens"].copy_(torch.tensor(filled))  # nothing is hidden but the gaps
                     with torch.no_grad():
-                        tops = model.guess(model.hidden(batch)[torch.tensor(gaps)]).float().softmax(-1).topk(SHOWN)
+                        tops = model.guess(model.hidden_states(batch)[torch.tensor(gaps)]).float().softmax(-1).topk(SHOWN)
                     for place, numbers, shares in zip(gaps, tops.indices.tolist(), tops.values.tolist(), strict=True):
                         filled[place] = numbers[0]
                         words.append(
@@ -241,7 +241,7 @@ def _pieces(dataset: Dataset) -> int:
     return max(len(dataset.records["train"]), _characters(dataset) // (A_TOKEN * PIECE))
 
 
-def counted(train: Sequence[Example]) -> Iterator[Example]:
+def rows_to_count(train: Sequence[Example]) -> Iterator[Example]:
     """The training rows that are counted: all, or evenly so many that their tokens are few enough."""
     every = max(1, round(sum(example.size for example in train) / COUNTED))
     return (train[number] for number in range(0, len(train), every))
@@ -250,7 +250,7 @@ def counted(train: Sequence[Example]) -> Iterator[Example]:
 def count_tokens(train: Sequence[Example], vocabulary: int) -> np.ndarray:
     """How often each token is there in the training rows, and a little more, so that none is ruled out, # (vocabulary,)"""
     counts = np.full(vocabulary, UNSEEN)
-    for example in counted(train):
+    for example in rows_to_count(train):
         counts += np.bincount(example.tokens, minlength=vocabulary)
     return counts
 
@@ -263,7 +263,7 @@ def frequencies(objective: Any, train: Sequence[Example], validation: Sequence[E
     from luthier.evaluation.baselines import Baseline
 
     alone, pairs, before = count_tokens(train, vocabulary), Counter[tuple[int, int]](), np.zeros(vocabulary)
-    for example in counted(train):
+    for example in rows_to_count(train):
         pairs.update(zip(example.tokens, example.tokens[1:], strict=False))
         np.add.at(before, example.tokens[:-1], 1)
     common = alone / alone.sum()

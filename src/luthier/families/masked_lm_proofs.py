@@ -123,7 +123,7 @@ def hidden_is_hidden(context: ProofContext) -> Proof:
     batch = context.batch(context.rows)
     guessed = int((batch.flat["hidden"] >= 0).sum())
     with eval_mode(model), torch.no_grad():
-        logits = model.guess(model.hidden(batch)[:1])
+        logits = model.guess(model.hidden_states(batch)[:1])
         began = float(context.objective.score(model, batch).loss.sum() / max(guessed, 1))
     knows_nothing = float(np.log(logits.shape[-1]))
     counts = evidence["training"]

@@ -18,9 +18,9 @@ from luthier.data.spec import Data
 from luthier.data.usable_rows import FEWEST_OF_A_CLASS, reject_reason
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import token_proofs
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.text_family import TextFamily
-from luthier.objectives.multi_label import SEPARATORS, MultiLabel, labels_of, listed, scores_of_labels
+from luthier.objectives.multi_label import SEPARATORS, MultiLabel, labels_of, parse_list, scores_of_labels
 
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
@@ -151,11 +151,11 @@ class TextLabels(TextFamily):
 
     def target_text(self, example: Example) -> str:
         """The labels."""
-        return _joined(example.facts["labels"], example.target)
+        return _join_labels(example.facts["labels"], example.target)
 
     def predicted_text(self, scores: Scores, position: int) -> str:
         """The labels that were said."""
-        return _joined(scores.labels, scores.more["predicted"][position])
+        return _join_labels(scores.labels, scores.more["predicted"][position])
 
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """Each label, the weakest first."""
@@ -197,25 +197,25 @@ def _labels(record: Record, target: str | None) -> tuple[str, ...]:
     return labels_of(record.values.get(target or "")) or ()
 
 
-def _joined(labels: Sequence[str], sure: Any) -> str:
+def _join_labels(labels: Sequence[str], sure: Any) -> str:
     return "; ".join(label for label, value in zip(labels, sure, strict=True) if value >= SAID) or "no label"
 
 
-def _filled(rows: Rows, column: str) -> list[Any]:
+def _filled_cells(rows: Rows, column: str) -> list[Any]:
     """The cells of a column that say something; an empty list does."""
     return [cell for row in rows.values if (cell := row.get(column)) is not None and str(cell).strip()]
 
 
 def hold_lists(rows: Rows, column: str) -> bool:
     """Whether nearly all cells of a column are lists of texts, and some have items."""
-    cells = _filled(rows, column)
-    lists = [found for cell in cells if (found := listed(cell)) is not None and all(isinstance(item, str) for item in found)]
+    cells = _filled_cells(rows, column)
+    lists = [found for cell in cells if (found := parse_list(cell)) is not None and all(isinstance(item, str) for item in found)]
     return bool(cells) and len(lists) >= NEARLY_ALL * len(cells) and any(lists)
 
 
 def are_separated(rows: Rows, column: str) -> bool:
     """Whether cells of a column are several labels with a separator: they are put together from fewer parts than there are different cells."""
-    cells = [cell for cell in _filled(rows, column) if isinstance(cell, str)]
+    cells = [cell for cell in _filled_cells(rows, column) if isinstance(cell, str)]
     several = [cell for cell in cells if SEPARATORS.search(cell)]
     parts = {part.strip() for cell in cells for part in SEPARATORS.split(cell)}
     return len(several) >= max(SEPARATED * len(cells), 1) and len(parts) < len(set(cells))
@@ -241,12 +241,12 @@ def find_lists(rows: Rows, path: str, read: tuple[str, ...], insists: bool) -> s
 def _say_labels(rows: Rows, target: str) -> str:
     """How the cells are read, which labels there are, and which are left out, for a person."""
     counts: Counter[str] = Counter()
-    for cell in _filled(rows, target):
+    for cell in _filled_cells(rows, target):
         try:
             counts.update(labels_of(cell) or ())
         except ValueError:
             continue  # the row is set aside with its reason
-    marks = sorted({mark for cell in _filled(rows, target) if listed(cell) is None for mark in SEPARATORS.findall(str(cell))})
+    marks = sorted({mark for cell in _filled_cells(rows, target) if parse_list(cell) is None for mark in SEPARATORS.findall(str(cell))})
     how = "lists" if hold_lists(rows, target) else f"labels separated by {' and '.join(repr(mark) for mark in marks)}" if marks else "one label each"  # fmt: skip
     rare = sorted(label for label, count in counts.items() if count < FEWEST_OF_A_CLASS)
     more = ", …" if len(rare) > SHOWN else ""

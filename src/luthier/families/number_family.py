@@ -17,7 +17,8 @@ from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.data.usable_rows import reject_reason
 from luthier.evaluation.metric_choice import AUTO
-from luthier.families.family import Choice, Family
+from luthier.families.choice import Choice
+from luthier.families.family import Family
 from luthier.objectives.regression import number_of, scores_of_numbers
 
 if TYPE_CHECKING:

@@ -94,7 +94,7 @@ class PreferenceFamily(ChatFamily):
         ways = {(record.source, record.row): _as_text(record, columns.input) for record in every}
         there = set(ways.values())
         for name, rows in parts.items():
-            both = [record for record in rows if _turned(ways[record.source, record.row]) in there]
+            both = [record for record in rows if _swap_answers(ways[record.source, record.row]) in there]
             for record in both:
                 reason = "another row prefers the answers the other way round"
                 rejected.append(Rejected(record.source, record.row, reason, dict(record.values)))
@@ -155,7 +155,7 @@ def _as_text(record: Record, input: tuple[str, ...]) -> tuple[str, str, str]:
     return normalise("\n".join(turn["content"] for turn in pair.prompt)), normalise(pair.answers[0]), normalise(pair.answers[1])
 
 
-def _turned(pair: tuple[str, str, str]) -> tuple[str, str, str]:
+def _swap_answers(pair: tuple[str, str, str]) -> tuple[str, str, str]:
     return pair[0], pair[2], pair[1]
 
 

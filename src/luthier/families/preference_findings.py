@@ -10,7 +10,7 @@ from luthier.core.finding import Finding
 from luthier.core.types import Scores
 from luthier.evaluation.compare import interval
 from luthier.evaluation.metrics import measure
-from luthier.evaluation.pairs import right
+from luthier.evaluation.pairs import right_pairs
 from luthier.evaluation.resamples import DRAWS, counts_of_rows
 
 FEWEST = 20
@@ -39,7 +39,7 @@ def pair_findings(scores: Scores) -> list[Finding]:
     """
     some = scores.part(np.flatnonzero(scores.count > 0))
     lead = some.more["chosen_tokens"] - some.more["rejected_tokens"]
-    told, longer, shorter = right(some) / some.count, lead > 0, lead < 0
+    told, longer, shorter = right_pairs(some) / some.count, lead > 0, lead < 0
     if len(told) < FEWEST:
         return _drift(some, "better")
     groups = [_of_pairs(told, group) for group in (longer, shorter)]

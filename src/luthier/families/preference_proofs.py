@@ -33,7 +33,9 @@ def both_answers_are_compared_and_nothing_else(context: ProofContext) -> Proof:
     for example in context.read[:READ]:
         pair = pair_of(example.record.values, context.objective.input)
         for side, part in enumerate(_sides(example)):
-            learned_text = bare(tokenizer, tokenizer.decode([example.tokens[position] for position in part if example.target[position]]))
+            learned_text = strip_control_tokens(
+                tokenizer, tokenizer.decode([example.tokens[position] for position in part if example.target[position]])
+            )
             expected, other = pair.answers[side].strip(), pair.answers[1 - side].strip()
             if spells(tokenizer, learned_text, expected, example.facts["cut"]):
                 continue
@@ -45,7 +47,7 @@ def both_answers_are_compared_and_nothing_else(context: ProofContext) -> Proof:
     return Proof(held=True, claim="the better and the worse answer are compared as they stand in the rows; the prompts are not learned", evidence={"rows": rows})  # fmt: skip
 
 
-def bare(tokenizer: Any, text: str) -> str:
+def strip_control_tokens(tokenizer: Any, text: str) -> str:
     """A text without what looks like a control token in it, as the learned tokens are compared."""
     for mark in tokenizer.all_special_tokens:
         text = text.replace(mark, "")
@@ -61,7 +63,7 @@ def spells(tokenizer: Any, said: str, answer: str, cut: int) -> bool:
         answer: the row's.
         cut: tokens that were cut off.
     """
-    whole, plain = answer.strip(), bare(tokenizer, answer)
+    whole, plain = answer.strip(), strip_control_tokens(tokenizer, answer)
     return said in (whole, plain) or (cut > 0 and plain.startswith(said.rstrip("\ufffd")))
 
 
@@ -115,7 +117,13 @@ def the_better_answer_is_preferred(context: ProofContext) -> Proof:
     example = min(context.rows, key=lambda each: each.size)
     with computed_anew(model):
         falls = gradient(model, lambda: context.objective.loss(model, context.batch([example])).total)
-        parts = gradient(model, lambda: _taken(context, _said(context, example, 0)) - _taken(context, _said(context, example, 1)))
+        parts = gradient(
+            model,
+            lambda: (
+                _sum_or_mean(context, _answer_log_probabilities(context, example, 0))
+                - _sum_or_mean(context, _answer_log_probabilities(context, example, 1))
+            ),
+        )
     alike = cosine(falls, parts)
     holds = alike <= -ALIKE
     claim = "a step makes the better answer likelier against the worse one" if holds else (
@@ -129,18 +137,18 @@ def the_better_answer_is_preferred(context: ProofContext) -> Proof:
 
 def log_probabilities_are_exact(context: ProofContext) -> Proof:
     """Both answers' log-probabilities, of a pair in one pass whose prompt is read once, are those of transformers' own forward pass of each by itself; in fp32."""
-    from luthier.objectives.reference import said_of
+    from luthier.objectives.reference import score_answers
 
     model: Any = context.model
     example = min(context.rows, key=lambda each: each.size)
     with computed_anew(model):
-        (ours,) = said_of(context.objective, model, [example])
-        theirs = [float(_said(context, example, side).detach().sum()) for side in (0, 1)]
+        (ours,) = score_answers(context.objective, model, [example])
+        theirs = [float(_answer_log_probabilities(context, example, side).detach().sum()) for side in (0, 1)]
     first = example.facts["lengths"][0]
-    return said_exactly(example, [float(ours[:first].sum()), float(ours[first:].sum())], theirs)
+    return compare_log_probabilities(example, [float(ours[:first].sum()), float(ours[first:].sum())], theirs)
 
 
-def said_exactly(example: Example, ours: Sequence[float], theirs: Sequence[float]) -> Proof:
+def compare_log_probabilities(example: Example, ours: Sequence[float], theirs: Sequence[float]) -> Proof:
     """The log-probabilities of a row's answers are the same in both ways of computing them.
 
     Args:
@@ -167,7 +175,7 @@ def computed_anew(model: Any) -> Iterator[None]:
         model.frozen_cache = cache
 
 
-def _said(context: ProofContext, example: Example, side: int) -> Any:
+def _answer_log_probabilities(context: ProofContext, example: Example, side: int) -> Any:
     """The log-probabilities of the tokens of one of a row's answers, read from the row anew, # (learned,)"""
     return answer_said(context, pair_of(example.record.values, context.objective.input).messages(side))
 
@@ -181,7 +189,7 @@ def answer_said(context: ProofContext, messages: Sequence[Message]) -> Any:
     return log_probabilities_of(model, whole[: context.spec.max_length])[len(prompt_tokens) - 1 :]
 
 
-def _taken(context: ProofContext, log_probabilities: Any) -> Any:
+def _sum_or_mean(context: ProofContext, log_probabilities: Any) -> Any:
     """An answer's log-probability from those of its tokens, as the loss takes it."""
     return log_probabilities.mean() if context.spec.averages else log_probabilities.sum()
 

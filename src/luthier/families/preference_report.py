@@ -46,14 +46,14 @@ def trivial_models(train: Sequence[Example], validation: Sequence[Example], obje
         return each[:, 0] - each[:, 1]
 
     return [
-        _told_by(longer, ("the longer answer is better", "the shorter answer is better"), train, validation, objective),
-        _told_by(likelier, ("what the base finds likelier is better", "what the base finds less likely is better"), train, validation, objective),
-        _told_by(likelier_per_token, ("what the base finds likelier a token is better", "what the base finds less likely a token is better"),
+        _fit_one_number(longer, ("the longer answer is better", "the shorter answer is better"), train, validation, objective),
+        _fit_one_number(likelier, ("what the base finds likelier is better", "what the base finds less likely is better"), train, validation, objective),
+        _fit_one_number(likelier_per_token, ("what the base finds likelier a token is better", "what the base finds less likely a token is better"),
                  train, validation, objective),
     ]  # fmt: skip
 
 
-def _told_by(
+def _fit_one_number(
     feature: Callable[[Sequence[Example]], np.ndarray],
     names: tuple[str, str],
     train: Sequence[Example],

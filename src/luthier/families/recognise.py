@@ -1,4 +1,4 @@
-"""Who reads a table: every family is asked, and the one that knows most about it takes it."""
+"""Find the family of a table: every family is asked, and the one that knows most about it takes it."""
 
 from __future__ import annotations
 

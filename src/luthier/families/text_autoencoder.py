@@ -20,7 +20,7 @@ from luthier.families import text_autoencoder_proofs, text_defaults, token_proof
 from luthier.families.anomaly_baselines import component_baseline, mean_baseline, nearest_baseline
 from luthier.families.anomaly_family import AnomalyFamily
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.objectives.text_autoencoder import TextAutoencoder
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 
 if TYPE_CHECKING:
     from luthier.models.base import Base

@@ -53,7 +53,7 @@ def dictionary_of_spans(train: Sequence[Example], validation: Sequence[Example])
     kinds = train[0].facts["kinds"]
     forms = _forms(train)
 
-    def logged(example: Example, sure: float) -> tuple[np.ndarray, Words]:
+    def log_scores(example: Example, sure: float) -> tuple[np.ndarray, Words]:
         words: Words = example.facts["words"]
         tags = look_up(_words(example), forms)
         values = np.full((len(tags), 1 + 2 * len(kinds)), np.log((1 - sure) / (2 * len(kinds))))
@@ -61,7 +61,7 @@ def dictionary_of_spans(train: Sequence[Example], validation: Sequence[Example])
         return values, words
 
     def score(examples: Sequence[Example], sure: float) -> Scores:
-        return scores_of_words([logged(example, sure) for example in examples], kinds)
+        return scores_of_words([log_scores(example, sure) for example in examples], kinds)
 
     tried = {sure: score(validation, sure) for sure in SURE}
     best = min(tried, key=lambda sure: tried[sure].loss.sum())

@@ -38,7 +38,7 @@ def labels_stand_on_their_spans(context: ProofContext) -> Proof:
             first_lost = first_lost or (example, missed[0])
         spans += len(known)
     share = 1 - lost / max(spans, 1)
-    first = f"; the first is {first_lost[1].said(first_lost[0].facts['text'])!r}" if first_lost else ""
+    first = f"; the first is {first_lost[1].describe(first_lost[0].facts['text'])!r}" if first_lost else ""
     return Proof(
         held=share >= SAYABLE,
         claim=f"the labels of the tokens say {share:.1%} of {spans:,} spans to the character{first}" + ("" if share >= SAYABLE else ": they stand on other tokens, or spans begin or end inside of words"),

@@ -19,7 +19,7 @@ from luthier.data.spec import Data
 from luthier.data.usable_rows import FEWEST_OF_A_CLASS, reject_reason
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import token_label_proofs, token_proofs
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.text_family import TextFamily
 from luthier.families.token_label_baselines import dictionary_of_spans, no_span
 from luthier.objectives.token_labels import TokenLabels
@@ -64,9 +64,9 @@ class TokenLabelsFamily(TextFamily):
     def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
         """A column of spans, and the text that they are parts of."""
         insists = asked.task == self.name
-        target = _made_of(rows, asked.target) if asked.target else find_spans(rows)
+        target = _spans_column(rows, asked.target) if asked.target else find_spans(rows)
         if target is None or not (insists or are_spans(rows, target)):
-            if insists and (numbered := _numbered(rows)):
+            if insists and (numbered := _find_numeric_labels(rows)):
                 raise DataError(f"{path}: the labels in {numbered!r} are numbers", "write their names, such as B-person or O: where the set comes from it says which number is which")  # fmt: skip
             if insists:
                 raise DataError(
@@ -101,7 +101,7 @@ class TokenLabelsFamily(TextFamily):
     def row_view(self, record: Record, data: Data) -> RowView:
         """The text, and its spans for a person."""
         text = str(record.values.get(data.input[0]) or "")
-        return RowView(text, "; ".join(span.said(text) for span in _spans(record, data.target)))
+        return RowView(text, "; ".join(span.describe(text) for span in _spans(record, data.target)))
 
     def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
         """The kinds that have spans enough in the training rows; spans of other kinds are not learned."""
@@ -122,7 +122,7 @@ class TokenLabelsFamily(TextFamily):
             return SMALL_ENCODER
         return super().learning_rate(base, adaptation)
 
-    def _long(self, dataset: Dataset) -> float:
+    def _long_share(self, dataset: Dataset) -> float:
         """None: every text is read whole, in windows."""
         return 0.0
 
@@ -157,7 +157,7 @@ class TokenLabelsFamily(TextFamily):
 
     def target_text(self, example: Example) -> str:
         """The spans."""
-        return "; ".join(span.said(example.facts["text"]) for span in example.facts["spans"]) or "no span"
+        return "; ".join(span.describe(example.facts["text"]) for span in example.facts["spans"]) or "no span"
 
     def predicted_text(self, scores: Scores, position: int) -> str:
         """The spans that were said, by their places."""
@@ -264,14 +264,14 @@ def _spans(record: Record, target: str | None) -> list[Span]:
     return spans_of(record.values.get(target or "")) or []
 
 
-def _made_of(rows: Rows, column: str) -> str:
+def _spans_column(rows: Rows, column: str) -> str:
     """The column of spans that was made of a column of labels, where that one was named."""
     made = (SPANS, f"{column}_{SPANS}")
     first = next((name for name in LABEL_COLUMNS if name in rows.columns), None)
     return next((name for name in made if name in rows.columns and column in LABEL_COLUMNS and (name != SPANS or column == first)), column)
 
 
-def _numbered(rows: Rows) -> str | None:
+def _find_numeric_labels(rows: Rows) -> str | None:
     """A column of labels of tokens that are numbers."""
     cells = {name: [row.get(name) for row in rows.values] for name in LABEL_COLUMNS if name in rows.columns}
     return next(

@@ -20,7 +20,8 @@ from luthier.data.spec import Data
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import text_defaults, token_proofs, translation_proofs
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice, Family
+from luthier.families.choice import Choice
+from luthier.families.family import Family
 from luthier.objectives.translation import Translation
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class TranslationFamily(Family):
         for texts in ([view.text for view in views], [view.target for view in views]):
             for row, first in enumerate(clusters(texts)):
                 together.join(row, first)
-        return [together.first(row) for row in range(len(views))]
+        return [together.find(row) for row in range(len(views))]
 
     def identity(self, record: Record, data: Data) -> str:
         """Both sides: one source may have several translations."""

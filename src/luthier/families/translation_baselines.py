@@ -30,7 +30,7 @@ def copy_of_source(train: Sequence[Example], validation: Sequence[Example], cont
         context: knows the objective.
     """
     objective = context.objective
-    return _mixed("copy of the source", train, validation, context, lambda rows: [row.tokens for row in rows],
+    return _mix_frequencies("copy of the source", train, validation, context, lambda rows: [row.tokens for row in rows],
                   lambda rows: copy_prompts(objective, rows))  # fmt: skip
 
 
@@ -43,24 +43,24 @@ def nearest_target(train: Sequence[Example], validation: Sequence[Example], cont
         context: knows the objective.
     """
     objective = context.objective
-    search = nearest_rows([objective.asked(example) for example in train], context.poll)
+    search = nearest_rows([objective.prompt_text(example) for example in train], context.poll)
     known: dict[tuple[str, int], int] = {}
 
-    def found(rows: Sequence[Example]) -> list[int]:
+    def find(rows: Sequence[Example]) -> list[int]:
         new = [row for row in rows if (row.record.source, row.record.row) not in known]
-        for row, index in zip(new, search([objective.asked(row) for row in new]), strict=True):
+        for row, index in zip(new, search([objective.prompt_text(row) for row in new]), strict=True):
             known[row.record.source, row.record.row] = index
         return [known[row.record.source, row.record.row] for row in rows]
 
     def outputs(rows: Sequence[Example]) -> np.ndarray:
         answers = np.full(len(rows), None, dtype=object)
-        answered, places = objective.rows_to_answer(rows, objective.answered_at_verdict), found(rows)
+        answered, places = objective.rows_to_answer(rows, objective.answered_at_verdict), find(rows)
         for row in answered:
             answers[row] = objective.reference(train[places[row]])
         return answers
 
-    return _mixed("translation of the nearest training source", train, validation, context,
-                  lambda rows: [train[index].target for index in found(rows)], outputs)  # fmt: skip
+    return _mix_frequencies("translation of the nearest training source", train, validation, context,
+                  lambda rows: [train[index].target for index in find(rows)], outputs)  # fmt: skip
 
 
 def nearest_rows(texts: Sequence[str], poll: Callable[[], None]) -> Callable[[Sequence[str]], list[int]]:
@@ -94,7 +94,7 @@ def nearest_rows(texts: Sequence[str], poll: Callable[[], None]) -> Callable[[Se
     return search
 
 
-def _mixed(
+def _mix_frequencies(
     name: str,
     train: Sequence[Example],
     validation: Sequence[Example],

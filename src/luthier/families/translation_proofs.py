@@ -92,7 +92,7 @@ def no_word_sees_those_behind_it(context: ProofContext) -> Proof:
     changed[last[some]] = (changed[last[some]] + 1) % int(model.output()[0].shape[0])
     other = Batch(batch.index, batch.lengths, batch.flat, batch.each, {TARGET: Stream(stream.lengths, {**stream.values, "shown": changed})})
     with eval_mode(model), torch.no_grad():
-        one, two = (model.hidden(each).float() for each in (batch, other))
+        one, two = (model.hidden_states(each).float() for each in (batch, other))
     early = torch.ones(len(one), dtype=torch.bool, device=one.device)
     early[last] = False
     apart = float((one - two)[early].abs().max()) if bool(early.any()) else 0.0
@@ -114,16 +114,16 @@ def padding_changes_nothing(context: ProofContext) -> Proof:
     device = next(model.parameters()).device
     pad = int(model.network.config.pad_token_id or 0)
 
-    def padded(texts: list[list[int]], filler: int) -> Any:
+    def pad_texts(texts: list[list[int]], filler: int) -> Any:
         longest = max(len(text) for text in texts)
         return torch.tensor([[*text, *[filler] * (longest - len(text))] for text in texts], device=device)
 
     sources, targets = [list(row.tokens) for row in rows], [list(row.target) for row in rows]
-    mask = padded([[1] * len(source) for source in sources], 0)
-    spoken = padded(targets, -100)
-    decoder_input = padded([[model.start, *target[:-1]] for target in targets], pad)
+    mask = pad_texts([[1] * len(source) for source in sources], 0)
+    spoken = pad_texts(targets, -100)
+    decoder_input = pad_texts([[model.start, *target[:-1]] for target in targets], pad)
     with model.for_generation() as network:
-        logits = network(input_ids=padded(sources, pad), attention_mask=mask, decoder_input_ids=decoder_input, use_cache=False).logits
+        logits = network(input_ids=pad_texts(sources, pad), attention_mask=mask, decoder_input_ids=decoder_input, use_cache=False).logits
         theirs = float(
             torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), spoken.flatten(), ignore_index=-100, reduction="sum")
         )

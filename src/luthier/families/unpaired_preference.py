@@ -18,8 +18,8 @@ from luthier.data.judged_answers import (
     PROMPTS,
     find_conversations,
     find_judged,
-    judged_answer,
     other_values,
+    parse_judged_answer,
     prompt_of,
     tells_two,
 )
@@ -28,7 +28,7 @@ from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.families import token_proofs, unpaired_preference_proofs
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.preference import PreferenceFamily
 from luthier.families.preference_findings import answer_findings
 from luthier.families.unpaired_preference_report import describe_answers, trivial_models
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.models.base import Base
 
-AS_PAIRS = "as for pairs (docs/preference.md); one rate was tried with single answers"
+AS_PAIRS = "as for pairs (docs/preference.md); one learning rate was tried with single answers"
 FEWEST_STRAY = 3
 """Rows with the same third value of a label from which on the column is refused; fewer are set aside."""
 
@@ -81,11 +81,11 @@ class UnpairedFamily(PreferenceFamily):
 
     def read_row(self, values: Any, input: tuple[str, ...], target: str) -> Any:
         """A prompt, an answer and whether it was good; nothing can be learned without one of them."""
-        return judged_answer(values, input, target)
+        return parse_judged_answer(values, input, target)
 
     def row_view(self, record: Record, data: Data) -> RowView:
         """The prompt, and the answer; good and bad ones are split in proportion."""
-        row = judged_answer(record.values, data.input, data.target or "")
+        row = parse_judged_answer(record.values, data.input, data.target or "")
         return RowView("\n\n".join(turn["content"] for turn in row.prompt), row.answer, KINDS[row.good])
 
     def fit(self, parts: dict[str, list[Record]], columns: Columns, rejected: list[Rejected], path: str) -> tuple[str, ...]:
@@ -94,7 +94,11 @@ class UnpairedFamily(PreferenceFamily):
         Raises:
             DataError: all that are left are good, or all are bad.
         """
-        rows = {id(record): judged_answer(record.values, columns.input, columns.target or "") for part in parts.values() for record in part}
+        rows = {
+            id(record): parse_judged_answer(record.values, columns.input, columns.target or "")
+            for part in parts.values()
+            for record in part
+        }
         texts = {key: (normalise("\n".join(turn["content"] for turn in row.prompt)), normalise(row.answer)) for key, row in rows.items()}
         kinds = {(texts[key], row.good) for key, row in rows.items()}
         for name, part in parts.items():
@@ -231,7 +235,7 @@ def _find_label(rows: Rows, path: str, input: tuple[str, ...]) -> str:
 def _counts(dataset: Dataset) -> tuple[int, int]:
     """Good and bad training answers."""
     data = dataset.spec
-    counts = Counter(judged_answer(record.values, data.input, data.target or "").good for record in dataset.records["train"])
+    counts = Counter(parse_judged_answer(record.values, data.input, data.target or "").good for record in dataset.records["train"])
     return max(counts[True], 1), max(counts[False], 1)
 
 

@@ -7,18 +7,18 @@ from typing import Any
 
 from luthier.core.proof import Proof, ProofContext, row_of
 from luthier.core.types import Example
-from luthier.data.judged_answers import conversation_with, judged_answer, prompt_of
+from luthier.data.judged_answers import conversation_with, parse_judged_answer, prompt_of
 from luthier.families.preference_proofs import (
     ALIKE,
     READ,
     answer_said,
-    bare,
+    compare_log_probabilities,
     computed_anew,
     cosine,
     gradient,
     loss_begins_at,
-    said_exactly,
     spells,
+    strip_control_tokens,
 )
 from luthier.objectives.unpaired_preference import KINDS, MISMATCHED
 
@@ -40,7 +40,7 @@ def the_answer_is_judged_and_nothing_else(context: ProofContext) -> Proof:
     tokenizer = context.tokenizer
     for example in context.read[:READ]:
         row = _row(context, example)
-        learned_text = _decoded(tokenizer, example)
+        learned_text = _decode_learned(tokenizer, example)
         if bool(example.target) != row.good:
             claim = f"an answer that its row calls {KINDS[row.good]} would be learned as {KINDS[not row.good]}"
         elif spells(tokenizer, learned_text, row.answer, example.facts["cut"]):
@@ -73,7 +73,7 @@ def mismatched_answers_are_of_other_prompts(context: ProofContext) -> Proof | No
     for example in there[:READ]:
         beside, other = example.facts[MISMATCHED], example.facts["answer_of"]
         prompt = prompt_of(other.values, context.objective.input)
-        learned_text, answer = _decoded(context.tokenizer, beside), _row_of(context, other).answer
+        learned_text, answer = _decode_learned(context.tokenizer, beside), _row_of(context, other).answer
         fault = ""
         if prompt == _row(context, example).prompt:
             fault = "is one to the row's own prompt"
@@ -109,7 +109,7 @@ def log_probabilities_are_exact(context: ProofContext) -> Proof:
     with computed_anew(model):
         scores = score(model, context.objective, [example], answers=0)
         theirs = {name: float(answer_said(context, messages).detach().sum()) for name, messages in conversations.items()}
-    return said_exactly(example, [float(scores.more[name][0]) for name in theirs], list(theirs.values()))
+    return compare_log_probabilities(example, [float(scores.more[name][0]) for name in theirs], list(theirs.values()))
 
 
 def good_answers_become_likelier_and_bad_ones_less(context: ProofContext) -> Proof:
@@ -143,9 +143,9 @@ def _one_of_each(context: ProofContext) -> Sequence[Example]:
     return [min(examples, key=lambda each: each.size) for examples in kinds if examples]
 
 
-def _decoded(tokenizer: Any, example: Example) -> str:
+def _decode_learned(tokenizer: Any, example: Example) -> str:
     """The learned tokens as text, without control tokens."""
-    return bare(
+    return strip_control_tokens(
         tokenizer, tokenizer.decode([token for token, learned in zip(example.tokens, example.facts["learned"], strict=True) if learned])
     )
 
@@ -158,4 +158,4 @@ def _row(context: ProofContext, example: Example) -> Any:
 def _row_of(context: ProofContext, record: Any) -> Any:
     """The same, of a record."""
     objective: Any = context.objective
-    return judged_answer(record.values, objective.input, objective.target)
+    return parse_judged_answer(record.values, objective.input, objective.target)

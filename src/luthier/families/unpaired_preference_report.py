@@ -33,11 +33,11 @@ def trivial_models(train: Sequence[Example], validation: Sequence[Example], obje
     def tokens(examples: Sequence[Example]) -> np.ndarray:
         return np.array([float(len(objective.reference_scores.of(example))) for example in examples])
 
-    def likely(examples: Sequence[Example]) -> np.ndarray:
+    def log_probabilities(examples: Sequence[Example]) -> np.ndarray:
         return np.array([float(objective.reference_scores.of(example).astype(float).sum()) for example in examples])
 
-    def likely_per_token(examples: Sequence[Example]) -> np.ndarray:
-        return likely(examples) / np.maximum(tokens(examples), 1)
+    def log_probabilities_per_token(examples: Sequence[Example]) -> np.ndarray:
+        return log_probabilities(examples) / np.maximum(tokens(examples), 1)
 
     share = _share_of_good(train)
 
@@ -46,9 +46,9 @@ def trivial_models(train: Sequence[Example], validation: Sequence[Example], obje
 
     return [
         Baseline(f"always {KINDS[share > 0.5]}", always, always(validation)),
-        _told_by(tokens, ("longer answers are good", "shorter answers are good"), train, validation, objective),
-        _told_by(likely, ("what the base finds likelier is good", "what the base finds less likely is good"), train, validation, objective),
-        _told_by(likely_per_token, ("what the base finds likelier a token is good", "what the base finds less likely a token is good"), train, validation, objective),
+        _fit_one_number(tokens, ("longer answers are good", "shorter answers are good"), train, validation, objective),
+        _fit_one_number(log_probabilities, ("what the base finds likelier is good", "what the base finds less likely is good"), train, validation, objective),
+        _fit_one_number(log_probabilities_per_token, ("what the base finds likelier a token is good", "what the base finds less likely a token is good"), train, validation, objective),
     ]  # fmt: skip
 
 
@@ -57,7 +57,9 @@ def _share_of_good(train: Sequence[Example]) -> float:
     return (sum(example.target for example in train) + 1) / (len(train) + 2)
 
 
-def _told_by(feature: Feature, names: tuple[str, str], train: Sequence[Example], validation: Sequence[Example], objective: Any) -> Baseline:
+def _fit_one_number(
+    feature: Feature, names: tuple[str, str], train: Sequence[Example], validation: Sequence[Example], objective: Any
+) -> Baseline:
     """Good and bad told by one number, by logistic regression.
 
     Args:

@@ -25,7 +25,7 @@ def frequencies(train: Sequence[Example], validation: Sequence[Example], context
     return _baseline("word frequencies", _scorer(context.objective, nothing, offset[:, None]), validation)
 
 
-def factorised_counts(train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> Baseline:
+def fit_factorised_counts(train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> Baseline:
     """Positive pointwise mutual information of the training rows, factorised (SVD) to the same width, as a calibrated score.
 
     Source: Levy & Goldberg 2014, "Neural word embedding as implicit matrix factorization"; Levy, Goldberg & Dagan 2015 (both halves take the roots).

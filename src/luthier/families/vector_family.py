@@ -85,7 +85,7 @@ class VectorFamily(CorpusFamily):
         if base is not None:
             return _with_first_row(load_vocabulary(base.folder), dataset)
         assert dataset is not None
-        counts = _counted(dataset, spec.lowercase)
+        counts = _word_counts(dataset, spec.lowercase)
         made = make_vocabulary(counts, spec.least_count, spec.vocabulary, spec.lowercase)
         if len(made) < FEWEST_WORDS:
             raise DataError(
@@ -174,7 +174,7 @@ FEWEST_WORDS = 8
 _last: dict[str, Any] = {}
 
 
-def _counted(dataset: Dataset, lowercase: bool) -> Any:
+def _word_counts(dataset: Dataset, lowercase: bool) -> Any:
     """How often each word stands in the training rows; asked for several times of the same rows, counted once."""
     from luthier.models.word_vectors import count_words
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from luthier.core.proof import ProofFunction
 from luthier.core.types import Example
 from luthier.families.by_size import row_for
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.families.vector_family import VectorFamily, estimate_words
 from luthier.families.word2vec_proofs import PROOFS
 from luthier.objectives.word2vec import Word2Vec
@@ -106,9 +106,9 @@ class Word2VecFamily(VectorFamily):
 
     def baselines(self, train: Sequence[Example], validation: Sequence[Example], context: BaselineContext) -> list[Baseline]:
         """How frequent words are, and a matrix of counts that is factorised."""
-        from luthier.families.vector_baselines import factorised_counts, frequencies
+        from luthier.families.vector_baselines import fit_factorised_counts, frequencies
 
-        return [factorised_counts(train, validation, context), frequencies(train, validation, context)]
+        return [fit_factorised_counts(train, validation, context), frequencies(train, validation, context)]
 
 
 FAMILY = Word2VecFamily()

@@ -136,7 +136,7 @@ def _begin_grey(network: ResNetAutoencoder, decoder_alone: bool = False) -> None
                 cast(Any, module.layer[-1]).normalization.weight.zero_()
 
 
-def new_autoencoder(
+def make_autoencoder(
     channels: int, side: int, width: int, depth: int, code: int, variational: bool, dropout: float, seed: int
 ) -> AutoencoderModel:
     """An autoencoder with new weights; its last layer is zero, so it begins by reconstructing every image as middle grey.

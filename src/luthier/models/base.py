@@ -70,15 +70,15 @@ def size_of(config: Mapping[str, Any], kind: str) -> tuple[int, int]:
         kind: of the base.
     """
 
-    def first(*names: str) -> int:
+    def first_of(*names: str) -> int:
         return next((int(config[name]) for name in names if config.get(name)), 0)
 
-    blocks = first("num_hidden_layers", "n_layers", "n_layer", "num_layers") or len(config.get("depths") or ())
+    blocks = first_of("num_hidden_layers", "n_layers", "n_layer", "num_layers") or len(config.get("depths") or ())
     if config.get("num_block_repeats"):
         blocks = len(config["num_block_repeats"])
     if kind == "encoder-decoder":
-        blocks = first("encoder_layers", "num_layers") + first("decoder_layers", "num_layers")
-    width = first("hidden_size", "d_model", "dim", "n_embd") or (config.get("hidden_sizes") or [first("hidden_dim")])[-1]
+        blocks = first_of("encoder_layers", "num_layers") + first_of("decoder_layers", "num_layers")
+    width = first_of("hidden_size", "d_model", "dim", "n_embd") or (config.get("hidden_sizes") or [first_of("hidden_dim")])[-1]
     return blocks, int(width)
 
 

@@ -1,4 +1,4 @@
-"""A decoder that knows nothing, and a tokenizer made from texts."""
+"""A decoder from scratch, and a tokenizer made from texts."""
 
 from __future__ import annotations
 

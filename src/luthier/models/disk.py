@@ -75,7 +75,7 @@ def folder_size(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool]:
+def lock_folder(folder: Path) -> Iterator[bool]:
     """Lock a folder while it is written to; the kernel frees the lock when the process ends, however it ends.
 
     Args:
@@ -112,7 +112,7 @@ def _describe(folder: Path, known: Container[str]) -> Entry:
         kind, removable = "base", True
         about = "a base" if folder.name in known else "a base that this version does not know by name"
     elif (match := SCRATCH.fullmatch(folder.name)) and not folder.is_symlink():
-        with locked(folder) as free:
+        with lock_folder(folder) as free:
             about = f"left over: fetching or removing {match['name']} was stopped" if free else f"{match['name']} is being fetched"
         removable = free
     return Entry(folder.name, folder, kind, folder_size(folder), about, removable)

@@ -22,13 +22,13 @@ TABLES = ("pos_dropout",)
 _MULTIPLIERS = (0x7FEB352D, 0x846CA68B - (1 << 32))
 
 
-def _signed(values: np.ndarray) -> np.ndarray:
+def _as_signed(values: np.ndarray) -> np.ndarray:
     return (values & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.int32)
 
 
 @cache
 def _columns(count: int) -> Tensor:
-    return torch.from_numpy(_signed(mix("dropout column", np.arange(count))))
+    return torch.from_numpy(_as_signed(mix("dropout column", np.arange(count))))
 
 
 def _number(value: int) -> Tensor:
@@ -40,7 +40,7 @@ _SHIFTS = tuple((_number(shift), _number((1 << (32 - shift)) - 1)) for shift in 
 _FACTORS = tuple(map(_number, _MULTIPLIERS))
 
 
-def _kept(keys: Tensor, width: int, probability: float) -> Tensor:
+def _keep_mask(keys: Tensor, width: int, probability: float) -> Tensor:
     """Which of `width` entries a row keeps; it depends on the row's key and the entry's place alone.
 
     The words are hashed with the two-round multiply-xorshift of "hash prospector" (lowbias32) and each gives two
@@ -66,9 +66,9 @@ def scale_kept(probability: float) -> float:
     return LEVELS / (LEVELS - round(probability * LEVELS))
 
 
-def kept_scale(keys: Tensor, width: int, probability: float, dtype: torch.dtype) -> Tensor:
-    """What dropout multiplies by: 0, or what keeps the mean, # (…, width); see `_kept` for the other arguments."""
-    mask, scale = _kept(keys, width, probability), scale_kept(probability)
+def dropout_scale(keys: Tensor, width: int, probability: float, dtype: torch.dtype) -> Tensor:
+    """What dropout multiplies by: 0, or what keeps the mean, # (…, width); see `_keep_mask` for the other arguments."""
+    mask, scale = _keep_mask(keys, width, probability), scale_kept(probability)
     if dtype.itemsize == mask.itemsize:  # the one number's bits in place of the ones: a conversion costs ten times that
         return mask.mul_(_bits(scale, dtype)).view(dtype)[..., :width].contiguous()
     return mask[..., :width].to(dtype).mul_(scale)
@@ -105,7 +105,7 @@ class Stream:
         sizes = lengths.cpu().numpy()
         within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         tokens = mix(np.repeat(examples, sizes), within)
-        return cls(torch.from_numpy(_signed(tokens)).to(device), 0, examples)
+        return cls(torch.from_numpy(_as_signed(tokens)).to(device), 0, examples)
 
     def is_map(self, shape: Sequence[int]) -> bool:
         """Whether values of this shape come example by example, as the maps of a convolution do, rather than as a stream or as padded rows.
@@ -135,7 +135,7 @@ class Stream:
             keys = self.examples
             for size in axes:
                 keys = mix(keys[..., None], np.arange(size))
-            self._maps[axes] = torch.from_numpy(_signed(keys.reshape(-1))).to(device)
+            self._maps[axes] = torch.from_numpy(_as_signed(keys.reshape(-1))).to(device)
         return self._maps[axes]
 
 
@@ -143,7 +143,7 @@ class Stream:
 class DropoutKeys:
     """Where the dropout of a model finds the keys of the rows that are passing through.
 
-    Most models read one stream of tokens. One that reads several (the source and the target of a translation) names the others in `keyed`; a layer
+    Most models read one stream of tokens. One that reads several (the source and the target of a translation) names the others in `set_keys`; a layer
     finds its own by its `Dropout.stream` or by the context `stream`.
 
     Args:
@@ -164,7 +164,7 @@ class DropoutKeys:
         return self.main.tokens
 
     @contextlib.contextmanager
-    def keyed(self, seed: int, step: int, index: Tensor, lengths: Tensor, streams: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    def set_keys(self, seed: int, step: int, index: Tensor, lengths: Tensor, streams: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         """Set the keys of a micro-batch for the time of its forward pass.
 
         Args:
@@ -176,7 +176,7 @@ class DropoutKeys:
         """
         device = index.device
         examples = mix(seed, "dropout", step, index.cpu().numpy())
-        self.examples = torch.from_numpy(_signed(examples)).to(device)
+        self.examples = torch.from_numpy(_as_signed(examples)).to(device)
         self.main = Stream.of(examples, lengths, device)
         self.named = {name: Stream.of(mix(examples, "stream", name), sizes, device) for name, sizes in (streams or {}).items()}
         self.tables = (seed, "dropout table", step)
@@ -190,7 +190,7 @@ class DropoutKeys:
         """For the time of the context, what passes belongs to the stream of this name.
 
         Args:
-            name: as in `keyed`.
+            name: as in `set_keys`.
 
         Raises:
             ModelError: the micro-batch has no such stream.
@@ -202,7 +202,7 @@ class DropoutKeys:
             self.main = before
 
     @contextlib.contextmanager
-    def laid_out(self, source: Tensor, rows: int, stream: str = "") -> Iterator[None]:
+    def use_layout(self, source: Tensor, rows: int, stream: str = "") -> Iterator[None]:
         """For the time of the context, the tokens are those of padded rows, or of another stream.
 
         Args:
@@ -227,7 +227,7 @@ class DropoutKeys:
         if name not in self.named:
             raise ModelError(
                 f"dropout met the stream {name!r}, which this micro-batch does not have: {nearest(name, self.named)}",
-                "name its lengths where the keys are set: `keyed(…, streams={name: lengths})`",
+                "name its lengths where the keys are set: `set_keys(…, streams={name: lengths})`",
             )
         return self.named[name]
 
@@ -260,13 +260,13 @@ class DropoutKeys:
         """A key for each row of a table that all examples read, # (count,)"""
         if not self.tables:
             raise RuntimeError("dropout met a table, but no keys were set")
-        return torch.from_numpy(_signed(mix(*self.tables, np.arange(count))))
+        return torch.from_numpy(_as_signed(mix(*self.tables, np.arange(count))))
 
 
 @cache
 def site_key(name: str) -> int:
     """The constant that keeps two places in a model from drawing the same mask."""
-    return int(_signed(mix("dropout site", name))[()])
+    return int(_as_signed(mix("dropout site", name))[()])
 
 
 @cache
@@ -306,7 +306,7 @@ class Dropout(nn.Module):
         keys = (
             self.dropout_keys.table(values.numel() // width).to(values.device) if self.table else self.dropout_keys.of(values, self.stream)
         )
-        return values * kept_scale(keys ^ self.site, width, self.p, values.dtype).view(values.shape)
+        return values * dropout_scale(keys ^ self.site, width, self.p, values.dtype).view(values.shape)
 
 
 def attach(model: nn.Module, probability: float, streams: Mapping[str, str] | None = None) -> DropoutKeys:

@@ -59,7 +59,7 @@ class EmbeddingModel(PackedNetwork):
         Returns:
             Of length one, in fp32, # (texts, width)
         """
-        return normalize(pool(self.hidden(batch), segment_lengths(batch), self.pooling).float(), dim=-1)
+        return normalize(pool(self.hidden_states(batch), segment_lengths(batch), self.pooling).float(), dim=-1)
 
     def embed_tokens(self, texts: Sequence[Sequence[int]]) -> Any:
         """The vectors of texts that are tokens already, in eval mode, texts of similar length together; a numpy array, # (texts, width)"""

@@ -17,7 +17,7 @@ from transformers import AutoModelForSeq2SeqLM, PegasusConfig, PegasusForConditi
 from luthier.core.errors import ModelError, nearest
 from luthier.core.types import Batch
 from luthier.models.base import TRANSLATORS, Base
-from luthier.models.dropout import attach, kept_scale, site_key
+from luthier.models.dropout import attach, dropout_scale, site_key
 from luthier.models.halves import Attention, Half, halves_of
 from luthier.models.modes import eval_mode
 from luthier.models.opened import open_network
@@ -101,7 +101,7 @@ class EncoderDecoder(nn.Module):
         """
         return self._encode(batch, lay_out(batch.lengths, batch.lengths))
 
-    def hidden(self, batch: Batch) -> Tensor:
+    def hidden_states(self, batch: Batch) -> Tensor:
         """The decoder's last state of every target token, as the output matrix reads it, # (target tokens, width)
 
         Args:
@@ -117,7 +117,7 @@ class EncoderDecoder(nn.Module):
             (block.crossing.key(source), block.crossing.value(source)) for block in half.blocks if block.crossing is not None
         ]  # of the source: before the target's keys of dropout are in their place
         with self.dropout_keys.stream(TARGET):
-            values = self._dropped(half.embed(inputs, places_in(target.lengths)), half.module, "embeddings")
+            values = self._drop(half.embed(inputs, places_in(target.lengths)), half.module, "embeddings")
             for block, (key, value) in zip(half.blocks, crossed, strict=True):
                 assert block.crossing is not None
                 own, crossing = block.attention, block.crossing
@@ -126,9 +126,9 @@ class EncoderDecoder(nn.Module):
                 values = self._around(half, values, crossing, block.module, "crossing",
                                       lambda x, crossing=crossing, key=key, value=value: self._look(crossing, crossing.query(x), key, value, layout, (1, 0), None, False))  # fmt: skip
                 values = self._around(half, values, block, block.module, "feed", block.feed)
-        return self.scaled(half.last(values))
+        return self.scale(half.last(values))
 
-    def scaled(self, values: Tensor) -> Tensor:
+    def scale(self, values: Tensor) -> Tensor:
         """States as the output matrix reads them."""
         config = self.network.config
         return values * config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else values
@@ -140,7 +140,7 @@ class EncoderDecoder(nn.Module):
 
     def _encode(self, batch: Batch, layout: Layout) -> Tensor:
         half = halves_of(self.network)[0]
-        values = self._dropped(half.embed(batch.flat["tokens"], places_in(batch.lengths)), half.module, "embeddings")
+        values = self._drop(half.embed(batch.flat["tokens"], places_in(batch.lengths)), half.module, "embeddings")
         for block in half.blocks:
             own = block.attention
             values = self._around(half, values, own, block.module, "attention",
@@ -151,8 +151,8 @@ class EncoderDecoder(nn.Module):
     def _around(self, half: Half, values: Tensor, at: Any, module: nn.Module, site: str, change: Callable[[Tensor], Tensor]) -> Tensor:
         """What a layer adds, with dropout and the norm before or behind it."""
         if half.before:
-            return values + self._dropped(change(at.norm(values)), module, site)
-        return at.norm(values + self._dropped(change(values), module, site))
+            return values + self._drop(change(at.norm(values)), module, site)
+        return at.norm(values + self._drop(change(values), module, site))
 
     def _within(self, half: Half, at: Attention, values: Tensor, layout: Layout, side: int) -> Tensor:
         """Attention within one side; a decoder's tokens see those before them."""
@@ -179,12 +179,12 @@ class EncoderDecoder(nn.Module):
         back = layout.back[sides[0]]
         return at.out(results[0] if back is None else torch.cat(results).index_select(0, back))
 
-    def _dropped(self, values: Tensor, module: nn.Module, site: str) -> Tensor:
+    def _drop(self, values: Tensor, module: nn.Module, site: str) -> Tensor:
         """Dropout keyed by seed, step, row, side and place."""
         if not self.dropout or not module.training:
             return values
         keys = self.dropout_keys.of(values) ^ site_key(f"{cast(Any, module).luthier_site}.{site}")
-        return values * kept_scale(keys, values.shape[-1], self.dropout, values.dtype)
+        return values * dropout_scale(keys, values.shape[-1], self.dropout, values.dtype)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, bias: Tensor | None, scale: float) -> Tensor:

@@ -63,7 +63,7 @@ class ExportedNetwork(nn.Module):
         """The vectors of texts that are tokens already; a numpy array, # (texts, width)"""
         return embed_tokens(self.embed, texts, torch.device("cpu"))
 
-    def hidden(self, batch: Batch) -> Tensor:
+    def hidden_states(self, batch: Batch) -> Tensor:
         """A number for each token, by which `guess` finds what was said of it."""
         wanted = batch.flat["hidden"] >= 0 if self.hidden_only else torch.ones_like(batch.flat["tokens"], dtype=torch.bool)
         self.answers = torch.from_numpy(np.concatenate(self.outputs(batch, wanted)))

@@ -163,7 +163,7 @@ def fuse(network: Any, kernels: Kernels) -> int:
         elif name in ATTENTIONS and kernels.fits(module.head_dim):
             _instead(module, kernels.dtype, _attend, kernels, torch.tensor(float(module.scaling)), torch.tensor(1.0))
         elif name == ADAPTER:
-            _instead(module, kernels.dtype, _adapted, kernels)
+            _instead(module, kernels.dtype, _adapter_forward, kernels)
         else:
             continue
         changed += 1
@@ -174,13 +174,13 @@ def _instead(module: nn.Module, dtype: torch.dtype, forward: Any, *more: Any) ->
     """Put a forward pass before the module's own, which is taken where gradients are not asked for or numbers are of another kind."""
     own = module.forward
 
-    def chosen(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+    def choose(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
         x = arguments[0] if arguments else keywords["hidden_states"]
         if not (self.training and torch.is_grad_enabled() and x.dtype == dtype):
             return own(*arguments, **keywords)
         return forward(self, own, *more, *arguments, **keywords)
 
-    module.forward = types.MethodType(chosen, module)  # pyright: ignore[reportAttributeAccessIssue]
+    module.forward = types.MethodType(choose, module)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _norm(self: Any, own: Any, kernels: Kernels, eps: Tensor, x: Tensor) -> Tensor:
@@ -190,17 +190,17 @@ def _norm(self: Any, own: Any, kernels: Kernels, eps: Tensor, x: Tensor) -> Tens
 def _feed(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor:
     layers = (self.gate_proj, self.up_proj, self.down_proj)
     rows = x.reshape(-1, x.shape[-1])
-    if _plain(*layers):
+    if _are_plain(*layers):
         return _FeedForward.apply(rows, *(layer.weight for layer in layers), kernels).view(x.shape)  # pyright: ignore
     return self.down_proj(_Swiglu.apply(self.gate_proj(rows), self.up_proj(rows), kernels)).view(x.shape)
 
 
-def _plain(*layers: nn.Module) -> bool:
+def _are_plain(*layers: nn.Module) -> bool:
     """Whether layers are products and nothing else."""
     return all(type(layer) is nn.Linear and layer.bias is None for layer in layers)
 
 
-def _adapted(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor:
+def _adapter_forward(self: Any, own: Any, kernels: Kernels, x: Tensor) -> Tensor:
     if self.dropout.p or any(parameter.requires_grad for parameter in self.base.parameters()):
         return own(x)
     rows = x.reshape(-1, x.shape[-1])
@@ -217,7 +217,7 @@ def _attend(
     cos, sin = (table[0] for table in keywords["position_embeddings"])
     rows = hidden_states[0]
     layers = (self.q_proj, self.k_proj, self.v_proj)
-    if _plain(*layers):
+    if _are_plain(*layers):
         projected: Any = _JointLinear.apply(rows, kernels, *(layer.weight for layer in layers))
     else:
         projected = [layer(rows) for layer in layers]

@@ -22,7 +22,7 @@ def end_token(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def generate_answers(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int) -> list[str]:
+def generate_answers(model: Generator, tokenizer: Any, prompts: Sequence[Sequence[int]], limit: int) -> list[str]:
     """Greedy answers to a few prompts at once.
 
     Args:
@@ -42,10 +42,10 @@ def generate_answers(model: Generator, tokenizer: Any, prompts: Sequence[list[in
     ]
 
 
-def _answers(model: Generator, tokenizer: Any, prompts: Sequence[list[int]], limit: int) -> list[str]:
+def _answers(model: Generator, tokenizer: Any, prompts: Sequence[Sequence[int]], limit: int) -> list[str]:
     longest = max(len(prompt) for prompt in prompts)
     end = end_token(tokenizer)
-    ids = torch.tensor([[end] * (longest - len(prompt)) + prompt for prompt in prompts])
+    ids = torch.tensor([[end] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     device = next(model.parameters()).device
     with model.for_generation() as network:

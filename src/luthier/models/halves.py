@@ -90,7 +90,7 @@ def without_bias(linear: Any) -> Change:
     return lambda values: nn.functional.linear(values, linear.weight) if isinstance(linear, nn.Linear) else linear(values)
 
 
-def _same(values: Tensor) -> Tensor:
+def _identity(values: Tensor) -> Tensor:
     return values
 
 
@@ -98,7 +98,7 @@ def _marian(stack: Any) -> Half:
     """Of Marian, Pegasus and BART, which differ in positions, in a norm behind the embeddings (BART) and in where norms stand (Pegasus: before)."""
     offset = getattr(stack.embed_positions, "offset", 0)
     scale = getattr(stack, "embed_scale", 1.0)  # BART's embedding multiplies by itself
-    norm = getattr(stack, "layernorm_embedding", _same)
+    norm = getattr(stack, "layernorm_embedding", _identity)
 
     def embed(tokens: Tensor, places: Tensor) -> Tensor:
         positions = nn.functional.embedding(places + offset, stack.embed_positions.weight)
@@ -121,7 +121,7 @@ def _marian(stack: Any) -> Half:
         )
 
     last = getattr(stack, "layer_norm", None)  # it is there where norms stand before their layers
-    return Half(stack, [block(layer) for layer in stack.layers], embed, last or _same, last is not None, None)
+    return Half(stack, [block(layer) for layer in stack.layers], embed, last or _identity, last is not None, None)
 
 
 def _t5(stack: Any) -> Half:

@@ -88,7 +88,7 @@ def attention_backward(score: Tensor, d_share: Tensor, total: Tensor, pulled: Te
     return share.to(score.dtype), (share * (d_share.float() - pulled[:, None])).to(score.dtype)
 
 
-def transposed(values: Tensor) -> Tensor:
+def transpose(values: Tensor) -> Tensor:
     """The transpose, contiguous, # (tokens, width) → (width, tokens)"""
     return values.t().contiguous()
 
@@ -165,7 +165,7 @@ KERNELS = {
         Kernel(swiglu_backward, (ROWS, ROWS, ROWS), "bbb"),
         Kernel(rotary, (("tokens", "heads", 64), ("tokens", 64), ("tokens", 64), ()), "bbbf"),
         Kernel(attention_backward, (SCORES, SCORES, *(SCORES[:1],) * 4), "bbffff"),
-        Kernel(transposed, (ROWS,), "b"),
+        Kernel(transpose, (ROWS,), "b"),
         Kernel(cross_entropy_, (("tokens", "vocabulary"), ("tokens",)), "bi"),
         Kernel(square_sum, (("numbers",),), "b"),
         Kernel(adamw_, (("numbers",),) * 5 + ((9,),), "fffbbf"),

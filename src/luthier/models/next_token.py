@@ -52,7 +52,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if kernels is not None and learning:
                 losses[part] = kernels.cross_entropy_(logits, target[part])
             else:
-                losses[part] = _lost(logits, target[part], states_learn or weight_learns, smoothing)
+                losses[part] = _token_losses(logits, target[part], states_learn or weight_learns, smoothing)
             if d_said is not None:
                 d_said[part] = logits @ weight
             if weight_learns:
@@ -73,7 +73,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return d_said, d_weight, None, None, None, None, None
 
 
-def _lost(logits: Tensor, target: Tensor, learning: bool, smoothing: float = 0.0) -> Tensor:
+def _token_losses(logits: Tensor, target: Tensor, learning: bool, smoothing: float = 0.0) -> Tensor:
     """What each position loses; where something learns, its logits become the loss's gradient, # (positions, vocabulary) → (positions,) fp32"""
     losses, at_once = [], len(logits) if logits.is_cuda else PRECISE
     for low, right in zip(logits.split(at_once), target.split(at_once), strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from luthier.models.dropout import by_head, kept_scale, site_key
+from luthier.models.dropout import by_head, dropout_scale, site_key
 from luthier.models.packing import AttentionGroup, Packing, band_mask
 
 NAME = "luthier_packed"
@@ -28,10 +28,10 @@ class _Attention(torch.autograd.Function):
         for group in packing.groups:
             q, k, v = group.queries.gather(query).mul_(scale), group.keys.gather(key), group.keys.gather(value)
             share = _probabilities(q, k, group, packing.causal, window)
-            mask = _kept(share, group, packing, site)
+            mask = _dropout_scale(share, group, packing, site)
             used = share if mask is None else share * mask
             outputs.append(_fold(used @ v, group))
-            saved.append((q, k, v, mask, *((share, used) if _kept_whole(group) else (None, None))))
+            saved.append((q, k, v, mask, *((share, used) if _keeps_probabilities(group) else (None, None))))
         ctx.packing, ctx.scale, ctx.window, ctx.kept = packing, scale, window, saved
         return packing.scatter(outputs)
 
@@ -67,7 +67,7 @@ def _fold(values: Tensor, group: AttentionGroup) -> Tensor:
     return values.reshape(group.queries.rows, -1, group.queries.length, values.shape[-1])
 
 
-def _kept_whole(group: AttentionGroup) -> bool:
+def _keeps_probabilities(group: AttentionGroup) -> bool:
     """Whether the probabilities of a group wait for the way back; of long rows they are computed again."""
     return group.queries.length * group.keys.length <= KEPT_LENGTH**2
 
@@ -88,7 +88,7 @@ def _probabilities(q: Tensor, k: Tensor, group: AttentionGroup, causal: bool, wi
     return torch.softmax(precise, -1, out=precise).to(score.dtype)
 
 
-def _kept(share: Tensor, group: AttentionGroup, packing: Packing, site: int) -> Tensor | None:
+def _dropout_scale(share: Tensor, group: AttentionGroup, packing: Packing, site: int) -> Tensor | None:
     """What dropout multiplies a group's probabilities by, keyed by token, head and place; None where it does not act."""
     if packing.dropout == 0:
         return None
@@ -98,7 +98,7 @@ def _kept(share: Tensor, group: AttentionGroup, packing: Packing, site: int) -> 
     keys = by_head(tokens.index_select(0, group.keys.source) ^ site, rows, key_heads * tall // length)
     keys *= 0x2C1B3C6D
     keys ^= (keys >> 12) & 0xFFFFF
-    return kept_scale(keys.view(rows, key_heads, tall), length, packing.dropout, share.dtype)
+    return dropout_scale(keys.view(rows, key_heads, tall), length, packing.dropout, share.dtype)
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, window: int) -> Tensor:
@@ -122,7 +122,7 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: 
 
 def _fused_pays(query: Tensor, packing: Packing) -> bool:
     """Whether torch's fused attention is the faster: on a processor in bf16 its way back takes two to five times as long as batched products, up to some 500 tokens."""
-    return query.is_cuda or query.dtype == torch.float32 or not all(map(_kept_whole, packing.groups))
+    return query.is_cuda or query.dtype == torch.float32 or not all(map(_keeps_probabilities, packing.groups))
 
 
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> tuple[Tensor, None]:

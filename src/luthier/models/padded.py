@@ -53,6 +53,6 @@ def _in_groups(tokens: Tensor, lengths: Tensor, dropout_keys: DropoutKeys, go: C
     for group in (each.keys for each in packing.groups):
         ids = tokens.index_select(0, group.source).view(group.rows, group.length)  # padding repeats a row's last token, and is not seen
         mask = torch.zeros_like(ids).view(-1).index_fill_(0, group.position, 1).view_as(ids)
-        with dropout_keys.laid_out(group.source, group.rows):
+        with dropout_keys.use_layout(group.source, group.rows):
             parts.append([state.flatten(0, 1).index_select(0, group.position) for state in go(ids, mask)])
     return [torch.cat(each).index_select(0, packing.back) for each in zip(*parts, strict=True)]

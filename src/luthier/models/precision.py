@@ -1,4 +1,4 @@
-"""What a network computes in."""
+"""The dtype that a network computes in."""
 
 from __future__ import annotations
 

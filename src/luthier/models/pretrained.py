@@ -96,7 +96,7 @@ class PackedNetwork(nn.Module):
                 return cast(nn.ModuleList, body.get_submodule(path))
         raise ModelError(f"the blocks of {type(body).__name__} were not found", "use another base")
 
-    def hidden(self, batch: Batch) -> Tensor:
+    def hidden_states(self, batch: Batch) -> Tensor:
         """The last hidden state of every token.
 
         Args:
@@ -122,7 +122,7 @@ class PackedNetwork(nn.Module):
         """The hidden states behind the first `depth` blocks, in eval mode, and whether a block says them in a tuple.
 
         Args:
-            batch: as for `hidden`.
+            batch: as for `hidden_states`.
             depth: 1 or more.
 
         Returns:
@@ -137,7 +137,7 @@ class PackedNetwork(nn.Module):
         """The hidden states behind each of some numbers of blocks, in eval mode; what lies above is not computed, nor what is kept of the frozen ones.
 
         Args:
-            batch: as for `hidden`.
+            batch: as for `hidden_states`.
             depths: how many blocks, ascending; 0 is what goes into the first.
 
         Returns:
@@ -159,7 +159,7 @@ class PackedNetwork(nn.Module):
         Nothing is common where it would differ from row to row: where a token sees those behind it too, and where dropout acts.
 
         Args:
-            batch: as for `hidden`.
+            batch: as for `hidden_states`.
         """
         shared = find_shared_prefix(batch.flat["tokens"], segment_lengths(batch)) if self._shares(batch) else None
         weight = next(self.network.parameters())
@@ -171,7 +171,7 @@ class PackedNetwork(nn.Module):
         """The batch in pieces whose rows bring at most so many tokens of their own (one row may exceed that).
 
         Args:
-            batch: as for `hidden`.
+            batch: as for `hidden_states`.
             limit: 1 or more; what the rows of a piece begin with in common comes on top of it.
         """
         return batch.split(limit, shared_tokens(batch.flat["tokens"], batch.lengths) if self._shares(batch) else None)
@@ -186,7 +186,7 @@ class PackedNetwork(nn.Module):
         """The batch through the body, # (kept tokens, width)
 
         Args:
-            batch: as for `hidden`.
+            batch: as for `hidden_states`.
             shared_prefix: of this batch.
         """
         tokens, lengths = batch.flat["tokens"], segment_lengths(batch)
@@ -202,7 +202,7 @@ class PackedNetwork(nn.Module):
         packing = pack(lengths, self.causal, self.dropout_keys, self.dropout, next(self.network.parameters()).dtype, shared_prefix)
         more: dict[str, Any] = {"use_cache": False} if self.causal else {}
         learning = shared_prefix if self.training else None  # in eval mode any keys are those of other rows, and not asked for
-        with self.dropout_keys.laid_out(learning.kept, 0) if learning else contextlib.nullcontext():
+        with self.dropout_keys.use_layout(learning.kept, 0) if learning else contextlib.nullcontext():
             output = self.body(**{name: each[None] for name, each in inputs.items()}, packing=packing, **more)
         return output.last_hidden_state.squeeze(0)
 
@@ -234,7 +234,7 @@ class Classifier(PackedNetwork):
 
     def forward(self, batch: Batch) -> Tensor:
         """The score of each class, # (examples, classes)"""
-        return self.classify(pool_rows(self.hidden(batch), batch, self.pooling))
+        return self.classify(pool_rows(self.hidden_states(batch), batch, self.pooling))
 
     def classify(self, rows: Tensor) -> Tensor:
         """The score of each class of pooled rows, # (examples, width) → (examples, classes)"""

@@ -1,4 +1,4 @@
-"""A base's network with new weights: what a start is compared with that knows nothing."""
+"""A base's network with random weights, to compare pretrained starts with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A language model that knows what it was trained from."""
+"""A language model together with the model that it was trained from, which preference learning compares it with."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def load_referenced(base: Base, dropout: float, trained: bool) -> Referenced:
         trained: whether it is a bundle whose origin is the base that it names; otherwise it is its own origin.
     """
     return load_generator(
-        base, dropout, lambda network, share: Referenced(network, share, base, lambda: _trained_from(base) if trained else base)
+        base, dropout, lambda network, share: Referenced(network, share, base, lambda: _find_base(base) if trained else base)
     )
 
 
-def _trained_from(bundle: Base) -> Base:
+def _find_base(bundle: Base) -> Base:
     """The base that a bundle names.
 
     Raises:

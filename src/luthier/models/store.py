@@ -23,7 +23,7 @@ from luthier.core.study import Study
 from luthier.models.adapter_base import fold_adapter, is_adapter
 from luthier.models.base import KINDS, KNOWN, VECTORS, Base, size_of, what_can_be_loaded
 from luthier.models.catalogue import PACKAGED, Wheel
-from luthier.models.disk import NOTE, locked, name_unreadable_files
+from luthier.models.disk import NOTE, lock_folder, name_unreadable_files
 from luthier.models.manifest import hash_bundle, how_to_restore, is_bundle, missing_files, read_bundle
 from luthier.models.torch_file import ENDINGS as TORCH_FILES
 from luthier.models.torch_file import convert_network, find_known
@@ -67,7 +67,7 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
     """
     alias = read_alias(name)
     if alias is not None:
-        return _promoted(alias, say)
+        return _open_promoted(alias, say)
     folder = _own_folder(Path(name).expanduser())
     if is_adapter(folder):
         folded, base = fold_adapter(folder, home(), lambda other: resolve(other, say), say)
@@ -94,7 +94,7 @@ def resolve(name: str, say: Say = lambda line: None) -> Base:
     raise ModelError(f"there is no base {name!r}", _suggest(name))
 
 
-def _promoted(alias: Alias, say: Say) -> Base:
+def _open_promoted(alias: Alias, say: Say) -> Base:
     """The bundle that an alias names, where it is still the one that was promoted."""
     again = f"`luthier promote RUN {alias.name}` names another bundle; `luthier rollback {alias.name}` the one before"
     if not is_bundle(alias.folder):
@@ -197,7 +197,7 @@ def _pull(name: str, say: Say, file: Path | None = None) -> None:
         home().mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=home(), prefix=f".{name}-") as scratch,
-        locked(Path(scratch)),
+        lock_folder(Path(scratch)),
         name_disk_errors(str(home()), AGAIN),
     ):
         installed = [_find_installed(wheel) for wheel in base.wheels]

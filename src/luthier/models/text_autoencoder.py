@@ -104,13 +104,13 @@ class TextAutoencoderModel(EmbeddingModel):
 
     def text_vectors(self, batch: Batch) -> Tensor:
         """The encoder's vector of each text, of length one (of a text in windows the mean of theirs), in fp32, # (examples, width)"""
-        remembered = self._known(batch)
+        remembered = self._look_up(batch)
         if remembered is not None:
             return remembered
         with eval_mode(self), torch.no_grad():
             return mean_of_windows(self.embed(batch), batch)
 
-    def _known(self, batch: Batch) -> Tensor | None:
+    def _look_up(self, batch: Batch) -> Tensor | None:
         """What is kept of a batch's texts, # (examples, width); None where one of them is not."""
         if self._kept is None:
             return None

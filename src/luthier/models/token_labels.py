@@ -27,7 +27,7 @@ class TokenClassifier(PackedNetwork):
 
     def forward(self, batch: Batch) -> Tensor:
         """The scores of every token, # (tokens, labels)"""
-        return self.label(self.hidden(batch)[None])[0]
+        return self.label(self.hidden_states(batch)[None])[0]
 
     def label(self, hidden: Tensor) -> Tensor:
         """The scores of tokens, # (rows, length, width) → (rows, length, labels)"""

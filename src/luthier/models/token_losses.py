@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from luthier.models.next_token import _lost
+from luthier.models.next_token import _token_losses
 
 
 def token_losses(said: Tensor, weight: Tensor, target: Tensor, chunk: int = 256) -> Tensor:
@@ -37,7 +37,7 @@ class _TokenLosses(torch.autograd.Function):
         for start in range(0, len(said), chunk):
             part = slice(start, start + chunk)
             logits = said[part] @ weight.t()  # (chunk, vocabulary)
-            losses[part] = _lost(logits, target[part], known)
+            losses[part] = _token_losses(logits, target[part], known)
             if d_said is not None:
                 d_said[part] = logits @ weight
         ctx.d_said, ctx.chunk = d_said, chunk
@@ -56,7 +56,7 @@ class _TokenLosses(torch.autograd.Function):
         for start in range(0, len(states), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             logits = states[part] @ weight.t()
-            _lost(logits, target[part], True)
+            _token_losses(logits, target[part], True)
             logits.mul_(factor[part, None].to(logits.dtype))
             d_said[part] = logits @ weight
             d_weight.addmm_(logits.t(), states[part])

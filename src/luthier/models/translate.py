@@ -50,10 +50,10 @@ def write(model: EncoderDecoder, sources: Sequence[Sequence[int]], limits: Seque
     """
     rows = list(zip(sources, limits, strict=True))
     with eval_mode(model), torch.no_grad():
-        return [text for part in retry_halved(lambda few: _written(model, few, how), rows, "writing a translation") for text in part]
+        return [text for part in retry_halved(lambda few: _write(model, few, how), rows, "writing a translation") for text in part]
 
 
-def _written(model: EncoderDecoder, rows: Sequence[tuple[Sequence[int], int]], how: Writing) -> list[list[int]]:
+def _write(model: EncoderDecoder, rows: Sequence[tuple[Sequence[int], int]], how: Writing) -> list[list[int]]:
     beams = _Beams([limit for _, limit in rows], how)
     steps = _Steps(model, [source for source, _ in rows], max(limit for _, limit in rows), how.beams)
     tokens = torch.full((len(rows) * how.beams,), model.start, device=steps.device)
@@ -122,7 +122,7 @@ class _Steps:
             values = values + added if half.before else crossing.norm(values + added)
             values = values + block.feed(block.norm(values)) if half.before else block.norm(values + block.feed(values))
         self.step += 1
-        scores = (self.model.scaled(half.last(values)) @ self.weight.t()).float()
+        scores = (self.model.scale(half.last(values)) @ self.weight.t()).float()
         return scores if self.bias is None else scores + self.bias.float()
 
     def _within(self, own: Attention, inputs: Tensor, cached: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
@@ -217,7 +217,7 @@ class _Beams:
             chosen = [(self.how.end, 0)] * beams if index in self.gone else self._advance_row(index, row, candidates)
             tokens += [token for token, _ in chosen]
             order += [index * beams + beam for _, beam in chosen]
-        return self._settled(scores, tokens, order)
+        return self._settle(scores, tokens, order)
 
     def _advance_row(self, index: int, row: _Row, candidates: Sequence[tuple[float, int, int]]) -> list[tuple[int, int]]:
         """The tokens with which a row's texts go on, and which text each goes on from."""
@@ -252,9 +252,9 @@ class _Beams:
             if token == self.how.end or self.length >= row.limit:
                 self.texts[row.number] = text
                 self.gone.add(index)
-        return self._settled(scores, tokens, list(range(len(tokens))))
+        return self._settle(scores, tokens, list(range(len(tokens))))
 
-    def _settled(self, scores: Tensor, tokens: list[int], order: list[int]) -> tuple[Tensor, Tensor]:
+    def _settle(self, scores: Tensor, tokens: list[int], order: list[int]) -> tuple[Tensor, Tensor]:
         if len(self.gone) == len(self.going):
             self.going = []
         return torch.tensor(tokens, device=scores.device), torch.tensor(order, device=scores.device)

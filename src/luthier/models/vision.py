@@ -137,12 +137,13 @@ class ImageNetwork(ConvolutionModel):
         """The pixels as the network reads them, in its own dtype, # (examples, channels, height, width)"""
         pixels, dtype = batch.each["pixels"].float(), next(self.network.classifier.parameters()).dtype
         if self.preprocessing.plain:
-            return (pixels / MIDDLE - 1).to(dtype)
-        mean, deviation = (
-            torch.tensor(values, device=pixels.device).view(-1, 1, 1) * 255
-            for values in (self.preprocessing.mean, self.preprocessing.deviation)
-        )
-        shifted = (pixels - mean) / deviation
+            shifted = pixels / MIDDLE - 1
+        else:
+            mean, deviation = (
+                torch.tensor(values, device=pixels.device).view(-1, 1, 1) * 255
+                for values in (self.preprocessing.mean, self.preprocessing.deviation)
+            )
+            shifted = (pixels - mean) / deviation
         return shifted.to(dtype, memory_format=torch.channels_last)  # a quarter faster (docs/results/families.md#image-bases)
 
     def stage_means(self, batch: Batch, depths: Sequence[int]) -> Tensor:
@@ -163,9 +164,9 @@ class ImageNetwork(ConvolutionModel):
         Args:
             batch: with `each["pixels"]`, 0 to 255, # (examples, channels, height, width)
         """
-        return self.network.classifier(self.network.dropout(self._pooled(self.normalised_pixels(batch))))
+        return self.network.classifier(self.network.dropout(self._pool(self.normalised_pixels(batch))))
 
-    def _pooled(self, pixels: Tensor) -> Tensor:
+    def _pool(self, pixels: Tensor) -> Tensor:
         """What the head reads, # (examples, width)"""
         if self.family in OWN_VISION:
             return self.network.stage_maps(pixels)[-1].mean((2, 3))
@@ -187,7 +188,7 @@ def stages_for(side: int) -> int:
     return max(1, min(STAGES, (side // (STEM * LEAST)).bit_length()))
 
 
-def new_network(
+def make_network(
     labels: Sequence[str], channels: int, side: int, width: int, depth: int, dropout: float, seed: int, problem: str | None = None
 ) -> ImageNetwork:
     """A ResNet of basic layers with new weights; its head is zero, so it begins by giving every class the same chance, or by saying the mean.

@@ -1,4 +1,4 @@
-"""What objectives share that answer the last turn of a conversation."""
+"""What objectives share whose model answers the last turn of a conversation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class AnswersTurns(BaseObjective):
 
     writes = True
 
-    def asked(self, example: Example) -> str:
+    def prompt_text(self, example: Example) -> str:
         """The last turn before the answer."""
         return "".join(message["content"] for message in example.facts["messages"][:-1][-1:])
 

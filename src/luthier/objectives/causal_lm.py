@@ -70,13 +70,13 @@ class CausalLm(Component):
         return CausalLmObjective(self, tokenizer, input, target)
 
 
-class CausalLmObjective(BaseObjective):
+class CausalLmObjective(BaseObjective[CausalLm, Any]):
     """See `CausalLm`."""
 
     unit = "token"
     metrics: tuple[str, ...] = ("loss", "bits_per_byte", "perplexity")
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: CausalLm, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         own = list(processor("", verbose=False)["input_ids"])
         separator = processor.get_vocab().get(SEPARATOR, processor.eos_token_id)
@@ -160,7 +160,9 @@ class CausalLmObjective(BaseObjective):
         from luthier.models.next_token import next_token_loss
 
         network: Any = model
-        total, _ = next_token_loss(network.hidden(batch), network.network.lm_head.weight, batch.flat["next"], kernels=network.kernels)
+        total, _ = next_token_loss(
+            network.hidden_states(batch), network.network.lm_head.weight, batch.flat["next"], kernels=network.kernels
+        )
         return Loss(total, float(len(batch.flat["next"])))
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
@@ -171,7 +173,7 @@ class CausalLmObjective(BaseObjective):
 
         network: Any = model
         with torch.no_grad():
-            losses = next_token_loss(network.hidden(batch), network.network.lm_head.weight, batch.flat["next"])[1].double()
+            losses = next_token_loss(network.hidden_states(batch), network.network.lm_head.weight, batch.flat["next"])[1].double()
         rows = torch.arange(len(batch), device=losses.device).repeat_interleave(batch.lengths)
         return Scores(
             loss=torch.zeros(len(batch), dtype=torch.double, device=losses.device).index_add(0, rows, losses).cpu().numpy(),

@@ -119,7 +119,7 @@ class ChatObjective(AnswersTurns):
         """Cross-entropy summed over the learned tokens; their number is the count."""
         from luthier.models.next_token import next_token_loss
 
-        states, target = _learned(model, batch)
+        states, target = _learned_states(model, batch)
         network: Any = model
         total, _ = next_token_loss(states, network.network.lm_head.weight, target, kernels=network.kernels)
         return Loss(total, float(len(target)))
@@ -131,7 +131,7 @@ class ChatObjective(AnswersTurns):
         from luthier.models.next_token import next_token_loss
 
         with torch.no_grad():
-            states, target = _learned(model, batch)
+            states, target = _learned_states(model, batch)
             losses = next_token_loss(states, cast(Any, model).network.lm_head.weight, target)[1].double()
         rows = torch.arange(len(batch), device=target.device).repeat_interleave(batch.lengths)[batch.flat["next"] >= 0]
         empty = torch.zeros(len(batch), dtype=torch.double, device=target.device)
@@ -142,8 +142,8 @@ class ChatObjective(AnswersTurns):
         )
 
 
-def _learned(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+def _learned_states(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Hidden states where something is to be said, and what, # (learned, width), (learned,)"""
-    hidden = cast(Any, model).hidden(batch)
+    hidden = cast(Any, model).hidden_states(batch)
     positions = (batch.flat["next"] >= 0).nonzero()[:, 0]
     return hidden.index_select(0, positions), batch.flat["next"].index_select(0, positions)

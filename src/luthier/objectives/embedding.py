@@ -62,12 +62,12 @@ def _key(value: Any) -> int:
     return int.from_bytes(hashlib.blake2b(same_text(value).encode(), digest_size=8).digest(), "little", signed=True)
 
 
-class EmbeddingObjective(BaseObjective):
+class EmbeddingObjective(BaseObjective[Embedding, Any]):
     """See `Embedding`."""
 
     varies = "texts"
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: Embedding, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self.splits = target is not None
         self.learned = "text that belongs to another" if target is None else "score"

@@ -113,7 +113,7 @@ class Counts(LazyExamples):
         return Example(number, inputs, None, record, size, units, facts={"row": number})
 
 
-class GloveObjective(BaseObjective):
+class GloveObjective(BaseObjective[Glove, Any]):
     """See `Glove`."""
 
     unit = "weighted pair"

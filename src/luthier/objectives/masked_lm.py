@@ -79,13 +79,13 @@ class MaskedLm(Component):
         return MaskedLmObjective(self, tokenizer, input, target)
 
 
-class MaskedLmObjective(BaseObjective):
+class MaskedLmObjective(BaseObjective[MaskedLm, Any]):
     """See `MaskedLm`."""
 
     unit = "token"
     metrics: tuple[str, ...] = ("loss", "perplexity", "masked_accuracy")
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: MaskedLm, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self.drawn_tokens = range(len(processor))  # any: a token may be replaced by every other
 
@@ -176,4 +176,4 @@ class MaskedLmObjective(BaseObjective):
 def _guesses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """The scores of every token at each hidden place, and which it was, # (hidden, vocabulary), (hidden,)"""
     positions = (batch.flat["hidden"] >= 0).nonzero()[:, 0]
-    return model.guess(model.hidden(batch).index_select(0, positions)), batch.flat["hidden"].index_select(0, positions)
+    return model.guess(model.hidden_states(batch).index_select(0, positions)), batch.flat["hidden"].index_select(0, positions)

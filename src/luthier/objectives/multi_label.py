@@ -45,7 +45,7 @@ class MultiLabel(Component):
         return MultiLabelObjective(self, tokenizer, input, target)
 
 
-def listed(cell: Any) -> list[Any] | None:
+def parse_list(cell: Any) -> list[Any] | None:
     """The items of a cell that is a list, or a text that is one in JSON; None where it is neither."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
@@ -64,7 +64,7 @@ def labels_of(cell: Any) -> tuple[str, ...] | None:
     Raises:
         ValueError: it holds something that is no label.
     """
-    items = listed(cell)
+    items = parse_list(cell)
     if items is None:
         if cell is None or isinstance(cell, dict) or not str(cell).strip():
             if isinstance(cell, dict):

@@ -1,14 +1,17 @@
-"""What objectives have in common, where they say nothing else."""
+"""The base class of objectives: the parts of the contract that most of them share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from luthier.core.component import Component
+from luthier.core.interfaces import Processor
 from luthier.core.types import HELD_OUT, Cut, Example, Record, Scores
 from luthier.evaluation.generated_answers import ANSWERED, ANSWERED_AT_VERDICT, AT_ONCE, rows_to_answer
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from luthier.core.cache import Cache
@@ -18,7 +21,13 @@ MARKS = 8
 """Tokens that a tokenizer puts around texts, at most."""
 
 
-class BaseObjective:
+Spec = TypeVar("Spec", bound=Component)
+"""The hyperparameters of what is learned."""
+ProcessorOfRows = TypeVar("ProcessorOfRows", bound=Processor)
+"""What makes numbers of a row."""
+
+
+class BaseObjective(Generic[Spec, ProcessorOfRows]):
     """The parts of the contract that most objectives need not write; see `core.interfaces.Objective`."""
 
     splits = True
@@ -31,11 +40,11 @@ class BaseObjective:
     drawn_tokens: Sequence[int] | None = None
     """Tokens that `collate` may put in beside those of the examples; None: no others."""
     writes = False
-    """Whether it answers in words; then it has `lengths`, `asked`, `reference` and `answer`."""
+    """Whether it answers in words; then it has `lengths`, `prompt_text`, `reference` and `answer`."""
     answered, answered_at_verdict, answered_together = ANSWERED, ANSWERED_AT_VERDICT, AT_ONCE
     """Validation rows that are answered at an evaluation, test rows at the verdict, and rows at once."""
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: Spec, processor: ProcessorOfRows, input: tuple[str, ...], target: str | None) -> None:
         self.spec = spec
         self.tokenizer = processor
         self.input = input
@@ -44,7 +53,7 @@ class BaseObjective:
     def fit(self, train: Sequence[Example]) -> None:
         """Nothing has to be known of the training examples."""
 
-    def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:
+    def begin(self, model: torch.nn.Module, examples: Sequence[Example], cache: Cache) -> None:
         """Nothing has to be known of the model before step one."""
 
     def changes(self, step: int) -> bool:
@@ -67,11 +76,11 @@ class BaseObjective:
         """Which of an example's tokens the model has to say, to be shown."""
         return [False] * len(example.tokens)
 
-    def prompt_tokens(self, example: Example) -> Any:
+    def prompt_tokens(self, example: Example) -> Sequence[int]:
         """What a prediction begins from: all of a row."""
         return example.tokens
 
-    def reference_loss(self, model: Any, example: Example) -> torch.Tensor | None:
+    def reference_loss(self, model: torch.nn.Module, example: Example) -> torch.Tensor | None:
         """Nobody else can say what the loss must be."""
         return None
 
@@ -83,7 +92,7 @@ class BaseObjective:
         """Tokens of what is asked, and of what is to be said."""
         raise NotImplementedError
 
-    def asked(self, example: Example) -> str:
+    def prompt_text(self, example: Example) -> str:
         """What is asked, for a person."""
         raise NotImplementedError
 
@@ -91,11 +100,11 @@ class BaseObjective:
         """What is to be said."""
         raise NotImplementedError
 
-    def answer(self, model: Any, examples: Sequence[Example], limit: int) -> list[str]:
+    def answer(self, model: torch.nn.Module, examples: Sequence[Example], limit: int) -> list[str]:
         """What a model says to each of the rows."""
         raise NotImplementedError
 
-    def of_each_row(self, scores: Scores) -> Any:
+    def of_each_row(self, scores: Scores) -> np.ndarray:
         """Its loss."""
         return scores.loss[:, None]
 

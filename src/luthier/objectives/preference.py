@@ -88,15 +88,15 @@ class PreferenceObjective(AnswersTurns):
     unit = "pair"
     metrics: tuple[str, ...] = ("pair_accuracy", "loss", "reward_margin")
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: Preference, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self.reference_scores = Reference()
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """The prompt with the better answer, and behind it the prompt with the worse one: two pieces that do not see each other."""
-        return [self._prepared(position, record) for position, record in enumerate(records)]
+        return [self._prepare(position, record) for position, record in enumerate(records)]
 
-    def _prepared(self, position: int, record: Record) -> Example:
+    def _prepare(self, position: int, record: Record) -> Example:
         pair = pair_of(record.values, self.input)
         prefix = prompt(self.tokenizer, pair.prompt)[0]
         tokens: list[int] = []

@@ -52,7 +52,7 @@ class Reference:
             return
         keys = sorted({key_of(example) for example in examples})
         name = "reference-" + hashlib.sha256(stamp.encode() + b"".join(keys)).hexdigest()[:24]
-        entries = _unpacked(cache.get(name))
+        entries = _unpack(cache.get(name))
         chunks = _chunks(examples)
         left = [chunk for chunk in chunks if not all(key_of(example) in entries for example in chunk)]
         if left:
@@ -60,9 +60,9 @@ class Reference:
         written = time.monotonic()
         for index, chunk in enumerate(left, 1):
             cache.poll()
-            entries |= zip(map(key_of, chunk), said_of(objective, model, chunk), strict=True)
+            entries |= zip(map(key_of, chunk), score_answers(objective, model, chunk), strict=True)
             if index == len(left) or time.monotonic() - written > SECONDS:
-                cache.put(name, _packed(entries))
+                cache.put(name, _pack(entries))
                 written = time.monotonic()
         self.known |= entries
 
@@ -118,7 +118,7 @@ def lay_end_to_end(examples: Sequence[Example], learned: Sequence[Sequence[bool]
     return {"tokens": tokens, "next": to_say, "reference": reference}
 
 
-def said_of(objective: Any, model: Any, examples: Sequence[Example]) -> list[np.ndarray]:
+def score_answers(objective: Any, model: Any, examples: Sequence[Example]) -> list[np.ndarray]:
     """The log-probability of each learned token under a model as it is now, # one (learned,) a row, fp32"""
     from luthier.models.memory import retry_halved
     from luthier.models.modes import eval_mode
@@ -147,7 +147,7 @@ def log_probabilities(model: Any, batch: Batch, gradient: bool = False) -> Tenso
 
     with torch.set_grad_enabled(gradient):
         positions = (batch.flat["next"] >= 0).nonzero()[:, 0]
-        states = model.hidden(batch).index_select(0, positions)
+        states = model.hidden_states(batch).index_select(0, positions)
         return -token_losses(states, model.network.lm_head.weight, batch.flat["next"].index_select(0, positions))
 
 
@@ -201,7 +201,7 @@ def _chunks(examples: Sequence[Example]) -> list[list[Example]]:
     return chunks
 
 
-def _packed(entries: dict[bytes, np.ndarray]) -> dict[str, np.ndarray]:
+def _pack(entries: dict[bytes, np.ndarray]) -> dict[str, np.ndarray]:
     return {
         "keys": np.frombuffer(b"".join(entries), np.uint8).reshape(-1, 16).copy(),
         "lengths": np.array([len(values) for values in entries.values()], np.int64),
@@ -209,7 +209,7 @@ def _packed(entries: dict[bytes, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _unpacked(arrays: dict[str, np.ndarray]) -> dict[bytes, np.ndarray]:
+def _unpack(arrays: dict[str, np.ndarray]) -> dict[bytes, np.ndarray]:
     if not arrays:
         return {}
     parts = np.split(arrays["values"], np.cumsum(arrays["lengths"])[:-1])

@@ -66,7 +66,7 @@ class TextAutoencoderObjective(AnomalyObjective, TextObjective):
     learned = "text"
     reads_pairs = False
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: TextAutoencoder, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self._model: Any = None
 
@@ -83,7 +83,7 @@ class TextAutoencoderObjective(AnomalyObjective, TextObjective):
                 units=float(kind <= 0),
                 facts={"cut": cut, "abnormal": kind, "label": record.text([self.target or ""]), "text": record.text(self.input)},
             )
-            for position, (record, kind, (inputs, cut)) in enumerate(zip(records, kinds, self.read(records), strict=True))
+            for position, (record, kind, (inputs, cut)) in enumerate(zip(records, kinds, self.tokenize(records), strict=True))
         ]
 
     def begin(self, model: Any, examples: Sequence[Example], cache: Cache) -> None:

@@ -54,7 +54,7 @@ class TextObjective(BaseObjective):
         """What is to be learned of each, # (examples, …)"""
         raise NotImplementedError
 
-    def read(self, records: Sequence[Record]) -> Iterator[tuple[dict[str, list[int]], int]]:
+    def tokenize(self, records: Sequence[Record]) -> Iterator[tuple[dict[str, list[int]], int]]:
         """The tokens of each row, and how many were cut; a pair of columns is encoded as the base was trained to read pairs."""
         if self._together:
             return self._once([[record.text([name]) for record in records] for name in self.input])
@@ -84,14 +84,14 @@ class TextObjective(BaseObjective):
                 stratum=target if strata else None,
                 facts={"cut": cut, **facts},
             )
-            for position, (record, target, (inputs, cut)) in enumerate(zip(records, targets, self.read(records), strict=True))
+            for position, (record, target, (inputs, cut)) in enumerate(zip(records, targets, self.tokenize(records), strict=True))
         ]
 
     def cuts(self, records: Sequence[Record]) -> list[tuple[Cut, ...]]:
         """The rows that have more tokens than are read."""
         found: list[tuple[Cut, ...]] = [() for _ in records]
         long = [index for index, record in enumerate(records) if not surely_fits(record.text(self.input), self.spec.max_length)]
-        read = self.read([records[index] for index in long]) if long else ()
+        read = self.tokenize([records[index] for index in long]) if long else ()
         for index, (_, lost) in zip(long, read, strict=True):
             if lost:
                 texts = [records[index].text([name]) for name in self.input] if self._together else [records[index].text(self.input)]
@@ -141,7 +141,7 @@ class TextObjective(BaseObjective):
         import torch
 
         if self.changes(step):
-            examples = self._changed(examples, seed, step)
+            examples = self._augment(examples, seed, step)
         return Batch(
             index=torch.tensor([example.index for example in examples]),
             lengths=torch.tensor([example.size for example in examples]),
@@ -149,7 +149,7 @@ class TextObjective(BaseObjective):
             each={"target": self.targets(examples)},
         )
 
-    def _changed(self, examples: Sequence[Example], seed: int, step: int) -> list[Example]:
+    def _augment(self, examples: Sequence[Example], seed: int, step: int) -> list[Example]:
         """The rows as they are learned from in this step: some of their texts changed."""
         augment, rows = self.augment, []
         assert augment is not None

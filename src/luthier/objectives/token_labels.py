@@ -17,7 +17,7 @@ from pydantic import Field
 from luthier.core.component import Component
 from luthier.core.errors import ExperimentError
 from luthier.core.types import Batch, Cut, Example, Loss, Record, Scores
-from luthier.data.spans import Span, spans_of, tags_of, trimmed, words_in
+from luthier.data.spans import Span, spans_of, tags_of, trim_span, words_in
 from luthier.objectives.objective import BaseObjective, surely_fits
 from luthier.objectives.text_rows import MAX_LENGTH
 
@@ -193,7 +193,7 @@ def scores_of_words(each: Sequence[tuple[np.ndarray, Words]], kinds: Sequence[st
     return Scores(loss, count, more={"right_words": right_words, **of_kinds, "said": said_of_rows})
 
 
-class TokenLabelsObjective(BaseObjective):
+class TokenLabelsObjective(BaseObjective[TokenLabels, Any]):
     """See `TokenLabels`."""
 
     unit = "word"
@@ -206,9 +206,9 @@ class TokenLabelsObjective(BaseObjective):
             return []
         texts = [str(record.values.get(self.input[0]) or "") for record in records]
         examples = []
-        for position, (record, text, (inputs, places, bounds, cut)) in enumerate(zip(records, texts, self._read(texts), strict=True)):
+        for position, (record, text, (inputs, places, bounds, cut)) in enumerate(zip(records, texts, self._tokenize(texts), strict=True)):
             cell_spans = spans_of(record.values.get(self.target or ""))
-            spans = [trimmed(span, text) for span in cell_spans or ()]
+            spans = [trim_span(span, text) for span in cell_spans or ()]
             words = label_words(places, bounds, spans, self.spec.labels)
             target = np.full(len(inputs["tokens"]), UNLABELLED)
             target[words.places] = words.tags
@@ -222,7 +222,7 @@ class TokenLabelsObjective(BaseObjective):
         texts = [str(record.values.get(self.input[0]) or "") for record in records]
         found: list[tuple[Cut, ...]] = [() for _ in records]
         long = [index for index, text in enumerate(texts) if not surely_fits(text, self.spec.max_length)]
-        read = self._read([texts[index] for index in long]) if long else ()
+        read = self._tokenize([texts[index] for index in long]) if long else ()
         for index, (_, _, _, lost) in zip(long, read, strict=True):
             if lost:
                 tokens = len(self.tokenizer(texts[index], truncation=False, verbose=False)["input_ids"])
@@ -233,7 +233,7 @@ class TokenLabelsObjective(BaseObjective):
         """More windows."""
         return "a larger objective.most_windows"
 
-    def _read(self, texts: list[str]) -> Iterator[tuple[dict[str, list[int]], np.ndarray, np.ndarray, int]]:
+    def _tokenize(self, texts: list[str]) -> Iterator[tuple[dict[str, list[int]], np.ndarray, np.ndarray, int]]:
         """Of each text the tokens of its windows end to end with their places in these, which tokens carry its words, where the words stand, and tokens lost."""
         longest, overlap = self.spec.max_length, min(self.spec.overlap, self.spec.max_length // 2)
         encoded = self.tokenizer(
@@ -286,7 +286,7 @@ class TokenLabelsObjective(BaseObjective):
         """Cross-entropy, summed over the words; each word counts one."""
         from torch.nn.functional import cross_entropy
 
-        logits, target = self._said(model, batch)
+        logits, target = self._label_scores(model, batch)
         return Loss(cross_entropy(logits.float(), target, reduction="sum"), float(len(target)))
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
@@ -294,7 +294,7 @@ class TokenLabelsObjective(BaseObjective):
         import torch
 
         with torch.no_grad():
-            logged = self._said(model, batch)[0].float().log_softmax(-1).double().cpu().numpy()
+            logged = self._label_scores(model, batch)[0].float().log_softmax(-1).double().cpu().numpy()
         flat = {name: values.cpu().numpy() for name, values in batch.flat.items()}
         carrying = np.flatnonzero(flat["target"] >= 0)
         cuts = np.searchsorted(carrying, batch.lengths.cumsum(0).cpu().numpy())[:-1]
@@ -303,7 +303,7 @@ class TokenLabelsObjective(BaseObjective):
         rows = [Words(*fields) for fields in zip(np.split(carrying, cuts), starts, ends, tags, exact, there, strict=True)]
         return scores_of_words(list(zip(np.split(logged, cuts), rows, strict=True)), self.spec.labels)
 
-    def _said(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _label_scores(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The scores of each label at each token that carries one, and which it is, # (words, labels), (words,)"""
         places = (batch.flat["target"] >= 0).nonzero()[:, 0]
         return model(batch).index_select(0, places), batch.flat["target"].index_select(0, places)

@@ -80,7 +80,7 @@ class Translation(Component):
         return TranslationObjective(self, tokenizer, input, target)
 
 
-class TranslationObjective(BaseObjective):
+class TranslationObjective(BaseObjective[Translation, Any]):
     """See `Translation`."""
 
     unit = "token"
@@ -90,7 +90,7 @@ class TranslationObjective(BaseObjective):
     answered, answered_at_verdict, answered_together = 128, 1_000, 64
     """Translations are short: as many test rows as published scores are taken over."""
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: Translation, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self.drawn_tokens = range(len(processor))  # the target's, which an embedding that both sides share meets too
 
@@ -98,9 +98,9 @@ class TranslationObjective(BaseObjective):
         """Encode both sides; the target ends with the mark that ends a text, unless its end is lost."""
         if not records:
             return []
-        sources = self._read([self.spec.prefix + self.source_text(record) for record in records], {})
+        sources = self._tokenize([self.spec.prefix + self.source_text(record) for record in records], {})
         references = [str(record.values.get(self.target or "") or "") for record in records]
-        targets = self._read(references, {"target": True})
+        targets = self._tokenize(references, {"target": True})
         examples = []
         for position, (record, (source, cut), (target, lost)) in enumerate(zip(records, sources, targets, strict=True)):
             there = bool(references[position].strip())
@@ -116,7 +116,7 @@ class TranslationObjective(BaseObjective):
         found: list[tuple[Cut, ...]] = [() for _ in records]
         sources = [self.spec.prefix + self.source_text(record) for record in records]
         long = [index for index, source in enumerate(sources) if not surely_fits(source, self.spec.max_length)]
-        read = self._read([sources[index] for index in long], {}) if long else ()
+        read = self._tokenize([sources[index] for index in long], {}) if long else ()
         for index, (tokens, lost) in zip(long, read, strict=True):
             if lost:
                 found[index] = (Cut(tuple(self.input), len(tokens) + lost, len(tokens)),)
@@ -135,7 +135,7 @@ class TranslationObjective(BaseObjective):
         """The token that ends a text."""
         return int(self.tokenizer.eos_token_id)
 
-    def _read(self, texts: list[str], side: dict[str, bool]) -> list[tuple[list[int], int]]:
+    def _tokenize(self, texts: list[str], side: dict[str, bool]) -> list[tuple[list[int], int]]:
         """The tokens of each text, and how many were cut."""
         name = "text_target" if side else "text"
         whole = self.tokenizer(**{name: texts}, truncation=False, verbose=False)["input_ids"]
@@ -185,7 +185,7 @@ class TranslationObjective(BaseObjective):
         """Tokens of the source, and of the target."""
         return len(example.tokens), len(example.target)
 
-    def asked(self, example: Example) -> str:
+    def prompt_text(self, example: Example) -> str:
         """The source."""
         return self.source_text(example.record)
 
@@ -223,7 +223,7 @@ class TranslationObjective(BaseObjective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Cross-entropy with label smoothing, summed over the target's tokens; their number is the count."""
-        total, _, count = self._lost(model, batch, self.spec.label_smoothing)
+        total, _, count = self._token_losses(model, batch, self.spec.label_smoothing)
         return Loss(total, float(count))
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
@@ -231,7 +231,7 @@ class TranslationObjective(BaseObjective):
         import torch
 
         with torch.no_grad():
-            _, losses, _ = self._lost(model, batch, 0.0)
+            _, losses, _ = self._token_losses(model, batch, 0.0)
         stream = batch.streams[TARGET]
         learned = stream.values["next"] >= 0
         rows = torch.arange(len(batch), device=learned.device).repeat_interleave(stream.lengths)[learned]
@@ -242,7 +242,7 @@ class TranslationObjective(BaseObjective):
             bytes=batch.each["bytes"].double().cpu().numpy(),
         )
 
-    def _lost(self, model: Any, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor, int]:
+    def _token_losses(self, model: Any, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor, int]:
         """The sum, what each learned token adds to it, and how many there are."""
         import torch
 
@@ -250,7 +250,7 @@ class TranslationObjective(BaseObjective):
 
         next_tokens = batch.streams[TARGET].values["next"]
         places = (next_tokens >= 0).nonzero()[:, 0]
-        states, target = model.hidden(batch).index_select(0, places), next_tokens.index_select(0, places)
+        states, target = model.hidden_states(batch).index_select(0, places), next_tokens.index_select(0, places)
         weight, bias = model.output()
         if bias is not None:  # one more number a token, which is 1
             states = torch.cat([states, states.new_ones(len(states), 1)], 1)

@@ -18,7 +18,7 @@ from luthier.core.component import Component
 from luthier.core.types import HELD_OUT, Batch, Example, Loss, Message, Record, Scores, Stream
 from luthier.core.words import plural
 from luthier.data.chat import prompt, render
-from luthier.data.judged_answers import JudgedAnswer, conversation_with, judged_answer
+from luthier.data.judged_answers import JudgedAnswer, conversation_with, parse_judged_answer
 from luthier.data.near_duplicates import normalise
 from luthier.objectives.answers import AnswersTurns
 from luthier.objectives.reference import Reference, complete, count_learned, lay_end_to_end, log_probabilities, make_key, sum_by_answer
@@ -126,7 +126,7 @@ class UnpairedObjective(AnswersTurns):
     unit = "answer"
     metrics: tuple[str, ...] = ("auc", "accuracy", "loss")
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: UnpairedPreference, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self.reference_scores = Reference()
         self.splits = not spec.compares
@@ -135,7 +135,7 @@ class UnpairedObjective(AnswersTurns):
 
     def prepare(self, records: Sequence[Record]) -> list[Example]:
         """Each row's prompt with its answer and, beside it, the same prompt with the answer of the next row that has another prompt."""
-        rows = [judged_answer(record.values, self.input, self.target or "") for record in records]
+        rows = [parse_judged_answer(record.values, self.input, self.target or "") for record in records]
         others = find_mismatched(rows) if self.spec.compares else [None] * len(rows)
         made = []
         for position, (record, row, other) in enumerate(zip(records, rows, others, strict=True)):
@@ -230,7 +230,7 @@ class UnpairedObjective(AnswersTurns):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The loss summed over the answers; their number is the count. Of a mismatched answer no gradient is taken."""
         gained = sum_by_answer(log_probabilities(model, batch, gradient=True) - complete(batch, model), batch.each["tokens"])
-        zero = self.zero_of(self._mismatched(model, batch)[0]).to(gained.dtype)
+        zero = self.zero_of(self._score_mismatched(model, batch)[0]).to(gained.dtype)
         taught = batch.each["taught"]
         return Loss((self.spec.losses(gained, batch.each["good"], zero) * taught).sum(), float(taught.sum()))
 
@@ -248,7 +248,7 @@ class UnpairedObjective(AnswersTurns):
         known = ~torch.isnan(gained)
         return gained[known].mean().clamp(min=0.0) if known.any() else torch.zeros((), dtype=gained.dtype, device=gained.device)
 
-    def _mismatched(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _score_mismatched(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the mismatched answers gained, and their log-probabilities, in eval mode and without a gradient; NaN where a row has none, # (answers,), (answers,)"""
         import torch
 
@@ -278,7 +278,7 @@ class UnpairedObjective(AnswersTurns):
             before = complete(batch, model)
             tokens, good, taught = batch.each["tokens"], batch.each["good"], batch.each["taught"].double()
             gained = sum_by_answer((now - before).double(), tokens)
-            other, other_said = (values.double() for values in self._mismatched(model, batch))
+            other, other_said = (values.double() for values in self._score_mismatched(model, batch))
             zero = self.zero_of(other)
             losses = self.spec.losses(gained, good, zero) * taught
         columns = {
@@ -292,7 +292,7 @@ class UnpairedObjective(AnswersTurns):
             "zero": zero.expand(len(batch)),
         }
         more = {name: column.cpu().numpy() for name, column in columns.items()}
-        return self._told(losses.cpu().numpy(), taught.cpu().numpy(), good.cpu().numpy(), more)
+        return self._make_scores(losses.cpu().numpy(), taught.cpu().numpy(), good.cpu().numpy(), more)
 
     def complete(self, scores: Scores, examples: Sequence[Example]) -> Scores:
         """The scores with every answer compared with the mismatched answers of all rows, not only of those beside it."""
@@ -303,9 +303,9 @@ class UnpairedObjective(AnswersTurns):
         zero = self.zero_of(torch.from_numpy(scores.more["mismatched"]))
         then, now = (self.spec.losses(gained, good, each).numpy() for each in (torch.from_numpy(scores.more["zero"]), zero))
         more = {**scores.more, "zero": np.full(len(scores.loss), float(zero))}
-        return self._told(scores.loss + (now - then) * scores.count, scores.count, good.numpy(), more)
+        return self._make_scores(scores.loss + (now - then) * scores.count, scores.count, good.numpy(), more)
 
-    def _told(self, losses: np.ndarray, counts: np.ndarray, good: np.ndarray, more: Mapping[str, np.ndarray]) -> Scores:
+    def _make_scores(self, losses: np.ndarray, counts: np.ndarray, good: np.ndarray, more: Mapping[str, np.ndarray]) -> Scores:
         """Scores with the probability that an answer is good, as the loss has it."""
         margin = self.spec.beta * (more["gained"] - more["zero"])
         probability = 1 / (1 + np.exp(-np.clip(margin, -500, 500)))

@@ -96,7 +96,7 @@ class _Scored(torch.autograd.Function):
         total, at_inputs, at_outputs = (_cbow if cbow else _skip_gram)(inputs, outputs, windows)
         read = windows.words if cbow else windows.centres
         targets = torch.cat([windows.centres if cbow else windows.words, windows.noise.flatten()])
-        ctx.save_for_backward(*_summed(read, at_inputs, len(inputs)), *_summed(targets, at_outputs, len(outputs)))
+        ctx.save_for_backward(*_sum_by_word(read, at_inputs, len(inputs)), *_sum_by_word(targets, at_outputs, len(outputs)))
         ctx.shapes = inputs.shape, outputs.shape
         return total
 
@@ -144,7 +144,7 @@ def _around(vectors: Tensor, windows: Windows) -> Tensor:
     return vectors.as_strided((len(windows.band), run + 2 * windows.reach, width), (run * width, width, 1))
 
 
-def _folded(parts: Tensor, windows: Windows, into: Tensor) -> None:
+def _fold(parts: Tensor, windows: Windows, into: Tensor) -> None:
     """Add what each run says of its words and of those around it; a run is at least as long as two windows.
 
     Args:
@@ -195,7 +195,7 @@ def _skip_gram(inputs: Tensor, outputs: Tensor, windows: Windows) -> tuple[Tenso
     slope = scores.sigmoid_().sub_(1).mul_(windows.band)
     at_vectors.view_as(runs).baddbmm_(slope, around)
     at_rows = torch.zeros_like(rows)
-    _folded(torch.bmm(slope.transpose(1, 2), runs), windows, at_rows)
+    _fold(torch.bmm(slope.transpose(1, 2), runs), windows, at_rows)
     at_rows[length:] = at_noise
     return total, at_vectors, at_rows
 
@@ -217,11 +217,11 @@ def _cbow(inputs: Tensor, outputs: Tensor, windows: Windows) -> tuple[Tensor, Te
     slope = (scores.sigmoid() - 1) * weights
     at_means.addcmul_(slope[:, None], rows[:count])
     at_read = torch.zeros_like(read)
-    _folded(torch.bmm(shares.transpose(1, 2), at_means.view(len(windows.band), -1, means.shape[1])), windows, at_read)
+    _fold(torch.bmm(shares.transpose(1, 2), at_means.view(len(windows.band), -1, means.shape[1])), windows, at_read)
     return total, at_read, torch.cat([means.mul_(slope[:, None]), at_noise])
 
 
-def _summed(words: Tensor, gradients: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
+def _sum_by_word(words: Tensor, gradients: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
     """The gradients added up by word: the words that are there, ascending, and the sum of each, # (there,), (there, width)"""
     order = words.argsort(stable=True)
     there, counts = words[order].unique_consecutive(return_counts=True)

@@ -69,14 +69,14 @@ class Word2Vec(WordVectorsSpec):
         return Word2VecObjective(self, tokenizer, input, target)
 
 
-class Word2VecObjective(BaseObjective):
+class Word2VecObjective(BaseObjective[Word2Vec, Any]):
     """See `Word2Vec`."""
 
     splits = False
     """Words of several rows share negative samples."""
     metrics: tuple[str, ...] = ("loss",)
 
-    def __init__(self, spec: Any, processor: Any, input: tuple[str, ...], target: str | None) -> None:
+    def __init__(self, spec: Word2Vec, processor: Any, input: tuple[str, ...], target: str | None) -> None:
         super().__init__(spec, processor, input, target)
         self.unit = "pair" if spec.model == "skip_gram" else "word"
         counts = np.maximum(processor.counts, 1).astype(float)

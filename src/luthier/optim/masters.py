@@ -1,4 +1,4 @@
-"""The weights as the optimizer sees them: fp32, whatever the network computes in."""
+"""Master weights: the optimizer moves fp32 copies, whatever dtype the network computes in."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Masters:
         optimizer: a spec from `optim.OPTIMIZERS`.
         dtype: what the network will compute in.
         movable: names of the parameters that may ever move.
-        factor: a parameter's multiple of the rate, by name.
+        factor: a parameter's multiple of the learning rate, by name.
         sparse_rows: of an embedding whose gradient is sparse, the tokens that training meets, by its name, # name → (tokens,)
         kernels: the compiled ones, where they are used: a step of AdamW is then one pass, and gradients of one micro-batch wait as they come.
     """

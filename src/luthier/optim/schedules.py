@@ -24,7 +24,7 @@ class _Warm(Component):
 
     @property
     def stable_until(self) -> float:
-        """Share of the planned run up to which the rate stays, only to fall later; 0 where it falls all the way, or never."""
+        """Share of the planned run up to which the learning rate stays, only to fall later; 0 where it falls all the way, or never."""
         return 0.0
 
     def _warmup_factor(self, share: float) -> float | None:
@@ -32,12 +32,12 @@ class _Warm(Component):
 
 
 class Constant(_Warm):
-    """The full rate after the warm-up."""
+    """The full learning rate after the warm-up."""
 
     kind: Literal["constant"] = "constant"
 
     def factor(self, share: float) -> float:
-        """What the rate is multiplied by when `share` of the run is done, 0 < share < 1."""
+        """What the learning rate is multiplied by when `share` of the run is done, 0 < share < 1."""
         rising = self._warmup_factor(share)
         return 1.0 if rising is None else rising
 
@@ -48,7 +48,7 @@ class Linear(_Warm):
     kind: Literal["linear"] = "linear"
 
     def factor(self, share: float) -> float:
-        """What the rate is multiplied by when `share` of the run is done, 0 < share < 1."""
+        """What the learning rate is multiplied by when `share` of the run is done, 0 < share < 1."""
         rising = self._warmup_factor(share)
         return (1 - share) / (1 - self.warmup) if rising is None else rising
 
@@ -59,15 +59,15 @@ class Cosine(_Warm):
     kind: Literal["cosine"] = "cosine"
 
     def factor(self, share: float) -> float:
-        """What the rate is multiplied by when `share` of the run is done, 0 < share < 1."""
+        """What the learning rate is multiplied by when `share` of the run is done, 0 < share < 1."""
         rising = self._warmup_factor(share)
         return (1 + math.cos(math.pi * (share - self.warmup) / (1 - self.warmup))) / 2 if rising is None else rising
 
 
 class WarmupStableDecay(_Warm):
-    """The full rate, then down to zero over the last part (Hu et al. 2024, section 4).
+    """The full learning rate, then down to zero over the last part (Hu et al. 2024, section 4).
 
-    Two runs that differ in `until`, `decay` and `shape` alone are the same until the rate begins to fall: one trunk, several ends.
+    Two runs that differ in `until`, `decay` and `shape` alone are the same until the learning rate begins to fall: one trunk, several ends.
     """
 
     kind: Literal["wsd"] = "wsd"
@@ -87,11 +87,11 @@ class WarmupStableDecay(_Warm):
 
     @property
     def stable_until(self) -> float:
-        """Share of the planned run up to which the rate stays, only to fall later."""
+        """Share of the planned run up to which the learning rate stays, only to fall later."""
         return max(0.0, self.until - self.decay)
 
     def factor(self, share: float) -> float:
-        """What the rate is multiplied by when `share` of the run is done, 0 < share < 1."""
+        """What the learning rate is multiplied by when `share` of the run is done, 0 < share < 1."""
         rising = self._warmup_factor(share)
         left = min(1.0, max(0.0, (self.until - share) / self.decay))
         if rising is not None:
@@ -138,8 +138,8 @@ def valid_cuts(total: int, cuts: Sequence[Cut]) -> list[Cut]:
 def progress(schedule: Any, step: int, planned: int, cuts: Sequence[Cut] = ()) -> tuple[float, float]:
     """How much of the run is done in the middle of a step, and the factor of the learning rate there.
 
-    From a cut on the rate falls on a straight line from where it stands to zero at the new end. A cut during the warm-up lets the rate go on rising until it
-    meets the line that falls from the full rate.
+    From a cut on it falls on a straight line from where it stands to zero at the new end. A cut during the warm-up lets it go on rising until it
+    meets the line that falls from the full learning rate.
 
     Args:
         schedule: of the run.

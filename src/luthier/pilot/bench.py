@@ -59,7 +59,7 @@ class Bench:
 
         runner = LocalTrial(open_pool(str(self.folder)), Trial(number, values, "yours"))
         try:
-            with runner.context.run.owned():
+            with runner.context.run.lock():
                 for share in SHARES:
                     yield share, (runner.advance(share) if share < 1 else runner.finish())[0]
         finally:
@@ -144,7 +144,7 @@ def bench(
     experiment, dataset, choices = default_experiment(data, changes, reporter, target=target, input=input, base=base, task=task, seed=seed)
     dimensions, _ = space_for(experiment, MANY, [*parse_assignments(changes)], space)
     study = Study(Run.create(Path(out) if out else Path("studies") / Run.fresh_name()).folder)
-    with study.name_folder_when_stopped(), study.owned():
+    with study.name_folder_when_stopped(), study.lock():
         begin_run(study, experiment, dataset, choices, reporter, budget=None, force=True)
         from luthier.pilot.complete import open_context
         from luthier.pilot.stages.prove import prove_loss

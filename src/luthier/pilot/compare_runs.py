@@ -95,7 +95,7 @@ def compare(*runs: str | os.PathLike[str], metric: str | None = None, say: Say =
     """
     if len(runs) < 2:
         raise ExperimentError("one run cannot be compared with itself", "name two runs or more: `luthier compare RUN OTHER`")
-    places = [_finished(run) for run in runs]
+    places = [_require_finished(run) for run in runs]
     if len({place.folder.resolve() for place in places}) < len(places):
         raise ExperimentError("the same run is named twice", "name two runs or more: `luthier compare RUN OTHER`")
     experiments = [Experiment.load(place.folder / "experiment.yaml") for place in places]
@@ -117,7 +117,7 @@ def compare(*runs: str | os.PathLike[str], metric: str | None = None, say: Say =
     return Comparison(entries, fields, shared.left_out, found, refused)
 
 
-def _finished(run: str | os.PathLike[str]) -> Run:
+def _require_finished(run: str | os.PathLike[str]) -> Run:
     """A finished run; of a study the one that was chosen."""
     folder = run_folder(run)
     place = Study(folder).winner if (folder / "ledger.jsonl").is_file() else Run(folder)

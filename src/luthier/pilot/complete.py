@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from luthier.core.errors import RunError
 from luthier.core.interfaces import Reporter, Watcher
@@ -19,9 +20,9 @@ from luthier.models.store import resolve
 from luthier.pilot.stages.compile_kernels import compile_where_it_pays
 from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.cross_validation import cross_validate
-from luthier.pilot.stages.elapsed import count_seconds, spent_before
+from luthier.pilot.stages.elapsed import count_seconds, earlier_seconds
 from luthier.pilot.stages.finish import finish, judge_and_package
-from luthier.pilot.stages.finish_time import keep_to_time, planned_closing
+from luthier.pilot.stages.finish_time import keep_to_time, read_planned_closing
 from luthier.pilot.stages.plan_training import plan_training
 from luthier.pilot.stages.prove import prove_loss
 from luthier.pilot.stages.samples import write_samples
@@ -87,7 +88,7 @@ def _run_stages(
     """Every stage, in its order."""
     request = SearchRequest.of(run)
     workers = request.workers if request and request.backend == "processes" else 1
-    before = spent_before(run)
+    before = earlier_seconds(run)
     with count_seconds(run, clock, before), note_interruption(run, clock), Signals(reporter.say) as signals, restore_threads():
         if run.verdict is not None and (run.folder / "bundle" / "luthier.json").exists() and not run.events_named("searching"):
             finish(run, reporter, run.verdict)
@@ -108,7 +109,7 @@ def _run_stages(
         run.event("started", clock=clock())
         limit = time_limit(context)
         best = Fit(run, work, reporter, signals, watchers, limit).finish()
-        keep_to_time(context, work, limit, planned_closing(run))
+        keep_to_time(context, work, limit, read_planned_closing(run))
         tell_cuts(run, reporter)
         judge_and_package(context, experiment, work, best)
     return run
@@ -128,7 +129,7 @@ def open_context(
     reporter.stage("base", experiment.model.base)
     family = family_of(dataset.spec.task)
     base = family.read_base(resolve(experiment.model.base, reporter.say)) if experiment.model.base else None
-    tokenizer = family.load_processor(base, experiment.objective, dataset)
+    tokenizer: Any = family.load_processor(base, experiment.objective, dataset)
     if base is not None and base.family in PADDED and not place.events_named("padded"):
         place.event("padded", family=base.family)
         reporter.say(

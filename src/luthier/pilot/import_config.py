@@ -189,7 +189,7 @@ def _map_adapters(config: Mapping[str, Any], key_map: KeyMap) -> None:
         return
     key_map.mapped[key] = ("adaptation.kind", "lora", "the base stays in 16 or 32 bits" if kind == "qlora" else "")
     if key == "finetuning_type":
-        rank = _whole(config, "lora_rank", 8)
+        rank = _parse_whole(config, "lora_rank", 8)
         for name, path, value in (
             ("lora_rank", "adaptation.rank", 8),
             ("lora_alpha", "adaptation.alpha", 2.0 * rank),
@@ -236,9 +236,9 @@ def _map_optimizer(config: Mapping[str, Any], trainer: str, key_map: KeyMap) -> 
 
 def _map_rest(config: Mapping[str, Any], trainer: str, key_map: KeyMap) -> None:
     """What needs a look at several keys: rows a step, the length of rows, the loss of pairs, tokens."""
-    rows, times = (_whole(config, key, DEFAULTS[trainer][key]) for key in (COUNTS[trainer], "gradient_accumulation_steps"))
+    rows, times = (_parse_whole(config, key, DEFAULTS[trainer][key]) for key in (COUNTS[trainer], "gradient_accumulation_steps"))
     if trainer == "axolotl" and is_set(config.get("batch_size")) and not is_set(config.get("gradient_accumulation_steps")):
-        rows, times = _whole(config, "batch_size", 1), 1
+        rows, times = _parse_whole(config, "batch_size", 1), 1
     key_map.mapped[f"{COUNTS[trainer]} × gradient_accumulation_steps"] = (
         "training.batch_size",
         rows * times,
@@ -251,7 +251,7 @@ def _map_rest(config: Mapping[str, Any], trainer: str, key_map: KeyMap) -> None:
     if is_set(length):
         key_map.mapped["sequence_len" if "sequence_len" in config else "cutoff_len"] = (
             LENGTHS[0],
-            _whole(config, "sequence_len" if "sequence_len" in config else "cutoff_len", 0),
+            _parse_whole(config, "sequence_len" if "sequence_len" in config else "cutoff_len", 0),
             "",
         )
     if is_set(config.get("bf16")):
@@ -286,7 +286,7 @@ def _map_rest(config: Mapping[str, Any], trainer: str, key_map: KeyMap) -> None:
             key_map.mapped[key] = (ROWS, config[key], "in the rows that are written")
 
 
-def _whole(config: Mapping[str, Any], key: str, usual: int) -> int:
+def _parse_whole(config: Mapping[str, Any], key: str, usual: int) -> int:
     """A key's value as a whole number above zero; what is usual where it says nothing.
 
     Raises:
@@ -316,7 +316,7 @@ def _experiment(dataset: Dataset, config: Mapping[str, Any], key_map: KeyMap) ->
             raise ExperimentError(
                 f"{key}: {changes[path]!r} does not fit {path}: {getattr(problem, 'message', problem)}", "mend the value in the file"
             ) from None
-    steps = _whole(config, "warmup_steps", 0)
+    steps = _parse_whole(config, "warmup_steps", 0)
     if steps and "schedule.warmup" not in changes:
         share = min(0.9, steps / experiment.planned_steps(len(dataset.records["train"])))
         key_map.mapped["warmup_steps"] = (

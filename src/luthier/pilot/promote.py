@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from luthier.core.aliases import Alias, aliases_file, held_by, history_of, read_aliases, roll_back_alias, write_alias
+from luthier.core.aliases import Alias, aliases_file, history_of, read_aliases, read_versions, roll_back_alias, write_alias
 from luthier.core.errors import RunError
 from luthier.core.run import Run
 from luthier.core.run_entry import is_run
@@ -59,7 +59,7 @@ def rollback(name: str) -> tuple[Alias, Alias]:
         RunError: there is no such alias, nothing bore it before, or what did is gone or changed.
     """
     history_of(name)
-    held = held_by(name)
+    held = read_versions(name)
     if len(held) > 1:
         facts, _ = read_bundle(held[-2].folder)
         if hash_bundle(facts) != held[-2].hash:

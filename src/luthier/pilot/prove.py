@@ -1,4 +1,4 @@
-"""The loss proves itself, as a verb."""
+"""Prove the loss on the run's own rows, as a verb."""
 
 from __future__ import annotations
 

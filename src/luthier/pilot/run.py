@@ -16,7 +16,7 @@ from luthier.evaluation.metric_choice import AUTO
 from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
-from luthier.pilot.stages.begin import begin_run, fresh_or_planned
+from luthier.pilot.stages.begin import begin_run, create_or_take_over
 from luthier.pilot.stages.given_rows import rows_in_run
 from luthier.pilot.stages.metric import confirm_metric, with_metric
 from luthier.pilot.stages.options import choose_experiment, data_spec, fill_from_rows, load_experiment, parse_assignments, parse_seconds
@@ -86,7 +86,7 @@ def run(
         )
         experiment, choices = choose_experiment(dataset, base, changes, seed, reporter, seconds)
         new_run = run_with_rows or Run.create(folder)
-        with new_run.name_folder_when_stopped(), new_run.owned():
+        with new_run.name_folder_when_stopped(), new_run.lock():
             searches = not (watchers or plan_only or experiment.data.folds)
             stay = [*parse_assignments(changes)] if searches else None
             begin_run(new_run, experiment, dataset, choices, reporter, budget=seconds, force=force, stay=stay)
@@ -137,8 +137,8 @@ def train(
     choices = family_of(dataset.spec.task).metric(dataset, AUTO)[:1] if experiment.training.metric == AUTO else []
     experiment = fill_from_rows(experiment, dataset, changes)
     cuts = cuts_while_training(source)
-    new_run = fresh_or_planned(Path(out) if out else Path("runs") / Run.fresh_name())
-    with new_run.name_folder_when_stopped(), new_run.owned():
+    new_run = create_or_take_over(Path(out) if out else Path("runs") / Run.fresh_name())
+    with new_run.name_folder_when_stopped(), new_run.lock():
         begin_run(new_run, experiment, dataset, choices, reporter, budget=seconds, force=force)
         for event in cuts:
             new_run.event("cut_while_training", **event)
@@ -187,7 +187,7 @@ def resume(
         if allow_inexact:
             raise ExperimentError("the trials of a study are compared row by row: they need the same rows, software and machine",
                                   f"start a new one: `luthier search {target.folder}/experiment.yaml`")  # fmt: skip
-    with target.name_folder_when_stopped(), target.owned():
+    with target.name_folder_when_stopped(), target.lock():
         if target.events_named("finished"):
             reporter.say(f"{target.folder} is finished: nothing to resume")
             return target

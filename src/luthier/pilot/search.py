@@ -88,7 +88,7 @@ def search(
         fixed = [*parse_assignments(changes)]
         _check_points(experiment, trials or 2, fixed, space, points)
         study = Study((run_with_rows or Run.create(folder)).folder)
-        with study.name_folder_when_stopped(), study.owned():
+        with study.name_folder_when_stopped(), study.lock():
             SearchRequest(seed, fixed, runs, seconds, trials, list(space), sampler, list(points), workers, backend).note(study)  # before the experiment is there: without it, a resume would take the folder for a run  # fmt: skip
             begin_run(study, experiment, dataset, choices, reporter, budget=seconds, force=force)
             from luthier.pilot.complete import complete

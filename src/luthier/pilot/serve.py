@@ -79,7 +79,7 @@ def describe_bundle(base: Base, name: str | None = None) -> dict[str, Any]:
         "sha256": base.fingerprint,
         "facts": facts.get("facts"),
         "experiment": facts.get("experiment"),
-        "base": _bare((facts.get("base") or {}).get("name")),
+        "base": _base_name((facts.get("base") or {}).get("name")),
         "architecture": base.family,
         "dtype": facts.get("dtype"),
         "ships": facts.get("ships", "trained"),
@@ -90,7 +90,7 @@ def describe_bundle(base: Base, name: str | None = None) -> dict[str, Any]:
     }
 
 
-def _bare(base: str | None) -> str | None:
+def _base_name(base: str | None) -> str | None:
     """A base's name; of one that lies in a folder the folder's, for clients need not know where."""
     return Path(base).name if base is not None and Path(base).is_absolute() else base
 
@@ -141,13 +141,13 @@ def load_model(
         "parity": opened.parity,
     }
 
-    def chosen(one: dict[str, Any], top: int | None, abstain_below: float | None) -> dict[str, Any]:
+    def choose(one: dict[str, Any], top: int | None, abstain_below: float | None) -> dict[str, Any]:
         return decide(one, top, abstain_below)
 
     counters = token_counters(objective)
     return ServedModel(
         name=about["name"], family=family, model=model, objective=objective, about=about, queue=queue,
-        read=lambda rows: read_rows(family, objective.input, rows, limits), decide=chosen,
+        read=lambda rows: read_rows(family, objective.input, rows, limits), decide=choose,
         check=lambda top, abstain_below: check_options(family, top, abstain_below),
         count_tokens=counters[0], refuse_long=counters[1], engine=writes, prompts=Prompts(family, objective) if writes is not None else None, example=family.example_row(objective), context=context,
     )  # fmt: skip

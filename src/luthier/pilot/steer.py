@@ -1,4 +1,4 @@
-"""A hand on a search that is at work: narrow what it tries next, stop a trial."""
+"""Change a search while it runs: narrow what it tries next, stop a trial."""
 
 from __future__ import annotations
 

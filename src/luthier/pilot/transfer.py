@@ -99,7 +99,7 @@ def transfer(
     plan = Plan(named, _distinct(sizes, len(dataset.records["train"])), seeds, most_test, settled)
     folder = Path(out) if out else Path("transfers") / Run.fresh_name()
     place = _open_folder(folder, dataset, plan)
-    with place.owned():
+    with place.lock():
         comparison = Comparison(place, dataset, plan, unusable, seconds, clock, reporter)
         comparison.train()
         return Transfer(folder, _conclude(place, dataset, comparison))
@@ -216,7 +216,7 @@ def _conclude(place: Run, dataset: Dataset, comparison: Comparison) -> dict[str,
             raise ExperimentError(f"no model was finished: {name}: {why}", "mend what it says, or leave this start out")
         raise ExperimentError("the budget was spent before one model was finished", "give more time, or fewer --rows")
     result = {"data": dataset.spec.path, "task": dataset.spec.task, "starts": describe_starts(plan.starts, comparison.unusable), "seeds": plan.seeds,
-              **compare_starts(comparison.finished, [start.name for start in plan.starts]), "left_out": comparison.left_out()}  # fmt: skip
+              **compare_starts(comparison.finished, [start.name for start in plan.starts]), "left_out": comparison.list_left_out()}  # fmt: skip
     place.write_json("transfer.json", result)
     write_transfer(place, result)
     return result

@@ -93,7 +93,7 @@ class Comparison:
     def _train_group(self, rows: int, seed: int, signals: Any) -> None:
         """Train the starts that are missing of a group; none where not all of them are likely to be finished in time."""
         missing = [start for start in self.usable if (start.name, rows, seed) not in self.finished]
-        if not missing or not self._suffices(sum(self._expected(start, rows) or 0.0 for start in missing)):
+        if not missing or not self._suffices(sum(self._expect_seconds(start, rows) or 0.0 for start in missing)):
             return
         part = with_rows(self.dataset, rows, seed, self.plan.most_test)
         for start in missing:
@@ -121,19 +121,19 @@ class Comparison:
         if not self._suffices(0.0):
             raise BudgetSpent
 
-    def _missing(self) -> Iterator[tuple[Start, int, int]]:
+    def _list_missing(self) -> Iterator[tuple[Start, int, int]]:
         """The models that are to be trained and are not finished: start, rows, seed."""
         return ((start, *group) for group in self.plan.groups for start in self.usable if (start.name, *group) not in self.finished)
 
-    def left_out(self) -> list[str]:
+    def list_left_out(self) -> list[str]:
         """The models that the time did not suffice for, all starts of a group in one."""
         starts: dict[tuple[int, int], list[str]] = {}
-        for start, rows, seed in self._missing():
+        for start, rows, seed in self._list_missing():
             starts.setdefault((rows, seed), []).append(start.name)
         whole = len(self.usable)
         return [("" if len(names) == whole else f"{' and '.join(names)} on ") + _group_name(*group) for group, names in starts.items()]
 
-    def _expected(self, start: Start, rows: int) -> float | None:
+    def _expect_seconds(self, start: Start, rows: int) -> float | None:
         """About how many seconds a model takes, from those of the same start that are finished; None where nothing is known yet."""
         known = [(found["training_rows"], found["seconds"]) for (name, _, _), found in self.finished.items() if name == start.name]
         if not known:
@@ -146,7 +146,7 @@ class Comparison:
 
     def _waiting(self) -> str:
         """How many models are left, and about how long they take."""
-        expected = [self._expected(start, rows) for start, rows, _ in self._missing()]
+        expected = [self._expect_seconds(start, rows) for start, rows, _ in self._list_missing()]
         known = [seconds for seconds in expected if seconds is not None]
         left = plural(len(expected), "model")
         if not known:

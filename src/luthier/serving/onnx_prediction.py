@@ -59,13 +59,13 @@ class OnnxPredictor:
         keeps = None if wanted is None else [each.numpy() for each in wanted.split(lengths)]
         results: list[Any] = [None] * len(lengths)
         for rows in groups_of(lengths):
-            (answer,) = self._session.run(None, self._padded(rows, tokens, segments))
+            (answer,) = self._session.run(None, self._pad(rows, tokens, segments))
             for row, said in zip(rows, answer, strict=True):
                 own = said[: lengths[row]] if answer.ndim == 3 else said  # of each token, or of the row
                 results[row] = own if keeps is None else own[keeps[row]]
         return results
 
-    def _padded(self, rows: Sequence[int], tokens: list[np.ndarray], segments: list[np.ndarray] | None) -> dict[str, np.ndarray]:
+    def _pad(self, rows: Sequence[int], tokens: list[np.ndarray], segments: list[np.ndarray] | None) -> dict[str, np.ndarray]:
         """Some rows, each as long as the longest of them."""
         shape = len(rows), max(len(tokens[row]) for row in rows)
         ids, seen, kinds = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)

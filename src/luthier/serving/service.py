@@ -142,7 +142,7 @@ class Service:
             self._changed.notify_all()
 
     @contextlib.contextmanager
-    def borrowed(self) -> Iterator[ServedModel]:
+    def borrow(self) -> Iterator[ServedModel]:
         """The model for the time of a request: it is not closed meanwhile, whatever takes its place.
 
         Raises:

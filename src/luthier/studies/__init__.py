@@ -1,1 +1,1 @@
-"""What many runs have taught: the values a run starts from."""
+"""Defaults of hyperparameters, and the search for better ones: spaces, proposals, rungs, backends."""

@@ -56,7 +56,7 @@ def decay_branch(experiment: Experiment, rows: int, share: float, shape: str = "
     """
     planned = experiment.planned_steps(rows)
     left = max(1, round((LAST if share == 1 else round(share * (1 - FALL), 6)) * planned))
-    # half a step behind the last common one, so that rounding cannot let the rate fall before it
+    # half a step behind the last common one, so that rounding cannot let the learning rate fall before it
     begins = (left + 0.5) / (planned + 1)
     until = 1.0 if share == 1 else round(begins / (1 - FALL), 9)
     return left, {"schedule.until": until, "schedule.decay": round(until - begins, 9), "schedule.shape": shape}

@@ -11,7 +11,7 @@ from luthier.data.dataset import Dataset
 from luthier.evaluation.metric_choice import AUTO
 from luthier.experiment import Experiment
 from luthier.families import family_of
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.studies.space import Dimension, Space, parse_dimension, value_at
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SPREADS: tuple[tuple[int, Dimension], ...] = (
     (16, Dimension(path="schedule.warmup", kind="choice", options=(0.03, 0.1, 0.2), spread=0.5, why="more for higher rates")),
     (16, Dimension(path="schedule.kind", kind="choice", options=("linear", "cosine", "wsd"), spread=0.4, why="straight to zero is hard to beat")),
 )  # fmt: skip
-"""From how many trials on a field is searched, and its prior; bounds and spread of the rate are multiples of the default's."""
+"""From how many trials on a field is searched, and its prior; bounds and spread of the learning rate are multiples of the default's."""
 FREEZING: tuple[tuple[int, Dimension], ...] = (
     (10, Dimension(path="adaptation.kind", kind="choice", options=("full", "freeze"), spread=0.5,
                    why="blocks that stay cost less, and few rows may not need them to move")),
@@ -65,7 +65,7 @@ def space_for(
         asked: dimensions as typed after --space; they join, or take the place of those that are there.
         named: paths of points that are to be tried: they are searched however few the trials.
         depths: blocks that may be worth freezing, the best proposal first; empty where nobody knows.
-        ends: trials have a rate that stays, and the finalists several ends.
+        ends: trials have a learning rate that stays, and the finalists several ends.
         base: of the experiment; None takes it for the task's own.
 
     Raises:
@@ -88,7 +88,7 @@ def space_for(
         elif path == "adaptation.depth":
             dimensions.append(dimension.model_copy(update={"options": tuple(sorted(depths)), "centre": depths[0]}))
         else:
-            dimensions.append(_centred(dimension, value_at(experiment, path)))
+            dimensions.append(_centre(dimension, value_at(experiment, path)))
             stay.pop(path, None)
     space = (*dimensions, *typed.values())
     paths = {dimension.path for dimension in space}
@@ -105,7 +105,7 @@ def space_for(
 
 
 def _following(dimension: Dimension, experiment: Experiment, base: Base | None) -> Dimension:
-    """The rate, which is another one for another adaptation."""
+    """The learning rate, which is another one for another adaptation."""
     if dimension.path != "optimizer.lr":
         return dimension
     objective: Any = experiment.objective
@@ -115,7 +115,7 @@ def _following(dimension: Dimension, experiment: Experiment, base: Base | None) 
     return dimension.model_copy(update={"multiples": {"adaptation.kind": rates}})
 
 
-def _centred(dimension: Dimension, value: Any) -> Dimension:
+def _centre(dimension: Dimension, value: Any) -> Dimension:
     """The dimension around the default's value."""
     if dimension.kind == "log":
         return dimension.model_copy(update={"low": dimension.low * value, "high": dimension.high * value, "centre": value})
@@ -154,7 +154,7 @@ def choose(
     suggestions = family.defaults(dataset, base, metric)
     if seconds is not None:
         suggestions = family.fit_budget(suggestions, dataset, seconds)
-    values = {choice.path: choice.value for choice in suggestions}
+    values: dict[str, Any] = {choice.path: choice.value for choice in suggestions}
     name = base.name if base else None if scratch else family.base
     why = "as asked" if base and not own else f"the embedded base for {family.name}"
     choices = [

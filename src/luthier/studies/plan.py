@@ -65,7 +65,7 @@ class SearchPlan:
         seed: of the proposals.
         runs: what it costs, in whole runs of the default.
         portfolio: points that are tried right after the default.
-        ends: how the rate falls at the end of the final model, each a branch of it; empty where the schedule is not ours to choose.
+        ends: how the learning rate falls at the end of the final model, each a branch of it; empty where the schedule is not ours to choose.
     """
 
     trials: int

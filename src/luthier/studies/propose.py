@@ -87,7 +87,7 @@ def propose(
     turn -= len(portfolio)
     prior_turns = max(1, round(FROM_PRIOR * (count - len(portfolio) - 1)))
     for attempt in range(20):
-        by = "prior" if turn <= prior_turns or not tried else _chosen(sampler, seed, turn)
+        by = "prior" if turn <= prior_turns or not tried else _choose_sampler(sampler, seed, turn)
         proposal = Proposal(_point(space, by, seed, turn, attempt, prior_turns, tried), by)
         if proposal.values not in [*ahead, *(past.values for past in tried)]:
             return proposal
@@ -95,7 +95,7 @@ def propose(
     return Proposal(settle_point(space, anywhere), "random")
 
 
-def _chosen(sampler: str, seed: int, turn: int) -> str:
+def _choose_sampler(sampler: str, seed: int, turn: int) -> str:
     draw = _draw(seed, turn, 0, "which")
     if draw < 0.5:
         return "near the best"
@@ -105,7 +105,8 @@ def _chosen(sampler: str, seed: int, turn: int) -> str:
 def _point(space: Sequence[Dimension], by: str, seed: int, turn: int, attempt: int, prior_turns: int, tried: Sequence[Tried]) -> Values:
     if by == "prior":
         return settle_point(
-            space, {dimension.path: dimension.likely(_even(seed, turn, attempt, prior_turns, dimension.path)) for dimension in space}
+            space,
+            {dimension.path: dimension.quantile(_draw_evenly(seed, turn, attempt, prior_turns, dimension.path)) for dimension in space},
         )
     if by == "near the best":
         furthest = max(past.share for past in tried)
@@ -115,14 +116,14 @@ def _point(space: Sequence[Dimension], by: str, seed: int, turn: int, attempt: i
             space,
             {dimension.path: dimension.near(loose[dimension.path], _draw(seed, turn, attempt, dimension.path)) for dimension in space},
         )
-    return _asked(space, by, seed_of(seed, "sampler", turn, attempt), tried)
+    return _ask_optuna(space, by, seed_of(seed, "sampler", turn, attempt), tried)
 
 
 def _draw(seed: int, turn: int, attempt: int, what: str) -> float:
     return (float(mix(seed, "propose", turn, attempt, what)) + 1.0) / (2.0**64 + 2.0)
 
 
-def _even(seed: int, turn: int, attempt: int, prior_turns: int, what: str) -> float:
+def _draw_evenly(seed: int, turn: int, attempt: int, prior_turns: int, what: str) -> float:
     """Draws that share the prior evenly among the first proposals: one in each slice, slices in an order of each dimension's own."""
     within = _draw(seed, turn, attempt, what)
     if turn > prior_turns:
@@ -131,7 +132,7 @@ def _even(seed: int, turn: int, attempt: int, prior_turns: int, what: str) -> fl
     return float(slices[turn - 1] + within) / prior_turns
 
 
-def _asked(space: Sequence[Dimension], name: str, seed: int, tried: Sequence[Tried]) -> Values:
+def _ask_optuna(space: Sequence[Dimension], name: str, seed: int, tried: Sequence[Tried]) -> Values:
     """A proposal of Optuna's, whose study is built from what was tried."""
     import optuna
 

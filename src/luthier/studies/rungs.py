@@ -21,18 +21,18 @@ FIRST = (1 / 16, 1 / 8, 1 / 4)
 STEPS = 64
 """Optimizer steps before which a comparison says nothing: on four sets of 300 rows the ranks after 14 steps had a correlation of 0.03 with the test scores."""
 RISEN = 0.8
-"""Share of the time before the first rung that the rate may have been rising."""
+"""Share of the time before the first rung that the learning rate may have been rising."""
 LAST = 1 / 2
 """Share of a run by which one trial is left, and before which two stay at least."""
 MOST_TRIALS = 32
 OVERHEAD = 0.03
 """Of a trial, in runs: building the model, keeping it."""
 FALL = 0.15
-"""Share of an early end's own length over which its rate falls (Hägele et al. 2024: 10 to 20 %). The whole run's falls from `LAST` on: 15 % of it cost a point (docs/log/2026-11.md#searches-beside-optuna-four-of-five-sets)."""
+"""Share of an early end's own length over which its learning rate falls (Hägele et al. 2024: 10 to 20 %). The whole run's falls from `LAST` on: 15 % of it cost a point (docs/log/2026-11.md#searches-beside-optuna-four-of-five-sets)."""
 
 
 def end_of_decay(share: float) -> float:
-    """Where a run ends whose rate begins to fall after this share of it."""
+    """Where a run ends whose learning rate begins to fall after this share of it."""
     return share / (1 - FALL)
 
 
@@ -44,7 +44,7 @@ class Rung:
         share: of a run, that each has then done.
         trials: that come there.
         kept: that go on from there.
-        falls: each comes there as a branch whose rate falls to zero; the trial itself stays where the rate stays.
+        falls: each comes there as a branch whose learning rate falls to zero; the trial itself goes on at the full one.
     """
 
     share: float
@@ -73,9 +73,9 @@ def rungs_for(trials: int, warmup: float, steps: int, ends: bool = False) -> tup
 
     Args:
         trials: that take part.
-        warmup: share of the run over which the rate rises: trials that have just risen say little of their rates.
+        warmup: share of the run over which the learning rate rises: trials that have just risen say little of theirs.
         steps: of a whole run.
-        ends: the last two are compared by branches whose rate falls to zero.
+        ends: the last two are compared by branches whose learning rate falls to zero.
     """
     rungs: list[Rung] = []
     share = next((share for share in FIRST if share * steps >= STEPS and warmup <= RISEN * share), FIRST[-1])
@@ -95,7 +95,7 @@ def cost_of(rungs: Sequence[Rung], ends: int = 1) -> float:
 
     Args:
         rungs: the plan.
-        ends: in how many ways the final model's rate falls at the end of the whole run.
+        ends: in how many ways the final model's learning rate falls at the end of the whole run.
     """
     more = (ends - 1) * (1 - LAST)
     if not rungs:
@@ -141,7 +141,7 @@ def decide(standings: Sequence[Standing], kept: int, metric: str = "loss") -> De
     if default is not None and default not in chosen:
         if kept > 1:
             chosen = [*chosen[: kept - 1], default]
-        elif chosen and tied(chosen[0], default):
+        elif chosen and is_tied(chosen[0], default):
             reasons[chosen[0].trial] = "no better than the default beyond noise: a tie, and the default wins ties"
             chosen = [default]
     best = chosen[0] if chosen else None
@@ -161,7 +161,7 @@ def gap(challenger: Standing, default: Standing) -> tuple[float, float]:
     return float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
 
 
-def tied(challenger: Standing, default: Standing, errors: float = 1.0) -> bool:
+def is_tied(challenger: Standing, default: Standing, errors: float = 1.0) -> bool:
     """Whether the challenger is less than so many standard errors better; where no rows were kept, any lead counts."""
     lead, error = gap(challenger, default)
     return lead <= 0 if math.isnan(error) else lead <= errors * error

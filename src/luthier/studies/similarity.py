@@ -25,7 +25,7 @@ FEW = 1 / 3
 CLOSE, FAR = 0.2, 0.5
 """Shares of what guessing leaves, that are left to be learned."""
 USUAL, RATES = 0.3, (0.3, 2.0)
-"""Where the usual rate is right, and how far another one may be from it: a hypothesis (docs/search.md#how-deep-to-freeze-and-on-which-base)."""
+"""Where the usual learning rate is right, and how far another one may be from it: a hypothesis (docs/search.md#how-deep-to-freeze-and-on-which-base)."""
 STRANGE, SPLIT = 0.3, 1.5
 """Bits a byte above plain English, and times its tokens a word, from which texts are strange to a base."""
 PLAIN = (
@@ -181,7 +181,7 @@ class Nearness:
         kind: close, between or far.
         room: how much there is to learn: for classes, which part of what guessing leaves the best floor leaves too; for text, the bits a byte
             above those of plain English.
-        rate: what the usual rate may be multiplied by to start from; a hypothesis that a search should test.
+        rate: what the usual learning rate may be multiplied by to start from; a hypothesis that a search should test.
         reason: why.
     """
 

@@ -54,10 +54,10 @@ class Dimension(Component):
         """The value below which a share `place` of the bounds lies, 0 < place < 1; of options, the one that lies there."""
         if self.kind == "choice":
             return self.options[min(int(place * len(self.options)), len(self.options) - 1)]
-        low, high = self._scaled(self.low), self._scaled(self.high)
-        return self._unscaled(low + place * (high - low))
+        low, high = self._scale(self.low), self._scale(self.high)
+        return self._unscale(low + place * (high - low))
 
-    def likely(self, place: float) -> Any:
+    def quantile(self, place: float) -> Any:
         """The value below which a share `place` of the prior lies, 0 < place < 1."""
         return self._around(self.centre, self.spread, place)
 
@@ -73,20 +73,20 @@ class Dimension(Component):
             if quantile < stays or not others:
                 return centre
             return others[min(int((quantile - stays) / (1 - stays) * len(others)), len(others) - 1)]
-        normal = NormalDist(self._scaled(float(centre)), spread)
-        low, high = normal.cdf(self._scaled(self.low)), normal.cdf(self._scaled(self.high))
-        return self._unscaled(normal.inv_cdf(min(max(low + quantile * (high - low), 1e-9), 1 - 1e-9)))
+        normal = NormalDist(self._scale(float(centre)), spread)
+        low, high = normal.cdf(self._scale(self.low)), normal.cdf(self._scale(self.high))
+        return self._unscale(normal.inv_cdf(min(max(low + quantile * (high - low), 1e-9), 1 - 1e-9)))
 
-    def _scaled(self, value: float) -> float:
+    def _scale(self, value: float) -> float:
         return math.log(value) if self.kind == "log" else value
 
-    def _unscaled(self, value: float) -> float:
+    def _unscale(self, value: float) -> float:
         raw = math.exp(value) if self.kind == "log" else value
         return float(f"{min(max(raw, self.low), self.high):.3g}")  # as a person would write it down
 
     def times(self, value: Any, multiple: float) -> Any:
         """A value so many times as great."""
-        return value if multiple == 1 else self._unscaled(self._scaled(value * multiple))
+        return value if multiple == 1 else self._unscale(self._scale(value * multiple))
 
     def as_text(self) -> str:
         """The dimension as `--space` takes it."""

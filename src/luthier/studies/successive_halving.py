@@ -46,7 +46,7 @@ class TrialHandle(Protocol):
         ...
 
     def train_branch(self, share: float) -> tuple[float, np.ndarray | None]:
-        """Train a branch on whose rate falls to zero at this share of the run; the trial itself stays where it is. As `advance`."""
+        """Train a branch on whose learning rate falls to zero at this share of the run; the trial itself stays where it is. As `advance`."""
         ...
 
     def drop(self) -> None:
@@ -65,11 +65,11 @@ class Spectator(Protocol):
         """A trial has come to a rung."""
         ...
 
-    def failed(self, trial: Trial, why: str) -> None:
+    def on_failure(self, trial: Trial, why: str) -> None:
         """A trial has failed."""
         ...
 
-    def decided(self, rung: Rung, decision: Decision) -> None:
+    def on_decision(self, rung: Rung, decision: Decision) -> None:
         """It is decided who goes on."""
         ...
 
@@ -134,9 +134,9 @@ class SuccessiveHalving:
                 self._keep_to_time(index, alive)
                 self._come_to(index, rung, alive[start : start + self.workers])
             self._hear()
-            alive = self._decided(index, rung, alive)
+            alive = self._decide(index, rung, alive)
         if not self.rungs:
-            self._proposed(0)
+            self._propose(0)
         winner = alive[0]
         if not self.study.entries_named("won"):
             self.study.add_entry("won", trial=winner, end="")
@@ -161,18 +161,18 @@ class SuccessiveHalving:
     def _come_to(self, index: int, rung: Rung, wave: Sequence[int]) -> None:
         """Bring trials to a rung, together, and note how they stand in the order of their numbers."""
         stopped = self.stopped
-        entered = [self._proposed(trial, wave[0]) for trial in wave if (index, trial) not in self.standings and trial not in stopped]
-        for trial, outcome in zip(entered, self._advanced(entered, rung), strict=True):
-            self._noted(index, rung, trial, *outcome)
+        entered = [self._propose(trial, wave[0]) for trial in wave if (index, trial) not in self.standings and trial not in stopped]
+        for trial, outcome in zip(entered, self._advance_all(entered, rung), strict=True):
+            self._note(index, rung, trial, *outcome)
 
-    def _advanced(self, trials: Sequence[Trial], rung: Rung) -> Iterator[Outcome]:
+    def _advance_all(self, trials: Sequence[Trial], rung: Rung) -> Iterator[Outcome]:
         """What comes of each, in their order."""
         entrants = [self._entrant(trial.number) for trial in trials]
         if self.workers == 1:
-            yield from (self._tried_out(entrant, rung) for entrant in entrants)
+            yield from (self._try_out(entrant, rung) for entrant in entrants)
             return
         with ThreadPoolExecutor(self.workers) as pool:
-            futures = [pool.submit(self._tried_out, entrant, rung) for entrant in entrants]
+            futures = [pool.submit(self._try_out, entrant, rung) for entrant in entrants]
             try:
                 while wait(futures, timeout=0.2).not_done:
                     self.poll()
@@ -182,7 +182,7 @@ class SuccessiveHalving:
                 raise
             yield from (future.result() for future in futures)
 
-    def _tried_out(self, entrant: TrialHandle, rung: Rung) -> Outcome:
+    def _try_out(self, entrant: TrialHandle, rung: Rung) -> Outcome:
         """Score, losses, seconds, and why it failed where it did."""
         began = self.clock()
         try:
@@ -196,10 +196,10 @@ class SuccessiveHalving:
             score, losses, why = math.inf, None, f"{type(problem).__name__}: {problem}".split("\n", 1)[0]
         return score, losses, round(self.clock() - began, 3), why
 
-    def _noted(self, index: int, rung: Rung, trial: Trial, score: float, losses: np.ndarray | None, seconds: float, why: str) -> None:
+    def _note(self, index: int, rung: Rung, trial: Trial, score: float, losses: np.ndarray | None, seconds: float, why: str) -> None:
         if why:
             score, losses = math.inf, None
-            self.spectator.failed(trial, why)
+            self.spectator.on_failure(trial, why)
         standing = Standing(trial.number, score, losses)
         if losses is not None:
             folder = self.study.folder / "standings"
@@ -214,7 +214,7 @@ class SuccessiveHalving:
         else:
             self.spectator.standing(trial, rung, standing, min(others, key=lambda other: other.score, default=None))
 
-    def _decided(self, index: int, rung: Rung, alive: Sequence[int]) -> list[int]:
+    def _decide(self, index: int, rung: Rung, alive: Sequence[int]) -> list[int]:
         if index not in self.decisions:
             stopped = self.stopped
             decision = decide([self.standings[index, trial] for trial in alive if trial not in stopped], rung.kept, self.metric)
@@ -232,23 +232,23 @@ class SuccessiveHalving:
                                "look at the first one's message; `luthier train` with a lower learning rate may say more")  # fmt: skip
             self.study.add_entry("rung", rung=index, share=rung.share, kept=list(decision.kept), reasons={str(trial): why for trial, why in decision.reasons.items()})  # fmt: skip
             self.decisions[index] = list(decision.kept)
-            self.spectator.decided(rung, decision)
+            self.spectator.on_decision(rung, decision)
         for trial in alive:
             if trial not in self.decisions[index]:
                 self._drop(trial)
         return self.decisions[index]
 
-    def _proposed(self, trial: int, known: int = 0) -> Trial:
+    def _propose(self, trial: int, known: int = 0) -> Trial:
         """A trial; where it is new, proposed from how those before `known` stood."""
         if trial not in self.trials:
             ahead = [self.trials[other].values for other in range(known, trial)]
             count = self.rungs[0].trials if self.rungs else 1
-            proposal = propose(self._space(trial), self.sampler, self.seed, count, self._tried(known), self.portfolio, ahead)
+            proposal = propose(self._space(trial), self.sampler, self.seed, count, self._list_tried(known), self.portfolio, ahead)
             self.study.add_entry("proposed", trial=trial, values=proposal.values, by=proposal.by)
             self.trials[trial] = Trial(trial, proposal.values, proposal.by)
         return self.trials[trial]
 
-    def _tried(self, before: int) -> list[Tried]:
+    def _list_tried(self, before: int) -> list[Tried]:
         """How the trials before this one stood at the first rung: later ones know nothing of rungs that they have not come to."""
         stood = [trial for trial in range(before) if (0, trial) in self.standings]  # one may have been stopped by hand before
         return [Tried(self.trials[trial].values, self.standings[0, trial].score, self.rungs[0].share) for trial in stood]

@@ -21,7 +21,7 @@ def main(target: str) -> None:
         target: "module:function", from JSON to JSON.
     """
     collect_seldom()
-    threading.Thread(target=orphaned, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=exit_when_orphaned, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever prints, prints into the log, line by line: a process that is killed has said what it said
     cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)
@@ -30,7 +30,7 @@ def main(target: str) -> None:
         answers.flush()
 
 
-def orphaned(parent: int) -> None:
+def exit_when_orphaned(parent: int) -> None:
     """End the process as soon as the one that asks is gone: whoever comes after it takes up the same trials."""
     while os.getppid() == parent:
         time.sleep(0.5)

@@ -95,7 +95,7 @@ def build(
     model, cache = load_model(experiment, base), cache or Cache()
     spec: Any = experiment.objective
     family = family_of(spec.kind)
-    if not family.trains_base and adaptation.frozen(model, 1.0) < len(model.blocks):
+    if not family.trains_base and adaptation.frozen_blocks(model, 1.0) < len(model.blocks):
         raise ExperimentError(
             f"adaptation.kind={adaptation.kind} moves the base, and {with_article(family.name)} model learns what a base says that stays as it is",
             "leave adaptation.kind at freeze, and adaptation.depth out",
@@ -123,7 +123,7 @@ def make_frozen_cache(
 ) -> FrozenLayerCache | None:
     """Where blocks stay frozen to the end, what keeps their output; None where none do, rows change in each step or are padded, or it would be too much to keep."""
     adaptation: Any = experiment.adaptation
-    depth = adaptation.frozen(model, 1.0)
+    depth = adaptation.frozen_blocks(model, 1.0)
     if not depth or not model.packs or experiment.augment.share:
         return None
     width = model.network.config.hidden_size

@@ -1,4 +1,4 @@
-"""What is kept of a run: written aside, hashed, then put in place at once; damaged ones are passed over."""
+"""Checkpoints: weights, optimizer and the state of the evaluation, written aside, hashed, then put in place; damaged ones are passed over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where it runs: the only file that knows devices, dtypes, threads and processors."""
+"""Devices, dtypes, threads and processors: the only file that knows them."""
 
 from __future__ import annotations
 

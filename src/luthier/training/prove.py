@@ -1,4 +1,4 @@
-"""The loss proves itself on the run's own rows and model, before step one."""
+"""Prove the loss on the run's own rows and model, before step one."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Smoke:
     tokens: int = 0
 
 
-def small_run(
+def run_small(
     work: Work, reporter: Reporter, probe: Scores | None, prior: Scores | None, untold: str = "", limit: float = math.inf
 ) -> Smoke:  # fmt: skip
     """Run small and judge; `work` is used up by it.
@@ -70,7 +70,7 @@ def small_run(
         limit: seconds after which the steps end early (at `SHORTEST` at the soonest).
     """
     began = time.monotonic()
-    small = _small_work(work)
+    small = _make_small_work(work)
     examples = small.validation[:FEWEST_ROWS]
     tokens = sum(example.size for example in examples)
     before = score(small.model, small.objective, examples, answers=0)
@@ -141,8 +141,8 @@ def _with_answers(small: Work, examples: Sequence[Example], scores: Scores, repo
     return result, seconds
 
 
-def _small_work(work: Work) -> Work:
-    """The same parts over a sample of the rows, at a rate that rises and stays."""
+def _make_small_work(work: Work) -> Work:
+    """The same parts over a sample of the rows, at a learning rate that rises and stays."""
     count = min(len(work.train), max(FEWEST_ROWS, round(SHARE * len(work.train))))
     experiment = work.experiment
     chosen = sorted(permutation(len(work.train), experiment.seed, "smoke")[:count])
@@ -153,7 +153,7 @@ def _small_work(work: Work) -> Work:
     total = FEWEST_STEPS if long else max(FEWEST_STEPS, -(-count // batch))
     total = min(total, max(FEWEST_STEPS, work.total // 5), max(SHORTEST, work.total))
     changed = experiment.model_copy(update={"training": training, "schedule": schedule})
-    return work.shortened(changed, [work.train[position] for position in chosen], total)
+    return work.shorten(changed, [work.train[position] for position in chosen], total)
 
 
 def _count_cut_rows(work: Work) -> Finding | None:
@@ -231,7 +231,7 @@ def lr_too_high(work: Work, seen: Sequence[Step], before: Scores, after: Scores)
         guessing = float(-(shares * np.log(shares)).sum())
     floor = min(began, guessing)
     late = float(np.mean(tail))
-    learning = late < 0.9 * began  # then a higher loss on held-out rows is a small sample learned by heart, not too high a rate
+    learning = late < 0.9 * began  # then a higher loss on held-out rows is a small sample learned by heart, not too high a learning rate
     allowed = 1.5 * began if learning else max(1.1 * floor, 1.05 * began)
     # on rows it has not seen: those of the last steps are few, and harder or easier
     below = ended < (floor * 0.95 if before.probabilities is not None else began)

@@ -1,13 +1,13 @@
-"""The loop: a generator of optimizer steps. Whoever wants control iterates."""
+"""The training loop: a generator that takes one optimizer step each time it is asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from luthier.core.errors import OutOfMemory
-from luthier.core.interfaces import Objective
+from luthier.core.interfaces import Adaptation, Objective
 from luthier.core.types import Batch, Example, Step
 from luthier.core.words import plural
 from luthier.data.batches import choose, steps_in_epoch
@@ -24,7 +24,7 @@ class Work:
     Args:
         experiment: what was asked for.
         objective: knows what a batch means.
-        model: an `nn.Module` whose dropout is keyed by its `dropout_keys`.
+        model: a `TrainableModel` that is an `nn.Module` too, for which there is no type; its dropout is keyed by its `dropout_keys`.
         masters: the precise weights and their optimizer.
         train: the examples that are learned from.
         validation: the examples that choose the checkpoint.
@@ -76,7 +76,7 @@ class Work:
         self.shrunk[step] = limit
         self.on_shrink(step, limit)
 
-    def shortened(self, experiment: Experiment, train: Sequence[Example], total: int) -> Work:
+    def shorten(self, experiment: Experiment, train: Sequence[Example], total: int) -> Work:
         """The same for a short training of its own, whose schedule is laid out for its own steps."""
         return replace(self, experiment=experiment, train=train, total=total, planned=None, cuts=[])
 
@@ -102,7 +102,7 @@ def steps(work: Work, start: int = 0) -> Iterator[Step]:
     """
     experiment, objective, model, masters = work.experiment, work.objective, work.model, work.masters
     training = experiment.training
-    adaptation: Any = experiment.adaptation
+    adaptation = cast(Adaptation, experiment.adaptation)
     device = next(model.parameters()).device
     in_epoch = steps_in_epoch(len(work.train), training.batch_size)
     with gc_frozen():
@@ -173,7 +173,7 @@ def _try_micro_batches(work: Work, batch: Batch, number: int) -> tuple[float, fl
     total, count = 0.0, 0.0
     try:
         for part in work.micro_batches(batch, work.limit(number)) if work.objective.splits else [batch]:
-            with model.dropout_keys.keyed(seed, number, part.index, part.lengths, part.stream_lengths):
+            with model.dropout_keys.set_keys(seed, number, part.index, part.lengths, part.stream_lengths):
                 loss = work.objective.loss(model, part)
             if loss.total.requires_grad:
                 with work.masters.collecting():

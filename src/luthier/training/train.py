@@ -163,10 +163,10 @@ class Fit:
         """
         earlier = self.run.events_named("trained")
         if earlier:
-            return _best(self.run, self.work, earlier[-1]["best"])
+            return _restore_best(self.run, self.work, earlier[-1]["best"])
         self.advance(self.work.total)
         self.run.event("trained", step=self.done, best=self.evaluator.best)
-        return _best(self.run, self.work, self.evaluator.best)
+        return _restore_best(self.run, self.work, self.evaluator.best)
 
 
 def _report_shrink(run: Run, reporter: Reporter, step: int, tokens: int) -> None:
@@ -201,7 +201,7 @@ def _resume(run: Run, work: Work, evaluator: Evaluator) -> int:
     return start
 
 
-def _best(run: Run, work: Work, best: dict[str, Any]) -> dict[str, Any]:
+def _restore_best(run: Run, work: Work, best: dict[str, Any]) -> dict[str, Any]:
     """Put the best weights into the model.
 
     Raises:

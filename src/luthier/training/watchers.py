@@ -182,11 +182,11 @@ class Evaluator:
             gets_on = gain > 0 or (gain == 0 and self.lowest is not None and measured["loss"] < self.lowest)
             self.evaluations_without_improvement = 0 if gets_on else self.evaluations_without_improvement + 1
             self.lowest = measured["loss"] if gets_on else self.lowest
-        better = gain is not None and gain >= 0  # of equals the later: its rate has fallen further
+        better = gain is not None and gain >= 0  # of equals the later: its learning rate has fallen further
         if better:
             self.best = {"step": number, **measured}
             self.writer.save(self.state(number), full=False, keep={number})
-        self.metrics.note(step=number, evaluation=measured, best=better, **_unpredicted(scores))
+        self.metrics.note(step=number, evaluation=measured, best=better, **_list_never_predicted(scores))
         self.metrics.flush()
         with name_disk_errors(str(self.run.folder)):
             (self.run.folder / "validation_losses").mkdir(exist_ok=True)
@@ -203,10 +203,21 @@ class Evaluator:
         if samples:
             self.run.append("samples.jsonl", *[{"step": number, **line} for line in samples])
         self.reporter.evaluation(number, measured, better)
+        self.stop_early(number)
+        self.metrics.last = time.monotonic()
+
+    def stop_early(self, number: int) -> None:
+        """End the training where `training.patience` evaluations brought nothing better.
+
+        Args:
+            number: of the step that was evaluated.
+
+        Raises:
+            EarlyStop: it ends here.
+        """
         if self.evaluations_without_improvement >= self.work.experiment.training.patience:
             self.run.event("early_stop", step=number, best=self.best["step"])
             raise EarlyStop
-        self.metrics.last = time.monotonic()
 
     def _gain(self, measured: dict[str, float], name: str) -> float:
         """By how much an evaluation is better than the best before it; below 0 where it is worse."""
@@ -230,7 +241,7 @@ class Evaluator:
         self.lowest = state.get("lowest")
 
 
-def _unpredicted(scores: Scores) -> dict[str, list[int]]:
+def _list_never_predicted(scores: Scores) -> dict[str, list[int]]:
     """The classes that have rows and that no row was given, by number; nothing where there are none."""
     missing = find_never_predicted(scores)
     return {"never_predicted": missing} if missing else {}

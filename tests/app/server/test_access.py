@@ -52,7 +52,7 @@ def test_a_route_that_does_not_say_who_may_ask_it_does_not_start_the_app() -> No
             """Forgotten."""
 
     @app.get("/known", openapi_extra=OPEN)
-    async def known() -> None:
+    async def find_known() -> None:
         """Said."""
 
     check_routes(app.routes)

@@ -159,7 +159,7 @@ def test_predictions_that_wait_when_the_server_ends_are_answered_503(bundles: An
 FAULTS = ["weights", "swapped", "tokenizer", "template", "missing"]
 
 
-def damaged(bundle: Path, fault: str) -> None:
+def damage(bundle: Path, fault: str) -> None:
     """Change a bundle as a disk, or somebody who knows the manifest, would."""
     weights = bundle / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -185,7 +185,7 @@ def test_a_bundle_that_is_not_as_it_was_written_is_not_served(
     bundles: Any, home: Path, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(bundles("chat") / "bundle", tmp_path / "bundle")
-    damaged(tmp_path / "bundle", fault)
+    damage(tmp_path / "bundle", fault)
     monkeypatch.setattr("luthier.app.server.listen.bind", lambda host, port: pytest.fail("the port was opened"))
     with pytest.raises(ModelError, match=r"is not (whole|as it was written)"):
         luthier.serve(tmp_path / "bundle", port=0, say=lambda line: None)
@@ -193,7 +193,7 @@ def test_a_bundle_that_is_not_as_it_was_written_is_not_served(
 
 def test_the_command_ends_with_2_and_the_reason(start: Any, bundles: Any, tmp_path: Path) -> None:
     shutil.copytree(bundles("chat") / "bundle", tmp_path / "bundle")
-    damaged(tmp_path / "bundle", "swapped")
+    damage(tmp_path / "bundle", "swapped")
     code, text = start(tmp_path / "bundle", "--port", 0).end()
     assert code == 2
     assert text.startswith("luthier: the bundle")

@@ -53,15 +53,15 @@ def test_a_stream_is_the_same_answer_in_pieces(client: openai.OpenAI) -> None:
 
 
 def test_seeds_decide_what_is_drawn(client: openai.OpenAI) -> None:
-    def said(seed: int | None) -> Any:
+    def say(seed: int | None) -> Any:
         return (
             client.chat.completions.create(model="talker", messages=TURNS, max_tokens=20, temperature=1.5, seed=seed)
             .choices[0]
             .message.content
         )
 
-    assert said(1) == said(1) != said(2)
-    assert said(None) != said(None)
+    assert say(1) == say(1) != say(2)
+    assert say(None) != say(None)
 
 
 def test_log_probabilities_are_told_token_by_token(client: openai.OpenAI) -> None:

@@ -22,7 +22,7 @@ from luthier.delivery.exports.gguf_architecture import describe_network, refuse_
 from luthier.delivery.exports.gguf_file import GgufFile
 from luthier.delivery.exports.gguf_modelfile import Layout, find_layout, go_template
 from luthier.delivery.exports.gguf_read_back import ReadBack
-from luthier.delivery.exports.gguf_tensors import compare_file, permute, rounded
+from luthier.delivery.exports.gguf_tensors import compare_file, permute, round_tensor
 from luthier.delivery.exports.gguf_tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, read_vocabulary, refuse_tokenizer
 from luthier.models.base import Base
 from luthier.models.pretrained import PLAIN
@@ -39,7 +39,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return functools.cache(lambda family: make_bundle(folder / family, family))
 
 
-def written(bundle: Base, folder: Path, precision: str = "float32") -> Path:
+def write(bundle: Base, folder: Path, precision: str = "float32") -> Path:
     assert not Gguf().refuse(bundle, precision)
     folder.mkdir(exist_ok=True)
     Gguf().write(bundle, folder, precision, lambda line: None)
@@ -49,7 +49,7 @@ def written(bundle: Base, folder: Path, precision: str = "float32") -> Path:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_transformers_reads_back_from_the_file_says_what_the_bundle_says(bundles: Any, tmp_path: Path, family: str) -> None:
     bundle = bundles(family)
-    file = written(bundle, tmp_path)
+    file = write(bundle, tmp_path)
     assert compare_file(file, bundle.folder) == []
     back = ReadBack(file)
     tokenizer = AutoTokenizer.from_pretrained(bundle.folder)
@@ -67,14 +67,14 @@ def test_what_transformers_reads_back_from_the_file_says_what_the_bundle_says(bu
 
 
 def test_no_progress_bar_is_shown_while_a_file_is_read_back(bundles: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    ReadBack(written(bundles("llama"), tmp_path))
+    ReadBack(write(bundles("llama"), tmp_path))
     shown = capfd.readouterr()
     assert "%|" not in shown.err + shown.out
 
 
 def test_the_metadata_are_those_of_the_configuration(bundles: Any, tmp_path: Path) -> None:
     bundle = bundles("llama")
-    held, config = GgufFile(written(bundle, tmp_path)), config_of(bundle)
+    held, config = GgufFile(write(bundle, tmp_path)), config_of(bundle)
     assert held["general.architecture"] == "llama"
     for key, field in (("block_count", "num_hidden_layers"), ("embedding_length", "hidden_size"), ("feed_forward_length", "intermediate_size"),
                        ("attention.head_count", "num_attention_heads"), ("attention.head_count_kv", "num_key_value_heads"),
@@ -90,13 +90,13 @@ def test_the_metadata_are_those_of_the_configuration(bundles: Any, tmp_path: Pat
 
 
 def test_the_same_bundle_gives_the_same_bytes(bundles: Any, tmp_path: Path) -> None:
-    one, other = (written(bundles("qwen2"), tmp_path / name).read_bytes() for name in ("one", "other"))
+    one, other = (write(bundles("qwen2"), tmp_path / name).read_bytes() for name in ("one", "other"))
     assert one == other
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("float16", "F16"), ("bfloat16", "BF16"), ("q8_0", "Q8_0")])
 def test_matrices_are_rounded_once_and_norms_not_at_all(bundles: Any, tmp_path: Path, precision: str, kind: str) -> None:
-    file = written(bundles("llama"), tmp_path, precision)
+    file = write(bundles("llama"), tmp_path, precision)
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
     assert kinds["blk.0.attn_q.weight"] == kinds["token_embd.weight"] == kind
     assert kinds["blk.0.attn_norm.weight"] == kinds["output_norm.weight"] == "F32"
@@ -107,7 +107,7 @@ def test_matrices_are_rounded_once_and_norms_not_at_all(bundles: Any, tmp_path: 
 
 def test_a_number_that_sixteen_bits_cannot_hold_is_refused_by_name() -> None:
     with pytest.raises(ModelError, match=r"blk\.0\.attn_q\.weight holds 1e") as caught:
-        rounded(np.array([[1e6]], dtype=np.float32), "F16", "blk.0.attn_q.weight")
+        round_tensor(np.array([[1e6]], dtype=np.float32), "F16", "blk.0.attn_q.weight")
     assert "bfloat16" in caught.value.remedy
 
 
@@ -123,9 +123,9 @@ def test_a_number_that_sixteen_bits_cannot_hold_is_refused_by_name() -> None:
 )
 def test_weights_that_are_not_the_bundles_are_named(bundles: Any, tmp_path: Path, fault: str, said: str) -> None:
     bundle = bundles("llama")
-    file = written(bundle, tmp_path, "q8_0" if fault == "rounded twice" else "float32")
+    file = write(bundle, tmp_path, "q8_0" if fault == "rounded twice" else "float32")
 
-    def harmed(name: str, numbers: np.ndarray) -> np.ndarray | None:
+    def harm(name: str, numbers: np.ndarray) -> np.ndarray | None:
         if fault == "not permuted" and ".attn_q." in name:
             heads = config_of(bundle)["num_attention_heads"]
             return numbers.reshape(heads, -1, 2, numbers.shape[1]).swapaxes(1, 2).reshape(numbers.shape)
@@ -137,7 +137,7 @@ def test_weights_that_are_not_the_bundles_are_named(bundles: Any, tmp_path: Path
         return numbers + np.float32(1e-3) if fault == "other weights" and "ffn_down" in name else numbers
 
     more = {"output.weight": np.zeros((len(GgufFile(file).tokens), 32), dtype=np.float32)} if fault == "untied" else {}
-    found = compare_file(rewritten(file, tmp_path / "harmed.gguf", tensors=harmed, more=more), bundle.folder)
+    found = compare_file(rewritten(file, tmp_path / "harmed.gguf", tensors=harm, more=more), bundle.folder)
     assert found
     assert any(said in each.name for each in found), [each.name for each in found]
     assert all(each.largest > each.allowed for each in found)
@@ -296,7 +296,7 @@ def test_pieces_are_joined_in_the_order_of_their_merges() -> None:
 def test_a_mark_that_begins_each_document_is_put_there_by_llama_cpp(bundles: Any, tmp_path: Path) -> None:
     """Of a network that continues texts the objective says what stands before each; a program that is given the text alone must put it there."""
     text = other_bundle(bundles("llama"), tmp_path / "text", "causal_lm")
-    held = GgufFile(written(text, tmp_path / "out"))
+    held = GgufFile(write(text, tmp_path / "out"))
     assert held["tokenizer.ggml.add_bos_token"] is True
     assert held["tokenizer.ggml.bos_token_id"] == held["tokenizer.ggml.eos_token_id"] == 2
     said = (tmp_path / "out" / MODELFILE).read_text()
@@ -382,7 +382,7 @@ def test_a_template_that_does_more_is_not_taken_apart() -> None:
 
 
 def test_a_modelfile_carries_the_template_and_what_ends_an_answer(bundles: Any, tmp_path: Path) -> None:
-    written(bundles("llama"), tmp_path)
+    write(bundles("llama"), tmp_path)
     said = (tmp_path / MODELFILE).read_text()
     assert f"FROM ./{FILE}\n" in said
     assert '<|im_start|>assistant\n{{ end }}{{ end }}"""' in said
@@ -393,5 +393,5 @@ def test_a_template_that_ollama_cannot_hold_is_said_before_work_begins(tmp_path:
     bundle = make_bundle(tmp_path / "trims", "llama", template=TEMPLATE.replace("message['content']", "message['content'] | trim"))
     (loss,) = Gguf().losses(bundle, "float16")
     assert "TEMPLATE for Ollama" in loss
-    written(bundle, tmp_path / "out")
+    write(bundle, tmp_path / "out")
     assert "# No TEMPLATE" in (tmp_path / "out" / MODELFILE).read_text()

@@ -62,7 +62,7 @@ def few(chats: list[Record]) -> list[Record]:
     return chats[:3]
 
 
-def parted(bundle: Base, file: Path, opened: Callable[[Path], Runtime], records: list[Record]) -> tuple[str, Any]:
+def part(bundle: Base, file: Path, opened: Callable[[Path], Runtime], records: list[Record]) -> tuple[str, Any]:
     runtime = opened(file)
     try:
         record = check_parity(bundle, runtime, records)
@@ -71,7 +71,7 @@ def parted(bundle: Base, file: Path, opened: Callable[[Path], Runtime], records:
     return record.first.name if record.first else "", record
 
 
-def unpermuted(name: str, numbers: np.ndarray, heads: int = 4) -> np.ndarray:
+def unpermute(name: str, numbers: np.ndarray, heads: int = 4) -> np.ndarray:
     return numbers.reshape(heads, -1, 2, numbers.shape[1]).swapaxes(1, 2).reshape(numbers.shape) if ".attn_q." in name else numbers
 
 
@@ -86,7 +86,7 @@ FAULTS = {
     "end of an answer left out of the template": ({"metadata": {"tokenizer.chat_template": TEMPLATE.replace("<|im_end|>", "")}}, RENDERED),
     "double beginning": ({"metadata": {"tokenizer.ggml.add_bos_token": True}}, TOKENS),
     "end token lost": ({"metadata": {"tokenizer.ggml.eos_token_id": 3}}, TOKENS),
-    "queries not permuted": ({"tensors": unpermuted}, WEIGHTS),
+    "queries not permuted": ({"tensors": unpermute}, WEIGHTS),
     "rounded twice": ({"tensors": coarse}, WEIGHTS),
     "untied": ({"more": {"output.weight": np.zeros(0)}}, WEIGHTS),
     "positions scaled": ({"metadata": {"llama.rope.freq_base": 100.0}}, LOG_PROBABILITIES),
@@ -101,7 +101,7 @@ def test_a_fault_is_found_at_its_stage(exported: tuple[Base, Path], chats: list[
     how, stage = FAULTS[fault]
     if "more" in how:
         how = {"more": {"output.weight": np.full((len(GgufFile(file).tokens), 32), 0.01, dtype=np.float32)}}
-    found, record = parted(bundle, rewritten(file, tmp_path / FILE, **how), opened, few(chats))
+    found, record = part(bundle, rewritten(file, tmp_path / FILE, **how), opened, few(chats))
     assert found == stage, record.lines()
     if not stage:
         assert record.same
@@ -115,7 +115,7 @@ def test_a_fault_is_found_at_its_stage(exported: tuple[Base, Path], chats: list[
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3", "gemma3_text"])
 def test_llama_cpp_says_what_the_trainer_says(chats: list[Record], tmp_path: Path, family: str) -> None:
     bundle = make_bundle(tmp_path / family, family)
-    found, record = parted(bundle, write(bundle, tmp_path), lambda file: ServedFile(file, str(PROGRAM)), few(chats))
+    found, record = part(bundle, write(bundle, tmp_path), lambda file: ServedFile(file, str(PROGRAM)), few(chats))
     assert not found, record.lines()
 
 
@@ -130,7 +130,7 @@ def test_llama_cpp_stretches_positions_as_the_trainer_does(chats: list[Record], 
         hidden_size=64,
         rope_parameters=ROPES[rope] | {"original_max_position_embeddings": 8} if rope != "linear" else ROPES[rope],
     )
-    found, record = parted(bundle, write(bundle, tmp_path), lambda file: ServedFile(file, str(PROGRAM)), few(chats))
+    found, record = part(bundle, write(bundle, tmp_path), lambda file: ServedFile(file, str(PROGRAM)), few(chats))
     assert not found, record.lines()
 
 
@@ -139,7 +139,7 @@ def test_the_gelu_of_llama_cpp_from_a_table_of_16_bits_raises_no_alarm(chats: li
     kinds = ["sliding_attention"] * 5 + ["full_attention"]  # as llama.cpp takes them where it does not read the file's pattern
     bundle = make_bundle(tmp_path / "gemma", "gemma3_text", num_hidden_layers=6, layer_types=kinds)
     longer = [Record(record.row, {name: f"{value} " * 12 for name, value in record.values.items()}) for record in few(chats)]
-    found, record = parted(bundle, write(bundle, tmp_path), PackagedFile, longer)
+    found, record = part(bundle, write(bundle, tmp_path), PackagedFile, longer)
     assert not found, record.lines()
     (numbers,) = (stage for stage in record.stages if stage.name == LOG_PROBABILITIES)
     assert numbers.largest is not None and numbers.largest > 1e-4, "no longer so: then nothing more than in other programs need be allowed"
@@ -151,7 +151,7 @@ def test_rounded_weights_raise_no_alarm(
     exported: tuple[Base, Path], chats: list[Record], tmp_path: Path, opened: Any, precision: str
 ) -> None:
     bundle, _ = exported
-    found, record = parted(bundle, write(bundle, tmp_path, precision), opened, few(chats))
+    found, record = part(bundle, write(bundle, tmp_path, precision), opened, few(chats))
     assert not found, record.lines()
     assert record.precision == precision
 
@@ -168,7 +168,7 @@ def test_llama_cpps_own_quantiser_makes_four_bits_of_the_same_weights(
     assert not (tmp_path / precision / "whole.gguf").exists()
     assert GgufFile(file).precision == precision
     assert compare_file(file, bundle.folder) == []
-    stage, record = parted(
+    stage, record = part(
         bundle, file, PackagedFile, few(chats)
     )  # what is left of random weights in 4 bits is not near: a trained model's is
     assert stage in ("", LOG_PROBABILITIES), record.lines()
@@ -181,7 +181,7 @@ def test_a_network_that_continues_texts_begins_them_as_it_was_trained(
     exported: tuple[Base, Path], records: list[Record], tmp_path: Path, opened: Any
 ) -> None:
     bundle = other_bundle(exported[0], tmp_path / "text", "causal_lm")
-    found, record = parted(bundle, write(bundle, tmp_path), opened, few(records))
+    found, record = part(bundle, write(bundle, tmp_path), opened, few(records))
     assert not found, record.lines()
 
 

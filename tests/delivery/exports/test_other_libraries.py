@@ -55,7 +55,7 @@ needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not i
 needs_sentences = pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed")
 
 
-def alone(program: str, folder: Path, more: str, texts: list[str]) -> Any:
+def run_alone(program: str, folder: Path, more: str, texts: list[str]) -> Any:
     """What a program says in a process of its own, which cannot reach a hub."""
     command = [sys.executable, "-I", "-c", REFUSE + program + LIBRARY, str(folder), more, json.dumps(texts)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
@@ -71,7 +71,7 @@ def test_sentence_transformers_gives_the_vectors_that_predict_gives(runs: Any, t
     if of == "export":
         folder = luthier.export(run.folder, to="sentence-transformers", out=tmp_path / "out", most=3).folder
     ours = [row["vector"] for row in luthier.predict(run.folder, TEXTS)]
-    assert np.abs(np.array(alone(SENTENCES, folder, "", TEXTS)) - ours).max() < 1e-5
+    assert np.abs(np.array(run_alone(SENTENCES, folder, "", TEXTS)) - ours).max() < 1e-5
 
 
 @needs_peft
@@ -80,7 +80,7 @@ def test_peft_puts_the_shipped_adapter_of_a_classifier_onto_its_base_and_gives_t
     base = bases("bert").folder
     changes = [*QUICK, "adaptation.kind=lora", "training.ships=trained", "training.dtype=float32"]
     run = luthier.run(write_rows(tmp_path, rows), base=str(base), out=tmp_path / "run", set=changes, force=True)
-    logits = np.array(alone(CLASSES, run.folder / "bundle", str(base), TEXTS))
+    logits = np.array(run_alone(CLASSES, run.folder / "bundle", str(base), TEXTS))
     labels = json.loads((run.folder / "bundle" / "luthier.json").read_text())["objective"]["labels"]
     for ours, theirs in zip(luthier.predict(run.folder, TEXTS), logits, strict=True):
         shares = np.exp(theirs - theirs.max())
@@ -92,4 +92,4 @@ def test_peft_puts_the_shipped_adapter_of_a_chat_model_onto_its_base_and_writes_
     run = runs("chat")
     ours = [row["text"] for row in luthier.predict(run.folder, TEXTS, limit=8)]
     assert any(ours)
-    assert alone(CHAT, run.folder / "bundle", str(bases("llama").folder), TEXTS) == ours
+    assert run_alone(CHAT, run.folder / "bundle", str(bases("llama").folder), TEXTS) == ours

@@ -157,7 +157,7 @@ def test_white_space_ends(vocabulary, tokenizer) -> None:
     for character in "{" + "\n" + " " * 16:
         state.accept(tokenizer.encode(character)[0])
     blank = {number for number in range(400) if not tokenizer.decode([number]).strip() and tokenizer.decode([number])}
-    assert blank and not blank & set(state.allowed().tolist())
+    assert blank and not blank & set(state.allowed_tokens().tolist())
 
 
 def test_a_token_that_does_not_fit_and_a_tokenizer_without_tokens_are_errors(vocabulary, tokenizer) -> None:

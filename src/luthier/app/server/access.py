@@ -58,7 +58,7 @@ class GuardedRoute(APIRoute):
                 raise
             except Exception as problem:  # here, for what lies around the routes would answer it, and raise it once more
                 service_of(request).counters.add("luthier_failed_total")
-                raise noted.failed(problem) from problem
+                raise noted.describe_failure(problem) from problem
 
         async def within_limits(request: Request) -> Response:
             if self.access == "token":

@@ -63,8 +63,8 @@ def make_routes(service: Service, token: str) -> FastAPI:
     add_prediction_routes(app)
     add_writing_routes(app)
     _add_pages(app)
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(Refused, _answer_refusal)
+    app.add_exception_handler(ClientGone, _answer_gone_client)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     check_routes(app.routes)
@@ -137,13 +137,13 @@ def _type_of(field: dict[str, Any]) -> str:
     return " or ".join(dict.fromkeys(kind for kind in kinds if kind != "null"))
 
 
-async def _refused(request: Request, problem: Exception) -> Response:
+async def _answer_refusal(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, Refused)
     closing = {"connection": "close"} if problem.status in (401, 408, 413, 415) else {}  # the body has not been read
     return JSONResponse(problem.body(), problem.status, {**problem.headers, **closing})
 
 
-async def _gone(request: Request, problem: Exception) -> Response:
+async def _answer_gone_client(request: Request, problem: Exception) -> Response:
     request.app.state.service.counters.add("luthier_cancelled_total")
     return Response(status_code=499)
 
@@ -163,6 +163,6 @@ async def _invalid(request: Request, problem: Exception) -> Response:
     return JSONResponse(refused.body(), refused.status)
 
 
-def fresh_token() -> str:
+def make_token() -> str:
     """A token that nobody guesses."""
     return secrets.token_urlsafe(24)

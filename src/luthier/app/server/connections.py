@@ -25,7 +25,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
         ClientGone: it did.
     """
     working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(hung_up(request.receive))
+    gone = asyncio.ensure_future(wait_for_disconnect(request.receive))
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -35,7 +35,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
         await _end(working, gone)
 
 
-async def hung_up(receive: Callable[[], Awaitable[Any]]) -> None:
+async def wait_for_disconnect(receive: Callable[[], Awaitable[Any]]) -> None:
     """Wait until the client hangs up."""
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -69,7 +69,7 @@ class EventStream(Response):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Send the events, as long as somebody reads them."""
         sending = asyncio.ensure_future(self._send(send))
-        gone = asyncio.ensure_future(hung_up(receive))
+        gone = asyncio.ensure_future(wait_for_disconnect(receive))
         try:
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():

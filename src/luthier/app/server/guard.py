@@ -45,7 +45,7 @@ class Noted:
     more: list[str] = field(default_factory=list)
     identity: str = field(default_factory=lambda: secrets.token_hex(8))
 
-    def failed(self, problem: Exception) -> Refused:
+    def describe_failure(self, problem: Exception) -> Refused:
         """What a client is told of a fault of the server, and the log too: where it is, and no message, which may hold a client's text."""
         self.more.append(f"id {self.identity} {_where(problem)}")
         return Refused(500, f"the server failed; its log has the reason under {self.identity}", None, "internal_error")
@@ -93,7 +93,7 @@ class Guard:
             status = 499
         except Exception as problem:
             self._service.counters.add("luthier_failed_total")
-            answer = noted.failed(problem)
+            answer = noted.describe_failure(problem)
             if status is None:
                 await _answer(carrying, answer.status, answer.body(), {})
             else:

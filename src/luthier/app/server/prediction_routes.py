@@ -44,7 +44,7 @@ def add_prediction_routes(app: FastAPI) -> None:
             rows = [as_row(model, row, f"rows.{index}") for index, row in enumerate(body.rows)]
             answers = await ask(request, model, rows, body.limit, body.top, body.abstain_below, "rows")
             data = [{"row": index, **prediction} for index, prediction in enumerate(answers, 1)]
-            return answer({"id": new_id("predict"), "object": "list", "model": model.name, "data": data})
+            return answer({"id": make_id("predict"), "object": "list", "model": model.name, "data": data})
 
     @app.post("/classify", openapi_extra=TOKEN, response_model=ListWithUsage, responses=WORKING, tags=["prediction"])
     async def classify(request: Request, body: ClassifyRequest) -> JSONResponse:
@@ -54,11 +54,11 @@ def add_prediction_routes(app: FastAPI) -> None:
                 raise does_not(model, "chooses no class", "/classify")
             texts = [body.input] if isinstance(body.input, str) else body.input
             answers = await ask(request, model, [as_row(model, text, "input") for text in texts], 1, body.top, body.abstain_below, "input")
-            data = [classified(index, prediction) for index, prediction in enumerate(answers)]
+            data = [format_classification(index, prediction) for index, prediction in enumerate(answers)]
             tokens = 0 if model.family.kind.images else await count_tokens(model, texts)
             return answer(
                 {
-                    "id": new_id("classify"),
+                    "id": make_id("classify"),
                     "object": "list",
                     "created": int(time.time()),
                     "model": model.name,
@@ -104,7 +104,7 @@ def _add_pair_route(app: FastAPI) -> None:
             tokens = await count_tokens(model, [*one, *two])
             return answer(
                 {
-                    "id": new_id("score"),
+                    "id": make_id("score"),
                     "object": "list",
                     "created": int(time.time()),
                     "model": model.name,
@@ -132,7 +132,7 @@ def _add_vector_route(app: FastAPI) -> None:
                 {
                     "object": VECTOR,
                     "index": index,
-                    VECTOR: prediction["vector"] if body.encoding_format == "float" else packed(prediction["vector"]),
+                    VECTOR: prediction["vector"] if body.encoding_format == "float" else encode_base64(prediction["vector"]),
                 }
                 for index, prediction in enumerate(answers)
             ]
@@ -259,7 +259,7 @@ def as_row(model: ServedModel, row: dict[str, Any] | str, where: str) -> dict[st
     return {needed[0]: row}
 
 
-def classified(index: int, prediction: dict[str, Any]) -> dict[str, Any]:
+def format_classification(index: int, prediction: dict[str, Any]) -> dict[str, Any]:
     """A prediction in vLLM's shape, with what we know beside it."""
     more = {name: value for name, value in prediction.items() if name not in ("label", "probabilities")}
     probabilities = prediction["probabilities"]
@@ -306,11 +306,11 @@ def answer(content: dict[str, Any]) -> JSONResponse:
         return JSONResponse(as_json_value(content))
 
 
-def new_id(kind: str) -> str:
+def make_id(kind: str) -> str:
     """A name for an answer."""
     return f"{kind}-{secrets.token_hex(12)}"
 
 
-def packed(vector: list[float]) -> str:
+def encode_base64(vector: list[float]) -> str:
     """A vector as OpenAI's clients ask for it: base64 of little-endian floats of four bytes."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -1,4 +1,4 @@
-"""HTTP/1.1 by uvicorn and h11, with the patience that those lack: for headers, for readers, and for how many are connected."""
+"""HTTP/1.1 by uvicorn and h11, with the limits that those lack: on slow headers, on slow readers, and on open connections."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class PatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timers."""
-        self._headers_due = _cancelled(self._headers_due)
-        self._write_due = _cancelled(self._write_due)
+        self._headers_due = _cancel(self._headers_due)
+        self._write_due = _cancel(self._write_due)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Read; the headers of a request must be whole within their time, however many pieces they come in."""
         super().data_received(data)
         if self.busy:
-            self._headers_due = _cancelled(self._headers_due)
+            self._headers_due = _cancel(self._headers_due)
         elif self._headers_due is None and not self.transport.is_closing():
             self._expect_headers()
 
@@ -77,7 +77,7 @@ class PatientProtocol(H11Protocol):
     def resume_writing(self) -> None:
         """The client reads again."""
         super().resume_writing()
-        self._write_due = _cancelled(self._write_due)
+        self._write_due = _cancel(self._write_due)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP; h11 knows when it is too long rather than wrong."""
@@ -110,6 +110,6 @@ def protocol_with(limits: Limits) -> type[PatientProtocol]:
     return type("Protocol", (PatientProtocol,), {"limits": limits})
 
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()

@@ -29,14 +29,14 @@ def add_status_routes(app: FastAPI) -> None:
     @app.get("/health", openapi_extra=OPEN, response_model=Health, responses={**WRONG, **NOT_YET}, tags=["server"])
     async def health(request: Request) -> JSONResponse:
         """Whether the server can be used: 503 until the model is loaded, and again from when it shuts down or what computes has ended by itself."""
-        return told(state_of(service_of(request)))
+        return answer_state(state_of(service_of(request)))
 
     @app.get("/ready", openapi_extra=OPEN, response_model=Health, responses={**WRONG, **NOT_YET}, tags=["server"])
     async def ready(request: Request) -> JSONResponse:
         """Whether a request would be taken now: 503 also while the queue is full."""
         service = service_of(request)
         state = state_of(service)
-        return told({"status": "busy"} if state["status"] == "ok" and queue_is_full(service) else state)
+        return answer_state({"status": "busy"} if state["status"] == "ok" and queue_is_full(service) else state)
 
     @app.get("/metrics", openapi_extra=TOKEN, response_class=PlainTextResponse, responses=LOCKED, tags=["server"])
     async def metrics(request: Request) -> PlainTextResponse:
@@ -81,7 +81,7 @@ def state_of(service: Service) -> dict[str, str]:
     )  # its last words may name paths
 
 
-def told(state: dict[str, str]) -> JSONResponse:
+def answer_state(state: dict[str, str]) -> JSONResponse:
     """A state as an answer: 503 for all but a good one."""
     return JSONResponse(state, 200 if state["status"] == "ok" else 503)
 

@@ -30,7 +30,7 @@ def parse(content: bytes, depth: int) -> Any:
     except UnicodeDecodeError:
         raise _invalid("the body is not UTF-8") from None
     try:
-        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_parse_finite, parse_int=_parse_integer)
     except RecursionError:
         raise _invalid(f"the JSON is nested deeper than {depth}") from None
     except ValueError as problem:
@@ -72,14 +72,14 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is not a finite number")
     return value
 
 
-def _whole(text: str) -> int:
+def _parse_integer(text: str) -> int:
     if len(text) > 30:
         raise ValueError(f"a whole number has {len(text)} digits")
     return int(text)

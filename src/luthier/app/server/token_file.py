@@ -7,7 +7,7 @@ import re
 import stat
 from pathlib import Path
 
-from luthier.app.server.application import fresh_token
+from luthier.app.server.application import make_token
 from luthier.core.cache import cache_folder
 from luthier.core.errors import RunError
 from luthier.core.run import name_disk_errors
@@ -37,7 +37,7 @@ def keep_token(port: int, given: str | None, fresh: bool) -> tuple[str, Path]:
     file = folder / f"{port}.token"
     with name_disk_errors(str(file)):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        token = given or ("" if fresh else _kept(file)) or fresh_token()
+        token = given or ("" if fresh else _read_token(file)) or make_token()
         file.unlink(missing_ok=True)  # a link that somebody put there is not followed
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
         with os.fdopen(handle, "w") as opened:
@@ -45,7 +45,7 @@ def keep_token(port: int, given: str | None, fresh: bool) -> tuple[str, Path]:
     return token, file
 
 
-def _kept(file: Path) -> str:
+def _read_token(file: Path) -> str:
     """The token of a file that only its owner can read; empty where there is none such."""
     try:
         about = file.lstat()

@@ -14,7 +14,7 @@ from luthier.app.server.access import TOKEN, service_of
 from luthier.app.server.answers import WORKING, Completion
 from luthier.app.server.connections import EventStream, while_connected
 from luthier.app.server.errors import Refused, error_body, refuse
-from luthier.app.server.prediction_routes import acquire, answer, does_not, new_id, usage
+from luthier.app.server.prediction_routes import acquire, answer, does_not, make_id, usage
 from luthier.app.server.requests import AnyText, ChatRequest, CompletionRequest, JsonOfSchema, Sampling, Turn
 from luthier.app.server.writing import Answer, Stopped, cancel, completion_logprobs, start, token_entry
 from luthier.core.errors import DataError, LuthierError
@@ -207,14 +207,14 @@ async def write(
             response = EventStream(events, ended, lambda: service.counters.add("luthier_cancelled_total"))
             handed_over = True  # the stream gives them back
             return response
-        return await whole(request, model, answers, shape, read_tokens)
+        return await answer_whole(request, model, answers, shape, read_tokens)
     finally:
         if not handed_over:
             cancel(answers)
             service.release(model)
 
 
-async def whole(request: Request, model: ServedModel, answers: list[Answer], shape: Shape, read_tokens: int) -> Response:
+async def answer_whole(request: Request, model: ServedModel, answers: list[Answer], shape: Shape, read_tokens: int) -> Response:
     """An answer in one piece.
 
     Raises:
@@ -238,7 +238,7 @@ async def whole(request: Request, model: ServedModel, answers: list[Answer], sha
     made = sum(each.tokens for each in answers)
     return answer(
         {
-            "id": new_id(shape.prefix),
+            "id": make_id(shape.prefix),
             "object": shape.kind,
             "created": int(time.time()),
             "model": model.name,
@@ -252,7 +252,7 @@ async def stream(
     request: Request, body: Sampling, model: ServedModel, answers: list[Answer], shape: Shape, read_tokens: int
 ) -> AsyncIterator[bytes]:
     """An answer as events, several answers as their pieces come."""
-    base = {"id": new_id(shape.prefix), "object": shape.piece_kind, "created": int(time.time()), "model": model.name}
+    base = {"id": make_id(shape.prefix), "object": shape.piece_kind, "created": int(time.time()), "model": model.name}
     counted = bool(body.stream_options and body.stream_options.include_usage)
     more: dict[str, Any] = {"usage": None} if counted else {}
     queue: asyncio.Queue[tuple[int, dict[str, Any] | None, Exception | None]] = asyncio.Queue()
@@ -274,7 +274,7 @@ async def stream(
         while left:
             _, choice, problem = await queue.get()
             if problem is not None:
-                yield _event(_broken(request, problem))
+                yield _event(_describe_break(request, problem))
                 break
             if choice is None:
                 left -= 1
@@ -289,7 +289,7 @@ async def stream(
             task.cancel()
 
 
-def _broken(request: Request, problem: Exception) -> dict[str, Any]:
+def _describe_break(request: Request, problem: Exception) -> dict[str, Any]:
     """What the last event of an answer says that did not become whole."""
     if isinstance(problem, Stopped):
         return error_body(503, "the server is shutting down", None, "shutting_down")

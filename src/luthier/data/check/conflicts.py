@@ -20,12 +20,12 @@ def check(sheet: Sheet) -> list[Finding]:
     if not groups:
         return []
     rows = [row for group in groups for row in group]
-    outvoted = [row for group in groups for row in _outvoted(sheet, group)]
+    outvoted = [row for group in groups for row in _find_outvoted(sheet, group)]
     return [sheet.finding("conflicts", "warning", several(len(groups), "text", "carry different labels") + f" ({len(rows):,} rows)",
                           "decide for one label; --fix keeps the label of the majority, and none where there is no majority", rows, drop=outvoted, texts=len(groups))]  # fmt: skip
 
 
-def _outvoted(sheet: Sheet, group: list[int]) -> list[int]:
+def _find_outvoted(sheet: Sheet, group: list[int]) -> list[int]:
     votes = Counter(sheet.labels[row] for row in group).most_common()
     winner = votes[0][0] if votes[0][1] > votes[1][1] else None
     return [row for row in group if sheet.labels[row] != winner]

@@ -1,4 +1,4 @@
-"""Faults that only rows with an answer have: conversations, and texts that are written for others."""
+"""Faults in conversations and in pairs of texts: answers that repeat the prompt or each other, and control tokens inside texts."""
 
 from __future__ import annotations
 

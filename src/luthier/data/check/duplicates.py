@@ -21,7 +21,7 @@ def check(sheet: Sheet) -> list[Finding]:
         notes = [f"as line {sheet.records[first[sheet.plain[row], sheet.labels[row]]].row}" for row in copies]
         findings.append(sheet.finding("duplicates.exact", "warning" if len(copies) > MANY * len(sheet) else "note",
                                       f"{len(copies):,} of {plural(len(sheet), 'row')} {'repeats' if len(copies) == 1 else 'repeat'} another's text and label",
-                                      f"{_kept(sheet, sheet.plain, 'copies are')}; --fix keeps the first of each", copies, drop=copies, notes=notes))  # fmt: skip
+                                      f"{_describe_parts(sheet, sheet.plain, 'copies are')}; --fix keeps the first of each", copies, drop=copies, notes=notes))  # fmt: skip
     groups: dict[int, list[int]] = defaultdict(list)
     for row, cluster in enumerate(sheet.clusters):
         groups[cluster].append(row)
@@ -30,13 +30,13 @@ def check(sheet: Sheet) -> list[Finding]:
         rows = [row for cluster in sorted(near, key=lambda cluster: -len(near[cluster])) for row in near[cluster]]
         largest = max(len(members) for members in near.values())
         findings.append(sheet.finding("duplicates.near", "note", f"{len(rows):,} rows lie in {plural(len(near), 'cluster')} of near-duplicates, the largest of {largest:,}",
-                                      f"{_kept(sheet, sheet.clusters, 'a cluster is')}; check whether a template lies behind the largest", rows,
+                                      f"{_describe_parts(sheet, sheet.clusters, 'a cluster is')}; check whether a template lies behind the largest", rows,
                                       notes=[f"cluster of line {sheet.records[sheet.clusters[row]].row}" for row in rows],
                                       clusters=len(near), largest=largest, sizes=dict(Counter(len(members) for members in near.values()).most_common(10))))  # fmt: skip
     return findings
 
 
-def _kept(sheet: Sheet, keys: Sequence[Hashable], noun: str) -> str:
+def _describe_parts(sheet: Sheet, keys: Sequence[Hashable], noun: str) -> str:
     """Whether rows with equal keys are in one part, as a sentence: those of given parts stay where they are.
 
     Args:

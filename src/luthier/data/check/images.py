@@ -42,10 +42,10 @@ def check(sheet: Sheet) -> list[Finding]:
         findings.append(sheet.finding("images.small", "note", several(len(small), "image", "are far smaller than the others") + f" (usual: {usual:.0f} pixels on the short side)",
                                       "they are blown up before they are read; look whether they are icons or previews",
                                       small.tolist(), notes=[f"{values[row]['width']} × {values[row]['height']}" for row in small.tolist()]))  # fmt: skip
-    return [*findings, *_mixed(sheet, values)]
+    return [*findings, *_find_mixed(sheet, values)]
 
 
-def _mixed(sheet: Sheet, values: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def _find_mixed(sheet: Sheet, values: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """What is made of images of several sizes or kinds, in one note.
 
     Args:

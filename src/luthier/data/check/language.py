@@ -1,4 +1,4 @@
-"""Which language the rows speak."""
+"""Which language the rows are written in."""
 
 from __future__ import annotations
 

@@ -58,11 +58,11 @@ def _finding(sheet: Sheet, part: str, kind: str, pairs: dict[int, list[int]]) ->
     count = sheet.parts.count(part)
     prefix = "given " if sheet.records[next(iter(pairs))].source != training else ""
 
-    def named(row: int) -> str:  # a row of the training file is called one, also where our split made it a validation row
+    def name_part(row: int) -> str:  # a row of the training file is called one, also where our split made it a validation row
         return "validation" if sheet.parts[row] == "validation" and (sheet.by_time or sheet.records[row].source != training) else "training"
 
-    met = " or ".join(sorted({named(other) for others in pairs.values() for other in others}))
-    notes = [f"{named(others[0])} line {sheet.records[others[0]].row}" for others in pairs.values()]
+    met = " or ".join(sorted({name_part(other) for others in pairs.values() for other in others}))
+    notes = [f"{name_part(others[0])} line {sheet.records[others[0]].row}" for others in pairs.values()]
     share = len(pairs) / count
     if kind == "leakage.near":
         return [sheet.finding(kind, "warning", f"{len(pairs):,} of {count:,} {prefix}{part} rows are nearly {met} rows",

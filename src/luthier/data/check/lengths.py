@@ -32,7 +32,7 @@ def check(sheet: Sheet) -> list[Finding]:
         findings.append(sheet.finding("lengths.bare", "warning" if len(bare) > 0.01 * len(sheet) else "note",
                                       several(len(bare), "row", "hold no letter and no digit"), "they can teach nothing; --fix takes them out", bare, drop=bare))  # fmt: skip
     findings += _giant(sheet)
-    return findings + (_cut(sheet, sheet.context) if sheet.tokens is not None and sheet.context is not None else [])
+    return findings + (_find_cut(sheet, sheet.context) if sheet.tokens is not None and sheet.context is not None else [])
 
 
 def _giant(sheet: Sheet) -> list[Finding]:
@@ -54,7 +54,7 @@ def _giant(sheet: Sheet) -> list[Finding]:
                           notes=[f"{sizes[row]:,} characters" for row in giant], longest=int(sizes[giant[0]]), median=usual)]  # fmt: skip
 
 
-def _cut(sheet: Sheet, context: int) -> list[Finding]:
+def _find_cut(sheet: Sheet, context: int) -> list[Finding]:
     """Rows of which the end is not read; texts with spans are read whole, in windows."""
     if sheet.kind.learns == "spans":
         return []

@@ -1,4 +1,4 @@
-"""Parts that were given with other shares of the classes: what one part says does not hold for the other."""
+"""Class shares that differ between the training, validation and test files that were given."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check(sheet: Sheet) -> list[Finding]:
     classes = sorted(set(sheet.labels))
     pairs = list(combinations(counts, 2))
     limit = NormalDist().inv_cdf(1 - LEVEL / (2 * max(1, len(classes) * len(pairs))))
-    differing = {pair: _different(counts[pair[0]], counts[pair[1]], classes, limit) for pair in pairs}
+    differing = {pair: _find_different(counts[pair[0]], counts[pair[1]], classes, limit) for pair in pairs}
     candidates = [("validation", "test"), *(pair for pair in pairs if "train" in pair)]
     pair = next((pair for pair in candidates if differing.get(pair)), None)
     if pair is None:
@@ -54,11 +54,11 @@ def _share(counts: Mapping[str, int], label: str) -> float:
     return counts.get(label, 0) / sum(counts.values())
 
 
-def _different(one: Mapping[str, int], two: Mapping[str, int], classes: Sequence[str], limit: float) -> list[str]:
+def _find_different(one: Mapping[str, int], two: Mapping[str, int], classes: Sequence[str], limit: float) -> list[str]:
     """The classes whose shares differ beyond chance and by enough to matter, the worst first."""
     sizes = sum(one.values()), sum(two.values())
     gaps = {label: abs(_share(one, label) - _share(two, label)) for label in classes}
-    spread = {label: _spread(one.get(label, 0) + two.get(label, 0), sizes) for label in classes}
+    spread = {label: _standard_deviation(one.get(label, 0) + two.get(label, 0), sizes) for label in classes}
     beyond = [label for label in classes if gaps[label] > limit * spread[label] and _matters(_share(one, label), _share(two, label))]
     chance = math.sqrt(2 / math.pi)
     moved = (sum(gaps.values()) - chance * sum(spread.values())) / 2
@@ -68,7 +68,7 @@ def _different(one: Mapping[str, int], two: Mapping[str, int], classes: Sequence
     return sorted(beyond, key=lambda label: (-gaps[label], label))
 
 
-def _spread(count: int, sizes: tuple[int, int]) -> float:
+def _standard_deviation(count: int, sizes: tuple[int, int]) -> float:
     """The standard deviation of the difference of two shares that are equal in truth (the pooled two-proportion test)."""
     share = count / sum(sizes)
     return math.sqrt(share * (1 - share) * (1 / sizes[0] + 1 / sizes[1]))

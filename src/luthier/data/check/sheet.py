@@ -1,4 +1,4 @@
-"""What a check sees."""
+"""What each check is given: the rows with their texts, labels and parts."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Sheet:
             evidence: the numbers behind the claim.
         """
         indices = list(rows)
-        entries = [self.shown(row) for row in indices[:SHOWN]]
+        entries = [self.describe_row(row) for row in indices[:SHOWN]]
         for row, note in zip(entries, notes, strict=False):
             row["note"] = note
         dropped = [[self.records[row].source, self.records[row].row] for row in drop]
@@ -134,7 +134,7 @@ class Sheet:
         return Finding(check=check, severity=severity, claim=claim, remedy=remedy,
                        evidence={**evidence, "count": len(indices), "rows": entries, **more})  # fmt: skip
 
-    def shown(self, row: int) -> dict[str, Any]:
+    def describe_row(self, row: int) -> dict[str, Any]:
         """A row as a person can find it again."""
         record = self.records[row]
         return {

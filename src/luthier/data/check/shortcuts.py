@@ -33,7 +33,7 @@ def check(sheet: Sheet) -> list[Finding]:
                                           view=name, accuracy=right, floor=floor))  # fmt: skip
     if sheet.images:
         return findings
-    written = [row for row in order if len(sheet.labels[row]) > 2 and f" {_plain(sheet.labels[row])} " in f" {sheet.plain[row]} "]
+    written = [row for row in order if len(sheet.labels[row]) > 2 and f" {_fold_case(sheet.labels[row])} " in f" {sheet.plain[row]} "]
     others = _by_chance(sheet, order)
     if len(written) > 0.9 * len(order) and others < 0.3:
         findings.append(sheet.finding("shortcuts.written", "warning", f"the label stands in the text of {len(written) / len(order):.1%} of the rows",
@@ -43,7 +43,7 @@ def check(sheet: Sheet) -> list[Finding]:
 
 def _of_texts(sheet: Sheet, learned: list[int]) -> dict[str, list[str]]:
     return {
-        "its length": _binned([len(text) for text in sheet.texts], learned),
+        "its length": _bin_sizes([len(text) for text in sheet.texts], learned),
         "its first word": [text.split(" ", 1)[0] for text in sheet.plain],
         "its last word": [text.rsplit(" ", 1)[-1] for text in sheet.plain],
     }
@@ -54,15 +54,15 @@ def _of_images(sheet: Sheet, learned: list[int]) -> dict[str, list[str]]:
     bright = [sum(bytes.fromhex(value["thumbnail"])) for value in values]
     return {
         "its size": [f"{value['width']} × {value['height']}" for value in values],
-        "its width": _binned([value["width"] for value in values], learned),
+        "its width": _bin_sizes([value["width"] for value in values], learned),
         "its kind of file and colour": [
             f"{text.rsplit('.', 1)[-1].lower()} {value['mode']}" for text, value in zip(sheet.texts, values, strict=True)
         ],
-        "its brightness": _binned(bright, learned),
+        "its brightness": _bin_sizes(bright, learned),
     }
 
 
-def _binned(sizes: Sequence[float], learned: list[int]) -> list[str]:
+def _bin_sizes(sizes: Sequence[float], learned: list[int]) -> list[str]:
     """Which twentieth of the learned rows a size falls into."""
     edges = np.quantile([sizes[row] for row in learned], np.linspace(0, 1, 21)[1:-1])
     return [str(index) for index in np.searchsorted(edges, sizes)]
@@ -76,7 +76,7 @@ def _rules(sheet: Sheet, values: Sequence[str], learned: list[int], tested: list
     return rules, sum(rules.get(values[row]) == sheet.labels[row] for row in tested) / len(tested)
 
 
-def _plain(label: str) -> str:
+def _fold_case(label: str) -> str:
     return label.casefold().strip()
 
 
@@ -84,4 +84,4 @@ def _by_chance(sheet: Sheet, order: list[int]) -> float:
     """How often another row's label stands in the text."""
     other = order[1:] + order[:1]
     pairs = [(row, sheet.labels[two]) for row, two in zip(order, other, strict=True) if sheet.labels[two] != sheet.labels[row]]
-    return sum(f" {_plain(label)} " in f" {sheet.plain[row]} " for row, label in pairs) / max(len(pairs), 1)
+    return sum(f" {_fold_case(label)} " in f" {sheet.plain[row]} " for row, label in pairs) / max(len(pairs), 1)

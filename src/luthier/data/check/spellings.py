@@ -23,8 +23,8 @@ def check(sheet: Sheet) -> list[Finding]:
     counts = Counter(sheet.labels)
     groups: dict[str, list[str]] = defaultdict(list)
     for label in counts:
-        groups[_meant(label)].append(label)
-    return _alike(sheet, counts, groups) + _missing(sheet, counts) + _amounts(counts)
+        groups[_normalise_spelling(label)].append(label)
+    return _alike(sheet, counts, groups) + _find_missing(sheet, counts) + _amounts(counts)
 
 
 def _alike(sheet: Sheet, counts: Counter[str], groups: dict[str, list[str]]) -> list[Finding]:
@@ -43,7 +43,7 @@ def _alike(sheet: Sheet, counts: Counter[str], groups: dict[str, list[str]]) -> 
                           labels={label: counts[label] for labels in alike for label in labels})]  # fmt: skip
 
 
-def _missing(sheet: Sheet, counts: Counter[str]) -> list[Finding]:
+def _find_missing(sheet: Sheet, counts: Counter[str]) -> list[Finding]:
     """Labels that programs write for a cell without a value."""
     missing = [label for label in counts if label.strip().casefold() in MISSING]
     if not missing or len(counts) - len(missing) < 2:  # yes, no and none may be all there is to say
@@ -69,7 +69,7 @@ def _amounts(counts: Counter[str]) -> list[Finding]:
                     evidence={"numbers": len(numbers)}, remedy="learn them as amounts: --task regression; or make a few classes of them (low, middle, high), or name another column with --target")]  # fmt: skip
 
 
-def _meant(label: str) -> str:
+def _normalise_spelling(label: str) -> str:
     plain = normalise(label)
     if label.strip().startswith(("-", "+")):
         return label.strip()

@@ -120,7 +120,7 @@ def _rows(files: list[Path], reading: Reading, kind: str) -> Rows:
         try:
             for line in child.stdout or ():
                 if line.startswith(b"#"):
-                    rows.columns = _same(path, rows.columns, json.loads(line[1:]))
+                    rows.columns = _require_same_columns(path, rows.columns, json.loads(line[1:]))
                 elif line.endswith(b"\n"):  # the last one of a reader that was ended may be half a row
                     number += 1
                     rows.add(number, json.loads(line))
@@ -140,7 +140,7 @@ def _rows(files: list[Path], reading: Reading, kind: str) -> Rows:
     return rows
 
 
-def _same(path: Path, before: list[str], names: list[str]) -> list[str]:
+def _require_same_columns(path: Path, before: list[str], names: list[str]) -> list[str]:
     if len(set(names)) < len(names):
         raise DataError(f"{path}: a column name is there twice", "give each column a name of its own")
     if before and before != names:

@@ -229,7 +229,7 @@ def describe_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
     root = folder.resolve()
     places = [(root / str(row.get(column) or "")).resolve() for row in table.values]
     inside = [file.is_relative_to(root) and file.is_file() for file in places]
-    answers = read_each(READER, _only(places, inside), SECONDS, MEMORY)
+    answers = read_each(READER, _select_files(places, inside), SECONDS, MEMORY)
     deep: list[int] = []
     for line, row, there in zip(table.lines, table.values, inside, strict=True):
         facts = next(answers) if there else {"why": f"there is no file {row.get(column)!r} beside the table"}
@@ -265,5 +265,5 @@ def _refuse_dark(path: str, count: int, most: int) -> None:
     )
 
 
-def _only(places: Sequence[Path], inside: Sequence[bool]) -> list[Path]:
+def _select_files(places: Sequence[Path], inside: Sequence[bool]) -> list[Path]:
     return [file for file, there in zip(places, inside, strict=True) if there]

@@ -34,7 +34,7 @@ def _lines(reading: Reading) -> Rows:
                 _add(rows, path, number, _parse(line))
             except (ValueError, RecursionError) as problem:
                 rows.rejected.append(Rejected(path, number, f"not a JSON object: {problem}", line[:200]))
-    return _checked(rows, path)
+    return _require_rows(rows, path)
 
 
 def _array(reading: Reading) -> Rows:
@@ -48,7 +48,7 @@ def _array(reading: Reading) -> Rows:
     table = reading.rows()
     for number, row in enumerate(rows, 1):
         _add(table, path, number, row)
-    return _checked(table, path)
+    return _require_rows(table, path)
 
 
 def _where_rows_lie(content: Any) -> str:
@@ -86,7 +86,7 @@ def _add(rows: Rows, path: str, line: int, row: Any) -> None:
     rows.add(line, row)
 
 
-def _checked(rows: Rows, path: str) -> Rows:
+def _require_rows(rows: Rows, path: str) -> Rows:
     if not rows.values:
         reason = f"; line {rows.rejected[0].line}: {rows.rejected[0].reason}" if rows.rejected else ""
         raise DataError(f"{path} holds no rows{reason}", "give one JSON object a row")

@@ -144,7 +144,7 @@ def _documents(files: Sequence[Path], root: Path, encoding: str, rejected: list[
             document = Document(path, text, len(text), 0) if text is not None else None
         else:
             try:
-                document = _plain(Reading(path, encoding))
+                document = _read_plain(Reading(path, encoding))
             except DataError as problem:
                 if path == root:
                     raise DataError(problem.message, "give some text" if "30 rows" in problem.remedy else problem.remedy) from None
@@ -155,7 +155,7 @@ def _documents(files: Sequence[Path], root: Path, encoding: str, rejected: list[
             yield document
 
 
-def _plain(reading: Reading) -> Document:
+def _read_plain(reading: Reading) -> Document:
     """A text file, read a piece at a time; its text is kept only where the bytes are not simply UTF-8.
 
     Raises:

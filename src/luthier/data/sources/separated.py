@@ -44,7 +44,7 @@ def read_commas(reading: Reading) -> Rows:
         reader = csv.reader(stream, strict=True)
         last = [0]
         try:
-            return _refuse_swallowed(table_of(_numbered(reader, last), reading), path)
+            return _refuse_swallowed(table_of(_number_lines(reader, last), reading), path)
         except csv.Error as problem:
             raise DataError(
                 f"{path}, line {last[0] + 1}: {problem} (a quote is opened and never closed, or stands inside a cell): {_line(reading, last[0] + 1)!r}",
@@ -100,7 +100,7 @@ def _quotes_kept(rows: Rows, path: str) -> Rows:
     return rows
 
 
-def _numbered(reader: Any, last: list[int]) -> Iterator[tuple[int, list[str]]]:
+def _number_lines(reader: Any, last: list[int]) -> Iterator[tuple[int, list[str]]]:
     """Rows with the line they begin on; `last` says on which the one before ended."""
     for row in reader:
         if row:

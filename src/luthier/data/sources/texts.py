@@ -36,7 +36,7 @@ def read_texts(reading: Reading) -> Rows:
     documents = texts_of([path for path in files if path.suffix.lower() in NEEDS])
     for number, path in enumerate(files, 1):
         values = {"file": str(path.relative_to(folder))}
-        text, why = next(documents) if path.suffix.lower() in NEEDS else _plain(path, reading.encoding)
+        text, why = next(documents) if path.suffix.lower() in NEEDS else _read_plain(path, reading.encoding)
         if text is None:
             rows.rejected.append(Rejected(str(path), number, why, values["file"]))
             continue
@@ -54,7 +54,7 @@ def texts_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file() and not path.is_symlink())
 
 
-def _plain(path: Path, encoding: str) -> tuple[str | None, str]:
+def _read_plain(path: Path, encoding: str) -> tuple[str | None, str]:
     try:
         return Reading(path, encoding).text(), ""
     except DataError as problem:

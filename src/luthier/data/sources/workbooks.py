@@ -90,7 +90,7 @@ def read_workbook(reading: Reading) -> Rows:
     path = reading.path
     require_extra("python_calamine", f"{path}: reading Excel workbooks", DataError, "save the sheet as CSV")
     _refuse_unsound(reading)
-    lines = _said(reading)
+    lines = _read_sheet(reading)
     about = next(lines)
     if "sheets" in about:
         raise DataError(f"{path} has no sheet {reading.sheet!r}", nearest(str(reading.sheet), about["sheets"]))
@@ -136,7 +136,7 @@ def _refuse_unsound(reading: Reading) -> None:
         raise DataError(f"{path} unpacks to {whole >> 20:,} MiB", "save the sheet as CSV, and give that file")
 
 
-def _said(reading: Reading) -> Iterator[Any]:
+def _read_sheet(reading: Reading) -> Iterator[Any]:
     """What the reader says, a line of JSON at a time."""
     path = reading.path
     command = [sys.executable, "-I", "-c", READER, str(MEMORY), str(path.absolute()), reading.sheet or ""]
@@ -163,7 +163,7 @@ def _said(reading: Reading) -> Iterator[Any]:
 def _below_title(cells: Iterator[tuple[int, list[str]]], reading: Reading, name: str) -> Iterator[tuple[int, list[str]]]:
     """The rows as they are, unless a title stands above the names of the columns."""
     firsts = list(islice(cells, 30))
-    counts = [_filled(row) for _, row in firsts]
+    counts = [_count_filled(row) for _, row in firsts]
     if len(counts) > 2 and counts[0] == 1 and sorted(counts)[len(counts) // 2] > 1:
         title = next(cell for cell in firsts[0][1] if cell.strip())
         raise DataError(
@@ -173,5 +173,5 @@ def _below_title(cells: Iterator[tuple[int, list[str]]], reading: Reading, name:
     return chain(firsts, cells)
 
 
-def _filled(row: Sequence[str]) -> int:
+def _count_filled(row: Sequence[str]) -> int:
     return sum(cell.strip() != "" for cell in row)

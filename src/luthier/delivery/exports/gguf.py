@@ -17,7 +17,7 @@ from luthier.delivery.exports.exporter import Runtime, Say, facts_of
 from luthier.delivery.exports.gguf_architecture import ARCHITECTURES, context_of, describe_network, refuse_network, window_of
 from luthier.delivery.exports.gguf_file import NAMED_ENDS
 from luthier.delivery.exports.gguf_modelfile import Layout, find_layout, modelfile
-from luthier.delivery.exports.gguf_tensors import kind_of, plan_tensors, rounded, tensors_of
+from luthier.delivery.exports.gguf_tensors import kind_of, plan_tensors, round_tensor, tensors_of
 from luthier.delivery.exports.gguf_tokenizer import BYTE_LEVEL, CONTROL, Vocabulary, changes_of, read_vocabulary, refuse_tokenizer
 from luthier.delivery.exports.llama_bindings import PACKAGES, installed_package
 from luthier.families import family_of
@@ -177,7 +177,7 @@ def _write_file(bundle: Base, file: Path, precision: str) -> None:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for _, written, numbers in tensors_of(bundle.folder, config):
-        writer.write_tensor_data(rounded(numbers, kinds[written][0], written))
+        writer.write_tensor_data(round_tensor(numbers, kinds[written][0], written))
     writer.close()
 
 

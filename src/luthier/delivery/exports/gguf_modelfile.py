@@ -134,10 +134,10 @@ def modelfile(file: str, layout: Layout | str, ends: Sequence[str], about: Mappi
     else:
         lines.append('# It continues text, and was not trained to answer: ask it with "raw": true.')
         lines.append('TEMPLATE """{{ .Prompt }}"""')
-    lines += [f'PARAMETER stop "{_quoted(end)}"' for end in ends]
+    lines += [f'PARAMETER stop "{_quote(end)}"' for end in ends]
     lines += [f"PARAMETER num_ctx {min(about['context'], 8192)}", "PARAMETER temperature 0", "PARAMETER repeat_penalty 1.0"]
     return "\n".join(lines) + "\n"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

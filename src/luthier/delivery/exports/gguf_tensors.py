@@ -118,7 +118,7 @@ def kind_of(name: str, shape: tuple[int, ...], precision: str) -> str:
     return "F16" if kind == "Q8_0" and shape[-1] % BLOCK else kind
 
 
-def rounded(numbers: np.ndarray, kind: str, name: str) -> np.ndarray:
+def round_tensor(numbers: np.ndarray, kind: str, name: str) -> np.ndarray:
     """A tensor's numbers as they lie in the file.
 
     Args:
@@ -166,7 +166,7 @@ def compare_file(file: Path, bundle: Path) -> list[WeightDifference]:
             if not moved <= share:
                 results.append(WeightDifference(name or written, moved, share))
             continue
-        apart, allowed = np.abs(numbers - expected), _allowed(expected, kind)
+        apart, allowed = np.abs(numbers - expected), _rounding_tolerance(expected, kind)
         beyond = apart - allowed
         if not np.isfinite(numbers).all() or float(beyond.max(initial=0.0)) > 0:
             worst = np.unravel_index(int(beyond.argmax()), beyond.shape)
@@ -194,7 +194,7 @@ def _likeness(name: str, numbers: np.ndarray, expected: np.ndarray, allowed: np.
     return ""
 
 
-def _allowed(expected: np.ndarray, kind: str) -> np.ndarray:
+def _rounding_tolerance(expected: np.ndarray, kind: str) -> np.ndarray:
     """What rounding once explains of each number."""
     if kind not in ROUNDING:  # of llama.cpp's coarsest kinds only the metric can tell whether they are fine enough
         return np.full_like(expected, np.inf)

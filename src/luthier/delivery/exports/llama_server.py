@@ -52,15 +52,15 @@ class LlamaServer:
     def render(self, messages: Sequence[Message]) -> str:
         """A conversation by the file's own template, as the server writes it."""
         if messages[-1]["role"] != "assistant":
-            return self._begun(self._applied(messages, True))
-        whole = self._applied(messages, False)
+            return self._add_begin_token(self._apply_template(messages, True))
+        whole = self._apply_template(messages, False)
         if whole.endswith(messages[-1]["content"]):  # it would continue this answer, and so left out the mark that ends it
-            whole = self._applied_whole(messages, whole)
-        return self._begun(whole)
+            whole = self._apply_whole_template(messages, whole)
+        return self._add_begin_token(whole)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens that the chat route reads."""
-        return self._tokens(self._applied(messages, True), True)
+        return self._tokens(self._apply_template(messages, True), True)
 
     one_by_one = True
     """Whether each log-probability takes a request, so that only those that are wanted are asked for."""
@@ -102,19 +102,19 @@ class LlamaServer:
             for token in self.server.post("/tokenize", {"content": text, "add_special": special, "parse_special": True})["tokens"]
         ]
 
-    def _applied(self, messages: Sequence[Message], answers: bool) -> str:
+    def _apply_template(self, messages: Sequence[Message], answers: bool) -> str:
         body = {"messages": [dict(message) for message in messages], "add_generation_prompt": answers}
         return str(self.server.post("/apply-template", body)["prompt"])
 
-    def _applied_whole(self, messages: Sequence[Message], begun: str) -> str:
+    def _apply_whole_template(self, messages: Sequence[Message], begun: str) -> str:
         """A conversation with the mark that ends its last answer: what stands there before a turn that follows, without what begins that turn."""
         more: list[Any] = [*messages, {"role": "user", "content": MARK}]
-        between = self._applied(more, False).removeprefix(begun).split(MARK)[0]
-        first = self._applied(more[-1:], False).split(MARK)[0]
+        between = self._apply_template(more, False).removeprefix(begun).split(MARK)[0]
+        first = self._apply_template(more[-1:], False).split(MARK)[0]
         common = next((size for size in range(len(between), 0, -1) if first.endswith(between[-size:])), 0)
         return begun + between[: len(between) - common]
 
-    def _begun(self, text: str) -> str:
+    def _add_begin_token(self, text: str) -> str:
         """The text with the mark that begins it, which the server takes off where it puts it there itself."""
         writes = self.begins and ("bos_token" in self.template or self.begins in self.template)
         return self.begins + text if writes and self.adds is not None and not text.startswith(self.begins) else text
@@ -126,13 +126,13 @@ class LlamaServer:
 
     def _behind(self, before: list[int], token: int) -> float:
         """The log-probability of a token behind others. The server tells that of the token it chose, and with a bias it chooses the wanted one; probabilities are those before the bias."""
-        choice = self._chosen(before, token, 1)
+        choice = self._score_token(before, token, 1)
         if choice.get("id") == token:
             return float(choice["logprob"])
         # a token that ends the answer, or a part of a character, is chosen and not told: so all are asked for beside another one
-        choice = self._chosen(before, self.plain, 1 << 20)
+        choice = self._score_token(before, self.plain, 1 << 20)
         return next((float(each["logprob"]) for each in choice.get("top_logprobs", ()) if each["id"] == token), float("nan"))
 
-    def _chosen(self, before: list[int], token: int, most: int) -> Mapping[str, Any]:
+    def _score_token(self, before: list[int], token: int, most: int) -> Mapping[str, Any]:
         result = self._complete(before, n_predict=1, n_probs=most, logit_bias=[[token, BIAS]], cache_prompt=True)
         return next(iter(result.get("completion_probabilities") or ()), {})

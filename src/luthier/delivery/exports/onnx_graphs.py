@@ -275,7 +275,7 @@ class TargetGraph(nn.Module):
             encoder_attention_mask=hide_padding(encoder_attention_mask), past_key_values=cache, use_cache=True,
         ).last_hidden_state  # fmt: skip
         weight, bias = self.model.output()
-        scores = self.model.scaled(states) @ weight.t()
+        scores = self.model.scale(states) @ weight.t()
         scores = scores if bias is None else scores + bias
         return (scores, *(each for layer in own.layers for each in (layer.keys, layer.values)))  # type: ignore[union-attr]
 

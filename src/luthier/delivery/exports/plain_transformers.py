@@ -97,25 +97,25 @@ class PlainTransformers:
         with torch.no_grad():
             for row in rows:
                 if self.images:
-                    results.append(self.network(pixel_values=self._scaled(row["pixels"])).logits[0].float().numpy())
+                    results.append(self.network(pixel_values=self._scale_pixels(row["pixels"])).logits[0].float().numpy())
                     continue
                 inputs = {"input_ids": torch.tensor([row["tokens"]])}
                 if row.get("segments") is not None:
                     inputs["token_type_ids"] = torch.tensor([row["segments"]])
                 result = self.network(**inputs, attention_mask=torch.ones_like(inputs["input_ids"]))
                 if self.gives == "vector":
-                    results.append(self._pooled(result.last_hidden_state[0].float()).numpy())
+                    results.append(self._pool(result.last_hidden_state[0].float()).numpy())
                     continue
                 logits = result.logits[0].float()
                 results.append((logits if row.get("keep") is None else logits[torch.tensor(row["keep"], dtype=torch.long)]).numpy())
         return results
 
-    def _scaled(self, pixels: np.ndarray) -> torch.Tensor:
+    def _scale_pixels(self, pixels: np.ndarray) -> torch.Tensor:
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.reader.image_mean, self.reader.image_std))
         values = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() * self.reader.rescale_factor
         return ((values - mean) / deviation)[None].to(next(self.network.parameters()).dtype)
 
-    def _pooled(self, states: torch.Tensor) -> torch.Tensor:
+    def _pool(self, states: torch.Tensor) -> torch.Tensor:
         """A text's vector as the folder's files for sentence-transformers say."""
         vector = states[0] if self.pooling == "cls" else states.mean(0)
         normalises = any(step["type"].endswith("Normalize") for step in json.loads((Path(self.folder) / "modules.json").read_text()))
@@ -191,11 +191,11 @@ class PlainTransformers:
         ]
         output = self.network.get_output_embeddings() if self.gives in ("text", "sequence", "gaps") else None
         if output is not None and not any(each["name"].startswith("lm_head") for each in results):
-            results += _untied(self.network, output, known)
+            results += _find_untied(self.network, output, known)
         return sorted(results, key=lambda each: -each["largest"])[:WORST]
 
 
-def _untied(network: Any, output: Any, known: set[str]) -> list[dict[str, Any]]:
+def _find_untied(network: Any, output: Any, known: set[str]) -> list[dict[str, Any]]:
     """The output matrix, where the bundle ties it to the embeddings and the export does not."""
     if any(name.endswith(("lm_head.weight", "decoder.weight")) for name in known):
         return []

@@ -60,13 +60,13 @@ class TransformersFolder:
             results.append(
                 f"the scale of the number: the network gives standard deviations; multiply by {objective['spread']:g} and add {objective['mean']:g}"
             )
-        if self.stored(bundle, precision) == "bfloat16" and facts["dtype"] != "bfloat16":
+        if self.stored_dtype(bundle, precision) == "bfloat16" and facts["dtype"] != "bfloat16":
             results.append("the last 16 bits of each weight: they are rounded to bfloat16")
         if gives == "vector" and self.name == "safetensors":
             results.append("how tokens become one vector: sentence-transformers reads it from modules.json, transformers alone does not")
         return results
 
-    def stored(self, bundle: Base, precision: str) -> str:
+    def stored_dtype(self, bundle: Base, precision: str) -> str:
         """What the weights are rounded to."""
         return facts_of(bundle)["dtype"] if precision == "auto" else precision
 
@@ -75,7 +75,7 @@ class TransformersFolder:
         import torch
         from safetensors.torch import load_file, save_file
 
-        dtype = getattr(torch, self.stored(bundle, precision))
+        dtype = getattr(torch, self.stored_dtype(bundle, precision))
         state = {
             name: tensor.to(dtype) if tensor.is_floating_point() else tensor
             for name, tensor in load_file(bundle.folder / "model.safetensors").items()

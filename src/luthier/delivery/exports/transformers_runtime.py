@@ -88,7 +88,7 @@ class TransformersRuntime:
 
     def outputs(self, rows: Sequence[Encoded]) -> list[np.ndarray]:
         """What the network gives for each row."""
-        return self._ask("outputs", [_plain(row) for row in rows])
+        return self._ask("outputs", [_as_lists(row) for row in rows])
 
     def render(self, messages: Sequence[Message]) -> str:
         """A conversation by the folder's own template."""
@@ -149,7 +149,7 @@ def _numbers(tokens: Sequence[int]) -> list[int]:
     return [int(token) for token in tokens]
 
 
-def _plain(row: Encoded) -> dict[str, Any]:
+def _as_lists(row: Encoded) -> dict[str, Any]:
     """A row without what it lacks."""
     results: dict[str, Any] = {name: _numbers(value) for name, value in (("tokens", row.tokens), ("segments", row.segments), ("keep", row.keep)) if value is not None}  # fmt: skip
     return results | ({"pixels": row.pixels} if row.pixels is not None else {})

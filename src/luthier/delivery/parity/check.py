@@ -26,7 +26,7 @@ ROWS = 200
 class Stages(Protocol):
     """What `check_parity` runs, one kind of network each."""
 
-    def rendered(self) -> StageResult:
+    def rendered_text(self) -> StageResult:
         """Rendered text."""
         ...
 
@@ -72,7 +72,7 @@ def check_parity(
     part, rows = choose_rows(records, most or MOST_ROWS.get(trainer.family.gives, ROWS), rows)
     stages = _stages(trainer, runtime, part)
     results: list[StageResult] = []
-    asks = (stages.rendered, stages.tokens, lambda: _weights(runtime, bundle.folder), stages.numbers, stages.text)
+    asks = (stages.rendered_text, stages.tokens, lambda: _weights(runtime, bundle.folder), stages.numbers, stages.text)
     for name, ask in zip(STAGES, asks, strict=False):
         say(name)
         why = runtime.unseen.get(name, "")

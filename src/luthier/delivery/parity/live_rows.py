@@ -39,7 +39,7 @@ def check_rows(trainer: Trainer, endpoint: OpenAiEndpoint, records: Sequence[Rec
         DataError: all rows are longer than the model reads.
     """
     say(LOG_PROBABILITIES)
-    records = _whole(trainer, records, say)
+    records = _keep_whole(trainer, records, say)
     columns = trainer.objective.input[:1] if trainer.family.gives == "vector" else trainer.objective.input  # a vector is of one text
     texts = [record.text(columns) for record in records]
     predictions = trainer.family.predict(trainer.model, trainer.objective, list(records), 1)
@@ -50,7 +50,7 @@ def check_rows(trainer: Trainer, endpoint: OpenAiEndpoint, records: Sequence[Rec
     return ParityRecord(results, endpoint.about, precision, rows, result.evidence.get("reason", "") if first is not None else "")
 
 
-def _whole(trainer: Trainer, records: Sequence[Record], say: Say) -> list[Record]:
+def _keep_whole(trainer: Trainer, records: Sequence[Record], say: Say) -> list[Record]:
     """The rows that the model reads whole: servers refuse longer ones, or cut them elsewhere."""
     kept = [record for record, cuts in zip(records, trainer.objective.cuts(records), strict=True) if not cuts]
     if not kept:

@@ -80,7 +80,7 @@ def _answer(trainer: Trainer, endpoint: OpenAiEndpoint, record: Record) -> Answe
     else:
         text = objective.text_of(record)[:200].rsplit(" ", 1)[0]
         tokens = [int(objective.before), *(int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"])]
-        answer, tokens_read, end = endpoint.continued(text, LIMIT), None, int(objective.end)
+        answer, tokens_read, end = endpoint.continue_text(text, LIMIT), None, int(objective.end)
     ours = write_greedily(trainer, tokens, LIMIT, end)
     return Answered(record.row, list(tokens), ours, answer, tokens_read)
 

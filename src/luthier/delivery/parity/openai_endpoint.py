@@ -90,7 +90,7 @@ class OpenAiEndpoint:
             _read(response),
         )
 
-    def continued(self, text: str, limit: int) -> ServerAnswer:
+    def continue_text(self, text: str, limit: int) -> ServerAnswer:
         """The likeliest continuation of the completion route.
 
         Args:

@@ -56,7 +56,7 @@ class ReaderParity(NetworkParity[Reader]):
             ]  # in an archive of arrays, which nobody else reads: the pixels are given as they are
         return [self.runtime.encode(texts) for texts in row_texts]
 
-    def rendered(self) -> StageResult:
+    def rendered_text(self) -> StageResult:
         """The text is the row's own; of an image the pixels are looked at."""
         if not self.trainer.family.kind.images:
             return StageResult(RENDERED, "same", len(self.examples), detail="the text is the row's own: no template stands between")

@@ -34,7 +34,7 @@ def explain(first: StageResult, trainer: Trainer, folder: Path | None) -> str:
         trainer: opened.
         folder: of the export, where it is a folder.
     """
-    by_stage = {RENDERED: _rendered, TOKENS: _tokens, WEIGHTS: _weights, LOG_PROBABILITIES: _numbers, TEXT: _text, METRIC: _metric}
+    by_stage = {RENDERED: _explain_rendered, TOKENS: _tokens, WEIGHTS: _weights, LOG_PROBABILITIES: _numbers, TEXT: _text, METRIC: _metric}
     reason = by_stage[first.name](first, trainer)
     changed = changed_settings(trainer.bundle.folder, folder) if folder is not None else []
     if changed and first.name in (LOG_PROBABILITIES, TEXT, TOKENS, METRIC):
@@ -54,16 +54,16 @@ def changed_settings(bundle: Path, folder: Path) -> list[str]:
             continue
         for key in sorted({*ours, *theirs} - set(OURS)):
             if ours.get(key) != theirs.get(key):
-                results.append(f"{name}: {key} {_short(ours.get(key))} → {_short(theirs.get(key))}")
+                results.append(f"{name}: {key} {_shorten(ours.get(key))} → {_shorten(theirs.get(key))}")
     return results
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     result = json.dumps(value, ensure_ascii=False)
     return result if len(result) <= 60 else result[:57] + "…"
 
 
-def _rendered(first: StageResult, trainer: Trainer) -> str:
+def _explain_rendered(first: StageResult, trainer: Trainer) -> str:
     if "ours" not in first.evidence:
         return "it resizes or turns images in another way"
     begin = trainer.tokenizer.bos_token
@@ -110,7 +110,7 @@ def _weights(first: StageResult, trainer: Trainer) -> str:
         return "the output matrix is no longer tied to the embeddings"
     if any(each.largest == float("inf") for each in tensors):
         return "tensors have other names than the network looks for (a prefix of the adapters that does not match?), and were made anew"
-    adapted = _adapted(trainer.bundle.folder)
+    adapted = _adapted_layers(trainer.bundle.folder)
     names = [each.name.removesuffix(".weight") for each in tensors]
     largest = max(each.largest for each in tensors)
     added = _largest_added(trainer.bundle.folder)
@@ -133,7 +133,7 @@ def _scale(trainer: Trainer, names: Sequence[str]) -> list[float]:
     return [float(state[f"{name}.weight"].detach().abs().max()) for name in names if f"{name}.weight" in state]
 
 
-def _adapted(bundle: Path) -> list[str]:
+def _adapted_layers(bundle: Path) -> list[str]:
     """The layers that adapters were merged into."""
     file = bundle / "adapter" / "adapter_config.json"
     return list(json.loads(file.read_text())["target_modules"]) if file.is_file() else []

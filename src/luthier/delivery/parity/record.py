@@ -80,7 +80,7 @@ class ParityRecord:
         stages = [{name: value for name, value in asdict(stage).items() if name != "evidence"} for stage in self.stages]
         data = {"same": self.same, "verdict": self.verdict, "stage": self.first.name if self.first else None, "reason": self.reason, "runtime": self.runtime,
                 "precision": self.precision, "rows": self.rows, "stages": stages, "metric": self.metric}  # fmt: skip
-        return _finite(data)
+        return _name_infinities(data)
 
     def lines(self) -> list[str]:
         """The stages as a table, and the verdict."""
@@ -106,9 +106,9 @@ def _number(value: Any) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
-def _finite(value: Any) -> Any:
+def _name_infinities(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: _name_infinities(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_name_infinities(each) for each in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

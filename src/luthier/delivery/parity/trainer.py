@@ -89,7 +89,7 @@ def _outputs(gives: str, model: Any, batch: Batch) -> list[torch.Tensor]:
     if gives in ("tags", "gaps"):
         is_learned = batch.flat["target" if gives == "tags" else "hidden"] >= 0
         positions = is_learned.nonzero()[:, 0]
-        result = model(batch)[positions] if gives == "tags" else model.guess(model.hidden(batch)[positions])
+        result = model(batch)[positions] if gives == "tags" else model.guess(model.hidden_states(batch)[positions])
         counts = torch.segment_reduce(is_learned.float(), "sum", lengths=batch.lengths).long()
         return list(result.split(counts.tolist()))
     return list(model(batch))
@@ -122,7 +122,7 @@ def _states_and_output(trainer: Trainer, tokens: Sequence[int]) -> tuple[torch.T
     flat = torch.tensor([int(token) for token in tokens])
     batch = Batch(torch.zeros(1, dtype=torch.long), torch.tensor([len(flat)]), {"tokens": flat}, {})
     with eval_mode(trainer.model), torch.no_grad():
-        return trainer.model.hidden(batch), trainer.model.network.get_output_embeddings().weight.detach()
+        return trainer.model.hidden_states(batch), trainer.model.network.get_output_embeddings().weight.detach()
 
 
 def write_greedily(trainer: Trainer, tokens: Sequence[int], limit: int, end: int) -> list[int]:

@@ -30,7 +30,7 @@ class WordParity:
         self.ours = list(trainer.tokenizer.words), trainer.model.vectors().cpu().numpy().astype(np.float64)
         self.theirs = list(runtime.words()), np.asarray(runtime.vectors(), dtype=np.float64)
 
-    def rendered(self) -> StageResult:
+    def rendered_text(self) -> StageResult:
         """A word is its own text."""
         return StageResult(RENDERED, "same", detail="a word is its own text")
 

@@ -66,7 +66,7 @@ class WriterParity(NetworkParity[Writer]):
         self.ours: list[np.ndarray] = []
         self.theirs: list[np.ndarray] = []
 
-    def rendered(self) -> StageResult:
+    def rendered_text(self) -> StageResult:
         """Each conversation, up to its answer and whole."""
         for question in self.questions if "rendered text" not in self.runtime.unseen else ():
             if not question.messages:
@@ -262,7 +262,7 @@ class TranslatorParity(NetworkParity[Translator]):
         self.end = trainer.objective.end
         self.scores: list[Scores] = []
 
-    def rendered(self) -> StageResult:
+    def rendered_text(self) -> StageResult:
         """What stands before each source is in the text."""
         return StageResult(
             RENDERED,
@@ -297,7 +297,7 @@ class TranslatorParity(NetworkParity[Translator]):
         batch = self.trainer.objective.collate([example], 0, HELD_OUT)
         model = self.trainer.model
         with eval_mode(model), torch.no_grad():
-            states, (weight, bias) = model.hidden(batch), model.output()
+            states, (weight, bias) = model.hidden_states(batch), model.output()
             if bias is not None:
                 states, weight = torch.cat([states, states.new_ones(len(states), 1)], 1), torch.cat([weight, bias[:, None]], 1)
             return -token_losses(states, weight, batch.streams["target"].values["next"]).numpy()
@@ -311,16 +311,16 @@ class TranslatorParity(NetworkParity[Translator]):
             (ours,) = write(self.trainer.model, [example.tokens], [LIMIT], Writing(self.end))
             ours = [*ours, self.end] if len(ours) < LIMIT else ours
             theirs = self.runtime.translate(example.tokens, LIMIT)
-            results.compare(example.record.row, ours, theirs, lambda beginning, example=example: self._next(example, beginning))
+            results.compare(example.record.row, ours, theirs, lambda beginning, example=example: self._next_scores(example, beginning))
         return results.result(len(part))
 
-    def _next(self, example: Example, beginning: Sequence[int]) -> np.ndarray:
+    def _next_scores(self, example: Example, beginning: Sequence[int]) -> np.ndarray:
         """The log-probability of every token behind what was said of a source, # (vocabulary,)"""
         row = replace(example, target=[*beginning, self.end], size=len(example.tokens) + len(beginning) + 1)
         batch, model = self.trainer.objective.collate([row], 0, HELD_OUT), self.trainer.model
         with eval_mode(model), torch.no_grad():
             weight, bias = model.output()
-            scores = model.hidden(batch)[-1] @ weight.t() + (0 if bias is None else bias)
+            scores = model.hidden_states(batch)[-1] @ weight.t() + (0 if bias is None else bias)
             return scores.log_softmax(-1).numpy()
 
     def metric(self, decided: str | None) -> Measured:

@@ -69,7 +69,7 @@ class Text:
         Raises:
             ModelError: the logits are not numbers, or the grammar cannot be followed.
         """
-        token = choose(logits, self.request, len(self.tokens), None if self.grammar is None else self.grammar.allowed())
+        token = choose(logits, self.request, len(self.tokens), None if self.grammar is None else self.grammar.allowed_tokens())
         if self.grammar is not None and token.id not in self.request.stop:
             self.grammar.accept(token.id)
         return token

@@ -103,7 +103,7 @@ class GrammarState:
         """Whether the answer is whole and nothing may follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
-    def allowed(self) -> Tensor:
+    def allowed_tokens(self) -> Tensor:
         """Ids of the tokens that may come next; those that end an answer are among them where it may end here, # (allowed,) int64
 
         Raises:

@@ -59,7 +59,7 @@ class BaseSimilarity:
         fluency: how well it foresees the answers; None for classes.
         near: whether the task is a close cousin or a far turn.
         depth: how many blocks may stay frozen.
-        rate: to start from, so many frozen.
+        rate: the learning rate to start from, with so many blocks frozen.
         seconds: it took.
         rows: that were read.
         chance: of being the best of those looked at.

@@ -13,11 +13,11 @@ from luthier.data.dataset import Dataset
 from luthier.data.spec import Data
 from luthier.experiment import Experiment
 from luthier.families import family_of
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.pilot.stages.metric import note_metric
 
 
-def fresh_or_planned(folder: Path) -> Run:
+def create_or_take_over(folder: Path) -> Run:
     """The folder of a new run; one that was only planned is taken over."""
     if (folder / "experiment.yaml").is_file() and Run(folder).events_named("planned_only") and not Run(folder).events_named("started"):
         for name in ("events.jsonl", "findings.jsonl", "rejected.jsonl", "experiment.yaml"):

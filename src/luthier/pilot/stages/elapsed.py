@@ -15,7 +15,7 @@ EVERY = 2.0
 """Seconds between two notes: what a kill without warning takes from the sum at most."""
 
 
-def spent_before(place: Run) -> float:
+def earlier_seconds(place: Run) -> float:
     """Seconds that earlier commands spent on the run, up to their ends or to the last note before they were killed."""
     try:
         return float(json.loads((place.folder / FILE).read_text())["seconds"])

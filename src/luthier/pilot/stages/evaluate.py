@@ -28,7 +28,7 @@ from luthier.pilot.stages.base_choice import ranks_bases
 from luthier.pilot.stages.candidates import PROBE, TRAINED, Candidates, fit_candidates, score_candidates
 from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.features import Features
-from luthier.pilot.stages.finish_time import planned_baseline_rows
+from luthier.pilot.stages.finish_time import read_planned_rows
 from luthier.pilot.stages.never_predicted import name_never_predicted
 from luthier.pilot.stages.samples import compare_answers
 from luthier.training.assemble import load_model, make_frozen_cache
@@ -110,7 +110,7 @@ def judge_candidates(context: RunContext, experiment: Experiment, work: Work) ->
     train, validation = context.examples("train"), context.examples("validation")
     assert context.base is not None
     with Features(context, experiment, work.model) as features:
-        probe_rows, words_rows = planned_baseline_rows(context.run)
+        probe_rows, words_rows = read_planned_rows(context.run)
         candidates = fit_candidates(context, work, features, probe_rows)
         context.signals.poll()
         trivial = context.family.baselines(train, validation, baseline_context(context, experiment, words_rows))
@@ -161,7 +161,7 @@ def save_scores(place: Run, outputs: Outputs, validation: Mapping[str, Scores], 
     for part, found in (("validation", validation), ("test", test)):
         for name, scores in found.items():
             tensors[f"{part}.{name}.loss"] = scores.loss
-            right = outputs.right(scores)
+            right = outputs.right_rows(scores)
             if right is not None:
                 tensors[f"{part}.{name}.right"] = right.astype(np.uint8)
     write_file(place.folder / "candidate_scores.safetensors", save(tensors))
@@ -188,7 +188,7 @@ def list_candidates(
     """
     metric = metrics[0]
 
-    def tested(name: str) -> dict[str, Any]:
+    def describe_tested(name: str) -> dict[str, Any]:
         found = known[name] if name in known else describe_model(metrics, name, scores[name])
         return {"metric": metric, **{key: found[key] for key in ("value", "low", "high")}}
 
@@ -197,7 +197,7 @@ def list_candidates(
             "name": name,
             "label": candidates.names[name],
             "validation": {metric: measure(candidates.validation[name], (metric,))[metric]},
-            "test": tested(name),
+            "test": describe_tested(name),
             **({"temperature": candidates.temperatures[name]} if candidates.outputs.calibrated else {}),
             "chosen": name == candidates.ships,
         }

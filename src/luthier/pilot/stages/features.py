@@ -1,4 +1,4 @@
-"""The untouched base's view of the rows."""
+"""Features of the rows from the untouched base: what the linear probe is fitted on."""
 
 from __future__ import annotations
 

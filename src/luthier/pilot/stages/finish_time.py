@@ -148,7 +148,7 @@ def count_words(train: Sequence[Example], columns: Sequence[str]) -> tuple[float
     return total / max(len(some), 1), max(len(some), 1), float(len(seen)), growth
 
 
-def planned_baseline_rows(place: Run) -> tuple[int, int]:
+def read_planned_rows(place: Run) -> tuple[int, int]:
     """Training rows that the probe and TF-IDF may be fitted on at most.
 
     Args:
@@ -161,7 +161,7 @@ def planned_baseline_rows(place: Run) -> tuple[int, int]:
     return MOST, 1 << 40
 
 
-def planned_closing(place: Run) -> dict[str, Any]:
+def read_planned_closing(place: Run) -> dict[str, Any]:
     """What was planned for the closing of a run, or of the trials of a study; empty where there is no budget."""
     planned = place.events_named("planned")
     return planned[-1].get("closing") or {} if planned else {}
@@ -181,7 +181,7 @@ def keep_to_time(context: RunContext, work: Work, limit: TimeLimit | None, closi
     run = context.run
     if limit is None or not closing or not closing["a_scored_token"] or run.events_named("probe_rows") or run.events_named("test_opened"):
         return
-    probe, words = planned_baseline_rows(run)
+    probe, words = read_planned_rows(run)
     slower = max(1.0, time_scoring(context, work) / closing["a_scored_token"])
     slower = slower if slower > 1.25 else 1.0
     left = limit.seconds - limit.spent()

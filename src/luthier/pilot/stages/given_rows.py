@@ -38,14 +38,14 @@ def rows_in_run(folder: Path, *given: Any) -> Iterator[tuple[Any, ...]]:
         DataError: something that rows cannot be read from.
         RunError: the folder is in use.
     """
-    contents = [_held(value, name) for name, value in zip(NAMES, given, strict=False)]
+    contents = [_read_given(value, name) for name, value in zip(NAMES, given, strict=False)]
     if not any(contents):
         yield None, *given
         return
     fresh = not folder.exists()
     run = Run.create(folder)
     try:
-        yield run, *(_stored(folder, content) if content else value for content, value in zip(contents, given, strict=True))
+        yield run, *(_store(folder, content) if content else value for content, value in zip(contents, given, strict=True))
     except BaseException:
         if not (folder / "experiment.yaml").exists():
             for content in filter(None, contents):
@@ -67,7 +67,7 @@ def accepts_frames(verb: Callable[P, R]) -> Callable[P, R]:
         data = words[0] if words else arguments["data"]
         given = (data, arguments.get("validation"), arguments.get("test"))
         with rows_for_now(*given) as (rows, *others):
-            names = {str(file): _described(value) for file, value in zip((rows, *others), given, strict=True) if file is not value}
+            names = {str(file): _describe_given(value) for file, value in zip((rows, *others), given, strict=True) if file is not value}
             if names and arguments.get("reporter") is not None:
                 arguments["reporter"] = _WithNames(arguments["reporter"], names)
             arguments.update({name: other for name, other in zip(NAMES[1:], others, strict=True) if name in arguments})
@@ -87,22 +87,22 @@ class _WithNames:
     def __init__(self, shown: Reporter, names: Mapping[str, str]) -> None:
         self.shown, self.names = shown, names
 
-    def _renamed(self, text: str) -> str:
+    def _rename(self, text: str) -> str:
         for file, name in self.names.items():
             text = text.replace(file, name)
         return text
 
     def stage(self, name: str, detail: str = "") -> None:
         """A part of the way begins."""
-        self.shown.stage(name, self._renamed(detail))
+        self.shown.stage(name, self._rename(detail))
 
     def say(self, line: str) -> None:
         """Something a person should read."""
-        self.shown.say(self._renamed(line))
+        self.shown.say(self._rename(line))
 
     def finding(self, finding: Finding) -> None:
         """An analysis has spoken."""
-        self.shown.finding(finding.model_copy(update={"claim": self._renamed(finding.claim), "remedy": self._renamed(finding.remedy)}))
+        self.shown.finding(finding.model_copy(update={"claim": self._rename(finding.claim), "remedy": self._rename(finding.remedy)}))
 
     def step(self, step: Step) -> None:
         """An optimizer step has happened."""
@@ -126,21 +126,21 @@ def rows_for_now(*given: Any) -> Iterator[tuple[Any, ...]]:
     Raises:
         DataError: something that rows cannot be read from.
     """
-    contents = [_held(value, name) for name, value in zip(NAMES, given, strict=False)]
+    contents = [_read_given(value, name) for name, value in zip(NAMES, given, strict=False)]
     if not any(contents):
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="luthier-") as scratch:
         try:
-            yield tuple(_stored(Path(scratch), content) if content else value for content, value in zip(contents, given, strict=True))
+            yield tuple(_store(Path(scratch), content) if content else value for content, value in zip(contents, given, strict=True))
         except LuthierError as problem:  # the file is ours, and gone when a person reads of it
             for value, content in zip(given, contents, strict=True):
                 if content:
-                    problem.message = problem.message.replace(str(Path(scratch) / content[0]), _described(value))
+                    problem.message = problem.message.replace(str(Path(scratch) / content[0]), _describe_given(value))
             raise
 
 
-def _held(value: Any, name: str) -> tuple[str, bytes] | None:
+def _read_given(value: Any, name: str) -> tuple[str, bytes] | None:
     """The name and content of the file that holds what was given; None where a file was given."""
     if value is None or not (is_in_memory(value) or str(value) == STDIN):
         return None
@@ -153,11 +153,11 @@ def _held(value: Any, name: str) -> tuple[str, bytes] | None:
     return f"{name}.jsonl", json_lines(rows).encode()
 
 
-def _described(value: Any) -> str:
+def _describe_given(value: Any) -> str:
     """What was given, for a person."""
     return f"the {type(value).__name__}" if is_in_memory(value) else "standard input"
 
 
-def _stored(folder: Path, content: tuple[str, bytes]) -> Path:
+def _store(folder: Path, content: tuple[str, bytes]) -> Path:
     write_file(folder / content[0], content[1])
     return folder / content[0]

@@ -21,7 +21,8 @@ from luthier.data.spec import TEXT_FIELDS, Data
 from luthier.evaluation.metric_choice import ALIASES, AUTO
 from luthier.experiment import Experiment, number
 from luthier.families import family_of
-from luthier.families.family import Choice, Family
+from luthier.families.choice import Choice
+from luthier.families.family import Family
 from luthier.families.recognise import load_dataset
 from luthier.models.spec import SCRATCH
 from luthier.pilot.stages.metric import PATH, settle_metric
@@ -272,7 +273,7 @@ def apply_overrides(
         brought.append(Choice("optimizer.lr", *found))
     if "training.epochs" in paths and "training.batch_size" not in paths:
         brought.append(family_of(dataset.spec.task).batch_size(dataset, experiment.training.epochs))
-    following = family_of(dataset.spec.task).follow_set(experiment, [*paths], dataset, base, seconds)
+    following = family_of(dataset.spec.task).follow_set(experiment.objective, experiment.training.epochs, [*paths], dataset, base, seconds)
     followed = {choice.path for choice in following}
     brought = [
         *(choice for choice in brought if choice.path not in followed),

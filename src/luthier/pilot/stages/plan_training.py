@@ -26,7 +26,7 @@ from luthier.pilot.stages.finish_time import ALWAYS, SHARE, WRITTEN, ClosingCost
 from luthier.pilot.stages.samples import SHOWN
 from luthier.pilot.stages.time_budget import FEWEST_STEPS, refuse_budget
 from luthier.training.forecast import disk, peak
-from luthier.training.small_run import Smoke, small_run
+from luthier.training.small_run import Smoke, run_small
 from luthier.training.steps import Work
 
 RESERVE_SHARE = 0.03
@@ -76,7 +76,7 @@ def plan_training(context: RunContext, experiment: Experiment) -> Experiment:
     probed = fit_small_probe(context, experiment, budget)
     probe = probed.scores
     context.signals.poll()
-    smoke = small_run(context.work(experiment), reporter, probe, probed.prior, probed.untold, limit=0.15 * budget)
+    smoke = run_small(context.work(experiment), reporter, probe, probed.prior, probed.untold, limit=0.15 * budget)
     context.signals.poll()
     work = context.work(experiment)
     closing: dict[str, float] = {}
@@ -141,7 +141,7 @@ def fit_small_probe(context: RunContext, experiment: Experiment, budget: float =
     reading, width = 0.0, 1
     with Features(context, experiment) as features:
 
-        def timed(examples: Sequence[Example]) -> np.ndarray:
+        def time_features(examples: Sequence[Example]) -> np.ndarray:
             nonlocal reading, width
             began = time.monotonic()
             rows = features(examples)
@@ -149,7 +149,7 @@ def fit_small_probe(context: RunContext, experiment: Experiment, budget: float =
             return rows
 
         began = time.monotonic()
-        probe = outputs.fit_probe(timed, context.objective, train, validation, baselines.MOST, context.signals.poll)
+        probe = outputs.fit_probe(time_features, context.objective, train, validation, baselines.MOST, context.signals.poll)
         fitting = time.monotonic() - began - reading
     tokens = sum(example.size for example in [*train, *validation])
     slower = min(10.0, max(0.5, fitting / fit_seconds(len(train), width, count)))

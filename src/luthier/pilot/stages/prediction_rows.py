@@ -162,7 +162,7 @@ def _read_memory(data: Any, columns: Sequence[str]) -> Rows:
     table = Rows(names)
     for number, row in enumerate(rows, 1):
         table.add(number, row)
-    return _sifted(table)
+    return _require_text(table)
 
 
 def _of_texts(texts: Sequence[Any], columns: Sequence[str]) -> Rows:
@@ -172,7 +172,7 @@ def _of_texts(texts: Sequence[Any], columns: Sequence[str]) -> Rows:
             raise DataError(f"row {number} {what}, not a text", "give texts, or one dict a row; leave rows without a text out")
     if texts:
         _one_column(columns, "a text is one column")
-    return _sifted(_rows_of_texts(list(enumerate(texts, 1)), columns[0]))
+    return _require_text(_rows_of_texts(list(enumerate(texts, 1)), columns[0]))
 
 
 def _rows_of_texts(texts: Sequence[tuple[int, str]], column: str) -> Rows:
@@ -190,7 +190,7 @@ def _one_column(columns: Sequence[str], what: str) -> None:
         )
 
 
-def _sifted(table: Rows) -> Rows:
+def _require_text(table: Rows) -> Rows:
     """The rows, unless one holds what no text can."""
     for row, values in zip(table.lines, table.values, strict=True):
         reason = unfit_reason(values)

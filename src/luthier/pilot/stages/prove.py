@@ -1,4 +1,4 @@
-"""The loss proves itself before step one."""
+"""Prove the loss before step one, and stop where a proof does not hold."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def write_samples(context: RunContext, work: Work, when: str) -> list[dict[str, 
     objective, examples = work.objective, choose_samples(work.validation)
     limit = min(LONGEST, max(objective.lengths(example)[1] for example in examples) + 8)
     answers = objective.answer(work.model, examples, limit)
-    lines = [{"step": 0, "when": when, "row": example.record.row, "asked": objective.asked(example), "expected": objective.reference(example), "said": text}
+    lines = [{"step": 0, "when": when, "row": example.record.row, "asked": objective.prompt_text(example), "expected": objective.reference(example), "said": text}
              for example, text in zip(examples, answers, strict=True)]  # fmt: skip
     context.run.append("samples.jsonl", *lines)
     return lines

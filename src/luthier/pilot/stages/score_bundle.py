@@ -97,7 +97,7 @@ def _by_row(scores: Scores) -> Scores:
     assert scores.groups is not None
     kinds, positions = np.unique(scores.groups, return_inverse=True)
 
-    def summed(values: Any) -> Any:
+    def sum_by_row(values: Any) -> Any:
         return None if values is None else np.bincount(positions, weights=values, minlength=len(kinds))
 
-    return Scores(loss=summed(scores.loss), count=summed(scores.count), bytes=summed(scores.bytes), groups=kinds)
+    return Scores(loss=sum_by_row(scores.loss), count=sum_by_row(scores.count), bytes=sum_by_row(scores.bytes), groups=kinds)

@@ -128,13 +128,13 @@ def open_onnx(base: Base, limits: Limits, say: Say) -> OpenedEngine:
     kept = keep_export(base, "onnx", runtime, say)
     file, threads = kept.folder / "model.onnx", torch.get_num_threads()
     gives = family_of(facts_of(base)["task"]).gives
-    about = f"{runtime}, the graph of the ONNX export in fp32 ({_told(kept.record)})"
+    about = f"{runtime}, the graph of the ONNX export in fp32 ({_describe_parity(kept.record)})"
     if gives == "text":
         config = json.loads((kept.folder / "config.json").read_text())
         context = int(config.get("max_position_embeddings") or config.get("n_positions") or 2048)
         about += ", one answer at a time"
         engine = open_onnx_engine(file, about, context, int(config["vocab_size"]), limits.generating, threads)
-        return written_by(engine, base, about, kept.record)
+        return open_engine_network(engine, base, about, kept.record)
     objective = open_objective(base)
     network = load_bundle(base)[0].network if gives in ("picture", "rebuilt") else None  # it holds the threshold
     model = ExportedNetwork(OnnxPredictor(file, threads).outputs, gives, objective.spec, network=network)
@@ -179,15 +179,13 @@ def open_llama(base: Base, limits: Limits, say: Say) -> OpenedEngine:
     ]
     context = min(held.context, tokens if unified else tokens // SLOTS)
     precision = EXPORTERS["gguf"]().precisions[0]
-    about = (
-        f"llama.cpp, {runtime}, on the GGUF export in {precision} ({_told(kept.record)}); {SLOTS} slots, {tokens} tokens of keys and values"
-    )
+    about = f"llama.cpp, {runtime}, on the GGUF export in {precision} ({_describe_parity(kept.record)}); {SLOTS} slots, {tokens} tokens of keys and values"
     prompts = Prompts(family_of(facts_of(base)["task"]), open_objective(base))
     engine = LlamaEngine(
         lambda on_end: LlamaProcess(program, file, options, on_end), about, context=context, total=tokens, vocabulary=len(held.tokens), slots=SLOTS,
         waiting=limits.generating, bytes_of=lambda token: bytes(prompts.token_bytes(token)), say=say,
     )  # fmt: skip
-    return written_by(engine, base, about, kept.record)
+    return open_engine_network(engine, base, about, kept.record)
 
 
 def _cache_bytes(held: GgufFile) -> int:
@@ -197,7 +195,7 @@ def _cache_bytes(held: GgufFile) -> int:
     return 2 * 2 * layers * per_head * int(held.of_network("attention.head_count_kv") or heads)
 
 
-def written_by(engine: GenerationEngine, base: Base, about: str, parity: dict[str, Any] | None) -> OpenedEngine:
+def open_engine_network(engine: GenerationEngine, base: Base, about: str, parity: dict[str, Any] | None) -> OpenedEngine:
     """A bundle of a decoder whose text an engine writes, that of `/predict` too.
 
     Args:
@@ -223,6 +221,6 @@ def open_objective(base: Base) -> Any:
     return spec.open(family.load_processor(base, spec), tuple(about["input"]), about["target"])
 
 
-def _told(record: dict[str, Any]) -> str:
+def _describe_parity(record: dict[str, Any]) -> str:
     """What a record of parity comes to."""
     return "says what the trainer says" if record.get("same") else str(record["verdict"])

@@ -111,7 +111,7 @@ def find_shared_rows(judged: Sequence[Judged]) -> SharedRows:
         counts = " and ".join(f"{len(keys):,}" for keys in keyed)
         left_out.append(f"{several(len(both), 'test row', 'are shared')}, of {counts}")
     for index, entry in enumerate(judged):
-        seen = {_plain(entry, record) for part in SEEN for record in entry.dataset.records[part]}
+        seen = {_identity(entry, record) for part in SEEN for record in entry.dataset.records[part]}
         others = {key for other, keys in enumerate(keyed) if other != index for key in keys if key[0] in seen}
         if others:
             left_out.append(f"{entry.run.folder} was trained or chosen on {plural(len(others), 'test row')} of another run: left out")
@@ -133,12 +133,12 @@ def _keys(judged: Judged, records: Sequence[Record]) -> dict[Key, Record]:
     by_key: dict[Key, Record] = {}
     for record in records:
         view = family.row_view(record, data)
-        plain = (_plain(judged, record), "" if family.kind.images else view.text, view.target)
+        plain = (_identity(judged, record), "" if family.kind.images else view.text, view.target)
         by_key[*plain, count[plain]] = record
         count[plain] += 1
     return by_key
 
 
-def _plain(judged: Judged, record: Record) -> str:
+def _identity(judged: Judged, record: Record) -> str:
     """What copies of a row have in common."""
     return family_of(judged.experiment.data.task).identity(record, judged.experiment.data)

@@ -40,7 +40,7 @@ def time_limit(context: RunContext) -> TimeLimit | None:
     return TimeLimit(budget, lambda: context.spent, seconds, forecast["a_step"], forecast["an_evaluation"])
 
 
-def rounded_up(seconds: float) -> str:
+def round_up(seconds: float) -> str:
     """A time span as it is typed, a little longer: 40s, 150s, 10m."""
     if seconds < 120:
         return f"{5 * math.ceil(seconds / 5)}s"
@@ -58,7 +58,7 @@ def refuse_budget(context: RunContext, budget: float, smallest: float) -> None:
     Raises:
         ExperimentError: always.
     """
-    needed = rounded_up(max(smallest, budget + 1))
+    needed = round_up(max(smallest, budget + 1))
     context.run.event("budget_too_short", budget=budget, smallest=needed)
     crowd = " while other programs use the processor" if is_crowded() else ""
     raise ExperimentError(f"--budget {budget:g}s is too short for these rows: the smallest that makes sense is {needed}{crowd}",

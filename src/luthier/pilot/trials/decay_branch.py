@@ -7,10 +7,10 @@ from collections.abc import Callable
 from luthier.core.finding import Finding
 from luthier.core.interfaces import Reporter
 from luthier.core.study import Study
-from luthier.evaluation.contributions import compared_by, describe_score
+from luthier.evaluation.contributions import comparison_metric, describe_score
 from luthier.pilot.trials.local import LocalTrial
 from luthier.studies.plan import SearchPlan
-from luthier.studies.rungs import LAST, Standing, gap, tied
+from luthier.studies.rungs import LAST, Standing, gap, is_tied
 from luthier.studies.successive_halving import SuccessiveHalving
 
 WHOLE = "linear-1.000"
@@ -55,7 +55,7 @@ def choose_decay_branch(
             standings[name] = Standing(runner.trial.number, *runner.train_branch(share, shape))
     whole = Standing(runner.trial.number, *runner.finish())
     best = min(standings, key=lambda name: standings[name].score, default=WHOLE)
-    if best != WHOLE and tied(standings[best], whole):
+    if best != WHOLE and is_tied(standings[best], whole):
         best = WHOLE
     findings = _branch_findings({WHOLE: whole, **standings}, best, race.metric)
     study.add_findings(*findings)
@@ -89,7 +89,7 @@ def _branch_findings(standings: dict[str, Standing], best: str, metric: str) -> 
         f"{describe_branch(name)} {describe_score(metric, standing.score).rpartition(' ')[2]}"
         for name, standing in sorted(standings.items(), key=lambda item: item[1].score)
     )
-    claim = f"of the ways to end the run the best is: {describe_branch(best)}; validation {compared_by(metric)}: {scores}"
+    claim = f"of the ways to end the run the best is: {describe_branch(best)}; validation {comparison_metric(metric)}: {scores}"
     evidence = {"end": best, "scores": {name: standing.score for name, standing in standings.items()}}
     lowest = min(standings, key=lambda name: standings[name].score)
     if best != lowest:

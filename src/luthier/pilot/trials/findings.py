@@ -13,11 +13,11 @@ from luthier.core.interfaces import Reporter
 from luthier.core.run import Clock, Run
 from luthier.core.study import Study
 from luthier.core.words import duration, plural
-from luthier.evaluation.contributions import compared_by, describe_score
+from luthier.evaluation.contributions import comparison_metric, describe_score
 from luthier.pilot.trials.decay_branch import describe_branch
 from luthier.studies.plan import SearchPlan
 from luthier.studies.propose import Tried, importance
-from luthier.studies.rungs import Decision, Rung, Standing, expected_luck, gap, tied
+from luthier.studies.rungs import Decision, Rung, Standing, expected_luck, gap, is_tied
 from luthier.studies.successive_halving import SuccessiveHalving, Trial
 
 
@@ -34,11 +34,11 @@ class SearchProgress:
             f"  {describe_trial(trial):<44} {rung.share:>6.1%}  {describe_score(self.metric, standing.score)}{' leads' if leads else ''}  {duration(self.clock())}"
         )
 
-    def failed(self, trial: Trial, why: str) -> None:
+    def on_failure(self, trial: Trial, why: str) -> None:
         """A trial has failed."""
         self.reporter.say(f"  {describe_trial(trial):<44} failed: {why}")
 
-    def decided(self, rung: Rung, decision: Decision) -> None:
+    def on_decision(self, rung: Rung, decision: Decision) -> None:
         """It is decided who goes on."""
         stopped = f"stopped: {', '.join(map(str, sorted(decision.reasons)))}" if decision.reasons else "none stopped"
         self.reporter.say(f"  after {rung.share:.1%} of a run: {_continuing(decision.kept)}, {stopped}")
@@ -111,7 +111,7 @@ def search_findings(study: Study, plan: SearchPlan, race: SuccessiveHalving, win
     if losses is not None:
         error = float(losses.std(ddof=1) / np.sqrt(len(losses)))
         luck = expected_luck(plan.trials)
-        findings.append(Finding(check="search.luck", claim=f"the best of {plan.trials} equal trials would seem {luck:.2f} standard errors better than it is: {luck * error:.4f} of validation {compared_by(race.metric)}, were their results independent",
+        findings.append(Finding(check="search.luck", claim=f"the best of {plan.trials} equal trials would seem {luck:.2f} standard errors better than it is: {luck * error:.4f} of validation {comparison_metric(race.metric)}, were their results independent",
                                 evidence={"trials": plan.trials, "standard_errors": luck, "standard_error": error},
                                 remedy="the sealed test rows took no part in the choice: believe them"))  # fmt: skip
     findings += _what_mattered(plan, race)
@@ -133,7 +133,7 @@ def _what_mattered(plan: SearchPlan, race: SuccessiveHalving) -> list[Finding]:
     if not shares:
         return []
     listing = ", ".join(f"{path} {share:.0%}" for path, share in shares.items())
-    return [Finding(check="search.importance", severity="note", claim=f"what the trials' validation {compared_by(race.metric)} after {plan.rungs[0].share:.1%} of a run depended on: {listing}",
+    return [Finding(check="search.importance", severity="note", claim=f"what the trials' validation {comparison_metric(race.metric)} after {plan.rungs[0].share:.1%} of a run depended on: {listing}",
                     evidence={"shares": shares, "trials": len(tried)})]  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def _against_default(race: SuccessiveHalving, winner: Trial, plan: SearchPlan) -
             evidence={"trial": winner.number},
         )
     lead, error = gap(ours, default)
-    sure = "" if not tied(ours, default, 1.96) else ", which may still be chance"
+    sure = "" if not is_tied(ours, default, 1.96) else ", which may still be chance"
     return Finding(check="search.default", severity="good",
-                   claim=f"trial {winner.number} was chosen ({listing}): after {plan.rungs[rung].share:.0%} of a run its validation {compared_by(race.metric)} is {lead:.4f} better than the default's on the same rows, 95 % interval [{lead - 1.96 * error:.4f}, {lead + 1.96 * error:.4f}]{sure}",
+                   claim=f"trial {winner.number} was chosen ({listing}): after {plan.rungs[rung].share:.0%} of a run its validation {comparison_metric(race.metric)} is {lead:.4f} better than the default's on the same rows, 95 % interval [{lead - 1.96 * error:.4f}, {lead + 1.96 * error:.4f}]{sure}",
                    evidence={"trial": winner.number, "lead": lead, "standard_error": error, "share": plan.rungs[rung].share})  # fmt: skip

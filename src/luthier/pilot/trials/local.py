@@ -16,7 +16,7 @@ from luthier.core.study import Study
 from luthier.evaluation.contributions import contributions
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
-from luthier.families.family import Choice
+from luthier.families.choice import Choice
 from luthier.pilot.stages.begin import begin_run
 from luthier.pilot.stages.context import RunContext
 from luthier.pilot.trials.remote import RemoteTrial
@@ -109,7 +109,7 @@ class LocalTrial:
         return contributions(score(fit.work.model, fit.work.objective, fit.work.validation), self.experiment.training.metric)
 
     def train_branch(self, share: float, shape: str = "linear") -> Scored:
-        """Train a branch on whose rate falls to zero at this share of the run; the trial itself stays where the branch leaves it."""
+        """Train a branch on whose learning rate falls to zero at this share of the run; the trial itself stays where the branch leaves it."""
         branch = self.branch(share, shape)
         result = branch.finish()
         if branch is not self:

@@ -36,13 +36,13 @@ class RemoteTrial:
             RunError: what the worker says went wrong; Lost where it says nothing.
             DiskFull, DiskFailed: the worker's disk, which is the study's: not the trial's fault.
         """
-        return self._asked(share, ends=False)
+        return self._ask(share, ends=False)
 
     def train_branch(self, share: float) -> tuple[float, np.ndarray | None]:
-        """Have a branch trained on whose rate falls to zero at this share of the run. Raises as `advance`."""
-        return self._asked(share, ends=True)
+        """Have a branch trained on whose learning rate falls to zero at this share of the run. Raises as `advance`."""
+        return self._ask(share, ends=True)
 
-    def _asked(self, share: float, ends: bool) -> tuple[float, np.ndarray | None]:
+    def _ask(self, share: float, ends: bool) -> tuple[float, np.ndarray | None]:
         question = {
             "study": str(self.study.resolve()),
             "trial": self.trial.number,

@@ -15,7 +15,7 @@ from luthier.experiment import Experiment
 from luthier.pilot.stages.base_similarity import compare_base
 from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.finish import judge_and_package
-from luthier.pilot.stages.finish_time import keep_to_time, planned_closing
+from luthier.pilot.stages.finish_time import keep_to_time, read_planned_closing
 from luthier.pilot.stages.samples import write_samples
 from luthier.pilot.stages.time_budget import tell_cuts, time_limit
 from luthier.pilot.trials.decay_branch import choose_decay_branch
@@ -149,13 +149,13 @@ def lateness_check(context: RunContext, study: Study, plan: SearchPlan) -> Calla
     run_seconds = context.run.events_named("planned")[-1]["forecast"]["seconds"]
     shares = [0.0, *(rung.share for rung in plan.rungs)]
 
-    def late(runs: float) -> bool:
+    def is_late(runs: float) -> bool:
         stood = [entry for entry in study.entries_named("standing") if not entry["why"] and not plan.rungs[entry["rung"]].falls][-2:]
         ratios = [entry["seconds"] / max((entry["share"] - shares[entry["rung"]]) * run_seconds * COMES_AND_GOES, 1e-9) for entry in stood]
         slower = max(1.0, min(ratios, default=1.0))
         return limit.spent() + (runs * run_seconds + limit.closing) * slower > limit.seconds * LATE
 
-    return late
+    return is_late
 
 
 def _affordable_runs(context: RunContext, seconds: float) -> float:
@@ -249,7 +249,7 @@ def _finish_winner(study: Study, context: RunContext, trial: Trial, runner: Loca
         fit = runner.training()
         runner.reporter.chosen = True
         best = fit.finish()
-        closing = planned_closing(study)
+        closing = read_planned_closing(study)
         if closing and not run.events_named("closing_planned"):
             run.event("closing_planned", probe_rows=closing["probe_rows"], words_rows=closing["words_rows"])
         keep_to_time(runner.context, fit.work, time_limit(context), closing)

@@ -40,7 +40,7 @@ def advance_trial(question: dict[str, Any]) -> dict[str, Any]:
     runner = LocalTrial(stable, Trial(question["trial"], question["values"], ""))
     run = runner.context.run
     try:
-        with _owned(run):
+        with _lock_trial(run):
             differs = environment_differences(runner.experiment.environment)
             if differs and not run.events_named("inexact"):
                 run.event("inexact", differences=differs)
@@ -70,12 +70,12 @@ def open_pool(study: str) -> TrialPool:
 
 
 @contextlib.contextmanager
-def _owned(run: Run) -> Iterator[None]:
+def _lock_trial(run: Run) -> Iterator[None]:
     """Be the trial's one writer; one whose coordinator was killed needs a moment to notice."""
     for turn in range(20):
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(run.owned())
+                stack.enter_context(run.lock())
             except RunError:
                 if turn == 19:
                     raise

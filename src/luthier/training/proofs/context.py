@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from luthier.core.interfaces import Objective
+from luthier.core.component import Component
+from luthier.core.interfaces import Adaptation, Objective, Processor
 from luthier.core.proof import CLOSE_FP32
 from luthier.core.randomness import permutation
-from luthier.core.types import HELD_OUT, Batch, Example, Record
+from luthier.core.types import HELD_OUT, Batch, Example, Inputs, Record
 from luthier.models.buffers import keep_buffers
 from luthier.training.steps import Work
 
@@ -34,7 +35,7 @@ class ProofInputs:
     """
 
     work: Work
-    serve: Callable[[Record], Any]
+    serve: Callable[[Record], Inputs]
     rows: list[Example]
     until: float
 
@@ -49,7 +50,7 @@ class ProofInputs:
         return self.work.objective
 
     @property
-    def spec(self) -> Any:
+    def spec(self) -> Component:
         """The hyperparameters of what is learned."""
         return self.work.experiment.objective
 
@@ -59,9 +60,9 @@ class ProofInputs:
         return self.work.train
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Processor:
         """The base's."""
-        return self.work.objective.tokenizer  # type: ignore[attr-defined]
+        return self.work.objective.tokenizer
 
     @property
     def close(self) -> float:
@@ -87,7 +88,7 @@ def all_blocks_moving(work: Work) -> Iterator[None]:
     Args:
         work: at its beginning.
     """
-    adaptation: Any = work.experiment.adaptation
+    adaptation = cast(Adaptation, work.experiment.adaptation)
     kept_states, work.model.frozen_cache = getattr(work.model, "frozen_cache", None), None
     adaptation.on_progress(work.model, 1.0)
     try:

@@ -1,4 +1,4 @@
-"""What the loss is: proofs that ask the model."""
+"""Proofs about the loss that ask the model: packed equals alone, accumulated equals whole, a few rows can be learned by heart."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ LEARNED_SHARE = 0.8
 STUCK_SHARE = 0.95
 """Of the first loss: what is above it after all steps has not learned."""
 SLOWER = 10
-"""Times slower the rows are shown again where they were not learned (a squared error has no upper end, and at a quick rate it may swing); faster where the loss fell all the time, and too little."""
+"""Times slower the rows are shown again where they were not learned (a squared error has no upper end, and at a high learning rate it may swing); faster where the loss fell all the time, and too little."""
 KNOWN = 0.05
 """Below this a row is known already, and there is little left to learn: a number near the mean, for one, begins there."""
-QUICK_RATES = {
+QUICK_LEARNING_RATES = {
     ("adamw", "full"): 2e-4,
     ("adamw", ""): 3e-3,
     ("adam", "full"): 2e-4,
@@ -42,7 +42,7 @@ QUICK_RATES = {
     ("sgd", ""): 0.05,
     ("adagrad", ""): 0.3,
 }
-"""(optimizer, adaptation) → a rate at which a few rows are learned by heart; "" stands for any other adaptation, and for a network from scratch."""
+"""(optimizer, adaptation) → a learning rate at which a few rows are learned by heart; "" stands for any other adaptation, and for a network from scratch."""
 
 
 def packed_is_alone(context: ProofInputs) -> Proof:
@@ -80,7 +80,7 @@ def packed_is_alone(context: ProofInputs) -> Proof:
         held=True,
         claim=f"a row's {'loss is' if own.shape[1] == 1 else 'vectors are'} the same packed, alone"
         + (" and by transformers' own forward pass" if compared else ""),
-        evidence=evidence,
+        evidence={**evidence},
     )
 
 
@@ -151,7 +151,7 @@ def a_row_moves_only_itself(context: ProofInputs) -> Proof | None:
     try:
         with eval_mode(work.model):
             shared_prefix = work.model.shared_prefix(batch)
-            work.model.hidden(batch)[own].float().square().sum().backward()
+            work.model.hidden_states(batch)[own].float().square().sum().backward()
     finally:
         handle.remove()
         work.model.frozen_cache = kept_states
@@ -175,7 +175,7 @@ def judged_as_trained(context: ProofInputs) -> Proof:
     with eval_mode(work.model), torch.no_grad(), _without_smoothing(work.objective) as smoothed:
         loss = work.objective.loss(work.model, context.batch(rows))
     scores = score(work.model, work.objective, rows, answers=0)
-    plain = _unweighted(work)
+    plain = _is_unweighted(work)
     trained, judged = float(loss.total), float(scores.loss.sum())
     apart = abs(trained - judged) / max(abs(judged), 1e-2)
     same = float(loss.count) == float(scores.count.sum()) if plain else True
@@ -184,7 +184,7 @@ def judged_as_trained(context: ProofInputs) -> Proof:
                  evidence={"relative_difference": apart, "weights": not plain, "smoothing_left_out": smoothed})  # fmt: skip
 
 
-def _unweighted(work: Work) -> bool:
+def _is_unweighted(work: Work) -> bool:
     return getattr(work.experiment.objective, "class_weights", None) in (None, "none")
 
 
@@ -203,11 +203,11 @@ def _without_smoothing(objective: Any) -> Iterator[bool]:
 def a_few_rows_can_be_learned(context: ProofInputs) -> Proof:
     """A few rows, shown again and again without dropout, are learned by heart."""
     work = context.work
-    rows = _different(context.rows)[:4]
+    rows = _distinct_rows(context.rows)[:4]
     if any(example.units > 1 for example in rows):  # a row that teaches many units is enough to learn by heart
         rows = sorted(context.rows, key=lambda example: example.size)[:2]
     kind = work.experiment.adaptation.kind if work.experiment.model.base else ""  # type: ignore[attr-defined]
-    lr = QUICK_RATES.get((work.masters.spec.kind, kind), QUICK_RATES[work.masters.spec.kind, ""])
+    lr = QUICK_LEARNING_RATES.get((work.masters.spec.kind, kind), QUICK_LEARNING_RATES[work.masters.spec.kind, ""])
     losses, fell = _overfit(context, rows, lr)
     if len(losses) == TRIED and not fell and time.monotonic() < context.until:
         steadily = all(later < earlier for earlier, later in pairwise(losses))  # too slow for a small network, where others swing
@@ -219,11 +219,11 @@ def a_few_rows_can_be_learned(context: ProofInputs) -> Proof:
 
 
 def _overfit(context: ProofInputs, rows: Sequence[Example], lr: float) -> tuple[list[float], bool]:
-    """The losses of a few rows that are shown again and again at a rate, and whether they fell."""
+    """The losses of a few rows that are shown again and again at one learning rate, and whether they fell."""
     work = context.work
     training = work.experiment.training.model_copy(update={"batch_size": len(rows)})
     experiment = work.experiment.model_copy(update={"training": training, "schedule": _Flat(lr, work.masters.spec.lr)})
-    small = replace(work.shortened(experiment, rows, TRIED), objective=_DrawnAlike(work.objective))
+    small = replace(work.shorten(experiment, rows, TRIED), objective=_DrawnAlike(work.objective))
     losses: list[float] = []
     fell = False
     with _without_dropout(work.model):
@@ -251,7 +251,7 @@ class _DrawnAlike:
         return getattr(self.objective, name)
 
 
-def _different(rows: Sequence[Example]) -> list[Example]:
+def _distinct_rows(rows: Sequence[Example]) -> list[Example]:
     """Rows of different texts, so that they can be told apart."""
     return list({repr(example.inputs): example for example in rows}.values())
 
@@ -276,12 +276,12 @@ def _without_dropout(model: Any) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Flat:
-    """A schedule that holds the rate at which a few rows are learned quickly, whatever the run's own is: not the rate is tried here."""
+    """A schedule that holds the learning rate at which a few rows are learned quickly, whatever the run's own is: that one is not tried here."""
 
     lr: float
     own: float
     warmup: float = 0.1
 
     def factor(self, share: float) -> float:
-        """What the run's own rate is multiplied by."""
+        """What the run's own learning rate is multiplied by."""
         return self.lr / self.own * min(1.0, share / self.warmup)

@@ -18,7 +18,7 @@ def randomness_is_keyed(context: ProofInputs) -> Proof:
     losses = []
     with all_blocks_moving(work), torch.no_grad():
         for _ in range(2):
-            with work.model.dropout_keys.keyed(work.experiment.seed, 0, batch.index, batch.lengths, batch.stream_lengths):
+            with work.model.dropout_keys.set_keys(work.experiment.seed, 0, batch.index, batch.lengths, batch.stream_lengths):
                 losses.append(work.objective.loss(work.model, batch).total.detach())
     untouched = torch.equal(drawn_before, torch.get_rng_state())
     same = torch.equal(losses[0].nan_to_num(), losses[1].nan_to_num())
