@@ -26,7 +26,7 @@ def test_healthy_work_gets_go_and_no_warning(bases, records) -> None:
 
 @pytest.mark.parametrize("steps, small", [(2, 8), (12, 12), (30, 30), (60, 30)])
 def test_what_comes_before_a_short_run_is_no_longer_than_it_is(bases, records, steps: int, small: int) -> None:
-    found = small_run(work_for(bases, records, "classification", training__steps=steps), NullReporter(), None, None)
+    found = run_small(work_for(bases, records, "classification", training__steps=steps), NullReporter(), None, None)
     assert found.findings[-1].evidence["steps"] == small
 
 
