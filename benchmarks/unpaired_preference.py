@@ -57,7 +57,7 @@ batch = at_work.collate(examples, 0, 0)
 loss = at_work.loss(model, batch)
 (loss.total / loss.count).backward()
 save_file({name: each.grad.to_dense().contiguous() if each.grad.is_sparse else each.grad for name, each in model.network.named_parameters()}, f"{out}/ours-{kind}-{away}.safetensors")
-print("level", float(at_work.zero_of(at_work._mismatched(model, batch)[0])), file=sys.stderr)
+print("level", float(at_work.zero_of(at_work._score_mismatched(model, batch)[0])), file=sys.stderr)
 print("RESULT", loss.total.item() / loss.count)
 """
 

@@ -19,7 +19,7 @@ from luthier.core.run import Clock, Run
 from luthier.pilot.stages import elapsed
 elapsed.EVERY = 0.05
 run = Run.open(sys.argv[1])
-with elapsed.count_seconds(run, Clock(before=10.0), elapsed.spent_before(run)):
+with elapsed.count_seconds(run, Clock(before=10.0), elapsed.earlier_seconds(run)):
     time.sleep(0.5)
     os.kill(os.getpid(), 9)
 """

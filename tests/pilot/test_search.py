@@ -170,7 +170,7 @@ def test_an_end_that_is_better_is_the_final_model_and_one_that_may_be_is_not(tab
 
     monkeypatch.setattr(LocalTrial, "finish", handicapped)
     for tie in (True, False):
-        monkeypatch.setattr("luthier.pilot.trials.decay_branch.tied", lambda best, whole, tie=tie: tie)
+        monkeypatch.setattr("luthier.pilot.trials.decay_branch.is_tied", lambda best, whole, tie=tie: tie)
         taken[tie] = run_search(table, bases, tmp_path / str(tie), trials=2)
     scores = taken[False].entries_named("ended")[0]["scores"]
     best = min(scores, key=lambda name: scores[name])

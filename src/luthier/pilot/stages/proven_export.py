@@ -99,7 +99,7 @@ def write_export(exporter: Exporter, base: Base, folder: Path, precision: str, p
     """
     folder.mkdir(parents=True)
     exporter.write(base, folder, precision, say)
-    stored = getattr(exporter, "stored", lambda base, precision: precision)(base, precision)
+    stored = getattr(exporter, "stored_dtype", lambda base, precision: precision)(base, precision)
     usage = exporter.usage(base, place)
     write_facts(folder, base, exporter.name, stored, usage)
     return usage
