@@ -64,6 +64,8 @@ def pytest_runtest_setup() -> None:
         imported = len(sys.modules)
 
 
+SELDOM = "import atexit, gc; gc.set_threshold(10_000, 10, 10); atexit.register(gc.freeze)\n"
+"""What programs in processes of their own begin with: of the time in which they import torch and transformers a third is Python's collector."""
 GOOD = ("good", "great", "lovely", "fine", "superb")
 BAD = ("bad", "awful", "poor", "dull", "broken")
 
@@ -150,8 +152,8 @@ PADDED = ("mpnet", "deberta-v2")
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "smollm3", "phi3", "gemma", "olmo2", "gpt2", "gpt_neox")
 
 
-def make_base(folder: Path, family: str) -> Base:
-    """A tiny model of a family with random weights, saved as any base is."""
+def make_base(folder: Path, family: str, layers: int = 3) -> Base:
+    """A tiny model of a family with random weights, saved as any base is. Where a proof does not hang on it, two layers are cheaper than three."""
     folder.mkdir(parents=True, exist_ok=True)
     chat = family in DECODERS
     tokenizer = small_tokenizer(folder, chat)
@@ -161,7 +163,9 @@ def make_base(folder: Path, family: str) -> Base:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }  # RoBERTa counts positions from its padding
-    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **marks, **SIZES[family])
+    config = AutoConfig.for_model(
+        family, vocab_size=len(tokenizer), **marks, **SIZES[family] | ({} if layers == 3 else {"num_hidden_layers": layers})
+    )
     kind = AutoModelForCausalLM if chat else AutoModelForSequenceClassification
     model = kind.from_config(config)
     with torch.no_grad():
@@ -173,9 +177,13 @@ def make_base(folder: Path, family: str) -> Base:
 
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Tiny bases by family, made once."""
+    """Tiny bases by family (and layers, where three are too many), made once."""
     folder = tmp_path_factory.mktemp("bases")
-    return functools.cache(lambda family: make_base(folder / family, family))
+
+    def named(family: str, layers: int = 3) -> Base:
+        return make_base(folder / (family if layers == 3 else f"{family}-{layers}"), family, layers)
+
+    return functools.cache(named)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pytest
 
 from luthier.core import threads
 from luthier.studies.backends import Processes
+from tests.conftest import SELDOM
 
 LINUX = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell which processors are idle")
 
@@ -26,7 +27,7 @@ def without_decision(**variables: str) -> dict[str, str]:
 
 def say(code: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """What a fresh process prints, in which nobody has decided about threads but these variables."""
-    asked = [sys.executable, "-c", code, *words]
+    asked = [sys.executable, "-c", SELDOM + code, *words]
     return subprocess.run(asked, env=without_decision(**variables), capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
 
 
@@ -36,7 +37,7 @@ WAIT = "print('ready', flush=True); sys.stdin.readline()"
 
 def begin(code: str, *words: str, **variables: str) -> subprocess.Popen[str]:
     """A fresh process that has come to WAIT."""
-    asked = [sys.executable, "-c", code, *words]
+    asked = [sys.executable, "-c", SELDOM + code, *words]
     process = subprocess.Popen(asked, env=without_decision(**variables), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -52,8 +53,8 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 @contextlib.contextmanager
 def keep_busy() -> Iterator[None]:
-    """Programs at work on every processor that there is."""
-    loads = [subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE) for _ in range(2 * (os.cpu_count() or 1))]  # fmt: skip
+    """Programs at work on every processor that there is; so patient that only who counts idle processors notices."""
+    loads = [subprocess.Popen([sys.executable, "-c", "import os; os.nice(19); print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE) for _ in range(2 * (os.cpu_count() or 1))]  # fmt: skip
     try:
         for load in loads:
             assert load.stdout is not None

@@ -27,7 +27,7 @@ class Case:
         options: of `luthier.run`.
         changes: to the experiment.
         ask: what `luthier.predict` is given.
-        answered: a prediction → what it says, for a comparison; a number in it may differ in the last digits.
+        layers: of the base.
     """
 
     write: Callable[[Path], Path]
@@ -35,6 +35,7 @@ class Case:
     ask: Sequence[Any]
     options: dict[str, Any] = field(default_factory=dict)
     changes: tuple[str, ...] = ()
+    layers: int = 2
 
 
 def write_lines(folder: Path, table: Sequence[dict[str, Any]]) -> Path:
@@ -231,7 +232,7 @@ CASES: dict[str, Case] = {
         {"task": "text_autoencoder", "target": "kind"},
         ("data.normal=yes", "objective.code=4", "objective.hidden=16"),
     ),
-    "multi_label": Case(lambda folder: write_lines(folder, several_labels()), "bert", ["pizza and a choir", "a window"]),
+    "multi_label": Case(lambda folder: write_lines(folder, several_labels()), "bert", ["pizza and a choir", "a window"], layers=3),
 }
 
 
@@ -239,7 +240,7 @@ def base_of(case: Case, folder: Path) -> str:
     """The name of a case's base, made where it has to be."""
     if case.base == "scratch":
         return "scratch"
-    place = folder / case.base
+    place = folder / f"{case.base}-{case.layers}"
     if not (place / "config.json").exists():
-        make_base(place, case.base)
+        make_base(place, case.base, layers=case.layers)
     return str(place)

@@ -136,7 +136,7 @@ def test_a_fresh_process_predicts_from_a_folder_a_table_and_a_file(finished: Run
     table = shapes / "asked.csv"
     table.write_text("image,note\n" + "".join(f"disc/{path.name},{number}\n" for number, path in enumerate(some)))
     code = (
-        "import luthier, sys, json; from luthier.app.group import collect_seldom; collect_seldom(); bundle, folder, table, file, out = sys.argv[1:];"
+        "import luthier, sys, json; from luthier.core.collector import collect_seldom; collect_seldom(); bundle, folder, table, file, out = sys.argv[1:];"
         "print(json.dumps([luthier.predict(bundle, folder)[:3], luthier.predict(bundle, table, out=out), luthier.predict(bundle, file)]))"
     )
     asked = [str(finished.folder / "bundle"), str(shapes / "disc"), str(table), str(some[0]), str(tmp_path / "said.csv")]
@@ -218,7 +218,7 @@ def test_a_run_stopped_at_a_step_is_resumed_to_the_same_bytes(finished: Run, sha
 
 KILLED = """
 import os, sys, luthier
-from luthier.app.group import collect_seldom
+from luthier.core.collector import collect_seldom
 collect_seldom()
 def kill(step):
     if step.number == 31:

@@ -234,7 +234,7 @@ def test_a_folder_of_texts_is_learned_from_whole_files_or_from_passages_of_a_few
 
 
 def test_a_folder_makes_a_network_whose_size_follows_the_text_and_which_a_classifier_begins_from(tmp_path: Path) -> None:
-    small = ["objective.vocabulary=400", "objective.max_length=32", "training.epochs=1", "optimizer.lr=0.003"]
+    small = ["objective.vocabulary=400", "objective.max_length=32", "training.steps=12", "optimizer.lr=0.003"]
     first = luthier.run(corpus(tmp_path, 40), task="masked_lm", base="scratch", out=tmp_path / "first", set=small, force=True)
     config = json.loads((first.folder / "bundle" / "config.json").read_text())
     assert (config["model_type"], config["num_hidden_layers"], config["hidden_size"], config["num_attention_heads"]) == ("bert", 2, 128, 2)

@@ -41,7 +41,7 @@ FAMILY = MoodFamily()
 WAY = """
 import json, sys
 import luthier
-from luthier.app.group import collect_seldom
+from luthier.core.collector import collect_seldom
 collect_seldom()
 run = luthier.run(sys.argv[1], base=sys.argv[2], out=sys.argv[3], set=["training.epochs=4", "optimizer.lr=0.003"])
 print("ANSWER" + json.dumps([run.verdict["task"], run.verdict["verdict"], [one["label"] for one in luthier.predict(run.folder, sys.argv[1])],

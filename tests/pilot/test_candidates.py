@@ -70,12 +70,12 @@ def holds_what_was_evaluated(run: Run, columns: list[str]) -> None:
 @pytest.fixture(scope="module")
 def idle(bases, table: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run whose training does nothing."""
-    return ran(table, bases("bert"), tmp_path_factory.mktemp("runs") / "idle", *IDLE)
+    return ran(table, bases("bert", 2), tmp_path_factory.mktemp("runs") / "idle", *IDLE)
 
 
 @pytest.fixture(scope="module")
 def averaged(bases, table: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return ran(table, bases("bert"), tmp_path_factory.mktemp("runs") / "average", *SETS, "training.steps=24", "training.ships=average")
+    return ran(table, bases("bert", 2), tmp_path_factory.mktemp("runs") / "average", *SETS, "training.steps=24", "training.ships=average")
 
 
 def test_where_training_fails_the_probe_ships_and_says_so(idle: Run) -> None:
@@ -109,7 +109,7 @@ def test_transformers_loads_the_base_of_a_probe_and_no_pipeline_that_guesses(idl
 def test_where_training_wins_the_trained_model_ships_and_pipelines_are_calibrated(bases, table: Path, tmp_path: Path) -> None:
     from transformers import pipeline
 
-    run = ran(table, bases("bert"), tmp_path / "run", *SETS, "training.epochs=8", "training.ships=trained")
+    run = ran(table, bases("bert", 2), tmp_path / "run", *SETS, "training.epochs=8", "training.ships=trained")
     details, verdict = run.json("evaluation.json"), run.verdict
     assert verdict is not None
     assert json.loads((run.folder / "bundle" / "luthier.json").read_text())["temperature"] == details["temperature"] != 1.0
@@ -144,7 +144,7 @@ def test_a_bundle_of_every_kind_gives_the_probabilities_that_were_evaluated(
 
 def test_a_fresh_process_predicts_the_same(averaged: Run) -> None:
     texts = [row["text"] for row in sealed_rows(averaged)[:12]]
-    code = "import json, sys, luthier; from luthier.app.group import collect_seldom; collect_seldom(); print(json.dumps(luthier.predict(sys.argv[1], json.loads(sys.argv[2]))))"
+    code = "import json, sys, luthier; from luthier.core.collector import collect_seldom; collect_seldom(); print(json.dumps(luthier.predict(sys.argv[1], json.loads(sys.argv[2]))))"
     done = subprocess.run([sys.executable, "-c", code, str(averaged.folder), json.dumps(texts)], check=True, capture_output=True, text=True)
     for theirs, ours in zip(json.loads(done.stdout.splitlines()[-1]), luthier.predict(averaged.folder, texts), strict=True):
         assert theirs["probabilities"] == pytest.approx(ours["probabilities"], abs=1e-6)
@@ -199,7 +199,7 @@ def test_where_the_budget_cut_the_training_the_verdict_says_so_and_names_one_tha
             said.append(f"{finding.claim} {finding.remedy}")
 
     run = ran(
-        table, bases("bert"), tmp_path / "run", "training.dtype=float32", "training.epochs=20000", "optimizer.lr=1e-9", "training.patience=100000",
+        table, bases("bert", 2), tmp_path / "run", "training.dtype=float32", "training.epochs=20000", "optimizer.lr=1e-9", "training.patience=100000",
         budget="25s", watchers=[lambda step: None], reporter=Listening(),
     )  # fmt: skip
     verdict: Any = run.verdict

@@ -36,7 +36,7 @@ def learn(folder: Path, data: Path, base: str, *changes: str, **options: Any) ->
 def trained(bases, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Runs on the same rows, on rows that are split otherwise, and on other rows."""
     folder = tmp_path_factory.mktemp("trained")
-    base = str(bases("bert").folder)
+    base = str(bases("bert", 2).folder)
     data = write(folder / "rows.jsonl", LINES)
     return {
         "one": learn(folder / "one", data, base, "training.ships=trained"),
@@ -91,7 +91,7 @@ def test_runs_that_share_no_test_rows_are_refused(trained: dict[str, Run]) -> No
 
 
 def test_given_test_rows_that_the_other_was_trained_on_are_refused(bases, tmp_path: Path) -> None:
-    base = str(bases("bert").folder)
+    base = str(bases("bert", 2).folder)
     one = learn(
         tmp_path / "one",
         write(tmp_path / "a.jsonl", LINES[:100]),
@@ -212,7 +212,7 @@ def test_fields_that_decide_nothing_are_left_out(trained: dict[str, Run]) -> Non
 
 def test_runs_of_chat_models_are_compared_by_their_loss(bases, tmp_path: Path) -> None:
     lines = [{"prompt": f"what about {number}?", "completion": row["text"]} for number, row in enumerate(rows(90))]
-    data, base = write(tmp_path / "chat.jsonl", lines), str(bases("llama").folder)
+    data, base = write(tmp_path / "chat.jsonl", lines), str(bases("llama", 2).folder)
     one = learn(tmp_path / "one", data, base, "training.steps=2")
     two = learn(tmp_path / "two", data, base, "training.steps=8")
     difference = luthier.compare(one, two).differences[0]
@@ -223,5 +223,5 @@ def test_runs_of_chat_models_are_compared_by_their_loss(bases, tmp_path: Path) -
 
 def test_runs_of_other_families_have_no_metric_in_common(trained: dict[str, Run], bases, tmp_path: Path) -> None:
     numbers = write(tmp_path / "numbers.jsonl", [{"text": line["text"], "score": number / 10} for number, line in enumerate(LINES)])
-    other = learn(tmp_path / "numbers", numbers, str(bases("bert").folder), "training.steps=1", task="regression", target="score")
+    other = learn(tmp_path / "numbers", numbers, str(bases("bert", 2).folder), "training.steps=1", task="regression", target="score")
     assert "of other families (classification, regression)" in luthier.compare(trained["one"], other).refused

@@ -99,7 +99,7 @@ def test_a_metric_that_is_not_there_or_does_not_fit_is_refused_before_anything_i
 
 
 def test_the_metric_that_was_named_chooses_the_checkpoint_and_closes_the_run(bases: Any, folder: Path) -> None:
-    run = luthier.run(write(folder), metric="f1:yes", base=str(bases("bert").folder), out=folder / "run", set=QUICK)
+    run = luthier.run(write(folder), metric="f1:yes", base=str(bases("bert", 2).folder), out=folder / "run", set=QUICK)
     verdict: Any = run.verdict
     assert verdict["metric"] == "f1:yes"
     looks = [line for line in run.lines("metrics.jsonl") if "evaluation" in line]
@@ -116,7 +116,7 @@ def test_the_metric_that_was_named_chooses_the_checkpoint_and_closes_the_run(bas
 
 def test_a_function_of_ones_own_decides_and_a_strangers_experiment_does_not_run_it(bases: Any, folder: Path) -> None:
     (folder / "money.py").write_text(COST)
-    data, base = write(folder), str(bases("bert").folder)
+    data, base = write(folder), str(bases("bert", 2).folder)
     run = luthier.run(data, metric="money:cost", base=base, out=folder / "run", set=QUICK)
     verdict: Any = run.verdict
     assert verdict["metric"] == "money:cost"
@@ -157,7 +157,7 @@ def test_a_class_that_is_never_predicted_is_named(bases: Any, folder: Path) -> N
 
     data = write(folder, rare=24, count=300)
     quick = ["training.steps=2", "optimizer.lr=1e-9", "training.metric=accuracy"]
-    run = luthier.run(data, base=str(bases("bert").folder), out=folder / "run", set=quick, force=True, reporter=Ears())
+    run = luthier.run(data, base=str(bases("bert", 2).folder), out=folder / "run", set=quick, force=True, reporter=Ears())
     found = {finding.check: finding for finding in run.findings}
     assert {"never_predicted.validation", "never_predicted.test"} <= set(found)
     assert len(found["never_predicted.test"].evidence["classes"]) == 1
@@ -171,7 +171,7 @@ def test_a_search_compares_its_trials_by_the_metric(bases: Any, folder: Path) ->
         def say(self, line: str) -> None:
             said.append(line)
 
-    study = luthier.search(write(folder), metric="macro_f1", trials=2, base=str(bases("bert").folder), out=folder / "study", set=["training.epochs=2"], space=["optimizer.lr=1e-3..1e-2"], force=True, reporter=Ears())  # fmt: skip
+    study = luthier.search(write(folder), metric="macro_f1", trials=2, base=str(bases("bert", 2).folder), out=folder / "study", set=["training.epochs=2"], space=["optimizer.lr=1e-3..1e-2"], force=True, reporter=Ears())  # fmt: skip
     assert any("validation macro_f1 " in line for line in said)
     scores = [entry["score"] for entry in study.entries_named("standing")]
     assert all(-1 <= score <= 0 for score in scores)
@@ -185,7 +185,7 @@ def test_answers_decide_a_chat_run_and_the_untouched_base_gives_some_too(bases: 
     (folder / "words.py").write_text("def right(references, outputs):\n    return sum(one == two for one, two in zip(references, outputs)) / len(outputs)\n")  # fmt: skip
     file = folder / "chat.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"what about {number}?", "completion": row["text"]}) + "\n" for number, row in enumerate(rows(90))))  # fmt: skip
-    run: Run = luthier.run(file, metric=name, base=str(bases("llama").folder), out=folder / "run", set=QUICK, force=True)
+    run: Run = luthier.run(file, metric=name, base=str(bases("llama", 2).folder), out=folder / "run", set=QUICK, force=True)
     verdict: Any = run.verdict
     assert verdict["metric"] == name
     assert verdict["difference"]["low"] <= verdict["difference"]["value"] <= verdict["difference"]["high"]

@@ -33,7 +33,7 @@ def make(folder: Path, lines: list[dict[str, Any]]) -> Path:
 def classifier(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("classifier")
     file = make(folder, [{**row, "text": f"{row['text']} {number}"} for number, row in enumerate(rows(120))])
-    return luthier.run(file, base=str(bases("bert").folder), out=folder / "run", set=[*QUICK, "objective.max_length=100"], force=True)
+    return luthier.run(file, base=str(bases("bert", 2).folder), out=folder / "run", set=[*QUICK, "objective.max_length=100"], force=True)
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +43,14 @@ def pairs(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
     lines = [
         {"title": row["text"], "body": str(number) if number % 3 else None, "label": row["label"]} for number, row in enumerate(rows(120))
     ]
-    return luthier.run(make(folder, lines), base=str(bases("bert").folder), input="title,body", target="label", out=folder / "run", set=["training.steps=2"], force=True)  # fmt: skip
+    return luthier.run(make(folder, lines), base=str(bases("bert", 2).folder), input="title,body", target="label", out=folder / "run", set=["training.steps=2"], force=True)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def talker(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("talker")
     lines = [{"prompt": f"what about {number}?", "completion": row["text"]} for number, row in enumerate(rows(90))]
-    return luthier.run(make(folder, lines), base=str(bases("llama").folder), out=folder / "run", set=["training.steps=2"], force=True)
+    return luthier.run(make(folder, lines), base=str(bases("llama", 2).folder), out=folder / "run", set=["training.steps=2"], force=True)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def messenger(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
         {"messages": [{"role": "user", "content": f"what about {number}?"}, {"role": "assistant", "content": row["text"]}]}
         for number, row in enumerate(rows(90))
     ]
-    return luthier.run(make(folder, lines), base=str(bases("llama").folder), out=folder / "run", set=["training.steps=2"], force=True)
+    return luthier.run(make(folder, lines), base=str(bases("llama", 2).folder), out=folder / "run", set=["training.steps=2"], force=True)
 
 
 TEXTS = ["the phone was great", "the film was dull"]

@@ -44,13 +44,15 @@ def conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(bases, table: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return luthier.run(
-        table, base=str(bases("bert").folder), out=tmp_path_factory.mktemp("runs") / "run", set=[*QUICK, "training.ships=trained"]
+        table, base=str(bases("bert", 2).folder), out=tmp_path_factory.mktemp("runs") / "run", set=[*QUICK, "training.ships=trained"]
     )
 
 
 @pytest.fixture(scope="module")
 def talked(bases, conversations: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return luthier.run(conversations, base=str(bases("llama").folder), out=tmp_path_factory.mktemp("runs") / "chat", set=QUICK, force=True)
+    return luthier.run(
+        conversations, base=str(bases("llama", 2).folder), out=tmp_path_factory.mktemp("runs") / "chat", set=QUICK, force=True
+    )
 
 
 def weights(folder: Path) -> str:
@@ -100,7 +102,7 @@ def test_data_in_the_report_is_text_and_never_markup(bases, tmp_path: Path) -> N
             for number, row in enumerate(rows(60))
         )
     )
-    run = luthier.run(file, base=str(bases("bert").folder), out=tmp_path / "run", set=["training.steps=2"], force=True)
+    run = luthier.run(file, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=["training.steps=2"], force=True)
     page = (run.folder / "report.html").read_text()
     assert "<img" not in page
     assert "&lt;img" in page
@@ -133,8 +135,8 @@ def test_the_bundle_scores_the_test_rows_as_the_verdict_did(finished: Run, table
 
 
 def test_a_chat_bundle_answers_and_talks(talked: Run) -> None:
-    answer = luthier.predict(talked.folder, "what about 3?")[0]["text"]
-    conversation = luthier.chat(talked.folder)
+    answer = luthier.predict(talked.folder, "what about 3?", limit=24)[0]["text"]
+    conversation = luthier.chat(talked.folder, limit=24)
     assert "".join(conversation.say("what about 3?")).strip() == answer
     assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
 
@@ -187,21 +189,21 @@ def test_a_run_stopped_at_a_step_and_resumed_ends_with_the_same_bytes(
 @pytest.mark.parametrize("adaptation", ["freeze", "gradual", "lora"])
 def test_every_adaptation_goes_the_whole_way_and_resumes_to_the_same_bytes(bases, table: Path, tmp_path: Path, adaptation: str) -> None:
     changes = [*QUICK, f"adaptation.kind={adaptation}", "model.dropout=0.1", "training.ships=trained"]
-    straight = luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "one", set=changes, force=True)
+    straight = luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "one", set=changes, force=True)
 
     def stop(step: Any) -> None:
         if step.number == 7:
             raise Stopped(signal.SIGTERM)
 
     with pytest.raises(Stopped):
-        luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "two", set=changes, force=True, watchers=[stop])
+        luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "two", set=changes, force=True, watchers=[stop])
     assert weights(luthier.resume(tmp_path / "two").folder) == weights(straight.folder)
     assert (straight.folder / "bundle" / "adapter" / "adapter_config.json").exists() == (adaptation == "lora")
 
 
 KILLED = """
 import os, sys, luthier
-from luthier.app.group import collect_seldom
+from luthier.core.collector import collect_seldom
 collect_seldom()
 def kill(step):
     if step.number == int(sys.argv[3]):
@@ -235,7 +237,7 @@ def test_watchers_change_no_bits(finished: Run, tmp_path: Path) -> None:
 
 ENDED = """
 import os, sys, time, luthier
-from luthier.app.group import collect_seldom
+from luthier.core.collector import collect_seldom
 collect_seldom()
 from luthier.core.interfaces import NullReporter
 class Kills(NullReporter):
@@ -330,7 +332,7 @@ def stop_at_once(bases: Any, tmp_path: Path) -> Path:
         raise Stopped(signal.SIGTERM)
 
     with pytest.raises(Stopped):
-        luthier.run(file, base=str(bases("bert").folder), out=tmp_path / "run", watchers=[stop], force=True)
+        luthier.run(file, base=str(bases("bert", 2).folder), out=tmp_path / "run", watchers=[stop], force=True)
     return file
 
 
@@ -370,7 +372,7 @@ def test_other_software_is_refused_with_the_differences_or_accepted_and_marked(f
 
 
 def test_plan_only_writes_the_plan_and_train_takes_it_from_there(bases, table: Path, finished: Run, tmp_path: Path) -> None:
-    planned = luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", set=QUICK, plan_only=True)
+    planned = luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=QUICK, plan_only=True)
     assert planned.verdict is None
     assert not (planned.folder / "checkpoints").exists()
     trained = luthier.train(planned.folder / "experiment.yaml", out=planned.folder)
@@ -381,7 +383,7 @@ def test_plan_only_writes_the_plan_and_train_takes_it_from_there(bases, table: P
 def test_a_budget_cuts_the_steps_and_is_kept(bases, table: Path, tmp_path: Path) -> None:
     run = luthier.run(
         table,
-        base=str(bases("bert").folder),
+        base=str(bases("bert", 2).folder),
         out=tmp_path / "run",
         set=["training.epochs=3000", "training.evaluations_per_epoch=0.01"],
         budget="20s",
@@ -402,7 +404,7 @@ def test_a_row_cut_before_its_answer_is_said_and_breaks_nothing(bases, tmp_path:
         for number, row in enumerate(rows(90))
     ]
     file = make(tmp_path, "chat.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    run = luthier.run(file, base=str(bases("llama").folder), out=tmp_path / "run", set=[*QUICK, "objective.max_length=96"], force=True)
+    run = luthier.run(file, base=str(bases("llama", 2).folder), out=tmp_path / "run", set=[*QUICK, "objective.max_length=96"], force=True)
     cut = next(finding for finding in run.findings if finding.check == "smoke.cut")
     assert cut.evidence["without_answer"] > 0
     assert "lose their whole answer" in cut.claim
@@ -430,14 +432,14 @@ def test_a_folder_in_use_is_refused_with_the_name_of_its_owner(finished: Run) ->
 
 def test_a_folder_that_holds_a_run_is_not_written_over(bases, table: Path, finished: Run) -> None:
     with pytest.raises(RunError, match="already holds a run"):
-        luthier.run(table, base=str(bases("bert").folder), out=finished.folder)
+        luthier.run(table, base=str(bases("bert", 2).folder), out=finished.folder)
 
 
 def test_shuffled_labels_are_warned_of(bases, table: Path, tmp_path: Path) -> None:
     shuffled = tmp_path / "shuffled.jsonl"
     lines = [json.loads(line) for line in table.read_text().splitlines()]
     shuffled.write_text("".join(json.dumps({**row, "label": ("yes", "no")[hash_of(number)]}) + "\n" for number, row in enumerate(lines)))
-    run = luthier.run(shuffled, base=str(bases("bert").folder), out=tmp_path / "run", set=["training.steps=4"], force=True)
+    run = luthier.run(shuffled, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=["training.steps=4"], force=True)
     assert any(finding.check == "smoke.labels" for finding in run.findings)
     assert run.verdict["verdict"] != "improved"  # type: ignore[index]
 
@@ -448,7 +450,7 @@ def hash_of(number: int) -> int:
 
 def test_a_rate_far_too_high_is_a_no_go_that_names_the_remedy(bases, table: Path, tmp_path: Path) -> None:
     with pytest.raises(NoGo, match=r"the loss rose[\s\S]*lower the learning rate"):
-        luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", set=["optimizer.lr=3"])
+        luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=["optimizer.lr=3"])
 
 
 MISTAKES: list[tuple[dict[str, Any], type[LuthierError], str]] = [
@@ -504,7 +506,7 @@ def test_empty_rows_and_rare_labels_are_set_aside_and_counted(bases, tmp_path: P
     lines[12] = json.dumps({"text": "something else", "label": "once"})
     lines[15] = "{broken"
     file = make(tmp_path, "rows.jsonl", "\n".join(lines).encode())
-    run = luthier.run(file, base=str(bases("bert").folder), out=tmp_path / "run", set=["training.steps=2"], force=True)
+    run = luthier.run(file, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=["training.steps=2"], force=True)
     rejected = run.lines("rejected.jsonl")
     assert sorted(row["line"] for row in rejected) == [4, 10, 13, 16]
     assert len(rejected) == 4
@@ -544,7 +546,7 @@ def test_a_clock_that_jumps_changes_neither_times_nor_bits(bases, table: Path, f
             return datetime(2026, 3, 29, 2, 30) + jumps[len(told) % len(jumps)]
 
     monkeypatch.setattr(run_module, "datetime", Jumping)
-    jumped = luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", set=QUICK)
+    jumped = luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=QUICK)
     assert len(told) > 5
     assert weights(jumped.folder) == weights(finished.folder)
     assert 0 < jumped.verdict["seconds"] < 600

@@ -37,7 +37,7 @@ def test_a_run_that_began_on_two_threads_is_resumed_and_made_again_on_two_where_
     bases: Any, table: Path, tmp_path: Path
 ) -> None:
     """The first of them stops a run on two threads, the others begin on one."""
-    asked: dict[str, Any] = {"base": str(bases("bert").folder), "set": SHORT, "force": True}
+    asked: dict[str, Any] = {"base": str(bases("bert", 2).folder), "set": SHORT, "force": True}
 
     def stop(step: Any) -> None:
         used.append(torch.get_num_threads())
@@ -67,7 +67,7 @@ def test_a_run_that_began_on_two_threads_is_resumed_and_made_again_on_two_where_
 
 
 def test_what_was_trained_elsewhere_is_trained_here_on_what_is_usual_here(bases: Any, table: Path, tmp_path: Path) -> None:
-    run = luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", set=SHORT, force=True)
+    run = luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=SHORT, force=True)
     experiment = Experiment.load(run.folder / "experiment.yaml")
     elsewhere = experiment.model_copy(update={"environment": {**experiment.environment, "processor": "another", "threads": 64}})
     assert record(luthier.train(elsewhere, out=tmp_path / "again", force=True)) == 1
@@ -78,17 +78,17 @@ import sys
 from pathlib import Path
 if sys.argv[2] == "torch":
     import torch
-from luthier.app.group import collect_seldom
+from luthier.core.collector import collect_seldom
 collect_seldom()
 from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
-from luthier.pilot.complete import _set_threads
+from luthier.pilot.stages.set_threads import set_threads
 {WAIT}
 class Shown(NullReporter):
     def say(self, line):
         print(line)
 for turn in range(2):
-    _set_threads(Run(Path(sys.argv[1])), Shown(), None, 1)
+    set_threads(Run(Path(sys.argv[1])), Shown(), None, 1)
 import torch
 print(torch.get_num_threads())
 """

@@ -22,6 +22,8 @@ from tests.studies.test_successive_halving import ROWS, SPACE, Nobody
 TARGET = "tests.studies.answers:answer"
 LONG = 240.0
 """Seconds that no worker needs to begin, however busy the machine is."""
+PATIENCE = 1
+"""Seconds that one is given which gives no sign, whether it has begun by then or not."""
 
 
 @pytest.fixture
@@ -46,12 +48,12 @@ def test_a_worker_answers_one_question_after_the_other_and_prints_into_its_log(p
         ("segfault", r"ended by signal 11 \(SIGSEGV\)"),
         ("aborts", r"ended by signal 6 \(SIGABRT\)"),
         ("exits", "ended with code 0 and no answer"),
-        ("hangs", "gave no sign for 3 s"),
+        ("hangs", "gave no sign for 1 s"),
     ],
 )
 def test_a_worker_that_is_lost_is_named_and_another_takes_its_place(processes: Processes, tmp_path: Path, kind: str, said: str) -> None:
     with pytest.raises(Lost, match=said):
-        processes.ask({"kind": kind, "mark": str(tmp_path / "mark")}, 3 if kind == "hangs" else LONG)
+        processes.ask({"kind": kind, "mark": str(tmp_path / "mark")}, PATIENCE if kind == "hangs" else LONG)
     assert processes.ask({"kind": "number", "value": 1.0}, LONG)["score"] == 1.0
 
 
@@ -90,7 +92,9 @@ class Asks:
         self.processes.close()
 
 
-def race(folder: Path, processes: Any, workers: int, mark: Path, patience: float = 3, **more: Any) -> tuple[SuccessiveHalving, Study]:
+def race(
+    folder: Path, processes: Any, workers: int, mark: Path, patience: float = PATIENCE, **more: Any
+) -> tuple[SuccessiveHalving, Study]:
     folder.mkdir()
     study, began = Study(folder), time.monotonic()
     return SuccessiveHalving(study, SPACE, "prior", 1, rungs_for(16, 0.0, 10_000), lambda trial: Asks(trial, processes, mark, patience), lambda: time.monotonic() - began, Nobody(), workers=workers, **more), study  # fmt: skip

@@ -61,6 +61,22 @@ def train(
     return run, fit, {name: master.clone() for name, master in work.masters.weights().items()}
 
 
+@pytest.fixture(scope="module")
+def late(bases: Any, records: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, torch.Tensor]]:
+    """A run that became slow and was cut, and the weights it ended with."""
+    run, _, ended = train(bases, records, tmp_path_factory.mktemp("late") / "whole", SlowClock(1.0, 3.0, 20))
+    assert ended is not None
+    return run, ended
+
+
+@pytest.fixture(scope="module")
+def plain(bases: Any, records: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, torch.Tensor]]:
+    """A run that nobody timed, and the weights it ended with."""
+    run, _, ended = train(bases, records, tmp_path_factory.mktemp("plain") / "plain")
+    assert ended is not None
+    return run, ended
+
+
 def is_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
@@ -104,13 +120,11 @@ def test_a_late_run_leaves_out_evaluations_before_steps() -> None:
     assert fitting_cut(50, 100, left=1.0, step=3.0, evaluation=2.0, evaluations=5, has_best=False) == Cut(50, 50, True)
 
 
-def test_a_run_that_goes_as_planned_is_not_cut(bases, records, tmp_path: Path) -> None:
-    plain = train(bases, records, tmp_path / "plain")
+def test_a_run_that_goes_as_planned_is_not_cut(bases, records, plain, tmp_path: Path) -> None:
     watched = train(bases, records, tmp_path / "watched", SlowClock(1.0, 1.1, 30), budget=73.0)
     assert not watched[0].events_named("cut_while_training")
-    assert plain[2] is not None
     assert watched[2] is not None
-    assert is_same(plain[2], watched[2])
+    assert is_same(plain[1], watched[2])
 
 
 def test_a_run_that_becomes_slow_comes_to_its_end_in_time_with_a_rate_of_zero(bases, records, tmp_path: Path) -> None:
@@ -139,8 +153,8 @@ def test_a_pause_that_eats_all_the_time_ends_the_run_at_once_at_its_best_checkpo
 
 
 @pytest.mark.parametrize("stop", [3, 18, 21, 22, 23, 24, 25, 26, 27, 29, 31, 33])
-def test_stopped_around_a_cut_and_resumed_the_run_ends_with_the_same_bytes(bases, records, tmp_path: Path, stop: int) -> None:
-    whole_run, _, whole = train(bases, records, tmp_path / "whole", SlowClock(1.0, 3.0, 20))
+def test_stopped_around_a_cut_and_resumed_the_run_ends_with_the_same_bytes(bases, records, late, tmp_path: Path, stop: int) -> None:
+    whole_run, whole = late
     run, fit, ended = train(bases, records, tmp_path / "run", SlowClock(1.0, 3.0, 20), stop=stop)
     assert (ended is None) == (stop <= fit.work.total)
     decided = cuts_of(run)
@@ -148,22 +162,19 @@ def test_stopped_around_a_cut_and_resumed_the_run_ends_with_the_same_bytes(bases
         if Cut(cut["step"], cut["total"], cut["evaluations"]) not in decided:
             run.event("cut_while_training", **{name: value for name, value in cut.items() if name not in ("event", "at")})
     again_run, _, again = train(bases, records, tmp_path / "run")
-    assert whole is not None
     assert again is not None
     assert is_same(whole, again)
-    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert (whole_run.folder / "metrics.jsonl").read_bytes() == (tmp_path / "run" / "metrics.jsonl").read_bytes()
     assert again_run.events_named("trained")[-1]["best"] == whole_run.events_named("trained")[-1]["best"]
 
 
-def test_the_event_is_written_before_the_first_step_that_obeys_it(bases, records, tmp_path: Path) -> None:
-    run, _, _ = train(bases, records, tmp_path / "run", SlowClock(1.0, 3.0, 20))
-    first = run.events_named("cut_while_training")[0]["step"]
+def test_the_event_is_written_before_the_first_step_that_obeys_it(bases, records, late, tmp_path: Path) -> None:
+    first = late[0].events_named("cut_while_training")[0]["step"]
     stopped, _, _ = train(bases, records, tmp_path / "stopped", SlowClock(1.0, 3.0, 20), stop=first)
     assert cuts_of(stopped)[0].step == first
 
 
-def test_a_stop_in_the_last_evaluation_does_not_lose_it(bases, records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train(bases, records, tmp_path / "whole")
+def test_a_stop_in_the_last_evaluation_does_not_lose_it(bases, records, plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = work_for(
         bases, records, "classification", training__steps=60, model__dropout=0.1, training__checkpoint_seconds=0.0, training__patience=1000
     )
@@ -181,4 +192,4 @@ def test_a_stop_in_the_last_evaluation_does_not_lose_it(bases, records, tmp_path
             fit.finish()
     run, again, _ = train(bases, records, tmp_path / "run")
     assert again.evaluator.evaluated == 60
-    assert run.events_named("trained")[-1]["best"] == whole[0].events_named("trained")[-1]["best"]
+    assert run.events_named("trained")[-1]["best"] == plain[0].events_named("trained")[-1]["best"]

@@ -14,6 +14,7 @@ from luthier.core.errors import ExperimentError
 from luthier.models import compiled
 from luthier.training import devices
 from luthier.training.devices import decide_device_fields
+from tests.conftest import SELDOM
 from tests.training.test_steps import experiment
 
 
@@ -84,7 +85,7 @@ for _ in range(3):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_blocks_that_were_freed_are_had_again_without_new_pages() -> None:
     """64 MB are 15,625 pages; a process that was not settled asks for them twice."""
-    _, *later = map(int, subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True).stdout.split())
+    _, *later = map(int, subprocess.run([sys.executable, "-c", SELDOM + PAGES], capture_output=True, text=True, check=True).stdout.split())
     assert sum(later) < 12_000
 
 
@@ -108,7 +109,7 @@ print(now - end, held() - before, "hg" in flags)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 @pytest.mark.parametrize("rationed", [False, True])
 def test_the_heap_is_given_addresses_for_large_pages_and_no_memory_unless_addresses_are_rationed(rationed: bool) -> None:
-    asked = [sys.executable, "-c", HEAP, *(["rationed"] if rationed else [])]
+    asked = [sys.executable, "-c", SELDOM + HEAP, *(["rationed"] if rationed else [])]
     grown, taken, large = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
     assert int(taken) < 40 << 20
     if rationed:

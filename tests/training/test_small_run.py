@@ -24,6 +24,12 @@ def test_healthy_work_gets_go_and_no_warning(bases, records) -> None:
     assert checks(work_for(bases, records, "classification", training__steps=200)) == (True, set())
 
 
+@pytest.mark.parametrize("steps, small", [(2, 8), (12, 12), (30, 30), (60, 30)])
+def test_what_comes_before_a_short_run_is_no_longer_than_it_is(bases, records, steps: int, small: int) -> None:
+    found = run_small(work_for(bases, records, "classification", training__steps=steps), NullReporter(), None, None)
+    assert found.findings[-1].evidence["steps"] == small
+
+
 def test_targets_that_are_all_masked_get_no_go(bases, chats) -> None:
     work = work_for(bases, chats, "chat", training__steps=200)
     work.train = [replace(example, target=[False] * len(example.tokens), units=0.0) for example in work.train]

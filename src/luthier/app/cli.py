@@ -12,12 +12,13 @@ import typer
 from luthier.app import elsewhere, registry
 from luthier.app.estimates import plan, prove, similar
 from luthier.app.export import export, parity
-from luthier.app.group import Commands, collect_seldom, print_version
+from luthier.app.group import Commands, print_version
 from luthier.app.models import models_app
 from luthier.app.options import Input, Json, Quiet, Set, Target, Task
 from luthier.app.serve import serve
 from luthier.app.transfer import transfer
 from luthier.app.typed import repeat_flags
+from luthier.core.collector import collect_seldom
 
 app = typer.Typer(
     name="luthier", cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import signal
 import sys
@@ -34,12 +32,6 @@ def leave(stop: KeyboardInterrupt) -> NoReturn:
     if isinstance(stop, Stopped) and stop.at_once:
         os._exit(128 + signal_number)  # nothing is waited for, not even a checkpoint that is being written
     sys.exit(128 + signal_number)
-
-
-def collect_seldom() -> None:
-    """Let Python's collector look less often, and not once more at the end of the process: a third of the time that a command took to start and to end."""
-    gc.set_threshold(10_000, 10, 10)
-    atexit.register(gc.freeze)
 
 
 def print_version(asked: bool) -> None:

@@ -27,6 +27,11 @@ EXAMPLE_SIZES = {"tokens": 160, "width": 576, "asking": 480, "length": 112, "hea
 OPTIONS: dict[str, Any] = {"cpp.dynamic_threads": True, "aot_inductor.compile_wrapper_opt_level": "O0"}
 
 
+FEW = 3
+"""Kernels that one process compiles sooner than two: each first compiles torch's headers."""
+CHILD = "import sys; from luthier.core.collector import collect_seldom; collect_seldom(); from luthier.models.compiled import compile_kernels; compile_kernels(sys.argv[1], sys.argv[2:])"
+
+
 class Plain:
     """The kernels as plain functions: what the compiled ones are measured by.
 
@@ -122,10 +127,10 @@ def build(folder: Path, names: Sequence[str]) -> None:
     with name_disk_errors(str(folder.parent), AGAIN):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as room:
-        halves = [names[::2], names[1::2]]
+        halves = [names[::2], names[1::2]] if len(names) > FEW else [names]
         running = [
             subprocess.Popen(
-                [sys.executable, "-m", "luthier.models.compiled", room, *half],
+                [sys.executable, "-c", CHILD, room, *half],
                 env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": f"{room}/work{number}"},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -144,6 +149,17 @@ def build(folder: Path, names: Sequence[str]) -> None:
         if not folder.is_dir():  # another run may have been faster
             shutil.copytree(room, folder.with_suffix(".new"), dirs_exist_ok=True)
             folder.with_suffix(".new").rename(folder)
+
+
+def compile_kernels(folder: str, names: Sequence[str]) -> None:
+    """Compile kernels in this process, each to a file of its own.
+
+    Args:
+        folder: for the files.
+        names: of the kernels.
+    """
+    for name in names:
+        _compile(KERNELS[name], Path(folder) / f"{name}.pt2")
 
 
 def _compile(kernel: Kernel, target: Path) -> None:
@@ -169,7 +185,4 @@ def _example(shape: Sequence[str | int], dtype: torch.dtype) -> Tensor:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        load()
-    for each in sys.argv[2:]:
-        _compile(KERNELS[each], Path(sys.argv[1]) / f"{each}.pt2")
+    load()

@@ -19,6 +19,7 @@ from luthier.models import packed
 from luthier.models.base import Base
 from luthier.models.encode import embed_tokens
 from luthier.models.modes import eval_mode
+from luthier.models.opened import open_network
 from luthier.models.pooling import pool, segment_lengths
 from luthier.models.pretrained import PackedNetwork
 
@@ -124,7 +125,7 @@ def load_encoder(base: Base, seed: int) -> Any:
     if base.kind != "encoder":
         raise ModelError(f"{base.name} is no encoder: its tokens do not see those behind them", "use an encoder, such as --base minilm-l6")
     torch.manual_seed(seed)
-    return AutoModel.from_pretrained(base.folder, dtype=torch.float32, attn_implementation="eager")
+    return open_network(AutoModel, base.folder, attn_implementation="eager")[0]
 
 
 def own_pooling(base: Base) -> str:

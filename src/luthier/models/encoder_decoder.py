@@ -20,6 +20,7 @@ from luthier.models.base import TRANSLATORS, Base
 from luthier.models.dropout import attach, dropout_scale, site_key
 from luthier.models.halves import Attention, Half, halves_of
 from luthier.models.modes import eval_mode
+from luthier.models.opened import open_network
 from luthier.models.pairs import Layout, Side, lay_out
 
 TARGET = "target"
@@ -233,7 +234,7 @@ def load_translator(base: Base, dropout: float) -> EncoderDecoder:
             f"{base.name} is no encoder–decoder: it cannot read one text and write another",
             f"leave --base out (the network is made from scratch), or take one of {', '.join(TRANSLATORS)}; {nearest(base.family, TRANSLATORS)}",
         )
-    return EncoderDecoder(AutoModelForSeq2SeqLM.from_pretrained(base.folder, dtype=torch.float32, attn_implementation="eager"), dropout)
+    return EncoderDecoder(open_network(AutoModelForSeq2SeqLM, base.folder, attn_implementation="eager")[0], dropout)
 
 
 def make_translator(vocabulary: int, layers: int, width: int, dropout: float, seed: int) -> EncoderDecoder:

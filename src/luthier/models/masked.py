@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, PreT
 from luthier.core.errors import ModelError
 from luthier.models.base import Base
 from luthier.models.byte_bpe import train_byte_bpe
+from luthier.models.opened import open_network
 from luthier.models.pretrained import PackedNetwork
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
@@ -81,9 +82,7 @@ def load_masked(base: Base, dropout: float, seed: int) -> MaskedModel:
             f"{base.name} is a decoder: it guesses the next token, not hidden ones", "use an encoder, such as --base minilm-l6"
         )
     torch.manual_seed(seed)
-    network, loaded = AutoModelForMaskedLM.from_pretrained(
-        base.folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
-    )
+    network, loaded = open_network(AutoModelForMaskedLM, base.folder, attn_implementation="eager")
     new = any("embeddings" not in name and "position_ids" not in name for name in loaded["missing_keys"])
     return MaskedModel(network, dropout, new)
 

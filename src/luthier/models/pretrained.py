@@ -26,6 +26,7 @@ from luthier.models.frozen_cache import FrozenLayerCache
 from luthier.models.fused import fuse
 from luthier.models.hidden_states import capture_hidden_states, unwrap_states
 from luthier.models.modes import eval_mode
+from luthier.models.opened import open_network
 from luthier.models.packing import pack
 from luthier.models.pooling import pool_rows, segment_lengths
 from luthier.models.shared_prefix import SharedPrefix, expand, find_shared_prefix, pad_to_multiple, shared_tokens
@@ -305,13 +306,12 @@ def load_classifier(
     torch.manual_seed(seed)
     names = dict(enumerate(labels))
     options: dict[str, Any] = {"num_labels": len(labels), "id2label": names, "label2id": {label: number for number, label in names.items()}}
-    network, loaded = AutoModelForSequenceClassification.from_pretrained(
+    network, loaded = open_network(
+        AutoModelForSequenceClassification,
         base.folder,
-        dtype=torch.float32,
         attn_implementation="eager",
         ignore_mismatched_sizes=True,
         problem_type=problem,
-        output_loading_info=True,
         **options,
     )
     new = {*loaded["missing_keys"], *(mismatch[0] for mismatch in loaded["mismatched_keys"])}
@@ -340,6 +340,6 @@ def load_generator(base: Base, dropout: float, make: Callable[[Any, float], Made
     """
     if base.kind != "decoder":
         raise ModelError(f"{base.name} is an encoder: it cannot write text", "use a decoder, such as --base smollm2-135m")
-    network = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, attn_implementation="eager")
+    network, _ = open_network(AutoModelForCausalLM, base.folder, attn_implementation="eager")
     network.config.attention_dropout = dropout
     return make(network, dropout)

@@ -11,6 +11,7 @@ from transformers import AutoModelForTokenClassification
 from luthier.core.errors import ModelError
 from luthier.core.types import Batch
 from luthier.models.base import Base
+from luthier.models.opened import open_network
 from luthier.models.pretrained import PackedNetwork
 
 
@@ -56,8 +57,13 @@ def load_token_classifier(base: Base, labels: list[str], dropout: float, seed: i
         raise ModelError(f"{base.name} is a decoder: a word's label depends on what follows it, which a decoder does not see", "use an encoder, such as --base minilm-l6")  # fmt: skip
     torch.manual_seed(seed)
     options: dict[str, Any] = {"id2label": dict(enumerate(labels)), "label2id": {label: number for number, label in enumerate(labels)}}
-    network = AutoModelForTokenClassification.from_pretrained(
-        base.folder, dtype=torch.float32, attn_implementation="eager", ignore_mismatched_sizes=True, num_labels=len(labels), **options
+    network, _ = open_network(
+        AutoModelForTokenClassification,
+        base.folder,
+        attn_implementation="eager",
+        ignore_mismatched_sizes=True,
+        num_labels=len(labels),
+        **options,
     )
     if not (hasattr(network, "classifier") and (hasattr(network, "dropout") or hasattr(network, "head"))):
         raise ModelError(f"{type(network).__name__} has no head that is known here", "use a BERT- or RoBERTa-shaped base")

@@ -6,12 +6,9 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
 from luthier.core.errors import RunError
 from luthier.core.interfaces import Reporter, Watcher
 from luthier.core.run import Clock, Run, write_file
-from luthier.core.threads import bound_spinning
 from luthier.core.words import plural
 from luthier.data.dataset import Dataset
 from luthier.experiment import Experiment
@@ -29,18 +26,17 @@ from luthier.pilot.stages.finish_time import keep_to_time, read_planned_closing
 from luthier.pilot.stages.plan_training import plan_training
 from luthier.pilot.stages.prove import prove_loss
 from luthier.pilot.stages.samples import write_samples
+from luthier.pilot.stages.set_threads import set_threads
 from luthier.pilot.stages.time_budget import check_budget, tell_cuts, time_limit
 from luthier.pilot.trials.search import run_search, should_search
 from luthier.studies.plan import SearchRequest
 from luthier.training.assemble import open_objective
 from luthier.training.devices import (
-    choose_threads,
     configure_torch,
     decide_device_fields,
     environment,
     environment_differences,
     restore_threads,
-    use_threads,
 )
 from luthier.training.train import Fit
 from luthier.training.watchers import Signals
@@ -169,12 +165,12 @@ def _settle_machine(
                 f"the weights of {experiment.model.base} are not those this experiment was made for",
                 "put the old base back, or empty model.fingerprint",
             )
-        _set_threads(run, reporter, experiment.environment.get("threads"), workers)
+        set_threads(run, reporter, experiment.environment.get("threads"), workers)
         settled = decide_device_fields(experiment, base).replace("model.fingerprint", weights)
         settled = settled.model_copy(update={"environment": environment()})
         write_file(run.folder / "experiment.yaml", settled.yaml())
         return settled
-    _set_threads(run, reporter, experiment.environment["threads"], workers)
+    set_threads(run, reporter, experiment.environment["threads"], workers)
     differs = environment_differences(experiment.environment)
     if experiment.model.fingerprint != weights:
         differs.append("model.base: the weights are not those the run began with")
@@ -185,38 +181,3 @@ def _settle_machine(
     if differs:
         run.event("inexact", differences=differs)
     return experiment
-
-
-def _set_threads(run: Run, reporter: Reporter, recorded: int | None, workers: int) -> None:
-    """Compute on the threads that the experiment was or is to be trained on; where nobody knows yet, on as many as are free.
-
-    Args:
-        run: what is unusual is an event of it.
-        reporter: shows the same.
-        recorded: in the experiment: with another number its bytes would not come again.
-        workers: that share the processors.
-    """
-    if recorded is not None:
-        now = max(1, torch.get_num_threads() // workers)
-        if now != recorded:
-            run.event("threads", number=recorded, instead_of=now, why="recorded")
-            reporter.say(
-                f"computing on {_threads(recorded)} instead of {now}: so the experiment says, and with another number other bytes come out"
-            )
-        use_threads(recorded)
-    else:
-        threads = choose_threads(workers)
-        if threads.number < threads.usual:
-            run.event("threads", number=threads.number, instead_of=threads.usual, free=round(threads.free or 0.0, 2), why="busy")
-            reporter.say(f"another program is busy: training with {threads.number} of {_threads(threads.usual)}")
-        use_threads(threads.number)
-    if torch.get_num_threads() > 1 and not bound_spinning() and not run.events_named("spin_unbounded"):
-        run.event("spin_unbounded")
-        reporter.say(
-            "torch was loaded before luthier: beside other programs a step may take many times as long; `import luthier` before `import torch`"
-        )
-
-
-def _threads(count: int) -> str:
-    """So many threads, for a person."""
-    return f"{count} thread" + "s" * (count != 1)

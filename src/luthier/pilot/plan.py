@@ -17,7 +17,7 @@ from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.pilot.stages.options import fill_from_rows, load_experiment
 
-CHILD = "import sys; from luthier.pilot.plan import measure_in_child; measure_in_child(sys.argv[1])"
+CHILD = "import sys; from luthier.core.collector import collect_seldom; collect_seldom(); from luthier.pilot.plan import measure_in_child; measure_in_child(sys.argv[1])"
 HEADROOM = 0.9
 """Of the memory that is free, the share that may be planned with."""
 

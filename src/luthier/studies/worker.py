@@ -10,6 +10,7 @@ import threading
 import time
 from typing import cast
 
+from luthier.core.collector import collect_seldom
 from luthier.studies.backends import compute_answer
 
 
@@ -19,6 +20,7 @@ def main(target: str) -> None:
     Args:
         target: "module:function", from JSON to JSON.
     """
+    collect_seldom()
     threading.Thread(target=exit_when_orphaned, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever prints, prints into the log, line by line: a process that is killed has said what it said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 import resource
@@ -222,8 +223,9 @@ def keep_few_kernels() -> None:
         os.environ.setdefault(variable, SERVED_KERNELS)
 
 
+@functools.cache
 def _keep_memory() -> None:
-    """Let freed memory stay with the process.
+    """Let freed memory stay with the process; said once, it holds as long as that lives.
 
     A step asks for the same blocks as the one before. Given back to the system each time, they come again page by page,
     filled with zeros: an eighth of a step.

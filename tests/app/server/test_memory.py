@@ -15,9 +15,12 @@ import pytest
 import luthier
 from luthier.pilot.serve import check_bundle, load_model
 from luthier.serving.service import ServedModel, Service
+from tests.conftest import SELDOM
 from tests.families.cases import CASES, base_of
 
-ASK = """
+ASK = (
+    SELDOM
+    + """
 import ctypes, json, sys
 from luthier.pilot.serve import check_bundle, load_model
 
@@ -46,6 +49,7 @@ for number in range(100, 400):
 print(json.dumps(used() - before))
 model.close()
 """
+)
 
 
 def test_a_model_in_bf16_keeps_no_code_for_lengths_that_it_has_once_seen(tmp_path: Path) -> None:

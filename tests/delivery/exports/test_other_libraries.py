@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import luthier
+from tests.conftest import SELDOM
 from tests.delivery.conftest import QUICK, write_rows
 
-REFUSE = """
+REFUSE = f"""{SELDOM}
 import json, socket, sys
 def refuse(*given): raise OSError("the network is off")
 for name in ("connect", "connect_ex", "sendto"): setattr(socket.socket, name, refuse)

@@ -12,40 +12,39 @@ import pytest
 
 import luthier
 from luthier.core.errors import ModelError
+from luthier.core.run import Run
 from luthier.delivery.exports import transformers_runtime
+from tests.conftest import SELDOM
 
-OFFLINE = """
+OFFLINE = f"""{SELDOM}
 import json, socket, sys
 def refuse(*given): raise OSError("the network is off")
 for name in ("connect", "connect_ex", "sendto"): setattr(socket.socket, name, refuse)
 from transformers import pipeline
 assert not any(name.startswith("luthier") for name in sys.modules)
-print(json.dumps(pipeline("text-classification", sys.argv[1], top_k=None)(json.loads(sys.argv[2]))))
+print(json.dumps([pipeline("text-classification", folder, top_k=None)(texts) for folder, texts in json.loads(sys.argv[1])]))
 """
+TEXTS = {"classes": ["the phone was great", "an awful meal"], "labels": ["pizza at the river", "a choir and soup"]}
 
 
-def test_the_exported_classifier_in_a_pipeline_gives_the_same_numbers_in_a_process_without_luthier_and_network(
-    runs: Any, tmp_path: Path
-) -> None:
-    run = runs("classes")
-    done = luthier.export(run.folder, to="safetensors", out=tmp_path / "out", most=4)
-    assert done.parity is not None and "in a process of its own" in done.parity["runtime"] and done.parity["same"]
-    texts = ["the phone was great", "an awful meal"]
-    command = [sys.executable, "-I", "-c", OFFLINE, str(done.folder), json.dumps(texts)]
+@pytest.fixture(scope="module")
+def exported(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, Any, list[Any]]]:
+    """A run of classes and one of labels, what their exports were proven by, and what a pipeline says of these: both in one process without Luthier and network."""
+    folder = tmp_path_factory.mktemp("exported")
+    done = {name: luthier.export(runs(name).folder, to="safetensors", out=folder / name, most=4) for name in TEXTS}
+    asked = [(str(done[name].folder), texts) for name, texts in TEXTS.items()]
+    command = [sys.executable, "-I", "-c", OFFLINE, json.dumps(asked)]
     said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1])
-    for ours, theirs in zip(luthier.predict(run.folder, texts), said, strict=True):
-        assert {each["label"]: each["score"] for each in theirs} == pytest.approx(ours["probabilities"], abs=1e-6)
+    return {name: (runs(name), done[name].parity, each) for name, each in zip(TEXTS, said, strict=True)}
 
 
-def test_exported_labels_in_a_pipeline_have_the_temperature_and_the_same_numbers(runs: Any, tmp_path: Path) -> None:
-    run = runs("labels")
-    assert json.loads((run.folder / "bundle" / "luthier.json").read_text())["temperature"] != 1.0
-    done = luthier.export(run.folder, to="safetensors", out=tmp_path / "out", most=4)
-    assert done.parity is not None and done.parity["same"]
-    texts = ["pizza at the river", "a choir and soup"]
-    command = [sys.executable, "-I", "-c", OFFLINE, str(done.folder), json.dumps(texts)]
-    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1])
-    for ours, theirs in zip(luthier.predict(run.folder, texts), said, strict=True):
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_was_exported_in_a_pipeline_gives_the_same_numbers_in_a_process_without_luthier_and_network(exported: Any, name: str) -> None:
+    run, parity, said = exported[name]
+    assert parity is not None and "in a process of its own" in parity["runtime"] and parity["same"]
+    if name == "labels":
+        assert json.loads((run.folder / "bundle" / "luthier.json").read_text())["temperature"] != 1.0
+    for ours, theirs in zip(luthier.predict(run.folder, TEXTS[name]), said, strict=True):
         assert {each["label"]: each["score"] for each in theirs} == pytest.approx(ours["probabilities"], abs=1e-6)
 
 

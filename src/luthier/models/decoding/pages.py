@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,20 +26,16 @@ class PagePool:
     tokens until they are needed for others; those unused for longest go first.
 
     Args:
-        count: pages.
+        count: all pages.
     """
 
     def __init__(self, count: int) -> None:
-        self._pages = [_Page() for _ in range(count)]
+        self.count = count
+        self._pages: defaultdict[int, _Page] = defaultdict(_Page)
         self._empty = list(range(count - 1, -1, -1))
         self._known: dict[tuple[int, tuple[int, ...]], int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._serials = 0
-
-    @property
-    def count(self) -> int:
-        """All pages."""
-        return len(self._pages)
 
     @property
     def free(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -111,8 +113,18 @@ def make_cache(network: DecodeNetwork, pages: int, context: int) -> Cache:
         context: tokens that a text may have at most.
     """
     shape = (len(network.blocks), pages, network.key_heads)
-    keys = torch.zeros(*shape, network.head_width, PAGE)
-    return Cache(keys, torch.zeros(*shape, PAGE, network.head_width), network.rotations(context), context)
+    keys = map_zeros(*shape, network.head_width, PAGE)
+    return Cache(keys, map_zeros(*shape, PAGE, network.head_width), network.rotations(context), context)
+
+
+def map_zeros(*shape: int) -> Tensor:
+    """Zeros whose memory the system gives when it is first used: half a gigabyte that is filled at once takes a server half a second to start.
+
+    Args:
+        shape: of the tensor, in fp32.
+    """
+    room = mmap.mmap(-1, 4 * math.prod(shape))  # it lives as long as the tensor does
+    return torch.frombuffer(room, dtype=torch.float32).view(shape)
 
 
 def lay_out_rows(spans: Sequence[Span], cache: Cache) -> Rows:
