@@ -69,7 +69,7 @@ def _calibration(details: dict[str, Any]) -> str:
         was = f"; without the temperature it was {before_loss}" if before_loss != after_loss else ""
         floor += f" The log loss of a row, all labels together, is {after_loss}{was}."
     if details["temperature"] == 1.0 and before == after:
-        return f"Its confidence and its accuracy differ by {after} on the test rows; a temperature fitted on the validation rows would not help, so there is none.{floor}"
+        return f"Its confidence and its accuracy differ by {after} on the test rows; there are too few validation rows for a temperature, or it would be 1.{floor}"
     return (
         f"Its confidence and its accuracy differ by {after} on the test rows; by {before} before temperature scaling "
         f"(temperature {details['temperature']:.2f}, fitted on the validation rows).{floor}"

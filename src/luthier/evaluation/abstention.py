@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,7 @@ class Abstention:
         )
 
 
+@lru_cache(4096)
 def error_bound(answered: int, wrong: int) -> float:
     """The share of wrong answers that is not exceeded, at a confidence of `SURE` (Clopper & Pearson 1934, one-sided).
 

@@ -62,7 +62,16 @@ class Outputs(ABC):
         """What somebody loses on the validation rows who knows the training targets and has not read the row."""
 
     def fit_temperature(self, scores: Scores) -> float:
-        """The temperature that makes held-out rows likeliest; 1 where none is fitted, or where it does not help on rows it was not fitted on."""
+        """The temperature that makes held-out rows likeliest; 1 where none is fitted."""
+        return 1.0
+
+    def correct_luck(self, probe: Probe, poll: Callable[[], None]) -> float:
+        """By what the temperatures are multiplied because the validation rows are easier or harder than others; 1 where nobody can tell.
+
+        Args:
+            probe: of the run.
+            poll: called between fits; it may raise to stop.
+        """
         return 1.0
 
     def apply_temperature(self, scores: Scores, temperature: float) -> Scores:
@@ -112,6 +121,11 @@ class OneClass(Outputs):
     def fit_temperature(self, scores: Scores) -> float:
         """One for all classes."""
         return calibrate.fit_temperature(scores)
+
+    def correct_luck(self, probe: Probe, poll: Callable[[], None]) -> float:
+        """From the training rows, each held out once."""
+        again = probe.score_out_of_fold
+        return 1.0 if again is None else calibrate.correct_luck(probe.validation, again(poll))
 
     def apply_temperature(self, scores: Scores, temperature: float) -> Scores:
         """In every logit."""
