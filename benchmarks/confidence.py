@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -15,16 +15,18 @@ import numpy as np
 from scipy.stats import binom
 
 import luthier
-from luthier.core.types import Scores
-from luthier.evaluation import calibrate
+from luthier.core.randomness import permutation
+from luthier.core.types import Example, Scores
+from luthier.evaluation import baselines, calibrate
 from luthier.evaluation.abstention import Abstention, measure_abstention, tabulate_abstention
 from luthier.evaluation.candidate_choice import choose_candidate
 from luthier.evaluation.metrics import measure
-from luthier.evaluation.outputs import OneClass
 from luthier.pilot.stages import evaluate
 from what_ships import SETS, given
 
-FOLDS = 4
+FOLDS, PARTS = 4, 5
+SHARED = 0.5
+"""Of what the validation rows do to the linear model, as a logarithm, the part that is taken off all temperatures."""
 CANDIDATES = ("trained", "probe")
 LEVELS = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
 Kept = Mapping[str, Any]
@@ -34,10 +36,11 @@ Fit = Callable[[Scores], float]
 @contextmanager
 def keep_scores(kept: dict[str, Any]) -> Iterator[None]:
     """Keep what each candidate says without a temperature, and the probe of its training rows, each held out once."""
-    fit, score, luck = evaluate.fit_candidates, evaluate.score_candidates, OneClass.correct_luck
+    fit, score = evaluate.fit_candidates, evaluate.score_candidates
 
-    def fit_and_keep(*arguments: Any) -> Any:
-        found = fit(*arguments)
+    def fit_and_keep(context: Any, work: Any, features: Any, most_rows: int) -> Any:
+        found = fit(context, work, features, most_rows)
+        kept.update(hold_out(features, context.examples("train"), context.examples("validation"), len(context.dataset.labels)))
         for name in CANDIDATES:
             raw = found.outputs.apply_temperature(found.validation[name], 1 / found.temperatures[name])
             kept.update({f"val_{name}": raw.probabilities, "val_target": raw.target})
@@ -49,16 +52,31 @@ def keep_scores(kept: dict[str, Any]) -> Iterator[None]:
             kept.update({f"test_{name}": before[name].probabilities, "test_target": before[name].target})
         return after, before
 
-    def hold_out_and_keep(outputs: OneClass, probe: Any, poll: Any) -> float:
-        many = probe.score_out_of_fold(poll)
-        kept.update(oof=many.probabilities, oof_target=many.target)
-        return luck(outputs, probe, poll)
-
-    evaluate.fit_candidates, evaluate.score_candidates, OneClass.correct_luck = fit_and_keep, score_and_keep, hold_out_and_keep
+    evaluate.fit_candidates, evaluate.score_candidates = fit_and_keep, score_and_keep
     try:
         yield
     finally:
-        evaluate.fit_candidates, evaluate.score_candidates, OneClass.correct_luck = fit, score, luck
+        evaluate.fit_candidates, evaluate.score_candidates = fit, score
+
+
+def hold_out(features: Any, train: Sequence[Example], validation: Sequence[Example], classes: int) -> dict[str, np.ndarray]:
+    """What logistic regression on the base says of training rows, each by a fit without it, at the strength that the validation rows choose."""
+    rows, held = features(train), features(validation)
+    target = np.array([example.target for example in train])
+
+    def fit(seen: np.ndarray, asked: np.ndarray, strength: float) -> np.ndarray:
+        centre, scale = baselines.standardizer(rows[seen])
+        model = baselines.logistic_regression((rows[seen] - centre) * scale, target[seen], strength)
+        said = np.full((len(asked), classes), baselines.RULED_OUT)
+        said[:, model.classes_] = model.predict_proba((asked - centre) * scale)
+        return said
+
+    every = np.arange(len(train))
+    strength = min(baselines.REGULARISATION, key=lambda each: baselines.scores_of(fit(every, held, each), validation).loss.mean())
+    found, fold = np.zeros((len(train), classes)), permutation(len(train), "out of fold") % PARTS
+    for part in range(PARTS):
+        found[fold == part] = fit(np.flatnonzero(fold != part), rows[fold == part], strength)
+    return {"oof": found, "oof_target": target}
 
 
 def train(data: Path, out: Path, name: str, seed: int) -> Path:
@@ -93,6 +111,12 @@ def fit_with_veto(scores: Scores) -> float:
     return found if change < 0 else 1.0
 
 
+def correct_luck(kept: Kept, probe: Scores) -> float:
+    """How much easier the validation rows are than the training rows, each held out once, by the temperatures of a linear model; half of it (a control variate)."""
+    many = as_scores(kept["oof"], kept["oof_target"])
+    return (calibrate.fit_temperature(many) / calibrate.fit_temperature(probe)) ** SHARED
+
+
 def no_temperature(scores: Scores) -> float:
     """None."""
     return 1.0
@@ -110,7 +134,7 @@ def ship(kept: Kept, fit: Fit, shared: bool) -> tuple[str, Scores, Scores, Score
         Its name; its scores on the validation rows and on the test rows; those on the test rows without any temperature.
     """
     parts = {part: {name: as_scores(kept[f"{part}_{name}"], kept[f"{part}_target"]) for name in CANDIDATES} for part in ("val", "test")}
-    luck = calibrate.correct_luck(parts["val"]["probe"], as_scores(kept["oof"], kept["oof_target"])) if shared else 1.0
+    luck = correct_luck(kept, parts["val"]["probe"]) if shared else 1.0
     plain = {**parts["test"], "average": calibrate.average_scores(parts["test"]["trained"], parts["test"]["probe"])}
     heats = {name: fit(parts["val"][name]) * luck for name in CANDIDATES}
     found = {part: {name: calibrate.apply_temperature(scores[name], heats[name]) for name in CANDIDATES} for part, scores in parts.items()}
@@ -157,7 +181,7 @@ def check_promises(runs: Mapping[str, Kept], draws: int) -> None:
     whole: list[dict[str, Any]] = []
     chance = np.random.default_rng(0)
     for name, kept in runs.items():
-        _, validation, test, _ = ship(kept, calibrate.fit_temperature, True)
+        _, validation, test, _ = ship(kept, calibrate.fit_temperature, False)
         tested, rows = sure_and_right(test), len(kept["val_target"])
         abstention = tabulate_abstention(*sure_and_right(validation))
         print(json.dumps({"run": name, "rows": rows, "least_error": abstention.least_error()}))

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from luthier.core.types import Example, Record
 from luthier.evaluation import baselines
-from luthier.evaluation.baselines import LENGTH, REGULARISATION, fit_probe, linear_probe_baseline
+from luthier.evaluation.baselines import LENGTH, REGULARISATION, linear_probe_baseline
 
 CLASSES = 3
 
@@ -73,23 +73,3 @@ def test_of_many_rows_a_part_is_fitted_on_and_no_class_is_lost(rare: int) -> Non
     assert np.isfinite(found.loss).all()
     told = found.probabilities[1::2, 1].mean() - found.probabilities[::2, 1].mean()
     assert told > 0.001 if rare else told == 0  # rows of one class are no trouble
-
-
-def test_a_row_is_scored_by_fits_without_it_and_a_class_of_one_row_is_none() -> None:
-    chance = np.random.default_rng(0)
-    table, labels = chance.normal(size=(200, 60)), np.r_[chance.integers(0, 2, 199), 2]
-    examples = [Example(row, {}, int(label), Record(row, {}), 1) for row, label in enumerate(labels)]
-
-    def read(some: Sequence[Example]) -> np.ndarray:
-        return table[[example.index for example in some]].astype(np.float32)
-
-    probe = fit_probe(read, examples, examples[:40], 3)
-    assert probe.validation.probabilities is not None and probe.score_out_of_fold is not None
-    polled: list[int] = []
-    found = probe.score_out_of_fold(lambda: polled.append(1))
-    assert found.probabilities is not None and found.target is not None
-    assert (probe.validation.probabilities.argmax(1) == labels[:40]).mean() > 0.75  # these rows were learned by heart
-    assert 0.35 < (found.probabilities.argmax(1) == labels)[:199].mean() < 0.65  # and nothing can be learned of others
-    assert list(found.target[:199]) == list(labels[:199]) and found.target[199] == -1
-    assert len(polled) == 5
-    assert fit_probe(read, examples[:60], examples[60:100], 3).score_out_of_fold is None  # hardly more rows than validate

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from luthier.core.types import Scores
-from luthier.evaluation.calibrate import apply_temperature, average_scores, chance_calibration_error, correct_luck, fit_temperature
+from luthier.evaluation.calibrate import apply_temperature, average_scores, chance_calibration_error, fit_temperature
 from luthier.evaluation.metrics import measure
 
 
@@ -50,29 +50,6 @@ def test_few_rows_are_believed_a_little_and_many_wholly() -> None:
     found = {rows: [fit_temperature(scores(rows, 2.0, seed)) for seed in range(20)] for rows in (40, 1000)}
     assert 1.0 not in found[40]  # no held-out fold has a veto
     assert 1.2 < np.mean(found[40]) < np.mean(found[1000]) < 2.1
-
-
-def test_easy_validation_rows_are_known_by_what_a_linear_model_says_of_more_rows() -> None:
-    honest, boastful = scores(600, 1.0, 5), scores(600, 2.0, 5)
-    assert correct_luck(boastful, boastful) == 1.0
-    assert correct_luck(honest, boastful) == pytest.approx(np.sqrt(fit_temperature(boastful) / fit_temperature(honest)))
-    assert correct_luck(honest, boastful) > 1.2
-    assert correct_luck(boastful, honest) == pytest.approx(1 / correct_luck(honest, boastful))
-    assert correct_luck(scores(10, 1.0), boastful) == 1.0  # too few to tell how lucky they are
-
-
-def test_with_many_rows_beside_them_few_validation_rows_give_a_better_temperature() -> None:
-    """Two models see the same rows; the one's temperature, 1, is known from many rows, and tells how lucky the few are for the other, whose is 2."""
-
-    def misses(shared: bool) -> float:
-        found = []
-        for seed in range(60):
-            one, other = scores(60, 1.0, seed), scores(60, 2.0, seed)
-            found.append(fit_temperature(other) * (correct_luck(one, many) if shared else 1.0))
-        return float(np.std(np.log(found)))
-
-    many = scores(600, 1.0, 99)
-    assert misses(True) < 0.8 * misses(False)
 
 
 def test_a_temperature_and_its_inverse_are_nothing() -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from luthier.core.interfaces import Objective
-from luthier.core.randomness import permutation
 from luthier.core.types import Example, Scores
 from luthier.evaluation.generated_answers import references_of
 
@@ -22,9 +20,6 @@ MOST = 50_000
 """Training rows, at most, that a baseline on the base is fitted on, and one of each class; more would tell it little and take much memory."""
 RULED_OUT = 1e-9
 """The probability of a class that no training row had."""
-OUT_OF_FOLD = 2000
-"""Training rows, at most, that a probe is fitted on again without a part of them; with more there are validation rows enough."""
-FOLDS = 5
 TOGETHER = 8192
 """Rows whose vectors are in memory at the same time."""
 
@@ -139,15 +134,12 @@ class Probe:
         bias: # (classes,), fp64
         rows: that it was fitted on.
         validation: its scores on the validation rows.
-        score_out_of_fold: scores the rows that it was fitted on, each by a fit without it; it calls what it is given between fits. None where they are too
-            many, or hardly more than the validation rows.
     """
 
     weight: np.ndarray
     bias: np.ndarray
     rows: int
     validation: Scores
-    score_out_of_fold: Callable[[Callable[[], None]], Scores] | None = None
 
 
 def fit_probe(
@@ -173,36 +165,7 @@ def fit_probe(
         (train_features - centre) * scale, (validation_features - centre) * scale, some, validation, classes, REGULARISATION
     )
     weight, bias = _fold_standardizer(model, centre, scale, classes)
-    again = None
-    if 2 * len(validation) <= len(some) <= OUT_OF_FOLD and hasattr(model, "C"):
-        again = partial(_score_out_of_fold, train_features, some, classes, model.C)
-    return Probe(weight, bias, len(some), scores_of(_softmax(validation_features @ weight.T + bias), validation), again)
-
-
-def _score_out_of_fold(features: np.ndarray, train: Sequence[Example], classes: int, strength: float, poll: Callable[[], None]) -> Scores:
-    """Each row's scores by a logistic regression that was fitted without it; a row whose class no other fold has counts as one without a class.
-
-    Args:
-        features: as the base makes them, # (rows, features)
-        train: the rows.
-        classes: how many there are.
-        strength: inverse regularisation.
-        poll: called between fits; it may raise to stop.
-    """
-    target = np.array([example.target for example in train])
-    known, probabilities = np.full(len(target), -1), np.full((len(target), classes), 1 / classes)
-    fold = np.empty(len(target), int)
-    fold[permutation(len(target), "out of fold")] = np.arange(len(target)) % FOLDS
-    for part in range(FOLDS):
-        poll()
-        seen, held = fold != part, np.flatnonzero(fold == part)
-        if len(np.unique(target[seen])) < 2:
-            continue
-        centre, scale = standardizer(features[seen])
-        model = logistic_regression((features[seen] - centre) * scale, target[seen], strength)
-        probabilities[held] = _all_classes(model, (features[held] - centre) * scale, classes)
-        known[held] = np.where(np.isin(target[held], model.classes_), target[held], -1)
-    return replace(scores_of(probabilities, train), target=known)
+    return Probe(weight, bias, len(some), scores_of(_softmax(validation_features @ weight.T + bias), validation))
 
 
 def linear_probe_baseline(

@@ -17,8 +17,6 @@ SPREAD = 0.5
 """Standard deviation of the prior on log T, around 0: on few rows it keeps T near 1, on a thousand it says nothing."""
 FEWEST = 20
 """Rows whose target is known; with fewer the temperature stays at 1."""
-SHARED = 0.5
-"""How much of what the validation rows do to one model's temperature (as a logarithm) they do to another's: 0.3 to 0.7 are as good, on six sets."""
 SMALLEST = 1e-30
 SURE = 1e-16
 """Probabilities are no nearer to 0 and 1 than this where their log-odds are taken: at 1 numbers of 64 bits lie no closer."""
@@ -53,20 +51,6 @@ def likeliest_temperature(losses: Callable[[Any, float], np.ndarray], count: int
     if count < FEWEST:
         return 1.0
     return round(_likeliest(lambda tried: losses(slice(None), tried)), 4)
-
-
-def correct_luck(few: Scores, many: Scores) -> float:
-    """By what temperatures that were fitted on the validation rows are multiplied, because these are easier or harder than rows are on average.
-
-    A linear model is asked on both: its temperature on its training rows, each held out once, against its temperature on the validation rows. What the
-    validation rows do to one model they do to another one in good part, so half of the difference is taken off all (a control variate).
-
-    Args:
-        few: a model's scores on the validation rows.
-        many: the same kind of model's on many rows that it was not fitted on.
-    """
-    assert few.target is not None
-    return (fit_temperature(many) / fit_temperature(few)) ** SHARED if (few.target >= 0).sum() >= FEWEST else 1.0
 
 
 def apply_temperature(scores: Scores, temperature: float) -> Scores:

@@ -65,15 +65,6 @@ class Outputs(ABC):
         """The temperature that makes held-out rows likeliest; 1 where none is fitted."""
         return 1.0
 
-    def correct_luck(self, probe: Probe, poll: Callable[[], None]) -> float:
-        """By what the temperatures are multiplied because the validation rows are easier or harder than others; 1 where nobody can tell.
-
-        Args:
-            probe: of the run.
-            poll: called between fits; it may raise to stop.
-        """
-        return 1.0
-
     def apply_temperature(self, scores: Scores, temperature: float) -> Scores:
         """What is said with the outputs divided by the temperature: above 1 less sure, below 1 surer."""
         return scores
@@ -121,11 +112,6 @@ class OneClass(Outputs):
     def fit_temperature(self, scores: Scores) -> float:
         """One for all classes."""
         return calibrate.fit_temperature(scores)
-
-    def correct_luck(self, probe: Probe, poll: Callable[[], None]) -> float:
-        """From the training rows, each held out once."""
-        again = probe.score_out_of_fold
-        return 1.0 if again is None else calibrate.correct_luck(probe.validation, again(poll))
 
     def apply_temperature(self, scores: Scores, temperature: float) -> Scores:
         """In every logit."""

@@ -74,14 +74,13 @@ def fit_candidates(context: RunContext, work: Work, features: Features, most_row
     began = time.monotonic()
     train, validation = context.examples("train"), context.examples("validation")
     fitted = outputs.fit_probe(features, context.objective, train, validation, most_rows, context.signals.poll)
-    luck = outputs.correct_luck(fitted, context.signals.poll)
     probe_seconds = time.monotonic() - began
     context.signals.poll()
     raw = {TRAINED: score(work.model, work.objective, validation, poll=context.signals.poll), PROBE: fitted.validation}
-    temperatures = {name: round(outputs.fit_temperature(scores) * luck, 4) for name, scores in raw.items()}
+    temperatures = {name: outputs.fit_temperature(scores) for name, scores in raw.items()}
     calibrated = {name: outputs.apply_temperature(scores, temperatures[name]) for name, scores in raw.items()}
     both = outputs.average_scores(calibrated[TRAINED], calibrated[PROBE])
-    temperatures[AVERAGE] = round(outputs.fit_temperature(both) * luck, 4)
+    temperatures[AVERAGE] = outputs.fit_temperature(both)
     calibrated[AVERAGE] = outputs.apply_temperature(both, temperatures[AVERAGE])
     divide_logits(work.model, temperatures[TRAINED])
     probe = LinearProbe(features.model, torch.from_numpy(fitted.weight), torch.from_numpy(fitted.bias), temperatures[PROBE])

@@ -13,7 +13,7 @@ import numpy as np
 
 from luthier.core.run import Run
 from luthier.core.types import Example
-from luthier.evaluation.baselines import FOLDS, MOST, OUT_OF_FOLD, input_text
+from luthier.evaluation.baselines import MOST, input_text
 from luthier.evaluation.score import score
 from luthier.pilot.stages.context import RunContext
 from luthier.training.deadline import TimeLimit
@@ -68,9 +68,8 @@ class ClosingCosts:
     slower: float = 1.0
 
     def probe(self, rows: int) -> float:
-        """Seconds to read so many training rows and to fit logistic regression on what the base makes of them; few rows are fitted again without each part."""
-        fits = 1 + (FOLDS / FITS if rows <= OUT_OF_FOLD else 0)
-        return rows * self.a_row + self.slower * fits * fit_seconds(rows, self.features, self.classes)
+        """Seconds to read so many training rows and to fit logistic regression on what the base makes of them."""
+        return rows * self.a_row + self.slower * fit_seconds(rows, self.features, self.classes)
 
     def words(self, rows: int) -> float:
         """Seconds to fit logistic regression on TF-IDF of so many training rows."""
