@@ -276,6 +276,13 @@ def test_an_error_that_is_asked_for_chooses_the_threshold_that_promises_it(class
     assert sorted(row["abstained"] for row in found) == [False, True]
     assert "at most 5% of them are wrong (95% sure; of 200 validation rows 50% are answered, 0.0% of these wrongly)" in told[0]
     assert not any(row["abstained"] for row in luthier.predict(bundle, TEXTS, error_below=0.5))
+    luthier.predict(bundle, TEXTS, abstain_below=low, say=told.append)
+    assert (
+        told[1]
+        == f"of 200 validation rows 50% have a confidence of {cuts[0]['threshold']:g} or more: 0.0% of these are wrong (at most 3.0%, 95% sure)"
+    )
+    luthier.predict(bundle, TEXTS, abstain_below=1.0, say=told.append)
+    assert len(told) == 2  # no validation row is so sure
     shown, _ = command("predict", bundle, TEXTS[0], "--error-below", "5%", "--json")
     assert json.loads(shown)["abstained"] in (True, False)
 

@@ -112,6 +112,10 @@ class Abstention:
         found = [self.promise(level) for level in sorted({*levels, *((least,) if least < 1 else ())})]
         return [promise for promise in found if promise is not None]
 
+    def at(self, threshold: float) -> Cut | None:
+        """What the held-out rows say of a threshold that was set without looking at them: of the lowest one here that is not below it; None where none is."""
+        return next((cut for cut in reversed(self.cuts) if cut.threshold >= threshold), None)
+
     def as_json(self) -> dict[str, Any]:
         """As it stands in a bundle and in evaluation.json."""
         return {"sure": SURE, "rows": self.rows, "cuts": [asdict(cut) for cut in self.cuts]}
@@ -206,6 +210,17 @@ def explain_promise(promise: Promise) -> str:
     return (
         f"labels are given from a confidence of {cut.threshold:g} on: at most {percent(promise.error_below)} of them are wrong ({SURE:.0%} sure; of {promise.rows:,} "
         f"validation rows {promise.share:.0%} are answered, {cut.error:.1%} of these wrongly)"
+    )
+
+
+def explain_threshold(abstention: Abstention, threshold: float) -> str:
+    """What to expect of a threshold that a person set, in a sentence; empty where no held-out rows are so sure."""
+    cut = abstention.at(threshold)
+    if cut is None:
+        return ""
+    return (
+        f"of {abstention.rows:,} validation rows {cut.answered / abstention.rows:.0%} have a confidence of {cut.threshold:g} or more: {cut.error:.1%} of these are wrong "
+        f"(at most {cut.bound:.1%}, {SURE:.0%} sure)"
     )
 
 

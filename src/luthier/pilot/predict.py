@@ -13,11 +13,10 @@ from luthier.core.types import Cut, Message
 from luthier.core.words import plural, with_article
 from luthier.data.sources.frames import Frame, describe_value
 from luthier.delivery.predictions import prepare_output, write_predictions
-from luthier.evaluation.abstention import explain_promise
 from luthier.experiment import Changes
 from luthier.families import family_of
 from luthier.models.store import resolve
-from luthier.pilot.stages.opened_bundle import Say, choose_threshold, decide, load_bundle, promise_error, resolve_bundle
+from luthier.pilot.stages.opened_bundle import Say, choose_threshold, decide, describe_threshold, load_bundle, resolve_bundle
 from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
 
 
@@ -71,8 +70,10 @@ def predict(
     cuts = objective.cuts(rows)
     if any(cuts):
         say(_describe_cuts(cuts, objective.against_cuts()))
-    if error_below is not None and told is not None:
-        told(explain_promise(promise_error(base, error_below)))
+    if told is not None:
+        expected = describe_threshold(base, abstain_below, error_below)
+        if expected:
+            told(expected)
     predictions = [decide(prediction, top, threshold) for prediction in family.predict(model, objective, rows, limit)]
     predictions = [
         {"row": record.row, **prediction, **({"cut": sum(text.lost for text in cut)} if cut else {})}

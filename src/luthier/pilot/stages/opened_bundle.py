@@ -12,7 +12,7 @@ from luthier.core.aliases import read_alias, read_aliases
 from luthier.core.errors import ExperimentError, ModelError, nearest
 from luthier.core.run_entry import is_run
 from luthier.core.words import plural
-from luthier.evaluation.abstention import Abstention, Promise, percent, rows_needed
+from luthier.evaluation.abstention import Abstention, Promise, explain_promise, explain_threshold, percent, rows_needed
 from luthier.families import family_of
 from luthier.families.family import Family
 from luthier.models.base import Base
@@ -122,6 +122,22 @@ def promise_error(base: Base, error_below: float) -> Promise:
             f"promise {percent(error_below)}), or set the threshold yourself: abstain_below=0.8",
         )
     return promise
+
+
+def describe_threshold(base: Base, abstain_below: float | None, error_below: float | None) -> str:
+    """What the validation rows say of the threshold, in a sentence; empty where there is none, or nothing is known of it.
+
+    Args:
+        base: a bundle of which `choose_threshold` has taken the options.
+        abstain_below: a threshold that a person set.
+        error_below: an error that was asked for.
+    """
+    table = (base.bundle or {}).get("abstention")
+    if table is None or (abstain_below is None and error_below is None):
+        return ""
+    if error_below is not None:
+        return explain_promise(promise_error(base, error_below))
+    return explain_threshold(Abstention.from_json(table), abstain_below or 0.0)
 
 
 def decide(one: dict[str, Any], top: int | None, threshold: float | None) -> dict[str, Any]:
