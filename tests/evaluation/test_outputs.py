@@ -74,10 +74,10 @@ def test_the_loss_at_a_temperature_is_that_of_the_divided_log_odds() -> None:
     assert SeveralLabels().apply_temperature(scores, 1.0) is scores
 
 
-def test_few_rows_of_labels_leave_the_temperature_at_1_and_so_do_those_it_does_not_help() -> None:
+def test_few_rows_of_labels_leave_the_temperature_at_1_and_more_keep_it_near() -> None:
     assert SeveralLabels().fit_temperature(label(19, 4.0)[1]) == 1.0
     kept = [SeveralLabels().fit_temperature(label(200, 1.0, seed)[1]) for seed in range(10)]
-    assert kept.count(1.0) >= 4
+    assert np.mean(kept) == pytest.approx(1.0, abs=0.1)
 
 
 def test_the_average_of_labels_is_the_mean_of_the_probabilities_here_and_in_the_network() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import luthier
 from luthier.core.errors import Stopped
@@ -148,6 +149,24 @@ def test_a_fresh_process_predicts_the_same(averaged: Run) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(averaged.folder), json.dumps(texts)], check=True, capture_output=True, text=True)
     for theirs, ours in zip(json.loads(done.stdout.splitlines()[-1]), luthier.predict(averaged.folder, texts), strict=True):
         assert theirs["probabilities"] == pytest.approx(ours["probabilities"], abs=1e-6)
+
+
+def test_what_is_promised_comes_from_the_validation_rows_and_is_counted_again_on_the_test_rows(averaged: Run) -> None:
+    rows, table = load_file(averaged.folder / "candidate_scores.safetensors"), averaged.json("evaluation.json")["abstention"]
+    sure = {part: np.exp(-rows[f"{part}.average.loss"].astype(float)) for part in ("validation", "test")}
+    sure = {part: np.maximum(value, 1 - value) for part, value in sure.items()}  # of two classes
+    right = {part: rows[f"{part}.average.right"].astype(bool) for part in sure}
+    assert table["rows"] == len(right["validation"])
+    for cut in table["cuts"]:
+        above = sure["validation"] >= cut["threshold"]
+        assert (cut["answered"], cut["wrong"]) == (above.sum(), (~right["validation"][above]).sum())
+    for each in table["promises"]:
+        above = sure["test"] >= each["threshold"]
+        assert each["bound"] <= each["error_below"] and each["test"]["answered"] == pytest.approx(above.mean())
+        assert each["test"]["error"] == (pytest.approx(1 - right["test"][above].mean()) if above.any() else None)
+    facts = json.loads((averaged.folder / "bundle" / "luthier.json").read_text())["abstention"]
+    assert facts == {name: table[name] for name in ("sure", "rows", "cuts")}
+    assert "If unsure answers are left out" in (averaged.folder / "report.html").read_text()
 
 
 def test_the_average_is_compared_with_the_probe_and_the_trivial_models(averaged: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from luthier.app.cli import app
 from luthier.app.reporters import clean
 from luthier.core.errors import DataError, ExperimentError, LuthierError
 from luthier.core.run import Run
+from luthier.models.manifest import write_facts
 from luthier.pilot.stages.opened_bundle import load_bundle, resolve_bundle
 from tests.conftest import rows
 
@@ -234,7 +236,7 @@ def test_a_chat_model_takes_texts_rows_and_conversations_and_refuses_broken_ones
             luthier.predict(messenger.folder, {"messages": broken})
     with pytest.raises(DataError, match="no column 'messages'"):
         luthier.predict(messenger.folder, turns)
-    for options in ({"top": 2}, {"abstain_below": 0.5}):
+    for options in ({"top": 2}, {"abstain_below": 0.5}, {"error_below": 0.5}):
         with pytest.raises(ExperimentError, match="is for classifiers"):
             luthier.predict(talker.folder, "what about 3?", **options)  # pyright: ignore[reportArgumentType]
 
@@ -252,6 +254,56 @@ def test_the_likeliest_classes_and_what_is_not_sure_enough(classifier: Run) -> N
     for wrong in ({"top": 0}, {"abstain_below": 80.0}, {"abstain_below": -0.1}):
         with pytest.raises(ExperimentError):
             luthier.predict(classifier.folder, TEXTS, **wrong)  # pyright: ignore[reportArgumentType]
+
+
+def with_table(run: Run, folder: Path, table: dict[str, Any] | None) -> Path:
+    """A copy of a bundle whose validation rows said something else of its thresholds."""
+    shutil.copytree(run.folder / "bundle", folder)
+    facts = json.loads((folder / "luthier.json").read_text())
+    assert facts["abstention"]["rows"] > 0
+    facts = {name: value for name, value in facts.items() if name not in ("abstention", "format", "files", "facts")}
+    write_facts(folder, facts | ({"abstention": table} if table else {}))
+    return folder
+
+
+def test_an_error_that_is_asked_for_chooses_the_threshold_that_promises_it(classifier: Run, tmp_path: Path) -> None:
+    low, high = sorted(row["confidence"] for row in luthier.predict(classifier.folder, TEXTS))
+    cuts = [{"threshold": (low + high) / 2, "answered": 100, "wrong": 0}, {"threshold": 0.0, "answered": 200, "wrong": 40}]
+    bundle = with_table(classifier, tmp_path / "bundle", {"sure": 0.95, "rows": 200, "cuts": cuts})
+    told: list[str] = []
+    found = luthier.predict(bundle, TEXTS, error_below=0.05, say=told.append)
+    assert found == luthier.predict(bundle, TEXTS, abstain_below=cuts[0]["threshold"])
+    assert sorted(row["abstained"] for row in found) == [False, True]
+    assert "at most 5% of them are wrong (95% sure; of 200 validation rows 50% are answered, 0.0% of these wrongly)" in told[0]
+    assert not any(row["abstained"] for row in luthier.predict(bundle, TEXTS, error_below=0.5))
+    luthier.predict(bundle, TEXTS, abstain_below=low, say=told.append)
+    assert (
+        told[1]
+        == f"of 200 validation rows 50% have a confidence of {cuts[0]['threshold']:g} or more: 0.0% of these are wrong (at most 3.0%, 95% sure)"
+    )
+    luthier.predict(bundle, TEXTS, abstain_below=1.0, say=told.append)
+    assert len(told) == 2  # no validation row is so sure
+    shown, _ = command("predict", bundle, TEXTS[0], "--error-below", "5%", "--json")
+    assert json.loads(shown)["abstained"] in (True, False)
+
+
+def test_an_error_that_cannot_be_promised_is_refused_with_the_smallest_that_can(classifier: Run, tmp_path: Path) -> None:
+    cuts = [{"threshold": 0.9, "answered": 100, "wrong": 0}, {"threshold": 0.0, "answered": 200, "wrong": 40}]
+    bundle = with_table(classifier, tmp_path / "bundle", {"sure": 0.95, "rows": 200, "cuts": cuts})
+    with pytest.raises(
+        ExperimentError,
+        match=r"below 1% cannot be promised: the smallest error that 200 validation rows can promise here is 3%[\s\S]*at least 299",
+    ):
+        luthier.predict(bundle, TEXTS, error_below=0.01)
+    with pytest.raises(ExperimentError, match="both say when a label is left out"):
+        luthier.predict(bundle, TEXTS, error_below=0.05, abstain_below=0.8)
+    for wrong in (0.0, 1.0, 5, -0.1):
+        with pytest.raises(ExperimentError, match="is no share of the answers"):
+            luthier.predict(bundle, TEXTS, error_below=wrong)
+    with pytest.raises(ExperimentError, match="error_below is '5%', a str, not a number"):
+        luthier.predict(bundle, TEXTS, error_below="5%")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ExperimentError, match=r"an earlier version wrote it[\s\S]*train it again"):
+        luthier.predict(with_table(classifier, tmp_path / "old", None), TEXTS, error_below=0.05)
 
 
 def test_predictions_are_written_beside_the_columns_of_the_rows_and_a_taken_name_is_said(

@@ -14,7 +14,8 @@ import pytest
 
 import luthier
 from luthier.core.aliases import write_alias
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, ExperimentError
+from luthier.evaluation.abstention import Abstention
 from luthier.families import family_of
 from luthier.pilot.serve import TextTooLong, check_bundle, describe_bundle, load_model, read_rows
 from luthier.serving.limits import Limits
@@ -56,6 +57,13 @@ def test_a_loaded_bundle_answers_as_predict_does_and_ends_its_thread(runs: Folde
     model = load_model(check_bundle(runs[0], print))
     found = model.queue.submit(model.read([{"text": "the phone was great"}]), 1).future.result(30)
     assert [{"row": 1, **model.decide(found[0], 1, 0.9)}] == luthier.predict(runs[0], ["the phone was great"], top=1, abstain_below=0.9)
+    table = Abstention.from_json(json.loads((runs[0] / "bundle" / "luthier.json").read_text())["abstention"])
+    assert [each["error_below"] for each in model.about["promises"]] == [each.error_below for each in table.promises()]
+    assert model.choose_threshold(None, 0.9, None) == 0.9
+    for each in model.about["promises"]:
+        assert model.choose_threshold(None, None, each["error_below"]) == each["threshold"]
+    with pytest.raises(ExperimentError, match="cannot be promised"):
+        model.choose_threshold(None, None, 1e-6)
     assert model.count_tokens(["the phone", "x"]) == sum(len(model.objective.tokenizer(text)["input_ids"]) for text in ("the phone", "x"))
     model.close(1)
     assert not model.queue._thread.is_alive()

@@ -220,6 +220,10 @@ def predict(
     abstain_below: Annotated[
         float | None, typer.Option("--abstain-below", min=0, max=1, help="Leave the label out where the confidence is lower: 0.8.")
     ] = None,
+    error_below: Annotated[
+        str | None,
+        typer.Option("--error-below", help="Leave out so many of the unsure labels that at most this share of the others is wrong: 5%."),
+    ] = None,
     set: Annotated[
         list[str] | None, typer.Option("--set", help="How the file is read: data.encoding=cp1252, data.format, data.header, data.sheet.")
     ] = None,
@@ -227,9 +231,11 @@ def predict(
 ) -> None:
     """Use a bundle on new rows: classes, numbers, answers, vectors."""
     from luthier.app.reporters import format_prediction, warn
+    from luthier.app.typed import read_share
     from luthier.pilot.predict import predict as verb
 
-    rows = verb(bundle, data, out=out, limit=limit, top=top, abstain_below=abstain_below, set=set or (), say=warn)
+    error = read_share(error_below, "--error-below")
+    rows = verb(bundle, data, out=out, limit=limit, top=top, abstain_below=abstain_below, error_below=error, set=set or (), say=warn)
     for row in rows if as_json or out is None else ():
         print(format_prediction(row, as_json))
     if out is not None and not as_json:

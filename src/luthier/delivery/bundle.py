@@ -39,11 +39,13 @@ class Shipped:
         ships: trained, probe or average.
         temperature: of the trained model (divided into its weights already), or of what ships instead.
         probe: where it is part of what ships.
+        abstention: how many answers above which confidence were wrong on the validation rows (`Abstention.as_json`); None where answers have none.
     """
 
     ships: str = "trained"
     temperature: float = 1.0
     probe: LinearProbe | None = None
+    abstention: dict[str, Any] | None = None
 
 
 def write_bundle(
@@ -91,6 +93,7 @@ def write_bundle(
             "dtype": experiment.training.dtype,
             "base": {"name": base.name, "sha256": base.fingerprint} if base is not None else None,
             "experiment": experiment.key,
+            **({} if shipped.abstention is None else {"abstention": shipped.abstention}),
             "sha256": file_hash(aside / "model.safetensors"),
         }
         write_facts(aside, about)  # last: it holds the hash of every other file

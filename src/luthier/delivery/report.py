@@ -12,6 +12,7 @@ from luthier.core.run import AGAIN, Run, from_json_value, write_file
 from luthier.core.words import plural, several
 from luthier.delivery import figures
 from luthier.delivery.card import what_is_learned
+from luthier.delivery.confidence import describe_confidence
 from luthier.delivery.page import collapsible, findings, page, section, table, text, title_of
 from luthier.evaluation.metrics import METRICS, describe_metric
 from luthier.evaluation.verdict import explain_cut, format_count, format_value, verdict_sentence
@@ -241,13 +242,7 @@ def _quality(verdict: dict[str, Any], details: dict[str, Any]) -> str:
             body += "<h3>The most frequent mistakes</h3>" + table(
                 ("true", "said", "rows"), [(true, predicted, count) for count, true, predicted in mistakes]
             )
-    if "calibration" in details:
-        points = [(part["confidence"], part["accuracy"]) for part in details["calibration"]]
-        body += "<h3>Is it as sure as it should be?</h3>" + figures.lines(
-            {f"{details.get('decided', 'rows')}, in bins of equal size": points}, "confidence", "accuracy", diagonal=True
-        )
-        if "temperature" in details:  # of a family without a linear probe none is fitted
-            body += f"<p>{_calibration(details)}</p>"
+    body += describe_confidence(details)
     for each in details.get("tables", ()):
         body += f"<h3>{text(each['title'])}</h3>" + table(each["head"], each["rows"])
     for each in details.get("figures", ()):
@@ -268,27 +263,6 @@ def _answers(verdict: dict[str, Any]) -> str:
 def _between(metric: str, interval: dict[str, Any], signed: bool = False) -> str:
     """A value with its interval."""
     return f"{format_value(metric, interval['value'], signed)} [{format_value(metric, interval['low'], signed)}, {format_value(metric, interval['high'], signed)}]"
-
-
-def _calibration(details: dict[str, Any]) -> str:
-    """How sure it is against how right it is, before and after its temperature."""
-    before, after = (format_value("calibration_error", details["calibration_error"][when]) for when in ("before", "after"))
-    chance = details["calibration_error"].get("by_chance")  # a run of an earlier version has none
-    floor = (
-        ""
-        if chance is None
-        else f" A perfectly calibrated model would show {format_value('calibration_error', chance)} on so many rows, by chance."
-    )
-    if "log_loss" in details:
-        after_loss, before_loss = (f"{details['log_loss'][when]:.4f}" for when in ("after", "before"))
-        was = f"; without the temperature it was {before_loss}" if before_loss != after_loss else ""
-        floor += f" The log loss of a row, all labels together, is {after_loss}{was}."
-    if details["temperature"] == 1.0 and before == after:
-        return f"Its confidence and its accuracy differ by {after} on the test rows; a temperature fitted on the validation rows would not help, so there is none.{floor}"
-    return (
-        f"Its confidence and its accuracy differ by {after} on the test rows; by {before} before temperature scaling "
-        f"(temperature {details['temperature']:.2f}, fitted on the validation rows).{floor}"
-    )
 
 
 def _classes(rows: Sequence[Sequence[Any]]) -> str:

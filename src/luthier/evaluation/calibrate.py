@@ -15,7 +15,6 @@ from luthier.evaluation.metrics import calibration_bins
 COLDEST, HOTTEST = 0.05, 20.0
 SPREAD = 0.5
 """Standard deviation of the prior on log T, around 0: on few rows it keeps T near 1, on a thousand it says nothing."""
-FOLDS = 4
 FEWEST = 20
 """Rows whose target is known; with fewer the temperature stays at 1."""
 SMALLEST = 1e-30
@@ -26,7 +25,7 @@ DRAWS = 200
 
 
 def fit_temperature(scores: Scores) -> float:
-    """The temperature that makes held-out rows likeliest, or 1 where it does not help on rows it was not fitted on.
+    """The temperature that makes held-out rows likeliest; on few rows it stays near 1.
 
     Args:
         scores: of a classifier on validation rows.
@@ -40,21 +39,18 @@ def fit_temperature(scores: Scores) -> float:
 
 
 def likeliest_temperature(losses: Callable[[Any, float], np.ndarray], count: int) -> float:
-    """The temperature with the least loss, or 1 where it does not help on rows it was not fitted on.
+    """The temperature with the least loss, a prior around 1 included.
+
+    It is not asked whether the temperature helps on rows that it was not fitted on: on few rows that cannot be told, and 1 is no better guess
+    (docs/log/2026-11.md#confidence-that-holds).
 
     Args:
         losses: an index of rows, and a temperature → the log loss of each of these rows, # (rows,)
-        count: of all rows.
+        count: of all rows; with fewer than `FEWEST` the temperature is 1.
     """
     if count < FEWEST:
         return 1.0
-    parts = np.arange(count) % FOLDS
-    change = 0.0
-    for part in range(FOLDS):
-        inside, outside = parts != part, parts == part
-        temperature = _likeliest(lambda tried, inside=inside: losses(inside, tried))
-        change += losses(outside, temperature).sum() - losses(outside, 1.0).sum()
-    return round(_likeliest(lambda tried: losses(slice(None), tried)), 4) if change < 0 else 1.0
+    return round(_likeliest(lambda tried: losses(slice(None), tried)), 4)
 
 
 def apply_temperature(scores: Scores, temperature: float) -> Scores:

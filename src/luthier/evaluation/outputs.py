@@ -29,6 +29,8 @@ class Outputs(ABC):
     """What the linear model is, for a person."""
     calibrated: bool = True
     """Whether a temperature is fitted."""
+    abstains: bool = False
+    """Whether a row's answer is one class, which can be left out where the model is not sure of it."""
     untold: str
     """The claim where the linear model does no better than who has not read the row."""
 
@@ -60,7 +62,7 @@ class Outputs(ABC):
         """What somebody loses on the validation rows who knows the training targets and has not read the row."""
 
     def fit_temperature(self, scores: Scores) -> float:
-        """The temperature that makes held-out rows likeliest; 1 where none is fitted, or where it does not help on rows it was not fitted on."""
+        """The temperature that makes held-out rows likeliest; 1 where none is fitted."""
         return 1.0
 
     def apply_temperature(self, scores: Scores, temperature: float) -> Scores:
@@ -73,6 +75,10 @@ class Outputs(ABC):
 
     def right_rows(self, scores: Scores) -> np.ndarray | None:
         """Which rows are right, # (rows,); None where nothing is right or wrong."""
+        return None
+
+    def confidence(self, scores: Scores) -> np.ndarray | None:
+        """How sure it is of its answer about each row, # (rows,); None where no answer can be left out."""
         return None
 
     def describe_calibration(self, before: Scores, after: Scores) -> dict[str, Any]:
@@ -89,6 +95,7 @@ class OneClass(Outputs):
     """One class of several a row: softmax."""
 
     link = "softmax"
+    abstains = True
     probe = "logistic regression"
     untold = "the labels cannot be told from the text: a classifier on the base's features does no better than the class shares"
 
@@ -118,6 +125,11 @@ class OneClass(Outputs):
         """Where the likeliest class is the right one."""
         assert scores.probabilities is not None
         return scores.probabilities.argmax(1) == scores.target
+
+    def confidence(self, scores: Scores) -> np.ndarray:
+        """The probability of the likeliest class."""
+        assert scores.probabilities is not None
+        return scores.probabilities.max(1)
 
     def describe_calibration(self, before: Scores, after: Scores) -> dict[str, Any]:
         """The calibration error."""

@@ -16,7 +16,7 @@ from luthier.delivery.predictions import prepare_output, write_predictions
 from luthier.experiment import Changes
 from luthier.families import family_of
 from luthier.models.store import resolve
-from luthier.pilot.stages.opened_bundle import Say, check_options, decide, load_bundle, resolve_bundle
+from luthier.pilot.stages.opened_bundle import Say, choose_threshold, decide, describe_threshold, load_bundle, resolve_bundle
 from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
 
 
@@ -28,6 +28,7 @@ def predict(
     limit: int = 256,
     top: int | None = None,
     abstain_below: float | None = None,
+    error_below: float | None = None,
     set: Changes = (),
     say: Say | None = None,
 ) -> list[dict[str, Any]]:
@@ -41,24 +42,25 @@ def predict(
         limit: tokens an answer may have.
         top: also give so many of the likeliest classes.
         abstain_below: leave the label out where the confidence is lower than this (0 to 1).
+        error_below: leave out so many of the unsure labels that no more than this share of the others is wrong (0.05 for 5%), at a confidence of 95%.
         set: how a file is read: {"data.encoding": "cp1252"}, or data.format, data.header, data.sheet.
         say: told what a person should know; a warning where it is not given.
 
     Returns:
         For each row `row` (its line in the file, or its position from 1), and what the model says: `text`, or `label`, `confidence` and
         `probabilities`, or a number as `value`, or `labels` and `probabilities`;
-        with `top` also `top`, a list of classes with their probabilities; with `abstain_below` also `abstained`; of a row that is longer than the
+        with `top` also `top`, a list of classes with their probabilities; with `abstain_below` or `error_below` also `abstained`; of a row that is longer than the
         model reads also `cut`, the tokens that were left out.
 
     Raises:
         LuthierError: no whole bundle there, rows without what the model reads, or an `out` that cannot be written.
     """
-    say = say or _warn
-    _refuse_types(bundle, limit=limit, top=top, abstain_below=abstain_below)
+    told, say = say, say or _warn
+    _refuse_types(bundle, limit=limit, top=top, abstain_below=abstain_below, error_below=error_below)
     how = parse_reading_options(set)
     base, about = resolve_bundle(bundle, say)
     family = family_of(about["task"])
-    check_options(family, top, abstain_below)
+    threshold = choose_threshold(base, family, top, abstain_below, error_below)
     optional = family.optional_columns(about["input"])
     rows, source = family.rows_to_predict(data, about["input"]) or rows_to_predict(data, about["input"], family.converses, how, optional)
     values = [record.values for record in rows]
@@ -68,7 +70,11 @@ def predict(
     cuts = objective.cuts(rows)
     if any(cuts):
         say(_describe_cuts(cuts, objective.against_cuts()))
-    predictions = [decide(prediction, top, abstain_below) for prediction in family.predict(model, objective, rows, limit)]
+    if told is not None:
+        expected = describe_threshold(base, abstain_below, error_below)
+        if expected:
+            told(expected)
+    predictions = [decide(prediction, top, threshold) for prediction in family.predict(model, objective, rows, limit)]
     predictions = [
         {"row": record.row, **prediction, **({"cut": sum(text.lost for text in cut)} if cut else {})}
         for record, prediction, cut in zip(rows, predictions, cuts, strict=True)

@@ -17,10 +17,11 @@ from luthier.core.errors import DataError, LuthierError, nearest
 from luthier.core.run import Run
 from luthier.core.types import Record
 from luthier.data.spec import Data
+from luthier.evaluation.abstention import Abstention
 from luthier.families import family_of
 from luthier.families.family import Family
 from luthier.models.base import Base
-from luthier.pilot.stages.opened_bundle import Say, check_options, decide, load_bundle, resolve_bundle
+from luthier.pilot.stages.opened_bundle import Say, choose_threshold, decide, load_bundle, resolve_bundle
 from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
 from luthier.pilot.stages.serving_engines import OpenedEngine, check_engine, open_llama, open_onnx
 from luthier.serving.image_rows import predict_images, read_images
@@ -85,6 +86,7 @@ def describe_bundle(base: Base, name: str | None = None) -> dict[str, Any]:
         "ships": facts.get("ships", "trained"),
         "temperature": facts.get("temperature"),
         "columns": list(facts["input"]),
+        "promises": _promises(facts.get("abstention")),
         "labels": list(facts["objective"].get("labels") or ()),
         "verdict": _verdict(verdict),
     }
@@ -93,6 +95,17 @@ def describe_bundle(base: Base, name: str | None = None) -> dict[str, Any]:
 def _base_name(base: str | None) -> str | None:
     """A base's name; of one that lies in a folder the folder's, for clients need not know where."""
     return Path(base).name if base is not None and Path(base).is_absolute() else base
+
+
+def _promises(table: dict[str, Any] | None) -> list[dict[str, float]]:
+    """Which errors can be promised of the answers from which confidence on, and the share of the validation rows that are answered then."""
+    if table is None:
+        return []
+    abstention = Abstention.from_json(table)
+    return [
+        {"error_below": promise.error_below, "threshold": promise.cut.threshold, "answered": round(promise.share, 4)}
+        for promise in abstention.promises()
+    ]
 
 
 def _verdict(verdict: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -141,14 +154,11 @@ def load_model(
         "parity": opened.parity,
     }
 
-    def choose(one: dict[str, Any], top: int | None, abstain_below: float | None) -> dict[str, Any]:
-        return decide(one, top, abstain_below)
-
     counters = token_counters(objective)
     return ServedModel(
         name=about["name"], family=family, model=model, objective=objective, about=about, queue=queue,
-        read=lambda rows: read_rows(family, objective.input, rows, limits), decide=choose,
-        check=lambda top, abstain_below: check_options(family, top, abstain_below),
+        read=lambda rows: read_rows(family, objective.input, rows, limits), decide=decide,
+        choose_threshold=lambda top, abstain_below, error_below: choose_threshold(base, family, top, abstain_below, error_below),
         count_tokens=counters[0], refuse_long=counters[1], engine=writes, prompts=Prompts(family, objective) if writes is not None else None, example=family.example_row(objective), context=context,
     )  # fmt: skip
 

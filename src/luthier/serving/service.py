@@ -41,8 +41,8 @@ class ServedModel:
         about: what `/info` tells of it.
         queue: in front of the family's `predict`.
         read: rows as a client sent them, each an object of columns → rows that were checked; raises `DataError`.
-        decide: a prediction, `top`, `abstain_below` → what is answered.
-        check: refuses `top` and `abstain_below` where they do not fit; raises `ExperimentError`.
+        decide: a prediction, `top`, the threshold → what is answered.
+        choose_threshold: `top`, `abstain_below`, `error_below` → the confidence below which the label is left out, or None; raises `ExperimentError` where they do not fit.
         count_tokens: of texts.
         refuse_long: refuses rows that are longer than the model reads; raises `DataError`.
         engine: that writes text; None where the model cannot.
@@ -59,7 +59,7 @@ class ServedModel:
     queue: PredictionQueue
     read: Callable[[list[dict[str, Any]]], list[Record]]
     decide: Callable[[dict[str, Any], int | None, float | None], dict[str, Any]]
-    check: Callable[[int | None, float | None], None]
+    choose_threshold: Callable[[int | None, float | None, float | None], float | None]
     count_tokens: Callable[[Sequence[str]], int]
     refuse_long: Callable[[Sequence[Record]], None]
     engine: GenerationEngine | None = None

@@ -17,7 +17,7 @@ from luthier.app.server.access import TOKEN, service_of
 from luthier.app.server.answers import WORKING, AnswerList, ListWithUsage
 from luthier.app.server.connections import while_connected
 from luthier.app.server.errors import Refused, refuse
-from luthier.app.server.requests import ClassifyRequest, EmbeddingRequest, PredictRequest, ScoreRequest
+from luthier.app.server.requests import CLASS_FIELDS, ClassifyRequest, ClassOptions, EmbeddingRequest, PredictRequest, ScoreRequest
 from luthier.core.errors import DataError, LuthierError, nearest
 from luthier.core.run import as_json_value
 from luthier.core.types import Record
@@ -42,7 +42,7 @@ def add_prediction_routes(app: FastAPI) -> None:
         """What `luthier predict` says of rows, whatever the model has learned."""
         with borrowed(request, body.model) as model:
             rows = [as_row(model, row, f"rows.{index}") for index, row in enumerate(body.rows)]
-            answers = await ask(request, model, rows, body.limit, body.top, body.abstain_below, "rows")
+            answers = await ask(request, model, rows, body.limit, "rows", body)
             data = [{"row": index, **prediction} for index, prediction in enumerate(answers, 1)]
             return answer({"id": make_id("predict"), "object": "list", "model": model.name, "data": data})
 
@@ -53,7 +53,7 @@ def add_prediction_routes(app: FastAPI) -> None:
             if not model.family.kind.classes:
                 raise does_not(model, "chooses no class", "/classify")
             texts = [body.input] if isinstance(body.input, str) else body.input
-            answers = await ask(request, model, [as_row(model, text, "input") for text in texts], 1, body.top, body.abstain_below, "input")
+            answers = await ask(request, model, [as_row(model, text, "input") for text in texts], 1, "input", body)
             data = [format_classification(index, prediction) for index, prediction in enumerate(answers)]
             tokens = 0 if model.family.kind.images else await count_tokens(model, texts)
             return answer(
@@ -93,8 +93,6 @@ def _add_pair_route(app: FastAPI) -> None:
                 model,
                 [dict(zip(names, pair, strict=True)) for pair in zip(one, two, strict=True)],
                 1,
-                None,
-                None,
                 {names[0]: "text_1", names[1]: "text_2"},
             )
             data = [
@@ -124,7 +122,7 @@ def _add_vector_route(app: FastAPI) -> None:
             if not model.family.embeds:
                 raise does_not(model, "makes no vectors", "/v1/embeddings")
             texts = [body.input] if isinstance(body.input, str) else body.input
-            answers = await ask(request, model, [as_row(model, text, "input") for text in texts], 1, None, None, "input")
+            answers = await ask(request, model, [as_row(model, text, "input") for text in texts], 1, "input")
             width = len(answers[0]["vector"])
             if body.dimensions not in (None, width):
                 raise Refused(400, f"the vectors have {width} dimensions", "dimensions", "invalid_value")
@@ -184,9 +182,8 @@ async def ask(
     model: ServedModel,
     rows: list[dict[str, Any]],
     limit: int,
-    top: int | None,
-    abstain_below: float | None,
     field: str | dict[str, str],
+    options: ClassOptions | None = None,
 ) -> list[dict[str, Any]]:
     """What the model says of rows, behind its queue.
 
@@ -195,19 +192,18 @@ async def ask(
         model: that is asked.
         rows: as they were sent.
         limit: tokens that an answer may have.
-        top: also give so many of the likeliest classes.
-        abstain_below: the confidence below which the label is left out.
         field: of the request, that holds the rows; or that of each column.
+        options: which classes are given, and how sure of them the model must be.
 
     Raises:
         Refused: the rows cannot be read, or too many requests wait.
     """
-    service = service_of(request)
+    service, options = service_of(request), options or ClassOptions(top=None, abstain_below=None, error_below=None)
     try:
         try:
-            model.check(top, abstain_below)
+            threshold = model.choose_threshold(options.top, options.abstain_below, options.error_below)
         except LuthierError as problem:
-            raise refuse(problem, "top" if top is not None else "abstain_below") from None
+            raise refuse(problem, next(name for name in CLASS_FIELDS if getattr(options, name) is not None)) from None
         records = model.read(rows)
         await refuse_long(model, records)
         job = model.queue.submit(records, limit)
@@ -221,7 +217,7 @@ async def ask(
         raise refused from None
     service.counters.add("luthier_rows_total", len(rows))
     request.scope["luthier"].more.append(f"{len(rows)} row{'s' * (len(rows) != 1)}")
-    return [model.decide(one, top, abstain_below) for one in answers]
+    return [model.decide(one, options.top, threshold) for one in answers]
 
 
 async def refuse_long(model: ServedModel, records: Sequence[Record]) -> None:

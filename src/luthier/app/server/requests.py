@@ -135,13 +135,24 @@ class EmbeddingRequest(RequestBody):
     user: Name | None = None
 
 
-class ClassifyRequest(RequestBody):
+class ClassOptions(RequestBody):
+    """Which classes are given, and how sure of them the model must be."""
+
+    top: int | None = Field(None, ge=1, le=1000, description="Also give so many of the likeliest classes.")
+    abstain_below: float | None = Field(None, ge=0, le=1, description="Leave the label out where the confidence is lower than this.")
+    error_below: float | None = Field(
+        None, gt=0, lt=1, description="Leave out so many of the unsure labels that no more than this share of the others is wrong."
+    )
+
+
+CLASS_FIELDS = tuple(ClassOptions.model_fields)
+
+
+class ClassifyRequest(ClassOptions):
     """Texts, or images as base64, whose classes are wanted."""
 
     model: Name | None = None
     input: str | Annotated[list[str], Field(min_length=1, max_length=LIMITS.rows)]
-    top: int | None = Field(None, ge=1, le=1000, description="Also give so many of the likeliest classes.")
-    abstain_below: float | None = Field(None, ge=0, le=1, description="Leave the label out where the confidence is lower than this.")
     user: Name | None = None
 
 
@@ -154,11 +165,9 @@ class ScoreRequest(RequestBody):
     user: Name | None = None
 
 
-class PredictRequest(RequestBody):
+class PredictRequest(ClassOptions):
     """Rows, each an object of the columns that the model reads; of an image its file as base64. A text is a row where the model reads one column."""
 
     model: Name | None = None
     rows: list[dict[str, Any] | str] = Field(min_length=1, max_length=LIMITS.rows)
     limit: int = Field(LIMITS.default_tokens, ge=1, le=LIMITS.max_tokens, description="Tokens that an answer may have.")
-    top: int | None = Field(None, ge=1, le=1000, description="Also give so many of the likeliest classes.")
-    abstain_below: float | None = Field(None, ge=0, le=1, description="Leave the label out where the confidence is lower than this.")

@@ -16,6 +16,7 @@ from luthier.core.run import Run, write_file
 from luthier.core.types import Example, Scores
 from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
+from luthier.evaluation.abstention import describe_abstention, explain_abstention, tabulate_abstention
 from luthier.evaluation.by_class import find_never_predicted
 from luthier.evaluation.metric_choice import metrics_at_verdict
 from luthier.evaluation.metrics import measure
@@ -60,6 +61,8 @@ def evaluate_test(context: RunContext, experiment: Experiment, work: Work, best:
     cut = budget_cut(place)
     if cut:
         found["cut"] = cut
+    if "abstention" in details:
+        context.reporter.say(explain_abstention(details["abstention"]))
     place.write_json("evaluation.json", details)
     place.add_findings(verdict_finding(found, ranks_bases(context.family)))
     return found, shipped
@@ -81,6 +84,9 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
         if fitted:
             context.reporter.say(fitted)
             context.run.event("fitted_after_training", what=fitted)
+        outputs = family.outputs()
+        abstains = outputs is not None and outputs.abstains
+        held_out = score(work.model, work.objective, context.examples("validation"), poll=context.signals.poll) if abstains else None
         test = open_test(context, experiment, work)
         if untouched is not None:
             untouched.frozen_cache = work.model.frozen_cache  # frozen blocks say the same in both
@@ -102,7 +108,8 @@ def judge_alone(context: RunContext, experiment: Experiment, work: Work) -> tupl
     context.run.add_findings(*family.findings(ours, experiment.objective))
     if family.generates:
         details |= compare_answers(context, work, test)
-    return found, details, Shipped()
+    promised, kept = promise_errors(outputs, held_out, ours)
+    return found, details | promised, Shipped(abstention=kept)
 
 
 def judge_candidates(context: RunContext, experiment: Experiment, work: Work) -> tuple[dict[str, Any], dict[str, Any], Shipped]:
@@ -132,7 +139,28 @@ def judge_candidates(context: RunContext, experiment: Experiment, work: Work) ->
     name_never_predicted(context, find_never_predicted(ours), "test")
     if outputs.calibrated:
         details["temperature"] = candidates.temperatures[candidates.ships]
-    return found, details | outputs.describe_calibration(before[candidates.ships], ours), candidates.shipped
+    promised, kept = promise_errors(outputs, candidates.validation[candidates.ships], ours)
+    details |= outputs.describe_calibration(before[candidates.ships], ours) | promised
+    return found, details, replace(candidates.shipped, abstention=kept)
+
+
+def promise_errors(outputs: Outputs | None, validation: Scores | None, test: Scores) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What can be promised of its answers where unsure ones are left out, from the validation rows alone, and what that gave on the test rows.
+
+    Args:
+        outputs: what those of the model mean; None where nothing is known of them.
+        validation: what ships, on the validation rows.
+        test: the same on the test rows.
+
+    Returns:
+        Details for the report, and what the bundle keeps; nothing and None where no answer can be left out.
+    """
+    if outputs is None or validation is None or not outputs.abstains:
+        return {}, None
+    (sure, right), (tested, found) = ((outputs.confidence(scores), outputs.right_rows(scores)) for scores in (validation, test))
+    assert sure is not None and right is not None and tested is not None and found is not None
+    abstention = tabulate_abstention(sure, right)
+    return {"abstention": describe_abstention(abstention, tested, found)}, abstention.as_json()
 
 
 def join_details(details: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from luthier.core import hub
 from luthier.core.aliases import read_alias, read_aliases
 from luthier.core.errors import ExperimentError, ModelError, nearest
 from luthier.core.run_entry import is_run
+from luthier.core.words import plural
+from luthier.evaluation.abstention import Abstention, Promise, explain_promise, explain_threshold, percent, rows_needed
 from luthier.families import family_of
 from luthier.families.family import Family
 from luthier.models.base import Base
@@ -58,33 +60,97 @@ def load_bundle(base: Base) -> tuple[Any, Any]:
     return open_bundle(base, tokenizer)
 
 
-def check_options(family: Family, top: int | None, abstain_below: float | None) -> None:
-    """Refuse options that do not fit, before anything is read.
+def choose_threshold(
+    base: Base, family: Family, top: int | None = None, abstain_below: float | None = None, error_below: float | None = None
+) -> float | None:
+    """Refuse options that do not fit, before anything is read; else the confidence below which the label is left out, or None.
+
+    Args:
+        base: a bundle, resolved.
+        family: of its model.
+        top: so many of the likeliest classes.
+        abstain_below: the confidence below which the label is left out, as a person set it.
+        error_below: the share of the labels that may be wrong; the threshold is the lowest with which that can be promised.
 
     Raises:
-        ExperimentError: one does not.
+        ExperimentError: an option does not fit, or so small an error cannot be promised.
     """
-    if not family.kind.classes and (top is not None or abstain_below is not None):
-        name = "top" if top is not None else "abstain_below"
+    named = {"top": top, "abstain_below": abstain_below, "error_below": error_below}
+    name = next((name for name, value in named.items() if value is not None), None)
+    if name is not None and not family.kind.classes:
         what = "writes text, which has no classes" if family.generates else "does not choose one class a row"
         raise ExperimentError(f"{name} is for classifiers: this model {what}", f"leave {name} out")
     if top is not None and top < 1:
         raise ExperimentError(f"top={top} names no class", "give 1 or more")
     if abstain_below is not None and not 0 <= abstain_below <= 1:
         raise ExperimentError(f"abstain_below={abstain_below} is no probability", "give a number from 0 to 1, such as 0.8")
+    if error_below is None:
+        return abstain_below
+    if abstain_below is not None:
+        raise ExperimentError("abstain_below and error_below both say when a label is left out", "give one of them")
+    return promise_error(base, error_below).cut.threshold
 
 
-def decide(one: dict[str, Any], top: int | None, abstain_below: float | None) -> dict[str, Any]:
+def promise_error(base: Base, error_below: float) -> Promise:
+    """The lowest threshold of which a bundle can promise that no more than such a share of its answers is wrong.
+
+    Args:
+        base: a bundle of a classifier, resolved.
+        error_below: the share.
+
+    Raises:
+        ExperimentError: it is no share, the bundle has no table of thresholds, or its validation rows are too few.
+    """
+    if not 0 < error_below < 1:
+        raise ExperimentError(
+            f"error_below={error_below:g} is no share of the answers", "give a number between 0 and 1, such as 0.05 for 5%"
+        )
+    table = (base.bundle or {}).get("abstention")
+    if table is None:
+        raise ExperimentError(
+            f"{base.name} does not say how often it is wrong above which confidence: an earlier version wrote it",
+            "train it again, or set the threshold yourself: abstain_below=0.8",
+        )
+    abstention = Abstention.from_json(table)
+    promise = abstention.promise(error_below)
+    if promise is None:
+        least, rows = abstention.least_error(), plural(abstention.rows, "validation row")
+        known = f"the smallest error that {rows} can promise here is {percent(least)}" if least < 1 else f"{rows} can promise nothing here"
+        raise ExperimentError(
+            f"an error below {percent(error_below)} cannot be promised: {known}",
+            f"{f'ask for {percent(least)} or more, ' if least < 1 else ''}train with more validation rows (at least {rows_needed(error_below):,}, none of them wrong, can "
+            f"promise {percent(error_below)}), or set the threshold yourself: abstain_below=0.8",
+        )
+    return promise
+
+
+def describe_threshold(base: Base, abstain_below: float | None, error_below: float | None) -> str:
+    """What the validation rows say of the threshold, in a sentence; empty where there is none, or nothing is known of it.
+
+    Args:
+        base: a bundle of which `choose_threshold` has taken the options.
+        abstain_below: a threshold that a person set.
+        error_below: an error that was asked for.
+    """
+    table = (base.bundle or {}).get("abstention")
+    if table is None or (abstain_below is None and error_below is None):
+        return ""
+    if error_below is not None:
+        return explain_promise(promise_error(base, error_below))
+    return explain_threshold(Abstention.from_json(table), abstain_below or 0.0)
+
+
+def decide(one: dict[str, Any], top: int | None, threshold: float | None) -> dict[str, Any]:
     """A prediction with its likeliest classes, and without its label where it is not sure enough.
 
     Args:
         one: what the family says of a row.
         top: so many of the likeliest classes.
-        abstain_below: the confidence below which the label is left out.
+        threshold: the confidence below which the label is left out; None gives every label.
     """
     decided = dict(one)
-    if abstain_below is not None:
-        decided["abstained"] = one["confidence"] < abstain_below
+    if threshold is not None:
+        decided["abstained"] = one["confidence"] < threshold
         if decided["abstained"]:
             decided["label"] = None
     if top is not None:
