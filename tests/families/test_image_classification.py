@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from luthier.data.spec import Data
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families.image_classification import FAMILY
+from luthier.families.image_family import MANY, fit_squares
 from luthier.families.recognise import load_dataset
 from luthier.models import store, vision
 from luthier.models.spec import Model
@@ -342,3 +344,11 @@ def test_the_family_is_imported_without_torch() -> None:
     code = "import sys, luthier.families.image_classification; print([name for name in ('torch', 'transformers', 'sklearn', 'PIL') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env={**os.environ})
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("count", "side", "batch"), [(9_999, 32, 32), (10_000, 64, 128)])
+def test_many_small_images_become_larger_squares_in_larger_steps(count: int, side: int, batch: int) -> None:
+    row = Record(1, {"image": "1.png", "width": 28, "height": 28, "mode": "L"})
+    dataset: Any = SimpleNamespace(records={"train": [row] * count})
+    assert fit_squares(image_classification.ImageClassification(), dataset, MANY).side == side
+    assert FAMILY.batch_size(dataset, 8).value == batch

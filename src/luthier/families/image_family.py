@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 BATCHES = (32, 16)
 """Images a step, the most first; in fewer a batch norm's statistics say little."""
+MANY, LARGE_BATCH = 10_000, 128
+"""Training images from which there are steps enough for so many images each, and small images are worth the larger squares (docs/results/families.md#image-bases)."""
 PATIENCE = 12
 """Evaluations without a better one."""
 SMALL, LARGE, FEW_PIXELS = 32, 64, 48
@@ -62,6 +65,8 @@ class ImageFamily(Family):
 
     def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """The most images a step that leave a run as many steps as it should have."""
+        if len(dataset.records["train"]) >= MANY:
+            return Choice("training.batch_size", LARGE_BATCH, "many images: larger steps pass them faster")
         return text_defaults.largest_batch(BATCHES, len(dataset.records["train"]) * epochs, self.steps)
 
     def adaptations(self, base: Base | None) -> tuple[str, ...]:
@@ -138,18 +143,19 @@ def find_image(rows: Rows) -> str:
     return next(name for name in rows.columns if str(rows.values[0].get(name) or "").lower().endswith(ENDINGS))
 
 
-def fit_squares(spec: Any, dataset: Dataset) -> Any:
+def fit_squares(spec: Any, dataset: Dataset, many: float = math.inf) -> Any:
     """The hyperparameters with the side and the colour that suit the training images, where they are not set.
 
     Args:
         spec: with `side` and `colour`.
         dataset: the rows.
+        many: training images from which small ones become larger squares too: a network that halves its maps twice at the start sees more of them.
     """
     rows = [record.values for record in dataset.records["train"]]
     changes: dict[str, Any] = {}
     if not spec.side:
         sides = sorted(min(row["width"], row["height"]) for row in rows)
-        changes["side"] = SMALL if sides[len(sides) // 2] < FEW_PIXELS else LARGE
+        changes["side"] = SMALL if sides[len(sides) // 2] < FEW_PIXELS and len(rows) < many else LARGE
     if spec.colour == "auto":
         changes["colour"] = "grey" if all(row["mode"] in GREY for row in rows) else "rgb"
     return spec.model_copy(update=changes) if changes else spec

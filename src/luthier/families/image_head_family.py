@@ -11,7 +11,7 @@ from luthier.core.types import Example
 from luthier.data.rows import Rows
 from luthier.families.by_size import row_for
 from luthier.families.choice import Choice
-from luthier.families.image_family import ImageFamily, convolution_choices, fit_squares, squares_of_base
+from luthier.families.image_family import MANY, ImageFamily, convolution_choices, fit_squares, squares_of_base
 
 if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
@@ -23,7 +23,7 @@ EPOCHS = (
     (500, 40, "few images, and nothing pretrained: many passes"),
     (2_000, 25, "some hundred images, and nothing pretrained: many passes"),
     (10_000, 12, "a few thousand images"),
-    (1 << 62, 6, "many images"),
+    (1 << 62, 8, "many images"),
 )
 """Below this many training rows, epochs, and why."""
 RATES = {"full": 1e-3, "freeze": 3e-4, "gradual": 3e-4, "lora": 1e-3}
@@ -93,7 +93,7 @@ class ImageHeadFamily(ImageFamily):
 
     def fit_spec(self, spec: Any, dataset: Dataset) -> Any:
         """What is learned of the rows, and the side and the colour that suit the training images."""
-        return fit_squares(super().fit_spec(spec, dataset), dataset)
+        return fit_squares(super().fit_spec(spec, dataset), dataset, MANY)
 
     # use
 

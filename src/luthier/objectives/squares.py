@@ -49,7 +49,7 @@ class SquaresSpec(Component):
         default=0,
         ge=0,
         le=512,
-        description="Pixels of the square that every image is made into, 8 or more; 0 takes 64, or 32 where most training images are smaller than 48.",
+        description="Pixels of the square that every image is made into, 8 or more; 0 takes 64, or 32 where most training images are smaller than 48 (of classes and numbers: and fewer than 10,000).",
     )
     colour: Literal["auto", "grey", "rgb"] = Field(
         default="auto", description="What is read of an image; auto is grey where all training images are stored as grey ones."
