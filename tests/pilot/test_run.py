@@ -372,7 +372,9 @@ def test_other_software_is_refused_with_the_differences_or_accepted_and_marked(f
 
 
 def test_plan_only_writes_the_plan_and_train_takes_it_from_there(bases, table: Path, finished: Run, tmp_path: Path) -> None:
-    planned = luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=QUICK, plan_only=True)
+    planned = luthier.run(
+        table, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=[*QUICK, "training.ships=trained"], plan_only=True
+    )
     assert planned.verdict is None
     assert not (planned.folder / "checkpoints").exists()
     trained = luthier.train(planned.folder / "experiment.yaml", out=planned.folder)
@@ -546,7 +548,7 @@ def test_a_clock_that_jumps_changes_neither_times_nor_bits(bases, table: Path, f
             return datetime(2026, 3, 29, 2, 30) + jumps[len(told) % len(jumps)]
 
     monkeypatch.setattr(run_module, "datetime", Jumping)
-    jumped = luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=QUICK)
+    jumped = luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=[*QUICK, "training.ships=trained"])
     assert len(told) > 5
     assert weights(jumped.folder) == weights(finished.folder)
     assert 0 < jumped.verdict["seconds"] < 600

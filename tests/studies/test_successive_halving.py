@@ -166,7 +166,7 @@ class Nobody:
     def standing(self, *_: object) -> None:
         pass
 
-    failed = decided = standing
+    on_failure = on_decision = standing
 
 
 def race(folder: Path, calls: list[Any], stop_at: int | None = None, trials: int = 8, ends: bool = False) -> SuccessiveHalving:
