@@ -29,6 +29,7 @@ from luthier.models.manifest import write_facts
 from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import PackedNetwork
 from luthier.models.store import KEPT_FILES, inspect
+from luthier.objectives.objective import fit_length
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[Any, Any]:
     if about is None:
         raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")
     family = family_of(about["task"])
-    spec: Any = family.spec_class.model_validate(about["objective"])
+    spec: Any = fit_length(family.spec_class.model_validate(about["objective"]), base.positions)
     objective = spec.open(tokenizer, tuple(about["input"]), about["target"])
     dtype = getattr(torch, about["dtype"])
     ships = about.get("ships", "trained")
