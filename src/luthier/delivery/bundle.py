@@ -40,11 +40,13 @@ class Shipped:
         ships: trained, probe or average.
         temperature: of the trained model (divided into its weights already), or of what ships instead.
         probe: where it is part of what ships.
+        said_from: of several labels the thresholds, where they were fitted.
     """
 
     ships: str = "trained"
     temperature: float = 1.0
     probe: LinearProbe | None = None
+    said_from: tuple[float, ...] = ()
 
 
 def write_bundle(
@@ -83,7 +85,8 @@ def write_bundle(
         (aside / "README.md").write_text(card)
         about = {
             "task": experiment.data.task,
-            "objective": experiment.objective.model_dump(mode="json"),
+            "objective": experiment.objective.model_dump(mode="json")
+            | ({"said_from": list(shipped.said_from)} if shipped.said_from else {}),
             "input": list(experiment.data.input),
             "target": experiment.data.target,
             "pooling": getattr(model, "pooling", None),

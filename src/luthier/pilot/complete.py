@@ -25,6 +25,7 @@ from luthier.pilot.stages.cross_validation import cross_validate
 from luthier.pilot.stages.elapsed import count_seconds, spent_before
 from luthier.pilot.stages.finish import finish, judge_and_package
 from luthier.pilot.stages.finish_time import keep_to_time, planned_closing
+from luthier.pilot.stages.least_budget import check_budget_of_base
 from luthier.pilot.stages.options import read_within
 from luthier.pilot.stages.plan_training import plan_training
 from luthier.pilot.stages.prove import prove_loss
@@ -137,6 +138,7 @@ def open_context(
     if shorter is not None:
         place.event("shorter", field=shorter.path, value=shorter.value, why=shorter.reason)
         reporter.say(f"{shorter.path} = {shorter.value}  ({shorter.reason})")
+    check_budget_of_base(place, base, spent_before(place) + clock())
     tokenizer = family.load_processor(base, experiment.objective, dataset)
     if base is not None and base.family in PADDED and not place.events_named("padded"):
         place.event("padded", family=base.family)
