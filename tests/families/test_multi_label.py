@@ -168,14 +168,14 @@ def test_a_file_of_predictions_has_a_column_with_the_labels(finished: Run, tmp_p
         assert row["labels"] == [label for label, value in row["probabilities"].items() if value >= 0.5]
 
 
-def test_a_fitted_threshold_is_the_best_one_drawn_to_one_half_by_how_few_rows_tell() -> None:
+def test_a_fitted_threshold_is_the_best_for_all_labels_together_and_one_half_where_nothing_is_better() -> None:
     likely = np.array([0.05, 0.1, 0.3, 0.35, 0.4] * 8)
     there = likely >= 0.3
     assert 0.1 < best_threshold(likely, there) < 0.3
-    assert best_threshold(np.array([0.2, 0.8]), np.array([False, True])) == 0.5  # nothing is better than one half
-    many, few = (fit_thresholds(likely[:rows, None], there[:rows, None])[0] for rows in (40, 5))
-    assert 0.1 < many < few < 0.5
-    assert fit_thresholds(likely[:, None], np.zeros((40, 1), dtype=bool))[0] == 0.5  # nobody knows
+    assert best_threshold(np.array([0.2, 0.8]), np.array([False, True])) == 0.5
+    first, second = fit_thresholds(np.stack([likely, likely / 2], 1), np.stack([there, there], 1))
+    assert first == second and 0.1 < first < 0.15  # what is right for both; each has more room by itself
+    assert fit_thresholds(likely[:, None], np.zeros((40, 1), dtype=bool)).tolist() == [0.5]  # nobody knows
 
 
 def test_fitted_thresholds_are_in_the_bundle_and_decide_in_the_verdict_the_report_and_the_answers(bases: Any, tmp_path: Path) -> None:

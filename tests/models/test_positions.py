@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
+from luthier.core.errors import ModelError
 from luthier.models.base import positions_of
 from luthier.models.encode import layer_vectors
-from luthier.models.pretrained import load_classifier
+from luthier.models.generate import continuations, end_token, generate_answers, stream_answer
+from luthier.models.pretrained import load_classifier, load_generator, load_tokenizer
 from tests.conftest import DECODERS, ENCODERS, PADDED
 from tests.models.test_hidden_states import batch_of
 
@@ -48,3 +50,15 @@ def test_the_same_of_networks_that_translate(family: str) -> None:
 
 def test_a_check_and_a_choice_of_a_base_read_no_more_than_it_can_place(bases: Any) -> None:
     assert layer_vectors(bases("bert"), ["a very long text " * 100, "a short one"]).shape == (2, 4, 32)
+
+
+def test_an_answer_ends_where_positions_do_and_a_prompt_without_room_is_refused(bases: Any) -> None:
+    base = bases("gpt2")
+    model, tokenizer = load_generator(base, 0.0), load_tokenizer(base)
+    prompt = [5] * (base.positions - 3)
+    greedy = generate_answers(model, tokenizer, [prompt], 3)
+    assert generate_answers(model, tokenizer, [prompt], 64) == greedy  # three more have room
+    assert len(continuations(model, tokenizer, [prompt], 64, end_token(tokenizer), 0.0)) == 1
+    assert "".join(stream_answer(model, tokenizer, prompt, 64, 0.0)).strip() == greedy[0]
+    with pytest.raises(ModelError, match="the prompt has 300 tokens, and this model can place 256 with its answer"):
+        generate_answers(model, tokenizer, [[5] * 300], 8)

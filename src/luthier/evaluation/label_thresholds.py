@@ -1,4 +1,4 @@
-"""From which probability on each of several labels is said: one half, or what gives validation rows the best F1, drawn to one half where few rows tell."""
+"""From which probability on each of several labels is said: one half, or what gives validation rows the best F1."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from luthier.core.types import Scores
 
 HALF = 0.5
 """A label is said from this probability on, where no threshold is fitted."""
-FEW = 10
-"""Validation rows with a label at which its threshold goes half of the way from one half to the best one."""
 LEAST, MOST = 0.02, 0.98
 """Thresholds lie between these."""
 
@@ -33,25 +31,23 @@ def said_of(scores: Scores) -> np.ndarray:
 
 
 def fit_thresholds(likely: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """For each label the threshold with the best F1, shrunken in log-odds to one half by how few rows have the label, # (labels,)
+    """The threshold with the best F1 over all labels together, for each of them the same, # (labels,)
+
+    One for each label is noise where few validation rows have it: on other rows it was worse (docs/log/2026-11.md#thresholds-for-several-labels).
 
     Args:
         likely: probabilities on validation rows, # (rows, labels)
         there: whether a row has the label, # (rows, labels), bool
-
-    Source: Lipton, Elkan & Naryanaswamy 2014, "Optimal thresholding of classifiers to maximize F1 measure": the best threshold on few rows is noise.
     """
-    rows = there.sum(0)
-    best = np.array([best_threshold(*one) for one in zip(likely.T, there.T, strict=True)])
-    return 1 / (1 + np.exp(-_log_odds(best) * rows / (rows + FEW)))
+    return np.full(likely.shape[1], best_threshold(likely.ravel(), there.ravel()))
 
 
 def best_threshold(likely: np.ndarray, there: np.ndarray) -> float:
     """The threshold with the best F1, in the middle between two probabilities; of several the nearest to one half.
 
     Args:
-        likely: probabilities of one label, # (rows,)
-        there: whether a row has it, # (rows,), bool
+        likely: probabilities of a label, or of several, end to end, # (decisions,)
+        there: whether the row has it, # (decisions,), bool
     """
     values = _log_odds(np.unique(np.clip(likely, 1e-9, 1 - 1e-9)))
     between = 1 / (1 + np.exp(-(values[1:] + values[:-1]) / 2))

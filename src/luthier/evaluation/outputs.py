@@ -182,7 +182,7 @@ class SeveralLabels(Outputs):
         return objective.spec.thresholds == "fitted"
 
     def fit_thresholds(self, scores: Scores) -> tuple[float, ...]:
-        """What gives these rows the best F1 of each label, drawn to one half where few have it."""
+        """What gives these rows the best F1 over all labels, the same for each."""
         found = label_thresholds.fit_thresholds(scores.more["predicted"], scores.more["actual"] >= 0.5)
         return tuple(round(float(each), 4) for each in found)
 

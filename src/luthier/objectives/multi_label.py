@@ -36,7 +36,7 @@ class MultiLabel(Component):
     most_windows: MostWindows = 16
     thresholds: Literal["fixed", "fitted"] = Field(
         default="fixed",
-        description="From which probability on a label is said: fixed: 0.5; fitted: for each label what gives the validation rows the best F1, drawn to 0.5 where few of them have it.",
+        description="From which probability on a label is said: fixed: 0.5; fitted: what gives the validation rows the best F1 over all labels.",
     )
     said_from: tuple[float, ...] = Field(
         default=(), description="The thresholds that were fitted, in the order of the labels; filled in after training."
