@@ -27,6 +27,8 @@ from what_ships import SETS, give
 FOLDS, PARTS = 4, 5
 SHARED = 0.5
 """Of what the validation rows do to the linear model, as a logarithm, the part that is taken off all temperatures."""
+STAGE: Any = evaluate
+"""Whose functions are replaced while a run is made."""
 CANDIDATES = ("trained", "probe")
 LEVELS = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
 Kept = Mapping[str, Any]
@@ -36,7 +38,7 @@ Fit = Callable[[Scores], float]
 @contextmanager
 def keep_scores(kept: dict[str, Any]) -> Iterator[None]:
     """Keep what each candidate says without a temperature, and the probe of its training rows, each held out once."""
-    fit, score = evaluate.fit_candidates, evaluate.score_candidates
+    fit, score = STAGE.fit_candidates, STAGE.score_candidates
 
     def fit_and_keep(context: Any, work: Any, features: Any, most_rows: int) -> Any:
         found = fit(context, work, features, most_rows)
@@ -52,11 +54,11 @@ def keep_scores(kept: dict[str, Any]) -> Iterator[None]:
             kept.update({f"test_{name}": before[name].probabilities, "test_target": before[name].target})
         return after, before
 
-    evaluate.fit_candidates, evaluate.score_candidates = fit_and_keep, score_and_keep
+    STAGE.fit_candidates, STAGE.score_candidates = fit_and_keep, score_and_keep
     try:
         yield
     finally:
-        evaluate.fit_candidates, evaluate.score_candidates = fit, score
+        STAGE.fit_candidates, STAGE.score_candidates = fit, score
 
 
 def hold_out(features: Any, train: Sequence[Example], validation: Sequence[Example], classes: int) -> dict[str, np.ndarray]:
@@ -185,12 +187,12 @@ def check_promises(runs: Mapping[str, Kept], draws: int) -> None:
         tested, rows = sure_and_right(test), len(kept["val_target"])
         abstention = tabulate_abstention(*sure_and_right(validation))
         print(json.dumps({"run": name, "rows": rows, "least_error": abstention.least_error()}))
-        whole += judge_promises(abstention, *tested, {"run": name, "drawn": False})
+        whole += judge_promises(abstention, tested[0], tested[1], {"run": name, "drawn": False})
         for _ in range(draws):
             order = chance.permutation(len(tested[0]))
             few, others = order[:rows], order[rows:]
             fresh = tabulate_abstention(*(values[few] for values in tested))
-            whole += judge_promises(fresh, *(values[others] for values in tested), {"run": name, "drawn": True})
+            whole += judge_promises(fresh, tested[0][others], tested[1][others], {"run": name, "drawn": True})
     for drawn in (False, True):
         for level in (*LEVELS, None):
             lines = [line for line in whole if line["drawn"] == drawn and level in (None, line["error_below"])]

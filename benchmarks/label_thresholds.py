@@ -149,18 +149,22 @@ def main() -> None:
             if model == "TF-IDF":
                 from sklearn.feature_extraction.text import TfidfVectorizer
 
-                def features(train: np.ndarray, texts: Sequence[str] = texts) -> Any:
+                def weigh_words(train: np.ndarray, texts: Sequence[str] = texts) -> Any:
                     vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
                     vectors.fit([texts[row] for row in train])
                     return vectors.transform(texts)
+
+                features: Any = weigh_words
             else:
                 from luthier.models.encode import text_encoder
                 from luthier.models.store import resolve
 
                 encoded = text_encoder(resolve(model))(texts).astype(np.float64)
 
-                def features(train: np.ndarray, texts: Sequence[str] = texts, encoded: np.ndarray = encoded) -> Any:
+                def read_vectors(train: np.ndarray, texts: Sequence[str] = texts, encoded: np.ndarray = encoded) -> Any:
                     return encoded
+
+                features = read_vectors
 
             print(
                 json.dumps({"set": name, "model": model, "rows": len(texts), **compare(features, actual, labels, groups, given.splits)}),

@@ -130,7 +130,8 @@ class TextFamily(Family):
 
     def _long_share(self, dataset: Dataset, base: Base | None) -> float:
         """About which share of the rows has more tokens than are read at once."""
-        limit = fit_length(self.spec_class(), base.positions if base is not None else 0).max_length * CHARACTERS_A_TOKEN
+        spec: Any = fit_length(self.spec_class(), base.positions if base is not None else 0)
+        limit = spec.max_length * CHARACTERS_A_TOKEN
         texts = [str(record.values.get(dataset.spec.input[0]) or "") for record in dataset.records["train"]]
         return sum(len(text) > limit for text in texts) / len(texts)
 
