@@ -56,7 +56,7 @@ def test_a_budget_too_short_for_anything_is_refused_with_the_smallest_that_makes
     with pytest.raises(
         ExperimentError, match=r"--budget 1s is too short for these rows: the smallest that makes sense is \d+[sm]"
     ) as caught:
-        luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "run", budget="1s")
+        luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", budget="1s")
     assert caught.value.exit_code == 2
     assert "nothing was trained" in caught.value.remedy
     for name in ("checkpoints", "bundle", "verdict.json", "metrics.jsonl"):
@@ -71,7 +71,7 @@ def test_a_budget_that_the_small_run_has_used_up_is_refused_too(
     monkeypatch.setattr("luthier.pilot.run.Clock", lambda: Clock(before=500.0))
     with pytest.raises(ExperimentError, match=r"--budget 501s is too short for these rows: the smallest that makes sense is \d+[sm]"):
         luthier.run(
-            table, base=str(bases("bert", 2).folder), out=tmp_path / "run", budget="501s", set=["training.epochs=2", "optimizer.lr=0.003"]
+            table, base=str(bases("bert").folder), out=tmp_path / "run", budget="501s", set=["training.epochs=2", "optimizer.lr=0.003"]
         )
     assert not (tmp_path / "run" / "bundle").exists()
 
@@ -156,7 +156,7 @@ def test_a_machine_that_is_taken_away_leaves_a_verdict_a_bundle_and_a_run_that_c
     asked = ["training.epochs=8", "training.checkpoint_seconds=0", "optimizer.lr=0.003"]
     run = luthier.run(
         table,
-        base=str(bases("bert", 2).folder),
+        base=str(bases("bert").folder),
         out=tmp_path / "run",
         budget=1000,
         set=asked,
