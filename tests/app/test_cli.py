@@ -166,7 +166,7 @@ def test_run_predict_and_report_from_the_shell(bases, tmp_path: Path) -> None:
         "run",
         file,
         "--base",
-        bases("bert", 2).folder,
+        bases("bert").folder,
         "--out",
         tmp_path / "run",
         "--set",
@@ -226,7 +226,7 @@ main()
 
 
 def test_ctrl_c_twice_in_a_row_leaves_a_run_that_is_resumed_to_the_same_bytes(bases, tmp_path: Path) -> None:
-    folder, mark, base = tmp_path / "a run", tmp_path / "mark", bases("bert", 2).folder
+    folder, mark, base = tmp_path / "a run", tmp_path / "mark", bases("bert").folder
     words = ("run", make(tmp_path), "--base", base, "--out", folder, "--set", "training.steps=20", "--force", "--quiet")
     process = subprocess.Popen([sys.executable, "-c", WAITS, str(mark), *map(str, words)], stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 300
@@ -255,7 +255,7 @@ def test_ctrl_c_twice_in_a_row_leaves_a_run_that_is_resumed_to_the_same_bytes(ba
 
 def test_ctrl_c_in_a_search_names_the_study(bases, tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    process = begin("search", make(tmp_path), "--base", bases("bert", 2).folder, "--out", folder, "--set", "training.steps=4000", "--trials", "2", "--force", "--quiet")  # fmt: skip
+    process = begin("search", make(tmp_path), "--base", bases("bert").folder, "--out", folder, "--set", "training.steps=4000", "--trials", "2", "--force", "--quiet")  # fmt: skip
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 143, said

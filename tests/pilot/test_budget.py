@@ -89,7 +89,7 @@ def test_a_budget_too_short_for_a_few_steps_is_refused_with_the_smallest_that_ma
     with pytest.raises(
         ExperimentError, match=r"--budget 60s is too short for these rows: the smallest that makes sense is \d+[sm]"
     ) as caught:
-        luthier.run(table, base=str(bases("bert", 2).folder), out=tmp_path / "run", budget="60s")
+        luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", budget="60s")
     assert caught.value.exit_code == 2
     assert "nothing was trained" in caught.value.remedy
     for name in ("checkpoints", "bundle", "verdict.json", "metrics.jsonl"):
@@ -110,7 +110,7 @@ def test_a_budget_that_the_small_run_has_used_up_is_refused_too(
 
     with pytest.raises(ExperimentError, match=r"--budget 700s is too short for these rows: the smallest that makes sense is \d+[sm]"):
         luthier.run(
-            table, base=str(bases("bert", 2).folder), out=tmp_path / "run", budget="700s", set=["training.epochs=2", "optimizer.lr=0.003"],
+            table, base=str(bases("bert").folder), out=tmp_path / "run", budget="700s", set=["training.epochs=2", "optimizer.lr=0.003"],
             reporter=Late(),
         )  # fmt: skip
     assert not (tmp_path / "run" / "bundle").exists()
@@ -198,7 +198,7 @@ def test_a_machine_that_is_taken_away_leaves_a_verdict_a_bundle_and_a_run_that_c
     asked = ["training.epochs=8", "training.checkpoint_seconds=0", "optimizer.lr=0.003"]
     run = luthier.run(
         table,
-        base=str(bases("bert", 2).folder),
+        base=str(bases("bert").folder),
         out=tmp_path / "run",
         budget=1000,
         set=asked,

@@ -21,7 +21,7 @@ def ask(bases: Any, tmp_path: Path, *more: str, out: str = "run") -> Run:
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps({**row, "day": f"2026-01-{1 + number % 28:02}"}) + "\n" for number, row in enumerate(rows(90))))
     return luthier.run(
-        data, base=str(bases("bert", 2).folder), target="label", input="text", set=[*SET, *more], force=True, out=tmp_path / out
+        data, base=str(bases("bert").folder), target="label", input="text", set=[*SET, *more], force=True, out=tmp_path / out
     )
 
 

@@ -29,7 +29,7 @@ def test_rows_in_memory_train_the_same_model_as_their_file(bases, tmp_path: Path
     pandas = pytest.importorskip("pandas")
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in LINES))
-    base = str(bases("bert", 2).folder)
+    base = str(bases("bert").folder)
     first = luthier.run(file, base=base, out=tmp_path / "file", set=QUICK, force=True)
     given = luthier.run(pandas.DataFrame(LINES), base=base, out=tmp_path / "frame", set=QUICK, force=True)
     assert [json.loads(line) for line in (given.folder / "data.jsonl").read_text().splitlines()] == LINES
@@ -47,13 +47,13 @@ def test_a_run_on_rows_in_memory_that_was_stopped_is_resumed_without_them(bases,
         raise Stopped(signal.SIGTERM)
 
     with pytest.raises(Stopped):
-        luthier.run(LINES, base=str(bases("bert", 2).folder), out=tmp_path / "run", set=QUICK, force=True, watchers=[stop])
+        luthier.run(LINES, base=str(bases("bert").folder), out=tmp_path / "run", set=QUICK, force=True, watchers=[stop])
     assert luthier.resume(tmp_path / "run").verdict is not None
 
 
 def test_validation_and_test_rows_may_be_in_memory_too(bases, tmp_path: Path) -> None:
     planned = luthier.run(
-        LINES[:60], validation=LINES[60:90], test=LINES[90:], base=str(bases("bert", 2).folder), out=tmp_path / "run", plan_only=True
+        LINES[:60], validation=LINES[60:90], test=LINES[90:], base=str(bases("bert").folder), out=tmp_path / "run", plan_only=True
     )
     assert {file.name for file in planned.folder.glob("*.jsonl")} >= {"data.jsonl", "validation.jsonl", "test.jsonl"}
     assert {part: len(found) for part, found in planned.json("splits.json")["rows"].items()} == {"train": 60, "validation": 30, "test": 30}
@@ -79,7 +79,7 @@ def test_a_folder_that_holds_something_is_not_taken_for_rows_in_memory(tmp_path:
 def test_a_search_keeps_rows_in_memory_in_its_study(bases, tmp_path: Path) -> None:
     study = luthier.search(
         LINES,
-        base=str(bases("bert", 2).folder),
+        base=str(bases("bert").folder),
         out=tmp_path / "study",
         trials=2,
         set=["training.epochs=2", "optimizer.lr=0.003"],
@@ -91,7 +91,7 @@ def test_a_search_keeps_rows_in_memory_in_its_study(bases, tmp_path: Path) -> No
 
 def test_verbs_that_leave_no_folder_take_rows_in_memory(bases, monkeypatch: pytest.MonkeyPatch) -> None:
     pandas = pytest.importorskip("pandas")
-    base = str(bases("bert", 2).folder)
+    base = str(bases("bert").folder)
     assert luthier.check(pandas.DataFrame(LINES), model=False).dataset.count == len(LINES)
     assert luthier.check(LINES[:60], validation=LINES[60:90], test=LINES[90:], model=False).dataset.spec.test
     assert luthier.show(data=LINES, row=3, base=base).line == 3

@@ -157,7 +157,7 @@ def test_a_class_that_is_never_predicted_is_named(bases: Any, folder: Path) -> N
 
     data = write(folder, rare=24, count=300)
     quick = ["training.steps=2", "optimizer.lr=1e-9", "training.metric=accuracy"]
-    run = luthier.run(data, base=str(bases("bert", 2).folder), out=folder / "run", set=quick, force=True, reporter=Ears())
+    run = luthier.run(data, base=str(bases("bert").folder), out=folder / "run", set=quick, force=True, reporter=Ears())
     found = {finding.check: finding for finding in run.findings}
     assert {"never_predicted.validation", "never_predicted.test"} <= set(found)
     assert len(found["never_predicted.test"].evidence["classes"]) == 1

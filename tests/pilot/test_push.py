@@ -27,7 +27,7 @@ def trained(bases, tmp_path_factory: pytest.TempPathFactory) -> Run:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps({**row, "text": f"{row['text']} {number}"}) + "\n" for number, row in enumerate(rows(120))))
     return luthier.run(
-        file, base=str(bases("bert", 2).folder), out=folder / "run", force=True, set=["training.steps=2", "training.ships=trained"]
+        file, base=str(bases("bert").folder), out=folder / "run", force=True, set=["training.steps=2", "training.ships=trained"]
     )
 
 

@@ -87,7 +87,7 @@ def test_a_study_can_be_used_where_a_run_can(study) -> None:
 
 
 def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table, bases, tmp_path) -> None:
-    given: dict[str, Any] = {"base": str(bases("bert", 2).folder), "set": ["training.epochs=4", "model.dropout=0"], "force": True}
+    given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=4", "model.dropout=0"], "force": True}
     found = luthier.run(table, out=tmp_path / "run", budget="1h", **given)
     assert isinstance(found, Study)
     plan = luthier_plan(found)
@@ -105,7 +105,7 @@ def test_a_run_whose_budget_is_enough_for_several_runs_is_a_search(study, table,
 @pytest.mark.parametrize("worth", [1.9, 2.0])
 def test_a_run_becomes_a_search_from_two_runs_worth_of_time_on(table, bases, tmp_path, monkeypatch, worth: float) -> None:
     monkeypatch.setattr("luthier.pilot.trials.search._affordable_runs", lambda context, seconds: worth)
-    given: dict[str, Any] = {"base": str(bases("bert", 2).folder), "set": ["training.epochs=4"], "force": True}
+    given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.epochs=4"], "force": True}
     with pytest.raises(KeyboardInterrupt):
         luthier.run(table, out=tmp_path / "run", budget="1h", reporter=Stops(99, evaluations=1), **given)
     assert bool(Run(tmp_path / "run").events_named("searching")) == (worth >= 2)
@@ -113,7 +113,7 @@ def test_a_run_becomes_a_search_from_two_runs_worth_of_time_on(table, bases, tmp
 
 def test_a_run_that_somebody_watches_or_that_is_written_down_is_one_run(table, bases, tmp_path) -> None:
     seen: list[int] = []
-    given: dict[str, Any] = {"base": str(bases("bert", 2).folder), "set": ["training.steps=8"], "force": True}
+    given: dict[str, Any] = {"base": str(bases("bert").folder), "set": ["training.steps=8"], "force": True}
     run = luthier.run(table, out=tmp_path / "run", budget="1h", watchers=[lambda step: seen.append(step.number)], **given)
     assert not isinstance(run, Study)
     assert seen == list(range(1, 9))
@@ -367,8 +367,6 @@ def test_a_no_go_of_the_small_run_spends_nothing_on_trials(bases, tmp_path) -> N
     lines = [f"{sentence(number)},{('yes', 'no')[number * 7919 // 13 % 2]}" for number in range(160)]
     (tmp_path / "noise.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
     with pytest.raises(NoGo):
-        luthier.search(
-            tmp_path / "noise.csv", base=str(bases("bert", 2).folder), out=tmp_path / "study", trials=3, set=["optimizer.lr=3.0"]
-        )
+        luthier.search(tmp_path / "noise.csv", base=str(bases("bert").folder), out=tmp_path / "study", trials=3, set=["optimizer.lr=3.0"])
     assert not (tmp_path / "study" / "trials").exists()
     assert json.loads((tmp_path / "study" / "events.jsonl").read_text().split("\n")[0])["event"] == "searching"
