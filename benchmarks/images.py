@@ -3,15 +3,19 @@
 `check` runs the networks beside the implementation that their weights were published for (PyPI: efficientnet-lite-pytorch) and, given a folder of pictures
 named like ImageNet's classes (github.com/EliSchwartz/imagenet-sample-images), counts right answers under both normalisations that are written about.
 `train` takes chest X-rays (PneumoniaMNIST as .npz) and brain scans through `luthier run` from each start. A line is kept for each in OUT/images.jsonl.
+`folds` takes the brain scans so five times, each time with another fifth as test rows (copies of a scan in one fifth), and compares the starts over all of them.
 
     python benchmarks/images.py check --pictures DIR
+    python benchmarks/images.py folds --data DIR --out OUT
     python benchmarks/images.py train --data DIR --out OUT     # DIR holds pneumonia_mnist/pneumoniamnist.npz and brain_mri_tumor/data
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,10 @@ import numpy as np
 import torch
 
 import luthier
+from luthier.core.run import Run
+from luthier.data.spec import Data
+from luthier.data.split import folds
+from luthier.families.recognise import load_dataset
 from luthier.models import efficientnet_lite
 from luthier.models.store import resolve
 
@@ -34,6 +42,7 @@ SETS = {
     "brain": ("brain_mri_tumor/data", {"scratch": [], "efficientnet-lite0": ["objective.side=128", "training.epochs=8"]}),
 }
 """Data, and for each start what keeps its run short on two cores."""
+FOLDS = 5
 
 
 def check(pictures: Path | None) -> None:
@@ -105,16 +114,59 @@ def train(data: Path, out: Path) -> None:
             print(json.dumps(line))
 
 
+def train_folds(data: Path, out: Path) -> None:
+    """The brain scans five times, each scan a test row once, from each start; the AUC of each fifth, and the differences with their standard error."""
+    out.mkdir(parents=True, exist_ok=True)
+    path, starts = SETS["brain"]
+    dataset = load_dataset(Data(path=str(data / path), task="image_classification"), checks=())
+    rows = [record for part in dataset.records.values() for record in part]
+    together = [dataset.together[record.source, record.row] for record in rows]
+    image, label = dataset.spec.input[0], str(dataset.spec.target)
+    parts = folds(together, [str(record.values[label]) for record in rows], FOLDS, 0)
+    shutil.copytree(data / path, out / "scans", dirs_exist_ok=True)  # a table names images from its own folder on
+    found: dict[str, list[float]] = {"scratch": [], "efficientnet-lite0": [], "efficientnet-lite0 frozen": []}
+    for number, part in enumerate(parts):
+        files = {"train": out / f"fold{number}-train.csv", "test": out / f"fold{number}-test.csv"}
+        for name, file in files.items():
+            with file.open("w", newline="") as opened:
+                writer = csv.writer(opened)
+                writer.writerow(("image", "label"))
+                writer.writerows(
+                    (f"scans/{row.values[image]}", row.values[label])
+                    for place, row in enumerate(rows)
+                    if (place in part) == (name == "test")
+                )
+        for base, changes in starts.items():
+            folder = out / f"fold{number}-{base}"
+            run = Run(folder)
+            if not (folder / "verdict.json").exists():
+                run = luthier.run(files["train"], test=files["test"], base=base, metric="auc", set=changes, force=True, out=folder)
+            assert run.verdict is not None
+            found[base].append(run.verdict["test"]["value"])
+            if run.verdict.get("base"):
+                found[f"{base} frozen"].append(run.verdict["base"]["value"])
+            print(
+                json.dumps({"fold": number, "start": base, "auc": run.verdict["test"]["value"], "ships": run.verdict.get("ships")}),
+                flush=True,
+            )
+    ours = np.array(found["efficientnet-lite0"])
+    for name, values in found.items():
+        apart = ours - np.array(values)
+        print(json.dumps({"start": name, "mean AUC": float(np.mean(values)), "efficientnet-lite0 is better by": float(apart.mean()), "standard error": float(apart.std(ddof=1) / len(apart) ** 0.5)}))  # fmt: skip
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("check", "train"))
+    parser.add_argument("part", choices=("check", "train", "folds"))
     parser.add_argument("--pictures", type=Path, default=None)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("images-benchmark"))
     asked = parser.parse_args()
     if asked.part == "check":
         check(asked.pictures)
+    elif asked.part == "folds":
+        train_folds(asked.data, asked.out)
     else:
         train(asked.data, asked.out)
 
