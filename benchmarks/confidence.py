@@ -36,7 +36,8 @@ Fit = Callable[[Scores], float]
 @contextmanager
 def keep_scores(kept: dict[str, Any]) -> Iterator[None]:
     """Keep what each candidate says without a temperature, and the probe of its training rows, each held out once."""
-    fit, score = evaluate.fit_candidates, evaluate.score_candidates
+    stage: Any = evaluate
+    fit, score = stage.fit_candidates, stage.score_candidates
 
     def fit_and_keep(context: Any, work: Any, features: Any, most_rows: int) -> Any:
         found = fit(context, work, features, most_rows)
@@ -52,11 +53,11 @@ def keep_scores(kept: dict[str, Any]) -> Iterator[None]:
             kept.update({f"test_{name}": before[name].probabilities, "test_target": before[name].target})
         return after, before
 
-    evaluate.fit_candidates, evaluate.score_candidates = fit_and_keep, score_and_keep
+    stage.fit_candidates, stage.score_candidates = fit_and_keep, score_and_keep
     try:
         yield
     finally:
-        evaluate.fit_candidates, evaluate.score_candidates = fit, score
+        stage.fit_candidates, stage.score_candidates = fit, score
 
 
 def hold_out(features: Any, train: Sequence[Example], validation: Sequence[Example], classes: int) -> dict[str, np.ndarray]:
@@ -185,12 +186,12 @@ def check_promises(runs: Mapping[str, Kept], draws: int) -> None:
         tested, rows = sure_and_right(test), len(kept["val_target"])
         abstention = tabulate_abstention(*sure_and_right(validation))
         print(json.dumps({"run": name, "rows": rows, "least_error": abstention.least_error()}))
-        whole += judge_promises(abstention, *tested, {"run": name, "drawn": False})
+        whole += judge_promises(abstention, tested, {"run": name, "drawn": False})
         for _ in range(draws):
             order = chance.permutation(len(tested[0]))
             few, others = order[:rows], order[rows:]
-            fresh = tabulate_abstention(*(values[few] for values in tested))
-            whole += judge_promises(fresh, *(values[others] for values in tested), {"run": name, "drawn": True})
+            fresh = tabulate_abstention(tested[0][few], tested[1][few])
+            whole += judge_promises(fresh, (tested[0][others], tested[1][others]), {"run": name, "drawn": True})
     for drawn in (False, True):
         for level in (*LEVELS, None):
             lines = [line for line in whole if line["drawn"] == drawn and level in (None, line["error_below"])]
@@ -199,11 +200,11 @@ def check_promises(runs: Mapping[str, Kept], draws: int) -> None:
                                   for key in ("answered", "error", "exceeded", "exceeded_beyond_chance")}}))  # fmt: skip
 
 
-def judge_promises(abstention: Abstention, sure: np.ndarray, right: np.ndarray, about: dict[str, Any]) -> list[dict[str, Any]]:
+def judge_promises(abstention: Abstention, tested: tuple[np.ndarray, np.ndarray], about: dict[str, Any]) -> list[dict[str, Any]]:
     """Each promise that can be made, with what it gave; beyond chance: so many mistakes have a chance of less than 5 % if the promise holds."""
     lines = []
     for promise in abstention.promises(LEVELS):
-        found = measure_abstention(promise.cut.threshold, sure, right)
+        found = measure_abstention(promise.cut.threshold, *tested)
         given = round(found["answered"] * found["rows"])
         wrong = round((found["error"] or 0) * given)
         unlikely = given > 0 and float(binom.sf(wrong - 1, given, promise.error_below)) < 0.05

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import zipfile
 from collections import Counter
 from encodings.aliases import aliases
 from pathlib import Path
@@ -268,3 +269,23 @@ def test_commas_in_a_text_file_are_named_also_where_texts_hold_some_in_quotes(tm
     assert len(read(write(tmp_path, "a.csv.txt", "text,label\n" + lines), format="csv").values) == 60
     prose = "".join(f"{sentence(n)}, and then, {n}\n" for n in range(60))
     assert len(read(write(tmp_path, "b.txt", prose), header=False).values) == 60
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_table_beside_the_train_file_that_is_not_read_is_named_with_the_way_to_read_it(tmp_path: Path, packed: bool) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for name, start, count in (("train.csv", 0, 60), ("testing.csv", 60, 20), ("dataset_info.json", 0, 0)):
+        write(folder, name, "text,label\n" + "".join(f"{sentence(n)},{'ab'[n % 2]}\n" for n in range(start, start + count)))
+    place = folder
+    if packed:
+        place = tmp_path / "rows.zip"
+        with zipfile.ZipFile(place, "w") as archive:
+            for name in ("train.csv", "testing.csv"):
+                archive.write(folder / name, name)
+    (told,) = [one for one in load_dataset(Data(path=str(place)), checks=()).findings if one.check == "files"]
+    assert told.claim == f"{place}: testing.csv is not read: only tables named train, validation or test are"
+    assert f"--test {place / 'testing.csv'}" in told.remedy
+    read = load_dataset(Data(path=str(place), test=str(place / "testing.csv")), checks=())
+    assert len(read.records["test"]) == 20
+    assert not [one for one in read.findings if one.check == "files"]

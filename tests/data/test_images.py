@@ -16,6 +16,7 @@ from luthier.core.errors import DataError
 from luthier.data import similar_images
 from luthier.data.read_rows import read
 from luthier.data.sources import images
+from luthier.data.sources.images import HEIGHT, MODE, PIXELS_HASH, THUMBNAIL, WIDTH
 from luthier.data.spec import Data
 from luthier.families.recognise import load_dataset
 
@@ -66,8 +67,8 @@ def test_a_folder_of_images_is_a_table_of_files_and_classes(folder: Path) -> Non
     rows = read(folder)
     assert len(rows.values) == 60
     first = rows.values[0]
-    assert (first["image"], first["label"], first["width"], first["height"], first["mode"]) == ("cat/001.png", "cat", 96, 96, "RGB")
-    assert first["pixels"] == rows.values[0]["pixels"] != rows.values[1]["pixels"]
+    assert (first["image"], first["label"], first[WIDTH], first[HEIGHT], first[MODE]) == ("cat/001.png", "cat", 96, 96, "RGB")
+    assert first[PIXELS_HASH] == rows.values[0][PIXELS_HASH] != rows.values[1][PIXELS_HASH]
     assert load_dataset(Data(path=str(folder))).spec.task == "image_classification"
 
 
@@ -146,10 +147,10 @@ def test_sixteen_bits_of_grey_are_seen_by_their_upper_eight_and_are_no_copies_of
         deep = np.asarray(picture(200 + number).convert("L")).astype(np.uint16) * 257
         Image.fromarray(deep).save(folder / "cat" / f"deep{number}.{ending}")
     found = [row for row in read(folder).values if "deep" in row["image"]]
-    assert found[0]["pixels"] != found[1]["pixels"]
-    assert similar_images.clusters([row["thumbnail"] for row in found]) == [0, 1]
+    assert found[0][PIXELS_HASH] != found[1][PIXELS_HASH]
+    assert similar_images.clusters([row[THUMBNAIL] for row in found]) == [0, 1]
     flat = thumbnail(picture(201).convert("L"))
-    apart = np.abs(np.frombuffer(bytes.fromhex(found[0]["thumbnail"]), np.uint8).astype(int) - np.frombuffer(bytes.fromhex(flat), np.uint8))
+    apart = np.abs(np.frombuffer(bytes.fromhex(found[0][THUMBNAIL]), np.uint8).astype(int) - np.frombuffer(bytes.fromhex(flat), np.uint8))
     assert apart.max() <= 1
 
 
@@ -261,11 +262,27 @@ def test_a_picture_among_texts_leaves_it_a_folder_of_texts(tmp_path: Path) -> No
 def test_a_family_that_reads_texts_refuses_images_and_reads_no_column_that_the_reader_made(folder: Path, task: str) -> None:
     with pytest.raises(DataError, match=rf"'image' names images, and {task} reads texts[\s\S]*--task image_classification"):
         load_dataset(Data(path=str(folder), task=task))
-    with pytest.raises(DataError, match="'thumbnail' is what was noted of images"):
-        load_dataset(Data(path=str(folder), task=task, input=("thumbnail",)))
+    with pytest.raises(DataError, match=r"'image\.thumbnail' is what was noted of images"):
+        load_dataset(Data(path=str(folder), task=task, input=(THUMBNAIL,)))
     assert load_dataset(Data(path=str(folder))).reason == "'image' names images; 'label' takes 2 values over 60 rows"
     lines = [f"{number:03}.png,caption {number} of a picture,{'ab'[number % 2]}" for number in range(60)]
     (folder / "captions.csv").write_text("image,caption,label\n" + "\n".join(lines))
     for line in folder.rglob("*.png"):
         line.rename(folder / line.name)
     assert load_dataset(Data(path=str(folder / "captions.csv"), task=task)).spec.input == ("caption",)
+
+
+def test_columns_that_a_person_named_as_the_reader_names_what_it_notes_stay_theirs(folder: Path) -> None:
+    for file in folder.rglob("*.png"):
+        file.rename(folder / file.name)
+    lines = [f"{number:03}.png,{number / 7},{'portrait' if number % 2 else 'landscape'},{'ab'[number % 2]}" for number in range(60)]
+    table = folder / "table.csv"
+    table.write_text("image,width,mode,pixels\n" + "\n".join(lines))
+    learned = load_dataset(Data(path=str(table), task="image_regression", target="width"), checks=())
+    assert {float(row.values["width"]) for row in learned.records["train"]} <= {round(number / 7, 17) for number in range(60)}
+    assert learned.records["train"][0].values[WIDTH] == 96
+    classes = load_dataset(Data(path=str(table), task="image_classification", target="mode"))
+    assert classes.labels == ("landscape", "portrait")
+    table.write_text(table.read_text().replace("pixels", WIDTH, 1))
+    with pytest.raises(DataError, match=r"the column 'image\.width' has the name of what is noted of each image itself"):
+        load_dataset(Data(path=str(table)))

@@ -12,6 +12,7 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.data.read_rows import read
 from luthier.data.sources import npz
+from luthier.data.sources.images import MODE
 from luthier.data.spec import Data
 from luthier.families.image_family import images_asked
 from luthier.families.recognise import load_dataset
@@ -76,7 +77,7 @@ def test_plain_arrays_are_split_as_any_rows(tmp_path: Path) -> None:
     )
     assert dataset.labels == ("cat", "dog")
     assert sum(len(rows) for rows in dataset.records.values()) == 60
-    assert {row.values["mode"] for row in dataset.records["train"]} == {"RGB"}
+    assert {row.values[MODE] for row in dataset.records["train"]} == {"RGB"}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_colours_and_what_is_transparent_keep_their_pixels(tmp_path: Path) -> No
     for change in (lambda pixels: pixels, lambda pixels: (pixels.astype(np.uint16) * 256 + 7).astype(">u2"), lambda pixels: pixels / 255):
         path = save(tmp_path, images=change(pixels))
         rows = read(path).records(str(path))
-        assert {row.values["mode"] for row in rows} == {"RGBA"}
+        assert {row.values[MODE] for row in rows} == {"RGBA"}
         assert np.array_equal(np.stack(decode(rows, "image", 12, 3)), pixels[..., :3])
 
 

@@ -194,6 +194,15 @@ def test_too_little_text_is_refused_with_what_would_do(tmp_path) -> None:
     assert "more text" in caught.value.remedy
 
 
+def test_a_vocabulary_that_the_text_does_not_fill_is_refused_with_the_one_that_it_does(tmp_path) -> None:
+    dataset = load_dataset(Data(path=str(novel(tmp_path)), task="causal_lm"), checks=())
+    with pytest.raises(DataError, match=r"hold [\d,]+ different tokens, and objective.vocabulary=60000 were asked for") as caught:
+        family_of("causal_lm").load_processor(None, CausalLm(vocabulary=60_000), dataset)
+    assert caught.value.exit_code == 2
+    enough = int(caught.value.remedy.rpartition("=")[2])
+    assert len(family_of("causal_lm").load_processor(None, CausalLm(vocabulary=enough), dataset)) == enough
+
+
 def test_a_target_is_refused(tmp_path) -> None:
     with pytest.raises(DataError, match="learns from the texts alone"):
         load_dataset(Data(path=str(novel(tmp_path)), task="causal_lm", target="file"))

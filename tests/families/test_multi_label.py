@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,15 @@ from luthier.core.errors import DataError, ExperimentError
 from luthier.core.run import Run
 from luthier.core.types import HELD_OUT, Record
 from luthier.data.spec import Data
+from luthier.delivery.bundle import open_bundle
+from luthier.evaluation.label_thresholds import best_threshold, fit_thresholds, say_from
+from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.families.recognise import load_dataset, recognise
 from luthier.models.pretrained import load_tokenizer
-from luthier.objectives.multi_label import labels_of
+from luthier.models.store import resolve
+from luthier.objectives.multi_label import labels_of, scores_of_labels
 from luthier.training.assemble import assemble
 from tests.families.cases import QUICK, several_labels, write_lines
 from tests.families.test_regression import TEXTS, table, task_of
@@ -161,3 +166,44 @@ def test_a_file_of_predictions_has_a_column_with_the_labels(finished: Run, tmp_p
     assert [line["predicted_labels"] for line in lines] == ["; ".join(row["labels"]) for row in found]
     for row in found:
         assert row["labels"] == [label for label, value in row["probabilities"].items() if value >= 0.5]
+
+
+def test_a_fitted_threshold_is_the_best_for_all_labels_together_and_one_half_where_nothing_is_better() -> None:
+    likely = np.array([0.05, 0.1, 0.3, 0.35, 0.4] * 8)
+    there = likely >= 0.3
+    assert 0.1 < best_threshold(likely, there) < 0.3
+    assert best_threshold(np.array([0.2, 0.8]), np.array([False, True])) == 0.5
+    first, second = fit_thresholds(np.stack([likely, likely / 2], 1), np.stack([there, there], 1))
+    assert first == second and 0.1 < first < 0.15  # what is right for both; each has more room by itself
+    assert fit_thresholds(likely[:, None], np.zeros((40, 1), dtype=bool)).tolist() == [0.5]  # nobody knows
+
+
+def test_fitted_thresholds_are_in_the_bundle_and_decide_in_the_verdict_the_report_and_the_answers(bases: Any, tmp_path: Path) -> None:
+    asked = [*QUICK, "objective.thresholds=fitted", "training.ships=average"]
+    run = luthier.run(write_lines(tmp_path, several_labels()), base=str(bases("bert").folder), out=tmp_path / "run", set=asked, force=True)
+    about = json.loads((run.folder / "bundle" / "luthier.json").read_text())["objective"]
+    (event,) = run.events_named("said_from")
+    assert about["said_from"] == event["thresholds"] and len(about["said_from"]) == 2
+    assert Experiment.load(run.folder / "experiment.yaml").objective.said_from == ()  # type: ignore[attr-defined]
+    thresholds = dict(zip(about["labels"], about["said_from"], strict=True))
+    rows = luthier.predict(run.folder, [row["text"] for row in several_labels()])
+    for row in rows:
+        assert row["labels"] == [name for name, value in row["probabilities"].items() if value >= thresholds[name]]
+    data = load_dataset(Experiment.load(run.folder / "experiment.yaml").data, checks=())
+    base = resolve(str(run.folder))
+    model, at_work = open_bundle(base, load_tokenizer(base))
+    assert run.verdict is not None
+    held = score(model, at_work, at_work.prepare(data.records["test"]))
+    assert measure(held, ("micro_f1",))["micro_f1"] == pytest.approx(run.verdict["test"]["value"], abs=1e-6)
+    (each,) = [found for found in run.json("evaluation.json")["tables"] if found["title"].startswith("Each label")]
+    assert {row[0]: row[-1] for row in each["rows"]} == {name: f"{value:.2f}" for name, value in thresholds.items()}
+
+
+def test_the_same_scores_with_thresholds_say_other_labels_and_have_another_f1() -> None:
+    scores = scores_of_labels(np.array([[0.3, 0.6], [0.1, 0.4]]), np.array([[1.0, 1.0], [0.0, 0.0]]), ("a", "b"))
+    moved = say_from(scores, (0.2, 0.5))
+    assert measure(scores, ("micro_f1", "label_macro_f1", "exact_match")) == pytest.approx(
+        {"micro_f1": 2 / 3, "label_macro_f1": 0.5, "exact_match": 0.5}
+    )
+    assert measure(moved, ("micro_f1", "label_macro_f1", "exact_match")) == {"micro_f1": 1.0, "label_macro_f1": 1.0, "exact_match": 1.0}
+    assert (moved.loss == scores.loss).all()

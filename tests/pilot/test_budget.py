@@ -52,28 +52,70 @@ def test_the_command_line_refuses_a_budget_without_a_unit(command: str, table: P
     assert "5s (seconds) or 5m (minutes)" in str(found.exception)
 
 
-def test_a_budget_too_short_for_anything_is_refused_with_the_smallest_that_makes_sense(bases, table: Path, tmp_path: Path) -> None:
+def test_a_budget_too_short_for_any_run_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    for verb in (luthier.run, luthier.train, luthier.search):
+        with pytest.raises(ExperimentError, match=r"--budget 3s is too short for any run[\s\S]*nothing was read") as caught:
+            verb(tmp_path / "no such rows.csv", out=tmp_path / "run", budget="3s")
+        assert caught.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_that_reading_has_used_up_is_refused_before_a_base_is_looked_for(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.pilot.run.Clock", lambda: Clock(before=500.0))
+    with pytest.raises(ExperimentError, match=r"--budget 501s is too short for these rows: reading them took 50\ds[\s\S]*most_rows"):
+        luthier.run(table, base="no such base", out=tmp_path / "run", budget="501s")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_in_which_the_weights_could_not_be_written_is_refused_before_they_are_loaded(
+    bases, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.pilot.stages.least_budget.WRITTEN", 1e3)  # bytes a second: the tiny base is as a large one
+    monkeypatch.setattr("luthier.families.family.Family.load_processor", lambda *_: pytest.fail("it was loaded"))
     with pytest.raises(
-        ExperimentError, match=r"--budget 1s is too short for these rows: the smallest that makes sense is \d+[sm]"
+        ExperimentError, match=r"--budget 60s is too short for .*bert: to write its weights and the report alone takes about \d{3}s"
+    ):
+        luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", budget="60s")
+    (row,) = luthier.runs(tmp_path)
+    assert row["state"] == "refused" and row["why"].startswith("--budget 60s is too short: the smallest that makes sense is ")
+
+
+def test_a_budget_too_short_for_a_few_steps_is_refused_with_the_smallest_that_makes_sense(
+    bases, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.pilot.stages.time_budget.SMALL_RUN_STEPS", 10**9)
+    with pytest.raises(
+        ExperimentError, match=r"--budget 60s is too short for these rows: the smallest that makes sense is \d+[sm]"
     ) as caught:
-        luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", budget="1s")
+        luthier.run(table, base=str(bases("bert").folder), out=tmp_path / "run", budget="60s")
     assert caught.value.exit_code == 2
     assert "nothing was trained" in caught.value.remedy
     for name in ("checkpoints", "bundle", "verdict.json", "metrics.jsonl"):
         assert not (tmp_path / "run" / name).exists()
     (row,) = luthier.runs(tmp_path)
-    assert row["state"] == "refused" and row["why"].startswith("--budget 1s is too short: the smallest that makes sense is ")
+    assert row["state"] == "refused" and row["why"].startswith("--budget 60s is too short: the smallest that makes sense is ")
 
 
 def test_a_budget_that_the_small_run_has_used_up_is_refused_too(
     bases, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.pilot.run.Clock", lambda: Clock(before=500.0))
-    with pytest.raises(ExperimentError, match=r"--budget 501s is too short for these rows: the smallest that makes sense is \d+[sm]"):
+    monkeypatch.setattr("luthier.pilot.run.Clock", Jumps)
+    Jumps.more = 0.0
+
+    class Late(NullReporter):
+        def stage(self, name: str, detail: str = "") -> None:
+            Jumps.more = 800.0 if name == "smoke" else Jumps.more
+
+    with pytest.raises(ExperimentError, match=r"--budget 700s is too short for these rows: the smallest that makes sense is \d+[sm]"):
         luthier.run(
-            table, base=str(bases("bert").folder), out=tmp_path / "run", budget="501s", set=["training.epochs=2", "optimizer.lr=0.003"]
-        )
+            table, base=str(bases("bert").folder), out=tmp_path / "run", budget="700s", set=["training.epochs=2", "optimizer.lr=0.003"],
+            reporter=Late(),
+        )  # fmt: skip
     assert not (tmp_path / "run" / "bundle").exists()
+    (row,) = luthier.runs(tmp_path)
+    assert row["state"] == "refused" and row["why"].startswith("--budget 700s is too short: the smallest that makes sense is ")
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(31.2, "35s"), (119, "120s"), (121, "150s"), (700, "12m")])

@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+import luthier
 from luthier.core.errors import ExperimentError, ModelError
 from luthier.core.interfaces import NullReporter
 from luthier.core.run import Run
-from luthier.families import family_of
+from luthier.experiment import Experiment
+from luthier.families import FAMILIES, family_of
 from luthier.families.recognise import load_dataset
 from luthier.pilot.stages import base_choice
-from luthier.pilot.stages.options import data_spec, default_experiment
+from luthier.pilot.stages.options import data_spec, default_experiment, read_within
 
 
 def write(folder: Path, count: int, classes: int) -> Path:
@@ -196,3 +198,37 @@ def test_auto_leaves_a_base_that_would_take_longer_than_there_is_time(monkeypatc
     assert base.name == "minilm-l6"
     assert why.endswith("the time does not suffice for mpnet-base (some 1890 s)")
     assert {one.rows for one in read} == {160}
+
+
+def test_no_more_tokens_are_read_at_once_than_a_base_can_place_and_that_is_said(tmp_path: Path, bases: Any) -> None:
+    data = tmp_path / "rows.csv"
+    lines = [f"{'a long note of many words ' * 30} {row} of topic {row % 2},topic {row % 2}" for row in range(60)]
+    data.write_text("text,label\n" + "\n".join(lines))
+
+    def asked(*set: str) -> tuple[Any, dict[str, Any]]:
+        found = default_experiment(data, set, NullReporter(), target=None, input=None, base=str(bases("bert").folder), task=None, seed=1)
+        return found[0], {choice.path: choice for choice in found[2]}
+
+    for set, before in (((), 256), (("objective.max_length=512",), 512)):
+        experiment, choices = asked(*set)
+        assert experiment.objective.max_length == choices["objective.max_length"].value == 128
+        assert choices["objective.max_length"].reason.endswith(f"can place 128 tokens of a text, and {before} were to be read at once")
+    assert asked("objective.max_length=64")[0].objective.max_length == 64
+    written_down = Experiment.of({**experiment.model_dump(mode="json"), "training": {"steps": 2, "batch_size": 4}}).replace(
+        "objective.max_length", 256
+    )
+    run = luthier.train(written_down, out=tmp_path / "run", force=True)
+    assert Experiment.load(run.folder / "experiment.yaml").objective.max_length == 128  # type: ignore[attr-defined]
+    assert run.events_named("shorter")[0]["value"] == 128
+    assert luthier.predict(run.folder, ["many words " * 60])[0]["label"] in ("topic 0", "topic 1")
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if family_of(name).Spec is not None])
+def test_every_family_that_says_how_much_it_reads_at_once_reads_what_a_base_can_place(name: str, bases: Any) -> None:
+    base = replace(bases("bert"), positions=20)
+    parts = {"adaptation": {"kind": "full"}, "optimizer": {"kind": "adamw", "lr": 1e-3}, "schedule": {"kind": "linear"}}
+    experiment = Experiment.of({"data": {"path": "rows.csv"}, "objective": {"kind": name}, **parts})
+    found, choice = read_within(experiment, base)
+    assert max(getattr(found.objective, field, 0) for field in ("max_length", "context")) <= 20
+    assert (choice is None) == (found == experiment)
+    assert read_within(experiment, replace(base, positions=0)) == read_within(experiment, None) == (experiment, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,10 @@ from luthier.data.usable_rows import find_rejected, keep_usable_rows, notes_of, 
 
 MOST_LEAKED = 0.01
 """Share of the given test rows that may also be training rows before the run is refused."""
+ABOUT = ("dataset_info.json", "dataset_infos.json", "state.json", ".journal.jsonl")
+"""How files end that say something about a table beside them."""
+NAMED = 3
+"""Files that a message names."""
 QUICK = (
     "lengths",
     "duplicates",
@@ -107,7 +111,8 @@ def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK
     Raises:
         DataError: the files cannot be read, too little is left of them, or given test rows are also training or validation rows.
     """
-    spec = _find_split_files(spec)
+    given = spec
+    spec, tables_there = _find_split_files(spec)
     files = _files(spec)
     tables = {
         name: read(Path(path), spec.format, spec.encoding, spec.header, spec.most_rows, spec.split_seed, spec.sheet)
@@ -134,6 +139,7 @@ def load_dataset(spec: Data, recognise: Recognise, checks: Sequence[str] = QUICK
     rows = [record for part in parts.values() for record in part]
     clusters = {(record.source, record.row): cluster for record, cluster in zip(rows, reader.clusters(rows, filled), strict=True)}
     findings = [
+        *find_unread_tables(given.path, tables_there, files.values()),
         *find_rejected(rejected),
         *subsample_findings(tables, files, spec),
         *notes_of(tables),
@@ -194,21 +200,45 @@ def _refuse_leakage(spec: Data, sheet: Sheet, findings: list[Finding]) -> None:
     )
 
 
-def _find_split_files(spec: Data) -> Data:
-    """The files of a folder or zip, or the arrays of an .npz, that are named for the parts of a split."""
+def find_unread_tables(place: str, tables: Sequence[Path], read: Iterable[str]) -> list[Finding]:
+    """The tables beside a train file that are not read, with what to do where they should be.
+
+    Args:
+        place: the folder or zip, as given.
+        tables: all tables in it, where one is the train file.
+        read: the files that are read.
+    """
+    read = {*read}
+    unread = [file for file in tables if str(file.absolute()) not in read]
+    if not unread:
+        return []
+    names = [str(file.relative_to(place)) for file in unread]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    claim = f"{place}: {', '.join(names[:NAMED])}{more} {'is' if len(names) == 1 else 'are'} not read: only tables named train, validation or test are"
+    remedy = f"give test rows with --test {unread[0]}, validation rows with --validation {unread[0]}; or put more training rows into the train file"
+    return [Finding(check="files", severity="warning", claim=claim, remedy=remedy, evidence={"unread": names})]
+
+
+def _find_split_files(spec: Data) -> tuple[Data, list[Path]]:
+    """The files of a folder or zip, or the arrays of an .npz, that are named for the parts of a split; and all tables beside a train file."""
     folder = Path(spec.path)
     if folder.suffix.lower() == ".npz" and folder.is_file():
         parts = parts_of(folder)
-        return spec.model_copy(update={{"train": "path"}.get(part, part): path for part, path in parts.items()})
+        return spec.model_copy(update={{"train": "path"}.get(part, part): path for part, path in parts.items()}), []
     if folder.is_dir():
         files = sorted(folder.iterdir())
     elif folder.suffix.lower() == ".zip" and folder.is_file():
         files = [folder / name for name in tables_in(folder, ENDINGS)]
     else:
-        return spec
+        return spec, []
     paths: dict[str, str] = {}
     for part, names in (("path", ("train",)), ("validation", ("validation", "valid", "dev", "val")), ("test", ("test",))):
         for file in files:
             if plain_stem(file) in names and format_of(file) and file.suffix.lower() != ".txt":
                 paths.setdefault(part, str(file))
-    return spec.model_copy(update=paths if "path" in paths or folder.is_dir() else {})
+    tables = [
+        file
+        for file in files
+        if format_of(file) and file.suffix.lower() != ".txt" and not file.name.startswith(".") and not file.name.endswith(ABOUT)
+    ]
+    return spec.model_copy(update=paths if "path" in paths or folder.is_dir() else {}), tables if "path" in paths else []

@@ -29,6 +29,7 @@ from luthier.models.manifest import write_facts
 from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import PackedNetwork
 from luthier.models.store import KEPT_FILES, inspect
+from luthier.objectives.objective import fit_length
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ class Shipped:
         temperature: of the trained model (divided into its weights already), or of what ships instead.
         probe: where it is part of what ships.
         abstention: how many answers above which confidence were wrong on the validation rows (`Abstention.as_json`); None where answers have none.
+        said_from: of several labels the thresholds, where they were fitted.
     """
 
     ships: str = "trained"
     temperature: float = 1.0
     probe: LinearProbe | None = None
     abstention: dict[str, Any] | None = None
+    said_from: tuple[float, ...] = ()
 
 
 def write_bundle(
@@ -84,7 +87,8 @@ def write_bundle(
         (aside / "README.md").write_text(card)
         about = {
             "task": experiment.data.task,
-            "objective": experiment.objective.model_dump(mode="json"),
+            "objective": experiment.objective.model_dump(mode="json")
+            | ({"said_from": list(shipped.said_from)} if shipped.said_from else {}),
             "input": list(experiment.data.input),
             "target": experiment.data.target,
             "pooling": getattr(model, "pooling", None),
@@ -194,7 +198,7 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[Any, Any]:
     if about is None:
         raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")
     family = family_of(about["task"])
-    spec: Any = family.spec_class.model_validate(about["objective"])
+    spec: Any = fit_length(family.spec_class.model_validate(about["objective"]), base.positions)
     objective = spec.open(tokenizer, tuple(about["input"]), about["target"])
     dtype = getattr(torch, about["dtype"])
     ships = about.get("ships", "trained")

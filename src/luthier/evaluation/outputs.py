@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from luthier.core.types import Example, Link, Scores
-from luthier.evaluation import baselines, calibrate
+from luthier.evaluation import baselines, calibrate, label_thresholds
 from luthier.evaluation.baselines import Probe
 from luthier.evaluation.calibrate import SURE, label_losses, log_odds
 from luthier.evaluation.linear_heads import MOST_NUMBERS, LinearFit, fit_labels, fit_number, fit_objective
@@ -72,6 +72,22 @@ class Outputs(ABC):
     @abstractmethod
     def average_scores(self, one: Scores, other: Scores) -> Scores:
         """What two models say together, of the same rows in the same order: the mean of their probabilities, or of their numbers."""
+
+    def fits_thresholds(self, objective: Any) -> bool:
+        """Whether the experiment asks for thresholds that are fitted on the validation rows.
+
+        Args:
+            objective: as the run opened it.
+        """
+        return False
+
+    def fit_thresholds(self, scores: Scores) -> tuple[float, ...]:
+        """From which probability each label is said, in their order; asked for where `fits_thresholds`.
+
+        Args:
+            scores: of a candidate on the validation rows, at its temperature.
+        """
+        raise NotImplementedError
 
     def right_rows(self, scores: Scores) -> np.ndarray | None:
         """Which rows are right, # (rows,); None where nothing is right or wrong."""
@@ -173,9 +189,18 @@ class SeveralLabels(Outputs):
         mean = (one.more["predicted"] + other.more["predicted"]) / 2
         return replace(one, loss=_of_logits(log_odds(mean), one.more["actual"]).loss, more={**one.more, "predicted": mean})
 
+    def fits_thresholds(self, objective: Any) -> bool:
+        """Where `objective.thresholds` is fitted."""
+        return objective.spec.thresholds == "fitted"
+
+    def fit_thresholds(self, scores: Scores) -> tuple[float, ...]:
+        """What gives these rows the best F1 over all labels, the same for each."""
+        found = label_thresholds.fit_thresholds(scores.more["predicted"], scores.more["actual"] >= 0.5)
+        return tuple(round(float(each), 4) for each in found)
+
     def right_rows(self, scores: Scores) -> np.ndarray:
         """Where no label is missing and none too many."""
-        return ((scores.more["predicted"] >= 0.5) == (scores.more["actual"] >= 0.5)).all(1)
+        return (label_thresholds.said_of(scores) == (scores.more["actual"] >= 0.5)).all(1)
 
     def describe_calibration(self, before: Scores, after: Scores) -> dict[str, Any]:
         """The calibration error of the decisions, one a row and label, and the log loss of a row."""

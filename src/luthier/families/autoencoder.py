@@ -64,7 +64,7 @@ class ImageAutoencoder(AnomalyFamily, ImageFamily):
     def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
         """Images, where a person insists or where nothing says their classes; known classes are not learned: they say what is normal."""
         insists = asked.task == self.name
-        if not {"pixels", "thumbnail"} <= set(rows.columns):
+        if not set(KEPT) <= set(rows.columns):
             if not insists:
                 return None
             raise DataError(f"{path}: an autoencoder learns from images, and no column of {', '.join(rows.columns)} names image files",

@@ -18,7 +18,7 @@ from luthier.data.archives import on_disk
 from luthier.data.read_rows import read
 from luthier.data.rows import Rows, names_table
 from luthier.data.sources.frames import describe_value
-from luthier.data.sources.images import ENDINGS, GREY, KEPT, images_of
+from luthier.data.sources.images import ENDINGS, GREY, HEIGHT, KEPT, MODE, PIXELS_HASH, THUMBNAIL, WIDTH, images_of
 from luthier.data.spec import Data
 from luthier.families import text_defaults
 from luthier.families.choice import Choice
@@ -57,11 +57,11 @@ class ImageFamily(Family):
 
     def clusters(self, records: Sequence[Record], data: Data) -> Sequence[int]:
         """By how the images look."""
-        return similar_images.clusters([record.values["thumbnail"] for record in records])
+        return similar_images.clusters([record.values[THUMBNAIL] for record in records])
 
     def identity(self, record: Record, data: Data) -> str:
         """The hash of the pixels."""
-        return record.values["pixels"]
+        return record.values[PIXELS_HASH]
 
     def batch_size(self, dataset: Dataset, epochs: float) -> Choice:
         """The most images a step that leave a run as many steps as it should have."""
@@ -126,7 +126,7 @@ def squares_of_base(dataset: Dataset, base: Base | None) -> list[Choice]:
         return []
     choices = [Choice("objective.colour", "grey" if known.channels == 1 else "rgb", "what the base reads")]
     if known.side:
-        sides = sorted(min(row.values["width"], row.values["height"]) for row in dataset.records["train"])
+        sides = sorted(min(row.values[WIDTH], row.values[HEIGHT]) for row in dataset.records["train"])
         assert base is not None
         small = base.family not in ONE_SIDE and known.side > SMALLEST_LARGE and sides[len(sides) // 2] * MOST_TIMES < known.side
         side, why = (
@@ -154,10 +154,10 @@ def fit_squares(spec: Any, dataset: Dataset, many: float = math.inf) -> Any:
     rows = [record.values for record in dataset.records["train"]]
     changes: dict[str, Any] = {}
     if not spec.side:
-        sides = sorted(min(row["width"], row["height"]) for row in rows)
+        sides = sorted(min(row[WIDTH], row[HEIGHT]) for row in rows)
         changes["side"] = SMALL if sides[len(sides) // 2] < FEW_PIXELS and len(rows) < many else LARGE
     if spec.colour == "auto":
-        changes["colour"] = "grey" if all(row["mode"] in GREY for row in rows) else "rgb"
+        changes["colour"] = "grey" if all(row[MODE] in GREY for row in rows) else "rgb"
     return spec.model_copy(update=changes) if changes else spec
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from luthier.core.types import Example
 from luthier.data.rows import Rows
+from luthier.data.sources.images import KEPT
 from luthier.families.by_size import row_for
 from luthier.families.choice import Choice
 from luthier.families.image_family import MANY, ImageFamily, convolution_choices, fit_squares, squares_of_base
@@ -104,7 +105,7 @@ class ImageHeadFamily(ImageFamily):
 
 def name_images(rows: Rows) -> bool:
     """Whether rows name images, which the reader has looked at."""
-    return {"pixels", "thumbnail"} <= set(rows.columns)
+    return set(KEPT) <= set(rows.columns)
 
 
 def learned_much(base: Base | None) -> bool:

@@ -51,8 +51,8 @@ class ImageRegression(ImageHeadFamily, NumberFamily):
             raise DataError(f"{path}: {self.name} learns from images, and no column of {', '.join(rows.columns)} names image files",
                             "give a table with a column of their file names, from its own folder on; for texts: --task regression")  # fmt: skip
         if asked.target in KEPT:
-            raise DataError(f"{path}: {asked.target!r} is what is noted of each image itself, in the place of a column of that name",
-                            f"give your column another name, such as {asked.target}_measured")  # fmt: skip
+            raise DataError(f"{path}: {asked.target!r} is what is noted of each image itself, not a column of the table",
+                            "name a column of numbers")  # fmt: skip
         column = asked.input or (find_image(rows),)
         own = replace(rows, columns=[name for name in rows.columns if name not in KEPT])
         found = self.find_target(own, path, asked, column)

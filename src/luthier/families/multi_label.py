@@ -16,6 +16,7 @@ from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.data.usable_rows import FEWEST_OF_A_CLASS, reject_reason
+from luthier.evaluation.label_thresholds import HALF, said_of
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import token_proofs
 from luthier.families.choice import Choice
@@ -37,8 +38,6 @@ SEPARATED = 0.1
 """Share of the filled cells with a separator, from which on a column that was named holds several labels a row."""
 STRENGTHS = (1.0, 10.0, 100.0)
 """Inverse regularisation of logistic regression; the validation rows choose one for all labels."""
-SAID = 0.5
-"""A label is said from this probability on."""
 SHOWN = 5
 PROBED = 1.25
 """Times the loss of the labels' frequencies, at most, that a head may begin with as a linear probe: the proof sees few rows."""
@@ -155,37 +154,40 @@ class TextLabels(TextFamily):
 
     def predicted_text(self, scores: Scores, position: int) -> str:
         """The labels that were said."""
-        return _join_labels(scores.labels, scores.more["predicted"][position])
+        return _join_labels(scores.labels, said_of(scores)[position])
 
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """Each label, the weakest first."""
-        said, actual = scores.more["predicted"] >= SAID, scores.more["actual"] >= SAID
+        said, actual = said_of(scores), scores.more["actual"] >= HALF
         right, named, there = (said & actual).sum(0), said.sum(0), actual.sum(0)
         each = [
             (label, int(there[k]), right[k] / max(named[k], 1), right[k] / max(there[k], 1), 2 * right[k] / max(named[k] + there[k], 1))
             for k, label in enumerate(spec.labels)
         ]
-        rows = [(label, n, *(f"{value:.3f}" for value in values)) for label, n, *values in sorted(each, key=lambda one: one[-1])]
-        return {
-            "tables": [{"title": "Each label, the weakest first", "head": ("label", "rows", "precision", "recall", "F1"), "rows": rows}]
-        }
+        fitted = dict(zip(spec.labels, scores.more["said_from"][0], strict=True)) if "said_from" in scores.more else {}
+        rows = [
+            (label, n, *(f"{value:.3f}" for value in values), *([f"{fitted[label]:.2f}"] if fitted else []))
+            for label, n, *values in sorted(each, key=lambda one: one[-1])
+        ]
+        head = ("label", "rows", "precision", "recall", "F1", *(["said from"] if fitted else []))
+        return {"tables": [{"title": "Each label, the weakest first", "head": head, "rows": rows}]}
 
     # use
 
     def predict(self, model: Any, objective: Any, records: Sequence[Record], limit: int) -> list[dict[str, Any]]:
-        """The labels that are likelier than not, and the probability of each."""
+        """The labels that are likelier than not, or than their thresholds, and the probability of each."""
         from luthier.evaluation.score import score
 
         if not records:
             return []
         labels = objective.spec.labels
-        found = score(model, objective, objective.prepare(records)).more["predicted"]
+        scores = score(model, objective, objective.prepare(records))
         return [
             {
-                "labels": [label for label, value in zip(labels, row, strict=True) if value >= SAID],
+                "labels": [label for label, sure in zip(labels, said, strict=True) if sure],
                 "probabilities": {label: float(value) for label, value in zip(labels, row, strict=True)},
             }
-            for row in found
+            for row, said in zip(scores.more["predicted"], said_of(scores), strict=True)
         ]
 
     def without_luthier(self) -> str:
@@ -198,7 +200,7 @@ def _labels(record: Record, target: str | None) -> tuple[str, ...]:
 
 
 def _join_labels(labels: Sequence[str], sure: Any) -> str:
-    return "; ".join(label for label, value in zip(labels, sure, strict=True) if value >= SAID) or "no label"
+    return "; ".join(label for label, value in zip(labels, sure, strict=True) if value >= HALF) or "no label"
 
 
 def _filled_cells(rows: Rows, column: str) -> list[Any]:

@@ -71,7 +71,7 @@ def match(family: Family, rows: Rows, path: str, asked: Data) -> Columns | None:
     Raises:
         DataError: it would read what it learns; or it reads texts, and would read the names of images, or what the reader noted of them.
     """
-    if family.kind.images or not {"pixels", "thumbnail"} <= set(rows.columns):
+    if family.kind.images or not set(KEPT) <= set(rows.columns):
         columns = family.match(rows, path, asked)
         if columns is not None and columns.target in columns.input and family.kind.learns in ("class", "classes", "number"):
             raise DataError(

@@ -9,7 +9,7 @@ from luthier.families import text_defaults
 from luthier.families.by_size import row_for
 from luthier.families.choice import Choice
 from luthier.families.family import Family
-from luthier.objectives.text_rows import MAX_LENGTH
+from luthier.objectives.objective import fit_length
 
 if TYPE_CHECKING:
     from luthier.core.cache import Cache
@@ -80,7 +80,7 @@ class TextFamily(Family):
             *text_defaults.regularisation(dropout=0.1 if role.endswith("encoder") else 0.0, decay=0.01),
             *self.metric(dataset, metric),
         ]
-        long = self._long_share(dataset) if len(dataset.spec.input) == 1 else 0.0
+        long = self._long_share(dataset, base) if len(dataset.spec.input) == 1 else 0.0
         if long > MANY_LONG:
             reason = f"about {long:.0%} of the rows are too long to be read at once: they are read in pieces"
             choices.append(Choice("objective.long_rows", "windows", reason))
@@ -128,9 +128,10 @@ class TextFamily(Family):
             else super().texts_read(record, objective)
         )
 
-    def _long_share(self, dataset: Dataset) -> float:
+    def _long_share(self, dataset: Dataset, base: Base | None) -> float:
         """About which share of the rows has more tokens than are read at once."""
-        limit = MAX_LENGTH * CHARACTERS_A_TOKEN
+        spec: Any = fit_length(self.spec_class(), base.positions if base is not None else 0)
+        limit = spec.max_length * CHARACTERS_A_TOKEN
         texts = [str(record.values.get(dataset.spec.input[0]) or "") for record in dataset.records["train"]]
         return sum(len(text) > limit for text in texts) / len(texts)
 

@@ -122,7 +122,7 @@ class TokenLabelsFamily(TextFamily):
             return SMALL_ENCODER
         return super().learning_rate(base, adaptation)
 
-    def _long_share(self, dataset: Dataset) -> float:
+    def _long_share(self, dataset: Dataset, base: Base | None) -> float:
         """None: every text is read whole, in windows."""
         return 0.0
 

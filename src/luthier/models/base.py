@@ -49,6 +49,7 @@ class Base:
         family: its architecture, as transformers names it.
         blocks: how many lie on top of each other, of an image's network its stages; 0 where that is not known.
         width: of a token's state, or of an image's; 0 where that is not known.
+        positions: tokens of a text that it has a vector for; 0 where its positions have no end, or are not known.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Base:
     family: str = ""
     blocks: int = 0
     width: int = 0
+    positions: int = 0
 
 
 def size_of(config: Mapping[str, Any], kind: str) -> tuple[int, int]:
@@ -80,6 +82,27 @@ def size_of(config: Mapping[str, Any], kind: str) -> tuple[int, int]:
         blocks = first_of("encoder_layers", "num_layers") + first_of("decoder_layers", "num_layers")
     width = first_of("hidden_size", "d_model", "dim", "n_embd") or (config.get("hidden_sizes") or [first_of("hidden_dim")])[-1]
     return blocks, int(width)
+
+
+def positions_of(config: Mapping[str, Any], family: str) -> int:
+    """How many tokens of a text a network can place: it has a table with a row for each; 0 where positions are turns or distances, which have no end.
+
+    Args:
+        config: config.json.
+        family: its architecture, as transformers names it.
+    """
+    if family == "gpt2":
+        return int(config.get("n_positions") or 1024)
+    tables = ("bert", "electra", "distilbert", "ernie", "mpnet", *ROBERTAS, "marian", "pegasus", "bart")
+    if family not in tables and not (family == "deberta-v2" and config.get("position_biased_input", True)):
+        return 0
+    rows = int(config.get("max_position_embeddings") or 512)
+    if family == "mpnet":
+        return rows - 2
+    if family in ROBERTAS:  # they count from behind the padding token's number
+        padding = config.get("pad_token_id", 1)
+        return rows - 1 - (1 if padding is None else int(padding))
+    return rows
 
 
 def what_can_be_loaded(family: str) -> str:

@@ -102,9 +102,10 @@ def text_encoder(base: Base) -> Callable[[Sequence[str]], np.ndarray]:
     """
     tokenizer: Any = load_tokenizer(base)
     model = load_classifier(base, ["a", "b"], "mean", 0.0, seed=0).eval()
+    longest = _longest(base)
 
     def encode(texts: Sequence[str]) -> np.ndarray:
-        return _of_texts(tokenizer, texts, lambda batch: unit_rows(model, batch))
+        return _of_texts(tokenizer, texts, longest, lambda batch: unit_rows(model, batch))
 
     return encode
 
@@ -126,7 +127,7 @@ def layer_vectors(base: Base, texts: Sequence[str], dtype: str = "float32") -> n
     def floors(batch: Batch) -> np.ndarray:
         return torch.stack([pool_rows(states.float(), batch, "mean") for states in model.hidden_states_at_depths(batch, depths)], 1).numpy()
 
-    return _of_texts(load_tokenizer(base), texts, floors)
+    return _of_texts(load_tokenizer(base), texts, _longest(base), floors)
 
 
 def map_in_batches(lengths: Sequence[int], read: Callable[[list[int]], np.ndarray]) -> np.ndarray:
@@ -185,9 +186,14 @@ def map_examples(
     return map_in_batches([example.size for example in examples], some)
 
 
-def _of_texts(tokenizer: Any, texts: Sequence[str], read: Callable[[Batch], np.ndarray]) -> np.ndarray:
-    """What is read of each text."""
-    tokens = [ids or [0] for ids in tokenizer(list(texts), truncation=True, max_length=READ)["input_ids"]]
+def _longest(base: Base) -> int:
+    """Tokens of a text that a base is given."""
+    return min(READ, base.positions or READ)
+
+
+def _of_texts(tokenizer: Any, texts: Sequence[str], longest: int, read: Callable[[Batch], np.ndarray]) -> np.ndarray:
+    """What is read of each text, of so many tokens at most."""
+    tokens = [ids or [0] for ids in tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]]
 
     def some(rows: list[int]) -> np.ndarray:
         lengths = torch.tensor([len(tokens[row]) for row in rows])

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from transformers import TextIteratorStreamer
 
+from luthier.core.errors import ModelError
 from luthier.core.randomness import seed_of
+from luthier.models.base import positions_of
 from luthier.models.memory import retry_halved
 from luthier.models.pretrained import Generator
 
@@ -20,6 +22,23 @@ TOP = 50
 def end_token(tokenizer: Any) -> int:
     """The token that ends an answer."""
     return int(tokenizer.eos_token_id)
+
+
+def room_for(network: Any, prompt: int, limit: int) -> int:
+    """How many tokens may follow a prompt: no more than the network has positions for.
+
+    Args:
+        network: of transformers.
+        prompt: tokens of it.
+        limit: tokens that are asked for.
+
+    Raises:
+        ModelError: not even the prompt has room.
+    """
+    positions = positions_of(network.config.to_dict(), network.config.model_type)
+    if positions and prompt >= positions:
+        raise ModelError(f"the prompt has {prompt:,} tokens, and this model can place {positions:,} with its answer", "shorten the prompt")
+    return min(limit, positions - prompt) if positions else limit
 
 
 def generate_answers(model: Generator, tokenizer: Any, prompts: Sequence[Sequence[int]], limit: int) -> list[str]:
@@ -50,7 +69,7 @@ def _answers(model: Generator, tokenizer: Any, prompts: Sequence[Sequence[int]],
     device = next(model.parameters()).device
     with model.for_generation() as network:
         made = network.generate(
-            input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=limit, do_sample=False,
+            input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=room_for(network, longest, limit), do_sample=False,
             eos_token_id=end, pad_token_id=end,
         )  # fmt: skip
     return [tokenizer.decode(row[longest:], skip_special_tokens=True).strip() for row in made]
@@ -70,6 +89,7 @@ def stream_answer(model: Generator, tokenizer: Any, prompt: list[int], limit: in
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = torch.tensor([prompt], device=next(model.parameters()).device)
     options: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    limit = room_for(model.network, len(prompt), limit)
     with model.for_generation() as network:
 
         def work() -> None:
@@ -104,8 +124,9 @@ def continuations(model: Generator, tokenizer: Any, prompts: Sequence[list[int]]
         options: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": TOP} if temperature > 0 else {"do_sample": False}
         with torch.random.fork_rng(devices=[device] if ids.is_cuda else []), model.for_generation() as network:
             torch.manual_seed(seed_of("continuation", *prompt))
+            most = room_for(network, len(prompt), limit)
             made = network.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, eos_token_id=end, pad_token_id=end, **options
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=most, eos_token_id=end, pad_token_id=end, **options
             )
         texts.append(tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True))
     return texts

@@ -21,7 +21,7 @@ from luthier.core.errors import ModelError
 from luthier.core.run import AGAIN, file_hash, name_disk_errors
 from luthier.core.study import Study
 from luthier.models.adapter_base import fold_adapter, is_adapter
-from luthier.models.base import KINDS, KNOWN, VECTORS, Base, size_of, what_can_be_loaded
+from luthier.models.base import KINDS, KNOWN, VECTORS, Base, positions_of, size_of, what_can_be_loaded
 from luthier.models.catalogue import PACKAGED, Wheel
 from luthier.models.disk import NOTE, lock_folder, name_unreadable_files
 from luthier.models.manifest import hash_bundle, how_to_restore, is_bundle, missing_files, read_bundle
@@ -157,7 +157,7 @@ def inspect(folder: Path, name: str, language: str = "", say: Say = lambda line:
     weights.open("rb").close()  # safetensors says of a file that may not be read that there is none
     sha256 = sha256 or _weights_hash(folder, weights)
     kind = next((kind for kind, known in KINDS.items() if family in known), "decoder")
-    return Base(name, folder, kind, sha256, bundle, language, family, *size_of(config, kind))
+    return Base(name, folder, kind, sha256, bundle, language, family, *size_of(config, kind), positions_of(config, family))
 
 
 def _weights_hash(folder: Path, weights: Path) -> str:

@@ -63,7 +63,7 @@ def as_encoder(base: Base) -> Base:
                     if not (target / NOTE).is_file():
                         raise
     made = inspect(target, base.name)
-    return replace(base, folder=target, bundle=None, family=made.family, blocks=made.blocks, width=made.width)
+    return replace(base, folder=target, bundle=None, family=made.family, blocks=made.blocks, width=made.width, positions=made.positions)
 
 
 def _write_encoder(base: Base, stage: Path, name: str) -> None:

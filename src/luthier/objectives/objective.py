@@ -21,6 +21,8 @@ MARKS = 8
 """Tokens that a tokenizer puts around texts, at most."""
 
 
+LENGTHS = ("max_length", "context")
+"""What the hyperparameters call the tokens that are read at once."""
 Spec = TypeVar("Spec", bound=Component)
 """The hyperparameters of what is learned."""
 ProcessorOfRows = TypeVar("ProcessorOfRows", bound=Processor)
@@ -123,6 +125,19 @@ class BaseObjective(Generic[Spec, ProcessorOfRows]):
     def swap_inputs(self, examples: Sequence[Example]) -> list[Example]:
         """Inputs and targets cannot be taken apart."""
         return []
+
+
+def fit_length(spec: Spec, positions: int) -> Spec:
+    """The hyperparameters of what is learned, with no more tokens at once than a network has positions for.
+
+    Args:
+        spec: as written.
+        positions: of the network; 0 where they have no end.
+    """
+    name = next((name for name in LENGTHS if hasattr(spec, name)), None)
+    if name is None or not positions or getattr(spec, name) <= positions:
+        return spec
+    return spec.model_copy(update={name: positions})
 
 
 def surely_fits(text: str, longest: int) -> bool:

@@ -25,6 +25,7 @@ from luthier.experiment import Changes, as_assignments
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.models.catalogue import READER
+from luthier.objectives.objective import fit_length
 from luthier.pilot.stages.given_rows import accepts_frames
 from luthier.pilot.stages.options import data_spec
 
@@ -141,7 +142,7 @@ def _read_with_model(dataset: Dataset, base: str | None, reporter: Reporter) -> 
     return {
         "encode": text_encoder(looking),
         "tokens": token_counter(tokenizer),
-        "context": getattr(family.Spec(), "max_length", None) if family.Spec else None,
+        "context": getattr(fit_length(family.Spec(), trained.positions), "max_length", None) if family.Spec else None,
         "control": tuple(tokenizer.all_special_tokens),
     }
 

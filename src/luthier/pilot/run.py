@@ -18,6 +18,7 @@ from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.pilot.stages.begin import begin_run, create_or_take_over
 from luthier.pilot.stages.given_rows import rows_in_run
+from luthier.pilot.stages.least_budget import check_budget_after_reading, check_budget_typed
 from luthier.pilot.stages.metric import confirm_metric, with_metric
 from luthier.pilot.stages.options import choose_experiment, data_spec, fill_from_rows, load_experiment, parse_assignments, parse_seconds
 from luthier.pilot.stages.watching import refuse_watchers
@@ -75,6 +76,7 @@ def run(
     refuse_watchers(watchers)
     reporter = reporter or NullReporter()
     seconds = parse_seconds(budget)
+    check_budget_typed(seconds, force)
     changes = with_metric(as_assignments(set), metric)
     folder = Path(out) if out else Path("runs") / Run.fresh_name()
     with rows_in_run(folder, data, validation, test) as (run_with_rows, rows, validation_rows, test_rows):
@@ -84,6 +86,7 @@ def run(
                 rows, target=target, input=input, task=task, validation=validation_rows, test=test_rows, set=changes, say=reporter.say
             )
         )
+        check_budget_after_reading(seconds, force, clock())
         experiment, choices = choose_experiment(dataset, base, changes, seed, reporter, seconds)
         new_run = run_with_rows or Run.create(folder)
         with new_run.name_folder_when_stopped(), new_run.lock():
@@ -128,12 +131,14 @@ def train(
     refuse_watchers(watchers)
     reporter = reporter or NullReporter()
     seconds = parse_seconds(budget)
+    check_budget_typed(seconds, force)
     source = None if isinstance(experiment, Experiment) or set or metric or budget is not None else run_of(Path(experiment))
     changes = with_metric(as_assignments(set), metric)
     experiment = load_experiment(experiment).set(*changes)
     experiment = experiment.model_copy(update={"environment": _threads_again(experiment)})
     reporter.stage("data", experiment.data.path)
     dataset = load_dataset(experiment.data)
+    check_budget_after_reading(seconds, force, clock())
     choices = family_of(dataset.spec.task).metric(dataset, AUTO)[:1] if experiment.training.metric == AUTO else []
     experiment = fill_from_rows(experiment, dataset, changes)
     cuts = cuts_while_training(source)

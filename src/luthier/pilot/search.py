@@ -14,6 +14,7 @@ from luthier.data.sources.frames import Frame
 from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.pilot.stages.begin import begin_run
 from luthier.pilot.stages.given_rows import rows_in_run
+from luthier.pilot.stages.least_budget import check_budget_after_reading, check_budget_typed
 from luthier.pilot.stages.metric import with_metric
 from luthier.pilot.stages.options import default_experiment, parse_assignments, parse_seconds
 from luthier.studies.backends import backend_of
@@ -78,6 +79,7 @@ def search(
     clock = Clock()
     reporter = reporter or NullReporter()
     runs, seconds = budget_of(budget)
+    check_budget_typed(seconds, force)
     changes = with_metric(as_assignments(set), metric)
     _check_request(sampler, workers, backend, trials)
     folder = Path(out) if out else Path("studies") / Run.fresh_name()
@@ -85,6 +87,7 @@ def search(
         experiment, dataset, choices = default_experiment(
             rows, changes, reporter, target=target, input=input, base=base, task=task, seed=seed, seconds=seconds
         )
+        check_budget_after_reading(seconds, force, clock())
         fixed = [*parse_assignments(changes)]
         _check_points(experiment, trials or 2, fixed, space, points)
         study = Study((run_with_rows or Run.create(folder)).folder)

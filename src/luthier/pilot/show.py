@@ -14,12 +14,12 @@ from luthier.core.types import Record
 from luthier.data.augment import Augment
 from luthier.data.dataset import Dataset
 from luthier.data.sources.frames import Frame
-from luthier.data.sources.images import pixels
+from luthier.data.sources.images import HEIGHT, WIDTH, pixels
 from luthier.experiment import Changes, as_assignments, number
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.pilot.stages.given_rows import accepts_frames
-from luthier.pilot.stages.options import choose_experiment, data_spec, parse_assignments
+from luthier.pilot.stages.options import choose_experiment, data_spec, parse_assignments, read_within
 
 SIDE = 256
 """Of a shown image, at most, in pixels."""
@@ -119,6 +119,7 @@ def show(
 
     experiment, _ = choose_experiment(dataset, base, changes, 1, NullReporter())
     base_of_it = resolve(experiment.model.base) if experiment.model.base else None
+    experiment, _ = read_within(experiment, base_of_it)
     tokenizer: Any = family_of(dataset.spec.task).load_processor(base_of_it, experiment.objective, dataset)
     objective = open_objective(experiment, tokenizer)
     example = objective.prepare([record])[0]
@@ -166,4 +167,4 @@ def _image(dataset: Dataset, record: Record, part: str, views: int, page: str | 
         write_views(Path(page), " · ".join(filter(None, (file.name, label))), picture, images, augment.images.model_dump())
     elif views:
         raise DataError("the views of an image need a page to be shown on", "add --page views.html")
-    return ShownImage(str(file), record.row, part, label, int(values["width"]), int(values["height"]), str(page) if page else None)
+    return ShownImage(str(file), record.row, part, label, int(values[WIDTH]), int(values[HEIGHT]), str(page) if page else None)

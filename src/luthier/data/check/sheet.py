@@ -14,6 +14,7 @@ from luthier.core.randomness import permutation
 from luthier.core.types import Record
 from luthier.data.near_duplicates import clusters, normalise
 from luthier.data.reading import RowKind
+from luthier.data.sources.images import PIXELS_HASH, THUMBNAIL
 
 SHOWN = 200
 """Rows that a finding carries with it; the count is of all."""
@@ -81,7 +82,7 @@ class Sheet:
     def plain(self) -> list[str]:
         """The texts without what copies differ in; of an image, the hash of its pixels."""
         if self.images:
-            return [record.values["pixels"] for record in self.records]
+            return [record.values[PIXELS_HASH] for record in self.records]
         return [normalise(text) for text in self.texts]
 
     @cached_property
@@ -143,5 +144,5 @@ class Sheet:
             "part": self.parts[row],
             "text": self.texts[row][:400],
             "label": self.labels[row][:200],
-            **({"thumbnail": record.values["thumbnail"]} if self.images else {}),
+            **({"thumbnail": record.values[THUMBNAIL]} if self.images else {}),
         }

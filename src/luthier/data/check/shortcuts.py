@@ -10,6 +10,7 @@ import numpy as np
 from luthier.core.finding import Finding
 from luthier.core.randomness import permutation
 from luthier.data.check.sheet import Sheet
+from luthier.data.sources.images import HEIGHT, MODE, THUMBNAIL, WIDTH
 
 FEWEST = 60
 GOOD = 0.5
@@ -51,12 +52,12 @@ def _of_texts(sheet: Sheet, learned: list[int]) -> dict[str, list[str]]:
 
 def _of_images(sheet: Sheet, learned: list[int]) -> dict[str, list[str]]:
     values = [record.values for record in sheet.records]
-    bright = [sum(bytes.fromhex(value["thumbnail"])) for value in values]
+    bright = [sum(bytes.fromhex(value[THUMBNAIL])) for value in values]
     return {
-        "its size": [f"{value['width']} × {value['height']}" for value in values],
-        "its width": _bin_sizes([value["width"] for value in values], learned),
+        "its size": [f"{value[WIDTH]} × {value[HEIGHT]}" for value in values],
+        "its width": _bin_sizes([value[WIDTH] for value in values], learned),
         "its kind of file and colour": [
-            f"{text.rsplit('.', 1)[-1].lower()} {value['mode']}" for text, value in zip(sheet.texts, values, strict=True)
+            f"{text.rsplit('.', 1)[-1].lower()} {value[MODE]}" for text, value in zip(sheet.texts, values, strict=True)
         ],
         "its brightness": _bin_sizes(bright, learned),
     }

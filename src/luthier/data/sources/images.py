@@ -27,8 +27,9 @@ DARKEST = 4095
 """The largest number of 12 bits: grey of 16 bits without a larger one is meant otherwise."""
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 """Pillow's modes that hold no colour."""
-KEPT = ("width", "height", "mode", "pixels", "thumbnail")
-"""What a row says of its image: its size, its kind of colour, the SHA-256 of its decoded pixels, and a grey picture of 32 × 32 bytes in hex."""
+WIDTH, HEIGHT, MODE, PIXELS_HASH, THUMBNAIL = KEPT = ("image.width", "image.height", "image.mode", "image.pixels", "image.thumbnail")
+"""What a row says of its image: its size, its kind of colour, the SHA-256 of its decoded pixels, and a grey picture of 32 × 32 bytes in hex. The names are
+such as no table has: a person's own `width` stays theirs."""
 
 SCALING = """
 def most_of(held, name, pixels):  # of an array of images; of all of its type in the file, where its own could be meant in two ways
@@ -132,7 +133,7 @@ for line in sys.stdin:
         grey = whole.convert("L").resize(({SIDE}, {SIDE}), Image.Resampling.BOX).tobytes()
         told = numbers if numbers and deep["largest"] <= {DARKEST} else whole  # what is nearly black is no copy of all that is
         pixels = hashlib.sha256(f"{{width}} {{height}} ".encode() + told.tobytes()).hexdigest()
-        said = {{"width": width, "height": height, "mode": mode, "pixels": pixels, "thumbnail": grey.hex(), **deep}}
+        said = {{"{WIDTH}": width, "{HEIGHT}": height, "{MODE}": mode, "{PIXELS_HASH}": pixels, "{THUMBNAIL}": grey.hex(), **deep}}
     except BaseException as problem:
         said = {{"why": why(problem, json.loads(line))[:300]}}
     print(json.dumps(said), flush=True)
@@ -223,9 +224,10 @@ def describe_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
         DataError: Pillow is not installed, no image can be read, or those of 16 bits are meant as fewer.
     """
     require_extra("PIL", f"{path}: reading images", DataError)
-    rows = Rows(
-        columns=[*table.columns, *(name for name in KEPT if name not in table.columns)], header=table.header, rejected=table.rejected
-    )
+    taken = next((name for name in KEPT if name in table.columns), None)
+    if taken is not None:
+        raise DataError(f"{path}: the column {taken!r} has the name of what is noted of each image itself", "give the column another name")
+    rows = Rows(columns=[*table.columns, *KEPT], header=table.header, rejected=table.rejected)
     root = folder.resolve()
     places = [(root / str(row.get(column) or "")).resolve() for row in table.values]
     inside = [file.is_relative_to(root) and file.is_file() for file in places]

@@ -18,6 +18,7 @@ from luthier.delivery.parity.network_parity import NetworkParity, compare_probe
 from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
 from luthier.delivery.parity.trainer import Trainer, outputs_of
+from luthier.evaluation.label_thresholds import HALF
 from luthier.evaluation.score import score
 from luthier.models.exported_network import ExportedNetwork
 from luthier.models.pooling import segment_lengths
@@ -128,14 +129,12 @@ class ReaderParity(NetworkParity[Reader]):
             indices = int(one.argmax()), int(other.argmax())
             return str(indices[0]), str(indices[1]), bool(one[indices[0]] - one[indices[1]] <= leeway)
         if self.gives == "labels":
+            least = np.array(self.trainer.objective.spec.said_from or [HALF] * len(one))
             answer, other_answer = (
-                "; ".join(names[side][index] for index in np.flatnonzero(values >= 0.5)) for side, values in enumerate((one, other))
+                "; ".join(names[side][index] for index in np.flatnonzero(values >= least)) for side, values in enumerate((one, other))
             )
-            return (
-                answer,
-                other_answer,
-                bool(np.abs(one[(one >= 0.5) != (other >= 0.5)] - 0.5).max(initial=0) <= leeway) and names[0] == names[1],
-            )
+            apart = np.abs(one - least)[(one >= least) != (other >= least)]
+            return answer, other_answer, bool(apart.max(initial=0) <= leeway) and names[0] == names[1]
         answer, other_answer = names[0][int(one.argmax())], names[1][int(other.argmax())]
         known = names[0].index(other_answer) if other_answer in names[0] else -1
         return answer, other_answer, known >= 0 and names[0] == names[1] and bool(one.max() - one[known] <= leeway)

@@ -24,6 +24,7 @@ from luthier.models.base import Base
 from luthier.models.encode import layer_vectors
 from luthier.models.precision import round_weights_to
 from luthier.models.pretrained import load_generator, load_tokenizer
+from luthier.objectives.objective import fit_length
 from luthier.studies.similarity import (
     FOLDS,
     MOST_ROWS,
@@ -145,7 +146,7 @@ def _fluency(base: Base, records: Sequence[Record], dataset: Dataset) -> tuple[B
     tokenizer = load_tokenizer(base)
     model = round_weights_to(load_generator(base, 0.0).eval(), getattr(torch, choose_dtype("auto")))
     spec = dataset.spec
-    hyperparameters: Any = family_of(spec.task).spec_class()
+    hyperparameters: Any = fit_length(family_of(spec.task).spec_class(), base.positions)
     objective = hyperparameters.open(tokenizer, spec.input, spec.target or "")
     examples: list[Example] = []
     texts: list[str] = []

@@ -17,7 +17,9 @@ from luthier.core.types import Example, Scores
 from luthier.delivery.bundle import Shipped
 from luthier.evaluation import baselines
 from luthier.evaluation.abstention import describe_abstention, explain_abstention, tabulate_abstention
+from luthier.evaluation.baselines import Baseline
 from luthier.evaluation.by_class import find_never_predicted
+from luthier.evaluation.label_thresholds import say_from
 from luthier.evaluation.metric_choice import metrics_at_verdict
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.outputs import Outputs
@@ -124,10 +126,13 @@ def judge_candidates(context: RunContext, experiment: Experiment, work: Work) ->
         context.signals.poll()
         test = open_test(context, experiment, work)
         scores, before = score_candidates(candidates, work, test, context.signals.poll)
+    others = {rival.name: rival.score(test) for rival in trivial}
+    shipped = candidates.shipped
+    if candidates.outputs.fits_thresholds(context.objective):
+        scores, others, shipped = say_from_thresholds(context, candidates, scores, trivial, others)
     ours, metrics = scores[candidates.ships], metrics_at_verdict(work.objective.metrics, context.family)
     outputs, rows = candidates.outputs, baselines.share_of_rows(candidates.probe_rows, len(train))
     base = f"{context.base.name}, frozen + {outputs.probe}{rows}", scores[PROBE]
-    others = {rival.name: rival.score(test) for rival in trivial}
     found = decide(context.family.name, metrics, ours, base, others, against_base=candidates.ships != PROBE)
     found |= {"ships": candidates.ships, "why": candidates.why, "candidates": []}
     found["candidates"] = list_candidates(candidates, metrics, scores, {PROBE: found["base"], candidates.ships: found["test"]})
@@ -141,7 +146,7 @@ def judge_candidates(context: RunContext, experiment: Experiment, work: Work) ->
         details["temperature"] = candidates.temperatures[candidates.ships]
     promised, kept = promise_errors(outputs, candidates.validation[candidates.ships], ours)
     details |= outputs.describe_calibration(before[candidates.ships], ours) | promised
-    return found, details, replace(candidates.shipped, abstention=kept)
+    return found, details, replace(shipped, abstention=kept)
 
 
 def promise_errors(outputs: Outputs | None, validation: Scores | None, test: Scores) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -161,6 +166,31 @@ def promise_errors(outputs: Outputs | None, validation: Scores | None, test: Sco
     assert sure is not None and right is not None and tested is not None and found is not None
     abstention = tabulate_abstention(sure, right)
     return {"abstention": describe_abstention(abstention, tested, found)}, abstention.as_json()
+
+
+def say_from_thresholds(
+    context: RunContext, candidates: Candidates, scores: Mapping[str, Scores], trivial: Sequence[Baseline], others: Mapping[str, Scores]
+) -> tuple[dict[str, Scores], dict[str, Scores], Shipped]:
+    """The scores on the test rows where each model says a label from its own threshold on, fitted on the validation rows; baselines too.
+
+    Args:
+        context: of the run; the thresholds of what ships are an event.
+        candidates: with their validation scores.
+        scores: of each on the test rows.
+        trivial: the baselines, with their validation scores.
+        others: of each on the test rows.
+
+    Returns:
+        Scores of the candidates and of the baselines, and what ships.
+    """
+    fit = candidates.outputs.fit_thresholds
+    thresholds = {name: fit(candidates.validation[name]) for name in scores}
+    theirs = {rival.name: fit(rival.validation) for rival in trivial}
+    said_from = thresholds[candidates.ships]
+    context.run.event("said_from", labels=context.dataset.labels, thresholds=said_from)
+    found = ({name: say_from(each, known[name]) for name, each in held.items()} for held, known in ((scores, thresholds), (others, theirs)))
+    ours, baseline_scores = found
+    return ours, baseline_scores, replace(candidates.shipped, said_from=said_from)
 
 
 def join_details(details: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,6 @@ from luthier.pilot.stages.context import RunContext
 from luthier.training.deadline import TimeLimit
 from luthier.training.steps import Work
 
-ALWAYS = 4.0
-"""Seconds of what every run does at its end and its beginning: Python starts, the report is written."""
 SHARE = 1 / 2
 """Of a budget, that the closing may take before the baselines are fitted on fewer rows."""
 FITS = 3
@@ -35,8 +33,6 @@ FEWEST_ROWS, FEWEST_A_CLASS = 500, 5
 """Rows that a baseline is fitted on at least; with fewer it is no rival."""
 TIMED = 128
 """Validation rows that tell how quick the machine is before the closing."""
-WRITTEN = 100e6
-"""Bytes of weights that are written and hashed in a second."""
 
 
 @dataclass(frozen=True)

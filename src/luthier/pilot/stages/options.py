@@ -25,6 +25,7 @@ from luthier.families.choice import Choice
 from luthier.families.family import Family
 from luthier.families.recognise import load_dataset
 from luthier.models.spec import SCRATCH
+from luthier.objectives.objective import LENGTHS, fit_length
 from luthier.pilot.stages.metric import PATH, settle_metric
 from luthier.studies.defaults import choose
 
@@ -295,7 +296,26 @@ def apply_overrides(
     if "adaptation.kind" in paths:
         known |= {choice.path for choice in choices if choice.path.startswith("adaptation.")}  # of the one that is not taken
     told = [Choice(path, text, "as set") for path, text in paths.items()]
-    return experiment, [*(choice for choice in choices if choice.path not in known), *brought, *told]
+    choices = [*(choice for choice in choices if choice.path not in known), *brought, *told]
+    experiment, shorter = read_within(experiment, base)
+    return experiment, [*(choice for choice in choices if shorter is None or choice.path != shorter.path), *([shorter] if shorter else [])]
+
+
+def read_within(experiment: Experiment, base: Base | None) -> tuple[Experiment, Choice | None]:
+    """The experiment with no more tokens read at once than its base can place; what was changed for that, None where nothing was.
+
+    Args:
+        experiment: as written.
+        base: that is trained; None where the network is made from scratch, or the base is not known yet.
+    """
+    spec: Any = experiment.objective
+    fitted: Any = fit_length(spec, base.positions if base is not None else 0)
+    if fitted == spec:
+        return experiment, None
+    assert base is not None
+    name = next(name for name in LENGTHS if hasattr(spec, name))
+    why = f"{base.name} can place {base.positions:,} tokens of a text, and {getattr(spec, name):,} were to be read at once"
+    return experiment.model_copy(update={"objective": fitted}), Choice(f"objective.{name}", base.positions, why)
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:

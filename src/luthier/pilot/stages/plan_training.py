@@ -22,7 +22,8 @@ from luthier.evaluation.metrics import measure, metric_of
 from luthier.experiment import Experiment
 from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.features import Features
-from luthier.pilot.stages.finish_time import ALWAYS, SHARE, WRITTEN, ClosingCosts, count_words, fit_seconds
+from luthier.pilot.stages.finish_time import SHARE, ClosingCosts, count_words, fit_seconds
+from luthier.pilot.stages.least_budget import ALWAYS, WRITTEN
 from luthier.pilot.stages.samples import SHOWN
 from luthier.pilot.stages.time_budget import FEWEST_STEPS, refuse_budget
 from luthier.training.forecast import disk, peak

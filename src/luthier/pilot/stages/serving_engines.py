@@ -13,6 +13,7 @@ from luthier.delivery.exports.exporter import Exporter, facts_of
 from luthier.families import FAMILIES, family_of
 from luthier.models.base import Base
 from luthier.models.llama_process import PLACE, SERVER, LlamaProcess, find_server, options_of, version_of
+from luthier.objectives.objective import fit_length
 from luthier.pilot.stages.opened_bundle import Say
 from luthier.pilot.stages.proven_export import keep_export, why_not
 from luthier.serving.limits import Limits
@@ -217,7 +218,7 @@ def open_objective(base: Base) -> Any:
     """
     about = facts_of(base)
     family = family_of(about["task"])
-    spec: Any = family.spec_class.model_validate(about["objective"])
+    spec: Any = fit_length(family.spec_class.model_validate(about["objective"]), base.positions)
     return spec.open(family.load_processor(base, spec), tuple(about["input"]), about["target"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 from luthier.core.errors import ExperimentError
@@ -13,6 +12,7 @@ from luthier.core.words import duration
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.pilot.stages.context import RunContext
+from luthier.pilot.stages.least_budget import ALWAYS, SURE, rounded_up
 from luthier.training.assemble import load_model
 from luthier.training.deadline import TimeLimit, is_crowded
 
@@ -22,8 +22,6 @@ SMALL_RUN_STEPS = 8
 """Steps that the small run takes at the least."""
 SHORT = 120.0
 """Seconds; a longer budget is looked at after the small run alone, which measures better."""
-SURE = 0.6
-"""A budget is refused before the small run where it is shorter than this share of what is reckoned: the small run knows better."""
 
 
 def time_limit(context: RunContext) -> TimeLimit | None:
@@ -40,13 +38,6 @@ def time_limit(context: RunContext) -> TimeLimit | None:
     return TimeLimit(budget, lambda: context.spent, seconds, forecast["a_step"], forecast["an_evaluation"])
 
 
-def round_up(seconds: float) -> str:
-    """A time span as it is typed, a little longer: 40s, 150s, 10m."""
-    if seconds < 120:
-        return f"{5 * math.ceil(seconds / 5)}s"
-    return f"{30 * math.ceil(seconds / 30)}s" if seconds < 600 else f"{math.ceil(seconds / 60)}m"
-
-
 def refuse_budget(context: RunContext, budget: float, smallest: float) -> None:
     """Say that a budget is too short for anything, and which would do.
 
@@ -58,7 +49,7 @@ def refuse_budget(context: RunContext, budget: float, smallest: float) -> None:
     Raises:
         ExperimentError: always.
     """
-    needed = round_up(max(smallest, budget + 1))
+    needed = rounded_up(max(smallest, budget + 1))
     context.run.event("budget_too_short", budget=budget, smallest=needed)
     crowd = " while other programs use the processor" if is_crowded() else ""
     raise ExperimentError(f"--budget {budget:g}s is too short for these rows: the smallest that makes sense is {needed}{crowd}",
@@ -94,7 +85,7 @@ def check_budget(context: RunContext, experiment: Experiment) -> None:
     evaluation = sum(len(example.tokens) for example in validation) * a_token
     tests = evaluation * len(context.dataset.records["test"]) / max(len(context.dataset.records["validation"]), 1)
     steps = SMALL_RUN_STEPS + min(FEWEST_STEPS, experiment.total_steps(len(train)))
-    smallest = context.spent + steps * step + 2 * evaluation + 2 * tests + 4.0
+    smallest = context.spent + steps * step + 2 * evaluation + 2 * tests + ALWAYS
     if budget < SURE * smallest:
         refuse_budget(context, budget, 2 * smallest)
 
