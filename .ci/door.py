@@ -15,7 +15,13 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "luthier"
 ROOMS = ("families", "objectives")
-SHARED = ("luthier.families", "luthier.families.choice", "luthier.families.family", "luthier.families.recognise", "luthier.objectives.objective")
+SHARED = (
+    "luthier.families",
+    "luthier.families.choice",
+    "luthier.families.family",
+    "luthier.families.recognise",
+    "luthier.objectives.objective",
+)
 """What every family has in common: others may import it."""
 
 
