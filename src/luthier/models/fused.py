@@ -79,7 +79,7 @@ class _FeedForward(torch.autograd.Function):
         inner, d_bent, d_rest = ctx.kernels.swiglu_backward(bent, rest, d_said @ down)
         needs = ctx.needs_input_grad
         # a product whose first factor lies the other way takes half as long again: turning pays for the narrow gradient alone
-        d_down = ctx.kernels.transposed(d_said) @ inner if needs[3] else None
+        d_down = ctx.kernels.transpose(d_said) @ inner if needs[3] else None
         d_gate, d_up = (each.t() @ x if needed else None for each, needed in ((d_bent, needs[1]), (d_rest, needs[2])))
         d_x = torch.addmm(d_bent @ gate, d_rest, up) if needs[0] else None
         return d_x, d_gate, d_up, d_down, None
@@ -102,7 +102,7 @@ class _JointLinear(torch.autograd.Function):
         d_x = d_said @ torch.cat(weights) if ctx.needs_input_grad[0] else None
         if not any(ctx.needs_input_grad[2:]):
             return d_x, None, *[None] * len(weights)
-        d_joined = ctx.kernels.transposed(d_said) @ x
+        d_joined = ctx.kernels.transpose(d_said) @ x
         return d_x, None, *d_joined.split([len(weight) for weight in weights])
 
 
@@ -121,7 +121,7 @@ class _LowRank(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, weight, down, up, thin = ctx.saved_tensors
-        d_said, transposed = gradients[0], ctx.kernels.transposed
+        d_said, transposed = gradients[0], ctx.kernels.transpose
         d_thin = (d_said @ up).mul_(ctx.scale)
         d_x = (d_said @ weight).addmm_(d_thin, down) if ctx.needs_input_grad[0] else None
         d_up = transposed((transposed(thin) @ d_said).mul_(ctx.scale))
