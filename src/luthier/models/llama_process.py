@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import secrets
 import shutil
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from luthier.core.errors import ModelError
 
@@ -27,6 +29,9 @@ PATIENCE = 300
 """Seconds that it may take to read its file."""
 END_SECONDS = 10
 """That it has to end by itself."""
+UNREAD: dict[str, Any] = {"chat_parser": json.dumps({"parsers": [{"type": "epsilon"}], "rules": {}, "root": 0})}
+"""Of a request: that the answer is not searched for parts of a conversation. Versions of 2026 read all of it again at each token otherwise, some end with an error at bytes that are no
+character, and what they find is told by other routes alone. Source: llama.cpp, common/peg-parser.cpp (`from_json`); older versions do not know the field, and pass over it."""
 ENDS_WITH_US = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)

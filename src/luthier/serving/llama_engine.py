@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from luthier.models.decoding.continuous_batching import refuse_reason
-from luthier.models.llama_process import LlamaProcess
+from luthier.models.llama_process import UNREAD, LlamaProcess
 from luthier.serving.interface import (
     EngineClosed,
     EngineFailed,
@@ -324,6 +324,7 @@ def body_of(request: GenerationRequest) -> dict[str, Any]:
         "n_predict": request.limit,
         "n_probs": max(1, request.logprobs),
         "stream": True,
+        **UNREAD,
         "return_tokens": True,
         "cache_prompt": True,
         "response_fields": ["stop", "stop_type", "tokens_predicted", "timings"],

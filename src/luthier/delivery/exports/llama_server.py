@@ -12,6 +12,7 @@ from luthier.core.errors import ModelError
 from luthier.core.types import Message
 from luthier.delivery.exports.exporter import WEIGHTS, Encoded, WeightDifference
 from luthier.delivery.exports.json_http import JsonServer
+from luthier.models.llama_process import UNREAD
 
 BIAS = 1e4
 """Above every logit."""
@@ -121,7 +122,7 @@ class LlamaServer:
 
     def _complete(self, prompt: list[int], **options: Any) -> Any:
         return self.server.post(
-            "/completion", {"prompt": prompt, "samplers": ["top_k"], "top_k": 1, "temperature": 0.0, "stream": False, **options}
+            "/completion", {"prompt": prompt, "samplers": ["top_k"], "top_k": 1, "temperature": 0.0, "stream": False, **UNREAD, **options}
         )
 
     def _behind(self, before: list[int], token: int) -> float:
