@@ -127,10 +127,15 @@ def compare(run: str, engines: Sequence[str], clients: Sequence[int], each: int,
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
     began, compared = time.monotonic(), {}
     with contextlib.ExitStack() as stack:
-        servers = {name: open_server(name, run, threads, stack) for name in names}
+        servers: dict[str, Server] = {}
+        for name in names:
+            try:
+                servers[name] = open_server(name, run, threads, stack)
+            except SystemExit as problem:  # such as a llama.cpp that was built for another processor
+                print(json.dumps({"left_out": name, "why": str(problem)}), flush=True)
         for count in clients:
             compared[f"{count} client{'s' * (count != 1)}"] = in_turn(servers, asks, count, each, rounds, tokens)
-    about = {"task": facts["task"], "rounds": rounds, "threads": threads, "times_as_good_as": names[0]}
+    about = {"task": facts["task"], "rounds": rounds, "threads": threads, "times_as_good_as": next(iter(servers))}
     return {**about, **compared, "seconds": round(time.monotonic() - began)}
 
 

@@ -137,10 +137,11 @@ class LlamaProcess:
         return self._ended.wait(seconds)
 
     def why_ended(self) -> str:
-        """How it ended, with its last words."""
+        """How it ended, with its last words; whom somebody else ended had no time for any, and what it wrote before would be no reason."""
         code = self._process.returncode if self._process is not None else None
-        how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
-        return f"{SERVER} (process {self.pid}) ended {how}: {error_line(list(self._lines))}"
+        if code is not None and code < 0:
+            return f"{SERVER} (process {self.pid}) ended by signal {-code}"
+        return f"{SERVER} (process {self.pid}) ended with exit code {code}: {error_line(list(self._lines))}"
 
     def wait_until_ready(self) -> None:
         """Until it has read its file.
