@@ -215,3 +215,15 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.delivery.exports.transformers_folder import TransformersFolder
 
     monkeypatch.setattr(TransformersFolder, "apart", False)
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder for the compiled step of decoders; it is made once for all tests."""
+    return str(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture
+def compiling(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders write by compiled code."""
+    monkeypatch.setenv("LUTHIER_KERNELS", kernels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,9 +16,13 @@ import pytest
 
 import luthier
 from luthier.core.errors import ExperimentError, ModelError
+from luthier.models.compiled import can_compile
+from luthier.models.decoding.precision import PrecisionParity
 from luthier.models.llama_process import PLACE, SERVER, find_server
 from luthier.pilot.serve import check_bundle, load_model
 from luthier.pilot.stages.serving_engines import check_engine
+from luthier.pilot.stages.serving_precision import record_int8
+from luthier.serving.engine_network import EngineNetwork
 from luthier.serving.interface import GenerationRequest
 from luthier.serving.service import ServedModel
 from tests.app.server.conftest import Client, until
@@ -155,6 +160,16 @@ def test_what_an_engine_cannot_serve_is_refused_before_a_port_is_open(runs: Any,
     with pytest.raises(ExperimentError, match="no engine 'onx'") as unknown:
         check_engine("onx")
     assert "onnx" in unknown.value.remedy
+    with pytest.raises(
+        ModelError, match=r"--precision int8 is for decoders that write text \(.*chat.*\), and this is a classification model"
+    ):
+        luthier.serve(runs("classification"), port=0, precision="int8", say=print, wait=False)
+    for engine, words in (("onnx", "onnx computes in fp32"), ("llama.cpp", "llama.cpp computes in float16")):
+        with pytest.raises(ExperimentError, match=f"--precision int8 is for the engine torch: {words}"):
+            luthier.serve(runs("chat"), port=0, engine=engine, precision="int8", say=print, wait=False)
+    with pytest.raises(ExperimentError, match="no precision 'in8'") as unknown:
+        luthier.serve(runs("chat"), port=0, precision="in8", say=print, wait=False)
+    assert "int8" in unknown.value.remedy
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(tmp_path))
         patch.delenv(PLACE, raising=False)
@@ -164,6 +179,35 @@ def test_what_an_engine_cannot_serve_is_refused_before_a_port_is_open(runs: Any,
         patch.setenv(PLACE, str(tmp_path / "nothing"))
         with pytest.raises(ModelError, match=f"{PLACE} is .*nothing, which is no program"):
             luthier.serve(runs("chat"), port=0, engine="llama.cpp", say=print, wait=False)
+
+
+@pytest.mark.skipif(not can_compile(), reason="there is no C++ compiler")
+def test_text_in_int8_brings_its_record_and_every_route_is_written_so(runs: Any, compiling: None) -> None:
+    lines: list[str] = []
+    running = luthier.serve(runs("chat"), port=0, name="talker", precision="int8", say=lines.append, wait=False)
+    client = Client(running)
+    try:
+        about = client("GET", "/info")[1]["model"]
+        record = about["parity"]
+        assert record["same"] and record["precision"] == "int8" and record["rows"].endswith("sealed test rows") and record["tokens"] > 50
+        assert 0 < record["mean"] <= record["largest"] < 0.5 and "weights in int8" in about["engine"]
+        assert record["verdict"] in lines and any(line.startswith("comparing int8 with fp32 on ") for line in lines)
+        turns = [{"role": "user", "content": "what about 3?"}]
+        chat = client.post("/v1/chat/completions", {"model": "talker", "messages": turns, "max_tokens": 8})["choices"][0]
+        (row,) = client.post("/predict", {"rows": ["what about 3?"], "limit": 8})["data"]
+        assert row["text"] == chat["message"]["content"].strip()
+        assert isinstance(running.service.model.model, EngineNetwork), "the network in fp32 stays in memory"
+    finally:
+        running.close(0)
+
+
+def test_int8_that_is_farther_from_fp32_than_rounding_explains_is_not_served() -> None:
+    near = PrecisionParity(tokens=100, largest=1.0, mean=0.05, equal_greedy=0.97, perplexity=10.0, reduced_perplexity=10.1)
+    assert record_int8(near, "3 rows")["verdict"] == f"int8 beside fp32 on 3 rows: {near}"
+    for change in ({"mean": 0.5}, {"largest": 9.0}, {"mean": float("nan")}):
+        with pytest.raises(ModelError, match="int8 does not say what the trainer says: int8 beside fp32 on 3 rows") as refused:
+            record_int8(dataclasses.replace(near, **change), "3 rows")
+        assert "--precision auto" in refused.value.remedy
 
 
 @NEEDS

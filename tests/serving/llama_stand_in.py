@@ -1,6 +1,6 @@
 """A program that speaks as llama-server does, for machines without it: it repeats the prompt, token by token, and holds back parts of characters.
 
-    python llama_stand_in.py -m FILE --port N -np N …     # FILE: JSON of {"seconds": between tokens, "end": token, "dies_at": token}
+    python llama_stand_in.py -m FILE --port N -np N …     # FILE: JSON of {"seconds": between tokens, "end": token, "dies_at": token, "refuses": field}
 
 A token below 256 is one byte; one above stands for the two bytes `ab`.
 """
@@ -36,6 +36,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != f"Bearer {os.environ['LLAMA_API_KEY']}":
             self._whole(401, {"error": {"message": "Invalid API Key"}})
             return
+        if self.file.get("refuses") in body:
+            self._whole(400, {"error": {"message": "Unknown parser type: epsilon"}})
+            return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -62,6 +65,9 @@ class Handler(BaseHTTPRequestHandler):
             except UnicodeDecodeError as problem:
                 if problem.end == len(held) and problem.reason == "unexpected end of data":
                     continue
+                if "chat_parser" not in body and "refuses" not in self.file:  # as version 10434 does
+                    self._send({"error": {"message": "The model produced output that does not match the expected Content-only format"}})
+                    break
                 content = held.decode(errors="replace")
             told = {"id": token, "logprob": -0.5, "top_logprobs": [{"id": token, "logprob": -0.5}, {"id": 1, "logprob": -2.0}][: body["n_probs"]]}  # fmt: skip
             self._send({"content": content, "tokens": [token], "stop": False, "tokens_predicted": said, "completion_probabilities": [told]})

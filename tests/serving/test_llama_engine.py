@@ -112,6 +112,13 @@ def test_bytes_that_become_no_character_still_count_as_tokens(opened: Any) -> No
     assert len(list(cut)) == 3 and cut.finish_reason == "length"
 
 
+@pytest.mark.parametrize("file", [{}, {"refuses": "chat_parser"}])
+def test_bytes_that_are_no_character_are_tokens_as_all_others_whether_the_program_knows_our_field_or_not(opened: Any, file: Any) -> None:
+    engine = opened(**file)
+    for _ in range(2):
+        assert [token.id for token in engine.submit(asks(b"a\xffb"))] == [97, 255, 98]
+
+
 def test_a_cancelled_answer_frees_its_slot_and_one_that_waits_never_begins(opened: Any) -> None:
     engine = opened(slots=1, waiting=1, seconds=0.02)
     first = engine.submit(asks("a" * 150, 40))

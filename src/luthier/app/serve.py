@@ -28,6 +28,12 @@ def serve(
             help="What computes: torch; llama.cpp (its llama-server, for decoders); onnx (onnxruntime). The last two export the bundle at the first start, and prove it. auto takes torch."
         ),
     ] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="In which torch writes text: fp32; int8, faster, in less memory, and not quite the trained model (how near is measured at the start, and told); auto gives the tokens of fp32."
+        ),
+    ] = "auto",
     name: Annotated[str | None, typer.Option(help="By which clients ask for the model; the run's name when not given.")] = None,
     allow_host: Annotated[
         list[str] | None,
@@ -55,6 +61,7 @@ def serve(
         host=host,
         token=token,
         engine=engine,
+        precision=precision,
         name=name,
         allow_host=allow_host or (),
         say=print_line,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import secrets
 import shutil
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from luthier.core.errors import ModelError
 
@@ -27,6 +29,9 @@ PATIENCE = 300
 """Seconds that it may take to read its file."""
 END_SECONDS = 10
 """That it has to end by itself."""
+UNREAD: dict[str, Any] = {"chat_parser": json.dumps({"parsers": [{"type": "epsilon"}], "rules": {}, "root": 0})}
+"""Of a request: that the answer is not searched for parts of a conversation. Versions of 2026 read all of it again at each token otherwise, some end with an error at bytes that are no
+character, and what they find is told by other routes alone. Source: llama.cpp, common/peg-parser.cpp (`from_json`); older versions do not know the field, and pass over it."""
 ENDS_WITH_US = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
@@ -132,10 +137,11 @@ class LlamaProcess:
         return self._ended.wait(seconds)
 
     def why_ended(self) -> str:
-        """How it ended, with its last words."""
+        """How it ended, with its last words; whom somebody else ended had no time for any, and what it wrote before would be no reason."""
         code = self._process.returncode if self._process is not None else None
-        how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
-        return f"{SERVER} (process {self.pid}) ended {how}: {error_line(list(self._lines))}"
+        if code is not None and code < 0:
+            return f"{SERVER} (process {self.pid}) ended by signal {-code}"
+        return f"{SERVER} (process {self.pid}) ended with exit code {code}: {error_line(list(self._lines))}"
 
     def wait_until_ready(self) -> None:
         """Until it has read its file.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gc
 import os
 import threading
 import time
@@ -23,7 +24,8 @@ from luthier.families.family import Family
 from luthier.models.base import Base
 from luthier.pilot.stages.opened_bundle import Say, choose_threshold, decide, load_bundle, resolve_bundle
 from luthier.pilot.stages.prediction_rows import parse_reading_options, rows_to_predict
-from luthier.pilot.stages.serving_engines import OpenedEngine, check_engine, open_llama, open_onnx
+from luthier.pilot.stages.serving_engines import OpenedEngine, check_engine, open_engine_network, open_llama, open_onnx
+from luthier.pilot.stages.serving_precision import check_precision, record_int8, texts_to_compare
 from luthier.serving.image_rows import predict_images, read_images
 from luthier.serving.limits import Limits
 from luthier.serving.prediction import PredictionQueue, poll_inside
@@ -116,7 +118,12 @@ def _verdict(verdict: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def load_model(
-    base: Base, name: str | None = None, engine: str = "auto", limits: Limits | None = None, say: Say = lambda line: None
+    base: Base,
+    name: str | None = None,
+    engine: str = "auto",
+    limits: Limits | None = None,
+    say: Say = lambda line: None,
+    precision: str = "auto",
 ) -> ServedModel:
     """Load a bundle that was checked, and put it to work.
 
@@ -126,22 +133,26 @@ def load_model(
         engine: what computes: auto, torch, llama.cpp or onnx.
         limits: of the server.
         say: told what takes long.
+        precision: in which torch writes text: auto, fp32 or int8.
 
     Raises:
         LuthierError: it cannot be loaded.
     """
     check_engine(engine, base)
+    check_precision(precision, engine, base)
     from luthier.training.devices import keep_few_kernels
 
     keep_few_kernels()
     limits = limits or Limits()
     about = describe_bundle(base, name)
     family = family_of(about["family"])
-    opened = OPEN.get(engine, open_torch)(base, limits, say)
+    opened = OPEN[engine](base, limits, say) if engine in OPEN else open_torch(base, limits, say, precision)
     model, objective, writes = opened.model, opened.objective, opened.engine
     context = min(writes.context, int(getattr(objective.spec, "context", 0) or writes.context)) if writes is not None else 0
 
     def predict(records: Any, limit: int) -> list[dict[str, Any]]:
+        if context:
+            limit = max(1, min(limit, context - max(len(prompt_of(family, objective, record)) for record in records)))
         return family.predict(model, objective, records, limit)
 
     column = objective.input[0]
@@ -154,7 +165,7 @@ def load_model(
         "parity": opened.parity,
     }
 
-    counters = token_counters(objective)
+    counters = token_counters(objective, family, context)
     return ServedModel(
         name=about["name"], family=family, model=model, objective=objective, about=about, queue=queue,
         read=lambda rows: read_rows(family, objective.input, rows, limits), decide=decide,
@@ -163,13 +174,22 @@ def load_model(
     )  # fmt: skip
 
 
-def token_counters(objective: Any) -> tuple[Callable[[Sequence[str]], int], Callable[[Sequence[Record]], None]]:
+def prompt_of(family: Family, objective: Any, record: Record) -> Sequence[int]:
+    """The tokens that a model which writes text is given of a row."""
+    return family.serving_inputs(record, objective)["tokens"]
+
+
+def token_counters(
+    objective: Any, family: Family, context: int = 0
+) -> tuple[Callable[[Sequence[str]], int], Callable[[Sequence[Record]], None]]:
     """What counts the tokens of texts, and what refuses rows that are longer than the model reads; any thread may call them.
 
     They have a tokenizer of their own, for that of the model belongs to the thread that predicts.
 
     Args:
         objective: of the model; where its tokenizer is none of texts (images, word vectors), nothing is counted.
+        family: of the model.
+        context: tokens that a text and its answer may have together; 0 where the model writes none.
     """
     lock = threading.Lock()
     own = copy.copy(objective)
@@ -190,18 +210,30 @@ def token_counters(objective: Any) -> tuple[Callable[[Sequence[str]], int], Call
             for text in texts:
                 has = f"{' and '.join(text.columns)} {'has' if len(text.columns) == 1 else 'have'} {text.tokens:,} tokens"
                 raise TextTooLong(f"row {record.row}: {has}; the model reads {text.read:,}", text.columns)
+        for record in records if context else ():
+            with lock:
+                tokens = len(prompt_of(family, own, record))
+            if tokens >= context:
+                message = f"row {record.row}: the prompt has {tokens:,} tokens; the model reads {context:,} together with the answer"
+                raise TextTooLong(message, tuple(own.input))
 
     return count, refuse_long
 
 
-def open_torch(base: Base, limits: Limits, say: Say) -> OpenedEngine:
+def open_torch(base: Base, limits: Limits, say: Say, precision: str = "auto") -> OpenedEngine:
     """Serve a bundle by its own network; what writes text with a decoder is put behind a generation engine.
 
     Args:
         base: a bundle, resolved.
         limits: of the server.
         say: told what takes long.
+        precision: in which text is written; a bundle that writes none has auto.
+
+    Raises:
+        ModelError: int8 cannot be had, or is farther from fp32 than rounding explains.
     """
+    if precision == "int8":
+        return _open_int8(base, limits, say)
     model, objective = load_bundle(base)
     from luthier.models.pretrained import Generator
 
@@ -209,13 +241,32 @@ def open_torch(base: Base, limits: Limits, say: Say) -> OpenedEngine:
         return OpenedEngine(model, objective, None, "torch: each batch is one call of predict")
     from luthier.serving.generation import open_engine
 
-    engine = open_engine(model, waiting=limits.generating)
+    engine = open_engine(model, waiting=limits.generating, precision=precision)
     _share_network(model)
     return OpenedEngine(model, objective, engine, f"torch: {engine.about}")
 
 
 OPEN: dict[str, Callable[[Base, Limits, Say], OpenedEngine]] = {"onnx": open_onnx, "llama.cpp": open_llama}
 """Engine → what opens it; all others are torch."""
+
+
+def _open_int8(base: Base, limits: Limits, say: Say) -> OpenedEngine:
+    """Write all text with weights in int8, that of `/predict` too: so the network in fp32 need not stay."""
+    from luthier.serving.generation import open_engine
+
+    model, objective = load_bundle(base)
+    texts, where = texts_to_compare(base, objective, say)
+    engine = open_engine(model, waiting=limits.generating, precision="int8", rows=texts)
+    del model
+    gc.collect()  # a network and its hooks refer to each other
+    assert engine.parity is not None
+    try:
+        record = record_int8(engine.parity, where)
+    except LuthierError:
+        engine.close()
+        raise
+    say(record["verdict"])
+    return open_engine_network(engine, base, f"torch: {engine.about}", record)
 
 
 def _share_network(model: Any) -> None:

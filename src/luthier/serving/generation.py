@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from luthier.core.errors import ModelError, nearest
-from luthier.models.decoding.choice import PRECISIONS, choose_decoder, write_texts
+from luthier.models.decoding.choice import choose_decoder, write_texts
 from luthier.models.decoding.continuous_batching import Batch, ContinuousBatch, Outcome, Text, refuse_reason
 from luthier.models.decoding.network import NotKnown, read_network
 from luthier.models.decoding.one_by_one import OneByOne, forward_of
 from luthier.models.decoding.pages import PAGE, PagePool
 from luthier.models.decoding.precision import ForwardPass, PrecisionParity, compare_decoders
-from luthier.models.decoding.request import GenerationRequest
+from luthier.models.decoding.request import PRECISIONS, GenerationRequest
 from luthier.models.decoding.step import make_cache, page_bytes
 from luthier.models.pretrained import Generator
 from luthier.serving.interface import EngineClosed, EngineFailed, EngineFull, EngineNumbers, Generation, RequestRefused
@@ -77,8 +77,10 @@ def open_engine(
     parity, rounded = chosen.parity, ""
     if network.dtype != torch.float32:
         texts = [row[:context] for row in rows if len(row) > 1] or write_texts(chosen.decoder)
-        parity = compare_decoders(ForwardPass(network), chosen.decoder, texts)
-        rounded = f"; the weights of {str(network.dtype).removeprefix('torch.')}, computed in fp32 ({parity})"
+        apart = compare_decoders(ForwardPass(network), chosen.decoder, texts)
+        parity = parity or apart
+        read = "rounded to int8" if precision == "int8" else "computed in fp32"
+        rounded = f"; the weights of {str(network.dtype).removeprefix('torch.')}, {read} ({apart})"
     about = f"{known.name}: {chosen.why}{rounded}; {slots} slots, {pages * PAGE} tokens of keys and values in {cache_mib} MiB"
     batch = ContinuousBatch(chosen.decoder, PagePool(pages), slots, chosen.drafter)
     engine = Engine(batch, about, context, known.vocabulary, waiting, slots, pages * page_bytes(known))

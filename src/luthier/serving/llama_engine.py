@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from luthier.models.decoding.continuous_batching import refuse_reason
-from luthier.models.llama_process import LlamaProcess
+from luthier.models.llama_process import UNREAD, LlamaProcess
 from luthier.serving.interface import (
     EngineClosed,
     EngineFailed,
@@ -73,6 +73,7 @@ class LlamaEngine:
         self._counts: dict[str, int] = dict.fromkeys(
             ("finished", "cancelled", "failed", "tokens", "prompt_tokens", "cached_tokens", "cache_hits"), 0
         )
+        self._fields = UNREAD
         self._ready = False
         self.process = start(self._fail)
         try:
@@ -221,9 +222,11 @@ class LlamaEngine:
         Raises:
             EngineFailed: it refuses it.
         """
-        headers = {"Authorization": f"Bearer {self.process.key}", "Content-Type": "application/json"}
-        connection.request("POST", "/completion", json.dumps(body), headers)
-        answer = connection.getresponse()
+        answer = self._send(connection, {**body, **self._fields})
+        if answer.status == 400 and self._fields:  # a version that knows another form of this field writes without it
+            answer.read()
+            self._fields = {}
+            answer = self._send(connection, body)
         if answer.status != 200:
             raise EngineFailed(f"llama.cpp answers {answer.status}: {answer.read(300).decode(errors='replace')}", "ask again")
         for line in answer:
@@ -232,6 +235,12 @@ class LlamaEngine:
                 raise EngineFailed(f"llama.cpp broke off an answer: {content[:300].decode(errors='replace')}", "ask again")
             if kind == b"data":
                 yield json.loads(content)
+
+    def _send(self, connection: http.client.HTTPConnection, body: dict[str, Any]) -> http.client.HTTPResponse:
+        """Ask for an answer."""
+        headers = {"Authorization": f"Bearer {self.process.key}", "Content-Type": "application/json"}
+        connection.request("POST", "/completion", json.dumps(body), headers)
+        return connection.getresponse()
 
     def _read(self, generation: Generation, events: Iterator[dict[str, Any]]) -> FinishReason:
         """Hand on what is said, up to its end.

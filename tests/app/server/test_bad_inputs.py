@@ -77,6 +77,8 @@ FIELDS: list[tuple[str, dict[str, Any], int, str]] = [
     (COMPLETE, complete(prompt={"a": 1}), 400, "prompt"),
     (COMPLETE, complete(prompt="word " * 2000), 422, "prompt"),
     (COMPLETE, complete(logprobs=10**6), 400, "logprobs"),
+    (COMPLETE, complete(response_format={"type": "json"}), 400, "response_format"),
+    (COMPLETE, complete(response_format={"type": "json_object"}, stop="}"), 400, "stop"),
     (COMPLETE, complete(echo=True), 400, "echo"),
     (COMPLETE, complete(best_of=4), 400, "best_of"),
     ("/v1/embeddings", {"model": "talker", "input": "x"}, 404, "model"),
@@ -84,6 +86,7 @@ FIELDS: list[tuple[str, dict[str, Any], int, str]] = [
     ("/score", {"text_1": "x", "text_2": "y"}, 404, "model"),
     ("/predict", {"rows": ["what about 3?"], "top": 2}, 400, "top"),
     ("/predict", {"rows": ["what about 3?"], "limit": 10**9}, 400, "limit"),
+    ("/predict", {"rows": ["what about 3?", "word " * 2000]}, 422, "rows"),
 ]
 CLASSES: list[tuple[str, dict[str, Any], int, str]] = [
     ("/predict", {"rows": []}, 400, "rows"),
@@ -140,6 +143,25 @@ def test_a_text_that_is_longer_than_the_model_reads_is_refused_before_it_waits_w
     assert (status, said["error"]["code"], said["error"]["param"]) == (422, "text_too_long", "input")
     assert said["error"]["message"].startswith(f"row 2: text has {tokens:,} tokens; the model reads 256")
     assert classifier.metric("luthier_rows_total") == asked
+
+
+def test_a_row_of_a_decoder_that_leaves_no_room_for_an_answer_is_refused_before_it_waits_and_one_that_leaves_little_is_answered(
+    chat: Client,
+) -> None:
+    model: Any = chat.running.service.model
+    before = model.queue.numbers(), chat.metric("luthier_rows_total")
+
+    def prompt(words: int) -> int:
+        return len(model.prompts.of_conversation([{"role": "user", "content": " 3" * words}]))
+
+    words = next(words for words in range(1, 4 * model.context) if prompt(words + 1) >= model.context)
+    status, said, _ = chat("POST", "/predict", {"rows": ["what about 3?", " 3" * (words + 1)]})
+    assert (status, said["error"]["code"], said["error"]["param"]) == (422, "text_too_long", "rows")
+    message = f"row 2: the prompt has {prompt(words + 1):,} tokens; the model reads {model.context:,} together with the answer"
+    assert said["error"]["message"].startswith(message) and (model.queue.numbers(), chat.metric("luthier_rows_total")) == before
+    (row,) = chat.post("/predict", {"rows": [" 3" * words], "limit": 200})["data"]
+    asked = {"model": "talker", "messages": [{"role": "user", "content": " 3" * words}], "max_tokens": model.context - prompt(words)}
+    assert row["text"] == chat.post(CHAT, asked)["choices"][0]["message"]["content"].strip()
 
 
 def test_a_text_that_is_too_long_for_a_vector_is_refused_in_its_own_field(bundles: Any, home: Any) -> None:

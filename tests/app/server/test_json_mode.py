@@ -77,6 +77,19 @@ def test_json_object_is_an_object_and_text_is_any_text(client: Any) -> None:
     assert found
 
 
+def test_texts_are_continued_in_a_form_too_several_at_once_and_streamed(client: Any) -> None:
+    asked: Any = {"model": "talker", "max_tokens": 120, "temperature": 1.0, "seed": 5, "extra_body": {"response_format": FORM}}
+    prompts = ["the phone", "what about 3?", "it was"]
+    whole = client.completions.create(prompt=prompts, **asked).choices
+    for choice in whole:
+        assert choice.text.startswith("{") and choice.finish_reason in ("stop", "length")
+        if choice.finish_reason == "stop":
+            jsonschema.validate(json.loads(choice.text), SCHEMA)
+    assert any(choice.finish_reason == "stop" for choice in whole)
+    events = [choice.text for event in client.completions.create(prompt=prompts[0], stream=True, **asked) for choice in event.choices]
+    assert "".join(events) == whole[0].text
+
+
 def of_schema(schema: Any, **more: Any) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}, **more}
 

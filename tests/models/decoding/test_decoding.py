@@ -26,17 +26,6 @@ needs_compiler = pytest.mark.skipif(not compiled.can_compile(), reason="there is
 
 
 @pytest.fixture(scope="session")
-def kernels(tmp_path_factory):
-    """A folder for the compiled step; it is made once for all tests."""
-    return str(tmp_path_factory.mktemp("kernels"))
-
-
-@pytest.fixture
-def compiling(kernels, monkeypatch):
-    monkeypatch.setenv("LUTHIER_KERNELS", kernels)
-
-
-@pytest.fixture(scope="session")
 def networks(bases):
     """The networks of small decoders by family, and themselves."""
     made = {}

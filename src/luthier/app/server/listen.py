@@ -27,6 +27,7 @@ from luthier.models.base import Base
 from luthier.pilot.serve import alias_of, check_bundle, describe_bundle, follow_alias, load_model
 from luthier.pilot.stages.opened_bundle import Say
 from luthier.pilot.stages.serving_engines import check_engine
+from luthier.pilot.stages.serving_precision import check_precision
 from luthier.serving.limits import Limits
 from luthier.serving.service import ServedModel, Service
 
@@ -151,6 +152,7 @@ def serve(
     host: str = "127.0.0.1",
     token: str | None = None,
     engine: str = "auto",
+    precision: str = "auto",
     name: str | None = None,
     allow_host: Sequence[str] = (),
     limits: Limits | None = None,
@@ -166,6 +168,7 @@ def serve(
         host: address that it listens on; others than this machine's own can then reach it.
         token: that clients have to give; one is made when not given.
         engine: what computes: auto, torch, llama.cpp or onnx.
+        precision: in which torch writes text: fp32, int8, or auto: the tokens of fp32, drafted in int8 where that is faster.
         name: by which clients ask for the model; the alias's or the run's name when not given.
         allow_host: further values of the Host header that are answered, such as "models.example:8000".
         limits: of the server.
@@ -181,10 +184,12 @@ def serve(
     """
     say = say or _print
     check_engine(engine)
+    check_precision(precision, engine)
     alias = alias_of(bundle)
     name = name or (alias.name if alias is not None else None)
     base = check_bundle(bundle, say)
     check_engine(engine, base)
+    check_precision(precision, engine, base)
     about = describe_bundle(base, name)
     limits = limits or _limits_for(base)
     opened = bind(host, port)
@@ -199,7 +204,7 @@ def serve(
         say(line)
 
     def open_model(bundle: Base) -> ServedModel:
-        return load_model(bundle, name, engine, limits, say)
+        return load_model(bundle, name, engine, limits, say, precision)
 
     arguments = (running, base, open_model, alias.name if alias is not None else None, say)
     threading.Thread(target=_load, args=arguments, name="luthier-load", daemon=True).start()

@@ -101,6 +101,7 @@ class Sampling(RequestBody):
     frequency_penalty: float | None = Field(None, ge=0, le=0)
     user: Name | None = Field(None, description="Is read by nobody.")
     max_tokens: int | None = Field(None, ge=1, le=LIMITS.max_tokens)
+    response_format: Format | None = None
 
 
 class ChatRequest(Sampling):
@@ -110,7 +111,6 @@ class ChatRequest(Sampling):
     max_completion_tokens: int | None = Field(None, ge=1, le=LIMITS.max_tokens)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: Format | None = None
 
 
 class CompletionRequest(Sampling):

@@ -104,10 +104,7 @@ def _add_chat_route(app: FastAPI) -> None:
                 },
             )  # fmt: skip
 
-        def form(model: ServedModel, prompts: Prompts) -> Grammar | None:
-            return grammar_of(body, model, prompts)
-
-        return await write(request, body, read, limit, top, "messages", shape, form)
+        return await write(request, body, read, limit, top, "messages", shape)
 
 
 def _add_completion_route(app: FastAPI) -> None:
@@ -134,7 +131,7 @@ def _add_completion_route(app: FastAPI) -> None:
         return await write(request, body, read, body.max_tokens, body.logprobs or 0, "prompt", shape)
 
 
-def grammar_of(body: ChatRequest, model: ServedModel, prompts: Prompts) -> Grammar | None:
+def grammar_of(body: Sampling, model: ServedModel, prompts: Prompts) -> Grammar | None:
     """The grammar that an answer must follow; None where it may be any text.
 
     Raises:
@@ -165,7 +162,7 @@ def as_message(turn: Turn) -> Message:
 
 async def write(
     request: Request, body: Sampling, read: Callable[[ServedModel, Prompts], list[list[int]]], limit: int | None, top: int, field: str,
-    shape_of: Callable[[Prompts], Shape], form: Callable[[ServedModel, Prompts], Grammar | None] = lambda model, prompts: None,
+    shape_of: Callable[[Prompts], Shape],
 ) -> Response:  # fmt: skip
     """Answer a request by the generation engine.
 
@@ -177,7 +174,6 @@ async def write(
         top: likeliest tokens told beside each.
         field: of the body, that holds the texts.
         shape_of: how the answer looks.
-        form: the grammar that its text must follow.
 
     Raises:
         Refused: it cannot be answered, or too many wait.
@@ -194,7 +190,7 @@ async def write(
         prompts = model.prompts
         try:
             ids = await asyncio.to_thread(read, model, prompts)  # a long text takes a while to cut into tokens
-            grammar = await asyncio.to_thread(form, model, prompts)
+            grammar = await asyncio.to_thread(grammar_of, body, model, prompts)
             answers = start(model, prompts, ids, body, limit, top, field, service.limits, grammar)
         except LuthierError as problem:
             refused = refuse(problem, field)

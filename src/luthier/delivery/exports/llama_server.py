@@ -11,7 +11,8 @@ import numpy as np
 from luthier.core.errors import ModelError
 from luthier.core.types import Message
 from luthier.delivery.exports.exporter import WEIGHTS, Encoded, WeightDifference
-from luthier.delivery.exports.json_http import JsonServer
+from luthier.delivery.exports.json_http import JsonServer, Refused
+from luthier.models.llama_process import UNREAD
 
 BIAS = 1e4
 """Above every logit."""
@@ -32,7 +33,7 @@ class LlamaServer:
     """
 
     def __init__(self, server: JsonServer, precision: str, ends: Sequence[int] | None = None) -> None:
-        self.server, self.precision = server, precision
+        self.server, self.precision, self._fields = server, precision, UNREAD
         props: Mapping[str, Any] = server.get("/props")
         self.template, self.begins = str(props.get("chat_template") or ""), str(props.get("bos_token") or "")
         self.about = f"llama.cpp ({props.get('build_info') or 'of unknown version'}) at {server.url}"
@@ -120,9 +121,14 @@ class LlamaServer:
         return self.begins + text if writes and self.adds is not None and not text.startswith(self.begins) else text
 
     def _complete(self, prompt: list[int], **options: Any) -> Any:
-        return self.server.post(
-            "/completion", {"prompt": prompt, "samplers": ["top_k"], "top_k": 1, "temperature": 0.0, "stream": False, **options}
-        )
+        body = {"prompt": prompt, "samplers": ["top_k"], "top_k": 1, "temperature": 0.0, "stream": False, **options}
+        try:
+            return self.server.post("/completion", {**body, **self._fields})
+        except Refused as problem:
+            if problem.status != 400 or not self._fields:
+                raise
+            self._fields = {}  # a version that knows another form of this field
+            return self.server.post("/completion", body)
 
     def _behind(self, before: list[int], token: int) -> float:
         """The log-probability of a token behind others. The server tells that of the token it chose, and with a bias it chooses the wanted one; probabilities are those before the bias."""

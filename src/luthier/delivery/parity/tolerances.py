@@ -38,7 +38,7 @@ TOLERANCES: dict[str, Tolerance] = {
     "float32": Tolerance(1e-4, 5e-4, 1e-4, True, "24 bits of mantissa; other kernels sum in another order"),  # 1.7e-6 | transformers 1.9e-6, 6.8e-7; ONNX 5.6e-5, 8.8e-6
     "float32 in llama.cpp": Tolerance(1e-4, 2.4e-3, 7e-4, True, "it takes GELU from a table of 16 bits"),  # 5.4e-5, 8.7e-6; tiny networks with GELU 8e-4, 2.2e-4
     "text": Tolerance(1e-5, 5e-4, 1e-4, True, "six digits of each number are written"),
-    "float16": Tolerance(7e-3, 0.06, 3e-3, False, "11 bits of mantissa: 5e-4 of each weight, over some ten blocks"),  # 2.4e-3 | 0.020, 0.0010
+    "float16": Tolerance(7e-3, 0.25, 0.05, False, "11 bits of mantissa: 5e-4 of each weight, over some ten blocks"),  # 2.4e-3 | 0.076, 0.016 of a run in fp32 (102 tokens); of one in bf16, whose weights float16 holds as they are, 0.020, 0.0010
     "bfloat16": Tolerance(0.06, 1.5, 0.09, False, "8 bits of mantissa: 4e-3 of each weight and, where it computes so, of each state"),  # 0.021 | 0.49, 0.030
     "int8": Tolerance(0.11, 4.0, 0.1, False, "8 bits a weight, one scale for a block or a row: 4e-3 of the largest of these"),  # 0.036 | 1.35, 0.033
     "q8_0": Tolerance(0.11, 3.5, 0.17, False, "8 bits a weight, one scale for 32 of them; llama.cpp rounds the states so too"),  # as int8 | 1.16, 0.055

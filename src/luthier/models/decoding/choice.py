@@ -16,8 +16,6 @@ from luthier.models.decoding.request import GenerationRequest
 from luthier.models.decoding.step import Cache, Decoder, Span, make_cache
 from luthier.models.decoding.torch_step import TorchDecoder
 
-PRECISIONS = ("auto", "fp32", "int8")
-"""In which weights are held; auto gives the tokens of fp32."""
 DRAFT = 4
 """Tokens of a draft, when it is measured whether drafting pays."""
 ACCEPTED = 0.8

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,8 @@ class CompiledDecoder:
     """
 
     def __init__(self, network: DecodeNetwork, cache: Cache, precision: str = "fp32", threads: int = 0) -> None:
-        self.network, self.cache, self.precision = network, cache, precision
+        self.cache, self.precision = cache, precision
+        self.network = replace(network, blocks=())  # their weights are held as they are computed with, and in int8 those in fp32 may go
         self.about = f"compiled code, weights in {precision}"
         self.threads = threads or torch.get_num_threads()
         self._library = load_library()

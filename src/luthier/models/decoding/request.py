@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from luthier.models.decoding.grammar import Grammar
 
 
+PRECISIONS = ("auto", "fp32", "int8")
+"""In which weights are held; auto gives the tokens of fp32."""
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
     """One text to be continued.
