@@ -99,6 +99,27 @@ def drawn(groups: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray, np.
     return np.flatnonzero(at < 0.7), np.flatnonzero((at >= 0.7) & (at < 0.85)), np.flatnonzero(at >= 0.85)
 
 
+def words_of(texts: Sequence[str]) -> Callable[[np.ndarray], Any]:
+    """Training rows → TF-IDF of words and word pairs of all texts, fitted on these rows."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    def features(train: np.ndarray) -> Any:
+        vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        vectors.fit([texts[row] for row in train])
+        return vectors.transform(texts)
+
+    return features
+
+
+def vectors_of(texts: Sequence[str], base: str) -> Callable[[np.ndarray], Any]:
+    """Training rows → what an untouched base makes of all texts, whichever these rows are."""
+    from luthier.models.encode import text_encoder
+    from luthier.models.store import resolve
+
+    encoded = text_encoder(resolve(base))(texts).astype(np.float64)
+    return lambda train: encoded
+
+
 def compare(features: Any, actual: np.ndarray, labels: tuple[str, ...], groups: Sequence[str], splits: int) -> dict[str, Any]:
     """F1 on test rows at one half, and how much each rule adds."""
     plain: list[list[float]] = []
@@ -146,26 +167,7 @@ def main() -> None:
         labels = tuple(sorted({label for each in found for label in each}))
         actual = np.array([[float(label in each) for label in labels] for each in found])
         for model in ("TF-IDF", given.base):
-            if model == "TF-IDF":
-                from sklearn.feature_extraction.text import TfidfVectorizer
-
-                def weigh_words(train: np.ndarray, texts: Sequence[str] = texts) -> Any:
-                    vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-                    vectors.fit([texts[row] for row in train])
-                    return vectors.transform(texts)
-
-                features: Any = weigh_words
-            else:
-                from luthier.models.encode import text_encoder
-                from luthier.models.store import resolve
-
-                encoded = text_encoder(resolve(model))(texts).astype(np.float64)
-
-                def read_vectors(train: np.ndarray, texts: Sequence[str] = texts, encoded: np.ndarray = encoded) -> Any:
-                    return encoded
-
-                features = read_vectors
-
+            features = words_of(texts) if model == "TF-IDF" else vectors_of(texts, model)
             print(
                 json.dumps({"set": name, "model": model, "rows": len(texts), **compare(features, actual, labels, groups, given.splits)}),
                 flush=True,
