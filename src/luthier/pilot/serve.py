@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from luthier.core.aliases import Alias, read_alias
 from luthier.core.errors import DataError, LuthierError, nearest
@@ -176,7 +176,7 @@ def load_model(
 
 def prompt_of(family: Family, objective: Any, record: Record) -> Sequence[int]:
     """The tokens that a model which writes text is given of a row."""
-    return family.serving_inputs(record, objective)["tokens"]
+    return cast("Sequence[int]", family.serving_inputs(record, objective)["tokens"])
 
 
 def token_counters(

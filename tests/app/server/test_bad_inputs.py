@@ -141,7 +141,7 @@ def test_a_text_that_is_longer_than_the_model_reads_is_refused_before_it_waits_w
     asked = classifier.metric("luthier_rows_total")
     status, said, _ = classifier("POST", "/classify", {"input": ["the phone", text]})
     assert (status, said["error"]["code"], said["error"]["param"]) == (422, "text_too_long", "input")
-    assert said["error"]["message"].startswith(f"row 2: text has {tokens:,} tokens; the model reads 256")
+    assert said["error"]["message"].startswith(f"row 2: text has {tokens:,} tokens; the model reads 128")
     assert classifier.metric("luthier_rows_total") == asked
 
 
@@ -175,7 +175,7 @@ def test_a_text_that_is_too_long_for_a_vector_is_refused_in_its_own_field(bundle
             ("/predict", {"rows": [long]}, "rows"),
         ):
             check(client, path, body, 422, param)
-            assert "tokens; the model reads 256" in client("POST", path, body)[1]["error"]["message"]
+            assert "tokens; the model reads 128" in client("POST", path, body)[1]["error"]["message"]
         assert len(client.post("/v1/embeddings", {"model": "embedding-run", "input": ["pizza", "soup"]})["data"]) == 2
     finally:
         running.close(0)
