@@ -6,6 +6,7 @@ Of each its size, a hash of its pixels and a small grey picture are kept in the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -231,15 +232,17 @@ def describe_images(table: Rows, column: str, folder: Path, path: str) -> Rows:
     root = folder.resolve()
     places = [(root / str(row.get(column) or "")).resolve() for row in table.values]
     inside = [file.is_relative_to(root) and file.is_file() for file in places]
-    answers = read_each(READER, _select_files(places, inside), SECONDS, MEMORY)
     deep: list[int] = []
-    for line, row, there in zip(table.lines, table.values, inside, strict=True):
-        facts = next(answers) if there else {"why": f"there is no file {row.get(column)!r} beside the table"}
-        if "why" in facts:
-            rows.rejected.append(Rejected(path, line, f"{row.get(column)}: {facts['why']}", row))
-        else:
-            deep += [int(facts.pop("largest"))] if "largest" in facts else []
-            rows.add(line, {**row, **facts})
+    with closing(
+        read_each(READER, _select_files(places, inside), SECONDS, MEMORY)
+    ) as answers:  # its reader ends here, not when memory is tidied up
+        for line, row, there in zip(table.lines, table.values, inside, strict=True):
+            facts = next(answers) if there else {"why": f"there is no file {row.get(column)!r} beside the table"}
+            if "why" in facts:
+                rows.rejected.append(Rejected(path, line, f"{row.get(column)}: {facts['why']}", row))
+            else:
+                deep += [int(facts.pop("largest"))] if "largest" in facts else []
+                rows.add(line, {**row, **facts})
     if deep and max(deep) <= DARKEST:
         _refuse_dark(path, len(deep), max(deep))
     if not rows.values:

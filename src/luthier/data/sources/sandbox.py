@@ -10,7 +10,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ except (ValueError, OSError):
 """How a child's script begins; its first argument is the memory it may have, the others are the files."""
 
 
-def read_each(script: str, files: Sequence[Path], seconds: float, memory: int, *more: str) -> Iterator[dict[str, Any]]:
+def read_each(script: str, files: Sequence[Path], seconds: float, memory: int, *more: str) -> Generator[dict[str, Any], None, None]:
     """What a child says of each file; `{"why": …}` for one that ended it.
 
     Args:
