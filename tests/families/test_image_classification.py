@@ -348,7 +348,7 @@ def test_the_family_is_imported_without_torch() -> None:
 
 @pytest.mark.parametrize(("count", "side", "batch"), [(9_999, 32, 32), (10_000, 64, 128)])
 def test_many_small_images_become_larger_squares_in_larger_steps(count: int, side: int, batch: int) -> None:
-    row = Record(1, {"image": "1.png", "width": 28, "height": 28, "mode": "L"})
+    row = Record(1, {"image": "1.png", "image.width": 28, "image.height": 28, "image.mode": "L"})
     dataset: Any = SimpleNamespace(records={"train": [row] * count})
     assert fit_squares(image_classification.ImageClassification(), dataset, MANY).side == side
     assert FAMILY.batch_size(dataset, 8).value == batch

@@ -17,8 +17,8 @@ from luthier.core.run import Clock, Run
 from luthier.core.types import Step
 from luthier.pilot.search import budget_of
 from luthier.pilot.stages.finish_time import ClosingCosts, count_words, read_planned_rows
+from luthier.pilot.stages.least_budget import round_up
 from luthier.pilot.stages.options import parse_seconds
-from luthier.pilot.stages.time_budget import round_up
 from tests.conftest import rows
 
 

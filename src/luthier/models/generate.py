@@ -35,7 +35,8 @@ def room_for(network: Any, prompt: int, limit: int) -> int:
     Raises:
         ModelError: not even the prompt has room.
     """
-    positions = positions_of(network.config.to_dict(), network.config.model_type)
+    config = getattr(network, "config", None)  # what stands in for a network in a server keeps to its own context
+    positions = positions_of(config.to_dict(), config.model_type) if config is not None else 0
     if positions and prompt >= positions:
         raise ModelError(f"the prompt has {prompt:,} tokens, and this model can place {positions:,} with its answer", "shorten the prompt")
     return min(limit, positions - prompt) if positions else limit

@@ -151,8 +151,8 @@ def load_model(
     context = min(writes.context, int(getattr(objective.spec, "context", 0) or writes.context)) if writes is not None else 0
 
     def predict(records: Any, limit: int) -> list[dict[str, Any]]:
-        if context:
-            limit = max(1, min(limit, context - max(len(prompt_of(family, objective, record)) for record in records)))
+        if writes is not None:  # what it holds at once, not what it was trained on at once: `luthier predict` goes on beyond that too
+            limit = max(1, min(limit, writes.context - max(len(prompt_of(family, objective, record)) for record in records)))
         return family.predict(model, objective, records, limit)
 
     column = objective.input[0]

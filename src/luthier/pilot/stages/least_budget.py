@@ -19,7 +19,7 @@ SURE = 0.6
 """What is reckoned refuses a budget where it is shorter than this share of it: the small run knows better."""
 
 
-def rounded_up(seconds: float) -> str:
+def round_up(seconds: float) -> str:
     """A time span as it is typed, a little longer: 40s, 150s, 10m."""
     if seconds < 120:
         return f"{5 * math.ceil(seconds / 5)}s"
@@ -54,7 +54,7 @@ def check_budget_after_reading(budget: float | None, force: bool, spent: float) 
     """
     if budget is not None and budget < spent + ALWAYS and not force:
         raise ExperimentError(f"--budget {budget:g}s is too short for these rows: reading them took {spent:.0f}s, and no run takes less than {ALWAYS:g}s beside that",
-                              f"give --budget {rounded_up(2 * (spent + ALWAYS))} or more, or fewer rows (--set data.most_rows=N); nothing was trained")  # fmt: skip
+                              f"give --budget {round_up(2 * (spent + ALWAYS))} or more, or fewer rows (--set data.most_rows=N); nothing was trained")  # fmt: skip
 
 
 def check_budget_of_base(place: Run, base: Base | None, spent: float) -> None:
@@ -68,7 +68,8 @@ def check_budget_of_base(place: Run, base: Base | None, spent: float) -> None:
     Raises:
         ExperimentError: it is so.
     """
-    budget = place.events_named("created")[-1]["budget"]
+    created = place.events_named("created")  # a cell of a comparison has none
+    budget = created[-1]["budget"] if created else None
     if not budget or base is None or place.events_named("planned") or place.events_named("forced"):
         return
     file = base.folder / "model.safetensors"
@@ -76,7 +77,7 @@ def check_budget_of_base(place: Run, base: Base | None, spent: float) -> None:
     smallest = spent + ALWAYS + writing
     if budget >= SURE * smallest:
         return
-    needed = rounded_up(2 * smallest)
+    needed = round_up(2 * smallest)
     place.event("budget_too_short", budget=budget, smallest=needed)
     raise ExperimentError(f"--budget {budget:g}s is too short for {base.name}: to write its weights and the report alone takes about {ALWAYS + writing:.0f}s",
                           f"give --budget {needed} or more (and a new --out), or a smaller base; nothing was trained")  # fmt: skip

@@ -12,7 +12,7 @@ from luthier.core.words import duration
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
 from luthier.pilot.stages.context import RunContext
-from luthier.pilot.stages.least_budget import ALWAYS, SURE, rounded_up
+from luthier.pilot.stages.least_budget import ALWAYS, SURE, round_up
 from luthier.training.assemble import load_model
 from luthier.training.deadline import TimeLimit, is_crowded
 
@@ -49,7 +49,7 @@ def refuse_budget(context: RunContext, budget: float, smallest: float) -> None:
     Raises:
         ExperimentError: always.
     """
-    needed = rounded_up(max(smallest, budget + 1))
+    needed = round_up(max(smallest, budget + 1))
     context.run.event("budget_too_short", budget=budget, smallest=needed)
     crowd = " while other programs use the processor" if is_crowded() else ""
     raise ExperimentError(f"--budget {budget:g}s is too short for these rows: the smallest that makes sense is {needed}{crowd}",
