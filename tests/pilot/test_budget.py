@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from luthier.pilot.search import budget_of
 from luthier.pilot.stages.finish_time import ClosingCosts, count_words, read_planned_rows
 from luthier.pilot.stages.least_budget import round_up
 from luthier.pilot.stages.options import parse_seconds
+from luthier.pilot.stages.time_budget import fewest_steps
 from tests.conftest import rows
 
 
@@ -221,3 +223,10 @@ def test_a_machine_that_is_taken_away_leaves_a_verdict_a_bundle_and_a_run_that_c
     again = luthier.train(run.folder / "experiment.yaml", out=tmp_path / "again", force=True)
     assert again.events_named("cut_while_training")[0]["total"] == 61
     assert (again.folder / "bundle" / "model.safetensors").read_bytes() == (run.folder / "bundle" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("base", "generates", "fewest"), [(True, True, 10), (True, False, 20), (False, True, 20)])
+def test_a_base_that_goes_on_writing_may_have_fewer_steps_than_a_new_head(base: bool, generates: bool, fewest: int) -> None:
+    context: Any = SimpleNamespace(base=object() if base else None, family=SimpleNamespace(generates=generates))
+    assert fewest_steps(context, 1000) == fewest
+    assert fewest_steps(context, 4) == 4

@@ -70,7 +70,10 @@ class Handler(BaseHTTPRequestHandler):
                     break
                 content = held.decode(errors="replace")
             told = {"id": token, "logprob": -0.5, "top_logprobs": [{"id": token, "logprob": -0.5}, {"id": 1, "logprob": -2.0}][: body["n_probs"]]}  # fmt: skip
-            self._send({"content": content, "tokens": [token], "stop": False, "tokens_predicted": said, "completion_probabilities": [told]})
+            self._send(
+                {"content": content, "tokens": [token], "stop": False, "tokens_predicted": said}
+                | ({"completion_probabilities": [told]} if body["n_probs"] else {})
+            )
             held = b""
             if token == self.file["end"]:
                 stop = "eos"

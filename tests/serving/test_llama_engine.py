@@ -98,9 +98,13 @@ def test_tokens_come_with_their_log_probabilities_up_to_the_end_or_the_limit(ope
 
 def test_a_character_of_several_tokens_arrives_with_all_of_them(opened: Any) -> None:
     for text in ("né", "a 🎻 b", "ab🎻🎻"):
-        tokens = list(opened().submit(asks(text)))
+        tokens = list(opened().submit(asks(text, logprobs=1)))
         assert bytes(token.id for token in tokens) == text.encode()
     assert [token.logprob for token in tokens] == [-0.5, -0.5, *([UNTOLD] * 3 + [-0.5]) * 2]
+
+
+def test_log_probabilities_that_nobody_asks_for_are_not_made(opened: Any) -> None:
+    assert {token.logprob for token in opened().submit(asks("hello"))} == {UNTOLD}
 
 
 def test_bytes_that_become_no_character_still_count_as_tokens(opened: Any) -> None:

@@ -331,7 +331,7 @@ def body_of(request: GenerationRequest) -> dict[str, Any]:
         **(drawn if request.temperature > 0 else likeliest),
         "prompt": list(request.prompt),
         "n_predict": request.limit,
-        "n_probs": max(1, request.logprobs),
+        "n_probs": request.logprobs,  # where nobody asks, the program need not look at all of its vocabulary again
         "stream": True,
         "return_tokens": True,
         "cache_prompt": True,

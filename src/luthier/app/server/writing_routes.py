@@ -104,7 +104,7 @@ def _add_chat_route(app: FastAPI) -> None:
                 },
             )  # fmt: skip
 
-        return await write(request, body, read, limit, top, "messages", shape)
+        return await write(request, body, read, limit, max(top, 1) if body.logprobs else 0, "messages", shape)
 
 
 def _add_completion_route(app: FastAPI) -> None:
@@ -128,7 +128,7 @@ def _add_completion_route(app: FastAPI) -> None:
 
             return Shape("text_completion", "text_completion", "cmpl", choice, choice)
 
-        return await write(request, body, read, body.max_tokens, body.logprobs or 0, "prompt", shape)
+        return await write(request, body, read, body.max_tokens, 0 if body.logprobs is None else max(body.logprobs, 1), "prompt", shape)
 
 
 def grammar_of(body: Sampling, model: ServedModel, prompts: Prompts) -> Grammar | None:

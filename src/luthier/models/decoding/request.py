@@ -25,7 +25,7 @@ class GenerationRequest:
         top_k: tokens are drawn from this many of the likeliest; 0 means all.
         seed: with the position it decides what is drawn: the same request gives the same tokens, alone or beside others.
         stop: token ids that end the answer; they are not part of it.
-        logprobs: how many of the likeliest tokens are told beside each token.
+        logprobs: how many of the likeliest tokens are told beside each token; of 0, an engine that is another program need not tell the token's own log-probability.
         grammar: that the answer must follow; None lets it be any text.
     """
 

@@ -25,7 +25,7 @@ from luthier.pilot.stages.features import Features
 from luthier.pilot.stages.finish_time import SHARE, ClosingCosts, count_words, fit_seconds
 from luthier.pilot.stages.least_budget import ALWAYS, WRITTEN
 from luthier.pilot.stages.samples import SHOWN
-from luthier.pilot.stages.time_budget import FEWEST_STEPS, refuse_budget
+from luthier.pilot.stages.time_budget import fewest_steps, refuse_budget
 from luthier.training.forecast import disk, peak
 from luthier.training.small_run import Smoke, run_small
 from luthier.training.steps import Work
@@ -214,7 +214,7 @@ def cut_to_budget(
     step, look = _measure_costs(work, found)
     looks_a_step = experiment.training.evaluations_per_epoch / steps_in_epoch(len(work.train), experiment.training.batch_size)
     planned = experiment.total_steps(len(work.train))
-    least = 1 if context.run.events_named("forced") else min(planned, FEWEST_STEPS)
+    least = 1 if context.run.events_named("forced") else fewest_steps(context, planned)
     a_step = step * 1.05 + (look + 0.3) * looks_a_step
     affordable, rows = 0, (0, 0)
     for share in (SHARE, 0.0):  # where too little would be left for the training, the baselines get the fewest rows
