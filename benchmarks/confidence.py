@@ -204,11 +204,11 @@ def judge_promises(abstention: Abstention, tested: tuple[np.ndarray, np.ndarray]
     """Each promise that can be made, with what it gave; beyond chance: so many mistakes have a chance of less than 5 % if the promise holds."""
     lines = []
     for promise in abstention.promises(LEVELS):
-        found = measure_abstention(promise.cut.threshold, *tested)
+        found = measure_abstention(promise.counts.threshold, *tested)
         given = round(found["answered"] * found["rows"])
         wrong = round((found["error"] or 0) * given)
         unlikely = given > 0 and float(binom.sf(wrong - 1, given, promise.error_below)) < 0.05
-        lines.append({**about, "error_below": promise.error_below, "threshold": promise.cut.threshold, "answered": found["answered"], "error": found["error"] or 0.0,
+        lines.append({**about, "error_below": promise.error_below, "threshold": promise.counts.threshold, "answered": found["answered"], "error": found["error"] or 0.0,
                       "exceeded": wrong > promise.error_below * given, "exceeded_beyond_chance": unlikely})  # fmt: skip
     return lines
 

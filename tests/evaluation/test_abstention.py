@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from luthier.evaluation.abstention import (
     Abstention,
-    Cut,
+    Counts,
     describe_abstention,
     error_bound,
     explain_abstention,
@@ -50,7 +50,7 @@ def true_error(threshold: float) -> float:
 def test_a_promise_is_broken_in_fewer_than_one_of_twenty_cases(rows: int, error: float) -> None:
     promises = [tabulate_abstention(*draw(rows, seed)).promise(error) for seed in range(400)]
     made = [promise for promise in promises if promise is not None]
-    broken = sum(true_error(promise.cut.threshold) > error for promise in made)
+    broken = sum(true_error(promise.counts.threshold) > error for promise in made)
     assert len(made) > 100
     assert broken <= 20 + 3 * np.sqrt(19)  # what chance adds to a twentieth of 400
     best = 2 * error / 0.5  # the share above the threshold that has this error exactly
@@ -58,10 +58,12 @@ def test_a_promise_is_broken_in_fewer_than_one_of_twenty_cases(rows: int, error:
 
 
 def test_the_surest_rows_are_tested_first_and_the_first_failure_ends_it() -> None:
-    cuts = (Cut(0.9, 100, 0), Cut(0.8, 150, 1), Cut(0.7, 200, 30), Cut(0.6, 4000, 40))
-    found = Abstention(4000, cuts).promise(0.05)
-    assert found is not None and found.cut.threshold == 0.8  # the last one would hold alone, but stands behind one that fails
-    assert Abstention(4000, (Cut(0.99, 3, 1), *cuts)).promise(0.05) == found  # three rows tell nothing, whatever they are: they end nothing
+    counts = (Counts(0.9, 100, 0), Counts(0.8, 150, 1), Counts(0.7, 200, 30), Counts(0.6, 4000, 40))
+    found = Abstention(4000, counts).promise(0.05)
+    assert found is not None and found.counts.threshold == 0.8  # the last one would hold alone, but stands behind one that fails
+    assert (
+        Abstention(4000, (Counts(0.99, 3, 1), *counts)).promise(0.05) == found
+    )  # three rows tell nothing, whatever they are: they end nothing
 
 
 def test_few_rows_promise_little_and_say_how_much() -> None:
@@ -70,24 +72,24 @@ def test_few_rows_promise_little_and_say_how_much() -> None:
     assert found.promise(0.04) is None
     assert found.least_error() == pytest.approx(error_bound(60, 0), abs=1e-3)
     promise = found.promise(found.least_error())
-    assert promise is not None and promise.share == 1 and promise.cut.threshold == 0
+    assert promise is not None and promise.share == 1 and promise.counts.threshold == 0
     assert tabulate_abstention(confidence, np.zeros(60, bool)).least_error() == 1
 
 
 def test_thresholds_have_few_digits_and_rows_that_are_equally_sure_are_answered_together() -> None:
     confidence = np.array([0.97123456, 0.97123456, 0.91987654, 0.91987654, 0.52, 0.51])
     found = tabulate_abstention(confidence, np.array([True, True, False, True, True, False]))
-    assert [(cut.answered, cut.wrong) for cut in found.cuts] == [(2, 0), (4, 1), (5, 1), (6, 2)]
-    assert [cut.threshold for cut in found.cuts] == [0.97, 0.9, 0.52, 0]
-    for cut in found.cuts:
-        assert (confidence >= cut.threshold).sum() == cut.answered
+    assert [(each.answered, each.wrong) for each in found.counts] == [(2, 0), (4, 1), (5, 1), (6, 2)]
+    assert [each.threshold for each in found.counts] == [0.97, 0.9, 0.52, 0]
+    for each in found.counts:
+        assert (confidence >= each.threshold).sum() == each.answered
 
 
 def test_a_table_stays_small_and_is_the_same_after_it_was_written() -> None:
     found = tabulate_abstention(*draw(5000, 1))
-    assert len(found.cuts) == 40 and found.cuts[-1] == Cut(0.0, 5000, found.cuts[-1].wrong)
+    assert len(found.counts) == 40 and found.counts[-1] == Counts(0.0, 5000, found.counts[-1].wrong)
     assert Abstention.from_json(found.as_json()) == found
-    assert tabulate_abstention(np.empty(0), np.empty(0, bool)).cuts == ()
+    assert tabulate_abstention(np.empty(0), np.empty(0, bool)).counts == ()
 
 
 def test_what_a_threshold_gives_on_other_rows_is_counted() -> None:

@@ -120,8 +120,8 @@ def test_a_folder_goes_the_whole_way_and_beats_its_baselines(finished: Run) -> N
 
 def test_a_network_from_scratch_promises_from_its_validation_rows(finished: Run) -> None:
     table = finished.json("evaluation.json")["abstention"]
-    assert table["rows"] == len(finished.json("splits.json")["rows"]["validation"]) == table["cuts"][-1]["answered"]
-    assert json.loads((finished.folder / "bundle" / "luthier.json").read_text())["abstention"]["cuts"] == table["cuts"]
+    assert table["rows"] == len(finished.json("splits.json")["rows"]["validation"]) == table["counts"][-1]["answered"]
+    assert json.loads((finished.folder / "bundle" / "luthier.json").read_text())["abstention"]["counts"] == table["counts"]
 
 
 def test_prediction_says_what_the_evaluation_said(finished: Run, shapes: Path) -> None:

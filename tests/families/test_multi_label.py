@@ -19,7 +19,7 @@ from luthier.core.run import Run
 from luthier.core.types import HELD_OUT, Record
 from luthier.data.spec import Data
 from luthier.delivery.bundle import open_bundle
-from luthier.evaluation.label_thresholds import best_threshold, fit_thresholds, say_from
+from luthier.evaluation.label_thresholds import apply_thresholds, best_threshold, fit_thresholds
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.score import score
 from luthier.experiment import Experiment
@@ -182,10 +182,10 @@ def test_fitted_thresholds_are_in_the_bundle_and_decide_in_the_verdict_the_repor
     asked = [*QUICK, "objective.thresholds=fitted", "training.ships=average"]
     run = luthier.run(write_lines(tmp_path, several_labels()), base=str(bases("bert").folder), out=tmp_path / "run", set=asked, force=True)
     about = json.loads((run.folder / "bundle" / "luthier.json").read_text())["objective"]
-    (event,) = run.events_named("said_from")
-    assert about["said_from"] == event["thresholds"] and len(about["said_from"]) == 2
-    assert Experiment.load(run.folder / "experiment.yaml").objective.said_from == ()  # type: ignore[attr-defined]
-    thresholds = dict(zip(about["labels"], about["said_from"], strict=True))
+    (event,) = run.events_named("fitted_thresholds")
+    assert about["fitted_thresholds"] == event["thresholds"] and len(about["fitted_thresholds"]) == 2
+    assert Experiment.load(run.folder / "experiment.yaml").objective.fitted_thresholds == ()  # type: ignore[attr-defined]
+    thresholds = dict(zip(about["labels"], about["fitted_thresholds"], strict=True))
     rows = luthier.predict(run.folder, [row["text"] for row in several_labels()])
     for row in rows:
         assert row["labels"] == [name for name, value in row["probabilities"].items() if value >= thresholds[name]]
@@ -201,7 +201,7 @@ def test_fitted_thresholds_are_in_the_bundle_and_decide_in_the_verdict_the_repor
 
 def test_the_same_scores_with_thresholds_say_other_labels_and_have_another_f1() -> None:
     scores = scores_of_labels(np.array([[0.3, 0.6], [0.1, 0.4]]), np.array([[1.0, 1.0], [0.0, 0.0]]), ("a", "b"))
-    moved = say_from(scores, (0.2, 0.5))
+    moved = apply_thresholds(scores, (0.2, 0.5))
     assert measure(scores, ("micro_f1", "label_macro_f1", "exact_match")) == pytest.approx(
         {"micro_f1": 2 / 3, "label_macro_f1": 0.5, "exact_match": 0.5}
     )

@@ -87,7 +87,7 @@ def test_a_budget_in_which_the_weights_could_not_be_written_is_refused_before_th
 def test_a_budget_too_short_for_a_few_steps_is_refused_with_the_smallest_that_makes_sense(
     bases, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.pilot.stages.time_budget.SMALL_RUN_STEPS", 10**9)
+    monkeypatch.setattr("luthier.pilot.stages.time_budget.SHORTEST_SMALL_RUN", 10**9)
     with pytest.raises(
         ExperimentError, match=r"--budget 60s is too short for these rows: the smallest that makes sense is \d+[sm]"
     ) as caught:

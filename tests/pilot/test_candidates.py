@@ -157,15 +157,15 @@ def test_what_is_promised_comes_from_the_validation_rows_and_is_counted_again_on
     sure = {part: np.maximum(value, 1 - value) for part, value in sure.items()}  # of two classes
     right = {part: rows[f"{part}.average.right"].astype(bool) for part in sure}
     assert table["rows"] == len(right["validation"])
-    for cut in table["cuts"]:
-        above = sure["validation"] >= cut["threshold"]
-        assert (cut["answered"], cut["wrong"]) == (above.sum(), (~right["validation"][above]).sum())
+    for counts in table["counts"]:
+        above = sure["validation"] >= counts["threshold"]
+        assert (counts["answered"], counts["wrong"]) == (above.sum(), (~right["validation"][above]).sum())
     for each in table["promises"]:
         above = sure["test"] >= each["threshold"]
         assert each["bound"] <= each["error_below"] and each["test"]["answered"] == pytest.approx(above.mean())
         assert each["test"]["error"] == (pytest.approx(1 - right["test"][above].mean()) if above.any() else None)
     facts = json.loads((averaged.folder / "bundle" / "luthier.json").read_text())["abstention"]
-    assert facts == {name: table[name] for name in ("sure", "rows", "cuts")}
+    assert facts == {name: table[name] for name in ("sure", "rows", "counts")}
     assert "If unsure answers are left out" in (averaged.folder / "report.html").read_text()
 
 

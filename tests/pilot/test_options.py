@@ -20,7 +20,7 @@ from luthier.experiment import Experiment
 from luthier.families import FAMILIES, family_of
 from luthier.families.recognise import load_dataset
 from luthier.pilot.stages import base_choice
-from luthier.pilot.stages.options import data_spec, default_experiment, read_within
+from luthier.pilot.stages.options import data_spec, default_experiment, limit_to_positions
 
 
 def write(folder: Path, count: int, classes: int) -> Path:
@@ -228,7 +228,7 @@ def test_every_family_that_says_how_much_it_reads_at_once_reads_what_a_base_can_
     base = replace(bases("bert"), positions=20)
     parts = {"adaptation": {"kind": "full"}, "optimizer": {"kind": "adamw", "lr": 1e-3}, "schedule": {"kind": "linear"}}
     experiment = Experiment.of({"data": {"path": "rows.csv"}, "objective": {"kind": name}, **parts})
-    found, choice = read_within(experiment, base)
+    found, choice = limit_to_positions(experiment, base)
     assert max(getattr(found.objective, field, 0) for field in ("max_length", "context")) <= 20
     assert (choice is None) == (found == experiment)
-    assert read_within(experiment, replace(base, positions=0)) == read_within(experiment, None) == (experiment, None)
+    assert limit_to_positions(experiment, replace(base, positions=0)) == limit_to_positions(experiment, None) == (experiment, None)

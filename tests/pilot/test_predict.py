@@ -268,18 +268,18 @@ def with_table(run: Run, folder: Path, table: dict[str, Any] | None) -> Path:
 
 def test_an_error_that_is_asked_for_chooses_the_threshold_that_promises_it(classifier: Run, tmp_path: Path) -> None:
     low, high = sorted(row["confidence"] for row in luthier.predict(classifier.folder, TEXTS))
-    cuts = [{"threshold": (low + high) / 2, "answered": 100, "wrong": 0}, {"threshold": 0.0, "answered": 200, "wrong": 40}]
-    bundle = with_table(classifier, tmp_path / "bundle", {"sure": 0.95, "rows": 200, "cuts": cuts})
+    counts = [{"threshold": (low + high) / 2, "answered": 100, "wrong": 0}, {"threshold": 0.0, "answered": 200, "wrong": 40}]
+    bundle = with_table(classifier, tmp_path / "bundle", {"sure": 0.95, "rows": 200, "counts": counts})
     told: list[str] = []
     found = luthier.predict(bundle, TEXTS, error_below=0.05, say=told.append)
-    assert found == luthier.predict(bundle, TEXTS, abstain_below=cuts[0]["threshold"])
+    assert found == luthier.predict(bundle, TEXTS, abstain_below=counts[0]["threshold"])
     assert sorted(row["abstained"] for row in found) == [False, True]
     assert "at most 5% of them are wrong (95% sure; of 200 validation rows 50% are answered, 0.0% of these wrongly)" in told[0]
     assert not any(row["abstained"] for row in luthier.predict(bundle, TEXTS, error_below=0.5))
     luthier.predict(bundle, TEXTS, abstain_below=low, say=told.append)
     assert (
         told[1]
-        == f"of 200 validation rows 50% have a confidence of {cuts[0]['threshold']:g} or more: 0.0% of these are wrong (at most 3.0%, 95% sure)"
+        == f"of 200 validation rows 50% have a confidence of {counts[0]['threshold']:g} or more: 0.0% of these are wrong (at most 3.0%, 95% sure)"
     )
     luthier.predict(bundle, TEXTS, abstain_below=1.0, say=told.append)
     assert len(told) == 2  # no validation row is so sure
@@ -288,8 +288,8 @@ def test_an_error_that_is_asked_for_chooses_the_threshold_that_promises_it(class
 
 
 def test_an_error_that_cannot_be_promised_is_refused_with_the_smallest_that_can(classifier: Run, tmp_path: Path) -> None:
-    cuts = [{"threshold": 0.9, "answered": 100, "wrong": 0}, {"threshold": 0.0, "answered": 200, "wrong": 40}]
-    bundle = with_table(classifier, tmp_path / "bundle", {"sure": 0.95, "rows": 200, "cuts": cuts})
+    counts = [{"threshold": 0.9, "answered": 100, "wrong": 0}, {"threshold": 0.0, "answered": 200, "wrong": 40}]
+    bundle = with_table(classifier, tmp_path / "bundle", {"sure": 0.95, "rows": 200, "counts": counts})
     with pytest.raises(
         ExperimentError,
         match=r"below 1% cannot be promised: the smallest error that 200 validation rows can promise here is 3%[\s\S]*at least 299",

@@ -41,14 +41,14 @@ class Shipped:
         temperature: of the trained model (divided into its weights already), or of what ships instead.
         probe: where it is part of what ships.
         abstention: how many answers above which confidence were wrong on the validation rows (`Abstention.as_json`); None where answers have none.
-        said_from: of several labels the thresholds, where they were fitted.
+        fitted_thresholds: of several labels the thresholds, where they were fitted.
     """
 
     ships: str = "trained"
     temperature: float = 1.0
     probe: LinearProbe | None = None
     abstention: dict[str, Any] | None = None
-    said_from: tuple[float, ...] = ()
+    fitted_thresholds: tuple[float, ...] = ()
 
 
 def write_bundle(
@@ -88,7 +88,7 @@ def write_bundle(
         about = {
             "task": experiment.data.task,
             "objective": experiment.objective.model_dump(mode="json")
-            | ({"said_from": list(shipped.said_from)} if shipped.said_from else {}),
+            | ({"fitted_thresholds": list(shipped.fitted_thresholds)} if shipped.fitted_thresholds else {}),
             "input": list(experiment.data.input),
             "target": experiment.data.target,
             "pooling": getattr(model, "pooling", None),
@@ -194,11 +194,9 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[Any, Any]:
     """
     from luthier.models.spec import Model
 
-    about = base.bundle
-    if about is None:
-        raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")
+    spec, about = read_bundle_spec(base), base.bundle
+    assert about is not None
     family = family_of(about["task"])
-    spec: Any = fit_length(family.spec_class.model_validate(about["objective"]), base.positions)
     objective = spec.open(tokenizer, tuple(about["input"]), about["target"])
     dtype = getattr(torch, about["dtype"])
     ships = about.get("ships", "trained")
@@ -210,6 +208,20 @@ def open_bundle(base: Base, tokenizer: Any) -> tuple[Any, Any]:
     untouched = inspect(base.folder / "base", f"{base.name}/base")
     probe = _open_probe(base.folder, round_weights_to(cast(Any, family.load(spec, Model(dropout=0.0), untouched, 0)), dtype))
     return AveragedModel(network, probe, about["temperature"], link_of(family)).eval(), objective
+
+
+def read_bundle_spec(base: Base) -> Any:
+    """The hyperparameters of what a bundle learned, with no more tokens at once than its network can place.
+
+    Args:
+        base: a bundle, resolved.
+
+    Raises:
+        ModelError: it is not a bundle.
+    """
+    if base.bundle is None:
+        raise ModelError(f"{base.folder} is not a Luthier bundle: it has no luthier.json", "give RUN/bundle, or the run's folder")
+    return fit_length(family_of(base.bundle["task"]).spec_class.model_validate(base.bundle["objective"]), base.positions)
 
 
 def link_of(family: Family) -> Link:

@@ -12,7 +12,7 @@ import numpy as np
 
 SURE = 0.95
 """How sure a promise is."""
-CUTS = 40
+THRESHOLDS = 40
 """Thresholds that are looked at, at even shares of the rows; their number does not make a promise weaker."""
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Errors that the report gives the thresholds of."""
@@ -21,7 +21,7 @@ USUAL = 0.05
 
 
 @dataclass(frozen=True)
-class Cut:
+class Counts:
     """What held-out rows say of a threshold.
 
     Args:
@@ -51,18 +51,18 @@ class Promise:
 
     Args:
         error_below: the share.
-        cut: the threshold, and what the held-out rows say of it.
+        counts: the threshold, and what the held-out rows say of it.
         rows: that there were.
     """
 
     error_below: float
-    cut: Cut
+    counts: Counts
     rows: int
 
     @property
     def share(self) -> float:
         """Of the held-out rows that are answered."""
-        return self.cut.answered / self.rows
+        return self.counts.answered / self.rows
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class Abstention:
 
     Args:
         rows: that there were.
-        cuts: from the highest threshold to 0.
+        counts: from the highest threshold to 0.
     """
 
     rows: int
-    cuts: tuple[Cut, ...]
+    counts: tuple[Counts, ...]
 
     def promise(self, error_below: float) -> Promise | None:
         """The lowest threshold of which it can be promised that no more than such a share of the answers is wrong; None where none can.
@@ -89,17 +89,17 @@ class Abstention:
             error_below: above 0, below 1.
         """
         held = None
-        for cut in self.cuts:
-            if error_bound(cut.answered, 0) > error_below:
+        for each in self.counts:
+            if error_bound(each.answered, 0) > error_below:
                 continue  # so few rows could not tell even if all of them were right
-            if cut.bound > error_below:
+            if each.bound > error_below:
                 break
-            held = cut
+            held = each
         return None if held is None else Promise(error_below, held, self.rows)
 
     def least_error(self) -> float:
         """The smallest share of wrong answers that can be promised; 1 where nothing can."""
-        bounds = sorted({math.ceil(cut.bound * 1000) / 1000 for cut in self.cuts})
+        bounds = sorted({math.ceil(each.bound * 1000) / 1000 for each in self.counts})
         return next((bound for bound in bounds if self.promise(bound) is not None), 1.0)
 
     def promises(self, levels: Sequence[float] = LEVELS) -> list[Promise]:
@@ -112,19 +112,20 @@ class Abstention:
         found = [self.promise(level) for level in sorted({*levels, *((least,) if least < 1 else ())})]
         return [promise for promise in found if promise is not None]
 
-    def at(self, threshold: float) -> Cut | None:
+    def at(self, threshold: float) -> Counts | None:
         """What the held-out rows say of a threshold that was set without looking at them: of the lowest one here that is not below it; None where none is."""
-        return next((cut for cut in reversed(self.cuts) if cut.threshold >= threshold), None)
+        return next((each for each in reversed(self.counts) if each.threshold >= threshold), None)
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in a bundle and in evaluation.json."""
-        return {"sure": SURE, "rows": self.rows, "cuts": [asdict(cut) for cut in self.cuts]}
+        return {"sure": SURE, "rows": self.rows, "counts": [asdict(each) for each in self.counts]}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Abstention:
         """As `as_json` gave it."""
         return cls(
-            int(facts["rows"]), tuple(Cut(float(cut["threshold"]), int(cut["answered"]), int(cut["wrong"])) for cut in facts["cuts"])
+            int(facts["rows"]),
+            tuple(Counts(float(each["threshold"]), int(each["answered"]), int(each["wrong"])) for each in facts["counts"]),
         )
 
 
@@ -161,12 +162,12 @@ def tabulate_abstention(confidence: np.ndarray, right: np.ndarray) -> Abstention
     """
     order = np.argsort(-confidence, kind="stable")
     sure, wrong = confidence[order], np.cumsum(~right[order].astype(bool))
-    rows, cuts = len(order), []
-    for answered in sorted({-(-rows * part // CUTS) for part in range(1, CUTS + 1)} - {0}):
+    rows, counts = len(order), []
+    for answered in sorted({-(-rows * part // THRESHOLDS) for part in range(1, THRESHOLDS + 1)} - {0}):
         below = float(sure[answered]) if answered < rows else -1.0
         if below < sure[answered - 1]:  # rows that are equally sure are answered together
-            cuts.append(Cut(_between(below, float(sure[answered - 1])), answered, int(wrong[answered - 1])))
-    return Abstention(rows, tuple(cuts))
+            counts.append(Counts(_between(below, float(sure[answered - 1])), answered, int(wrong[answered - 1])))
+    return Abstention(rows, tuple(counts))
 
 
 def measure_abstention(threshold: float, confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
@@ -193,11 +194,11 @@ def describe_abstention(abstention: Abstention, confidence: np.ndarray, right: n
     promises = [
         {
             "error_below": promise.error_below,
-            "threshold": promise.cut.threshold,
+            "threshold": promise.counts.threshold,
             "answered": promise.share,
-            "error": promise.cut.error,
-            "bound": promise.cut.bound,
-            "test": measure_abstention(promise.cut.threshold, confidence, right),
+            "error": promise.counts.error,
+            "bound": promise.counts.bound,
+            "test": measure_abstention(promise.counts.threshold, confidence, right),
         }
         for promise in abstention.promises()
     ]
@@ -206,21 +207,21 @@ def describe_abstention(abstention: Abstention, confidence: np.ndarray, right: n
 
 def explain_promise(promise: Promise) -> str:
     """What a threshold promises, in a sentence."""
-    cut = promise.cut
+    counts = promise.counts
     return (
-        f"labels are given from a confidence of {cut.threshold:g} on: at most {percent(promise.error_below)} of them are wrong ({SURE:.0%} sure; of {promise.rows:,} "
-        f"validation rows {promise.share:.0%} are answered, {cut.error:.1%} of these wrongly)"
+        f"labels are given from a confidence of {counts.threshold:g} on: at most {percent(promise.error_below)} of them are wrong ({SURE:.0%} sure; of {promise.rows:,} "
+        f"validation rows {promise.share:.0%} are answered, {counts.error:.1%} of these wrongly)"
     )
 
 
 def explain_threshold(abstention: Abstention, threshold: float) -> str:
     """What to expect of a threshold that a person set, in a sentence; empty where no held-out rows are so sure."""
-    cut = abstention.at(threshold)
-    if cut is None:
+    counts = abstention.at(threshold)
+    if counts is None:
         return ""
     return (
-        f"of {abstention.rows:,} validation rows {cut.answered / abstention.rows:.0%} have a confidence of {cut.threshold:g} or more: {cut.error:.1%} of these are wrong "
-        f"(at most {cut.bound:.1%}, {SURE:.0%} sure)"
+        f"of {abstention.rows:,} validation rows {counts.answered / abstention.rows:.0%} have a confidence of {counts.threshold:g} or more: {counts.error:.1%} of these are wrong "
+        f"(at most {counts.bound:.1%}, {SURE:.0%} sure)"
     )
 
 

@@ -15,19 +15,19 @@ LEAST, MOST = 0.02, 0.98
 """Thresholds lie between these."""
 
 
-def say_from(scores: Scores, thresholds: Sequence[float]) -> Scores:
+def apply_thresholds(scores: Scores, thresholds: Sequence[float]) -> Scores:
     """Scores of which a label is said from its threshold on; of others it is said from one half on.
 
     Args:
         scores: of several labels.
         thresholds: # (labels,)
     """
-    return replace(scores, more={**scores.more, "said_from": np.tile(np.asarray(thresholds, dtype=float), (len(scores.loss), 1))})
+    return replace(scores, more={**scores.more, "fitted_thresholds": np.tile(np.asarray(thresholds, dtype=float), (len(scores.loss), 1))})
 
 
-def said_of(scores: Scores) -> np.ndarray:
+def predicted_labels(scores: Scores) -> np.ndarray:
     """Which labels are said of each row, # (rows, labels), bool"""
-    return scores.more["predicted"] >= scores.more.get("said_from", HALF)
+    return scores.more["predicted"] >= scores.more.get("fitted_thresholds", HALF)
 
 
 def fit_thresholds(likely: np.ndarray, there: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from luthier.core.types import Scores
-from luthier.evaluation.label_thresholds import said_of
+from luthier.evaluation.label_thresholds import predicted_labels
 
 
 def mean_absolute_error(scores: Scores, rows: np.ndarray) -> float:
@@ -49,7 +49,7 @@ def label_macro_f1(scores: Scores, rows: np.ndarray) -> float:
 
 def exact_match(scores: Scores, rows: np.ndarray) -> float:
     """The share of rows all of whose labels are right, none missing and none too many."""
-    predicted, actual = said_of(scores)[rows], scores.more["actual"][rows] >= 0.5
+    predicted, actual = predicted_labels(scores)[rows], scores.more["actual"][rows] >= 0.5
     return float((predicted == actual).all(1).mean())
 
 
@@ -69,5 +69,5 @@ def _gap(scores: Scores, rows: np.ndarray) -> np.ndarray:
 
 def _labels(scores: Scores, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each label, how many rows are right, named and there, # (labels,)"""
-    predicted, actual = said_of(scores)[rows], scores.more["actual"][rows] >= 0.5
+    predicted, actual = predicted_labels(scores)[rows], scores.more["actual"][rows] >= 0.5
     return (predicted & actual).sum(0).astype(float), predicted.sum(0).astype(float), actual.sum(0).astype(float)

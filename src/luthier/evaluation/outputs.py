@@ -200,7 +200,7 @@ class SeveralLabels(Outputs):
 
     def right_rows(self, scores: Scores) -> np.ndarray:
         """Where no label is missing and none too many."""
-        return (label_thresholds.said_of(scores) == (scores.more["actual"] >= 0.5)).all(1)
+        return (label_thresholds.predicted_labels(scores) == (scores.more["actual"] >= 0.5)).all(1)
 
     def describe_calibration(self, before: Scores, after: Scores) -> dict[str, Any]:
         """The calibration error of the decisions, one a row and label, and the log loss of a row."""

@@ -16,7 +16,7 @@ from luthier.data.reading import Columns, RowKind, RowView
 from luthier.data.rows import Rejected, Rows
 from luthier.data.spec import Data
 from luthier.data.usable_rows import FEWEST_OF_A_CLASS, reject_reason
-from luthier.evaluation.label_thresholds import HALF, said_of
+from luthier.evaluation.label_thresholds import HALF, predicted_labels
 from luthier.evaluation.metric_choice import AUTO
 from luthier.families import token_proofs
 from luthier.families.choice import Choice
@@ -154,17 +154,17 @@ class TextLabels(TextFamily):
 
     def predicted_text(self, scores: Scores, position: int) -> str:
         """The labels that were said."""
-        return _join_labels(scores.labels, said_of(scores)[position])
+        return _join_labels(scores.labels, predicted_labels(scores)[position])
 
     def details(self, scores: Scores, spec: Any) -> dict[str, Any]:
         """Each label, the weakest first."""
-        said, actual = said_of(scores), scores.more["actual"] >= HALF
+        said, actual = predicted_labels(scores), scores.more["actual"] >= HALF
         right, named, there = (said & actual).sum(0), said.sum(0), actual.sum(0)
         each = [
             (label, int(there[k]), right[k] / max(named[k], 1), right[k] / max(there[k], 1), 2 * right[k] / max(named[k] + there[k], 1))
             for k, label in enumerate(spec.labels)
         ]
-        fitted = dict(zip(spec.labels, scores.more["said_from"][0], strict=True)) if "said_from" in scores.more else {}
+        fitted = dict(zip(spec.labels, scores.more["fitted_thresholds"][0], strict=True)) if "fitted_thresholds" in scores.more else {}
         rows = [
             (label, n, *(f"{value:.3f}" for value in values), *([f"{fitted[label]:.2f}"] if fitted else []))
             for label, n, *values in sorted(each, key=lambda one: one[-1])
@@ -187,7 +187,7 @@ class TextLabels(TextFamily):
                 "labels": [label for label, sure in zip(labels, said, strict=True) if sure],
                 "probabilities": {label: float(value) for label, value in zip(labels, row, strict=True)},
             }
-            for row, said in zip(scores.more["predicted"], said_of(scores), strict=True)
+            for row, said in zip(scores.more["predicted"], predicted_labels(scores), strict=True)
         ]
 
     def without_luthier(self) -> str:

@@ -29,7 +29,7 @@ PATIENCE = 300
 """Seconds that it may take to read its file."""
 END_SECONDS = 10
 """That it has to end by itself."""
-UNREAD: dict[str, Any] = {"chat_parser": json.dumps({"parsers": [{"type": "epsilon"}], "rules": {}, "root": 0})}
+NO_CHAT_PARSER: dict[str, Any] = {"chat_parser": json.dumps({"parsers": [{"type": "epsilon"}], "rules": {}, "root": 0})}
 """Of a request: that the answer is not searched for parts of a conversation. Versions of 2026 read all of it again at each token otherwise, some end with an error at bytes that are no
 character, and what they find is told by other routes alone. Source: llama.cpp, common/peg-parser.cpp (`from_json`); older versions do not know the field, and pass over it."""
 ENDS_WITH_US = """

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.types import Batch, Example, Loss, Record, Scores
-from luthier.evaluation.label_thresholds import say_from
+from luthier.evaluation.label_thresholds import apply_thresholds
 from luthier.objectives.text_rows import MAX_LENGTH, Head, LongRows, MaxLength, MostWindows, Overlap, Pooling, TextObjective
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class MultiLabel(Component):
         default="fixed",
         description="From which probability on a label is said: fixed: 0.5; fitted: what gives the validation rows the best F1 over all labels.",
     )
-    said_from: tuple[float, ...] = Field(
+    fitted_thresholds: tuple[float, ...] = Field(
         default=(), description="The thresholds that were fitted, in the order of the labels; filled in after training."
     )
 
@@ -150,4 +150,4 @@ class MultiLabelObjective(TextObjective):
             labels=self.spec.labels,
             more={"predicted": logits.double().sigmoid().cpu().numpy(), "actual": batch.each["target"].double().cpu().numpy()},
         )
-        return say_from(scores, self.spec.said_from) if self.spec.said_from else scores
+        return apply_thresholds(scores, self.spec.fitted_thresholds) if self.spec.fitted_thresholds else scores

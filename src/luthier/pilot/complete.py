@@ -24,7 +24,7 @@ from luthier.pilot.stages.elapsed import count_seconds, earlier_seconds
 from luthier.pilot.stages.finish import finish, judge_and_package
 from luthier.pilot.stages.finish_time import keep_to_time, read_planned_closing
 from luthier.pilot.stages.least_budget import check_budget_of_base
-from luthier.pilot.stages.options import read_within
+from luthier.pilot.stages.options import limit_to_positions
 from luthier.pilot.stages.plan_training import plan_training
 from luthier.pilot.stages.prove import prove_loss
 from luthier.pilot.stages.samples import write_samples
@@ -131,7 +131,7 @@ def open_context(
     reporter.stage("base", experiment.model.base)
     family = family_of(dataset.spec.task)
     base = family.read_base(resolve(experiment.model.base, reporter.say)) if experiment.model.base else None
-    experiment, shorter = read_within(experiment, base)
+    experiment, shorter = limit_to_positions(experiment, base)
     if shorter is not None:
         place.event("shorter", field=shorter.path, value=shorter.value, why=shorter.reason)
         reporter.say(f"{shorter.path} = {shorter.value}  ({shorter.reason})")

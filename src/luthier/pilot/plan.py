@@ -15,7 +15,7 @@ from luthier.core.words import size
 from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
-from luthier.pilot.stages.options import fill_from_rows, load_experiment, read_within
+from luthier.pilot.stages.options import fill_from_rows, limit_to_positions, load_experiment
 
 CHILD = "import sys; from luthier.core.collector import collect_seldom; collect_seldom(); from luthier.pilot.plan import measure_in_child; measure_in_child(sys.argv[1])"
 HEADROOM = 0.9
@@ -104,7 +104,7 @@ def measure_in_child(asked: str) -> None:
         dataset = load_dataset(experiment.data, checks=())
         experiment = fill_from_rows(experiment.replace("training.metric", "auto"), dataset)  # it takes no part in a step
         base = resolve(experiment.model.base) if experiment.model.base else None
-        experiment = decide_device_fields(read_within(experiment, base)[0], base)
+        experiment = decide_device_fields(limit_to_positions(experiment, base)[0], base)
         work = assemble(experiment, base, family_of(dataset.spec.task).load_processor(base, experiment.objective, dataset), dataset.records)
         print(json.dumps(forecast(work, question["seconds"]).value()))
     except LuthierError as problem:

@@ -10,7 +10,7 @@ from luthier.experiment import Changes, Experiment, as_assignments
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.models.store import resolve
-from luthier.pilot.stages.options import load_experiment, read_within
+from luthier.pilot.stages.options import limit_to_positions, load_experiment
 from luthier.pilot.stages.prove import describe_proof, serving_function
 from luthier.training.assemble import build, open_objective
 from luthier.training.devices import configure_torch, decide_device_fields
@@ -38,7 +38,7 @@ def prove(
     dataset = load_dataset(experiment.data)
     reporter.stage("base", experiment.model.base)
     base = resolve(experiment.model.base, reporter.say) if experiment.model.base else None
-    experiment, shorter = read_within(experiment, base)
+    experiment, shorter = limit_to_positions(experiment, base)
     if shorter is not None:
         reporter.say(f"{shorter.path} = {shorter.value}  ({shorter.reason})")
     tokenizer = family_of(dataset.spec.task).load_processor(base, experiment.objective, dataset)

@@ -105,7 +105,7 @@ def _promises(table: dict[str, Any] | None) -> list[dict[str, float]]:
         return []
     abstention = Abstention.from_json(table)
     return [
-        {"error_below": promise.error_below, "threshold": promise.cut.threshold, "answered": round(promise.share, 4)}
+        {"error_below": promise.error_below, "threshold": promise.counts.threshold, "answered": round(promise.share, 4)}
         for promise in abstention.promises()
     ]
 

@@ -19,7 +19,7 @@ from luthier.experiment import Changes, as_assignments, number
 from luthier.families import family_of
 from luthier.families.recognise import load_dataset
 from luthier.pilot.stages.given_rows import accepts_frames
-from luthier.pilot.stages.options import choose_experiment, data_spec, parse_assignments, read_within
+from luthier.pilot.stages.options import choose_experiment, data_spec, limit_to_positions, parse_assignments
 
 SIDE = 256
 """Of a shown image, at most, in pixels."""
@@ -119,7 +119,7 @@ def show(
 
     experiment, _ = choose_experiment(dataset, base, changes, 1, NullReporter())
     base_of_it = resolve(experiment.model.base) if experiment.model.base else None
-    experiment, _ = read_within(experiment, base_of_it)
+    experiment, _ = limit_to_positions(experiment, base_of_it)
     tokenizer: Any = family_of(dataset.spec.task).load_processor(base_of_it, experiment.objective, dataset)
     objective = open_objective(experiment, tokenizer)
     example = objective.prepare([record])[0]

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from luthier.models.decoding.continuous_batching import refuse_reason
-from luthier.models.llama_process import UNREAD, LlamaProcess
+from luthier.models.llama_process import NO_CHAT_PARSER, LlamaProcess
 from luthier.serving.interface import (
     EngineClosed,
     EngineFailed,
@@ -73,7 +73,7 @@ class LlamaEngine:
         self._counts: dict[str, int] = dict.fromkeys(
             ("finished", "cancelled", "failed", "tokens", "prompt_tokens", "cached_tokens", "cache_hits"), 0
         )
-        self._fields = UNREAD
+        self._fields = NO_CHAT_PARSER
         self._ready = False
         self.process = start(self._fail)
         try:

@@ -26,8 +26,8 @@ from luthier.training.steps import Work, steps
 
 FEWEST_ROWS = 200
 FEWEST_STEPS = 30
-SHORTEST = 8
-"""Steps from which on something can be said; where the run itself has fewer than `FEWEST_STEPS`, what comes before it is no longer than it is."""
+SHORTEST_SMALL_RUN = 8
+"""Steps of a small run at the least; it has fewer than `FEWEST_STEPS` where the run itself has, or where the time is short."""
 SHARE = 0.05
 KNOWS = 0.8
 """Below this share of the loss of guessing, a network knows the classes before the first step."""
@@ -67,7 +67,7 @@ def run_small(
         probe: scores of a linear model on the frozen base, on the validation rows; None where there is none.
         prior: scores of who has not read the row, on the validation rows.
         untold: what to say where the first are no better.
-        limit: seconds after which the steps end early (at `SHORTEST` at the soonest).
+        limit: seconds after which the steps end early (at `SHORTEST_SMALL_RUN` at the soonest).
     """
     began = time.monotonic()
     small = _make_small_work(work)
@@ -84,7 +84,9 @@ def run_small(
         last = now
         history.append(step)
         reporter.step(step)
-        if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)) or (now - began > limit and len(history) >= SHORTEST):
+        if not (math.isfinite(step.loss) and math.isfinite(step.gradient_norm)) or (
+            now - began > limit and len(history) >= SHORTEST_SMALL_RUN
+        ):
             break
     scoring = time.monotonic()
     after = score(small.model, small.objective, examples, answers=0)
@@ -151,7 +153,7 @@ def _make_small_work(work: Work) -> Work:
     training = experiment.training.model_copy(update={"batch_size": batch})
     schedule = Constant(warmup=0.1)
     total = FEWEST_STEPS if long else max(FEWEST_STEPS, -(-count // batch))
-    total = min(total, max(FEWEST_STEPS, work.total // 5), max(SHORTEST, work.total))
+    total = min(total, max(FEWEST_STEPS, work.total // 5), max(SHORTEST_SMALL_RUN, work.total))
     changed = experiment.model_copy(update={"training": training, "schedule": schedule})
     return work.shorten(changed, [work.train[position] for position in chosen], total)
 

@@ -12,7 +12,7 @@ from luthier.core.errors import ModelError
 from luthier.core.types import Message
 from luthier.delivery.exports.exporter import WEIGHTS, Encoded, WeightDifference
 from luthier.delivery.exports.json_http import JsonServer, Refused
-from luthier.models.llama_process import UNREAD
+from luthier.models.llama_process import NO_CHAT_PARSER
 
 BIAS = 1e4
 """Above every logit."""
@@ -33,7 +33,7 @@ class LlamaServer:
     """
 
     def __init__(self, server: JsonServer, precision: str, ends: Sequence[int] | None = None) -> None:
-        self.server, self.precision, self._fields = server, precision, UNREAD
+        self.server, self.precision, self._fields = server, precision, NO_CHAT_PARSER
         props: Mapping[str, Any] = server.get("/props")
         self.template, self.begins = str(props.get("chat_template") or ""), str(props.get("bos_token") or "")
         self.about = f"llama.cpp ({props.get('build_info') or 'of unknown version'}) at {server.url}"

@@ -129,7 +129,7 @@ class ReaderParity(NetworkParity[Reader]):
             indices = int(one.argmax()), int(other.argmax())
             return str(indices[0]), str(indices[1]), bool(one[indices[0]] - one[indices[1]] <= leeway)
         if self.gives == "labels":
-            least = np.array(self.trainer.objective.spec.said_from or [HALF] * len(one))
+            least = np.array(self.trainer.objective.spec.fitted_thresholds or [HALF] * len(one))
             answer, other_answer = (
                 "; ".join(names[side][index] for index in np.flatnonzero(values >= least)) for side, values in enumerate((one, other))
             )

@@ -19,7 +19,7 @@ from luthier.evaluation import baselines
 from luthier.evaluation.abstention import describe_abstention, explain_abstention, tabulate_abstention
 from luthier.evaluation.baselines import Baseline
 from luthier.evaluation.by_class import find_never_predicted
-from luthier.evaluation.label_thresholds import say_from
+from luthier.evaluation.label_thresholds import apply_thresholds
 from luthier.evaluation.metric_choice import metrics_at_verdict
 from luthier.evaluation.metrics import measure
 from luthier.evaluation.outputs import Outputs
@@ -129,7 +129,7 @@ def judge_candidates(context: RunContext, experiment: Experiment, work: Work) ->
     others = {rival.name: rival.score(test) for rival in trivial}
     shipped = candidates.shipped
     if candidates.outputs.fits_thresholds(context.objective):
-        scores, others, shipped = say_from_thresholds(context, candidates, scores, trivial, others)
+        scores, others, shipped = apply_fitted_thresholds(context, candidates, scores, trivial, others)
     ours, metrics = scores[candidates.ships], metrics_at_verdict(work.objective.metrics, context.family)
     outputs, rows = candidates.outputs, baselines.share_of_rows(candidates.probe_rows, len(train))
     base = f"{context.base.name}, frozen + {outputs.probe}{rows}", scores[PROBE]
@@ -168,7 +168,7 @@ def promise_errors(outputs: Outputs | None, validation: Scores | None, test: Sco
     return {"abstention": describe_abstention(abstention, tested, found)}, abstention.as_json()
 
 
-def say_from_thresholds(
+def apply_fitted_thresholds(
     context: RunContext, candidates: Candidates, scores: Mapping[str, Scores], trivial: Sequence[Baseline], others: Mapping[str, Scores]
 ) -> tuple[dict[str, Scores], dict[str, Scores], Shipped]:
     """The scores on the test rows where each model says a label from its own threshold on, fitted on the validation rows; baselines too.
@@ -186,11 +186,14 @@ def say_from_thresholds(
     fit = candidates.outputs.fit_thresholds
     thresholds = {name: fit(candidates.validation[name]) for name in scores}
     theirs = {rival.name: fit(rival.validation) for rival in trivial}
-    said_from = thresholds[candidates.ships]
-    context.run.event("said_from", labels=context.dataset.labels, thresholds=said_from)
-    found = ({name: say_from(each, known[name]) for name, each in held.items()} for held, known in ((scores, thresholds), (others, theirs)))
+    fitted_thresholds = thresholds[candidates.ships]
+    context.run.event("fitted_thresholds", labels=context.dataset.labels, thresholds=fitted_thresholds)
+    found = (
+        {name: apply_thresholds(each, known[name]) for name, each in held.items()}
+        for held, known in ((scores, thresholds), (others, theirs))
+    )
     ours, baseline_scores = found
-    return ours, baseline_scores, replace(candidates.shipped, said_from=said_from)
+    return ours, baseline_scores, replace(candidates.shipped, fitted_thresholds=fitted_thresholds)
 
 
 def join_details(details: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

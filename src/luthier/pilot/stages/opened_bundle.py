@@ -50,14 +50,13 @@ def load_bundle(base: Base) -> tuple[Any, Any]:
     Args:
         base: a bundle, resolved.
     """
-    from luthier.delivery.bundle import open_bundle
+    from luthier.delivery.bundle import open_bundle, read_bundle_spec
     from luthier.training.devices import configure_torch
 
     configure_torch()
     assert base.bundle is not None
     family = family_of(base.bundle["task"])
-    tokenizer = family.load_processor(base, family.spec_class.model_validate(base.bundle["objective"]))
-    return open_bundle(base, tokenizer)
+    return open_bundle(base, family.load_processor(base, read_bundle_spec(base)))
 
 
 def choose_threshold(
@@ -88,7 +87,7 @@ def choose_threshold(
         return abstain_below
     if abstain_below is not None:
         raise ExperimentError("abstain_below and error_below both say when a label is left out", "give one of them")
-    return promise_error(base, error_below).cut.threshold
+    return promise_error(base, error_below).counts.threshold
 
 
 def promise_error(base: Base, error_below: float) -> Promise:

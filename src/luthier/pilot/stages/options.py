@@ -297,11 +297,11 @@ def apply_overrides(
         known |= {choice.path for choice in choices if choice.path.startswith("adaptation.")}  # of the one that is not taken
     told = [Choice(path, text, "as set") for path, text in paths.items()]
     choices = [*(choice for choice in choices if choice.path not in known), *brought, *told]
-    experiment, shorter = read_within(experiment, base)
+    experiment, shorter = limit_to_positions(experiment, base)
     return experiment, [*(choice for choice in choices if shorter is None or choice.path != shorter.path), *([shorter] if shorter else [])]
 
 
-def read_within(experiment: Experiment, base: Base | None) -> tuple[Experiment, Choice | None]:
+def limit_to_positions(experiment: Experiment, base: Base | None) -> tuple[Experiment, Choice | None]:
     """The experiment with no more tokens read at once than its base can place; what was changed for that, None where nothing was.
 
     Args:

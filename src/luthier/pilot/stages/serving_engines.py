@@ -13,7 +13,6 @@ from luthier.delivery.exports.exporter import Exporter, facts_of
 from luthier.families import FAMILIES, family_of
 from luthier.models.base import Base
 from luthier.models.llama_process import PLACE, SERVER, LlamaProcess, find_server, options_of, version_of
-from luthier.objectives.objective import fit_length
 from luthier.pilot.stages.opened_bundle import Say
 from luthier.pilot.stages.proven_export import keep_export, why_not
 from luthier.serving.limits import Limits
@@ -216,9 +215,11 @@ def open_objective(base: Base) -> Any:
     Args:
         base: a bundle, resolved.
     """
+    from luthier.delivery.bundle import read_bundle_spec
+
     about = facts_of(base)
     family = family_of(about["task"])
-    spec: Any = fit_length(family.spec_class.model_validate(about["objective"]), base.positions)
+    spec = read_bundle_spec(base)
     return spec.open(family.load_processor(base, spec), tuple(about["input"]), about["target"])
 
 

@@ -7,6 +7,7 @@ import torch
 from luthier.core.interfaces import Reporter
 from luthier.core.run import Run
 from luthier.core.threads import bound_spinning
+from luthier.core.words import plural
 from luthier.training.devices import choose_threads, use_threads
 
 
@@ -24,22 +25,17 @@ def set_threads(run: Run, reporter: Reporter, recorded: int | None, workers: int
         if now != recorded:
             run.event("threads", number=recorded, instead_of=now, why="recorded")
             reporter.say(
-                f"computing on {_threads(recorded)} instead of {now}: so the experiment says, and with another number other bytes come out"
+                f"computing on {plural(recorded, 'thread')} instead of {now}: so the experiment says, and with another number other bytes come out"
             )
         use_threads(recorded)
     else:
         threads = choose_threads(workers)
         if threads.number < threads.usual:
             run.event("threads", number=threads.number, instead_of=threads.usual, free=round(threads.free or 0.0, 2), why="busy")
-            reporter.say(f"another program is busy: training with {threads.number} of {_threads(threads.usual)}")
+            reporter.say(f"another program is busy: training with {threads.number} of {plural(threads.usual, 'thread')}")
         use_threads(threads.number)
     if torch.get_num_threads() > 1 and not bound_spinning() and not run.events_named("spin_unbounded"):
         run.event("spin_unbounded")
         reporter.say(
             "torch was loaded before luthier: beside other programs a step may take many times as long; `import luthier` before `import torch`"
         )
-
-
-def _threads(count: int) -> str:
-    """So many threads, for a person."""
-    return f"{count} thread" + "s" * (count != 1)

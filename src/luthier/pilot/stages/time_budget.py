@@ -15,11 +15,10 @@ from luthier.pilot.stages.context import RunContext
 from luthier.pilot.stages.least_budget import ALWAYS, SURE, round_up
 from luthier.training.assemble import load_model
 from luthier.training.deadline import TimeLimit, is_crowded
+from luthier.training.small_run import SHORTEST_SMALL_RUN
 
 FEWEST_STEPS, FEWEST_WITHOUT_HEAD = 20, 10
 """Steps, or all where fewer are planned, with which a training makes sense: the new head has left chance, and the warm-up is over; and where a base goes on writing, without a new head."""
-SMALL_RUN_STEPS = 8
-"""Steps that the small run takes at the least."""
 SHORT = 120.0
 """Seconds; a longer budget is looked at after the small run alone, which measures better."""
 
@@ -95,7 +94,7 @@ def check_budget(context: RunContext, experiment: Experiment) -> None:
     step = 3 * a_token * mean * min(experiment.training.batch_size, len(train))  # forwards once, and backwards twice that
     evaluation = sum(len(example.tokens) for example in validation) * a_token
     tests = evaluation * len(context.dataset.records["test"]) / max(len(context.dataset.records["validation"]), 1)
-    steps = SMALL_RUN_STEPS + fewest_steps(context, experiment.total_steps(len(train)))
+    steps = SHORTEST_SMALL_RUN + fewest_steps(context, experiment.total_steps(len(train)))
     smallest = context.spent + steps * step + 2 * evaluation + 2 * tests + ALWAYS
     if budget < SURE * smallest:
         refuse_budget(context, budget, 2 * smallest)
