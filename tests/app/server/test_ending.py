@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 import luthier
+from luthier.app.server.listen import GracefulServer
 from luthier.app.server.token_file import keep_token
 from luthier.core.cache import cache_folder
 from luthier.core.errors import ExperimentError, ModelError
@@ -207,6 +209,22 @@ def test_a_model_that_cannot_be_loaded_ends_the_server_with_the_reason(bundles: 
     monkeypatch.setattr("luthier.app.server.listen.load_model", load)
     with pytest.raises(ModelError, match="the memory is full"):
         luthier.serve(bundles("chat"), port=0, say=lambda line: None)
+
+
+def test_a_server_that_is_back_can_be_asked_however_late_it_listens(bundles: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = GracefulServer.startup
+
+    async def late(self: GracefulServer, sockets: Any = None) -> None:
+        until(lambda: self._service.state != "loading")
+        await asyncio.sleep(0.3)
+        await begin(self, sockets)
+
+    monkeypatch.setattr(GracefulServer, "startup", late)
+    running = luthier.serve(bundles("embedding"), port=0, say=print, wait=False)
+    try:
+        assert Client(running)("GET", "/health")[0] == 200
+    finally:
+        running.close(0)
 
 
 def test_an_unknown_engine_is_answered_with_the_nearest(bundles: Any) -> None:

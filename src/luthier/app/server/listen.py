@@ -70,7 +70,7 @@ class Running:
             raise self.problem
 
     def start(self, sockets: list[socket.socket]) -> None:
-        """Serve in a thread of its own, and come back once the model answers.
+        """Serve in a thread of its own, and come back once the model answers: it is loaded, and the port is listened on.
 
         Raises:
             LuthierError: the model could not be loaded.
@@ -82,10 +82,14 @@ class Running:
 
         self._thread = threading.Thread(target=work, name="luthier-serve", daemon=True)
         self._thread.start()
-        while self.service.state == "loading" and not self.stopped.is_set():
-            time.sleep(0.01)
+        self.wait_until(lambda: self.server.started and self.service.state != "loading")
         if self.problem is not None:
             raise self.problem
+
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds, or the server has ended."""
+        while not (holds() or self.stopped.is_set()):
+            time.sleep(0.01)
 
     def close(self, grace: float = 1.0) -> None:
         """Let running requests finish for so many seconds, and end the server."""
@@ -222,6 +226,7 @@ def _load(running: Running, base: Base, open_model: Callable[[Base], ServedModel
         return
     if alias is not None:
         follow_alias(running.service, alias, open_model, say, running.stopped)
+    running.wait_until(lambda: running.server.started)  # a small model is loaded before the port is listened on
     say(f"ready: {model.about['engine']}; try it: {curl_line(model, running)}")
 
 
