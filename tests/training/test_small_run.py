@@ -131,7 +131,7 @@ def test_a_generator_that_foresees_unseen_answers_clearly_better_has_learned_wha
 def test_a_rate_a_hundred_times_too_high_gets_no_go(bases, records) -> None:
     go, spoke = checks(work_for(bases, records, "classification", training__steps=200, optimizer__lr=3.0))
     assert not go
-    assert spoke & {"smoke.rate", "smoke.finite"}
+    assert spoke & {"smoke.learning_rate", "smoke.finite"}
 
 
 def test_a_loss_that_is_no_number_gets_no_go_and_names_the_step_and_the_learning_rate() -> None:

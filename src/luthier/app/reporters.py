@@ -241,7 +241,7 @@ def format_comparison(found: Sequence[BaseSimilarity]) -> list[str]:
         lines.append(f"  {words[comparison.near.kind]}: {comparison.near.reason}")
         others = f" (or {', '.join(map(str, comparison.depth.others))})" if comparison.depth.others else ""
         lines.append(f"  freeze {comparison.depth.blocks or 'nothing'}{others}: {comparison.depth.reason}")
-        lines.append(f"  a learning rate to start from: {comparison.rate:g}")
+        lines.append(f"  a learning rate to start from: {comparison.learning_rate:g}")
     first = found[0]
     depths = "|".join(str(depth) for depth in sorted({first.depth.blocks, *first.depth.others}))
     freezing = f" --set adaptation.kind=freeze --space 'adaptation.depth={depths}'" if first.depth.blocks else ""

@@ -244,8 +244,8 @@ def lr_too_high(work: Work, seen: Sequence[Step], before: Scores, after: Scores)
         late <= 1.05 * first and (ended <= allowed or (max(began / KNOWS, ended) < guessing and _as_often_right(before, after)))
     ):
         return None
-    return Finding(check="smoke.rate", severity="stop", claim=f"the loss rose: {began:.3f} before, {ended:.3f} after, {np.mean(tail):.3f} on the last training steps",
-                   evidence={"before": began, "after": ended, "rate": work.masters.spec.lr}, remedy=f"lower the learning rate: --set optimizer.lr={work.masters.spec.lr / 10:.0e}")  # fmt: skip
+    return Finding(check="smoke.learning_rate", severity="stop", claim=f"the loss rose: {began:.3f} before, {ended:.3f} after, {np.mean(tail):.3f} on the last training steps",
+                   evidence={"before": began, "after": ended, "learning_rate": work.masters.spec.lr}, remedy=f"lower the learning rate: --set optimizer.lr={work.masters.spec.lr / 10:.0e}")  # fmt: skip
 
 
 def _as_often_right(before: Scores, after: Scores) -> bool:

@@ -214,7 +214,7 @@ def a_few_rows_can_be_learned(context: ProofInputs) -> Proof:
         lr = lr * SLOWER if steadily else lr / SLOWER
         losses, fell = _overfit(context, rows, lr)
     timely = len(losses) == TRIED or fell or not math.isfinite(losses[-1])
-    return Proof(held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "rate": lr},
+    return Proof(held=fell if timely else None, evidence={"steps": len(losses), "first": losses[0], "last": losses[-1], "learning_rate": lr},
                  claim=f"{plural(len(rows), 'row')} shown {plural(len(losses), 'time')}: the loss went from {losses[0]:.3f} to {losses[-1]:.3f}" + ("" if timely else "; the time was up"))  # fmt: skip
 
 
