@@ -21,7 +21,7 @@ PASSAGES = "passages"
 class TextsFamily(Family):
     """A family whose rows are texts without a target."""
 
-    kind = RowKind("text", "nothing")
+    kind = RowKind("text", "nothing", english_base=False)
 
     def match(self, rows: Rows, path: str, asked: Data) -> Columns | None:
         """Any texts, where a person insists: a label, where there is one, is not read."""

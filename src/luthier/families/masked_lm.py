@@ -11,6 +11,7 @@ import numpy as np
 from luthier.core.errors import DataError, ModelError
 from luthier.core.proof import ProofFunction
 from luthier.core.types import HELD_OUT, Example, Record, Scores
+from luthier.data.reading import RowKind
 from luthier.families import masked_lm_proofs, text_defaults, token_proofs
 from luthier.families.by_size import row_for
 from luthier.families.causal_lm_proofs import trained_is_served
@@ -66,6 +67,7 @@ class MaskedLmFamily(CorpusFamily):
 
     name = "masked_lm"
     Spec = MaskedLm
+    kind = RowKind("text", "nothing")
     base = "minilm-l6"
     base_kinds = ("encoder",)
     from_scratch = True

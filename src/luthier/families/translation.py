@@ -79,7 +79,7 @@ class TranslationFamily(Family):
     """See the module."""
 
     name = "translation"
-    kind = RowKind("text", "answer", names=("source", "target"))
+    kind = RowKind("text", "answer", names=("source", "target"), english_base=False)
     specificity = 1
     Spec = Translation
     base = None
