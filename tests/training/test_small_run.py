@@ -38,6 +38,13 @@ def test_targets_that_are_all_masked_get_no_go(bases, chats) -> None:
     assert "smoke.masked" in spoke
 
 
+def test_a_base_that_foresees_answers_no_better_behind_their_prompts_is_named_and_a_network_from_scratch_is_not(bases, chats) -> None:
+    work = work_for(bases, chats, "chat", training__steps=30)
+    assert "smoke.answers" in checks(work)[1]
+    work.experiment = work.experiment.replace("model.base", "")
+    assert "smoke.answers" not in checks(work)[1]
+
+
 def test_a_head_that_cannot_move_gets_no_go(bases, records) -> None:
     work = work_for(bases, records, "classification", training__steps=200)
     for module in work.model.head:
