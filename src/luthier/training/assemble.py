@@ -13,7 +13,7 @@ from luthier.core.errors import ExperimentError
 from luthier.core.interfaces import Objective
 from luthier.core.types import Example, Record
 from luthier.core.words import with_article
-from luthier.data.examples import Joined
+from luthier.data.lazy_examples import Joined
 from luthier.evaluation.metric_choice import AUTO, metrics_at_evaluations
 from luthier.experiment import Experiment
 from luthier.families import family_of
