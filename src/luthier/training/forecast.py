@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from luthier.core.types import Batch
-from luthier.data.batches import choose
+from luthier.data.batches import choose_rows
 from luthier.evaluation.score import score
-from luthier.training.checkpoints import space
+from luthier.training.checkpoints import disk_bytes
 from luthier.training.steps import Work, steps
 from luthier.training.watchers import EvaluationSchedule
 
@@ -82,7 +82,7 @@ def peak() -> int:
 
 def disk(work: Work) -> tuple[int, int]:
     """Bytes that a run folder grows to, at least and at most: checkpoints and the bundle; rows and curves are small beside them."""
-    least, most = space(work.masters)
+    least, most = disk_bytes(work.masters)
     bundle = sum(parameter.nbytes for parameter in work.model.network.parameters())
     return least + bundle, most + bundle
 
@@ -95,7 +95,7 @@ def forecast(work: Work, seconds: float = 30.0) -> Forecast:
         seconds: after which no further step is begun (two are always taken).
     """
     training = work.experiment.training
-    order = [choose(step, len(work.train), training.batch_size, work.experiment.seed) for step in range(work.total)]
+    order = [choose_rows(step, len(work.train), training.batch_size, work.experiment.seed) for step in range(work.total)]
     sizes = np.array([example.size for example in work.train])
     tokens = np.array([int(sizes[chosen].sum()) for chosen in order])
     by_size = np.argsort(tokens, kind="stable")

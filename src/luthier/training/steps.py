@@ -10,7 +10,7 @@ from luthier.core.errors import OutOfMemory
 from luthier.core.interfaces import Adaptation, Objective
 from luthier.core.types import Batch, Example, Step
 from luthier.core.words import plural
-from luthier.data.batches import choose, steps_in_epoch
+from luthier.data.batches import choose_rows, steps_in_epoch
 from luthier.experiment import Experiment
 from luthier.models.memory import gc_frozen, is_out_of_memory, release_memory, smaller_limit
 from luthier.optim.masters import Masters
@@ -86,7 +86,8 @@ class Work:
         if training.sampling == "balanced" and self._classes is None:
             self._classes = tuple(example.stratum or 0 for example in self.train)
         return [
-            self.train[position] for position in choose(step, len(self.train), training.batch_size, self.experiment.seed, self._classes)
+            self.train[position]
+            for position in choose_rows(step, len(self.train), training.batch_size, self.experiment.seed, self._classes)
         ]
 
 
@@ -168,7 +169,7 @@ def _accumulate(work: Work, batch: Batch, number: int) -> tuple[float, float]:
 
 
 def _try_micro_batches(work: Work, batch: Batch, number: int) -> tuple[float, float] | None:
-    """The same, as long as memory suffices; None where it does not."""
+    """The summed loss and count of the step's micro-batches, their gradients left in the masters; None where memory does not suffice."""
     seed, model = work.experiment.seed, work.model
     total, count = 0.0, 0.0
     try:
