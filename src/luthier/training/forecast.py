@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch
 from luthier.core.types import Batch
 from luthier.data.batches import choose_rows
 from luthier.evaluation.score import score
+from luthier.models.pretrained import PackedNetwork
 from luthier.training.checkpoints import disk_bytes
 from luthier.training.steps import Work, steps
 from luthier.training.watchers import EvaluationSchedule
@@ -148,7 +149,7 @@ def _batch(work: Work, chosen: np.ndarray) -> Batch:
 
 def _forward_tokens(work: Work, part: Batch) -> int:
     """Tokens of a piece that go through the network."""
-    shared_prefix = work.model.shared_prefix(part) if work.model.packs else None
+    shared_prefix = cast(PackedNetwork, work.model).shared_prefix(part) if work.model.packs else None
     return part.size if shared_prefix is None else len(shared_prefix.kept)
 
 
