@@ -30,7 +30,7 @@ class ImageRows(BaseObjective):
             """What is to be learned of each, # (examples, …)"""
             ...
 
-    def examples(
+    def make_examples(
         self, records: Sequence[Record], targets: Sequence[Any], learns: Callable[[Any], bool], strata: bool = False, **facts: Any
     ) -> list[Example]:
         """Decode the images and make squares of them, # pixels: (side, side, channels) of uint8
