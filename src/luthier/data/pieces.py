@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from luthier.core.types import Example, Record
-from luthier.data.examples import LazyExamples
+from luthier.data.lazy_examples import LazyExamples
 
 TOGETHER = 64
 """Texts that are encoded at once."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from luthier.data.dataset import Dataset
     from luthier.evaluation.baselines import Baseline, BaselineContext
     from luthier.evaluation.outputs import Outputs
-    from luthier.families.head_start import Fit
+    from luthier.families.head_start import HeadFit
     from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
@@ -121,7 +121,7 @@ class TextLabels(TextFamily):
         """The base with a head of one output a label."""
         return self.with_outputs(list(spec.labels), spec, model, base, seed, "multi_label_classification")
 
-    def head_fit(self) -> Fit:
+    def head_fit(self) -> HeadFit:
         """Logistic regression for each label."""
         from luthier.evaluation.linear_heads import fit_labels
         from luthier.families.head_start import fit_targets

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from luthier.core.cache import Cache
     from luthier.core.types import Example, Record
     from luthier.data.dataset import Dataset
-    from luthier.families.head_start import Fit
+    from luthier.families.head_start import HeadFit
     from luthier.models.base import Base
     from luthier.models.pretrained import Classifier
     from luthier.models.spec import Model
@@ -159,7 +159,7 @@ class TextFamily(Family):
         start_as_linear_probe(model, objective, fingerprint, train, validation, cache, fit)
         return True
 
-    def head_fit(self) -> Fit | None:
+    def head_fit(self) -> HeadFit | None:
         """The linear model that a head can begin as (`objective.head`); None where there is none."""
         return None
 

@@ -107,7 +107,7 @@ class CausalLmObjective(BaseObjective[CausalLm, Any]):
             found.append((Cut(tuple(self.input), tokens, longest),) if tokens > longest else ())
         return found
 
-    def against_cuts(self) -> str:
+    def remedy_for_cuts(self) -> str:
         """A longer context."""
         return "a larger objective.context"
 

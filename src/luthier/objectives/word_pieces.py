@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.core.component import Component
 from luthier.core.types import Example, Record
 from luthier.core.words import plural
-from luthier.data.examples import LazyExamples
+from luthier.data.lazy_examples import LazyExamples
 
 LONGEST = 512
 """Words of a piece: a window that is cut at its end costs one pair in a few hundred."""
