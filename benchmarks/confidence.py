@@ -219,7 +219,9 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("runs/confidence"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--sets", nargs="+", default=list(SETS))
-    parser.add_argument("--rows", type=int, help="to train and validate on, of each set (another --out for each number); as many as in what_ships.py")
+    parser.add_argument(
+        "--rows", type=int, help="to train and validate on, of each set (another --out for each number); as many as in what_ships.py"
+    )
     parser.add_argument("--draws", type=int, default=100, help="validation rows drawn anew from each run's sealed rows")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)

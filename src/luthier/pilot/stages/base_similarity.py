@@ -125,7 +125,9 @@ def compare_base(base: Base, dataset: Dataset, reporter: Reporter, most: int = M
     rarest = round(rows * float(np.bincount(labels).min() / len(labels)))
     near, proposed = nearness(layers, labels), depth(layers, rows, rarest, blocks_kept)
     lr, _ = family.learning_rate(base, "freeze" if proposed.blocks else "full")
-    return BaseSimilarity(base.name, size, layers, None, near, proposed, float(f"{lr * near.learning_rate_factor:.2g}"), round(clock(), 2), len(records))
+    return BaseSimilarity(
+        base.name, size, layers, None, near, proposed, float(f"{lr * near.learning_rate_factor:.2g}"), round(clock(), 2), len(records)
+    )
 
 
 def rank_bases(found: Sequence[BaseSimilarity]) -> list[BaseSimilarity]:
