@@ -367,3 +367,11 @@ def test_show_has_the_masks_and_says_what_stood_there(tmp_path: Path, more: list
     assert (
         "of the words" if more else "of the tokens"
     ) in shown.about and "80% of these stand behind [MASK], 10% are replaced" in shown.about
+
+
+def test_a_vocabulary_of_which_most_would_never_occur_is_refused_before_a_network_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(f"the {number} cats sat down and {number * 7} dogs went" for number in range(400)))
+    with pytest.raises(DataError, match=r"different tokens, and objective.vocabulary=200000 were asked for") as problem:
+        luthier.run(file, task="masked_lm", base="scratch", out=tmp_path / "run", set=["objective.vocabulary=200000"])
+    assert "set objective.vocabulary=" in problem.value.remedy

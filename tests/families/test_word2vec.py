@@ -193,6 +193,8 @@ def test_a_bundle_is_read_by_others_goes_on_and_says_which_words_are_near(tmp_pa
     assert {"vectors.bin", "vectors.txt", "vocabulary.json"} <= set(json.loads((bundle / "luthier.json").read_text())["files"])
     (near, sum_of) = luthier.predict(first.folder, ["word3", "word3 - word25 + word26 unheard"])
     assert len(near["words"]) == 10 and all(int(each["word"][4:]) < 20 for each in near["words"][:3])
+    assert sum_of["note"] == "without unheard, which has no vector"
+    assert format_prediction(sum_of, False) == f"{sum_of['text']}  (without unheard, which has no vector)"
     assert sum_of["unknown"] == ["unheard"] and "word3" not in sum_of["text"].split(", ")
     with pytest.raises(DataError, match="row 1: none of its words"):
         luthier.predict(first.folder, ["unheard of"])

@@ -46,7 +46,8 @@ def format_prediction(row: dict[str, Any], as_json: bool) -> str:
         spans = (f"{span['start']}–{span['end']} {span['label']}: {span['text']}  {span['probability']:.1%}" for span in row["spans"])
         return clean("; ".join(spans) or "(no span)")
     if "text" in row:
-        return clean(row["text"] or (f"(no answer: {row['note']})" if row.get("note") else ""))
+        note = f"({'' if row['text'] else 'no answer: '}{row['note']})" if row.get("note") else ""
+        return clean("  ".join(filter(None, (row["text"], note))))
     if "vector" in row:
         return f"{row['similarity']:.6g}" if "similarity" in row else json.dumps([round(value, 6) for value in row["vector"]])
     if "label" not in row:  # a number, several labels, or several facts

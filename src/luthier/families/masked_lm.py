@@ -16,7 +16,7 @@ from luthier.families import masked_lm_proofs, text_defaults, token_proofs
 from luthier.families.by_size import row_for
 from luthier.families.causal_lm_proofs import trained_is_served
 from luthier.families.choice import Choice
-from luthier.families.corpus_family import CorpusFamily
+from luthier.families.corpus_family import CorpusFamily, refuse_empty_tokens
 from luthier.objectives.masked_lm import MaskedLm
 
 if TYPE_CHECKING:
@@ -159,7 +159,10 @@ class MaskedLmFamily(CorpusFamily):
         from luthier.models.masked import make_tokenizer
 
         assert dataset is not None
-        return make_tokenizer((self.row_view(record, dataset.spec).text for record in dataset.records["train"]), spec.vocabulary)
+        made = make_tokenizer((self.row_view(record, dataset.spec).text for record in dataset.records["train"]), spec.vocabulary)
+        if spec.vocabulary > MaskedLm().vocabulary:  # what is not asked for is a bound
+            refuse_empty_tokens(len(made), spec.vocabulary)
+        return made
 
     # proofs
 

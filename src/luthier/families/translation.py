@@ -12,7 +12,7 @@ from luthier.core.proof import ProofFunction
 from luthier.core.types import Example, Record, Scores
 from luthier.core.words import several
 from luthier.data.groups import Groups
-from luthier.data.infer import mean_length
+from luthier.data.infer import mean_length, refuse_empty
 from luthier.data.near_duplicates import clusters, normalise
 from luthier.data.reading import Columns, RowKind
 from luthier.data.rows import Rejected, Rows
@@ -105,6 +105,8 @@ class TranslationFamily(Family):
         if not input or not target:
             if not insists:
                 return None
+            for name in rows.columns:
+                refuse_empty(rows, path, name)
             raise DataError(
                 f"{path}: no pair of texts found among the columns {', '.join(rows.columns)}", "name them: --input en --target de"
             )
