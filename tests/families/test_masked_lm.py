@@ -182,9 +182,9 @@ def test_a_long_text_is_learned_in_pieces_that_hold_each_of_its_tokens_once(toke
     whole = tokenizer(long, add_special_tokens=False)["input_ids"]
     assert [token for piece in pieces for token in piece.tokens[1:-1]] == whole
     assert {(piece.tokens[0], piece.tokens[-1]) for piece in pieces} == {(tokenizer.cls_token_id, tokenizer.sep_token_id)}
-    assert "".join(piece.facts["text"] for piece in pieces).replace(" ", "") == long.replace(" ", "")
+    assert "".join(piece.facts["read_text"]() for piece in pieces).replace(" ", "") == long.replace(" ", "")
     assert [piece.facts["at"] for piece in pieces] == np.cumsum([0, *(piece.size for piece in pieces[:-1])]).tolist()
-    assert found[0].facts["text"] == short and found[-1].index == len(found) - 1
+    assert found[0].facts["read_text"]() == short and found[-1].index == len(found) - 1
     scores = at_work.score(make_masked(400, 1, 32, 0.0, 1).eval(), at_work.collate(found[:5], 0, HELD_OUT))
     assert scores.groups is not None and scores.groups.tolist() == [0, 1, 1, 1, 1]
 

@@ -39,6 +39,16 @@ def test_more_tokens_go_through_a_narrow_network_from_scratch_at_once(monkeypatc
     assert decide_device_fields(asked).training.micro_batch_tokens == at_once
 
 
+@pytest.mark.parametrize("task", ["masked_lm", "causal_lm"])
+@pytest.mark.parametrize(("depth", "at_once"), [(2, devices.AT_ONCE_NARROW), (3, devices.AT_ONCE)])
+def test_a_width_that_follows_the_depth_counts_as_one_that_is_set(
+    monkeypatch: pytest.MonkeyPatch, task: str, depth: int, at_once: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = experiment(task, "", training__micro_batch_tokens=0, training__dtype="float32", objective__depth=depth, objective__width=0)
+    assert decide_device_fields(asked).training.micro_batch_tokens == at_once
+
+
 @pytest.mark.parametrize(
     ("family", "tiles", "kept", "dtype", "kernels"),
     [

@@ -183,7 +183,7 @@ class MaskedLmFamily(CorpusFamily):
 
     def target_text(self, example: Example) -> str:
         """The text itself."""
-        return example.facts["text"]
+        return example.facts["read_text"]()
 
     # use
 

@@ -41,6 +41,18 @@ WIDE = 512
 """An encoder whose states are at least this wide is not a small one."""
 
 
+def brings_head(base: Base | None) -> bool:
+    """Whether a base is a bundle that may bring a head which fits; one that guesses hidden tokens brings none of this kind.
+
+    Args:
+        base: None where the network is the family's own.
+    """
+    from luthier.families import FAMILIES, family_of
+
+    task = (base.bundle or {}).get("task", "") if base is not None else ""
+    return task in FAMILIES and isinstance(family_of(task), TextFamily)
+
+
 class TextFamily(Family):
     """A text and a new head."""
 
@@ -68,8 +80,7 @@ class TextFamily(Family):
             epochs, why = ROWS_A_CLASS[1:]
         role = self.role(base)
         adaptation, adapted = text_defaults.adaptation_for(role, self.depth_kept(base) if base is not None else 0)
-        new = base is None or base.bundle is None  # no base is the family's own; a bundle may bring a head that fits
-        probe = self.reason_for_probe(dataset) if new and role != "reader" else ""
+        probe = self.reason_for_probe(dataset) if not brings_head(base) and role != "reader" else ""
         spec = self.spec_class.model_validate({"head": "probe"} if probe else {})
         choices = [
             *(Choice(f"adaptation.{name}", value, adapted) for name, value in adaptation.items()),

@@ -47,7 +47,8 @@ def decide_device_fields(experiment: Experiment, base: Base | None = None) -> Ex
     training = experiment.training
     dtype = choose_dtype(training.dtype)
     kernels = choose_kernels(training.kernels, dtype, base)
-    width = base.width if base is not None else getattr(experiment.objective, "width", 0)
+    objective: Any = experiment.objective
+    width = base.width if base is not None else getattr(objective, "wide", getattr(objective, "width", 0))
     on_processor = AT_ONCE_COMPILED if kernels == "compiled" else AT_ONCE_NARROW if 0 < width <= NARROW else AT_ONCE
     at_once = training.micro_batch_tokens or (AT_ONCE_ACCELERATED if torch.cuda.is_available() else on_processor)
     chosen = {"dtype": dtype, "kernels": kernels, "micro_batch_tokens": at_once}
