@@ -86,7 +86,8 @@ class Work:
         if training.sampling == "balanced" and self._classes is None:
             self._classes = tuple(example.stratum or 0 for example in self.train)
         return [
-            self.train[position] for position in choose(step, len(self.train), training.batch_size, self.experiment.seed, self._classes)
+            self.train[position]
+            for position in choose(step, len(self.train), training.batch_size, self.experiment.seed, self._classes).tolist()
         ]
 
 
