@@ -80,6 +80,34 @@ def test_compiled_kernels_are_refused_where_they_cannot_be_used(bases) -> None:
         decide_device_fields(experiment("classification", "bert", training__dtype="float32", training__kernels="compiled"), bases("llama"))
 
 
+@pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+@pytest.mark.parametrize(
+    ("model", "dtype", "compiler", "wanted"),
+    [
+        ("cbow", "float32", "", "compiled"),
+        ("cbow", "float32", "no-such-compiler", "plain"),
+        ("cbow", "bfloat16", "", "plain"),
+        ("skip_gram", "float32", "", "plain"),
+    ],
+)
+@pytest.mark.usefixtures("compiling")
+def test_compiled_code_of_an_objectives_own_is_chosen_where_it_can_be_had(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, dtype: str, compiler: str, wanted: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if compiler:
+        monkeypatch.setenv("LUTHIER_KERNELS", str(tmp_path / "none"))
+        monkeypatch.setenv("CXX", compiler)
+    asked = experiment("word2vec", "", objective__model=model, training__dtype=dtype)
+    found = decide_device_fields(asked)
+    assert found.training.kernels == wanted
+    assert decide_device_fields(found) == found
+    assert decide_device_fields(asked.replace("training.kernels", "plain")).training.kernels == "plain"
+    if dtype == "bfloat16":
+        with pytest.raises(ExperimentError, match=r"for float32 on a processor here, .* bfloat16 on cpu"):
+            decide_device_fields(asked.replace("training.kernels", "compiled"))
+
+
 PAGES = """
 import resource, torch
 from luthier.training.devices import configure_torch

@@ -108,8 +108,7 @@ def build(
     adaptation.on_progress(model, 0.0)
     factor = lr_multipliers(model, optimizer, adaptation)
     dtype = getattr(torch, experiment.training.dtype)
-    use_kernels = getattr(model, "use", None)  # of networks that have compiled kernels
-    kernels = use_kernels(compiled.load()) if experiment.training.kernels == "compiled" and use_kernels is not None else None
+    kernels = load_kernels(model) if experiment.training.kernels == "compiled" else None
     sparse = {} if experiment.augment.share else sparse_tokens(model, train, objective)
     masters = Masters(model.network, optimizer, dtype, movable, factor, sparse, kernels)
     model.frozen_cache = make_frozen_cache(
@@ -118,6 +117,13 @@ def build(
     objective.begin(model, Joined(train, validation), cache)
     planned, total = experiment.planned_steps(len(train)), experiment.total_steps(len(train))
     return Work(experiment, objective, model, masters, train, validation, total, planned=planned, micro_batches=model.micro_batches)
+
+
+def load_kernels(model: Any) -> Any:
+    """The compiled kernels, in use: a model's own where it has such; None where nothing of it is known to any."""
+    if hasattr(model, "load_kernels"):
+        return model.load_kernels()
+    return model.use(compiled.load()) if hasattr(model, "use") else None
 
 
 def make_frozen_cache(

@@ -88,7 +88,7 @@ class Work:
             self._classes = tuple(example.stratum or 0 for example in self.train)
         return [
             self.train[position]
-            for position in choose_rows(step, len(self.train), training.batch_size, self.experiment.seed, self._classes)
+            for position in choose_rows(step, len(self.train), training.batch_size, self.experiment.seed, self._classes).tolist()
         ]
 
 
