@@ -194,11 +194,12 @@ def test_texts_that_fit_hide_the_same_tokens_whatever_pieces_there_could_be(toke
     assert torch.equal(one.collate(examples(one)[:6], 1, 3).flat["hidden"], other.collate(examples(other)[:6], 1, 3).flat["hidden"])
 
 
-def test_a_budget_makes_the_network_smaller_that_suits_the_text(tmp_path: Path) -> None:
+def test_a_budget_makes_the_network_smaller_that_suits_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.core.interfaces import NullReporter
     from luthier.pilot.stages.options import choose_experiment
     from luthier.studies.space import value_at
 
+    monkeypatch.setattr("luthier.models.machine_speed.training_operations_per_second", lambda: 1e10)
     dataset = load_dataset(Data(path=str(corpus(tmp_path, 40)), task="masked_lm"))
     dataset.records["train"] = [Record(number, {"text": "word " * 20_000}) for number in range(200)]
     depths = [

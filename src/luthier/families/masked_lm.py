@@ -44,8 +44,6 @@ A_TOKEN, PIECE = 4, 128
 """Characters of a token, about, and tokens of a piece."""
 FEWEST_BLOCKS = 2
 """Of a network from scratch, unless somebody sets one."""
-OPERATIONS, SHARE = 1e10, 0.5
-"""Multiplications and additions in a second of a core that other programs use too, and of a budget the share that training gets, about."""
 COUNTED = 4_000_000
 """Tokens that are counted at most for the frequencies of words."""
 UNSEEN = 0.1
@@ -103,12 +101,16 @@ class MaskedLmFamily(CorpusFamily):
 
     def fit_budget(self, choices: list[Choice], dataset: Dataset, seconds: float) -> list[Choice]:
         """The deepest network of which the budget carries one pass, at most that which suits the text."""
+        from luthier.models.machine_speed import operations_in
+
         passed = _characters(dataset) / A_TOKEN
         suits: Any = next(choice.value for choice in choices if choice.path == "objective.depth")
-        able = [depth for depth in range(FEWEST_BLOCKS, suits + 1) if _operations(depth) * passed <= SHARE * seconds * OPERATIONS]
+        able = [depth for depth in range(FEWEST_BLOCKS, suits + 1) if _operations(depth) * passed <= operations_in(seconds)]
         if suits in able:
             return choices
-        smaller = Choice("objective.depth", able[-1] if able else FEWEST_BLOCKS, f"what {seconds:.0f} seconds carry over the text, about")
+        smaller = Choice(
+            "objective.depth", able[-1] if able else FEWEST_BLOCKS, f"what {seconds:.0f} seconds of this machine carry over the text, about"
+        )
         return [smaller if choice.path == smaller.path else choice for choice in choices]
 
     def depth(self, dataset: Dataset, epochs: float) -> Choice:
@@ -231,7 +233,7 @@ class MaskedLmFamily(CorpusFamily):
 
 
 def _operations(depth: int) -> float:
-    """Multiplications and additions to learn from one token, of a network from scratch: six for each weight that it passes."""
+    """Floating-point operations to learn from one token, of a network from scratch: six for each weight that it passes."""
     spec = MaskedLm(depth=depth)
     return 6 * (12 * depth * spec.wide**2 + spec.mask_share * spec.vocabulary * spec.wide)
 
