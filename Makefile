@@ -6,7 +6,7 @@ LOCK := requirements.lock
 # small models gain nothing from a second thread: two files of tests at a time instead, each on one; the slow files first (tests/conftest.py)
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install run test test-modes torture test-lowest examples wheel lock check docs clean
+.PHONY: install run test test-modes torture test-lowest test-peers examples wheel lock check docs clean
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,16 @@ test-lowest: $(VENV)/.dev
 	.lowest/bin/python -m pip --quiet install -c .lowest/constraints -e '.[dev]'
 	OMP_NUM_THREADS=1 .lowest/bin/python -m pytest -n 2 --dist loadfile
 
+# the tests that need programs of others, which `make test` leaves out; what these bring beside our own packages lies in .peers
+test-peers: $(VENV)/.dev
+	$(PYTHON) -m venv .peers
+	beside=$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	echo "import site; site.addsitedir('$$beside')" > $$(.peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth
+	$(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["peers"], sep="\n")' > .peers/requirements
+	.peers/bin/python -m pip --disable-pip-version-check --quiet install -r .peers/requirements
+	server=.peers/bin/llama-server-vulkan; if [ -x $$server ]; then export LUTHIER_LLAMA_SERVER=$$PWD/$$server; fi; \
+	OMP_NUM_THREADS=1 .peers/bin/python -m pytest -m peer -rs tests/delivery tests/pilot/test_serving_engines.py tests/app/server
+
 torture: $(VENV)/.dev
 	KILLS=$${KILLS:-200} $(SIDE_BY_SIDE) tests/torture --timeout 3600 -k "$(or $(ONLY),test)"
 
@@ -75,4 +85,4 @@ docs: $(VENV)/.dev
 	$(VENV)/bin/python docs/make_reference.py > docs/reference.md
 
 clean:
-	rm -rf $(VENV) .lock .lowest site dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .lock .lowest .peers site dist .pytest_cache .ruff_cache

@@ -54,7 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 PROGRAM = find_server()
-NEEDS = pytest.mark.skipif(PROGRAM is None, reason=f"llama.cpp's {SERVER} is not on the PATH")
+NEEDS = pytest.mark.peer(PROGRAM is not None, f"llama.cpp's {SERVER}")
 GREEDY = 8
 """Tokens of an answer."""
 

@@ -28,8 +28,8 @@ from tests.conftest import TEMPLATE
 from tests.delivery.exports.gguf_bundles import config_of, make_bundle, other_bundle, rewritten
 
 PROGRAM = find_server()
-NEEDS = pytest.mark.skipif(PROGRAM is None, reason=f"llama.cpp's {SERVER} is not on the PATH")
-NEEDS_PACKAGE = pytest.mark.skipif(installed_package() is None, reason="no package that brings llama.cpp is installed")
+NEEDS = pytest.mark.peer(PROGRAM is not None, f"llama.cpp's {SERVER}")
+NEEDS_PACKAGE = pytest.mark.peer(installed_package() is not None, "a package that brings llama.cpp")
 RUNTIMES = [
     pytest.param(ReadBack, id="read back"),
     pytest.param(lambda file: ServedFile(file, PROGRAM), id="llama.cpp", marks=NEEDS),
@@ -37,7 +37,7 @@ RUNTIMES = [
         pytest.param(
             partial(PackagedFile, package=module),
             id=module,
-            marks=pytest.mark.skipif(find_spec(module) is None, reason=f"{module} is not installed"),
+            marks=pytest.mark.peer(find_spec(module) is not None, module),
         )
         for module in PACKAGES
     ),

@@ -1,4 +1,4 @@
-"""What PEFT and sentence-transformers make of a bundle and of an export, each in a process that knows nothing of Luthier and has no network."""
+"""What PEFT, sentence-transformers and gensim make of a bundle and of an export, each in a process that knows nothing of Luthier and has no network."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 import luthier
+from luthier.delivery.exports.word2vec_files import read_binary
 from tests.conftest import SELDOM
 from tests.delivery.conftest import QUICK, write_rows
+from tests.families.cases import word_salad
 
 REFUSE = f"""{SELDOM}
 import json, socket, sys
@@ -49,10 +51,16 @@ for text in texts:
     answers.append(read.decode(made[0, request["input_ids"].shape[1]:], skip_special_tokens=True).strip())
 print(json.dumps(answers))
 """
+WORDS = """
+from gensim.models import KeyedVectors
+read = [KeyedVectors.load_word2vec_format(folder + "/" + name, binary=name.endswith("bin")) for name in ("vectors.bin", "vectors.txt")]
+print(json.dumps([[each.index_to_key, each.vectors.tolist(), [word for word, _ in each.most_similar(texts[0], topn=3)]] for each in read]))
+"""
 LIBRARY = "import sys; assert not any(name.startswith('luthier') for name in sys.modules)"
 TEXTS = ["the phone was great", "an awful meal", "I WOULD not, ever; go back!"]
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
-needs_sentences = pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed")
+needs_sentences = pytest.mark.peer(find_spec("sentence_transformers") is not None, "sentence-transformers")
+needs_gensim = pytest.mark.peer(find_spec("gensim") is not None, "gensim")
 
 
 def run_alone(program: str, folder: Path, more: str, texts: list[str]) -> Any:
@@ -72,6 +80,18 @@ def test_sentence_transformers_gives_the_vectors_that_predict_gives(runs: Any, t
         folder = luthier.export(run.folder, to="sentence-transformers", out=tmp_path / "out", most=3).folder
     ours = [row["vector"] for row in luthier.predict(run.folder, TEXTS)]
     assert np.abs(np.array(run_alone(SENTENCES, folder, "", TEXTS)) - ours).max() < 1e-5
+
+
+@needs_gensim
+def test_gensim_reads_the_words_the_vectors_and_what_is_near_from_both_files(tmp_path: Path) -> None:
+    changes = ["objective.width=8", "objective.least_count=1", "training.batch_size=1", "training.steps=2"]
+    run = luthier.run(write_rows(tmp_path, word_salad()), task="glove", out=tmp_path / "run", set=changes, force=True)
+    folder = luthier.export(run.folder, to="word2vec", out=tmp_path / "out").folder
+    words, vectors = read_binary(folder / "vectors.bin")
+    directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    nearest = [words[index] for index in np.argsort(-(directions @ directions[0])) if index][:3]
+    for their_words, their_vectors, near in run_alone(WORDS, folder, "", [words[0]]):
+        assert their_words == words and np.allclose(their_vectors, vectors, atol=1e-5) and near == nearest
 
 
 @needs_peft

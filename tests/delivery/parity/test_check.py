@@ -19,6 +19,8 @@ from luthier.delivery.parity.tolerances import TOLERANCES, tolerance_of
 from luthier.delivery.parity.writers import Greedy, compare_log_probabilities
 
 MOST = 2
+DTYPES = ("fp32", "bf16")
+"""What healthy exports are rounded to: bf16 must hide no fault that fp32 shows."""
 REASONS = {
     "double beginning token (tokenizer)": "double beginning token",
     "double beginning token (template)": "double beginning token",
@@ -40,18 +42,16 @@ REASONS = {
 
 @pytest.fixture(scope="module")
 def healthy(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Name of a run → its healthy export, made once, and the record of its proof."""
-    made: dict[str, tuple[Path, dict[str, Any]]] = {}
+    """Name of a run and a dtype → its healthy export, made once, and the record of its proof."""
+    made: dict[tuple[str, str], tuple[Path, dict[str, Any]]] = {}
     folder = tmp_path_factory.mktemp("healthy")
 
-    def one(name: str) -> tuple[Path, dict[str, Any]]:
-        if name not in made:
-            done = luthier.export(
-                runs(name).folder, to="safetensors", out=folder / name, dtype="fp32", most=MOST
-            )  # bf16, where training had it, hides more
+    def one(name: str, dtype: str) -> tuple[Path, dict[str, Any]]:
+        if (name, dtype) not in made:
+            done = luthier.export(runs(name).folder, to="safetensors", out=folder / f"{name}-{dtype}", dtype=dtype, most=MOST)
             assert done.parity is not None
-            made[name] = done.folder, done.parity
-        return made[name]
+            made[name, dtype] = done.folder, done.parity
+        return made[name, dtype]
 
     before, TransformersFolder.apart = TransformersFolder.apart, False
     yield one
@@ -59,20 +59,26 @@ def healthy(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("name", ["chat", "classes", "vectors"])
-def test_a_healthy_export_is_left_alone(healthy: Any, name: str) -> None:
-    _, record = healthy(name)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_healthy_export_is_left_alone(healthy: Any, name: str, dtype: str) -> None:
+    _, record = healthy(name, dtype)
     assert record["same"] and record["verdict"] == "same" and record["stage"] is None
     assert record["rows"].startswith(f"{MOST} of "), "not all rows were compared"
     states = {stage["name"]: stage["state"] for stage in record["stages"]}
     assert set(states.values()) == {"same"}
     assert list(states)[:4] == ["rendered text", "token ids", "weights", "log-probabilities"] and list(states)[-1] == "metric"
-    assert record["metric"]["low"] <= record["metric"]["export"] <= record["metric"]["high"]
+    (numbers,) = (stage for stage in record["stages"] if stage["name"] == "log-probabilities")
+    assert numbers["allowed"] == pytest.approx(1e-4 if name != "chat" else 5e-4), "rounding was not taken off both sides"
+    assert ("in bfloat16, " in record["rounding"]) == (dtype == "bf16")
+    if dtype == "fp32":
+        assert record["metric"]["low"] <= record["metric"]["export"] <= record["metric"]["high"]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_planted_fault_is_found_at_its_stage(runs: Any, healthy: Any, tmp_path: Path, fault: str) -> None:
+def test_each_planted_fault_is_found_at_its_stage(runs: Any, healthy: Any, tmp_path: Path, fault: str, dtype: str) -> None:
     name = FAULTS[fault].runs
-    plant(fault, healthy(name)[0], tmp_path / "planted", runs(name).folder / "bundle")
+    plant(fault, healthy(name, dtype)[0], tmp_path / "planted", runs(name).folder / "bundle")
     record = luthier.parity(runs(name).folder, tmp_path / "planted", most=MOST)
     assert not record["same"], record["stages"]
     assert record["stage"] == FAULTS[fault].stage, record["verdict"]

@@ -288,7 +288,7 @@ def llama_server(file: Path, port: int) -> Iterator[str]:
         process.wait()
 
 
-@pytest.mark.skipif(PROGRAM is None, reason=f"llama.cpp's {SERVER} is not on the PATH")
+@pytest.mark.peer(PROGRAM is not None, f"llama.cpp's {SERVER}")
 def test_a_llama_server_as_people_start_it_is_compared_stage_by_stage(bundle: Base, chats: list[Record], tmp_path: Path) -> None:
     import socket
 

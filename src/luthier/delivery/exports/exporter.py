@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -11,6 +11,7 @@ from luthier.core.types import Message
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from luthier.models.base import Base
 
@@ -145,6 +146,31 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Let go of memory and processes."""
+        ...
+
+
+@runtime_checkable
+class RoundsWeights(Protocol):
+    """A runtime whose rounding of the weights can be done to the trainer's as well: what was asked for is then no difference between them."""
+
+    computes: str
+    """What else it rounds, as a key of `delivery.parity.tolerances.TOLERANCES`: "float32" where it is nothing but the weights, else its precision."""
+
+    def round_weights(self, bundle: Path) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors that its precision rounds, by name, rounded once: of the bundle, never of the export, whose faults would be taken over.
+
+        Args:
+            bundle: its folder, with model.safetensors.
+        """
+        ...
+
+
+@runtime_checkable
+class ComputesAsUsed(Protocol):
+    """A runtime that computes more exactly for the proof than it does for whoever uses the export."""
+
+    def compute_as_used(self) -> bool:
+        """From now on, compute as for them; whether that is another way."""
         ...
 
 

@@ -138,6 +138,29 @@ def round_tensor(numbers: np.ndarray, kind: str, name: str) -> np.ndarray:
     return gguf.quantize(numbers, gguf.GGMLQuantizationType[kind])
 
 
+def round_tensors(folder: Path, precision: str) -> Iterator[tuple[str, Any]]:
+    """The tensors of a bundle that a file rounds, by their names in the bundle, rounded once; none of four bits, which llama.cpp's own quantiser makes.
+
+    Args:
+        folder: of the bundle.
+        precision: of the file.
+    """
+    import gguf
+    import torch
+    from safetensors import safe_open
+
+    if precision not in KINDS:
+        return
+    config = json.loads((folder / "config.json").read_text())
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        for name, written, shape in plan_tensors(folder, config):
+            kind = kind_of(written, shape, precision)
+            if not name or kind == "F32":
+                continue
+            rounded = round_tensor(file.get_tensor(name).float().numpy(), kind, name)  # rows in another order are rounded alike
+            yield name, torch.from_numpy(gguf.dequantize(rounded, gguf.GGMLQuantizationType[kind]).reshape(shape))
+
+
 def compare_file(file: Path, bundle: Path) -> list[WeightDifference]:
     """The tensors of a GGUF file that are not the bundle's, rounded once.
 

@@ -52,9 +52,10 @@ class PlainTransformers:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         self.folder, self.gives, self.images = folder, gives, images
-        loader = getattr(transformers, IMAGES if images else AUTO[gives])
-        network, loaded = loader.from_pretrained(folder, output_loading_info=True)
-        self.network = network.eval()
+        self.loader: Any = getattr(transformers, IMAGES if images else AUTO[gives])
+        self.stored = _stored_dtype(Path(folder))
+        network, loaded = self.loader.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        self.network = _round_weights(network.eval(), self.stored)
         self.missing = sorted(str(name) for name in loaded["missing_keys"])
         reader = transformers.AutoImageProcessor if images else transformers.AutoTokenizer
         self.reader: Any = reader.from_pretrained(folder)
@@ -67,10 +68,18 @@ class PlainTransformers:
         ends = None if generation is None else generation.eos_token_id
         return {
             "version": transformers.__version__,
-            "precision": str(next(self.network.parameters()).dtype).removeprefix("torch."),
+            "precision": str(self.stored).removeprefix("torch."),
             "labels": [names[key] for key in sorted(names, key=int)],
             "ends": [] if ends is None else [ends] if isinstance(ends, int) else list(ends),
         }
+
+    def compute_as_used(self) -> bool:
+        """From now on, compute in the dtype of the weights, as `from_pretrained` does unless told otherwise; whether that is not fp32."""
+        if self.stored == torch.float32:
+            return False
+        self.network = None
+        self.network = self.loader.from_pretrained(self.folder).eval()
+        return True
 
     def encode(self, texts: Sequence[str]) -> dict[str, Any]:
         """A row, cut to what the tokenizer says that the network reads."""
@@ -179,7 +188,8 @@ class PlainTransformers:
                 if there is None or there.shape != expected.shape or name in self.missing:
                     results.append({"name": name, "largest": float("inf"), "allowed": 0.0})
                     continue
-                apart = float((there.double() - expected.to(there.dtype).double()).abs().max()) if there.numel() else 0.0
+                rounded = expected.to(self.stored if there.is_floating_point() else there.dtype)
+                apart = float((there.double() - rounded.double()).abs().max()) if there.numel() else 0.0
                 if apart != 0.0:  # a NaN is none
                     results.append({"name": name, "largest": apart, "allowed": 0.0})
             tied = set(self.network.all_tied_weights_keys or {}) if hasattr(self.network, "all_tied_weights_keys") else set()
@@ -193,6 +203,27 @@ class PlainTransformers:
         if output is not None and not any(each["name"].startswith("lm_head") for each in results):
             results += _find_untied(self.network, output, known)
         return sorted(results, key=lambda each: -each["largest"])[:WORST]
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """What the weights are rounded to: as the configuration says, else as the first of them is."""
+    from safetensors import safe_open
+
+    config = json.loads((folder / "config.json").read_text())
+    named = config.get("dtype") or config.get("torch_dtype")
+    if named:
+        return getattr(torch, named)
+    with safe_open(folder / "model.safetensors", "pt") as opened:
+        return next(tensor.dtype for tensor in map(opened.get_tensor, opened.keys()) if tensor.is_floating_point())
+
+
+def _round_weights(network: Any, dtype: torch.dtype) -> Any:
+    """A network that computes in fp32, with the weights that transformers would take in a dtype."""
+    if dtype != torch.float32:
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.to(dtype))
+    return network
 
 
 def _find_untied(network: Any, output: Any, known: set[str]) -> list[dict[str, Any]]:

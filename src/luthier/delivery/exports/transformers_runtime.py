@@ -8,15 +8,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from luthier.core.errors import ModelError
 from luthier.core.types import Message
 from luthier.delivery.exports.exporter import Encoded, WeightDifference
+
+if TYPE_CHECKING:
+    import torch
 
 SCRIPT = Path(__file__).with_name("plain_transformers.py")
 
@@ -121,6 +124,26 @@ class TransformersRuntime:
     def compare_weights(self, bundle: Path) -> list[WeightDifference]:
         """The tensors that are not the bundle's, rounded."""
         return [WeightDifference(**each) for each in self._ask("compare_weights", str(bundle))]
+
+    computes = "float32"
+    """Until `compute_as_used`."""
+
+    def round_weights(self, bundle: Path) -> Iterator[tuple[str, torch.Tensor]]:
+        """All that are no whole numbers, each rounded to the dtype of the export."""
+        import torch
+        from safetensors import safe_open
+
+        if self.precision == "float32":
+            return
+        with safe_open(bundle / "model.safetensors", "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118  # safetensors' handle is no dict
+                tensor = opened.get_tensor(name)
+                if tensor.is_floating_point():
+                    yield name, tensor.to(getattr(torch, self.precision))
+
+    def compute_as_used(self) -> bool:
+        """From now on, compute in the dtype of the weights; whether that is not fp32."""
+        return bool(self._ask("compute_as_used"))
 
     def close(self) -> None:
         """End the process."""

@@ -9,18 +9,21 @@ from typing import Any, Protocol
 from luthier.core.errors import DataError
 from luthier.core.types import Example, Record
 from luthier.core.words import plural
-from luthier.delivery.exports.exporter import METRIC, STAGES, TEXT, WEIGHTS, Runtime, Say
-from luthier.delivery.parity.metric import Measured
+from luthier.delivery.exports.exporter import METRIC, STAGES, TEXT, WEIGHTS, RoundsWeights, Runtime, Say
+from luthier.delivery.parity.metric import Measured, describe_rounding
+from luthier.delivery.parity.network_parity import NetworkParity
 from luthier.delivery.parity.reasons import explain
 from luthier.delivery.parity.record import ParityRecord, StageResult
-from luthier.delivery.parity.tolerances import tolerance_of
-from luthier.delivery.parity.trainer import Trainer, open_trainer
+from luthier.delivery.parity.tolerances import Tolerance, tolerance_of
+from luthier.delivery.parity.trainer import Trainer, moves, open_trainer, round_weights
 from luthier.models.base import Base
 
 MOST_ROWS = {"text": 32, "sequence": 64, "gaps": 64, "picture": 128}
 """What a network gives → rows that are looked at if nobody says otherwise; writing takes long."""
 ROWS = 200
 """Of all others."""
+EXACT = ("float32", "text")
+"""Precisions in which nothing is rounded that anybody would ask for."""
 
 
 class Stages(Protocol):
@@ -51,7 +54,7 @@ def check_parity(
     bundle: Base, runtime: Runtime, records: Sequence[Record], *, folder: Path | None = None, metric: str | None = None, most: int | None = None,
     rows: str = "", say: Say = lambda line: None,
 ) -> ParityRecord:  # fmt: skip
-    """Compare a bundle with an exported form of it.
+    """Compare a bundle with an exported form of it. Where the export's weights are rounded, the trainer's are rounded alike first: what was asked for is no difference.
 
     Args:
         bundle: resolved.
@@ -70,7 +73,12 @@ def check_parity(
     if not records and trainer.family.gives != "words":
         raise DataError("there are no rows to compare the export on", "give some: --rows FILE")
     part, rows = choose_rows(records, most or MOST_ROWS.get(trainer.family.gives, ROWS), rows)
-    stages = _stages(trainer, runtime, part)
+    rounds = isinstance(runtime, RoundsWeights)
+    tolerance = tolerance_of(runtime.computes if rounds else runtime.precision, runtime.about)
+    stages = _stages(trainer, runtime, part, tolerance)
+    if rounds and isinstance(stages, NetworkParity) and moves(trainer, runtime.round_weights(bundle.folder)):
+        stages.keep_scores_as_trained()
+        round_weights(trainer, runtime.round_weights(bundle.folder))
     results: list[StageResult] = []
     asks = (stages.rendered_text, stages.tokens, lambda: _weights(runtime, bundle.folder), stages.numbers, stages.text)
     for name, ask in zip(STAGES, asks, strict=False):
@@ -84,10 +92,12 @@ def check_parity(
     say(METRIC)
     why = runtime.unseen.get(METRIC, "")
     result, measured = (StageResult(METRIC, "unseen", detail=why), {}) if why else stages.metric(metric)
+    rounded = bool(measured) and runtime.precision not in EXACT and all(each.state != "parts" for each in results)
+    rounding = describe_rounding(measured, runtime.precision) if rounded else ""
     results.append(result)
     first = next((each for each in results if each.state == "parts"), None)
     reason = explain(first, trainer, folder) if first is not None else ""
-    return ParityRecord(tuple(results), runtime.about, runtime.precision, rows, reason, measured)
+    return ParityRecord(tuple(results), runtime.about, runtime.precision, rows, reason, measured, rounding)
 
 
 def choose_rows(records: Sequence[Record], most: int, rows: str) -> tuple[list[Record], str]:
@@ -103,9 +113,9 @@ def choose_rows(records: Sequence[Record], most: int, rows: str) -> tuple[list[R
     return part, f"{count:,} of {rows}" if rows and count < len(records) else rows or plural(count, "row")
 
 
-def _stages(trainer: Trainer, runtime: Any, records: Sequence[Record]) -> Stages:
+def _stages(trainer: Trainer, runtime: Any, records: Sequence[Record], tolerance: Tolerance) -> Stages:
     """The stages of this kind of network."""
-    tolerance, gives = tolerance_of(runtime.precision, runtime.about), trainer.family.gives
+    gives = trainer.family.gives
     if gives == "words":
         from luthier.delivery.parity.word_tables import WordParity
 

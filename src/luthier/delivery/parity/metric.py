@@ -40,13 +40,14 @@ def choose_metric(decided: str | None, trainer: Trainer, scores: Scores) -> str:
     return "loss"
 
 
-def compare_metric(ours: Scores, theirs: Scores, name: str) -> Measured:
+def compare_metric(ours: Scores, theirs: Scores, name: str, rounded: Scores | None = None) -> Measured:
     """A metric of the trainer and of the export on the same rows; the export's has to lie in the trainer's interval, which fewer than `FEWEST` rows do not have.
 
     Args:
-        ours: the trainer's scores.
-        theirs: the export's.
+        ours: the trainer's scores, as it was trained.
+        theirs: the export's, as it is used.
         name: of the metric.
+        rounded: the trainer's with its weights rounded as the export's are; None where that changes nothing, or cannot be done.
     """
     value, other = measure(ours, (name,))[name], measure(theirs, (name,))[name]
     low, high = interval(name, ours)
@@ -61,9 +62,33 @@ def compare_metric(ours: Scores, theirs: Scores, name: str) -> Measured:
         state = "unseen"
     else:
         state = "same" if inside else "parts"
-    measured = {"name": name, "trainer": value, "low": low, "high": high, "export": other, "difference": {"value": apart[0], "low": apart[1], "high": apart[2]}}  # fmt: skip
+    measured = {"name": name, "trainer": value, "low": low, "high": high, "export": other, "difference": {"value": apart[0], "low": apart[1], "high": apart[2]}, "drawn": drawn}  # fmt: skip
+    if rounded is not None:
+        measured["rounded"] = measure(rounded, (name,))[name]
     if state == "unseen":
         detail = f"{name} {value:.4g} in the trainer, {other:.4g} in the export: {several(drawn, 'row' if ours.groups is None else 'document', 'are')} too few for an interval, which takes {FEWEST} or more"
         return StageResult(METRIC, state, len(ours.loss), detail=detail), measured
     detail = f"{name} {value:.4g} [{low:.4g}, {high:.4g}] in the trainer, {other:.4g} in the export"
-    return StageResult(METRIC, state, len(ours.loss), abs(value - other), None, f"of {name}", detail), measured
+    return StageResult(METRIC, state, len(ours.loss), abs(value - other), None, f"of {name}", detail, measured), measured
+
+
+def describe_rounding(measured: dict[str, Any], precision: str) -> str:
+    """What rounding does to the metric on these rows, as a sentence.
+
+    Args:
+        measured: as `compare_metric` gives it.
+        precision: of the export.
+    """
+    name, value, other = measured["name"], measured["trainer"], measured["export"]
+    if value == other:
+        return f"in {precision}, {name} stays {value:.4g} on these rows"
+    better, low, high = (measured["difference"][key] for key in ("value", "low", "high"))
+    apart = f"{'better' if better > 0 else 'worse'} by {abs(better):.2g}"
+    if measured["drawn"] < FEWEST:
+        apart += ", on too few rows to tell it from chance"
+    else:
+        least, most = (low, high) if better > 0 else (-high, -low)
+        apart += f" [{least:.2g}, {most:.2g}], {'which chance explains too' if low <= 0 <= high else 'more than chance explains'}"
+    alone = measured.get("rounded")
+    alone = f" ({alone:.4g} with the weights alone rounded)" if alone is not None and f"{alone:.4g}" != f"{other:.4g}" else ""
+    return f"in {precision}, {name} goes from {value:.4g} to {other:.4g}{alone}: {apart}"

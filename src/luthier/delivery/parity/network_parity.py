@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from luthier.core.types import Example
-from luthier.delivery.exports.exporter import TOKENS, Runtime, Translator, Writer
+from luthier.core.types import Example, Scores
+from luthier.delivery.exports.exporter import TOKENS, ComputesAsUsed, Runtime, Translator, Writer
 from luthier.delivery.parity.record import StageResult
 from luthier.delivery.parity.tolerances import Tolerance
 from luthier.delivery.parity.trainer import Trainer
@@ -28,6 +28,20 @@ class NetworkParity(Generic[RuntimeT]):
 
     def __init__(self, trainer: Trainer, runtime: RuntimeT, examples: Sequence[Example], tolerance: Tolerance) -> None:
         self.trainer, self.runtime, self.examples, self.tolerance = trainer, runtime, list(examples), tolerance
+        self.trained: Scores | None = None
+        """The trainer's scores before its weights were rounded as the export's are; None where they are not."""
+
+    def scores_of_trainer(self) -> Scores | None:
+        """The trainer's scores of the rows; None where they do not say what is right."""
+        raise NotImplementedError
+
+    def keep_scores_as_trained(self) -> None:
+        """Note what the metric is before the trainer's weights are rounded."""
+        self.trained = self.scores_of_trainer()
+
+    def compute_as_used(self) -> bool:
+        """From now on the export computes as for whoever uses it; whether that is another way."""
+        return isinstance(self.runtime, ComputesAsUsed) and self.runtime.compute_as_used()
 
     def tokens_differ(self, row: int, ours: Sequence[int], theirs: Sequence[int], **evidence: Any) -> StageResult:
         """The stage of token ids, parted at a row.

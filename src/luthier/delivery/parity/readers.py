@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from luthier.core.types import Batch, Example
+from luthier.core.types import Batch, Example, Scores
 from luthier.delivery.exports.exporter import LOG_PROBABILITIES, METRIC, RENDERED, TEXT, TOKENS, Encoded, Reader
 from luthier.delivery.parity.metric import Measured, choose_metric, compare_metric
 from luthier.delivery.parity.network_parity import NetworkParity, compare_probe
@@ -39,9 +40,17 @@ class ReaderParity(NetworkParity[Reader]):
     def __init__(self, trainer: Trainer, runtime: Reader, examples: Sequence[Example], tolerance: Tolerance) -> None:
         super().__init__(trainer, runtime, examples, tolerance)
         self.gives = trainer.family.gives
-        self.ours = [_shares(self.gives, each) for each in outputs_of(trainer, self.examples)]
-        self.theirs = [_shares(self.gives, self._outputs(_pieces(trainer, example))) for example in self.examples]
         self.read: list[list[Encoded]] = [self._encode(example) for example in self.examples]
+
+    @cached_property
+    def ours(self) -> list[np.ndarray]:
+        """What the trainer gives for each row, after its weights were rounded where they are."""
+        return [_shares(self.gives, each) for each in outputs_of(self.trainer, self.examples)]
+
+    @cached_property
+    def theirs(self) -> list[np.ndarray]:
+        """What the export gives for each row, on the trainer's tokens."""
+        return [_shares(self.gives, self._outputs(_pieces(self.trainer, example))) for example in self.examples]
 
     def _outputs(self, pieces: Sequence[Encoded]) -> np.ndarray:
         results = self.runtime.outputs(pieces)
@@ -141,15 +150,22 @@ class ReaderParity(NetworkParity[Reader]):
 
     def metric(self, decided: str | None) -> Measured:
         """By the trainer's objective, of the trainer's network and of the exported one on the rows as the runtime reads them."""
-        keep = [index for index, example in enumerate(self.examples) if example.units]
-        if not keep:
+        ours = self.scores_of_trainer()
+        if ours is None:
             return StageResult(METRIC, "unseen", detail="the rows do not say what is right"), {}
-        model, objective, rows = self.trainer.model, self.trainer.objective, self._rows_read()
-        ours = score(model, objective, [self.examples[index] for index in keep], answers=0)
+        self.compute_as_used()
+        model, objective = self.trainer.model, self.trainer.objective
+        rows = [row for row, example in zip(self._rows_read(), self.examples, strict=True) if example.units]
         network = getattr(model, "network", None) if self.gives in ("picture", "rebuilt") else None
         exported = ExportedNetwork(self._ask, self.gives, objective.spec, order=self._order(), network=network, hidden_only=True)
-        theirs = score(exported, objective, [rows[index] for index in keep], answers=0)
-        return compare_metric(ours, theirs, choose_metric(decided, self.trainer, ours))
+        theirs = score(exported, objective, rows, answers=0)
+        name = choose_metric(decided, self.trainer, ours)
+        return compare_metric(self.trained or ours, theirs, name, ours if self.trained is not None else None)
+
+    def scores_of_trainer(self) -> Scores | None:
+        """By its objective, of the rows that say what is right."""
+        rows = [example for example in self.examples if example.units]
+        return score(self.trainer.model, self.trainer.objective, rows, answers=0) if rows else None
 
     def _ask(self, batch: Batch, is_hidden: Tensor | None) -> list[np.ndarray]:
         """What the runtime gives for each row, window or image of a batch."""

@@ -185,4 +185,7 @@ def _text(first: StageResult, trainer: Trainer) -> str:
 
 
 def _metric(first: StageResult, trainer: Trainer) -> str:
+    rounded, ours, theirs = (first.evidence.get(name) for name in ("rounded", "trainer", "export"))
+    if rounded is not None and ours is not None and theirs is not None and abs(theirs - rounded) < abs(ours - rounded) / 2:
+        return f"its weights are too coarse for this task: the trainer's own, rounded as they are, come to {rounded:.4g} (export it with a finer --dtype)"
     return "its weights are too coarse for this task: small differences of many rows add up"

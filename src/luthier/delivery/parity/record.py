@@ -46,7 +46,8 @@ class ParityRecord:
         precision: of the export's weights.
         rows: that were looked at, and where they are from.
         reason: why it parts, likely; empty where it does not.
-        metric: its name, the trainer's value with its interval, and the export's.
+        metric: its name, the trainer's value with its interval, and the export's; "rounded": the trainer's with its weights rounded as the export's are.
+        rounding: what the rounding that was asked for does to the metric; empty where nothing is rounded, or a stage before the metric parts.
     """
 
     stages: tuple[StageResult, ...]
@@ -55,6 +56,7 @@ class ParityRecord:
     rows: str
     reason: str = ""
     metric: dict[str, Any] = field(default_factory=dict)
+    rounding: str = ""
 
     @property
     def first(self) -> StageResult | None:
@@ -79,7 +81,8 @@ class ParityRecord:
         """For JSON; what is not a finite number is a text."""
         stages = [{name: value for name, value in asdict(stage).items() if name != "evidence"} for stage in self.stages]
         data = {"same": self.same, "verdict": self.verdict, "stage": self.first.name if self.first else None, "reason": self.reason, "runtime": self.runtime,
-                "precision": self.precision, "rows": self.rows, "stages": stages, "metric": self.metric}  # fmt: skip
+                "precision": self.precision, "rows": self.rows, "stages": stages, "metric": self.metric,
+                "rounding": self.rounding}  # fmt: skip
         return _name_infinities(data)
 
     def lines(self) -> list[str]:
@@ -99,6 +102,8 @@ def lines_of(record: dict[str, Any]) -> list[str]:
         apart = f"{_number(value)} of {_number(allowed)} {stage['unit']}" if value is not None and allowed is not None else _number(value) + f" {stage['unit']}" if value is not None else ""  # fmt: skip
         rows = plural(stage["rows"], "row") if stage["rows"] else ""
         results.append(f"  {stage['name']:<18} {stage['state']:<7} {rows:<10} {apart:<38} {stage['detail']}".rstrip())
+    if record.get("rounding"):  # records of an earlier version have none
+        results.append(f"rounding: {record['rounding']}")
     return [*results, f"verdict: {record['verdict']}"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -56,6 +56,30 @@ def open_trainer(bundle: Base) -> Trainer:
     processor = family.load_processor(bundle, family.spec_class.model_validate(about["objective"]))
     model, objective = open_bundle(bundle, processor)
     return Trainer(bundle, family, round_weights_to(cast(Any, model), torch.float32).eval(), objective)
+
+
+def moves(trainer: Trainer, rounded: Iterable[tuple[str, torch.Tensor]]) -> bool:
+    """Whether some of the weights are others once they are rounded.
+
+    Args:
+        trainer: opened.
+        rounded: by name; no more of them are read than it takes.
+    """
+    state = trainer.model.network.state_dict()
+    return any(name in state and not torch.equal(state[name], tensor.to(state[name].dtype)) for name, tensor in rounded)
+
+
+def round_weights(trainer: Trainer, rounded: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Put rounded weights in the place of the trainer's, which still computes in fp32.
+
+    Args:
+        trainer: its network is changed.
+        rounded: by name.
+    """
+    state = trainer.model.network.state_dict()
+    for name, tensor in rounded:
+        if name in state:  # a pooler that nobody reads is not
+            state[name].copy_(tensor)
 
 
 def outputs_of(trainer: Trainer, examples: Sequence[Example]) -> list[np.ndarray]:

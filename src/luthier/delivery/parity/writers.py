@@ -108,11 +108,7 @@ class WriterParity(NetworkParity[Writer]):
 
     def numbers(self) -> StageResult:
         """The log-probability of each token that is learned, on the trainer's tokens."""
-        for question in self.questions:
-            learned = np.array(question.learned[1:], dtype=bool)
-            self.ours.append(log_probabilities_of(self.trainer, question.tokens)[learned])
-            arguments = (question.tokens, question.learned) if getattr(self.runtime, "one_by_one", False) else (question.tokens,)
-            self.theirs.append(np.asarray(self.runtime.log_probabilities(*arguments), dtype=np.float64)[learned])
+        self.ours, self.theirs = self._log_probabilities_of_trainer(), self._log_probabilities_of_export()
         return compare_log_probabilities(self.ours, self.theirs, [question.row for question in self.questions], self.tolerance)
 
     def text(self) -> StageResult:
@@ -129,10 +125,38 @@ class WriterParity(NetworkParity[Writer]):
 
     def metric(self, decided: str | None) -> Measured:
         """Of what the trainer and the export lose on each row."""
+        if self.compute_as_used():
+            self.theirs = self._log_probabilities_of_export()
+        ours, theirs = self._scores(self.ours), self._scores(self.theirs)
+        return compare_metric(
+            self.trained or ours, theirs, choose_metric(decided, self.trainer, ours), ours if self.trained is not None else None
+        )
+
+    def scores_of_trainer(self) -> Scores:
+        """What it loses on each row."""
+        return self._scores(self._log_probabilities_of_trainer())
+
+    def _scores(self, side: Sequence[np.ndarray]) -> Scores:
         counts = np.array([float(sum(question.learned[1:])) for question in self.questions])
         bytes = np.array([question.bytes for question in self.questions])
-        ours, theirs = (Scores(np.array([-float(row.sum()) for row in side]), counts, bytes=bytes) for side in (self.ours, self.theirs))
-        return compare_metric(ours, theirs, choose_metric(decided, self.trainer, ours))
+        return Scores(np.array([-float(row.sum()) for row in side]), counts, bytes=bytes)
+
+    def _log_probabilities_of_trainer(self) -> list[np.ndarray]:
+        """Of each token that is learned, one array a row."""
+        return [log_probabilities_of(self.trainer, question.tokens)[_learned(question)] for question in self.questions]
+
+    def _log_probabilities_of_export(self) -> list[np.ndarray]:
+        """The same, by the export."""
+        results = []
+        for question in self.questions:
+            arguments = (question.tokens, question.learned) if getattr(self.runtime, "one_by_one", False) else (question.tokens,)
+            results.append(np.asarray(self.runtime.log_probabilities(*arguments), dtype=np.float64)[_learned(question)])
+        return results
+
+
+def _learned(question: Question) -> np.ndarray:
+    """Which of its tokens behind the first the model has to say, # (tokens - 1,)"""
+    return np.array(question.learned[1:], dtype=bool)
 
 
 def _conversation(trainer: Trainer, example: Example) -> Question:
@@ -260,7 +284,9 @@ class TranslatorParity(NetworkParity[Translator]):
     def __init__(self, trainer: Trainer, runtime: Translator, examples: Sequence[Example], tolerance: Tolerance) -> None:
         super().__init__(trainer, runtime, examples, tolerance)
         self.end = trainer.objective.end
-        self.scores: list[Scores] = []
+        self.part = [example for example in self.examples if example.units]
+        self.ours: list[np.ndarray] = []
+        self.theirs: list[np.ndarray] = []
 
     def rendered_text(self) -> StageResult:
         """What stands before each source is in the text."""
@@ -286,12 +312,16 @@ class TranslatorParity(NetworkParity[Translator]):
 
     def numbers(self) -> StageResult:
         """The log-probability of each target token."""
-        part = [example for example in self.examples if example.units]
-        ours = [self._ours(example) for example in part]
-        theirs = [np.asarray(self.runtime.log_probabilities_behind(example.tokens, example.target), dtype=np.float64) for example in part]
-        counts = np.array([float(len(row)) for row in ours])
-        self.scores = [Scores(np.array([-float(row.sum()) for row in side]), counts) for side in (ours, theirs)]
-        return compare_log_probabilities(ours, theirs, [example.record.row for example in part], self.tolerance)
+        self.ours, self.theirs = [self._ours(example) for example in self.part], self._log_probabilities_of_export()
+        return compare_log_probabilities(self.ours, self.theirs, [example.record.row for example in self.part], self.tolerance)
+
+    def scores_of_trainer(self) -> Scores:
+        """What it loses on each row."""
+        return _scores([self._ours(example) for example in self.part])
+
+    def _log_probabilities_of_export(self) -> list[np.ndarray]:
+        asked = (self.runtime.log_probabilities_behind(example.tokens, example.target) for example in self.part)
+        return [np.asarray(each, dtype=np.float64) for each in asked]
 
     def _ours(self, example: Example) -> np.ndarray:
         batch = self.trainer.objective.collate([example], 0, HELD_OUT)
@@ -325,5 +355,13 @@ class TranslatorParity(NetworkParity[Translator]):
 
     def metric(self, decided: str | None) -> Measured:
         """Of what the trainer and the export lose on each row."""
-        ours, theirs = self.scores
-        return compare_metric(ours, theirs, choose_metric(decided, self.trainer, ours))
+        if self.compute_as_used():
+            self.theirs = self._log_probabilities_of_export()
+        ours, theirs = _scores(self.ours), _scores(self.theirs)
+        name = choose_metric(decided, self.trainer, ours)
+        return compare_metric(self.trained or ours, theirs, name, ours if self.trained is not None else None)
+
+
+def _scores(side: Sequence[np.ndarray]) -> Scores:
+    """Losses by row of the log-probabilities of their tokens."""
+    return Scores(np.array([-float(row.sum()) for row in side]), np.array([float(len(row)) for row in side]))
