@@ -55,7 +55,7 @@ class PlainTransformers:
         self.loader: Any = getattr(transformers, IMAGES if images else AUTO[gives])
         self.stored = _stored_dtype(Path(folder))
         network, loaded = self.loader.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-        self.network = _round_weights(network.eval(), self.stored)
+        self.network: Any = _round_weights(network.eval(), self.stored)
         self.missing = sorted(str(name) for name in loaded["missing_keys"])
         reader = transformers.AutoImageProcessor if images else transformers.AutoTokenizer
         self.reader: Any = reader.from_pretrained(folder)
@@ -77,7 +77,7 @@ class PlainTransformers:
         """From now on, compute in the dtype of the weights, as `from_pretrained` does unless told otherwise; whether that is not fp32."""
         if self.stored == torch.float32:
             return False
-        self.network = None
+        self.network = None  # the other one's memory is given back first
         self.network = self.loader.from_pretrained(self.folder).eval()
         return True
 
